@@ -1,0 +1,73 @@
+# Everything prepares itself on a fresh Debian machine with Python 3.11: `make demo`, `make test`, `make lint`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/bootstrap/bin/uv
+DEBIAN := iproute2 wireguard-go wireguard-tools curl
+LOCK := requirements-dev.lock
+
+.PHONY: help ready lint test test-all demo bench lock wire goldens clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+ready: .make/venv .make/wire .make/debian ## Prepare the environment (done by the others when needed)
+
+lint: ready ## ruff, mypy --strict and the one-way dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: ready ## The fast tests (below 10 minutes)
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: ready ## All tests
+	$(BIN)/pytest $(ARGS)
+
+demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
+	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)
+
+bench: ready ## The benchmarks
+	$(BIN)/python -m bench $(ARGS)
+
+goldens: ready ## Rewrite the golden files and delete orphans
+	$(BIN)/pytest tests/golden --rewrite $(ARGS)
+
+lock: $(UV) ## Lock the dependencies anew, by version and hash
+	$(UV) pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(UV) pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml \
+		-c requirements.lock -o $(LOCK)
+
+wire: .make/wire ## Compile proto/
+
+.make/venv: $(LOCK) pyproject.toml $(UV)
+	test -x $(BIN)/python || $(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip sync -q --python $(BIN)/python --require-hashes $(LOCK)
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@mkdir -p .make && touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null \
+		|| { echo "Exitplane needs Python 3.11: install it (Debian: apt-get install python3.11 python3.11-venv) or set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)/bootstrap || { echo "Python's venv module is missing: apt-get install python3.11-venv" >&2; exit 1; }
+	$(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv
+
+.make/wire: proto/discovery.proto proto/endpoint.proto .make/venv
+	@mkdir -p xds/wire && touch xds/wire/__init__.py
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=xds/wire --pyi_out=xds/wire proto/*.proto
+	@mkdir -p .make && touch $@
+
+# What the tunnels need. As root it is installed; anybody else is told, and the demo and the tests do without tunnels.
+.make/debian:
+	@missing=""; for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; \
+		else echo "For real tunnels install:$$missing (as root: apt-get install$$missing)"; fi; \
+	fi
+	@mkdir -p .make && touch $@
+
+clean: ## Remove what make made
+	rm -rf $(VENV) .make xds/wire *.egg-info

@@ -1,0 +1,146 @@
+"""The control plane's own certificate authority: ECDSA P-384 root, P-256 leaves.
+
+Pure functions over PEM text; who stores the key is the repository's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from model.errors import ExitplaneError
+from model.identity import TRUST_DOMAIN, XDS_SERVER_NAME, Identity
+
+ROOT_LIFETIME = timedelta(days=3650)
+LEAF_LIFETIME = timedelta(days=365)
+_BACKDATED = timedelta(minutes=5)
+"""How far a certificate reaches back, so that a host whose clock is slow accepts it at once."""
+
+
+class BadSigningRequest(ExitplaneError):
+    code = "bad_csr"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A root certificate and its private key, both PEM."""
+
+    certificate_pem: str
+    key_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A leaf certificate and its private key, both PEM."""
+
+    certificate_pem: str
+    key_pem: str
+
+
+def create_authority(now: datetime) -> Authority:
+    """A new self-signed root."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Exitplane authority")])
+    certificate = (
+        _builder(name, name, key.public_key(), now, ROOT_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+    return Authority(_pem(certificate), _key_pem(key))
+
+
+def sign_request(authority: Authority, csr_pem: str, identity: Identity, now: datetime) -> str:
+    """The certificate (PEM) that binds the key of a signing request to `identity`; the names in the request are ignored.
+
+    Raises BadSigningRequest when the request is malformed, wrongly signed or not for a P-256 key.
+    """
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+    except ValueError as error:
+        raise BadSigningRequest("the CSR is not a PEM certificate signing request", mend="send one in PEM") from error
+    public_key = request.public_key()
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
+        raise BadSigningRequest("the CSR's key is not ECDSA on P-256", mend="make the key on P-256 (prime256v1)")
+    if not request.is_signature_valid:
+        raise BadSigningRequest("the CSR's signature does not match its key", mend="sign it with the key it holds")
+    names = [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(identity.server_name)]
+    return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now)
+
+
+def issue_server(authority: Authority, now: datetime) -> KeyPair:
+    """A fresh certificate and key for the xDS port of this replica."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [
+        x509.DNSName(XDS_SERVER_NAME),
+        x509.UniformResourceIdentifier(f"spiffe://{TRUST_DOMAIN}/control-plane"),
+    ]
+    return KeyPair(_sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now), _key_pem(key))
+
+
+def _sign_leaf(
+    authority: Authority,
+    public_key: ec.EllipticCurvePublicKey,
+    common_name: str,
+    names: list[x509.GeneralName],
+    now: datetime,
+) -> str:
+    root = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
+    root_key = serialization.load_pem_private_key(authority.key_pem.encode(), password=None)
+    assert isinstance(root_key, ec.EllipticCurvePrivateKey)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    certificate = (
+        _builder(subject, root.subject, public_key, now, LEAF_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
+        .sign(root_key, hashes.SHA384())
+    )
+    return _pem(certificate)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()

@@ -1,0 +1,148 @@
+"""Revisions: how a write becomes one, and how every replica learns of it.
+
+PostgreSQL's revision is the truth; NOTIFY is a hint (decision 2). The revision row is locked by the writing transaction as its
+last statement, so revisions commit in order and a reader that sees revision n sees all that n changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+from sqlalchemy import text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.database import UNREACHABLE, Database
+from model.errors import ExitplaneError
+from model.tables import ChangeRow, RevisionRow
+from model.world import Key, Kind, ResourceKey
+
+CHANNEL = "exitplane_revision"
+HEARTBEAT_CHANNEL = "exitplane_heartbeat"
+"""A heartbeat that should change an exit's state was stored; a hint to the keeper."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Unit:
+    """One transaction that becomes one revision. Repositories write through it and say what they touched."""
+
+    session: AsyncSession
+    traceparent: str | None = None
+    revision: int | None = None
+    """The revision that the transaction became; None until it ended, or if it touched nothing."""
+    _touched: dict[tuple[Kind, str], None] = field(default_factory=dict)
+
+    def touch(self, kind: Kind, key: Key) -> None:
+        """Say that the thing under `key` was added, changed or removed."""
+        self._touched[kind, encode_key(key)] = None
+
+    async def seal(self) -> None:
+        """Take the next revision, leave the change-log rows, and notify; all in the unit's transaction."""
+        if not self._touched:
+            return
+        await self.session.flush()
+        bump = update(RevisionRow).values(value=col(RevisionRow.value) + 1).returning(col(RevisionRow.value))
+        self.revision = (await self.session.execute(bump)).scalar_one()
+        now = datetime.now(UTC)
+        self.session.add_all(
+            ChangeRow(revision=self.revision, kind=kind, key=key, at=now, traceparent=self.traceparent)
+            for kind, key in self._touched
+        )
+        await self.session.flush()
+        notify = text("SELECT pg_notify(:channel, :revision)")
+        await self.session.execute(notify, {"channel": CHANNEL, "revision": str(self.revision)})
+
+
+@asynccontextmanager
+async def write(database: Database, *, traceparent: str | None = None) -> AsyncIterator[Unit]:
+    """A unit that commits, as one revision, when the block ends well, and leaves nothing behind otherwise."""
+    async with database.session() as session:
+        unit = Unit(session, traceparent)
+        yield unit
+        await unit.seal()
+
+
+def encode_key(key: Key) -> str:
+    """A World's key as the change log holds it: a UUID, or JSON for resources."""
+    match key:
+        case UUID():
+            return str(key)
+        case ResourceKey():
+            return json.dumps([key.group, key.type_url, key.name])
+        case (resource, version):
+            return json.dumps([resource.group, resource.type_url, resource.name, version])
+
+
+def decode_key(kind: Kind, raw: str) -> Key:
+    """The inverse of `encode_key`."""
+    if kind not in (Kind.ACCEPTED, Kind.REJECTION):
+        return UUID(raw)
+    group, type_url, name, *version = json.loads(raw)
+    resource = ResourceKey(group, type_url, name)
+    return (resource, version[0]) if version else resource
+
+
+class Feed:
+    """Wakes whoever follows the revisions: on NOTIFY, on every (re)connection, and at least every `poll_s`.
+
+    It never says what changed: the follower reads that from the change log. A lost LISTEN connection is noticed by a
+    query on it every `poll_s`, and made anew with backoff.
+    """
+
+    def __init__(self, database: Database, *channels: str, poll_s: float = 2.0) -> None:
+        self._database = database
+        self._channels = channels or (CHANNEL,)
+        self._poll_s = poll_s
+        self._hint = asyncio.Event()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Keep a LISTEN connection alive until cancelled."""
+        pause_s = 0.1
+        while True:
+            try:
+                await self._listen()
+                pause_s = 0.1
+            except (ExitplaneError, asyncpg.PostgresError, *UNREACHABLE) as error:
+                if self.connected:
+                    log.warning("changes.connection_lost", error=str(error))
+                self.connected = False
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 2.0)
+
+    async def _listen(self) -> None:
+        connection = await self._database.connect()
+        try:
+            notified: Callable[..., None] = lambda *_: self._hint.set()  # noqa: E731 - asyncpg passes four arguments
+            for channel in self._channels:
+                await connection.add_listener(channel, notified)
+            self.connected = True
+            self._hint.set()
+            while not connection.is_closed():
+                await asyncio.sleep(self._poll_s)
+                await connection.fetchval("SELECT 1", timeout=self._poll_s)
+        finally:
+            with suppress(Exception):
+                await _close(connection)
+
+    async def wait(self) -> None:
+        """Return at the next hint, or after `poll_s` without one."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hint.wait(), self._poll_s)
+        self._hint.clear()
+
+
+async def _close(connection: asyncpg.Connection[Any]) -> None:
+    if not connection.is_closed():
+        connection.terminate()

@@ -1,0 +1,179 @@
+"""Connections to PostgreSQL, and the state of its schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, pool
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from model.errors import ExitplaneError
+
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 10.0
+UNREACHABLE = (
+    OSError,
+    InterfaceError,
+    OperationalError,
+    PoolTimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    TimeoutError,
+)
+"""What the drivers raise when the server cannot be reached or goes away."""
+
+
+class BadDatabaseUrl(ExitplaneError):
+    code = "bad_database_url"
+
+
+class DatabaseUnreachable(ExitplaneError):
+    code = "database_unreachable"
+
+
+class MigrationBehind(ExitplaneError):
+    code = "migration_behind"
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a PostgreSQL server, for asyncpg."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise BadDatabaseUrl("EXITPLANE_DATABASE_URL is not a URL", mend="write postgresql://user@host/name") from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise BadDatabaseUrl(
+            f"EXITPLANE_DATABASE_URL names {parsed.get_backend_name()!r}", mend="only postgresql:// is supported"
+        )
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+class Database:
+    """One server and database. Owns the pool that sessions come from; `close` ends it."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.url = parse_url(url)
+        self.engine: AsyncEngine = create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "command_timeout": STATEMENT_TIMEOUT_S,
+                "server_settings": {"application_name": "exitplane"},
+            },
+        )
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A session whose transaction commits when the block ends well.
+
+        Raises DatabaseUnreachable when the server is away.
+        """
+        try:
+            async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except UNREACHABLE as error:
+            raise unreachable(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error.orig, UNREACHABLE):
+                raise unreachable(error) from error
+            raise
+
+    async def connect(self) -> asyncpg.Connection[Any]:
+        """A connection of one's own, outside the pool (LISTEN, leases)."""
+        try:
+            return await asyncpg.connect(
+                dsn=self.url.set(drivername="postgresql").render_as_string(hide_password=False),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=STATEMENT_TIMEOUT_S,
+                server_settings={"application_name": "exitplane"},
+            )
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            raise unreachable(error) from error
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def unreachable(error: BaseException) -> DatabaseUnreachable:
+    """The named mode in which PostgreSQL is away."""
+    cause = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
+    return DatabaseUnreachable(
+        f"PostgreSQL cannot be reached ({cause[0]})", mend="start it, or set EXITPLANE_DATABASE_URL to one that runs"
+    )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def newest_migration() -> str:
+    """The id of the migration that this version of the code needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+async def current_migration(database: Database) -> str | None:
+    """The id of the migration that the database is at; None for an empty one."""
+
+    def read(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with _connection(database) as connection:
+        return await connection.run_sync(read)
+
+
+async def check_migration(database: Database) -> None:
+    """Raises MigrationBehind unless the schema is the one that this code needs."""
+    current, newest = await current_migration(database), newest_migration()
+    if current != newest:
+        raise MigrationBehind(
+            f"the database is at migration {current or 'none'}, this version needs {newest}",
+            mend="run `exitplane db upgrade`",
+        )
+
+
+async def upgrade(database: Database) -> None:
+    """Bring the schema to the newest migration. Safe to run twice, and from two replicas at once."""
+
+    def run(connection: Connection) -> None:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    async with _connection(database) as connection:
+        await connection.run_sync(run)
+        await connection.commit()
+
+
+@asynccontextmanager
+async def _connection(database: Database) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(database.url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    except (*UNREACHABLE, asyncpg.PostgresError) as error:
+        raise unreachable(error) from error
+    finally:
+        await asyncio.shield(engine.dispose())

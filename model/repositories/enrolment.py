@@ -1,0 +1,107 @@
+"""The authority, join tokens and the certificates that were signed."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import exists, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.authority import LEAF_LIFETIME, Authority
+from model.changes import Unit
+from model.proof import public_key_of, thumbprint_of
+from model.tables import AuthorityRow, CertificateRow, ChangeRow, ExitRow, JoinTokenRow, ProxyRow
+from model.world import ExitState, Kind, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Whom a certificate speaks for, and how that stands. `public_key` is PEM; `state` is None for a gateway."""
+
+    proxy_id: UUID
+    role: Role
+    public_key: str
+    expires_at: datetime
+    state: ExitState | None
+
+
+async def ensure_authority(session: AsyncSession, create: Callable[[], Authority]) -> Authority:
+    """The one authority; the first caller's is kept."""
+    row = await session.get(AuthorityRow, 1)
+    if row is None:
+        made = create()
+        statement = insert(AuthorityRow).values(id=1, certificate=made.certificate_pem, key=made.key_pem)
+        await session.execute(statement.on_conflict_do_nothing())
+        row = (await session.execute(select(AuthorityRow))).scalar_one()
+    return Authority(row.certificate, row.key)
+
+
+async def create_token(session: AsyncSession, *, fleet_id: UUID, role: Role, ttl: timedelta, now: datetime) -> str:
+    """A new join token; only its digest is stored, so this is the only time it can be read."""
+    token = f"ep-{role}-{secrets.token_urlsafe(32)}"
+    session.add(JoinTokenRow(digest=_digest(token), fleet_id=fleet_id, role=role, expires_at=now + ttl))
+    await session.flush()
+    return token
+
+
+async def find_token(session: AsyncSession, token: str, now: datetime) -> JoinTokenRow | None:
+    """What a join token allows; None when it is unknown or expired."""
+    row = await session.get(JoinTokenRow, _digest(token))
+    return row if row and row.expires_at > now else None
+
+
+async def record_certificate(unit: Unit, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
+    """Keep a certificate's public key, so that proofs by it can be checked."""
+    unit.session.add(
+        CertificateRow(
+            thumbprint=thumbprint_of(certificate_pem),
+            proxy_id=proxy_id,
+            public_key=public_key_of(certificate_pem),
+            issued_at=now,
+            expires_at=now + LEAF_LIFETIME,
+        )
+    )
+    await unit.session.flush()
+
+
+async def find_certificate(session: AsyncSession, thumbprint: str) -> CertificateRow | None:
+    """A certificate by its thumbprint."""
+    query = select(CertificateRow).where(col(CertificateRow.thumbprint) == thumbprint)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def find_credential(session: AsyncSession, thumbprint: str) -> Credential | None:
+    """What a certificate is worth; None when it is unknown, or its proxy was removed."""
+    certificate, proxy = col(CertificateRow.proxy_id), col(ProxyRow.id)
+    query = (
+        select(CertificateRow, ProxyRow, col(ExitRow.state))
+        .join(ProxyRow, proxy == certificate)
+        .outerjoin(ExitRow, col(ExitRow.id) == proxy)
+        .where(col(CertificateRow.thumbprint) == thumbprint)
+    )
+    row = (await session.execute(query)).first()
+    if row is None:
+        return None
+    signed, owner, state = row
+    return Credential(
+        owner.id, Role(owner.role), signed.public_key, signed.expires_at, ExitState(state) if state else None
+    )
+
+
+async def was_known(session: AsyncSession, proxy_id: UUID) -> bool:
+    """Whether the change log remembers a proxy or an exit of this id, which may be gone by now."""
+    query = select(
+        exists().where(col(ChangeRow.kind).in_((Kind.EXIT, Kind.PROXY)), col(ChangeRow.key) == str(proxy_id))
+    )
+    return bool((await session.execute(query)).scalar_one())
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

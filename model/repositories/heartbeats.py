@@ -1,0 +1,109 @@
+"""Heartbeats, and how long the control plane was able to hear them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.changes import HEARTBEAT_CHANNEL
+from model.tables import EarRow, ExitRow, HeartbeatRow, ProxyRow
+from model.world import ExitState
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a proxy said of itself. `heard_at` is the clock of the replica that heard it."""
+
+    proxy_id: UUID
+    heard_at: datetime
+    tunnel_up: bool
+    envoy_up: bool
+    leaving: bool
+    reason: str
+    version: str
+
+
+async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
+    """Keep the newest heartbeat of each proxy, in one statement. Those of proxies that are gone are dropped."""
+    if not heartbeats:
+        return
+    newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
+    known = set((await session.execute(select(col(ProxyRow.id)).where(col(ProxyRow.id).in_(newest)))).scalars())
+    rows = [asdict(beat) for beat in newest.values() if beat.proxy_id in known]
+    if not rows:
+        return
+    statement = insert(HeartbeatRow)
+    fields = {name: statement.excluded[name] for name in rows[0] if name != "proxy_id"}
+    upsert = statement.on_conflict_do_update(
+        index_elements=["proxy_id"], set_=fields, where=statement.excluded.heard_at > col(HeartbeatRow.heard_at)
+    )
+    await session.execute(upsert, rows)
+
+
+async def forget(session: AsyncSession, proxy_id: UUID) -> None:
+    """Drop what was heard of a proxy that is removed."""
+    row = await session.get(HeartbeatRow, proxy_id)
+    if row is not None:
+        await session.delete(row)
+
+
+async def find(session: AsyncSession, proxy_id: UUID) -> HeartbeatRow | None:
+    """The last that was heard of a proxy; None when it never was."""
+    return await session.get(HeartbeatRow, proxy_id)
+
+
+async def record_hearing(session: AsyncSession, replica: str, until: datetime) -> None:
+    """Say that `replica` could hear and store heartbeats until then."""
+    statement = insert(EarRow).values(replica=replica, heard_until=until)
+    await session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["replica"], set_={"heard_until": statement.excluded.heard_until}
+        )
+    )
+
+
+async def heard_until(session: AsyncSession) -> datetime | None:
+    """Until when some replica was able to hear; None when none ever was."""
+    return (await session.execute(select(func.max(col(EarRow.heard_until))))).scalar_one()
+
+
+async def wake_keeper(session: AsyncSession) -> None:
+    """Hint to the keeper that a stored heartbeat should change a state."""
+    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": HEARTBEAT_CHANNEL})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An exit's state beside the last that was heard of it; `heard` is None for one never heard of."""
+
+    exit_id: UUID
+    state: ExitState
+    state_since: datetime
+    heard: Heartbeat | None
+
+
+async def standings(session: AsyncSession) -> Sequence[Standing]:
+    """Every exit with the last that was heard of it."""
+    exit_columns = (col(ExitRow.id), col(ExitRow.state), col(ExitRow.state_since))
+    beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
+    query = select(*exit_columns, *beat_columns).outerjoin_from(
+        ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id)
+    )
+    rows: Iterable[Any] = (await session.execute(query)).all()
+    return [
+        Standing(exit_id, ExitState(state), since, Heartbeat(*beat) if beat[0] is not None else None)
+        for exit_id, state, since, *beat in rows
+    ]
+
+
+async def of_proxies(session: AsyncSession) -> dict[UUID, HeartbeatRow]:
+    """The last that was heard of every proxy."""
+    return {row.proxy_id: row for row in (await session.execute(select(HeartbeatRow))).scalars()}

@@ -1,0 +1,198 @@
+"""Reading the World: whole, or what changed since a revision."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import func, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel, col
+
+from model.changes import decode_key
+from model.database import Database
+from model.tables import (
+    AcceptedRow,
+    ChangeRow,
+    ExitRow,
+    FleetRow,
+    ListenerRow,
+    PoolRow,
+    ProxyRow,
+    RejectionRow,
+    RevisionRow,
+)
+from model.world import (
+    Accepted,
+    Change,
+    Entity,
+    Exit,
+    ExitState,
+    Fleet,
+    Key,
+    Kind,
+    Listener,
+    Pool,
+    Proxy,
+    Rejection,
+    ResourceKey,
+    Role,
+    World,
+    put,
+)
+
+Row: TypeAlias = Any
+"""A row of one of the tables below; each has its own reader."""
+_CHUNK = 2_000
+"""Keys a statement: PostgreSQL takes 32,767 parameters, and a key has up to four."""
+
+
+def _fleet(row: Row) -> Fleet:
+    return Fleet(row.id, row.name)
+
+
+def _listener(row: Row) -> Listener:
+    return Listener(row.id, row.fleet_id, row.address, row.port)
+
+
+def _pool(row: Row) -> Pool:
+    return Pool(row.id, row.fleet_id, row.name, row.country)
+
+
+def _exit(row: Row) -> Exit:
+    return Exit(
+        id=row.id,
+        pool_id=row.pool_id,
+        name=row.name,
+        endpoint=row.endpoint,
+        port=row.port,
+        state=ExitState(row.state),
+        bind_address=row.bind_address,
+        egress_address=row.egress_address,
+    )
+
+
+def _proxy(row: Row) -> Proxy:
+    return Proxy(row.id, row.fleet_id, row.name, Role(row.role))
+
+
+def _resource(row: Row) -> ResourceKey:
+    return ResourceKey(row.group, row.type_url, row.name)
+
+
+def _accepted(row: Row) -> Accepted:
+    return Accepted(_resource(row), row.version, row.body)
+
+
+def _rejection(row: Row) -> Rejection:
+    return Rejection(_resource(row), row.version, row.proxy_id, row.detail)
+
+
+_TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
+    Kind.FLEET: (FleetRow, _fleet),
+    Kind.LISTENER: (ListenerRow, _listener),
+    Kind.POOL: (PoolRow, _pool),
+    Kind.EXIT: (ExitRow, _exit),
+    Kind.PROXY: (ProxyRow, _proxy),
+    Kind.ACCEPTED: (AcceptedRow, _accepted),
+    Kind.REJECTION: (RejectionRow, _rejection),
+}
+
+
+async def load(database: Database) -> World:
+    """The whole World, read at one point in time."""
+    async with database.session() as session:
+        revision = await _begin_read(session)
+        changes = [put(entity) for kind in _TABLES for entity in await _read(session, kind)]
+        return World().changed(revision, changes)
+
+
+async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Change]] | None:
+    """The World now and what changed since `world`; None when the change log has a gap and a full load is due."""
+    async with database.session() as session:
+        revision = await _begin_read(session)
+        if revision == world.revision:
+            return world, ()
+        log = select(col(ChangeRow.revision), col(ChangeRow.kind), col(ChangeRow.key))
+        rows = (
+            await session.execute(log.where(col(ChangeRow.revision) > world.revision).order_by(col(ChangeRow.id)))
+        ).all()
+        if revision < world.revision or not rows or rows[0].revision != world.revision + 1:
+            return None
+        touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
+        for row in rows:
+            kind = Kind(row.kind)
+            touched[kind][decode_key(kind, row.key)] = None
+        changes: list[Change] = []
+        for kind, keys in touched.items():
+            found = {change.key: change for change in map(put, await _read(session, kind, keys))}
+            changes += [found.get(key, Change(kind, key, None)) for key in keys]
+        return world.changed(revision, changes), changes
+
+
+async def touched_since(
+    database: Database, revision: int | None, kinds: Sequence[Kind]
+) -> tuple[int, frozenset[UUID] | None]:
+    """The newest revision, and the ids of what of these kinds changed since `revision`.
+
+    None instead of ids when that cannot be told: the change log has a gap, or `revision` is None.
+    """
+    async with database.session() as session:
+        newest = await _begin_read(session)
+        if revision == newest:
+            return newest, frozenset()
+        if revision is None or revision > newest:
+            return newest, None
+        oldest = select(func.min(col(ChangeRow.revision))).where(col(ChangeRow.revision) > revision)
+        if (await session.execute(oldest)).scalar_one() != revision + 1:
+            return newest, None
+        keys = select(col(ChangeRow.key)).where(col(ChangeRow.revision) > revision, col(ChangeRow.kind).in_(kinds))
+        return newest, frozenset(UUID(key) for key in (await session.execute(keys)).scalars())
+
+
+async def current_revision(database: Database) -> int:
+    """The newest committed revision."""
+    async with database.session() as session:
+        return int((await session.execute(select(col(RevisionRow.value)))).scalar_one())
+
+
+async def traceparent_of(session: AsyncSession, revision: int) -> str | None:
+    """The trace context that the write of `revision` came with."""
+    query = select(func.max(col(ChangeRow.traceparent))).where(col(ChangeRow.revision) == revision)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def _begin_read(session: AsyncSession) -> int:
+    await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+    return int((await session.execute(select(col(RevisionRow.value)))).scalar_one())
+
+
+async def _read(session: AsyncSession, kind: Kind, keys: Iterable[Key] | None = None) -> list[Entity]:
+    table, reader = _TABLES[kind]
+    columns = table.__table__.c  # type: ignore[attr-defined]
+    query = select(*columns)
+    if keys is not None:
+        primary = [column for column in columns if column.primary_key]
+        entities: list[Entity] = []
+        for chunk in _chunks([_primary_key(key) for key in keys]):
+            rows = await session.execute(query.where(tuple_(*primary).in_(chunk)))
+            entities += [reader(row) for row in rows.all()]
+        return entities
+    return [reader(row) for row in (await session.execute(query)).all()]
+
+
+def _chunks(keys: list[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    for start in range(0, len(keys), _CHUNK):
+        yield keys[start : start + _CHUNK]
+
+
+def _primary_key(key: Key) -> tuple[Any, ...]:
+    match key:
+        case UUID():
+            return (key,)
+        case ResourceKey():
+            return (key.group, key.type_url, key.name)
+        case (resource, version):
+            return (resource.group, resource.type_url, resource.name, version)

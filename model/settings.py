@@ -1,0 +1,92 @@
+"""Settings, from the environment with the prefix EXITPLANE_."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.errors import ExitplaneError
+
+
+class BadSettings(ExitplaneError):
+    code = "bad_settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens: an IP literal or host name, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`host:port` or `[ipv6]:port`; raises ValueError with the mend."""
+    host, separator, port = text.strip().rpartition(":")
+    if not separator or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is not host:port")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _addresses(text: str) -> str:
+    for part in text.split(","):
+        parse_address(part)
+    return text
+
+
+def _address(text: str | None) -> str | None:
+    return text and _addresses(text)
+
+
+def default_state_dir() -> Path:
+    """Where state lives when nobody says: a system folder for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/exitplane")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "exitplane"
+
+
+class Settings(BaseSettings):
+    """What the control plane's commands read; each field is EXITPLANE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="EXITPLANE_", extra="ignore")
+
+    state_dir: Path = Field(default_factory=default_state_dir)
+    database_url: str | None = None
+    """PostgreSQL to use; unset: an embedded one in the state folder."""
+    api_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:8000"
+    """host:port, or several with commas."""
+    xds_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:18000"
+    xds_advertise: Annotated[str | None, AfterValidator(_address)] = None
+    """host:port that proxies are told to dial; unset: the API's host as they dialled it, and the port of xds_listen."""
+    heartbeat_interval_s: float = Field(default=10, gt=0)
+    silence_timeout_s: float = Field(default=30, gt=0)
+    """After this much silence an exit is unreachable; only time in which the control plane could hear counts."""
+    lost_after_s: float = Field(default=300, gt=0)
+    removal_grace_s: float = Field(default=1, ge=0)
+    """How long a resource that nothing refers to any more stays, after the ACKs that freed it."""
+
+    @property
+    def api_addresses(self) -> list[Address]:
+        return [parse_address(part) for part in self.api_listen.split(",")]
+
+    @property
+    def xds_addresses(self) -> list[Address]:
+        return [parse_address(part) for part in self.xds_listen.split(",")]
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises BadSettings, one line, naming the variable, its value and the mend."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"EXITPLANE_{'_'.join(str(part) for part in first['loc']).upper()}"
+        raise BadSettings(f"{name}={first['input']!r}: {first['msg']}", mend=f"correct {name}") from error

@@ -1,0 +1,95 @@
+"""The two variants of the protocol on the wire, reduced to one request and one response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from google.protobuf.message import DecodeError
+
+from xds.snapshot.resource import Resource
+from xds.wire.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+
+
+class Variant(Enum):
+    """How a stream speaks: the whole state each time, or what changed."""
+
+    SOTW = "sotw"
+    DELTA = "delta"
+
+
+class Malformed(ValueError):
+    """The bytes are no request of this variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request of either variant."""
+
+    type_url: str
+    nonce: str
+    error: str | None
+    """Envoy's own words when it rejects; None when it does not."""
+    node_id: str
+    subscribe: Sequence[str] = ()
+    """Delta: names to add. State of the world: all names."""
+    unsubscribe: Sequence[str] = ()
+    version: str = ""
+    """State of the world: the version that the client accepted last."""
+    initial_versions: Mapping[str, str] | None = None
+    """Delta: version by name of what the client holds from an earlier stream."""
+
+
+def parse(variant: Variant, raw: bytes) -> Request:
+    """Read a request. Raises Malformed."""
+    try:
+        return _parse_delta(raw) if variant is Variant.DELTA else _parse_sotw(raw)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(str(error)) from error
+
+
+def _parse_delta(raw: bytes) -> Request:
+    message = DeltaDiscoveryRequest.FromString(raw)
+    return Request(
+        type_url=message.type_url,
+        nonce=message.response_nonce,
+        error=message.error_detail.message if message.HasField("error_detail") else None,
+        node_id=message.node.id,
+        subscribe=list(message.resource_names_subscribe),
+        unsubscribe=list(message.resource_names_unsubscribe),
+        initial_versions=dict(message.initial_resource_versions),
+    )
+
+
+def _parse_sotw(raw: bytes) -> Request:
+    message = DiscoveryRequest.FromString(raw)
+    return Request(
+        type_url=message.type_url,
+        nonce=message.response_nonce,
+        error=message.error_detail.message if message.HasField("error_detail") else None,
+        node_id=message.node.id,
+        subscribe=list(message.resource_names),
+        version=message.version_info,
+    )
+
+
+def delta_response(
+    type_url: str, nonce: str, resources: Iterable[Resource], removed: Iterable[str], system_version: str
+) -> bytes:
+    """A response from parts that are already encoded: protobuf messages concatenate."""
+    envelope = DeltaDiscoveryResponse(
+        type_url=type_url, nonce=nonce, removed_resources=sorted(removed), system_version_info=system_version
+    )
+    return b"".join([*(resource.delta_part for resource in resources), envelope.SerializeToString()])
+
+
+def sotw_response(type_url: str, nonce: str, resources: Iterable[Resource], version: str) -> bytes:
+    """A state-of-the-world response, likewise."""
+    envelope = DiscoveryResponse(type_url=type_url, nonce=nonce, version_info=version)
+    return b"".join([*(resource.sotw_part for resource in resources), envelope.SerializeToString()])

@@ -1,0 +1,95 @@
+"""The xDS server of one replica: its port, its tasks, and their end in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import grpc
+
+from model.authority import Authority, issue_server
+from model.changes import Feed
+from model.database import Database
+from model.errors import ExitplaneError
+from xds.server.follower import follow
+from xds.server.publisher import Publisher
+from xds.server.recorder import Recorder
+from xds.server.service import DiscoveryService
+
+SHUTDOWN_S: Final = 3.0
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of its clients
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class PortInUse(ExitplaneError):
+    code = "port_in_use"
+
+
+@dataclass(frozen=True, slots=True)
+class XdsServer:
+    """A running server."""
+
+    publisher: Publisher
+    ports: Sequence[int]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the World is loaded, so that streams are served."""
+        return self.publisher.world is not None
+
+
+@asynccontextmanager
+async def run_server(
+    database: Database,
+    authority: Authority,
+    addresses: Sequence[str],
+    *,
+    removal_grace_s: float,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> AsyncIterator[XdsServer]:
+    """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse."""
+    publisher, recorder, feed = Publisher(), Recorder(database, clock), Feed(database)
+    service = DiscoveryService(publisher, recorder, removal_grace_s=removal_grace_s)
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers(service.handlers())
+    ports = [_bind(server, address, authority, clock()) for address in addresses]
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(feed.run(), name="xds.feed"),
+            tasks.create_task(follow(database, feed, publisher), name="xds.follow"),
+            tasks.create_task(recorder.run(), name="xds.record"),
+        ]
+        await server.start()
+        try:
+            yield XdsServer(publisher, ports)
+        finally:
+            service.shut_down()
+            await server.stop(SHUTDOWN_S)
+            for task in running:
+                task.cancel()
+
+
+def _bind(server: grpc.aio.Server, address: str, authority: Authority, now: datetime) -> int:
+    pair = issue_server(authority, now)
+    credentials = grpc.ssl_server_credentials(
+        [(pair.key_pem.encode(), pair.certificate_pem.encode())],
+        root_certificates=authority.certificate_pem.encode(),
+        require_client_auth=True,
+    )
+    try:
+        return int(server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise PortInUse(
+            f"xDS cannot listen on {address}", mend="end what uses the port, or set EXITPLANE_XDS_LISTEN"
+        ) from error

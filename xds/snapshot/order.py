@@ -1,0 +1,44 @@
+"""Make before break, as data: what is sent before what, and what has to go before what else may.
+
+Source: the xDS protocol, "Eventual consistency considerations", and facts 29, 32 and 33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE, SECRET
+
+ADDITIONS: Final[Mapping[str, Sequence[str]]] = {
+    # type: what must be acknowledged before it is sent, in the order of sending
+    SECRET: (),  # clusters and listeners warm until it is there
+    CLUSTER: (),
+    ENDPOINT: (),  # must not wait for CDS: Envoy withholds that ACK until the clusters are warm, endpoints included
+    EXTENSION: (CLUSTER,),
+    LISTENER: (CLUSTER,),
+    SCOPED_ROUTE: (CLUSTER,),
+    ROUTE: (CLUSTER,),
+}
+
+REMOVALS: Final[Mapping[str, Sequence[str]]] = {
+    # type: what may refer to it; it is removed once all of that is settled: nothing due, in flight, refused or to remove
+    SCOPED_ROUTE: (LISTENER,),
+    ROUTE: (LISTENER, SCOPED_ROUTE),
+    LISTENER: (),
+    CLUSTER: (LISTENER, ROUTE, EXTENSION),
+    ENDPOINT: (CLUSTER,),
+    SECRET: (LISTENER, CLUSTER),
+    # EXTENSION is missing on purpose: an ECDS resource is never removed actively (fact 29)
+}
+
+FOLLOWED_BY: Final[Mapping[str, str]] = {
+    # a changed cluster warms until its endpoints arrive again, even unchanged (fact 33)
+    CLUSTER: ENDPOINT,
+}
+
+WILDCARD_BY_DEFAULT: Final = frozenset({LISTENER, CLUSTER})
+"""Types for which a first request without names means all of them (legacy wildcard, fact 5)."""
+
+FULL_STATE: Final = frozenset({LISTENER, CLUSTER})
+"""Types whose state-of-the-world responses hold everything: what is missing in one is deleted (fact 14)."""

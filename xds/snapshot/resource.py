@@ -1,0 +1,46 @@
+"""An encoded resource: bytes and the hash of them, made once and shared by all who are sent it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+from google.protobuf.any_pb2 import Any
+
+from xds.wire.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
+from xds.wire.discovery_pb2 import Resource as DeltaResource
+
+
+@dataclass(frozen=True, eq=False)
+class Resource:
+    """A resource at one version. `body` is the value of its Any; `version` is the hash of that (decision 1)."""
+
+    type_url: str
+    name: str
+    version: str
+    body: bytes
+
+    @cached_property
+    def delta_part(self) -> bytes:
+        """The resource as a field of a DeltaDiscoveryResponse: responses are these parts, one after the other."""
+        resource = DeltaResource(name=self.name, version=self.version, resource=self._any())
+        return DeltaDiscoveryResponse(resources=[resource]).SerializeToString()
+
+    @cached_property
+    def sotw_part(self) -> bytes:
+        """The resource as a field of a DiscoveryResponse."""
+        return DiscoveryResponse(resources=[self._any()]).SerializeToString()
+
+    def _any(self) -> Any:
+        return Any(type_url=self.type_url, value=self.body)
+
+
+def make_resource(type_url: str, name: str, body: bytes) -> Resource:
+    """The resource with the version that its bytes have on every replica and after every restart."""
+    return Resource(type_url, name, version_of(body), body)
+
+
+def version_of(body: bytes) -> str:
+    """The content hash of an encoded resource."""
+    return blake2b(body, digest_size=12).hexdigest()

@@ -1,0 +1,120 @@
+"""Snapshots: the encoded resources of one scope, built whole or from what changed; and views, which lay scopes over each other.
+
+An incrementally advanced snapshot equals one built from scratch (decision 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from model.world import Change, ResourceKey, World
+from xds.snapshot.resource import Resource, make_resource
+from xds.translate.encoding import encode
+from xds.translate.group import ResourceId, Scope
+
+Table = Mapping[str, Mapping[str, Resource]]
+"""Resources by type URL and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The resources of one scope at one revision."""
+
+    scope: Scope
+    revision: int
+    resources: Table = field(default_factory=dict)
+
+
+def build(scope: Scope, world: World) -> Snapshot:
+    """The snapshot of a scope, from scratch."""
+    table: dict[str, dict[str, Resource]] = {}
+    for resource_id in scope.resources(world):
+        resource = _render(scope, world, resource_id)
+        if resource is not None:
+            table.setdefault(resource.type_url, {})[resource.name] = resource
+    return Snapshot(scope, world.revision, table)
+
+
+def advance(
+    snapshot: Snapshot, old: World, new: World, changes: Iterable[Change]
+) -> tuple[Snapshot, frozenset[ResourceId]]:
+    """The snapshot at `new`, and which of its resources differ; only what `changes` touch is translated."""
+    scope = snapshot.scope
+    touched = {resource_id for change in changes for resource_id in scope.touched(change, old, new)}
+    table = dict(snapshot.resources)
+    differing: set[ResourceId] = set()
+    for resource_id in touched:
+        before = table.get(resource_id.type_url, {}).get(resource_id.name)
+        after = _render(scope, new, resource_id)
+        if (before and before.version) == (after and after.version):
+            continue
+        if not any(other.type_url == resource_id.type_url for other in differing):
+            table[resource_id.type_url] = dict(table.get(resource_id.type_url, {}))
+        resources = table[resource_id.type_url]
+        assert isinstance(resources, dict)
+        if after is None:
+            del resources[resource_id.name]
+        else:
+            resources[resource_id.name] = after
+        differing.add(resource_id)
+    return Snapshot(scope, new.revision, table), frozenset(differing)
+
+
+def differences(old: Snapshot, new: Snapshot) -> frozenset[ResourceId]:
+    """Which resources differ between two snapshots of a scope, by comparing all of them."""
+    return frozenset(
+        ResourceId(type_url, name)
+        for type_url in {*old.resources, *new.resources}
+        for name in {*old.resources.get(type_url, ()), *new.resources.get(type_url, ())}
+        if _version(old, type_url, name) != _version(new, type_url, name)
+    )
+
+
+def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
+    resource = snapshot.resources.get(type_url, {}).get(name)
+    return resource.version if resource else None
+
+
+def _render(scope: Scope, world: World, resource_id: ResourceId) -> Resource | None:
+    """One resource as it should be published: a version that was rejected gives way to the last accepted one."""
+    message = scope.translate(world, resource_id)
+    if message is None:
+        return None
+    resource = make_resource(resource_id.type_url, resource_id.name, encode(message))
+    key = ResourceKey(scope.key, resource_id.type_url, resource_id.name)
+    if (key, resource.version) not in world.rejections:
+        return resource
+    accepted = world.accepted.get(key)
+    return make_resource(resource_id.type_url, resource_id.name, accepted.body) if accepted else None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one proxy is to hold: its group's snapshot and, over it, its overlay's."""
+
+    snapshots: Sequence[Snapshot]
+
+    @property
+    def revision(self) -> int:
+        return max((snapshot.revision for snapshot in self.snapshots), default=0)
+
+    def get(self, type_url: str, name: str) -> Resource | None:
+        """A resource as this proxy should have it."""
+        for snapshot in reversed(self.snapshots):
+            resource = snapshot.resources.get(type_url, {}).get(name)
+            if resource is not None:
+                return resource
+        return None
+
+    def names(self, type_url: str) -> Iterable[str]:
+        """The names of all resources of a type, each once."""
+        tables = [snapshot.resources[type_url] for snapshot in self.snapshots if type_url in snapshot.resources]
+        return tables[0] if len(tables) == 1 else {name for table in tables for name in table}
+
+    def scope_of(self, type_url: str, name: str) -> str | None:
+        """The key of the scope that a resource comes from."""
+        for snapshot in reversed(self.snapshots):
+            if name in snapshot.resources.get(type_url, {}):
+                return snapshot.scope.key
+        return None

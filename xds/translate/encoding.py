@@ -1,0 +1,43 @@
+"""How typed resources become bytes: the one place that knows both protobuf libraries."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    Metadata,
+)
+from envoy_data_plane.google.protobuf import Any, Struct, Value
+from google.protobuf.message import Message as WireMessage
+
+Message: TypeAlias = betterproto2.Message | WireMessage
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes; the same for the same content."""
+    if isinstance(message, WireMessage):
+        return message.SerializeToString(deterministic=True)
+    return bytes(message)
+
+
+def pack(message: betterproto2.Message) -> Any:
+    """The message in an Any."""
+    return Any.pack(message)
+
+
+def metadata(namespace: str, **values: str) -> Metadata:
+    """Filter metadata of one namespace."""
+    fields = {key: Value(string_value=value) for key, value in values.items()}
+    return Metadata(filter_metadata={namespace: Struct(fields=fields)})
+
+
+def overwrite(name: str, value: str) -> HeaderValueOption:
+    """Set a header, whatever it was."""
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=value),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )

@@ -1,0 +1,53 @@
+"""LDS for exits: where the gateways of the fleet come in, inside the tunnel's network namespace."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_forward_proxy.v3 import FilterConfig
+from envoy_data_plane.envoy.extensions.filters.http.health_check.v3 import HealthCheck
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManagerCodecType
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+
+from model.world import Exit
+from xds.translate import names
+from xds.translate.encoding import overwrite, pack
+from xds.translate.exit_targets import dns_cache
+from xds.translate.http import connection_manager, http_filter, local_replies, socket
+from xds.translate.tls import from_gateways
+
+_POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
+_NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the target (%RESPONSE_CODE_DETAILS%)\n"
+
+
+def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
+    """The listener of one exit: HTTP/2 from the gateways of `fleet_id`, and the health that its agent sets."""
+    manager = connection_manager(
+        names.EXIT_LISTENER,
+        codec=HttpConnectionManagerCodecType.HTTP2,
+        routes=names.EXIT_ROUTES,
+        filters=[
+            http_filter("envoy.filters.http.health_check", _health()),
+            http_filter("envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=dns_cache())),
+        ],
+        local_replies=local_replies(_NOT_REACHED, overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%")),
+    )
+    chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
+    return Listener(
+        name=names.EXIT_LISTENER,
+        address=socket(exit_.bind_address, exit_.port),
+        filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
+        per_connection_buffer_limit_bytes=1024 * 1024,
+    )
+
+
+def _health() -> HealthCheck:
+    """Answered by Envoy itself; 503, and `x-envoy-immediate-health-check-fail`, once the agent has failed it."""
+    asked = {":path": names.HEALTH_PATH, ":authority": names.HEALTH_HOST}
+    return HealthCheck(
+        pass_through_mode=False,
+        headers=[HeaderMatcher(name=name, string_match=StringMatcher(exact=value)) for name, value in asked.items()],
+    )

@@ -1,0 +1,47 @@
+"""CDS for exits: the cluster that resolves a target's name inside the tunnel and dials it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterCustomClusterType, ClusterLbPolicy
+from envoy_data_plane.envoy.config.cluster.v3 import ClusterDnsLookupFamily as DnsLookupFamily
+from envoy_data_plane.envoy.config.core.v3 import BindConfig, Http1ProtocolOptions, SocketAddress
+from envoy_data_plane.envoy.extensions.clusters.dynamic_forward_proxy.v3 import ClusterConfig
+from envoy_data_plane.envoy.extensions.common.dynamic_forward_proxy.v3 import DnsCacheConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
+
+from xds.translate import names
+from xds.translate.clusters import http_options, unbounded
+from xds.translate.encoding import pack
+
+CONNECT_TIMEOUT = timedelta(seconds=5)
+
+
+def translate_exit_targets(egress_address: str | None = None) -> Cluster:
+    """The cluster of all targets; with `egress_address`, connections leave from that address."""
+    bind = BindConfig(source_address=SocketAddress(address=egress_address)) if egress_address else None
+    return Cluster(
+        name=names.TARGETS,
+        cluster_type=ClusterCustomClusterType(
+            name="envoy.clusters.dynamic_forward_proxy",
+            typed_config=pack(ClusterConfig(dns_cache_config=dns_cache())),
+        ),
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        connect_timeout=CONNECT_TIMEOUT,
+        circuit_breakers=unbounded(),
+        upstream_bind_config=bind,
+        typed_extension_protocol_options=http_options(
+            HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions())
+        ),
+    )
+
+
+def dns_cache() -> DnsCacheConfig:
+    """The cache of resolved names; the listener's filter and the cluster must name the same one."""
+    return DnsCacheConfig(
+        name="targets",
+        dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
+        host_ttl=timedelta(minutes=5),
+        max_hosts=100_000,
+    )

@@ -1,0 +1,126 @@
+"""RDS for gateways: which wish goes to which pool.
+
+One hash look-up by country (`xds.type.matcher.v3` tree), however many pools there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteList,
+    RouteMatch,
+    RouteMatchConnectMatcher,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, RegexMatcher, StringMatcher
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
+from envoy_data_plane.xds.type.matcher.v3 import (
+    Matcher,
+    MatcherMatcherTree,
+    MatcherMatcherTreeMatchMap,
+    MatcherOnMatch,
+)
+
+from model.world import Pool
+from xds.translate import names
+from xds.translate.encoding import metadata, overwrite, pack
+from xds.translate.http import PROXY_HEADERS
+
+BEFORE_ANYTHING_WAS_SENT: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+"""Failures after which no target can have seen the request, so that any method may be tried on another exit."""
+SAFE_TO_REPEAT: Final = f"{BEFORE_ANYTHING_WAS_SENT},reset"
+_SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
+_TUNNEL_IS_DOWN: Final = ".*(unreachable|Cannot_assign|No_such_device|timeout|Permission_denied|Operation_not).*"
+"""In an exit's own words (`names.FAILURE_HEADER`): what befalls it when its tunnel is down. A refused connection is none of
+these: then the target is down, and another exit would fare no better."""
+
+
+def translate_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
+    """The route configuration of a fleet with these pools."""
+    by_country = {pool.country: MatcherOnMatch(action=_action(_pool_routes(pool))) for pool in pools}
+    wish = TypedExtensionConfig(
+        name="wish", typed_config=pack(HttpRequestHeaderMatchInput(header_name=names.WISH_HEADER))
+    )
+    nobody = MatcherOnMatch(action=_action(_no_pool_routes(sorted(by_country))))
+    tree = MatcherMatcherTree(input=wish, exact_match_map=MatcherMatcherTreeMatchMap(map=by_country))
+    matcher = Matcher(matcher_tree=tree, on_no_match=nobody) if by_country else Matcher(on_no_match=nobody)
+    return RouteConfiguration(
+        name=names.GATEWAY_ROUTES,
+        virtual_hosts=[VirtualHost(name="any", domains=["*"], matcher=matcher)],
+        request_headers_to_remove=[names.WISH_HEADER, *PROXY_HEADERS],
+        response_headers_to_remove=[names.FAILURE_HEADER, "x-envoy-upstream-service-time"],
+    )
+
+
+def _action(routes: list[Route]) -> TypedExtensionConfig:
+    return TypedExtensionConfig(name="routes", typed_config=pack(RouteList(routes=routes)))
+
+
+def _pool_routes(pool: Pool) -> list[Route]:
+    safe = HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=_SAFE_METHODS)))
+    return [
+        _forward(pool, RouteMatch(connect_matcher=RouteMatchConnectMatcher()), SAFE_TO_REPEAT),
+        _forward(pool, RouteMatch(prefix="/", headers=[safe]), SAFE_TO_REPEAT),
+        _forward(pool, RouteMatch(prefix="/"), BEFORE_ANYTHING_WAS_SENT),
+    ]
+
+
+def _forward(pool: Pool, match: RouteMatch, retry_on: str) -> Route:
+    action = RouteAction(cluster=names.pool_cluster(pool), timeout=timedelta(0), retry_policy=_retry_policy(retry_on))
+    return Route(match=match, route=action, metadata=metadata(names.METADATA, **{names.POOL_METADATA: pool.name}))
+
+
+def _retry_policy(retry_on: str) -> RetryPolicy:
+    elsewhere = RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=pack(PreviousHostsPredicate())
+    )
+    tunnel_is_down = HeaderMatcher(
+        name=names.FAILURE_HEADER, string_match=StringMatcher(safe_regex=RegexMatcher(regex=_TUNNEL_IS_DOWN))
+    )
+    return RetryPolicy(
+        retry_on=retry_on,
+        num_retries=3,
+        retriable_headers=[tunnel_is_down],
+        retry_host_predicate=[elsewhere],
+        host_selection_retry_max_attempts=8,
+        retry_back_off=RetryPolicyRetryBackOff(
+            base_interval=timedelta(milliseconds=10), max_interval=timedelta(milliseconds=100)
+        ),
+    )
+
+
+def _no_pool_routes(countries: Sequence[str]) -> list[Route]:
+    served = ", ".join(countries) or "none yet"
+    wished = HeaderMatcher(name=names.WISH_HEADER, present_match=True)
+    return [
+        *_refuse(404, f"exitplane: no pool serves the country asked for; served are: {served}\n", [wished]),
+        *_refuse(
+            400,
+            "exitplane: no country was asked for; say it in the user name (NAME-country-de) "
+            f"or in the header {names.COUNTRY_HEADER}; served are: {served}\n",
+            [],
+        ),
+    ]
+
+
+def _refuse(status: int, text: str, headers: list[HeaderMatcher]) -> list[Route]:
+    reply = DirectResponseAction(status=status, body=DataSource(inline_string=text))
+    status_header = overwrite("proxy-status", "exitplane; error=http_request_denied")
+    matches = [
+        RouteMatch(connect_matcher=RouteMatchConnectMatcher(), headers=headers),
+        RouteMatch(prefix="/", headers=headers),
+    ]
+    return [Route(match=match, direct_response=reply, response_headers_to_add=[status_header]) for match in matches]

@@ -1,0 +1,213 @@
+"""Which resources a group of proxies has, what each is made of, and which of them a change touches.
+
+Proxies whose translation inputs are equal form a group and share every byte; what belongs to one proxy alone is its
+overlay. The shape is the same for both: a `Scope` names its resources and translates one at a time, so that a change costs
+what it touches (decision 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from model.world import Change, Entity, Exit, Kind, Listener, Pool, Proxy, Role, World
+from xds.translate import names
+from xds.translate.clusters import translate_pool_cluster
+from xds.translate.encoding import Message
+from xds.translate.endpoints import translate_endpoints
+from xds.translate.exit_listener import translate_exit_listener
+from xds.translate.exit_routes import translate_exit_routes
+from xds.translate.exit_targets import translate_exit_targets
+from xds.translate.gateway_listener import translate_gateway_listener
+from xds.translate.gateway_routes import translate_gateway_routes
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceId:
+    """A resource within a scope."""
+
+    type_url: str
+    name: str
+
+
+class Scope(Protocol):
+    """Some resources as a function of a World."""
+
+    @property
+    def key(self) -> str:
+        """What tells this scope from all others, and stays across restarts."""
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        """All that the scope holds."""
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        """One resource; None when the World has no such thing any more."""
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
+        """What `change` adds, changes or removes here."""
+
+
+_GATEWAY_LISTENER = ResourceId(names.LISTENER, names.GATEWAY_LISTENER)
+_GATEWAY_ROUTES = ResourceId(names.ROUTE, names.GATEWAY_ROUTES)
+_EXIT_LISTENER = ResourceId(names.LISTENER, names.EXIT_LISTENER)
+_EXIT_ROUTES = ResourceId(names.ROUTE, names.EXIT_ROUTES)
+_TARGETS = ResourceId(names.CLUSTER, names.TARGETS)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayGroup:
+    """The gateways of a fleet."""
+
+    fleet_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"gateway/{self.fleet_id}"
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        found = {_GATEWAY_ROUTES}
+        if self.fleet_id in world.listeners_of:
+            found.add(_GATEWAY_LISTENER)
+        for pool_id in world.pools_of.get(self.fleet_id, ()):
+            found |= _of_pool(world.pools[pool_id])
+        return found
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        if resource == _GATEWAY_ROUTES:
+            pools = [world.pools[pool_id] for pool_id in sorted(world.pools_of.get(self.fleet_id, ()))]
+            return translate_gateway_routes(pools)
+        if resource == _GATEWAY_LISTENER:
+            listener_ids = world.listeners_of.get(self.fleet_id)
+            return translate_gateway_listener(world.listeners[min(listener_ids)]) if listener_ids else None
+        pool = world.pools.get(names.pool_of_cluster(resource.name))
+        if pool is None or pool.fleet_id != self.fleet_id:
+            return None
+        if resource.type_url == names.CLUSTER:
+            return translate_pool_cluster(pool)
+        exit_ids = world.exits_of.get(pool.id, frozenset())
+        return translate_endpoints(pool, (world.exits[exit_id] for exit_id in exit_ids))
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
+        found: set[ResourceId] = set(_of_rollout(self.key, change))
+        for value in (_before(change, old), change.value):
+            match value:
+                case Listener() if value.fleet_id == self.fleet_id:
+                    found.add(_GATEWAY_LISTENER)
+                case Pool() if value.fleet_id == self.fleet_id:
+                    found |= {*_of_pool(value), _GATEWAY_ROUTES}
+                case Exit():
+                    pool = new.pools.get(value.pool_id)
+                    if pool and pool.fleet_id == self.fleet_id:
+                        found.add(_endpoints(pool))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ExitGroup:
+    """The managed exits of a pool."""
+
+    pool_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"exit/{self.pool_id}"
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        return {_EXIT_ROUTES, _TARGETS} if self.pool_id in world.pools else set()
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        pool = world.pools.get(self.pool_id)
+        if pool is None:
+            return None
+        return translate_exit_targets() if resource == _TARGETS else translate_exit_routes(pool)
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
+        if change.kind is Kind.POOL and change.key == self.pool_id:
+            return {_EXIT_ROUTES, _TARGETS}
+        return _of_rollout(self.key, change)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitOverlay:
+    """What belongs to one exit alone: where it listens, and from which address it leaves."""
+
+    exit_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"overlay/{self.exit_id}"
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        exit_ = world.exits.get(self.exit_id)
+        if exit_ is None:
+            return set()
+        return {_EXIT_LISTENER, _TARGETS} if exit_.egress_address else {_EXIT_LISTENER}
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        exit_ = world.exits.get(self.exit_id)
+        if exit_ is None:
+            return None
+        if resource == _TARGETS:
+            return translate_exit_targets(exit_.egress_address) if exit_.egress_address else None
+        return translate_exit_listener(exit_, world.pools[exit_.pool_id].fleet_id)
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
+        if change.kind is Kind.EXIT and change.key == self.exit_id:
+            return {_EXIT_LISTENER, _TARGETS}
+        return _of_rollout(self.key, change)
+
+
+def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
+    """What a proxy is given: its group, and over it its overlay. Empty when the World knows no such exit."""
+    if proxy.role is Role.GATEWAY:
+        return (GatewayGroup(proxy.fleet_id),)
+    exit_ = world.exits.get(proxy.id)
+    return (ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)) if exit_ else ()
+
+
+def scope_keys(change: Change, old: World, new: World) -> set[str]:
+    """The keys of the scopes that a change may touch: all others need not be asked."""
+    if isinstance(change.key, tuple):
+        return {change.key[0].group}
+    keys: set[str] = set()
+    for value in (_before(change, old), change.value):
+        match value:
+            case Listener():
+                keys.add(GatewayGroup(value.fleet_id).key)
+            case Pool():
+                keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key}
+            case Exit():
+                keys.add(ExitOverlay(value.id).key)
+                pool = new.pools.get(value.pool_id) or old.pools.get(value.pool_id)
+                if pool:
+                    keys.add(GatewayGroup(pool.fleet_id).key)
+    return keys
+
+
+def _before(change: Change, old: World) -> Entity | None:
+    tables: Mapping[Kind, Mapping[Any, Entity]] = {
+        Kind.LISTENER: old.listeners,
+        Kind.POOL: old.pools,
+        Kind.EXIT: old.exits,
+    }
+    return tables.get(change.kind, {}).get(change.key)
+
+
+def _of_pool(pool: Pool) -> set[ResourceId]:
+    return {ResourceId(names.CLUSTER, names.pool_cluster(pool)), _endpoints(pool)}
+
+
+def _endpoints(pool: Pool) -> ResourceId:
+    return ResourceId(names.ENDPOINT, names.pool_cluster(pool))
+
+
+def _of_rollout(key: str, change: Change) -> Iterable[ResourceId]:
+    """The resource whose acceptance or rejection changed, if it is one of this scope."""
+    if change.kind is Kind.REJECTION:
+        assert isinstance(change.key, tuple)
+        resource = change.key[0]
+        return {ResourceId(resource.type_url, resource.name)} if resource.group == key else ()
+    return ()

@@ -1,0 +1,63 @@
+"""Every name that the data plane sees: type URLs, resources, headers, metadata."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from model.world import Pool, Role
+
+_TYPE: Final = "type.googleapis.com/envoy.config."
+CLUSTER: Final = f"{_TYPE}cluster.v3.Cluster"
+ENDPOINT: Final = f"{_TYPE}endpoint.v3.ClusterLoadAssignment"
+LISTENER: Final = f"{_TYPE}listener.v3.Listener"
+ROUTE: Final = f"{_TYPE}route.v3.RouteConfiguration"
+SCOPED_ROUTE: Final = f"{_TYPE}route.v3.ScopedRouteConfiguration"
+EXTENSION: Final = f"{_TYPE}core.v3.TypedExtensionConfig"
+SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+
+COUNTRY_HEADER: Final = "exit-country"
+"""In which a client states its wish."""
+INTERNAL_PREFIX: Final = "x-ep-"
+"""Internal headers: stripped from whatever a client sends and from whatever a target sees (decision 17)."""
+WISH_HEADER: Final = "x-ep-country"
+"""The wish as the gateway understood it; routes match on it."""
+FAILURE_HEADER: Final = "x-ep-exit-failure"
+"""An exit's own words when it could not reach a target, from which a gateway tells a dead tunnel from a dead target."""
+
+_POOL_PREFIX: Final = "pool/"
+
+METADATA: Final = "exitplane"
+POOL_METADATA: Final = "pool"
+
+GATEWAY_LISTENER: Final = "clients"
+EXIT_LISTENER: Final = "gateways"
+GATEWAY_ROUTES: Final = "wishes"
+EXIT_ROUTES: Final = "targets"
+TARGETS: Final = "targets"
+"""The cluster of an exit that resolves and dials whatever it is asked for."""
+
+IDENTITY_SECRET: Final = "identity"
+AUTHORITY_SECRET: Final = "authority"
+IDENTITY_PATH: Final = "secrets/identity.yaml"
+AUTHORITY_PATH: Final = "secrets/authority.yaml"
+"""Relative to the folder that Envoy is started in, so that the bytes are the same for every proxy."""
+
+HEALTH_HOST: Final = "health.exitplane.internal"
+HEALTH_PATH: Final = "/x-ep-health"
+"""What a gateway asks an exit for, to learn whether its tunnel is up."""
+
+
+def pool_cluster(pool: Pool) -> str:
+    """The cluster of a pool. By id: a renamed pool keeps its cluster, so its tunnels live on."""
+    return f"{_POOL_PREFIX}{pool.id}"
+
+
+def pool_of_cluster(name: str) -> UUID:
+    """The id of the pool that a cluster, or its endpoints, is made of."""
+    return UUID(name.removeprefix(_POOL_PREFIX))
+
+
+def exit_host(exit_id: UUID) -> str:
+    """The DNS name in an exit's certificate (`Identity.server_name`), checked when a gateway dials it."""
+    return f"{exit_id}.{Role.EXIT}.exitplane.internal"

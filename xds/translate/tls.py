@@ -1,0 +1,76 @@
+"""Mutual TLS between gateways and exits, with secrets that each proxy's agent keeps in files beside its Envoy."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    ConfigSource,
+    PathConfigSource,
+    TransportSocket,
+    WatchedDirectory,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    CommonTlsContextCombinedCertificateValidationContext,
+    DownstreamTlsContext,
+    SdsSecretConfig,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+
+from model.identity import role_prefix
+from model.world import Role
+from xds.translate import names
+from xds.translate.encoding import pack
+
+
+def to_exits() -> TransportSocket:
+    """A gateway's side: it shows its certificate, and checks that the exit is the very one it dialled.
+
+    The endpoint's host name is SNI and the name that the certificate must bear (`auto_sni_san_validation`), because one
+    cluster cannot pin a name for each endpoint.
+    """
+    context = UpstreamTlsContext(
+        common_tls_context=_common(CertificateValidationContext()), auto_host_sni=True, auto_sni_san_validation=True
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def from_gateways(fleet_id: UUID) -> TransportSocket:
+    """An exit's side: nobody enters but the gateways of its own fleet."""
+    gateways = SubjectAltNameMatcher(
+        san_type=SubjectAltNameMatcherSanType.URI,
+        matcher=StringMatcher(prefix=role_prefix(fleet_id, Role.GATEWAY)),
+    )
+    context = DownstreamTlsContext(
+        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways])),
+        require_client_certificate=True,
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def _common(validation: CertificateValidationContext) -> CommonTlsContext:
+    return CommonTlsContext(
+        tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3),
+        alpn_protocols=["h2"],
+        tls_certificate_sds_secret_configs=[_secret(names.IDENTITY_SECRET, names.IDENTITY_PATH)],
+        combined_validation_context=CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=validation,
+            validation_context_sds_secret_config=_secret(names.AUTHORITY_SECRET, names.AUTHORITY_PATH),
+        ),
+    )
+
+
+def _secret(name: str, path: str) -> SdsSecretConfig:
+    folder = path.rpartition("/")[0]
+    source = PathConfigSource(path=path, watched_directory=WatchedDirectory(path=folder))
+    return SdsSecretConfig(
+        name=name, sds_config=ConfigSource(path_config_source=source, resource_api_version=ApiVersion.V3)
+    )
