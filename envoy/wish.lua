@@ -53,10 +53,11 @@ local function country_of(user)
   return nil
 end
 
+-- No client may choose what only Exitplane or Envoy itself says.
 local function strip_internal(headers)
   local names = {}
   for name, _ in pairs(headers) do
-    if name:sub(1, 5) == "x-ep-" then
+    if name:sub(1, 5) == "x-ep-" or name:sub(1, 8) == "x-envoy-" then
       names[#names + 1] = name
     end
   end

@@ -5,8 +5,8 @@ Reads take a session, writes a unit (which becomes a revision). A thing is found
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
@@ -37,6 +37,16 @@ async def save(unit: Unit, row: Row) -> Row:
     await unit.session.flush()
     unit.touch(_KINDS[type(row)], row.id)
     return row
+
+
+async def save_changes(unit: Unit, row: Row, fields: Mapping[str, Any]) -> None:
+    """Give a row new values. One that has them already is not touched, so that nothing new is no revision."""
+    changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
+    if not changed:
+        return
+    for name, value in changed.items():
+        setattr(row, name, value)
+    await save(unit, row)
 
 
 async def remove(unit: Unit, row: Row) -> None:

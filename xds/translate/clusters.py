@@ -38,6 +38,7 @@ UNBOUNDED: Final = 1_000_000
 
 def translate_pool_cluster(pool: Pool) -> Cluster:
     """The cluster of a pool: HTTP/2 over mutual TLS to its exits, which EDS lists."""
+    http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2_options())
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
@@ -53,9 +54,7 @@ def translate_pool_cluster(pool: Pool) -> Cluster:
         outlier_detection=_outlier_detection(),
         health_checks=[_health_check()],
         transport_socket=to_exits(),
-        typed_extension_protocol_options=http_options(
-            HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2_options())
-        ),
+        typed_extension_protocol_options=http_options(HttpProtocolOptions(explicit_http_config=http2)),
     )
 
 
@@ -67,9 +66,9 @@ def unbounded() -> CircuitBreakers:
     return CircuitBreakers(thresholds=[thresholds])
 
 
-def http_options(explicit: HttpProtocolOptionsExplicitHttpConfig) -> dict[str, Any]:
-    """The protocol that a cluster speaks."""
-    return {HTTP_OPTIONS: pack(HttpProtocolOptions(explicit_http_config=explicit))}
+def http_options(options: HttpProtocolOptions) -> dict[str, Any]:
+    """How a cluster speaks HTTP."""
+    return {HTTP_OPTIONS: pack(options)}
 
 
 def _outlier_detection() -> OutlierDetection:

@@ -6,10 +6,18 @@ from datetime import timedelta
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterCustomClusterType, ClusterLbPolicy
 from envoy_data_plane.envoy.config.cluster.v3 import ClusterDnsLookupFamily as DnsLookupFamily
-from envoy_data_plane.envoy.config.core.v3 import BindConfig, Http1ProtocolOptions, SocketAddress
+from envoy_data_plane.envoy.config.core.v3 import (
+    BindConfig,
+    Http1ProtocolOptions,
+    SocketAddress,
+    UpstreamHttpProtocolOptions,
+)
 from envoy_data_plane.envoy.extensions.clusters.dynamic_forward_proxy.v3 import ClusterConfig
 from envoy_data_plane.envoy.extensions.common.dynamic_forward_proxy.v3 import DnsCacheConfig
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
 
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded
@@ -20,7 +28,7 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 
 def translate_exit_targets(egress_address: str | None = None) -> Cluster:
     """The cluster of all targets; with `egress_address`, connections leave from that address."""
-    bind = BindConfig(source_address=SocketAddress(address=egress_address)) if egress_address else None
+    bind = BindConfig(source_address=SocketAddress(address=egress_address, port_value=0)) if egress_address else None
     return Cluster(
         name=names.TARGETS,
         cluster_type=ClusterCustomClusterType(
@@ -32,7 +40,13 @@ def translate_exit_targets(egress_address: str | None = None) -> Cluster:
         circuit_breakers=unbounded(),
         upstream_bind_config=bind,
         typed_extension_protocol_options=http_options(
-            HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions())
+            HttpProtocolOptions(
+                explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                    http_protocol_options=Http1ProtocolOptions()
+                ),
+                # demanded of this kind of cluster; targets are dialled without TLS, which belongs to the client
+                upstream_http_protocol_options=UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True),
+            )
         ),
     )
 

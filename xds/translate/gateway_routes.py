@@ -42,6 +42,7 @@ from xds.translate.http import PROXY_HEADERS
 BEFORE_ANYTHING_WAS_SENT: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 """Failures after which no target can have seen the request, so that any method may be tried on another exit."""
 SAFE_TO_REPEAT: Final = f"{BEFORE_ANYTHING_WAS_SENT},reset"
+"""For tunnels and safe methods, which may be tried again even if the exit died while it handled them."""
 _SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
 _TUNNEL_IS_DOWN: Final = ".*(unreachable|Cannot_assign|No_such_device|timeout|Permission_denied|Operation_not).*"
 """In an exit's own words (`names.FAILURE_HEADER`): what befalls it when its tunnel is down. A refused connection is none of
@@ -59,7 +60,9 @@ def translate_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
     matcher = Matcher(matcher_tree=tree, on_no_match=nobody) if by_country else Matcher(on_no_match=nobody)
     return RouteConfiguration(
         name=names.GATEWAY_ROUTES,
-        virtual_hosts=[VirtualHost(name="any", domains=["*"], matcher=matcher)],
+        virtual_hosts=[
+            VirtualHost(name="any", domains=["*"], matcher=matcher, retry_policy=_retry_policy(SAFE_TO_REPEAT))
+        ],
         request_headers_to_remove=[names.WISH_HEADER, *PROXY_HEADERS],
         response_headers_to_remove=[names.FAILURE_HEADER, "x-envoy-upstream-service-time"],
     )
@@ -72,14 +75,14 @@ def _action(routes: list[Route]) -> TypedExtensionConfig:
 def _pool_routes(pool: Pool) -> list[Route]:
     safe = HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=_SAFE_METHODS)))
     return [
-        _forward(pool, RouteMatch(connect_matcher=RouteMatchConnectMatcher()), SAFE_TO_REPEAT),
-        _forward(pool, RouteMatch(prefix="/", headers=[safe]), SAFE_TO_REPEAT),
-        _forward(pool, RouteMatch(prefix="/"), BEFORE_ANYTHING_WAS_SENT),
+        _forward(pool, RouteMatch(connect_matcher=RouteMatchConnectMatcher())),
+        _forward(pool, RouteMatch(prefix="/", headers=[safe])),
+        _forward(pool, RouteMatch(prefix="/"), _retry_policy(BEFORE_ANYTHING_WAS_SENT)),
     ]
 
 
-def _forward(pool: Pool, match: RouteMatch, retry_on: str) -> Route:
-    action = RouteAction(cluster=names.pool_cluster(pool), timeout=timedelta(0), retry_policy=_retry_policy(retry_on))
+def _forward(pool: Pool, match: RouteMatch, retry_policy: RetryPolicy | None = None) -> Route:
+    action = RouteAction(cluster=names.pool_cluster(pool), timeout=timedelta(0), retry_policy=retry_policy)
     return Route(match=match, route=action, metadata=metadata(names.METADATA, **{names.POOL_METADATA: pool.name}))
 
 

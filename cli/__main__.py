@@ -1,0 +1,5 @@
+"""`python -m cli` is `exitplane`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,71 @@
+"""The `exitplane` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from model.errors import ExitplaneError
+
+# command -> where it is. Imported when it is called: an agent needs neither SQLAlchemy nor gRPC in its memory.
+_COMMANDS = {
+    "serve": "cli.serve:serve",
+    "demo": "cli.demo.command:demo",
+    "agent": "cli.agent:agent",
+    "bootstrap": "cli.bootstrap:bootstrap",
+    "token": "cli.token:token",
+    "db": "cli.db:db",
+    "status": "cli.status:status",
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Finds commands by name and imports only the one that is called (all of them for `--help`)."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - likewise; typer keeps its click to itself
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        found: typer.Typer | Callable[..., None] = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Exitplane: ask a gateway for a country, leave through a verified VPN exit there, or not at all.",
+    epilog="Start with `exitplane demo`.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Holds the group open."""
+
+
+def main() -> None:
+    """The console script: an error that Exitplane knows is one line and status 1."""
+    try:
+        app(prog_name="exitplane")
+    except ExitplaneError as error:
+        print(f"exitplane: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

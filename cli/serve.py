@@ -1,0 +1,188 @@
+"""`exitplane serve`: the control plane of one replica, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import structlog
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from api.context import ApiContext
+from api.heartbeats.credentials import Credentials
+from api.heartbeats.sink import HeartbeatSink
+from cli.logging import configure_logging
+from keeper.keeper import run_keeper
+from keeper.states import Patience
+from model.authority import Authority, create_authority
+from model.database import Database, check_migration, upgrade
+from model.embedded import embedded_server
+from model.errors import ExitplaneError
+from model.repositories import enrolment
+from model.settings import Address, Settings, parse_address, read_settings
+from xds.server.server import XdsServer, run_server
+
+log = structlog.get_logger()
+API_STOP_S = 3
+
+
+class PortInUse(ExitplaneError):
+    code = "port_in_use"
+
+
+def serve() -> None:
+    """Run the control plane: the REST API, the xDS server and the keeper.
+
+    Settings are read from EXITPLANE_* variables. Without EXITPLANE_DATABASE_URL an embedded PostgreSQL runs in the state
+    folder. Ctrl-C or SIGTERM ends it in order.
+    """
+    configure_logging()
+    settings = read_settings()
+    with _sockets(settings.api_addresses) as sockets, _database_url(settings) as (url, embedded):
+        uvloop.run(_serve(settings, url, sockets, embedded=embedded))
+
+
+@contextmanager
+def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """The URL of the database, and whether it is an embedded one."""
+    if settings.database_url:
+        yield settings.database_url, False
+        return
+    with embedded_server(settings.state_dir) as url:
+        yield url, True
+
+
+@contextmanager
+def _sockets(addresses: Sequence[Address]) -> Iterator[list[socket.socket]]:
+    """The API's listening sockets. Raises PortInUse."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                sockets.append(socket.create_server((address.host, address.port), family=_family(address.host)))
+            except OSError as error:
+                raise PortInUse(
+                    f"the API cannot listen on {address} ({error.strerror})",
+                    mend="end what uses the port, or set EXITPLANE_API_LISTEN",
+                ) from error
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, embedded: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = Database(url)
+    try:
+        await (upgrade(database) if embedded else check_migration(database))
+        async with database.session() as session:
+            authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+        async with (
+            run_server(
+                database,
+                authority,
+                [str(address) for address in settings.xds_addresses],
+                removal_grace_s=settings.removal_grace_s,
+            ) as xds,
+            _keeper(database, settings),
+            _api(settings, database, authority, xds, sockets),
+        ):
+            log.info("serve.started", api=settings.api_listen, xds=settings.xds_listen, embedded_postgres=embedded)
+            await stop.wait()
+            log.info("serve.stopping")
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]:
+    patience = Patience(
+        unreachable_after=timedelta(seconds=settings.silence_timeout_s),
+        lost_after=timedelta(seconds=settings.lost_after_s),
+    )
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run_keeper(database, _now, patience), name="keeper")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _api(
+    settings: Settings, database: Database, authority: Authority, xds: XdsServer, sockets: list[socket.socket]
+) -> AsyncIterator[None]:
+    """Serve the API; when the block ends, first the HTTP server stops, then what it heard is stored."""
+    sink = HeartbeatSink(database, replica=str(uuid4()), clock=_now)
+    credentials = Credentials(database)
+    app = create_app(_context(settings, database, authority, xds, sink, credentials))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=API_STOP_S,
+        server_header=False,
+    )
+    server = _Server(config)
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(sink.run()), tasks.create_task(credentials.run())]
+        serving = tasks.create_task(server.serve(sockets=sockets))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            with suppress(asyncio.CancelledError):
+                await serving
+            for task in background:
+                task.cancel()
+
+
+def _context(
+    settings: Settings,
+    database: Database,
+    authority: Authority,
+    xds: XdsServer,
+    sink: HeartbeatSink,
+    credentials: Credentials,
+) -> ApiContext:
+    advertised = parse_address(settings.xds_advertise) if settings.xds_advertise else None
+    readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
+    return ApiContext(
+        database=database,
+        authority=authority,
+        clock=_now,
+        sink=sink,
+        credentials=credentials,
+        xds_address=advertised.host if advertised else None,
+        xds_port=advertised.port if advertised else xds.ports[0],
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        readiness=readiness,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `serve`, which ends more than the API."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,48 @@
+"""`exitplane token`: the right to enrol."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from cli.state import open_database, run
+from model.database import check_migration
+from model.errors import ExitplaneError
+from model.repositories import declared, enrolment
+from model.world import Role
+
+
+class UnknownFleet(ExitplaneError):
+    code = "unknown_fleet"
+
+
+def token(
+    *,
+    role: Annotated[Role, typer.Option(help="What may be enrolled with it.")],
+    fleet: Annotated[str, typer.Option(help="The fleet, by name or id.")],
+    ttl_s: Annotated[float, typer.Option(min=1, help="How long it may be used, in seconds.")] = 86_400,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the time it expires at.")] = False,
+) -> None:
+    """Print a join token: agents of one role in one fleet enrol with it, as often as needed, until it expires.
+
+    It is shown this once; only its digest is stored. Give it to `exitplane agent --token-file`.
+    """
+    expires_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
+    secret = run(_create(role, fleet, ttl_s))
+    print(json.dumps({"token": secret, "expires_at": expires_at.isoformat()}) if as_json else secret)
+
+
+async def _create(role: Role, fleet: str, ttl_s: float) -> str:
+    async with open_database() as database:
+        await check_migration(database)
+        async with database.session() as session:
+            found = await declared.find_fleet(session, fleet)
+            if found is None:
+                raise UnknownFleet(f"there is no fleet {fleet!r}", mend="create it first: POST /api/v1/fleets")
+            ttl = timedelta(seconds=ttl_s)
+            return await enrolment.create_token(
+                session, fleet_id=found[0].id, role=role, ttl=ttl, now=datetime.now(UTC)
+            )
