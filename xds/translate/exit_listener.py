@@ -33,7 +33,13 @@ def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
             http_filter("envoy.filters.http.health_check", _health()),
             http_filter("envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=dns_cache())),
         ],
-        local_replies=local_replies(_NOT_REACHED, overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%")),
+        local_replies=local_replies(
+            _NOT_REACHED,
+            overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%"),
+            overwrite(
+                "proxy-status", 'exitplane-exit; error=destination_unavailable; details="%RESPONSE_CODE_DETAILS%"'
+            ),
+        ),
     )
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
     return Listener(

@@ -58,7 +58,10 @@ def from_gateways(fleet_id: UUID) -> TransportSocket:
 
 def _common(validation: CertificateValidationContext) -> CommonTlsContext:
     return CommonTlsContext(
-        tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3),
+        tls_params=TlsParameters(  # the maximum too: Envoy's clients stop at 1.2 by default
+            tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
+            tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
+        ),
         alpn_protocols=["h2"],
         tls_certificate_sds_secret_configs=[_secret(names.IDENTITY_SECRET, names.IDENTITY_PATH)],
         combined_validation_context=CommonTlsContextCombinedCertificateValidationContext(
