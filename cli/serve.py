@@ -89,23 +89,35 @@ async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, 
     database = Database(url)
     try:
         await (upgrade(database) if embedded else check_migration(database))
-        async with database.session() as session:
-            authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
-        async with (
-            run_server(
-                database,
-                authority,
-                [str(address) for address in settings.xds_addresses],
-                removal_grace_s=settings.removal_grace_s,
-            ) as xds,
-            _keeper(database, settings),
-            _api(settings, database, authority, xds, sockets),
-        ):
+        async with open_control_plane(settings, database, sockets):
             log.info("serve.started", api=settings.api_listen, xds=settings.xds_listen, embedded_postgres=embedded)
             await stop.wait()
             log.info("serve.stopping")
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def open_control_plane(
+    settings: Settings, database: Database, sockets: list[socket.socket]
+) -> AsyncIterator[XdsServer]:
+    """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
+
+    `sockets` are the API's, already listening. Raises xds.server.server.PortInUse.
+    """
+    async with database.session() as session:
+        authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+    async with (
+        run_server(
+            database,
+            authority,
+            [str(address) for address in settings.xds_addresses],
+            removal_grace_s=settings.removal_grace_s,
+        ) as xds,
+        _keeper(database, settings),
+        _api(settings, database, authority, xds, sockets),
+    ):
+        yield xds
 
 
 @asynccontextmanager

@@ -1,0 +1,137 @@
+"""How long an endpoint change takes from the REST reply to the gateway's ACK, with one real gateway Envoy.
+
+Each change moves one exit of a pool to another port by PATCH, and waits for the ACK of the EDS response that carries its
+revision. The control plane runs in this process, so that both ends are read off one clock; the client runs in a thread. As a
+baseline of the same run, `request` is the time the PATCH itself took: it includes PostgreSQL's commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest.mock import patch
+from urllib.parse import urlsplit
+
+from bench.plane import Plane, open_plane
+from model.changes import write
+from model.repositories import upkeep
+from model.world import ExitState, Role
+from xds.server import server
+from xds.server.recorder import Recorder
+from xds.translate.names import ENDPOINT
+
+CHANGES = 200
+EXITS = 10
+
+
+class AckTimes:
+    """When each revision was acknowledged, on the clock of `time.perf_counter`."""
+
+    def __init__(self) -> None:
+        self._times: dict[int, float] = {}
+        self._changed = asyncio.Event()
+
+    def note(self, revision: int) -> None:
+        self._times.setdefault(revision, time.perf_counter())
+        self._changed.set()
+
+    async def of(self, revision: int) -> float:
+        """When `revision`, or one after it, was acknowledged first."""
+        async with asyncio.timeout(10):
+            while True:
+                later = [at for acknowledged, at in self._times.items() if acknowledged >= revision]
+                if later:
+                    return min(later)
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def watched(acks: AckTimes) -> AsyncIterator[None]:
+    class Watching(Recorder):
+        def record(self, identity, view, answered) -> None:  # noqa: ANN001 - as the base class
+            if identity.role is Role.GATEWAY and answered.type_url == ENDPOINT and answered.error is None:
+                acks.note(answered.revision)
+            super().record(identity, view, answered)
+
+    with patch.object(server, "Recorder", Watching):
+        yield
+
+
+async def measure() -> None:
+    acks = AckTimes()
+    with tempfile.TemporaryDirectory(prefix="exitplane-bench-") as folder:
+        async with watched(acks), open_plane(Path(folder)) as plane:
+            exits = await declare(plane)
+            async with plane.gateway():
+                await acks.of(0)
+                requests_s, delays_s = [], []
+                for number in range(CHANGES):
+                    exit_id = exits[number % EXITS]
+                    asked, replied, revision = await asyncio.to_thread(change, plane.api_url, exit_id, 20_000 + number)
+                    requests_s.append(replied - asked)
+                    delays_s.append(max(0.0, await acks.of(revision) - replied))
+    report("REST reply -> gateway's ACK", delays_s)
+    report("request (baseline)", requests_s)
+
+
+async def declare(plane: Plane) -> Sequence[str]:
+    """A fleet, a pool and its exits, healthy without anybody behind them."""
+    await asyncio.to_thread(
+        call,
+        plane.api_url,
+        "POST",
+        "/fleets",
+        {"name": "bench", "listener": {"address": "127.0.0.1", "port": plane.gateway_port}},
+    )
+    await asyncio.to_thread(call, plane.api_url, "POST", "/pools", {"name": "us", "fleet": "bench", "country": "us"})
+    ids = []
+    for number in range(EXITS):
+        body = {"name": f"us-{number}", "pool": "us", "address": "127.0.0.1", "port": 10_000 + number}
+        _, made = await asyncio.to_thread(call, plane.api_url, "POST", "/exits", body)
+        ids.append(made["id"])
+    async with write(plane.database) as unit:
+        for exit_id in ids:
+            await upkeep.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
+    return ids
+
+
+def change(api_url: str, exit_id: str, port: int) -> tuple[float, float, int]:
+    """Move an exit: when it was asked, when the reply was here, and the revision it became."""
+    asked = time.perf_counter()
+    headers, _ = call(api_url, "PATCH", f"/exits/{exit_id}", {"port": port})
+    return asked, time.perf_counter(), int(headers["exitplane-revision"])
+
+
+def call(api_url: str, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict]:
+    parts = urlsplit(api_url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    try:
+        connection.request(method, f"/api/v1{path}", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+        if response.status >= 400:
+            raise RuntimeError(f"{method} {path}: {response.status} {text.decode()}")
+        return response.headers, json.loads(text)
+    finally:
+        connection.close()
+
+
+def report(name: str, values_s: Sequence[float]) -> None:
+    cuts = statistics.quantiles(values_s, n=100)
+    print(
+        f"{name:30} n={len(values_s)}  min {min(values_s) * 1000:6.1f} ms  p50 {cuts[49] * 1000:6.1f} ms  "
+        f"p99 {cuts[98] * 1000:6.1f} ms  max {max(values_s) * 1000:6.1f} ms"
+    )
+
+
+def main() -> None:
+    asyncio.run(measure())

@@ -1,0 +1,84 @@
+"""A control plane inside the benchmark's own process, on an embedded PostgreSQL, with real Envoys beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cli.serve import open_control_plane
+from model.database import Database, upgrade
+from model.embedded import embedded_server
+from model.repositories import declared, enrolment
+from model.settings import Settings
+from model.world import Role
+
+STOP_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A running control plane with one fleet to come, and a port for that fleet's listener."""
+
+    database: Database
+    api_url: str
+    gateway_port: int
+    folder: Path
+
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[None]:
+        """A gateway's agent with its Envoy, while the block lasts; it serves what is declared then."""
+        async with self.database.session() as session:
+            fleet, _ = (await declared.all_fleets(session))[0]
+            token = await enrolment.create_token(
+                session, fleet_id=fleet.id, role=Role.GATEWAY, ttl=timedelta(minutes=10), now=datetime.now(UTC)
+            )
+        token_file = self.folder / "gateway.token"
+        token_file.write_text(token)
+        arguments = ("--role", "gateway", "--name", "gw-1", "--api", self.api_url, "--token-file", str(token_file))
+        with (self.folder / "gateway.log").open("wb") as output:
+            agent = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "cli", "agent", *arguments, "--state", str(self.folder / "gateway")),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                agent.terminate()
+            try:
+                await asyncio.wait_for(agent.wait(), STOP_S)
+            except TimeoutError:
+                agent.kill()
+
+
+@asynccontextmanager
+async def open_plane(folder: Path) -> AsyncIterator[Plane]:
+    """Start a control plane in `folder`; what it listens on is on loopback."""
+    folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; as root, PostgreSQL runs as somebody else
+    listening = socket.create_server(("127.0.0.1", 0))
+    api_port = listening.getsockname()[1]
+    xds_port, gateway_port = free_port(), free_port()
+    settings = Settings(state_dir=folder, api_listen=f"127.0.0.1:{api_port}", xds_listen=f"127.0.0.1:{xds_port}")
+    with listening, embedded_server(folder) as url:
+        database = Database(url)
+        try:
+            await upgrade(database)
+            async with open_control_plane(settings, database, [listening]):
+                yield Plane(database, f"http://127.0.0.1:{api_port}", gateway_port, folder)
+        finally:
+            await database.close()
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -1,0 +1,111 @@
+"""The whole plane on this machine: real Envoys, a real PostgreSQL, and a WireGuard tunnel for each exit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from cli.demo.client import Answer
+from cli.demo.opening import open_scene
+from cli.demo.scene import Scene, SceneSettings
+from cli.demo.underlay import why_no_tunnels
+
+FREE_PORTS = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "/e2e/" in str(item.path):
+            for marker in ("envoy", "postgres", "tunnels", "slow"):
+                item.add_marker(marker)
+
+
+@contextmanager
+def started(settings: SceneSettings) -> Iterator[Scene]:
+    obstacle = why_no_tunnels()
+    if obstacle:
+        pytest.skip(f"needs tunnels: {obstacle}")
+    with open_scene(settings) as scene:
+        scene.start()
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """Two exits in us, one in gb; Envoy drains listeners within 2 s, so that a test of surviving tunnels can fail."""
+    with started(SceneSettings(exits=("us", "us", "gb"), gateway_drain_time_s=2, **FREE_PORTS)) as running:
+        yield running
+
+
+@dataclass
+class Clients:
+    """Clients that ask for a country over and over, by CONNECT and by plain HTTP in turn."""
+
+    scene: Scene
+    country: str
+    answers: list[Answer | OSError] = field(default_factory=list)
+    stopped: bool = False
+
+    def run(self) -> None:
+        while not self.stopped:
+            for tunnel in (True, False):
+                try:
+                    self.answers.append(self.scene.ask(self.country, tunnel=tunnel))
+                except OSError as error:
+                    self.answers.append(error)
+
+    @property
+    def failures(self) -> list[str]:
+        return [str(getattr(each, "text", each)) for each in self.answers if getattr(each, "status", 0) != 200]
+
+    @property
+    def sources(self) -> set[str]:
+        return {each.json()["source"] for each in self.answers if getattr(each, "status", 0) == 200}
+
+
+@pytest.fixture
+def asking(scene: Scene) -> Callable[..., object]:
+    @contextmanager
+    def ask(country: str) -> Iterator[Clients]:
+        clients = Clients(scene, country)
+        with ThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(clients.run) for _ in range(2)]
+            try:
+                yield clients
+            finally:
+                clients.stopped = True
+            for future in futures:
+                future.result()
+
+    return ask
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """`eventually(condition)`: ask again until it holds, at most `timeout_s`."""
+
+    def ask(condition: Callable[[], object], timeout_s: float = 20) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{condition} did not come to hold within {timeout_s} s"
+            time.sleep(0.05)
+
+    return ask
+
+
+@pytest.fixture
+def stat() -> Callable[..., int]:
+    """`stat(agent, name)`: the sum of its Envoy's counters and gauges whose name ends in `name`."""
+
+    def read(agent, name: str) -> int:
+        lines = agent.admin(f"/stats?filter={name}$&format=text").splitlines()
+        values = [line.rpartition(": ")[2] for line in lines]
+        assert values, f"Envoy has no statistic that ends in {name}"
+        return sum(int(value) for value in values)
+
+    return read

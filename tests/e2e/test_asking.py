@@ -1,0 +1,99 @@
+"""Asking for a country: the traffic leaves there, and the target learns nothing of the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+
+import aiohttp
+import pytest
+
+ASKED_WITH = {"host", "user-agent", "accept", "accept-encoding", "connection"}
+
+
+@pytest.mark.parametrize("tunnel", [True, False], ids=["by CONNECT", "by plain HTTP"])
+@pytest.mark.parametrize("by", ["user name", "header"])
+@pytest.mark.parametrize("country", ["us", "gb"])
+def test_the_target_is_reached_from_the_country_asked_for(scene, country, by, tunnel):
+    answer = scene.ask(country, by=by, tunnel=tunnel)
+    assert answer.status == 200, answer.text
+    assert answer.json()["source"] in scene.egress_addresses(country)
+
+
+@pytest.mark.parametrize("tunnel", [True, False], ids=["by CONNECT", "by plain HTTP"])
+def test_the_target_sees_none_of_the_proxys_headers(scene, tunnel):
+    seen = scene.ask("gb", tunnel=tunnel).json()["headers"]
+    assert {name.lower() for name, _ in seen} <= ASKED_WITH
+
+
+def test_what_a_client_sends_in_the_proxys_own_headers_is_stripped(scene):
+    forged = {"x-ep-country": "us", "x-envoy-retry-on": "5xx", "proxy-connection": "keep-alive", "x-kept": "yes"}
+    seen = scene.ask("gb", tunnel=False, headers=forged).json()
+    assert seen["source"] in scene.egress_addresses("gb")
+    assert {name.lower() for name, _ in seen["headers"]} <= ASKED_WITH | {"x-kept"}
+    assert "x-kept" in {name.lower() for name, _ in seen["headers"]}
+
+
+def test_the_uk_is_gb(scene):
+    assert scene.ask("uk").json()["source"] in scene.egress_addresses("gb")
+
+
+def test_names_are_resolved_by_the_exit(scene):
+    answer = scene.ask("gb", base_url=scene.page_name_url)
+    assert answer.status == 200, answer.text
+    assert answer.json()["source"] in scene.egress_addresses("gb")
+
+
+def test_without_a_country_nothing_leaves(scene):
+    before = scene.seen()
+    answer = scene.ask(None, tunnel=False)
+    assert answer.status == 400
+    assert "exit-country" in answer.text
+    assert scene.seen() == before
+
+
+def test_a_country_that_no_pool_serves_is_refused_with_those_that_are(scene):
+    answer = scene.ask("fr", tunnel=False)
+    assert answer.status == 404
+    assert "gb, us" in answer.text
+
+
+def test_an_http2_client_is_served(scene):
+    host = scene.page_address
+    command = ["curl", "-sS", "--http2-prior-knowledge", "--max-time", "10", "-H", "exit-country: gb"]
+    connect_to = f"{host}:{scene.gateway_address}"
+    run = subprocess.run(
+        [*command, "--connect-to", connect_to, "-w", "\n%{http_version}", f"http://{host}/"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    body, version = run.stdout.rsplit("\n", 1)
+    assert version == "2"
+    assert json.loads(body)["source"] in scene.egress_addresses("gb")
+
+
+async def test_a_websocket_upgrade_passes(scene):
+    wish = {"exit-country": "gb"}
+    async with (
+        asyncio.timeout(20),
+        aiohttp.ClientSession() as session,
+        # a ws:// request through an HTTP proxy is an absolute-form GET with Upgrade
+        session.ws_connect(f"{scene.page_url}/echo", proxy=scene.gateway_url, headers=wish) as socket,
+    ):
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+
+
+def test_the_page_would_show_a_leak(scene):
+    """What makes the tests above able to fail: the host has a way to the page past all exits."""
+    run = subprocess.run(
+        ["curl", "-sS", "--noproxy", "*", "--max-time", "10", f"{scene.page_url}/"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert json.loads(run.stdout)["source"] == scene.host_source

@@ -1,0 +1,130 @@
+"""Open tunnels survive configuration, and the data plane survives the control plane and its database."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+
+class Download(threading.Thread):
+    """A client with an open tunnel through which data moves the whole time."""
+
+    def __init__(self, scene, country: str) -> None:
+        super().__init__(daemon=True)
+        self.received = 0
+        self.error: str | None = None
+        self._stop_asked = False
+        host, port = scene.gateway_address.rsplit(":", 1)
+        self._socket = socket.create_connection((host, int(port)), timeout=10)
+        page = scene.page_address
+        self._socket.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: {country}\r\n\r\n".encode())
+        assert b" 200 " in self._socket.recv(4096)
+        # an hour's worth, at a pace: the stream never ends by itself
+        self._socket.sendall(f"GET /bytes?n=900000000&bps=250000 HTTP/1.1\r\nHost: {page}\r\n\r\n".encode())
+
+    def run(self) -> None:
+        try:
+            while not self._stop_asked:
+                chunk = self._socket.recv(65536)
+                if not chunk:
+                    self.error = "the tunnel was closed"
+                    return
+                self.received += len(chunk)
+        except OSError as error:
+            self.error = f"the tunnel broke: {error!r}"
+
+    def stop(self) -> None:
+        self._stop_asked = True
+        self.join(10)
+        self._socket.close()
+
+
+@contextmanager
+def downloading(scene, country: str):
+    download = Download(scene, country)
+    download.start()
+    try:
+        yield download
+    finally:
+        download.stop()
+
+
+def still_moving(download: Download, eventually) -> bool:
+    before = download.received
+    eventually(lambda: download.error or download.received > before + 100_000)
+    return download.error is None
+
+
+def test_an_open_tunnel_survives_a_hundred_changes_of_pools_exits_and_routes(scene, eventually, stat):
+    created = stat(scene.gateway, "listener_manager.listener_create_success")
+    countries = ["fr", "de", "it", "es", "pt", "nl", "be", "at", "ch", "se", "no", "fi", "dk", "pl", "cz", "hu", "ro"]
+    applied = stat(scene.gateway, "rds.wishes.update_success")
+    with downloading(scene, "gb") as download:
+        for number in range(25):
+            country = countries[number % len(countries)]
+            pool = scene.api("POST", "/pools", {"name": f"extra-{number}", "fleet": "demo", "country": country})
+            spare = scene.api(
+                "POST",
+                "/exits",
+                {"name": f"spare-{number}", "pool": pool["id"], "address": "192.0.2.250", "port": 8443},
+            )
+            scene.api("PATCH", f"/pools/{_pool(scene, 'gb')}", {"name": f"gb-{number}"})
+            scene.api("DELETE", f"/exits/{spare['id']}")
+            scene.api("DELETE", f"/pools/{pool['id']}")
+        scene.api("PATCH", f"/pools/{_pool(scene, 'gb')}", {"name": "gb"})
+        # the last change has arrived, and the drain time of 2 s has passed for any listener that was drained
+        eventually(lambda: stat(scene.gateway, "rds.wishes.update_success") > applied + 5)
+        moved_until = time.monotonic() + 5
+        eventually(lambda: download.error or time.monotonic() > moved_until)
+        assert still_moving(download, eventually), download.error
+    assert stat(scene.gateway, "listener_manager.listener_modified") == 0
+    assert stat(scene.gateway, "listener_manager.listener_create_success") == created
+    for exit_ in scene.exits:
+        assert stat(exit_, "listener_manager.listener_modified") == 0
+
+
+def test_a_changed_listener_would_have_cut_it(scene, eventually, stat):
+    """What makes the test above able to fail: with the drain time of 2 s a modified listener takes its tunnels along."""
+    fleet = scene.api("GET", "/fleets/demo")
+    host, port = fleet["listener"]["address"], fleet["listener"]["port"]
+    other = "127.0.0.2" if host == "127.0.0.1" else "127.0.0.1"
+    with downloading(scene, "gb") as download:
+        scene.api("PATCH", "/fleets/demo", {"listener": {"address": other, "port": port}})
+        eventually(lambda: download.error)
+    scene.api("PATCH", "/fleets/demo", {"listener": {"address": host, "port": port}})
+    scene.wait_until_serving()
+
+
+def _pool(scene, country: str) -> str:
+    return next(pool["id"] for pool in scene.api("GET", "/pools")["items"] if pool["country"] == country)
+
+
+UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success")
+
+
+def test_the_control_plane_dies_and_returns_and_no_envoy_sees_an_update(scene, eventually, stat, asking):
+    names = [*UPDATES, "cluster.pool/.*.update_success"]
+
+    def updates() -> list[int]:
+        return [stat(scene.gateway, name) for name in names]
+
+    before = updates()
+    connected = "control_plane.connected_state"
+    with asking("us") as clients, downloading(scene, "gb") as download:
+        scene.kill_control_plane()
+        eventually(lambda: stat(scene.gateway, connected) == 0)
+        count = len(clients.answers)
+        eventually(lambda: len(clients.answers) > count + 50)
+        scene.start_control_plane()
+        eventually(lambda: stat(scene.gateway, connected) == 1)
+        for exit_ in scene.exits:
+            eventually(lambda exit_=exit_: stat(exit_, connected) == 1)
+        scene.wait_until_healthy()
+        assert still_moving(download, eventually), download.error
+    assert clients.failures == []
+    assert updates() == before
+    scene.api("POST", "/pools", {"name": "next", "fleet": "demo", "country": "fr"})
+    eventually(lambda: updates() != before)
+    scene.api("DELETE", f"/pools/{_pool(scene, 'fr')}")
