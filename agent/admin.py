@@ -1,0 +1,56 @@
+"""Envoy's admin interface, on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
+
+
+class AdminSilent(Exception):
+    """Envoy's admin interface did not answer, or not with 200."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Asks the Envoy whose admin interface is at `address` (`ip:port`). Every method raises AdminSilent."""
+
+    session: aiohttp.ClientSession
+    address: str
+
+    async def is_live(self) -> bool:
+        """Whether Envoy has its configuration and serves by it, even while its health check is failed."""
+        info = json.loads(await self._ask("GET", "/server_info"))
+        return info.get("state") in {"LIVE", "DRAINING"}
+
+    async def fail_health_check(self) -> None:
+        """From now on the health check filter answers 503, and every answer says so too."""
+        await self._ask("POST", "/healthcheck/fail")
+
+    async def pass_health_check(self) -> None:
+        await self._ask("POST", "/healthcheck/ok")
+
+    async def drain_listeners(self) -> None:
+        """Tell clients to go elsewhere, while their open tunnels go on."""
+        await self._ask("POST", "/drain_listeners?graceful")
+
+    async def open_requests(self) -> int:
+        """How many requests and tunnels are open."""
+        stats = await self._ask("GET", "/stats?filter=downstream_rq_active$")
+        return sum(int(count) for count in _OPEN_REQUESTS.findall(stats))
+
+    async def _ask(self, method: str, path: str) -> str:
+        try:
+            async with self.session.request(method, f"http://{self.address}{path}", timeout=_TIMEOUT) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise AdminSilent(f"{path}: {error}") from error
+        if response.status != 200:
+            raise AdminSilent(f"{path}: {response.status}")
+        return text

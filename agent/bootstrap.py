@@ -1,0 +1,102 @@
+"""The bootstrap that an Envoy starts from: `envoy/bootstrap.yaml` with its placeholders replaced by typed values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import yaml
+
+from agent import secrets
+from agent.endpoints import Endpoint
+from model.errors import ExitplaneError
+from model.identity import XDS_SERVER_NAME
+from model.world import Role
+
+FORMAT_VERSION: Final = 1
+"""Of the template. A proxy tells it in its metadata, so that the control plane knows what it may rely on."""
+FALLBACK_SOCKET: Final = "fallback.sock"
+CONNECTIONS_MAX: Final = 50_000
+"""Downstream connections of one Envoy, unless somebody says otherwise."""
+UNUSED_COLLECTOR: Final = Endpoint("127.0.0.1", 4317)
+
+_TEMPLATE: Final = Path(__file__).resolve().parent.parent / "envoy" / "bootstrap.yaml"
+
+
+class BadTemplate(ExitplaneError):
+    code = "bad_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What differs from one Envoy's bootstrap to another's.
+
+    `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
+    """
+
+    role: Role
+    node_id: UUID
+    fleet_id: UUID
+    xds: tuple[Endpoint, ...]
+    otlp: Endpoint = UNUSED_COLLECTOR
+    max_downstream_connections: int = CONNECTIONS_MAX
+
+
+def exitplane_version() -> str:
+    """The version that is installed, or `0+source` in a checkout that is not."""
+    try:
+        return version("exitplane")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def render(bootstrap: Bootstrap) -> dict[str, Any]:
+    """The bootstrap as JSON-like data (envoy.config.bootstrap.v3.Bootstrap)."""
+    values = {
+        "node_id": str(bootstrap.node_id),
+        "fleet_id": str(bootstrap.fleet_id),
+        "role": str(bootstrap.role),
+        "format_version": FORMAT_VERSION,
+        "exitplane_version": exitplane_version(),
+        "admin_port": 0,
+        "max_downstream_connections": bootstrap.max_downstream_connections,
+        "xds_endpoints": _lb_endpoints(*bootstrap.xds),
+        "xds_server_name": XDS_SERVER_NAME,
+        "identity_name": secrets.IDENTITY,
+        "identity_path": secrets.IDENTITY_PATH,
+        "authority_name": secrets.AUTHORITY,
+        "authority_path": secrets.AUTHORITY_PATH,
+        "secrets_folder": secrets.FOLDER,
+        "fallback_path": FALLBACK_SOCKET,
+        "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
+    }
+    rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
+    return rendered
+
+
+def fill(template: Any, values: Mapping[str, Any]) -> Any:
+    """Replace each value of a template that is exactly `${name}`; keys and longer texts stay as they are.
+
+    Raises BadTemplate for a name that is not among `values`.
+    """
+    if isinstance(template, dict):
+        return {key: fill(value, values) for key, value in template.items()}
+    if isinstance(template, list):
+        return [fill(item, values) for item in template]
+    if isinstance(template, str) and template.startswith("${") and template.endswith("}"):
+        name = template[2:-1]
+        if name not in values:
+            raise BadTemplate(f"the bootstrap template asks for {name!r}, which nobody gives")
+        return values[name]
+    return template
+
+
+def _lb_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
+    return [
+        {"endpoint": {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}}
+        for endpoint in endpoints
+    ]

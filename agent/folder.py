@@ -1,0 +1,97 @@
+"""The state folder: an agent's key and certificate, its Envoy's bootstrap and secrets, and who holds it.
+
+    agent.lock            held by the one agent that works here
+    key.pem               the proxy's private key (P-256, PKCS #8)
+    enrolment.json        what enrolment gave
+    secrets/*.yaml        the same for Envoy
+    bootstrap.json        what Envoy was started from
+    admin.address         where its admin interface listens, written by Envoy
+    envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
+    envoy.log             what it wrote, and envoy.log.1 before that
+
+Nobody but the agent's user may enter it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from model.errors import ExitplaneError
+
+KEY: Final = "key.pem"
+ENROLMENT: Final = "enrolment.json"
+BOOTSTRAP: Final = "bootstrap.json"
+ADMIN_ADDRESS: Final = "admin.address"
+ENVOY: Final = "envoy.json"
+ENVOY_LOG: Final = "envoy.log"
+_LOCK: Final = "agent.lock"
+
+
+class StateUnusable(ExitplaneError):
+    code = "state_unusable"
+
+
+class StateFolder:
+    """Reads and writes an agent's files; every write replaces a file as a whole, readable by its owner alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder if need be, and keep every other agent out of it. Raises StateUnusable."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateUnusable(
+                f"the state folder {self.path} cannot be used ({error.strerror})", mend="name another with --state"
+            ) from error
+        try:
+            self._lock(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def read(self, name: str) -> str | None:
+        """The text of a file, or None when there is none."""
+        try:
+            return (self.path / name).read_text()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file, so that whoever reads it sees the old text or the new one. Raises StateUnusable."""
+        target = self.path / name
+        draft = target.with_name(f".{target.name}.new")
+        try:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            draft.replace(target)
+        except OSError as error:
+            raise StateUnusable(
+                f"{target} cannot be written ({error.strerror})", mend="make room or name another folder with --state"
+            ) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateUnusable(
+                f"another agent works in {self.path}", mend="end it, or name another folder with --state"
+            ) from error

@@ -1,0 +1,101 @@
+"""Heartbeats: what an agent says of itself, on time and at once when something changes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiohttp
+import structlog
+
+from agent.bootstrap import exitplane_version
+from agent.enrolment import PATHS, Enrolment
+from agent.plane import Plane, PlaneUnavailable, Refused
+from agent.report import Board, State, wait
+from model import proof
+from model.errors import ExitplaneError
+from model.world import Role
+
+log = structlog.get_logger()
+
+TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=3)
+_INTERVAL_MAX_S: Final = 300.0
+_JITTER: Final = 0.1
+_UNKNOWN: Final = (404, 410)
+
+
+class Deregistered(ExitplaneError):
+    """The control plane knows this proxy no more; it must not carry traffic any longer."""
+
+    code = "deregistered"
+
+
+class Heart:
+    """Sends the board's report for one proxy, signed with its certificate's key (decision record 3)."""
+
+    def __init__(self, plane: Plane, enrolment: Enrolment, board: Board) -> None:
+        self._plane = Plane(plane.session, plane.url, TIMEOUT)
+        self._enrolment = enrolment
+        self._board = board
+        self._path = f"{PATHS[enrolment.role]}/{enrolment.id}/heartbeat"
+        self._thumbprint = proof.thumbprint_of(enrolment.certificate_pem)
+        self._interval_s = enrolment.interval_s
+        self._heard = True
+
+    async def run(self) -> None:
+        """Send until cancelled. Raises Deregistered; every other failure is told and forgotten."""
+        await self._gather()
+        while True:
+            changed = self._board.changed
+            await self.beat()
+            await wait(changed, self._interval_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
+
+    async def beat(self, *, leaving: bool = False) -> None:
+        """Send one. Raises Deregistered."""
+        body = json.dumps(self._say(leaving=leaving)).encode()
+        token = proof.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, datetime.now(UTC))
+        try:
+            reply = await self._plane.post(self._path, body, authorization=f"Bearer {token}")
+        except Refused as error:
+            # A 404 that is no problem+json comes from something in between, and must not stop a whole fleet.
+            if error.status in _UNKNOWN and error.problem:
+                raise Deregistered(
+                    f"the control plane knows this {self._enrolment.role} no more ({error.message})",
+                    mend="remove the state folder to enrol anew",
+                ) from error
+            self._miss(error)
+        except PlaneUnavailable as error:
+            self._miss(error)
+        else:
+            self._hear(reply)
+
+    async def _gather(self) -> None:
+        """Let the first one tell of an Envoy that is up, if that takes no longer than an interval."""
+        while self._board.report.envoy is State.DOWN:
+            changed = self._board.changed
+            if not await wait(changed, self._interval_s):
+                return
+
+    def _say(self, *, leaving: bool) -> dict[str, Any]:
+        report = self._board.report
+        said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
+        if self._enrolment.role is Role.EXIT:
+            said |= {"tunnel": report.tunnel, "reason": report.reason}
+        return said
+
+    def _hear(self, reply: Mapping[str, Any]) -> None:
+        interval_s = reply.get("interval_s")
+        if isinstance(interval_s, int | float) and 0 < interval_s <= _INTERVAL_MAX_S:
+            self._interval_s = float(interval_s)
+        if not self._heard:
+            self._heard = True
+            log.info("heartbeat.heard_again", state=reply.get("state"))
+
+    def _miss(self, error: ExitplaneError) -> None:
+        """Told when it begins, not each time: an outage of an hour is one event."""
+        if self._heard:
+            log.warning("heartbeat.not_heard", reason=str(error))
+        self._heard = False

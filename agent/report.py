@@ -1,0 +1,58 @@
+"""What an agent knows of its tunnel and its Envoy: one value, and a word to whoever waits for a new one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the tunnel and Envoy stand. Both are down until they were seen to be up.
+
+    `reason` says why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started.
+    """
+
+    tunnel: State = State.DOWN
+    reason: str = "not observed yet"
+    envoy: State = State.DOWN
+    starts: int = 0
+
+
+class Board:
+    """The one place where the current Report hangs. Tasks of one loop write to it and wait at it."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self._changed = asyncio.Event()
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change. Take it before reading the report, and no change is missed."""
+        return self._changed
+
+    def update(self, **changes: Any) -> None:
+        """Put up a report with other fields; nobody is woken when it says the same."""
+        report = replace(self.report, **changes)
+        if report == self.report:
+            return
+        self.report = report
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+async def wait(event: asyncio.Event, at_most_s: float) -> bool:
+    """Wait for an event, but not longer; gives whether it came."""
+    try:
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True

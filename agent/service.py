@@ -1,0 +1,187 @@
+"""An agent's life: enrol, run Envoy, watch, tell, and end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+import structlog
+
+from agent.admin import Admin, AdminSilent
+from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
+from agent.enrolment import Enrolment, ensure_enrolled
+from agent.folder import StateFolder
+from agent.healthcheck import HealthCheck
+from agent.heartbeat import Deregistered, Heart
+from agent.plane import Plane
+from agent.process import descriptors_max
+from agent.report import Board, wait
+from agent.secrets import write_secrets
+from agent.settings import AgentSettings
+from agent.supervisor import Launch, Supervisor, find_envoy
+from agent.tunnel import Check, TunnelWatch, checks_of
+from model.errors import ExitplaneError
+from model.world import Role
+
+log = structlog.get_logger()
+
+LAST_WORD_S: Final = 1.0
+"""How long the last heartbeat may take."""
+DRAIN_S: Final = 5.0
+"""How long open tunnels hold up the end, unless somebody says otherwise: less than the 10 s that container engines wait."""
+_POLL_S: Final = 0.1
+
+
+class Stop:
+    """The wish that an agent end, and, when it is wished again, that it not wait for open tunnels."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.urged = asyncio.Event()
+
+    def ask(self) -> None:
+        (self.urged if self.asked.is_set() else self.asked).set()
+
+
+async def serve(settings: AgentSettings) -> None:
+    """Be an agent until SIGTERM or SIGINT. Raises ExitplaneError when it cannot be one, or must not be any longer."""
+    stop = Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.ask)
+    await run_agent(settings, stop)
+
+
+async def run_agent(settings: AgentSettings, stop: Stop, checks: Sequence[Check] | None = None) -> None:
+    """The same until `stop`. `checks` replace those that an exit's settings ask for."""
+    folder = StateFolder(settings.state)
+    with folder.held():
+        # A connection for each request: one that is kept may be closed by the other side just when it is needed.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+            await _Agent(settings, folder, session, checks).live(stop)
+
+
+class _Agent:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        folder: StateFolder,
+        session: aiohttp.ClientSession,
+        checks: Sequence[Check] | None,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._session = session
+        self._plane = Plane(session, settings.api)
+        self._board = Board()
+        watched = checks_of(settings.exit) if settings.exit else []
+        self._watch = TunnelWatch(watched if checks is None else checks, self._board)
+        self._heart: Heart | None = None
+        self._supervisor: Supervisor | None = None
+
+    async def live(self, stop: Stop) -> None:
+        try:
+            await self._work_until(stop)
+            await self._leave(stop)
+        finally:
+            if self._supervisor is not None:
+                await self._supervisor.stop()
+
+    async def _work_until(self, stop: Stop) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(self._work(), name="agent")
+                await stop.asked.wait()
+                work.cancel()
+        except BaseExceptionGroup as group:
+            raise _only_reason(group) from group
+
+    async def _work(self) -> None:
+        envoy = find_envoy(self._settings.envoy)
+        enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
+        write_secrets(
+            self._folder,
+            key_pem=enrolment.key_pem,
+            certificate_pem=enrolment.certificate_pem,
+            authority_pem=enrolment.authority_pem,
+        )
+        launch = Launch(envoy, self._arguments(), self._bootstrap(enrolment), enrolment.role is Role.EXIT)
+        self._supervisor = Supervisor(launch, self._folder, self._session, self._board)
+        self._heart = Heart(self._plane, enrolment, self._board)
+        async with asyncio.TaskGroup() as tasks:
+            if enrolment.role is Role.EXIT:
+                await self._watch.observe()
+                tasks.create_task(self._watch.run(), name="tunnel")
+                tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
+            tasks.create_task(self._supervisor.run(), name="envoy")
+            tasks.create_task(self._heart.run(), name="heartbeat")
+
+    def _bootstrap(self, enrolment: Enrolment) -> str:
+        # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane
+        affordable = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
+        bootstrap = Bootstrap(
+            role=enrolment.role,
+            node_id=enrolment.id,
+            fleet_id=enrolment.fleet_id,
+            xds=(enrolment.xds,),
+            otlp=self._settings.otlp or UNUSED_COLLECTOR,
+            max_downstream_connections=self._settings.max_downstream_connections or affordable,
+        )
+        return json.dumps(render(bootstrap), indent=2)
+
+    def _arguments(self) -> tuple[str, ...]:
+        # Immediate: clients of a listener that ends are told to go elsewhere with their next answer, not by and by.
+        arguments = ["--log-level", self._settings.envoy_log_level, "--drain-strategy", "immediate"]
+        if self._settings.drain_time_s is not None:
+            arguments += ["--drain-time-s", str(math.ceil(self._settings.drain_time_s))]
+        if self._settings.concurrency is not None:
+            arguments += ["--concurrency", str(self._settings.concurrency)]
+        return tuple(arguments)
+
+    async def _leave(self, stop: Stop) -> None:
+        """Send clients elsewhere, tell the control plane, and let open tunnels end."""
+        if self._heart is None or self._supervisor is None:
+            return
+        log.info("agent.leaving")
+        admin = self._supervisor.admin
+        if admin is not None and self._settings.role is Role.EXIT:
+            with suppress(AdminSilent):
+                await admin.fail_health_check()
+        with suppress(TimeoutError, Deregistered):
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._heart.beat(leaving=True)
+        if admin is not None:
+            with suppress(AdminSilent):
+                await self._drain(admin, stop)
+
+    async def _drain(self, admin: Admin, stop: Stop) -> None:
+        """Until nothing is open, or the time is over, or somebody is in a hurry. Raises AdminSilent."""
+        if self._settings.role is Role.GATEWAY:
+            await admin.drain_listeners()
+        loop = asyncio.get_running_loop()
+        limit_s = DRAIN_S if self._settings.drain_time_s is None else self._settings.drain_time_s
+        deadline_s = loop.time() + limit_s
+        while (open_ := await admin.open_requests()) > 0:
+            if loop.time() >= deadline_s or await wait(stop.urged, _POLL_S):
+                log.warning("agent.tunnels_cut", open=open_)
+                return
+
+
+def _only_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that Exitplane knows, if a group holds nothing else; the group itself otherwise."""
+    reasons = list(_leaves(group))
+    known = all(isinstance(reason, ExitplaneError) for reason in reasons)
+    return reasons[0] if known else group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for part in error.exceptions:
+        yield from _leaves(part)

@@ -1,0 +1,68 @@
+"""What an agent is told when it is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yarl import URL
+
+from agent.endpoints import BadSetting, Endpoint
+from model.world import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What an exit tells about itself, and how its tunnel is watched.
+
+    Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
+    (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address.
+    """
+
+    pool: str
+    address: str
+    port: int
+    bind_address: str | None = None
+    egress_address: str | None = None
+    tunnel_interface: str | None = None
+    probe: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """An agent is a gateway's unless it has an `exit`.
+
+    `drain_time_s` is Envoy's own drain time and how long open tunnels may hold up the end; None leaves Envoy its own and
+    holds up the end for a moment only. None elsewhere leaves the choice to Envoy or to the agent.
+    """
+
+    api: URL
+    state: Path
+    name: str
+    token_file: Path | None
+    exit: Exit | None = None
+    drain_time_s: float | None = None
+    concurrency: int | None = None
+    max_downstream_connections: int | None = None
+    otlp: Endpoint | None = None
+    envoy: Path | None = None
+    envoy_log_level: str = "warning"
+
+    @property
+    def role(self) -> Role:
+        return Role.EXIT if self.exit else Role.GATEWAY
+
+
+def read_token(path: Path | None) -> str:
+    """The join token in a file. Raises BadSetting."""
+    mend = "write what `exitplane token` prints into a file and name it with --token-file"
+    if path is None:
+        raise BadSetting("there is no join token", mend=mend)
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise BadSetting(f"--token-file {path} cannot be read ({reason})", mend=mend) from error
+    if not token:
+        raise BadSetting(f"--token-file {path} is empty", mend=mend)
+    return token

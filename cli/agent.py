@@ -1,0 +1,144 @@
+"""`exitplane agent`: what runs beside an Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.endpoints import BadSetting, check_address, parse_endpoint
+from agent.plane import parse_api
+from agent.service import serve
+from agent.settings import AgentSettings, Exit
+from agent.tunnel import INTERFACE_NAME_MAX
+from cli.logging import configure_logging
+from model.world import Role
+
+
+class LogLevel(StrEnum):
+    """Envoy's own."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _option(name: str, text: str, **more: Any) -> Any:
+    """An option that EXITPLANE_AGENT_<NAME> gives too."""
+    variable = "EXITPLANE_AGENT_" + name.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(name, help=text, envvar=variable, **more)
+
+
+_EXIT = "An exit's only"
+
+
+def agent(
+    *,
+    role: Annotated[Role, _option("--role", "What its Envoy does.")],
+    api: Annotated[str, _option("--api", "The control plane's REST API, as http://host:port.")],
+    state: Annotated[Path, _option("--state", "The folder for key, certificate and Envoy's files; made if need be.")],
+    name: Annotated[str, _option("--name", "What this proxy is called, in its fleet or pool.")],
+    token_file: Annotated[
+        Path | None, _option("--token-file", "The file with the join token; needed until enrolled.")
+    ] = None,
+    pool: Annotated[str | None, _option("--pool", "The pool it belongs to.", rich_help_panel=_EXIT)] = None,
+    address: Annotated[str | None, _option("--address", "What gateways dial.", rich_help_panel=_EXIT)] = None,
+    port: Annotated[
+        int | None, _option("--port", "The port that gateways dial.", min=1, max=65535, rich_help_panel=_EXIT)
+    ] = None,
+    bind_address: Annotated[
+        str | None, _option("--bind-address", "The IP address to listen on; all by default.", rich_help_panel=_EXIT)
+    ] = None,
+    egress_address: Annotated[
+        str | None,
+        _option("--egress-address", "The IP address that traffic must leave from.", rich_help_panel=_EXIT),
+    ] = None,
+    tunnel_interface: Annotated[
+        str | None,
+        _option("--tunnel-interface", "The tunnel's network interface, which must be up.", rich_help_panel=_EXIT),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        _option("--probe", "ADDRESS:PORT that must answer through the tunnel, by TCP.", rich_help_panel=_EXIT),
+    ] = None,
+    drain_time_s: Annotated[
+        float | None,
+        _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
+    ] = None,
+    concurrency: Annotated[
+        int | None, _option("--concurrency", "Envoy's worker threads; one for each CPU by default.", min=1)
+    ] = None,
+    max_downstream_connections: Annotated[
+        int | None,
+        _option("--max-downstream-connections", "By default what the limit on descriptors allows.", min=1),
+    ] = None,
+    otlp: Annotated[str | None, _option("--otlp", "HOST:PORT that traces go to (OTLP over gRPC).")] = None,
+    envoy: Annotated[Path | None, _option("--envoy", "The Envoy to run; the wheel's by default.")] = None,
+    envoy_log_level: Annotated[
+        LogLevel, _option("--envoy-log-level", "What Envoy writes to envoy.log.")
+    ] = LogLevel.WARNING,
+) -> None:
+    """Enrol a proxy, run its Envoy, and tell the control plane how both stand.
+
+    Every option can be given as EXITPLANE_AGENT_<NAME>. The first start enrols with the join token; later ones find the
+    certificate in the state folder. SIGTERM or Ctrl-C sends clients elsewhere, lets open tunnels end for up to
+    --drain-time-s (5 s by default) and ends Envoy; a second one does not wait.
+    """
+    configure_logging()
+    placed = {
+        "--pool": pool,
+        "--address": address,
+        "--port": port,
+        "--bind-address": bind_address,
+        "--egress-address": egress_address,
+        "--tunnel-interface": tunnel_interface,
+        "--probe": probe,
+    }
+    settings = AgentSettings(
+        api=parse_api(api),
+        state=state,
+        name=name,
+        token_file=token_file,
+        exit=_read_exit(role, placed),
+        drain_time_s=drain_time_s,
+        concurrency=concurrency,
+        max_downstream_connections=max_downstream_connections,
+        otlp=None if otlp is None else parse_endpoint("--otlp", otlp),
+        envoy=envoy,
+        envoy_log_level=envoy_log_level,
+    )
+    asyncio.run(serve(settings))
+
+
+def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
+    """What an exit needs; None for a gateway. Raises BadSetting for what is missing, or does not belong."""
+    if role is Role.GATEWAY:
+        for option, value in placed.items():
+            if value is not None:
+                raise BadSetting(
+                    f"{option} {value!r}: a gateway has none", mend=f"leave it out, or use --role {Role.EXIT}"
+                )
+        return None
+    for option in ("--pool", "--address", "--port"):
+        if placed[option] is None:
+            raise BadSetting(f"an exit needs {option}", mend=f"add {option}")
+    interface, probe = placed["--tunnel-interface"], placed["--probe"]
+    target = None if probe is None else parse_endpoint("--probe", probe)
+    if target is not None:
+        # a name would be looked up outside the tunnel, and say nothing about it
+        check_address("--probe", target.host)
+    if interface is not None and not 0 < len(interface.encode()) <= INTERFACE_NAME_MAX:
+        raise BadSetting(f"--tunnel-interface {interface!r} is no interface's name", mend="see `ip link`")
+    return Exit(
+        pool=placed["--pool"],
+        address=placed["--address"],
+        port=placed["--port"],
+        bind_address=check_address("--bind-address", placed["--bind-address"]),
+        egress_address=check_address("--egress-address", placed["--egress-address"]),
+        tunnel_interface=interface,
+        probe=target,
+    )
