@@ -30,9 +30,10 @@ UNREACHABLE = (
     PoolTimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
-    TimeoutError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InsufficientResourcesError,
 )
 """What the drivers raise when the server cannot be reached or goes away."""
 
@@ -92,7 +93,7 @@ class Database:
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error.orig, UNREACHABLE):
+            if error.connection_invalidated or _is_unreachable(error):
                 raise unreachable(error) from error
             raise
 
@@ -110,6 +111,16 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether a driver's error is at the bottom of one that SQLAlchemy made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UNREACHABLE):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def unreachable(error: BaseException) -> DatabaseUnreachable:

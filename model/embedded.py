@@ -48,7 +48,8 @@ def embedded_server(state: Path) -> Iterator[str]:
             yield server.get_uri()
         finally:
             # not the wheel's own clean-up: it counts handles by process id, and a killed process leaves its own behind
-            pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
+            if (data / "postmaster.pid").exists():
+                pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
 
 
 def running_server(state: Path) -> str | None:

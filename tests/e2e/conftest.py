@@ -48,24 +48,27 @@ class Clients:
 
     scene: Scene
     country: str
-    answers: list[Answer | OSError] = field(default_factory=list)
+    answers: list[tuple[float, Answer | OSError]] = field(default_factory=list)
+    """When it was asked, and what came of it."""
     stopped: bool = False
 
     def run(self) -> None:
         while not self.stopped:
             for tunnel in (True, False):
+                asked_at = time.monotonic()
                 try:
-                    self.answers.append(self.scene.ask(self.country, tunnel=tunnel))
+                    self.answers.append((asked_at, self.scene.ask(self.country, tunnel=tunnel)))
                 except OSError as error:
-                    self.answers.append(error)
+                    self.answers.append((asked_at, error))
 
-    @property
-    def failures(self) -> list[str]:
-        return [str(getattr(each, "text", each)) for each in self.answers if getattr(each, "status", 0) != 200]
+    def failures(self, since: float) -> list[str]:
+        """Of requests that began at or after a time: what was in the middle of a dying exit is lost with it."""
+        later = [answer for asked_at, answer in self.answers if asked_at >= since]
+        return [str(getattr(answer, "text", answer)) for answer in later if getattr(answer, "status", 0) != 200]
 
-    @property
-    def sources(self) -> set[str]:
-        return {each.json()["source"] for each in self.answers if getattr(each, "status", 0) == 200}
+    def sources(self, since: float) -> set[str]:
+        later = [answer for asked_at, answer in self.answers if asked_at >= since]
+        return {answer.json()["source"] for answer in later if getattr(answer, "status", 0) == 200}
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def stat() -> Callable[..., int]:
 
     def read(agent, name: str) -> int:
         lines = agent.admin(f"/stats?filter={name}$&format=text").splitlines()
-        values = [line.rpartition(": ")[2] for line in lines]
+        values = [line.rpartition(": ")[2] for line in lines if line]
         assert values, f"Envoy has no statistic that ends in {name}"
         return sum(int(value) for value in values)
 

@@ -29,7 +29,6 @@ class Server:
         self._data = data
         owner = data.stat()
         self._account = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
-        self._command = (data / "postmaster.opts").read_text().replace('"', "").split()
 
     def stop(self) -> None:
         """As a crash would: no connection is ended politely."""
@@ -41,7 +40,7 @@ class Server:
             time.sleep(0.05)
 
     def start(self) -> None:
-        options = " ".join(self._command[1:])
+        options = f'-h "" -k {self._data}'  # no TCP; the socket where it was
         subprocess.run(
             [POSTGRES_BIN_PATH / "pg_ctl", "-w", "-D", self._data, "-l", self._data / "log", "-o", options, "start"],
             check=True,

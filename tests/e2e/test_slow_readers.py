@@ -100,4 +100,5 @@ def test_a_ninth_client_keeps_its_round_trip(scene, stall):
             loaded_s = min(echo.p99_s() for _ in range(5))
     finally:
         echo.close()
+    print(f"idle {idle_s * 1e3:.2f} loaded {loaded_s * 1e3:.2f}")
     assert loaded_s < 2 * idle_s

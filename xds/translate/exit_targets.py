@@ -12,6 +12,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     SocketAddress,
     UpstreamHttpProtocolOptions,
 )
+from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.extensions.clusters.dynamic_forward_proxy.v3 import ClusterConfig
 from envoy_data_plane.envoy.extensions.common.dynamic_forward_proxy.v3 import DnsCacheConfig
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
@@ -41,6 +42,9 @@ def translate_exit_targets(egress_address: str | None = None) -> Cluster:
         upstream_bind_config=bind,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
+                # A connection is one request's: one that is kept says nothing of its tunnel's death until it times out, and
+                # would let a target link one client with another.
+                common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=1),
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                     http_protocol_options=Http1ProtocolOptions()
                 ),
