@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from bench.plane import Plane, open_plane
 from model.changes import write
@@ -83,7 +84,7 @@ async def measure() -> None:
     report("request (baseline)", requests_s)
 
 
-async def declare(plane: Plane) -> Sequence[str]:
+async def declare(plane: Plane) -> Sequence[UUID]:
     """A fleet, a pool and its exits, healthy without anybody behind them."""
     await asyncio.to_thread(
         call,
@@ -97,14 +98,14 @@ async def declare(plane: Plane) -> Sequence[str]:
     for number in range(EXITS):
         body = {"name": f"us-{number}", "pool": "us", "address": "127.0.0.1", "port": 10_000 + number}
         _, made = await asyncio.to_thread(call, plane.api_url, "POST", "/exits", body)
-        ids.append(made["id"])
+        ids.append(UUID(made["id"]))
     async with write(plane.database) as unit:
         for exit_id in ids:
             await upkeep.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
     return ids
 
 
-def change(api_url: str, exit_id: str, port: int) -> tuple[float, float, int]:
+def change(api_url: str, exit_id: UUID, port: int) -> tuple[float, float, int]:
     """Move an exit: when it was asked, when the reply was here, and the revision it became."""
     asked = time.perf_counter()
     headers, _ = call(api_url, "PATCH", f"/exits/{exit_id}", {"port": port})
