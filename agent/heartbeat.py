@@ -24,7 +24,8 @@ log = structlog.get_logger()
 TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=3)
 _INTERVAL_MAX_S: Final = 300.0
 _JITTER: Final = 0.1
-_UNKNOWN: Final = (404, 410)
+_NOT_FOUND: Final = 404
+_GONE: Final = 410
 
 
 class Deregistered(ExitplaneError):
@@ -60,8 +61,7 @@ class Heart:
         try:
             reply = await self._plane.post(self._path, body, authorization=f"Bearer {token}")
         except Refused as error:
-            # A 404 that is no problem+json comes from something in between, and must not stop a whole fleet.
-            if error.status in _UNKNOWN and error.problem:
+            if _means_deregistered(error):
                 raise Deregistered(
                     f"the control plane knows this {self._enrolment.role} no more ({error.message})",
                     mend="remove the state folder to enrol anew",
@@ -99,3 +99,13 @@ class Heart:
         if self._heard:
             log.warning("heartbeat.not_heard", reason=str(error))
         self._heard = False
+
+
+def _means_deregistered(error: Refused) -> bool:
+    """Whether the API itself says that there is no such proxy (any more).
+
+    Any other 404, of something in between or of a path that an API of another version does not have, must not stop a fleet.
+    """
+    if error.status == _NOT_FOUND:
+        return str(error.problem.get("code", "")).startswith("unknown_")
+    return error.status == _GONE and bool(error.problem)

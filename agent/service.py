@@ -25,7 +25,7 @@ from agent.report import Board, wait
 from agent.secrets import write_secrets
 from agent.settings import AgentSettings
 from agent.supervisor import Launch, Supervisor, find_envoy
-from agent.tunnel import Check, TunnelWatch, checks_of
+from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
 from model.errors import ExitplaneError
 from model.world import Role
 
@@ -80,7 +80,7 @@ class _Agent:
         self._plane = Plane(session, settings.api)
         self._board = Board()
         watched = checks_of(settings.exit) if settings.exit else []
-        self._watch = TunnelWatch(watched if checks is None else checks, self._board)
+        self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
         self._heart: Heart | None = None
         self._supervisor: Supervisor | None = None
 

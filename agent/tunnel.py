@@ -58,7 +58,7 @@ class Check:
 class TunnelWatch:
     """Keeps the board's tunnel state: up while every check is content."""
 
-    def __init__(self, checks: Sequence[Check], board: Board, period_s: float = PERIOD_S) -> None:
+    def __init__(self, checks: Sequence[Check], board: Board, period_s: float) -> None:
         self._checks = checks
         self._board = board
         self._period_s = period_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.folder import ENROLMENT, ENVOY
 from cli.demo.errors import SceneError
 from cli.demo.plan import Site
 from cli.demo.processes import Child, Processes, Stage
@@ -40,6 +42,10 @@ class Agent:
         argv = (*EXITPLANE, "agent", *self.arguments, "--name", self.name, "--state", str(self.state_dir))
         self.child = self.processes.start(self.name, Stage.AGENT, argv, namespace=self.namespace)
 
+    def forget(self) -> None:
+        """Have it enrol anew when it starts: in a folder kept from an earlier scene, the addresses are those of then."""
+        (self.state_dir / ENROLMENT).unlink(missing_ok=True)
+
     def stop(self) -> None:
         """End it in order, its Envoy with it."""
         if self.child is not None:
@@ -62,15 +68,17 @@ class Agent:
 
     def _envoy(self, field: str) -> str:
         """`field` of the file in which the agent tells about its Envoy."""
-        path = self.state_dir / "envoy.json"
+        path = self.state_dir / ENVOY
         deadline = time.monotonic() + _ENVOY_WITHIN_S
         while time.monotonic() < deadline:
             if self.child is not None:
                 self.child.check()
-            try:
-                return str(json.loads(path.read_text())[field])
-            except (OSError, ValueError, KeyError):
-                time.sleep(0.05)
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                told = json.loads(path.read_text())
+                # A file from before a kill names a process that is gone, or by now somebody else's.
+                if self.processes.owns(int(told["pid"])):
+                    return str(told[field])
+            time.sleep(0.05)
         raise SceneError(f"{self.name} has no Envoy after {_ENVOY_WITHIN_S:g} s")
 
 

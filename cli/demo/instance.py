@@ -19,6 +19,7 @@ from cli.demo.processes import end_marked
 # Below the range that Linux takes ports of outgoing connections from.
 _FIRST_FREE_PORT = 20000
 _PORTS_PER_INSTANCE = 100
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - bound for a look, never listened on
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def choose_ports(instance: Instance, wanted: Mapping[str, int], address: str = "
     Raises SceneError that names the option whose port is in use.
     """
     first = _FIRST_FREE_PORT + instance.index * _PORTS_PER_INSTANCE
-    free = (port for port in range(first, first + _PORTS_PER_INSTANCE) if _is_free(address, port))
+    # Free on every address, so that it will do for a loopback address of the demo's own, too.
+    free = (port for port in range(first, first + _PORTS_PER_INSTANCE) if _is_free(_ANY_ADDRESS, port))
     chosen = {}
     for option, port in wanted.items():
         if port and not _is_free(address, port):

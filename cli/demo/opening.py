@@ -55,6 +55,8 @@ def _prepare(stack: contextlib.ExitStack, settings: SceneSettings, tell: Tell) -
         stack.callback(remove_underlay, plan.index)
     stack.callback(processes.end_all)
     scene = Scene(settings, plan, reason, ports, state_dir, processes, tell)
+    for agent in (scene.gateway, *scene.exits):
+        agent.forget()
     tell(f"mode: {scene.mode}, because {reason}")
     if tunnels:
         tell(f"network: {len(plan.sites)} exits' namespaces and an internet, named {plan.prefix}*")

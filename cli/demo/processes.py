@@ -134,6 +134,10 @@ class Processes:
         path = os.pathsep.join(filter(None, (str(_ROOT), own.get("PYTHONPATH"))))
         return {**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(extra or {}), MARK: self._mark}
 
+    def owns(self, pid: int) -> bool:
+        """Whether process `pid` runs and belongs to this scene."""
+        return _carries(pid, self._mark)
+
     def end(self, children: Iterable[Child], patience_s: float = 10) -> None:
         """SIGTERM to each, SIGKILL to those that still run after `patience_s`, and reap them all."""
         children = list(children)
@@ -169,14 +173,14 @@ def in_namespace(namespace: str | None, argv: Sequence[str]) -> list[str]:
 
 def marked(mark: str) -> list[int]:
     """The ids of the processes that carry `mark`, as far as this user may look."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-    return sorted(found)
+    pids = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+    return sorted(pid for pid in pids if pid != os.getpid() and _carries(pid, mark))
+
+
+def _carries(pid: int, mark: str) -> bool:
+    with contextlib.suppress(OSError):
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
 
 
 def end_marked(mark: str, patience_s: float = 5) -> None:

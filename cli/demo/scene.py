@@ -186,11 +186,16 @@ class Scene:
         return answer.json() if answer.body else None
 
     def declare(self) -> None:
-        """Declare the fleet, its listener and a pool for each country, where they are not declared yet."""
+        """Declare the fleet, its listener and a pool for each country, as far as a kept state does not have them yet."""
         host, port = self.gateway_address.rsplit(":", 1)
-        self._declare("fleets", {"name": FLEET, "listener": {"address": host, "port": int(port)}})
+        listener = {"address": host, "port": int(port)}
+        if self._has("fleets", FLEET):
+            self.api("PATCH", f"/fleets/{FLEET}", {"listener": listener})
+        else:
+            self.api("POST", "/fleets", {"name": FLEET, "listener": listener})
         for country in self.countries:
-            self._declare("pools", {"name": country, "fleet": FLEET, "country": country})
+            if not self._has("pools", country):
+                self.api("POST", "/pools", {"name": country, "fleet": FLEET, "country": country})
 
     def write_token(self, role: str) -> Path:
         """Have a join token made, into the file that agents of `role` read."""
@@ -318,9 +323,8 @@ class Scene:
     def _token_file(self, role: str) -> Path:
         return self.state_dir / f"{role}.token"
 
-    def _declare(self, collection: str, thing: dict[str, Any]) -> None:
-        if all(item["name"] != thing["name"] for item in self.api("GET", f"/{collection}")["items"]):
-            self.api("POST", f"/{collection}", thing)
+    def _has(self, collection: str, name: str) -> bool:
+        return any(item["name"] == name for item in self.api("GET", f"/{collection}")["items"])
 
 
 def _trouble(url: str) -> str | None:

@@ -36,8 +36,9 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
     if not heartbeats:
         return
     newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
-    known = set((await session.execute(select(col(ProxyRow.id)).where(col(ProxyRow.id).in_(newest)))).scalars())
-    rows = [asdict(beat) for beat in newest.values() if beat.proxy_id in known]
+    known = (await session.execute(select(col(ProxyRow.id)).where(col(ProxyRow.id).in_(newest)))).scalars()
+    # in one order on all replicas: each row is locked until the end, and they must not wait for each other
+    rows = [asdict(newest[proxy_id]) for proxy_id in sorted(known)]
     if not rows:
         return
     statement = insert(HeartbeatRow)

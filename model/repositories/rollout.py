@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -15,6 +15,8 @@ from sqlmodel import col
 from model.changes import Unit
 from model.tables import AcceptedRow, RejectionRow, SyncRow
 from model.world import Accepted, Kind, Rejection
+
+_ROLLOUT_LOCK = 0x726F_6C6C  # "roll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +31,39 @@ class Sync:
     at: datetime
 
 
-async def record_accepted(session: AsyncSession, accepted: Accepted, now: datetime) -> None:
-    """Keep the version that a group accepted last, with its bytes.
+async def lock(session: AsyncSession) -> None:
+    """Let one recorder at a time change the rollout state, so that each sees what the others wrote before it."""
+    await session.execute(text(f"SELECT pg_advisory_xact_lock({_ROLLOUT_LOCK})"))
 
-    No revision: what is kept changes no snapshot until a rejection makes it the one to fall back to.
+
+async def record_accepted(unit: Unit, accepted: Accepted, now: datetime) -> None:
+    """Keep the version that a group accepted last, with its bytes, unless another of the group refused it.
+
+    A revision only if the resource has a rejection: without one no snapshot depends on what was accepted.
     """
-    statement = insert(AcceptedRow).values(
-        group=accepted.key.group,
-        type_url=accepted.key.type_url,
-        name=accepted.key.name,
-        version=accepted.version,
-        body=accepted.body,
-        at=now,
+    key = accepted.key
+    rejected = select(col(RejectionRow.version)).where(
+        col(RejectionRow.group) == key.group,
+        col(RejectionRow.type_url) == key.type_url,
+        col(RejectionRow.name) == key.name,
     )
-    keys = ["group", "type_url", "name"]
-    fields = {name: statement.excluded[name] for name in ("version", "body", "at")}
-    await session.execute(statement.on_conflict_do_update(index_elements=keys, set_=fields))
+    versions = (await unit.session.execute(rejected)).scalars().all()
+    if accepted.version in versions:
+        return
+    statement = insert(AcceptedRow).values(
+        group=key.group, type_url=key.type_url, name=key.name, version=accepted.version, body=accepted.body, at=now
+    )
+    upsert = statement.on_conflict_do_update(
+        index_elements=["group", "type_url", "name"],
+        set_={name: statement.excluded[name] for name in ("version", "body", "at")},
+        where=statement.excluded.version != col(AcceptedRow.version),
+    ).returning(col(AcceptedRow.version))
+    if (await unit.session.execute(upsert)).first() is not None and versions:
+        unit.touch(Kind.ACCEPTED, key)
 
 
 async def record_rejection(unit: Unit, rejection: Rejection, now: datetime) -> None:
-    """Keep that a version was refused; a revision, for the snapshots that hold it change."""
+    """Keep that a version was refused first by this proxy; a revision, for the snapshots that hold it change."""
     key = rejection.key
     statement = insert(RejectionRow).values(
         group=key.group,
@@ -59,7 +74,9 @@ async def record_rejection(unit: Unit, rejection: Rejection, now: datetime) -> N
         detail=rejection.detail,
         at=now,
     )
-    await unit.session.execute(statement.on_conflict_do_nothing())
+    kept = statement.on_conflict_do_nothing().returning(col(RejectionRow.version))
+    if (await unit.session.execute(kept)).first() is None:
+        return
     unit.touch(Kind.REJECTION, (key, rejection.version))
     # the accepted version is what the snapshots fall back to: replicas read it together with the rejection
     unit.touch(Kind.ACCEPTED, key)
@@ -79,7 +96,8 @@ async def record_sync(session: AsyncSession, statuses: Sequence[Sync]) -> None:
             "detail": status.detail,
             "at": status.at,
         }
-        for status in newest.values()
+        # in one order on all replicas: each row is locked until the end, and they must not wait for each other
+        for _, status in sorted(newest.items())
     ]
     statement = insert(SyncRow)
     fields = {name: statement.excluded[name] for name in ("revision", "accepted", "detail", "at")}

@@ -50,7 +50,12 @@ async def set_endpoint(unit: Unit, exit_id: UUID, address: str, endpoint: str) -
 
 
 async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
-    """Forget changes from before a time, but for the newest `keep`, and join tokens that expired then."""
-    newest = select(func.max(col(ChangeRow.id))).scalar_subquery()
-    await session.execute(delete(ChangeRow).where(col(ChangeRow.at) < before, col(ChangeRow.id) <= newest - keep))
+    """Forget changes from before a time, but for the newest `keep`, and join tokens that expired then.
+
+    Revisions are forgotten whole and in order, whatever the clocks of their writers said: what is left has no hole.
+    """
+    revision = col(ChangeRow.revision)
+    newest = select(revision).order_by(col(ChangeRow.id).desc()).offset(keep - 1).limit(1).scalar_subquery()
+    young = select(func.min(revision)).where(col(ChangeRow.at) >= before).scalar_subquery()
+    await session.execute(delete(ChangeRow).where(revision < newest, revision < func.coalesce(young, newest)))
     await session.execute(delete(JoinTokenRow).where(col(JoinTokenRow.expires_at) < before))

@@ -1,0 +1,99 @@
+"""Enrolment: a join token and a signing request become a certificate (decision 12)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from api.enrolment.schemas import ExitEnrolmentIn, ProxyEnrolmentIn
+from api.exits import service as exits
+from api.pools import service as pools
+from api.problems import FieldError, Problem, clashes, duplicate
+from model.authority import Authority, BadSigningRequest, sign_request
+from model.changes import Unit
+from model.identity import Identity
+from model.repositories import declared, enrolment
+from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
+from model.world import ExitState, Role
+
+ENROLLED = "enrolled, not heard of yet"
+MOVED = "enrolled again with another address, not heard of since"
+_ADDRESS_FIELDS = {"address", "port", "bind_address", "egress_address"}
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A proxy and its new certificate (PEM)."""
+
+    identity: Identity
+    certificate: str
+
+
+async def enrol_exit(unit: Unit, authority: Authority, wish: ExitEnrolmentIn, now: datetime) -> Enrolled:
+    """Raises Problem: 401 and 403 for the token, 422 for the pool or the CSR, 409 when another pool has the name."""
+    token = await _check_token(unit, wish.join_token, Role.EXIT, now)
+    pool, _ = await pools.refer(unit.session, wish.pool, str(token.fleet_id))
+    exit_id = await _place_exit(unit, pool, wish, now)
+    return await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.EXIT, exit_id), now)
+
+
+async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn, now: datetime) -> Enrolled:
+    """Raises Problem: 401 and 403 for the token, 422 for the CSR."""
+    token = await _check_token(unit, wish.join_token, Role.GATEWAY, now)
+    proxy = await declared.find_proxy_named(unit.session, token.fleet_id, Role.GATEWAY, wish.name)
+    if proxy is None:
+        proxy = ProxyRow(fleet_id=token.fleet_id, name=wish.name, role=Role.GATEWAY, created_at=now)
+        taken = duplicate("/name", wish.name, "another gateway takes this name right now", "try again")
+        with clashes({"uq_proxy_fleet_id_role_name": taken}):
+            await declared.save(unit, proxy)
+    return await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.GATEWAY, proxy.id), now)
+
+
+async def _check_token(unit: Unit, token: str, role: Role, now: datetime) -> JoinTokenRow:
+    row = await enrolment.find_token(unit.session, token, now)
+    if row is None:
+        message, mend = "the join token is unknown or has expired", "ask an operator for a new one"
+        headers = {"WWW-Authenticate": 'Bearer realm="join token"'}
+        errors = [FieldError("/join_token", message, mend)]
+        raise Problem(401, "bad_join_token", message, errors=errors, headers=headers)
+    if row.role != role:
+        message = f"the join token is for the role {row.role}"
+        errors = [FieldError("/join_token", message, f"ask an operator for one for the role {role}")]
+        raise Problem(403, "join_token_of_another_role", message, errors=errors)
+    return row
+
+
+async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: datetime) -> UUID:
+    fields: dict[str, Any] = wish.model_dump(include=_ADDRESS_FIELDS)
+    found = await declared.find_exit_named(unit.session, pool.id, wish.name)
+    row = found and await declared.lock(unit.session, ExitRow, found.id)
+    if row is None:
+        fields["name"] = wish.name
+        return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
+    moved = any(getattr(row, name) != value for name, value in fields.items())
+    if moved and row.state != ExitState.DISABLED:
+        # fail closed: nothing was heard yet of what is at the new address
+        fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
+    await exits.update(unit, row, pool, fields)
+    return row.id
+
+
+async def _certify(unit: Unit, authority: Authority, csr: str, identity: Identity, now: datetime) -> Enrolled:
+    try:
+        # a signature on P-384 takes milliseconds, which others should not wait for
+        certificate = await asyncio.to_thread(sign_request, authority, csr, identity, now)
+    except BadSigningRequest as error:
+        raise _bad_csr(error.message, error.mend) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _bad_csr("the CSR's key or signature is of an unsupported kind", "make the key on P-256") from error
+    await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
+    return Enrolled(identity, certificate)
+
+
+def _bad_csr(message: str, mend: str) -> Problem:
+    return Problem(422, "bad_csr", message, errors=[FieldError("/csr", message, mend)])

@@ -1,0 +1,73 @@
+"""Exits as the API takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.values import Host, IpAddress, Name, Port, Reference, SourceAddress, View, Wish, absent
+from model.world import ExitState
+
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
+
+
+class ExitIn(Wish):
+    """An exit. Its name is unique in its fleet."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "us-1", "pool": "us", "fleet": "demo", "address": "198.51.100.7", "port": 8443}]
+        }
+    )
+
+    name: Name
+    pool: Reference
+    fleet: Reference | None = Field(default=None, description="Needed where several fleets have a pool of this name.")
+    address: Host = Field(description="What gateways dial.")
+    port: Port
+    bind_address: IpAddress = Field(default=ANY_ADDRESS, description="What the exit's Envoy listens on.")
+    egress_address: SourceAddress | None = Field(
+        default=None, description="The source address towards targets; null: the kernel's choice."
+    )
+    enabled: bool = True
+
+
+class ExitPatch(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"port": 8444, "enabled": False}]})
+
+    name: Name = Field(default_factory=absent)
+    pool: Reference = Field(default_factory=absent, description="Another pool of the same fleet.")
+    address: Host = Field(default_factory=absent)
+    port: Port = Field(default_factory=absent)
+    bind_address: IpAddress = Field(default_factory=absent)
+    egress_address: SourceAddress | None = Field(default_factory=absent)
+    enabled: bool = Field(
+        default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
+    )
+
+
+class ExitOut(View):
+    id: UUID
+    name: str
+    pool: str
+    pool_id: UUID
+    fleet: str
+    fleet_id: UUID
+    country: str
+    address: str
+    endpoint: str | None = Field(description="The IP address that gateways dial; null while a host name is unresolved.")
+    port: int
+    bind_address: str
+    egress_address: str | None
+    enabled: bool
+    state: ExitState
+    state_reason: str
+    state_since: datetime
+    last_heartbeat_at: datetime | None
+    created_at: datetime
+
+
+class ExitList(View):
+    items: list[ExitOut]

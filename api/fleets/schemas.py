@@ -1,0 +1,55 @@
+"""Fleets as the API takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.values import LoopbackAddress, Name, Port, View, Wish, absent
+
+_EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
+
+
+class ListenerIn(Wish):
+    """Where the fleet's gateways take clients in."""
+
+    address: LoopbackAddress
+    port: Port
+
+
+class ListenerPatch(Wish):
+    address: LoopbackAddress = Field(default_factory=absent)
+    port: Port = Field(default_factory=absent)
+
+
+class FleetIn(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: Name
+    listener: ListenerIn
+
+
+class FleetPatch(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"listener": {"port": 8081}}]})
+
+    name: Name = Field(default_factory=absent)
+    listener: ListenerPatch = Field(default_factory=absent)
+
+
+class ListenerOut(View):
+    address: str
+    port: int
+
+
+class FleetOut(View):
+    id: UUID
+    name: str
+    listener: ListenerOut
+    created_at: datetime
+
+
+class FleetList(View):
+    items: list[FleetOut]

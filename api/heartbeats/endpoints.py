@@ -1,0 +1,68 @@
+"""POST /exits/{exit_id}/heartbeat and /proxies/{proxy_id}/heartbeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.bodies import JsonRoute
+from api.context import Context
+from api.heartbeats import service
+from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
+from api.openapi import problems
+from api.values import Id
+
+router = APIRouter(tags=["heartbeats"], route_class=JsonRoute)
+_PROBLEMS = problems(400, 401, 403, 404, 410, 413, 415, 422)
+
+
+def _documented(schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], example: dict[str, Any]) -> dict[str, Any]:
+    # the endpoints read the exact bytes, which the proof covers, so the framework does not see their schema
+    content = {"application/json": {"schema": schema.model_json_schema(), "example": example}}
+    return {"requestBody": {"required": True, "content": content}, "security": [{"proof": []}]}
+
+
+_EXIT = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
+_GATEWAY = {"envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
+
+
+@router.post(
+    "/exits/{exit_id}/heartbeat",
+    status_code=202,
+    responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
+    openapi_extra=_documented(ExitHeartbeatIn, _EXIT),
+)
+async def hear_exit(exit_id: Id, request: Request, context: Context) -> Response:
+    """Say that an exit is alive, and how.
+
+    The Bearer token is a JWS (ES256) by the key of the exit's certificate over the path and the SHA-256 of the body.
+    """
+    return await _hear(context, request, "exit", exit_id, ExitHeartbeatIn)
+
+
+@router.post(
+    "/proxies/{proxy_id}/heartbeat",
+    status_code=202,
+    responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
+    openapi_extra=_documented(ProxyHeartbeatIn, _GATEWAY),
+)
+async def hear_proxy(proxy_id: Id, request: Request, context: Context) -> Response:
+    """Say that a proxy is alive, and how; authenticated as an exit's heartbeat is."""
+    return await _hear(context, request, "proxy", proxy_id, ProxyHeartbeatIn)
+
+
+async def _hear(
+    context: Context, request: Request, kind: str, ref: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]
+) -> Response:
+    body = await request.body()
+    credential = await service.authenticate(
+        context,
+        kind=kind,
+        ref=ref,
+        authorization=request.headers.get("authorization"),
+        path=request.scope["path"],
+        body=body,
+    )
+    answer = service.hear(context, credential, service.read_heartbeat(schema, body))
+    return Response(answer.model_dump_json(), 202, media_type="application/json")

@@ -1,0 +1,93 @@
+"""What /docs and /openapi.json say beyond what the endpoints declare themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import Field
+
+from api.problems import MEDIA_TYPE, Scalar
+from api.values import View
+from api.writes import REVISION_HEADER
+
+_DESCRIPTIONS = {
+    400: "The body is not JSON",
+    401: "No good join token or proof",
+    403: "Not for this caller",
+    404: "There is no such thing",
+    409: "It clashes with something else, or is still referred to",
+    410: "It was deregistered",
+    413: "The body is over 1 MiB",
+    415: "The body's content type is not JSON",
+    421: "The Host header names another host",
+    422: "A field is wrong",
+    503: "PostgreSQL is away",
+}
+
+
+_FRAMEWORK_SCHEMAS = ("HTTPValidationError", "ValidationError")
+"""The framework's own form of refusals, which is never sent."""
+
+
+class FieldErrorView(View):
+    field: str = Field(description="A JSON pointer into the body, `?name` of the query or `{name}` of the path.")
+    value: Scalar = Field(description="What was refused, shortened; never a secret.")
+    message: str
+    mend: str
+
+
+class ProblemView(View):
+    """RFC 9457, with a stable `code` and the mend."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    mend: str
+    errors: list[FieldErrorView]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documentation of refusals, for an endpoint's `responses`; 503 is among them always."""
+    return {status: {"model": ProblemView, "description": _DESCRIPTIONS[status]} for status in (*statuses, 503)}
+
+
+def for_operators(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for what operators call: they may be on another host, or under another name of this one."""
+    return problems(403, 421, *statuses)
+
+
+def written(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for what takes a body."""
+    return for_operators(400, 413, 415, 422, *statuses)
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS by the key of the proxy's certificate"}
+        made.setdefault("components", {})["securitySchemes"] = {"proof": scheme}
+        for name in _FRAMEWORK_SCHEMAS:
+            made["components"]["schemas"].pop(name, None)
+        for operations in made["paths"].values():
+            for method, operation in operations.items():
+                _complete(method, operation)
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def _complete(method: str, operation: dict[str, Any]) -> None:
+    if "HTTPValidationError" in str(operation["responses"].get("422")):
+        # the framework adds it wherever there is a parameter, also where any text will do
+        del operation["responses"]["422"]
+    for status, response in operation["responses"].items():
+        content = response.get("content", {})
+        if int(status) >= 400 and "Problem" in str(content):
+            response["content"] = {MEDIA_TYPE: content["application/json"]}
+        if int(status) < 300 and method != "get" and "security" not in operation:
+            described = {"description": "The revision that this made", "schema": {"type": "integer"}}
+            response.setdefault("headers", {})[REVISION_HEADER] = described

@@ -1,0 +1,237 @@
+"""What the API says when it refuses: `application/problem+json` (RFC 9457) that names the field, the value and the mend."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import PydanticCustomError
+from sqlalchemy.exc import IntegrityError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from model.database import DatabaseUnreachable
+from model.repositories.constraints import violated
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+DUPLICATE = "duplicate"
+_ERRORS_MAX = 20
+_SHOWN_CHARS = 200
+_SECRET_FIELDS = frozenset({"join_token", "csr"})
+_SECRET_TEXT = re.compile(r"ep-(exit|gateway)-|-----BEGIN ")
+"""How join tokens and PEM begin: they are not repeated even when they stand in another field."""
+
+PATH_FIELDS = {"fleet": "{fleet}", "pool": "{pool}", "exit": "{exit_id}", "proxy": "{proxy_id}"}
+"""The place of each kind in the paths of its collection."""
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong: `field` is a JSON pointer into the body, `?name` of the query or `{name}` of the path."""
+
+    field: str
+    message: str
+    mend: str
+    value: object = None
+
+
+class Problem(HTTPException):
+    """A refusal with a stable `code`. Raised anywhere below an endpoint; a write that raises it leaves nothing behind."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        mend: str = "",
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.code = code
+        self.message = message
+        self.mend = mend or (errors[0].mend if errors else "")
+        self.errors = tuple(errors)
+
+
+def not_found(kind: str, ref: str) -> Problem:
+    """404 for a path that names a thing that is not there."""
+    mend = f"GET /api/v1/{kind}s lists those there are"
+    message = f"there is no such {kind}"
+    return Problem(
+        404, f"unknown_{kind}", message, mend=mend, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)]
+    )
+
+
+def unknown(kind: str, field: str, value: str, message: str = "") -> Problem:
+    """422 for a body that refers to a thing that is not there."""
+    message = message or f"there is no such {kind}"
+    error = FieldError(field, message, f"create it first, or name one that GET /api/v1/{kind}s lists", value)
+    return Problem(422, f"unknown_{kind}", message, errors=[error])
+
+
+def duplicate(field: str, value: str, message: str, mend: str = "choose another") -> Problem:
+    """409 for a value that something else has already."""
+    return Problem(409, DUPLICATE, message, errors=[FieldError(field, message, mend, value)])
+
+
+def in_use(kind: str, ref: str, message: str, mend: str) -> Problem:
+    """409 for removing what others refer to."""
+    return Problem(409, "in_use", message, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)])
+
+
+@contextmanager
+def clashes(problems: Mapping[str, Problem]) -> Iterator[None]:
+    """Turn a violated constraint, by its name, into its problem.
+
+    The constraints are what holds when two write at once, so they alone decide; nothing is looked up beforehand.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        problem = problems.get(violated(error) or "")
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def respond(problem: Problem) -> Response:
+    """The response for a problem."""
+    body = {
+        "type": f"urn:exitplane:problem:{problem.code}",
+        "title": HTTPStatus(problem.status_code).phrase,
+        "status": problem.status_code,
+        "detail": problem.message,
+        "code": problem.code,
+        "mend": problem.mend,
+        "errors": [
+            {"field": error.field, "value": shown(error.value), "message": error.message, "mend": error.mend}
+            for error in problem.errors
+        ],
+    }
+    # json's ASCII keeps unpaired surrogates, which a client may send, from failing when they are encoded
+    content = json.dumps(body).encode()
+    return Response(content, problem.status_code, headers=dict(problem.headers or {}), media_type=MEDIA_TYPE)
+
+
+def shown(value: object) -> Scalar:
+    """What of a refused value is repeated: scalars, cut to a readable length and never a secret."""
+    match value:
+        case None | bool():
+            return value
+        case int() if abs(value) < 2**53:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case dict():
+            return "{…}"
+        case list():
+            return "[…]"
+    text = str(value)
+    if _SECRET_TEXT.search(text):
+        return None
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+_MENDS = {
+    "missing": "add it",
+    "extra_forbidden": "remove it; /docs lists the fields",
+    "string_type": "send a string",
+    "string_unicode": "send valid Unicode",
+    "int_type": "send a whole number",
+    "int_parsing_size": "send a smaller number",
+    "bool_type": "send true or false",
+    "greater_than_equal": "send at least {ge}",
+    "less_than_equal": "send at most {le}",
+    "string_too_long": "send at most {max_length} characters",
+    "string_too_short": "send at least {min_length} characters",
+    "literal_error": "send one of {expected}",
+    "model_attributes_type": "send an object",
+    "model_type": "send an object",
+    "dict_type": "send an object",
+}
+_MESSAGES = {"missing": "this is required", "extra_forbidden": "there is no such field"}
+
+
+def bad_value(code: str, message: str, mend: str) -> PydanticCustomError:
+    """What a schema's validators raise."""
+    return PydanticCustomError(code, "{message}", {"message": message, "mend": mend})
+
+
+def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
+    """422 for what pydantic found; `errors` as it lists them, with `loc` beginning with where the value stood."""
+    listed = [_field_error(error) for error, _ in zip(errors, range(_ERRORS_MAX), strict=False)]
+    first = listed[0]
+    return Problem(422, "invalid", f"{first.field or 'the body'}: {first.message}", mend=first.mend, errors=listed)
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    kind, context, location = error["type"], error.get("ctx") or {}, error["loc"]
+    template = context.get("mend") or _MENDS.get(kind, "see /docs for what it takes")
+    hidden = kind == "missing" or not _SECRET_FIELDS.isdisjoint(map(str, location))
+    return FieldError(
+        field=_pointer(location),
+        message=_MESSAGES.get(kind, error["msg"]),
+        mend=template if "mend" in context else template.format_map(context),
+        value=None if hidden else error["input"],
+    )
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    where, *path = location
+    parts = [str(part)[:_SHOWN_CHARS] for part in path]
+    if where == "query":
+        return "?" + ".".join(parts)
+    if where == "path":
+        return "{" + ".".join(parts) + "}"
+    # RFC 6901, section 3
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+_PLAIN = {
+    404: ("no_such_path", "there is nothing at this path", "see /docs for the paths"),
+    405: ("no_such_method", "this path does not take this method", "see the Allow header"),
+}
+
+
+def _of_framework(error: StarletteHTTPException) -> Problem:
+    fallback = ("refused", str(error.detail), "see /docs")
+    code, message, mend = _PLAIN.get(error.status_code, fallback)
+    return Problem(error.status_code, code, message, mend=mend, headers=error.headers)
+
+
+def of_outage(error: DatabaseUnreachable) -> Problem:
+    """503: PostgreSQL is away, a named mode that ends by itself."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return Problem(503, error.code, error.message, mend=error.mend, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer every refusal in this form."""
+
+    @app.exception_handler(Problem)
+    async def of_problem(_: Request, error: Problem) -> Response:
+        return respond(error)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def of_framework(_: Request, error: StarletteHTTPException) -> Response:
+        return respond(_of_framework(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def of_validation(_: Request, error: RequestValidationError) -> Response:
+        return respond(invalid(error.errors()))
+
+    @app.exception_handler(DatabaseUnreachable)
+    async def of_unreachable(_: Request, error: DatabaseUnreachable) -> Response:
+        return respond(of_outage(error))

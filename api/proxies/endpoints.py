@@ -1,0 +1,38 @@
+"""The collection /proxies."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.bodies import JsonRoute
+from api.context import Context
+from api.heartbeats.service import removed
+from api.openapi import for_operators
+from api.proxies import service
+from api.proxies.schemas import ProxyList, ProxyOut
+from api.values import Filter, Id
+from api.writes import Writing
+
+router = APIRouter(prefix="/proxies", tags=["proxies"], route_class=JsonRoute)
+
+
+@router.get("", responses=for_operators(422))
+async def list_proxies(context: Context, fleet: Filter = None) -> ProxyList:
+    """Every proxy, or those of a fleet, by fleet, role and name."""
+    async with context.database.session() as session:
+        return ProxyList(items=await service.show_all(session, fleet, context.clock() - context.silence_timeout))
+
+
+@router.get("/{proxy_id}", responses=for_operators(404))
+async def read_proxy(proxy_id: Id, context: Context) -> ProxyOut:
+    """A proxy, with its last heartbeat, and what it accepted and rejected."""
+    async with context.database.session() as session:
+        return await service.show(session, proxy_id, context.clock() - context.silence_timeout)
+
+
+@router.delete("/{proxy_id}", status_code=204, responses=for_operators(404, 409))
+async def delete_proxy(proxy_id: Id, context: Context, write: Writing) -> None:
+    """Deregister a gateway: its certificates are worth nothing any more."""
+    async with write.unit() as unit:
+        gone = await service.remove(unit, proxy_id)
+    removed(context, gone)

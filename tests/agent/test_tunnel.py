@@ -1,0 +1,150 @@
+"""Watching a tunnel: what is looked at, and what follows from it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from structlog.testing import capture_logs
+
+from agent.endpoints import Endpoint
+from agent.report import Board, State
+from agent.settings import Exit
+from agent.tunnel import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
+
+UP, RUNNING = 0x1, 0x40
+
+
+def scripted(*findings):
+    """A probe that finds one thing after the other, and the last one for ever."""
+    left = list(findings)
+
+    async def probe():
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("patience", "found", "troubles"),
+    [
+        (1, [None, "x", None, "x"], [None, "x", None, "x"]),
+        (2, [None, "x", "x", None, "x", None, "x", "y"], [None, None, "x", None, None, None, None, "y"]),
+        # nothing is taken for good before it was seen to be
+        (2, ["x", None], ["x", None]),
+    ],
+)
+async def test_a_check_is_patient_with_failures_and_glad_of_a_success(patience, found, troubles):
+    check = Check(scripted(*found), patience=patience)
+
+    assert [await check.look() for _ in found] == troubles
+
+
+async def test_the_board_says_what_the_checks_find():
+    board = Board()
+    watch = TunnelWatch([Check(scripted("a", "a", None)), Check(scripted("b", None, "c"))], board, period_s=1)
+    seen = []
+    with capture_logs() as logs:
+        for _ in range(5):
+            await watch.observe()
+            seen.append((board.report.tunnel, board.report.reason))
+
+    down, up = State.DOWN, State.UP
+    assert seen == [(down, "a"), (down, "a"), (down, "b"), (up, ""), (down, "c")]
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("tunnel.down", "a"),
+        ("tunnel.down", "b"),
+        ("tunnel.up", ""),
+        ("tunnel.down", "c"),
+    ]
+
+
+async def test_a_tunnel_that_nobody_watches_is_up_and_says_so():
+    board = Board()
+    await TunnelWatch(checks_of(Exit("us", "192.0.2.3", 8443)), board, period_s=1).observe()
+
+    assert (board.report.tunnel, board.report.reason) == (State.UP, "not watched")
+
+
+async def test_a_watch_looks_again_and_again(until):
+    board = Board()
+    watching = asyncio.create_task(TunnelWatch([Check(scripted(None, None, "x"))], board, period_s=0.01).run())
+    await until(lambda: board.report.reason == "x")
+    watching.cancel()
+
+
+def test_an_exit_s_settings_say_what_is_watched():
+    exit_ = Exit("us", "192.0.2.3", 8443, tunnel_interface="wg0", probe=Endpoint("192.0.2.1", 443))
+
+    assert [check.patience for check in checks_of(exit_)] == [1, 2]
+
+
+# -- interfaces --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "trouble"),
+    [
+        (UP | RUNNING, None),
+        (UP, "interface wg0 has no carrier"),
+        (RUNNING, "interface wg0 is down"),
+        (0, "interface wg0 is down"),
+    ],
+)
+def test_an_interface_must_be_up_and_running(flags, trouble):
+    assert flags_trouble("wg0", flags) == trouble
+
+
+async def test_the_kernel_is_asked():
+    assert await interface_trouble("lo") is None
+    assert await interface_trouble("no-such-one") == "interface no-such-one is not there"
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield Endpoint("127.0.0.1", listening.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("interface", "source"), [(None, None), ("lo", None), (None, "127.0.0.5"), ("lo", "127.0.0.5")]
+)
+async def test_a_target_that_answers_is_no_trouble(listener, interface, source):
+    assert await target_trouble(listener, interface, source) is None
+
+
+async def test_a_target_that_refuses_says_why(listener):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        target = Endpoint("127.0.0.1", closed.getsockname()[1])
+
+    assert (
+        await target_trouble(target, None, None)
+        == f"{target} cannot be reached through the tunnel (Connection refused)"
+    )
+
+
+async def test_another_way_out_proves_nothing(listener):
+    assert "No such device" in await target_trouble(listener, "no-such-one", None)
+    assert "Cannot assign" in await target_trouble(listener, None, "192.0.2.200")
+
+
+async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
+    monkeypatch.setattr("agent.tunnel.PROBE_TIMEOUT_S", 0.05)
+    with socket.socket() as full:
+        # a queue that is full takes no more connections and says nothing
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        target = Endpoint("127.0.0.1", full.getsockname()[1])
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex((target.host, target.port))
+        trouble = await target_trouble(target, None, None)
+        for each in waiting:
+            each.close()
+
+    assert trouble == f"{target} does not answer through the tunnel"

@@ -1,0 +1,284 @@
+"""The API as its callers meet it: an ASGI client that can pose as any peer, and proxies with real keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import text
+
+from api.app import create_app
+from api.context import ApiContext
+from api.heartbeats.credentials import Credentials
+from api.heartbeats.sink import HeartbeatSink
+from model import proof
+from model.authority import Authority, create_authority
+from model.database import Database
+from model.proof import thumbprint_of
+from model.repositories.enrolment import create_token
+from model.world import Role
+
+TABLES = ("fleet", "listener", "pool", "proxy", "exit", "certificate", "heartbeat", "join_token", "change", "sync")
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return jsonlib.loads(self.body)
+
+    @property
+    def revision(self) -> int:
+        return int(self.headers["exitplane-revision"])
+
+    @property
+    def is_problem(self) -> bool:
+        return self.headers.get("content-type") == "application/problem+json"
+
+
+@dataclass
+class Api:
+    """Calls the application as a server would, without one."""
+
+    app: Any
+    context: ApiContext
+    peer: str = "127.0.0.1"
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        body: bytes | None = None,
+        chunks: Iterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+        peer: str | None = None,
+    ) -> Reply:
+        if body is None:
+            body = b"" if json is None else jsonlib.dumps(json).encode()
+        sent = {"host": "localhost:8000"}
+        if body:
+            sent |= {"content-type": "application/json", "content-length": str(len(body))}
+        if chunks is not None:
+            sent |= {"content-type": "application/json", "transfer-encoding": "chunked"}
+        sent |= {name.lower(): value for name, value in (headers or {}).items()}
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in sent.items() if value],
+            "client": (peer or self.peer, 50000),
+            "server": ("127.0.0.1", 8000),
+        }
+        return await self._run(scope, iter([body] if chunks is None else chunks))
+
+    async def _run(self, scope: dict[str, Any], chunks: Iterable[bytes]) -> Reply:
+        pending = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+        pending.append({"type": "http.request", "body": b"", "more_body": False})
+        messages: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return pending.pop(0) if pending else await asyncio.Event().wait()
+
+        async def send(message: dict[str, Any]) -> None:
+            messages.append(message)
+
+        await self.app(scope, receive, send)
+        start, *rest = messages
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Reply(start["status"], headers, b"".join(message.get("body", b"") for message in rest))
+
+    def proxy(self, role: str) -> Proxy:
+        """A proxy that has yet to enrol here."""
+        return Proxy(self, Role(role))
+
+    async def declare(self, fleet: str = "demo", pool: str = "us", country: str = "us") -> None:
+        """A fleet with a pool."""
+        listener = {"address": "127.0.0.1", "port": 8080}
+        assert (await self("POST", "/api/v1/fleets", {"name": fleet, "listener": listener})).status == 201
+        wish = {"name": pool, "fleet": fleet, "country": country}
+        assert (await self("POST", "/api/v1/pools", wish)).status == 201
+
+    async def declare_exit(self, **fields: Any) -> dict[str, Any]:
+        wish = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443, **fields}
+        reply = await self("POST", "/api/v1/exits", wish)
+        assert reply.status == 201, reply.body
+        made: dict[str, Any] = reply.json
+        return made
+
+
+@dataclass
+class Proxy:
+    """A proxy with a key of its own, which enrols and sends heartbeats."""
+
+    api: Api
+    role: Role
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    id: str = ""
+    certificate: str = ""
+    enrolled: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key_pem(self) -> str:
+        plain = serialization.NoEncryption()
+        return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
+
+    @property
+    def csr(self) -> str:
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self.key, hashes.SHA256())
+        return request.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def collection(self) -> str:
+        return "exits" if self.role is Role.EXIT else "proxies"
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/{self.collection}/{self.id}/heartbeat"
+
+    async def enrol(self, token: str, name: str = "one", **fields: Any) -> Reply:
+        wish: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
+        if self.role is Role.EXIT:
+            wish |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
+        reply = await self.api("POST", f"/api/v1/{self.collection}/register", wish | fields, peer="203.0.113.9")
+        if reply.status == 201:
+            self.enrolled = reply.json
+            self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
+        return reply
+
+    async def beat(self, *, path: str | None = None, signed_path: str | None = None, **said: Any) -> Reply:
+        """Send a heartbeat; `said` changes what it says, the paths where it goes and what the proof is for."""
+        whole = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "1"} | said
+        body = jsonlib.dumps(whole).encode()
+        return await self.beat_raw(body, path=path, signed_path=signed_path)
+
+    async def beat_raw(self, body: bytes, *, path: str | None = None, signed_path: str | None = None) -> Reply:
+        path = path or self.path
+        proven = self.prove(body, signed_path or path)
+        return await self.api("POST", path, body=body, headers=proven, peer="203.0.113.9")
+
+    def prove(self, body: bytes, path: str) -> dict[str, str]:
+        now = self.api.context.clock()
+        token = proof.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
+        return {"authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def make_api(authority: Authority, clock: Callable[[], datetime]) -> Callable[..., Api]:
+    """An API on a given database; what else it works with may be given too."""
+
+    def make(database: Database, **given: Any) -> Api:
+        context = ApiContext(
+            database=database,
+            authority=authority,
+            clock=clock,
+            sink=HeartbeatSink(database, replica="a", clock=clock),
+            credentials=Credentials(database),
+            xds_address=None,
+            xds_port=18000,
+            **given,
+        )
+        return Api(create_app(context), context)
+
+    return make
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api], database: Database) -> Api:
+    return make_api(database)
+
+
+@pytest.fixture
+async def demo(api: Api) -> Api:
+    """The API, with the fleet `demo` and its pool `us` declared."""
+    await api.declare()
+    return api
+
+
+@pytest.fixture
+def make_token(database: Database, clock: Callable[[], datetime]) -> Callable[..., Any]:
+    """`await make_token(role)`: a join token for a fleet."""
+
+    async def make(role: Role, fleet: str = "demo", ttl: timedelta = timedelta(hours=1)) -> str:
+        async with database.session() as session:
+            fleet_id: UUID = (
+                await session.execute(text("SELECT id FROM fleet WHERE name = :name"), {"name": fleet})
+            ).scalar_one()
+            return await create_token(session, fleet_id=fleet_id, role=role, ttl=ttl, now=clock())
+
+    return make
+
+
+@pytest.fixture
+async def exit_proxy(demo: Api, make_token: Callable[..., Any]) -> Proxy:
+    """An enrolled exit."""
+    proxy = Proxy(demo, Role.EXIT)
+    assert (await proxy.enrol(await make_token(Role.EXIT))).status == 201
+    return proxy
+
+
+@pytest.fixture
+async def gateway(demo: Api, make_token: Callable[..., Any]) -> Proxy:
+    """An enrolled gateway."""
+    proxy = Proxy(demo, Role.GATEWAY)
+    assert (await proxy.enrol(await make_token(Role.GATEWAY))).status == 201
+    return proxy
+
+
+@pytest.fixture
+def make_proxy(api: Api) -> Callable[[Role], Proxy]:
+    """A proxy that has yet to enrol."""
+    return lambda role: Proxy(api, role)
+
+
+@pytest.fixture
+def stored(database: Database) -> Callable[[], Any]:
+    """`await stored()`: the revision and how many rows each table has."""
+
+    async def count() -> dict[str, int]:
+        async with database.session() as session:
+            revision = (await session.execute(text("SELECT value FROM revision"))).scalar_one()
+            rows = {
+                table: (await session.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one() for table in TABLES
+            }
+        return {"revision": revision} | rows
+
+    return count
+
+
+@pytest.fixture
+def query(database: Database) -> Callable[..., Any]:
+    """`await query(sql, **values)`: the rows as dictionaries."""
+
+    async def run(sql: str, **values: Any) -> list[dict[str, Any]]:
+        async with database.session() as session:
+            return [dict(row) for row in (await session.execute(text(sql), values)).mappings().all()]
+
+    return run

@@ -1,0 +1,105 @@
+"""What is remembered of certificates, and when it is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from api.heartbeats.credentials import Credentials
+from model.proof import thumbprint_of
+from model.repositories import enrolment
+from model.world import ExitState, Role
+
+
+async def test_what_a_certificate_is_worth(exit_proxy, gateway, database):
+    credentials = Credentials(database)
+    found = await credentials.find(thumbprint_of(exit_proxy.certificate))
+    assert (str(found.proxy_id), found.role, found.state) == (exit_proxy.id, Role.EXIT, ExitState.REGISTERING)
+    found = await credentials.find(thumbprint_of(gateway.certificate))
+    assert (str(found.proxy_id), found.role, found.state) == (gateway.id, Role.GATEWAY, None)
+    assert await credentials.find("x" * 43) is None
+
+
+async def test_a_change_of_another_exit_leaves_what_is_remembered(exit_proxy, demo, database, monkeypatch):
+    credentials = Credentials(database)
+    await credentials.catch_up()
+    thumbprint = thumbprint_of(exit_proxy.certificate)
+    first = await credentials.find(thumbprint)
+    await demo.declare_exit(name="other")
+    await demo("PATCH", "/api/v1/fleets/demo", {"listener": {"port": 8081}})
+    await credentials.catch_up()
+    assert await credentials.find(thumbprint) is first
+    await demo("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"port": 9000})
+    await credentials.catch_up()
+    assert await credentials.find(thumbprint) is not first
+
+
+async def test_a_gap_in_the_change_log_forgets_everything(exit_proxy, demo, database, query):
+    credentials = Credentials(database)
+    await credentials.catch_up()
+    thumbprint = thumbprint_of(exit_proxy.certificate)
+    first = await credentials.find(thumbprint)
+    for n in range(2):
+        await demo.declare_exit(name=f"other-{n}")
+    await query("DELETE FROM change WHERE revision < (SELECT value FROM revision) RETURNING id")
+    await credentials.catch_up()
+    assert await credentials.find(thumbprint) is not first
+
+
+async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, database, query):
+    credentials = Credentials(database)
+    await credentials.catch_up()
+    first = await credentials.find(thumbprint_of(exit_proxy.certificate))
+    await query("UPDATE revision SET value = 1 RETURNING id")
+    await credentials.catch_up()
+    assert await credentials.find(thumbprint_of(exit_proxy.certificate)) is not first
+
+
+async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_proxy, database, monkeypatch):
+    credentials = Credentials(database)
+    thumbprint = thumbprint_of(exit_proxy.certificate)
+    read, gate = enrolment.find_credential, asyncio.Event()
+
+    async def read_slowly(session, given):
+        found = await read(session, given)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr("model.repositories.enrolment.find_credential", read_slowly)
+    finding = asyncio.create_task(credentials.find(thumbprint))
+    await asyncio.sleep(0.05)
+    credentials.forget(UUID(exit_proxy.id))
+    gate.set()
+    assert await finding is not None
+    assert not credentials._known
+
+
+async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_token):
+    credentials = Credentials(database, certificates_max=2)
+    token = await make_token(Role.EXIT)
+    thumbprints = []
+    for name in "abc":
+        proxy = make_proxy(Role.EXIT)
+        await proxy.enrol(token, name)
+        thumbprints.append(thumbprint_of(proxy.certificate))
+    a, b, c = thumbprints
+    for thumbprint in (a, b, a, c):
+        await credentials.find(thumbprint)
+    assert list(credentials._known) == [a, c]
+    assert sum(map(len, credentials._thumbprints.values())) == 2
+
+
+async def test_a_running_memory_follows_what_other_replicas_change(exit_proxy, demo, make_api, database, until):
+    other = make_api(database)
+    credentials = demo.context.credentials
+    task = asyncio.create_task(credentials.run())
+    await until(lambda: credentials._revision)
+    assert (await exit_proxy.beat()).json["state"] == "registering"
+    await other("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
+    await until(lambda: not credentials._known)
+    assert (await exit_proxy.beat()).json["state"] == "disabled"
+    await other("DELETE", f"/api/v1/exits/{exit_proxy.id}")
+    await until(lambda: not credentials._known)
+    assert (await exit_proxy.beat()).status == 410
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

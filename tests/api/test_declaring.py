@@ -1,0 +1,268 @@
+"""Fleets, pools, exits and proxies: create, read, change, delete."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+LISTENER = {"address": "127.0.0.1", "port": 8080}
+
+
+async def test_a_created_fleet_is_found_at_its_location_by_id_and_by_name(api):
+    reply = await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
+    assert reply.status == 201
+    assert reply.json["name"] == "demo"
+    assert reply.json["listener"] == LISTENER
+    assert reply.headers["location"] == f"/api/v1/fleets/{reply.json['id']}"
+    assert (await api("GET", reply.headers["location"])).json == reply.json
+    assert (await api("GET", "/api/v1/fleets/demo")).json == reply.json
+    assert (await api("GET", "/api/v1/fleets")).json == {"items": [reply.json]}
+
+
+async def test_each_write_says_the_revision_it_made_and_a_read_says_none(api):
+    first = await api("POST", "/api/v1/fleets", {"name": "a", "listener": LISTENER})
+    second = await api("POST", "/api/v1/fleets", {"name": "b", "listener": LISTENER})
+    third = await api("DELETE", "/api/v1/fleets/a")
+    assert (first.revision, second.revision, third.revision) == (1, 2, 3)
+    assert "exitplane-revision" not in (await api("GET", "/api/v1/fleets")).headers
+
+
+async def test_a_change_that_changes_nothing_makes_no_revision(demo, stored):
+    before = await stored()
+    for patch in ({}, {"name": "demo"}, {"listener": {"port": 8080}}, {"listener": {}}):
+        reply = await demo("PATCH", "/api/v1/fleets/demo", patch)
+        assert (reply.status, reply.revision) == (200, before["revision"])
+    assert await stored() == before
+
+
+async def test_a_patch_of_a_fleet_changes_what_it_names_and_leaves_the_rest(demo):
+    before = (await demo("GET", "/api/v1/fleets/demo")).json
+    reply = await demo("PATCH", "/api/v1/fleets/demo", {"listener": {"port": 8081}})
+    assert reply.status == 200
+    assert reply.json == before | {"listener": {"address": "127.0.0.1", "port": 8081}}
+    reply = await demo("PATCH", f"/api/v1/fleets/{before['id']}", {"name": "other"})
+    assert (await demo("GET", "/api/v1/fleets/other")).json == reply.json
+    assert (await demo("GET", "/api/v1/fleets/demo")).status == 404
+
+
+async def test_a_deleted_fleet_takes_its_listener_along_and_says_so_to_the_replicas(api, stored, query):
+    await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
+    reply = await api("DELETE", "/api/v1/fleets/demo")
+    assert (reply.status, reply.body) == (204, b"")
+    assert (await stored())["listener"] == 0
+    touched = await query("SELECT kind FROM change WHERE revision = :revision ORDER BY kind", revision=reply.revision)
+    assert [row["kind"] for row in touched] == ["fleet", "listener"]
+
+
+async def test_a_fleet_with_pools_is_not_deleted_and_the_mend_says_what_to_delete_first(demo, stored):
+    before = await stored()
+    reply = await demo("DELETE", "/api/v1/fleets/demo")
+    assert (reply.status, reply.json["code"]) == (409, "in_use")
+    assert "/api/v1/pools?fleet=demo" in reply.json["mend"]
+    assert await stored() == before
+
+
+async def test_a_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
+    await demo("DELETE", "/api/v1/pools/us")
+    before = await stored()
+    reply = await demo("DELETE", "/api/v1/fleets/demo")
+    assert (reply.status, reply.json["code"]) == (409, "in_use")
+    assert "proxies" in reply.json["mend"]
+    assert await stored() == before
+
+
+async def test_uk_is_stored_as_gb_and_countries_in_lower_case(api):
+    await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
+    for name, country, kept in (("a", "UK", "gb"), ("b", "JP", "jp"), ("c", "us", "us")):
+        reply = await api("POST", "/api/v1/pools", {"name": name, "fleet": "demo", "country": country})
+        assert (reply.status, reply.json["country"], reply.json["fleet"]) == (201, kept, "demo")
+
+
+async def test_a_pool_is_changed_and_listed_by_fleet(demo):
+    await demo.declare("other", "us", "us")
+    assert [pool["fleet"] for pool in (await demo("GET", "/api/v1/pools")).json["items"]] == ["demo", "other"]
+    assert [pool["fleet"] for pool in (await demo("GET", "/api/v1/pools?fleet=other")).json["items"]] == ["other"]
+    reply = await demo("PATCH", "/api/v1/pools/us?fleet=other", {"name": "britain", "country": "uk"})
+    assert (reply.status, reply.json["name"], reply.json["country"]) == (200, "britain", "gb")
+    assert (await demo("GET", "/api/v1/pools/britain")).json == reply.json
+
+
+async def test_a_pool_name_that_fleets_share_needs_the_fleet(demo, stored):
+    await demo.declare("other", "us", "us")
+    before = await stored()
+    for method, body in (("GET", None), ("PATCH", {"country": "jp"}), ("DELETE", None)):
+        reply = await demo(method, "/api/v1/pools/us", body)
+        assert (reply.status, reply.json["code"]) == (409, "ambiguous")
+        assert "demo, other" in reply.json["mend"]
+    reply = await demo("POST", "/api/v1/exits", {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1})
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "ambiguous", "/pool")
+    assert await stored() == before
+    made = await demo.declare_exit(fleet="other")
+    assert made["fleet"] == "other"
+
+
+async def test_a_pool_with_exits_is_not_deleted_and_one_without_is(demo, stored):
+    made = await demo.declare_exit()
+    before = await stored()
+    reply = await demo("DELETE", "/api/v1/pools/us")
+    assert (reply.status, reply.json["code"]) == (409, "in_use")
+    assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["mend"]
+    assert await stored() == before
+    await demo("DELETE", f"/api/v1/exits/{made['id']}")
+    assert (await demo("DELETE", "/api/v1/pools/us")).status == 204
+
+
+async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy(demo, clock):
+    made = await demo.declare_exit(egress_address="192.0.2.10")
+    assert made | {"id": 0, "pool_id": 0, "fleet_id": 0} == {
+        "id": 0,
+        "name": "us-1",
+        "pool": "us",
+        "pool_id": 0,
+        "fleet": "demo",
+        "fleet_id": 0,
+        "country": "us",
+        "address": "198.51.100.7",
+        "endpoint": "198.51.100.7",
+        "port": 8443,
+        "bind_address": "0.0.0.0",
+        "egress_address": "192.0.2.10",
+        "enabled": True,
+        "state": "registering",
+        "state_reason": "declared, not heard of yet",
+        "state_since": "2026-01-01T12:00:00Z",
+        "last_heartbeat_at": None,
+        "created_at": "2026-01-01T12:00:00Z",
+    }
+    assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json == made
+    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [made]}
+    assert (await demo("GET", "/api/v1/exits?fleet=nobody")).json == {"items": []}
+    proxy = (await demo("GET", f"/api/v1/proxies/{made['id']}")).json
+    assert (proxy["name"], proxy["role"], proxy["fleet"]) == ("us-1", "exit", "demo")
+
+
+async def test_a_host_name_is_kept_and_left_for_the_keeper_to_resolve(demo):
+    made = await demo.declare_exit(address="Exit-1.Example.net")
+    assert (made["address"], made["endpoint"]) == ("exit-1.example.net", None)
+    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"address": "2001:DB8::1"})
+    assert (reply.json["address"], reply.json["endpoint"]) == ("2001:db8::1", "2001:db8::1")
+
+
+async def test_an_exit_that_is_disabled_and_enabled_again_has_to_be_heard_first(demo, clock, query):
+    made = await demo.declare_exit()
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    path = f"/api/v1/exits/{made['id']}"
+    assert (await demo("PATCH", path, {"enabled": True})).json["state"] == "healthy"
+    clock.advance(minutes=1)
+    off = (await demo("PATCH", path, {"enabled": False})).json
+    assert (off["enabled"], off["state"], off["state_reason"]) == (False, "disabled", "disabled by an operator")
+    assert off["state_since"] == "2026-01-01T12:01:00Z"
+    on = (await demo("PATCH", path, {"enabled": True})).json
+    assert (on["enabled"], on["state"]) == (True, "registering")
+    assert (await demo.declare_exit(name="us-2", enabled=False))["state"] == "disabled"
+
+
+async def test_an_exit_keeps_its_state_when_an_operator_moves_it(demo, query):
+    made = await demo.declare_exit()
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
+    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"pool": "jp", "port": 9443, "egress_address": None})
+    assert (reply.status, reply.json["pool"], reply.json["country"]) == (200, "jp", "jp")
+    assert (reply.json["port"], reply.json["state"]) == (9443, "healthy")
+
+
+async def test_a_renamed_exit_takes_the_name_of_its_envoy_along(demo):
+    made = await demo.declare_exit()
+    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"name": "us-9"})
+    assert reply.json["name"] == "us-9"
+    assert (await demo("GET", f"/api/v1/proxies/{made['id']}")).json["name"] == "us-9"
+
+
+async def test_exits_of_one_fleet_share_no_name_and_those_of_two_may(demo):
+    await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
+    await demo.declare("other", "de", "de")
+    await demo.declare_exit(name="x")
+    await demo.declare_exit(name="x", pool="de")
+    wish = {"name": "x", "pool": "jp", "address": "192.0.2.1", "port": 1}
+    reply = await demo("POST", "/api/v1/exits", wish)
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["value"]) == (409, "duplicate", "x")
+
+
+async def test_a_deleted_exit_leaves_nothing_of_its_envoy_behind(exit_proxy, demo, stored):
+    await exit_proxy.beat()
+    await demo.context.sink.flush()
+    before = await stored()
+    assert [before[table] for table in ("exit", "proxy", "certificate", "heartbeat")] == [1, 1, 1, 1]
+    reply = await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")
+    assert reply.status == 204
+    after = await stored()
+    assert [after[table] for table in ("exit", "proxy", "certificate", "heartbeat")] == [0, 0, 0, 0]
+    assert (await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 404
+
+
+async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregistered(gateway, demo, clock):
+    path = f"/api/v1/proxies/{gateway.id}"
+    assert (await demo("GET", path)).json["connected"] is False
+    await gateway.beat(version="0.1.0")
+    await demo.context.sink.flush()
+    shown = (await demo("GET", path)).json
+    assert shown["connected"] is True
+    assert shown["last_heartbeat"] == {
+        "at": "2026-01-01T12:00:00Z",
+        "tunnel": "up",
+        "envoy": "up",
+        "leaving": False,
+        "reason": "",
+        "version": "0.1.0",
+    }
+    assert (await demo("GET", "/api/v1/proxies?fleet=demo")).json == {"items": [shown]}
+    clock.advance(seconds=31)
+    assert (await demo("GET", path)).json["connected"] is False
+    assert (await demo("DELETE", path)).status == 204
+    assert (await demo("GET", path)).status == 404
+    assert (await demo("GET", "/api/v1/proxies")).json == {"items": []}
+
+
+async def test_a_proxy_that_leaves_no_longer_counts_as_connected(gateway, demo):
+    await gateway.beat(leaving=True)
+    await demo.context.sink.flush()
+    assert (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json["connected"] is False
+
+
+async def test_a_proxy_shows_what_it_accepted_and_rejected(gateway, demo, clock, query):
+    await query(
+        "INSERT INTO sync VALUES (:id, 't/Cluster', 7, false, 'bad cluster', :at) RETURNING revision",
+        id=UUID(gateway.id),
+        at=clock(),
+    )
+    await query(
+        "INSERT INTO rejection VALUES ('g', 't/Cluster', 'pool-us', 'abc', :id, 'bad cluster', :at) RETURNING name",
+        id=UUID(gateway.id),
+        at=clock(),
+    )
+    shown = (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json
+    at = "2026-01-01T12:00:00Z"
+    assert shown["sync"] == [
+        {"type_url": "t/Cluster", "status": "rejected", "revision": 7, "detail": "bad cluster", "at": at}
+    ]
+    assert shown["rejections"] == [
+        {"type_url": "t/Cluster", "resource": "pool-us", "version": "abc", "detail": "bad cluster", "at": at}
+    ]
+    assert (await demo("GET", "/api/v1/proxies")).json["items"] == [shown]
+
+
+async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, demo, stored):
+    before = await stored()
+    reply = await demo("DELETE", f"/api/v1/proxies/{exit_proxy.id}")
+    assert (reply.status, reply.json["code"]) == (409, "in_use")
+    assert f"/api/v1/exits/{exit_proxy.id}" in reply.json["mend"]
+    assert await stored() == before
+
+
+async def test_the_trace_of_a_write_is_kept_with_its_revision_and_a_malformed_one_is_not(api, query):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traces = {"a": trace, "b": "00-nonsense", "c": "00-" + "0" * 32 + "-b7ad6b7169203331-01", "d": trace + "\x00"}
+    for name, header in traces.items():
+        wish = {"name": name, "listener": LISTENER}
+        assert (await api("POST", "/api/v1/fleets", wish, headers={"traceparent": header})).status == 201
+    kept = await query("SELECT DISTINCT revision, traceparent FROM change ORDER BY revision")
+    assert [row["traceparent"] for row in kept] == [trace, None, None, None]

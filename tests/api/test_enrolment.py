@@ -1,0 +1,215 @@
+"""A join token and a signing request become a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from model.identity import Identity, parse_uri
+from model.world import Role
+
+
+def identity_in(certificate_pem: str) -> Identity:
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return parse_uri(uri)
+
+
+async def test_an_exit_that_enrols_is_declared_and_gets_a_certificate_of_its_identity(demo, make_proxy, make_token):
+    proxy = make_proxy(Role.EXIT)
+    token = await make_token(Role.EXIT)
+    reply = await proxy.enrol(token, "us-1", bind_address="127.0.0.5", egress_address="192.0.2.9")
+    assert reply.status == 201
+    assert reply.headers["location"] == f"/api/v1/exits/{proxy.id}"
+    assert reply.json["xds"] == {"address": None, "port": 18000}
+    assert reply.json["heartbeat"] == {"interval_s": 10}
+    identity = identity_in(proxy.certificate)
+    assert (str(identity.proxy_id), identity.role) == (proxy.id, Role.EXIT)
+    assert str(identity.fleet_id) == reply.json["fleet_id"] == (await demo("GET", "/api/v1/fleets/demo")).json["id"]
+    shown = (await demo("GET", f"/api/v1/exits/{proxy.id}")).json
+    assert (shown["name"], shown["pool"], shown["state"], shown["address"]) == (
+        "us-1",
+        "us",
+        "registering",
+        "198.51.100.7",
+    )
+    assert (shown["bind_address"], shown["egress_address"]) == ("127.0.0.5", "192.0.2.9")
+    assert shown["state_reason"] == "enrolled, not heard of yet"
+
+
+async def test_the_certificate_is_for_the_key_of_the_request_and_signed_by_the_authority(exit_proxy):
+    certificate = x509.load_pem_x509_certificate(exit_proxy.certificate.encode())
+    assert certificate.public_key() == exit_proxy.key.public_key()
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(exit_proxy.enrolled["authority"].encode()))
+
+
+async def test_a_gateway_that_enrols_becomes_a_proxy_of_the_fleet_of_its_token(demo, make_proxy, make_token):
+    await demo.declare("other", "us", "us")
+    proxy = make_proxy(Role.GATEWAY)
+    reply = await proxy.enrol(await make_token(Role.GATEWAY, fleet="other"), "gateway-1")
+    assert reply.status == 201
+    assert identity_in(proxy.certificate).role is Role.GATEWAY
+    shown = (await demo("GET", f"/api/v1/proxies/{proxy.id}")).json
+    assert (shown["name"], shown["role"], shown["fleet"]) == ("gateway-1", "gateway", "other")
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_to_enrol_again_under_the_same_name_keeps_the_proxy_and_gives_a_new_certificate(
+    role, demo, make_proxy, make_token, stored
+):
+    token = await make_token(role)
+    first, second = make_proxy(role), make_proxy(role)
+    await first.enrol(token, "one")
+    before = await stored()
+    reply = await second.enrol(token, "one")
+    assert (reply.status, reply.revision) == (201, before["revision"])
+    assert second.id == first.id
+    assert second.certificate != first.certificate
+    assert await stored() == before | {"certificate": 2}
+    assert (await first.beat()).status == (await second.beat()).status == 202
+
+
+async def test_an_exit_that_enrols_again_at_another_address_has_to_be_heard_there(demo, make_proxy, make_token, query):
+    token = await make_token(Role.EXIT)
+    proxy = make_proxy(Role.EXIT)
+    await proxy.enrol(token)
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    await proxy.enrol(token)
+    assert (await demo("GET", f"/api/v1/exits/{proxy.id}")).json["state"] == "healthy"
+    await proxy.enrol(token, address="198.51.100.8", port=9000)
+    shown = (await demo("GET", f"/api/v1/exits/{proxy.id}")).json
+    assert (shown["state"], shown["endpoint"], shown["port"]) == ("registering", "198.51.100.8", 9000)
+
+
+async def test_an_exit_that_was_disabled_stays_so_when_it_enrols_again(demo, make_proxy, make_token):
+    token = await make_token(Role.EXIT)
+    proxy = make_proxy(Role.EXIT)
+    await proxy.enrol(token)
+    await demo("PATCH", f"/api/v1/exits/{proxy.id}", {"enabled": False})
+    await proxy.enrol(token, port=9000)
+    shown = (await demo("GET", f"/api/v1/exits/{proxy.id}")).json
+    assert (shown["state"], shown["port"]) == ("disabled", 9000)
+
+
+async def test_an_exit_that_was_declared_beforehand_is_the_one_that_enrols(demo, make_proxy, make_token):
+    made = await demo.declare_exit(name="us-1")
+    proxy = make_proxy(Role.EXIT)
+    assert (await proxy.enrol(await make_token(Role.EXIT), "us-1")).status == 201
+    assert proxy.id == made["id"]
+
+
+async def test_one_token_enrols_many_at_once(demo, make_proxy, make_token, stored):
+    token = await make_token(Role.EXIT)
+    replies = await asyncio.gather(*(make_proxy(Role.EXIT).enrol(token, f"us-{n}") for n in range(20)))
+    assert {reply.status for reply in replies} == {201}
+    assert (await stored())["exit"] == 20
+
+
+async def test_those_that_enrol_under_one_name_at_once_become_one_exit(demo, make_proxy, make_token, stored):
+    token = await make_token(Role.EXIT)
+    replies = await asyncio.gather(*(make_proxy(Role.EXIT).enrol(token, "us-1") for _ in range(10)))
+    assert Counter(reply.status for reply in replies) == {201: 10}
+    assert len({reply.json["id"] for reply in replies}) == 1
+    after = await stored()
+    assert (after["exit"], after["proxy"], after["certificate"]) == (1, 1, 10)
+
+
+async def test_a_token_of_another_role_is_refused(demo, make_proxy, make_token, stored):
+    tokens = {role: await make_token(role) for role in Role}
+    before = await stored()
+    for mine, other in ((Role.EXIT, Role.GATEWAY), (Role.GATEWAY, Role.EXIT)):
+        reply = await make_proxy(mine).enrol(tokens[other])
+        assert (reply.status, reply.json["code"]) == (403, "join_token_of_another_role")
+        assert mine in reply.json["mend"]
+        assert tokens[other].encode() not in reply.body
+    assert await stored() == before
+
+
+async def test_an_unknown_or_expired_token_is_refused(demo, make_proxy, make_token, stored, clock):
+    short = await make_token(Role.EXIT, ttl=timedelta(minutes=5))
+    before = await stored()
+    clock.advance(minutes=5)
+    for token in (short, "ep-exit-unknown", "nonsense"):
+        reply = await make_proxy(Role.EXIT).enrol(token)
+        assert (reply.status, reply.json["code"]) == (401, "bad_join_token")
+        assert reply.headers["www-authenticate"].startswith("Bearer")
+        assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/join_token", None)]
+    assert await stored() == before
+
+
+async def test_a_pool_of_another_fleet_than_the_tokens_is_unknown(demo, make_proxy, make_token, stored):
+    await demo.declare("other", "elsewhere", "de")
+    token = await make_token(Role.EXIT)
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(token, pool="elsewhere")
+    assert (reply.status, reply.json["code"]) == (422, "unknown_pool")
+    assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/pool", "elsewhere")]
+    assert await stored() == before
+
+
+async def test_a_name_that_an_exit_of_another_pool_has_is_a_duplicate(demo, make_proxy, make_token, stored):
+    await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
+    token = await make_token(Role.EXIT)
+    await make_proxy(Role.EXIT).enrol(token, "one", pool="jp")
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(token, "one", pool="us")
+    assert (reply.status, reply.json["code"]) == (409, "duplicate")
+    assert await stored() == before
+
+
+def request_for(key, hash_) -> str:
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hash_)
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+P256 = ec.generate_private_key(ec.SECP256R1())
+GOOD = request_for(P256, hashes.SHA256())
+TAMPERED = GOOD.replace(GOOD.splitlines()[-2][:4], "AAAA")
+REQUESTS = {
+    "no PEM": "hello",
+    "a certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    "PEM of nonsense": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    "another curve": request_for(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256()),
+    "another algorithm": request_for(ed25519.Ed25519PrivateKey.generate(), None),
+    "a broken signature": TAMPERED,
+    "the longest": "x" * 16_384,
+    "NUL": "\0",
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+async def test_a_wrong_signing_request_enrols_nobody(case, demo, make_proxy, make_token, stored):
+    token = await make_token(Role.EXIT)
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(token, csr=REQUESTS[case])
+    assert (reply.status, reply.json["code"]) == (422, "bad_csr")
+    assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/csr", None)]
+    assert await stored() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"port": 0}, "/port"),
+        ({"address": "a b"}, "/address"),
+        ({"name": "A"}, "/name"),
+        ({"version": "x" * 65}, "/version"),
+        ({"version": "\0"}, "/version"),
+        ({"join_token": "x" * 201}, "/join_token"),
+        ({"csr": "x" * 16_385}, "/csr"),
+        ({"fleet": "demo"}, "/fleet"),
+    ],
+)
+async def test_a_wrong_field_of_an_enrolment_is_named(change, field, demo, make_proxy, make_token, stored):
+    token = await make_token(Role.EXIT)
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(**({"token": token} | change))
+    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
+    assert await stored() == before

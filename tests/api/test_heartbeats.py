@@ -1,0 +1,261 @@
+"""Heartbeats: who may send one, and what becomes of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from uuid import uuid4
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import event
+
+from model.authority import LEAF_LIFETIME, sign_request
+from model.identity import Identity
+from model.proof import thumbprint_of
+from model.world import Role
+
+GOOD = {"tunnel": "up", "envoy": "up"}
+
+
+async def test_a_heartbeat_is_accepted_with_the_state_and_kept_when_the_sink_flushes(exit_proxy, demo, clock):
+    reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", leaving=True, version="0.1.0")
+    assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
+    await demo.context.sink.flush()
+    shown = (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]
+    assert shown == {
+        "at": "2026-01-01T12:00:00Z",
+        "tunnel": "down",
+        "envoy": "up",
+        "leaving": True,
+        "reason": "no handshake\nfor 3 min",
+        "version": "0.1.0",
+    }
+    assert (await demo("GET", f"/api/v1/exits/{exit_proxy.id}")).json["last_heartbeat_at"] == "2026-01-01T12:00:00Z"
+    assert [row["last_heartbeat_at"] for row in (await demo("GET", "/api/v1/exits")).json["items"]] == [shown["at"]]
+
+
+async def test_a_heartbeat_makes_no_revision(exit_proxy, demo, stored):
+    before = await stored()
+    await exit_proxy.beat()
+    await demo.context.sink.flush()
+    assert await stored() == before | {"heartbeat": 1}
+
+
+async def test_a_gateway_sends_heartbeats_without_a_tunnel_and_has_no_state(gateway):
+    reply = await gateway.beat_raw(b'{"envoy": "up"}')
+    assert (reply.status, reply.json) == (202, {"state": None, "interval_s": 10})
+
+
+async def test_an_exit_must_say_how_its_tunnel_is(exit_proxy):
+    reply = await exit_proxy.beat_raw(b'{"envoy": "up"}')
+    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/tunnel"])
+
+
+async def test_an_exit_may_send_its_heartbeats_as_the_proxy_it_is(exit_proxy):
+    reply = await exit_proxy.beat(path=f"/api/v1/proxies/{exit_proxy.id}/heartbeat")
+    assert (reply.status, reply.json["state"]) == (202, "registering")
+
+
+async def test_a_gateway_is_no_exit(gateway):
+    reply = await gateway.beat(path=f"/api/v1/exits/{gateway.id}/heartbeat")
+    assert (reply.status, reply.json["code"]) == (404, "unknown_exit")
+
+
+@pytest.fixture
+def statements(database):
+    """The statements that go to the database from now on."""
+    seen = []
+
+    def note(_connection, _cursor, statement, *_):
+        seen.append(statement)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database.engine.sync_engine, "before_cursor_execute", note)
+
+
+async def test_a_heartbeat_of_a_proxy_that_was_heard_needs_no_statement(exit_proxy, demo, statements):
+    await exit_proxy.beat()
+    assert len(statements) == 1
+    for _ in range(10):
+        assert (await exit_proxy.beat()).status == 202
+    assert len(statements) == 1
+
+
+async def test_a_disabled_exit_hears_so_with_its_next_heartbeat(exit_proxy, demo):
+    await demo.context.credentials.catch_up()
+    assert (await exit_proxy.beat()).json["state"] == "registering"
+    await demo("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
+    await demo.context.credentials.catch_up()
+    assert (await exit_proxy.beat()).json["state"] == "disabled"
+
+
+async def test_a_removed_proxy_is_told_at_once_that_it_was_deregistered(exit_proxy, gateway, demo, stored):
+    for proxy in (exit_proxy, gateway):
+        assert (await proxy.beat()).status == 202
+        assert (await demo("DELETE", f"/api/v1/{proxy.collection}/{proxy.id}")).status == 204
+        reply = await proxy.beat()
+        assert (reply.status, reply.json["code"], reply.is_problem) == (410, "deregistered", True)
+        assert reply.json["errors"][0]["value"] == proxy.id
+    await demo.context.sink.flush()
+    assert (await stored())["heartbeat"] == 0
+
+
+async def test_a_proxy_that_another_replica_removed_is_not_heard_any_more(exit_proxy, demo, make_api, database):
+    other = make_api(database)
+    await demo.context.credentials.catch_up()
+    assert (await exit_proxy.beat()).status == 202
+    assert (await other("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 204
+    await demo.context.credentials.catch_up()
+    assert (await exit_proxy.beat()).status == 410
+
+
+async def test_an_id_that_never_was_is_not_found(exit_proxy, demo, make_proxy, authority, clock):
+    stranger = make_proxy(Role.EXIT)
+    stranger.certificate = foreign_certificate(authority, stranger, clock())
+    for ref in (str(uuid4()), "nobody", "0" * 36):
+        for collection, code in (("exits", "unknown_exit"), ("proxies", "unknown_proxy")):
+            reply = await stranger.beat(path=f"/api/v1/{collection}/{ref}/heartbeat")
+            assert (reply.status, reply.json["code"]) == (404, code)
+
+
+def foreign_certificate(authority, proxy, now):
+    return sign_request(authority, proxy.csr, Identity(uuid4(), proxy.role, uuid4()), now)
+
+
+async def test_a_certificate_that_is_not_recorded_is_worth_nothing(exit_proxy, make_proxy, authority, clock):
+    stranger = make_proxy(Role.EXIT)
+    stranger.certificate = foreign_certificate(authority, stranger, clock())
+    reply = await stranger.beat(path=exit_proxy.path)
+    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_proxy_cannot_speak_for_another(exit_proxy, demo, make_proxy, make_token, gateway):
+    other = make_proxy(Role.EXIT)
+    await other.enrol(await make_token(Role.EXIT), "two")
+    for speaker, path in ((other, exit_proxy.path), (gateway, exit_proxy.path), (other, gateway.path)):
+        reply = await speaker.beat(path=path)
+        assert (reply.status, reply.json["code"]) == (403, "not_yours")
+    reply = await other.beat(path=f"/api/v1/exits/{uuid4()}/heartbeat")
+    assert reply.status == 403
+    assert demo.context.sink.pending_count == 0
+
+
+async def test_a_proof_is_for_its_path_body_key_and_time(exit_proxy, demo, clock):
+    body = json.dumps(GOOD).encode()
+    path = exit_proxy.path
+
+    async def status(headers, sent=body):
+        return (await demo("POST", path, body=sent, headers=headers, peer="203.0.113.9")).status
+
+    good = exit_proxy.prove(body, path)
+    assert await status(good) == 202
+    assert await status(good, body + b" ") == 401
+    assert await status(exit_proxy.prove(body, "/api/v1/exits/register")) == 401
+    key, exit_proxy.key = exit_proxy.key, ec.generate_private_key(ec.SECP256R1())
+    assert await status(exit_proxy.prove(body, path)) == 401
+    exit_proxy.key = key
+    clock.advance(minutes=10)
+    assert await status(good) == 401
+    assert await status(exit_proxy.prove(body, path)) == 202
+
+
+async def test_an_expired_certificate_is_worth_nothing(exit_proxy, clock):
+    clock.advance(seconds=(LEAF_LIFETIME - timedelta(seconds=1)).total_seconds())
+    assert (await exit_proxy.beat()).status == 202
+    clock.advance(seconds=1)
+    reply = await exit_proxy.beat()
+    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert "expired" in reply.json["detail"]
+
+
+def part(value) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+DEEP = base64.urlsafe_b64encode(b"[" * 9_000 + b"]" * 9_000).rstrip(b"=").decode()
+HEADERS = {
+    "none": "",
+    "another scheme": "Basic YTpi",
+    "an empty token": "Bearer ",
+    "no token": "Bearer hello",
+    "a token of nonsense": "Bearer a.b.c",
+    "a token whose header is a list": f"Bearer {part([1])}.e30.c2ln",
+    "a token that names no certificate": f"Bearer {part({'alg': 'ES256'})}.e30.c2ln",
+    "a thumbprint with NUL": f"Bearer {part({'alg': 'ES256', 'x5t#S256': chr(0)})}.e30.c2ln",
+    "a thumbprint that is a number": f"Bearer {part({'alg': 'ES256', 'x5t#S256': 7})}.e30.c2ln",
+    "a thumbprint that is too long": f"Bearer {part({'alg': 'ES256', 'x5t#S256': 'a' * 5000})}.e30.c2ln",
+    "a header that is nested deeply": f"Bearer {DEEP}.e30.c2ln",
+    "latin-1": "Bearer \xe4\xf6\xfc",
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+async def test_what_is_no_proof_is_refused(case, exit_proxy, demo):
+    headers = {"authorization": HEADERS[case]}
+    reply = await demo("POST", exit_proxy.path, GOOD, headers=headers, peer="203.0.113.9")
+    assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_proof", True)
+    assert demo.context.sink.pending_count == 0
+
+
+CLAIMS = {
+    "unsigned": ({}, "none"),
+    "signed with a shared secret": ({}, "HS256"),
+    "an iat that is text": ({"iat": "now"}, "ES256"),
+    "an iat that is a list": ({"iat": []}, "ES256"),
+    "an iat beyond all numbers": ({"iat": 10**400}, "ES256"),
+    "no audience": ({"aud": None}, "ES256"),
+    "an audience of many": ({"aud": ["a", "b"]}, "ES256"),
+    "another body": ({"sha256": "0"}, "ES256"),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+async def test_a_token_with_odd_claims_is_refused(case, exit_proxy, demo, clock):
+    change, algorithm = CLAIMS[case]
+    body = json.dumps(GOOD).encode()
+    whole = jwt.decode(
+        exit_proxy.prove(body, exit_proxy.path)["authorization"][7:], options={"verify_signature": False}
+    )
+    key = {"none": None, "HS256": "x" * 64, "ES256": exit_proxy.key_pem}[algorithm]
+    named = {"x5t#S256": thumbprint_of(exit_proxy.certificate)}
+    token = jwt.api_jws.encode(json.dumps(whole | change).encode(), key, algorithm=algorithm, headers=named)
+    headers = {"authorization": f"Bearer {token}"}
+    reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
+    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+
+
+BODIES = {
+    "no JSON": (b"tunnel=up", 400, None),
+    "an empty body": (b"", 400, None),
+    "NaN": (b'{"tunnel": NaN, "envoy": "up"}', 422, "/tunnel"),
+    "an unpaired surrogate": (b'{"tunnel": "up", "envoy": "up", "reason": "\\ud800"}', 400, None),
+    "deep nesting": (b'{"tunnel": ' + b"[" * 100_000, 400, None),
+    "a list": (b"[]", 422, ""),
+    "a tunnel that is neither": (b'{"tunnel": "maybe", "envoy": "up"}', 422, "/tunnel"),
+    "a tunnel that is true": (b'{"tunnel": true, "envoy": "up"}', 422, "/tunnel"),
+    "no word on Envoy": (b'{"tunnel": "up"}', 422, "/envoy"),
+    "leaving by a word": (b'{"tunnel": "up", "envoy": "up", "leaving": "no"}', 422, "/leaving"),
+    "leaving by a number": (b'{"tunnel": "up", "envoy": "up", "leaving": 1}', 422, "/leaving"),
+    "a reason with NUL": (b'{"tunnel": "up", "envoy": "up", "reason": "a\\u0000b"}', 422, "/reason"),
+    "a reason with an escape": (b'{"tunnel": "up", "envoy": "up", "reason": "\\u001b[31m"}', 422, "/reason"),
+    "a reason without end": (b'{"tunnel": "up", "envoy": "up", "reason": "' + b"x" * 501 + b'"}', 422, "/reason"),
+    "a long version": (b'{"tunnel": "up", "envoy": "up", "version": "' + b"1" * 65 + b'"}', 422, "/version"),
+    "an unknown field": (b'{"tunnel": "up", "envoy": "up", "state": "healthy"}', 422, "/state"),
+    "over 1 MiB": (b'{"tunnel": "up", "envoy": "up", "reason": "' + b"x" * 1024 * 1024 + b'"}', 413, None),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+async def test_a_body_that_is_no_heartbeat_is_refused_and_not_heard(case, exit_proxy, demo):
+    body, status, field = BODIES[case]
+    headers = exit_proxy.prove(body, exit_proxy.path) | {"content-type": "application/json"}
+    reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
+    assert (reply.status, reply.is_problem) == (status, True)
+    assert [error["field"] for error in reply.json["errors"]] == ([] if field is None else [field])
+    assert reply.json["mend"]
+    assert demo.context.sink.pending_count == 0

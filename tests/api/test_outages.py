@@ -1,0 +1,122 @@
+"""PostgreSQL is away: a named mode that ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from model.database import Database
+
+FLEET = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/api/v1/fleets", None),
+        ("GET", "/api/v1/exits/00000000-0000-4000-8000-000000000000", None),
+        ("POST", "/api/v1/fleets", FLEET),
+        ("PATCH", "/api/v1/fleets/demo", {"name": "other"}),
+        ("DELETE", "/api/v1/pools/us", None),
+        ("POST", "/api/v1/proxies/register", {"join_token": "t", "csr": "c", "name": "a"}),
+    ],
+)
+async def test_what_needs_the_database_is_answered_with_the_reason_and_when_to_come_back(method, path, body, make_api):
+    api = make_api(Database(NOWHERE))
+    reply = await api(method, path, body)
+    assert (reply.status, reply.is_problem, reply.json["code"]) == (503, True, "database_unreachable")
+    assert "PostgreSQL cannot be reached" in reply.json["detail"]
+    assert "EXITPLANE_DATABASE_URL" in reply.json["mend"]
+    assert int(reply.headers["retry-after"]) > 0
+    assert "exitplane-revision" not in reply.headers
+
+
+async def test_what_needs_no_database_is_refused_as_ever(make_api):
+    api = make_api(Database(NOWHERE))
+    assert (await api("POST", "/api/v1/fleets", {"name": "A"})).status == 422
+    assert (await api("POST", "/api/v1/fleets", body=b"{")).status == 400
+    assert (await api("GET", "/api/v1/nothing")).status == 404
+
+
+async def test_the_api_works_again_when_the_database_is_back(wired, make_api, stored):
+    database, wire = wired
+    api = make_api(database)
+    assert (await api("POST", "/api/v1/fleets", FLEET)).status == 201
+    await wire.cut()
+    for _ in range(3):
+        assert (await api("POST", "/api/v1/fleets", FLEET | {"name": "other"})).status == 503
+        assert (await api("GET", "/api/v1/fleets")).status == 503
+    await wire.mend()
+    assert (await stored())["revision"] == 1
+    assert (await api("POST", "/api/v1/fleets", FLEET | {"name": "other"})).status == 201
+    assert len((await api("GET", "/api/v1/fleets")).json["items"]) == 2
+
+
+async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_behind(
+    wired, make_api, stored, monkeypatch
+):
+    database, wire = wired
+    api = make_api(database)
+    inserted = asyncio.Event()
+
+    async def wait_forever(unit):
+        inserted.set()
+        await unit.session.connection()
+        await wire.cut()
+
+    # the connection breaks after the rows were inserted and before the revision is taken
+    monkeypatch.setattr("model.changes.Unit.seal", wait_forever)
+    reply = await api("POST", "/api/v1/fleets", FLEET)
+    assert inserted.is_set()
+    assert reply.status == 503
+    after = await stored()
+    assert (after["revision"], after["fleet"], after["listener"]) == (0, 0, 0)
+
+
+async def test_proxies_that_were_heard_before_are_heard_on_and_others_are_asked_to_wait(
+    wired, make_api, make_token, demo, clock, query
+):
+    database, wire = wired
+    api = make_api(database)
+    known, unknown = [await enrolled(api, make_token, name) for name in ("one", "two")]
+    assert (await known.beat()).status == 202
+    await api.context.sink.flush()
+    await wire.cut()
+    for _ in range(5):
+        clock.advance(seconds=10)
+        reply = await known.beat()
+        assert (reply.status, reply.json["state"]) == (202, "registering")
+    reply = await unknown.beat()
+    assert (reply.status, reply.json["code"]) == (503, "database_unreachable")
+    assert api.context.sink.pending_count == 1
+    await wire.mend()
+    await api.context.sink.flush()
+    assert [row["heard_at"] for row in await query("SELECT heard_at FROM heartbeat")] == [clock()]
+    assert (await unknown.beat()).status == 202
+
+
+async def enrolled(api, make_token, name):
+    proxy = api.proxy("exit")
+    assert (await proxy.enrol(await make_token(proxy.role), name)).status == 201
+    return proxy
+
+
+async def test_a_removal_during_an_outage_of_one_replica_is_learnt_when_it_ends(
+    wired, make_api, make_token, demo, until
+):
+    database, wire = wired
+    api = make_api(database)
+    proxy = await enrolled(api, make_token, "one")
+    following = asyncio.create_task(api.context.credentials.run())
+    await until(lambda: api.context.credentials._revision)
+    assert (await proxy.beat()).status == 202
+    await wire.cut()
+    assert (await demo("DELETE", f"/api/v1/exits/{proxy.id}")).status == 204
+    assert (await proxy.beat()).status == 202
+    await wire.mend()
+    await until(lambda: not api.context.credentials._known)
+    assert (await proxy.beat()).status == 410
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)

@@ -1,0 +1,93 @@
+"""The API behind a real server and real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+
+import aiohttp
+import pytest
+import uvicorn
+
+FLEET = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
+
+
+@pytest.fixture
+async def address(api, until):
+    server = uvicorn.Server(uvicorn.Config(api.app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def test_a_write_and_a_read(address, session):
+    async with session.post(f"{address}/api/v1/fleets", json=FLEET) as reply:
+        assert (reply.status, reply.headers["Exitplane-Revision"]) == (201, "1")
+        made = await reply.json()
+    async with session.get(address + reply.headers["Location"]) as reply:
+        assert await reply.json() == made
+    async with session.delete(address + f"/api/v1/fleets/{made['id']}") as reply:
+        assert (reply.status, reply.headers["Exitplane-Revision"], await reply.read()) == (204, "2", b"")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_refused_and_the_server_goes_on(chunked, address, session, stored):
+    async def endlessly():
+        for _ in range(256):
+            yield b" " * 65536
+
+    body = endlessly() if chunked else io.BytesIO(b" " * (1024 * 1024 + 1))
+    headers = {"Content-Type": "application/json"}
+    async with session.post(f"{address}/api/v1/fleets", data=body, headers=headers) as reply:
+        assert (reply.status, (await reply.json(content_type=None))["code"]) == (413, "too_large")
+        assert reply.headers["Connection"] == "close"
+    async with session.post(f"{address}/api/v1/fleets", json=FLEET) as reply:
+        assert reply.status == 201
+    assert (await stored())["fleet"] == 1
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(address, api, stored, until):
+    host, _, port = address.removeprefix("http://").partition(":")
+    body = json.dumps(FLEET).encode()
+    for sent in (body[:10], body):
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /api/v1/fleets HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: "
+        writer.write(f"{head}{len(body) + 1}\r\n\r\n".encode() + sent)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    async with aiohttp.ClientSession() as session, session.get(f"{address}/api/v1/fleets") as reply:
+        assert await reply.json() == {"items": []}
+    assert (await stored())["revision"] == 0
+
+
+async def test_heartbeats_of_many_proxies_at_once(address, session, exit_proxy, clock, query):
+    path = exit_proxy.path
+
+    async def beat(number: int) -> int:
+        clock.advance(milliseconds=1)
+        body = json.dumps({"tunnel": "up", "envoy": "up", "version": str(number)}).encode()
+        headers = exit_proxy.prove(body, path) | {"Content-Type": "application/json"}
+        async with session.post(address + path, data=body, headers=headers) as reply:
+            return reply.status
+
+    assert set(await asyncio.gather(*(beat(number) for number in range(100)))) == {202}
+    await exit_proxy.api.context.sink.flush()
+    assert len(await query("SELECT * FROM heartbeat")) == 1
+
+
+async def test_the_operator_is_the_peer_and_not_who_a_header_says(address, session, exit_proxy):
+    # a header may only take rights away: a forwarding proxy on this host says for whom it asks
+    async with session.get(f"{address}/api/v1/fleets", headers={"X-Forwarded-For": "192.0.2.7"}) as reply:
+        assert reply.status == 403
+    async with session.get(f"{address}/api/v1/fleets", headers={"Host": "rebound.example.net"}) as reply:
+        assert reply.status == 421

@@ -1,0 +1,100 @@
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from cli.demo import instance as module
+from cli.demo.errors import SceneError
+from cli.demo.instance import choose_ports, claim_instance, temporary_folder
+from cli.demo.plan import MAX_INSTANCES
+from cli.demo.processes import Processes, Stage, marked
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cli.demo import instance
+from cli.demo.processes import Processes, Stage
+instance._lock_folder = lambda: Path(sys.argv[1])
+with instance.claim_instance(lambda index: None) as held, instance.temporary_folder(held) as folder:
+    child = Processes(held.mark, folder).start("sleeper", Stage.PAGE, ("sleep", "600"))
+    print(folder, child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_lock_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_the_first_free_index_is_taken_and_given_back():
+    with claim_instance(lambda _: None) as first, claim_instance(lambda _: None) as second:
+        assert (first.index, second.index) == (0, 1)
+        assert first.mark != second.mark
+    with claim_instance(lambda _: None) as again:
+        assert again.index == 0
+
+
+def test_the_seventeenth_demo_is_refused():
+    with ExitStack() as stack:
+        for _ in range(MAX_INSTANCES):
+            stack.enter_context(claim_instance(lambda _: None))
+        with pytest.raises(SceneError, match="16 demos"):
+            stack.enter_context(claim_instance(lambda _: None))
+
+
+def test_children_do_not_hold_the_lock(tmp_path):
+    with claim_instance(lambda _: None) as held:
+        child = Processes(held.mark, tmp_path).start("sleeper", Stage.PAGE, ("sleep", "600"))
+    with claim_instance(lambda _: None) as again:
+        assert again.index == held.index
+        assert child.process.wait(5) is not None
+
+
+def test_what_a_killed_holder_left_is_swept(locks):
+    with subprocess.Popen((sys.executable, "-c", HOLDER, str(locks)), stdout=subprocess.PIPE, text=True) as holder:
+        folder, pid = holder.stdout.readline().split()
+        holder.kill()
+    mark = str(locks / "demo-0.lock")
+    assert marked(mark) == [int(pid)]
+    swept = []
+    with claim_instance(swept.append) as instance:
+        assert instance.index == 0
+        assert swept == [0]
+        assert marked(mark) == []
+        assert not (locks / folder).exists()
+
+
+def test_the_temporary_folder_goes_with_the_scene():
+    with claim_instance(lambda _: None) as instance:
+        with temporary_folder(instance) as folder:
+            (folder / "below").mkdir()
+        assert not folder.exists()
+        assert instance.lock.read_text() == ""
+
+
+def test_a_port_in_use_is_named_with_its_option():
+    with claim_instance(lambda _: None) as instance, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(SceneError, match=rf"port {port} on 127.0.0.1 is in use.*--api-port"):
+            choose_ports(instance, {"--gateway-port": 0, "--api-port": port})
+
+
+def test_free_ports_differ_between_options_and_demos():
+    wanted = {"--gateway-port": 0, "--api-port": 0, "--xds-port": 0}
+    with claim_instance(lambda _: None) as one, claim_instance(lambda _: None) as other:
+        ports = [*choose_ports(one, wanted).values(), *choose_ports(other, wanted).values()]
+    assert len(set(ports)) == 6
+    # Linux gives ports from 32768 on to outgoing connections: none of those can be promised.
+    assert max(ports) < 32768
+
+
+def test_a_lock_folder_of_somebody_else_is_refused(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setattr(module.os, "geteuid", lambda: 4242)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(SceneError, match="belongs to another user"):
+        module._lock_folder()

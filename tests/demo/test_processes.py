@@ -1,0 +1,158 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from uuid import uuid4
+
+import pytest
+
+from cli.demo.errors import SceneError
+from cli.demo.processes import (
+    MARK,
+    Processes,
+    Stage,
+    end_marked,
+    end_pids,
+    in_namespace,
+    interruptible,
+    marked,
+    shielded,
+)
+
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def mark():
+    mark = f"test-{uuid4()}"
+    yield mark
+    end_marked(mark, patience_s=0)
+
+
+@pytest.fixture
+def processes(mark, tmp_path):
+    return Processes(mark, tmp_path)
+
+
+def wait_for_line(child, line):
+    deadline = time.monotonic() + 10
+    while line not in child.tail():
+        assert time.monotonic() < deadline, child.tail()
+        time.sleep(0.01)
+
+
+def test_children_have_sessions_of_their_own_and_end(processes, mark):
+    child = processes.start("sleeper", Stage.PAGE, ("sleep", "600"))
+    assert os.getsid(child.pid) == child.pid
+    assert marked(mark) == [child.pid]
+    processes.end_all()
+    assert child.process.returncode == -signal.SIGTERM
+    assert marked(mark) == []
+
+
+def test_what_children_leave_behind_ends_too(processes, mark):
+    child = processes.start("parent", Stage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
+    wait_for_line(child, "started")
+    processes.kill(child)
+    assert len(marked(mark)) == 1
+    processes.end_all()
+    assert marked(mark) == []
+    processes.end_all()
+
+
+def test_the_deaf_are_killed_after_a_bound(processes):
+    child = processes.start("deaf", Stage.AGENT, (sys.executable, "-c", DEAF))
+    wait_for_line(child, "deaf")
+    started = time.monotonic()
+    processes.end([child], patience_s=0.2)
+    assert child.process.returncode == -signal.SIGKILL
+    assert time.monotonic() - started < 5
+
+
+def test_deaf_strangers_are_killed_after_a_bound(processes, mark):
+    child = processes.start("deaf", Stage.AGENT, (sys.executable, "-c", DEAF))
+    wait_for_line(child, "deaf")
+    end_pids([child.pid, 2**22 - 1], patience_s=0.2)
+    assert child.process.wait(5) == -signal.SIGKILL
+
+
+def test_later_stages_end_first(processes, tmp_path):
+    script = "trap 'date +%s%N >>order; echo {0} >>order; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    children = [
+        processes.start(stage.name, stage, ("sh", "-c", script.format(stage.name)))
+        for stage in (Stage.AGENT, Stage.TUNNEL, Stage.CONTROL_PLANE)
+    ]
+    for child in children:
+        wait_for_line(child, "ready")
+    processes.end_all()
+    ended = (tmp_path / "order").read_text().split()[1::2]
+    assert ended == ["AGENT", "CONTROL_PLANE", "TUNNEL"]
+
+
+def test_only_the_mark_itself_counts(processes, mark):
+    other = Processes(f"{mark}-other", processes._folder)
+    child = other.start("other", Stage.PAGE, ("sleep", "600"))
+    try:
+        assert marked(mark) == []
+        processes.end_all()
+        assert child.alive
+    finally:
+        other.end_all()
+
+
+def test_a_child_that_ended_is_reported_with_its_last_words(processes):
+    child = processes.start("talker", Stage.PAGE, ("sh", "-c", "echo no such thing; exit 3"))
+    child.process.wait()
+    with pytest.raises(SceneError, match="talker ended with status 3\nno such thing"):
+        child.check()
+
+
+def test_settings_of_another_exitplane_do_not_reach_the_children(processes, mark, monkeypatch):
+    monkeypatch.setenv("EXITPLANE_DATABASE_URL", "postgresql://production")
+    environment = processes.environment({"EXITPLANE_STATE_DIR": "/here"})
+    own = {name: value for name, value in environment.items() if name.startswith("EXITPLANE_")}
+    assert own == {"EXITPLANE_STATE_DIR": "/here", MARK: mark}
+
+
+def test_a_command_that_fails_is_reported_with_what_it_said(processes):
+    assert processes.run(("echo", "fine")) == "fine\n"
+    with pytest.raises(SceneError, match="status 4\nbroken"):
+        processes.run(("sh", "-c", "echo broken >&2; exit 4"))
+    with pytest.raises(SceneError, match=r"longer than 0\.1 s"):
+        processes.run(("sleep", "9"), timeout_s=0.1)
+
+
+def test_commands_run_in_the_namespace_named():
+    assert in_namespace(None, ("true",)) == ["true"]
+    assert in_namespace("there", ("true",)) == ["ip", "netns", "exec", "there", "true"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_interrupts_and_impatient_ones_do_not(number):
+    tidied = []
+
+    def work():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+            tidied.append(True)
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert tidied
+
+
+def test_tidying_up_cannot_be_interrupted():
+    before = signal.getsignal(signal.SIGTERM)
+    with shielded():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_programs_started_in_a_shield_can_still_be_interrupted():
+    with shielded(), subprocess.Popen(("sleep", "600")) as child:
+        child.terminate()
+        assert child.wait(5) == -signal.SIGTERM
