@@ -67,7 +67,8 @@ def fetch_through(
         return _exchange(connection, method, url, {**(headers or {}), **proxy_headers}, body)
     target, target_port, path = _split(url)
     with socket.create_connection((host, int(port)), timeout=timeout_s) as stream:
-        refusal = _connect(stream, f"{target}:{target_port}", proxy_headers)
+        name = f"[{target}]" if ":" in target else target
+        refusal = _connect(stream, f"{name}:{target_port}", proxy_headers)
         if refusal is not None:
             return refusal
         inner = http.client.HTTPConnection(target, target_port, timeout=timeout_s)

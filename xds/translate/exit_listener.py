@@ -31,7 +31,10 @@ def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         routes=names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
-            http_filter("envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=dns_cache())),
+            http_filter(
+                "envoy.filters.http.dynamic_forward_proxy",
+                FilterConfig(dns_cache_config=dns_cache(exit_.egress_address)),
+            ),
         ],
         local_replies=local_replies(
             _NOT_REACHED,

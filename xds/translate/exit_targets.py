@@ -23,23 +23,24 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded
 from xds.translate.encoding import pack
+from xds.translate.forbidden_targets import forbidden_addresses
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
 
 def translate_exit_targets(egress_address: str | None = None) -> Cluster:
-    """The cluster of all targets; with `egress_address`, connections leave from that address."""
-    bind = BindConfig(source_address=SocketAddress(address=egress_address, port_value=0)) if egress_address else None
+    """The cluster of all targets; with `egress_address`, connections leave from that."""
+    source = SocketAddress(address=egress_address, port_value=0) if egress_address else None
     return Cluster(
         name=names.TARGETS,
         cluster_type=ClusterCustomClusterType(
             name="envoy.clusters.dynamic_forward_proxy",
-            typed_config=pack(ClusterConfig(dns_cache_config=dns_cache())),
+            typed_config=pack(ClusterConfig(dns_cache_config=dns_cache(egress_address))),
         ),
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=CONNECT_TIMEOUT,
         circuit_breakers=unbounded(),
-        upstream_bind_config=bind,
+        upstream_bind_config=BindConfig(source_address=source) if source else None,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
                 # A connection is one request's: one that is kept says nothing of its tunnel's death until it times out, and
@@ -55,11 +56,12 @@ def translate_exit_targets(egress_address: str | None = None) -> Cluster:
     )
 
 
-def dns_cache() -> DnsCacheConfig:
+def dns_cache(egress_address: str | None) -> DnsCacheConfig:
     """The cache of resolved names; the listener's filter and the cluster must name the same one."""
     return DnsCacheConfig(
         name="targets",
         dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
         host_ttl=timedelta(minutes=5),
         max_hosts=100_000,
+        resolved_address_filter=forbidden_addresses(egress_address),
     )

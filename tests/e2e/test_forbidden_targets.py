@@ -1,0 +1,33 @@
+"""An exit carries nobody to its own host or the networks around it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def admin_port(exit_) -> str:
+    return json.loads((exit_.state_dir / "envoy.json").read_text())["admin"].rpartition(":")[2]
+
+
+@pytest.mark.parametrize("tunnel", [True, False], ids=["by CONNECT", "by plain HTTP"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "localhost"])
+def test_the_admin_interface_of_an_exits_envoy_cannot_be_reached_through_it(scene, host, tunnel):
+    (exit_,) = [each for each in scene.exits if each.country == "gb"]
+    answer = scene.ask("gb", base_url=f"http://{host}:{admin_port(exit_)}", path="/server_info", tunnel=tunnel)
+    assert answer.status == 503, answer.text
+    assert b"command_line_options" not in answer.body
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "172.17.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"])
+def test_a_private_address_is_refused_at_once(scene, host):
+    answer = scene.ask("gb", base_url=f"http://{host}", tunnel=False)
+    assert answer.status == 503
+    assert "address_denied" in answer.text
+
+
+def test_the_admin_interface_is_there_to_be_reached(scene):
+    """What makes the tests above able to fail."""
+    (exit_,) = [each for each in scene.exits if each.country == "gb"]
+    assert "command_line_options" in exit_.admin("/server_info")
