@@ -24,7 +24,6 @@ log = structlog.get_logger()
 TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=3)
 _INTERVAL_MAX_S: Final = 300.0
 _JITTER: Final = 0.1
-_NOT_FOUND: Final = 404
 _GONE: Final = 410
 
 
@@ -102,10 +101,9 @@ class Heart:
 
 
 def _means_deregistered(error: Refused) -> bool:
-    """Whether the API itself says that there is no such proxy (any more).
+    """Whether the API itself says that this proxy was removed.
 
-    Any other 404, of something in between or of a path that an API of another version does not have, must not stop a fleet.
+    A 404 does not: a control plane that was restored from an older backup never heard of the proxy either, and a database
+    that lost its memory must not stop a fleet that works.
     """
-    if error.status == _NOT_FOUND:
-        return str(error.problem.get("code", "")).startswith("unknown_")
     return error.status == _GONE and bool(error.problem)

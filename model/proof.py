@@ -79,7 +79,8 @@ def verify(claim: Claim, public_key_pem: str, path: str, body: bytes, now: datet
         raise BadProof(f"the proof is not valid: {error}", mend="sign it with the certificate's key") from error
     if claims.get("sha256") != _digest(body):
         raise BadProof("the proof is for another body", mend="sign the bytes that are sent")
-    if abs(float(claims["iat"]) - now.timestamp()) > (LIFETIME + LEEWAY).total_seconds():
+    # so written that NaN, which compares with nothing, is refused too
+    if not abs(float(claims["iat"]) - now.timestamp()) <= (LIFETIME + LEEWAY).total_seconds():
         raise BadProof("the proof was made at another time", mend="set the agent's clock (NTP)")
 
 

@@ -156,7 +156,7 @@ class ChangeRow(SQLModel, table=True):
     id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(), primary_key=True))
     revision: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
     kind: str
-    key: str
+    key: str = Field(index=True)
     at: datetime = Field(sa_column=_timestamp())
     traceparent: str | None = None
     """The W3C trace context of the write, so that one trace runs from the REST call to the last ACK."""

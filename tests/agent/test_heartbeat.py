@@ -110,14 +110,14 @@ async def test_an_envoy_that_does_not_come_up_is_told(plane, beating, until):
         (503, "application/problem+json"),
         (401, "application/problem+json"),
         (422, "application/problem+json"),
-        # of something in between, or of an API that does not have the path
+        # of something in between, or of a control plane that was restored from before the enrolment
         (404, "text/html"),
         (410, "text/html"),
         (404, "application/problem+json"),
     ],
 )
 async def test_a_failure_is_told_once_and_forgotten(plane, beating, until, answer, status, content_type):
-    plane.to_beats = answer(status, {"detail": "no"}, content_type)
+    plane.to_beats = answer(status, {"detail": "no", "code": "unknown_exit"}, content_type)
     with capture_logs() as logs:
         async with beating(Role.EXIT, a_board()):
             await until(lambda: len(plane.beats) >= 3)
@@ -142,9 +142,8 @@ async def test_an_api_that_is_away_is_waited_for(plane, beating, until):
         await until(lambda: len(plane.beats) > count)
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "unknown_exit"), (410, "deregistered")])
-async def test_a_proxy_that_is_known_no_more_ends(plane, beating, answer, status, code):
-    plane.to_beats = answer(status, {"detail": "there is no such exit", "code": code})
+async def test_a_proxy_that_is_known_no_more_ends(plane, beating, answer):
+    plane.to_beats = answer(410, {"detail": "there is no such exit", "code": "deregistered"})
     async with beating(Role.EXIT, a_board()) as (_, task):
         with pytest.raises(Deregistered, match=r"knows this exit no more .*there is no such exit.*; remove the state"):
             async with asyncio.timeout(10):

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("traceparent", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_change"),
     )
+    op.create_index("ix_change_key", "change", ["key"], unique=False)
     op.create_index("ix_change_revision", "change", ["revision"], unique=False)
     op.create_table(
         "ear",
