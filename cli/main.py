@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -62,6 +63,8 @@ def _root() -> None:
 
 def main() -> None:
     """The console script: an error that Exitplane knows is one line and status 1."""
+    # gRPC's core would write to stderr beside our own words; what matters is raised. Set it to "error" to see more.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app(prog_name="exitplane")
     except ExitplaneError as error:
