@@ -110,7 +110,7 @@ async def _resolve(name: str) -> str | None:
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be asked for
         log.warning("exit.unresolved", address=name, reason=str(error))
         return None
     return min((str(entry[4][0]) for entry in found), default=None)

@@ -29,12 +29,21 @@ class Verdict:
 def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patience) -> Verdict | None:
     """The state that an exit should move to; None to stay.
 
-    An exit returns to healthy only on a heartbeat that is newer than its present state (fail closed).
+    An exit returns to healthy only on a heartbeat that is newer than its present state (fail closed). One that was not
+    heard of for long is lost, whatever it said last.
     """
     beat = standing.heard
     if beat is None or standing.state is ExitState.DISABLED:
         return None
-    verdict = _complaint(beat) or _silent(beat, now, hearing, patience) or Verdict(ExitState.HEALTHY, "")
+    silence = hearing.silence(now, beat.heard_at)
+    if silence > patience.lost_after:
+        verdict = _silent(ExitState.LOST, silence)
+    elif (complaint := _complaint(beat)) is not None:
+        verdict = complaint
+    elif silence > patience.unreachable_after:
+        verdict = _silent(ExitState.UNREACHABLE, silence)
+    else:
+        verdict = Verdict(ExitState.HEALTHY, "")
     if verdict.state is standing.state:
         return None
     if standing.state is ExitState.LOST and verdict.state is ExitState.UNREACHABLE and _nothing_new(standing):
@@ -58,10 +67,5 @@ def _complaint(beat: Heartbeat) -> Verdict | None:
     return None
 
 
-def _silent(beat: Heartbeat, now: datetime, hearing: Hearing, patience: Patience) -> Verdict | None:
-    silence = hearing.silence(now, beat.heard_at)
-    if silence > patience.lost_after:
-        return Verdict(ExitState.LOST, f"silent for {silence.total_seconds():.0f} s")
-    if silence > patience.unreachable_after:
-        return Verdict(ExitState.UNREACHABLE, f"silent for {silence.total_seconds():.0f} s")
-    return None
+def _silent(state: ExitState, silence: timedelta) -> Verdict:
+    return Verdict(state, f"silent for {silence.total_seconds():.0f} s")

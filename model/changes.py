@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -29,6 +29,7 @@ from model.world import Key, Kind, ResourceKey
 CHANNEL = "exitplane_revision"
 HEARTBEAT_CHANNEL = "exitplane_heartbeat"
 """A heartbeat that should change an exit's state was stored; a hint to the keeper."""
+_PAUSE_S = 0.1
 
 log = structlog.get_logger()
 
@@ -96,8 +97,8 @@ def decode_key(kind: Kind, raw: str) -> Key:
 class Feed:
     """Wakes whoever follows the revisions: on NOTIFY, on every (re)connection, and at least every `poll_s`.
 
-    It never says what changed: the follower reads that from the change log. A lost LISTEN connection is noticed by a
-    query on it every `poll_s`, and made anew with backoff.
+    It never says what changed: the follower reads that from the change log. A LISTEN connection that is closed is made
+    anew, with backoff while that fails; one that fell silent is noticed by a query on it every `poll_s`.
     """
 
     def __init__(self, database: Database, *channels: str, poll_s: float = 2.0) -> None:
@@ -109,28 +110,31 @@ class Feed:
 
     async def run(self) -> None:
         """Keep a LISTEN connection alive until cancelled."""
-        pause_s = 0.1
+        pause_s = _PAUSE_S
         while True:
             try:
                 await self._listen()
-                pause_s = 0.1
             except (ExitplaneError, asyncpg.PostgresError, *UNREACHABLE) as error:
                 if self.connected:
                     log.warning("changes.connection_lost", error=str(error))
+                    pause_s = _PAUSE_S
                 self.connected = False
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 2.0)
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> NoReturn:
         connection = await self._database.connect()
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
         try:
             notified: Callable[..., None] = lambda *_: self._hint.set()  # noqa: E731 - asyncpg passes four arguments
             for channel in self._channels:
                 await connection.add_listener(channel, notified)
             self.connected = True
             self._hint.set()
-            while not connection.is_closed():
-                await asyncio.sleep(self._poll_s)
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(closed.wait(), self._poll_s)
                 await connection.fetchval("SELECT 1", timeout=self._poll_s)
         finally:
             with suppress(Exception):

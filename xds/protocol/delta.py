@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from xds.protocol.messages import Request
-from xds.protocol.subscription import WILDCARD, Subscription
+from xds.protocol.subscription import UNKNOWN, WILDCARD, Subscription
 from xds.snapshot.order import WILDCARD_BY_DEFAULT
-from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
-
-MAX_RESPONSE_BYTES = 2 * 1024 * 1024
-"""Where a response is split: half of what gRPC clients take by default (rule 31)."""
 
 
 def subscribe(subscription: Subscription, request: Request, view: View, *, first: bool) -> bool:
@@ -23,49 +18,22 @@ def subscribe(subscription: Subscription, request: Request, view: View, *, first
         subscription.wildcard = True
         subscription.answer_due = True
         subscription.dirty.update(view.names(type_url))
-    subscription.add(name for name in request.subscribe if name != WILDCARD)  # rule 22: also one that is held
+    subscription.add(name for name in request.subscribe if name != WILDCARD)
     if WILDCARD in request.unsubscribe:
-        _drop_wildcard(subscription)
+        subscription.wildcard = False
+        subscription.answer_due = False
+        subscription.narrow()
     subscription.drop(name for name in request.unsubscribe if name != WILDCARD)
     if first and request.initial_versions:
         _resume(subscription, request.initial_versions)
     return True
 
 
-def _drop_wildcard(subscription: Subscription) -> None:
-    subscription.wildcard = False
-    subscription.answer_due = False
-    for name in [*subscription.held, *subscription.dirty]:
-        if name not in subscription.names:
-            subscription.forget(name)
-
-
 def _resume(subscription: Subscription, versions: Mapping[str, str]) -> None:
     """The client holds resources from an earlier stream: answer only what differs (rules 10, 26 and 27)."""
     for name, version in versions.items():
         if subscription.wants(name):
-            subscription.held[name] = version
+            subscription.held[name] = version or UNKNOWN
             subscription.dirty.add(name)
             subscription.forced.discard(name)
     subscription.answer_due = False
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One of the responses that a change is split into."""
-
-    given: Sequence[Resource]
-    removed: frozenset[str]
-
-
-def split(given: Iterable[Resource], removed: frozenset[str]) -> Iterator[Part]:
-    """Parts below the size limit that hold all of `given`; the removals ride on the last one."""
-    batch: list[Resource] = []
-    size = 0
-    for resource in given:
-        if batch and size + len(resource.delta_part) > MAX_RESPONSE_BYTES:
-            yield Part(batch, frozenset())
-            batch, size = [], 0
-        batch.append(resource)
-        size += len(resource.delta_part)
-    yield Part(batch, removed)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -15,6 +16,12 @@ from xds.wire.discovery_pb2 import (
     DiscoveryRequest,
     DiscoveryResponse,
 )
+
+MAX_RESPONSE_BYTES: Final = 2 * 1024 * 1024
+"""Where a response is split: half of what gRPC clients take by default (rule 31)."""
+MAX_ERROR_CHARS: Final = 16_384
+_ENVELOPE_BYTES: Final = 160
+"""More than type URL, version and lengths add to a resource, or a length to a name."""
 
 
 class Variant(Enum):
@@ -35,7 +42,7 @@ class Request:
     type_url: str
     nonce: str
     error: str | None
-    """Envoy's own words when it rejects; None when it does not."""
+    """Envoy's own words when it rejects, cut to MAX_ERROR_CHARS; None when it does not."""
     node_id: str
     subscribe: Sequence[str] = ()
     """Delta: names to add. State of the world: all names."""
@@ -59,7 +66,7 @@ def _parse_delta(raw: bytes) -> Request:
     return Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
-        error=message.error_detail.message if message.HasField("error_detail") else None,
+        error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
         node_id=message.node.id,
         subscribe=list(message.resource_names_subscribe),
         unsubscribe=list(message.resource_names_unsubscribe),
@@ -72,7 +79,7 @@ def _parse_sotw(raw: bytes) -> Request:
     return Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
-        error=message.error_detail.message if message.HasField("error_detail") else None,
+        error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
         node_id=message.node.id,
         subscribe=list(message.resource_names),
         version=message.version_info,
@@ -93,3 +100,35 @@ def sotw_response(type_url: str, nonce: str, resources: Iterable[Resource], vers
     """A state-of-the-world response, likewise."""
     envelope = DiscoveryResponse(type_url=type_url, nonce=nonce, version_info=version)
     return b"".join([*(resource.sotw_part for resource in resources), envelope.SerializeToString()])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the responses that a change is split into."""
+
+    given: Sequence[Resource]
+    removed: frozenset[str]
+
+
+def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[Part]:
+    """Parts below the size limit that hold it all: at least one, and one for each resource that is larger by itself."""
+    resources: list[Resource] = []
+    names: list[str] = []
+    size = 0
+    items: Iterable[Resource | str] = (*given, *removed)
+    for item in items:
+        more = _size(item)
+        if size and size + more > MAX_RESPONSE_BYTES:
+            yield Part(resources, frozenset(names))
+            resources, names, size = [], [], 0
+        if isinstance(item, Resource):
+            resources.append(item)
+        else:
+            names.append(item)
+        size += more
+    yield Part(resources, frozenset(names))
+
+
+def _size(item: Resource | str) -> int:
+    name, body = (item.name, item.body) if isinstance(item, Resource) else (item, b"")
+    return len(name.encode()) + len(body) + _ENVELOPE_BYTES

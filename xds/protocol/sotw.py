@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from xds.protocol.messages import Request
-from xds.protocol.subscription import WILDCARD, Subscription
+from xds.protocol.subscription import ABSENT, WILDCARD, Subscription
 from xds.snapshot.order import FULL_STATE, WILDCARD_BY_DEFAULT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
@@ -16,22 +16,24 @@ def subscribe(subscription: Subscription, request: Request, view: View, *, first
     """Apply the names of a request; says whether it may be answered (one with a stale nonce may not: rule 15)."""
     type_url = request.type_url
     names = {name for name in request.subscribe if name != WILDCARD}
-    # rule 4: no names means all only while none was ever sent; later it means none
-    legacy = not request.subscribe and not subscription.names and type_url in WILDCARD_BY_DEFAULT
-    wildcard = WILDCARD in request.subscribe or (legacy and (first or subscription.wildcard))
+    subscription.explicit |= bool(request.subscribe)
+    # rule 4: no names means all only while nothing was ever asked for; later it means none
+    legacy = not subscription.explicit and type_url in WILDCARD_BY_DEFAULT
+    wildcard = legacy or WILDCARD in request.subscribe
     gained = names - subscription.names
-    lost = (subscription.names | set(subscription.held)) - names
-    newly_wildcard = wildcard and not subscription.wildcard
+    widened = wildcard and not subscription.wildcard
+    narrowed = not wildcard and (subscription.wildcard or not subscription.names <= names)
     subscription.wildcard, subscription.names = wildcard, names
     subscription.dirty |= gained  # rule 11: answered even at the same version
-    if newly_wildcard:
+    if widened:
         subscription.dirty.update(view.names(type_url))
-        subscription.answer_due = True
-    if lost and not wildcard:
-        for name in lost:
-            subscription.forget(name)  # rules 13 and 19: sent again if asked for again, and not before
+        subscription.answer_due = True  # rule 26
+    if narrowed:
+        subscription.narrow()
         subscription.answer_due = type_url in FULL_STATE  # rule 12
-    if first and request.version and request.version == version_of(type_url, subscription, view):
+    if gained - subscription.held.keys() and type_url in FULL_STATE:
+        subscription.answer_due = True  # a state without the name says that it does not exist
+    if first and request.version and request.version == _version_of(type_url, subscription, view):
         _resume(type_url, subscription, view)
     return first or not request.nonce or request.nonce == subscription.last_nonce
 
@@ -48,13 +50,23 @@ def _resume(type_url: str, subscription: Subscription, view: View) -> None:
     subscription.answer_due = False
 
 
-def version_of(type_url: str, subscription: Subscription, view: View) -> str:
-    """The version of all that is subscribed to: a hash over names and content versions (decision 1)."""
+def _version_of(type_url: str, subscription: Subscription, view: View) -> str:
+    """The version of all that is subscribed to, as it is now."""
     names = {*subscription.names, *(view.names(type_url) if subscription.wildcard else ())}
     return version_over(resource for name in names if (resource := view.get(type_url, name)))
 
 
 def version_over(resources: Iterable[Resource]) -> str:
     """The version of these resources together."""
-    lines = sorted(f"{resource.name}\0{resource.version}\n" for resource in resources)
+    return _hash((resource.name, resource.version) for resource in resources)
+
+
+def version_held(subscription: Subscription) -> str:
+    """The version of what the client holds once it accepts: of no name that it was not sent, or rejected (rule 16)."""
+    return _hash((name, version) for name, version in subscription.held.items() if version != ABSENT)
+
+
+def _hash(versions: Iterable[tuple[str, str]]) -> str:
+    """A hash over names and content versions, equal on every replica (decision 1)."""
+    lines = sorted(f"{name}\0{version}\n" for name, version in versions)
     return blake2b("".join(lines).encode(), digest_size=12).hexdigest()

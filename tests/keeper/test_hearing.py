@@ -1,0 +1,114 @@
+"""Silence counts only while the control plane could hear: since its last deafness, whatever that came from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.hearing import ATTENTION, Hearing
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=1)
+
+
+def s(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+def listen(hearing: Hearing, start: datetime, seconds: float) -> datetime:
+    """Look every second, with the API flushing all the time; gives the time of the last look."""
+    for second in range(int(seconds) + 1):
+        hearing.look(start + s(second), start + s(second))
+    return start + s(int(seconds))
+
+
+def test_before_the_first_look_there_is_no_silence():
+    assert Hearing().silence(NOW, LONG_AGO) == s(0)
+
+
+def test_silence_counts_from_when_the_keeper_began_to_look():
+    hearing = Hearing()
+    now = listen(hearing, NOW, 60)
+    assert hearing.silence(now, LONG_AGO) == s(60)
+
+
+def test_silence_counts_from_the_last_heartbeat():
+    hearing = Hearing()
+    now = listen(hearing, NOW, 60)
+    assert hearing.silence(now, NOW + s(45)) == s(15)
+
+
+def test_a_heartbeat_from_a_clock_that_is_ahead_is_no_silence():
+    hearing = Hearing()
+    now = listen(hearing, NOW, 60)
+    assert hearing.silence(now, now + s(10)) == s(0)
+
+
+def test_while_no_api_ever_heard_there_is_no_silence():
+    hearing = Hearing()
+    for second in range(60):
+        hearing.look(NOW + s(second), None)
+    assert hearing.silence(NOW + s(59), LONG_AGO) == s(0)
+
+
+def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_count():
+    hearing = Hearing()
+    down = listen(hearing, NOW, 60)
+    for second in range(40):
+        hearing.look(down + s(second), down)
+    assert hearing.silence(down + s(39), LONG_AGO) == s(0)
+    back = listen(hearing, down + s(40), 10)
+    assert hearing.silence(back, LONG_AGO) == s(10)
+
+
+def test_a_moment_without_a_flush_is_borne():
+    hearing = Hearing()
+    down = listen(hearing, NOW, 60)
+    for second in range(1, 5):
+        hearing.look(down + s(second), down)
+    now = listen(hearing, down + s(5), 5)
+    assert hearing.silence(now, LONG_AGO) == s(70)
+
+
+def test_a_keeper_that_could_not_look_begins_anew():
+    """PostgreSQL was away, the process was paused, or its machine slept."""
+    hearing = Hearing()
+    away = listen(hearing, NOW, 60)
+    back = away + s(120)
+    hearing.look(back, back)
+    assert hearing.silence(back, LONG_AGO) == s(0)
+
+
+def test_a_clock_that_jumps_ahead_makes_no_silence():
+    hearing = Hearing()
+    jumped = listen(hearing, NOW, 60) + timedelta(hours=1)
+    now = listen(hearing, jumped, 10)
+    assert hearing.silence(now, NOW + s(60)) == s(10)
+
+
+def test_a_clock_that_jumps_back_makes_no_silence():
+    hearing = Hearing()
+    jumped = listen(hearing, NOW, 60) - timedelta(hours=1)
+    now = listen(hearing, jumped, 10)
+    assert hearing.silence(now, LONG_AGO) == s(10)
+
+
+STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), max_size=40)
+
+
+@given(STEPS, st.floats(0, 600))
+def test_silence_is_the_time_since_the_last_heartbeat_that_was_heard_without_a_break(steps, heard_ago_s):
+    """Each look is some time after the one before, at an API that flushed some time ago (None: never)."""
+    hearing, now, unbroken = Hearing(), NOW, s(0)
+    heard_before = False
+    for after_s, flushed_ago_s in steps:
+        now += s(after_s)
+        heard = flushed_ago_s is not None and s(flushed_ago_s) <= ATTENTION
+        watched = s(0) <= s(after_s) <= ATTENTION
+        unbroken = unbroken + s(after_s) if heard and heard_before and watched else s(0)
+        heard_before = heard
+        hearing.look(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
+        silence = hearing.silence(now, now - s(heard_ago_s))
+        assert abs(silence - min(unbroken, s(heard_ago_s))) < timedelta(milliseconds=1)

@@ -1,0 +1,346 @@
+"""The keeper's looks at a real database, with the clock in the test's hand."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+
+import pytest
+
+from keeper import keeper as module
+from model.changes import write
+from model.database import DatabaseUnreachable
+from model.repositories import declared, upkeep, worlds
+from model.tables import ExitRow
+from model.world import ExitState
+
+pytestmark = pytest.mark.postgres
+
+
+# -- states ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_exit_is_healthy_on_its_first_good_heartbeat(house, clock):
+    one = await house.declare()
+    await house.look()
+    assert await house.state(one) is ExitState.REGISTERING
+    clock.advance(seconds=1)
+    await house.hear(one)
+    await house.look()
+    row = await house.row(one)
+    assert (row.state, row.state_reason, row.state_since) == (ExitState.HEALTHY, "", clock())
+
+
+async def test_an_exit_whose_first_heartbeat_is_a_complaint_is_not_offered(house, clock):
+    one = await house.declare()
+    clock.advance(seconds=1)
+    await house.hear(one, tunnel_up=False, reason="no handshake yet")
+    await house.look()
+    row = await house.row(one)
+    assert (row.state, row.state_reason) == (ExitState.UNREACHABLE, "its tunnel is down: no handshake yet")
+
+
+@pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"leaving": True}])
+async def test_a_complaint_takes_an_exit_out_at_the_next_look_and_only_a_newer_heartbeat_brings_it_back(
+    house, clock, said
+):
+    one = await house.declare(state=ExitState.HEALTHY)
+    clock.advance(seconds=1)
+    await house.hear(one, **said)
+    await house.look()
+    assert await house.state(one) is ExitState.UNREACHABLE
+    await house.pass_time(20)
+    assert await house.state(one) is ExitState.UNREACHABLE
+    await house.hear(one)
+    await house.look()
+    assert await house.state(one) is ExitState.HEALTHY
+
+
+async def test_a_good_heartbeat_from_before_the_complaint_was_seen_does_not_bring_an_exit_back(house, clock):
+    one = await house.declare(state=ExitState.HEALTHY)
+    clock.advance(seconds=1)
+    before = clock()
+    await house.hear(one, at=before - timedelta(milliseconds=100), tunnel_up=False)
+    await house.look()
+    await house.hear(one, at=before)
+    await house.look()
+    assert await house.state(one) is ExitState.UNREACHABLE
+
+
+async def test_a_silent_exit_is_unreachable_then_lost_and_back_with_a_heartbeat(house, clock):
+    one, other = await house.declare(state=ExitState.HEALTHY), await house.declare("two", state=ExitState.HEALTHY)
+    await house.look()
+    await house.hear(one)
+    heard_at, seen = clock(), {}
+    while (silent_for := (clock() - heard_at).total_seconds()) <= 304:
+        seen[silent_for] = await house.state(one)
+        await house.hear(other)
+        await house.pass_time(4)
+    assert {state for silent_for, state in seen.items() if silent_for <= 30} == {ExitState.HEALTHY}
+    assert {state for silent_for, state in seen.items() if 30 < silent_for <= 300} == {ExitState.UNREACHABLE}
+    assert seen[304] is ExitState.LOST
+    assert (await house.row(one)).state_reason == "silent for 304 s"
+    assert await house.state(other) is ExitState.HEALTHY
+    await house.hear(one)
+    await house.look()
+    assert await house.state(one) is ExitState.HEALTHY
+
+
+async def test_an_exit_that_said_goodbye_is_lost_in_the_end(house):
+    one = await house.declare(state=ExitState.HEALTHY)
+    await house.look()
+    await house.hear(one, leaving=True)
+    await house.pass_time(310)
+    assert await house.state(one) is ExitState.LOST
+
+
+async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
+    """A new keeper counts silence from its own beginning, so by its count the exit is silent for less."""
+    one = await house.declare(state=ExitState.HEALTHY)
+    await house.look()
+    await house.hear(one)
+    await house.pass_time(310)
+    house.keeper = module.Keeper(house.database, house.clock, house.keeper._patience)
+    await house.pass_time(60)
+    assert await house.state(one) is ExitState.LOST
+
+
+async def test_a_disabled_exit_stays_disabled_whatever_it_says(house, clock):
+    one = await house.declare(state=ExitState.DISABLED)
+    for said in ({}, {"tunnel_up": False}, {"leaving": True}):
+        clock.advance(seconds=1)
+        await house.hear(one, **said)
+        await house.look()
+        assert await house.state(one) is ExitState.DISABLED
+    await house.pass_time(310)
+    assert await house.state(one) is ExitState.DISABLED
+
+
+async def test_an_exit_that_was_never_heard_of_waits_for_its_first_word(house):
+    one = await house.declare()
+    await house.pass_time(310)
+    assert await house.state(one) is ExitState.REGISTERING
+
+
+async def test_what_an_operator_did_between_look_and_write_stands(house, database, clock, monkeypatch):
+    one = await house.declare(state=ExitState.HEALTHY)
+    clock.advance(seconds=1)
+    await house.hear(one, tunnel_up=False)
+    change_state = upkeep.change_state
+
+    async def after_the_operator(unit, exit_id, *given):
+        async with write(database) as other:
+            row = await declared.lock(other.session, ExitRow, exit_id)
+            await declared.save_changes(other, row, {"state": ExitState.DISABLED})
+        return await change_state(unit, exit_id, *given)
+
+    monkeypatch.setattr(upkeep, "change_state", after_the_operator)
+    await house.look()
+    assert await house.state(one) is ExitState.DISABLED
+
+
+# -- what is no revision -----------------------------------------------------------------------------------------------
+
+
+async def test_looking_at_what_is_as_it_should_be_is_no_revision(house, database):
+    one = await house.declare(state=ExitState.HEALTHY)
+    await house.look()
+    before = await worlds.current_revision(database)
+    for _ in range(5):
+        await house.hear(one)
+        await house.pass_time(4)
+    assert await worlds.current_revision(database) == before
+
+
+async def test_exits_that_change_together_are_one_revision_that_names_them(house, database, clock):
+    exits = [await house.declare(f"exit-{number}") for number in range(3)]
+    before = await worlds.load(database)
+    clock.advance(seconds=1)
+    for one in exits:
+        await house.hear(one)
+    await house.look()
+    after, changes = await worlds.catch_up(database, before)
+    assert after.revision == before.revision + 1
+    assert {change.key for change in changes} == set(exits)
+    assert {after.exits[one].state for one in exits} == {ExitState.HEALTHY}
+
+
+# -- what is not the exits' silence ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def healthy(house):
+    """An exit that was heard of a moment ago, by a keeper that has looked for a while."""
+    one = await house.declare(state=ExitState.HEALTHY)
+    await house.pass_time(60)
+    await house.hear(one)
+    return one
+
+
+async def test_an_outage_of_the_api_is_no_silence_of_the_exits(house, healthy):
+    await house.pass_time(600, listening=False)
+    assert await house.state(healthy) is ExitState.HEALTHY
+    await house.pass_time(28)  # from here on it could have been heard
+    assert await house.state(healthy) is ExitState.HEALTHY
+    await house.pass_time(8)
+    assert await house.state(healthy) is ExitState.UNREACHABLE
+
+
+async def test_a_paused_keeper_takes_its_pause_for_nobodys_silence(house, healthy, clock):
+    clock.advance(seconds=600)
+    await house.look()
+    assert await house.state(healthy) is ExitState.HEALTHY
+    await house.pass_time(28)
+    assert await house.state(healthy) is ExitState.HEALTHY
+    await house.pass_time(8)
+    assert await house.state(healthy) is ExitState.UNREACHABLE
+
+
+async def test_a_clock_that_jumps_is_nobodys_silence(house, healthy, clock):
+    for jump_s in (3600, -1800):
+        clock.advance(seconds=jump_s)
+        await house.look()
+        await house.pass_time(20)
+        assert await house.state(healthy) is ExitState.HEALTHY
+
+
+async def test_an_outage_of_postgresql_is_nobodys_silence(wired, clock, house, healthy):
+    database, wire = wired
+    house.keeper._database = database
+    await wire.cut()
+    for _ in range(10):
+        clock.advance(seconds=4)
+        with pytest.raises(DatabaseUnreachable):
+            await house.keeper.look()
+    clock.advance(seconds=600)
+    await wire.mend()
+    await house.look()
+    await house.pass_time(20)
+    assert await house.state(healthy) is ExitState.HEALTHY
+    await house.pass_time(16)
+    assert await house.state(healthy) is ExitState.UNREACHABLE
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+async def endpoint(house, exit_id):
+    return (await house.row(exit_id)).endpoint
+
+
+async def test_a_host_name_becomes_an_endpoint_and_a_revision(house, database):
+    one = await house.declare(address="localhost", endpoint=None)
+    before = await worlds.load(database)
+    await house.look()
+    assert await endpoint(house, one) in ("127.0.0.1", "::1")
+    _, changes = await worlds.catch_up(database, before)
+    assert {change.key for change in changes} == {one}
+
+
+class Names:
+    """A resolver that answers what the test says, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+
+    def __call__(self, name, *_, **__):
+        self.asked.append(name)
+        if name not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses[name]]
+
+
+@pytest.fixture
+def names(monkeypatch) -> Names:
+    resolver = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    return resolver
+
+
+async def test_a_name_that_moves_is_followed(house, names):
+    one = await house.declare(address="exit.example", endpoint=None)
+    names.addresses["exit.example"] = ["198.51.100.7"]
+    await house.look()
+    names.addresses["exit.example"] = ["198.51.100.8"]
+    await house.pass_time(8)
+    assert await endpoint(house, one) == "198.51.100.8"
+
+
+async def test_a_name_with_several_addresses_does_not_flap(house, names, database):
+    one = await house.declare(address="exit.example", endpoint=None)
+    names.addresses["exit.example"] = ["198.51.100.8", "198.51.100.7"]
+    await house.look()
+    before = await worlds.current_revision(database)
+    names.addresses["exit.example"] = ["198.51.100.7", "198.51.100.8"]
+    await house.pass_time(8)
+    assert await endpoint(house, one) == "198.51.100.7"
+    assert await worlds.current_revision(database) == before
+
+
+async def test_a_name_that_fails_keeps_what_it_resolved_to(house, names):
+    one = await house.declare(address="exit.example", endpoint="198.51.100.7")
+    await house.look()
+    assert names.asked == ["exit.example"]
+    assert await endpoint(house, one) == "198.51.100.7"
+
+
+@pytest.mark.parametrize("address", ["a..example", f"{'a' * 64}.example"])
+async def test_a_name_that_no_resolver_takes_harms_no_other_exit(house, address):
+    bad = await house.declare("bad", address=address, endpoint=None)
+    good = await house.declare("good", address="localhost", endpoint=None)
+    await house.look()
+    assert await endpoint(house, bad) is None
+    assert await endpoint(house, good) is not None
+
+
+async def test_addresses_are_not_asked_for(house, names):
+    await house.declare()
+    await house.look()
+    assert names.asked == []
+
+
+async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house, names, clock):
+    await house.declare(address="exit.example", endpoint=None)
+    for _ in range(11):
+        await house.look()
+        clock.advance(seconds=1)
+    assert len(names.asked) == 3
+
+
+async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, database):
+    one = await house.declare(address="new.example", endpoint=None)
+    async with write(database) as unit:
+        await upkeep.set_endpoint(unit, one, "old.example", "198.51.100.7")
+    assert unit.revision is None
+    assert await endpoint(house, one) is None
+
+
+# -- old rows ----------------------------------------------------------------------------------------------------------
+
+
+async def test_old_changes_are_forgotten_now_and_then_but_for_the_newest(house, database, clock, monkeypatch):
+    monkeypatch.setattr(module, "KEEP_CHANGES", 1)
+    for number in range(4):
+        await house.declare(f"exit-{number}")
+    world = await worlds.load(database)
+
+    async def is_remembered(revision):
+        return (await worlds.touched_since(database, revision, []))[1] is not None
+
+    await database_changes_are_from(database, clock() - timedelta(hours=2))
+    await house.look()
+    assert not await is_remembered(world.revision - 2)
+    assert await is_remembered(world.revision - 1)
+    await house.declare("exit-4")
+    await database_changes_are_from(database, clock() - timedelta(hours=2))
+    await house.pass_time(290)
+    assert await is_remembered(world.revision - 1)
+    await house.pass_time(16)
+    assert not await is_remembered(world.revision - 1)
+
+
+async def database_changes_are_from(database, at):
+    connection = await database.connect()
+    await connection.execute("UPDATE change SET at = $1", at)
+    await connection.close()

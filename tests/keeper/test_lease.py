@@ -1,0 +1,177 @@
+"""One keeper works at a time, and another follows when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from keeper import lease
+from keeper.keeper import Keeper, run_keeper
+from keeper.lease import LEASE_ID, hold_lease
+from keeper.states import Patience
+from model.repositories import heartbeats
+from model.world import ExitState
+
+pytestmark = pytest.mark.postgres
+
+PATIENCE = Patience(timedelta(seconds=30), timedelta(seconds=300))
+
+
+@asynccontextmanager
+async def running(*coroutines):
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in coroutines]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+class Workers:
+    """Which keepers work now, and all that ever did."""
+
+    def __init__(self) -> None:
+        self.now: list[str] = []
+        self.ever: list[str] = []
+
+    def work(self, name: str):
+        async def run(alive):
+            self.now.append(name)
+            self.ever.append(name)
+            try:
+                while True:
+                    await alive()
+                    await asyncio.sleep(0.01)
+            finally:
+                self.now.remove(name)
+
+        return run
+
+
+async def holder(database) -> int | None:
+    """The server process of the connection that holds the lease."""
+    connection = await database.connect()
+    try:
+        found = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = $1 AND database = ("
+        return await connection.fetchval(
+            f"{found}SELECT oid FROM pg_database WHERE datname = current_database())", LEASE_ID
+        )
+    finally:
+        await connection.close()
+
+
+async def end_connection(database, pid: int) -> None:
+    connection = await database.connect()
+    try:
+        await connection.execute("SELECT pg_terminate_backend($1)", pid)
+    finally:
+        await connection.close()
+
+
+async def test_while_one_keeper_works_another_does_not(database, until):
+    workers = Workers()
+    async with running(hold_lease(database, workers.work("a"))):
+        await until(lambda: workers.now)
+        async with asyncio.timeout(5):
+            await lease._hold_once(database, workers.work("b"))
+    assert workers.ever == ["a"]
+
+
+async def test_another_keeper_follows_when_the_first_ones_connection_is_gone(database, until):
+    workers = Workers()
+    async with running(*(hold_lease(database, workers.work(name)) for name in "ab")):
+        await until(lambda: workers.now)
+        await end_connection(database, await holder(database))
+        await until(lambda: len(workers.ever) == 2 and len(workers.now) == 1)
+    assert workers.now == []
+
+
+async def test_a_keeper_that_ends_hands_over(database, until):
+    workers = Workers()
+    async with running(*(hold_lease(database, workers.work(name)) for name in "ab")) as tasks:
+        await until(lambda: workers.now)
+        (first,) = workers.now
+        tasks["ab".index(first)].cancel()
+        await until(lambda: workers.now and workers.now != [first])
+
+
+async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
+    database, wire = wired
+    workers = Workers()
+    async with running(hold_lease(database, workers.work("a"))):
+        await until(lambda: workers.now)
+        await wire.cut()
+        await until(lambda: not workers.now)
+        await wire.mend()
+        await until(lambda: workers.now)
+    assert workers.ever == ["a", "a"]
+
+
+async def test_a_fault_in_the_work_is_not_swallowed(database):
+    async def broken(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await hold_lease(database, broken)
+    assert await holder(database) is None
+
+
+async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, clock, until, monkeypatch):
+    one = await house.declare()
+    clock.advance(seconds=1)
+    look, looks = Keeper.look, []
+
+    async def counted(keeper):
+        await look(keeper)
+        looks.append(clock())
+
+    monkeypatch.setattr(Keeper, "look", counted)
+    async with running(run_keeper(database, clock, PATIENCE, look_every_s=60)):
+        await until(lambda: len(looks) == 2)  # at its start, and when it began to listen
+        await house.listen()
+        await house.hear(one)
+        async with database.session() as session:
+            await heartbeats.wake_keeper(session)
+        await until(lambda: len(looks) == 3)
+    assert await house.state(one) is ExitState.HEALTHY
+
+
+async def test_without_any_news_the_keeper_looks_at_its_pace(house, database, clock, until):
+    one = await house.declare()
+    clock.advance(seconds=1)
+    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)):
+        await until(lambda: holder(database))
+        await house.listen()
+        await house.hear(one)
+
+        async def is_healthy():
+            return await house.state(one) is ExitState.HEALTHY
+
+        await until(is_healthy)
+
+
+async def test_a_keeper_outlives_an_outage_of_postgresql(house, wired, clock, until):
+    database, wire = wired
+    one = await house.declare()
+    clock.advance(seconds=1)
+    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)) as (task,):
+        await until(lambda: holder(house.database))
+        await wire.cut()
+
+        async def nobody_holds_it():
+            return await holder(house.database) is None
+
+        await until(nobody_holds_it)
+        await house.listen()
+        await house.hear(one)
+        await wire.mend()
+
+        async def is_healthy():
+            return await house.state(one) is ExitState.HEALTHY
+
+        await until(is_healthy)
+        assert not task.done()

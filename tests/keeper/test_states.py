@@ -1,0 +1,115 @@
+"""What an exit's state should be, as a table of the state it is in and what was heard of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from keeper.hearing import Hearing
+from keeper.states import Patience, judge
+from model.repositories.heartbeats import Heartbeat, Standing
+from model.world import ExitState
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+REGISTERING, HEALTHY, UNREACHABLE, LOST, DISABLED = ExitState
+
+GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
+TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
+ENVOY_DOWN = GOOD | {"envoy_up": False}
+LEAVING = GOOD | {"leaving": True}
+
+HEARD = {
+    # what was said, seconds ago, and whether that is since the exit is in its state
+    "nothing yet": None,
+    "all is well": (GOOD, 5, "since"),
+    "all was well before": (GOOD, 5, "before"),
+    "the tunnel is down": (TUNNEL_DOWN, 5, "since"),
+    "the tunnel was down before": (TUNNEL_DOWN, 5, "before"),
+    "its Envoy is down": (ENVOY_DOWN, 5, "since"),
+    "it leaves": (LEAVING, 5, "since"),
+    "silence": (GOOD, 31, "since"),
+    "silence from before": (GOOD, 31, "before"),
+    "long silence": (GOOD, 301, "since"),
+    "long silence after a complaint": (TUNNEL_DOWN, 301, "since"),
+    "long silence after it left": (LEAVING, 301, "since"),
+    "long silence from before": (GOOD, 301, "before"),
+}
+STAYS = None
+TABLE = {
+    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS),
+    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, STAYS),
+    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS),
+    "the tunnel is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
+    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS),
+    "its Envoy is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
+    "it leaves": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
+    "silence": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
+    "silence from before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS),
+    "long silence": (LOST, LOST, LOST, STAYS, STAYS),
+    "long silence after a complaint": (LOST, LOST, LOST, STAYS, STAYS),
+    "long silence after it left": (LOST, LOST, LOST, STAYS, STAYS),
+    "long silence from before": (LOST, LOST, LOST, STAYS, STAYS),
+}
+
+
+def standing(state: ExitState, heard: str) -> Standing:
+    if HEARD[heard] is None:
+        return Standing(UUID(int=1), state, NOW, None)
+    said, ago_s, order = HEARD[heard]
+    heard_at = NOW - timedelta(seconds=ago_s)
+    since = heard_at + timedelta(seconds=1 if order == "before" else -1)
+    return Standing(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said))
+
+
+def hearing_for(seconds: float) -> Hearing:
+    """One that has been hearing without a break for so long."""
+    hearing = Hearing()
+    for ago_s in [*range(int(seconds), 0, -4), 0]:
+        at = NOW - timedelta(seconds=ago_s)
+        hearing.look(at, at)
+    return hearing
+
+
+@pytest.mark.parametrize("heard", TABLE)
+@pytest.mark.parametrize("state", ExitState)
+def test_the_next_state_follows_from_the_present_one_and_what_was_heard(state, heard):
+    verdict = judge(standing(state, heard), NOW, hearing_for(3600), PATIENCE)
+    assert (verdict and verdict.state) == TABLE[heard][list(ExitState).index(state)]
+
+
+@pytest.mark.parametrize("heard", TABLE)
+@pytest.mark.parametrize("state", ExitState)
+def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
+    deaf = Hearing()
+    deaf.look(NOW, None)
+    verdict = judge(standing(state, heard), NOW, deaf, PATIENCE)
+    assert verdict is None or "silent" not in verdict.reason
+    if "silence" in heard and "complaint" not in heard and "left" not in heard:
+        assert verdict is None or verdict.state is HEALTHY
+        assert verdict is None or state in (REGISTERING, UNREACHABLE, LOST)
+
+
+@pytest.mark.parametrize(
+    ("heard", "reason"),
+    [
+        ("all is well", ""),
+        ("the tunnel is down", "its tunnel is down: no handshake for 180 s"),
+        ("its Envoy is down", "its Envoy is down"),
+        ("it leaves", "its agent was stopped"),
+        ("silence", "silent for 31 s"),
+        ("long silence", "silent for 301 s"),
+    ],
+)
+def test_a_verdict_says_why(heard, reason):
+    verdict = judge(standing(REGISTERING, heard), NOW, hearing_for(3600), PATIENCE)
+    assert verdict.reason == reason
+
+
+@pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
+def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
+    beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
+    verdict = judge(Standing(UUID(int=1), HEALTHY, NOW, beat), NOW, hearing_for(3600), PATIENCE)
+    assert (verdict and verdict.state) == state

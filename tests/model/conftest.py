@@ -1,0 +1,69 @@
+"""Declared things to write about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from model.changes import Unit
+from model.database import Database
+from model.repositories import declared
+from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.world import ExitState, Role
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Declare:
+    """Saves rows through a unit; fields that a test does not care for are made up."""
+
+    async def fleet(self, unit: Unit, name: str = "demo") -> FleetRow:
+        fleet = await declared.save(unit, FleetRow(name=name, created_at=AT))
+        await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
+        return fleet
+
+    async def pool(self, unit: Unit, fleet: FleetRow, country: str = "us") -> PoolRow:
+        return await declared.save(unit, PoolRow(fleet_id=fleet.id, name=country, country=country, created_at=AT))
+
+    async def exit(self, unit: Unit, pool: PoolRow, name: str = "one", **fields: Any) -> ExitRow:
+        proxy = ProxyRow(fleet_id=pool.fleet_id, name=name, role=Role.EXIT, created_at=AT)
+        await declared.save(unit, proxy)
+        return await declared.save(unit, exit_row(pool, name, id=proxy.id, **fields))
+
+    async def gateway(self, unit: Unit, fleet: FleetRow, name: str = "gw-1") -> ProxyRow:
+        return await declared.save(unit, ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT))
+
+
+def exit_row(pool: PoolRow, name: str, **fields: Any) -> ExitRow:
+    given = {
+        "address": "198.51.100.1",
+        "endpoint": "198.51.100.1",
+        "port": 8443,
+        "bind_address": "0.0.0.0",
+        "state": ExitState.HEALTHY,
+        "state_reason": "",
+        "state_since": AT,
+        "created_at": AT,
+    }
+    return ExitRow(pool_id=pool.id, name=name, **given | fields)
+
+
+@pytest.fixture
+def declare() -> Declare:
+    return Declare()
+
+
+@pytest.fixture
+def query(database: Database) -> Callable[..., Any]:
+    """`await query(sql, **values)`: what the statement gives, as a list of tuples."""
+
+    async def run(sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        async with database.session() as session:
+            result = await session.execute(text(sql), values)
+            return [tuple(row) for row in result.all()] if result.returns_rows else []
+
+    return run

@@ -1,0 +1,211 @@
+"""The control plane's own authority: what it signs is bound to an identity, and what it does not sign."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
+from model.changes import write
+from model.identity import XDS_SERVER_NAME, Identity, parse_uri
+from model.repositories import enrolment
+from model.world import Role
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return create_authority(NOW)
+
+
+def pem(thing) -> str:
+    return thing.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def request(key, *, names: list[x509.GeneralName] | None = None) -> x509.CertificateSigningRequest:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+def verify(authority, certificate_pem: str, at: datetime) -> list[x509.GeneralName]:
+    """What a TLS peer that trusts only this authority makes of a client's certificate."""
+    store = Store([x509.load_pem_x509_certificate(authority.certificate_pem.encode())])
+    verifier = PolicyBuilder().store(store).time(at).build_client_verifier()
+    return list(verifier.verify(x509.load_pem_x509_certificate(certificate_pem.encode()), []).subjects)
+
+
+def test_a_certificate_carries_the_identity_and_the_key_of_the_request_and_none_of_its_names(authority):
+    key = ec.generate_private_key(ec.SECP256R1())
+    forged = [x509.UniformResourceIdentifier("spiffe://exitplane/control-plane"), x509.DNSName(XDS_SERVER_NAME)]
+    signed = sign_request(authority, pem(request(key, names=forged)), IDENTITY, NOW)
+    names = verify(authority, signed, NOW)
+    assert [type(name) for name in names] == [x509.UniformResourceIdentifier, x509.DNSName]
+    assert parse_uri(names[0].value) == IDENTITY
+    assert names[1].value == IDENTITY.server_name
+    certificate = x509.load_pem_x509_certificate(signed.encode())
+    assert certificate.public_key() == key.public_key()
+    assert "somebody else" not in certificate.subject.rfc4514_string()
+
+
+def test_a_certificate_holds_for_its_lifetime_and_a_little_before(authority):
+    signed = sign_request(authority, pem(request(ec.generate_private_key(ec.SECP256R1()))), IDENTITY, NOW)
+    for good in (NOW - timedelta(minutes=4), NOW + LEAF_LIFETIME - timedelta(seconds=1)):
+        assert verify(authority, signed, good)
+    for bad in (NOW - timedelta(minutes=6), NOW + LEAF_LIFETIME + timedelta(seconds=1)):
+        with pytest.raises(VerificationError):
+            verify(authority, signed, bad)
+
+
+def test_a_certificate_of_another_authority_is_not_trusted(authority):
+    signed = sign_request(create_authority(NOW), pem(request(ec.generate_private_key(ec.SECP256R1()))), IDENTITY, NOW)
+    with pytest.raises(VerificationError):
+        verify(authority, signed, NOW)
+
+
+def test_a_leaf_cannot_sign_another(authority):
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = x509.load_pem_x509_certificate(sign_request(authority, pem(request(key)), IDENTITY, NOW).encode())
+    assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+    assert leaf.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign is False
+    root = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
+    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+
+
+def test_the_servers_certificate_names_the_server_and_no_proxy(authority):
+    names = verify(authority, issue_server(authority, NOW).certificate_pem, NOW)
+    assert XDS_SERVER_NAME in [name.value for name in names]
+    for name in names:
+        with pytest.raises(ValueError, match="not an identity"):
+            parse_uri(name.value)
+
+
+def test_two_servers_have_keys_of_their_own(authority):
+    assert issue_server(authority, NOW).key_pem != issue_server(authority, NOW).key_pem
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----"]
+)
+def test_what_is_no_signing_request_is_refused(authority, text):
+    with pytest.raises(BadSigningRequest, match="not a PEM"):
+        sign_request(authority, text, IDENTITY, NOW)
+
+
+def test_a_certificate_in_place_of_a_request_is_refused(authority):
+    with pytest.raises(BadSigningRequest, match="not a PEM"):
+        sign_request(authority, authority.certificate_pem, IDENTITY, NOW)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP256K1()),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=["P-384", "secp256k1", "RSA"],
+)
+def test_a_key_of_another_kind_is_refused(authority, key):
+    with pytest.raises(BadSigningRequest, match="P-256"):
+        sign_request(authority, pem(request(key)), IDENTITY, NOW)
+
+
+def test_a_request_that_its_key_did_not_sign_is_refused(authority):
+    """Somebody else's public key under a signature of one's own."""
+    mine, theirs = (request(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
+    forged = mine.public_bytes(serialization.Encoding.DER).replace(spki(mine), spki(theirs))
+    text = (
+        f"-----BEGIN CERTIFICATE REQUEST-----\n{base64.encodebytes(forged).decode()}-----END CERTIFICATE REQUEST-----\n"
+    )
+    assert x509.load_pem_x509_csr(text.encode()).public_key() == theirs.public_key()
+    with pytest.raises(BadSigningRequest, match="signature does not match"):
+        sign_request(authority, text, IDENTITY, NOW)
+
+
+def spki(csr: x509.CertificateSigningRequest) -> bytes:
+    return csr.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+# -- identities --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", Role)
+def test_an_identity_survives_its_uri(role):
+    identity = Identity(UUID(int=1), role, UUID(int=2))
+    assert parse_uri(identity.uri) == identity
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "spiffe://exitplane/control-plane",
+        IDENTITY.uri.replace("spiffe:", "https:"),
+        IDENTITY.uri.replace("exitplane", "elsewhere"),
+        IDENTITY.uri.replace("/exit/", "/operator/"),
+        IDENTITY.uri.replace("/fleet/", "/pool/"),
+        re.sub(r"[^/]+$", "me", IDENTITY.uri),
+        IDENTITY.uri + "/more",
+        IDENTITY.uri.rpartition("/")[0],
+    ],
+)
+def test_what_is_not_an_identity_of_this_control_plane_is_refused(uri):
+    with pytest.raises(ValueError):
+        parse_uri(uri)
+
+
+# -- what is stored ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+async def test_all_replicas_share_the_authority_that_was_first(database):
+    async def ensure():
+        async with database.session() as session:
+            return await enrolment.ensure_authority(session, lambda: create_authority(NOW))
+
+    first = await ensure()
+    assert await ensure() == first
+
+
+@pytest.mark.postgres
+async def test_replicas_that_start_at_once_share_one_authority(database):
+    """Both find none and make one; the one that commits first is everybody's."""
+    async with database.session() as slow:
+        made = []
+
+        async def overtake():
+            async with database.session() as session:
+                made.append(await enrolment.ensure_authority(session, lambda: create_authority(NOW)))
+
+        assert await slow.get(enrolment.AuthorityRow, 1) is None
+        await overtake()
+        assert await enrolment.ensure_authority(slow, lambda: create_authority(NOW)) == made[0]
+
+
+@pytest.mark.postgres
+async def test_a_join_token_is_good_until_it_expires_and_only_its_digest_is_stored(database, declare, query):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        token = await enrolment.create_token(
+            unit.session, fleet_id=fleet.id, role=Role.EXIT, ttl=timedelta(hours=1), now=NOW
+        )
+    async with database.session() as session:
+        found = await enrolment.find_token(session, token, NOW + timedelta(minutes=59))
+        assert (found.fleet_id, found.role) == (fleet.id, "exit")
+        assert await enrolment.find_token(session, token, NOW + timedelta(hours=1)) is None
+        assert await enrolment.find_token(session, token + "x", NOW) is None
+    assert token not in str(await query("SELECT * FROM join_token"))

@@ -1,0 +1,138 @@
+"""The feed wakes its follower on NOTIFY, whenever it (re)connects, and at least every poll."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from model.changes import HEARTBEAT_CHANNEL, Feed, write
+from model.repositories import heartbeats
+
+pytestmark = pytest.mark.postgres
+
+NEVER_S = 60.0
+"""A poll that no test waits for: what wakes within SOON_S was not the poll."""
+SOON_S = 5.0
+
+
+@asynccontextmanager
+async def running(feed: Feed):
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(feed.run())
+        try:
+            yield feed
+        finally:
+            task.cancel()
+
+
+async def wakes(feed: Feed) -> None:
+    async with asyncio.timeout(SOON_S):
+        await feed.wait()
+
+
+async def listeners(query) -> list[int]:
+    rows = await query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()")
+    return [pid for (pid,) in rows]
+
+
+async def test_a_follower_is_woken_once_it_is_connected(database):
+    """What was written before anybody listened would be missed otherwise."""
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        assert feed.connected
+
+
+async def test_a_write_wakes_the_follower(database, declare):
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        waiting = asyncio.ensure_future(wakes(feed))
+        async with write(database) as unit:
+            await declare.fleet(unit)
+        await waiting
+
+
+async def test_a_write_while_the_follower_is_busy_wakes_it_when_it_waits_again(database, declare, until):
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        async with write(database) as unit:
+            await declare.fleet(unit)
+        await until(feed._hint.is_set)
+        await wakes(feed)
+
+
+class Counted(asyncio.Event):
+    """Counts how often it was set."""
+
+    times = 0
+
+    def set(self):
+        self.times += 1
+        super().set()
+
+
+async def test_only_the_channels_asked_for_wake_the_follower(database, declare):
+    async with running(Feed(database, HEARTBEAT_CHANNEL, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        feed._hint = Counted()
+        async with write(database) as unit:
+            await declare.fleet(unit)
+        async with database.session() as session:
+            await heartbeats.wake_keeper(session)
+        await wakes(feed)
+        assert feed._hint.times == 1  # notifications arrive in the order of the commits
+
+
+async def test_a_follower_is_woken_when_its_connection_was_made_anew(database, declare, query):
+    """Notifications of the time between are lost; nothing else would tell."""
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        (pid,) = await listeners(query)
+        waiting = asyncio.ensure_future(wakes(feed))
+        await query("SELECT pg_terminate_backend(:pid)", pid=pid)
+        await waiting
+        assert await listeners(query) != [pid]
+        waiting = asyncio.ensure_future(wakes(feed))
+        async with write(database) as unit:
+            await declare.fleet(unit)
+        await waiting
+
+
+async def test_a_feed_whose_connection_is_lost_again_and_again_does_not_slow_down(database, query, until):
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        for _ in range(6):
+            (pid,) = await until(lambda: listeners(query))
+            await query("SELECT pg_terminate_backend(:pid)", pid=pid)
+            async with asyncio.timeout(1.0):
+                await feed.wait()
+
+
+async def test_an_outage_of_postgresql_is_outlived(wired, declare, until):
+    database, wire = wired
+    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+        await wakes(feed)
+        await wire.cut()
+        await until(lambda: not feed.connected)
+        waiting = asyncio.ensure_future(wakes(feed))
+        await wire.mend()
+        await waiting
+        assert feed.connected
+
+
+async def test_a_connection_that_fell_silent_is_given_up(wired, until):
+    """Behind a network that swallows everything no end ever arrives: only the question every poll tells."""
+    database, wire = wired
+    async with running(Feed(database, poll_s=0.1)) as feed:
+        await until(lambda: feed.connected)
+        for writer in wire._writers:
+            writer.transport.pause_reading()
+        await until(lambda: not feed.connected)
+        await until(lambda: feed.connected)
+
+
+async def test_without_any_notification_the_follower_is_woken_by_the_poll(database):
+    feed = Feed(database, poll_s=0.05)  # it is not run, so it never listens
+    await wakes(feed)
+    assert not feed.connected

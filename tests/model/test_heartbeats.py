@@ -1,0 +1,152 @@
+"""What is kept of heartbeats: the newest of each proxy that is known, whatever the order in which they come."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from model.changes import write
+from model.repositories import declared, heartbeats, rollout
+from model.repositories.heartbeats import Heartbeat
+from model.repositories.rollout import Sync
+from model.tables import ExitRow, ProxyRow
+from model.world import ExitState
+
+pytestmark = pytest.mark.postgres
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def exits(database, declare):
+    async with write(database) as unit:
+        pool = await declare.pool(unit, await declare.fleet(unit))
+        return [await declare.exit(unit, pool, f"exit-{number}") for number in range(20)]
+
+
+def beat(proxy_id, *, after_s: float = 0, **said) -> Heartbeat:
+    good = Heartbeat(proxy_id, NOW + timedelta(seconds=after_s), True, True, False, "", "1")
+    return replace(good, **said)
+
+
+async def store(database, *beats):
+    async with database.session() as session:
+        await heartbeats.store(session, beats)
+
+
+async def heard(database, proxy_id) -> Heartbeat | None:
+    async with database.session() as session:
+        return {standing.exit_id: standing.heard for standing in await heartbeats.standings(session)}[proxy_id]
+
+
+async def test_an_exit_never_heard_of_stands_without_a_heartbeat(database, exits):
+    async with database.session() as session:
+        standings = await heartbeats.standings(session)
+    assert {(standing.exit_id, standing.state, standing.heard) for standing in standings} == {
+        (row.id, ExitState.HEALTHY, None) for row in exits
+    }
+
+
+async def test_the_newest_heartbeat_is_kept(database, exits):
+    one = exits[0].id
+    first, second = beat(one), beat(one, after_s=1, tunnel_up=False, reason="no handshake", leaving=True)
+    await store(database, first)
+    assert await heard(database, one) == first
+    await store(database, second)
+    await store(database, first)  # a replica that was slower
+    assert await heard(database, one) == second
+
+
+async def test_of_several_in_a_batch_the_newest_is_kept(database, exits):
+    one, two = exits[0].id, exits[1].id
+    await store(database, beat(one, after_s=2, version="2"), beat(two), beat(one, after_s=1, version="1"))
+    assert (await heard(database, one)).version == "2"
+    assert await heard(database, two) == beat(two)
+
+
+async def test_heartbeats_of_proxies_that_are_gone_are_dropped(database, exits, query):
+    await store(database, beat(uuid4()), beat(exits[0].id))
+    assert await query("SELECT proxy_id FROM heartbeat") == [(exits[0].id,)]
+    await store(database, beat(uuid4()))
+    await store(database)
+
+
+async def test_a_heartbeat_is_no_revision(database, exits, query):
+    await store(database, beat(exits[0].id))
+    assert await query("SELECT value FROM revision") == [(1,)]
+
+
+async def test_what_was_heard_of_a_removed_proxy_is_forgotten(database, exits, query):
+    await store(database, beat(exits[0].id))
+    async with write(database) as unit:
+        await heartbeats.forget(unit.session, exits[0].id)
+        await heartbeats.forget(unit.session, exits[1].id)
+        await declared.remove(unit, await declared.lock(unit.session, ExitRow, exits[0].id))
+        await declared.remove(unit, await declared.lock(unit.session, ProxyRow, exits[0].id))
+    assert await query("SELECT count(*) FROM heartbeat") == [(0,)]
+
+
+async def meet(database, until, query, held, *statements):
+    """Run statements that all come upon the row that `held` locks, and let them go on at once.
+
+    Each then holds the rows that it came to before that one. If they go through the rows in different orders they wait
+    for each other, and PostgreSQL ends one of them after a second.
+    """
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async def all_wait():
+        return await query(waiting) == [(len(statements),)]
+
+    async with asyncio.TaskGroup() as tasks, database.session() as session:
+        await session.execute(text(held))
+        for statement in statements:
+            tasks.create_task(statement)
+        await until(all_wait)
+
+
+async def test_replicas_that_store_the_same_heartbeats_in_another_order_do_not_block_each_other(
+    database, exits, until, query
+):
+    def beats(round_):
+        return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits)]
+
+    def turned(round_):  # the last of the others was heard first here
+        return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits[::-1])]
+
+    await store(database, *beats(0))
+    held = f"SELECT FROM heartbeat WHERE proxy_id = '{exits[10].id}' FOR UPDATE"
+    await meet(database, until, query, held, store(database, *beats(1)), store(database, *turned(1)))
+
+
+async def test_replicas_that_store_the_same_answers_in_another_order_do_not_block_each_other(
+    database, exits, until, query
+):
+    async def record(statuses):
+        async with database.session() as session:
+            await rollout.record_sync(session, statuses)
+
+    statuses = [Sync(row.id, "type.googleapis.com/x", 1, True, "", NOW) for row in exits]
+    await record(statuses)
+    held = f"SELECT FROM sync WHERE proxy_id = '{exits[10].id}' FOR UPDATE"
+    await meet(database, until, query, held, record(statuses), record(statuses[::-1]))
+
+
+async def test_the_control_plane_hears_as_long_as_any_replica_of_the_api_does(database):
+    async def heard_until():
+        async with database.session() as session:
+            return await heartbeats.heard_until(session)
+
+    async def hear(replica, until):
+        async with database.session() as session:
+            await heartbeats.record_hearing(session, replica, until)
+
+    assert await heard_until() is None
+    await hear("a", NOW)
+    await hear("b", NOW + timedelta(seconds=5))
+    await hear("a", NOW + timedelta(seconds=1))
+    assert await heard_until() == NOW + timedelta(seconds=5)

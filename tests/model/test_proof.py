@@ -1,0 +1,138 @@
+"""The proof that a heartbeat comes from the holder of a certificate, for this path and this body, about now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model import proof
+from model.authority import create_authority, sign_request
+from model.identity import Identity
+from model.proof import BadProof, public_key_of, thumbprint_of
+from model.world import Role
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PATH, BODY = "/api/v1/exits/1/heartbeat", b'{"tunnel": "up"}'
+
+
+class Holder:
+    """A key and the certificate for it."""
+
+    def __init__(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        plain = serialization.NoEncryption()
+        self.key = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        identity = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
+        certificate = sign_request(create_authority(NOW), pem, identity, NOW)
+        self.thumbprint, self.public_key = thumbprint_of(certificate), public_key_of(certificate)
+
+    def sign(self, *, path: str = PATH, body: bytes = BODY, now: datetime = NOW) -> str:
+        return f"Bearer {proof.sign(self.key, self.thumbprint, path, body, now)}"
+
+    def verify(self, authorization: str, *, path: str = PATH, body: bytes = BODY, now: datetime = NOW) -> None:
+        proof.verify(proof.read(authorization), self.public_key, path, body, now)
+
+
+@pytest.fixture(scope="module")
+def holder() -> Holder:
+    return Holder()
+
+
+def test_a_proof_names_the_certificate_and_holds_for_its_request(holder):
+    authorization = holder.sign()
+    assert proof.read(authorization).thumbprint == holder.thumbprint
+    holder.verify(authorization)
+
+
+def test_the_scheme_may_be_written_in_any_case(holder):
+    holder.verify(holder.sign().replace("Bearer", "bearer"))
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi"])
+def test_a_request_without_a_proof_is_refused(authorization):
+    with pytest.raises(BadProof, match="carries no proof"):
+        proof.read(authorization)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "a.b.c", jwt.encode({"aud": PATH}, "k" * 32, algorithm="HS256")],
+    ids=["word", "dots", "no thumbprint"],
+)
+def test_a_token_that_names_no_certificate_is_refused(token):
+    with pytest.raises(BadProof, match="names a certificate"):
+        proof.read(f"Bearer {token}")
+
+
+@pytest.mark.parametrize("path", ["/api/v1/exits/2/heartbeat", PATH + "/", ""])
+def test_a_proof_for_another_path_is_refused(holder, path):
+    with pytest.raises(BadProof, match="not valid"):
+        holder.verify(holder.sign(path=path))
+
+
+@pytest.mark.parametrize("body", [b"", BODY + b" ", b'{"tunnel": "down"}'])
+def test_a_proof_for_another_body_is_refused(holder, body):
+    with pytest.raises(BadProof, match="another body"):
+        holder.verify(holder.sign(), body=body)
+
+
+def test_a_proof_by_another_key_is_refused(holder):
+    with pytest.raises(BadProof, match="not valid"):
+        holder.verify(Holder().sign())
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_tampered_proof_is_refused(holder, part):
+    parts = holder.sign().split(".")
+    middle = len(parts[part]) // 2
+    swapped = "A" if parts[part][middle] != "A" else "B"
+    parts[part] = parts[part][:middle] + swapped + parts[part][middle + 1 :]
+    with pytest.raises(BadProof):
+        holder.verify(".".join(parts))
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "none"])
+def test_a_proof_by_a_weaker_algorithm_is_refused(holder, algorithm):
+    claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": "x"}
+    key = "k" * 32 if algorithm == "HS256" else None
+    token = jwt.encode(claims, key, algorithm=algorithm, headers={"x5t#S256": holder.thumbprint})
+    with pytest.raises(BadProof, match="not valid"):
+        holder.verify(f"Bearer {token}")
+
+
+@pytest.mark.parametrize("missing", ["aud", "iat", "exp", "sha256"])
+def test_a_proof_that_leaves_something_out_is_refused(holder, missing):
+    claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": proof._digest(BODY)}
+    del claims[missing]
+    token = jwt.encode(claims, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint})
+    with pytest.raises(BadProof):
+        holder.verify(f"Bearer {token}")
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-6), timedelta(minutes=-1), timedelta(), timedelta(minutes=6)])
+def test_a_clock_may_be_off_by_some_minutes(holder, off):
+    holder.verify(holder.sign(now=NOW + off))
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-7), timedelta(minutes=7), timedelta(days=-365)])
+def test_an_old_proof_is_refused(holder, off):
+    with pytest.raises(BadProof, match="another time"):
+        holder.verify(holder.sign(now=NOW + off))
+
+
+@pytest.mark.parametrize("made_at", [float("nan"), float("inf")])
+def test_a_proof_made_at_no_time_is_refused(holder, made_at):
+    claims = jwt.decode(holder.sign().removeprefix("Bearer "), options={"verify_signature": False})
+    token = jwt.encode(
+        claims | {"iat": made_at}, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint}
+    )
+    with pytest.raises(BadProof):
+        holder.verify(f"Bearer {token}")

@@ -1,0 +1,86 @@
+"""Settings: a bad one is one line that names the variable, the value and the mend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model.settings import Address, BadSettings, Settings, default_state_dir, parse_address, read_settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("EXITPLANE_")]:
+        monkeypatch.delenv(name)
+
+
+def test_without_any_variable_everything_listens_on_loopback_only():
+    settings = read_settings()
+    assert settings.database_url is None
+    assert {address.host for address in [*settings.api_addresses, *settings.xds_addresses]} == {"127.0.0.1"}
+    assert settings.silence_timeout_s > settings.heartbeat_interval_s
+
+
+def test_variables_are_read(monkeypatch):
+    monkeypatch.setenv("EXITPLANE_STATE_DIR", "/srv/exitplane")
+    monkeypatch.setenv("EXITPLANE_API_LISTEN", "0.0.0.0:80,[::1]:81")
+    monkeypatch.setenv("EXITPLANE_REMOVAL_GRACE_S", "0")
+    settings = read_settings()
+    assert settings.state_dir == Path("/srv/exitplane")
+    assert settings.api_addresses == [Address("0.0.0.0", 80), Address("::1", 81)]
+    assert settings.removal_grace_s == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_LISTEN", "8000"),
+        ("API_LISTEN", "localhost:http"),
+        ("API_LISTEN", ":8000"),
+        ("API_LISTEN", ""),
+        ("API_LISTEN", "127.0.0.1:8000,"),
+        ("XDS_LISTEN", "127.0.0.1:65536"),
+        ("XDS_LISTEN", "127.0.0.1:-1"),
+        ("XDS_ADVERTISE", "gateway"),
+        ("HEARTBEAT_INTERVAL_S", "0"),
+        ("HEARTBEAT_INTERVAL_S", "soon"),
+        ("SILENCE_TIMEOUT_S", "-1"),
+        ("SILENCE_TIMEOUT_S", "nan"),
+        ("LOST_AFTER_S", "0"),
+        ("REMOVAL_GRACE_S", "-0.1"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypatch, name, value):
+    monkeypatch.setenv(f"EXITPLANE_{name}", value)
+    with pytest.raises(BadSettings) as caught:
+        read_settings()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"EXITPLANE_{name}={value!r}: ")
+    assert caught.value.mend == f"correct EXITPLANE_{name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:8000", "::1", 8000), (" localhost:65535 ", "localhost", 65535)],
+)
+def test_an_address_is_read_and_written(text, host, port):
+    assert parse_address(text) == Address(host, port)
+    assert str(parse_address(text)) == text.strip()
+
+
+def test_the_state_folder_is_the_systems_for_root_and_ones_own_otherwise(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_state_dir() == Path("/var/lib/exitplane")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/me/state")
+    assert default_state_dir() == Path("/home/me/state/exitplane")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_state_dir() == Path("/home/me/.local/state/exitplane")
+
+
+def test_every_setting_has_a_variable_of_the_same_name():
+    assert Settings.model_config["env_prefix"] == "EXITPLANE_"

@@ -1,0 +1,114 @@
+"""A World changes by sharing: what a change does not concern stays the same object, and the indexes follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from model.world import (
+    Accepted,
+    Change,
+    Exit,
+    ExitState,
+    Fleet,
+    Kind,
+    Listener,
+    Pool,
+    Proxy,
+    Rejection,
+    ResourceKey,
+    Role,
+    World,
+    key_of,
+    put,
+)
+
+FLEET, OTHER_FLEET = Fleet(UUID(int=1), "a"), Fleet(UUID(int=2), "b")
+LISTENER = Listener(UUID(int=3), FLEET.id, "127.0.0.1", 8080)
+POOL, OTHER_POOL = Pool(UUID(int=4), FLEET.id, "us", "us"), Pool(UUID(int=5), FLEET.id, "de", "de")
+EXIT = Exit(UUID(int=6), POOL.id, "one", "198.51.100.1", 8443, ExitState.HEALTHY)
+PROXY = Proxy(EXIT.id, FLEET.id, "one", Role.EXIT)
+KEY = ResourceKey("gateway/1", "type.googleapis.com/x", "clients")
+EVERYTHING = [
+    FLEET,
+    OTHER_FLEET,
+    LISTENER,
+    POOL,
+    OTHER_POOL,
+    EXIT,
+    PROXY,
+    Accepted(KEY, "v1", b"one"),
+    Rejection(KEY, "v2", EXIT.id, "no"),
+]
+TABLES = ("fleets", "listeners", "pools", "exits", "proxies", "accepted", "rejections")
+INDEXES = ("listeners_of", "pools_of", "exits_of")
+TABLE_OF = {
+    Fleet: {"fleets"},
+    Listener: {"listeners", "listeners_of"},
+    Pool: {"pools", "pools_of"},
+    Exit: {"exits", "exits_of"},
+    Proxy: {"proxies"},
+    Accepted: {"accepted"},
+    Rejection: {"rejections"},
+}
+
+
+@pytest.fixture
+def world() -> World:
+    return World().changed(1, [put(entity) for entity in EVERYTHING])
+
+
+def test_what_is_put_is_found_under_its_key(world):
+    tables = [getattr(world, name) for name in TABLES]
+    for entity in EVERYTHING:
+        assert [table[key_of(entity)] for table in tables if key_of(entity) in table].count(entity) == 1
+    assert sum(map(len, tables)) == len(EVERYTHING)
+
+
+def test_the_indexes_say_what_belongs_to_what(world):
+    assert world.listeners_of == {FLEET.id: {LISTENER.id}}
+    assert world.pools_of == {FLEET.id: {POOL.id, OTHER_POOL.id}}
+    assert world.exits_of == {POOL.id: {EXIT.id}}
+
+
+def test_what_moves_leaves_its_old_index(world):
+    moved = world.changed(2, [put(replace(EXIT, pool_id=OTHER_POOL.id)), put(replace(POOL, fleet_id=OTHER_FLEET.id))])
+    assert moved.exits_of == {OTHER_POOL.id: {EXIT.id}}
+    assert moved.pools_of == {FLEET.id: {OTHER_POOL.id}, OTHER_FLEET.id: {POOL.id}}
+
+
+def test_what_goes_leaves_no_trace(world):
+    gone = world.changed(2, [Change(put(entity).kind, key_of(entity), None) for entity in EVERYTHING])
+    assert gone == World(revision=2)
+
+
+def test_removing_what_is_not_there_changes_nothing(world):
+    assert world.changed(1, [Change(Kind.EXIT, UUID(int=99), None)]) == world
+
+
+def test_the_last_of_several_changes_to_one_thing_counts(world):
+    there, gone = put(replace(EXIT, port=1)), Change(Kind.EXIT, EXIT.id, None)
+    assert world.changed(2, [there, gone]).exits == {}
+    assert world.changed(2, [gone, there]).exits[EXIT.id].port == 1
+    assert world.changed(2, [gone, there]).exits_of == world.exits_of
+
+
+@pytest.mark.parametrize("entity", EVERYTHING, ids=lambda entity: type(entity).__name__)
+def test_tables_that_a_change_does_not_concern_are_shared(world, entity):
+    changed = world.changed(2, [put(entity)])
+    copied = {name for name in (*TABLES, *INDEXES) if getattr(changed, name) is not getattr(world, name)}
+    assert copied == TABLE_OF[type(entity)]
+
+
+def test_the_world_before_stays_as_it_was(world):
+    before = {name: dict(getattr(world, name)) for name in (*TABLES, *INDEXES)}
+    world.changed(2, [put(replace(EXIT, pool_id=OTHER_POOL.id)), Change(Kind.POOL, POOL.id, None)])
+    assert {name: dict(getattr(world, name)) for name in (*TABLES, *INDEXES)} == before
+    assert world.revision == 1
+
+
+def test_a_new_world_cannot_be_written_to():
+    with pytest.raises(TypeError):
+        World().fleets[FLEET.id] = FLEET

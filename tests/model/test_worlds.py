@@ -1,0 +1,274 @@
+"""Reading the World: caught up with by what changed, it equals the one that is loaded whole."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from random import Random
+from uuid import uuid4
+
+import pytest
+
+from model.changes import write
+from model.repositories import declared, rollout, upkeep, worlds
+from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
+
+pytestmark = pytest.mark.postgres
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KEY = ResourceKey("gateway/1", "type.googleapis.com/x", "clients")
+
+
+async def test_an_empty_database_is_an_empty_world(database):
+    assert await worlds.load(database) == World()
+
+
+async def test_everything_that_is_declared_is_in_the_world(database, declare):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        pool = await declare.pool(unit, fleet)
+        exit_ = await declare.exit(unit, pool, egress_address="10.0.0.2", endpoint=None, address="exit.example")
+        gateway = await declare.gateway(unit, fleet)
+        await rollout.record_rejection(unit, Rejection(KEY, "v2", gateway.id, "no"), NOW)
+    world = await worlds.load(database)
+    assert world.revision == 1
+    assert world.fleets[fleet.id].name == "demo"
+    assert [listener.port for listener in world.listeners.values()] == [8080]
+    assert world.pools[pool.id].country == "us"
+    assert (world.exits[exit_.id].endpoint, world.exits[exit_.id].egress_address) == (None, "10.0.0.2")
+    assert world.exits[exit_.id].state is ExitState.HEALTHY
+    assert set(world.proxies) == {exit_.id, gateway.id}
+    assert world.rejections[KEY, "v2"].detail == "no"
+    assert world.exits_of == {pool.id: {exit_.id}}
+
+
+async def test_a_world_that_is_up_to_date_stays_as_it_is(database, declare):
+    async with write(database) as unit:
+        await declare.fleet(unit)
+    world = await worlds.load(database)
+    assert await worlds.catch_up(database, world) == (world, ())
+
+
+async def test_catching_up_after_random_writes_equals_loading(database, declare):
+    random = Random(7)
+    world = await worlds.load(database)
+    async with write(database) as unit:
+        fleets = [await declare.fleet(unit, name) for name in ("a", "b")]
+        pools = [await declare.pool(unit, fleet, country) for fleet in fleets for country in ("us", "de", "jp")]
+    rows: list[ExitRow] = []
+    for step in range(60):
+        async with write(database) as unit:
+            await change_something(random, declare, unit, fleets, pools, rows, step)
+        if random.random() < 0.4:  # several revisions at once, as after an outage
+            world, changes = await worlds.catch_up(database, world)
+            assert world == await worlds.load(database)
+            assert world.revision == unit.revision
+            assert {change.key for change in changes} >= {change.key for change in changes if change.value is None}
+
+
+async def change_something(random, declare, unit, fleets, pools, rows, step):
+    def pick(row_type, row):
+        return declared.lock(unit.session, row_type, row.id)
+
+    match random.choice(["add", "add", "change", "move", "remove", "rename", "listener"]):
+        case "add":
+            rows.append(await declare.exit(unit, random.choice(pools), f"exit-{step}"))
+        case "change" if rows:
+            row = await pick(ExitRow, random.choice(rows))
+            await declared.save_changes(unit, row, {"port": 9000 + step, "state": ExitState.LOST})
+        case "move" if rows:
+            row = await pick(ExitRow, random.choice(rows))
+            await declared.save_changes(unit, row, {"pool_id": random.choice(pools).id})
+        case "remove" if rows:
+            row = rows.pop(random.randrange(len(rows)))
+            await declared.remove(unit, await pick(ExitRow, row))
+            await declared.remove(unit, await pick(ProxyRow, row))
+        case "rename":
+            pool = await pick(PoolRow, random.choice(pools))
+            await declared.save_changes(unit, pool, {"name": f"pool-{step}"})
+        case _:
+            _, listener = await declared.find_fleet(unit.session, random.choice(fleets).name)
+            await declared.save_changes(unit, listener, {"port": 9000 + step})
+
+
+async def test_what_came_and_went_between_two_readings_is_reported_as_gone(database, declare):
+    world = await worlds.load(database)
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+    async with write(database) as unit:
+        row, listener = await declared.find_fleet(unit.session, "demo")
+        await declared.remove(unit, listener)
+        await declared.remove(unit, row)
+    caught_up, changes = await worlds.catch_up(database, world)
+    assert Change(Kind.FLEET, fleet.id, None) in changes
+    assert caught_up == World(revision=2)
+
+
+async def test_one_write_of_thousands_is_caught_up_with(database, declare):
+    world = await worlds.load(database)
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        for number in range(4_100):
+            row = ProxyRow(id=uuid4(), fleet_id=fleet.id, name=f"gw-{number}", role="gateway", created_at=NOW)
+            unit.session.add(row)
+            unit.touch(Kind.PROXY, row.id)
+    caught_up, changes = await worlds.catch_up(database, world)
+    assert len(changes) == 4_102
+    assert caught_up == await worlds.load(database)
+
+
+async def test_thousands_of_rejections_are_caught_up_with(database):
+    """Their keys have four parts each: as many parameters of a statement."""
+    world = await worlds.load(database)
+    async with write(database) as unit:
+        for number in range(2_100):
+            key = ResourceKey("gateway/1", "type.googleapis.com/x", f"name-{number}")
+            await rollout.record_rejection(unit, Rejection(key, "v", uuid4(), "no"), NOW)
+    caught_up, _ = await worlds.catch_up(database, world)
+    assert len(caught_up.rejections) == 2_100
+    assert caught_up == await worlds.load(database)
+
+
+# -- gaps --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def six_revisions(database, declare) -> World:
+    """The World at revision 1, with five more revisions since."""
+    async with write(database) as unit:
+        await declare.fleet(unit, "fleet-1")
+    world = await worlds.load(database)
+    for number in range(2, 7):
+        async with write(database) as unit:
+            await declare.fleet(unit, f"fleet-{number}")
+    return world
+
+
+@pytest.mark.parametrize("missing", ["revision = 2", "revision <= 4", "revision IN (3, 4)", "revision = 6", "true"])
+async def test_a_gap_in_the_log_asks_for_a_full_load(database, query, six_revisions, missing):
+    await query(f"DELETE FROM change WHERE {missing}")
+    assert await worlds.catch_up(database, six_revisions) is None
+    assert await worlds.touched_since(database, 1, [Kind.FLEET]) == (6, None)
+
+
+async def test_what_is_missing_of_older_revisions_is_no_gap(database, query, six_revisions):
+    await query("DELETE FROM change WHERE revision = 1")
+    caught_up, _ = await worlds.catch_up(database, six_revisions)
+    assert caught_up == await worlds.load(database)
+
+
+async def test_a_lower_revision_asks_for_a_full_load(database, query, six_revisions):
+    world = await worlds.load(database)
+    await query("UPDATE revision SET value = 4")
+    await query("DELETE FROM change WHERE revision > 4")
+    assert await worlds.catch_up(database, world) is None
+    assert await worlds.touched_since(database, 6, [Kind.FLEET]) == (4, None)
+
+
+async def test_touched_since_names_what_changed_of_the_kinds_asked_for(database, declare, six_revisions):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit, "fleet-7")
+        gateway = await declare.gateway(unit, fleet)
+    assert await worlds.touched_since(database, 6, [Kind.PROXY]) == (7, frozenset({gateway.id}))
+    assert await worlds.touched_since(database, 7, [Kind.PROXY]) == (7, frozenset())
+    assert await worlds.touched_since(database, None, [Kind.PROXY]) == (7, None)
+
+
+# -- pruning -----------------------------------------------------------------------------------------------------------
+
+
+async def prune(database, *, before, keep):
+    async with database.session() as session:
+        await upkeep.prune(session, before=before, keep=keep)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(12, [1, 2, 3, 4, 5, 6]), (4, [5, 6]), (2, [6])])
+async def test_pruning_keeps_the_newest_changes_however_old(database, query, six_revisions, keep, left):
+    await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
+    await prune(database, before=NOW, keep=keep)
+    assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(each,) for each in left]
+
+
+async def test_pruning_keeps_what_is_young_however_much(database, query, six_revisions):
+    await query("UPDATE change SET at = :at", at=NOW)
+    await query("UPDATE change SET at = :at WHERE revision <= 3", at=NOW - timedelta(hours=2))
+    await prune(database, before=NOW - timedelta(hours=1), keep=1)
+    assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(4,), (5,), (6,)]
+
+
+async def test_pruning_never_keeps_half_a_revision(database, query, six_revisions):
+    """A revision of which some rows are left would look whole to who catches up."""
+    await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
+    await prune(database, before=NOW, keep=3)  # each revision here has two rows
+    assert await query("SELECT revision, count(*) FROM change GROUP BY 1 ORDER BY 1") == [(5, 2), (6, 2)]
+
+
+async def test_pruning_leaves_no_hole_where_a_writer_had_a_slow_clock(database, query, six_revisions):
+    await query("UPDATE change SET at = :at", at=NOW)
+    await query("UPDATE change SET at = :at WHERE revision IN (1, 4)", at=NOW - timedelta(days=9))
+    await prune(database, before=NOW - timedelta(hours=1), keep=1)
+    left = [revision for (revision,) in await query("SELECT DISTINCT revision FROM change ORDER BY revision")]
+    assert left == [2, 3, 4, 5, 6]
+    assert await worlds.catch_up(database, six_revisions) is not None
+
+
+async def test_after_pruning_who_is_behind_loads_and_who_is_not_catches_up(database, query, six_revisions):
+    behind, current = six_revisions, await worlds.load(database)
+    await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
+    await prune(database, before=NOW, keep=2)
+    assert await worlds.catch_up(database, behind) is None
+    assert await worlds.catch_up(database, current) == (current, ())
+
+
+# -- rollout state -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_acceptance_is_no_revision_and_comes_along_with_the_first_rejection(database):
+    before = await worlds.load(database)
+    async with write(database) as unit:
+        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
+    assert unit.revision is None
+    async with write(database) as unit:
+        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
+    world, changes = await worlds.catch_up(database, before)
+    assert world.accepted[KEY].body == b"one"
+    assert {change.kind for change in changes} == {Kind.ACCEPTED, Kind.REJECTION}
+    assert world == await worlds.load(database)
+
+
+async def test_what_is_accepted_after_a_rejection_reaches_every_replica(database):
+    """A replica that caught up and one that loaded would fall back to different bytes otherwise."""
+    before = await worlds.load(database)
+    async with write(database) as unit:
+        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
+        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
+    async with write(database) as unit:
+        await rollout.record_accepted(unit, Accepted(KEY, "v3", b"three"), NOW)
+    world, _ = await worlds.catch_up(database, before)
+    assert world.accepted[KEY].version == "v3"
+    assert world == await worlds.load(database)
+
+
+async def test_a_version_that_was_refused_is_not_what_one_falls_back_to(database):
+    """Of two gateways that were sent the same version one took it and one did not."""
+    async with write(database) as unit:
+        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
+    async with write(database) as unit:
+        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
+        await rollout.record_accepted(unit, Accepted(KEY, "v2", b"two"), NOW)
+    world = await worlds.load(database)
+    assert world.accepted[KEY].version == "v1"
+
+
+async def test_the_first_to_refuse_a_version_is_remembered(database):
+    first, second = uuid4(), uuid4()
+    for proxy_id, detail in ((first, "no"), (second, "neither")):
+        async with write(database) as unit:
+            await rollout.record_rejection(unit, Rejection(KEY, "v2", proxy_id, detail), NOW)
+    world = await worlds.load(database)
+    assert world.rejections[KEY, "v2"] == Rejection(KEY, "v2", first, "no")
+
+
+def test_rows_of_every_kind_are_read():
+    assert set(worlds._TABLES) == set(Kind)
+    assert {FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow} <= {table for table, _ in worlds._TABLES.values()}

@@ -1,0 +1,176 @@
+"""What a client can get wrong, or mean ill: each is answered with the right status or ignored, and costs bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import xds.protocol.stream
+from tests.protocol.client import DELTA, SOTW, Client
+from xds.protocol.messages import Malformed, parse
+from xds.protocol.stream import Answered, Close, Send
+from xds.snapshot.order import ADDITIONS
+from xds.translate.names import CLUSTER, ENDPOINT
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+
+both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
+TABLES = {type_url: {"a": "1", "b": "1"} for type_url in ADDITIONS}
+
+
+@both
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\xff", id="a tag that does not end"),
+        pytest.param(b"\x0a\x05abc", id="a string that is cut off"),
+        pytest.param(b"\x12\x02\xff\xfe\x22\x02\xff\xfe", id="strings that are not UTF-8"),
+        pytest.param(b"\x1a\x02\xff\xfe", id="a name that is not UTF-8"),
+        pytest.param(b"\x0b" * 200, id="groups without end"),
+    ],
+)
+def test_bytes_that_are_no_request_end_the_stream(variant, raw):
+    client = Client(variant, TABLES)
+    assert client.receive(raw) == []
+    assert client.closed.status == "INVALID_ARGUMENT"
+    with pytest.raises(Malformed):
+        parse(variant, raw)
+
+
+@both
+def test_no_bytes_are_a_request_without_a_type(variant):
+    client = Client(variant, TABLES)
+    client.receive(b"")
+    assert client.closed.status == "INVALID_ARGUMENT"
+
+
+@both
+def test_a_stream_of_one_type_serves_no_other(variant):
+    client = Client(variant, TABLES, only=CLUSTER)
+    assert client.subscribe(ENDPOINT, "a") == []
+    assert client.closed.status == "INVALID_ARGUMENT"
+    assert CLUSTER in client.closed.message
+
+
+@both
+def test_a_stream_of_one_type_serves_that(variant):
+    client = Client(variant, TABLES, only=ENDPOINT)
+    (response,) = client.subscribe(ENDPOINT, "a")
+    assert response.contents == {"a": "1"}
+    client.ack(response)
+    assert client.publish({**TABLES, CLUSTER: {}}) == []
+    assert client.closed is None
+
+
+@both
+def test_too_many_names_end_the_stream(variant, monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(variant, TABLES)
+    client.subscribe(ENDPOINT, *(f"name-{number}" for number in range(10)))
+    assert client.closed is None
+    client.subscribe(ENDPOINT, "one more")
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+def test_too_many_names_in_many_requests_end_the_stream(monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(DELTA, TABLES)
+    for number in range(11):
+        client.subscribe(ENDPOINT, f"name-{number}")
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+def test_too_many_names_held_from_before_end_the_stream(monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(DELTA, TABLES)
+    client.request(CLUSTER, initial_resource_versions={f"name-{number}": "1" for number in range(11)})
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answered(monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(DELTA, TABLES)
+    client.subscribe(CLUSTER, "*")  # never acknowledged
+    for number in range(11):
+        client.subscribe(CLUSTER, f"name-{number}")
+        client.unsubscribe(CLUSTER, f"name-{number}")
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+def test_names_given_up_do_not_count(monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(DELTA, TABLES)
+    for number in range(100):
+        client.settle(client.subscribe(ENDPOINT, f"name-{number}"))
+        client.unsubscribe(ENDPOINT, f"name-{number}")
+    assert client.closed is None
+
+
+@both
+def test_a_client_that_never_answers_is_sent_one_response_of_a_type(variant):
+    client = Client(variant, TABLES)
+    assert len(client.subscribe(ENDPOINT, "a", "b")) == 1
+    for number in range(100):
+        assert client.publish({**TABLES, ENDPOINT: {"a": str(number), "b": "1"}}) == []
+    (subscription,) = client.stream._types.values()
+    assert len(subscription.flights) == 1
+    assert subscription.dirty == {"a"}
+
+
+@both
+def test_a_name_may_be_anything(variant):
+    strange = ["", " ", "\x00", "\n", "*\x00", "é\u202e", "a" * 10_000]
+    client = Client(variant, TABLES)
+    client.settle(client.subscribe(ENDPOINT, *strange))
+    client.settle(client.unsubscribe(ENDPOINT, *strange))
+    assert client.closed is None
+
+
+# -- random bytes ------------------------------------------------------------------------------------------------------
+
+nonces = st.sampled_from(["", "1", "2", "3", "foreign"])
+names = st.lists(st.sampled_from(["a", "b", "c", "*", ""]), max_size=4)
+types = st.sampled_from([*ADDITIONS, "", "type.example/of.nobody"])
+errors = st.sampled_from([{}, {"error_detail": {"message": ""}}, {"error_detail": {"message": "a", "code": 3}}])
+sotw_requests = st.builds(
+    lambda error, **fields: DiscoveryRequest(**fields, **error).SerializeToString(),
+    error=errors,
+    type_url=types,
+    resource_names=names,
+    response_nonce=nonces,
+    version_info=st.sampled_from(["", "1"]),
+)
+delta_requests = st.builds(
+    lambda error, **fields: DeltaDiscoveryRequest(**fields, **error).SerializeToString(),
+    error=errors,
+    type_url=types,
+    resource_names_subscribe=names,
+    resource_names_unsubscribe=names,
+    response_nonce=nonces,
+    initial_resource_versions=st.dictionaries(st.sampled_from(["a", "b", "gone"]), st.sampled_from(["", "1"])),
+)
+
+
+@st.composite
+def damaged(draw, requests):
+    """A request with some of its bytes replaced, or cut off."""
+    raw = bytearray(draw(requests))
+    for _ in range(draw(st.integers(0, 3))):
+        if raw:
+            raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255))
+    return bytes(raw[: draw(st.integers(0, len(raw)))]) if draw(st.booleans()) else bytes(raw)
+
+
+@both
+@given(data=st.data())
+@settings(max_examples=200, deadline=None, print_blob=True)
+def test_random_bytes_raise_nothing(variant, data):
+    requests = sotw_requests if variant is SOTW else delta_requests
+    only = data.draw(st.sampled_from([None, CLUSTER, ENDPOINT]))
+    client = Client(variant, TABLES, only=only)
+    changes = st.sampled_from([TABLES, {}, {**TABLES, CLUSTER: {"a": "2", "c": "1"}}])
+    for raw in data.draw(st.lists(st.binary(max_size=60) | requests | damaged(requests), max_size=12)):
+        actions = client.stream.receive(raw, client.now)
+        assert {type(action) for action in actions} <= {Send, Answered, Close}
+        client.publish(data.draw(changes), known=data.draw(st.booleans()))
+        client.wait(1)

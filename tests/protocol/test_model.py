@@ -1,0 +1,500 @@
+"""The protocol core against a simple reference model, under anything that a network, a client and an operator can do.
+
+Requests and responses travel in two queues, so that they cross; the reference looks at each response when the server emits
+it, knowing which requests the server has read, and keeps for every type what the client certainly holds, what it may hold,
+and what it rejected. Clusters have endpoints, routes refer to clusters, listeners to routes; every view is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.protocol.client import DELTA, IDENTITY, SOTW, Response, differences, parse, version_of, view_of
+from xds.protocol.messages import Variant
+from xds.protocol.stream import Answered, Close, Send, Stream
+from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+
+TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+FULL = (CLUSTER, LISTENER)
+"""Types with a legacy wildcard, and with full states in the state of the world."""
+NAMES = {CLUSTER: ("c0", "c1", "c2"), ENDPOINT: ("c0", "c1", "c2"), LISTENER: ("l0", "l1"), ROUTE: ("r0", "r1")}
+REFERS_TO = {ROUTE: CLUSTER, LISTENER: ROUTE, CLUSTER: ENDPOINT}
+
+
+def refers(type_url: str, name: str, content: str) -> set[str]:
+    """What a resource with this content refers to, by name."""
+    return {name} if type_url == CLUSTER else set(content.split()[1:])
+
+
+@st.composite
+def worlds(draw):
+    """Contents by type and name, closed: nothing refers to what does not exist. Few versions, so that they recur."""
+    salts = st.sampled_from(["one", "two", "three"])
+    clusters = draw(st.sets(st.sampled_from(NAMES[CLUSTER])))
+    tables = {CLUSTER: {name: draw(salts) for name in clusters}, ENDPOINT: {name: draw(salts) for name in clusters}}
+    targets = st.sets(st.sampled_from(sorted(clusters))) if clusters else st.just(set())
+    tables[ROUTE] = {
+        name: " ".join([draw(salts), *sorted(draw(targets))]) for name in NAMES[ROUTE] if draw(st.booleans())
+    }
+    listeners = [name for name in NAMES[LISTENER] if tables[ROUTE] and draw(st.booleans())]
+    tables[LISTENER] = {name: f"{draw(salts)} {draw(st.sampled_from(sorted(tables[ROUTE])))}" for name in listeners}
+    return tables
+
+
+def wishes(type_url: str):
+    """Names to ask for."""
+    return st.lists(st.sampled_from([*NAMES[type_url], "*"]), unique=True)
+
+
+typed = st.sampled_from(TYPES).flatmap(lambda type_url: st.tuples(st.just(type_url), wishes(type_url)))
+
+
+@dataclass
+class Held:
+    """The client's side of one type."""
+
+    names: set[str] = field(default_factory=set)
+    wildcard: bool = False
+    contents: dict[str, str] = field(default_factory=dict)
+    opened: bool = False
+    """Whether this stream was asked for the type."""
+    explicit: bool = False
+    nonce: str = ""
+    old_nonces: list[str] = field(default_factory=list)
+    version: str = ""
+    """State of the world: accepted last; empty when it does not tell what is held any more."""
+
+    def wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+
+@dataclass
+class Known:
+    """The reference: one type on one stream as the server can know it from the requests that it has read."""
+
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    certain: dict[str, str] = field(default_factory=dict)
+    """Contents that the client accepted or resumed with."""
+    possible: dict[str, set[str]] = field(default_factory=dict)
+    """Contents that it may hold."""
+    accepted: dict[str, str] = field(default_factory=dict)
+    """Accepted last, whatever was rejected since: what a full state repeats."""
+    refused: dict[str, set[str]] = field(default_factory=dict)
+    doubt: set[str] = field(default_factory=set)
+    """Names whose last answer was a rejection."""
+    again: set[str] = field(default_factory=set)
+    """Names that may be sent although the client holds them."""
+    given_up: set[str] = field(default_factory=set)
+    """Since the last response."""
+    outstanding: dict[str, Response] = field(default_factory=dict)
+    changed: bool = True
+    """Whether the subscription changed since the last response."""
+
+    def wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+    def subscribe(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.names.add(name)
+            self.again.add(name)
+            self.refused.pop(name, None)
+
+    def keep_what_is_wanted(self) -> None:
+        tables = (self.certain, self.possible, self.accepted, self.refused)
+        for name in {*self.doubt, *self.again, *(name for table in tables for name in table)}:
+            if name and not self.wants(name):
+                for table in tables:
+                    table.pop(name, None)
+                self.doubt.discard(name)
+                self.again.discard(name)
+                self.given_up.add(name)
+
+    def accept(self, response: Response, *, full: bool) -> None:
+        for name, content in response.contents.items():
+            if self.wants(name) and name not in self.given_up:
+                self.certain[name] = self.accepted[name] = content
+                self.possible[name] = {content}
+                self.doubt.discard(name)
+        gone = [name for name in self.accepted if name not in response.contents] if full else response.removed
+        for name in gone:
+            for table in (self.certain, self.possible, self.accepted):
+                table.pop(name, None)
+            self.doubt.discard(name)
+        self.doubt.discard("")
+
+    def reject(self, given: Iterable[str], response: Response, error: str) -> None:
+        named = {name for name in given if name in error.split()} or set(given)
+        for name in given:
+            if not self.wants(name):
+                continue
+            self.certain.pop(name, None)
+            self.doubt.add(name)
+            if name in named and name not in self.given_up:
+                self.refused.setdefault(name, set()).add(response.contents[name])
+            else:
+                self.again.add(name)
+        self.doubt.update(() if given else response.removed or [""])  # a full state may have left out what it holds
+        self.again.update(response.removed)
+
+
+class Conversation(RuleBasedStateMachine):
+    """A client, a server and two queues between them. Subclasses say which variant they speak."""
+
+    variant: Variant
+
+    @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]))
+    def start(self, world, grace_s):
+        self.world, self.revision, self.now, self.grace_s = world, 1, 0.0, grace_s
+        self.held = {type_url: Held() for type_url in TYPES}
+        self._open_stream()
+
+    def _open_stream(self):
+        self.stream = Stream(self.variant, IDENTITY, view_of(self.world, self.revision), removal_grace_s=self.grace_s)
+        self.known: dict[str, Known] = {}
+        self.requests: deque[dict] = deque()
+        self.responses: deque[Response] = deque()
+        self.owed: set[str] = set()
+        """Endpoints that must follow their cluster."""
+        self.warming: set[str] = set()
+        """Clusters that were sent, and endpoints perhaps not asked for yet."""
+        self.changed: set[str] = set()
+        """Those of them that the client does not hold as they are."""
+
+    # -- the operator and the clock --
+
+    @rule(world=worlds(), known=st.booleans())
+    def publish(self, world, known):
+        changed = differences(self.world, world) if known else None
+        self.world, self.revision = world, self.revision + 1
+        self._forget_what_cannot_be_removed()
+        self._emit(self.stream.publish(view_of(world, self.revision), changed, self.now))
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 10.0]))
+    def let_time_go_by(self, seconds):
+        self.now += seconds
+        if self.stream.wake_at is not None and self.stream.wake_at <= self.now:
+            self._emit(self.stream.wake(self.now))
+
+    # -- the client --
+
+    @rule(typed=typed)
+    def subscribe(self, typed):
+        type_url, wishes = typed
+        held = self.held[type_url]
+        if type_url in FULL and not wishes and not held.opened:
+            held.wildcard = True
+        if self.variant is SOTW and wishes and not held.explicit:
+            held.wildcard = False  # names end the legacy wildcard
+        held.wildcard |= "*" in wishes
+        held.names |= set(wishes) - {"*"}
+        held.explicit |= bool(wishes)
+        self._forget_what_is_not_wanted(held)
+        self._ask(type_url, subscribe=wishes)
+
+    @rule(typed=typed)
+    def unsubscribe(self, typed):
+        type_url, wishes = typed
+        held = self.held[type_url]
+        if not held.opened or (self.variant is SOTW and not held.explicit):
+            return  # the legacy wildcard cannot be given up by leaving names out
+        held.names -= set(wishes)
+        held.wildcard &= "*" not in wishes
+        self._forget_what_is_not_wanted(held)
+        self._ask(type_url, unsubscribe=wishes)
+
+    def _forget_what_is_not_wanted(self, held):
+        for name in [*held.contents]:
+            if not held.wants(name):
+                del held.contents[name]
+                held.version = ""
+
+    @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, "c0 r0", ""]), data=st.data())
+    def talk_nonsense(self, type_url, error, data):
+        """A stale nonce, or one of another type or stream; with an error or without."""
+        held = self.held[type_url]
+        if held.opened:
+            nonce = data.draw(st.sampled_from(["foreign", "12345", *held.old_nonces]))
+            self._ask(type_url, nonce=nonce, error=error)
+
+    @rule()
+    def reconnect(self):
+        """The stream breaks; the client comes back with what it holds, and asks for what it asked for."""
+        self._open_stream()
+        for type_url in TYPES:
+            held = self.held[type_url]
+            held.opened = held.explicit = False
+            held.nonce, held.old_nonces = "", []
+            if held.wildcard or held.names:
+                legacy = held.wildcard and not held.names and type_url in FULL
+                wishes = [] if legacy else [*(["*"] if held.wildcard else []), *held.names]
+                held.explicit = bool(wishes)
+                self._ask(type_url, subscribe=wishes)
+
+    def _ask(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
+        """Put a request into the queue."""
+        held = self.held[type_url]
+        first, held.opened = not held.opened, True
+        request = {
+            "type_url": type_url,
+            "first": first,
+            "subscribe": subscribe,
+            "unsubscribe": unsubscribe,
+            "wildcard": held.wildcard,
+            "names": set(held.names),
+            "error": error,
+            "resumed": dict(held.contents) if first else {},
+        }
+        fields = {"error_detail": {"message": error}} if error is not None else {}
+        if self.variant is DELTA:
+            message = DeltaDiscoveryRequest(
+                type_url=type_url,
+                response_nonce=nonce or "",
+                resource_names_subscribe=subscribe,
+                resource_names_unsubscribe=unsubscribe,
+                initial_resource_versions={
+                    name: version_of(name, content) for name, content in request["resumed"].items()
+                },
+                **fields,
+            )
+        else:
+            wildcard = ["*"] if held.wildcard and held.explicit else []
+            message = DiscoveryRequest(
+                type_url=type_url,
+                response_nonce=held.nonce if nonce is None else nonce,
+                resource_names=[*wildcard, *held.names],
+                version_info=held.version,
+                **fields,
+            )
+            request["resumed"] = request["resumed"] if held.version else {}
+        request["nonce"], request["bytes"] = message.response_nonce, message.SerializeToString()
+        self.requests.append(request)
+
+    # -- the network --
+
+    @rule()
+    def deliver_request(self):
+        if not self.requests:
+            return
+        request = self.requests.popleft()
+        actions = self.stream.receive(request["bytes"], self.now)
+        answered = [action for action in actions if isinstance(action, Answered)]
+        self._learn(request, answered)
+        self._emit(actions)
+
+    @rule(accepts=st.booleans(), data=st.data())
+    def deliver_response(self, accepts, data):
+        if not self.responses:
+            return
+        response = self.responses.popleft()
+        held = self.held[response.type_url]
+        if held.nonce:
+            held.old_nonces.append(held.nonce)
+        held.nonce = response.nonce
+        wanted = {name: content for name, content in response.contents.items() if held.wants(name)}
+        if accepts:
+            if self.variant is SOTW and response.type_url in FULL:
+                held.contents.clear()
+            held.contents.update(wanted)
+            for name in response.removed:
+                held.contents.pop(name, None)
+            held.version = response.version if wanted == response.contents else ""
+            self._ask(response.type_url, nonce=response.nonce)
+            return
+        named = data.draw(st.sets(st.sampled_from(sorted(wanted)))) if wanted else set()
+        taken = data.draw(st.sets(st.sampled_from(sorted(wanted)))) - named if wanted else set()
+        held.contents.update({name: wanted[name] for name in taken})
+        held.version = "" if taken else held.version
+        self._ask(response.type_url, nonce=response.nonce, error=" ".join(["rejected:", *sorted(named)]))
+
+    # -- what the server may conclude from a request --
+
+    def _learn(self, request, answered):
+        type_url = request["type_url"]
+        known = self.known.setdefault(type_url, Known())
+        response = known.outstanding.pop(request["nonce"], None)
+        assert len(answered) == (response is not None)
+        if response is not None:
+            (answer,) = answered
+            assert answer.error == request["error"]
+            assert answer.given.keys() <= response.contents.keys()
+            if request["error"] is None:
+                known.accept(response, full=self.variant is SOTW and type_url in FULL)
+            else:
+                known.reject(answer.given, response, request["error"])
+        if self.variant is DELTA:
+            self._learn_names_of_delta(known, request)
+        else:
+            known.changed |= (known.wildcard, known.names) != (request["wildcard"], request["names"])
+            known.again |= request["names"] - known.names
+            known.wildcard, known.names = request["wildcard"], request["names"]
+        known.keep_what_is_wanted()
+        self._forget_what_cannot_be_removed()
+        for name, content in request["resumed"].items():
+            if known.wants(name):
+                known.possible[name] = {content}
+                known.accepted[name] = content
+                if self.variant is DELTA:
+                    known.certain[name] = content
+                    known.again.discard(name)
+        if type_url == ENDPOINT:
+            self._note_what_follows()
+            self.owed = {name for name in self.owed if known.wants(name) and name not in known.refused}
+
+    def _learn_names_of_delta(self, known, request):
+        names = set(request["subscribe"])
+        known.subscribe(names - {"*"})
+        known.wildcard |= "*" in names or (request["first"] and not names and request["type_url"] in FULL)
+        given_up = known.names & set(request["unsubscribe"])
+        known.names -= given_up
+        known.wildcard &= "*" not in request["unsubscribe"]
+        known.again |= {name for name in given_up if known.wants(name)}
+
+    def _forget_what_cannot_be_removed(self):
+        """State of the world has no way to remove a named resource: what the client makes of it is its own affair."""
+        for type_url in self.known.keys() - set(FULL if self.variant is SOTW else TYPES):
+            for name in [*self.known[type_url].certain]:
+                if name not in self.world[type_url]:
+                    del self.known[type_url].certain[name]
+
+    # -- what the server may send --
+
+    def _emit(self, actions):
+        for action in actions:
+            assert not isinstance(action, Close)
+            if isinstance(action, Send):
+                response = parse(self.variant, action)  # asserts that no name is in it twice
+                self._judge(response)
+                self.responses.append(response)
+
+    def _judge(self, response):
+        type_url, known, there = response.type_url, self.known[response.type_url], self.world[response.type_url]
+        full = self.variant is SOTW and type_url in FULL
+        assert not known.outstanding, "one response of a type at a time"
+        new = {name: content for name, content in response.contents.items() if known.certain.get(name) != content}
+        for name, content in response.contents.items():
+            assert known.wants(name), "nobody asked for it"
+            assert content not in known.refused.get(name, ()), "it was rejected before"
+            assert content == there.get(name) or (full and content == known.accepted[name]), "it is not what there is"
+            assert full or name in new or name in known.again, "the client holds it"
+        if full and not known.changed and not known.doubt:
+            assert response.contents != known.accepted, "the client holds all of it"
+        removed = {name for name in known.accepted if known.wants(name)} - response.contents.keys() if full else set()
+        removed |= set(response.removed)
+        assert not [name for name in removed if not known.wants(name)], "nobody asked for it"
+        assert not [name for name in removed if name in there and there[name] not in known.refused.get(name, ())], (
+            "it exists"
+        )
+        if new:
+            self._judge_additions(type_url, new)
+        self._judge_removals(type_url, removed - known.again, resumed=full and not known.certain)
+        if type_url == CLUSTER:
+            self.warming |= response.contents.keys() if self.variant is DELTA else new.keys()
+            self.changed |= {name for name in self.warming if response.contents.get(name) != known.accepted.get(name)}
+            self._note_what_follows()
+        if type_url == ENDPOINT:
+            self.owed -= response.contents.keys()
+        for name, content in response.contents.items():
+            known.possible.setdefault(name, set()).add(content)
+        known.again -= {*response.contents, *response.removed}
+        known.given_up.clear()
+        known.changed = False
+        known.outstanding[response.nonce] = response
+
+    def _judge_additions(self, type_url, new):
+        """Make before break: what is new refers to what the client has been given, and had time to accept."""
+        clusters = self.known.get(CLUSTER)
+        if clusters is None or type_url not in (ROUTE, LISTENER):
+            return
+        assert not clusters.outstanding, "clusters are to be acknowledged first"
+        if type_url == ROUTE:
+            for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
+                sent = name in clusters.possible or name in clusters.refused
+                assert sent or not clusters.wants(name), "a route to a cluster never sent"
+
+    def _judge_removals(self, type_url, removed, *, resumed):
+        """Break after make: nothing that the client may hold refers to what is removed."""
+        for referrer, referred in REFERS_TO.items():
+            known = self.known.get(referrer)
+            if referred != type_url or known is None or resumed:
+                continue
+            for name, contents in known.possible.items():
+                if self.variant is SOTW and referrer == ROUTE and name not in self.world[ROUTE]:
+                    continue  # state of the world cannot remove a route; no listener names it any more
+                for content in contents:
+                    assert not removed & refers(referrer, name, content), f"{name} may still refer to it"
+
+    def _note_what_follows(self):
+        """Endpoints of the clusters that were sent are to be sent too, even unchanged, as soon as they are asked for."""
+        endpoints = self.known.get(ENDPOINT)
+        if endpoints is not None:
+            follow = {name for name in self.warming if endpoints.wants(name) and name in self.world[ENDPOINT]}
+            endpoints.again |= follow
+            self.owed |= {name for name in follow & self.changed if name not in endpoints.refused}
+            self.warming.clear()
+            self.changed.clear()
+
+    # -- in the end --
+
+    @rule()
+    def settle(self):
+        """Everything arrives, everything is accepted, the grace passes: now the client holds what it should."""
+        for _ in range(300):
+            if self.requests:
+                self.deliver_request()
+            elif self.responses:
+                self.deliver_response(accepts=True, data=None)
+            elif self.stream.wake_at is not None:
+                self.let_time_go_by(self.stream.wake_at - self.now)
+            else:
+                break
+        else:
+            raise AssertionError("this does not end")
+        doubt = any(known.doubt for known in self.known.values())
+        for type_url, known in self.known.items():
+            held = self.held[type_url]
+            assert (held.wildcard, held.names) == (known.wildcard, known.names)
+            there = {name: content for name, content in self.world[type_url].items() if held.wants(name)}
+            for name, content in there.items():
+                if content not in known.refused.get(name, ()):
+                    assert held.contents.get(name) == content, f"{name} is not what it should be"
+            if self.variant is DELTA or type_url in FULL:
+                assert doubt or held.contents.keys() <= there.keys(), "it holds what does not exist"
+        assert not {name for name in self.owed if name in self.world[ENDPOINT]}, (
+            "endpoints did not follow their cluster"
+        )
+
+    def teardown(self):
+        if sys.exception() is None:
+            self.settle()
+
+
+class StateOfTheWorld(Conversation):
+    variant = SOTW
+
+
+class Delta(Conversation):
+    variant = DELTA
+
+
+PROFILE = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",  # the same examples on every machine, and new ones at every desk
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestStateOfTheWorld = StateOfTheWorld.TestCase
+TestStateOfTheWorld.settings = PROFILE
+TestDelta = Delta.TestCase
+TestDelta.settings = PROFILE

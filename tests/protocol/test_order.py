@@ -1,0 +1,362 @@
+"""Make before break (rule 32), as the tables of xds/snapshot/order.py say: who waits for whom, and until when."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocol.client import DELTA, SOTW, Client
+from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, REMOVALS
+from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SECRET
+
+both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
+ALL = {type_url: {"old": "1"} for type_url in ADDITIONS}
+
+
+def connected(variant, tables, *types, grace_s=0.0):
+    """A client that has asked for all of these types by name, and accepted all there is."""
+    client = Client(variant, tables, grace_s=grace_s)
+    for type_url in types or tables:
+        client.settle(client.subscribe(type_url, *(["*"] if type_url in (CLUSTER, LISTENER) else ["old", "new"])))
+    return client
+
+
+# -- the tables themselves ---------------------------------------------------------------------------------------------
+
+
+def test_additions_wait_only_for_what_is_sent_before():
+    order = list(ADDITIONS)
+    for type_url, after in ADDITIONS.items():
+        assert all(order.index(other) < order.index(type_url) for other in after)
+
+
+def test_removals_go_from_what_refers_to_what_is_referred_to():
+    edges = {(other, type_url) for type_url, referrers in REMOVALS.items() for other in referrers}
+    reached = edges
+    while True:
+        further = reached | {(one, four) for one, two in reached for three, four in edges if two == three}
+        if further == reached:
+            break
+        reached = further
+    assert not [pair for pair in reached if pair[0] == pair[1]], "types that wait for each other wait for ever"
+
+
+def test_what_follows_is_sent_after_what_it_follows_and_waits_for_nothing():
+    order = list(ADDITIONS)
+    for type_url, follower in FOLLOWED_BY.items():
+        assert order.index(type_url) < order.index(follower)
+        assert not ADDITIONS[follower], "Envoy acknowledges a cluster once it has the endpoints"
+
+
+# -- additions ---------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("type_url", [other for other, after in ADDITIONS.items() if CLUSTER in after])
+def test_routes_and_listeners_wait_for_the_ack_of_the_clusters(variant, type_url):
+    client = connected(variant, {CLUSTER: {"old": "1"}, type_url: {"old": "1"}})
+    (clusters,) = client.publish({CLUSTER: {"old": "1", "new": "1"}, type_url: {"old": "2"}})
+    assert clusters.type_url == CLUSTER
+    (response,) = client.ack(clusters)
+    assert (response.type_url, response.contents) == (type_url, {"old": "2"})
+
+
+@both
+@pytest.mark.parametrize("type_url", [other for other, after in ADDITIONS.items() if not after and other != CLUSTER])
+def test_secrets_and_endpoints_do_not(variant, type_url):
+    client = connected(variant, {CLUSTER: {"old": "1"}, type_url: {"old": "1"}})
+    responses = client.publish({CLUSTER: {"old": "1", "new": "1"}, type_url: {"old": "2"}})
+    assert {response.type_url for response in responses} == {CLUSTER, type_url}
+
+
+@both
+def test_a_first_request_for_routes_waits_for_the_clusters_too(variant):
+    client = Client(variant, {CLUSTER: {"c": "1"}, ROUTE: {"r": "1"}, LISTENER: {}})
+    (clusters,) = client.subscribe(CLUSTER)
+    assert client.subscribe(ROUTE, "r") == []
+    assert client.subscribe(LISTENER) == []
+    listeners, routes = client.ack(clusters)
+    assert (listeners.type_url, listeners.contents) == (LISTENER, {})
+    assert (routes.type_url, routes.contents) == (ROUTE, {"r": "1"})
+
+
+@both
+def test_a_rejected_cluster_holds_up_no_routes(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}})
+    (clusters,) = client.publish({CLUSTER: {"old": "2"}, ROUTE: {"old": "2"}})
+    (routes,) = client.nack(clusters)
+    assert routes.type_url == ROUTE
+
+
+@both
+def test_there_is_one_response_of_a_type_at_a_time_and_the_next_has_the_newest(variant):
+    client = connected(variant, {ENDPOINT: {"old": "1"}})
+    (first,) = client.publish({ENDPOINT: {"old": "2"}})
+    assert client.publish({ENDPOINT: {"old": "3"}}) == []
+    assert client.publish({ENDPOINT: {"old": "4"}}) == []
+    (second,) = client.ack(first)
+    assert second.contents == {"old": "4"}
+    assert [answer.revision for answer in client.answers][-1] == 2
+    client.ack(second)
+    assert [answer.revision for answer in client.answers][-1] == 4
+
+
+@both
+def test_a_change_taken_back_while_another_is_on_its_way_is_not_sent(variant):
+    client = connected(variant, {ENDPOINT: {"old": "1"}})
+    (first,) = client.publish({ENDPOINT: {"old": "2"}})
+    client.publish({ENDPOINT: {"old": "3"}})
+    client.publish({ENDPOINT: {"old": "2"}})
+    assert client.ack(first) == []
+
+
+# -- removals ----------------------------------------------------------------------------------------------------------
+
+
+def removable(type_url, variant):
+    return variant is DELTA or type_url in (CLUSTER, LISTENER)
+
+
+PAIRS = [
+    pytest.param(variant, type_url, referrer, id=f"{variant.value}-{type_url.split('.')[-1]}-{referrer.split('.')[-1]}")
+    for variant in (SOTW, DELTA)
+    for type_url, referrers in REMOVALS.items()
+    for referrer in referrers
+    if removable(type_url, variant)
+]
+
+
+@pytest.mark.parametrize(("variant", "type_url", "referrer"), PAIRS)
+def test_a_removal_waits_for_the_ack_of_what_referred_to_it(variant, type_url, referrer):
+    client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
+    (change,) = client.publish({type_url: {}, referrer: {"old": "2"}})
+    assert change.type_url == referrer
+    (removal,) = client.ack(change)
+    assert client.removes(removal, "old")
+
+
+@pytest.mark.parametrize(("variant", "type_url", "referrer"), PAIRS)
+def test_a_removal_waits_as_long_as_what_may_refer_to_it_is_rejected(variant, type_url, referrer):
+    client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
+    (change,) = client.publish({type_url: {}, referrer: {"old": "2"}})
+    assert client.nack(change) == []
+    assert client.wait(3600) == []
+    (mended,) = client.publish({type_url: {}, referrer: {"old": "3"}})
+    (removal,) = client.ack(mended)
+    assert client.removes(removal, "old")
+
+
+@pytest.mark.parametrize(
+    ("variant", "type_url", "referrer"),
+    [pair for pair in PAIRS if pair.values[0] is DELTA and EXTENSION not in pair.values],
+)
+def test_a_removal_waits_for_the_removal_of_what_referred_to_it(variant, type_url, referrer):
+    client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
+    (first,) = client.publish({type_url: {}, referrer: {}})
+    assert first.type_url == referrer
+    (second,) = client.ack(first)
+    assert (second.type_url, second.removed) == (type_url, ["old"])
+
+
+@pytest.mark.parametrize(
+    ("variant", "type_url", "referrer"),
+    [pair for pair in PAIRS if pair.values[0] is DELTA and EXTENSION not in pair.values],
+)
+def test_a_removal_waits_if_that_removal_is_rejected(variant, type_url, referrer):
+    client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
+    (first,) = client.publish({type_url: {}, referrer: {}})
+    assert client.nack(first) == [], "the client may still use it, and a removal is not repeated either"
+    assert client.wait(3600) == []
+    (back,) = client.publish({type_url: {}, referrer: {"old": "1"}})
+    (second,) = client.ack(back)
+    assert (second.type_url, second.removed) == (type_url, ["old"])
+
+
+def test_a_full_state_that_is_accepted_settles_a_removal_that_was_rejected_before():
+    client = connected(SOTW, {CLUSTER: {"old": "1"}, LISTENER: {"old": "1", "other": "1"}})
+    (first,) = client.publish({CLUSTER: {}, LISTENER: {"other": "1"}})
+    assert client.nack(first) == []
+    (state,) = client.publish({CLUSTER: {}, LISTENER: {"other": "2"}})
+    assert state.contents == {"other": "2"}, "what is to go does not come back"
+    (removal,) = client.ack(state)
+    assert client.removes(removal, "old")
+
+
+@both
+def test_a_removal_waits_for_what_is_held_up_itself(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}, LISTENER: {"old": "1"}})
+    (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "2"}, LISTENER: {"old": "1"}})
+    assert set(clusters.contents) >= {"new"}
+    assert not client.removes(clusters, "old")
+    (routes,) = client.ack(clusters)
+    (removal,) = client.ack(routes)
+    assert client.removes(removal, "old")
+
+
+@both
+def test_a_renamed_listener_leaves_after_its_successor_came(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, LISTENER: {"old": "1"}})
+    (clusters,) = client.publish({CLUSTER: {"old": "2"}, LISTENER: {"new": "1"}})
+    assert clusters.type_url == CLUSTER, "the new one waits for it, and the old one for the new one"
+    (listeners,) = client.ack(clusters)
+    assert not client.removes(listeners, "old")
+    (removal,) = client.ack(listeners)
+    assert client.removes(removal, "old")
+
+
+@both
+def test_a_rejected_route_keeps_the_cluster_that_the_older_one_uses(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "to old"}})
+    (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}})
+    (routes,) = client.ack(clusters)
+    assert client.nack(routes) == []
+    assert client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}}, known=False) == []
+    assert "old" in client.held[CLUSTER]
+
+
+@both
+def test_a_route_that_is_kept_back_because_it_was_rejected_before_keeps_the_cluster(variant):
+    both_clusters = {"old": "1", "new": "1"}
+    client = connected(variant, {CLUSTER: both_clusters, ROUTE: {"old": "to old"}})
+    (bad,) = client.publish({CLUSTER: both_clusters, ROUTE: {"old": "to new"}})
+    client.nack(bad)
+    client.settle(client.publish({CLUSTER: both_clusters, ROUTE: {"old": "to old"}}))
+    assert client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}}) == [], "rejected once is rejected"
+    (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new, mended"}})
+    (removal,) = client.ack(clusters)
+    assert client.removes(removal, "old")
+
+
+@both
+def test_an_extension_that_is_gone_keeps_its_clusters_until_the_client_gives_it_up(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, EXTENSION: {"old": "1"}})
+    assert client.publish({CLUSTER: {}, EXTENSION: {}}) == [], "it is not removed (rule 29), so the client may use it"
+    (removal,) = client.unsubscribe(EXTENSION, "old")
+    assert client.removes(removal, "old")
+
+
+@both
+def test_a_type_that_nobody_asked_for_gates_nothing(variant):
+    client = connected(variant, {**ALL}, CLUSTER)
+    (removal,) = client.publish({**ALL, CLUSTER: {}})
+    assert client.removes(removal, "old")
+
+
+def test_what_state_of_the_world_cannot_remove_is_forgotten_and_frees_what_it_used():
+    client = connected(SOTW, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}, LISTENER: {"old": "1"}})
+    (listeners,) = client.publish({CLUSTER: {}, ROUTE: {}, LISTENER: {}})
+    (clusters,) = client.ack(listeners)
+    assert client.removes(clusters, "old")
+
+
+# -- the grace ---------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_removal_waits_for_the_grace(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}}, grace_s=5)
+    (routes,) = client.publish({CLUSTER: {}, ROUTE: {"old": "2"}})
+    client.wait(60)
+    assert client.ack(routes) == [], "the grace begins when nothing refers to it any more"
+    assert client.stream.wake_at == client.now + 5
+    assert client.wait(4.9) == []
+    (removal,) = client.wait(0.1)
+    assert client.removes(removal, "old")
+    assert client.stream.wake_at is None
+
+
+@both
+def test_a_name_that_comes_back_within_the_grace_is_not_removed(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}}, grace_s=5)
+    assert client.publish({CLUSTER: {}}) == []
+    client.wait(4)
+    assert client.publish({CLUSTER: {"old": "1"}}) == [], "the client holds it still"
+    assert client.wait(60) == []
+    assert client.publish({CLUSTER: {}}) == []
+    assert client.wait(4.9) == [], "and its next grace is a whole one"
+    assert len(client.wait(0.1)) == 1
+
+
+@both
+def test_a_name_that_came_and_went_while_a_response_was_on_its_way_has_a_whole_grace(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}}, grace_s=5)
+    client.publish({CLUSTER: {}})
+    client.wait(4)
+    (other,) = client.publish({CLUSTER: {"new": "1"}})
+    client.publish({CLUSTER: {"new": "1", "old": "1"}})
+    client.publish({CLUSTER: {"new": "1"}})
+    client.ack(other)
+    assert client.wait(4.9) == []
+    assert len(client.wait(0.1)) == 1
+
+
+@both
+def test_changes_of_routes_do_not_put_off_what_is_free_already(variant):
+    client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "0"}}, grace_s=5)
+    client.publish({CLUSTER: {}, ROUTE: {"old": "0"}})
+    said = []
+    for second in range(1, 6):
+        said += client.wait(1)
+        said += client.settle(client.publish({CLUSTER: {}, ROUTE: {"old": f"{second}"}}))
+    assert [response for response in said if response.type_url == CLUSTER], "no later route can refer to it"
+
+
+@both
+def test_each_name_has_a_grace_of_its_own(variant):
+    client = connected(variant, {CLUSTER: {"old": "1", "b": "1"}}, grace_s=5)
+    client.publish({CLUSTER: {"b": "1"}})
+    client.wait(3)
+    assert client.publish({CLUSTER: {}}) == []
+    (first,) = client.wait(2)
+    assert client.removes(first, "old")
+    assert not client.removes(first, "b")
+    client.ack(first)
+    assert client.stream.wake_at == client.now + 3
+    (second,) = client.wait(3)
+    assert client.removes(second, "b")
+
+
+@both
+def test_the_earliest_of_several_types_wakes_the_stream(variant):
+    client = connected(variant, {SECRET: {"old": "1"}, CLUSTER: {"old": "1"}, LISTENER: {"old": "1"}}, grace_s=5)
+    client.publish({SECRET: {"old": "1"}, CLUSTER: {"old": "1"}, LISTENER: {}})
+    client.wait(1)
+    client.publish({SECRET: {}, CLUSTER: {"old": "1"}, LISTENER: {}})
+    client.publish({SECRET: {}, CLUSTER: {}, LISTENER: {}})
+    assert client.stream.wake_at == 5
+    graces = [client.stream.wake_at]
+    for type_url in (LISTENER, CLUSTER):
+        (removal,) = client.wait(client.stream.wake_at - client.now)
+        assert removal.type_url == type_url
+        client.ack(removal)
+        graces.append(client.stream.wake_at)
+    assert graces == [5, 10, 15]
+
+
+@both
+def test_a_stream_may_be_woken_for_nothing(variant):
+    client = connected(variant, ALL)
+    assert list(client.stream.wake(client.now)) == []
+    fresh = Client(variant, ALL)
+    assert list(fresh.stream.wake(0)) == []
+    assert fresh.publish({}) == []
+
+
+def test_a_reconnecting_client_that_has_not_asked_for_routes_yet_is_given_time():
+    client = connected(DELTA, {CLUSTER: {"old": "1"}, ROUTE: {"old": "to old"}}, grace_s=5)
+    client.tables = {CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}}
+    client = client.reconnect()
+    client.settle(client.subscribe(CLUSTER, "*"))
+    assert client.wait(4) == []
+    (routes,) = client.subscribe(ROUTE, "old")
+    assert client.wait(60) == [], "its route still goes to the old cluster"
+    client.ack(routes)
+    assert client.wait(4.9) == []
+    (removal,) = client.wait(0.1)
+    assert removal.removed == ["old"]
+
+
+def test_what_waited_goes_out_in_the_order_of_the_table():
+    waiting = [type_url for type_url, after in ADDITIONS.items() if CLUSTER in after]
+    client = connected(DELTA, {CLUSTER: {"old": "1"}, **{type_url: {"old": "1"} for type_url in waiting}})
+    (clusters,) = client.publish({CLUSTER: {"old": "2"}, **{type_url: {"old": "2"} for type_url in waiting}})
+    assert [response.type_url for response in client.ack(clusters)] == waiting
