@@ -12,7 +12,7 @@ from uuid import UUID
 import yaml
 
 from agent import secrets
-from agent.endpoints import Endpoint
+from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.identity import XDS_SERVER_NAME
 from model.world import Role

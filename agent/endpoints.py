@@ -1,10 +1,10 @@
-"""`host:port`, as options and replies write it."""
+"""Addresses as options write them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 
+from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 
 
@@ -14,26 +14,12 @@ class BadSetting(ExitplaneError):
     code = "bad_setting"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A host name or IP literal (IPv6 without brackets) and a port, 1 to 65535."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_endpoint(option: str, text: str) -> Endpoint:
+def read_endpoint(option: str, text: str) -> Endpoint:
     """Read `host:port` or `[ipv6]:port`. Raises BadSetting, which names `option`."""
-    host, _, port = text.strip().rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    name = host[1:-1] if bracketed else host
-    plain = name and (":" not in name or bracketed) and not set(name) & set(" /@[]")
-    if not plain or not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= 65535:
-        raise BadSetting(f"{option} {text!r} is not host:port", mend="write example.net:18000 or [2001:db8::1]:18000")
-    return Endpoint(name, int(port))
+    try:
+        return parse_endpoint(text)
+    except ValueError as error:
+        raise BadSetting(f"{option} {error}", mend="write example.net:18000 or [2001:db8::1]:18000") from error
 
 
 def check_address(option: str, text: str | None) -> str | None:

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import folder as files
 from agent.backoff import Backoff
 from agent.bootstrap import exitplane_version
-from agent.endpoints import Endpoint
 from agent.folder import StateFolder, StateUnusable
 from agent.plane import Plane, PlaneUnavailable
 from agent.settings import AgentSettings, read_token
+from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.proof import public_key_of
 from model.world import Role

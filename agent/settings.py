@@ -7,7 +7,8 @@ from pathlib import Path
 
 from yarl import URL
 
-from agent.endpoints import BadSetting, Endpoint
+from agent.endpoints import BadSetting
+from model.endpoint import Endpoint
 from model.world import Role
 
 

@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from agent.endpoints import Endpoint
 from agent.report import Board, State
 from agent.settings import Exit
+from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.endpoints import BadSetting, check_address, parse_endpoint
+from agent.endpoints import BadSetting, check_address, read_endpoint
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
@@ -107,7 +107,7 @@ def agent(
         drain_time_s=drain_time_s,
         concurrency=concurrency,
         max_downstream_connections=max_downstream_connections,
-        otlp=None if otlp is None else parse_endpoint("--otlp", otlp),
+        otlp=None if otlp is None else read_endpoint("--otlp", otlp),
         envoy=envoy,
         envoy_log_level=envoy_log_level,
     )
@@ -127,7 +127,7 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         if placed[option] is None:
             raise BadSetting(f"an exit needs {option}", mend=f"add {option}")
     interface, probe = placed["--tunnel-interface"], placed["--probe"]
-    target = None if probe is None else parse_endpoint("--probe", probe)
+    target = None if probe is None else read_endpoint("--probe", probe)
     if target is not None:
         # a name would be looked up outside the tunnel, and say nothing about it
         check_address("--probe", target.host)

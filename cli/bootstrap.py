@@ -13,9 +13,10 @@ import typer
 import yaml
 
 from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
-from agent.endpoints import BadSetting, Endpoint, parse_endpoint
+from agent.endpoints import BadSetting, read_endpoint
 from agent.enrolment import Enrolment, load
 from agent.folder import StateFolder
+from model.endpoint import Endpoint
 from model.world import Role
 
 
@@ -56,7 +57,7 @@ def bootstrap(
         node_id=_given("--node-id", node_id, enrolment.id if enrolment else None),
         fleet_id=_given("--fleet-id", fleet_id, enrolment.fleet_id if enrolment else None),
         xds=_control_planes(xds or [], enrolment),
-        otlp=UNUSED_COLLECTOR if otlp is None else parse_endpoint("--otlp", otlp),
+        otlp=UNUSED_COLLECTOR if otlp is None else read_endpoint("--otlp", otlp),
         max_downstream_connections=max_downstream_connections,
     )
     rendered = render(wanted)
@@ -83,7 +84,7 @@ def _given(option: str, value: UUID | None, known: UUID | None) -> UUID:
 
 def _control_planes(xds: list[str], enrolment: Enrolment | None) -> tuple[Endpoint, ...]:
     if xds:
-        return tuple(parse_endpoint("--xds", text) for text in xds)
+        return tuple(read_endpoint("--xds", text) for text in xds)
     if enrolment is None:
         raise BadSetting("--xds is missing", mend="add --xds HOST:PORT, or --state of an agent that has enrolled")
     return (enrolment.xds,)

@@ -24,9 +24,10 @@ from keeper.states import Patience
 from model.authority import Authority, create_authority
 from model.database import Database, check_migration, upgrade
 from model.embedded import embedded_server
+from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 from model.repositories import enrolment
-from model.settings import Address, Settings, parse_address, read_settings
+from model.settings import Settings, read_settings
 from xds.server.server import XdsServer, run_server
 
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
 
 
 @contextmanager
-def _sockets(addresses: Sequence[Address]) -> Iterator[list[socket.socket]]:
+def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
     """The API's listening sockets. Raises PortInUse."""
     sockets: list[socket.socket] = []
     try:
@@ -172,7 +173,7 @@ def _context(
     sink: HeartbeatSink,
     credentials: Credentials,
 ) -> ApiContext:
-    advertised = parse_address(settings.xds_advertise) if settings.xds_advertise else None
+    advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
     readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
     return ApiContext(
         database=database,

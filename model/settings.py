@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 
 
@@ -17,28 +17,9 @@ class BadSettings(ExitplaneError):
     code = "bad_settings"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens: an IP literal or host name, and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """`host:port` or `[ipv6]:port`; raises ValueError with the mend."""
-    host, separator, port = text.strip().rpartition(":")
-    if not separator or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is not host:port")
-    return Address(host.removeprefix("[").removesuffix("]"), int(port))
-
-
 def _addresses(text: str) -> str:
     for part in text.split(","):
-        parse_address(part)
+        parse_endpoint(part, lowest_port=0)
     return text
 
 
@@ -74,12 +55,12 @@ class Settings(BaseSettings):
     """How long a resource that nothing refers to any more stays, after the ACKs that freed it."""
 
     @property
-    def api_addresses(self) -> list[Address]:
-        return [parse_address(part) for part in self.api_listen.split(",")]
+    def api_addresses(self) -> list[Endpoint]:
+        return [parse_endpoint(part, lowest_port=0) for part in self.api_listen.split(",")]
 
     @property
-    def xds_addresses(self) -> list[Address]:
-        return [parse_address(part) for part in self.xds_listen.split(",")]
+    def xds_addresses(self) -> list[Endpoint]:
+        return [parse_endpoint(part, lowest_port=0) for part in self.xds_listen.split(",")]
 
 
 def read_settings() -> Settings:

@@ -19,11 +19,12 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from agent.bootstrap import BadTemplate, Bootstrap, fill, render
-from agent.endpoints import BadSetting, Endpoint
+from agent.endpoints import BadSetting
 from agent.folder import StateFolder
 from agent.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
 from model.authority import Authority, KeyPair, sign_request
+from model.endpoint import Endpoint
 from model.identity import Identity
 from model.world import Role
 from xds.translate import names

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from agent.endpoints import BadSetting, Endpoint, parse_endpoint
+from agent.endpoints import BadSetting, read_endpoint
 from agent.plane import parse_api
 from agent.settings import read_token
+from model.endpoint import Endpoint
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from agent.settings import read_token
     ],
 )
 def test_an_endpoint_is_read_and_written_alike(text, host, port):
-    endpoint = parse_endpoint("--xds", text)
+    endpoint = read_endpoint("--xds", text)
 
     assert endpoint == Endpoint(host, port)
     assert str(endpoint) == text
@@ -43,7 +44,7 @@ def test_an_endpoint_is_read_and_written_alike(text, host, port):
 )
 def test_what_is_no_endpoint_is_refused_with_option_value_and_mend(text):
     with pytest.raises(BadSetting) as refused:
-        parse_endpoint("--xds", text)
+        read_endpoint("--xds", text)
 
     assert str(refused.value).startswith(f"--xds {text!r} is not host:port; write ")
 

@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import enrolment as enrolments
 from agent.backoff import Backoff
-from agent.endpoints import BadSetting, Endpoint
+from agent.endpoints import BadSetting
 from agent.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.folder import StateFolder, StateUnusable
 from agent.plane import Plane, Refused, parse_api
 from agent.settings import Exit
+from model.endpoint import Endpoint
 from model.proof import public_key_of
 from model.world import Role
 

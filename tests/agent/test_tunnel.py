@@ -8,10 +8,10 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from agent.endpoints import Endpoint
 from agent.report import Board, State
 from agent.settings import Exit
 from agent.tunnel import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
+from model.endpoint import Endpoint
 
 UP, RUNNING = 0x1, 0x40
 

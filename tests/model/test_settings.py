@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.settings import Address, BadSettings, Settings, default_state_dir, parse_address, read_settings
+from model.endpoint import Endpoint, parse_endpoint
+from model.settings import BadSettings, Settings, default_state_dir, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def test_variables_are_read(monkeypatch):
     monkeypatch.setenv("EXITPLANE_REMOVAL_GRACE_S", "0")
     settings = read_settings()
     assert settings.state_dir == Path("/srv/exitplane")
-    assert settings.api_addresses == [Address("0.0.0.0", 80), Address("::1", 81)]
+    assert settings.api_addresses == [Endpoint("0.0.0.0", 80), Endpoint("::1", 81)]
     assert settings.removal_grace_s == 0
 
 
@@ -67,8 +68,8 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypat
     [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:8000", "::1", 8000), (" localhost:65535 ", "localhost", 65535)],
 )
 def test_an_address_is_read_and_written(text, host, port):
-    assert parse_address(text) == Address(host, port)
-    assert str(parse_address(text)) == text.strip()
+    assert parse_endpoint(text, lowest_port=0) == Endpoint(host, port)
+    assert str(parse_endpoint(text, lowest_port=0)) == text.strip()
 
 
 def test_the_state_folder_is_the_systems_for_root_and_ones_own_otherwise(monkeypatch):
