@@ -44,7 +44,7 @@ class Subscription:
     """Whether each response repeats all that the client holds, so that the resources themselves must be kept."""
     wildcard: bool = False
     explicit: bool = False
-    """Whether any name, or the wildcard by its own, was ever asked for: then no names means none (rule 4)."""
+    """State of the world: whether any name, or `*` itself, was ever asked for; then no names means none (rule 4)."""
     names: set[str] = field(default_factory=set)
     """Names subscribed to one by one; they accumulate (rule 23)."""
     held: dict[str, str] = field(default_factory=dict)

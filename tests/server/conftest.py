@@ -1,0 +1,362 @@
+"""The xDS server of a replica in this process, and clients that speak to it as Envoy does, over mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model.authority import Authority, KeyPair, create_authority, sign_request
+from model.changes import Unit, write
+from model.database import Database
+from model.identity import XDS_SERVER_NAME, Identity
+from model.repositories import declared, rollout
+from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.world import ExitState, Role
+from xds.server.server import XdsServer, run_server
+from xds.translate import names
+from xds.wire.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+    Node,
+    Status,
+)
+
+SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
+DELTA = f"{SERVICE}/DeltaAggregatedResources"
+SOTW = f"{SERVICE}/StreamAggregatedResources"
+BOUND_S = 10.0
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+# -- certificates ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return create_authority(datetime.now(UTC))
+
+
+def certify(authority: Authority, identity: Identity) -> KeyPair:
+    """A key of one's own and the certificate that the authority gives for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    return KeyPair(sign_request(authority, pem, identity, datetime.now(UTC)), key_pem)
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, Authority], None]:
+    """`certified(context, identity, authority)`: give a client of Python's own TLS a certificate."""
+
+    def give(context: ssl.SSLContext, identity: Identity, signed_by: Authority) -> None:
+        pair = certify(signed_by, identity)
+        (tmp_path / "pair.pem").write_text(pair.certificate_pem + pair.key_pem)
+        context.load_cert_chain(tmp_path / "pair.pem")
+
+    return give
+
+
+# -- what is declared --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plane:
+    """A fleet with a gateway, two pools and an exit in each; and the means to change it."""
+
+    database: Database
+    fleet: FleetRow
+    listener: ListenerRow
+    gateway: ProxyRow
+    pools: dict[str, PoolRow] = field(default_factory=dict)
+    exits: dict[str, ExitRow] = field(default_factory=dict)
+
+    @classmethod
+    async def declare(cls, database: Database) -> Plane:
+        async with write(database) as unit:
+            fleet = await declared.save(unit, FleetRow(name="demo", created_at=AT))
+            listener = await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
+            plane = cls(database, fleet, listener, await cls._gateway(unit, fleet, "gw-1"))
+            for country in ("us", "de"):
+                await plane._pool(unit, country)
+        return plane
+
+    @staticmethod
+    async def _gateway(unit: Unit, fleet: FleetRow, name: str) -> ProxyRow:
+        return await declared.save(unit, ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT))
+
+    async def _pool(self, unit: Unit, country: str) -> None:
+        pool = PoolRow(fleet_id=self.fleet.id, name=country, country=country, created_at=AT)
+        self.pools[country] = await declared.save(unit, pool)
+        proxy = ProxyRow(fleet_id=self.fleet.id, name=f"{country}-1", role=Role.EXIT, created_at=AT)
+        await declared.save(unit, proxy)
+        exit_ = ExitRow(
+            id=proxy.id,
+            pool_id=pool.id,
+            name=proxy.name,
+            address="198.51.100.1",
+            endpoint="198.51.100.1",
+            port=8443,
+            bind_address="0.0.0.0",
+            state=ExitState.HEALTHY,
+            state_reason="",
+            state_since=AT,
+            created_at=AT,
+        )
+        self.exits[country] = await declared.save(unit, exit_)
+
+    async def add_gateway(self, name: str) -> Identity:
+        async with write(self.database) as unit:
+            proxy = await self._gateway(unit, self.fleet, name)
+        return Identity(self.fleet.id, Role.GATEWAY, proxy.id)
+
+    async def add_pool(self, country: str) -> None:
+        async with write(self.database) as unit:
+            await self._pool(unit, country)
+
+    async def change(self, row: Any, **fields: Any) -> int:
+        """Give a row new values; the revision that this is."""
+        async with write(self.database) as unit:
+            held = await declared.lock(unit.session, type(row), row.id)
+            await declared.save_changes(unit, held, fields)
+        assert unit.revision is not None
+        return unit.revision
+
+    async def remove(self, *rows: Any) -> None:
+        async with write(self.database) as unit:
+            for row in rows:
+                await declared.remove(unit, await declared.lock(unit.session, type(row), row.id))
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.fleet.id, Role.GATEWAY, self.gateway.id)
+
+    def exit_identity(self, country: str) -> Identity:
+        return Identity(self.fleet.id, Role.EXIT, self.exits[country].id)
+
+    def cluster(self, country: str) -> str:
+        return names.pool_cluster(self.pools[country])
+
+
+@pytest.fixture
+async def plane(database: Database) -> Plane:
+    return await Plane.declare(database)
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
+
+
+@pytest.fixture
+def serve(database: Database, authority: Authority, until: Callable[..., Any]) -> Serve:
+    """`async with serve() as server`: a replica, ready; on the test's database unless another is given."""
+
+    @asynccontextmanager
+    async def start(on: Database = database, *, ready: bool = True) -> AsyncIterator[XdsServer]:
+        async with run_server(on, authority, ["127.0.0.1:0"], removal_grace_s=0) as server:
+            if ready:
+                await until(lambda: server.ready)
+            yield server
+
+    return start
+
+
+@pytest.fixture
+async def server(plane: Plane, serve: Serve) -> AsyncIterator[XdsServer]:
+    async with serve() as started:
+        yield started
+
+
+# -- the client --------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """A proxy on a delta stream. It asks for what Envoy would ask for, and acknowledges unless it is told not to."""
+
+    def __init__(self, channel: grpc.aio.Channel, node_id: str = "") -> None:
+        self.channel = channel
+        self.call = channel.stream_stream(DELTA)()
+        self.versions: dict[str, dict[str, str]] = {}
+        """What it holds: version by type URL and name."""
+        self.bodies: dict[tuple[str, str], bytes] = {}
+        self.responses: list[DeltaDiscoveryResponse] = []
+        """All that it was sent on this stream."""
+        self._node = Node(id=node_id)
+        self._named: dict[str, set[str]] = {}
+
+    async def ask(self, type_url: str, *subscribe: str, **fields: Any) -> None:
+        request = DeltaDiscoveryRequest(
+            node=self._node, type_url=type_url, resource_names_subscribe=subscribe, **fields
+        )
+        await self.call.write(request.SerializeToString())
+        self._named.setdefault(type_url, set()).update(subscribe)
+
+    async def start(self, resumed: dict[str, dict[str, str]] | None = None) -> None:
+        """Open as Envoy does; with what it holds from an earlier stream."""
+        self.versions = {type_url: {**held} for type_url, held in (resumed or {}).items()}
+        for type_url in (names.CLUSTER, names.LISTENER):
+            await self.ask(type_url, initial_resource_versions=self.versions.get(type_url, {}))
+        for type_url in (names.ENDPOINT, names.ROUTE):
+            if held := self.versions.get(type_url):
+                await self.ask(type_url, *held, initial_resource_versions=held)
+
+    async def read(self) -> DeltaDiscoveryResponse:
+        """The next response; it is neither taken nor acknowledged."""
+        async with asyncio.timeout(BOUND_S):
+            raw = await self.call.read()
+        assert raw is not grpc.aio.EOF, "the stream ended"
+        response = DeltaDiscoveryResponse.FromString(raw)
+        self.responses.append(response)
+        return response
+
+    async def accept(self, response: DeltaDiscoveryResponse) -> None:
+        held = self.versions.setdefault(response.type_url, {})
+        for resource in response.resources:
+            held[resource.name] = resource.version
+            self.bodies[response.type_url, resource.name] = resource.resource.value
+        for name in response.removed_resources:
+            held.pop(name, None)
+        await self.ask(response.type_url, response_nonce=response.nonce)
+        await self._ask_for_more(response)
+
+    async def reject(self, response: DeltaDiscoveryResponse, words: str) -> None:
+        error = Status(code=13, message=words)
+        await self.ask(response.type_url, response_nonce=response.nonce, error_detail=error)
+
+    async def until(self, holds: Callable[[Client], bool]) -> None:
+        """Take what comes until this holds."""
+        async with asyncio.timeout(BOUND_S):
+            while not holds(self):
+                await self.accept(await self.read())
+
+    def held(self, type_url: str) -> set[str]:
+        return {*self.versions.get(type_url, {})}
+
+    def count(self, type_url: str) -> int:
+        """How many responses of a type were sent on this stream."""
+        return sum(response.type_url == type_url for response in self.responses)
+
+    async def end(self) -> grpc.StatusCode:
+        """How the stream ends; what is still sent is kept, and not taken."""
+        async with asyncio.timeout(BOUND_S):
+            try:
+                while (raw := await self.call.read()) is not grpc.aio.EOF:
+                    self.responses.append(DeltaDiscoveryResponse.FromString(raw))
+            except grpc.aio.AioRpcError:
+                pass
+            return await self.call.code()
+
+    async def _ask_for_more(self, response: DeltaDiscoveryResponse) -> None:
+        wanted = {resource.name for resource in response.resources}
+        if response.type_url == names.CLUSTER:
+            wanted = {name for name in wanted if name != names.TARGETS}
+            if new := wanted - self._named.get(names.ENDPOINT, set()):
+                await self.ask(names.ENDPOINT, *sorted(new))
+        if response.type_url == names.LISTENER:
+            routes = {names.GATEWAY_LISTENER: names.GATEWAY_ROUTES, names.EXIT_LISTENER: names.EXIT_ROUTES}
+            if new := {routes[name] for name in wanted} - self._named.get(names.ROUTE, set()):
+                await self.ask(names.ROUTE, *sorted(new))
+
+
+def complete(pools: int) -> Callable[[Client], bool]:
+    """Whether a gateway has everything of a fleet with so many pools."""
+    wanted = {names.CLUSTER: pools, names.ENDPOINT: pools, names.LISTENER: 1, names.ROUTE: 1}
+    return lambda client: all(len(client.held(type_url)) == count for type_url, count in wanted.items())
+
+
+@pytest.fixture
+def has_all() -> Callable[[int], Callable[[Client], bool]]:
+    """`client.until(has_all(2))`: a gateway holds everything of a fleet with two pools."""
+    return complete
+
+
+Dial = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
+
+
+@pytest.fixture
+def dial(authority: Authority) -> Dial:
+    """`async with dial(server, identity) as channel`; with another authority's certificate, or none, if told so."""
+
+    @asynccontextmanager
+    async def connect(
+        server: XdsServer, identity: Identity | None, *, signed_by: Authority = authority
+    ) -> AsyncIterator[grpc.aio.Channel]:
+        pair = certify(signed_by, identity) if identity else None
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=authority.certificate_pem.encode(),
+            private_key=pair.key_pem.encode() if pair else None,
+            certificate_chain=pair.certificate_pem.encode() if pair else None,
+        )
+        options = [("grpc.ssl_target_name_override", XDS_SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{server.ports[0]}", credentials, options=options) as channel:
+            yield channel
+
+    return connect
+
+
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def connect(dial: Dial) -> Connect:
+    """`async with connect(server, identity) as client`: a proxy on a delta stream."""
+
+    @asynccontextmanager
+    async def start(
+        server: XdsServer, identity: Identity | None, *, node_id: str = "", signed_by: Authority | None = None
+    ) -> AsyncIterator[Client]:
+        given = {} if signed_by is None else {"signed_by": signed_by}
+        async with dial(server, identity, **given) as channel:
+            yield Client(channel, node_id)
+
+    return start
+
+
+@dataclass
+class SotwClient:
+    """The least that the state-of-the-world variant needs."""
+
+    call: Any
+
+    async def ask(self, type_url: str, *resource_names: str, **fields: Any) -> None:
+        request = DiscoveryRequest(type_url=type_url, resource_names=resource_names, **fields)
+        await self.call.write(request.SerializeToString())
+
+    async def read(self) -> DiscoveryResponse:
+        async with asyncio.timeout(BOUND_S):
+            return DiscoveryResponse.FromString(await self.call.read())
+
+
+@pytest.fixture
+def speak_sotw() -> Callable[..., SotwClient]:
+    return lambda channel, method=SOTW: SotwClient(channel.stream_stream(method)())
+
+
+@pytest.fixture
+def synced(database: Database) -> Callable[..., Any]:
+    """`await synced(proxy_id)`: revision, whether accepted, and detail of what a proxy answered last, by type."""
+
+    async def read(proxy_id: UUID) -> dict[str, tuple[int, bool, str]]:
+        async with database.session() as session:
+            rows = await rollout.sync_of(session, proxy_id)
+            return {row.type_url: (row.revision, row.accepted, row.detail) for row in rows}
+
+    return read

@@ -1,0 +1,139 @@
+"""PostgreSQL away, a replica that starts, a replica that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+
+from xds.server.server import PortInUse, run_server
+from xds.translate import names
+
+pytestmark = pytest.mark.postgres
+
+
+async def test_until_the_world_is_loaded_streams_are_refused_and_then_served(
+    plane, wired, serve, connect, has_all, until
+):
+    """An answer from an empty World would take everything from an Envoy that has it."""
+    database, wire = wired
+    await wire.cut()
+    async with serve(database, ready=False) as server:
+        assert not server.ready
+        async with connect(server, plane.identity) as client:
+            assert await client.end() is grpc.StatusCode.UNAVAILABLE
+        await wire.mend()
+        await until(lambda: server.ready)
+        async with connect(server, plane.identity) as client:
+            await client.start()
+            await client.until(has_all(2))
+
+
+async def test_while_postgresql_is_away_streams_go_on_and_the_next_change_arrives_when_it_is_back(
+    plane, wired, serve, connect, has_all, until
+):
+    database, wire = wired
+    second = await plane.add_gateway("gw-2")
+    async with serve(database) as server, connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await wire.cut()
+        await plane.add_pool("jp")
+        async with connect(server, second) as newcomer:  # served from memory, as it was
+            await newcomer.start()
+            await newcomer.until(has_all(2))
+            await client.ask(names.CLUSTER, plane.cluster("us"))  # asked for anew, so answered
+            answer = await client.read()
+            assert [resource.name for resource in answer.resources] == [plane.cluster("us")]
+            await client.accept(answer)
+            assert server.publisher.world.revision == 2
+            await wire.mend()
+            for each in (client, newcomer):
+                await each.until(has_all(3))
+        assert server.ready
+
+
+async def test_what_proxies_answered_while_postgresql_was_away_is_stored_when_it_is_back(
+    plane, wired, serve, connect, has_all, synced, until
+):
+    database, wire = wired
+    async with serve(database) as server, connect(server, plane.identity) as client:
+        await wire.cut()
+        await client.start()
+        await client.until(has_all(2))
+        await wire.mend()
+
+        async def all_types():
+            return len(await synced(plane.gateway.id)) == 4
+
+        await until(all_types)
+
+
+async def test_a_replica_that_ends_ends_its_streams_with_ok(plane, serve, connect, has_all):
+    """So that Envoy looks for another at once, and does not wait as it does after a failure."""
+    async with serve() as server:
+        context = connect(server, plane.identity)
+        client = await context.__aenter__()
+        await client.start()
+        await client.until(has_all(2))
+        ending = asyncio.ensure_future(client.end())
+    assert await ending is grpc.StatusCode.OK
+    await context.__aexit__(None, None, None)
+
+
+async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, connect, has_all, synced):
+    async with serve() as server, connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await client.call.done_writing()
+        assert await client.end() is grpc.StatusCode.OK
+    assert len(await synced(plane.gateway.id)) == 4
+
+
+async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(plane, wired, serve, connect, has_all):
+    database, wire = wired
+    async with asyncio.timeout(10), serve(database) as server, connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await wire.cut()
+
+
+async def test_a_port_that_is_in_use_is_refused_with_the_mend(plane, database, authority):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(PortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
+            await run_server(database, authority, [address], removal_grace_s=0).__aenter__()
+
+
+async def test_two_replicas_do_not_share_a_port_unnoticed(plane, server, database, authority):
+    address = f"127.0.0.1:{server.ports[0]}"
+    with pytest.raises(PortInUse):
+        await run_server(database, authority, [address], removal_grace_s=0).__aenter__()
+
+
+async def test_a_replica_listens_on_several_addresses(plane, database, authority, dial, until):
+    addresses = ["127.0.0.1:0", "127.0.0.1:0"]
+    async with run_server(database, authority, addresses, removal_grace_s=0) as server:
+        assert len(set(server.ports)) == 2
+        assert all(server.ports)
+
+
+async def test_a_gap_in_the_change_log_is_a_full_load_that_streams_hardly_notice(
+    plane, wired, serve, connect, has_all, until
+):
+    """After a long outage, when what changed in between has been forgotten."""
+    database, wire = wired
+    async with serve(database) as server, connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await wire.cut()
+        await plane.add_pool("jp")
+        connection = await plane.database.connect()
+        await connection.execute("DELETE FROM change")
+        await connection.close()
+        before = client.count(names.LISTENER)
+        await wire.mend()
+        await client.until(has_all(3))
+        assert client.count(names.LISTENER) == before
