@@ -51,7 +51,10 @@ wire: .make/wire ## Compile proto/
 $(UV):
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null \
 		|| { echo "Exitplane needs Python 3.11: install it (Debian: apt-get install python3.11 python3.11-venv) or set PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)/bootstrap || { echo "Python's venv module is missing: apt-get install python3.11-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || if [ "$$(id -u)" = 0 ]; then \
+		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3.11-venv >/dev/null; \
+	else echo "Python's venv module is missing; as root: apt-get install python3.11-venv" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)/bootstrap
 	$(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv
 
 .make/wire: proto/discovery.proto proto/endpoint.proto .make/venv
