@@ -28,7 +28,8 @@ async def hold_lease(database: Database, work: Callable[[Alive], Awaitable[None]
     while True:
         try:
             await _hold_once(database, work)
-        except (DatabaseUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, *UNREACHABLE) as error:
+        except (DatabaseUnreachable, asyncpg.PostgresError, asyncpg.InternalClientError, *UNREACHABLE) as error:
+            # the third: asyncpg's word for a connection that the server has ended, before the end arrives
             log.debug("keeper.lease_lost", reason=str(error))
         await asyncio.sleep(_RETRY_S)
 

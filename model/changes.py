@@ -114,7 +114,8 @@ class Feed:
         while True:
             try:
                 await self._listen()
-            except (ExitplaneError, asyncpg.PostgresError, *UNREACHABLE) as error:
+            except (ExitplaneError, asyncpg.PostgresError, asyncpg.InternalClientError, *UNREACHABLE) as error:
+                # the third: asyncpg's word for a connection that the server has ended, before the end arrives
                 if self.connected:
                     log.warning("changes.connection_lost", error=str(error))
                     pause_s = _PAUSE_S

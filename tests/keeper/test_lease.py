@@ -38,14 +38,14 @@ class Workers:
         self.now: list[str] = []
         self.ever: list[str] = []
 
-    def work(self, name: str):
+    def work(self, name: str, *, every_s: float = 0.01):
         async def run(alive):
             self.now.append(name)
             self.ever.append(name)
             try:
                 while True:
                     await alive()
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(every_s)
             finally:
                 self.now.remove(name)
 
@@ -109,6 +109,42 @@ async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
         await wire.mend()
         await until(lambda: workers.now)
     assert workers.ever == ["a", "a"]
+
+
+async def test_a_keeper_whose_connection_the_server_has_ended_tries_again_before_the_end_arrives(wired, until):
+    """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
+    database, wire = wired
+    workers = Workers()
+    async with running(hold_lease(database, workers.work("a", every_s=0.2))):
+        await until(lambda: workers.now)
+        for writer in wire._writers:
+            if isinstance(writer.get_extra_info("peername"), tuple):  # towards the client
+                writer.write(last_words())
+        await until(lambda: workers.ever == ["a", "a"])
+
+
+def last_words() -> bytes:
+    """What PostgreSQL says to a connection that it ends."""
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+
+
+async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, monkeypatch):
+    """Another works by then, so at most the look that it has begun is left to it."""
+    looks: list[Keeper] = []
+
+    async def look(keeper):
+        looks.append(keeper)
+
+    monkeypatch.setattr(Keeper, "look", look)
+    async with running(*(run_keeper(database, clock, PATIENCE, look_every_s=0.02) for _ in range(2))):
+        await until(lambda: looks)
+        first = looks[0]
+        await end_connection(database, await holder(database))
+        await until(lambda: looks[-1] is not first)
+        seen = len(looks)
+        await until(lambda: len(looks) > seen + 10)
+        assert first not in looks[seen + 5 :]
 
 
 async def test_a_fault_in_the_work_is_not_swallowed(database):

@@ -132,6 +132,25 @@ async def test_a_connection_that_fell_silent_is_given_up(wired, until):
         await until(lambda: feed.connected)
 
 
+async def test_a_connection_that_the_server_has_ended_is_made_anew_before_the_end_arrives(wired, until):
+    """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
+    database, wire = wired
+    async with running(Feed(database, poll_s=0.1)) as feed:
+        await until(lambda: feed.connected)
+        first = {*wire._writers}
+        for writer in first:
+            if isinstance(writer.get_extra_info("peername"), tuple):  # towards the client
+                writer.write(last_words())
+        await until(lambda: not feed.connected)
+        await until(lambda: feed.connected and {*wire._writers} - first)
+
+
+def last_words() -> bytes:
+    """What PostgreSQL says to a connection that it ends."""
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+
+
 async def test_without_any_notification_the_follower_is_woken_by_the_poll(database):
     feed = Feed(database, poll_s=0.05)  # it is not run, so it never listens
     await wakes(feed)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import insert
 
 from model.changes import write
 from model.repositories import declared, rollout, upkeep, worlds
-from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
 from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
 
 pytestmark = pytest.mark.postgres
@@ -118,14 +120,16 @@ async def test_one_write_of_thousands_is_caught_up_with(database, declare):
 
 
 async def test_thousands_of_rejections_are_caught_up_with(database):
-    """Their keys have four parts each: as many parameters of a statement."""
+    """Their keys have four parts each, and PostgreSQL takes 32,767 parameters."""
     world = await worlds.load(database)
+    keys = [ResourceKey("gateway/1", "type.googleapis.com/x", f"name-{number}") for number in range(8_300)]
+    rows = [asdict(key) | {"version": "v", "proxy_id": uuid4(), "detail": "no", "at": NOW} for key in keys]
     async with write(database) as unit:
-        for number in range(2_100):
-            key = ResourceKey("gateway/1", "type.googleapis.com/x", f"name-{number}")
-            await rollout.record_rejection(unit, Rejection(key, "v", uuid4(), "no"), NOW)
+        await unit.session.execute(insert(RejectionRow), rows)
+        for key in keys:
+            unit.touch(Kind.REJECTION, (key, "v"))
     caught_up, _ = await worlds.catch_up(database, world)
-    assert len(caught_up.rejections) == 2_100
+    assert len(caught_up.rejections) == 8_300
     assert caught_up == await worlds.load(database)
 
 
@@ -196,6 +200,13 @@ async def test_pruning_keeps_what_is_young_however_much(database, query, six_rev
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(4,), (5,), (6,)]
 
 
+async def test_pruning_keeps_as_many_as_it_should_when_fewer_are_young(database, query, six_revisions):
+    await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
+    await query("UPDATE change SET at = :at WHERE revision = 6", at=NOW)
+    await prune(database, before=NOW - timedelta(hours=1), keep=4)
+    assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(5,), (6,)]
+
+
 async def test_pruning_never_keeps_half_a_revision(database, query, six_revisions):
     """A revision of which some rows are left would look whole to who catches up."""
     await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
@@ -242,9 +253,10 @@ async def test_what_is_accepted_after_a_rejection_reaches_every_replica(database
     async with write(database) as unit:
         await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
         await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
+    world, _ = await worlds.catch_up(database, before)
     async with write(database) as unit:
         await rollout.record_accepted(unit, Accepted(KEY, "v3", b"three"), NOW)
-    world, _ = await worlds.catch_up(database, before)
+    world, _ = await worlds.catch_up(database, world)
     assert world.accepted[KEY].version == "v3"
     assert world == await worlds.load(database)
 
