@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from uuid import UUID
@@ -174,7 +175,12 @@ def remember(function, by=lambda given: given if isinstance(given, Hashable) els
     return answer
 
 
-PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",  # the same examples on every machine, and new ones at every desk
+)
 
 
 @PROPERTY
