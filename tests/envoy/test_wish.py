@@ -27,6 +27,7 @@ ECHOED = (
     "x-envoy-original-path",
     "x-envoy-retry-on",
     "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-of-tomorrow",
     "exit-country",
     "proxy-authorization",
     "proxy-connection",
@@ -179,6 +180,7 @@ def test_padding_makes_no_difference(ask, user, padding):
     [
         "Basic",
         "Basic !!!!",
+        "Basic YWxpY2UtY291bnRyeS1kZTp4!",
         "Basic YWxpY2U=YWxpY2U",
         "Basic ====",
         "Basic YWxpY2UtY291bnRyeS1kZTp4 YWxpY2U=",
@@ -241,7 +243,14 @@ def test_a_client_cannot_say_what_only_the_gateway_says(ask, name):
     assert ask((name, "us"), (name, "jp"), basic("alice-country-de:x")) == {"x-ep-country": "de"}
 
 
-@pytest.mark.parametrize("name", ["x-envoy-original-path", "x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms"])
+def test_everything_that_only_the_gateway_says_is_stripped_at_once(ask):
+    claimed = [("x-ep-country", "us"), ("x-ep-pool", "us"), ("x-envoy-of-tomorrow", "1")]
+    assert ask(*claimed) == ask(*claimed[::-1]) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["x-envoy-original-path", "x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-envoy-of-tomorrow"]
+)
 def test_a_client_cannot_steer_envoy(ask, name):
     assert ask((name, "1"), ("exit-country", "us")) == {"x-ep-country": "us"}
 
