@@ -123,6 +123,8 @@ async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Ch
             return None  # a lower revision, or one of those in between has left the log
         touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
         for row in rows:
+            if row.kind not in _TABLES:
+                continue  # a newer version beside this one writes of things that this one does not know
             kind = Kind(row.kind)
             touched[kind][decode_key(kind, row.key)] = None
         changes: list[Change] = []

@@ -211,7 +211,7 @@ def test_a_huge_name_does_not_hold_up_the_worker(ask, authorization):
     # one worker carries every tunnel of a gateway: what a stranger sends must not cost it more than it cost to send
     started = time.monotonic()
     assert ask(encoded(f"Basic {authorization}")) == {}
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1
 
 
 def test_a_country_at_the_end_of_a_huge_name_is_found(ask):

@@ -133,6 +133,18 @@ async def test_thousands_of_rejections_are_caught_up_with(database):
     assert caught_up == await worlds.load(database)
 
 
+async def test_what_a_newer_version_writes_of_is_passed_over(database, declare, query):
+    """While replicas are upgraded one by one, the old ones must outlive what the new ones write."""
+    world = await worlds.load(database)
+    async with write(database) as unit:
+        unit.touch("user", uuid4())
+        fleet = await declare.fleet(unit)
+    caught_up, changes = await worlds.catch_up(database, world)
+    assert {change.kind for change in changes} == {Kind.FLEET, Kind.LISTENER}
+    assert fleet.id in caught_up.fleets
+    assert caught_up == await worlds.load(database)
+
+
 # -- gaps --------------------------------------------------------------------------------------------------------------
 
 

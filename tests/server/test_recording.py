@@ -219,8 +219,10 @@ async def test_what_is_specific_to_one_exit_is_kept_as_its_own(plane, server, co
         }
 
 
-async def test_an_answer_to_what_is_not_published_any_more_is_nobodys(plane, server, connect, accepted, until):
-    """The exit gave up its source address while its cluster was on the way."""
+async def test_a_refusal_of_what_is_not_published_any_more_is_laid_to_nothing_else(
+    plane, server, connect, accepted, rejections, until
+):
+    """The exit gave up its source address while its cluster was on the way; now it shares that of its pool."""
     revision = await plane.change(plane.exits["us"], egress_address="10.0.0.2")
     await until(lambda: server.publisher.world.revision == revision)
     async with connect(server, plane.exit_identity("us")) as client:
@@ -228,14 +230,15 @@ async def test_an_answer_to_what_is_not_published_any_more_is_nobodys(plane, ser
         sent = await next_of(client, names.CLUSTER)
         revision = await plane.change(plane.exits["us"], egress_address=None)
         await until(lambda: server.publisher.world.revision == revision)
-        await client.accept(sent)
+        await client.reject(sent, "no")
         await client.until(lambda it: it.count(names.CLUSTER) == 2)
         wanted = client.versions[names.CLUSTER][names.TARGETS]
 
         async def is_kept():
             return (await accepted()).get((names.CLUSTER, names.TARGETS)) == wanted
 
-        await until(is_kept)
+        await until(is_kept)  # what was answered before that is written down, too
+        assert await rejections() == []
 
 
 async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all, synced, until, monkeypatch):
