@@ -28,6 +28,8 @@ from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 from model.repositories import enrolment
 from model.settings import Settings, read_settings
+from xds.server.follower import Debounce
+from xds.server.limits import Limits
 from xds.server.server import XdsServer, run_server
 
 log = structlog.get_logger()
@@ -113,7 +115,12 @@ async def open_control_plane(
             database,
             authority,
             [str(address) for address in settings.xds_addresses],
-            removal_grace_s=settings.removal_grace_s,
+            limits=Limits(
+                removal_grace_s=settings.removal_grace_s,
+                admissions_per_s=settings.admissions_per_s,
+                connection_age_s=settings.connection_age_s,
+            ),
+            debounce=Debounce(floor_s=settings.debounce_floor_s, ceiling_s=settings.debounce_ceiling_s),
         ) as xds,
         _keeper(database, settings),
         _api(settings, database, authority, xds, sockets),

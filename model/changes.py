@@ -141,11 +141,15 @@ class Feed:
             with suppress(Exception):
                 await _close(connection)
 
-    async def wait(self) -> None:
-        """Return at the next hint, or after `poll_s` without one."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._hint.wait(), self._poll_s)
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Return at the next hint, or after `timeout_s` (None: `poll_s`) without one; says whether there was one."""
+        try:
+            async with asyncio.timeout(self._poll_s if timeout_s is None else timeout_s):
+                await self._hint.wait()
+        except TimeoutError:
+            return False
         self._hint.clear()
+        return True
 
 
 async def _close(connection: asyncpg.Connection[Any]) -> None:

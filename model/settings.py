@@ -53,6 +53,14 @@ class Settings(BaseSettings):
     lost_after_s: float = Field(default=300, gt=0)
     removal_grace_s: float = Field(default=1, ge=0)
     """How long a resource that nothing refers to any more stays, after the ACKs that freed it."""
+    debounce_floor_s: float = Field(default=0.02, ge=0)
+    """Changes that follow each other faster are published together."""
+    debounce_ceiling_s: float = Field(default=0.5, gt=0)
+    """And are published after this time at the latest."""
+    admissions_per_s: float = Field(default=500, gt=0)
+    """How many new xDS streams a replica takes in a second; others are told to come back in a moment."""
+    connection_age_s: float = Field(default=1_800, ge=0)
+    """After this time proxies are asked to connect anew, to whichever replica they find; 0 for never."""
 
     @property
     def api_addresses(self) -> list[Endpoint]:

@@ -459,7 +459,7 @@ class Conversation(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError("this does not end")
-        doubt = any(known.doubt for known in self.known.values())
+        doubt = any(known.doubt or self._keeps_another(type_url, known) for type_url, known in self.known.items())
         for type_url, known in self.known.items():
             held = self.held[type_url]
             assert (held.wildcard, held.names) == (known.wildcard, known.names)
@@ -472,6 +472,11 @@ class Conversation(RuleBasedStateMachine):
         assert not {name for name in self.owed if name in self.world[ENDPOINT]}, (
             "endpoints did not follow their cluster"
         )
+
+    def _keeps_another(self, type_url, known):
+        """Whether what there is was rejected before, so that the client keeps what it has, and all that this refers to."""
+        there = self.world[type_url]
+        return any(known.wants(name) and there.get(name) in contents for name, contents in known.refused.items())
 
     def teardown(self):
         if sys.exception() is None:

@@ -25,6 +25,7 @@ from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import declared, rollout
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.world import ExitState, Role
+from xds.server.limits import Limits
 from xds.server.server import XdsServer, run_server
 from xds.translate import names
 from xds.wire.discovery_pb2 import (
@@ -170,8 +171,8 @@ def serve(database: Database, authority: Authority, until: Callable[..., Any]) -
     """`async with serve() as server`: a replica, ready; on the test's database unless another is given."""
 
     @asynccontextmanager
-    async def start(on: Database = database, *, ready: bool = True) -> AsyncIterator[XdsServer]:
-        async with run_server(on, authority, ["127.0.0.1:0"], removal_grace_s=0) as server:
+    async def start(on: Database = database, *, ready: bool = True, **limits: Any) -> AsyncIterator[XdsServer]:
+        async with run_server(on, authority, ["127.0.0.1:0"], limits=Limits(removal_grace_s=0, **limits)) as server:
             if ready:
                 await until(lambda: server.ready)
             yield server

@@ -8,6 +8,7 @@ import socket
 import grpc
 import pytest
 
+from xds.server.limits import Limits
 from xds.server.server import PortInUse, run_server
 from xds.translate import names
 
@@ -104,18 +105,18 @@ async def test_a_port_that_is_in_use_is_refused_with_the_mend(plane, database, a
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(PortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
-            await run_server(database, authority, [address], removal_grace_s=0).__aenter__()
+            await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
 async def test_two_replicas_do_not_share_a_port_unnoticed(plane, server, database, authority):
     address = f"127.0.0.1:{server.ports[0]}"
     with pytest.raises(PortInUse):
-        await run_server(database, authority, [address], removal_grace_s=0).__aenter__()
+        await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
 async def test_a_replica_listens_on_several_addresses(plane, database, authority, dial, until):
     addresses = ["127.0.0.1:0", "127.0.0.1:0"]
-    async with run_server(database, authority, addresses, removal_grace_s=0) as server:
+    async with run_server(database, authority, addresses, limits=Limits(removal_grace_s=0)) as server:
         assert len(set(server.ports)) == 2
         assert all(server.ports)
 

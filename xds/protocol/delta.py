@@ -12,6 +12,8 @@ from xds.snapshot.snapshot import View
 
 def subscribe(subscription: Subscription, request: Request, view: View, *, first: bool) -> bool:
     """Apply the names of a request, whatever its nonce (rules 20 and 21); it may always be answered."""
+    if not (first or request.subscribe or request.unsubscribe):
+        return True
     type_url = request.type_url
     legacy = first and not request.subscribe and type_url in WILDCARD_BY_DEFAULT  # rules 4 and 5
     if (WILDCARD in request.subscribe or legacy) and not subscription.wildcard:

@@ -43,7 +43,8 @@ class Request:
     nonce: str
     error: str | None
     """Envoy's own words when it rejects, cut to MAX_ERROR_CHARS; None when it does not."""
-    node_id: str
+    node_bytes: int
+    """How large the node is that came with it."""
     subscribe: Sequence[str] = ()
     """Delta: names to add. State of the world: all names."""
     unsubscribe: Sequence[str] = ()
@@ -67,7 +68,7 @@ def _parse_delta(raw: bytes) -> Request:
         type_url=message.type_url,
         nonce=message.response_nonce,
         error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
-        node_id=message.node.id,
+        node_bytes=message.node.ByteSize() if message.HasField("node") else 0,
         subscribe=list(message.resource_names_subscribe),
         unsubscribe=list(message.resource_names_unsubscribe),
         initial_versions=dict(message.initial_resource_versions),
@@ -80,7 +81,7 @@ def _parse_sotw(raw: bytes) -> Request:
         type_url=message.type_url,
         nonce=message.response_nonce,
         error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
-        node_id=message.node.id,
+        node_bytes=message.node.ByteSize() if message.HasField("node") else 0,
         subscribe=list(message.resource_names),
         version=message.version_info,
     )

@@ -21,6 +21,8 @@ from xds.snapshot.snapshot import View
 
 MAX_NAMES = 200_000
 """Names of one type that one stream may make the server remember."""
+MAX_NODE_BYTES = 1024 * 1024
+"""What a node may have; Envoy's own has some KiB, most of it the list of its extensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +84,33 @@ class Stream:
             request = parse(self.variant, raw)
         except Malformed as error:
             return [Close("INVALID_ARGUMENT", f"not a discovery request: {error}")]
-        type_url = request.type_url or self._only
-        if type_url is None:
-            return [Close("INVALID_ARGUMENT", "type_url is missing, and an aggregated stream needs it")]  # rule 1
-        if self._only and type_url != self._only:
+        if request.node_bytes > MAX_NODE_BYTES:
+            return [Close("RESOURCE_EXHAUSTED", f"a node of {request.node_bytes} bytes: it may have {MAX_NODE_BYTES}")]
+        if not request.type_url:
+            if self._only is None:
+                return [Close("INVALID_ARGUMENT", "type_url is missing, and an aggregated stream needs it")]  # rule 1
+            request = replace(request, type_url=self._only)
+        if self._only and request.type_url != self._only:
             return [Close("INVALID_ARGUMENT", f"this service streams {self._only} alone")]
-        if type_url not in ADDITIONS:
+        if request.type_url not in ADDITIONS:
             return []  # nothing of this type is served, so there is nothing to say about it
-        return self._receive(replace(request, type_url=type_url), now)
+        return self._receive(request, now)
 
     def publish(self, view: View, changed: Mapping[str, Iterable[str]] | None, now: float) -> Sequence[Action]:
         """What to do about a new view; `changed` are the names by type URL that may differ, None for any."""
         old, self._view = self._view, view
         for type_url, subscription in self._types.items():
-            subscription.touch(changed.get(type_url, ()) if changed is not None else _any_names(type_url, old, view))
+            if changed is None:
+                subscription.touch(_any_names(type_url, old, view))
+            elif type_url in changed:
+                subscription.touch(changed[type_url])
         return self._advance(now)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest response was sent that is not answered; None when all are."""
+        sent = [flight.at for subscription in self._types.values() for flight in subscription.flights.values()]
+        return min(sent, default=None)
 
     def wake(self, now: float) -> Sequence[Action]:
         """What to do when `wake_at` has come."""
@@ -136,21 +150,24 @@ class Stream:
             subscription = self._types.get(type_url)
             if subscription is None:
                 continue
-            subscription.force(self._followers(type_url, subscription))
+            if type_url in self._owed:
+                subscription.force(self._followers(type_url, subscription))
             if subscription.flights:
                 continue  # one response at a time; while it is in flight it gates by itself
+            if not (subscription.dirty or subscription.answer_due):
+                continue
             if any(other in due or self._flying(other) for other in after):
-                if subscription.dirty or subscription.answer_due:
-                    due.add(type_url)
+                due.add(type_url)
                 continue
             additions = self._additions(type_url, subscription)
             if additions or subscription.answer_due:
-                actions += self._add(type_url, subscription, additions)
+                actions += self._add(type_url, subscription, additions, now)
         for type_url, referrers in REMOVALS.items():
-            if type_url in self._types:
+            subscription = self._types.get(type_url)
+            if subscription is not None and (subscription.dirty or subscription.free):
                 # its own additions go first: what takes the place of a listener must be there before that leaves
                 settled = type_url not in due and not any(other in due or self._unsettled(other) for other in referrers)
-                actions += self._remove(type_url, self._types[type_url], now, settled=settled)
+                actions += self._remove(type_url, subscription, now, settled=settled)
         return actions
 
     def _followers(self, type_url: str, subscription: Subscription) -> Iterator[str]:
@@ -175,7 +192,7 @@ class Stream:
                 wanted = sayable and (forced or (name in subscription.names and held is None))
             elif subscription.has_refused(resource):
                 wanted = False
-                if subscription.may_hold(name):  # another version, and keeps that
+                if subscription.may_hold(name) or name in subscription.left:  # another version, and keeps that
                     subscription.doubtful.add(name)
             else:
                 wanted = forced or held != resource.version
@@ -187,7 +204,7 @@ class Stream:
         return additions
 
     def _add(
-        self, type_url: str, subscription: Subscription, additions: dict[str, Resource | None]
+        self, type_url: str, subscription: Subscription, additions: dict[str, Resource | None], now: float
     ) -> Iterator[Action]:
         given = {name: resource for name, resource in additions.items() if resource is not None}
         missing = frozenset(name for name, resource in additions.items() if resource is None)
@@ -197,7 +214,7 @@ class Stream:
         if type_url in FOLLOWED_BY:  # rule 33, also for a client that has yet to ask for what follows
             again = given.keys() | (subscription.doubtful & subscription.kept.keys())
             self._owed.setdefault(FOLLOWED_BY[type_url], set()).update(again)
-        yield from self._send(type_url, subscription, given, missing)
+        yield from self._send(type_url, subscription, given, missing, now)
 
     def _remove(self, type_url: str, subscription: Subscription, now: float, *, settled: bool) -> Iterator[Action]:
         if subscription.flights:
@@ -212,24 +229,30 @@ class Stream:
         if self.variant is Variant.SOTW and type_url not in FULL_STATE:
             for name in removed:  # rule 14: state of the world has no way to say it, and needs none
                 subscription.lose(name)
+                subscription.left.add(name)
         elif removed:
             self._owed.get(FOLLOWED_BY.get(type_url, ""), set()).difference_update(removed)
-            yield from self._send(type_url, subscription, {}, removed)
+            yield from self._send(type_url, subscription, {}, removed, now)
 
     def _send(
-        self, type_url: str, subscription: Subscription, given: Mapping[str, Resource], removed: frozenset[str]
+        self,
+        type_url: str,
+        subscription: Subscription,
+        given: Mapping[str, Resource],
+        removed: frozenset[str],
+        now: float,
     ) -> Iterator[Action]:
+        revision = self._view.revision
         if self.variant is Variant.SOTW:
             nonce = next(self._nonces)
-            subscription.take_off(nonce, Flight(given, removed, self._view.revision))
+            subscription.take_off(nonce, Flight(given, removed, revision, now))
             yield Send(type_url, nonce, self._sotw_response(type_url, subscription, given, removed, nonce))
             return
         for part in split(given.values(), removed):
             nonce = next(self._nonces)
-            flight = Flight({resource.name: resource for resource in part.given}, part.removed, self._view.revision)
+            flight = Flight({resource.name: resource for resource in part.given}, part.removed, revision, now)
             subscription.take_off(nonce, flight)
-            revision = str(self._view.revision)
-            yield Send(type_url, nonce, delta_response(type_url, nonce, part.given, part.removed, revision))
+            yield Send(type_url, nonce, delta_response(type_url, nonce, part.given, part.removed, str(revision)))
 
     def _sotw_response(
         self,

@@ -28,6 +28,8 @@ class Flight:
     removed: frozenset[str]
     revision: int
     """Of the World that it was made of."""
+    at: float
+    """When it was sent, on the clock of the stream's `now`."""
 
 
 def blamed(names: Collection[str], error: str) -> frozenset[str]:
@@ -55,6 +57,8 @@ class Subscription:
     """Versions by name that the client rejected: not sent to it again, unless it asks for the name anew (rule 3)."""
     doubtful: set[str] = field(default_factory=set)
     """Names of which the client may hold something else than it should, because it rejected that (rule 8)."""
+    left: set[str] = field(default_factory=set)
+    """State of the world: names that ceased to exist, of which the client could not be told."""
     flights: dict[str, Flight] = field(default_factory=dict)
     """By nonce."""
     last_nonce: str = ""
@@ -116,13 +120,14 @@ class Subscription:
 
     def narrow(self) -> None:
         """Forget all that is subscribed to no more (rules 13 and 19)."""
-        for name in {*self.held, *self.kept, *self.dirty, *self.refused, *self.doubtful}:
+        for name in {*self.held, *self.kept, *self.dirty, *self.refused, *self.doubtful, *self.left}:
             if not self.wants(name):
                 self.forget(name)
 
     def forget(self, name: str) -> None:
         """The client gave this name up: what it knew of it counts no more."""
         self.lose(name)
+        self.left.discard(name)
         self.refused.pop(name, None)
 
     def lose(self, name: str) -> None:
@@ -143,6 +148,7 @@ class Subscription:
             self.free.pop(name, None)
         for name, resource in flight.given.items():
             self.held[name] = resource.version
+            self.left.discard(name)
         for name in flight.removed:
             self.held[name] = ABSENT
 
@@ -162,6 +168,8 @@ class Subscription:
                 del self.held[name]
         if self.repeats:  # what an accepted state leaves out, the client does not hold
             self.doubtful.intersection_update(self.kept)
+            for name, resource in self.kept.items():  # and what it repeats, the client does
+                self.held.setdefault(name, resource.version)
         return flight
 
     def reject(self, nonce: str, error: str) -> Flight | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import structlog
 
@@ -15,7 +16,29 @@ log = structlog.get_logger()
 _RETRY_S = 0.5
 
 
-async def follow(database: Database, feed: Feed, publisher: Publisher) -> None:
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """How changes that come fast are published together.
+
+    The first one after `floor_s` (seconds) of quiet is published at once. Those that follow wait until nothing came for
+    `floor_s`, and never longer than `ceiling_s`.
+    """
+
+    floor_s: float = 0.02
+    ceiling_s: float = 0.5
+
+    async def settle(self, feed: Feed, published_at: float) -> None:
+        """Return when what the feed hinted at should be published; `published_at` is the end of the last time."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        if begun - published_at >= self.floor_s:
+            return
+        while (left_s := begun + self.ceiling_s - clock()) > 0:
+            if not await feed.wait(min(self.floor_s, left_s)):
+                return
+
+
+async def follow(database: Database, feed: Feed, publisher: Publisher, debounce: Debounce) -> None:
     """Load the World, then keep the publisher at the newest revision, until cancelled."""
     reachable = True
     while True:
@@ -30,7 +53,9 @@ async def follow(database: Database, feed: Feed, publisher: Publisher) -> None:
         if not reachable:
             log.info("xds.database_back")
             reachable = True
-        await feed.wait()
+        published_at = asyncio.get_running_loop().time()
+        if await feed.wait():
+            await debounce.settle(feed, published_at)
 
 
 async def _catch_up(database: Database, publisher: Publisher) -> None:

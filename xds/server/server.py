@@ -15,7 +15,8 @@ from model.authority import Authority, issue_server
 from model.changes import Feed
 from model.database import Database
 from model.errors import ExitplaneError
-from xds.server.follower import follow
+from xds.server.follower import Debounce, follow
+from xds.server.limits import MAX_REQUEST_BYTES, Age, Limits
 from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
 from xds.server.service import DiscoveryService
@@ -24,6 +25,7 @@ SHUTDOWN_S: Final = 3.0
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of its clients
     ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -55,20 +57,22 @@ async def run_server(
     authority: Authority,
     addresses: Sequence[str],
     *,
-    removal_grace_s: float,
+    limits: Limits = Limits(),
+    debounce: Debounce = Debounce(),
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[XdsServer]:
     """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse."""
     publisher, recorder, feed = Publisher(), Recorder(database, clock), Feed(database)
-    service = DiscoveryService(publisher, recorder, removal_grace_s=removal_grace_s)
-    server = grpc.aio.server(options=_OPTIONS)
+    service = DiscoveryService(publisher, recorder, limits)
+    server = grpc.aio.server(options=[*_OPTIONS, *Age(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(feed.run(), name="xds.feed"),
-            tasks.create_task(follow(database, feed, publisher), name="xds.follow"),
+            tasks.create_task(follow(database, feed, publisher, debounce), name="xds.follow"),
             tasks.create_task(recorder.run(), name="xds.record"),
+            tasks.create_task(service.look_after(), name="xds.look_after"),
         ]
         await server.start()
         try:

@@ -6,20 +6,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 import structlog
 
 from model.identity import Identity, parse_uri
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Action, Answered, Close, Send, Stream
-from xds.server.publisher import Mailbox, Publisher
+from xds.protocol.stream import Stream
+from xds.server.conversation import Context, Conversation
+from xds.server.limits import Admission, Age, Limits
+from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
 from xds.translate import names
 
-WRITE_TIMEOUT_S: Final = 30.0
-"""How long a client may leave a response unread before its stream is cut."""
 _DISCOVERY: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _SCOPED: Final = "envoy.service.route.v3.ScopedRoutesDiscoveryService"
 _EXTENSIONS: Final = "envoy.service.extension.v3.ExtensionConfigDiscoveryService"
@@ -43,20 +43,22 @@ _METHODS: Final[Sequence[tuple[str, str, Variant, str | None]]] = (
     (_EXTENSIONS, "DeltaExtensionConfigs", Variant.DELTA, names.EXTENSION),
 )
 
-Context: TypeAlias = Any
-"""grpc.aio.ServicerContext; grpcio ships no types."""
 Handler = Callable[[Any, Context], Awaitable[None]]
+_LOOK_EVERY_S: Final = 1.0
 log = structlog.get_logger()
 
 
 class DiscoveryService:
     """Serves the streams of one replica. `shut_down` ends them in order."""
 
-    def __init__(self, publisher: Publisher, recorder: Recorder, *, removal_grace_s: float) -> None:
+    def __init__(self, publisher: Publisher, recorder: Recorder, limits: Limits) -> None:
         self._publisher = publisher
         self._recorder = recorder
-        self._removal_grace_s = removal_grace_s
-        self._closing = asyncio.Event()
+        self._limits = limits
+        self._admission = Admission(limits.admissions_per_s, limits.admissions_burst)
+        self._age = Age(limits.connection_age_s)
+        self._conversations: set[Conversation] = set()
+        self._closing = False
 
     def handlers(self) -> Iterable[grpc.GenericRpcHandler]:
         """The handlers of all services; messages stay bytes on both sides. `Fetch*` is not served."""
@@ -68,7 +70,24 @@ class DiscoveryService:
 
     def shut_down(self) -> None:
         """End every stream with OK, so that its client looks for another replica at once."""
-        self._closing.set()
+        self._closing = True
+        for conversation in [*self._conversations]:
+            conversation.end("OK", "")
+
+    async def look_after(self) -> None:
+        """Cut off clients that do not read or do not answer, until cancelled: what they hold up is theirs alone."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            now = time.monotonic()
+            for conversation in [*self._conversations]:
+                self._look_at(conversation, now)
+
+    def _look_at(self, conversation: Conversation, now: float) -> None:
+        writing, waiting = conversation.writing_since, conversation.stream.waiting_since
+        if writing is not None and now - writing > self._limits.write_timeout_s:
+            conversation.end("DEADLINE_EXCEEDED", "the client does not read its responses")
+        elif waiting is not None and now - waiting > self._limits.answer_timeout_s:
+            conversation.end("DEADLINE_EXCEEDED", "the client does not answer its responses")
 
     def _handler(self, variant: Variant, only: str | None) -> Handler:
         async def handle(_: Any, context: Context) -> None:
@@ -80,61 +99,34 @@ class DiscoveryService:
         identity = identify(context)
         if identity is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no proxy: enrol the agent anew")
-        if self._publisher.world is None or self._closing.is_set():
+        if self._publisher.world is None or self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is starting or ending")  # rule 9
+        if not self._admission.admits(time.monotonic()):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams at once: try again in a moment")
         assert identity is not None
         box = self._publisher.open(identity)
         if box is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such proxy: it was deregistered; enrol it anew")
         assert box is not None
-        stream = Stream(variant, identity, box.view, only=only, removal_grace_s=self._removal_grace_s)
+        stream = Stream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
+        conversation = Conversation(stream, box, context, self._recorder)
+        retiring = self._retire_later(conversation)
+        self._conversations.add(conversation)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
         try:
-            await self._converse(stream, box, context)
+            await conversation.run()
         finally:
+            if retiring is not None:
+                retiring.cancel()
+            self._conversations.discard(conversation)
             self._publisher.close(box)
             log.info("xds.disconnected", node=str(identity.proxy_id))
 
-    async def _converse(self, stream: Stream, box: Mailbox, context: Context) -> None:
-        tasks = [asyncio.ensure_future(self._closing.wait()), asyncio.ensure_future(box.event.wait())]
-        reading = asyncio.ensure_future(context.read())
-        try:
-            while not self._closing.is_set():
-                waits_s = None if stream.wake_at is None else max(0.0, stream.wake_at - time.monotonic())
-                await asyncio.wait([*tasks, reading], timeout=waits_s, return_when=asyncio.FIRST_COMPLETED)
-                now = time.monotonic()
-                if reading.done():
-                    raw = reading.result()
-                    if raw is grpc.aio.EOF:
-                        return
-                    reading = asyncio.ensure_future(context.read())
-                    await self._act(stream.receive(raw, now), box, context)
-                elif box.revoked:
-                    await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this proxy was deregistered")
-                elif box.event.is_set():
-                    tasks[1] = asyncio.ensure_future(box.event.wait())
-                    view, changed = box.take()
-                    await self._act(stream.publish(view, changed, now), box, context)
-                else:
-                    await self._act(stream.wake(now), box, context)
-        finally:
-            for task in [*tasks, reading]:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, reading, return_exceptions=True)
-
-    async def _act(self, actions: Sequence[Action], box: Mailbox, context: Context) -> None:
-        for action in actions:
-            match action:
-                case Send():
-                    try:
-                        await asyncio.wait_for(context.write(action.data), WRITE_TIMEOUT_S)
-                    except TimeoutError:
-                        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client does not read its responses")
-                case Answered():
-                    self._recorder.record(box.identity, box.view, action)
-                case Close():
-                    await context.abort(grpc.StatusCode[action.status], action.message)
+    def _retire_later(self, conversation: Conversation) -> asyncio.TimerHandle | None:
+        if self._limits.connection_age_s <= 0:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(self._age.of_stream(), conversation.end, "OK", "the connection is old")
 
 
 def identify(context: Context) -> Identity | None:

@@ -1,0 +1,117 @@
+"""One stream between the protocol core and gRPC: bytes in, bytes out, one write at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from xds.protocol.stream import Action, Answered, Close, Send, Stream
+from xds.server.publisher import Mailbox
+from xds.server.recorder import Recorder
+
+Context: TypeAlias = Any
+"""grpc.aio.ServicerContext; grpcio ships no types."""
+log = structlog.get_logger()
+
+
+class Conversation:
+    """Drives one stream: a reader in the handler's own task, and a second task that sends what is published.
+
+    `writing_since` is when the write began that is under way (monotonic seconds), None when there is none.
+    """
+
+    def __init__(self, stream: Stream, box: Mailbox, context: Context, recorder: Recorder) -> None:
+        self.stream = stream
+        self.box = box
+        self.writing_since: float | None = None
+        self._context = context
+        self._recorder = recorder
+        self._turn = asyncio.Lock()
+        """The core's actions leave in the order in which it gave them."""
+        self._task: asyncio.Task[None] | None = None
+        self._ending: Close | None = None
+        self._failure: BaseException | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def end(self, status: str, message: str) -> None:
+        """End the stream from outside, with a gRPC status; the first reason counts."""
+        if self._ending is None and self._task is not None:
+            self._ending = Close(status, message)
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Converse until the client ends the stream, or somebody ends it here (then this aborts the call)."""
+        self._task = asyncio.current_task()
+        pushing = asyncio.ensure_future(self._push())
+        try:
+            await self._read()
+        except asyncio.CancelledError:
+            if self._ending is None and self._failure is None:
+                raise  # the call itself was cancelled: the client is gone
+            assert self._task is not None
+            self._task.uncancel()
+        finally:
+            pushing.cancel()
+            if self._alarm is not None:
+                self._alarm.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(pushing, return_exceptions=True)
+        if self._context.done():
+            return  # the client is gone, whatever was being written to it
+        if self._failure is not None:
+            raise self._failure
+        if self._ending is not None and self._ending.status != "OK":
+            await self._context.abort(grpc.StatusCode[self._ending.status], self._ending.message)
+
+    async def _read(self) -> None:
+        while self._ending is None:
+            raw = await self._context.read()
+            if raw is grpc.aio.EOF:
+                return
+            async with self._turn:
+                await self._act(self.stream.receive(raw, time.monotonic()))
+
+    async def _push(self) -> None:
+        """Send what is published, when it is, and what waited for its time."""
+        try:
+            while True:
+                await self.box.event.wait()
+                if self.box.revoked:
+                    self.end("PERMISSION_DENIED", "this proxy was deregistered")
+                    return
+                async with self._turn:
+                    view, changed = self.box.take()
+                    await self._act(self.stream.publish(view, changed, time.monotonic()))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as failure:  # the handler's task raises it, where gRPC looks
+            self._failure = failure
+            assert self._task is not None
+            self._task.cancel()
+
+    async def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if type(action) is Send:
+                self.writing_since = time.monotonic()
+                await self._context.write(action.data)
+                self.writing_since = None
+            elif type(action) is Answered:
+                self._recorder.record(self.box.identity, self.box.view, action)
+            elif type(action) is Close:
+                self.end(action.status, action.message)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Wake the pusher when the core wants to be woken."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.stream.wake_at is not None:
+            delay_s = max(0.0, self.stream.wake_at - time.monotonic())
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self.box.event.set)
