@@ -11,18 +11,20 @@ from uuid import UUID
 
 import yaml
 
+from agent import folder as files
 from agent import secrets
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.identity import XDS_SERVER_NAME
 from model.world import Role
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Of the template. A proxy tells it in its metadata, so that the control plane knows what it may rely on."""
-FALLBACK_SOCKET: Final = "fallback.sock"
 CONNECTIONS_MAX: Final = 50_000
 """Downstream connections of one Envoy, unless somebody says otherwise."""
 UNUSED_COLLECTOR: Final = Endpoint("127.0.0.1", 4317)
+DIRECT_S: Final = 120
+"""How long a stream that passes by the agent may last, so that Envoy comes back to an agent that was away."""
 
 _TEMPLATE: Final = Path(__file__).resolve().parent.parent / "envoy" / "bootstrap.yaml"
 
@@ -36,6 +38,7 @@ class Bootstrap:
     """What differs from one Envoy's bootstrap to another's.
 
     `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
+    `relayed` is whether there is an agent, which Envoy asks before the control plane itself (decision record 9).
     """
 
     role: Role
@@ -44,6 +47,7 @@ class Bootstrap:
     xds: tuple[Endpoint, ...]
     otlp: Endpoint = UNUSED_COLLECTOR
     max_downstream_connections: int = CONNECTIONS_MAX
+    relayed: bool = True
 
 
 def exitplane_version() -> str:
@@ -71,7 +75,9 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "authority_name": secrets.AUTHORITY,
         "authority_path": secrets.AUTHORITY_PATH,
         "secrets_folder": secrets.FOLDER,
-        "fallback_path": FALLBACK_SOCKET,
+        "agent_path": files.SOCKET,
+        "sources": ["agent", "xds"] if bootstrap.relayed else ["xds"],
+        "direct_duration": f"{DIRECT_S}s" if bootstrap.relayed else "0s",
         "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
     }
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)

@@ -1,4 +1,4 @@
-"""Addresses as options write them."""
+"""Addresses and places as options write them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
+from model.locality import Locality
 
 
 class BadSetting(ExitplaneError):
@@ -27,6 +28,15 @@ def check_address(option: str, text: str | None) -> str | None:
     if text is not None and not is_literal(text):
         raise BadSetting(f"{option} {text!r} is not an IP address", mend="write an address, not a name")
     return text
+
+
+def read_locality(option: str, text: str) -> Locality:
+    """Read `region` or `region/zone`. Raises BadSetting, which names `option`."""
+    try:
+        return Locality.parse(text)
+    except ValueError as error:
+        mend = "write eu-west or eu-west/a: each part 1 to 63 of a-z, 0-9 and -"
+        raise BadSetting(f"{option} {error}", mend=mend) from error
 
 
 def is_literal(host: str) -> bool:

@@ -140,11 +140,11 @@ async def _register(settings: AgentSettings, plane: Plane, key_pem: str) -> Mapp
 
 
 def _placed(settings: AgentSettings) -> dict[str, Any]:
-    """Where an exit stands; what was not said is left to the API."""
-    if settings.exit is None:
-        return {}
-    fields = ("pool", "address", "port", "bind_address", "egress_address")
-    values = {name: getattr(settings.exit, name) for name in fields}
+    """Where a proxy stands, and how an exit is reached; what was not said is left to the API."""
+    values: dict[str, Any] = {"locality": settings.locality and str(settings.locality)}
+    if settings.exit is not None:
+        fields = ("pool", "address", "port", "bind_address", "egress_address")
+        values |= {name: getattr(settings.exit, name) for name in fields}
     return {name: value for name, value in values.items() if value is not None}
 
 

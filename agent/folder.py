@@ -8,6 +8,8 @@
     admin.address         where its admin interface listens, written by Envoy
     envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
     envoy.log             what it wrote, and envoy.log.1 before that
+    agent.sock            where the agent relays the control plane to its Envoy
+    record.bin            what that Envoy was last given and accepted, encrypted with a key made of key.pem
 
 Nobody but the agent's user may enter it.
 """
@@ -29,6 +31,8 @@ BOOTSTRAP: Final = "bootstrap.json"
 ADMIN_ADDRESS: Final = "admin.address"
 ENVOY: Final = "envoy.json"
 ENVOY_LOG: Final = "envoy.log"
+SOCKET: Final = "agent.sock"
+RECORD: Final = "record.bin"
 _LOCK: Final = "agent.lock"
 
 
@@ -66,16 +70,24 @@ class StateFolder:
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, text: str) -> None:
-        """Replace a file, so that whoever reads it sees the old text or the new one. Raises StateUnusable."""
+    def read_bytes(self, name: str, at_most: int) -> bytes | None:
+        """The first `at_most` bytes of a file, or None when there is none."""
+        try:
+            with (self.path / name).open("rb") as file:
+                return file.read(at_most)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Replace a file, so that whoever reads it sees the old content or the new one. Raises StateUnusable."""
         target = self.path / name
         draft = target.with_name(f".{target.name}.new")
         try:
             target.parent.mkdir(mode=0o700, exist_ok=True)
             draft.unlink(missing_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(descriptor)
             draft.replace(target)

@@ -21,6 +21,7 @@ from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
 from agent.plane import Plane
 from agent.process import descriptors_max
+from agent.relay import Relay
 from agent.report import Board, wait
 from agent.secrets import write_secrets
 from agent.settings import AgentSettings
@@ -82,6 +83,7 @@ class _Agent:
         watched = checks_of(settings.exit) if settings.exit else []
         self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
         self._heart: Heart | None = None
+        self._relay: Relay | None = None
         self._supervisor: Supervisor | None = None
 
     async def live(self, stop: Stop) -> None:
@@ -91,6 +93,8 @@ class _Agent:
         finally:
             if self._supervisor is not None:
                 await self._supervisor.stop()
+            if self._relay is not None:  # last: an Envoy that ends in order is configured until its end
+                await self._relay.stop()
 
     async def _work_until(self, stop: Stop) -> None:
         try:
@@ -110,6 +114,8 @@ class _Agent:
             certificate_pem=enrolment.certificate_pem,
             authority_pem=enrolment.authority_pem,
         )
+        self._relay = Relay(enrolment, self._folder)
+        await self._relay.start()
         launch = Launch(envoy, self._arguments(), self._bootstrap(enrolment), enrolment.role is Role.EXIT)
         self._supervisor = Supervisor(launch, self._folder, self._session, self._board)
         self._heart = Heart(self._plane, enrolment, self._board)

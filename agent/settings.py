@@ -9,6 +9,7 @@ from yarl import URL
 
 from agent.endpoints import BadSetting
 from model.endpoint import Endpoint
+from model.locality import Locality
 from model.world import Role
 
 
@@ -42,6 +43,7 @@ class AgentSettings:
     name: str
     token_file: Path | None
     exit: Exit | None = None
+    locality: Locality | None = None
     drain_time_s: float | None = None
     concurrency: int | None = None
     max_downstream_connections: int | None = None

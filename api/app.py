@@ -20,6 +20,7 @@ from api.heartbeats.endpoints import router as heartbeats
 from api.openapi import document
 from api.pools.endpoints import router as pools
 from api.proxies.endpoints import router as proxies
+from api.rollouts.endpoints import router as rollouts
 from api.writes import BASE_PATH
 
 DESCRIPTION = """\
@@ -45,7 +46,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(Guard, host_names=context.host_names)
     problems.install(app)
     # enrolment comes first: `register` is no id
-    for router in (enrolment, heartbeats, fleets, pools, exits, proxies):
+    for router in (enrolment, heartbeats, fleets, rollouts, pools, exits, proxies):
         app.include_router(router, prefix=BASE_PATH)
     app.include_router(health)
     return app

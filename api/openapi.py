@@ -10,7 +10,7 @@ from pydantic import Field
 
 from api.problems import MEDIA_TYPE, Scalar
 from api.values import View
-from api.writes import REVISION_HEADER
+from api.writes import PROXIES_HEADER, REVISION_HEADER
 
 _DESCRIPTIONS = {
     400: "The body is not JSON",
@@ -91,3 +91,8 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
         if int(status) < 300 and method != "get" and "security" not in operation:
             described = {"description": "The revision that this made", "schema": {"type": "integer"}}
             response.setdefault("headers", {})[REVISION_HEADER] = described
+            counts = {
+                "description": "With `Prefer: wait`: acknowledged=2, rejected=0, pending=1",
+                "schema": {"type": "string"},
+            }
+            response["headers"][PROXIES_HEADER] = counts

@@ -12,6 +12,8 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api.problems import bad_value
+from model.locality import LOCALITY_PATTERN
+from model.locality import Locality as Place
 
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
@@ -135,6 +137,14 @@ def _check_host_name(value: str) -> str:
     return value.lower()
 
 
+def _check_locality(value: str) -> str:
+    try:
+        return str(Place.parse(value))
+    except ValueError as error:
+        mend = "send a region, or region/zone, each of 1 to 63 lower-case letters, digits and hyphens"
+        raise bad_value("bad_locality", "this is not a locality", mend) from error
+
+
 def _check_text(value: str) -> str:
     # PostgreSQL has no NUL in text; the other controls would only deceive whoever reads them
     if _CONTROLS.search(value):
@@ -158,6 +168,11 @@ IpAddress = Annotated[str, AfterValidator(_check_ip), _described("An IP address"
 SourceAddress = Annotated[str, AfterValidator(_check_source), _described("An IP address to send from", "192.0.2.10")]
 LoopbackAddress = Annotated[str, AfterValidator(_check_loopback), _described("A loopback address", "127.0.0.1")]
 Host = Annotated[str, AfterValidator(_check_host), _described("An IP address or a host name", "198.51.100.7")]
+Locality = Annotated[
+    str,
+    AfterValidator(_check_locality),
+    _described("A region, or a region and a zone", "eu-west/a", pattern=f"^{LOCALITY_PATTERN}$"),
+]
 Text = Annotated[str, AfterValidator(_check_text)]
 Ref = Annotated[str, Path(description="An id or a name.")]
 Filter = Annotated[Reference | None, Query(description="Only those of this one, by its name or id.")]

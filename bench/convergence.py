@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from bench.plane import Plane, open_plane
+from bench.report import spread
 from model.changes import write
+from model.identity import Identity
 from model.repositories import upkeep
 from model.world import ExitState, Role
+from xds.protocol.stream import Answered
 from xds.server import server
 from xds.server.recorder import Recorder
+from xds.snapshot.snapshot import View
 from xds.translate.names import ENDPOINT
 
 CHANGES = 200
@@ -58,10 +62,10 @@ class AckTimes:
 @asynccontextmanager
 async def watched(acks: AckTimes) -> AsyncIterator[None]:
     class Watching(Recorder):
-        def record(self, identity, view, answered) -> None:  # noqa: ANN001 - as the base class
+        def answered(self, identity: Identity, view: View, answered: Answered) -> None:
             if identity.role is Role.GATEWAY and answered.type_url == ENDPOINT and answered.error is None:
                 acks.note(answered.revision)
-            super().record(identity, view, answered)
+            super().answered(identity, view, answered)
 
     with patch.object(server, "Recorder", Watching):
         yield
@@ -80,8 +84,8 @@ async def measure() -> None:
                     asked, replied, revision = await asyncio.to_thread(change, plane.api_url, exit_id, 20_000 + number)
                     requests_s.append(replied - asked)
                     delays_s.append(max(0.0, await acks.of(revision) - replied))
-    report("REST reply -> gateway's ACK", delays_s)
-    report("request (baseline)", requests_s)
+    spread("REST reply -> gateway's ACK", delays_s)
+    spread("baseline: request", requests_s)
 
 
 async def declare(plane: Plane) -> Sequence[UUID]:
@@ -112,7 +116,7 @@ def change(api_url: str, exit_id: UUID, port: int) -> tuple[float, float, int]:
     return asked, time.perf_counter(), int(headers["exitplane-revision"])
 
 
-def call(api_url: str, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict]:
+def call(api_url: str, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
     parts = urlsplit(api_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
@@ -126,13 +130,7 @@ def call(api_url: str, method: str, path: str, body: object) -> tuple[http.clien
         connection.close()
 
 
-def report(name: str, values_s: Sequence[float]) -> None:
-    cuts = statistics.quantiles(values_s, n=100)
-    print(
-        f"{name:30} n={len(values_s)}  min {min(values_s) * 1000:6.1f} ms  p50 {cuts[49] * 1000:6.1f} ms  "
-        f"p99 {cuts[98] * 1000:6.1f} ms  max {max(values_s) * 1000:6.1f} ms"
-    )
-
-
-def main() -> None:
+def main(given: Sequence[str]) -> None:
+    if given:
+        raise SystemExit("convergence takes no options")
     asyncio.run(measure())

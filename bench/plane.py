@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from bench.process import free_port
 from cli.serve import open_control_plane
 from model.database import Database, upgrade
 from model.embedded import embedded_server
@@ -76,9 +77,3 @@ async def open_plane(folder: Path) -> AsyncIterator[Plane]:
                 yield Plane(database, f"http://127.0.0.1:{api_port}", gateway_port, folder)
         finally:
             await database.close()
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.endpoints import BadSetting, check_address, read_endpoint
+from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
@@ -44,6 +44,9 @@ def agent(
     name: Annotated[str, _option("--name", "What this proxy is called, in its fleet or pool.")],
     token_file: Annotated[
         Path | None, _option("--token-file", "The file with the join token; needed until enrolled.")
+    ] = None,
+    locality: Annotated[
+        str | None, _option("--locality", "Where it stands, as REGION or REGION/ZONE: near exits are preferred.")
     ] = None,
     pool: Annotated[str | None, _option("--pool", "The pool it belongs to.", rich_help_panel=_EXIT)] = None,
     address: Annotated[str | None, _option("--address", "What gateways dial.", rich_help_panel=_EXIT)] = None,
@@ -104,6 +107,7 @@ def agent(
         name=name,
         token_file=token_file,
         exit=_read_exit(role, placed),
+        locality=None if locality is None else read_locality("--locality", locality),
         drain_time_s=drain_time_s,
         concurrency=concurrency,
         max_downstream_connections=max_downstream_connections,

@@ -59,6 +59,7 @@ def bootstrap(
         xds=_control_planes(xds or [], enrolment),
         otlp=UNUSED_COLLECTOR if otlp is None else read_endpoint("--otlp", otlp),
         max_downstream_connections=max_downstream_connections,
+        relayed=False,
     )
     rendered = render(wanted)
     text = yaml.safe_dump(rendered, sort_keys=False) if output is Format.YAML else json.dumps(rendered, indent=2)

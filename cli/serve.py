@@ -18,6 +18,7 @@ from api.app import create_app
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
+from cli.collector import calm_collector
 from cli.logging import configure_logging
 from keeper.keeper import run_keeper
 from keeper.states import Patience
@@ -30,6 +31,7 @@ from model.repositories import enrolment
 from model.settings import Settings, read_settings
 from xds.server.follower import Debounce
 from xds.server.limits import Limits
+from xds.server.releaser import CanaryPolicy
 from xds.server.server import XdsServer, run_server
 
 log = structlog.get_logger()
@@ -121,11 +123,23 @@ async def open_control_plane(
                 connection_age_s=settings.connection_age_s,
             ),
             debounce=Debounce(floor_s=settings.debounce_floor_s, ceiling_s=settings.debounce_ceiling_s),
+            canary=CanaryPolicy(share=settings.canary_share, soak_s=settings.canary_soak_s),
         ) as xds,
+        _calm(xds),
         _keeper(database, settings),
         _api(settings, database, authority, xds, sockets),
     ):
         yield xds
+
+
+@asynccontextmanager
+async def _calm(xds: XdsServer) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(calm_collector(lambda: xds.publisher.streams), name="collector")
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 @asynccontextmanager

@@ -34,3 +34,9 @@ class Hearing:
         if self.since is None:
             return timedelta(0)
         return max(timedelta(0), now - max(heard_at, self.since))
+
+    def silent_before(self, now: datetime, limit: timedelta) -> datetime | None:
+        """Whatever was last heard before this has been silent for longer than `limit`; None: nothing can have been."""
+        if self.since is None or now - self.since <= limit:
+            return None
+        return now - limit

@@ -67,8 +67,12 @@ class Keeper:
     async def _judge_exits(self, now: datetime) -> None:
         async with self._database.session() as session:
             heard_until = await heartbeats.heard_until(session)
-            standings = await heartbeats.standings(session)
-        self._hearing.look(now, heard_until)
+            self._hearing.look(now, heard_until)
+            standings = await heartbeats.in_question(
+                session,
+                unreachable_before=self._hearing.silent_before(now, self._patience.unreachable_after),
+                lost_before=self._hearing.silent_before(now, self._patience.lost_after),
+            )
         verdicts = [
             (standing, verdict)
             for standing in standings

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     lost_after_s: float = Field(default=300, gt=0)
     removal_grace_s: float = Field(default=1, ge=0)
     """How long a resource that nothing refers to any more stays, after the ACKs that freed it."""
+    canary_share: float = Field(default=0, ge=0, le=1)
+    """Of a group's proxies at each replica, how many try a change first: 0 for one of all, 1 for no canaries."""
+    canary_soak_s: float = Field(default=0, ge=0)
+    """How long canaries must have had a change before the others are given it."""
     debounce_floor_s: float = Field(default=0.02, ge=0)
     """Changes that follow each other faster are published together."""
     debounce_ceiling_s: float = Field(default=0.5, gt=0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 NAMES = {
@@ -60,6 +62,8 @@ class ProxyRow(SQLModel, table=True):
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
     role: str
+    locality: str | None = None
+    """`region` or `region/zone`; None: unknown. That of an exit's Envoy is the exit's."""
     created_at: datetime = Field(sa_column=_timestamp())
 
 
@@ -77,6 +81,7 @@ class ExitRow(SQLModel, table=True):
     port: int
     bind_address: str
     egress_address: str | None = None
+    locality: str | None = None
     state: str
     state_reason: str
     state_since: datetime = Field(sa_column=_timestamp())
@@ -190,14 +195,75 @@ class RejectionRow(SQLModel, table=True):
 
 
 class SyncRow(SQLModel, table=True):
-    """What a proxy last answered for a type of resource. Written in batches, no revision."""
+    """Where a proxy stands for a type of resource. Written in batches, no revision; revisions are those of Worlds."""
 
     __tablename__ = "sync"
 
     proxy_id: UUID = Field(primary_key=True)
     type_url: str = Field(primary_key=True)
+    replica: UUID | None = None
+    """The replica that the proxy has its stream with; None when it has none."""
+    wanted_revision: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """The newest revision at which something else was meant for it."""
+    wanted_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    sent_revision: int | None = Field(default=None, sa_column=Column(BigInteger))
+    sent_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    accepted_revision: int | None = Field(default=None, sa_column=Column(BigInteger))
+    accepted_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    rejected_revision: int | None = Field(default=None, sa_column=Column(BigInteger))
+    rejected_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    detail: str = ""
+    """Envoy's own words when it rejected last."""
+
+
+class ReplicaRow(SQLModel, table=True):
+    """A replica of the xDS server that lives, and up to which revision its streams were told of all changes."""
+
+    __tablename__ = "replica"
+
+    id: UUID = Field(primary_key=True)
     revision: int = Field(sa_column=Column(BigInteger, nullable=False))
-    """The revision of the World that the answered response was made of."""
-    accepted: bool
-    detail: str
+    seen_at: datetime = Field(sa_column=_timestamp())
+
+
+class CanaryRow(SQLModel, table=True):
+    """A proxy that tries the changes of its group before the others are given them."""
+
+    __tablename__ = "canary"
+
+    group: str = Field(primary_key=True)
+    proxy_id: UUID = Field(primary_key=True)
+    replica: UUID = Field(index=True)
+    accepted: str | None = None
+    """The change-set that it accepted last."""
+
+
+class RolloutRow(SQLModel, table=True):
+    """What of a group is not settled: its change-sets, who is given each, and why. For the API to show."""
+
+    __tablename__ = "rollout"
+
+    group: str = Field(primary_key=True)
+    fleet_id: UUID = Field(index=True)
+    change_sets: list[dict[str, Any]] = Field(sa_column=Column(JSONB, nullable=False))
     at: datetime = Field(sa_column=_timestamp())
+
+
+class ApprovalRow(SQLModel, table=True):
+    """An operator's word that a fleet may lose more than half of what it has; used up by the next such change-set."""
+
+    __tablename__ = "approval"
+
+    fleet_id: UUID = Field(foreign_key="fleet.id", primary_key=True, ondelete="CASCADE")
+    at: datetime = Field(sa_column=_timestamp())
+
+
+class QuestionRow(SQLModel, table=True):
+    """Somebody wants to know what a proxy holds; answered by the replica that it has its stream with."""
+
+    __tablename__ = "question"
+
+    id: UUID = Field(primary_key=True)
+    proxy_id: UUID = Field(index=True)
+    asked_at: datetime = Field(sa_column=_timestamp())
+    answer: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from model.locality import Locality
+
 
 class Role(StrEnum):
     """What an Envoy under control does: gateways take clients in, exits let their traffic out."""
@@ -44,6 +46,7 @@ class Kind(StrEnum):
     PROXY = "proxy"
     ACCEPTED = "accepted"
     REJECTION = "rejection"
+    APPROVAL = "approval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Exit:
     state: ExitState
     bind_address: str = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
     egress_address: str | None = None
+    locality: Locality | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Proxy:
     fleet_id: UUID
     name: str
     role: Role
+    locality: Locality | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,15 @@ class ResourceKey:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The version of a resource that a proxy of the group acknowledged last, with its bytes (an Any's value)."""
+    """The version of a resource that a group is settled at, with its bytes (an Any's value)."""
 
     key: ResourceKey
     version: str
     body: bytes
+
+    @property
+    def group(self) -> str:
+        return self.key.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +139,15 @@ class Rejection:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """An operator's word that a fleet may lose more than half of what it has."""
+
+    fleet_id: UUID
+
+
 Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str]
-Entity: TypeAlias = Fleet | Listener | Pool | Exit | Proxy | Accepted | Rejection
+Entity: TypeAlias = Fleet | Listener | Pool | Exit | Proxy | Accepted | Rejection | Approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +166,8 @@ def key_of(entity: Entity) -> Key:
             return entity.key
         case Rejection():
             return (entity.key, entity.version)
+        case Approval():
+            return entity.fleet_id
         case _:
             return entity.id
 
@@ -162,6 +180,7 @@ _KINDS: Mapping[type, Kind] = {
     Proxy: Kind.PROXY,
     Accepted: Kind.ACCEPTED,
     Rejection: Kind.REJECTION,
+    Approval: Kind.APPROVAL,
 }
 
 
@@ -186,19 +205,25 @@ class World:
     proxies: Mapping[UUID, Proxy] = field(default_factory=_empty)
     accepted: Mapping[ResourceKey, Accepted] = field(default_factory=_empty)
     rejections: Mapping[tuple[ResourceKey, str], Rejection] = field(default_factory=_empty)
+    approvals: Mapping[UUID, Approval] = field(default_factory=_empty)
+    """By fleet id."""
+    accepted_of: Mapping[str, frozenset[ResourceKey]] = field(default_factory=_empty)
+    """What was accepted, by group."""
     listeners_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Listener ids by fleet id."""
     pools_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Pool ids by fleet id."""
     exits_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Exit ids by pool id."""
+    gateways_at: Mapping[UUID, Mapping[Locality | None, int]] = field(default_factory=_empty)
+    """How many gateways stand where, by fleet id. Counts, for there may be thousands at one locality."""
 
     def changed(self, revision: int, changes: Iterable[Change]) -> World:
         """The World after `changes`, at `revision`; what did not change is shared with this one."""
         draft = _Draft(self)
         for change in changes:
             draft.apply(change)
-        return replace(self, revision=revision, **draft.tables)
+        return replace(self, revision=revision, **draft.finish())
 
 
 # kind -> (table, index kept beside it, attribute that the index is by)
@@ -208,8 +233,9 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
     Kind.POOL: ("pools", "pools_of", "fleet_id"),
     Kind.EXIT: ("exits", "exits_of", "pool_id"),
     Kind.PROXY: ("proxies", None, ""),
-    Kind.ACCEPTED: ("accepted", None, ""),
+    Kind.ACCEPTED: ("accepted", "accepted_of", "group"),
     Kind.REJECTION: ("rejections", None, ""),
+    Kind.APPROVAL: ("approvals", None, ""),
 }
 
 
@@ -219,6 +245,8 @@ class _Draft:
     def __init__(self, world: World) -> None:
         self._world = world
         self.tables: dict[str, Any] = {}
+        self._open: dict[tuple[str, Any], set[Any]] = {}
+        """Members of indexes that are being changed, by index and owner: each is copied once, however many changes."""
 
     def _table(self, name: str) -> dict[Any, Any]:
         if name not in self.tables:
@@ -232,14 +260,50 @@ class _Draft:
         old = table.pop(change.key, None)
         if change.value is not None:
             table[change.key] = change.value
+        if change.kind is Kind.PROXY:
+            self._count(_place(old), _place(change.value))
         if index_name is None:
             return
-        index = self._table(index_name)
         if old is not None:
-            owner = getattr(old, owner_field)
-            index[owner] = index[owner] - {change.key}
-            if not index[owner]:
-                del index[owner]
+            self._members(index_name, getattr(old, owner_field)).discard(change.key)
         if change.value is not None:
-            owner = getattr(change.value, owner_field)
-            index[owner] = index.get(owner, frozenset()) | {change.key}
+            self._members(index_name, getattr(change.value, owner_field)).add(change.key)
+
+    def _members(self, index_name: str, owner: Any) -> set[Any]:
+        members = self._open.get((index_name, owner))
+        if members is None:
+            members = self._open[index_name, owner] = set(getattr(self._world, index_name).get(owner, ()))
+        return members
+
+    def finish(self) -> dict[str, Any]:
+        """The tables that changed."""
+        for (index_name, owner), members in self._open.items():
+            index = self._table(index_name)
+            if members:
+                index[owner] = frozenset(members)
+            else:
+                index.pop(owner, None)
+        return self.tables
+
+    def _count(self, before: _Place | None, after: _Place | None) -> None:
+        if before == after:
+            return
+        counts = self._table("gateways_at")
+        for place, by in ((before, -1), (after, 1)):
+            if place is None:
+                continue
+            fleet_id, locality = place
+            there = {**counts.pop(fleet_id, {})}
+            there[locality] = there.get(locality, 0) + by
+            if not there[locality]:
+                del there[locality]
+            if there:
+                counts[fleet_id] = there
+
+
+_Place: TypeAlias = tuple[UUID, Locality | None]
+
+
+def _place(entity: Entity | None) -> _Place | None:
+    """The fleet and the locality of a gateway; None for all else."""
+    return (entity.fleet_id, entity.locality) if isinstance(entity, Proxy) and entity.role is Role.GATEWAY else None

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.exits.schemas import ANY_ADDRESS
-from api.values import Host, IpAddress, Name, Port, Reference, SourceAddress, Text, View, Wish
+from api.values import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, Text, View, Wish
 
 _SECRETS: dict[str, Any] = {"join_token": "ep-exit-…", "csr": "-----BEGIN CERTIFICATE REQUEST-----…"}
 
@@ -21,6 +21,9 @@ class EnrolmentIn(Wish):
         description="A certificate signing request in PEM, for a key on P-256; the names in it are ignored."
     )
     name: Name
+    locality: Locality | None = Field(
+        default=None, description="Where the proxy stands; null: what is known of it already stays."
+    )
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from api.enrolment.schemas import ExitEnrolmentIn, ProxyEnrolmentIn
+from api.enrolment.schemas import EnrolmentIn, ExitEnrolmentIn, ProxyEnrolmentIn
 from api.exits import service as exits
 from api.pools import service as pools
 from api.problems import FieldError, Problem, clashes, duplicate
@@ -45,12 +45,16 @@ async def enrol_exit(unit: Unit, authority: Authority, wish: ExitEnrolmentIn, no
 async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn, now: datetime) -> Enrolled:
     """Raises Problem: 401 and 403 for the token, 422 for the CSR."""
     token = await _check_token(unit, wish.join_token, Role.GATEWAY, now)
-    proxy = await declared.find_proxy_named(unit.session, token.fleet_id, Role.GATEWAY, wish.name)
+    found = await declared.find_proxy_named(unit.session, token.fleet_id, Role.GATEWAY, wish.name)
+    proxy = found and await declared.lock(unit.session, ProxyRow, found.id)
+    place = _place(wish)
     if proxy is None:
-        proxy = ProxyRow(fleet_id=token.fleet_id, name=wish.name, role=Role.GATEWAY, created_at=now)
+        proxy = ProxyRow(fleet_id=token.fleet_id, name=wish.name, role=Role.GATEWAY, created_at=now, **place)
         taken = duplicate("/name", wish.name, "another gateway takes this name right now", "try again")
         with clashes({"uq_proxy_fleet_id_role_name": taken}):
             await declared.save(unit, proxy)
+    else:
+        await declared.save_changes(unit, proxy, place)
     return await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.GATEWAY, proxy.id), now)
 
 
@@ -73,14 +77,19 @@ async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: dat
     found = await declared.find_exit_named(unit.session, pool.id, wish.name)
     row = found and await declared.lock(unit.session, ExitRow, found.id)
     if row is None:
-        fields["name"] = wish.name
+        fields |= {"name": wish.name, "locality": wish.locality}
         return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
     moved = any(getattr(row, name) != value for name, value in fields.items())
     if moved and row.state != ExitState.DISABLED:
         # fail closed: nothing was heard yet of what is at the new address
         fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
-    await exits.update(unit, row, pool, fields)
+    await exits.update(unit, row, pool, fields | _place(wish))
     return row.id
+
+
+def _place(wish: EnrolmentIn) -> dict[str, Any]:
+    """Where the proxy says that it stands; one that does not say stays where it is known to be."""
+    return {} if wish.locality is None else {"locality": wish.locality}
 
 
 async def _certify(unit: Unit, authority: Authority, csr: str, identity: Identity, now: datetime) -> Enrolled:

@@ -8,6 +8,7 @@ from api.bodies import JsonRoute
 from api.context import Context
 from api.exits import service
 from api.exits.schemas import ExitIn, ExitList, ExitOut, ExitPatch
+from api.guard_rails import Approve
 from api.heartbeats.service import removed
 from api.openapi import for_operators, written
 from api.values import Filter, Id
@@ -40,15 +41,17 @@ async def read_exit(exit_id: Id, context: Context) -> ExitOut:
 
 
 @router.patch("/{exit_id}", responses=written(404, 409))
-async def change_exit(exit_id: Id, patch: ExitPatch, context: Context, write: Writing) -> ExitOut:
+async def change_exit(
+    exit_id: Id, patch: ExitPatch, context: Context, write: Writing, approve: Approve = None
+) -> ExitOut:
     """Change what the body names and leave the rest. An exit stays in its fleet."""
     async with write.unit() as unit:
-        return await service.change(unit, exit_id, patch, context.clock())
+        return await service.change(unit, exit_id, patch, context.clock(), approve)
 
 
-@router.delete("/{exit_id}", status_code=204, responses=for_operators(404))
-async def delete_exit(exit_id: Id, context: Context, write: Writing) -> None:
+@router.delete("/{exit_id}", status_code=204, responses=for_operators(404, 409, 422))
+async def delete_exit(exit_id: Id, context: Context, write: Writing, approve: Approve = None) -> None:
     """Remove an exit and deregister its Envoy: its certificates are worth nothing any more."""
     async with write.unit() as unit:
-        proxy_id = await service.remove(unit, exit_id)
+        proxy_id = await service.remove(unit, exit_id, approve)
     removed(context, proxy_id)

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.values import Host, IpAddress, Name, Port, Reference, SourceAddress, View, Wish, absent
+from api.rollouts.schemas import RejectedOut
+from api.values import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
@@ -31,6 +32,9 @@ class ExitIn(Wish):
     egress_address: SourceAddress | None = Field(
         default=None, description="The source address towards targets; null: the kernel's choice."
     )
+    locality: Locality | None = Field(
+        default=None, description="Where it stands: gateways prefer the exits near them. null: unknown."
+    )
     enabled: bool = True
 
 
@@ -43,6 +47,7 @@ class ExitPatch(Wish):
     port: Port = Field(default_factory=absent)
     bind_address: IpAddress = Field(default_factory=absent)
     egress_address: SourceAddress | None = Field(default_factory=absent)
+    locality: Locality | None = Field(default_factory=absent)
     enabled: bool = Field(
         default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
     )
@@ -61,11 +66,13 @@ class ExitOut(View):
     port: int
     bind_address: str
     egress_address: str | None
+    locality: str | None
     enabled: bool
     state: ExitState
     state_reason: str
     state_since: datetime
     last_heartbeat_at: datetime | None
+    rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")
     created_at: datetime
 
 

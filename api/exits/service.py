@@ -11,17 +11,23 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch
+from api.guard_rails import no_silent_shrink
 from api.pools import service as pools
 from api.problems import Problem, clashes, duplicate, not_found, unknown
+from api.rollouts.rejections import Rejections, standing
 from api.values import as_id
 from model.changes import Unit
-from model.repositories import declared, heartbeats, rollout
+from model.repositories import declared, heartbeats, sync
 from model.tables import ExitRow, FleetRow, HeartbeatRow, PoolRow, ProxyRow
 from model.world import ExitState, Role
+from xds.translate.group import ExitGroup, ExitOverlay
 
 DISABLED = "disabled by an operator"
 ENABLED = "enabled by an operator, not heard of since"
 DECLARED = "declared, not heard of yet"
+_DECLARED_FIELDS = {"name", "address", "port", "bind_address", "egress_address", "locality"}
+_SHARED_FIELDS = ("name", "locality")
+"""What an exit has in common with the proxy that is its Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,10 @@ class Found:
 async def create(unit: Unit, wish: ExitIn, now: datetime) -> ExitOut:
     """Raises Problem: 422 for an unknown pool or fleet, 409 when the name is taken in the fleet."""
     pool, fleet = await pools.refer(unit.session, wish.pool, wish.fleet)
-    declared_fields = wish.model_dump(include={"name", "address", "port", "bind_address", "egress_address"})
+    declared_fields = wish.model_dump(include=_DECLARED_FIELDS)
     state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
     row = await add(unit, pool, declared_fields, state=state, reason=reason, now=now)
-    return _show(Found(row, pool, fleet), None)
+    return _show(Found(row, pool, fleet), None, Rejections(()))
 
 
 async def add(
@@ -47,7 +53,8 @@ async def add(
 ) -> ExitRow:
     """A new exit in `pool` with the proxy that is its Envoy. Raises Problem (409) when the name is taken in the fleet."""
     exit_id = uuid4()
-    proxy = ProxyRow(id=exit_id, fleet_id=pool.fleet_id, name=fields["name"], role=Role.EXIT, created_at=now)
+    shared = {name: fields[name] for name in _SHARED_FIELDS}
+    proxy = ProxyRow(id=exit_id, fleet_id=pool.fleet_id, role=Role.EXIT, created_at=now, **shared)
     row = ExitRow(
         id=exit_id,
         pool_id=pool.id,
@@ -67,18 +74,17 @@ async def add(
 async def show_all(session: AsyncSession, pool: str | None, fleet: str | None) -> list[ExitOut]:
     """Every exit (of a pool, of a fleet), by fleet, pool and name."""
     rows = await declared.all_exits(session, pool=pool, fleet=fleet)
-    heard = await heartbeats.of_proxies(session)
-    return [_show(Found(*found), _at(heard.get(found[0].id))) for found in rows]
+    heard, rejections = await heartbeats.of_proxies(session), await standing(session)
+    return [_show(Found(*found), _at(heard.get(found[0].id)), rejections) for found in rows]
 
 
 async def show(session: AsyncSession, ref: str) -> ExitOut:
     """Raises Problem (404)."""
-    found = await _find(session, ref)
-    return _show(found, await _heard_at(session, found.row.id))
+    return await _show_whole(session, await _find(session, ref))
 
 
-async def change(unit: Unit, ref: str, patch: ExitPatch, now: datetime) -> ExitOut:
-    """Raises Problem: 404, 422 for a pool that is not in the fleet, 409 when the name is taken."""
+async def change(unit: Unit, ref: str, patch: ExitPatch, now: datetime, approve: str | None) -> ExitOut:
+    """Raises Problem: 404, 422 for a pool that is not in the fleet, 409 when the name is taken or nothing would be left."""
     found = await _find_to_change(unit, ref)
     wanted = patch.model_dump(exclude_unset=True)
     pool = found.pool
@@ -87,8 +93,9 @@ async def change(unit: Unit, ref: str, patch: ExitPatch, now: datetime) -> ExitO
         wanted["pool_id"] = pool.id
     if "enabled" in wanted:
         wanted |= _switch(found.row, enabled=wanted.pop("enabled"), now=now)
-    await update(unit, found.row, pool, wanted)
-    return _show(Found(found.row, pool, found.fleet), await _heard_at(unit.session, found.row.id))
+    async with no_silent_shrink(unit, found.fleet.id, approve):
+        await update(unit, found.row, pool, wanted)
+    return await _show_whole(unit.session, Found(found.row, pool, found.fleet))
 
 
 async def update(unit: Unit, row: ExitRow, pool: PoolRow, fields: dict[str, Any]) -> None:
@@ -96,22 +103,26 @@ async def update(unit: Unit, row: ExitRow, pool: PoolRow, fields: dict[str, Any]
     if "address" in fields and fields["address"] != row.address:
         fields["endpoint"] = endpoint_of(fields["address"])
     with clashes(_clashing(fields.get("name", row.name), pool.name)):
-        if "name" in fields:
+        if shared := {name: fields[name] for name in _SHARED_FIELDS if name in fields}:
             proxy = await declared.find_proxy(unit.session, row.id)
             assert proxy is not None, "an exit has a proxy"
-            await declared.save_changes(unit, proxy, {"name": fields["name"]})
+            await declared.save_changes(unit, proxy, shared)
         await declared.save_changes(unit, row, fields)
 
 
-async def remove(unit: Unit, ref: str) -> UUID:
-    """Deregister an exit: its proxy, certificates and last heartbeat go with it. Gives its id; raises Problem (404)."""
+async def remove(unit: Unit, ref: str, approve: str | None) -> UUID:
+    """Deregister an exit: its proxy, certificates and last heartbeat go with it. Gives its id.
+
+    Raises Problem: 404, or 409 when it is the last healthy exit of its fleet.
+    """
     found = await _find_to_change(unit, ref)
-    await declared.remove(unit, found.row)
+    async with no_silent_shrink(unit, found.fleet.id, approve):
+        await declared.remove(unit, found.row)
     proxy = await declared.find_proxy(unit.session, found.row.id)
     if proxy is not None:
         await declared.remove(unit, proxy)
     await heartbeats.forget(unit.session, found.row.id)
-    await rollout.forget_sync(unit.session, found.row.id)
+    await sync.forget(unit.session, found.row.id)
     return found.row.id
 
 
@@ -146,6 +157,10 @@ async def _find_to_change(unit: Unit, ref: str) -> Found:
     return await _find(unit.session, ref)
 
 
+async def _show_whole(session: AsyncSession, found: Found) -> ExitOut:
+    return _show(found, await _heard_at(session, found.row.id), await standing(session))
+
+
 async def _heard_at(session: AsyncSession, exit_id: UUID) -> datetime | None:
     return _at(await heartbeats.find(session, exit_id))
 
@@ -164,7 +179,7 @@ def _clashing(name: str, pool: str) -> dict[str, Problem]:
     }
 
 
-def _show(found: Found, heard_at: datetime | None) -> ExitOut:
+def _show(found: Found, heard_at: datetime | None, rejections: Rejections) -> ExitOut:
     row, pool, fleet = found.row, found.pool, found.fleet
     return ExitOut(
         id=row.id,
@@ -179,10 +194,12 @@ def _show(found: Found, heard_at: datetime | None) -> ExitOut:
         port=row.port,
         bind_address=row.bind_address,
         egress_address=row.egress_address,
+        locality=row.locality,
         enabled=row.state != ExitState.DISABLED,
         state=ExitState(row.state),
         state_reason=row.state_reason,
         state_since=row.state_since,
         last_heartbeat_at=heard_at,
+        rejections=rejections.of_groups([ExitOverlay(row.id).key, ExitGroup(pool.id).key]),
         created_at=row.created_at,
     )

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.rollouts.schemas import RejectedOut
 from api.values import LoopbackAddress, Name, Port, View, Wish, absent
 
 _EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
@@ -48,6 +49,7 @@ class FleetOut(View):
     id: UUID
     name: str
     listener: ListenerOut
+    rejections: list[RejectedOut] = Field(description="What gateways refused of the fleet's listener and routes.")
     created_at: datetime
 
 

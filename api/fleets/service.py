@@ -9,10 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.fleets.schemas import FleetIn, FleetOut, FleetPatch, ListenerOut
 from api.problems import Problem, clashes, duplicate, in_use, not_found, unknown
+from api.rollouts.rejections import Rejections, standing
 from api.values import as_reference
 from model.changes import Unit
 from model.repositories import declared
 from model.tables import FleetRow, ListenerRow
+from xds.translate import names
+from xds.translate.group import GatewayGroup
 
 
 async def create(unit: Unit, wish: FleetIn, now: datetime) -> FleetOut:
@@ -21,17 +24,18 @@ async def create(unit: Unit, wish: FleetIn, now: datetime) -> FleetOut:
     with clashes({"uq_fleet_name": _name_taken(wish.name)}):
         await declared.save(unit, fleet)
     listener = ListenerRow(fleet_id=fleet.id, address=wish.listener.address, port=wish.listener.port)
-    return _show(fleet, await declared.save(unit, listener))
+    return _show(fleet, await declared.save(unit, listener), Rejections(()))
 
 
 async def show_all(session: AsyncSession) -> list[FleetOut]:
     """Every fleet, by name."""
-    return [_show(fleet, listener) for fleet, listener in await declared.all_fleets(session)]
+    rejections = await standing(session)
+    return [_show(fleet, listener, rejections) for fleet, listener in await declared.all_fleets(session)]
 
 
 async def show(session: AsyncSession, ref: str) -> FleetOut:
     """Raises Problem (404)."""
-    return _show(*await _find(session, ref))
+    return _show(*await _find(session, ref), await standing(session))
 
 
 async def change(unit: Unit, ref: str, patch: FleetPatch) -> FleetOut:
@@ -42,7 +46,7 @@ async def change(unit: Unit, ref: str, patch: FleetPatch) -> FleetOut:
     with clashes({"uq_fleet_name": _name_taken(wanted.get("name", ""))}):
         await declared.save_changes(unit, fleet, wanted)
     await declared.save_changes(unit, listener, changes)
-    return _show(fleet, listener)
+    return _show(fleet, listener, await standing(unit.session))
 
 
 async def remove(unit: Unit, ref: str) -> None:
@@ -85,10 +89,12 @@ def _name_taken(name: str) -> Problem:
     return duplicate("/name", name, "another fleet has this name")
 
 
-def _show(fleet: FleetRow, listener: ListenerRow) -> FleetOut:
+def _show(fleet: FleetRow, listener: ListenerRow, rejections: Rejections) -> FleetOut:
+    own = (names.GATEWAY_LISTENER, names.GATEWAY_ROUTES)
     return FleetOut(
         id=fleet.id,
         name=fleet.name,
         listener=ListenerOut(address=listener.address, port=listener.port),
+        rejections=rejections.of_groups([GatewayGroup(fleet.id).key], *own),
         created_at=fleet.created_at,
     )

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.bodies import JsonRoute
 from api.context import Context
+from api.guard_rails import Approve
 from api.openapi import for_operators, written
 from api.pools import service
 from api.pools.schemas import PoolIn, PoolList, PoolOut, PoolPatch
@@ -46,7 +47,7 @@ async def change_pool(pool: Ref, patch: PoolPatch, write: Writing, fleet: Filter
 
 
 @router.delete("/{pool}", status_code=204, responses=for_operators(404, 409, 422))
-async def delete_pool(pool: Ref, write: Writing, fleet: Filter = None) -> None:
+async def delete_pool(pool: Ref, write: Writing, fleet: Filter = None, approve: Approve = None) -> None:
     """Remove a pool that has no exits."""
     async with write.unit() as unit:
-        await service.remove(unit, pool, fleet)
+        await service.remove(unit, pool, fleet, approve)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.rollouts.schemas import RejectedOut
 from api.values import Country, Name, Reference, View, Wish, absent
 
 
@@ -33,6 +34,7 @@ class PoolOut(View):
     fleet: str
     fleet_id: UUID
     country: str
+    rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this pool.")
     created_at: datetime
 
 

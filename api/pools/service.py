@@ -8,12 +8,16 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.fleets import service as fleets
+from api.guard_rails import no_silent_shrink
 from api.pools.schemas import PoolIn, PoolOut, PoolPatch
 from api.problems import PATH_FIELDS, FieldError, Problem, clashes, duplicate, in_use, not_found, unknown
+from api.rollouts.rejections import Rejections, standing
 from api.values import as_reference
 from model.changes import Unit
 from model.repositories import declared
 from model.tables import FleetRow, PoolRow
+from xds.translate import names
+from xds.translate.group import ExitGroup, GatewayGroup
 
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
@@ -25,17 +29,18 @@ async def create(unit: Unit, wish: PoolIn, now: datetime) -> PoolOut:
     gone = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
     with clashes(_taken(wish.name, wish.country) | gone):
         await declared.save(unit, pool)
-    return _show(pool, fleet)
+    return _show(pool, fleet, Rejections(()))
 
 
 async def show_all(session: AsyncSession, fleet: str | None) -> list[PoolOut]:
     """Every pool (of a fleet), by fleet and name."""
-    return [_show(pool, owner) for pool, owner in await declared.all_pools(session, fleet=fleet)]
+    rejections = await standing(session)
+    return [_show(pool, owner, rejections) for pool, owner in await declared.all_pools(session, fleet=fleet)]
 
 
 async def show(session: AsyncSession, ref: str, fleet: str | None) -> PoolOut:
     """Raises Problem: 404, or 409 for a name that several fleets use."""
-    return _show(*await _find(session, ref, fleet))
+    return _show(*await _find(session, ref, fleet), await standing(session))
 
 
 async def change(unit: Unit, ref: str, fleet: str | None, patch: PoolPatch) -> PoolOut:
@@ -44,15 +49,16 @@ async def change(unit: Unit, ref: str, fleet: str | None, patch: PoolPatch) -> P
     wanted = patch.model_dump(exclude_unset=True)
     with clashes(_taken(wanted.get("name", ""), wanted.get("country", ""))):
         await declared.save_changes(unit, pool, wanted)
-    return _show(pool, owner)
+    return _show(pool, owner, await standing(unit.session))
 
 
-async def remove(unit: Unit, ref: str, fleet: str | None) -> None:
-    """Raises Problem: 404, or 409 when the name is ambiguous, or while the pool has exits."""
+async def remove(unit: Unit, ref: str, fleet: str | None, approve: str | None) -> None:
+    """Raises Problem: 404, or 409 when the name is ambiguous, while the pool has exits, or when it is the last."""
     pool, owner = await _find_to_change(unit, ref, fleet)
     mend = f"delete or move them first: GET /api/v1/exits?pool={pool.name}&fleet={owner.name}"
-    with clashes({"fk_exit_pool_id_pool": in_use("pool", ref, "the pool has exits", mend)}):
-        await declared.remove(unit, pool)
+    async with no_silent_shrink(unit, owner.id, approve):
+        with clashes({"fk_exit_pool_id_pool": in_use("pool", ref, "the pool has exits", mend)}):
+            await declared.remove(unit, pool)
 
 
 async def refer(session: AsyncSession, ref: str, fleet: str | None) -> tuple[PoolRow, FleetRow]:
@@ -99,12 +105,14 @@ def _taken(name: str, country: str) -> dict[str, Problem]:
     }
 
 
-def _show(pool: PoolRow, fleet: FleetRow) -> PoolOut:
+def _show(pool: PoolRow, fleet: FleetRow, rejections: Rejections) -> PoolOut:
+    of_gateways = rejections.of_groups([GatewayGroup(fleet.id).key], f"{names.POOL_PREFIX}{pool.id}")
     return PoolOut(
         id=pool.id,
         name=pool.name,
         fleet=fleet.name,
         fleet_id=fleet.id,
         country=pool.country,
+        rejections=[*of_gateways, *rejections.of_groups([ExitGroup(pool.id).key])],
         created_at=pool.created_at,
     )

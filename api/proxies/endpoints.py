@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from api.bodies import JsonRoute
 from api.context import Context
 from api.heartbeats.service import removed
-from api.openapi import for_operators
+from api.openapi import for_operators, written
 from api.proxies import service
-from api.proxies.schemas import ProxyList, ProxyOut
+from api.proxies.schemas import ProxyList, ProxyOut, ProxyPatch
 from api.values import Filter, Id
 from api.writes import Writing
 
@@ -28,6 +28,13 @@ async def read_proxy(proxy_id: Id, context: Context) -> ProxyOut:
     """A proxy, with its last heartbeat, and what it accepted and rejected."""
     async with context.database.session() as session:
         return await service.show(session, proxy_id, context.clock() - context.silence_timeout)
+
+
+@router.patch("/{proxy_id}", responses=written(404, 409))
+async def change_proxy(proxy_id: Id, patch: ProxyPatch, context: Context, write: Writing) -> ProxyOut:
+    """Change what the body names of a gateway and leave the rest. It keeps its certificates and open connections."""
+    async with write.unit() as unit:
+        return await service.change(unit, proxy_id, patch, context.clock() - context.silence_timeout)
 
 
 @router.delete("/{proxy_id}", status_code=204, responses=for_operators(404, 409))

@@ -1,16 +1,25 @@
-"""Proxies as the API shows them."""
+"""Proxies as the API shows them, and what of them may be changed."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.heartbeats.schemas import UpOrDown
-from api.values import View
+from api.rollouts.schemas import RejectedOut
+from api.values import Locality, View, Wish, absent
 from model.world import Role
+
+
+class ProxyPatch(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
+
+    locality: Locality | None = Field(
+        default_factory=absent, description="Where the gateway stands: it prefers the exits near it. null: unknown."
+    )
 
 
 class LastHeartbeatOut(View):
@@ -22,24 +31,25 @@ class LastHeartbeatOut(View):
     version: str
 
 
+SyncStatus: TypeAlias = Literal["accepted", "pending", "rejected"]
+
+
+class AtOut(View):
+    revision: int
+    at: datetime
+
+
 class SyncOut(View):
-    """What the proxy answered last for a type of resource."""
+    """Where the proxy stands for a type of resource; revisions are those that responses were made of."""
 
     type_url: str
-    status: Literal["accepted", "rejected"]
-    revision: int = Field(description="The revision that the answered response was made of.")
-    detail: str = Field(description="Envoy's own words, when it rejected.")
-    at: datetime
-
-
-class RejectionOut(View):
-    """A version that the proxy was the first of its group to refuse. It is sent to nobody else."""
-
-    type_url: str
-    resource: str
-    version: str
-    detail: str
-    at: datetime
+    status: SyncStatus
+    connected: bool = Field(description="Whether it has a stream for this now.")
+    desired: AtOut | None = Field(description="When something else was meant for it last.")
+    sent: AtOut | None
+    acknowledged: AtOut | None
+    rejected: AtOut | None
+    detail: str = Field(description="Envoy's own words, when it rejected last.")
 
 
 class ProxyOut(View):
@@ -48,10 +58,11 @@ class ProxyOut(View):
     role: Role
     fleet: str
     fleet_id: UUID
+    locality: str | None = Field(description="Where it stands; that of an exit's Envoy is the exit's.")
     connected: bool = Field(description="Whether it was heard of within the silence timeout, and does not leave.")
     last_heartbeat: LastHeartbeatOut | None
     sync: list[SyncOut]
-    rejections: list[RejectionOut]
+    rejections: list[RejectedOut]
     created_at: datetime
 
 

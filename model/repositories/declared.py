@@ -6,6 +6,7 @@ Reads take a session, writes a unit (which becomes a revision). A thing is found
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from sqlmodel import SQLModel, col
 
 from model.changes import Unit
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
-from model.world import Kind, Role
+from model.world import ExitState, Kind, Role
 
 Row = TypeVar("Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow)
 
@@ -181,3 +182,29 @@ def _matches(table: type[FleetRow | PoolRow], ref: str) -> ColumnElement[bool]:
         return or_(col(table.id) == UUID(ref), col(table.name) == ref)
     except ValueError:
         return col(table.name) == ref
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How much of a fleet clients can be sent to."""
+
+    pools: int
+    exits: int
+    """Those that are healthy."""
+
+
+async def offer_of(session: AsyncSession, fleet_id: UUID) -> Offer:
+    """What a fleet offers now."""
+    pools = select(func.count()).select_from(PoolRow).where(col(PoolRow.fleet_id) == fleet_id)
+    exits = (
+        select(func.count())
+        .select_from(ExitRow)
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .where(
+            col(PoolRow.fleet_id) == fleet_id,
+            col(ExitRow.state) == ExitState.HEALTHY,
+            col(ExitRow.endpoint).is_not(None),
+        )
+    )
+    row = (await session.execute(select(pools.scalar_subquery(), exits.scalar_subquery()))).one()
+    return Offer(pools=row[0], exits=row[1])

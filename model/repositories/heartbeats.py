@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -91,18 +91,44 @@ class Standing:
     heard: Heartbeat | None
 
 
-async def standings(session: AsyncSession) -> Sequence[Standing]:
-    """Every exit with the last that was heard of it."""
+async def in_question(
+    session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
+) -> Sequence[Standing]:
+    """The exits whose state what was heard of them may change, at least: the others are nobody's work.
+
+    Whoever was heard of last before the two times has been silent for too long; None: nobody has.
+    """
     exit_columns = (col(ExitRow.id), col(ExitRow.state), col(ExitRow.state_since))
     beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
-    query = select(*exit_columns, *beat_columns).outerjoin_from(
-        ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id)
+    query = (
+        select(*exit_columns, *beat_columns)
+        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .where(_may_change(unreachable_before, lost_before))
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
-    return [
-        Standing(exit_id, ExitState(state), since, Heartbeat(*beat) if beat[0] is not None else None)
-        for exit_id, state, since, *beat in rows
+    return [Standing(exit_id, ExitState(state), since, Heartbeat(*beat)) for exit_id, state, since, *beat in rows]
+
+
+def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
+    heard_at = col(HeartbeatRow.heard_at)
+    good = and_(col(HeartbeatRow.tunnel_up), col(HeartbeatRow.envoy_up), not_(col(HeartbeatRow.leaving)))
+    new = heard_at > col(ExitRow.state_since)
+    reasons = [
+        and_(_is(ExitState.REGISTERING, ExitState.HEALTHY), not_(good)),
+        and_(_is(ExitState.REGISTERING, ExitState.UNREACHABLE), good, new),
+        and_(_is(ExitState.LOST), new),
     ]
+    if unreachable_before is not None:
+        reasons.append(and_(_is(ExitState.REGISTERING, ExitState.HEALTHY), heard_at < unreachable_before))
+    if lost_before is not None:
+        reasons.append(
+            and_(_is(ExitState.REGISTERING, ExitState.HEALTHY, ExitState.UNREACHABLE), heard_at < lost_before)
+        )
+    return or_(*reasons)
+
+
+def _is(*states: ExitState) -> ColumnElement[bool]:
+    return col(ExitRow.state).in_(states)
 
 
 async def of_proxies(session: AsyncSession) -> dict[UUID, HeartbeatRow]:

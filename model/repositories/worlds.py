@@ -13,8 +13,10 @@ from sqlmodel import SQLModel, col
 
 from model.changes import decode_key
 from model.database import Database
+from model.locality import Locality
 from model.tables import (
     AcceptedRow,
+    ApprovalRow,
     ChangeRow,
     ExitRow,
     FleetRow,
@@ -26,6 +28,7 @@ from model.tables import (
 )
 from model.world import (
     Accepted,
+    Approval,
     Change,
     Entity,
     Exit,
@@ -71,11 +74,16 @@ def _exit(row: Row) -> Exit:
         state=ExitState(row.state),
         bind_address=row.bind_address,
         egress_address=row.egress_address,
+        locality=_locality(row),
     )
 
 
 def _proxy(row: Row) -> Proxy:
-    return Proxy(row.id, row.fleet_id, row.name, Role(row.role))
+    return Proxy(row.id, row.fleet_id, row.name, Role(row.role), _locality(row))
+
+
+def _locality(row: Row) -> Locality | None:
+    return None if row.locality is None else Locality.parse(row.locality)
 
 
 def _resource(row: Row) -> ResourceKey:
@@ -90,6 +98,10 @@ def _rejection(row: Row) -> Rejection:
     return Rejection(_resource(row), row.version, row.proxy_id, row.detail)
 
 
+def _approval(row: Row) -> Approval:
+    return Approval(row.fleet_id)
+
+
 _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.FLEET: (FleetRow, _fleet),
     Kind.LISTENER: (ListenerRow, _listener),
@@ -98,6 +110,7 @@ _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.PROXY: (ProxyRow, _proxy),
     Kind.ACCEPTED: (AcceptedRow, _accepted),
     Kind.REJECTION: (RejectionRow, _rejection),
+    Kind.APPROVAL: (ApprovalRow, _approval),
 }
 
 

@@ -154,6 +154,8 @@ class Source:
     streams: list[dict[str, dict[str, str]]] = field(default_factory=list)
     """What each stream's first request of a type said it holds: names and versions."""
     sent: list[str] = field(default_factory=list)
+    refuses: grpc.StatusCode | None = None
+    """With which every stream ends at once."""
     server: grpc.aio.Server | None = None
     port: int = 0
     certificate: KeyPair | None = None
@@ -185,9 +187,11 @@ class Source:
         root = self.authority.certificate_pem.encode()
         return grpc.ssl_server_credentials([pair], root_certificates=root, require_client_auth=True)
 
-    async def _serve(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+    async def _serve(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         known: dict[str, dict[str, str]] = {}
         self.streams.append(known)
+        if self.refuses:
+            await context.abort(self.refuses, "not now")
         async for raw in requests:
             request = wire.DeltaDiscoveryRequest.FromString(raw)
             if request.type_url in known:

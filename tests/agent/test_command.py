@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.folder import StateFolder
 from model.world import Role
@@ -90,6 +91,25 @@ async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
     assert not is_running(pid)
 
 
+async def test_an_envoy_that_was_taken_over_finds_the_next_agent_when_the_control_plane_goes_away(
+    plane, source, make_settings, run_command, start, until
+):
+    settings = make_settings(Role.GATEWAY)
+    process = await run_command(*arguments_of(settings))
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    process.kill()
+    await process.wait()
+    # past the socket that nobody listens on any more
+    await until(lambda: len(source.streams) == 2, timeout_s=PATIENCE_S)
+    with capture_logs() as logs:
+        start(settings)
+        await until(lambda: [entry for entry in logs if entry["event"] == "envoy.taken_over"], timeout_s=PATIENCE_S)
+        await source.stop()
+        await until(lambda: [entry for entry in logs if entry["event"] == "ads.from_record"], timeout_s=PATIENCE_S)
+        await source.start()
+        await until(lambda: [entry for entry in logs if entry["event"] == "ads.back"], timeout_s=PATIENCE_S)
+
+
 async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_command, answer):
     plane.instead = [answer(403, {"detail": "the join token is for the role gateway"})]
     process = await run_command(*arguments_of(make_settings(Role.EXIT)))
@@ -112,6 +132,7 @@ async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_c
         (("--probe", "example.net:443"), "--probe 'example.net' is not an IP address"),
         (("--bind-address", "x"), "--bind-address 'x' is not an IP address"),
         (("--tunnel-interface", "x" * 16), "--tunnel-interface"),
+        (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )
 async def test_an_option_that_cannot_be_is_named_with_the_mend(run_command, tmp_path, arguments, said_):
@@ -140,8 +161,10 @@ async def test_every_option_may_come_from_the_environment(plane, source, make_se
         "PORT": "8443",
         "TUNNEL_INTERFACE": "lo",
         "CONCURRENCY": "1",
+        "LOCALITY": "eu-west/a",
     }
     await run_command(**{f"EXITPLANE_AGENT_{name}": value for name, value in given.items()})
     await until(lambda: plane.said(envoy="up", tunnel="up", reason=""), timeout_s=PATIENCE_S)
 
     assert plane.enrolled[0]["name"] == "us-1"
+    assert plane.enrolled[0]["locality"] == "eu-west/a"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.endpoints import BadSetting, read_endpoint
+from agent.endpoints import BadSetting, read_endpoint, read_locality
 from agent.plane import parse_api
 from agent.settings import read_token
 from model.endpoint import Endpoint
@@ -77,3 +77,18 @@ def test_a_join_token_that_is_not_there_names_the_mend(tmp_path):
     ):
         with pytest.raises(BadSetting, match=f"{said}.*exitplane token"):
             read_token(path)
+
+
+@pytest.mark.parametrize("text", ["eu-west", "eu-west/a", "1/2", "a" * 63 + "/" + "b" * 63])
+def test_a_place_is_read_and_written_alike(text):
+    assert str(read_locality("--locality", text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "eu/", "/a", "eu/a/b", "EU", "eu west", "eu_west", "a" * 64, "eu/" + "b" * 64]
+)
+def test_what_is_no_place_is_refused_with_the_mend(text):
+    with pytest.raises(BadSetting) as refused:
+        read_locality("--locality", text)
+
+    assert str(refused.value).startswith(f"--locality {text!r} is not region or region/zone; write eu-west or ")

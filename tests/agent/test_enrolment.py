@@ -18,6 +18,7 @@ from agent.folder import StateFolder, StateUnusable
 from agent.plane import Plane, Refused, parse_api
 from agent.settings import Exit
 from model.endpoint import Endpoint
+from model.locality import Locality
 from model.proof import public_key_of
 from model.world import Role
 
@@ -75,10 +76,17 @@ async def test_a_gateway_says_its_name_alone(plane, make_settings, enrol):
     assert set(plane.enrolled[0]) == {"join_token", "csr", "name", "version"}
 
 
+@pytest.mark.parametrize("role", list(Role))
+async def test_either_role_says_where_it_stands_if_it_knows(plane, make_settings, enrol, role):
+    await enrol(make_settings(role, locality=Locality("eu-west", "a")))
+
+    assert plane.enrolled[0]["locality"] == "eu-west/a"
+
+
 async def test_what_was_not_said_is_left_to_the_api(plane, make_settings, enrol):
     await enrol(make_settings(Role.EXIT))
 
-    assert not {"bind_address", "egress_address"} & set(plane.enrolled[0])
+    assert not {"bind_address", "egress_address", "locality"} & set(plane.enrolled[0])
 
 
 async def test_nobody_else_can_read_what_was_given(make_settings, enrol):

@@ -98,6 +98,15 @@ WRONG = {
     "a bind address that is a name": ("exits", EXIT, {"bind_address": "a"}, 422, "invalid", "/bind_address", "a"),
     "a bind address that is null": ("exits", EXIT, {"bind_address": None}, 422, "invalid", "/bind_address", None),
     "an egress address nobody has": ("exits", EXIT, {"egress_address": "::"}, 422, "invalid", "/egress_address", "::"),
+    "a locality with capitals": ("exits", EXIT, {"locality": "EU"}, 422, "invalid", "/locality", "EU"),
+    "a locality without a region": ("exits", EXIT, {"locality": "/a"}, 422, "invalid", "/locality", "/a"),
+    "a locality without the zone it promises": ("exits", EXIT, {"locality": "eu/"}, 422, "invalid", "/locality", "eu/"),
+    "a locality of three parts": ("exits", EXIT, {"locality": "eu/a/b"}, 422, "invalid", "/locality", "eu/a/b"),
+    "a locality with a line feed": ("exits", EXIT, {"locality": "eu\n"}, 422, "invalid", "/locality", "eu\n"),
+    "a locality with NUL": ("exits", EXIT, {"locality": "eu\0"}, 422, "invalid", "/locality", "eu\0"),
+    "an empty locality": ("exits", EXIT, {"locality": ""}, 422, "invalid", "/locality", ""),
+    "a region of 64 characters": ("exits", EXIT, {"locality": "a" * 64}, 422, "invalid", "/locality", "a" * 64),
+    "a locality that is a list": ("exits", EXIT, {"locality": ["eu"]}, 422, "invalid", "/locality", "[…]"),
     "enabled by a word": ("exits", EXIT, {"enabled": "yes"}, 422, "invalid", "/enabled", "yes"),
 }
 
@@ -156,6 +165,7 @@ PATCHES = {
     "an exit to a pool of another fleet": ("exits/{id}", {"pool": "elsewhere"}, 422, "/pool"),
     "an exit to a name that is taken": ("exits/{id}", {"name": "us-2"}, 409, "/name"),
     "an exit to a port out of range": ("exits/{id}", {"port": 99999}, 422, "/port"),
+    "an exit to a locality that can be none": ("exits/{id}", {"locality": "e u"}, 422, "/locality"),
     "an exit's state by hand": ("exits/{id}", {"state": "healthy"}, 422, "/state"),
 }
 
@@ -276,17 +286,14 @@ async def test_a_thing_that_is_not_there_is_not_found(method, ref, collection, d
     before = await stored()
     reply = await demo(method, f"/api/v1/{collection}/{ref}", {} if method == "PATCH" else None)
     assert reply.is_problem
-    if (collection, method) == ("proxies", "PATCH"):
-        assert reply.status == 405
-    else:
-        kind, field = {
-            "fleets": ("fleet", "{fleet}"),
-            "pools": ("pool", "{pool}"),
-            "exits": ("exit", "{exit_id}"),
-            "proxies": ("proxy", "{proxy_id}"),
-        }[collection]
-        assert_problem(reply, 404, f"unknown_{kind}")
-        assert [error["field"] for error in reply.json["errors"]] == [field]
+    kind, field = {
+        "fleets": ("fleet", "{fleet}"),
+        "pools": ("pool", "{pool}"),
+        "exits": ("exit", "{exit_id}"),
+        "proxies": ("proxy", "{proxy_id}"),
+    }[collection]
+    assert_problem(reply, 404, f"unknown_{kind}")
+    assert [error["field"] for error in reply.json["errors"]] == [field]
     assert await stored() == before
 
 

@@ -62,7 +62,7 @@ async def test_a_fleet_with_pools_is_not_deleted_and_the_mend_says_what_to_delet
 
 
 async def test_a_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
-    await demo("DELETE", "/api/v1/pools/us")
+    await demo("DELETE", "/api/v1/pools/us?approve=shrink")
     before = await stored()
     reply = await demo("DELETE", "/api/v1/fleets/demo")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
@@ -108,7 +108,34 @@ async def test_a_pool_with_exits_is_not_deleted_and_one_without_is(demo, stored)
     assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["mend"]
     assert await stored() == before
     await demo("DELETE", f"/api/v1/exits/{made['id']}")
-    assert (await demo("DELETE", "/api/v1/pools/us")).status == 204
+    before = await stored()
+    reply = await demo("DELETE", "/api/v1/pools/us")
+    assert (reply.status, reply.json["code"]) == (409, "would_shrink")
+    assert "?approve=shrink" in reply.json["mend"]
+    assert await stored() == before
+    assert (await demo("DELETE", "/api/v1/pools/us?approve=shrink")).status == 204
+    assert (await demo("GET", "/api/v1/fleets/demo/rollout")).json["shrink_approved"]
+
+
+async def test_the_last_healthy_exit_of_a_fleet_is_not_taken_out_silently(demo, query):
+    made = await demo.declare_exit()
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    path = f"/api/v1/exits/{made['id']}"
+    for method, body in (("PATCH", {"enabled": False}), ("DELETE", None)):
+        reply = await demo(method, path, body)
+        assert (reply.status, reply.json["code"]) == (409, "would_shrink")
+        assert "0 of 1 healthy exits" in reply.json["detail"]
+    assert (await demo("GET", path)).json["state"] == "healthy"
+    assert (await demo("DELETE", f"{path}?approve=shrink")).status == 204
+
+
+async def test_an_approval_is_given_and_taken_back(demo):
+    path = "/api/v1/fleets/demo/rollout"
+    assert (await demo("GET", path)).json == {"settled": True, "shrink_approved": False, "groups": []}
+    assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
+    assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
+    assert not (await demo("DELETE", f"{path}/approval")).json["shrink_approved"]
+    assert (await demo("GET", "/api/v1/fleets/none/rollout")).json["code"] == "unknown_fleet"
 
 
 async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy(demo, clock):
@@ -126,11 +153,13 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "port": 8443,
         "bind_address": "0.0.0.0",
         "egress_address": "192.0.2.10",
+        "locality": None,
         "enabled": True,
         "state": "registering",
         "state_reason": "declared, not heard of yet",
         "state_since": "2026-01-01T12:00:00Z",
         "last_heartbeat_at": None,
+        "rejections": [],
         "created_at": "2026-01-01T12:00:00Z",
     }
     assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json == made
@@ -153,7 +182,7 @@ async def test_an_exit_that_is_disabled_and_enabled_again_has_to_be_heard_first(
     path = f"/api/v1/exits/{made['id']}"
     assert (await demo("PATCH", path, {"enabled": True})).json["state"] == "healthy"
     clock.advance(minutes=1)
-    off = (await demo("PATCH", path, {"enabled": False})).json
+    off = (await demo("PATCH", f"{path}?approve=shrink", {"enabled": False})).json
     assert (off["enabled"], off["state"], off["state_reason"]) == (False, "disabled", "disabled by an operator")
     assert off["state_since"] == "2026-01-01T12:01:00Z"
     on = (await demo("PATCH", path, {"enabled": True})).json
@@ -228,26 +257,53 @@ async def test_a_proxy_that_leaves_no_longer_counts_as_connected(gateway, demo):
     assert (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json["connected"] is False
 
 
-async def test_a_proxy_shows_what_it_accepted_and_rejected(gateway, demo, clock, query):
+async def test_a_proxy_shows_where_it_stands_and_what_it_refused_of_what_is_wanted(gateway, demo, clock, query):
     await query(
-        "INSERT INTO sync VALUES (:id, 't/Cluster', 7, false, 'bad cluster', :at) RETURNING revision",
+        "INSERT INTO sync (proxy_id, type_url, wanted_revision, wanted_at, sent_revision, sent_at, rejected_revision,"
+        " rejected_at, detail) VALUES (:id, 't/Cluster', 7, :at, 7, :at, 7, :at, 'bad cluster') RETURNING detail",
         id=UUID(gateway.id),
         at=clock(),
     )
+    for version in ("abc", "of old"):
+        await query(
+            "INSERT INTO rejection VALUES ('g', 't/Cluster', 'pool-us', :version, :id, 'bad cluster', :at) RETURNING name",
+            id=UUID(gateway.id),
+            at=clock(),
+            version=version,
+        )
     await query(
-        "INSERT INTO rejection VALUES ('g', 't/Cluster', 'pool-us', 'abc', :id, 'bad cluster', :at) RETURNING name",
+        'INSERT INTO rollout VALUES (\'g\', :id, \'[{"resources": [["t/Cluster", "pool-us", "abc"]]}]\', :at)'
+        " RETURNING at",
         id=UUID(gateway.id),
         at=clock(),
     )
     shown = (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json
     at = "2026-01-01T12:00:00Z"
     assert shown["sync"] == [
-        {"type_url": "t/Cluster", "status": "rejected", "revision": 7, "detail": "bad cluster", "at": at}
+        {
+            "type_url": "t/Cluster",
+            "status": "rejected",
+            "connected": False,
+            "desired": {"revision": 7, "at": at},
+            "sent": {"revision": 7, "at": at},
+            "acknowledged": None,
+            "rejected": {"revision": 7, "at": at},
+            "detail": "bad cluster",
+        }
     ]
-    assert shown["rejections"] == [
-        {"type_url": "t/Cluster", "resource": "pool-us", "version": "abc", "detail": "bad cluster", "at": at}
-    ]
+    (refused,) = shown["rejections"]
+    assert (refused["resource"], refused["version"], refused["detail"]) == ("pool-us", "abc", "bad cluster")
     assert (await demo("GET", "/api/v1/proxies")).json["items"] == [shown]
+
+
+async def test_a_write_waits_for_proxies_if_it_is_asked_to(demo):
+    reply = await demo(
+        "POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"}, headers={"Prefer": "wait=5"}
+    )
+    assert reply.headers["preference-applied"] == "wait=5"
+    assert reply.headers["exitplane-proxies"] == "acknowledged=0, rejected=0, pending=0"  # nobody is connected
+    reply = await demo("PATCH", "/api/v1/pools/jp", {"name": "japan"}, headers={"Prefer": "wait=soon"})
+    assert "preference-applied" not in reply.headers
 
 
 async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, demo, stored):
@@ -255,6 +311,48 @@ async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, de
     reply = await demo("DELETE", f"/api/v1/proxies/{exit_proxy.id}")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
     assert f"/api/v1/exits/{exit_proxy.id}" in reply.json["mend"]
+    assert await stored() == before
+
+
+async def test_an_exit_stands_where_it_is_declared_and_its_envoy_with_it(demo):
+    made = await demo.declare_exit(locality="eu-west/a")
+    assert made["locality"] == "eu-west/a"
+    path, of_envoy = f"/api/v1/exits/{made['id']}", f"/api/v1/proxies/{made['id']}"
+    assert (await demo("GET", of_envoy)).json["locality"] == "eu-west/a"
+    for patch, kept in (({"port": 9000}, "eu-west/a"), ({"locality": "us"}, "us"), ({"locality": None}, None)):
+        assert (await demo("PATCH", path, patch)).json["locality"] == kept
+        assert (await demo("GET", of_envoy)).json["locality"] == kept
+
+
+async def test_a_gateway_stands_where_an_operator_says_and_to_say_it_again_is_no_revision(gateway, demo, stored):
+    path = f"/api/v1/proxies/{gateway.id}"
+    before = (await demo("GET", path)).json
+    assert before["locality"] is None
+    moved = await demo("PATCH", path, {"locality": "eu-west/a"})
+    assert (moved.status, moved.json) == (200, before | {"locality": "eu-west/a"})
+    assert (await demo("GET", "/api/v1/proxies")).json == {"items": [moved.json]}
+    counted = await stored()
+    assert moved.revision == counted["revision"]
+    for patch in ({}, {"locality": "eu-west/a"}):
+        assert (await demo("PATCH", path, patch)).json == moved.json
+    assert await stored() == counted
+    assert (await demo("PATCH", path, {"locality": None})).json == before
+
+
+async def test_a_gateway_keeps_its_name_and_fleet_whoever_asks(gateway, demo, stored):
+    before = await stored()
+    for field in ("name", "fleet", "role"):
+        reply = await demo("PATCH", f"/api/v1/proxies/{gateway.id}", {"locality": "eu", field: "x"})
+        assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [f"/{field}"])
+    assert await stored() == before
+
+
+async def test_the_envoy_of_an_exit_moves_with_its_exit_only(exit_proxy, demo, stored):
+    before = await stored()
+    reply = await demo("PATCH", f"/api/v1/proxies/{exit_proxy.id}", {"locality": "eu"})
+    assert (reply.status, reply.json["code"], reply.is_problem) == (409, "envoy_of_exit", True)
+    assert f"PATCH /api/v1/exits/{exit_proxy.id}" in reply.json["mend"]
+    assert [error["field"] for error in reply.json["errors"]] == ["{proxy_id}"]
     assert await stored() == before
 
 

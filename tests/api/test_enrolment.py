@@ -88,6 +88,42 @@ async def test_an_exit_that_enrols_again_at_another_address_has_to_be_heard_ther
     assert (shown["state"], shown["endpoint"], shown["port"]) == ("registering", "198.51.100.8", 9000)
 
 
+@pytest.mark.parametrize("role", Role)
+async def test_a_proxy_that_enrols_again_elsewhere_stands_there_and_one_that_does_not_say_stays(
+    role, demo, make_proxy, make_token, stored
+):
+    token = await make_token(role)
+    proxy = make_proxy(role)
+    await proxy.enrol(token, locality="eu-west/a")
+    path = f"/api/v1/{proxy.collection}/{proxy.id}"
+    assert (await demo("GET", path)).json["locality"] == "eu-west/a"
+    before = await stored()
+    for silent in ({}, {"locality": None}):
+        reply = await proxy.enrol(token, **silent)
+        assert (reply.status, reply.revision) == (201, before["revision"])
+        assert (await demo("GET", path)).json["locality"] == "eu-west/a"
+    reply = await proxy.enrol(token, locality="us")
+    assert (reply.status, reply.revision) == (201, before["revision"] + 1)
+    assert (await demo("GET", path)).json["locality"] == "us"
+    assert (await demo("GET", f"/api/v1/proxies/{proxy.id}")).json["locality"] == "us"
+
+
+async def test_an_exit_that_only_changed_its_locality_need_not_be_heard_again(demo, make_proxy, make_token, query):
+    token = await make_token(Role.EXIT)
+    proxy = make_proxy(Role.EXIT)
+    await proxy.enrol(token)
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    await proxy.enrol(token, locality="eu")
+    shown = (await demo("GET", f"/api/v1/exits/{proxy.id}")).json
+    assert (shown["state"], shown["locality"]) == ("healthy", "eu")
+
+
+async def test_an_exit_that_was_declared_with_a_locality_keeps_it_when_it_enrols(demo, make_proxy, make_token):
+    made = await demo.declare_exit(name="us-1", locality="us-east")
+    await make_proxy(Role.EXIT).enrol(await make_token(Role.EXIT), "us-1")
+    assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json["locality"] == "us-east"
+
+
 async def test_an_exit_that_was_disabled_stays_so_when_it_enrols_again(demo, make_proxy, make_token):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
@@ -205,6 +241,7 @@ async def test_a_wrong_signing_request_enrols_nobody(case, demo, make_proxy, mak
         ({"join_token": "x" * 201}, "/join_token"),
         ({"csr": "x" * 16_385}, "/csr"),
         ({"fleet": "demo"}, "/fleet"),
+        ({"locality": "eu/a/b"}, "/locality"),
     ],
 )
 async def test_a_wrong_field_of_an_enrolment_is_named(change, field, demo, make_proxy, make_token, stored):

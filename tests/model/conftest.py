@@ -30,12 +30,14 @@ class Declare:
         return await declared.save(unit, PoolRow(fleet_id=fleet.id, name=country, country=country, created_at=AT))
 
     async def exit(self, unit: Unit, pool: PoolRow, name: str = "one", **fields: Any) -> ExitRow:
-        proxy = ProxyRow(fleet_id=pool.fleet_id, name=name, role=Role.EXIT, created_at=AT)
+        locality = fields.get("locality")
+        proxy = ProxyRow(fleet_id=pool.fleet_id, name=name, role=Role.EXIT, locality=locality, created_at=AT)
         await declared.save(unit, proxy)
         return await declared.save(unit, exit_row(pool, name, id=proxy.id, **fields))
 
-    async def gateway(self, unit: Unit, fleet: FleetRow, name: str = "gw-1") -> ProxyRow:
-        return await declared.save(unit, ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT))
+    async def gateway(self, unit: Unit, fleet: FleetRow, name: str = "gw-1", **fields: Any) -> ProxyRow:
+        row = ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT, **fields)
+        return await declared.save(unit, row)
 
 
 def exit_row(pool: PoolRow, name: str, **fields: Any) -> ExitRow:

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from model.changes import write
-from model.repositories import declared, heartbeats, rollout
+from model.repositories import declared, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
-from model.repositories.rollout import Sync
+from model.repositories.sync import Standing
 from model.tables import ExitRow, ProxyRow
 from model.world import ExitState
 
@@ -128,9 +128,9 @@ async def test_replicas_that_store_the_same_answers_in_another_order_do_not_bloc
 ):
     async def record(statuses):
         async with database.session() as session:
-            await rollout.record_sync(session, statuses)
+            await sync.record(session, uuid4(), statuses)
 
-    statuses = [Sync(row.id, "type.googleapis.com/x", 1, True, "", NOW) for row in exits]
+    statuses = [Standing(row.id, "type.googleapis.com/x", wanted_revision=1) for row in exits]
     await record(statuses)
     held = f"SELECT FROM sync WHERE proxy_id = '{exits[10].id}' FOR UPDATE"
     await meet(database, until, query, held, record(statuses), record(statuses[::-1]))

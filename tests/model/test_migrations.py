@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlmodel import SQLModel
 
+from model import migrations
 from model.changes import write
 from model.database import (
     BadDatabaseUrl,
@@ -87,6 +91,35 @@ async def test_upgrading_again_changes_nothing(empty):
     await upgrade(empty)
     assert await worlds.current_revision(empty) == 1
     assert await differences(empty) == []
+
+
+async def test_what_was_declared_before_there_were_localities_stands_nowhere_known(empty):
+    async with empty.engine.begin() as connection:
+        await connection.run_sync(lambda given: upgrade_to("0001", given))
+        for statement in BEFORE_LOCALITIES:
+            await connection.exec_driver_sql(statement)
+    await upgrade(empty)
+    world = await worlds.load(empty)
+    assert [(each.name, each.locality) for each in (*world.exits.values(), *world.proxies.values())] == [
+        ("us-1", None),
+        ("gw-1", None),
+    ]
+
+
+def upgrade_to(revision, connection):
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+UUIDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(4)]
+BEFORE_LOCALITIES = [
+    f"INSERT INTO fleet VALUES ('{UUIDS[0]}', 'demo', now())",
+    f"INSERT INTO pool VALUES ('{UUIDS[1]}', '{UUIDS[0]}', 'us', 'us', now())",
+    f"INSERT INTO exit VALUES ('{UUIDS[2]}', '{UUIDS[1]}', 'us-1', 'a', NULL, 1, '::', NULL, 'lost', '', now(), now())",
+    f"INSERT INTO proxy VALUES ('{UUIDS[3]}', '{UUIDS[0]}', 'gw-1', 'gateway', now())",
+]
 
 
 UPGRADE = """

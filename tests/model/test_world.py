@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from model.locality import Locality
 from model.world import (
     Accepted,
     Change,
@@ -30,6 +31,8 @@ LISTENER = Listener(UUID(int=3), FLEET.id, "127.0.0.1", 8080)
 POOL, OTHER_POOL = Pool(UUID(int=4), FLEET.id, "us", "us"), Pool(UUID(int=5), FLEET.id, "de", "de")
 EXIT = Exit(UUID(int=6), POOL.id, "one", "198.51.100.1", 8443, ExitState.HEALTHY)
 PROXY = Proxy(EXIT.id, FLEET.id, "one", Role.EXIT)
+EU, US = Locality("eu", "a"), Locality("us")
+GATEWAY = Proxy(UUID(int=7), FLEET.id, "gw", Role.GATEWAY, EU)
 KEY = ResourceKey("gateway/1", "type.googleapis.com/x", "clients")
 EVERYTHING = [
     FLEET,
@@ -39,11 +42,12 @@ EVERYTHING = [
     OTHER_POOL,
     EXIT,
     PROXY,
+    GATEWAY,
     Accepted(KEY, "v1", b"one"),
     Rejection(KEY, "v2", EXIT.id, "no"),
 ]
 TABLES = ("fleets", "listeners", "pools", "exits", "proxies", "accepted", "rejections")
-INDEXES = ("listeners_of", "pools_of", "exits_of")
+INDEXES = ("listeners_of", "pools_of", "exits_of", "gateways_at")
 TABLE_OF = {
     Fleet: {"fleets"},
     Listener: {"listeners", "listeners_of"},
@@ -71,6 +75,22 @@ def test_the_indexes_say_what_belongs_to_what(world):
     assert world.listeners_of == {FLEET.id: {LISTENER.id}}
     assert world.pools_of == {FLEET.id: {POOL.id, OTHER_POOL.id}}
     assert world.exits_of == {POOL.id: {EXIT.id}}
+    assert world.gateways_at == {FLEET.id: {EU: 1}}
+
+
+def test_gateways_are_counted_where_they_stand_and_exits_are_not(world):
+    second, third = replace(GATEWAY, id=UUID(int=8)), replace(GATEWAY, id=UUID(int=9), locality=None)
+    more = world.changed(2, [put(second), put(third), put(replace(PROXY, locality=US))])
+    assert more.gateways_at == {FLEET.id: {EU: 2, None: 1}}
+    moved = more.changed(3, [put(replace(second, locality=US)), put(replace(third, fleet_id=OTHER_FLEET.id))])
+    assert moved.gateways_at == {FLEET.id: {EU: 1, US: 1}, OTHER_FLEET.id: {None: 1}}
+    fewer = moved.changed(4, [Change(Kind.PROXY, second.id, None), Change(Kind.PROXY, third.id, None)])
+    assert fewer.gateways_at == world.gateways_at
+
+
+def test_a_gateway_that_stays_where_it_stands_leaves_the_count_as_it_is(world):
+    renamed = world.changed(2, [put(replace(GATEWAY, name="other"))])
+    assert renamed.gateways_at is world.gateways_at
 
 
 def test_what_moves_leaves_its_old_index(world):
@@ -104,7 +124,10 @@ def test_tables_that_a_change_does_not_concern_are_shared(world, entity):
 
 def test_the_world_before_stays_as_it_was(world):
     before = {name: dict(getattr(world, name)) for name in (*TABLES, *INDEXES)}
+    there = {**world.gateways_at[FLEET.id]}
     world.changed(2, [put(replace(EXIT, pool_id=OTHER_POOL.id)), Change(Kind.POOL, POOL.id, None)])
+    world.changed(2, [put(replace(GATEWAY, locality=US))])
+    assert world.gateways_at[FLEET.id] == there
     assert {name: dict(getattr(world, name)) for name in (*TABLES, *INDEXES)} == before
     assert world.revision == 1
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import insert
 
 from model.changes import write
+from model.locality import Locality
 from model.repositories import declared, rollout, upkeep, worlds
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
 from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
@@ -29,8 +30,11 @@ async def test_everything_that_is_declared_is_in_the_world(database, declare):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
         pool = await declare.pool(unit, fleet)
-        exit_ = await declare.exit(unit, pool, egress_address="10.0.0.2", endpoint=None, address="exit.example")
-        gateway = await declare.gateway(unit, fleet)
+        exit_ = await declare.exit(
+            unit, pool, egress_address="10.0.0.2", endpoint=None, address="exit.example", locality="eu-west/a"
+        )
+        gateway = await declare.gateway(unit, fleet, locality="us")
+        unplaced = await declare.gateway(unit, fleet, "gw-2")
         await rollout.record_rejection(unit, Rejection(KEY, "v2", gateway.id, "no"), NOW)
     world = await worlds.load(database)
     assert world.revision == 1
@@ -39,9 +43,12 @@ async def test_everything_that_is_declared_is_in_the_world(database, declare):
     assert world.pools[pool.id].country == "us"
     assert (world.exits[exit_.id].endpoint, world.exits[exit_.id].egress_address) == (None, "10.0.0.2")
     assert world.exits[exit_.id].state is ExitState.HEALTHY
-    assert set(world.proxies) == {exit_.id, gateway.id}
+    assert set(world.proxies) == {exit_.id, gateway.id, unplaced.id}
+    assert world.exits[exit_.id].locality == world.proxies[exit_.id].locality == Locality("eu-west", "a")
+    assert [world.proxies[row.id].locality for row in (gateway, unplaced)] == [Locality("us"), None]
     assert world.rejections[KEY, "v2"].detail == "no"
     assert world.exits_of == {pool.id: {exit_.id}}
+    assert world.gateways_at == {fleet.id: {Locality("us"): 1, None: 1}}
 
 
 async def test_a_world_that_is_up_to_date_stays_as_it_is(database, declare):
@@ -58,9 +65,10 @@ async def test_catching_up_after_random_writes_equals_loading(database, declare)
         fleets = [await declare.fleet(unit, name) for name in ("a", "b")]
         pools = [await declare.pool(unit, fleet, country) for fleet in fleets for country in ("us", "de", "jp")]
     rows: list[ExitRow] = []
-    for step in range(60):
+    gateways: list[ProxyRow] = []
+    for step in range(80):
         async with write(database) as unit:
-            await change_something(random, declare, unit, fleets, pools, rows, step)
+            await change_something(random, declare, unit, fleets, pools, rows, gateways, step)
         if random.random() < 0.4:  # several revisions at once, as after an outage
             world, changes = await worlds.catch_up(database, world)
             assert world == await worlds.load(database)
@@ -68,16 +76,27 @@ async def test_catching_up_after_random_writes_equals_loading(database, declare)
             assert {change.key for change in changes} >= {change.key for change in changes if change.value is None}
 
 
-async def change_something(random, declare, unit, fleets, pools, rows, step):
+async def change_something(random, declare, unit, fleets, pools, rows, gateways, step):
     def pick(row_type, row):
         return declared.lock(unit.session, row_type, row.id)
 
-    match random.choice(["add", "add", "change", "move", "remove", "rename", "listener"]):
+    locality = random.choice([None, "eu", "eu/a", "us"])
+    steps = ["add", "add", "change", "move", "remove", "rename", "listener", "open", "relocate", "close"]
+    match random.choice(steps):
         case "add":
             rows.append(await declare.exit(unit, random.choice(pools), f"exit-{step}"))
         case "change" if rows:
             row = await pick(ExitRow, random.choice(rows))
-            await declared.save_changes(unit, row, {"port": 9000 + step, "state": ExitState.LOST})
+            fields = {"port": 9000 + step, "state": ExitState.LOST, "locality": locality}
+            await declared.save_changes(unit, row, fields)
+        case "open":
+            gateways.append(await declare.gateway(unit, random.choice(fleets), f"gw-{step}", locality=locality))
+        case "relocate" if gateways:
+            row = await pick(ProxyRow, random.choice(gateways))
+            await declared.save_changes(unit, row, {"locality": locality})
+        case "close" if gateways:
+            row = gateways.pop(random.randrange(len(gateways)))
+            await declared.remove(unit, await pick(ProxyRow, row))
         case "move" if rows:
             row = await pick(ExitRow, random.choice(rows))
             await declared.save_changes(unit, row, {"pool_id": random.choice(pools).id})

@@ -43,6 +43,7 @@ class AnyScope:
     """Stands in for a scope, of which the protocol knows nothing but that a view has some."""
 
     key: str = "group"
+    types: frozenset[str] = frozenset()
 
 
 def view_of(tables: Tables, revision: int = 1) -> View:

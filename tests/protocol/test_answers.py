@@ -128,24 +128,6 @@ def test_a_client_that_rejects_for_ever_costs_bounded_memory(variant):
     assert len(subscription.flights) == 1
 
 
-def test_who_asks_for_a_rejected_name_anew_is_answered():
-    client = Client(DELTA, {ENDPOINT: {"a": "1"}})
-    (response,) = client.subscribe(ENDPOINT, "a")
-    client.nack(response)
-    (again,) = client.subscribe(ENDPOINT, "a")
-    assert again.contents == {"a": "1"}
-
-
-@both
-def test_who_gives_a_rejected_name_up_and_asks_for_it_anew_is_answered(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
-    (response,) = client.subscribe(ENDPOINT, "a", "b")
-    client.nack(response)
-    client.unsubscribe(ENDPOINT, "a")
-    (again,) = client.subscribe(ENDPOINT, "a")
-    assert again.contents == {"a": "1"}
-
-
 @both
 def test_a_rejection_may_come_with_more_names(variant):
     client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})

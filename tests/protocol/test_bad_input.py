@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xds.protocol.stream
-from tests.protocol.client import DELTA, SOTW, Client
+from tests.protocol.client import DELTA, SOTW, Client, view_of
 from xds.protocol.messages import Malformed, parse
-from xds.protocol.stream import Answered, Close, Send
+from xds.protocol.stream import MAX_NODE_BYTES, Answered, Close, Send
+from xds.protocol.subscription import MOST_REFUSALS
 from xds.snapshot.order import ADDITIONS
-from xds.translate.names import CLUSTER, ENDPOINT
-from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.snapshot.snapshot import View
+from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
 TABLES = {type_url: {"a": "1", "b": "1"} for type_url in ADDITIONS}
@@ -124,6 +128,133 @@ def test_a_name_may_be_anything(variant):
     client.settle(client.subscribe(ENDPOINT, *strange))
     client.settle(client.unsubscribe(ENDPOINT, *strange))
     assert client.closed is None
+
+
+@both
+@pytest.mark.parametrize(("more", "status"), [(0, None), (1, "RESOURCE_EXHAUSTED")])
+def test_a_node_may_have_so_many_bytes(variant, more, status):
+    frame = Node(id="x" * 100_000).ByteSize() - 100_000  # a longer name has as long a length before it
+    client = Client(variant, TABLES)
+    client.request(CLUSTER, node=Node(id="x" * (MAX_NODE_BYTES - frame + more)))
+    assert (client.closed and client.closed.status) == status
+
+
+@both
+@pytest.mark.parametrize("type_url", ["type.example/of.nobody", "*", CLUSTER + "/", CLUSTER.upper()])
+def test_a_type_that_does_not_exist_is_ignored_whatever_is_said_of_it(variant, type_url):
+    client = Client(variant, TABLES)
+    assert client.subscribe(type_url, "a", "*") == []
+    assert client.request(type_url, nonce="1", error_detail={"message": "no"}) == []
+    assert (client.closed, client.answers, client.stream._types) == (None, [], {})
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+def _remembered(client):
+    """How many entries a stream has in each of its tables."""
+    tables = {
+        (type_url, field.name): getattr(subscription, field.name)
+        for type_url, subscription in client.stream._types.items()
+        for field in fields(subscription)
+    }
+    tables |= {(type_url, "owed"): names for type_url, names in client.stream._owed.items()}
+    return {key: len(table) for key, table in tables.items() if isinstance(table, (set, dict)) and table}
+
+
+@both
+@pytest.mark.parametrize("type_url", ADDITIONS)
+@pytest.mark.parametrize("name", ["a", "missing"])
+@pytest.mark.parametrize("beside", [(), ("*",), ("b",)], ids=["alone", "wildcard", "name"])
+def test_a_name_asked_for_and_given_up_for_ever_costs_nothing(variant, type_url, name, beside):
+    client = Client(variant, TABLES)
+    client.settle(client.subscribe(type_url, *beside, name))
+    sizes = []
+    for _ in range(20):
+        client.settle(client.subscribe(type_url, name))
+        client.settle(client.unsubscribe(type_url, name))
+        sizes.append(_remembered(client))
+    assert sizes == sizes[:1] * 20
+    assert client.closed is None
+
+
+@both
+def test_a_name_asked_for_and_given_up_for_ever_by_who_never_answers_costs_nothing(variant):
+    client = Client(variant, TABLES)
+    client.subscribe(CLUSTER, "*")
+    sizes = []
+    for _ in range(20):
+        client.subscribe(CLUSTER, "a")
+        client.unsubscribe(CLUSTER, "a")
+        sizes.append(_remembered(client))
+    assert sizes == sizes[:1] * 20
+
+
+@both
+@pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT])
+def test_a_client_that_rejects_for_ever_is_sent_each_version_once(variant, type_url):
+    client = Client(variant, {type_url: {"a": "0", "b": "0"}})
+    said = client.subscribe(type_url, "a", "b")
+    sizes = []
+    for number in range(1, 4 * MOST_REFUSALS):
+        for response in said:  # grows while it is read
+            said += client.nack(response)
+        contents = [response.contents for response in said]
+        assert contents == ([{"a": str(number - 1), "b": "0"}] if number == 1 else [{"a": str(number - 1)}])
+        assert client.publish(client.tables, known=False) == []
+        sizes.append(_remembered(client))
+        said = client.publish({type_url: {"a": str(number), "b": "0"}})
+    assert sizes == sizes[:1] * len(sizes)
+    (subscription,) = client.stream._types.values()
+    assert {name: len(versions) for name, versions in subscription.refused.items()} == {"a": MOST_REFUSALS, "b": 1}
+
+
+@both
+def test_names_that_are_rejected_and_vanish_count_as_remembered(variant, monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(variant, {CLUSTER: {}})
+    client.settle(client.subscribe(CLUSTER))
+    for number in range(11):
+        (response,) = client.publish({CLUSTER: {f"name-{number}": "1"}})
+        client.nack(response)
+        client.settle(client.publish({CLUSTER: {}}))
+    client.request(CLUSTER)
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+def test_names_that_left_unsaid_count_as_remembered(monkeypatch):
+    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+    client = Client(SOTW, {ENDPOINT: {}})
+    client.settle(client.subscribe(ENDPOINT, "*"))
+    for number in range(11):
+        client.settle(client.publish({ENDPOINT: {f"name-{number}": "1"}}))
+        client.settle(client.publish({ENDPOINT: {}}))
+    client.request(ENDPOINT)
+    assert client.closed.status == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("number", [10, 1_000])
+def test_a_change_costs_as_much_however_much_else_the_stream_holds(number):
+    names = [str(name) for name in range(number)]
+    tables = {type_url: dict.fromkeys(names, "1") for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE)}
+    client = Client(DELTA, tables)
+    for type_url in tables:
+        client.settle(client.subscribe(type_url, "*", *names))
+    looked_up = []
+
+    class CountingView(View):
+        def get(self, type_url, name):
+            looked_up.append((type_url, name))
+            return super().get(type_url, name)
+
+        def names(self, type_url):
+            looked_up.append((type_url, "all of them"))
+            return super().names(type_url)
+
+    changed = view_of({**tables, ENDPOINT: {**tables[ENDPOINT], "7": "2"}}, 2)
+    (send,) = client.stream.publish(CountingView(changed.snapshots), {ENDPOINT: {"7"}}, 0)
+    client.request(ENDPOINT, nonce=send.nonce)
+    assert looked_up == [(ENDPOINT, "7")]
 
 
 # -- random bytes ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -125,26 +126,33 @@ class Known:
                 self.certain[name] = self.accepted[name] = content
                 self.possible[name] = {content}
                 self.doubt.discard(name)
-        gone = [name for name in self.accepted if name not in response.contents] if full else response.removed
-        for name in gone:
+            elif self.wants(name):
+                self.possible.setdefault(name, set()).add(content)  # given up and asked for again meanwhile
+        for name in self._gone(response, full=full):
             for table in (self.certain, self.possible, self.accepted):
                 table.pop(name, None)
             self.doubt.discard(name)
         self.doubt.discard("")
 
-    def reject(self, given: Iterable[str], response: Response, error: str) -> None:
+    def reject(self, given: Iterable[str], response: Response, error: str, *, full: bool) -> None:
         named = {name for name in given if name in error.split()} or set(given)
         for name in given:
             if not self.wants(name):
                 continue
             self.certain.pop(name, None)
+            self.possible.setdefault(name, set()).add(response.contents[name])
             self.doubt.add(name)
             if name in named and name not in self.given_up:
                 self.refused.setdefault(name, set()).add(response.contents[name])
             else:
                 self.again.add(name)
         self.doubt.update(() if given else response.removed or [""])  # a full state may have left out what it holds
-        self.again.update(response.removed)
+        for name in self._gone(response, full=full):
+            self.certain.pop(name, None)
+            self.again.add(name)
+
+    def _gone(self, response: Response, *, full: bool) -> list[str]:
+        return [name for name in self.accepted if name not in response.contents] if full else response.removed
 
 
 class Conversation(RuleBasedStateMachine):
@@ -242,42 +250,90 @@ class Conversation(RuleBasedStateMachine):
 
     def _ask(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         """Put a request into the queue."""
+        said = {"subscribe": subscribe, "unsubscribe": unsubscribe, "nonce": nonce, "error": error}
+        message = self._message(type_url, **said)
+        self._say(message, message.SerializeToString())
+
+    def _message(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         held = self.held[type_url]
-        first, held.opened = not held.opened, True
-        request = {
-            "type_url": type_url,
-            "first": first,
-            "subscribe": subscribe,
-            "unsubscribe": unsubscribe,
-            "wildcard": held.wildcard,
-            "names": set(held.names),
-            "error": error,
-            "resumed": dict(held.contents) if first else {},
-        }
         fields = {"error_detail": {"message": error}} if error is not None else {}
         if self.variant is DELTA:
-            message = DeltaDiscoveryRequest(
+            resumed = {} if held.opened else held.contents
+            return DeltaDiscoveryRequest(
                 type_url=type_url,
                 response_nonce=nonce or "",
                 resource_names_subscribe=subscribe,
                 resource_names_unsubscribe=unsubscribe,
-                initial_resource_versions={
-                    name: version_of(name, content) for name, content in request["resumed"].items()
-                },
+                initial_resource_versions={name: version_of(name, content) for name, content in resumed.items()},
                 **fields,
             )
+        wildcard = ["*"] if held.wildcard and held.explicit else []
+        return DiscoveryRequest(
+            type_url=type_url,
+            response_nonce=held.nonce if nonce is None else nonce,
+            resource_names=[*wildcard, *held.names],
+            version_info=held.version,
+            **fields,
+        )
+
+    @rule(typed=typed, raw=st.none() | st.binary(max_size=40), data=st.data())
+    def talk_gibberish(self, typed, raw, data):
+        """Bytes of no request, or those of one with some of them changed: then the client means what they say now."""
+        if raw is None:
+            type_url, wishes = typed
+            raw = bytearray(self._message(type_url, subscribe=wishes, error="c0").SerializeToString())
+            for _ in range(data.draw(st.integers(1, 3))):
+                raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            message = (DeltaDiscoveryRequest if self.variant is DELTA else DiscoveryRequest).FromString(bytes(raw))
+        except DecodeError:
+            message = DiscoveryRequest()
+        if message.type_url not in TYPES:
+            self.requests.append({"bytes": bytes(raw), "statuses": [] if message.type_url else ["INVALID_ARGUMENT"]})
+            return
+        held, nonce = self.held[message.type_url], message.response_nonce
+        if not nonce.isdecimal() or nonce in (held.nonce, *held.old_nonces):  # others it was not sent yet
+            self._say(message, bytes(raw))
+
+    def _say(self, message, raw):
+        """Put a request into the queue, and be what it makes of the client."""
+        held = self.held[message.type_url]
+        first, held.opened = not held.opened, True
+        if self.variant is DELTA:
+            subscribe, unsubscribe = message.resource_names_subscribe, message.resource_names_unsubscribe
+            held.wildcard |= "*" in subscribe or (first and not subscribe and message.type_url in FULL)
+            held.wildcard &= "*" not in unsubscribe
+            held.names = (held.names | {*subscribe} - {"*"}) - {*unsubscribe}
+            versions = message.initial_resource_versions if first else {}
+            if first:  # what it does not say that it holds, it does not
+                held.contents = {name: content for name, content in held.contents.items() if name in versions}
+            resumed = {name: self._content(held, name, version) for name, version in versions.items()}
         else:
-            wildcard = ["*"] if held.wildcard and held.explicit else []
-            message = DiscoveryRequest(
-                type_url=type_url,
-                response_nonce=held.nonce if nonce is None else nonce,
-                resource_names=[*wildcard, *held.names],
-                version_info=held.version,
-                **fields,
-            )
-            request["resumed"] = request["resumed"] if held.version else {}
-        request["nonce"], request["bytes"] = message.response_nonce, message.SerializeToString()
-        self.requests.append(request)
+            subscribe, unsubscribe = message.resource_names, ()
+            held.explicit |= bool(subscribe)
+            held.wildcard = "*" in subscribe or (not held.explicit and message.type_url in FULL)
+            held.names = {*subscribe} - {"*"}
+            resumed = dict(held.contents) if first and held.version and message.version_info == held.version else {}
+        self._forget_what_is_not_wanted(held)
+        self.requests.append(
+            {
+                "type_url": message.type_url,
+                "first": first,
+                "subscribe": [*subscribe],
+                "unsubscribe": [*unsubscribe],
+                "wildcard": held.wildcard,
+                "names": set(held.names),
+                "error": message.error_detail.message if message.HasField("error_detail") else None,
+                "resumed": resumed,
+                "nonce": message.response_nonce,
+                "bytes": raw,
+            }
+        )
+
+    def _content(self, held, name, version):
+        """What a client that says it holds this version holds; nobody knows, if it says so by mistake."""
+        content = held.contents.get(name, "")
+        return content if version == version_of(name, content) else "?"
 
     # -- the network --
 
@@ -287,6 +343,11 @@ class Conversation(RuleBasedStateMachine):
             return
         request = self.requests.popleft()
         actions = self.stream.receive(request["bytes"], self.now)
+        if "statuses" in request:
+            assert [action.status for action in actions] == request["statuses"]
+            if actions:
+                self.reconnect()
+            return
         answered = [action for action in actions if isinstance(action, Answered)]
         self._learn(request, answered)
         self._emit(actions)
@@ -327,10 +388,11 @@ class Conversation(RuleBasedStateMachine):
             (answer,) = answered
             assert answer.error == request["error"]
             assert answer.given.keys() <= response.contents.keys()
+            full = self.variant is SOTW and type_url in FULL
             if request["error"] is None:
-                known.accept(response, full=self.variant is SOTW and type_url in FULL)
+                known.accept(response, full=full)
             else:
-                known.reject(answer.given, response, request["error"])
+                known.reject(answer.given, response, request["error"], full=full)
         if self.variant is DELTA:
             self._learn_names_of_delta(known, request)
         else:
@@ -383,8 +445,9 @@ class Conversation(RuleBasedStateMachine):
         new = {name: content for name, content in response.contents.items() if known.certain.get(name) != content}
         for name, content in response.contents.items():
             assert known.wants(name), "nobody asked for it"
-            assert content not in known.refused.get(name, ()), "it was rejected before"
-            assert content == there.get(name) or (full and content == known.accepted[name]), "it is not what there is"
+            repeated = full and content == known.accepted.get(name)  # what it accepted once: left out, it is deleted
+            assert repeated or content not in known.refused.get(name, ()), "it was rejected before"
+            assert repeated or content == there.get(name), "it is not what there is"
             assert full or name in new or name in known.again, "the client holds it"
         if full and not known.changed and not known.doubt:
             assert response.contents != known.accepted, "the client holds all of it"

@@ -11,6 +11,7 @@ from model.world import Pool
 from tests.protocol.client import DELTA, IDENTITY, SOTW, AnyScope, Client, resource_of, version_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Stream
+from xds.server.limits import Limits
 from xds.server.publisher import Publisher
 from xds.server.service import DiscoveryService
 from xds.snapshot.order import ADDITIONS, FULL_STATE
@@ -127,6 +128,24 @@ def test_rule_03_unchanged_content_is_not_sent_again_after_a_rejection(variant):
     assert client.wait(3600) == []
     (changed,) = client.publish({CLUSTER: {"a": "2"}})
     assert changed.contents == {"a": "2"}
+
+
+def test_rule_03_who_asks_for_a_rejected_name_anew_is_answered_delta():
+    client = Client(DELTA, {ENDPOINT: {"a": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a")
+    client.nack(response)
+    (again,) = client.subscribe(ENDPOINT, "a")
+    assert again.contents == {"a": "1"}
+
+
+@both
+def test_rule_03_who_gives_a_rejected_name_up_and_asks_for_it_anew_is_answered(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a", "b")
+    client.nack(response)
+    client.unsubscribe(ENDPOINT, "a")
+    (again,) = client.subscribe(ENDPOINT, "a")
+    assert again.contents == {"a": "1"}
 
 
 @both
@@ -255,6 +274,20 @@ def test_rule_08_what_a_rejection_does_not_name_is_sent_again_without_what_it_na
     assert client.nack(again, "something else") == [], "which ends when nothing is left that was not rejected"
 
 
+@both
+def test_rule_08_a_doubt_ends_when_the_version_that_the_client_keeps_is_the_right_one_again(variant):
+    tables = {CLUSTER: {"c": "1"}, ROUTE: {"r": "1"}}
+    client = Client(variant, tables)
+    client.settle(client.subscribe(CLUSTER))
+    client.settle(client.subscribe(ROUTE, "r"))
+    (bad,) = client.publish({**tables, ROUTE: {"r": "bad"}})
+    client.nack(bad)
+    client.settle(client.publish(tables))
+    assert client.publish({**tables, ROUTE: {"r": "bad"}}) == []
+    (removal,) = client.publish({CLUSTER: {}, ROUTE: {"r": "1"}})
+    assert client.removes(removal, "c")
+
+
 class _Context:
     """What a gRPC stream gives its handler."""
 
@@ -265,18 +298,19 @@ class _Context:
         raise ConnectionRefusedError(status, message)
 
 
-async def test_rule_09_a_stream_is_refused_until_the_world_is_loaded():
-    service = DiscoveryService(Publisher(), SimpleNamespace(), removal_grace_s=0)
+@pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"], ids=["sotw", "delta"])
+async def test_rule_09_a_stream_is_refused_until_the_world_is_loaded(method):
+    service = DiscoveryService(Publisher(), SimpleNamespace(), Limits(), lambda: None)
     for handlers in service.handlers():
         call = SimpleNamespace(
-            method="/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+            method=f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}",
             invocation_metadata=(),
         )
-        method = handlers.service(call)
-        if method is not None:
+        handler = handlers.service(call)
+        if handler is not None:
             break
     with pytest.raises(ConnectionRefusedError) as refused:
-        await method.stream_stream(None, _Context())
+        await handler.stream_stream(None, _Context())
     assert refused.value.args[0] is grpc.StatusCode.UNAVAILABLE
 
 
@@ -445,6 +479,26 @@ def test_rule_19_a_rejection_does_not_bring_back_names_since_given_up(variant):
     assert client.nack(response) == []
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+def test_rule_19_what_crosses_a_name_given_up_and_asked_for_again_may_have_been_taken_delta(accepts):
+    client = Client(DELTA, {ENDPOINT: {"a": "1", "gone": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "*")
+    client.publish({ENDPOINT: {"a": "1"}})
+    client.unsubscribe(ENDPOINT, "*")
+    client.subscribe(ENDPOINT, "*")
+    said = client.settle(client.ack(response) if accepts else client.nack(response))
+    assert [(response.contents, response.removed) for response in said] == [({"a": "1"}, []), ({}, ["gone"])]
+
+
+def test_rule_19_what_crosses_a_name_given_up_and_asked_for_again_is_sent_again_sotw():
+    client = Client(SOTW, {ENDPOINT: {"a": "1", "b": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a", "b")
+    client.request(ENDPOINT, nonce="", resource_names=["b"])
+    client.request(ENDPOINT, nonce="", resource_names=["a", "b"])
+    (again,) = client.ack(response)
+    assert again.contents == {"a": "1"}
+
+
 def test_rule_19_what_waits_for_a_wildcard_since_given_up_is_dropped_sotw():
     client = Client(SOTW, {CLUSTER: {"c": "1"}, LISTENER: {"a": "1", "b": "1"}})
     (clusters,) = client.subscribe(CLUSTER)
@@ -518,11 +572,17 @@ def test_rule_23_subscriptions_accumulate():
     assert response.contents == {"a": "2", "b": "2"}
 
 
-def test_rule_23_the_asterisk_and_names_together():
-    client = Client(DELTA, {CLUSTER: {"a": "1", "b": "1"}})
+@both
+def test_rule_23_the_asterisk_and_names_together(variant):
+    client = Client(variant, {CLUSTER: {"a": "1", "b": "1"}})
     (response,) = client.subscribe(CLUSTER, "*", "a", "missing")
     assert response.contents == {"a": "1", "b": "1"}
-    assert response.removed == ["missing"]
+    assert response.removed == (["missing"] if variant is DELTA else [])
+    client.ack(response)
+    client.settle(client.unsubscribe(CLUSTER, "*"))
+    client.settle(client.publish({CLUSTER: {"a": "2", "b": "2", "missing": "2"}}))
+    assert {client.held[CLUSTER].get(name) for name in ("a", "missing")} == {"2"}, "the names outlive the asterisk"
+    assert client.held[CLUSTER].get("b") != "2"
 
 
 def test_rule_23_a_name_keeps_the_legacy_wildcard_until_the_asterisk_is_given_up():
@@ -656,6 +716,16 @@ def test_rule_29_an_extension_is_never_removed_by_the_server(variant):
 
 
 @both
+def test_rule_29_an_extension_that_is_gone_keeps_its_clusters_until_it_is_given_up(variant):
+    client = Client(variant, {CLUSTER: {"c": "1"}, EXTENSION: {"a": "1"}})
+    client.settle(client.subscribe(CLUSTER))
+    client.settle(client.subscribe(EXTENSION, "a"))
+    assert client.publish({CLUSTER: {}, EXTENSION: {}}) == []
+    (removal,) = client.unsubscribe(EXTENSION, "a")
+    assert client.removes(removal, "c")
+
+
+@both
 def test_rule_30_after_a_rejection_the_older_version_is_sent_when_it_is_to_be_had_again(variant):
     client = Client(variant, {CLUSTER: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER))
@@ -672,6 +742,14 @@ def test_rule_30_what_was_missing_in_a_rejected_response_is_said_again():
     (again,) = client.nack(response)
     assert (again.contents, again.removed) == ({}, ["missing"])
     assert client.nack(again) == [], "once"
+
+
+def test_rule_30_after_a_rejection_the_version_does_not_cover_what_was_rejected_sotw():
+    client = Client(SOTW, {ENDPOINT: {"a": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a")
+    client.nack(response)
+    client = client.reconnect()
+    assert client.subscribe(ENDPOINT, "a")[0].contents == {"a": "1"}, "nobody says that it holds it"
 
 
 def test_rule_31_a_large_delta_response_is_split():
@@ -703,6 +781,13 @@ def test_rule_31_a_large_state_of_named_resources_is_sent_in_turns():
     assert client.held[ENDPOINT] == names
     client = client.reconnect()
     assert client.subscribe(ENDPOINT, *names) == [], "and the last version covers them all"
+
+
+def test_rule_31_a_full_state_is_not_split():
+    contents = {f"cluster-{number}": "x" * MIB for number in range(5)}
+    client = Client(SOTW, {CLUSTER: contents})
+    (response,) = client.subscribe(CLUSTER)
+    assert response.contents == contents, "what it leaves out would be deleted"
 
 
 @both
@@ -742,6 +827,21 @@ def test_rule_33_a_changed_cluster_is_followed_by_its_endpoints(variant):
     clusters, follower = client.publish({CLUSTER: {"a": "2", "b": "1"}, ENDPOINT: endpoints})
     assert clusters.contents["a"] == "2"
     assert (follower.type_url, follower.contents) == (ENDPOINT, {"a": "1"})
+
+
+@both
+def test_rule_33_a_cluster_that_the_client_kept_and_still_holds_is_not_followed_again(variant):
+    endpoints = {"a": "1", "b": "1"}
+    client = Client(variant, {CLUSTER: {"a": "1", "b": "1"}, ENDPOINT: endpoints})
+    client.settle(client.subscribe(CLUSTER))
+    client.settle(client.subscribe(ENDPOINT, "a", "b"))
+    bad, follower = client.publish({CLUSTER: {"a": "bad", "b": "1"}, ENDPOINT: endpoints})
+    client.ack(follower)
+    client.nack(bad)
+    client.settle(client.publish({CLUSTER: {"a": "1", "b": "1"}, ENDPOINT: endpoints}))
+    clusters, follower = client.publish({CLUSTER: {"a": "bad", "b": "2"}, ENDPOINT: endpoints})
+    assert "bad" not in clusters.contents.values()
+    assert follower.contents == {"b": "1"}
 
 
 @both

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from model.authority import Authority, KeyPair, create_authority, sign_request
 from model.changes import Unit, write
 from model.database import Database
 from model.identity import XDS_SERVER_NAME, Identity
-from model.repositories import declared, rollout
+from model.repositories import declared, sync
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.world import ExitState, Role
 from xds.server.limits import Limits
@@ -168,11 +168,16 @@ Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
 
 @pytest.fixture
 def serve(database: Database, authority: Authority, until: Callable[..., Any]) -> Serve:
-    """`async with serve() as server`: a replica, ready; on the test's database unless another is given."""
+    """`async with serve() as server`: a replica, ready; on the test's database unless another is given.
+
+    `canary`, `debounce` and `clock` are those of `run_server`, all else are its limits.
+    """
 
     @asynccontextmanager
-    async def start(on: Database = database, *, ready: bool = True, **limits: Any) -> AsyncIterator[XdsServer]:
-        async with run_server(on, authority, ["127.0.0.1:0"], limits=Limits(removal_grace_s=0, **limits)) as server:
+    async def start(on: Database = database, *, ready: bool = True, **given: Any) -> AsyncIterator[XdsServer]:
+        more = {name: given.pop(name) for name in ("canary", "debounce", "clock") if name in given}
+        limits = Limits(**{"removal_grace_s": 0, **given})
+        async with run_server(on, authority, ["127.0.0.1:0"], limits=limits, **more) as server:
             if ready:
                 await until(lambda: server.ready)
             yield server
@@ -331,6 +336,99 @@ def connect(dial: Dial) -> Connect:
     return start
 
 
+class Gateway:
+    """A client that goes on by itself: it takes and acknowledges what comes, unless it is told to wait or to refuse."""
+
+    def __init__(self, client: Client, identity: Identity) -> None:
+        self.client = client
+        self.identity = identity
+        self.paused: set[str] = set()
+        """Types whose responses are read and left unanswered."""
+        self.refuses: dict[str, str] = {}
+        """Types whose responses are rejected, with these words."""
+        self.refused: list[DeltaDiscoveryResponse] = []
+        self.waiting: list[DeltaDiscoveryResponse] = []
+        self.code: grpc.StatusCode | None = None
+        """How the stream ended."""
+        self._turn = asyncio.Lock()
+
+    @property
+    def id(self) -> UUID:
+        return self.identity.proxy_id
+
+    def pause(self, *type_urls: str) -> None:
+        self.paused.update(type_urls)
+
+    async def resume(self) -> None:
+        """Answer what was left unanswered, and all that comes."""
+        self.paused.clear()
+        async with self._turn:
+            while self.waiting:
+                await self._answer(self.waiting.pop(0))
+
+    def was_sent(self, type_url: str, name: str) -> bool:
+        """Whether it was sent a resource, or its end, on this stream."""
+        return any(
+            response.type_url == type_url
+            and (name in response.removed_resources or name in {resource.name for resource in response.resources})
+            for response in self.client.responses
+        )
+
+    def versions_sent(self, type_url: str, name: str) -> list[str]:
+        """All the versions of a resource that it was sent on this stream."""
+        return [
+            resource.version
+            for response in self.client.responses
+            if response.type_url == type_url
+            for resource in response.resources
+            if resource.name == name
+        ]
+
+    async def run(self, resumed: dict[str, dict[str, str]] | None) -> None:
+        try:
+            async with self._turn:
+                await self.client.start(resumed)
+            while (raw := await self.client.call.read()) is not grpc.aio.EOF:
+                response = DeltaDiscoveryResponse.FromString(raw)
+                self.client.responses.append(response)
+                async with self._turn:
+                    if response.type_url in self.paused:
+                        self.waiting.append(response)
+                    else:
+                        await self._answer(response)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass
+        self.code = await self.client.call.code()
+
+    async def _answer(self, response: DeltaDiscoveryResponse) -> None:
+        if (words := self.refuses.get(response.type_url)) is not None:
+            self.refused.append(response)
+            await self.client.reject(response, words)
+        else:
+            await self.client.accept(response)
+
+
+@pytest.fixture
+def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[Gateway]]:
+    """`async with drive(server, identity) as gateway`: a gateway that goes on by itself."""
+
+    @asynccontextmanager
+    async def start(
+        server: XdsServer, identity: Identity, *, resumed: dict[str, dict[str, str]] | None = None
+    ) -> AsyncIterator[Gateway]:
+        async with connect(server, identity) as client:
+            gateway = Gateway(client, identity)
+            task = asyncio.create_task(gateway.run(resumed))
+            try:
+                yield gateway
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    return start
+
+
 @dataclass
 class SotwClient:
     """The least that the state-of-the-world variant needs."""
@@ -357,7 +455,13 @@ def synced(database: Database) -> Callable[..., Any]:
 
     async def read(proxy_id: UUID) -> dict[str, tuple[int, bool, str]]:
         async with database.session() as session:
-            rows = await rollout.sync_of(session, proxy_id)
-            return {row.type_url: (row.revision, row.accepted, row.detail) for row in rows}
+            rows = await sync.of_proxy(session, proxy_id)
+        found = {}
+        for row in rows:
+            rejected = (row.rejected_revision or 0) > (row.accepted_revision or 0)
+            if row.accepted_revision or rejected:
+                revision = row.rejected_revision if rejected else row.accepted_revision
+                found[row.type_url] = (revision, not rejected, row.detail)
+        return found
 
     return read

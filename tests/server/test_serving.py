@@ -42,10 +42,11 @@ async def test_an_exit_is_sent_its_listener_routes_and_targets(plane, server, co
         assert client.held(names.CLUSTER) == {names.TARGETS}
 
 
-async def test_a_write_is_pushed_and_nothing_else_is(plane, server, connect, has_all):
+async def test_a_write_is_pushed_and_nothing_else_is(plane, server, connect, has_all, until):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
+        await until(lambda: not server.publisher.rolling_out())
         before = len(client.responses)
         revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await client.until(lambda it: addresses(it, plane.cluster("us")) == ["198.51.100.2"])
@@ -100,11 +101,10 @@ async def test_two_replicas_send_equal_versions(plane, server, serve, connect, h
         assert server.ports != other.ports
         for client in (one, two):
             await client.start()
-            await client.until(has_all(2))
+        await asyncio.gather(*(client.until(has_all(2)) for client in (one, two)))
         assert one.versions == two.versions
         await plane.add_pool("jp")
-        for client in (one, two):
-            await client.until(has_all(3))
+        await asyncio.gather(*(client.until(has_all(3)) for client in (one, two)))
         assert one.versions == two.versions
         assert one.bodies == two.bodies
 
@@ -197,7 +197,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(plane, server, conn
         await client.until(has_all(2))
         assert server.publisher.streams == 1
     await until(lambda: server.publisher.streams == 0)
-    assert server.publisher._snapshots == {}
+    assert server.publisher._rollouts == {}
     async with connect(server, plane.identity) as client:
         await client.call.done_writing()
         assert await client.end() is grpc.StatusCode.OK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.identity import Identity
+from model.locality import Locality
 from model.world import (
     Accepted,
+    Approval,
     Change,
     Exit,
     ExitState,
@@ -30,28 +32,43 @@ from model.world import (
     put,
 )
 from xds.server.publisher import Mailbox, Publisher
+from xds.snapshot import rollout
 from xds.snapshot import snapshot as snapshot_module
+from xds.snapshot.order import ROLLED_OUT
+from xds.snapshot.rollout import ChangeSet, Rollout, Verdict
 from xds.snapshot.snapshot import Snapshot, View, advance, build, differences
 from xds.translate import group
-from xds.translate.group import ExitGroup, ExitOverlay, GatewayGroup, ResourceId, Scope, scope_keys, scopes_of
+from xds.translate.group import (
+    ExitGroup,
+    ExitOverlay,
+    GatewayEndpoints,
+    GatewayGroup,
+    ResourceId,
+    Scope,
+    scope_keys,
+    scopes_of,
+)
+from xds.translate.references import references
 
 FLEETS = [UUID(int=number) for number in (1, 2)]
 POOLS = [UUID(int=number) for number in (11, 12, 13)]
 EXITS = [UUID(int=number) for number in (21, 22, 23, 24)]
 LISTENERS = {FLEETS[0]: UUID(int=31), FLEETS[1]: UUID(int=32)}
-GATEWAYS = {FLEETS[0]: UUID(int=41), FLEETS[1]: UUID(int=42)}
+GATEWAYS = {UUID(int=41): FLEETS[0], UUID(int=42): FLEETS[0], UUID(int=43): FLEETS[1]}
+LOCALITIES = (None, Locality("eu", "a"), Locality("eu", "b"), Locality("us"))
 COUNTRIES = ("us", "de", "jp")
 STRANGER = UUID(int=99)
 
 fleet_ids, pool_ids, exit_ids = (st.sampled_from(ids) for ids in (FLEETS, POOLS, EXITS))
 ports = st.sampled_from((8080, 8081))
+localities = st.sampled_from(LOCALITIES)
 addresses = st.sampled_from((None, "198.51.100.1", "198.51.100.2"))
 
 
 @st.composite
 def entities(draw) -> list:
     """One thing that is declared, changed or moved."""
-    match draw(st.sampled_from(("listener", "pool", "pool", "exit", "exit", "exit", "gateway"))):
+    match draw(st.sampled_from(("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway"))):
         case "listener":
             fleet_id = draw(fleet_ids)
             return [Listener(LISTENERS[fleet_id], fleet_id, "127.0.0.1", draw(ports))]
@@ -59,8 +76,7 @@ def entities(draw) -> list:
             names = st.sampled_from(("a", "b"))
             return [Pool(draw(pool_ids), draw(fleet_ids), draw(names), draw(st.sampled_from(COUNTRIES)))]
         case "gateway":
-            fleet_id = draw(fleet_ids)
-            return [Proxy(GATEWAYS[fleet_id], fleet_id, "gw", Role.GATEWAY)]
+            return [gateway(draw(st.sampled_from([*GATEWAYS])), draw(localities))]
     exit_ = Exit(
         id=draw(exit_ids),
         pool_id=draw(pool_ids),
@@ -69,8 +85,14 @@ def entities(draw) -> list:
         port=draw(ports),
         state=draw(st.sampled_from((ExitState.HEALTHY, ExitState.HEALTHY, ExitState.LOST))),
         egress_address=draw(addresses),
+        locality=draw(localities),
     )
-    return [exit_, Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT)] if draw(st.booleans()) else [exit_]
+    envoy = Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT, exit_.locality)
+    return [exit_, envoy] if draw(st.booleans()) else [exit_]
+
+
+def gateway(gateway_id: UUID, locality: Locality | None = None) -> Proxy:
+    return Proxy(gateway_id, GATEWAYS[gateway_id], "gw", Role.GATEWAY, locality)
 
 
 def removal(kind: Kind, key: UUID) -> Change:
@@ -81,32 +103,64 @@ removals = st.one_of(
     pool_ids.map(lambda key: [removal(Kind.POOL, key)]),
     exit_ids.map(lambda key: [removal(Kind.EXIT, key), removal(Kind.PROXY, key)]),
     fleet_ids.map(lambda key: [removal(Kind.LISTENER, LISTENERS[key])]),
-    fleet_ids.map(lambda key: [removal(Kind.PROXY, GATEWAYS[key])]),
+    st.sampled_from([*GATEWAYS]).map(lambda key: [removal(Kind.PROXY, key)]),
 )
 
 
 @st.composite
-def verdicts(draw, world: World) -> list[Change]:
-    """Proxies reject what they are given, and accept something else in its place."""
-    if world.rejections and draw(st.booleans()):
-        refused = draw(st.sampled_from(sorted({key for key, _ in world.rejections}, key=str)))
-        return [put(Accepted(refused, "v", draw(st.sampled_from((b"one", b"another")))))]
-    scope = draw(st.sampled_from(scopes(world)))
-    held = [
-        Rejection(ResourceKey(scope.key, type_url, name), resource.version, STRANGER, "no")
-        for type_url, resources in sorted(build(scope, world).resources.items())
-        for name, resource in sorted(resources.items())
-    ]
-    return [put(draw(st.sampled_from(held)))] if held else []
+def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
+    """Proxies accept and reject what they are given, operators approve; and, if `strange`, what else may be in the tables."""
+    kind = draw(st.sampled_from(("release", "release", "reject", "approval", *(["strange"] if strange else []))))
+    if kind == "approval":
+        fleet_id = draw(fleet_ids)
+        return [put(Approval(fleet_id)) if draw(st.booleans()) else removal(Kind.APPROVAL, fleet_id)]
+    scope = draw(st.sampled_from([scope for scope in scopes(world) if not scope.types.isdisjoint(ROLLED_OUT)]))
+    found = rollout.build(scope, world)
+    if kind == "strange":
+        keys = [ResourceKey(scope.key, each.type_url, each.name) for each in sorted(ids(found), key=str)]
+        if not keys:
+            return []
+        key = draw(st.sampled_from(keys))
+        body = draw(st.sampled_from((b"one", b"another", None)))
+        return [put(Accepted(key, str(body), body)) if body else Change(Kind.ACCEPTED, key, None)]
+    able = [each for each in found.change_sets if each.verdict is not Verdict.NOBODY]
+    if not able:
+        return []
+    change_set = draw(st.sampled_from(able))
+    return released(scope, change_set) if kind == "release" else rejected(scope, change_set, draw)
+
+
+def ids(found: Rollout) -> set[ResourceId]:
+    return {*as_content(found.wanted), *as_content(found.settled), *as_content(found.trial)}
+
+
+def released(scope: Scope, change_set: ChangeSet) -> list[Change]:
+    changes = []
+    for each, resource in change_set.wanted.items():
+        key = ResourceKey(scope.key, each.type_url, each.name)
+        accepted = put(Accepted(key, resource.version, resource.body)) if resource else None
+        changes.append(accepted or Change(Kind.ACCEPTED, key, None))
+    return changes
+
+
+def rejected(scope: Scope, change_set: ChangeSet, draw) -> list[Change]:
+    given = [resource for resource in change_set.wanted.values() if resource is not None]
+    if not given:
+        return []
+    resource = draw(st.sampled_from(given))
+    key = ResourceKey(scope.key, resource.type_url, resource.name)
+    return [put(Rejection(key, resource.version, STRANGER, "no"))]
 
 
 @st.composite
-def change_sets(draw, world: World) -> list[Change]:
+def change_sets(draw, world: World, *, strange: bool = True) -> list[Change]:
     """What one reading of the change log gives: one change for each thing that some writes touched."""
     found: dict[tuple, Change] = {}
     for _ in range(draw(st.integers(1, 4))):
-        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, verdicts(world)))
-        for change in consistent(world.changed(0, found.values()), step):
+        so_far = world.changed(0, found.values())
+        verdict = verdicts(so_far, strange=strange)
+        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, verdict, verdict))
+        for change in consistent(so_far, step):
             found[change.kind, change.key] = change
     return list(found.values())
 
@@ -125,9 +179,12 @@ def consistent(world: World, changes: Iterable[Change]) -> list[Change]:
 def start() -> World:
     """Something of everything, so that few steps lead far."""
     fleets = [Fleet(fleet_id, str(fleet_id)) for fleet_id in FLEETS]
-    gateways = [Proxy(GATEWAYS[fleet_id], fleet_id, "gw", Role.GATEWAY) for fleet_id in FLEETS]
+    gateways = [gateway(gateway_id, place) for gateway_id, place in zip(GATEWAYS, LOCALITIES, strict=False)]
     pools = [Pool(pool_id, FLEETS[0], country, country) for pool_id, country in zip(POOLS, COUNTRIES, strict=True)]
-    exits = [Exit(exit_id, POOLS[0], "exit", "198.51.100.1", 8080, ExitState.HEALTHY) for exit_id in EXITS[:2]]
+    exits = [
+        Exit(exit_id, POOLS[0], "exit", "198.51.100.1", 8080, ExitState.HEALTHY, locality=place)
+        for exit_id, place in zip(EXITS, LOCALITIES[:2], strict=False)
+    ]
     proxies = [Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT) for exit_ in exits]
     listener = Listener(LISTENERS[FLEETS[0]], FLEETS[0], "127.0.0.1", 8080)
     return World().changed(1, map(put, [*fleets, *gateways, *pools, *exits, *proxies, listener]))
@@ -135,7 +192,13 @@ def start() -> World:
 
 def scopes(world: World) -> list[Scope]:
     """Every scope that there may be, whether the World has what it is of or not."""
-    return [*map(GatewayGroup, FLEETS), *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
+    endpoints = [GatewayEndpoints(fleet_id, locality) for fleet_id in FLEETS for locality in LOCALITIES]
+    return [*map(GatewayGroup, FLEETS), *endpoints, *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
+
+
+def subscribed(*worlds: World) -> set[str]:
+    """The keys of the scopes that some proxy is given."""
+    return {scope.key for world in worlds for proxy in world.proxies.values() for scope in scopes_of(proxy, world)}
 
 
 def as_content(snapshot: Snapshot | View) -> dict:
@@ -199,9 +262,79 @@ def test_an_advanced_snapshot_equals_one_that_is_built_and_says_exactly_what_dif
             assert differs == differing(as_content(snapshot), as_content(built))
             assert differs == differences(snapshot, advanced)
             assert advanced.revision == revision
-            assert key in named or not differs
+            deserted = isinstance(snapshot.scope, GatewayEndpoints) and key not in subscribed(world, newer)
+            assert key in named or not differs or deserted
             snapshots[key] = advanced
+        assert newer == World().changed(revision, [put(entity) for table in tables(newer) for entity in table.values()])
         world = newer
+
+
+def tables(world: World) -> list[Mapping]:
+    return [
+        *(world.fleets, world.listeners, world.pools, world.exits, world.proxies),
+        *(world.accepted, world.rejections, world.approvals),
+    ]
+
+
+@PROPERTY
+@given(st.data())
+def test_an_advanced_rollout_equals_one_that_is_built_and_says_exactly_what_differs(data):
+    world, canaries = start(), data.draw(st.booleans())
+    rollouts = {scope.key: rollout.build(scope, world, canaries=canaries) for scope in scopes(world)}
+    for revision in range(2, 2 + data.draw(st.integers(1, 6))):
+        changes = data.draw(change_sets(world))
+        newer = world.changed(revision, changes)
+        named = {key for change in changes for key in scope_keys(change, world, newer)}
+        for key, before in rollouts.items():
+            built = rollout.build(before.wanted.scope, newer, canaries=canaries)
+            advanced, differences_ = rollout.advance(before, world, newer, changes, canaries=canaries)
+            assert as_plain(advanced.change_sets) == as_plain(built.change_sets)
+            assert advanced.tried == built.tried
+            for part in ("wanted", "settled", "trial"):
+                old, made, full = (as_content(getattr(each, part)) for each in (before, advanced, built))
+                assert made == full
+                assert getattr(differences_, part) == differing(old, full)
+            assert differences_ == rollout.compare(before, advanced)
+            assert (advanced.settled is advanced.trial) == (not advanced.tried)
+            deserted = isinstance(before.wanted.scope, GatewayEndpoints) and key not in subscribed(world, newer)
+            assert key in named or as_plain(before.change_sets) == as_plain(built.change_sets) or deserted
+            rollouts[key] = advanced
+        world = newer
+
+
+def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
+    return [
+        (
+            {each: resource and resource.version for each, resource in one.wanted.items()},
+            one.verdict,
+            one.reason,
+            one.shrinks,
+            one.key,
+        )
+        for one in sets
+    ]
+
+
+@PROPERTY
+@given(st.data())
+def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_than_half(data):
+    """Whatever is released, rejected and held on the way; unless less was approved."""
+    world = start()
+    for revision in range(2, 2 + data.draw(st.integers(1, 8))):
+        world = world.changed(revision, data.draw(change_sets(world, strange=False)))
+        for scope in scopes(world):
+            if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
+                continue
+            built = rollout.build(scope, world)
+            for given_ in (built.settled, built.trial):
+                for each in as_content(given_):
+                    resource = given_.get(each)
+                    assert references(resource.type_url, resource.name, resource.body) <= as_content(given_).keys()
+                if scope.fleet(world) in world.approvals:
+                    continue
+                for type_url in ROLLED_OUT:
+                    accepted = sum(key.type_url == type_url for key in world.accepted_of.get(scope.key, ()))
+                    assert len(given_.resources.get(type_url, ())) * 2 >= accepted
 
 
 @PROPERTY
@@ -211,6 +344,11 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
     publisher.start(world)
     boxes: dict[UUID, Mailbox] = {}
     held: dict[UUID, dict] = {}
+    canaries = {proxy_id for proxy_id in [*GATEWAYS, *EXITS] if data.draw(st.booleans())}
+
+    def choose() -> None:
+        for key in [*publisher._rollouts]:
+            publisher.set_canaries(key, publisher.proxies_of(key) & canaries)
 
     def connect(world: World) -> None:
         for proxy in world.proxies.values():
@@ -219,12 +357,14 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
             box = publisher.open(Identity(proxy.fleet_id, proxy.role, proxy.id))
             if box is not None:
                 boxes[proxy.id], held[proxy.id] = box, as_content(box.view)
+        choose()
 
     connect(world)
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
         changes = data.draw(change_sets(world))
         world = world.changed(revision, changes)
         publisher.publish(world, changes)
+        choose()
         for proxy_id, box in [*boxes.items()]:
             proxy = world.proxies.get(proxy_id)
             if proxy is None or not scopes_of(proxy, world):
@@ -232,20 +372,27 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
                 publisher.close(boxes.pop(proxy_id))
                 continue
             assert not box.revoked
-            should_hold = as_content(View([build(scope, world) for scope in scopes_of(proxy, world)]))
+            should_hold = given_to(proxy, world, canary=proxy_id in canaries)
             concerned = box.event.is_set()
             view, changed = box.take()
             assert as_content(view) == should_hold
             told = {ResourceId(type_url, name) for type_url, names in (changed or {}).items() for name in names}
             if changed is not None:
                 assert told >= differing(held[proxy_id], should_hold)
-                assert concerned == bool(told)
+                assert concerned or not told
             held[proxy_id] = should_hold
         connect(world)
     for box in boxes.values():
         publisher.close(box)
     assert publisher.streams == 0
-    assert publisher._snapshots == {}
+    assert publisher._rollouts == publisher._canaries == {}
+    assert publisher._unsettled == set()
+
+
+def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
+    """What a replica that starts now gives a proxy."""
+    rollouts = [rollout.build(scope, world) for scope in scopes_of(proxy, world)]
+    return as_content(View([each.trial if canary else each.settled for each in rollouts]))
 
 
 @PROPERTY
@@ -256,7 +403,10 @@ def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
     for change in data.draw(change_sets(world)):
         world = world.changed(1, [change])
     publisher.start(world)
+    canaries = {proxy_id for proxy_id in [*GATEWAYS, *EXITS] if data.draw(st.booleans())}
     boxes = [publisher.open(Identity(proxy.fleet_id, proxy.role, proxy.id)) for proxy in world.proxies.values()]
+    for key in [*publisher._rollouts]:
+        publisher.set_canaries(key, publisher.proxies_of(key) & canaries)
     before = {box: as_content(box.view) for box in boxes if box is not None}
     for revision in range(2, 5):
         world = world.changed(revision, data.draw(change_sets(world)))
@@ -266,7 +416,7 @@ def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
         if proxy is None or not scopes_of(proxy, world):
             assert box.revoked
             continue
-        should_hold = as_content(View([build(scope, world) for scope in scopes_of(proxy, world)]))
+        should_hold = given_to(proxy, world, canary=proxy.id in canaries)
         view, changed = box.take()
         assert as_content(view) == should_hold
         if changed is not None:
@@ -276,12 +426,13 @@ def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
 
 def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, content):
     world = make_world(20, 20)
-    tables = (world.fleets, world.listeners, world.pools, world.exits, world.proxies)
-    entities = [entity for table in tables for entity in table.values()]
-    (gateways,) = (GatewayGroup(fleet_id) for fleet_id in world.fleets)
-    built = content(build(gateways, world))
-    assert built == content(build(gateways, World().changed(1, map(put, entities[::-1]))))
-    assert len(built) == 2 + 2 * 20
+    entities = [entity for table in tables(world) for entity in table.values()]
+    reversed_world = World().changed(1, map(put, entities[::-1]))
+    (fleet_id,) = world.fleets
+    for scope, size in ((GatewayGroup(fleet_id), 2 + 20), (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20)):
+        built = content(build(scope, world))
+        assert built == content(build(scope, reversed_world))
+        assert len(built) == size
 
 
 def test_a_lower_revision_is_never_published(make_world):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -35,8 +34,7 @@ class Malformed(ValueError):
     """The bytes are no request of this variant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request of either variant."""
 
     type_url: str
@@ -103,8 +101,7 @@ def sotw_response(type_url: str, nonce: str, resources: Iterable[Resource], vers
     return b"".join([*(resource.sotw_part for resource in resources), envelope.SerializeToString()])
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One of the responses that a change is split into."""
 
     given: Sequence[Resource]

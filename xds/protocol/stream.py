@@ -6,15 +6,14 @@ comments number are those of docs/xds-rules.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from itertools import count
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from model.identity import Identity
 from xds.protocol import delta, sotw
 from xds.protocol.messages import Malformed, Request, Variant, delta_response, parse, sotw_response, split
-from xds.protocol.subscription import Flight, Subscription, blamed
+from xds.protocol.subscription import ABSENT, Flight, Subscription, blamed
 from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, FULL_STATE, REMOVALS
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
@@ -25,8 +24,7 @@ MAX_NODE_BYTES = 1024 * 1024
 """What a node may have; Envoy's own has some KiB, most of it the list of its extensions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Write these bytes to the client."""
 
     type_url: str
@@ -34,8 +32,7 @@ class Send:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """The client accepted (`error` is None) or rejected a response made of the World at `revision`."""
 
     type_url: str
@@ -46,8 +43,7 @@ class Answered:
     """Names among `given` to which a rejection is laid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """End the stream with this gRPC status."""
 
     status: str
@@ -89,7 +85,7 @@ class Stream:
         if not request.type_url:
             if self._only is None:
                 return [Close("INVALID_ARGUMENT", "type_url is missing, and an aggregated stream needs it")]  # rule 1
-            request = replace(request, type_url=self._only)
+            request = request._replace(type_url=self._only)
         if self._only and request.type_url != self._only:
             return [Close("INVALID_ARGUMENT", f"this service streams {self._only} alone")]
         if request.type_url not in ADDITIONS:
@@ -111,6 +107,38 @@ class Stream:
         """When the oldest response was sent that is not answered; None when all are."""
         sent = [flight.at for subscription in self._types.values() for flight in subscription.flights.values()]
         return min(sent, default=None)
+
+    @property
+    def subscriptions(self) -> KeysView[str]:
+        """The types that the client asked for."""
+        return self._types.keys()
+
+    @property
+    def revision(self) -> int:
+        """Of the World that the client is given now."""
+        return self._view.revision
+
+    def is_settled(self, type_url: str) -> bool:
+        """Whether the client holds all that it is given of a type, and accepted it."""
+        subscription = self._types.get(type_url)
+        return subscription is not None and not (
+            subscription.flights or subscription.dirty or subscription.doubtful or subscription.answer_due
+        )
+
+    def stands(self, type_url: str, name: str, resource: Resource | None) -> bool | None:
+        """Whether the client accepted this version of a resource (None: its end).
+
+        None if it asks for others of the type; one that did not ask for the type may do so yet.
+        """
+        subscription = self._types.get(type_url)
+        if subscription is None:
+            return False
+        if not subscription.wants(name):
+            return None
+        flying = any(name in flight.given or name in flight.removed for flight in subscription.flights.values())
+        if flying or name in subscription.doubtful:
+            return False
+        return subscription.held.get(name, ABSENT) == (resource.version if resource else ABSENT)
 
     def wake(self, now: float) -> Sequence[Action]:
         """What to do when `wake_at` has come."""
@@ -190,12 +218,15 @@ class Stream:
                 if subscription.may_hold(name) and not (forced and sayable):
                     continue
                 wanted = sayable and (forced or (name in subscription.names and held is None))
+            elif held == resource.version and not forced:
+                wanted = False
+                subscription.doubtful.discard(name)  # what it should hold is again what it does
             elif subscription.has_refused(resource):
                 wanted = False
                 if subscription.may_hold(name) or name in subscription.left:  # another version, and keeps that
                     subscription.doubtful.add(name)
             else:
-                wanted = forced or held != resource.version
+                wanted = True
             if wanted:
                 additions[name] = resource
             else:
@@ -212,7 +243,7 @@ class Stream:
             # rule 31: as much as fits; the rest stays dirty, and its turn comes with the answer to this
             given = {resource.name: resource for resource in next(split(given.values(), ())).given}
         if type_url in FOLLOWED_BY:  # rule 33, also for a client that has yet to ask for what follows
-            again = given.keys() | (subscription.doubtful & subscription.kept.keys())
+            again = given.keys() | (subscription.kept.keys() - subscription.held.keys())
             self._owed.setdefault(FOLLOWED_BY[type_url], set()).update(again)
         yield from self._send(type_url, subscription, given, missing, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from xds.snapshot.resource import Resource
 
@@ -19,8 +19,7 @@ MOST_REFUSALS: Final = 8
 _WORDS: Final = re.compile(r"""[^\s,;:'"`()\[\]{}<>]+""")
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A response that was sent and not yet answered."""
 
     given: Mapping[str, Resource]
@@ -75,7 +74,7 @@ class Subscription:
     @property
     def size(self) -> int:
         """How many names are remembered on the client's behalf."""
-        return max(len(self.names), len(self.held), len(self.dirty))
+        return max(map(len, (self.names, self.held, self.dirty, self.refused, self.left)))
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -159,7 +158,9 @@ class Subscription:
             return None
         for name, resource in flight.given.items():
             self.doubtful.discard(name)
-            if self.repeats and self.held.get(name) == resource.version:  # not given up since
+            if name not in self.held:
+                self._doubt(name)
+            elif self.repeats:
                 self.kept[name] = resource
         for name in flight.removed:
             self.doubtful.discard(name)
@@ -184,12 +185,9 @@ class Subscription:
             return None
         at_fault = blamed(flight.given, error)
         for name, resource in flight.given.items():
-            if self.held.get(name) != resource.version:
-                continue  # given up since
-            del self.held[name]
-            self.doubtful.add(name)
-            self.dirty.add(name)
-            if name in at_fault:
+            given_up = self.held.pop(name, None) is None
+            self._doubt(name)
+            if name in at_fault and not given_up:
                 self.refused[name] = (*self.refused.get(name, ()), resource.version)[-MOST_REFUSALS:]
         for name in flight.removed & self.held.keys():
             self.kept.pop(name, None)
@@ -199,3 +197,9 @@ class Subscription:
             else:
                 self.doubtful.add(name)  # the removal itself was rejected: it is not repeated
         return flight
+
+    def _doubt(self, name: str) -> None:
+        """The client may have taken this from a response, even if it gave the name up and asked for it again meanwhile."""
+        if self.wants(name):
+            self.doubtful.add(name)
+            self.dirty.add(name)

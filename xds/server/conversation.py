@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import grpc
 import structlog
 
 from xds.protocol.stream import Action, Answered, Close, Send, Stream
-from xds.server.publisher import Mailbox
+from xds.server.publisher import Mailbox, Publisher
 from xds.server.recorder import Recorder
 
 Context: TypeAlias = Any
 """grpc.aio.ServicerContext; grpcio ships no types."""
+Poke: TypeAlias = Callable[[], None]
+"""Says that a rollout may go on."""
 log = structlog.get_logger()
 
 
@@ -26,12 +29,17 @@ class Conversation:
     `writing_since` is when the write began that is under way (monotonic seconds), None when there is none.
     """
 
-    def __init__(self, stream: Stream, box: Mailbox, context: Context, recorder: Recorder) -> None:
+    def __init__(
+        self, stream: Stream, box: Mailbox, context: Context, publisher: Publisher, recorder: Recorder, poke: Poke
+    ) -> None:
         self.stream = stream
         self.box = box
         self.writing_since: float | None = None
         self._context = context
+        self._publisher = publisher
         self._recorder = recorder
+        self._poke = poke
+        self._subscribed = 0
         self._turn = asyncio.Lock()
         """The core's actions leave in the order in which it gave them."""
         self._task: asyncio.Task[None] | None = None
@@ -48,6 +56,7 @@ class Conversation:
     async def run(self) -> None:
         """Converse until the client ends the stream, or somebody ends it here (then this aborts the call)."""
         self._task = asyncio.current_task()
+        self.box.stands = lambda each, resource: self.stream.stands(each.type_url, each.name, resource)
         pushing = asyncio.ensure_future(self._push())
         try:
             await self._read()
@@ -90,22 +99,37 @@ class Conversation:
                     await self._act(self.stream.publish(view, changed, time.monotonic()))
         except asyncio.CancelledError:
             raise
-        except BaseException as failure:  # the handler's task raises it, where gRPC looks
+        except Exception as failure:  # noqa: BLE001 - the handler's task raises it, where gRPC looks
             self._failure = failure
             assert self._task is not None
             self._task.cancel()
 
     async def _act(self, actions: Sequence[Action]) -> None:
+        proxy_id = self.box.identity.proxy_id
+        if len(self.stream.subscriptions) != self._subscribed:
+            self._subscribed = len(self.stream.subscriptions)
+            for type_url in self.stream.subscriptions - self._recorder.standings(proxy_id).keys():
+                self._recorder.subscribed(proxy_id, type_url, self.stream.revision)
         for action in actions:
-            if type(action) is Send:
+            if isinstance(action, Send):
                 self.writing_since = time.monotonic()
                 await self._context.write(action.data)
                 self.writing_since = None
-            elif type(action) is Answered:
-                self._recorder.record(self.box.identity, self.box.view, action)
-            elif type(action) is Close:
+                self._recorder.sent(proxy_id, action.type_url, self.stream.revision)
+            elif isinstance(action, Answered):
+                self._recorder.answered(self.box.identity, self.box.view, action)
+            else:
                 self.end(action.status, action.message)
+        self._note_what_is_settled(proxy_id)
+        if self._publisher.is_rolling_out(self.box):
+            self._poke()
         self._set_alarm()
+
+    def _note_what_is_settled(self, proxy_id: UUID) -> None:
+        for type_url, standing in self._recorder.standings(proxy_id).items():
+            behind = standing.accepted_revision is None or standing.accepted_revision < standing.wanted_revision
+            if behind and self.stream.is_settled(type_url) and not self._publisher.is_kept_from(self.box, type_url):
+                self._recorder.settled(standing)
 
     def _set_alarm(self) -> None:
         """Wake the pusher when the core wants to be woken."""

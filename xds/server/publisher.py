@@ -1,4 +1,4 @@
-"""From Worlds to streams: keeps the snapshots of the scopes that somebody subscribes to, and tells who is concerned.
+"""From Worlds to streams: keeps the rollouts of the scopes that somebody subscribes to, and tells who is concerned.
 
 A stream has one pending update, not a queue: what comes while it is busy is merged into it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -16,10 +16,14 @@ import structlog
 
 from model.identity import Identity
 from model.world import Change, Kind, World
-from xds.snapshot.snapshot import Snapshot, View, advance, build, differences
+from xds.snapshot.resource import Resource
+from xds.snapshot.rollout import ChangeSet, Differences, Rollout, advance, build, compare
+from xds.snapshot.snapshot import Snapshot, View
 from xds.translate.group import ResourceId, Scope, scope_keys, scopes_of
 
 log = structlog.get_logger()
+Stands = Callable[[ResourceId, Resource | None], bool | None]
+"""Whether a client accepted a resource as it is wanted, and holds it; None if it does not ask for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +36,8 @@ class Mailbox:
     changed: dict[str, set[str]] | None = field(default_factory=dict)
     revoked: bool = False
     """The proxy is no more: its stream must end."""
+    stands: Stands | None = None
+    """Of the stream, once it converses."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def merge(self, differing: Iterable[ResourceId] | None) -> None:
@@ -51,11 +57,27 @@ class Mailbox:
 
 
 class Publisher:
-    """Holds the newest World, the snapshots in use and the mailboxes of the streams."""
+    """Holds the newest World, the rollouts in use and the mailboxes of the streams.
 
-    def __init__(self) -> None:
+    `canaries` says whether change-sets are tried before everybody is given them. `on_rollout` is called when there may be
+    something to try or to release, `on_wanted` with each proxy, type URL and revision that means something else for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        canaries: bool = True,
+        on_rollout: Callable[[], None] = lambda: None,
+        on_wanted: Callable[[UUID, str, int], None] = lambda _proxy, _type, _revision: None,
+    ) -> None:
         self.world: World | None = None
-        self._snapshots: dict[str, Snapshot] = {}
+        self._canaries_wanted = canaries
+        self._on_rollout = on_rollout
+        self._on_wanted = on_wanted
+        self._rollouts: dict[str, Rollout] = {}
+        self._unsettled: set[str] = set()
+        """The keys of the rollouts with change-sets."""
+        self._canaries: dict[str, frozenset[UUID]] = {}
         self._boxes: dict[str, set[Mailbox]] = defaultdict(set)
         self._of_proxy: dict[UUID, set[Mailbox]] = defaultdict(set)
 
@@ -63,13 +85,17 @@ class Publisher:
     def streams(self) -> int:
         return sum(len(boxes) for boxes in self._of_proxy.values())
 
+    # -- streams
+
     def open(self, identity: Identity) -> Mailbox | None:
         """A mailbox for a stream; None when the World knows no such proxy, or none in that fleet and role."""
         assert self.world is not None
         scopes = self._scopes(identity, self.world)
         if not scopes:
             return None
-        box = Mailbox(identity, self._view(scopes, self.world), tuple(scope.key for scope in scopes))
+        self._ensure(scopes, self.world)
+        keys = tuple(scope.key for scope in scopes)
+        box = Mailbox(identity, self._view(identity, keys), keys)
         self._enter(box)
         return box
 
@@ -77,15 +103,21 @@ class Publisher:
         """The stream has ended."""
         self._leave(box)
 
+    def connected(self, proxy_id: UUID) -> Iterable[Mailbox]:
+        """The mailboxes of a proxy's streams."""
+        return self._of_proxy.get(proxy_id, ())
+
+    # -- Worlds
+
     def start(self, world: World) -> None:
         """The first World, or one that was loaded anew: whatever differs is published."""
         if self.world is not None and world.revision < self.world.revision:
             log.error("xds.lower_revision", known=self.world.revision, loaded=world.revision)
             return
         self.world = world
-        for key, snapshot in [*self._snapshots.items()]:
-            rebuilt = build(snapshot.scope, world)
-            self._replace(key, rebuilt, differences(snapshot, rebuilt))
+        for key, rollout in [*self._rollouts.items()]:
+            rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_wanted)
+            self._replace(key, rebuilt, compare(rollout, rebuilt))
         for boxes in [*self._of_proxy.values()]:
             for box in [*boxes]:
                 self._rescope(box, world)
@@ -102,34 +134,125 @@ class Publisher:
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
         for key, of_key in by_key.items():
-            snapshot = self._snapshots.get(key)
-            if snapshot is not None:
-                self._replace(key, *advance(snapshot, old, world, of_key))
+            rollout = self._rollouts.get(key)
+            if rollout is not None:
+                self._replace(key, *advance(rollout, old, world, of_key, canaries=self._canaries_wanted))
         for proxy_id in moved:
             for box in [*self._of_proxy.get(proxy_id, ())]:
                 self._rescope(box, world)
 
-    def _replace(self, key: str, snapshot: Snapshot, differing: frozenset[ResourceId]) -> None:
-        self._snapshots[key] = snapshot
-        if not differing:
+    # -- rollouts
+
+    def rolling_out(self) -> dict[str, Rollout]:
+        """The rollouts with change-sets, by the key of their scope."""
+        return {key: self._rollouts[key] for key in self._unsettled}
+
+    def is_rolling_out(self, box: Mailbox) -> bool:
+        """Whether what a client answers may bring a rollout further."""
+        return not self._unsettled.isdisjoint(box.keys)
+
+    def is_kept_from(self, box: Mailbox, type_url: str) -> bool:
+        """Whether a client is not given all that it should have of a type."""
+        for key in box.keys:
+            if key in self._unsettled:
+                rollout = self._rollouts[key]
+                given = self._given(key, box.identity.proxy_id)
+                if given.resources.get(type_url) is not rollout.wanted.resources.get(type_url):
+                    return True
+        return False
+
+    def proxies_of(self, key: str) -> frozenset[UUID]:
+        """The proxies of a scope that have a stream here."""
+        return frozenset(box.identity.proxy_id for box in self._boxes.get(key, ()))
+
+    def canaries_of(self, key: str) -> frozenset[UUID]:
+        """Those of them that try its changes."""
+        return self._canaries.get(key, frozenset()) & self.proxies_of(key)
+
+    def set_canaries(self, key: str, proxies: frozenset[UUID]) -> None:
+        """From now on these try the changes of a scope."""
+        before = self._canaries.get(key, frozenset())
+        if proxies == before:
             return
+        self._canaries[key] = proxies
+        rollout = self._rollouts.get(key)
+        tried = rollout.tried if rollout else frozenset()
         for box in self._boxes.get(key, ()):
-            box.view = View([self._snapshots[each] for each in box.keys])
+            if tried and box.identity.proxy_id in before ^ proxies:
+                box.view = self._view(box.identity, box.keys)
+                box.merge(tried)
+
+    def fleet_of(self, key: str) -> UUID | None:
+        """The fleet that a scope is of."""
+        rollout = self._rollouts.get(key)
+        return rollout.wanted.scope.fleet(self.world) if rollout and self.world else None
+
+    def stands(self, key: str, proxy_id: UUID, change_set: ChangeSet) -> bool:
+        """Whether a proxy accepted a change-set: all of it that it asks for, and that is something.
+
+        What is to go counts only where nothing else is in the set: its turn comes after a grace.
+        """
+        boxes = [box for box in self._of_proxy.get(proxy_id, ()) if key in box.keys]
+        kept = {each: resource for each, resource in change_set.wanted.items() if resource is not None}
+        some = False
+        for each, resource in (kept or change_set.wanted).items():
+            told = [it for box in boxes if (it := self._stands(box, key, each, resource)) is not None]
+            if told and not any(told):
+                return False
+            some = some or bool(told)
+        return some
+
+    def _stands(self, box: Mailbox, key: str, each: ResourceId, resource: Resource | None) -> bool | None:
+        for over in box.keys[box.keys.index(key) + 1 :]:
+            if self._given(over, box.identity.proxy_id).get(each) is not None:
+                return None  # the overlay has its own, so that this one is not used
+        return box.stands(each, resource) if box.stands else None
+
+    # -- inside
+
+    def _replace(self, key: str, rollout: Rollout, differences: Differences) -> None:
+        self._rollouts[key] = rollout
+        if rollout.change_sets:
+            self._unsettled.add(key)
+            self._on_rollout()
+        elif key in self._unsettled:
+            self._unsettled.discard(key)
+            self._on_rollout()
+        if not (differences.settled or differences.trial or differences.wanted):
+            return
+        canaries = self._canaries.get(key, frozenset())
+        wanted = {each.type_url for each in differences.wanted}
+        views: dict[tuple[str, ...], View] = {}
+        for box in self._boxes.get(key, ()):
+            is_canary = box.identity.proxy_id in canaries
+            differing = differences.trial if is_canary else differences.settled
+            for type_url in wanted:
+                self._on_wanted(box.identity.proxy_id, type_url, rollout.wanted.revision)
+            if not (differing or wanted):
+                continue
+            if is_canary or self._canaries:
+                box.view = self._view(box.identity, box.keys)
+            else:  # all who have the same scopes share the view
+                box.view = views.get(box.keys) or views.setdefault(box.keys, self._view(box.identity, box.keys))
             box.merge(differing)
 
     def _rescope(self, box: Mailbox, world: World) -> None:
         """A proxy was changed: it may belong elsewhere now, or nowhere."""
         scopes = self._scopes(box.identity, world)
-        keys = tuple(scope.key for scope in scopes)
-        if keys == box.keys:
+        keys, before = tuple(scope.key for scope in scopes), box.keys
+        if keys == before:
             return
-        self._leave(box)
         if not scopes:
+            self._leave(box)
             box.revoked = True
             box.event.set()
             return
-        box.view, box.keys = self._view(scopes, world), keys
+        self._ensure(scopes, world)
+        box.view, box.keys = self._view(box.identity, keys), keys
         self._enter(box)
+        self._leave_scopes(box, set(before) - set(keys))
+        for type_url in {type_url for each in box.view.snapshots for type_url in each.resources}:
+            self._on_wanted(box.identity.proxy_id, type_url, world.revision)
         box.merge(None)
 
     def _scopes(self, identity: Identity, world: World) -> tuple[Scope, ...]:
@@ -138,22 +261,39 @@ class Publisher:
             return ()
         return scopes_of(proxy, world)
 
-    def _view(self, scopes: Iterable[Scope], world: World) -> View:
+    def _ensure(self, scopes: Iterable[Scope], world: World) -> None:
         for scope in scopes:
-            if scope.key not in self._snapshots:
-                self._snapshots[scope.key] = build(scope, world)
-        return View([self._snapshots[scope.key] for scope in scopes])
+            if scope.key not in self._rollouts:
+                rollout = build(scope, world, canaries=self._canaries_wanted)
+                self._rollouts[scope.key] = rollout
+                if rollout.change_sets:
+                    self._unsettled.add(scope.key)
+                    self._on_rollout()
+
+    def _given(self, key: str, proxy_id: UUID) -> Snapshot:
+        rollout = self._rollouts[key]
+        return rollout.trial if proxy_id in self._canaries.get(key, ()) else rollout.settled
+
+    def _view(self, identity: Identity, keys: Iterable[str]) -> View:
+        return View([self._given(key, identity.proxy_id) for key in keys])
 
     def _enter(self, box: Mailbox) -> None:
         self._of_proxy[box.identity.proxy_id].add(box)
         for key in box.keys:
             self._boxes[key].add(box)
+        if not self._unsettled.isdisjoint(box.keys):
+            self._on_rollout()
 
     def _leave(self, box: Mailbox) -> None:
         _discard(self._of_proxy, box.identity.proxy_id, box)
-        for key in box.keys:
+        self._leave_scopes(box, box.keys)
+
+    def _leave_scopes(self, box: Mailbox, keys: Iterable[str]) -> None:
+        for key in keys:
             if _discard(self._boxes, key, box):
-                self._snapshots.pop(key, None)
+                self._rollouts.pop(key, None)
+                self._canaries.pop(key, None)
+                self._unsettled.discard(key)
 
 
 def _discard(table: dict[Any, set[Mailbox]], key: UUID | str, box: Mailbox) -> bool:

@@ -1,56 +1,86 @@
-"""Writes down what proxies answered: their sync status, and the rollout state, in batches off the stream's path."""
+"""Writes down where proxies stand, and what they rejected, in batches off the stream's path."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import structlog
 
 from model.changes import write
 from model.database import Database, DatabaseUnreachable
 from model.identity import Identity
-from model.repositories import rollout
-from model.repositories.rollout import Sync
-from model.world import Accepted, Rejection, ResourceKey
+from model.repositories import rollout, sync
+from model.repositories.sync import Standing
+from model.world import Rejection, ResourceKey
 from xds.protocol.stream import Answered
+from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
-from xds.translate.names import CLUSTER, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE
 
-ROLLED_OUT: Final = frozenset({CLUSTER, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE})
-"""Types whose accepted bytes are kept to fall back to. Endpoints are not: an older list would offer dead exits."""
 _FLUSH_S: Final = 0.25
-_MOST_PENDING: Final = 100_000
+_BEAT_EVERY_S: Final = 2.0
+_MOST_REJECTIONS: Final = 10_000
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    identity: Identity
-    view: View
-    answered: Answered
-    at: datetime
-
-
 class Recorder:
-    """Collects answers and stores them, newest first to matter; `run` is its task."""
+    """Collects where proxies stand and stores it; `run` is its task.
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    `revision` gives the newest revision that all streams were told of, or None before the first.
+    """
+
+    def __init__(
+        self, database: Database, replica: UUID, revision: Callable[[], int | None], clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
+        self._replica = replica
+        self._revision = revision
         self._clock = clock
-        self._pending: list[_Answer] = []
-        self._accepted: dict[ResourceKey, str] = {}
-        """The version stored last, so that a thousand proxies' ACKs are one write."""
+        self._standings: dict[UUID, dict[str, Standing]] = {}
+        self._changed: dict[tuple[UUID, str], Standing] = {}
+        self._rejections: dict[tuple[ResourceKey, str], Rejection] = {}
         self._event = asyncio.Event()
 
-    def record(self, identity: Identity, view: View, answered: Answered) -> None:
-        """Take note of an answer; returns at once."""
-        if answered.error is not None:
+    # -- what streams say
+
+    def standings(self, proxy_id: UUID) -> Mapping[str, Standing]:
+        """Where a proxy with a stream stands, by type URL."""
+        return self._standings.get(proxy_id, {})
+
+    def subscribed(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """A proxy asked for a type; what it should have is that of the World at `revision`."""
+        self._standing(proxy_id, type_url)
+        self.wanted(proxy_id, type_url, revision)
+
+    def wanted(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """Since `revision` a proxy should have something else of a type, if it asks for that at all."""
+        standing = self.standings(proxy_id).get(type_url)
+        if standing is not None and revision > standing.wanted_revision:
+            standing.wanted_revision, standing.wanted_at = revision, self._clock()
+            self._note(standing)
+
+    def sent(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """A response made of the World at `revision` was sent."""
+        standing = self._standing(proxy_id, type_url)
+        standing.sent_revision, standing.sent_at = revision, self._clock()
+        self._note(standing)
+
+    def settled(self, standing: Standing) -> None:
+        """The proxy holds all that it should of a type."""
+        standing.accepted_revision, standing.accepted_at = standing.wanted_revision, self._clock()
+        self._note(standing)
+
+    def answered(self, identity: Identity, view: View, answered: Answered) -> None:
+        """A response was accepted or rejected."""
+        standing = self._standing(identity.proxy_id, answered.type_url)
+        if answered.error is None:
+            standing.accepted_revision, standing.accepted_at = answered.revision, self._clock()
+        else:
             log.warning(
                 "xds.nack",
                 node=str(identity.proxy_id),
@@ -58,85 +88,95 @@ class Recorder:
                 versions={name: resource.version for name, resource in answered.given.items()},
                 detail=answered.error,
             )
-        if len(self._pending) < _MOST_PENDING:
-            self._pending.append(_Answer(identity, view, answered, self._clock()))
+            standing.rejected_revision, standing.rejected_at = answered.revision, self._clock()
+            standing.detail = _storable(answered.error)
+            for rejection in _rejections(identity, view, answered):
+                if len(self._rejections) < _MOST_REJECTIONS:
+                    self._rejections.setdefault((rejection.key, rejection.version), rejection)
+        self._note(standing)
+
+    def gone(self, proxy_id: UUID) -> None:
+        """The last stream of a proxy has ended."""
+        for standing in self._standings.pop(proxy_id, {}).values():
+            standing.connected = False
+            self._note(standing)
+
+    def _standing(self, proxy_id: UUID, type_url: str) -> Standing:
+        of_proxy = self._standings.setdefault(proxy_id, {})
+        standing = of_proxy.get(type_url)
+        if standing is None:
+            standing = of_proxy[type_url] = Standing(proxy_id, type_url)
+        return standing
+
+    def _note(self, standing: Standing) -> None:
+        self._changed[standing.proxy_id, standing.type_url] = standing
         self._event.set()
+
+    # -- what is stored
 
     async def run(self) -> None:
         """Store what was noted, in batches, until cancelled; what is pending then is stored too."""
         try:
             while True:
-                await self._event.wait()
-                await asyncio.sleep(_FLUSH_S)
+                try:
+                    async with asyncio.timeout(_BEAT_EVERY_S):
+                        await self._event.wait()
+                    await asyncio.sleep(_FLUSH_S)
+                except TimeoutError:
+                    pass
                 self._event.clear()
                 await self._flush()
         finally:
             await self._flush()
+            await self._retire()
 
     async def _flush(self) -> None:
         """Store what is pending; what could not be stored stays, also if this is cancelled."""
-        batch = self._pending[:]
-        if not batch:
-            return
+        changed, rejections, revision = self._changed, self._rejections, self._revision()
+        self._changed, self._rejections = {}, {}
+        stored = False
         try:
-            await self._store(batch)
+            await self._store(changed.values(), rejections.values(), revision)
+            stored = True
         except DatabaseUnreachable:
             self._event.set()
         except Exception:
             # the next attempt may do better (a deadlock); what proxies answered must not end the process
-            log.exception("xds.answers_not_written", answers=len(batch))
+            log.exception("xds.answers_not_written", answers=len(changed))
             self._event.set()
-        else:
-            del self._pending[: len(batch)]
+        finally:
+            if not stored:
+                self._changed = {**changed, **self._changed}
+                self._rejections = {**rejections, **self._rejections}
 
-    async def _store(self, batch: Sequence[_Answer]) -> None:
-        accepted = {entry.key: entry for answer in batch for entry in self._accepted_by(answer)}
-        rejected: dict[tuple[ResourceKey, str], Rejection] = {}
-        for entry in (entry for answer in batch for entry in _rejected_by(answer)):
-            rejected.setdefault((entry.key, entry.version), entry)
-        async with write(self._database) as unit:
-            await rollout.record_sync(unit.session, [_sync(answer) for answer in batch])
-            if accepted or rejected:
+    async def _store(self, changed: Iterable[Standing], rejections: Iterable[Rejection], revision: int | None) -> None:
+        rejections = tuple(rejections)
+        async with self._database.session() as session:
+            await sync.record(session, self._replica, [*changed])
+            await rollout.beat(session, self._replica, revision or 0)
+        if rejections:
+            async with write(self._database) as unit:
                 await rollout.lock(unit.session)
-            for rejection in rejected.values():
-                await rollout.record_rejection(unit, rejection, self._clock())
-            for taken in accepted.values():
-                await rollout.record_accepted(unit, taken, self._clock())
-        self._accepted |= {key: entry.version for key, entry in accepted.items()}
+                for rejection in rejections:
+                    await rollout.record_rejection(unit, rejection, self._clock())
 
-    def _accepted_by(self, answer: _Answer) -> Sequence[Accepted]:
-        if answer.answered.error is not None or answer.answered.type_url not in ROLLED_OUT:
-            return ()
-        keyed = [(_key(answer.view, resource), resource) for resource in answer.answered.given.values()]
-        return [
-            Accepted(key, resource.version, resource.body)
-            for key, resource in keyed
-            if key is not None and self._accepted.get(key) != resource.version
-        ]
+    async def _retire(self) -> None:
+        try:
+            async with self._database.session() as session:
+                await rollout.retire(session, self._replica)
+        except DatabaseUnreachable:
+            return  # the others find out by themselves
 
 
-def _rejected_by(answer: _Answer) -> Sequence[Rejection]:
-    answered = answer.answered
+def _rejections(identity: Identity, view: View, answered: Answered) -> Sequence[Rejection]:
     if answered.error is None or answered.type_url not in ROLLED_OUT:
         return ()
-    keyed = [(_key(answer.view, answered.given[name]), answered.given[name]) for name in sorted(answered.at_fault)]
+    keyed = [(_key(view, answered.given[name]), answered.given[name]) for name in sorted(answered.at_fault)]
     return [
-        Rejection(key, resource.version, answer.identity.proxy_id, _storable(answered.error))
+        Rejection(key, resource.version, identity.proxy_id, _storable(answered.error))
         for key, resource in keyed
         if key is not None
     ]
-
-
-def _sync(answer: _Answer) -> Sync:
-    answered = answer.answered
-    return Sync(
-        proxy_id=answer.identity.proxy_id,
-        type_url=answered.type_url,
-        revision=answered.revision,
-        accepted=answered.error is None,
-        detail=_storable(answered.error or ""),
-        at=answer.at,
-    )
 
 
 def _storable(text: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
+from uuid import uuid4
 
 import grpc
 
@@ -19,9 +20,11 @@ from xds.server.follower import Debounce, follow
 from xds.server.limits import MAX_REQUEST_BYTES, Age, Limits
 from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
+from xds.server.releaser import CanaryPolicy, Releaser
 from xds.server.service import DiscoveryService
 
 SHUTDOWN_S: Final = 3.0
+_LIMITS, _DEBOUNCE, _CANARY = Limits(), Debounce(), CanaryPolicy()
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of its clients
     ("grpc.max_send_message_length", -1),
@@ -57,13 +60,21 @@ async def run_server(
     authority: Authority,
     addresses: Sequence[str],
     *,
-    limits: Limits = Limits(),
-    debounce: Debounce = Debounce(),
+    limits: Limits = _LIMITS,
+    debounce: Debounce = _DEBOUNCE,
+    canary: CanaryPolicy = _CANARY,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[XdsServer]:
     """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse."""
-    publisher, recorder, feed = Publisher(), Recorder(database, clock), Feed(database)
-    service = DiscoveryService(publisher, recorder, limits)
+    replica, feed = uuid4(), Feed(database)
+    publisher = Publisher(
+        canaries=canary.wanted,
+        on_rollout=lambda: releaser.poke(),  # noqa: PLW0108 - made below
+        on_wanted=lambda *wanted: recorder.wanted(*wanted),  # noqa: PLW0108 - likewise
+    )
+    recorder = Recorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
+    releaser = Releaser(publisher, database, replica, canary, clock)
+    service = DiscoveryService(publisher, recorder, limits, releaser.poke)
     server = grpc.aio.server(options=[*_OPTIONS, *Age(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
@@ -72,6 +83,7 @@ async def run_server(
             tasks.create_task(feed.run(), name="xds.feed"),
             tasks.create_task(follow(database, feed, publisher, debounce), name="xds.follow"),
             tasks.create_task(recorder.run(), name="xds.record"),
+            tasks.create_task(releaser.run(), name="xds.release"),
             tasks.create_task(service.look_after(), name="xds.look_after"),
         ]
         await server.start()

@@ -14,7 +14,7 @@ import structlog
 from model.identity import Identity, parse_uri
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Stream
-from xds.server.conversation import Context, Conversation
+from xds.server.conversation import Context, Conversation, Poke
 from xds.server.limits import Admission, Age, Limits
 from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
@@ -51,10 +51,11 @@ log = structlog.get_logger()
 class DiscoveryService:
     """Serves the streams of one replica. `shut_down` ends them in order."""
 
-    def __init__(self, publisher: Publisher, recorder: Recorder, limits: Limits) -> None:
+    def __init__(self, publisher: Publisher, recorder: Recorder, limits: Limits, poke: Poke) -> None:
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
+        self._poke = poke
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst)
         self._age = Age(limits.connection_age_s)
         self._conversations: set[Conversation] = set()
@@ -109,7 +110,7 @@ class DiscoveryService:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such proxy: it was deregistered; enrol it anew")
         assert box is not None
         stream = Stream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
-        conversation = Conversation(stream, box, context, self._recorder)
+        conversation = Conversation(stream, box, context, self._publisher, self._recorder, self._poke)
         retiring = self._retire_later(conversation)
         self._conversations.add(conversation)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
@@ -120,6 +121,8 @@ class DiscoveryService:
                 retiring.cancel()
             self._conversations.discard(conversation)
             self._publisher.close(box)
+            if not self._publisher.connected(identity.proxy_id):
+                self._recorder.gone(identity.proxy_id)
             log.info("xds.disconnected", node=str(identity.proxy_id))
 
     def _retire_later(self, conversation: Conversation) -> asyncio.TimerHandle | None:

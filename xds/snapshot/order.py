@@ -42,3 +42,7 @@ WILDCARD_BY_DEFAULT: Final = frozenset({LISTENER, CLUSTER})
 
 FULL_STATE: Final = frozenset({LISTENER, CLUSTER})
 """Types whose state-of-the-world responses hold everything: what is missing in one is deleted (rule 14)."""
+
+ROLLED_OUT: Final = frozenset({CLUSTER, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE})
+"""Types whose changes are tried by canaries, and whose accepted bytes are kept to fall back to. Endpoints and secrets are
+not: an older list would offer dead exits, and what was revoked must go at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from model.world import Change, ResourceKey, World
+from model.world import Change, World
 from xds.snapshot.resource import Resource, make_resource
 from xds.translate.encoding import encode
 from xds.translate.group import ResourceId, Scope
@@ -24,6 +24,10 @@ class Snapshot:
     scope: Scope
     revision: int
     resources: Table = field(default_factory=dict)
+
+    def get(self, resource_id: ResourceId) -> Resource | None:
+        """A resource of this scope, if there is one."""
+        return self.resources.get(resource_id.type_url, {}).get(resource_id.name)
 
 
 def build(scope: Scope, world: World) -> Snapshot:
@@ -77,16 +81,8 @@ def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
 
 
 def _render(scope: Scope, world: World, resource_id: ResourceId) -> Resource | None:
-    """One resource as it should be published: a version that was rejected gives way to the last accepted one."""
     message = scope.translate(world, resource_id)
-    if message is None:
-        return None
-    resource = make_resource(resource_id.type_url, resource_id.name, encode(message))
-    key = ResourceKey(scope.key, resource_id.type_url, resource_id.name)
-    if (key, resource.version) not in world.rejections:
-        return resource
-    accepted = world.accepted.get(key)
-    return make_resource(resource_id.type_url, resource_id.name, accepted.body) if accepted else None
+    return None if message is None else make_resource(resource_id.type_url, resource_id.name, encode(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +110,9 @@ class View:
 
     def scope_of(self, resource: Resource) -> str | None:
         """The key of the scope that a resource comes from; None when this view is newer and cannot tell any more."""
-        if len(self.snapshots) == 1:
-            return self.snapshots[0].scope.key
+        able = [snapshot.scope.key for snapshot in self.snapshots if resource.type_url in snapshot.scope.types]
+        if len(able) == 1:
+            return able[0]
         for snapshot in reversed(self.snapshots):
             held = snapshot.resources.get(resource.type_url, {}).get(resource.name)
             if held is not None and held.version == resource.version:

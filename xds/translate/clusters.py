@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -25,9 +26,11 @@ from envoy_data_plane.google.protobuf import Any
 
 from model.world import Pool
 from xds.translate import names
-from xds.translate.encoding import pack
+from xds.translate.encoding import encode, pack
 from xds.translate.http import http2_options, over_ads
+from xds.translate.template import ANY_POOL
 from xds.translate.tls import to_exits
+from xds.wire import template_pb2 as wire
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
@@ -36,7 +39,19 @@ UNBOUNDED: Final = 1_000_000
 """Tunnels are bounded by the overload manager; Envoy's default here would refuse tunnel 1,025."""
 
 
-def translate_pool_cluster(pool: Pool) -> Cluster:
+def translate_pool_cluster(pool: Pool) -> wire.Cluster:
+    """The cluster of a pool."""
+    cluster = wire.Cluster.FromString(_any_pool_cluster())
+    cluster.name = names.pool_cluster(pool)
+    return cluster
+
+
+@cache
+def _any_pool_cluster() -> bytes:
+    return encode(define_pool_cluster(ANY_POOL))
+
+
+def define_pool_cluster(pool: Pool) -> Cluster:
     """The cluster of a pool: HTTP/2 over mutual TLS to its exits, which EDS lists."""
     http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2_options())
     return Cluster(

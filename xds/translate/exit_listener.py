@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -14,16 +16,32 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from model.world import Exit
 from xds.translate import names
-from xds.translate.encoding import overwrite, pack
+from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
+from xds.translate.forbidden_targets import LOOPBACK, stays_here
 from xds.translate.http import connection_manager, http_filter, local_replies, socket
+from xds.translate.template import ANY_EXIT
 from xds.translate.tls import from_gateways
+from xds.wire import template_pb2 as wire
 
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
 _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the target (%RESPONSE_CODE_DETAILS%)\n"
 
 
-def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
+def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
+    """The listener of one exit, for the gateways of `fleet_id`."""
+    listener = wire.Listener.FromString(_any_exit_listener(fleet_id, stays_here=stays_here(exit_.egress_address)))
+    listener.address.socket_address.address = exit_.bind_address
+    listener.address.socket_address.port_value = exit_.port
+    return listener
+
+
+@lru_cache(maxsize=256)
+def _any_exit_listener(fleet_id: UUID, *, stays_here: bool) -> bytes:
+    return encode(define_exit_listener(replace(ANY_EXIT, egress_address=LOOPBACK if stays_here else None), fleet_id))
+
+
+def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     """The listener of one exit: HTTP/2 from the gateways of `fleet_id`, and the health that its agent sets."""
     manager = connection_manager(
         names.EXIT_LISTENER,

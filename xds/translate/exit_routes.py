@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 
 from envoy_data_plane.envoy.config.route.v3 import (
     Route,
@@ -17,11 +18,26 @@ from envoy_data_plane.envoy.config.route.v3 import (
 
 from model.world import Pool
 from xds.translate import names
-from xds.translate.encoding import metadata
+from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS
+from xds.translate.template import ANY_POOL, name_pool
+from xds.wire import template_pb2 as wire
 
 
-def translate_exit_routes(pool: Pool) -> RouteConfiguration:
+def translate_exit_routes(pool: Pool) -> wire.RouteConfiguration:
+    """The route configuration of a pool's exits."""
+    configuration = wire.RouteConfiguration.FromString(_any_exit_routes())
+    for route in configuration.virtual_hosts[0].routes:
+        name_pool(route, pool.name)
+    return configuration
+
+
+@cache
+def _any_exit_routes() -> bytes:
+    return encode(define_exit_routes(ANY_POOL))
+
+
+def define_exit_routes(pool: Pool) -> RouteConfiguration:
     """CONNECT is ended here, plain HTTP sent on. The pool's name rides along for the words of a failure."""
     tunnel = RouteAction(
         cluster=names.TARGETS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterCustomClusterType, ClusterLbPolicy
 from envoy_data_plane.envoy.config.cluster.v3 import ClusterDnsLookupFamily as DnsLookupFamily
@@ -22,13 +23,30 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded
-from xds.translate.encoding import pack
-from xds.translate.forbidden_targets import forbidden_addresses
+from xds.translate.encoding import encode, pack
+from xds.translate.forbidden_targets import LOOPBACK, forbidden_addresses, stays_here
+from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
 
-def translate_exit_targets(egress_address: str | None = None) -> Cluster:
+def translate_exit_targets(egress_address: str | None = None) -> wire.Cluster:
+    """The cluster of all targets; with `egress_address`, connections leave from that."""
+    cluster = wire.Cluster.FromString(_any_exit_targets(stays_here=stays_here(egress_address)))
+    if egress_address:
+        cluster.upstream_bind_config.source_address.address = egress_address
+        cluster.upstream_bind_config.source_address.port_value = 0
+    else:
+        cluster.ClearField("upstream_bind_config")
+    return cluster
+
+
+@lru_cache(maxsize=2)
+def _any_exit_targets(*, stays_here: bool) -> bytes:
+    return encode(define_exit_targets(LOOPBACK if stays_here else None))
+
+
+def define_exit_targets(egress_address: str | None = None) -> Cluster:
     """The cluster of all targets; with `egress_address`, connections leave from that."""
     source = SocketAddress(address=egress_address, port_value=0) if egress_address else None
     return Cluster(

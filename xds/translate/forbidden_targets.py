@@ -12,6 +12,7 @@ from typing import Final
 from envoy_data_plane.envoy.type.matcher.v3 import AddressMatcher
 from envoy_data_plane.xds.core.v3 import CidrRange
 
+LOOPBACK: Final = "127.0.0.1"
 _THIS_HOST: Final = ("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128")
 _AROUND: Final = (
     *("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/3"),
@@ -21,13 +22,17 @@ _AROUND: Final = (
 """IANA's special-purpose registries, without the ranges for documentation and benchmarks, which lead nowhere."""
 
 
+def stays_here(egress_address: str | None) -> bool:
+    """Whether what leaves from an address goes no further than this host."""
+    return egress_address is not None and ip_address(egress_address).is_loopback
+
+
 def forbidden_addresses(egress_address: str | None) -> AddressMatcher:
     """What is dropped from the addresses of a target; literals are resolved too, to themselves.
 
     An exit that leaves from loopback, as in a demo without tunnels, may reach loopback.
     """
-    stays_here = egress_address is not None and ip_address(egress_address).is_loopback
-    networks = map(ip_network, _AROUND if stays_here else (*_THIS_HOST, *_AROUND))
+    networks = map(ip_network, _AROUND if stays_here(egress_address) else (*_THIS_HOST, *_AROUND))
     return AddressMatcher(
         ranges=[
             CidrRange(address_prefix=str(network.network_address), prefix_len=network.prefixlen) for network in networks

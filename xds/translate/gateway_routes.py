@@ -5,8 +5,9 @@ One hash look-up by country (`xds.type.matcher.v3` tree), however many pools the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache, lru_cache
 from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
@@ -16,6 +17,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RetryPolicy,
     RetryPolicyRetryBackOff,
     RetryPolicyRetryHostPredicate,
+    RetryPolicyRetryPriority,
     Route,
     RouteAction,
     RouteConfiguration,
@@ -25,6 +27,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, RegexMatcher, StringMatcher
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import (
@@ -36,8 +39,10 @@ from envoy_data_plane.xds.type.matcher.v3 import (
 
 from model.world import Pool
 from xds.translate import names
-from xds.translate.encoding import metadata, overwrite, pack
+from xds.translate.encoding import encode, metadata, overwrite, pack
 from xds.translate.http import PROXY_HEADERS
+from xds.translate.template import ANY_POOL, name_pool
+from xds.wire import template_pb2 as wire
 
 BEFORE_ANYTHING_WAS_SENT: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 """Failures after which no target can have seen the request, so that any method may be tried on another exit."""
@@ -48,9 +53,61 @@ _TUNNEL_IS_DOWN: Final = ".*(unreachable|Cannot_assign|No_such_device|timeout|Pe
 """In an exit's own words (`names.FAILURE_HEADER`): what befalls it when its tunnel is down. A refused connection is none of
 these: then the target is down, and another exit would fare no better."""
 
+_TRIES_NEARBY: Final = 2
+"""After so many attempts at exits of one priority, the next is at those of another, if there is one."""
 
-def translate_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
+
+def translate_gateway_routes(pools: Sequence[Pool]) -> wire.RouteConfiguration:
     """The route configuration of a fleet with these pools."""
+    by_country = {pool.country: _pool_entry(pool) for pool in pools}
+    configuration = wire.RouteConfiguration.FromString(_any_gateway_routes())
+    matcher = configuration.virtual_hosts[0].matcher
+    if by_country:
+        entries = matcher.matcher_tree.exact_match_map.map
+        del entries[ANY_POOL.country]
+        entries.update(by_country)
+    else:
+        matcher.ClearField("matcher_tree")
+    served = _listed(sorted(by_country))
+
+    def say_what_is_served(route: wire.Route) -> None:
+        body = route.direct_response.body
+        body.inline_string = body.inline_string.replace(ANY_POOL.country, served)
+
+    _change_routes(matcher.on_no_match, say_what_is_served)
+    return configuration
+
+
+@lru_cache(maxsize=10_000)
+def _pool_entry(pool: Pool) -> bytes:
+    """Where the wish for a pool leads: an OnMatch."""
+    configuration = wire.RouteConfiguration.FromString(_any_gateway_routes())
+    tree = configuration.virtual_hosts[0].matcher.matcher_tree
+    entry = wire.Matcher.OnMatch.FromString(tree.exact_match_map.map[ANY_POOL.country])
+
+    def lead_to_pool(route: wire.Route) -> None:
+        route.route.cluster = names.pool_cluster(pool)
+        name_pool(route, pool.name)
+
+    _change_routes(entry, lead_to_pool)
+    return encode(entry)
+
+
+def _change_routes(on_match: wire.Matcher.OnMatch, change: Callable[[wire.Route], None]) -> None:
+    packed = on_match.action.typed_config
+    routes = wire.RouteList.FromString(packed.value)
+    for route in routes.routes:
+        change(route)
+    packed.value = encode(routes)
+
+
+@cache
+def _any_gateway_routes() -> bytes:
+    return encode(define_gateway_routes([ANY_POOL]))
+
+
+def define_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
+    """The same in Envoy's own types."""
     by_country = {pool.country: MatcherOnMatch(action=_action(_pool_routes(pool))) for pool in pools}
     wish = TypedExtensionConfig(
         name="wish", typed_config=pack(HttpRequestHeaderMatchInput(header_name=names.WISH_HEADER))
@@ -90,6 +147,10 @@ def _retry_policy(retry_on: str) -> RetryPolicy:
     elsewhere = RetryPolicyRetryHostPredicate(
         name="envoy.retry_host_predicates.previous_hosts", typed_config=pack(PreviousHostsPredicate())
     )
+    farther = RetryPolicyRetryPriority(  # a near exit that is alone and just died is still what is preferred
+        name="envoy.retry_priorities.previous_priorities",
+        typed_config=pack(PreviousPrioritiesConfig(update_frequency=_TRIES_NEARBY)),
+    )
     tunnel_is_down = HeaderMatcher(
         name=names.FAILURE_HEADER, string_match=StringMatcher(safe_regex=RegexMatcher(regex=_TUNNEL_IS_DOWN))
     )
@@ -98,6 +159,7 @@ def _retry_policy(retry_on: str) -> RetryPolicy:
         num_retries=3,
         retriable_headers=[tunnel_is_down],
         retry_host_predicate=[elsewhere],
+        retry_priority=farther,
         host_selection_retry_max_attempts=8,
         retry_back_off=RetryPolicyRetryBackOff(
             base_interval=timedelta(milliseconds=10), max_interval=timedelta(milliseconds=100)
@@ -106,7 +168,7 @@ def _retry_policy(retry_on: str) -> RetryPolicy:
 
 
 def _no_pool_routes(countries: Sequence[str]) -> list[Route]:
-    served = ", ".join(countries) or "none yet"
+    served = _listed(countries)
     wished = HeaderMatcher(name=names.WISH_HEADER, present_match=True)
     return [
         *_refuse(404, f"exitplane: no pool serves the country asked for; served are: {served}\n", [wished]),
@@ -117,6 +179,10 @@ def _no_pool_routes(countries: Sequence[str]) -> list[Route]:
             [],
         ),
     ]
+
+
+def _listed(countries: Sequence[str]) -> str:
+    return ", ".join(countries) or "none yet"
 
 
 def _refuse(status: int, text: str, headers: list[HeaderMatcher]) -> list[Route]:

@@ -2,7 +2,8 @@
 
 Proxies whose translation inputs are equal form a group and share every byte; what belongs to one proxy alone is its
 overlay. The shape is the same for both: a `Scope` names its resources and translates one at a time, so that a change costs
-what it touches (decision 5).
+what it touches (decision 5). What of a group depends on more inputs than the rest is a scope of its own: endpoints depend
+on where a gateway stands, so that clusters, listeners and routes stay one for the whole fleet.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
+from model.locality import Locality
 from model.world import Change, Entity, Exit, Kind, Listener, Pool, Proxy, ResourceKey, Role, World
 from xds.translate import names
 from xds.translate.clusters import translate_pool_cluster
@@ -40,6 +43,17 @@ class Scope(Protocol):
     def key(self) -> str:
         """What tells this scope from all others, and stays across restarts."""
 
+    @property
+    def types(self) -> AbstractSet[str]:
+        """The type URLs of what it may hold."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several proxies are given it, so that one of them can try its changes first."""
+
+    def fleet(self, world: World) -> UUID | None:
+        """The fleet that it is of; None when the World knows it no more."""
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         """All that the scope holds."""
 
@@ -59,7 +73,10 @@ _TARGETS = ResourceId(names.CLUSTER, names.TARGETS)
 
 @dataclass(frozen=True, slots=True)
 class GatewayGroup:
-    """The gateways of a fleet."""
+    """The gateways of a fleet: all that they share wherever they stand."""
+
+    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER, names.ROUTE})
+    shared: ClassVar[bool] = True
 
     fleet_id: UUID
 
@@ -67,37 +84,73 @@ class GatewayGroup:
     def key(self) -> str:
         return f"gateway/{self.fleet_id}"
 
+    def fleet(self, world: World) -> UUID | None:  # noqa: ARG002 - a Scope's
+        return self.fleet_id
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         found = {_GATEWAY_ROUTES}
         if self.fleet_id in world.listeners_of:
             found.add(_GATEWAY_LISTENER)
         for pool_id in world.pools_of.get(self.fleet_id, ()):
-            found |= _of_pool(world.pools[pool_id])
+            found.add(_cluster(world.pools[pool_id]))
         return found
 
     def translate(self, world: World, resource: ResourceId) -> Message | None:
         if resource == _GATEWAY_ROUTES:
-            pools = [world.pools[pool_id] for pool_id in sorted(world.pools_of.get(self.fleet_id, ()))]
-            return translate_gateway_routes(pools)
+            pool_ids = sorted(world.pools_of.get(self.fleet_id, ()), key=attrgetter("int"))  # UUIDs compare slowly
+            return translate_gateway_routes([world.pools[pool_id] for pool_id in pool_ids])
         if resource == _GATEWAY_LISTENER:
             listener_ids = world.listeners_of.get(self.fleet_id)
             return translate_gateway_listener(world.listeners[min(listener_ids)]) if listener_ids else None
         pool = world.pools.get(names.pool_of_cluster(resource.name))
         if pool is None or pool.fleet_id != self.fleet_id:
             return None
-        if resource.type_url == names.CLUSTER:
-            return translate_pool_cluster(pool)
-        exit_ids = world.exits_of.get(pool.id, frozenset())
-        return translate_endpoints(pool, (world.exits[exit_id] for exit_id in exit_ids))
+        return translate_pool_cluster(pool)
 
-    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
         found: set[ResourceId] = set(_of_rollout(self.key, change))
         for value in (_before(change, old), change.value):
             match value:
                 case Listener() if value.fleet_id == self.fleet_id:
                     found.add(_GATEWAY_LISTENER)
                 case Pool() if value.fleet_id == self.fleet_id:
-                    found |= {*_of_pool(value), _GATEWAY_ROUTES}
+                    found |= {_cluster(value), _GATEWAY_ROUTES}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayEndpoints:
+    """The exits as the gateways of a fleet see them from one locality (None: they do not know where they stand)."""
+
+    types: ClassVar[AbstractSet[str]] = frozenset({names.ENDPOINT})
+    shared: ClassVar[bool] = True
+
+    fleet_id: UUID
+    locality: Locality | None
+
+    @property
+    def key(self) -> str:
+        return f"endpoints/{self.fleet_id}" + (f"/{self.locality}" if self.locality else "")
+
+    def fleet(self, world: World) -> UUID | None:  # noqa: ARG002 - a Scope's
+        return self.fleet_id
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        return {_endpoints(world.pools[pool_id]) for pool_id in world.pools_of.get(self.fleet_id, ())}
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        pool = world.pools.get(names.pool_of_cluster(resource.name))
+        if pool is None or pool.fleet_id != self.fleet_id:
+            return None
+        exit_ids = world.exits_of.get(pool.id, frozenset())
+        return translate_endpoints(pool, [world.exits[exit_id] for exit_id in exit_ids], self.locality)
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
+        found: set[ResourceId] = set(_of_rollout(self.key, change))
+        for value in (_before(change, old), change.value):
+            match value:
+                case Pool() if value.fleet_id == self.fleet_id:
+                    found.add(_endpoints(value))
                 case Exit():
                     pool = new.pools.get(value.pool_id)
                     if pool and pool.fleet_id == self.fleet_id:
@@ -109,11 +162,17 @@ class GatewayGroup:
 class ExitGroup:
     """The managed exits of a pool."""
 
+    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.ROUTE})
+    shared: ClassVar[bool] = True
+
     pool_id: UUID
 
     @property
     def key(self) -> str:
         return f"exit/{self.pool_id}"
+
+    def fleet(self, world: World) -> UUID | None:
+        return world.pools[self.pool_id].fleet_id if self.pool_id in world.pools else None
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         return {_EXIT_ROUTES, _TARGETS} if self.pool_id in world.pools else set()
@@ -134,11 +193,17 @@ class ExitGroup:
 class ExitOverlay:
     """What belongs to one exit alone: where it listens, and from which address it leaves."""
 
+    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER})
+    shared: ClassVar[bool] = False
+
     exit_id: UUID
 
     @property
     def key(self) -> str:
         return f"overlay/{self.exit_id}"
+
+    def fleet(self, world: World) -> UUID | None:
+        return world.proxies[self.exit_id].fleet_id if self.exit_id in world.proxies else None
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         exit_ = world.exits.get(self.exit_id)
@@ -165,15 +230,21 @@ class ExitOverlay:
 def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
     """What a proxy is given: its group, and over it its overlay. Empty when the World knows no such exit."""
     if proxy.role is Role.GATEWAY:
-        return (GatewayGroup(proxy.fleet_id),)
+        return (GatewayGroup(proxy.fleet_id), GatewayEndpoints(proxy.fleet_id, proxy.locality))
     exit_ = world.exits.get(proxy.id)
     return (ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)) if exit_ else ()
 
 
 def scope_keys(change: Change, old: World, new: World) -> set[str]:
-    """The keys of the scopes that a change may touch: all others need not be asked."""
+    """The keys of the scopes that a change may touch: all others need not be asked.
+
+    Endpoints are named for where gateways stand, before the change or after it; nobody holds any others.
+    """
     if not isinstance(change.key, UUID):
         return {_resource_of(change.key).group}
+    if change.kind is Kind.APPROVAL:
+        pools = new.pools_of.get(change.key, frozenset())
+        return {GatewayGroup(change.key).key, *(ExitGroup(pool_id).key for pool_id in pools)}
     keys = {ExitOverlay(exit_id).key for exit_id in _admitting_others(change, old, new)}
     for value in (_before(change, old), change.value):
         match value:
@@ -181,12 +252,19 @@ def scope_keys(change: Change, old: World, new: World) -> set[str]:
                 keys.add(GatewayGroup(value.fleet_id).key)
             case Pool():
                 keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key}
+                keys |= _endpoints_keys(value.fleet_id, old, new)
             case Exit():
                 keys.add(ExitOverlay(value.id).key)
                 pool = new.pools.get(value.pool_id) or old.pools.get(value.pool_id)
                 if pool:
-                    keys.add(GatewayGroup(pool.fleet_id).key)
+                    keys |= _endpoints_keys(pool.fleet_id, old, new)
     return keys
+
+
+def _endpoints_keys(fleet_id: UUID, *worlds: World) -> set[str]:
+    return {
+        GatewayEndpoints(fleet_id, locality).key for world in worlds for locality in world.gateways_at.get(fleet_id, ())
+    }
 
 
 def _before(change: Change, old: World) -> Entity | None:
@@ -198,8 +276,8 @@ def _before(change: Change, old: World) -> Entity | None:
     return tables.get(change.kind, {}).get(change.key)
 
 
-def _of_pool(pool: Pool) -> set[ResourceId]:
-    return {ResourceId(names.CLUSTER, names.pool_cluster(pool)), _endpoints(pool)}
+def _cluster(pool: Pool) -> ResourceId:
+    return ResourceId(names.CLUSTER, names.pool_cluster(pool))
 
 
 def _endpoints(pool: Pool) -> ResourceId:

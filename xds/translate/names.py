@@ -25,7 +25,9 @@ WISH_HEADER: Final = "x-ep-country"
 FAILURE_HEADER: Final = "x-ep-exit-failure"
 """An exit's own words when it could not reach a target, from which a gateway tells a dead tunnel from a dead target."""
 
-_POOL_PREFIX: Final = "pool/"
+POOL_PREFIX: Final = "pool/"
+POOL_CLUSTER_PATTERN: Final = f"{POOL_PREFIX}[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
+"""What the clusters of pools are called, as a regular expression."""
 
 METADATA: Final = "exitplane"
 POOL_METADATA: Final = "pool"
@@ -50,12 +52,12 @@ HEALTH_PATH: Final = "/x-ep-health"
 
 def pool_cluster(pool: Pool) -> str:
     """The cluster of a pool. By id: a renamed pool keeps its cluster, so its tunnels live on."""
-    return f"{_POOL_PREFIX}{pool.id}"
+    return f"{POOL_PREFIX}{pool.id}"
 
 
 def pool_of_cluster(name: str) -> UUID:
     """The id of the pool that a cluster, or its endpoints, is made of."""
-    return UUID(name.removeprefix(_POOL_PREFIX))
+    return UUID(name.removeprefix(POOL_PREFIX))
 
 
 def exit_host(exit_id: UUID) -> str:

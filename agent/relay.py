@@ -1,0 +1,236 @@
+"""What stands between an Envoy and its control plane, on a socket in the state folder (decision record 9).
+
+It passes on what both say, and remembers what Envoy accepted. While the control plane is away it answers from that, so that
+an Envoy that starts then comes up with what the last one had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Final, TypeAlias
+
+import grpc
+import structlog
+
+from agent import folder as files
+from agent.enrolment import Enrolment
+from agent.folder import StateFolder
+from agent.record import Witness
+from agent.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
+from agent.vault import Vault
+from model.errors import ExitplaneError
+from model.identity import Identity
+
+log = structlog.get_logger()
+
+QUIET_S: Final = 0.5
+"""The record is written once it has not changed for this long, …"""
+WRITTEN_AFTER_S: Final = 5.0
+"""… or after this long if it never stops."""
+READ_WITHIN_S: Final = 30.0
+"""How long Envoy may leave a response unread."""
+_EARLY_S: Final = 5.0
+"""A stream that ended without a word after less than this was not served."""
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Envoy asks every 10 s whether anybody is there
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+Context: TypeAlias = Any
+"""grpc.aio.ServicerContext; grpcio ships no types."""
+
+
+class SocketUnusable(ExitplaneError):
+    code = "socket_unusable"
+
+
+class _EnvoyLeft(Exception):
+    """Envoy ended its stream."""
+
+
+class Relay:
+    """Serves one Envoy's ADS from `start` to `stop`, which must come after Envoy's own end."""
+
+    def __init__(self, enrolment: Enrolment, folder: StateFolder) -> None:
+        self._folder = folder
+        self._identity = Identity(enrolment.fleet_id, enrolment.role, enrolment.id)
+        self._upstream = Upstream(enrolment)
+        self._vault = Vault(folder, enrolment.key_pem, enrolment.id)
+        self._record = self._vault.load()
+        self._server = grpc.aio.server(options=_OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises SocketUnusable."""
+        self._folder.remove(files.SOCKET)  # one that a killed agent left
+        self._bind()
+        await self._server.start()
+        self._writer = asyncio.create_task(self._write_changes(), name="record")
+
+    async def stop(self) -> None:
+        """End every stream and write what was not written yet."""
+        await self._server.stop(None)
+        await self._upstream.close()
+        if self._writer is not None:
+            self._writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._writer
+            await self._write()
+        self._folder.remove(files.SOCKET)
+
+    def _bind(self) -> None:
+        # A socket's path may have 107 bytes, which a folder's name can exceed: by its descriptor it is always short.
+        folder = os.open(self._folder.path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self._server.add_insecure_port(f"unix:/proc/self/fd/{folder}/{files.SOCKET}")
+            (self._folder.path / files.SOCKET).chmod(0o600)
+        except (RuntimeError, OSError) as error:
+            raise SocketUnusable(
+                f"{self._folder.path / files.SOCKET} cannot be listened on ({error})",
+                mend="name another folder with --state",
+            ) from error
+        finally:
+            os.close(folder)
+
+    # -- a stream of Envoy's
+
+    async def _serve(self, _: Any, context: Context) -> None:
+        try:
+            call = await self._upstream.open()
+            if call is None:
+                await self._answer(context)
+            else:
+                await self._pair(context, call)
+        except Denied as denied:
+            # whoever was deregistered is not kept alive, by this agent or the next
+            log.warning("ads.denied", code=denied.code.name, reason=denied.details)
+            self._record.clear()
+            await self._write()
+            await context.abort(denied.code, denied.details)
+        except _EnvoyLeft:
+            return
+
+    async def _pair(self, context: Context, call: Call) -> None:
+        """Pass on what either side says until one ends. Raises Denied and _EnvoyLeft."""
+        witness = Witness(self._record)
+        begun_s = time.monotonic()
+        served = asyncio.Event()
+        up = asyncio.create_task(self._pass_requests(context, call, witness))
+        down = asyncio.create_task(self._pass_responses(context, call, witness, served))
+        try:
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            if up.done():
+                up.result()
+            await down
+        finally:
+            call.cancel()
+            await _cancel((up, down))
+        await raise_if_denied(call)
+        code, details = await call.code(), await call.details()
+        if not served.is_set() and time.monotonic() - begun_s < _EARLY_S:
+            self._upstream.note_away(f"{code.name}: {details}")
+        if code is not grpc.StatusCode.OK:
+            await context.abort(code, details)
+
+    async def _pass_requests(self, context: Context, call: Call, witness: Witness) -> None:
+        """Until the control plane takes no more. Raises _EnvoyLeft."""
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            try:
+                await call.write(witness.request(raw))
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                return
+        raise _EnvoyLeft
+
+    async def _pass_responses(self, context: Context, call: Call, witness: Witness, served: asyncio.Event) -> None:
+        """Until the control plane has nothing more to say."""
+        with suppress(grpc.RpcError):
+            while (raw := await call.read()) is not grpc.aio.EOF:
+                served.set()
+                self._upstream.note_good()
+                witness.response(raw)
+                await _write(context, raw)
+
+    # -- while the control plane is away
+
+    async def _answer(self, context: Context) -> None:
+        """Serve what the last Envoy accepted, until the control plane is back. Raises Denied and _EnvoyLeft.
+
+        Then the stream ends, and Envoy's next one is relayed. Without a record Envoy is told nothing, and waits likewise.
+        """
+        # some 15 MB and a second of work that an agent does without until now
+        await asyncio.to_thread(import_module, "agent.fallback")
+        from agent.fallback import Fallback  # noqa: PLC0415 - it was just imported
+        from xds.protocol.stream import Close, Send  # noqa: PLC0415 - likewise
+
+        types = self._record.types
+        log.info("ads.from_record", resources={type_url: len(kept) for type_url, kept in types.items()})
+        fallback = Fallback(types, self._identity)
+        back = asyncio.create_task(self._upstream.wait_until_back())
+        reading = asyncio.ensure_future(context.read())
+        try:
+            while True:
+                await asyncio.wait({back, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if back.done():
+                    return back.result()
+                raw = reading.result()
+                if raw is grpc.aio.EOF:
+                    raise _EnvoyLeft
+                reading = asyncio.ensure_future(context.read())
+                for action in fallback.receive(raw, time.monotonic()):
+                    match action:
+                        case Send():
+                            await _write(context, action.data)
+                        case Close():
+                            await context.abort(grpc.StatusCode[action.status], action.message)
+        finally:
+            await _cancel((back, reading))
+
+    # -- the record on disk
+
+    async def _write_changes(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._record.changed.wait()
+            deadline_s, seen = loop.time() + WRITTEN_AFTER_S, -1
+            while seen != self._record.revision and loop.time() < deadline_s:
+                seen = self._record.revision
+                await asyncio.sleep(QUIET_S)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Bring the file up to the record."""
+        async with self._writing:
+            if not self._record.changed.is_set():
+                return
+            self._record.changed.clear()
+            if self._record.types:
+                await asyncio.to_thread(self._vault.save, self._record.encode())
+            else:
+                self._vault.remove()
+
+
+async def _write(context: Context, raw: bytes) -> None:
+    """Send a response, as soon as Envoy takes it."""
+    try:
+        async with asyncio.timeout(READ_WITHIN_S):
+            await context.write(raw)
+    except TimeoutError:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Envoy does not read its responses")
+
+
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,65 @@
+"""Rollouts: what of a fleet's configuration is being tried, or held back, and the word that lets it through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.fleets import service as fleets
+from api.rollouts.schemas import ChangeSetOut, GroupOut, ResourceOut, RolloutOut
+from model.changes import Unit
+from model.repositories import rollout
+from model.tables import RolloutRow
+
+
+async def show(session: AsyncSession, ref: str) -> RolloutOut:
+    """Raises Problem (404)."""
+    fleet = await fleets.show(session, ref)
+    return await _show(session, fleet.id)
+
+
+async def approve(unit: Unit, ref: str) -> RolloutOut:
+    """Let the next change of a fleet take more than half of what there is. Raises Problem (404)."""
+    fleet = await fleets.show(unit.session, ref)
+    await rollout.approve(unit, fleet.id)
+    return await _show(unit.session, fleet.id)
+
+
+async def withdraw(unit: Unit, ref: str) -> RolloutOut:
+    """Take that back. Raises Problem (404)."""
+    fleet = await fleets.show(unit.session, ref)
+    await rollout.withdraw_approval(unit, fleet.id)
+    return await _show(unit.session, fleet.id)
+
+
+async def _show(session: AsyncSession, fleet_id: UUID) -> RolloutOut:
+    rows = await rollout.rollouts_of(session, fleet_id)
+    return RolloutOut(
+        settled=not rows,
+        shrink_approved=await rollout.is_approved(session, fleet_id),
+        groups=[_show_group(row) for row in rows],
+    )
+
+
+def _show_group(row: RolloutRow) -> GroupOut:
+    return GroupOut(group=row.group, at=row.at, change_sets=_show_change_sets(row.change_sets))
+
+
+def _show_change_sets(stored: Sequence[dict[str, Any]]) -> list[ChangeSetOut]:
+    return [
+        ChangeSetOut(
+            id=each["change_set"],
+            given_to=each["given_to"],
+            reason=each["reason"],
+            canaries=each["canaries"],
+            resources=[
+                ResourceOut(type_url=type_url, name=name, version=version)
+                for type_url, name, version in each["resources"]
+            ],
+        )
+        for each in stored
+        if each["given_to"] != "everybody"
+    ]

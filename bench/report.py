@@ -1,0 +1,55 @@
+"""How figures are printed: one line each, with their number and their spread, the aim, and the ratio to a baseline."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+
+_UNITS = {"ms": 1000.0, "s": 1.0}
+
+
+def quantile(values: Sequence[float], percent: int) -> float:
+    """The percentile of some values; of one alone, that."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]
+
+
+def spread(
+    name: str,
+    values_s: Sequence[float],
+    *,
+    unit: str = "ms",
+    aim_s: float | None = None,
+    baseline_s: Sequence[float] | None = None,
+) -> None:
+    """Print times: how many, least, median, 99th percentile, most. Aim and ratio are of the 99th percentile."""
+    each, p99 = _UNITS[unit], quantile(values_s, 99)
+    figures = {"min": min(values_s), "p50": quantile(values_s, 50), "p99": p99, "max": max(values_s)}
+    line = f"{name:44} n={len(values_s):<7}" + "".join(
+        f" {word} {at * each:8.1f} {unit}" for word, at in figures.items()
+    )
+    if aim_s is not None:
+        line += f"   aim p99 < {aim_s * each:g} {unit}: {verdict(p99 < aim_s)}"
+    if baseline_s is not None:
+        line += f"   p99 {p99 / quantile(baseline_s, 99):.2f} x, p50 {quantile(values_s, 50) / quantile(baseline_s, 50):.2f} x baseline"
+    print(line, flush=True)
+
+
+def figure(
+    name: str, value: float, unit: str = "", *, below: float | None = None, at_most: float | None = None
+) -> None:
+    """Print one value, with its aim."""
+    line = f"{name:44} {value:,.2f}".rstrip("0").rstrip(".") + (f" {unit}" if unit else "")
+    if below is not None:
+        line += f"   aim < {below:g}: {verdict(value < below)}"
+    if at_most is not None:
+        line += f"   aim <= {at_most:g}: {verdict(value <= at_most)}"
+    print(line, flush=True)
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}   (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors before)", flush=True)
+
+
+def verdict(met: bool) -> str:  # noqa: FBT001 - it says yes or no to one
+    return "met" if met else "MISSED"

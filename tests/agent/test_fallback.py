@@ -1,0 +1,102 @@
+"""Speaking for a control plane that is away: a new Envoy gets everything, one that lives is left as it is."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agent.fallback import Fallback
+from agent.record import Kept
+from model.identity import Identity
+from model.world import Role
+from xds.protocol.stream import Close, Send
+from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds.wire import discovery_pb2 as wire
+
+IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
+V1 = Kept("v1", b"one")
+TYPES = {
+    CLUSTER: {"a": V1, "b": V1},
+    ENDPOINT: {"a": V1, "b": V1},
+    LISTENER: {"clients": V1},
+    ROUTE: {"wishes": V1},
+}
+
+
+class Envoy:
+    """Asks a fallback."""
+
+    def __init__(self, types=TYPES) -> None:
+        self.fallback = Fallback(types, IDENTITY)
+        self.responses: list[wire.DeltaDiscoveryResponse] = []
+
+    def ask(self, type_url, names=(), *, nonce="", holds=None) -> list[str]:
+        """The types of the responses that follow; the responses themselves come to stand in `responses`."""
+        message = wire.DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce, initial_resource_versions=holds)
+        message.resource_names_subscribe.extend(names)
+        sent = [each for each in self.fallback.receive(message.SerializeToString(), 0.0) if isinstance(each, Send)]
+        self.responses += [wire.DeltaDiscoveryResponse.FromString(each.data) for each in sent]
+        return [each.type_url for each in sent]
+
+    def got(self) -> dict[str, str]:
+        return {resource.name: resource.version for resource in self.responses[-1].resources}
+
+
+def test_a_new_envoy_is_given_everything_in_order_with_the_versions_of_the_control_plane():
+    envoy = Envoy()
+    assert envoy.ask(CLUSTER) == [CLUSTER]
+    assert envoy.got() == {"a": "v1", "b": "v1"}
+    assert envoy.responses[-1].resources[0].resource.value == b"one"
+    # routes and listeners wait for the clusters, which wait for their endpoints
+    assert envoy.ask(LISTENER) == []
+    assert envoy.ask(ENDPOINT, ["a", "b"]) == [ENDPOINT]
+    assert envoy.ask(CLUSTER, nonce=envoy.responses[0].nonce) == [LISTENER]
+    assert envoy.ask(ROUTE, ["wishes"]) == [ROUTE]
+
+
+def test_an_envoy_that_holds_the_record_is_sent_nothing():
+    envoy = Envoy()
+
+    for type_url, kept in TYPES.items():
+        assert envoy.ask(type_url, kept.keys(), holds=dict.fromkeys(kept, "v1")) == []
+        assert envoy.ask(type_url, ["*"]) in ([], [type_url])
+
+
+def test_an_envoy_that_holds_a_part_is_given_the_rest():
+    envoy = Envoy()
+
+    assert envoy.ask(CLUSTER, holds={"a": "v1"}) == [CLUSTER]
+    assert envoy.got() == {"b": "v1"}
+    assert envoy.ask(LISTENER, holds={}) == []  # as a new Envoy's: after the clusters
+
+
+def test_an_envoy_that_is_ahead_of_the_record_is_left_as_it_is():
+    envoy = Envoy()
+
+    assert envoy.ask(CLUSTER, holds={"a": "v2", "c": "v1"}) == []
+    assert envoy.ask(ENDPOINT, ["a", "c"], holds={"a": "v2", "c": "v1"}) == []
+    assert envoy.ask(LISTENER, ["*"], holds={"other": "v1"}) == []
+    assert envoy.ask(ROUTE, ["another"], holds={"another": "v1"}) == []
+
+
+def test_an_envoy_that_is_ahead_is_given_what_it_asks_for_by_name():
+    envoy = Envoy()
+
+    assert envoy.ask(ENDPOINT, ["a", "b", "c"], holds={"a": "v2", "c": "v1"}) == [ENDPOINT]
+    assert envoy.got() == {"b": "v1"}
+    assert list(envoy.responses[-1].removed_resources) == []
+
+
+def test_what_was_never_answered_is_not_empty():
+    envoy = Envoy({CLUSTER: {}})
+
+    assert envoy.ask(LISTENER) == []
+    assert envoy.ask(ENDPOINT, ["a"]) == []
+    assert envoy.ask(CLUSTER) == [CLUSTER]  # this was, with nothing
+    assert Envoy({CLUSTER: {}}).ask(CLUSTER, holds={"a": "v1"}) == []
+
+
+def test_what_cannot_be_read_ends_the_stream():
+    (action,) = Fallback(TYPES, IDENTITY).receive(b"\xff", 0.0)
+
+    assert isinstance(action, Close)
+    assert action.status == "INVALID_ARGUMENT"

@@ -1,0 +1,125 @@
+"""The record on disk: nobody but this proxy, with its key, can make anything of it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+
+from agent import vault as vaults
+from agent.folder import StateFolder
+from agent.record import Kept, Record
+from agent.vault import Vault
+from xds.translate.names import CLUSTER
+
+PROXY = UUID(int=7)
+SECRET = b"-----BEGIN PRIVATE KEY-----"
+
+
+def a_key() -> str:
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(serialization.Encoding.PEM, form, plain).decode()
+
+
+KEY = a_key()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    state = StateFolder(tmp_path / "state")
+    with state.held():
+        yield state
+
+
+@pytest.fixture
+def record():
+    kept = Record()
+    kept.put(CLUSTER, {"a": Kept("v1", SECRET)})
+    return kept
+
+
+@pytest.fixture
+def file(folder, record):
+    """The record's file, written by the proxy PROXY with KEY."""
+    Vault(folder, KEY, PROXY).save(record.encode())
+    return folder.path / "record.bin"
+
+
+def load(folder, key=KEY, proxy=PROXY):
+    with capture_logs() as logs:
+        record = Vault(folder, key, proxy).load()
+    return record.types, [(entry["event"], entry["log_level"]) for entry in logs]
+
+
+UNREADABLE = ({}, [("record.unreadable", "warning")])
+
+
+def test_what_was_saved_is_loaded(folder, file, record):
+    assert load(folder) == (record.types, [])
+
+
+def test_no_file_is_no_record_and_no_news(folder):
+    assert load(folder) == ({}, [])
+
+
+def test_the_file_is_its_owners_alone_and_tells_nothing(file):
+    assert file.stat().st_mode & 0o777 == 0o600
+    raw = file.read_bytes()
+    assert SECRET not in raw
+    assert b"envoy" not in raw
+
+
+def test_the_same_record_is_never_written_alike(folder, file, record):
+    first = file.read_bytes()
+    Vault(folder, KEY, PROXY).save(record.encode())
+
+    assert file.read_bytes()[4:16] != first[4:16]
+
+
+@pytest.mark.parametrize("at", [0, 3, 4, 15, 16, -1])
+def test_a_file_that_was_changed_is_none(folder, file, at):
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+    assert load(folder) == UNREADABLE
+
+
+@pytest.mark.parametrize("length", [0, 4, 16, 20, -1])
+def test_a_file_that_was_cut_is_none(folder, file, length):
+    file.write_bytes(file.read_bytes()[:length])
+
+    assert load(folder) == UNREADABLE
+
+
+def test_a_file_of_another_key_or_another_proxy_is_none(folder, file):
+    assert load(folder, key=a_key()) == UNREADABLE
+    assert load(folder, proxy=UUID(int=8)) == UNREADABLE
+
+
+def test_a_file_that_is_too_large_is_none(folder, file, monkeypatch):
+    monkeypatch.setattr(vaults, "MAX_BYTES", file.stat().st_size - 1)
+
+    assert load(folder) == UNREADABLE
+
+
+def test_what_cannot_be_written_is_told_once(folder, file, record, monkeypatch):
+    before = file.read_bytes()
+    monkeypatch.setattr(vaults, "_MAX_CONTENT_BYTES", 10)
+    vault = Vault(folder, KEY, PROXY)
+    with capture_logs() as logs:
+        vault.save(record.encode())
+        vault.save(record.encode())
+
+    assert [entry["event"] for entry in logs] == ["record.not_written"]
+    assert file.read_bytes() == before
+
+
+def test_what_is_removed_is_gone(folder, file):
+    Vault(folder, KEY, PROXY).remove()
+    Vault(folder, KEY, PROXY).remove()
+
+    assert load(folder) == ({}, [])

@@ -1,0 +1,118 @@
+"""A gateway whose Envoy dies while the control plane is away serves again at once, and goes on from there afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.demo.opening import open_scene
+from cli.demo.scene import SceneSettings
+from cli.demo.underlay import why_no_tunnels
+
+POOLS = ("us", "gb")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """No exit is held to be silent, however busy the machine is: what is counted here are updates."""
+    obstacle = why_no_tunnels()
+    if obstacle:
+        pytest.skip(f"needs tunnels: {obstacle}")
+    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
+    settings = SceneSettings(exits=POOLS, gateway_drain_time_s=2, silence_timeout_s=300, **ports)
+    with open_scene(settings) as running:
+        running.start()
+        yield running
+
+
+def serves(scene, country: str) -> bool:
+    try:
+        return scene.ask(country, tunnel=False).status == 200
+    except OSError:
+        return False
+
+
+def names_country(scene, country: str) -> bool:
+    """Whether the gateway tells clients without a wish that they may ask for this country."""
+    return country in scene.ask(None, tunnel=False).text.rpartition("served are: ")[2].split(", ")
+
+
+def updates(scene, stat) -> dict[str, int]:
+    """How often the gateway's Envoy applied something, by what."""
+    names = ["cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success"]
+    names += [f"cluster.pool/{pool}.update_success" for pool in pools(scene)]
+    return {name: stat(scene.gateway, name) for name in names}
+
+
+def pools(scene) -> list[str]:
+    """The ids of the pools that the gateway has had from the start."""
+    lines = scene.gateway.admin("/stats?filter=^cluster.pool/.*.membership_total$&format=text").splitlines()
+    return sorted(line.removeprefix("cluster.pool/").partition(".")[0] for line in lines if line)
+
+
+def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes_on_when_it_is_back(
+    scene, asking, eventually, stat
+):
+    gateway = scene.gateway
+    eventually((gateway.state_dir / "record.bin").exists)
+    had = pools(scene)
+    with asking("us") as clients:
+        scene.kill_control_plane()
+        eventually(lambda: len(clients.answers) > 20)
+    assert clients.failures(since=0) == []
+    dead = gateway.envoy_pid
+    gateway.kill_envoy()
+    eventually(lambda: gateway.envoy_pid != dead and all(serves(scene, country) for country in POOLS), timeout_s=10)
+
+    with asking("us") as clients:
+        eventually(lambda: len(clients.answers) > 50)
+        assert scene.control_plane is None
+        assert pools(scene) == had
+        before = updates(scene, stat)
+        streams = stat(gateway, "cluster.agent.upstream_rq_total")
+
+        scene.start_control_plane()
+        # the agent ends the stream that it answered itself, and the next one is relayed
+        eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_total") > streams)
+        scene.wait_until_healthy()
+        assert updates(scene, stat) == before
+
+        pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
+        eventually(lambda: names_country(scene, "fr"), timeout_s=5)
+        added = f"cluster.pool/{pool['id']}.update_success"
+        after = updates(scene, stat)
+        # the change, and nothing besides: what Envoy had was not sent again
+        assert after.pop(added) == 1
+        changed = {name for name, value in after.items() if value != before[name]}
+        assert changed == {"cluster_manager.cds.update_success", "rds.wishes.update_success"}
+        assert all(after[name] == before[name] + 1 for name in changed)
+    assert clients.failures(since=0) == []
+    assert clients.sources(since=0) <= scene.egress_addresses("us")
+    assert stat(gateway, "listener_manager.listener_modified") == 0
+    scene.api("DELETE", f"/pools/{pool['id']}")
+    eventually(lambda: not names_country(scene, "fr"))
+
+
+def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(scene, asking, eventually, stat):
+    gateway = scene.gateway
+    envoy = gateway.envoy_pid
+    with asking("gb") as clients:
+        scene.processes.kill(gateway.child)
+        gateway.child = None
+        # past the agent that is gone
+        eventually(lambda: stat(gateway, "cluster.xds.upstream_rq_active") == 1)
+        pool = scene.api("POST", "/pools", {"name": "meanwhile", "fleet": "demo", "country": "it"})
+        eventually(lambda: names_country(scene, "it"), timeout_s=5)
+
+        gateway.start()
+        eventually(lambda: "envoy.taken_over" in gateway.child.tail(20))
+        scene.kill_control_plane()
+        eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_active") == 1)
+        eventually(lambda: "ads.from_record" in gateway.child.tail(20))
+        # its record is of before the pool, which Envoy keeps all the same
+        assert names_country(scene, "it")
+        assert gateway.envoy_pid == envoy
+        scene.start_control_plane()
+        eventually(lambda: "ads.back" in gateway.child.tail(20))
+        scene.api("DELETE", f"/pools/{pool['id']}")
+        eventually(lambda: not names_country(scene, "it"))
+    assert clients.failures(since=0) == []

@@ -1,0 +1,26 @@
+"""A locality is a region, or a region and a zone in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.locality import Locality
+
+
+@pytest.mark.parametrize("text", ["eu", "eu-west-1", "eu/a", "1/2", "a" * 63 + "/" + "b" * 63])
+def test_what_is_read_is_written_the_same(text):
+    assert str(Locality.parse(text)) == text
+
+
+def test_a_region_and_a_zone_are_told_apart():
+    assert Locality.parse("eu-west/a") == Locality("eu-west", "a")
+    assert Locality.parse("eu-west") == Locality("eu-west")
+    assert Locality("eu-west") != Locality("eu-west", "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "/a", "eu/", "eu/a/b", "EU", "eu_west", "e u", " eu", "eu\n", "eu\0", "eu/a\n", "ё", "a" * 64]
+)
+def test_what_is_no_locality_is_refused(text):
+    with pytest.raises(ValueError, match="is not region or region/zone"):
+        Locality.parse(text)

@@ -1,0 +1,221 @@
+"""What is made from templates is what was defined, and making it encodes nothing anew."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+from uuid import UUID
+
+import betterproto2
+import pytest
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.world import Exit, ExitState, Fleet, Listener, Pool, World, put
+from xds.snapshot.snapshot import advance, build
+from xds.translate import gateway_routes, names
+from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
+from xds.translate.encoding import encode
+from xds.translate.exit_listener import define_exit_listener, translate_exit_listener
+from xds.translate.exit_routes import define_exit_routes, translate_exit_routes
+from xds.translate.exit_targets import define_exit_targets, translate_exit_targets
+from xds.translate.gateway_routes import define_gateway_routes, translate_gateway_routes
+from xds.translate.group import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
+from xds.translate.references import references
+from xds.translate.template import ANY_EXIT, ANY_POOL
+
+FLEET = UUID(int=1)
+TEXTS = st.text(max_size=20) | st.sampled_from([ANY_POOL.name, ANY_POOL.country, "pool/"])
+COUNTRIES = st.text(string.ascii_lowercase, min_size=2, max_size=2) | st.just(ANY_POOL.country)
+POOLS = st.builds(Pool, st.uuids(), st.just(FLEET), TEXTS, COUNTRIES)
+ADDRESSES = st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::1"])
+EXITS = st.builds(
+    Exit,
+    st.uuids(),
+    st.uuids(),
+    TEXTS,
+    endpoint=ADDRESSES,
+    port=st.integers(1, 65535),
+    state=st.sampled_from(ExitState),
+    bind_address=ADDRESSES,
+    egress_address=st.none() | ADDRESSES,
+)
+
+
+drawn = settings(max_examples=25, deadline=None)  # the plain way costs milliseconds, and a few of them
+
+
+def assert_same(translated, defined):
+    """Equal when read by Envoy's own classes, which know every field, and what is packed into an Any as bytes."""
+    assert type(defined).parse(encode(translated)) == type(defined).parse(encode(defined))
+    assert len(encode(translated)) == len(encode(defined))
+
+
+@drawn
+@given(POOLS)
+def test_a_pools_cluster_is_what_was_defined(pool):
+    assert_same(translate_pool_cluster(pool), define_pool_cluster(pool))
+
+
+@drawn
+@given(POOLS)
+def test_the_routes_of_a_pools_exits_are_what_was_defined(pool):
+    assert_same(translate_exit_routes(pool), define_exit_routes(pool))
+
+
+@drawn
+@given(st.lists(POOLS, max_size=4))
+def test_the_routes_of_a_fleet_are_what_was_defined(pools):
+    """Of pools that serve one country, the last is meant."""
+    assert_same(translate_gateway_routes(pools), define_gateway_routes(pools))
+
+
+@drawn
+@given(st.none() | ADDRESSES)
+def test_the_targets_of_an_exit_are_what_was_defined(egress_address):
+    assert_same(translate_exit_targets(egress_address), define_exit_targets(egress_address))
+
+
+@drawn
+@given(EXITS, st.uuids())
+def test_the_listener_of_an_exit_is_what_was_defined(exit_, fleet_id):
+    assert_same(translate_exit_listener(exit_, fleet_id), define_exit_listener(exit_, fleet_id))
+
+
+def test_what_is_set_to_nothing_stays_set():
+    """Envoy refuses a source address without a port, though the port is 0."""
+    for translated in (translate_exit_targets("10.0.0.1"), translate_exit_targets("127.0.0.1")):
+        assert translated.upstream_bind_config.source_address.HasField("port_value")
+
+
+def test_a_template_is_not_what_is_made_of_it():
+    first = encode(translate_gateway_routes([make_pool(1)]))
+    translate_gateway_routes([])
+    translate_gateway_routes([make_pool(2), make_pool(3)])
+    assert encode(translate_gateway_routes([make_pool(1)])) == first
+
+
+def test_the_order_in_which_pools_come_makes_no_difference():
+    pools = [make_pool(number) for number in range(20)]
+    assert encode(translate_gateway_routes(pools)) == encode(translate_gateway_routes(pools[::-1]))
+
+
+def test_the_example_is_named_nowhere():
+    """Neither in what is said of served countries, nor in any name."""
+    exit_ = Exit(UUID(int=5), UUID(int=6), "x", "192.0.2.1", 8443, ExitState.HEALTHY)
+    for translated in (
+        *(translate_gateway_routes(pools) for pools in ([], [make_pool(1)])),
+        translate_pool_cluster(make_pool(1)),
+        translate_exit_routes(make_pool(1)),
+        translate_exit_listener(exit_, FLEET),
+    ):
+        for word in (ANY_POOL.name, ANY_POOL.country, str(ANY_POOL.id), ANY_EXIT.name):
+            assert word.encode() not in encode(translated)
+
+
+def test_the_routes_name_the_clusters_of_all_pools():
+    pools = [make_pool(number) for number in range(5)]
+    body = encode(translate_gateway_routes(pools))
+    assert references(names.ROUTE, names.GATEWAY_ROUTES, body) == {
+        ResourceId(names.CLUSTER, names.pool_cluster(pool)) for pool in pools
+    }
+    assert references(names.CLUSTER, "x", encode(translate_pool_cluster(pools[0])))
+
+
+def test_without_pools_nothing_is_looked_up():
+    (host,) = RouteConfiguration.parse(encode(translate_gateway_routes([]))).virtual_hosts
+    assert host.matcher.matcher_tree is None
+    assert host.matcher.on_no_match is not None
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+def make_pool(number: int) -> Pool:
+    return Pool(UUID(int=1000 + number), FLEET, f"pool-{number}", f"c{number}")
+
+
+def make_exits(pools: int) -> list[Exit]:
+    """Two of each pool: one that leaves from an address of its own, one that does not."""
+    plain = [
+        Exit(UUID(int=2 * 10**6 + number), make_pool(number).id, "x", "192.0.2.1", 1 + number, ExitState.HEALTHY)
+        for number in range(pools)
+    ]
+    return [
+        *plain,
+        *(
+            replace(exit_, id=UUID(int=10**6 + exit_.id.int), egress_address=f"10.0.0.{exit_.port % 256}")
+            for exit_ in plain
+        ),
+    ]
+
+
+def make_world(pools: int) -> World:
+    listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 8080)
+    entities = [Fleet(FLEET, "demo"), listener, *map(make_pool, range(pools)), *make_exits(pools)]
+    return World().changed(1, map(put, entities))
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    """What is encoded with Envoy's own types from now on; the templates have been made, as by a first pool."""
+    warm = make_world(1)
+    for scope in (GatewayGroup(FLEET), *(scope for exit_ in warm.exits.values() for scope in scopes_of(exit_))):
+        build(scope, warm)
+    seen: list[str] = []
+    encode_slowly = betterproto2.Message.__bytes__
+
+    def count(message):
+        seen.append(type(message).__name__)
+        return encode_slowly(message)
+
+    monkeypatch.setattr(betterproto2.Message, "__bytes__", count)
+    return seen
+
+
+def scopes_of(exit_):
+    return ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)
+
+
+def test_what_counts_encodings_sees_them(encoded):
+    encode(define_pool_cluster(make_pool(1)))
+    assert "Cluster" in encoded
+
+
+@pytest.mark.parametrize("pools", [3, 300])
+def test_a_fleet_encodes_its_listener_and_nothing_for_its_pools(encoded, pools):
+    build(GatewayGroup(FLEET), make_world(pools))
+    assert encoded.count("Listener") == 1
+    assert {"Cluster", "RouteConfiguration", "Route"}.isdisjoint(encoded)
+
+
+@pytest.mark.parametrize("pools", [3, 300])
+def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
+    old, scope = make_world(pools), GatewayGroup(FLEET)
+    snapshot = build(scope, old)
+    encoded.clear()
+    change = put(make_pool(pools))
+    newer, differing = advance(snapshot, old, old.changed(2, [change]), [change])
+    assert encoded == []
+    assert len(differing) == 2
+    assert len(newer.resources[names.CLUSTER]) == pools + 1
+
+
+def test_a_renamed_pool_makes_one_entry_anew(monkeypatch):
+    pools = [make_pool(number) for number in range(50)]
+    translate_gateway_routes(pools)
+    lists: list[None] = []
+    change_routes = gateway_routes._change_routes
+    monkeypatch.setattr(gateway_routes, "_change_routes", lambda *given: lists.append(None) or change_routes(*given))
+    translate_gateway_routes([replace(pools[0], name="renamed"), *pools[1:]])
+    assert len(lists) == 2  # its own, and that of wishes that no pool serves
+
+
+@pytest.mark.parametrize("pools", [3, 300])
+def test_exits_that_come_all_at_once_encode_nothing_with_envoys_own_types(encoded, pools):
+    world = make_world(pools)
+    for exit_ in world.exits.values():
+        for scope in scopes_of(exit_):
+            build(scope, world)
+    assert encoded == []
