@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, not_, or_, select, text
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -94,7 +94,7 @@ class Standing:
 async def in_question(
     session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
 ) -> Sequence[Standing]:
-    """The exits whose state what was heard of them may change, at least: the others are nobody's work.
+    """The exits that what was heard of them may move to another state; the others need not be looked at.
 
     Whoever was heard of last before the two times has been silent for too long; None: nobody has.
     """
@@ -110,25 +110,18 @@ async def in_question(
 
 
 def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
-    heard_at = col(HeartbeatRow.heard_at)
+    """As `keeper.states.judge` has it, which has the last word."""
+    heard_at, state = col(HeartbeatRow.heard_at), col(ExitRow.state)
+    silent = false() if unreachable_before is None else heard_at < unreachable_before
+    given_up = false() if lost_before is None else heard_at < lost_before
     good = and_(col(HeartbeatRow.tunnel_up), col(HeartbeatRow.envoy_up), not_(col(HeartbeatRow.leaving)))
     new = heard_at > col(ExitRow.state_since)
-    reasons = [
-        and_(_is(ExitState.REGISTERING, ExitState.HEALTHY), not_(good)),
-        and_(_is(ExitState.REGISTERING, ExitState.UNREACHABLE), good, new),
-        and_(_is(ExitState.LOST), new),
-    ]
-    if unreachable_before is not None:
-        reasons.append(and_(_is(ExitState.REGISTERING, ExitState.HEALTHY), heard_at < unreachable_before))
-    if lost_before is not None:
-        reasons.append(
-            and_(_is(ExitState.REGISTERING, ExitState.HEALTHY, ExitState.UNREACHABLE), heard_at < lost_before)
-        )
-    return or_(*reasons)
-
-
-def _is(*states: ExitState) -> ColumnElement[bool]:
-    return col(ExitRow.state).in_(states)
+    return or_(
+        and_(state.in_((ExitState.REGISTERING, ExitState.HEALTHY)), or_(not_(good), silent, given_up)),
+        and_(state == ExitState.REGISTERING, new),
+        and_(state == ExitState.UNREACHABLE, or_(given_up, and_(good, new, not_(silent)))),
+        and_(state == ExitState.LOST, new, not_(given_up)),
+    )
 
 
 async def of_proxies(session: AsyncSession) -> dict[UUID, HeartbeatRow]:

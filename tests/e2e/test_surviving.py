@@ -114,7 +114,6 @@ def test_the_control_plane_dies_and_returns_and_no_envoy_sees_an_update(scene, e
     connected = "control_plane.connected_state"
     with asking("us") as clients, downloading(scene, "gb") as download:
         scene.kill_control_plane()
-        eventually(lambda: stat(scene.gateway, connected) == 0)
         count = len(clients.answers)
         eventually(lambda: len(clients.answers) > count + 50)
         scene.start_control_plane()

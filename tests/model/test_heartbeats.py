@@ -15,7 +15,6 @@ from model.repositories import declared, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
 from model.repositories.sync import Standing
 from model.tables import ExitRow, ProxyRow
-from model.world import ExitState
 
 pytestmark = pytest.mark.postgres
 
@@ -41,15 +40,14 @@ async def store(database, *beats):
 
 async def heard(database, proxy_id) -> Heartbeat | None:
     async with database.session() as session:
-        return {standing.exit_id: standing.heard for standing in await heartbeats.standings(session)}[proxy_id]
+        row = await heartbeats.find(session, proxy_id)
+    return row and Heartbeat(**row.model_dump())
 
 
-async def test_an_exit_never_heard_of_stands_without_a_heartbeat(database, exits):
+async def test_of_an_exit_never_heard_of_nothing_is_known_and_nothing_to_judge(database, exits):
     async with database.session() as session:
-        standings = await heartbeats.standings(session)
-    assert {(standing.exit_id, standing.state, standing.heard) for standing in standings} == {
-        (row.id, ExitState.HEALTHY, None) for row in exits
-    }
+        assert await heartbeats.in_question(session, NOW, NOW) == []
+    assert await heard(database, exits[0].id) is None
 
 
 async def test_the_newest_heartbeat_is_kept(database, exits):

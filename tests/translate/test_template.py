@@ -43,7 +43,7 @@ EXITS = st.builds(
 )
 
 
-drawn = settings(max_examples=25, deadline=None)  # the plain way costs milliseconds, and a few of them
+drawn = settings(max_examples=25, deadline=None)  # the plain way costs milliseconds, and the first time hundreds
 
 
 def assert_same(translated, defined):

@@ -1,0 +1,150 @@
+"""The keeper reads no more exits than it changes: what PostgreSQL leaves out is nothing that it would have judged."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert
+
+from keeper import keeper as module
+from keeper.hearing import Hearing
+from keeper.states import Patience, judge
+from model.repositories import heartbeats
+from model.repositories.heartbeats import Heartbeat, Standing
+from model.tables import ExitRow, HeartbeatRow, ProxyRow
+from model.world import ExitState, Role
+
+pytestmark = pytest.mark.postgres
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+LIMITS = (timedelta(0), PATIENCE.unreachable_after, PATIENCE.lost_after)
+TICK = timedelta(microseconds=1)
+
+
+AGOS = st.sampled_from([limit + by for limit in LIMITS for by in (-TICK, timedelta(0), TICK)]) | st.timedeltas(
+    -timedelta(seconds=60), timedelta(seconds=600)
+)
+TIMES = AGOS.map(lambda ago: NOW - ago)
+BEATS = st.builds(
+    Heartbeat, st.just(UUID(int=0)), TIMES, st.booleans(), st.booleans(), st.booleans(), st.just(""), st.just("1")
+)
+
+
+@st.composite
+def standings(draw):
+    """Of any exit. One's state is often as old as its last word, to the tick."""
+    heard = draw(st.none() | BEATS)
+    since = draw(
+        TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
+    )
+    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard)
+
+
+def numbered(drawn: list[Standing]) -> list[Standing]:
+    """The same, of exits with ids of their own."""
+    return [
+        Standing(id_, each.state, each.state_since, each.heard and Heartbeat(**asdict(each.heard) | {"proxy_id": id_}))
+        for id_, each in ((UUID(int=number), each) for number, each in enumerate(drawn, 1))
+    ]
+
+
+async def keep(session, house, standings):
+    """Let these be all exits that there are."""
+    for table in (HeartbeatRow, ExitRow, ProxyRow):
+        await session.execute(delete(table))
+    pool = house.pool
+    times = {"created_at": NOW}
+    for each in standings:
+        name = str(each.exit_id)
+        proxy = {"id": each.exit_id, "fleet_id": pool.fleet_id, "name": name, "role": Role.EXIT, **times}
+        exit_ = {"id": each.exit_id, "pool_id": pool.id, "name": name, "address": "192.0.2.1", "port": 1, **times}
+        state = {"bind_address": "0.0.0.0", "state": each.state, "state_reason": "", "state_since": each.state_since}
+        await session.execute(insert(ProxyRow), proxy)
+        await session.execute(insert(ExitRow), exit_ | state)
+    await heartbeats.store(session, [each.heard for each in standings if each.heard])
+
+
+@settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(standings(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
+async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearing_since):
+    """If: or one would stay what it is not. Only if: or each look would cost what the others have said."""
+    hearing = Hearing()
+    hearing.since = hearing_since
+    async with house.database.session() as session:
+        await keep(session, house, drawn)
+        read = await heartbeats.in_question(
+            session,
+            hearing.silent_before(NOW, PATIENCE.unreachable_after),
+            hearing.silent_before(NOW, PATIENCE.lost_after),
+        )
+    assert {each.exit_id: each for each in read} == {
+        each.exit_id: each for each in drawn if judge(each, NOW, hearing, PATIENCE)
+    }
+
+
+@given(AGOS, AGOS, st.none() | TIMES)
+def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(ago, limit, since):
+    hearing = Hearing()
+    hearing.since = since
+    before = hearing.silent_before(NOW, abs(limit))
+    heard_at = NOW - ago
+    assert (before is not None and heard_at < before) is (hearing.silence(NOW, heard_at) > abs(limit))
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(monkeypatch) -> list[UUID]:
+    """The exits that the keeper judges from now on."""
+    seen: list[UUID] = []
+
+    def count(standing, *given):
+        seen.append(standing.exit_id)
+        return judge(standing, *given)
+
+    monkeypatch.setattr(module, "judge", count)
+    return seen
+
+
+STATES = (ExitState.HEALTHY, ExitState.UNREACHABLE, ExitState.LOST, ExitState.DISABLED, ExitState.REGISTERING)
+
+
+@pytest.mark.parametrize("of_each", [1, 8])
+async def test_exits_that_need_nothing_are_not_even_judged(house, clock, judged, of_each):
+    """The healthy say that all is well, the unreachable that it is not, the disabled anything, the lost no more."""
+    exits = {state: [await house.declare(f"{state}-{number}", state) for number in range(of_each)] for state in STATES}
+    heard = {state: exits[state] for state in STATES if state is not ExitState.REGISTERING}
+    for _ in range(12):
+        async with house.database.session() as session:
+            beats = [beat(one, clock(), state is not ExitState.UNREACHABLE) for state in heard for one in heard[state]]
+            await heartbeats.store(session, beats)
+        heard.pop(ExitState.LOST, None)
+        await house.pass_time(4)
+    assert judged == []
+    await house.hear(exits[ExitState.HEALTHY][0], leaving=True)
+    await house.look()
+    assert judged == [exits[ExitState.HEALTHY][0]]
+
+
+def beat(exit_id, at, tunnel_up) -> Heartbeat:
+    return Heartbeat(exit_id, at, tunnel_up, envoy_up=True, leaving=False, reason="", version="1")
+
+
+@pytest.mark.parametrize("others", [1, 8])
+async def test_a_silent_exit_is_judged_twice_until_it_is_lost_and_then_no_more(house, clock, judged, others):
+    silent = await house.declare("silent", ExitState.HEALTHY)
+    talking = [await house.declare(f"exit-{number}", ExitState.HEALTHY) for number in range(others)]
+    await house.hear(silent)
+    for _ in range(14):
+        async with house.database.session() as session:
+            await heartbeats.store(session, [beat(exit_id, clock(), True) for exit_id in talking])
+        await house.pass_time(24)
+    assert judged == [silent, silent]
+    assert await house.state(silent) is ExitState.LOST
