@@ -146,7 +146,7 @@ async def _settled_at(session: AsyncSession, after: int) -> Mapping[str, int]:
         " WHERE revision > :after AND kind IN (:accepted, :rejection) GROUP BY 1"
     )
     given = {"after": after, "accepted": Kind.ACCEPTED.value, "rejection": Kind.REJECTION.value}
-    return {group: revision for group, revision in (await session.execute(found, given)).all()}
+    return dict((await session.execute(found, given)).all())
 
 
 async def _may_be_released(session: AsyncSession, release: Release) -> bool:
