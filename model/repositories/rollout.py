@@ -142,11 +142,11 @@ async def release(unit: Unit, due: Sequence[Release], now: datetime) -> Sequence
 async def _settled_at(session: AsyncSession, after: int) -> Mapping[str, int]:
     """The newest revisions later than `after` in which something of a group was accepted or rejected, by group."""
     found = text(
-        "SELECT key::jsonb ->> 0, max(revision) FROM change"
+        'SELECT key::jsonb ->> 0 AS "group", max(revision) AS revision FROM change'
         " WHERE revision > :after AND kind IN (:accepted, :rejection) GROUP BY 1"
     )
     given = {"after": after, "accepted": Kind.ACCEPTED.value, "rejection": Kind.REJECTION.value}
-    return dict((await session.execute(found, given)).all())
+    return {row.group: row.revision for row in (await session.execute(found, given)).all()}
 
 
 async def _may_be_released(session: AsyncSession, release: Release) -> bool:

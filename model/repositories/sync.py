@@ -50,8 +50,7 @@ _RECORD: Final = text(
          AS news (proxy_id, type_url, connected, wanted_revision, wanted_at, sent_revision, sent_at,
                   accepted_revision, accepted_at, rejected_revision, rejected_at, detail)
     ON CONFLICT (proxy_id, type_url) DO UPDATE SET
-        replica = CASE WHEN excluded.replica IS NULL AND known.replica IS DISTINCT FROM CAST(:replica AS uuid)
-                       THEN known.replica ELSE excluded.replica END,
+        replica = excluded.replica,
         wanted_revision = excluded.wanted_revision,
         wanted_at = coalesce(excluded.wanted_at, known.wanted_at),
         sent_revision = coalesce(excluded.sent_revision, known.sent_revision),
@@ -61,12 +60,16 @@ _RECORD: Final = text(
         rejected_revision = coalesce(excluded.rejected_revision, known.rejected_revision),
         rejected_at = coalesce(excluded.rejected_at, known.rejected_at),
         detail = coalesce(nullif(excluded.detail, ''), known.detail)
+    WHERE excluded.replica IS NOT NULL OR known.replica IS NULL OR known.replica = CAST(:replica AS uuid)
     """
 )
 
 
 async def record(session: AsyncSession, replica: UUID, standings: Sequence[Standing]) -> None:
-    """Keep where these stand."""
+    """Keep where these stand.
+
+    That a stream ended counts unless the proxy has one with another replica since, which knows better.
+    """
     if not standings:
         return
     # in one order on all replicas: each row is locked until the end, and they must not wait for each other

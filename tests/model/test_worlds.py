@@ -265,42 +265,65 @@ async def test_after_pruning_who_is_behind_loads_and_who_is_not_catches_up(datab
 # -- rollout state -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_acceptance_is_no_revision_and_comes_along_with_the_first_rejection(database):
+async def released(database, version: str, body: bytes, *, revision: int, **fields) -> bool:
+    """Whether a change-set of one resource, judged by the World at `revision`, is what its group accepted now."""
+    async with write(database) as unit:
+        due = rollout.Release(KEY.group, version, {KEY: (version, body)}, frozenset(), revision, **fields)
+        return bool(await rollout.release(unit, [due], NOW))
+
+
+async def refuse(database, version: str) -> None:
+    async with write(database) as unit:
+        await rollout.record_rejection(unit, Rejection(KEY, version, uuid4(), "no"), NOW)
+
+
+async def test_what_is_released_reaches_every_replica(database):
     before = await worlds.load(database)
-    async with write(database) as unit:
-        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
-    assert unit.revision is None
-    async with write(database) as unit:
-        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
+    assert await released(database, "v1", b"one", revision=before.revision)
     world, changes = await worlds.catch_up(database, before)
-    assert world.accepted[KEY].body == b"one"
-    assert {change.kind for change in changes} == {Kind.ACCEPTED, Kind.REJECTION}
+    assert world.accepted[KEY] == Accepted(KEY, "v1", b"one")
+    assert [change.kind for change in changes] == [Kind.ACCEPTED]
     assert world == await worlds.load(database)
 
 
-async def test_what_is_accepted_after_a_rejection_reaches_every_replica(database):
-    """A replica that caught up and one that loaded would fall back to different bytes otherwise."""
+async def test_a_replica_that_does_not_know_the_newest_release_releases_nothing(database):
+    """It judged by what its group has left behind."""
     before = await worlds.load(database)
-    async with write(database) as unit:
-        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
-        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
-    world, _ = await worlds.catch_up(database, before)
-    async with write(database) as unit:
-        await rollout.record_accepted(unit, Accepted(KEY, "v3", b"three"), NOW)
-    world, _ = await worlds.catch_up(database, world)
-    assert world.accepted[KEY].version == "v3"
-    assert world == await worlds.load(database)
-
-
-async def test_a_version_that_was_refused_is_not_what_one_falls_back_to(database):
-    """Of two gateways that were sent the same version one took it and one did not."""
-    async with write(database) as unit:
-        await rollout.record_accepted(unit, Accepted(KEY, "v1", b"one"), NOW)
-    async with write(database) as unit:
-        await rollout.record_rejection(unit, Rejection(KEY, "v2", uuid4(), "no"), NOW)
-        await rollout.record_accepted(unit, Accepted(KEY, "v2", b"two"), NOW)
+    assert await released(database, "v1", b"one", revision=before.revision)
+    assert not await released(database, "v0", b"none", revision=before.revision)
     world = await worlds.load(database)
     assert world.accepted[KEY].version == "v1"
+    assert await released(database, "v2", b"two", revision=world.revision)
+
+
+async def test_what_one_falls_back_to_comes_along_with_the_rejection(database):
+    """A replica that caught up and one that loaded would fall back to different bytes otherwise."""
+    await released(database, "v1", b"one", revision=0)
+    before = await worlds.load(database)
+    await refuse(database, "v2")
+    world, changes = await worlds.catch_up(database, before)
+    assert {change.kind for change in changes} == {Kind.ACCEPTED, Kind.REJECTION}
+    assert world.accepted[KEY].body == b"one"
+    assert world == await worlds.load(database)
+
+
+async def test_a_version_that_was_refused_is_not_released(database):
+    """Of two gateways that were sent the same version one took it and one did not."""
+    await released(database, "v1", b"one", revision=0)
+    await refuse(database, "v2")
+    world = await worlds.load(database)
+    assert not await released(database, "v2", b"two", revision=world.revision)
+    assert (await worlds.load(database)).accepted[KEY].version == "v1"
+
+
+async def test_an_approval_lasts_for_one_release(database, declare):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        await rollout.approve(unit, fleet.id)
+    world = await worlds.load(database)
+    assert fleet.id in world.approvals
+    assert await released(database, "v1", b"one", revision=world.revision, approved_fleet=fleet.id)
+    assert fleet.id not in (await worlds.load(database)).approvals
 
 
 async def test_the_first_to_refuse_a_version_is_remembered(database):

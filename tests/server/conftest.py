@@ -360,10 +360,10 @@ class Gateway:
         self.paused.update(type_urls)
 
     async def resume(self) -> None:
-        """Answer what was left unanswered, and all that comes."""
+        """Answer what was left unanswered, and all that comes; nothing once the stream has ended."""
         self.paused.clear()
         async with self._turn:
-            while self.waiting:
+            while self.waiting and not self.client.call.done():
                 await self._answer(self.waiting.pop(0))
 
     def was_sent(self, type_url: str, name: str) -> bool:

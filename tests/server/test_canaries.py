@@ -181,7 +181,8 @@ async def test_what_changes_while_it_soaks_soaks_anew(plane, serve, gateways, se
         await sent_to(some, "jp", count=2)
         assert time.monotonic() - begun_at >= soak_s
         (other,) = [each for each in some if each is not canary]
-        await until(lambda: holds([other], "gb", plane))
+        await until(lambda: other.client.versions == canary.client.versions)
+        assert holds([other], "gb", plane)
         assert len(other.versions_sent(*ROUTES)) == 2  # the first, and both pools together
 
 
@@ -256,6 +257,7 @@ async def test_a_group_of_slow_gateways_is_not_given_up(plane, serve, gateways, 
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
         await sent_to(some, "jp", count=2)
+        await until(lambda: not server.publisher.canaries_of(key_of(plane)))
         for each in some:
             await each.resume()
         await until(lambda: holds(some, "jp", plane))

@@ -117,7 +117,8 @@ class Conversation:
                 self.writing_since = None
                 self._recorder.sent(proxy_id, action.type_url, self.stream.revision)
             elif isinstance(action, Answered):
-                self._recorder.answered(self.box.identity, self.box.view, action)
+                kept = self._publisher.is_kept_from(self.box, action.type_url)
+                self._publisher.refuse(self._recorder.answered(self.box.identity, self.box.view, action, kept=kept))
             else:
                 self.end(action.status, action.message)
         self._note_what_is_settled(proxy_id)

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from model.identity import Identity
-from model.world import Change, Kind, World
+from model.world import Change, Kind, Rejection, ResourceKey, World
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Differences, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot, View
@@ -78,6 +78,10 @@ class Publisher:
         self._unsettled: set[str] = set()
         """The keys of the rollouts with change-sets."""
         self._canaries: dict[str, frozenset[UUID]] = {}
+        self._refused: set[tuple[ResourceKey, str]] = set()
+        """Versions that a proxy rejected here, and that the World does not know of yet."""
+        self._new: set[str] = set()
+        """The keys of the rollouts that were begun since somebody asked."""
         self._boxes: dict[str, set[Mailbox]] = defaultdict(set)
         self._of_proxy: dict[UUID, set[Mailbox]] = defaultdict(set)
 
@@ -115,6 +119,7 @@ class Publisher:
             log.error("xds.lower_revision", known=self.world.revision, loaded=world.revision)
             return
         self.world = world
+        self._refused = {each for each in self._refused if each not in world.rejections}
         for key, rollout in [*self._rollouts.items()]:
             rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_wanted)
             self._replace(key, rebuilt, compare(rollout, rebuilt))
@@ -131,6 +136,8 @@ class Publisher:
         for change in changes:
             for key in scope_keys(change, old, world):
                 by_key[key].append(change)
+            if isinstance(change.value, Rejection):
+                self._refused.discard((change.value.key, change.value.version))
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
         for key, of_key in by_key.items():
@@ -161,6 +168,25 @@ class Publisher:
                     return True
         return False
 
+    def holds(self, key: str) -> bool:
+        """Whether some stream here is of a scope."""
+        return key in self._rollouts
+
+    def take_new(self) -> set[str]:
+        """The keys of the rollouts that were begun since this was asked last."""
+        new, self._new = self._new, set()
+        return new
+
+    def refuse(self, rejections: Iterable[Rejection]) -> None:
+        """A proxy rejected these: until all replicas know that, nobody else here is asked to try them."""
+        assert self.world is not None
+        refused = {(each.key, each.version) for each in rejections}
+        self._refused |= {each for each in refused if each not in self.world.rejections}
+
+    def is_refusing(self, key: str) -> bool:
+        """Whether something of a scope was rejected here that the others may not know of yet."""
+        return any(each.group == key for each, _ in self._refused)
+
     def proxies_of(self, key: str) -> frozenset[UUID]:
         """The proxies of a scope that have a stream here."""
         return frozenset(box.identity.proxy_id for box in self._boxes.get(key, ()))
@@ -172,7 +198,7 @@ class Publisher:
     def set_canaries(self, key: str, proxies: frozenset[UUID]) -> None:
         """From now on these try the changes of a scope."""
         before = self._canaries.get(key, frozenset())
-        if proxies == before:
+        if proxies == before or key not in self._boxes:
             return
         self._canaries[key] = proxies
         rollout = self._rollouts.get(key)
@@ -266,6 +292,7 @@ class Publisher:
             if scope.key not in self._rollouts:
                 rollout = build(scope, world, canaries=self._canaries_wanted)
                 self._rollouts[scope.key] = rollout
+                self._new.add(scope.key)
                 if rollout.change_sets:
                     self._unsettled.add(scope.key)
                     self._on_rollout()
@@ -290,6 +317,8 @@ class Publisher:
 
     def _leave_scopes(self, box: Mailbox, keys: Iterable[str]) -> None:
         for key in keys:
+            if box.identity.proxy_id in self._canaries.get(key, ()):
+                self._on_rollout()  # somebody else has to try what this one was given
             if _discard(self._boxes, key, box):
                 self._rollouts.pop(key, None)
                 self._canaries.pop(key, None)

@@ -75,11 +75,16 @@ class Recorder:
         standing.accepted_revision, standing.accepted_at = standing.wanted_revision, self._clock()
         self._note(standing)
 
-    def answered(self, identity: Identity, view: View, answered: Answered) -> None:
-        """A response was accepted or rejected."""
+    def answered(self, identity: Identity, view: View, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
+        """A response was accepted or rejected; gives the rejections of versions that nobody else is to be sent.
+
+        One who is `kept` from what is wanted has not accepted that, whatever it was given in its place.
+        """
         standing = self._standing(identity.proxy_id, answered.type_url)
+        rejections = _rejections(identity, view, answered)
         if answered.error is None:
-            standing.accepted_revision, standing.accepted_at = answered.revision, self._clock()
+            revision = min(answered.revision, standing.wanted_revision - 1) if kept else answered.revision
+            standing.accepted_revision, standing.accepted_at = revision, self._clock()
         else:
             log.warning(
                 "xds.nack",
@@ -90,10 +95,11 @@ class Recorder:
             )
             standing.rejected_revision, standing.rejected_at = answered.revision, self._clock()
             standing.detail = _storable(answered.error)
-            for rejection in _rejections(identity, view, answered):
+            for rejection in rejections:
                 if len(self._rejections) < _MOST_REJECTIONS:
                     self._rejections.setdefault((rejection.key, rejection.version), rejection)
         self._note(standing)
+        return rejections
 
     def gone(self, proxy_id: UUID) -> None:
         """The last stream of a proxy has ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,9 +65,17 @@ class Releaser:
         """Since when a change-set of a group is before its canaries here (monotonic seconds)."""
         self._accepted_at: dict[tuple[str, str], float] = {}
         """Since when all the canaries here hold it."""
-        self._tired: set[tuple[str, UUID]] = set()
-        """Proxies that took too long, by change-set: not asked for that again."""
+        self._soaked_at = math.inf
+        """When the next of those that soak has."""
+        self._tired: dict[tuple[str, UUID], float] = {}
+        """Until when proxies that took too long are not asked again, by group."""
+        self._claimed: dict[str, set[UUID]] = {}
+        """The proxies that may be written down as canaries of this replica, by group."""
+        self._claim_at: dict[str, float] = {}
+        """When canaries of a group may be claimed again, that others had or that there were too few of."""
         self._shown: dict[str, object] = {}
+        self._unchecked: set[str] = set()
+        """Groups of which something may be shown that an earlier replica wrote."""
 
     def poke(self) -> None:
         self._event.set()
@@ -89,19 +97,21 @@ class Releaser:
                 await asyncio.sleep(_RETRY_S)
 
     def _next_look_s(self) -> float:
-        soaking = [at + self._policy.soak_s - time.monotonic() for at in self._accepted_at.values()]
-        return max(0.0, min([_LOOK_EVERY_S, *soaking]))
+        return max(0.0, min(_LOOK_EVERY_S, self._soaked_at - time.monotonic()))
 
     async def _look(self) -> None:
-        rollouts = self._publisher.rolling_out()
+        rollouts, world = self._publisher.rolling_out(), self._publisher.world
+        revision = world.revision if world else 0
         self._forget({(key, each.key) for key, rollout in rollouts.items() for each in rollout.change_sets})
+        self._soaked_at = math.inf
+        await self._give_up_who_left()
         due: list[stored.Release] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
                 if change_set.verdict is Verdict.EVERYBODY and self._somebody_has(key, change_set):
-                    due.append(self._release_of(key, change_set, frozenset()))
+                    due.append(self._release_of(key, change_set, frozenset(), revision))
                 elif change_set.verdict is Verdict.CANARIES and (canaries := await self._try(key, change_set)):
-                    due.append(self._release_of(key, change_set, canaries))
+                    due.append(self._release_of(key, change_set, canaries, revision))
         await self._release(due)
         await self._show(rollouts)
 
@@ -109,7 +119,25 @@ class Releaser:
         for table in (self._tried_since, self._accepted_at):
             for gone in table.keys() - current:
                 del table[gone]
-        self._tired = {each for each in self._tired if each[0] in {key for _, key in current}}
+        groups, now = {group for group, _ in current}, time.monotonic()
+        self._tired = {each: until for each, until in self._tired.items() if each[0] in groups and until > now}
+        self._claim_at = {group: at for group, at in self._claim_at.items() if at > now}
+
+    async def _give_up_who_left(self) -> None:
+        """Canaries whose streams ended try nothing: others may, here or at another replica."""
+        for group, claimed in [*self._claimed.items()]:
+            left = claimed - self._publisher.proxies_of(group)
+            if left and not self._publisher.is_refusing(group):  # first all replicas must know what they rejected
+                await self._give_up(group, left)
+
+    async def _give_up(self, group: str, proxies: set[UUID]) -> None:
+        async with self._database.session() as session:
+            await stored.give_up_canaries(session, group, self._replica, proxies)
+        self._claimed[group] -= proxies
+        if not self._claimed[group]:
+            del self._claimed[group]
+        self._publisher.set_canaries(group, self._publisher.canaries_of(group) - proxies)
+        self._claim_at.pop(group, None)
 
     def _somebody_has(self, group: str, change_set: ChangeSet) -> bool:
         return any(self._publisher.stands(group, proxy, change_set) for proxy in self._publisher.proxies_of(group))
@@ -117,49 +145,62 @@ class Releaser:
     async def _try(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
         """Have a change-set tried; gives the canaries here once they accepted it and it soaked, and none before."""
         now, attempt = time.monotonic(), (group, change_set.key)
-        canaries = await self._canaries(group, change_set)
+        if self._publisher.is_refusing(group):
+            return frozenset()
+        if attempt not in self._tried_since:  # whoever was slow with another one may be quick with this
+            self._tired = {each: until for each, until in self._tired.items() if each[0] != group}
         since = self._tried_since.setdefault(attempt, now)
+        canaries = await self._canaries(group, now)
         waiting = [proxy for proxy in canaries if not self._publisher.stands(group, proxy, change_set)]
         if waiting or not canaries:
             self._accepted_at.pop(attempt, None)
             if waiting and now - since > self._policy.patience_s:
-                await self._pass_on(group, change_set, waiting)
+                await self._pass_on(group, change_set, set(waiting))
             return frozenset()
-        soaked = now - self._accepted_at.setdefault(attempt, now) >= self._policy.soak_s
-        return canaries if soaked else frozenset()
+        soaked_at = self._accepted_at.setdefault(attempt, now) + self._policy.soak_s
+        if soaked_at > now:
+            self._soaked_at = min(self._soaked_at, soaked_at)
+            return frozenset()
+        return canaries
 
-    async def _canaries(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
+    async def _canaries(self, group: str, now: float) -> frozenset[UUID]:
         """The proxies of this replica that try the changes of a group; some are claimed when there are none yet."""
         here = self._publisher.proxies_of(group)
-        able = sorted((proxy for proxy in here if (change_set.key, proxy) not in self._tired), key=_spread)
         canaries = self._publisher.canaries_of(group)
+        able = [proxy for proxy in here - canaries if self._tired.get((group, proxy), 0) <= now]
         wanted = max(1, math.ceil(self._policy.share * len(here)))
-        if len(canaries) < min(wanted, len(able)):
-            async with self._database.session() as session:
-                canaries = await stored.claim_canaries(
-                    session, group, self._replica, able[:wanted], shared_out=self._policy.share > 0
-                )
-            self._publisher.set_canaries(group, canaries)
-        return frozenset(canaries)
-
-    async def _pass_on(self, group: str, change_set: ChangeSet, waiting: Iterable[UUID]) -> None:
-        """These have taken too long: let others try."""
-        waiting = set(waiting)
-        log.warning("xds.canary_silent", group=group, proxies=sorted(map(str, waiting)))
-        self._tired |= {(change_set.key, proxy) for proxy in waiting}
+        more = sorted(able, key=_spread)[: max(0, wanted - len(canaries))]
+        if not more or self._claim_at.get(group, 0) > now:
+            return canaries
+        self._claimed.setdefault(group, set()).update(more)  # before it is known: the answer may get lost
         async with self._database.session() as session:
-            await stored.give_up_canaries(session, group, waiting)
-        self._publisher.set_canaries(group, self._publisher.canaries_of(group) - waiting)
-        self._tried_since.pop((group, change_set.key), None)
+            claimed = await stored.claim_canaries(
+                session, group, self._replica, more, shared_out=self._policy.share > 0
+            )
+        self._claimed[group] |= claimed
+        self._publisher.set_canaries(group, claimed)
+        if len(claimed) < wanted:
+            self._claim_at[group] = now + _LOOK_EVERY_S
+        return self._publisher.canaries_of(group)
+
+    async def _pass_on(self, group: str, change_set: ChangeSet, waiting: set[UUID]) -> None:
+        """These have taken too long: let others try. If those take too long as well, these are asked again."""
+        log.warning("xds.canary_silent", group=group, proxies=sorted(map(str, waiting)))
+        until = time.monotonic() + self._policy.patience_s
+        self._tired |= {(group, proxy): until for proxy in waiting}
+        await self._give_up(group, waiting)
+        self._tried_since[group, change_set.key] = time.monotonic()
         self._event.set()
 
-    def _release_of(self, group: str, change_set: ChangeSet, canaries: frozenset[UUID]) -> stored.Release:
+    def _release_of(
+        self, group: str, change_set: ChangeSet, canaries: frozenset[UUID], revision: int
+    ) -> stored.Release:
         wanted = {
             ResourceKey(group, each.type_url, each.name): (resource.version, resource.body) if resource else None
             for each, resource in change_set.wanted.items()
         }
         approved_fleet = self._publisher.fleet_of(group) if change_set.shrinks else None
-        return stored.Release(group, change_set.key, wanted, canaries, approved_fleet)
+        return stored.Release(group, change_set.key, wanted, canaries, revision, approved_fleet)
 
     async def _release(self, due: Sequence[stored.Release]) -> None:
         for start in range(0, len(due), _AT_ONCE):
@@ -181,11 +222,13 @@ class Releaser:
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
         changed = [standing for key, standing in shown.items() if self._shown.get(key) != standing]
-        gone = [key for key in self._shown if key not in shown]
+        self._unchecked |= self._publisher.take_new()
+        gone = [key for key in self._unchecked | self._shown.keys() if key not in shown and self._publisher.holds(key)]
         if changed or gone:
             async with self._database.session() as session:
                 await stored.show(session, changed, gone, self._clock())
-            self._shown = dict(shown)
+        self._shown = dict(shown)
+        self._unchecked.clear()
 
     def _describe(self, group: str, change_set: ChangeSet) -> stored.Tried:
         canaries = self._publisher.canaries_of(group) if change_set.verdict is Verdict.CANARIES else ()
