@@ -29,6 +29,8 @@ from model.world import Key, Kind, ResourceKey
 CHANNEL = "exitplane_revision"
 HEARTBEAT_CHANNEL = "exitplane_heartbeat"
 """A heartbeat that should change an exit's state was stored; a hint to the keeper."""
+QUESTION_CHANNEL = "exitplane_question"
+"""Somebody asked what a proxy holds; a hint to the replicas of the xDS server."""
 _PAUSE_S = 0.1
 
 log = structlog.get_logger()

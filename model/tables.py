@@ -259,11 +259,15 @@ class ApprovalRow(SQLModel, table=True):
 
 
 class QuestionRow(SQLModel, table=True):
-    """Somebody wants to know what a proxy holds; answered by the replica that it has its stream with."""
+    """Somebody wants to know what a proxy holds; answered by the replica that it has its stream with.
+
+    Of the one `resource` that it names the answer has the content too.
+    """
 
     __tablename__ = "question"
 
     id: UUID = Field(primary_key=True)
     proxy_id: UUID = Field(index=True)
+    resource: str | None = None
     asked_at: datetime = Field(sa_column=_timestamp())
     answer: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -50,6 +50,42 @@ class SyncOut(View):
     acknowledged: AtOut | None
     rejected: AtOut | None
     detail: str = Field(description="Envoy's own words, when it rejected last.")
+
+
+class ContentOut(View):
+    """A resource as Envoy reads it (the JSON form of its API); null for what does not exist or is not known."""
+
+    wanted: dict[str, Any] | None
+    held: dict[str, Any] | None
+
+
+class HoldingOut(View):
+    """One resource that the proxy asks for. A version is a hash of the content; null for what does not exist."""
+
+    name: str
+    progress: Literal["held", "sent", "waiting", "rejected", "withheld"] = Field(
+        description="held: it accepted what is wanted. sent: it has not answered yet. waiting: something else comes first. "
+        "rejected: it refused this version. withheld: it is given another one, as `reason` says.",
+    )
+    wanted: str | None
+    held: str | None = Field(description="null also while that is not known: until it answers, and after a rejection.")
+    reason: str = Field(description="Why it does not hold what is wanted; Envoy's own words when it rejected that.")
+    content: ContentOut | None = Field(None, description="Of the resource that the query names.")
+
+
+class TypeOut(View):
+    type_url: str
+    resources: list[HoldingOut]
+
+
+class ConfigOut(View):
+    """What a proxy holds and what it should hold, on each of its streams, by type in the order of the protocol."""
+
+    proxy_id: UUID
+    answered: bool = Field(description="false: it has no stream now, or its replica did not say what is on it.")
+    in_sync: bool | None = Field(description="Whether it holds all that it should; null: not known.")
+    types: list[TypeOut]
+    sync: list[SyncOut] = Field(description="Since when, and what was last known of a proxy without a stream.")
 
 
 class ProxyOut(View):

@@ -45,13 +45,18 @@ async def show_all(session: AsyncSession, fleet: str | None, heard_since: dateti
     ]
 
 
-async def show(session: AsyncSession, ref: str, heard_since: datetime) -> ProxyOut:
-    """Raises Problem (404)."""
+async def find(session: AsyncSession, ref: str) -> tuple[ProxyRow, FleetRow]:
+    """A proxy and its fleet. Raises Problem (404)."""
     proxy_id = as_id(ref)
     found = await declared.find_proxy_with_fleet(session, proxy_id) if proxy_id else None
     if found is None:
         raise not_found("proxy", ref)
-    proxy, fleet = found
+    return found
+
+
+async def show(session: AsyncSession, ref: str, heard_since: datetime) -> ProxyOut:
+    """Raises Problem (404)."""
+    proxy, fleet = await find(session, ref)
     seen = Seen(
         await heartbeats.find(session, proxy.id),
         await sync.of_proxy(session, proxy.id),
@@ -100,7 +105,7 @@ def _show(proxy: ProxyRow, fleet: FleetRow, seen: Seen, heard_since: datetime) -
         locality=proxy.locality,
         connected=beat is not None and beat.heard_at >= heard_since and not beat.leaving,
         last_heartbeat=beat and _show_heartbeat(beat),
-        sync=[_show_sync(row) for row in seen.sync],
+        sync=[show_sync(row) for row in seen.sync],
         rejections=list(seen.rejections),
         created_at=proxy.created_at,
     )
@@ -117,7 +122,8 @@ def _show_heartbeat(row: HeartbeatRow) -> LastHeartbeatOut:
     )
 
 
-def _show_sync(row: SyncRow) -> SyncOut:
+def show_sync(row: SyncRow) -> SyncOut:
+    """Where a proxy stands for a type."""
     return SyncOut(
         type_url=row.type_url,
         status=_status(row),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pytest
+
 LISTENER = {"address": "127.0.0.1", "port": 8080}
 
 
@@ -364,3 +366,24 @@ async def test_the_trace_of_a_write_is_kept_with_its_revision_and_a_malformed_on
         assert (await api("POST", "/api/v1/fleets", wish, headers={"traceparent": header})).status == 201
     kept = await query("SELECT DISTINCT revision, traceparent FROM change ORDER BY revision")
     assert [row["traceparent"] for row in kept] == [trace, None, None, None]
+
+
+async def test_what_a_proxy_without_a_stream_holds_is_not_known(demo, gateway):
+    shown = (await demo("GET", f"/api/v1/proxies/{gateway.id}/config")).json
+    assert shown == {"proxy_id": str(gateway.id), "answered": False, "in_sync": None, "types": [], "sync": []}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("{id}/config?resource=", 422),
+        ("{id}/config?resource=a%00b", 422),
+        ("{id}/config?differences=maybe", 422),
+        ("nobody/config", 404),
+        ("3f2a7d9e-0000-4000-8000-000000000000/config", 404),
+    ],
+)
+async def test_what_a_proxy_holds_is_asked_for_well(demo, gateway, path, status):
+    reply = await demo("GET", f"/api/v1/proxies/{path.format(id=gateway.id)}")
+    assert reply.status == status
+    assert reply.json["mend"]

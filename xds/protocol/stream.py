@@ -7,6 +7,7 @@ comments number are those of docs/xds-rules.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
+from enum import StrEnum
 from itertools import count
 from typing import NamedTuple, TypeAlias
 
@@ -51,6 +52,33 @@ class Close(NamedTuple):
 
 
 Action: TypeAlias = Send | Answered | Close
+
+
+class Progress(StrEnum):
+    """How far a resource has come on one stream."""
+
+    HELD = "held"
+    """The client accepted it as it is wanted."""
+    SENT = "sent"
+    """It is on its way: sent, and not answered."""
+    WAITING = "waiting"
+    """It will be sent when something else was answered, or when its grace is over."""
+    REJECTED = "rejected"
+    """The client refused this version."""
+    WITHHELD = "withheld"
+    """The client is given something else than what is wanted."""
+
+
+class Holding(NamedTuple):
+    """One name that a client asks for. Versions are None for what does not exist, or is not known to."""
+
+    name: str
+    wanted: str | None
+    given: str | None
+    """What the stream gives the client in place of what is wanted; the same, as a rule."""
+    held: str | None
+    """What the client accepted last; not known while something newer is on its way, and after a rejection."""
+    progress: Progress
 
 
 class Stream:
@@ -139,6 +167,27 @@ class Stream:
         if flying or name in subscription.doubtful:
             return False
         return subscription.held.get(name, ABSENT) == (resource.version if resource else ABSENT)
+
+    def holdings(self, type_url: str, wanted: View) -> Iterator[Holding]:
+        """What the client has of each name of a type that it asks for or may hold, by name, beside what is `wanted`."""
+        subscription = self._types.get(type_url)
+        if subscription is None:
+            return
+        flying = {name for flight in subscription.flights.values() for name in (*flight.given, *flight.removed)}
+        every = (*wanted.names(type_url), *self._view.names(type_url)) if subscription.wildcard else ()
+        known = {*every, *subscription.names, *subscription.held, *subscription.doubtful}
+        for name in sorted(known):
+            meant, given = _version(wanted, type_url, name), _version(self._view, type_url, name)
+            held = subscription.held.get(name) or None
+            if name in flying:
+                held, progress = None, Progress.SENT
+            elif given in subscription.refused.get(name, ()):
+                progress = Progress.REJECTED
+            elif name in subscription.doubtful or held != given:
+                progress = Progress.WAITING
+            else:
+                progress = Progress.HELD if given == meant else Progress.WITHHELD
+            yield Holding(name, meant, given, held, progress)
 
     def wake(self, now: float) -> Sequence[Action]:
         """What to do when `wake_at` has come."""
@@ -317,6 +366,11 @@ class Stream:
         if subscription is None:
             return False
         return bool(subscription.flights or subscription.doubtful or self._gone(type_url, subscription))
+
+
+def _version(view: View, type_url: str, name: str) -> str | None:
+    resource = view.get(type_url, name)
+    return resource.version if resource else None
 
 
 def _any_names(type_url: str, old: View, new: View) -> set[str]:

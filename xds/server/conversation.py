@@ -56,7 +56,7 @@ class Conversation:
     async def run(self) -> None:
         """Converse until the client ends the stream, or somebody ends it here (then this aborts the call)."""
         self._task = asyncio.current_task()
-        self.box.stands = lambda each, resource: self.stream.stands(each.type_url, each.name, resource)
+        self.box.stream = self.stream
         pushing = asyncio.ensure_future(self._push())
         try:
             await self._read()

@@ -16,14 +16,13 @@ import structlog
 
 from model.identity import Identity
 from model.world import Change, Kind, Rejection, ResourceKey, World
+from xds.protocol.stream import Stream
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Differences, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot, View
 from xds.translate.group import ResourceId, Scope, scope_keys, scopes_of
 
 log = structlog.get_logger()
-Stands = Callable[[ResourceId, Resource | None], bool | None]
-"""Whether a client accepted a resource as it is wanted, and holds it; None if it does not ask for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +35,8 @@ class Mailbox:
     changed: dict[str, set[str]] | None = field(default_factory=dict)
     revoked: bool = False
     """The proxy is no more: its stream must end."""
-    stands: Stands | None = None
-    """Of the stream, once it converses."""
+    stream: Stream | None = None
+    """Once it converses."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def merge(self, differing: Iterable[ResourceId] | None) -> None:
@@ -88,6 +87,11 @@ class Publisher:
     @property
     def streams(self) -> int:
         return sum(len(boxes) for boxes in self._of_proxy.values())
+
+    @property
+    def proxies(self) -> frozenset[UUID]:
+        """Those that have a stream here."""
+        return frozenset(self._of_proxy)
 
     # -- streams
 
@@ -168,6 +172,19 @@ class Publisher:
                     return True
         return False
 
+    def wanted(self, box: Mailbox) -> View:
+        """What a client should hold, whatever it is given in its place."""
+        return View([self._rollouts[key].wanted for key in box.keys])
+
+    def why_withheld(self, box: Mailbox, each: ResourceId) -> str:
+        """Why a client is given something else than what is wanted."""
+        for key in box.keys:
+            for change_set in self._rollouts[key].change_sets:
+                if each in change_set.wanted:
+                    tried = ", ".join(map(str, sorted(self.canaries_of(key)))) or "a canary at another replica"
+                    return change_set.reason or f"{tried} tries it first"
+        return ""
+
     def holds(self, key: str) -> bool:
         """Whether some stream here is of a scope."""
         return key in self._rollouts
@@ -232,7 +249,7 @@ class Publisher:
         for over in box.keys[box.keys.index(key) + 1 :]:
             if self._given(over, box.identity.proxy_id).get(each) is not None:
                 return None  # the overlay has its own, so that this one is not used
-        return box.stands(each, resource) if box.stands else None
+        return box.stream.stands(each.type_url, each.name, resource) if box.stream else None
 
     # -- inside
 

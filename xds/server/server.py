@@ -17,6 +17,7 @@ from model.changes import Feed
 from model.database import Database
 from model.errors import ExitplaneError
 from xds.server.follower import Debounce, follow
+from xds.server.inspector import Inspector
 from xds.server.limits import MAX_REQUEST_BYTES, Age, Limits
 from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
@@ -74,6 +75,7 @@ async def run_server(
     )
     recorder = Recorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
     releaser = Releaser(publisher, database, replica, canary, clock)
+    inspector = Inspector(database, publisher, recorder)
     service = DiscoveryService(publisher, recorder, limits, releaser.poke)
     server = grpc.aio.server(options=[*_OPTIONS, *Age(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
@@ -84,6 +86,7 @@ async def run_server(
             tasks.create_task(follow(database, feed, publisher, debounce), name="xds.follow"),
             tasks.create_task(recorder.run(), name="xds.record"),
             tasks.create_task(releaser.run(), name="xds.release"),
+            tasks.create_task(inspector.run(), name="xds.inspect"),
             tasks.create_task(service.look_after(), name="xds.look_after"),
         ]
         await server.start()

@@ -64,6 +64,7 @@ def upgrade() -> None:
         "question",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("proxy_id", sa.Uuid(), nullable=False),
+        sa.Column("resource", sa.String(), nullable=True),
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("answer", JSONB(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_question"),

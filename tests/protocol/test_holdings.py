@@ -1,0 +1,133 @@
+"""What the server knows of a client: what it holds, what is on its way, and whether it is settled."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocol.client import DELTA, SOTW, Client, resource_of, version_of, view_of
+from xds.protocol.stream import Holding, Progress
+from xds.translate.names import CLUSTER, ENDPOINT, ROUTE
+
+both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
+ONE, TWO = version_of("a", "1"), version_of("a", "2")
+
+
+def holdings(client: Client, type_url: str, wanted=None) -> list[Holding]:
+    return [*client.stream.holdings(type_url, view_of(client.tables if wanted is None else wanted))]
+
+
+@both
+def test_what_was_accepted_is_held(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    assert holdings(client, ENDPOINT) == [Holding("a", ONE, ONE, ONE, Progress.HELD)]
+    assert client.stream.is_settled(ENDPOINT)
+
+
+@both
+def test_what_was_not_answered_is_sent_and_what_is_held_is_not_known(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    client.publish({ENDPOINT: {"a": "2"}})
+    assert holdings(client, ENDPOINT) == [Holding("a", TWO, TWO, None, Progress.SENT)]
+    assert not client.stream.is_settled(ENDPOINT)
+
+
+@both
+def test_what_another_answer_gates_waits(variant):
+    client = Client(variant, {CLUSTER: {"c": "1"}, ROUTE: {"a": "1"}})
+    client.settle(client.subscribe(CLUSTER) + client.subscribe(ROUTE, "a"))
+    client.publish({CLUSTER: {"c": "2"}, ROUTE: {"a": "2"}})
+    assert holdings(client, ROUTE) == [Holding("a", TWO, TWO, ONE, Progress.WAITING)]
+    assert not client.stream.is_settled(ROUTE)
+
+
+@both
+def test_a_removal_in_its_grace_waits(variant):
+    client = Client(variant, {CLUSTER: {"a": "1"}}, grace_s=5)
+    client.settle(client.subscribe(CLUSTER))
+    client.publish({})
+    assert holdings(client, CLUSTER) == [Holding("a", None, None, ONE, Progress.WAITING)]
+    client.settle(client.wait(5))
+    assert holdings(client, CLUSTER) == []
+
+
+@both
+def test_what_was_refused_is_rejected_until_it_is_something_else(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a")
+    client.nack(response)
+    assert holdings(client, ENDPOINT) == [Holding("a", ONE, ONE, None, Progress.REJECTED)]
+    client.settle(client.publish({ENDPOINT: {"a": "2"}}))
+    assert holdings(client, ENDPOINT) == [Holding("a", TWO, TWO, TWO, Progress.HELD)]
+
+
+@both
+def test_one_who_is_given_something_else_than_what_is_wanted_is_kept_from_it(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    wanted = {ENDPOINT: {"a": "2"}}
+    assert holdings(client, ENDPOINT, wanted) == [Holding("a", TWO, ONE, ONE, Progress.WITHHELD)]
+
+
+@both
+def test_a_name_that_does_not_exist_is_held_by_nobody(variant):
+    client = Client(variant, {})
+    client.settle(client.subscribe(ENDPOINT, "nowhere"))
+    assert holdings(client, ENDPOINT) == [Holding("nowhere", None, None, None, Progress.HELD)]
+
+
+@both
+def test_a_type_that_nobody_asked_for_has_no_holdings(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    assert holdings(client, ENDPOINT) == []
+    assert not client.stream.is_settled(ENDPOINT)
+
+
+@both
+def test_only_names_that_were_asked_for_are_shown(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    assert [each.name for each in holdings(client, ENDPOINT)] == ["a"]
+
+
+# -- whether a change has arrived --------------------------------------------------------------------------------------
+
+
+@both
+def test_a_version_stands_once_it_was_accepted(variant):
+    first, second = resource_of(ENDPOINT, "a", "1"), resource_of(ENDPOINT, "a", "2")
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    assert client.stream.stands(ENDPOINT, "a", first) is False  # it may ask for the type yet
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    assert client.stream.stands(ENDPOINT, "a", first) is True
+    sent = client.publish({ENDPOINT: {"a": "2"}})
+    assert client.stream.stands(ENDPOINT, "a", second) is False
+    client.settle(sent)
+    assert client.stream.stands(ENDPOINT, "a", second) is True
+    assert client.stream.stands(ENDPOINT, "a", first) is False
+
+
+@both
+def test_a_rejected_version_does_not_stand(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    (response,) = client.subscribe(ENDPOINT, "a")
+    client.nack(response)
+    assert client.stream.stands(ENDPOINT, "a", resource_of(ENDPOINT, "a", "1")) is False
+
+
+@both
+def test_nobody_can_tell_of_what_was_not_asked_for(variant):
+    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
+    client.settle(client.subscribe(ENDPOINT, "a"))
+    assert client.stream.stands(ENDPOINT, "b", resource_of(ENDPOINT, "b", "1")) is None
+
+
+@both
+def test_the_end_of_a_resource_stands_once_the_client_knows(variant):
+    client = Client(variant, {CLUSTER: {"a": "1", "b": "1"}})
+    client.settle(client.subscribe(CLUSTER))
+    sent = client.publish({CLUSTER: {"b": "1"}})
+    assert client.stream.stands(CLUSTER, "a", None) is False
+    client.settle(sent)
+    assert client.stream.stands(CLUSTER, "a", None) is True

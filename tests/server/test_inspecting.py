@@ -1,0 +1,127 @@
+"""What a proxy holds, beside what it should hold, asked as the API asks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.proxies import config
+from model.repositories import questions
+from xds.translate import names
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def asked(plane, server):
+    """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
+
+    async def ask(identity, *, resource=None, differences=False):
+        found = await config.show(plane.database, str(identity.proxy_id), resource=resource, differences=differences)
+        return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
+
+    return ask
+
+
+@pytest.fixture
+def known(plane, server, synced, until):
+    """`await known(identity)`: when it is written down that a proxy has a stream."""
+
+    async def wait(identity):
+        async def written():
+            found = await config.show(plane.database, str(identity.proxy_id), resource="none", differences=False)
+            return bool(found.sync)
+
+        await until(written)
+
+    return wait
+
+
+async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, until, has_all, asked, known):
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        found, resources = await asked(plane.identity)
+        assert (found.answered, found.in_sync) == (True, True)
+        assert {key: it.held for key, it in resources.items()} == {
+            (type_url, name): version
+            for type_url, held in gateway.client.versions.items()
+            for name, version in held.items()
+        }
+        assert {it.progress for it in resources.values()} == {"held"}
+        assert all(it.wanted == it.held for it in resources.values())
+        assert [each.type_url for each in found.types] == [names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE]
+
+
+async def test_one_resource_is_shown_as_envoy_reads_it(plane, server, drive, until, has_all, asked, known):
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        _, resources = await asked(plane.identity, resource=plane.cluster("us"))
+        assert {type_url for type_url, _ in resources} == {names.CLUSTER, names.ENDPOINT}
+        content = resources[names.CLUSTER, plane.cluster("us")].content
+        assert content.held == content.wanted
+        assert content.held["name"] == plane.cluster("us")
+
+
+async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
+    plane, server, drive, until, has_all, asked, known
+):
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        gateway.pause(names.CLUSTER)
+        await plane.add_pool("jp")
+        await until(lambda: gateway.was_sent(names.CLUSTER, plane.cluster("jp")))
+        found, resources = await asked(plane.identity, differences=True)
+        assert found.in_sync is False
+        states = {key: (it.progress, it.held is None) for key, it in resources.items()}
+        assert states == {
+            (names.CLUSTER, plane.cluster("jp")): ("sent", True),
+            (names.ROUTE, names.GATEWAY_ROUTES): ("waiting", False),
+        }
+
+
+async def test_what_envoy_rejected_is_shown_with_its_words(plane, server, drive, until, has_all, asked, known):
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        gateway.refuses[names.ROUTE] = "wishes: no such thing"
+        await plane.add_pool("jp")
+        await until(lambda: gateway.refused)
+
+        async def withheld():
+            _, resources = await asked(plane.identity, differences=True)
+            route = resources.get((names.ROUTE, names.GATEWAY_ROUTES))
+            return route is not None and route.progress in ("rejected", "withheld") and route.reason
+
+        await until(withheld)
+        _, resources = await asked(plane.identity, resource=names.GATEWAY_ROUTES)
+        route = resources[names.ROUTE, names.GATEWAY_ROUTES]
+        assert "no such thing" in route.reason
+        assert route.wanted != route.held
+
+
+async def test_a_proxy_without_a_stream_is_not_asked_for(plane, server, asked):
+    found, resources = await asked(plane.identity)
+    assert (found.answered, found.in_sync, resources, found.sync) == (False, None, {}, [])
+
+
+async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_that_has_it(
+    plane, server, serve, drive, until, has_all, asked, known
+):
+    async with serve() as other, drive(other, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        found, _ = await asked(plane.identity)
+        assert found.answered
+
+
+async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
+    monkeypatch.setattr(config, "_ANSWER_WITHIN_S", 0.0)
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        found, _ = await asked(plane.identity)
+        assert not found.answered
+        async with plane.database.session() as session:
+            assert await questions.asked(session, {plane.gateway.id}) == []

@@ -1,0 +1,35 @@
+"""Resources as people read them: the JSON form of their bytes, with Envoy's field names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import betterproto2
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRouteConfiguration
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+
+from xds.translate import names
+
+_TYPES: Final[Mapping[str, type[betterproto2.Message]]] = {
+    names.LISTENER: Listener,
+    names.ROUTE: RouteConfiguration,
+    names.SCOPED_ROUTE: ScopedRouteConfiguration,
+    names.CLUSTER: Cluster,
+    names.ENDPOINT: ClusterLoadAssignment,
+    names.SECRET: Secret,
+    names.EXTENSION: TypedExtensionConfig,
+}
+_AS_IN_THE_API: Final[Any] = str
+"""The library's own casings break consecutive_5xx."""
+
+
+def as_json(type_url: str, body: bytes) -> dict[str, Any]:
+    """What Envoy reads in a resource's bytes, by its own types. Raises KeyError for a type that is not served."""
+    message = _TYPES[type_url].parse(body)
+    found: dict[str, Any] = message.to_dict(output_format=betterproto2.OutputFormat.PROTO_JSON, casing=_AS_IN_THE_API)
+    return found
