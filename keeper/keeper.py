@@ -22,6 +22,8 @@ _RESOLVE_TIMEOUT_S = 2.0
 PRUNE_EVERY = timedelta(minutes=5)
 KEEP_CHANGES_FOR = timedelta(hours=1)
 KEEP_CHANGES = 10_000
+KEEP_REJECTIONS_FOR = timedelta(days=90)
+BURY_EVERY = timedelta(seconds=5)
 log = structlog.get_logger()
 
 
@@ -51,6 +53,7 @@ class Keeper:
         self._hearing = Hearing()
         self._resolved_at: datetime | None = None
         self._pruned_at: datetime | None = None
+        self._buried_at: datetime | None = None
 
     async def look(self) -> None:
         """Look once at everything that is due. Raises DatabaseUnreachable."""
@@ -63,6 +66,13 @@ class Keeper:
             self._pruned_at = now
             async with self._database.session() as session:
                 await upkeep.prune(session, before=now - KEEP_CHANGES_FOR, keep=KEEP_CHANGES)
+            async with write(self._database) as unit:
+                await upkeep.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
+        if _due(self._buried_at, now, BURY_EVERY):
+            self._buried_at = now
+            async with self._database.session() as session:
+                for replica in await upkeep.bury_replicas(session):
+                    log.warning("xds.replica_dead", replica=str(replica))
 
     async def _judge_exits(self, now: datetime) -> None:
         async with self._database.session() as session:

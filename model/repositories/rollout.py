@@ -81,7 +81,7 @@ async def claim_canaries(
     """
     await lock(session)
     await _live(session, replica)
-    living = select(col(ReplicaRow.id)).where(_lives())
+    living = select(col(ReplicaRow.id)).where(lives())
     of_the_dead = col(CanaryRow.replica).not_in(living) & (col(CanaryRow.replica) != replica)
     await session.execute(delete(CanaryRow).where(col(CanaryRow.group) == group, of_the_dead))
     taken = (await session.execute(select(CanaryRow).where(col(CanaryRow.group) == group))).scalars().all()
@@ -171,7 +171,7 @@ async def _may_be_released(session: AsyncSession, release: Release) -> bool:
         .where(
             col(CanaryRow.group) == release.group,
             col(CanaryRow.accepted).is_distinct_from(release.change_set),
-            _lives(),
+            lives(),
         )
     )
     return int((await session.execute(others)).scalar_one()) == 0
@@ -251,11 +251,15 @@ async def all_rollouts(session: AsyncSession) -> Sequence[RolloutRow]:
     return (await session.execute(select(RolloutRow))).scalars().all()
 
 
-async def beat(session: AsyncSession, replica: UUID, revision: int) -> None:
-    """Say that a replica of the xDS server lives, and up to which revision its streams were told of all changes."""
+async def beat(session: AsyncSession, replica: UUID, revision: int) -> bool:
+    """Say that a replica of the xDS server lives, and up to which revision its streams were told of all changes.
+
+    False when it was not known to: what it wrote down of its streams and canaries may have been taken from it.
+    """
     statement = insert(ReplicaRow).values(id=replica, revision=revision, seen_at=func.clock_timestamp())
     fields = {name: statement.excluded[name] for name in ("revision", "seen_at")}
-    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=fields))
+    beaten = statement.on_conflict_do_update(index_elements=["id"], set_=fields).returning(text("xmax <> 0"))
+    return bool((await session.execute(beaten)).scalar_one())
 
 
 async def _live(session: AsyncSession, replica: UUID) -> None:
@@ -271,7 +275,8 @@ async def retire(session: AsyncSession, replica: UUID) -> None:
     await session.execute(delete(ReplicaRow).where(col(ReplicaRow.id) == replica))
 
 
-def _lives() -> Any:
+def lives() -> Any:
+    """Whether a replica said lately that it lives, as a condition."""
     return col(ReplicaRow.seen_at) > func.clock_timestamp() - text(f"interval '{REPLICA_DEAD_AFTER_S} seconds'")
 
 

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.changes import Unit
-from model.tables import ChangeRow, ExitRow, JoinTokenRow
-from model.world import ExitState, Kind
+from model.repositories import rollout
+from model.tables import (
+    AcceptedRow,
+    CanaryRow,
+    ChangeRow,
+    ExitRow,
+    JoinTokenRow,
+    ProxyRow,
+    QuestionRow,
+    RejectionRow,
+    ReplicaRow,
+    RolloutRow,
+    SyncRow,
+)
+from model.world import ExitState, Kind, ResourceKey
 
 
 async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState, reason: str, now: datetime) -> bool:
@@ -59,3 +73,44 @@ async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
     young = select(func.min(revision)).where(col(ChangeRow.at) >= before).scalar_subquery()
     await session.execute(delete(ChangeRow).where(revision < newest, revision < func.coalesce(young, newest)))
     await session.execute(delete(JoinTokenRow).where(col(JoinTokenRow.expires_at) < before))
+    await session.execute(delete(QuestionRow).where(col(QuestionRow.asked_at) < before))
+
+
+async def forget_groups(unit: Unit, *, before: datetime) -> None:
+    """Forget the rollout state of groups whose fleet, pool or exit is gone.
+
+    And what was rejected before a time, in groups where nothing is held back now: nobody wants that any more.
+    """
+    session = unit.session
+    owners = text(
+        "SELECT CAST(id AS text) FROM fleet UNION ALL SELECT CAST(id AS text) FROM pool UNION ALL SELECT CAST(id AS text) FROM exit"
+    )
+    known = set((await session.execute(owners)).scalars())
+    for table in (AcceptedRow, RejectionRow, RolloutRow, CanaryRow):
+        groups = (await session.execute(select(col(table.group)).distinct())).scalars().all()
+        gone = [group for group in groups if group.split("/")[1] not in known]
+        await _forget(unit, table, col(table.group).in_(gone))
+    held_back = select(col(RolloutRow.group))
+    await _forget(unit, RejectionRow, col(RejectionRow.at) < before, col(RejectionRow.group).not_in(held_back))
+    proxies = select(col(ProxyRow.id))
+    await _forget(unit, CanaryRow, col(CanaryRow.proxy_id).not_in(proxies))
+
+
+async def _forget(unit: Unit, table: type[AcceptedRow | RejectionRow | RolloutRow | CanaryRow], *which: Any) -> None:
+    for row in (await unit.session.execute(delete(table).where(*which).returning(table))).scalars():
+        if isinstance(row, AcceptedRow | RejectionRow):
+            key = ResourceKey(row.group, row.type_url, row.name)
+            if isinstance(row, AcceptedRow):
+                unit.touch(Kind.ACCEPTED, key)
+            else:
+                unit.touch(Kind.REJECTION, (key, row.version))
+
+
+async def bury_replicas(session: AsyncSession) -> Sequence[UUID]:
+    """Take its streams and its canaries from each replica of the xDS server that did not say lately that it lives."""
+    dead = delete(ReplicaRow).where(~rollout.lives()).returning(col(ReplicaRow.id))
+    buried = (await session.execute(dead)).scalars().all()
+    if buried:
+        await session.execute(update(SyncRow).where(col(SyncRow.replica).in_(buried)).values(replica=None))
+        await session.execute(delete(CanaryRow).where(col(CanaryRow.replica).in_(buried)))
+    return buried

@@ -36,6 +36,7 @@ async def test_every_operation_of_the_first_slice_is_documented(document):
         "/api/v1/exits/{exit_id}/heartbeat": "post",
         "/api/v1/proxies": "get",
         "/api/v1/proxies/{proxy_id}": "delete get patch",
+        "/api/v1/proxies/{proxy_id}/config": "get",
         "/api/v1/proxies/register": "post",
         "/api/v1/proxies/{proxy_id}/heartbeat": "post",
         "/health": "get",

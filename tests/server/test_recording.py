@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from model.repositories import rollout, sync, worlds
-from model.tables import AcceptedRow
+from model.repositories import rollout, sync, upkeep, worlds
+from model.tables import AcceptedRow, ReplicaRow
 from model.world import ResourceKey
+from xds.server import recorder as recorder_module
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -261,3 +263,26 @@ async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all
 
         await until(all_types)
         assert failed.is_set()
+
+
+async def test_a_replica_that_was_held_to_be_dead_says_anew_which_streams_it_has(
+    plane, server, connect, has_all, until, monkeypatch
+):
+    monkeypatch.setattr(recorder_module, "_BEAT_EVERY_S", 0.1)
+
+    async def connected():
+        async with plane.database.session() as session:
+            return [row.replica is not None for row in await sync.of_proxy(session, plane.gateway.id)]
+
+    async def connected_again():
+        return await connected() == [True] * 4
+
+    async with connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await until(connected_again)
+        async with plane.database.session() as session:
+            await session.execute(update(ReplicaRow).values(seen_at=datetime(2026, 1, 1, tzinfo=UTC)))
+            await upkeep.bury_replicas(session)
+            assert not any(row.replica for row in await sync.of_proxy(session, plane.gateway.id))
+        await until(connected_again)

@@ -159,7 +159,10 @@ class Recorder:
         rejections = tuple(rejections)
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
-            await rollout.beat(session, self._replica, revision or 0)
+            known = await rollout.beat(session, self._replica, revision or 0)
+        if not known:  # it was silent for too long, and its streams were held to be gone
+            for standing in [each for of_proxy in self._standings.values() for each in of_proxy.values()]:
+                self._note(standing)
         if rejections:
             async with write(self._database) as unit:
                 await rollout.lock(unit.session)

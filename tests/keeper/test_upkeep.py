@@ -1,0 +1,116 @@
+"""What nobody needs any more is forgotten: rollout state of what is gone, and what dead replicas left."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, select, text
+
+from model.changes import write
+from model.repositories import declared, questions, rollout, sync, worlds
+from model.repositories.sync import Standing
+from model.tables import AcceptedRow, CanaryRow, FleetRow, ProxyRow, QuestionRow, RejectionRow, ReplicaRow, RolloutRow
+from model.world import Rejection, ResourceKey, Role
+
+pytestmark = pytest.mark.postgres
+TYPE = "type.googleapis.com/x"
+
+
+@pytest.fixture
+def count(house):
+    async def read(table) -> int:
+        async with house.database.session() as session:
+            return (await session.execute(select(func.count()).select_from(table))).scalar_one()
+
+    return read
+
+
+@pytest.fixture
+def settle(house, clock):
+    """`await settle(group)`: something of a group was accepted, something refused, and a canary and a rollout are known."""
+
+    async def store(group: str, fleet_id) -> None:
+        key = ResourceKey(group, TYPE, "clients")
+        revision = (await worlds.load(house.database)).revision
+        async with write(house.database) as unit:
+            await rollout.release(
+                unit, [rollout.Release(group, "set", {key: ("v1", b"one")}, frozenset(), revision)], clock()
+            )
+            await rollout.record_rejection(unit, Rejection(key, "v2", uuid4(), "no"), clock())
+            unit.session.add(CanaryRow(group=group, proxy_id=uuid4(), replica=uuid4()))
+            unit.session.add(RolloutRow(group=group, fleet_id=fleet_id, change_sets=[], at=clock()))
+
+    return store
+
+
+async def test_the_rollout_state_of_a_fleet_that_is_gone_is_forgotten_by_every_replica(house, clock, count, settle):
+    async with write(house.database) as unit:
+        gone = await declared.save(unit, FleetRow(name="gone", created_at=clock()))
+    await settle(f"gateway/{gone.id}", gone.id)
+    await settle(f"endpoints/{house.pool.fleet_id}/eu", house.pool.fleet_id)
+    await house.look()
+    assert [await count(table) for table in (AcceptedRow, RejectionRow, RolloutRow)] == [2, 2, 2]
+    before = await worlds.load(house.database)
+    async with write(house.database) as unit:
+        await declared.remove(unit, await declared.lock(unit.session, FleetRow, gone.id))
+    clock.advance(seconds=600)
+    await house.look()
+    assert [await count(table) for table in (AcceptedRow, RejectionRow, RolloutRow)] == [1, 1, 1]
+    world, _ = await worlds.catch_up(house.database, before)
+    assert {key.group for key in world.accepted} == {f"endpoints/{house.pool.fleet_id}/eu"}
+    assert world == await worlds.load(house.database)
+
+
+async def test_what_was_rejected_long_ago_is_forgotten_unless_something_is_held_back(house, clock, count, settle):
+    group = f"gateway/{house.pool.fleet_id}"
+    await settle(group, house.pool.fleet_id)
+    clock.advance(seconds=timedelta(days=91).total_seconds())
+    await house.look()
+    assert await count(RejectionRow) == 1
+    async with house.database.session() as session:
+        await rollout.show(session, [], [group], clock())
+    clock.advance(seconds=600)
+    await house.look()
+    assert await count(RejectionRow) == 0
+
+
+async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count):
+    async with write(house.database) as unit:
+        proxy = ProxyRow(fleet_id=house.pool.fleet_id, name="gw", role=Role.GATEWAY, created_at=clock())
+        await declared.save(unit, proxy)
+        replica = uuid4()
+        await rollout.beat(unit.session, replica, 1)
+        for proxy_id in (proxy.id, uuid4()):
+            unit.session.add(CanaryRow(group=f"gateway/{proxy.fleet_id}", proxy_id=proxy_id, replica=replica))
+    await house.look()
+    assert await count(CanaryRow) == 1
+
+
+async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count):
+    async with house.database.session() as session:
+        await questions.ask(session, uuid4(), None)
+        await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
+    await house.look()
+    assert await count(QuestionRow) == 0
+
+
+async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, count):
+    living, dead = uuid4(), uuid4()
+    proxies = {living: uuid4(), dead: uuid4()}
+    async with house.database.session() as session:
+        for replica, proxy_id in proxies.items():
+            assert await rollout.beat(session, replica, 1) is False
+            await sync.record(session, replica, [Standing(proxy_id, TYPE)])
+        session.add(CanaryRow(group=f"gateway/{house.pool.fleet_id}", proxy_id=proxies[dead], replica=dead))
+        await session.flush()
+        age = text("UPDATE replica SET seen_at = clock_timestamp() - interval '11 seconds' WHERE id = :dead")
+        await session.execute(age, {"dead": dead})
+    await house.look()
+    async with house.database.session() as session:
+        replicas = {proxy: (await sync.of_proxy(session, proxy))[0].replica for proxy in proxies.values()}
+        assert replicas == {proxies[living]: living, proxies[dead]: None}
+        assert await rollout.beat(session, living, 2) is True
+        assert await rollout.beat(session, dead, 2) is False  # so that it says anew what streams it has
+    assert [await count(table) for table in (CanaryRow, ReplicaRow)] == [0, 2]
