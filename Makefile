@@ -57,7 +57,7 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)/bootstrap
 	$(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv
 
-.make/wire: proto/discovery.proto proto/endpoint.proto .make/venv
+.make/wire: $(wildcard proto/*.proto) .make/venv
 	@mkdir -p xds/wire && touch xds/wire/__init__.py
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=xds/wire --pyi_out=xds/wire proto/*.proto
 	@mkdir -p .make && touch $@

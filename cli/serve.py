@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from agent.supervisor import find_envoy
 from api.app import create_app
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
@@ -108,7 +109,7 @@ async def open_control_plane(
 ) -> AsyncIterator[XdsServer]:
     """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
 
-    `sockets` are the API's, already listening. Raises xds.server.server.PortInUse.
+    `sockets` are the API's, already listening. Raises xds.server.server.PortInUse, and agent.supervisor.EnvoyMissing if one is wanted to check.
     """
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
@@ -124,6 +125,7 @@ async def open_control_plane(
             ),
             debounce=Debounce(floor_s=settings.debounce_floor_s, ceiling_s=settings.debounce_ceiling_s),
             canary=CanaryPolicy(share=settings.canary_share, soak_s=settings.canary_soak_s),
+            envoy=find_envoy(None) if settings.check_with_envoy else None,
         ) as xds,
         _calm(xds),
         _keeper(database, settings),

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Of a group's proxies at each replica, how many try a change first: 0 for one of all, 1 for no canaries."""
     canary_soak_s: float = Field(default=0, ge=0)
     """How long canaries must have had a change before the others are given it."""
+    check_with_envoy: bool = False
+    """Whether `envoy --mode validate` must accept a change, too, before the others are given it."""
     debounce_floor_s: float = Field(default=0.02, ge=0)
     """Changes that follow each other faster are published together."""
     debounce_ceiling_s: float = Field(default=0.5, gt=0)

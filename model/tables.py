@@ -181,7 +181,7 @@ class AcceptedRow(SQLModel, table=True):
 
 
 class RejectionRow(SQLModel, table=True):
-    """A version that a proxy refused, with its words."""
+    """A version that a proxy (None: the control plane's own check) refused, with Envoy's words."""
 
     __tablename__ = "rejection"
 
@@ -189,7 +189,7 @@ class RejectionRow(SQLModel, table=True):
     type_url: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
     version: str = Field(primary_key=True)
-    proxy_id: UUID
+    proxy_id: UUID | None = None
     detail: str
     at: datetime = Field(sa_column=_timestamp())
 

@@ -131,11 +131,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (decision 8)."""
+    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (decision 8).
+
+    `proxy_id` is None when it was refused by the control plane's own check.
+    """
 
     key: ResourceKey
     version: str
-    proxy_id: UUID
+    proxy_id: UUID | None
     detail: str
 
 

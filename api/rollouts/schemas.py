@@ -47,6 +47,6 @@ class RejectedOut(View):
     type_url: str
     resource: str
     version: str
-    proxy_id: UUID
+    proxy_id: UUID | None = Field(description="The first that refused it; null: the control plane's own check.")
     detail: str = Field(description="Envoy's own words.")
     at: datetime

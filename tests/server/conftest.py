@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from uuid import UUID
 
 import grpc
 import pytest
+import structlog
+import structlog.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +30,7 @@ from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.world import ExitState, Role
 from xds.server.limits import Limits
 from xds.server.server import XdsServer, run_server
+from xds.server.service import DiscoveryService
 from xds.translate import names
 from xds.wire.discovery_pb2 import (
     DeltaDiscoveryRequest,
@@ -170,12 +174,12 @@ Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
 def serve(database: Database, authority: Authority, until: Callable[..., Any]) -> Serve:
     """`async with serve() as server`: a replica, ready; on the test's database unless another is given.
 
-    `canary`, `debounce` and `clock` are those of `run_server`, all else are its limits.
+    `canary`, `debounce`, `envoy` and `clock` are those of `run_server`, all else are its limits.
     """
 
     @asynccontextmanager
     async def start(on: Database = database, *, ready: bool = True, **given: Any) -> AsyncIterator[XdsServer]:
-        more = {name: given.pop(name) for name in ("canary", "debounce", "clock") if name in given}
+        more = {name: given.pop(name) for name in ("canary", "debounce", "envoy", "clock") if name in given}
         limits = Limits(**{"removal_grace_s": 0, **given})
         async with run_server(on, authority, ["127.0.0.1:0"], limits=limits, **more) as server:
             if ready:
@@ -465,3 +469,32 @@ def synced(database: Database) -> Callable[..., Any]:
         return found
 
     return read
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing is logged as an error while the test runs, by us, by asyncio or by gRPC."""
+    caplog.set_level(logging.ERROR)
+    with structlog.testing.capture_logs() as events:
+        yield
+    loud = [event for event in events if event["log_level"] in ("error", "critical") or "exception" in event]
+    records = [record for phase in ("setup", "call") for record in caplog.get_records(phase)]
+    assert not loud
+    assert not [record.getMessage() for record in records if record.levelno >= logging.ERROR]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> list[DiscoveryService]:
+    """The services of all replicas that the test starts, in order: their conversations are to be counted."""
+    started: list[DiscoveryService] = []
+
+    class Noted(DiscoveryService):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            started.append(self)
+
+    monkeypatch.setattr("xds.server.server.DiscoveryService", Noted)
+    return started

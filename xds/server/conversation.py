@@ -53,8 +53,8 @@ class Conversation:
             self._ending = Close(status, message)
             self._task.cancel()
 
-    async def run(self) -> None:
-        """Converse until the client ends the stream, or somebody ends it here (then this aborts the call)."""
+    async def run(self) -> Close | None:
+        """Converse until the client ends the stream, or somebody ends it here: gives with what status to end the call."""
         self._task = asyncio.current_task()
         self.box.stream = self.stream
         pushing = asyncio.ensure_future(self._push())
@@ -72,11 +72,10 @@ class Conversation:
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(pushing, return_exceptions=True)
         if self._context.done():
-            return  # the client is gone, whatever was being written to it
+            return None  # the client is gone, whatever was being written to it
         if self._failure is not None:
             raise self._failure
-        if self._ending is not None and self._ending.status != "OK":
-            await self._context.abort(grpc.StatusCode[self._ending.status], self._ending.message)
+        return self._ending
 
     async def _read(self) -> None:
         while self._ending is None:

@@ -95,11 +95,16 @@ class Recorder:
             )
             standing.rejected_revision, standing.rejected_at = answered.revision, self._clock()
             standing.detail = _storable(answered.error)
-            for rejection in rejections:
-                if len(self._rejections) < _MOST_REJECTIONS:
-                    self._rejections.setdefault((rejection.key, rejection.version), rejection)
+            self.refused(rejections)
         self._note(standing)
         return rejections
+
+    def refused(self, rejections: Iterable[Rejection]) -> None:
+        """These versions were refused."""
+        for rejection in rejections:
+            if len(self._rejections) < _MOST_REJECTIONS:
+                self._rejections.setdefault((rejection.key, rejection.version), rejection)
+                self._event.set()
 
     def gone(self, proxy_id: UUID) -> None:
         """The last stream of a proxy has ended."""

@@ -18,6 +18,7 @@ from model.changes import write
 from model.database import Database, DatabaseUnreachable
 from model.repositories import rollout as stored
 from model.world import ResourceKey
+from xds.server.checker import Checker
 from xds.server.publisher import Publisher
 from xds.snapshot.rollout import ChangeSet, Rollout, Verdict
 
@@ -54,8 +55,10 @@ class Releaser:
         replica: UUID,
         policy: CanaryPolicy,
         clock: Callable[[], datetime],
+        checker: Checker | None = None,
     ) -> None:
         self._publisher = publisher
+        self._checker = checker
         self._database = database
         self._replica = replica
         self._policy = policy
@@ -108,9 +111,14 @@ class Releaser:
         due: list[stored.Release] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
-                if change_set.verdict is Verdict.EVERYBODY and self._somebody_has(key, change_set):
-                    due.append(self._release_of(key, change_set, frozenset(), revision))
-                elif change_set.verdict is Verdict.CANARIES and (canaries := await self._try(key, change_set)):
+                if change_set.verdict is Verdict.NOBODY:
+                    continue
+                # asked for at once, so that it looks while canaries try
+                passed = self._checker is None or self._checker.passed(key, change_set)
+                canaries: frozenset[UUID] = frozenset()
+                if change_set.verdict is Verdict.CANARIES:
+                    canaries = await self._try(key, change_set)
+                if passed and (canaries or self._everybody_may(key, change_set)):
                     due.append(self._release_of(key, change_set, canaries, revision))
         await self._release(due)
         await self._show(rollouts)
@@ -139,8 +147,10 @@ class Releaser:
         self._publisher.set_canaries(group, self._publisher.canaries_of(group) - proxies)
         self._claim_at.pop(group, None)
 
-    def _somebody_has(self, group: str, change_set: ChangeSet) -> bool:
-        return any(self._publisher.stands(group, proxy, change_set) for proxy in self._publisher.proxies_of(group))
+    def _everybody_may(self, group: str, change_set: ChangeSet) -> bool:
+        """Whether a change-set is for everybody, and somebody has it already."""
+        proxies = self._publisher.proxies_of(group) if change_set.verdict is Verdict.EVERYBODY else ()
+        return any(self._publisher.stands(group, proxy, change_set) for proxy in proxies)
 
     async def _try(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
         """Have a change-set tried; gives the canaries here once they accepted it and it soaked, and none before."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
@@ -16,6 +17,8 @@ from model.authority import Authority, issue_server
 from model.changes import Feed
 from model.database import Database
 from model.errors import ExitplaneError
+from model.world import Rejection
+from xds.server.checker import Checker
 from xds.server.follower import Debounce, follow
 from xds.server.inspector import Inspector
 from xds.server.limits import MAX_REQUEST_BYTES, Age, Limits
@@ -32,6 +35,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # by default a minute, and gRPC waits for the longer of the two
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -64,9 +68,18 @@ async def run_server(
     limits: Limits = _LIMITS,
     debounce: Debounce = _DEBOUNCE,
     canary: CanaryPolicy = _CANARY,
+    envoy: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[XdsServer]:
-    """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse."""
+    """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse.
+
+    With an `envoy` to run, that has to find what is rolled out valid too.
+    """
+
+    def refuse(rejections: Sequence[Rejection]) -> None:
+        publisher.refuse(rejections)
+        recorder.refused(rejections)
+
     replica, feed = uuid4(), Feed(database)
     publisher = Publisher(
         canaries=canary.wanted,
@@ -74,7 +87,8 @@ async def run_server(
         on_wanted=lambda *wanted: recorder.wanted(*wanted),  # noqa: PLW0108 - likewise
     )
     recorder = Recorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
-    releaser = Releaser(publisher, database, replica, canary, clock)
+    checker = Checker(envoy, authority, refuse, lambda: releaser.poke()) if envoy else None  # noqa: PLW0108 - likewise
+    releaser = Releaser(publisher, database, replica, canary, clock, checker)
     inspector = Inspector(database, publisher, recorder)
     service = DiscoveryService(publisher, recorder, limits, releaser.poke)
     server = grpc.aio.server(options=[*_OPTIONS, *Age(limits.connection_age_s).options])
@@ -89,6 +103,8 @@ async def run_server(
             tasks.create_task(inspector.run(), name="xds.inspect"),
             tasks.create_task(service.look_after(), name="xds.look_after"),
         ]
+        if checker is not None:
+            running.append(tasks.create_task(checker.run(), name="xds.check"))
         await server.start()
         try:
             yield XdsServer(publisher, ports)

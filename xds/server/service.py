@@ -13,7 +13,7 @@ import structlog
 
 from model.identity import Identity, parse_uri
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.stream import Close, Stream
 from xds.server.conversation import Context, Conversation, Poke
 from xds.server.limits import Admission, Age, Limits
 from xds.server.publisher import Publisher
@@ -97,25 +97,31 @@ class DiscoveryService:
         return handle
 
     async def _serve(self, variant: Variant, only: str | None, context: Context) -> None:
+        ending = await self._converse(variant, only, context)
+        if ending is not None and ending.status != "OK":
+            # behind a response that the client does not read, this waits for as long as the connection lasts
+            with suppress(grpc.aio.InternalError):  # the client went without having heard it
+                await context.abort(grpc.StatusCode[ending.status], ending.message)
+
+    async def _converse(self, variant: Variant, only: str | None, context: Context) -> Close | None:
+        """Serve one stream, and forget it; gives with what status to end the call."""
         identity = identify(context)
         if identity is None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no proxy: enrol the agent anew")
+            return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent anew")
         if self._publisher.world is None or self._closing:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is starting or ending")  # rule 9
+            return Close("UNAVAILABLE", "the control plane is starting or ending")  # rule 9
         if not self._admission.admits(time.monotonic()):
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams at once: try again in a moment")
-        assert identity is not None
+            return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
         box = self._publisher.open(identity)
         if box is None:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such proxy: it was deregistered; enrol it anew")
-        assert box is not None
+            return Close("PERMISSION_DENIED", "no such proxy: it was deregistered; enrol it anew")
         stream = Stream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
         conversation = Conversation(stream, box, context, self._publisher, self._recorder, self._poke)
         retiring = self._retire_later(conversation)
         self._conversations.add(conversation)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
         try:
-            await conversation.run()
+            return await conversation.run()
         finally:
             if retiring is not None:
                 retiring.cancel()

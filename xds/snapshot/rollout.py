@@ -150,13 +150,17 @@ def _plan(wanted: Snapshot, world: World, pending: set[ResourceId], *, canaries:
 
 
 def _closed(wanted: Snapshot, world: World, pending: set[ResourceId]) -> Iterable[dict[ResourceId, Resource | None]]:
-    """The pending resources in sets that do not name each other, before the change or after it."""
+    """The pending resources in sets, of which none names what comes or goes with another one.
+
+    What is there before and after may be named by anything: a listener that is refused holds up no change of its routes.
+    """
+    moving = {each for each in pending if (wanted.get(each) is None) != (_accepted(world, wanted.scope, each) is None)}
     linked: dict[ResourceId, set[ResourceId]] = {each: set() for each in pending}
     for each in pending:
         for resource in (wanted.get(each), _accepted(world, wanted.scope, each)):
             if resource is None:
                 continue
-            for other in references(resource.type_url, resource.name, resource.body) & pending:
+            for other in references(resource.type_url, resource.name, resource.body) & moving:
                 linked[each].add(other)
                 linked[other].add(each)
     left = sorted(pending, key=lambda each: (each.type_url, each.name))

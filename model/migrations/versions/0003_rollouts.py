@@ -70,3 +70,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_question"),
     )
     op.create_index("ix_question_proxy_id", "question", ["proxy_id"], unique=False)
+    op.alter_column("rejection", "proxy_id", nullable=True)
