@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 
@@ -112,3 +114,60 @@ def stat() -> Callable[..., int]:
         return sum(int(value) for value in values)
 
     return read
+
+
+@dataclass
+class Load:
+    """Clients that ask at an even pace, so that what is measured beside them has the machine too."""
+
+    scene: Scene
+    choose: Callable[[], str]
+    every_s: float
+    answers: list[tuple[str, Answer | OSError]] = field(default_factory=list)
+    """The country that was asked for, and what came of it."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        for tunnel in cycle((True, False)):
+            if self.stopped.wait(self.every_s):
+                return
+            country = self.choose()
+            try:
+                self.answers.append((country, self.scene.ask(country, tunnel=tunnel)))
+            except OSError as error:
+                self.answers.append((country, error))
+
+    def other_than(self, *statuses: int) -> list[tuple[str, str]]:
+        """The answers with another status, and the requests without an answer."""
+        return [
+            (country, str(getattr(answer, "text", answer)))
+            for country, answer in [*self.answers]
+            if getattr(answer, "status", None) not in statuses
+        ]
+
+    def sources(self) -> dict[str, set[str]]:
+        """From where the page was reached, by the country asked for."""
+        found: dict[str, set[str]] = {}
+        for country, answer in [*self.answers]:
+            if getattr(answer, "status", None) == 200:
+                found.setdefault(country, set()).add(answer.json()["source"])
+        return found
+
+
+@pytest.fixture
+def loading(scene: Scene) -> Callable[..., object]:
+    """`with loading(choose) as load`: three clients that ask for what `choose()` says, some 20 requests a second each."""
+
+    @contextmanager
+    def load(choose: Callable[[], str], *, clients: int = 3, every_s: float = 0.05) -> Iterator[Load]:
+        made = Load(scene, choose, every_s)
+        with ThreadPoolExecutor(clients) as pool:
+            futures = [pool.submit(made.run) for _ in range(clients)]
+            try:
+                yield made
+            finally:
+                made.stopped.set()
+            for future in futures:
+                future.result()
+
+    return load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -23,6 +24,7 @@ from xds.snapshot.snapshot import View
 
 _FLUSH_S: Final = 0.25
 _BEAT_EVERY_S: Final = 2.0
+_LAST_WORDS_S: Final = 3.0
 _MOST_REJECTIONS: Final = 10_000
 
 log = structlog.get_logger()
@@ -138,8 +140,10 @@ class Recorder:
                 self._event.clear()
                 await self._flush()
         finally:
-            await self._flush()
-            await self._retire()
+            with suppress(TimeoutError):  # a PostgreSQL that does not answer must not hold up the end
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._flush()
+                    await self._retire()
 
     async def _flush(self) -> None:
         """Store what is pending; what could not be stored stays, also if this is cancelled."""

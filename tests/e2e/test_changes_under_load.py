@@ -1,0 +1,356 @@
+"""Changes while clients ask: of clusters alone, and a thousand at random of everything. No request pays for one."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import pycountry
+import pytest
+import yaml
+
+from cli.demo import client
+from cli.demo.opening import open_scene
+from cli.demo.processes import Stage
+from cli.demo.scene import SceneSettings
+from cli.demo.underlay import why_no_tunnels
+from tests.e2e.test_surviving import downloading, still_moving
+from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
+
+STABLE = ("us", "gb")
+ROAMING = "jp"
+"""Where the exit begins that is sent from pool to pool."""
+CHANGES = 1_000
+HANDS = 3
+"""How many change things at the same time, each its own."""
+CDS, LDS, RDS = "cluster_manager.cds", "listener_manager.lds", "rds"
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """No exit is held to be silent, however busy the machine is: what is counted here are updates."""
+    obstacle = why_no_tunnels()
+    if obstacle:
+        pytest.skip(f"needs tunnels: {obstacle}")
+    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
+    settings = SceneSettings(exits=(*STABLE, ROAMING), gateway_drain_time_s=2, silence_timeout_s=300, **ports)
+    with open_scene(settings) as running:
+        running.start()
+        yield running
+
+
+def stats(admin, pattern: str) -> dict[str, int]:
+    lines = admin(f"/stats?filter={pattern}&format=text").splitlines()
+    return {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines if line)}
+
+
+def updates(admin) -> Counter[str]:
+    """How many updates of each type an Envoy applied and refused."""
+    found = stats(admin, r"(cluster_manager\.cds|listener_manager\.lds|rds\..*)\.update_(success|rejected)$")
+    applied: Counter[str] = Counter()
+    for name, value in found.items():
+        kind = next(kind for kind in (CDS, LDS, RDS) if kind in name)
+        applied[f"{kind} {name.rpartition('_')[2]}"] += value
+    assert {f"{CDS} success", f"{LDS} success", f"{RDS} success"} <= applied.keys()
+    return applied
+
+
+def warming(admin) -> int:
+    return stats(admin, "cluster_manager.warming_clusters$")["cluster_manager.warming_clusters"]
+
+
+def clusters(admin) -> dict[str, dict]:
+    """The pools' clusters as Envoy uses them."""
+    (dump,) = [
+        each for each in json.loads(admin("/config_dump"))["configs"] if each["@type"].endswith(".ClustersConfigDump")
+    ]
+    assert not dump.get("dynamic_warming_clusters")
+    found = [each["cluster"] for each in dump.get("dynamic_active_clusters", ())]
+    return {each["name"]: each for each in found if each["name"].startswith("pool/")}
+
+
+def routes(admin) -> dict[str, set[str]]:
+    """Where each country leads: the clusters that its routes name."""
+    (dump,) = [
+        each for each in json.loads(admin("/config_dump"))["configs"] if each["@type"].endswith(".RoutesConfigDump")
+    ]
+    (configuration,) = [each["route_config"] for each in dump["dynamic_route_configs"]]
+    by_country = configuration["virtual_hosts"][0]["matcher"]["matcher_tree"]["exact_match_map"]["map"]
+    return {
+        country: {route["route"]["cluster"] for route in entry["action"]["typed_config"]["routes"]}
+        for country, entry in by_country.items()
+    }
+
+
+# -- of clusters alone
+
+
+@contextmanager
+def with_delta(scene):
+    """As its agent runs it. Yields how to ask its admin interface."""
+    yield scene.gateway.admin
+
+
+@contextmanager
+def with_sotw(scene):
+    """By hand, with state of the world."""
+    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
+    with instead_of_its_agent(scene, state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
+        scene.wait_for("Envoy to start", lambda: None if admin_file.exists() else "it does not listen yet")
+        scene.wait_until_serving()
+        yield lambda path: client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
+
+
+@contextmanager
+def newer_control_plane(scene, connect_timeout_s: int):
+    """One that differs from this checkout in every pool's cluster, and in nothing else, takes over; in the end it goes."""
+    program = (
+        "import datetime; from xds.translate import clusters; from cli.main import main; "
+        f"clusters.CONNECT_TIMEOUT = datetime.timedelta(seconds={connect_timeout_s}); main()"
+    )
+    scene.stop_control_plane()
+    scene.control_plane = scene.processes.start(
+        "control-plane",
+        Stage.CONTROL_PLANE,
+        (sys.executable, "-c", program, "serve"),
+        environment=scene.control_plane_environment,
+    )
+    try:
+        yield
+    finally:
+        scene.stop_control_plane()
+        scene.start_control_plane()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("served", "timeout_s"), [(with_delta, 4), (with_sotw, 5)])
+def test_a_change_of_all_the_gateways_clusters_and_of_nothing_else_does_not_stall(
+    scene, loading, eventually, served, timeout_s
+):
+    """A pool has no attribute that changes its cluster alone; a control plane that was upgraded changes all of them."""
+    with served(scene) as admin:
+        before = updates(admin)
+        assert {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"}
+        with (
+            loading(partial(random.Random(timeout_s).choice, STABLE)) as load,
+            downloading(scene, "gb") as download,
+            newer_control_plane(scene, timeout_s),
+        ):
+            eventually(lambda: updates(admin) != before, timeout_s=60)
+            eventually(lambda: warming(admin) == 0, timeout_s=5)
+            assert {each["connect_timeout"] for each in clusters(admin).values()} == {f"{timeout_s}s"}
+            count = len(load.answers)
+            eventually(lambda: len(load.answers) > count + 60)
+            assert still_moving(download, eventually), download.error
+            assert updates(admin) == before + Counter({f"{CDS} success": 1})
+        assert load.other_than(200) == []
+        # back at the older one: its clusters come again
+        eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"}, timeout_s=60)
+
+
+def test_a_change_of_an_exits_cluster_and_of_nothing_else_does_not_stall(scene, loading, eventually):
+    (exit_,) = [each for each in scene.exits if each.country == "gb"]
+    (found,) = [each for each in scene.api("GET", "/exits")["items"] if each["name"] == exit_.name]
+    assert found["egress_address"] is None
+    before = updates(exit_.admin)
+    with loading(lambda: "gb") as load, downloading(scene, "gb") as download:
+        for number, address in enumerate((exit_.egress_address, None), start=1):
+            scene.api("PATCH", f"/exits/{found['id']}", {"egress_address": address})
+            expected = before + Counter({f"{CDS} success": number})
+            eventually(lambda expected=expected: updates(exit_.admin) == expected)
+            eventually(lambda: warming(exit_.admin) == 0, timeout_s=5)
+            count = len(load.answers)
+            eventually(lambda count=count: len(load.answers) > count + 60)
+            assert still_moving(download, eventually), download.error
+            assert updates(exit_.admin) == expected
+    assert load.other_than(200) == []
+    assert load.sources() == {"gb": {exit_.egress_address}}
+
+
+# -- a thousand of everything
+
+
+class Hand:
+    """Somebody who changes at random what is his: pools of some countries with exits, and fleets with listeners."""
+
+    def __init__(self, scene, number: int, codes: list[str], fleet_id: str, roaming: str | None = None) -> None:
+        self.done: Counter[str] = Counter()
+        self.countries: list[str] = []
+        """What his pools serve now, or served a moment ago."""
+        self._scene = scene
+        self._random = random.Random(number)
+        self._number = number
+        self.free = codes
+        """The countries that he may use next."""
+        self._fleet_id = fleet_id
+        self._roaming = roaming
+        self._stays_in = ""
+        self._pools: dict[str, str] = {}
+        self._exits: dict[str, str] = {}
+        self._fleets: list[str] = []
+
+    def change(self, times: int) -> None:
+        for _ in range(times):
+            act = self._random.choice(self._possible())
+            self.done[act.__name__.strip("_")] += 1
+            act()
+
+    def _possible(self) -> list:
+        acts = [self._add_fleet]
+        if self.free:
+            acts += [self._add_pool] * 4
+        if self._fleets:
+            acts += [self._rename_fleet, self._move_listener, self._remove_fleet]
+        if self._pools:
+            acts += [self._rename_pool] * 3 + [self._add_exit] * 2
+            if self._roaming:
+                acts += [self._send_the_roaming_exit] * 2
+        if self._pools and self.free:
+            acts += [self._change_country] * 2
+        if self._exits:
+            acts += [self._rename_exit, self._remove_exit, self._remove_exit]
+        if self._removable():
+            acts += [self._remove_pool] * 4
+        return acts
+
+    def _api(self, method: str, path: str, body: object = None):
+        return self._scene.api(method, path, body)
+
+    def _name(self) -> str:
+        return f"hand-{self._number}-{self.done.total()}"
+
+    def _take_code(self) -> str:
+        return self.free.pop(self._random.randrange(len(self.free)))
+
+    def _add_pool(self) -> None:
+        code = self._take_code()
+        pool = self._api("POST", "/pools", {"name": self._name(), "fleet": self._fleet_id, "country": code})
+        self._pools[pool["id"]] = code
+        self.countries = [*self._pools.values()]
+
+    def _rename_pool(self) -> None:
+        self._api("PATCH", f"/pools/{self._random.choice([*self._pools])}", {"name": self._name()})
+
+    def _change_country(self) -> None:
+        pool, code = self._random.choice([*self._pools]), self._take_code()
+        self._api("PATCH", f"/pools/{pool}", {"country": code})
+        self.free.append(self._pools[pool])
+        self._pools[pool] = code
+        self.countries = [*self._pools.values()]
+
+    def _removable(self) -> list[str]:
+        """The pools without exits."""
+        return [pool for pool in self._pools if pool != self._stays_in and pool not in self._exits.values()]
+
+    def _remove_pool(self) -> None:
+        pool = self._random.choice(self._removable())
+        self._api("DELETE", f"/pools/{pool}")
+        self.free.append(self._pools.pop(pool))
+
+    def _add_exit(self) -> None:
+        pool = self._random.choice([*self._pools])
+        wish = {"name": self._name(), "pool": pool, "address": "192.0.2.250", "port": 8443}
+        self._exits[self._api("POST", "/exits", wish)["id"]] = pool
+
+    def _rename_exit(self) -> None:
+        self._api("PATCH", f"/exits/{self._random.choice([*self._exits])}", {"name": self._name()})
+
+    def _remove_exit(self) -> None:
+        exit_ = self._random.choice([*self._exits])
+        self._api("DELETE", f"/exits/{exit_}")
+        del self._exits[exit_]
+
+    def _send_the_roaming_exit(self) -> None:
+        self._stays_in = self._random.choice([*self._pools])
+        self._api("PATCH", f"/exits/{self._roaming}", {"pool": self._stays_in})
+
+    def _add_fleet(self) -> None:
+        name = self._name()
+        self._api("POST", "/fleets", {"name": name, "listener": {"address": "127.0.0.1", "port": 9}})
+        self._fleets.append(name)
+
+    def _rename_fleet(self) -> None:
+        old, new = self._random.choice(self._fleets), self._name()
+        self._api("PATCH", f"/fleets/{old}", {"name": new})
+        self._fleets[self._fleets.index(old)] = new
+
+    def _move_listener(self) -> None:
+        port = self._random.randrange(1024, 65536)
+        self._api("PATCH", f"/fleets/{self._random.choice(self._fleets)}", {"listener": {"port": port}})
+
+    def _remove_fleet(self) -> None:
+        name = self._fleets.pop(self._random.randrange(len(self._fleets)))
+        self._api("DELETE", f"/fleets/{name}")
+
+
+def hands_of(scene) -> list[Hand]:
+    """HANDS of them, each with countries of his own; the first sends a real exit about."""
+    codes = sorted({each.alpha_2.lower() for each in pycountry.countries} - {*STABLE, ROAMING})
+    random.Random(1).shuffle(codes)
+    (roaming,) = [each["id"] for each in scene.api("GET", "/exits")["items"] if each["country"] == ROAMING]
+    fleet_id = scene.api("GET", "/fleets/demo")["id"]
+    shares = [codes[number * 20 : number * 20 + 20] for number in range(HANDS)]
+    return [Hand(scene, number, share, fleet_id, None if number else roaming) for number, share in enumerate(shares)]
+
+
+@pytest.mark.timeout(400)
+def test_a_thousand_random_changes_cost_no_request_and_leave_what_is_declared(
+    scene, loading, eventually, record_property
+):
+    admin = scene.gateway.admin
+    failures = r"^http\.clients\.(no_route|no_cluster|downstream_rq_5xx)$"
+    failed, before = stats(admin, failures), updates(admin)
+    assert failed.keys() == {f"http.clients.{name}" for name in ("no_route", "no_cluster", "downstream_rq_5xx")}
+    hands, chance = hands_of(scene), random.Random(2)
+    everywhere = [country for hand in hands for country in hand.free]
+
+    def one_that_comes_and_goes() -> str:
+        return chance.choice([country for hand in hands for country in hand.countries] or everywhere)
+
+    with (
+        loading(partial(random.Random(3).choice, STABLE)) as steady,
+        loading(one_that_comes_and_goes) as wavering,
+        downloading(scene, "gb") as download,
+        ThreadPoolExecutor(HANDS) as pool,
+    ):
+        began = time.monotonic()
+        share = [CHANGES // HANDS + (number < CHANGES % HANDS) for number in range(HANDS)]
+        for future in [pool.submit(hand.change, times) for hand, times in zip(hands, share, strict=True)]:
+            future.result()
+        took_s = time.monotonic() - began
+        declared = {pool["country"]: {f"pool/{pool['id']}"} for pool in scene.api("GET", "/pools")["items"]}
+        eventually(lambda: warming(admin) == 0, timeout_s=5)
+        eventually(lambda: routes(admin) == declared, timeout_s=5)
+        eventually(lambda: clusters(admin).keys() == set().union(*declared.values()), timeout_s=5)
+        assert still_moving(download, eventually), download.error
+
+    done = sum((hand.done for hand in hands), Counter())
+    answered = Counter(getattr(answer, "status", repr(answer)) for _, answer in wavering.answers)
+    figures = {
+        "changes": dict(done),
+        "took_s": took_s,
+        "steady": len(steady.answers),
+        "wavering": dict(answered),
+        "applied": dict(updates(admin) - before),
+    }
+    record_property("figures", figures)
+    assert done.total() == CHANGES
+
+    assert steady.other_than(200) == []
+    assert steady.sources() == {country: scene.egress_addresses(country) for country in STABLE}
+    # a country may be there with an exit, be there without one, or not be there; nothing else
+    assert answered.keys() == {200, 404, 503}
+    refused = [text for _, text in wavering.other_than(200, 404)]
+    assert [text for text in refused if "can carry this request now (UH)" not in text] == []
+    after = stats(admin, failures)
+    assert after["http.clients.no_route"] == failed["http.clients.no_route"]
+    assert after["http.clients.no_cluster"] == failed["http.clients.no_cluster"]
+    assert after["http.clients.downstream_rq_5xx"] - failed["http.clients.downstream_rq_5xx"] == len(refused)
+    applied = updates(admin) - before
+    assert applied.keys() == {f"{CDS} success", f"{RDS} success"}

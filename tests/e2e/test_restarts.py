@@ -1,0 +1,95 @@
+"""A control plane that dies and returns, again and again: no client and no Envoy notices."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from cli.demo.agents import EXITPLANE
+from cli.demo.opening import open_scene
+from cli.demo.scene import SceneSettings
+from cli.demo.underlay import why_no_tunnels
+from model.embedded import embedded_server
+
+COUNTRIES = ("us", "gb")
+RESTARTS = 100
+MET_EVERY = 10
+"""How often a restart waits until the gateway's stream is with the new process; the others interrupt its coming back."""
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """On a PostgreSQL that stays, and with no exit held to be silent: what is counted here are updates."""
+    obstacle = why_no_tunnels()
+    if obstacle:
+        pytest.skip(f"needs tunnels: {obstacle}")
+    # not pytest's folder: as root the server runs as somebody else, who may not enter that one
+    with tempfile.TemporaryDirectory(prefix="exitplane-e2e-", ignore_cleanup_errors=True) as folder:
+        state = Path(folder)
+        state.chmod(0o755)
+        with embedded_server(state) as url:
+            settings = SceneSettings(
+                exits=COUNTRIES,
+                gateway_port=0,
+                api_port=0,
+                xds_port=0,
+                silence_timeout_s=300,
+                environment={"EXITPLANE_DATABASE_URL": url},
+            )
+            with open_scene(settings) as running:
+                running.processes.run((*EXITPLANE, "db", "upgrade"), environment=running.control_plane_environment)
+                running.start()
+                yield running
+
+
+def updates(agent) -> dict[str, str]:
+    """How often an Envoy applied or refused something, by what. Secrets are left out: they come from files."""
+    names = r"(cds|lds|rds\..*|cluster\.pool/.*)\.update_(success|rejected)"
+    lines = agent.admin(f"/stats?filter={names}$&format=text").splitlines()
+    found = dict(line.rsplit(": ", 1) for line in lines if line)
+    assert {"cluster_manager.cds.update_success", "listener_manager.lds.update_success"} <= found.keys()
+    return found
+
+
+def streams_of_gateways(scene) -> int:
+    """How many the control planes have taken so far."""
+    log = scene.state_dir / "logs" / "control-plane.log"
+    return sum("xds.connected" in line and '"gateway"' in line for line in log.read_text().splitlines())
+
+
+def restart(scene, number: int) -> None:
+    """Kill it and end it in order by turns. Returns when the next one is ready."""
+    before = scene.control_plane.pid
+    if number % 2:
+        scene.stop_control_plane()
+    else:
+        scene.kill_control_plane()
+    scene.start_control_plane()
+    assert scene.control_plane.pid != before
+
+
+@pytest.mark.timeout(900)
+def test_a_hundred_restarts_of_the_control_plane_fail_no_request_and_update_no_envoy(scene, loading, eventually):
+    agents = [scene.gateway, *scene.exits]
+    before = [updates(agent) for agent in agents]
+    envoys = [agent.envoy_pid for agent in agents]
+    wishes = cycle(COUNTRIES)
+    with loading(lambda: next(wishes), clients=2, every_s=0.1) as load:
+        for number in range(RESTARTS):
+            met, answered = streams_of_gateways(scene), len(load.answers)
+            restart(scene, number)
+            if number % MET_EVERY == 0:
+                eventually(lambda met=met: streams_of_gateways(scene) > met)
+            assert len(load.answers) > answered
+        eventually(lambda: streams_of_gateways(scene) > met)
+        scene.wait_until_healthy()
+        assert [updates(agent) for agent in agents] == before
+        assert [agent.envoy_pid for agent in agents] == envoys
+        scene.api("POST", "/pools", {"name": "next", "fleet": "demo", "country": "fr"})
+        eventually(lambda: "fr" in scene.ask(None, tunnel=False).text)
+    assert updates(scene.gateway) != before[0]
+    assert load.other_than(200) == []
+    assert load.sources() == {country: scene.egress_addresses(country) for country in COUNTRIES}

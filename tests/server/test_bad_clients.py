@@ -1,0 +1,274 @@
+"""Clients that are wrong, slow or hostile, at the real server.
+
+Each gets the right status or is ignored; a gateway beside it gets its changes meanwhile; and nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from model.identity import XDS_SERVER_NAME
+from xds.protocol.stream import MAX_NAMES, MAX_NODE_BYTES
+from xds.server.limits import MAX_REQUEST_BYTES
+from xds.translate import names
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
+
+pytestmark = pytest.mark.postgres
+
+
+def asking(type_url: str = names.CLUSTER, **fields) -> bytes:
+    return DeltaDiscoveryRequest(type_url=type_url, **fields).SerializeToString()
+
+
+UNREADABLE = [f"name-{number:06}-{'x' * 40}" for number in range(80_000)]
+"""Names that do not exist: to say so takes more bytes than fit between the server and a client that does not read."""
+
+
+@pytest.fixture
+async def beside(plane, serve, drive, services, until, has_all, calm):
+    """`async with beside(**limits) as (server, identity)`: a server with a good gateway, and who the bad client may be.
+
+    Then the good one is served, and what the server remembers is what it was.
+    """
+
+    @asynccontextmanager
+    async def start(**limits):
+        bad = await plane.add_gateway("bad")
+        async with serve(**limits) as server, drive(server, plane.identity) as good:
+            await until(lambda: has_all(2)(good.client))
+            await until(lambda: not server.publisher.rolling_out())
+            (service,) = services
+
+            def remembered():
+                publisher, recorder = server.publisher, service._recorder
+                tables = (publisher._of_proxy, publisher._boxes, publisher._rollouts, recorder._standings)
+                return publisher.streams, len(service._conversations), [{*table} for table in tables]
+
+            async def change_arrives(address):
+                await plane.change(plane.exits["us"], endpoint=address)
+                await until(lambda: address.encode() in good.client.bodies[names.ENDPOINT, plane.cluster("us")])
+
+            before = remembered()
+            assert before[0] == before[1] == 1
+            yield server, bad, change_arrives
+            await change_arrives("198.51.100.250")
+            await until(lambda: remembered() == before)
+            assert good.code is None
+            assert not good.client.call.done()
+
+    return start
+
+
+ENDED = {
+    "a node above its bound": (asking(node=Node(id="x" * (MAX_NODE_BYTES + 1))), "RESOURCE_EXHAUSTED", "node"),
+    "a message above its bound": (asking(node=Node(id="x" * MAX_REQUEST_BYTES)), "RESOURCE_EXHAUSTED", "larger"),
+    "a million names": (
+        asking(names.ENDPOINT, resource_names_subscribe=map(str, range(1_000_000))),
+        "RESOURCE_EXHAUSTED",
+        f"more than {MAX_NAMES} names",
+    ),
+    "a million names held from before": (
+        asking(initial_resource_versions=dict.fromkeys(map(str, range(1_000_000)), "")),
+        "RESOURCE_EXHAUSTED",
+        f"more than {MAX_NAMES} names",
+    ),
+    "a name that is not UTF-8": (asking() + b"\x1a\x02\xff\xfe", "INVALID_ARGUMENT", "not a discovery request"),
+    "no type": (asking(""), "INVALID_ARGUMENT", "type_url is missing"),
+    "random bytes": (bytes(range(255, 0, -1)) * 40, "INVALID_ARGUMENT", "not a discovery request"),
+}
+
+
+@pytest.mark.parametrize("wrong", ENDED)
+async def test_what_cannot_be_answered_ends_the_stream_with_a_status(plane, beside, connect, wrong):
+    raw, status, words = ENDED[wrong]
+    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+        await client.call.write(raw)
+        await change_arrives("198.51.100.2")
+        assert await client.end() is grpc.StatusCode[status]
+        assert words in await client.call.details()
+
+
+async def test_a_million_names_of_a_state_of_the_world_end_the_stream_too(plane, beside, dial, speak_sotw):
+    async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
+        client = speak_sotw(channel)
+        request = DiscoveryRequest(type_url=names.ENDPOINT, resource_names=map(str, range(1_000_000)))
+        await client.call.write(request.SerializeToString())
+        await change_arrives("198.51.100.2")
+        async with asyncio.timeout(10):
+            assert await client.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+IGNORED = {
+    "no node": asking("type.example/of.nobody"),
+    "a type of nobody": asking("type.example/of.nobody", node=Node(id="a"), resource_names_subscribe=["*", "a"]),
+    "a foreign nonce": asking(names.LISTENER, response_nonce="foreign", resource_names_unsubscribe=["nothing"]),
+    "a rejection of nothing": asking("type.example/of.nobody", response_nonce="1", error_detail={"message": "no"}),
+}
+
+
+@pytest.mark.parametrize("odd", IGNORED)
+async def test_what_means_nothing_is_ignored_and_the_stream_goes_on(plane, beside, connect, has_all, odd):
+    async with beside() as (server, identity, _), connect(server, identity) as client:
+        await client.call.write(IGNORED[odd])
+        await client.start()
+        await client.until(has_all(2))
+        await client.call.write(IGNORED[odd])
+        await plane.add_pool("jp")
+        await client.until(has_all(3))
+
+
+async def test_foreign_nonces_acknowledge_nothing_and_bring_nothing(plane, beside, connect, until):
+    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+        await client.ask(names.ENDPOINT, plane.cluster("us"), plane.cluster("de"))
+        held = await client.read()
+        for number in range(50):
+            await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}")
+            await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}", error_detail={"message": "no"})
+        await change_arrives("198.51.100.2")
+        await client.ask(names.LISTENER, "nothing")  # answered after all that came before it
+        assert (await client.read()).type_url == names.LISTENER  # endpoints wait: what is in flight was not answered
+        await client.accept(held)
+        changed = await client.read()
+        assert [resource.name for resource in changed.resources] == [plane.cluster("us")]
+
+
+async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(plane, beside, connect, services, until):
+    async with (
+        beside(write_timeout_s=0.5, answer_timeout_s=600) as (server, identity, change_arrives),
+        connect(server, identity) as client,
+    ):
+        await client.ask(names.ENDPOINT, *UNREADABLE)
+        (service,) = services
+        await until(lambda: any(each.writing_since for each in service._conversations))
+        await change_arrives("198.51.100.2")
+        await until(lambda: server.publisher.streams == 1)  # while it still does not read
+        await change_arrives("198.51.100.3")
+        assert await client.end() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "does not read" in await client.call.details()
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothing(
+    plane, beside, connect, services, until
+):
+    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+        await client.ask(names.ENDPOINT, *UNREADABLE)
+        (service,) = services
+        await until(lambda: any(each.writing_since for each in service._conversations))
+        await change_arrives("198.51.100.2")
+        client.call.cancel()
+
+
+async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(plane, beside, connect):
+    async with (
+        beside(answer_timeout_s=0.5) as (server, identity, change_arrives),
+        connect(server, identity) as client,
+    ):
+        await client.start()
+        await change_arrives("198.51.100.2")
+        assert await client.end() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "does not answer" in await client.call.details()
+        assert {response.type_url for response in client.responses} == {names.CLUSTER}
+        assert len(client.responses) == 1
+
+
+async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, connect, has_all):
+    """However long it is quiet after that: only what waits for an answer counts."""
+    async with (
+        beside(answer_timeout_s=0.5, write_timeout_s=0.5) as (server, identity, _),
+        connect(server, identity) as client,
+        connect(server, identity) as silent,
+    ):
+        await client.start()
+        await client.until(has_all(2))
+        await silent.start()
+        assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so they were looked at
+        assert not client.call.done()
+        await plane.add_pool("jp")
+        await client.until(has_all(3))
+
+
+async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, beside, drive, until):
+    async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
+        bad.refuses[names.ENDPOINT] = "no"
+        await until(lambda: bad.refused)
+        for number in range(2, 12):
+            await change_arrives(f"198.51.100.{number}")
+        last = bad.client.count(names.ENDPOINT)
+        await bad.client.ask(names.LISTENER, "a listener that does not exist")
+        await until(lambda: bad.was_sent(names.LISTENER, "a listener that does not exist"))
+        versions = bad.versions_sent(names.ENDPOINT, plane.cluster("us"))
+        assert len(versions) == len(set(versions)) >= 2
+        assert bad.client.count(names.ENDPOINT) <= 2 + 10
+        assert bad.client.count(names.ENDPOINT) - last <= 1
+        assert bad.client.count(names.CLUSTER) == 1
+        assert len(bad.refused) >= 2
+
+
+async def test_a_client_that_rejects_every_cluster_is_sent_them_once(plane, beside, drive, until):
+    async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
+        bad.refuses |= dict.fromkeys((names.CLUSTER, names.LISTENER), "no")
+        await until(lambda: len(bad.refused) >= 2)
+        for number in range(2, 7):
+            await change_arrives(f"198.51.100.{number}")
+        assert bad.client.count(names.CLUSTER) == bad.client.count(names.LISTENER) == 1
+
+
+METHODS = [
+    "discovery.v3.AggregatedDiscoveryService/FetchAggregatedResources",
+    "discovery.v3.AggregatedDiscoveryService/NoSuchMethod",
+    "status.v3.ClientStatusDiscoveryService/StreamClientStatus",
+    "route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_method_that_is_not_served_is_unimplemented(plane, beside, dial, method):
+    async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
+        call = channel.stream_stream(f"/envoy.service.{method}")()
+        await change_arrives("198.51.100.2")
+        async with asyncio.timeout(5):
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# -- below gRPC --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_never_ends_its_handshake_disturbs_nobody(plane, beside):
+    async with beside() as (server, _, change_arrives):
+        with (
+            socket.create_connection(("127.0.0.1", server.ports[0])),
+            socket.create_connection(("127.0.0.1", server.ports[0])) as half,
+        ):
+            half.sendall(b"\x16\x03\x01\x02\x00")  # how a ClientHello begins
+            await change_arrives("198.51.100.2")
+
+
+async def test_bytes_that_are_no_tls_end_their_connection(plane, beside):
+    async with beside() as (server, _, change_arrives):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
+        writer.write(b"GET / HTTP/1.1\r\nHost: xds\r\n\r\n")
+        await change_arrives("198.51.100.2")
+        async with asyncio.timeout(10):
+            assert b"HTTP" not in await reader.read()
+        writer.close()
+
+
+async def test_bytes_that_are_no_http2_end_their_connection(plane, beside, authority, certified):
+    async with beside() as (server, identity, change_arrives):
+        context = ssl.create_default_context(cadata=authority.certificate_pem)
+        context.set_alpn_protocols(["h2"])
+        certified(context, identity, authority)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.ports[0], ssl=context, server_hostname=XDS_SERVER_NAME
+        )
+        writer.write(b"\xff" * 4096)
+        await change_arrives("198.51.100.2")
+        async with asyncio.timeout(10):
+            await reader.read()
+        writer.transport.abort()

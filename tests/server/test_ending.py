@@ -1,0 +1,255 @@
+"""Streams end in order: when they are old, when their replica ends, and when there is another one to go to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from model.authority import create_authority
+from model.identity import XDS_SERVER_NAME
+from model.repositories import enrolment
+from tests.server.conftest import Client, Gateway, certify
+from tests.server.fault_proxy import before_port
+from xds.server.limits import Admission, Age
+from xds.translate import names
+
+pytestmark = pytest.mark.postgres
+
+
+def sent_resources(client) -> list[str]:
+    return [resource.name for response in client.responses for resource in response.resources]
+
+
+# -- age ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def middling(monkeypatch) -> None:
+    """Ages as far from their bounds as can be: a busy machine must not matter."""
+    monkeypatch.setattr("xds.server.limits.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
+
+
+@pytest.mark.usefixtures("middling", "calm")
+async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_connection(
+    plane, serve, dial, until, has_all
+):
+    async with (
+        serve(connection_age_s=5) as server,
+        before_port(server.ports[0]) as proxy,
+        dial(proxy, plane.identity) as channel,
+    ):
+        old = Client(channel)
+        await old.start()
+        await old.until(has_all(2))
+        responses = len(old.responses)
+        assert await old.end() is grpc.StatusCode.OK
+        assert len(old.responses) == responses
+        new = Client(channel)  # on the same channel: it was told to connect anew
+        await new.start(old.versions)
+        await new.ask(names.LISTENER, "nothing")  # answered after all that is due
+        assert [*(await new.read()).removed_resources] == ["nothing"]
+        assert not sent_resources(new)
+        assert len(proxy.connections) == 2
+        await until(lambda: server.publisher.streams == 1)
+
+
+async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
+    assert Age(0).options == []
+    async with serve(connection_age_s=0) as server, connect(server, plane.identity) as client:
+        await client.start()
+        await client.until(has_all(2))
+        await plane.add_pool("jp")
+        await client.until(has_all(3))
+
+
+def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
+    age = Age(1_000)
+    told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
+    grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
+    drawn = [age.of_stream() for _ in range(10_000)]
+    assert min(drawn) > told_s * 1.1  # gRPC's own jitter
+    assert max(drawn) < told_s * 0.9 + grace_s
+    assert max(drawn) - min(drawn) > 300  # no two come back at once
+
+
+# -- admission ---------------------------------------------------------------------------------------------------------
+
+
+def test_admission_is_a_burst_and_then_a_rate():
+    admission = Admission(per_s=10, burst=3)
+    assert [admission.admits(0) for _ in range(5)] == [True, True, True, False, False]
+    assert [admission.admits(0.2) for _ in range(3)] == [True, True, False]
+    assert [admission.admits(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
+
+
+@pytest.mark.usefixtures("calm")
+async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
+    plane, serve, connect, drive, has_all, until, monkeypatch, services
+):
+    now = [1000.0]
+    monkeypatch.setattr("xds.server.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with serve(admissions_per_s=1, admissions_burst=2) as server, AsyncExitStack() as stack:
+        within = [await stack.enter_async_context(drive(server, plane.identity)) for _ in range(2)]
+        await until(lambda: all(has_all(2)(each.client) for each in within))
+        for _ in range(5):
+            async with connect(server, plane.identity) as refused:
+                assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "try again" in await refused.call.details()
+        assert server.publisher.streams == len(services[0]._conversations) == 2
+        await plane.add_pool("jp")
+        await until(lambda: all(has_all(3)(each.client) for each in within))
+        now[0] += 1
+        late = await stack.enter_async_context(drive(server, plane.identity))
+        await until(lambda: has_all(3)(late.client))
+        async with connect(server, plane.identity) as refused:
+            assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# -- the end of a replica ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("calm")
+async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing(plane, serve, connect, has_all, until):
+    async with AsyncExitStack() as stack:
+        async with serve() as server:
+            clients = [await stack.enter_async_context(connect(server, plane.identity)) for _ in range(4)]
+            quiet, unanswered, busy, new = clients
+            for client in (quiet, busy):
+                await client.start()
+                await client.until(has_all(2))
+            await unanswered.start()
+            await unanswered.read()
+            await new.call.wait_for_connection()
+            await until(lambda: server.publisher.streams == 4)
+            revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+            await until(lambda: server.publisher.world.revision >= revision)
+        assert [await client.end() for client in clients] == [grpc.StatusCode.OK] * 4
+        assert server.publisher.streams == 0
+
+
+@pytest.mark.usefixtures("calm")
+async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, connect, services, until):
+    async with connect_later(connect) as later:
+        async with asyncio.timeout(20), serve() as server:
+            client = await later(server, plane.identity)
+            await client.ask(names.ENDPOINT, *(f"name-{number:06}-{'x' * 40}" for number in range(80_000)))
+            await until(lambda: any(each.writing_since for each in services[0]._conversations))
+        assert server.publisher.streams == 0
+
+
+@asynccontextmanager
+async def connect_later(connect):
+    """Clients that outlive the server that they are connected to."""
+    async with AsyncExitStack() as stack:
+        yield lambda *given: stack.enter_async_context(connect(*given))
+
+
+@asynccontextmanager
+async def dial_both(first, second, authority, identity):
+    """A channel that knows two replicas, and goes to the first that it reaches."""
+    pair = certify(authority, identity)
+    credentials = grpc.ssl_channel_credentials(
+        authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
+    )
+    options = [("grpc.ssl_target_name_override", XDS_SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+    target = f"ipv4:127.0.0.1:{first.ports[0]},127.0.0.1:{second.ports[0]}"
+    async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
+        yield channel
+
+
+@pytest.mark.usefixtures("calm")
+async def test_when_a_replica_ends_its_clients_find_the_other_and_are_sent_nothing_twice(
+    plane, serve, authority, has_all, until
+):
+    others = [await plane.add_gateway(f"gw-{number}") for number in range(2, 7)]
+    identities = [plane.identity, *others]
+    async with serve() as second, AsyncExitStack() as stack:
+        async with serve() as first:
+            channels = [
+                await stack.enter_async_context(dial_both(first, second, authority, each)) for each in identities
+            ]
+            clients = [Client(channel) for channel in channels]
+            for client in clients:
+                await client.start()
+            await asyncio.gather(*(client.until(has_all(2)) for client in clients))
+            assert (first.publisher.streams, second.publisher.streams) == (len(identities), 0)
+            await until(lambda: not first.publisher.rolling_out())
+        assert {await client.end() for client in clients} == {grpc.StatusCode.OK}
+        again = [Client(channel) for channel in channels]
+        for client, before in zip(again, clients, strict=True):
+            await client.start(before.versions)
+        await until(lambda: second.publisher.streams == len(identities))
+        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+        for client, before in zip(again, clients, strict=True):
+            await client.until(lambda it, before=before: it.versions[names.ENDPOINT] != before.versions[names.ENDPOINT])
+            assert sent_resources(client) == [plane.cluster("us")]
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, database, database_url, until, has_all):
+    """`exitplane serve`, as it is run; ended by SIGTERM with streams in all states."""
+    async with database.session() as session:
+        authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
+    environment |= {
+        "EXITPLANE_DATABASE_URL": database_url,
+        "EXITPLANE_API_LISTEN": "127.0.0.1:0",
+        "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{port}",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cli",
+        "serve",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with AsyncExitStack() as stack:
+            pair = certify(authority, plane.identity)
+            credentials = grpc.ssl_channel_credentials(
+                authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
+            )
+            options = [("grpc.ssl_target_name_override", XDS_SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+            gateways = []
+            for _ in range(8):
+                channel = await stack.enter_async_context(
+                    grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options)
+                )
+                async with asyncio.timeout(60):
+                    await channel.channel_ready()
+                gateways.append(Gateway(Client(channel), plane.identity))
+            running = [asyncio.create_task(each.run(None)) for each in gateways]
+            await until(lambda: all(has_all(2)(each.client) for each in gateways), timeout_s=30)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(30):
+                await asyncio.gather(*running)
+                said, _ = await process.communicate()
+        assert [each.code for each in gateways] == [grpc.StatusCode.OK] * len(gateways)
+        assert process.returncode == 0, said
+        for bad in (b"Traceback", b"ERROR", b"[error", b"exception", b"never retrieved"):
+            assert bad not in said, said.decode()
+        assert b"serve.stopping" in said
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        process._transport.close()
