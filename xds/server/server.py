@@ -39,7 +39,10 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.max_concurrent_streams", 100),  # a proxy has one, or one for each type; what it leaves unread is kept for each
+    (
+        "grpc.max_concurrent_streams",
+        100,
+    ),  # a proxy has one, or one for each type; what it leaves unread is kept for each
 )
 
 
