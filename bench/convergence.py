@@ -26,7 +26,7 @@ from bench.report import spread
 from model.changes import write
 from model.identity import Identity
 from model.repositories import upkeep
-from model.world import ExitState, Role
+from model.world import ExitState, Rejection, Role
 from xds.protocol.stream import Answered
 from xds.server import server
 from xds.server.recorder import Recorder
@@ -35,6 +35,8 @@ from xds.translate.names import ENDPOINT
 
 CHANGES = 200
 EXITS = 10
+APART_S = 0.05
+"""Longer than what is published together: each change travels alone."""
 
 
 class AckTimes:
@@ -62,10 +64,10 @@ class AckTimes:
 @asynccontextmanager
 async def watched(acks: AckTimes) -> AsyncIterator[None]:
     class Watching(Recorder):
-        def answered(self, identity: Identity, view: View, answered: Answered) -> None:
+        def answered(self, identity: Identity, view: View, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
             if identity.role is Role.GATEWAY and answered.type_url == ENDPOINT and answered.error is None:
                 acks.note(answered.revision)
-            super().answered(identity, view, answered)
+            return super().answered(identity, view, answered, kept=kept)
 
     with patch.object(server, "Recorder", Watching):
         yield
@@ -84,6 +86,7 @@ async def measure() -> None:
                     asked, replied, revision = await asyncio.to_thread(change, plane.api_url, exit_id, 20_000 + number)
                     requests_s.append(replied - asked)
                     delays_s.append(max(0.0, await acks.of(revision) - replied))
+                    await asyncio.sleep(APART_S)
     spread("REST reply -> gateway's ACK", delays_s)
     spread("baseline: request", requests_s)
 

@@ -91,6 +91,21 @@ def test_only_names_that_were_asked_for_are_shown(variant):
     assert [each.name for each in holdings(client, ENDPOINT)] == ["a"]
 
 
+# -- whether a stream could send anything ------------------------------------------------------------------------------
+
+
+@both
+def test_a_stream_is_busy_with_the_types_that_wait_for_an_answer(variant):
+    client = Client(variant, {CLUSTER: {"c": "1"}, ENDPOINT: {"a": "1"}})
+    client.settle(client.subscribe(CLUSTER) + client.subscribe(ENDPOINT, "a"))
+    assert not client.stream.is_busy([ENDPOINT])
+    sent = client.publish({CLUSTER: {"c": "1"}, ENDPOINT: {"a": "2"}})
+    assert client.stream.is_busy([ENDPOINT])
+    assert not client.stream.is_busy([CLUSTER, ENDPOINT])
+    client.settle(sent)
+    assert not client.stream.is_busy([ENDPOINT])
+
+
 # -- whether a change has arrived --------------------------------------------------------------------------------------
 
 

@@ -128,5 +128,4 @@ def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[Part]:
 
 
 def _size(item: Resource | str) -> int:
-    name, body = (item.name, item.body) if isinstance(item, Resource) else (item, b"")
-    return len(name.encode()) + len(body) + _ENVELOPE_BYTES
+    return (item.size if isinstance(item, Resource) else len(item.encode())) + _ENVELOPE_BYTES

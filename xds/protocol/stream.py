@@ -7,6 +7,7 @@ comments number are those of docs/xds-rules.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from itertools import count
 from typing import NamedTuple, TypeAlias
@@ -120,7 +121,7 @@ class Stream:
             return []  # nothing of this type is served, so there is nothing to say about it
         return self._receive(request, now)
 
-    def publish(self, view: View, changed: Mapping[str, Iterable[str]] | None, now: float) -> Sequence[Action]:
+    def publish(self, view: View, changed: Mapping[str, AbstractSet[str]] | None, now: float) -> Sequence[Action]:
         """What to do about a new view; `changed` are the names by type URL that may differ, None for any."""
         old, self._view = self._view, view
         for type_url, subscription in self._types.items():
@@ -145,6 +146,10 @@ class Stream:
     def revision(self) -> int:
         """Of the World that the client is given now."""
         return self._view.revision
+
+    def is_busy(self, type_urls: Iterable[str]) -> bool:
+        """Whether nothing of these types is sent before an answer to one of them comes, whatever changes."""
+        return all(map(self._flying, type_urls))
 
     def is_settled(self, type_url: str) -> bool:
         """Whether the client holds all that it is given of a type, and accepted it."""

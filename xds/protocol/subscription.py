@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -86,12 +87,12 @@ class Subscription:
     def has_refused(self, resource: Resource) -> bool:
         return resource.version in self.refused.get(resource.name, ())
 
-    def touch(self, names: Iterable[str]) -> None:
+    def touch(self, names: AbstractSet[str]) -> None:
         """These may be something else now, so whatever freed one of them frees it no more."""
-        for name in names:
-            if self.wants(name):
-                self.dirty.add(name)
-                self.free.pop(name, None)
+        touched = names if self.wildcard else self.names & names
+        self.dirty |= touched
+        for name in self.free.keys() & touched:
+            del self.free[name]
 
     def force(self, names: Iterable[str]) -> None:
         """Answer these, even if the client holds them."""

@@ -43,6 +43,8 @@ class Conversation:
         self._turn = asyncio.Lock()
         """The core's actions leave in the order in which it gave them."""
         self._task: asyncio.Task[None] | None = None
+        self._put_off = False
+        """Whether what is pending waits for an answer."""
         self._ending: Close | None = None
         self._failure: BaseException | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -84,6 +86,8 @@ class Conversation:
                 return
             async with self._turn:
                 await self._act(self.stream.receive(raw, time.monotonic()))
+                if self._put_off and not self.box.revoked:
+                    await self._publish()
 
     async def _push(self) -> None:
         """Send what is published, when it is, and what waited for its time."""
@@ -94,14 +98,25 @@ class Conversation:
                     self.end("PERMISSION_DENIED", "this proxy was deregistered")
                     return
                 async with self._turn:
-                    view, changed = self.box.take()
-                    await self._act(self.stream.publish(view, changed, time.monotonic()))
+                    await self._publish()
         except asyncio.CancelledError:
             raise
         except Exception as failure:  # noqa: BLE001 - the handler's task raises it, where gRPC looks
             self._failure = failure
             assert self._task is not None
             self._task.cancel()
+
+    async def _publish(self) -> None:
+        """Give the stream what is pending; while it could send none of that, let it gather, until an answer comes."""
+        pending, now = self.box.changed, time.monotonic()
+        self._put_off = bool(pending) and self.stream.is_busy(pending or ())
+        if not self._put_off:
+            view, changed = self.box.take()
+            await self._act(self.stream.publish(view, changed, now))
+            return
+        self.box.event.clear()
+        if self.stream.wake_at is not None and self.stream.wake_at <= now:
+            await self._act(self.stream.wake(now))
 
     async def _act(self, actions: Sequence[Action]) -> None:
         proxy_id = self.box.identity.proxy_id
@@ -128,7 +143,9 @@ class Conversation:
     def _note_what_is_settled(self, proxy_id: UUID) -> None:
         for type_url, standing in self._recorder.standings(proxy_id).items():
             behind = standing.accepted_revision is None or standing.accepted_revision < standing.wanted_revision
-            if behind and self.stream.is_settled(type_url) and not self._publisher.is_kept_from(self.box, type_url):
+            if not behind or self.box.is_pending(type_url) or not self.stream.is_settled(type_url):
+                continue
+            if not self._publisher.is_kept_from(self.box, type_url):
                 self._recorder.settled(standing)
 
     def _set_alarm(self) -> None:

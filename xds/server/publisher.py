@@ -32,23 +32,28 @@ class Mailbox:
     identity: Identity
     view: View
     keys: tuple[str, ...]
-    changed: dict[str, set[str]] | None = field(default_factory=dict)
+    changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
     revoked: bool = False
     """The proxy is no more: its stream must end."""
     stream: Stream | None = None
     """Once it converses."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def merge(self, differing: Iterable[ResourceId] | None) -> None:
-        """Add to what is pending, and wake the stream."""
+    def merge(self, differing: Mapping[str, frozenset[str]] | None) -> None:
+        """Add to what is pending (names by type URL, None for any), and wake the stream."""
         if differing is None:
             self.changed = None
         elif self.changed is not None:
-            for resource_id in differing:
-                self.changed.setdefault(resource_id.type_url, set()).add(resource_id.name)
+            for type_url, names in differing.items():
+                pending = self.changed.get(type_url)
+                self.changed[type_url] = names if pending is None else pending | names
         self.event.set()
 
-    def take(self) -> tuple[View, Mapping[str, set[str]] | None]:
+    def is_pending(self, type_url: str) -> bool:
+        """Whether something of a type may have changed that the stream does not know of yet."""
+        return self.changed is None or type_url in self.changed
+
+    def take(self) -> tuple[View, Mapping[str, frozenset[str]] | None]:
         """Empty the box."""
         changed, self.changed = self.changed, {}
         self.event.clear()
@@ -223,7 +228,7 @@ class Publisher:
         for box in self._boxes.get(key, ()):
             if tried and box.identity.proxy_id in before ^ proxies:
                 box.view = self._view(box.identity, box.keys)
-                box.merge(tried)
+                box.merge(_by_type(tried))
 
     def fleet_of(self, key: str) -> UUID | None:
         """The fleet that a scope is of."""
@@ -266,9 +271,10 @@ class Publisher:
         canaries = self._canaries.get(key, frozenset())
         wanted = {each.type_url for each in differences.wanted}
         views: dict[tuple[str, ...], View] = {}
+        trial, settled = _by_type(differences.trial), _by_type(differences.settled)
         for box in self._boxes.get(key, ()):
             is_canary = box.identity.proxy_id in canaries
-            differing = differences.trial if is_canary else differences.settled
+            differing = trial if is_canary else settled
             for type_url in wanted:
                 self._on_wanted(box.identity.proxy_id, type_url, rollout.wanted.revision)
             if not (differing or wanted):
@@ -340,6 +346,14 @@ class Publisher:
                 self._rollouts.pop(key, None)
                 self._canaries.pop(key, None)
                 self._unsettled.discard(key)
+
+
+def _by_type(differing: Iterable[ResourceId]) -> Mapping[str, frozenset[str]]:
+    """Names by type URL; made once for all streams."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for each in differing:
+        found[each.type_url].add(each.name)
+    return {type_url: frozenset(names) for type_url, names in found.items()}
 
 
 def _discard(table: dict[Any, set[Mailbox]], key: UUID | str, box: Mailbox) -> bool:

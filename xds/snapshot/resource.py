@@ -22,6 +22,11 @@ class Resource:
     body: bytes
 
     @cached_property
+    def size(self) -> int:
+        """Of its name and body, in bytes."""
+        return len(self.name.encode()) + len(self.body)
+
+    @cached_property
     def delta_part(self) -> bytes:
         """The resource as a field of a DeltaDiscoveryResponse: responses are these parts, one after the other."""
         resource = DeltaResource(name=self.name, version=self.version, resource=self._any())

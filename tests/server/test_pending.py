@@ -1,0 +1,85 @@
+"""One pending update for each stream: what comes while a client has yet to answer gathers, and costs next to nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.repositories import sync
+from xds.protocol.stream import Stream
+from xds.translate import names
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def publications(monkeypatch) -> list[Stream]:
+    """The streams that were given a new view, each time."""
+    given = []
+    publish = Stream.publish
+
+    def counted(stream, *rest):
+        given.append(stream)
+        return publish(stream, *rest)
+
+    monkeypatch.setattr(Stream, "publish", counted)
+    return given
+
+
+@pytest.fixture
+async def busy(plane, server, drive, until, has_all):
+    """A gateway that was sent endpoints and does not answer, and one that answers everything."""
+    second = await plane.add_gateway("gw-2")
+    await until(lambda: second.proxy_id in server.publisher.world.proxies)
+    async with drive(server, plane.identity) as slow, drive(server, second) as quick:
+        await until(lambda: has_all(2)(slow.client) and has_all(2)(quick.client))
+        await until(lambda: not server.publisher.rolling_out())
+        slow.pause(names.ENDPOINT)
+        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+        await until(lambda: slow.waiting)
+        yield slow, quick
+
+
+def has(gateway, plane, address: str) -> bool:
+    return address.encode() in gateway.client.bodies.get((names.ENDPOINT, plane.cluster("us")), b"")
+
+
+async def test_a_stream_that_waits_for_an_answer_is_left_alone_until_that_comes(
+    plane, server, busy, until, publications
+):
+    slow, quick = busy
+    ((box,),) = (server.publisher.connected(slow.id),)
+    publications.clear()
+    for number in range(3, 13):
+        await plane.change(plane.exits["us"], endpoint=f"198.51.100.{number}")
+        await until(lambda number=number: has(quick, plane, f"198.51.100.{number}"))
+    assert box.stream not in publications
+    assert slow.client.count(names.ENDPOINT) == len(slow.waiting) + 1 == 2
+    await slow.resume()
+    await until(lambda: has(slow, plane, "198.51.100.12"))
+    assert publications.count(box.stream) == 1
+    assert slow.client.count(names.ENDPOINT) == 3
+
+
+async def test_what_does_not_wait_for_that_answer_is_sent_meanwhile(plane, busy, until):
+    slow, _ = busy
+    await plane.change(plane.exits["us"], endpoint="198.51.100.3")
+    await plane.add_pool("jp")
+    await until(lambda: plane.cluster("jp") in slow.client.held(names.CLUSTER))
+    assert len(slow.waiting) == 1
+
+
+async def test_nobody_is_said_to_have_accepted_what_is_still_pending(plane, busy, until):
+    """The answer to the older response says nothing of the newer one."""
+    slow, quick = busy
+    newer = await plane.change(plane.exits["us"], endpoint="198.51.100.3")
+    await until(lambda: has(quick, plane, "198.51.100.3"))
+
+    async def standing():
+        async with plane.database.session() as session:
+            found = [row for row in await sync.of_proxy(session, slow.id) if row.type_url == names.ENDPOINT]
+            return found[0] if found and found[0].sent_revision == newer else None
+
+    await slow.client.accept(slow.waiting.pop(0))
+    found = await until(standing)
+    assert found.wanted_revision == newer
+    assert found.accepted_revision < newer
