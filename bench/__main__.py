@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from itertools import takewhile
 
-BENCHMARKS = ("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold")
+BENCHMARKS = ("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold", "hostile")
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def restart(scene, number: int) -> None:
     assert scene.control_plane.pid != before
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_hundred_restarts_of_the_control_plane_fail_no_request_and_update_no_envoy(scene, loading, eventually):
     agents = [scene.gateway, *scene.exits]
     before = [updates(agent) for agent in agents]

@@ -111,6 +111,8 @@ class Stream:
             return [Close("INVALID_ARGUMENT", f"not a discovery request: {error}")]
         if request.node_bytes > MAX_NODE_BYTES:
             return [Close("RESOURCE_EXHAUSTED", f"a node of {request.node_bytes} bytes: it may have {MAX_NODE_BYTES}")]
+        if max(map(len, (request.subscribe, request.unsubscribe, request.initial_versions or ()))) > MAX_NAMES:
+            return [_too_many_names()]  # before anything is done with them
         if not request.type_url:
             if self._only is None:
                 return [Close("INVALID_ARGUMENT", "type_url is missing, and an aggregated stream needs it")]  # rule 1
@@ -209,7 +211,7 @@ class Stream:
         variant = delta if self.variant is Variant.DELTA else sotw
         may_answer = variant.subscribe(subscription, request, self._view, first=first)
         if subscription.size > MAX_NAMES:
-            return [*actions, Close("RESOURCE_EXHAUSTED", f"more than {MAX_NAMES} names of one type")]
+            return [*actions, _too_many_names()]
         return [*actions, *self._advance(now)] if may_answer else actions
 
     def _answers(self, subscription: Subscription, request: Request) -> Iterator[Action]:
@@ -376,6 +378,10 @@ class Stream:
 def _version(view: View, type_url: str, name: str) -> str | None:
     resource = view.get(type_url, name)
     return resource.version if resource else None
+
+
+def _too_many_names() -> Close:
+    return Close("RESOURCE_EXHAUSTED", f"more than {MAX_NAMES} names of one type")
 
 
 def _any_names(type_url: str, old: View, new: View) -> set[str]:
