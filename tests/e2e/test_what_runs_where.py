@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cli.demo import client
+from cli.demo.agents import EXITPLANE
 from xds.translate import names
 
 LDS = "listener_manager.lds"
@@ -98,6 +99,12 @@ def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_i
     differing = [it for each in config["types"] for it in each["resources"]]
     assert [(it["name"], it["progress"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
     assert "Address already in use" in differing[0]["reason"]
+
+    said = scene.processes.run((*EXITPLANE, "status", "--api", scene.api_url, "--json"))
+    (change,) = json.loads(said)["changes"]
+    assert (change["fleet"], change["what"], change["given_to"]) == ("demo", "clients", "nobody")
+    assert "Address already in use" in change["reason"]
+    assert "Listener (rejected)" in scene.processes.run((*EXITPLANE, "status", "--api", scene.api_url))
 
     # neither a restart of the control plane nor the gateway's coming back has it tried again
     rejected = stat(scene.gateway, f"{LDS}.update_rejected")
