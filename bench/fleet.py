@@ -61,16 +61,19 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 async def changes(
-    bed: Bed, fleet: Fleet, replica: Replica, simulation: Simulation, count: int
+    bed: Bed, fleet: Fleet, replica: Replica, simulation: Simulation, count: int, *, first_port: int = 20_000
 ) -> tuple[Times, int, float]:
-    """Change endpoints one after the other: the times, the size of a response, the control plane's CPU seconds."""
+    """Change endpoints one after the other: the times, the size of a response, the control plane's CPU seconds.
+
+    The exits move to `first_port` and those after it, which must not be where they are.
+    """
     await asyncio.sleep(2)  # what the connecting left to write down
     await simulation.acknowledgements()
     before, cpu_s = await simulation.totals(), replica.process.cpu_s
     replica.toggle_profile()
     times, commits, pauses = Times(), list[Commit](), random.Random(1)
     for number in range(count):
-        commits.append(await bed.move([fleet.exits[number % len(fleet.exits)]], 20_000 + number))
+        commits.append(await bed.move([fleet.exits[number % len(fleet.exits)]], first_port + number))
         await simulation.acknowledged(commits[-1].revision)
         await asyncio.sleep(pauses.uniform(0.1, 0.6))  # so that it meets what else is done at regular times
     replica.toggle_profile()

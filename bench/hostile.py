@@ -41,7 +41,7 @@ async def measure(options: argparse.Namespace) -> None:
             alone, _, _ = await changes(bed, fleet, replica, simulation, options.changes)
             before_mb = replica.process.resident_mb
             async with rogues(bed, replica, bad) as what_they_did:
-                beside, _, _ = await changes(bed, fleet, replica, simulation, options.changes)
+                beside, _, _ = await changes(bed, fleet, replica, simulation, options.changes, first_port=30_000)
             for kind, count in sorted(what_they_did.items()):
                 figure(f"rogues: {kind}", count, "times")
             figure("control plane: resident before them", before_mb, "MB")
@@ -67,7 +67,7 @@ async def rogues(bed: Bed, replica: Replica, certificates: Sequence[Path]) -> As
     async with ended(process):
         await asyncio.sleep(2)  # until they are at it
         yield done
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(b"")  # and with that stdin ends
         done.update(json.loads(output))
 
 

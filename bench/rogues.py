@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ EVERY_S: Final = 0.05
 RETRY_S: Final = 1.0
 """As Envoy does, a client that was turned away comes back after a second or so."""
 done: Counter[str] = Counter()
+ending: Final = asyncio.Event()
 
 
 def request(type_url: str, *names: str, **fields: Any) -> bytes:
@@ -78,9 +80,15 @@ async def unknown_type(call: Any) -> None:
 
 async def a_million_names(call: Any) -> None:
     """Asks for a million names at once."""
-    await call.write(request(ENDPOINT, *(f"n{number}" for number in range(1_000_000))))
+    await call.write(_million())
     done["a million names"] += 1
     await call.read()
+
+
+@cache
+def _million() -> bytes:
+    """Made once: what it costs to make is nobody's but the rogue's."""
+    return request(ENDPOINT, *(f"n{number}" for number in range(1_000_000)))
 
 
 async def a_large_node(call: Any) -> None:
@@ -119,10 +127,11 @@ async def misbehave(port: int, authority: bytes, pair: Path, kind: Callable[[Any
         ("grpc.max_receive_message_length", -1),
     ]
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
-        while True:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while not ending.is_set():
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # a cancelled call may say so too
                 await kind(channel.stream_stream(DELTA)())
-            await asyncio.sleep(RETRY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), RETRY_S)
 
 
 async def main(port: str, authority: str, *certificates: str) -> None:
@@ -132,6 +141,7 @@ async def main(port: str, authority: str, *certificates: str) -> None:
         for number, path in enumerate(certificates)
     ]
     await asyncio.to_thread(sys.stdin.read)
+    ending.set()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import xds.protocol.messages
 import xds.protocol.stream
 from tests.protocol.client import DELTA, SOTW, Client, view_of
 from xds.protocol.messages import Malformed, parse
@@ -20,6 +21,13 @@ from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
 TABLES = {type_url: {"a": "1", "b": "1"} for type_url in ADDITIONS}
+
+
+@pytest.fixture
+def few_names(monkeypatch) -> None:
+    """Ten names are the most."""
+    for module in (xds.protocol.messages, xds.protocol.stream):
+        monkeypatch.setattr(module, "MAX_NAMES", 10)
 
 
 @both
@@ -66,9 +74,9 @@ def test_a_stream_of_one_type_serves_that(variant):
     assert client.closed is None
 
 
+@pytest.mark.usefixtures("few_names")
 @both
-def test_too_many_names_end_the_stream(variant, monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+def test_too_many_names_end_the_stream(variant):
     client = Client(variant, TABLES)
     client.subscribe(ENDPOINT, *(f"name-{number}" for number in range(10)))
     assert client.closed is None
@@ -76,23 +84,23 @@ def test_too_many_names_end_the_stream(variant, monkeypatch):
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
-def test_too_many_names_in_many_requests_end_the_stream(monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+@pytest.mark.usefixtures("few_names")
+def test_too_many_names_in_many_requests_end_the_stream():
     client = Client(DELTA, TABLES)
     for number in range(11):
         client.subscribe(ENDPOINT, f"name-{number}")
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
-def test_too_many_names_held_from_before_end_the_stream(monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+@pytest.mark.usefixtures("few_names")
+def test_too_many_names_held_from_before_end_the_stream():
     client = Client(DELTA, TABLES)
     client.request(CLUSTER, initial_resource_versions={f"name-{number}": "1" for number in range(11)})
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
-def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answered(monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+@pytest.mark.usefixtures("few_names")
+def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answered():
     client = Client(DELTA, TABLES)
     client.subscribe(CLUSTER, "*")  # never acknowledged
     for number in range(11):
@@ -101,8 +109,8 @@ def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answ
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
-def test_names_given_up_do_not_count(monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+@pytest.mark.usefixtures("few_names")
+def test_names_given_up_do_not_count():
     client = Client(DELTA, TABLES)
     for number in range(100):
         client.settle(client.subscribe(ENDPOINT, f"name-{number}"))
@@ -209,9 +217,9 @@ def test_a_client_that_rejects_for_ever_is_sent_each_version_once(variant, type_
     assert {name: len(versions) for name, versions in subscription.refused.items()} == {"a": MOST_REFUSALS, "b": 1}
 
 
+@pytest.mark.usefixtures("few_names")
 @both
-def test_names_that_are_rejected_and_vanish_count_as_remembered(variant, monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+def test_names_that_are_rejected_and_vanish_count_as_remembered(variant):
     client = Client(variant, {CLUSTER: {}})
     client.settle(client.subscribe(CLUSTER))
     for number in range(11):
@@ -222,8 +230,8 @@ def test_names_that_are_rejected_and_vanish_count_as_remembered(variant, monkeyp
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
-def test_names_that_left_unsaid_count_as_remembered(monkeypatch):
-    monkeypatch.setattr(xds.protocol.stream, "MAX_NAMES", 10)
+@pytest.mark.usefixtures("few_names")
+def test_names_that_left_unsaid_count_as_remembered():
     client = Client(SOTW, {ENDPOINT: {}})
     client.settle(client.subscribe(ENDPOINT, "*"))
     for number in range(11):

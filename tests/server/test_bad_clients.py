@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from model.identity import XDS_SERVER_NAME
-from xds.protocol.stream import MAX_NAMES, MAX_NODE_BYTES
+from xds.protocol.messages import MAX_NAMES
+from xds.protocol.stream import MAX_NODE_BYTES
 from xds.server.limits import MAX_REQUEST_BYTES
 from xds.translate import names
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node

@@ -10,6 +10,7 @@ import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -85,7 +86,7 @@ def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
 
 
 def test_admission_is_a_burst_and_then_a_rate():
-    admission = Admission(per_s=10, burst=3)
+    admission = Admission(per_s=10, burst=3, penalty_s=0)
     assert [admission.admits(0) for _ in range(5)] == [True, True, True, False, False]
     assert [admission.admits(0.2) for _ in range(3)] == [True, True, False]
     assert [admission.admits(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
@@ -253,3 +254,25 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
             process.kill()
             await process.wait()
         process._transport.close()
+
+
+def test_who_sent_what_was_refused_stays_out_for_a_while_and_nobody_else():
+    admission = Admission(per_s=10, burst=3, penalty_s=5)
+    rogue, other = uuid4(), uuid4()
+    admission.punish(rogue, 100.0)
+    assert [admission.is_out(rogue, now) for now in (100.0, 104.9, 105.0)] == [True, True, False]
+    assert not admission.is_out(other, 100.0)
+
+
+async def test_a_proxy_that_sends_garbage_may_not_come_back_at_once(plane, serve, connect, has_all, until):
+    """However often it tries, it costs the others next to nothing."""
+    second = await plane.add_gateway("gw-2")
+    async with serve(penalty_s=600) as server:
+        async with connect(server, plane.identity) as rogue:
+            await rogue.call.write(b"\xff" * 100)
+            assert await rogue.end() is grpc.StatusCode.INVALID_ARGUMENT
+        async with connect(server, plane.identity) as rogue:
+            assert await rogue.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        async with connect(server, second) as good:
+            await good.start()
+            await good.until(has_all(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -19,6 +19,8 @@ from xds.wire.discovery_pb2 import (
 MAX_RESPONSE_BYTES: Final = 2 * 1024 * 1024
 """Where a response is split: half of what gRPC clients take by default (rule 31)."""
 MAX_ERROR_CHARS: Final = 16_384
+MAX_NAMES: Final = 200_000
+"""Names of one type that one stream may make the server remember."""
 _ENVELOPE_BYTES: Final = 160
 """More than type URL, version and lengths add to a resource, or a length to a name."""
 
@@ -32,6 +34,10 @@ class Variant(Enum):
 
 class Malformed(ValueError):
     """The bytes are no request of this variant."""
+
+
+class TooManyNames(ValueError):
+    """A request has more than MAX_NAMES; they were counted, and not read."""
 
 
 class Request(NamedTuple):
@@ -53,7 +59,7 @@ class Request(NamedTuple):
 
 
 def parse(variant: Variant, raw: bytes) -> Request:
-    """Read a request. Raises Malformed."""
+    """Read a request. Raises Malformed, or TooManyNames."""
     try:
         return _parse_delta(raw) if variant is Variant.DELTA else _parse_sotw(raw)
     except (DecodeError, UnicodeDecodeError) as error:
@@ -62,6 +68,7 @@ def parse(variant: Variant, raw: bytes) -> Request:
 
 def _parse_delta(raw: bytes) -> Request:
     message = DeltaDiscoveryRequest.FromString(raw)
+    _count(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
     return Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -75,6 +82,7 @@ def _parse_delta(raw: bytes) -> Request:
 
 def _parse_sotw(raw: bytes) -> Request:
     message = DiscoveryRequest.FromString(raw)
+    _count(message.resource_names)
     return Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -83,6 +91,11 @@ def _parse_sotw(raw: bytes) -> Request:
         subscribe=list(message.resource_names),
         version=message.version_info,
     )
+
+
+def _count(*tables: Sized) -> None:
+    if max(map(len, tables)) > MAX_NAMES:  # to make strings of them costs far more than to have them parsed
+        raise TooManyNames
 
 
 def delta_response(

@@ -14,14 +14,22 @@ from typing import NamedTuple, TypeAlias
 
 from model.identity import Identity
 from xds.protocol import delta, sotw
-from xds.protocol.messages import Malformed, Request, Variant, delta_response, parse, sotw_response, split
+from xds.protocol.messages import (
+    MAX_NAMES,
+    Malformed,
+    Request,
+    TooManyNames,
+    Variant,
+    delta_response,
+    parse,
+    sotw_response,
+    split,
+)
 from xds.protocol.subscription import ABSENT, Flight, Subscription, blamed
 from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, FULL_STATE, REMOVALS
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
 
-MAX_NAMES = 200_000
-"""Names of one type that one stream may make the server remember."""
 MAX_NODE_BYTES = 1024 * 1024
 """What a node may have; Envoy's own has some KiB, most of it the list of its extensions."""
 
@@ -109,10 +117,10 @@ class Stream:
             request = parse(self.variant, raw)
         except Malformed as error:
             return [Close("INVALID_ARGUMENT", f"not a discovery request: {error}")]
+        except TooManyNames:
+            return [_too_many_names()]
         if request.node_bytes > MAX_NODE_BYTES:
             return [Close("RESOURCE_EXHAUSTED", f"a node of {request.node_bytes} bytes: it may have {MAX_NODE_BYTES}")]
-        if max(map(len, (request.subscribe, request.unsubscribe, request.initial_versions or ()))) > MAX_NAMES:
-            return [_too_many_names()]  # before anything is done with them
         if not request.type_url:
             if self._only is None:
                 return [Close("INVALID_ARGUMENT", "type_url is missing, and an aggregated stream needs it")]  # rule 1

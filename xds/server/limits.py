@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from uuid import UUID
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 """What a request may have; that of a proxy that comes back with 100,000 resources has about 10 MiB."""
@@ -19,6 +20,8 @@ class Limits:
     """How long a client may leave a response unread before its stream is cut."""
     answer_timeout_s: float = 60
     """How long a client may leave a response unanswered. Envoy answers clusters once they are warm: up to 15 s later."""
+    penalty_s: float = 10
+    """How long a proxy stays out whose stream was ended for what it sent. No Envoy is meant by this."""
     admissions_per_s: float = 500
     """New streams a second, so that a herd that comes back does not starve those that are served."""
     admissions_burst: int = 1_000
@@ -27,9 +30,12 @@ class Limits:
 
 
 class Admission:
-    """A token bucket for new streams; time is given (monotonic seconds)."""
+    """A token bucket for new streams, and who stays out for a while; time is given (monotonic seconds)."""
 
-    def __init__(self, per_s: float, burst: int) -> None:
+    def __init__(self, per_s: float, burst: int, penalty_s: float) -> None:
+        self._out: dict[UUID, float] = {}
+        """Until when, by proxy."""
+        self._penalty_s = penalty_s
         self._per_s = per_s
         self._burst = burst
         self._tokens = float(burst)
@@ -44,6 +50,16 @@ class Admission:
             return False
         self._tokens -= 1
         return True
+
+    def punish(self, proxy_id: UUID, now: float) -> None:
+        """Keep a proxy out for a while: what it sends is costly, and is refused anyway."""
+        self._out = {each: until for each, until in self._out.items() if until > now} | {
+            proxy_id: now + self._penalty_s
+        }
+
+    def is_out(self, proxy_id: UUID, now: float) -> bool:
+        """Whether a proxy is to stay out still."""
+        return self._out.get(proxy_id, now) > now
 
 
 @dataclass(frozen=True, slots=True)

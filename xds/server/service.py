@@ -45,6 +45,8 @@ _METHODS: Final[Sequence[tuple[str, str, Variant, str | None]]] = (
 
 Handler = Callable[[Any, Context], Awaitable[None]]
 _LOOK_EVERY_S: Final = 1.0
+_FAULTS: Final = frozenset({"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"})
+"""With what the protocol core ends a stream for what it was sent."""
 log = structlog.get_logger()
 
 
@@ -56,7 +58,7 @@ class DiscoveryService:
         self._recorder = recorder
         self._limits = limits
         self._poke = poke
-        self._admission = Admission(limits.admissions_per_s, limits.admissions_burst)
+        self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
         self._age = Age(limits.connection_age_s)
         self._conversations: set[Conversation] = set()
         self._closing = False
@@ -110,6 +112,8 @@ class DiscoveryService:
             return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent anew")
         if self._publisher.world is None or self._closing:
             return Close("UNAVAILABLE", "the control plane is starting or ending")  # rule 9
+        if self._admission.is_out(identity.proxy_id, time.monotonic()):
+            return Close("RESOURCE_EXHAUSTED", "what this proxy sent last was refused: it may come back in a moment")
         if not self._admission.admits(time.monotonic()):
             return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
         box = self._publisher.open(identity)
@@ -121,7 +125,7 @@ class DiscoveryService:
         self._conversations.add(conversation)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
         try:
-            return await conversation.run()
+            ending = await conversation.run()
         finally:
             if retiring is not None:
                 retiring.cancel()
@@ -130,6 +134,10 @@ class DiscoveryService:
             if not self._publisher.connected(identity.proxy_id):
                 self._recorder.gone(identity.proxy_id)
             log.info("xds.disconnected", node=str(identity.proxy_id))
+        if ending is not None and ending.status in _FAULTS:
+            log.warning("xds.refused", node=str(identity.proxy_id), status=ending.status, reason=ending.message)
+            self._admission.punish(identity.proxy_id, time.monotonic())
+        return ending
 
     def _retire_later(self, conversation: Conversation) -> asyncio.TimerHandle | None:
         if self._limits.connection_age_s <= 0:
