@@ -90,3 +90,26 @@ async def test_an_envoy_that_cannot_be_run_refuses_nothing(plane, serve, drive, 
         await until(lambda: has_all(2)(gateway.client))
         await until(lambda: not server.publisher.rolling_out())
         assert await rejections(plane) == []
+
+
+@pytest.mark.parametrize(("deaths", "refused"), [(1, False), (1000, True)], ids=["once", "always"])
+async def test_an_envoy_that_dies_is_asked_a_second_time(
+    plane, serve, drive, until, has_all, tmp_path, deaths, refused
+):
+    fragile = tmp_path / "envoy"
+    fragile.write_text(
+        f"""#!/bin/sh
+echo x >> {tmp_path}/runs
+[ $(wc -l < {tmp_path}/runs) -gt {deaths} ] || kill -ABRT $$
+"""
+    )
+    fragile.chmod(0o755)
+    async with serve(envoy=fragile) as server, drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+
+        async def is_judged():
+            return await rejections(plane) if refused else not server.publisher.rolling_out()
+
+        await until(is_judged)
+        words = {each.detail for each in await rejections(plane)}
+        assert words == ({"envoy --mode validate ended with -6"} if refused else set())

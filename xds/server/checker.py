@@ -117,36 +117,47 @@ class Checker:
             self._refuse([Rejection(key, each.version, None, words)])
 
     async def _run_envoy(self, resources: Iterable[Resource], folder: Path) -> str:
-        """What Envoy says against these; empty for nothing."""
+        """What Envoy says against these; empty for nothing. One that dies of a signal is asked a second time."""
         bootstrap = folder / "bootstrap.pb"
         bootstrap.write_bytes(static_bootstrap(resources))
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._envoy,
-                *("--mode", "validate", "-c", bootstrap.name, "--log-level", "error", "--log-format", "%v"),
-                cwd=folder,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as error:
-            log.warning("xds.check_impossible", reason=str(error))
-            return ""
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                _, stderr = await process.communicate()
-        except TimeoutError:
-            log.warning("xds.check_impossible", reason=f"Envoy did not end within {_TIMEOUT_S:g} s")
-            return ""
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if process.returncode == 0:
-            return ""
-        said = stderr.decode(errors="replace").strip()[-_MOST_WORDS:]
-        return said or f"envoy --mode validate ended with {process.returncode}"
+        command = (
+            self._envoy,
+            "--mode",
+            "validate",
+            "-c",
+            bootstrap.name,
+            "--log-level",
+            "error",
+            "--log-format",
+            "%v",
+        )
+        status, said = await _run(command, folder)
+        if status is not None and status < 0:
+            log.warning("xds.check_died", signal=-status, detail=said)
+            status, said = await _run(command, folder)
+        if status is None:
+            log.warning("xds.check_impossible", reason=said)
+        return (said or f"envoy --mode validate ended with {status}") if status else ""
+
+
+async def _run(command: Sequence[str | Path], folder: Path) -> tuple[int | None, str]:
+    """A program's exit status and what it said; None, and why, when it did not come to one."""
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdin=nothing, stdout=nothing, stderr=pipe)
+    except OSError as error:
+        return None, str(error)
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            _, stderr = await process.communicate()
+    except TimeoutError:
+        return None, f"it did not end within {_TIMEOUT_S:g} s"
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode, stderr.decode(errors="replace").strip()[-_MOST_WORDS:]
 
 
 def static_bootstrap(resources: Iterable[Resource]) -> bytes:
