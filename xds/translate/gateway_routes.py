@@ -52,6 +52,8 @@ _SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
 _TUNNEL_IS_DOWN: Final = ".*(unreachable|Cannot_assign|No_such_device|timeout|Permission_denied|Operation_not).*"
 """In an exit's own words (`names.FAILURE_HEADER`): what befalls it when its tunnel is down. A refused connection is none of
 these: then the target is down, and another exit would fare no better."""
+_CLUSTER_IS_NEW: Final = "no_healthy_upstream"
+"""Likewise: for a moment, between the exit's new cluster of targets and the addresses that it knew before."""
 
 _TRIES_NEARBY: Final = 2
 """After so many attempts at exits of one priority, the next is at those of another, if there is one."""
@@ -151,13 +153,17 @@ def _retry_policy(retry_on: str) -> RetryPolicy:
         name="envoy.retry_priorities.previous_priorities",
         typed_config=pack(PreviousPrioritiesConfig(update_frequency=_TRIES_NEARBY)),
     )
-    tunnel_is_down = HeaderMatcher(
-        name=names.FAILURE_HEADER, string_match=StringMatcher(safe_regex=RegexMatcher(regex=_TUNNEL_IS_DOWN))
-    )
+    its_own_failures = [
+        HeaderMatcher(name=names.FAILURE_HEADER, string_match=words)
+        for words in (
+            StringMatcher(safe_regex=RegexMatcher(regex=_TUNNEL_IS_DOWN)),
+            StringMatcher(exact=_CLUSTER_IS_NEW),
+        )
+    ]
     return RetryPolicy(
         retry_on=retry_on,
         num_retries=3,
-        retriable_headers=[tunnel_is_down],
+        retriable_headers=its_own_failures,
         retry_host_predicate=[elsewhere],
         retry_priority=farther,
         host_selection_retry_max_attempts=8,
