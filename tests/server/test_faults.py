@@ -15,7 +15,7 @@ from tests.server.fault_proxy import Connection, before_port, before_unix_socket
 from xds.server.follower import Debounce
 from xds.translate import names
 
-pytestmark = [pytest.mark.postgres, pytest.mark.usefixtures("calm")]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("calm")]
 SOON_S = 5.0
 """Within this time a change reaches the proxies, whatever became of the connection that listens for it."""
 
