@@ -28,29 +28,28 @@ async def show(database: Database, ref: str, *, resource: str | None, difference
         standings = await sync.of_proxy(session, proxy.id)
     connected = any(row.replica is not None for row in standings)
     answer = await _ask(database, proxy.id, resource) if connected else None
-    types = answer["types"] if answer else []
-    holdings = [
-        TypeOut(
-            type_url=each["type_url"],
-            resources=[_show(each["type_url"], it) for it in each["resources"] if resource in (None, it["name"])],
-        )
-        for each in sorted(types, key=lambda each: _ORDER.get(each["type_url"], len(_ORDER)))
-    ]
+    types = sorted(answer["types"] if answer else (), key=lambda each: _ORDER[each["type_url"]])
     return ConfigOut(
         proxy_id=proxy.id,
         answered=answer is not None,
         in_sync=None if answer is None else not any(_differs(it) for each in types for it in each["resources"]),
-        types=[_only_differences(each) for each in holdings] if differences else holdings,
+        types=[
+            TypeOut(
+                type_url=each["type_url"],
+                resources=[
+                    _show(each["type_url"], it)
+                    for it in each["resources"]
+                    if resource in (None, it["name"]) and (_differs(it) or not differences)
+                ],
+            )
+            for each in types
+        ],
         sync=[show_sync(row) for row in standings],
     )
 
 
 def _differs(holding: Mapping[str, Any]) -> bool:
     return bool(holding["progress"] != "held")
-
-
-def _only_differences(each: TypeOut) -> TypeOut:
-    return TypeOut(type_url=each.type_url, resources=[it for it in each.resources if it.progress != "held"])
 
 
 def _show(type_url: str, holding: Mapping[str, Any]) -> HoldingOut:

@@ -17,10 +17,9 @@ import pytest
 import yaml
 
 from cli.demo import client
-from cli.demo.opening import open_scene
 from cli.demo.processes import Stage
 from cli.demo.scene import SceneSettings
-from cli.demo.underlay import why_no_tunnels
+from tests.e2e.conftest import FREE_PORTS, started
 from tests.e2e.test_surviving import downloading, still_moving
 from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
 
@@ -36,13 +35,8 @@ CDS, LDS, RDS = "cluster_manager.cds", "listener_manager.lds", "rds"
 @pytest.fixture(scope="module")
 def scene():
     """No exit is held to be silent, however busy the machine is: what is counted here are updates."""
-    obstacle = why_no_tunnels()
-    if obstacle:
-        pytest.skip(f"needs tunnels: {obstacle}")
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    settings = SceneSettings(exits=(*STABLE, ROAMING), gateway_drain_time_s=2, silence_timeout_s=300, **ports)
-    with open_scene(settings) as running:
-        running.start()
+    settings = SceneSettings(exits=(*STABLE, ROAMING), gateway_drain_time_s=2, silence_timeout_s=300, **FREE_PORTS)
+    with started(settings) as running:
         yield running
 
 

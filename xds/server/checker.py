@@ -35,8 +35,10 @@ from xds.translate import names
 from xds.translate.encoding import encode, pack
 from xds.wire import bootstrap_pb2 as wire
 
+_VALIDATE: Final = ("--mode", "validate", "--log-level", "error", "--log-format", "%v", "-c")
 _TIMEOUT_S: Final = 60.0
-_MOST_VERDICTS: Final = 20_000
+_MOST_VERDICTS: Final = 500_000
+"""More than one change-set can hold: else it would be looked at for ever."""
 _MOST_WORDS: Final = 2_000
 _CHECKED: Final = frozenset({names.LISTENER, names.ROUTE, names.CLUSTER})
 _NO_CLUSTERS_ASKED_FOR: Final = b"\x3a\x00"
@@ -88,7 +90,7 @@ class Checker:
     async def run(self) -> None:
         """Look at what waits, until cancelled."""
         with tempfile.TemporaryDirectory(prefix="exitplane-check-") as folder:
-            _write_secrets(Path(folder), self._authority)
+            write_secrets(Path(folder), self._authority)
             while True:
                 await self._event.wait()
                 self._event.clear()
@@ -120,17 +122,7 @@ class Checker:
         """What Envoy says against these; empty for nothing. One that dies of a signal is asked a second time."""
         bootstrap = folder / "bootstrap.pb"
         bootstrap.write_bytes(static_bootstrap(resources))
-        command = (
-            self._envoy,
-            "--mode",
-            "validate",
-            "-c",
-            bootstrap.name,
-            "--log-level",
-            "error",
-            "--log-format",
-            "%v",
-        )
+        command: Sequence[str | Path] = [self._envoy, *_VALIDATE, bootstrap.name]
         status, said = await _run(command, folder)
         if status is not None and status < 0:
             log.warning("xds.check_died", signal=-status, detail=said)
@@ -206,7 +198,7 @@ def _surroundings() -> tuple[bytes, bytes, bytes]:
     return encode(node), encode(ads), encode(Cluster(name="exitplane-check"))
 
 
-def _write_secrets(folder: Path, authority: Authority) -> None:
+def write_secrets(folder: Path, authority: Authority) -> None:
     """Secrets of the usual form where proxies have theirs (decision record 2)."""
     pair = issue_server(authority, datetime.now(UTC))
     chain, key = {"inline_string": pair.certificate_pem}, {"inline_string": pair.key_pem}

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from hashlib import blake2b
 from typing import Final
 from uuid import UUID
@@ -43,7 +44,7 @@ class Verdict(StrEnum):
     NOBODY = "nobody"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChangeSet:
     """Resources that change together: what is wanted of each, None for those that are to go."""
 
@@ -54,7 +55,7 @@ class ChangeSet:
     shrinks: bool = False
     """Whether it needs, or needed, an approval to shrink."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A hash of what it wants, equal on all replicas."""
         lines = sorted(
