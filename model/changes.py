@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.audit import Actor, Entry, append
 from model.database import UNREACHABLE, Database
 from model.errors import ExitplaneError
 from model.tables import ChangeRow, RevisionRow
@@ -36,31 +38,83 @@ _PAUSE_S = 0.1
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """What befell a thing: `created`, `changed` or `deleted`; None for rollout state, which is no event.
+
+    `detail` is what events and the audit say of it: JSON values, no secret, no data of people.
+    """
+
+    action: str | None = None
+    fleet_id: UUID | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def then(self, later: Touch) -> Touch:
+        """Both in one: what is changed after it was created in the same unit was created."""
+        action = self.action if self.action == "created" and later.action == "changed" else later.action
+        return Touch(action or self.action, later.fleet_id or self.fleet_id, {**self.detail, **later.detail})
+
+
 @dataclass(slots=True)
 class Unit:
     """One transaction that becomes one revision. Repositories write through it and say what they touched."""
 
     session: AsyncSession
     traceparent: str | None = None
+    actor: Actor | None = None
+    """On whose behalf; what nobody asked for (None) is not in the audit."""
     revision: int | None = None
     """The revision that the transaction became; None until it ended, or if it touched nothing."""
-    _touched: dict[tuple[Kind, str], None] = field(default_factory=dict)
+    touched: dict[tuple[Kind, str], Touch] = field(default_factory=dict)
+    _entries: list[Entry] = field(default_factory=list)
 
-    def touch(self, kind: Kind, key: Key) -> None:
+    def touch(
+        self,
+        kind: Kind,
+        key: Key,
+        action: str | None = None,
+        *,
+        fleet_id: UUID | None = None,
+        detail: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Say that the thing under `key` was added, changed or removed."""
-        self._touched[kind, encode_key(key)] = None
+        what, new = (kind, encode_key(key)), Touch(action, fleet_id, detail)
+        before = self.touched.get(what)
+        self.touched[what] = before.then(new) if before else new
+
+    def audit(self, entry: Entry) -> None:
+        """Say what was done beside what was touched."""
+        self._entries.append(entry)
 
     async def seal(self) -> None:
-        """Take the next revision, leave the change-log rows, and notify; all in the unit's transaction."""
-        if not self._touched:
-            return
+        """Take the next revision, leave the change-log rows and the audit's, and notify; all in the unit's transaction."""
+        if self.touched:
+            await self._become_revision()
+        if self.actor is not None:
+            events = [
+                Entry(touch.action, kind, key, touch.fleet_id, touch.detail)
+                for (kind, key), touch in self.touched.items()
+                if touch.action
+            ]
+            await append(self.session, self.actor, [*self._entries, *events])
+
+    async def _become_revision(self) -> None:
         await self.session.flush()
         bump = update(RevisionRow).values(value=col(RevisionRow.value) + 1).returning(col(RevisionRow.value))
         self.revision = (await self.session.execute(bump)).scalar_one()
         now = datetime.now(UTC)
         self.session.add_all(
-            ChangeRow(revision=self.revision, kind=kind, key=key, at=now, traceparent=self.traceparent)
-            for kind, key in self._touched
+            ChangeRow(
+                revision=self.revision,
+                kind=kind,
+                key=key,
+                at=now,
+                traceparent=self.traceparent,
+                action=touch.action,
+                fleet_id=touch.fleet_id,
+                detail=dict(touch.detail) if touch.action else None,
+            )
+            for (kind, key), touch in self.touched.items()
         )
         await self.session.flush()
         notify = text("SELECT pg_notify(:channel, :revision)")
@@ -68,10 +122,12 @@ class Unit:
 
 
 @asynccontextmanager
-async def write(database: Database, *, traceparent: str | None = None) -> AsyncIterator[Unit]:
+async def write(
+    database: Database, *, traceparent: str | None = None, actor: Actor | None = None
+) -> AsyncIterator[Unit]:
     """A unit that commits, as one revision, when the block ends well, and leaves nothing behind otherwise."""
     async with database.session() as session:
-        unit = Unit(session, traceparent)
+        unit = Unit(session, traceparent, actor)
         yield unit
         await unit.seal()
 

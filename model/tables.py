@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from model.world import FIRST_LISTENER
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -32,23 +34,123 @@ class FleetRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_timestamp())
 
 
-class ListenerRow(SQLModel, table=True):
-    __tablename__ = "listener"
+class ServerCertificateRow(SQLModel, table=True):
+    """What listeners show to clients that speak TLS to them. Proxies are given it by SDS alone."""
+
+    __tablename__ = "server_certificate"
+    __table_args__ = (UniqueConstraint("fleet_id", "name"),)
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
-    fleet_id: UUID = Field(foreign_key="fleet.id", unique=True, ondelete="CASCADE")
+    fleet_id: UUID = Field(foreign_key="fleet.id")
+    name: str
+    chain: str
+    key: str
+    server_names: list[str] = Field(sa_column=Column(JSONB, nullable=False))
+    expires_at: datetime = Field(sa_column=_timestamp())
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class ListenerRow(SQLModel, table=True):
+    __tablename__ = "listener"
+    __table_args__ = (UniqueConstraint("fleet_id", "name"), UniqueConstraint("fleet_id", "address", "port"))
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    fleet_id: UUID = Field(foreign_key="fleet.id", ondelete="CASCADE")
+    name: str = Field(default=FIRST_LISTENER, sa_column_kwargs={"server_default": FIRST_LISTENER})
     address: str
     port: int
+    country: str | None = None
+    """What a client of this listener wishes that says nothing itself."""
+    pool_id: UUID | None = Field(default=None, foreign_key="pool.id", index=True)
+    """Likewise."""
+    certificate_id: UUID | None = Field(default=None, foreign_key="server_certificate.id", index=True)
+    """None: it speaks no TLS to its clients."""
+    countries_by_server_name: dict[str, str] = Field(
+        default_factory=dict, sa_column=Column(JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+    )
+    """What a client wishes that dialled it under one of these TLS server names, and says nothing itself."""
+    created_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
 
 class PoolRow(SQLModel, table=True):
     __tablename__ = "pool"
-    __table_args__ = (UniqueConstraint("fleet_id", "name"), UniqueConstraint("fleet_id", "country"))
+    __table_args__ = (
+        UniqueConstraint("fleet_id", "name"),
+        Index(
+            "uq_pool_fleet_id_country_city",
+            "fleet_id",
+            "country",
+            "city",
+            unique=True,
+            postgresql_where=text("NOT only_by_name"),
+        ),
+    )
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
     country: str
+    city: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    """Empty: it serves the country as a whole."""
+    only_by_name: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """Whether it is not what a client gets that wishes for the country or the city."""
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class RouteRow(SQLModel, table=True):
+    """Which wish goes where; `match` and `action` as the API takes them."""
+
+    __tablename__ = "route"
+    __table_args__ = (UniqueConstraint("fleet_id", "name"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    fleet_id: UUID = Field(foreign_key="fleet.id")
+    name: str
+    position: int
+    """Routes are tried from the lowest on; those at one position by name."""
+    enabled: bool = True
+    match: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    action: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class RoutePoolRow(SQLModel, table=True):
+    """A pool that a route leads to, so that it cannot be removed meanwhile."""
+
+    __tablename__ = "route_pool"
+
+    route_id: UUID = Field(foreign_key="route.id", primary_key=True, ondelete="CASCADE")
+    pool_id: UUID = Field(foreign_key="pool.id", primary_key=True, index=True)
+
+
+class PlanRow(SQLModel, table=True):
+    """What users of it may use; None: without a limit."""
+
+    __tablename__ = "plan"
+    __table_args__ = (UniqueConstraint("fleet_id", "name"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    fleet_id: UUID = Field(foreign_key="fleet.id")
+    name: str
+    bandwidth_bps: int | None = Field(default=None, sa_column=Column(BigInteger))
+    requests_per_minute: int | None = None
+    tunnels: int | None = None
+    monthly_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class UserRow(SQLModel, table=True):
+    """Somebody who uses gateways."""
+
+    __tablename__ = "user_account"
+    __table_args__ = (UniqueConstraint("fleet_id", "name"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    fleet_id: UUID = Field(foreign_key="fleet.id")
+    name: str
+    """Without `-`, which separates the wishes that follow it in a client's user name."""
+    group: str | None = None
+    plan_id: UUID | None = Field(default=None, foreign_key="plan.id", index=True)
     created_at: datetime = Field(sa_column=_timestamp())
 
 
@@ -165,6 +267,11 @@ class ChangeRow(SQLModel, table=True):
     at: datetime = Field(sa_column=_timestamp())
     traceparent: str | None = None
     """The W3C trace context of the write, so that one trace runs from the REST call to the last ACK."""
+    action: str | None = None
+    """`created`, `changed` or `deleted`; None for rollout state, which is no event."""
+    fleet_id: UUID | None = None
+    detail: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
+    """What an event says beyond what it is about: names, and the old and new state of an exit."""
 
 
 class AcceptedRow(SQLModel, table=True):
@@ -271,3 +378,129 @@ class QuestionRow(SQLModel, table=True):
     resource: str | None = None
     asked_at: datetime = Field(sa_column=_timestamp())
     answer: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
+
+
+class OperatorRow(SQLModel, table=True):
+    """Somebody who administers. All else refers to operators by id, so that a person's data is in this row alone."""
+
+    __tablename__ = "operator"
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    name: str = Field(unique=True)
+    role: str
+    fleet_ids: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
+    """The fleets that the operator is for; None: all."""
+    password_hash: str | None = None
+    totp_secret: str | None = None
+    totp_step: int | None = Field(default=None, sa_column=Column(BigInteger))
+    """The newest time step of which a code was used: none is good twice."""
+    oidc_subject: str | None = Field(default=None, unique=True)
+    """`issuer#subject` of the account that may log in for this operator."""
+    disabled: bool = False
+    last_login_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class SessionRow(SQLModel, table=True):
+    """A login; its refresh token is replaced at each use, and only the digest of the newest is kept."""
+
+    __tablename__ = "session"
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    operator_id: UUID = Field(foreign_key="operator.id", index=True, ondelete="CASCADE")
+    refresh_digest: str
+    created_at: datetime = Field(sa_column=_timestamp())
+    expires_at: datetime = Field(sa_column=_timestamp())
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """The right of a program to act for an operator, never with more rights than the operator has; kept as a digest."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (UniqueConstraint("operator_id", "name"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    operator_id: UUID = Field(foreign_key="operator.id", ondelete="CASCADE")
+    name: str
+    digest: str = Field(unique=True)
+    role: str
+    fleet_ids: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
+    scopes: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
+    """`collection:read` or `collection:write`; None: all that the role may."""
+    expires_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    last_used_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    created_at: datetime = Field(sa_column=_timestamp())
+
+
+class ThrottleRow(SQLModel, table=True):
+    """Failed logins for a name or from an address, by the digest of either."""
+
+    __tablename__ = "throttle"
+
+    key: str = Field(primary_key=True)
+    failures: int
+    blocked_until: datetime = Field(sa_column=_timestamp())
+    at: datetime = Field(sa_column=_timestamp())
+
+
+class SigningKeyRow(SQLModel, table=True):
+    """The one key with which all replicas sign the tokens of operators."""
+
+    __tablename__ = "signing_key"
+
+    id: int = Field(default=1, primary_key=True)
+    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class AuditRow(SQLModel, table=True):
+    """Who did what. Append-only: each row holds the hash of the one before it, and its own."""
+
+    __tablename__ = "audit_event"
+
+    sequence: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    at: datetime = Field(sa_column=_timestamp())
+    actor_id: UUID | None = None
+    """The operator; None: nobody that is known, or the control plane itself."""
+    api_key_id: UUID | None = None
+    action: str
+    kind: str
+    object_id: str | None = None
+    fleet_id: UUID | None = Field(default=None, index=True)
+    detail: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    previous: str
+    hash: str
+
+
+class AuditHeadRow(SQLModel, table=True):
+    """The end of the audit's chain; its lock puts the entries in order."""
+
+    __tablename__ = "audit_head"
+
+    id: int = Field(default=1, primary_key=True)
+    sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
+    hash: str
+
+
+class IdempotencyRow(SQLModel, table=True):
+    """What was answered to a POST with an Idempotency-Key, written in the same transaction as what it did."""
+
+    __tablename__ = "idempotency"
+
+    actor_id: UUID = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    digest: str
+    """Of the request."""
+    status: int
+    headers: dict[str, str] = Field(sa_column=Column(JSONB, nullable=False))
+    body: str
+    at: datetime = Field(sa_column=_timestamp())
+
+
+class KeepaliveRow(SQLModel, table=True):
+    """The last keepalive of a VPN Sentinel client, as it came."""
+
+    __tablename__ = "keepalive"
+
+    client_id: str = Field(primary_key=True)
+    at: datetime = Field(sa_column=_timestamp())
+    body: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))

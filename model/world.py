@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from model.locality import Locality
@@ -44,9 +44,22 @@ class Kind(StrEnum):
     POOL = "pool"
     EXIT = "exit"
     PROXY = "proxy"
+    ROUTE = "route"
+    USER = "user"
+    SERVER_CERTIFICATE = "server_certificate"
+    PLAN = "plan"
+    """Nothing of a World: the data plane does not know plans yet."""
     ACCEPTED = "accepted"
     REJECTION = "rejection"
     APPROVAL = "approval"
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+FIRST_LISTENER: Final = "clients"
+"""What the listener is called that a fleet is declared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +72,131 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where the gateways of a fleet take clients in. `address` is an IP literal."""
+    """Where the gateways of a fleet take clients in. `address` is an IP literal.
+
+    `country` or `pool_id` is what a client wishes that says nothing itself; before them goes the TLS server name that it
+    dialled, if `countries_by_server_name` has it. Without a certificate it speaks no TLS.
+    """
 
     id: UUID
     fleet_id: UUID
     address: str
     port: int
+    name: str = FIRST_LISTENER
+    country: str | None = None
+    pool_id: UUID | None = None
+    certificate_id: UUID | None = None
+    countries_by_server_name: tuple[tuple[str, str], ...] = ()
+    """Pairs, by server name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """What listeners show to clients that speak TLS to them: PEM, and the key is a secret."""
+
+    id: UUID
+    fleet_id: UUID
+    name: str
+    chain: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Exits that serve one country (ISO 3166-1 alpha-2, lower case)."""
+    """Exits that serve one country (ISO 3166-1 alpha-2, lower case), or one city of it.
+
+    One that is `only_by_name` is not what a client gets that wishes for the country or the city.
+    """
 
     id: UUID
     fleet_id: UUID
     name: str
     country: str
+    city: str = ""
+    only_by_name: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time of day in UTC, on some days of the week (0 is Monday), from the minute `start` to before `end`.
+
+    One whose end is not after its start ends on the next day; `days` are those that it begins on.
+    """
+
+    days: frozenset[int]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a route is for: those that meet every condition that it has, by any one of that one's values.
+
+    All text is lower case. `domains` are names with all below them, `networks` are CIDR and match targets that are address
+    literals (gateways resolve no names), `ports` are inclusive ranges. Of `sessions`, one that ends in `*` is a prefix.
+    """
+
+    countries: frozenset[str] = frozenset()
+    cities: frozenset[str] = frozenset()
+    pools: frozenset[str] = frozenset()
+    """The names of pools that clients wish for."""
+    sessions: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    ports: frozenset[tuple[int, int]] = frozenset()
+    times: frozenset[Window] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ToPools:
+    """Send it to one of these pools, by weight; where that has no healthy exit, to the others, then to the fallback's.
+
+    Pairs of a pool's id and its weight, and pool ids in order.
+    """
+
+    weighted: tuple[tuple[UUID, int], ...]
+    fallback: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Send it where the wish says, whatever later routes say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Refuse it."""
+
+    status: int
+    text: str
+
+
+Action: TypeAlias = ToPools | Allow | Deny
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which wish goes where. Those of a fleet are tried by position, then name; the first that matches decides."""
+
+    id: UUID
+    fleet_id: UUID
+    name: str
+    position: int
+    enabled: bool
+    match: Match
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who uses gateways; routes may match on the group."""
+
+    id: UUID
+    fleet_id: UUID
+    name: str
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +272,9 @@ class Approval:
 
 
 Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str]
-Entity: TypeAlias = Fleet | Listener | Pool | Exit | Proxy | Accepted | Rejection | Approval
+Entity: TypeAlias = (
+    Fleet | Listener | Pool | Exit | Proxy | Route | User | ServerCertificate | Accepted | Rejection | Approval
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +305,9 @@ _KINDS: Mapping[type, Kind] = {
     Pool: Kind.POOL,
     Exit: Kind.EXIT,
     Proxy: Kind.PROXY,
+    Route: Kind.ROUTE,
+    User: Kind.USER,
+    ServerCertificate: Kind.SERVER_CERTIFICATE,
     Accepted: Kind.ACCEPTED,
     Rejection: Kind.REJECTION,
     Approval: Kind.APPROVAL,
@@ -190,10 +317,6 @@ _KINDS: Mapping[type, Kind] = {
 def put(entity: Entity) -> Change:
     """The change that adds or replaces `entity`."""
     return Change(_KINDS[type(entity)], key_of(entity), entity)
-
-
-def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +329,9 @@ class World:
     pools: Mapping[UUID, Pool] = field(default_factory=_empty)
     exits: Mapping[UUID, Exit] = field(default_factory=_empty)
     proxies: Mapping[UUID, Proxy] = field(default_factory=_empty)
+    routes: Mapping[UUID, Route] = field(default_factory=_empty)
+    users: Mapping[UUID, User] = field(default_factory=_empty)
+    certificates: Mapping[UUID, ServerCertificate] = field(default_factory=_empty)
     accepted: Mapping[ResourceKey, Accepted] = field(default_factory=_empty)
     rejections: Mapping[tuple[ResourceKey, str], Rejection] = field(default_factory=_empty)
     approvals: Mapping[UUID, Approval] = field(default_factory=_empty)
@@ -218,6 +344,10 @@ class World:
     """Pool ids by fleet id."""
     exits_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Exit ids by pool id."""
+    routes_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
+    """Route ids by fleet id."""
+    users_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
+    """User ids by fleet id."""
     gateways_at: Mapping[UUID, Mapping[Locality | None, int]] = field(default_factory=_empty)
     """How many gateways stand where, by fleet id. Counts, for there may be thousands at one locality."""
 
@@ -236,6 +366,9 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
     Kind.POOL: ("pools", "pools_of", "fleet_id"),
     Kind.EXIT: ("exits", "exits_of", "pool_id"),
     Kind.PROXY: ("proxies", None, ""),
+    Kind.ROUTE: ("routes", "routes_of", "fleet_id"),
+    Kind.USER: ("users", "users_of", "fleet_id"),
+    Kind.SERVER_CERTIFICATE: ("certificates", None, ""),
     Kind.ACCEPTED: ("accepted", "accepted_of", "group"),
     Kind.REJECTION: ("rejections", None, ""),
     Kind.APPROVAL: ("approvals", None, ""),

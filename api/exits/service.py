@@ -67,7 +67,7 @@ async def add(
     )
     with clashes(_clashing(fields["name"], pool.name)):
         await declared.save(unit, proxy)
-        await declared.save(unit, row)
+        await declared.save(unit, row, pool.fleet_id)
     return row
 
 
@@ -107,7 +107,7 @@ async def update(unit: Unit, row: ExitRow, pool: PoolRow, fields: dict[str, Any]
             proxy = await declared.find_proxy(unit.session, row.id)
             assert proxy is not None, "an exit has a proxy"
             await declared.save_changes(unit, proxy, shared)
-        await declared.save_changes(unit, row, fields)
+        await declared.save_changes(unit, row, fields, pool.fleet_id)
 
 
 async def remove(unit: Unit, ref: str, approve: str | None) -> UUID:
@@ -117,7 +117,7 @@ async def remove(unit: Unit, ref: str, approve: str | None) -> UUID:
     """
     found = await _find_to_change(unit, ref)
     async with no_silent_shrink(unit, found.fleet.id, approve):
-        await declared.remove(unit, found.row)
+        await declared.remove(unit, found.row, found.fleet.id)
     proxy = await declared.find_proxy(unit.session, found.row.id)
     if proxy is not None:
         await declared.remove(unit, proxy)

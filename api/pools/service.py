@@ -99,7 +99,7 @@ def _owners(found: Sequence[tuple[PoolRow, FleetRow]]) -> str:
 def _taken(name: str, country: str) -> dict[str, Problem]:
     return {
         "uq_pool_fleet_id_name": duplicate("/name", name, "another pool of the fleet has this name"),
-        "uq_pool_fleet_id_country": duplicate(
+        "uq_pool_fleet_id_country_city": duplicate(
             "/country", country, "the fleet has a pool for this country", "add exits to that pool, or use another fleet"
         ),
     }

@@ -7,54 +7,98 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from model.changes import Unit
-from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.tables import (
+    ExitRow,
+    FleetRow,
+    ListenerRow,
+    PlanRow,
+    PoolRow,
+    ProxyRow,
+    RouteRow,
+    ServerCertificateRow,
+    UserRow,
+)
 from model.world import ExitState, Kind, Role
 
-Row = TypeVar("Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow)
+Row = TypeVar(
+    "Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow, RouteRow, PlanRow, UserRow, ServerCertificateRow
+)
+AnyRow: TypeAlias = (
+    FleetRow | ListenerRow | PoolRow | ExitRow | ProxyRow | RouteRow | PlanRow | UserRow | ServerCertificateRow
+)
 
-_KINDS: dict[type[SQLModel], Kind] = {
+KINDS: Mapping[type[SQLModel], Kind] = {
     FleetRow: Kind.FLEET,
     ListenerRow: Kind.LISTENER,
     PoolRow: Kind.POOL,
     ExitRow: Kind.EXIT,
     ProxyRow: Kind.PROXY,
+    RouteRow: Kind.ROUTE,
+    PlanRow: Kind.PLAN,
+    UserRow: Kind.USER,
+    ServerCertificateRow: Kind.SERVER_CERTIFICATE,
 }
+_UNSAID: Mapping[Kind, frozenset[str]] = {
+    Kind.SERVER_CERTIFICATE: frozenset({"key", "chain"}),
+    Kind.USER: frozenset({"name", "group"}),  # who uses gateways is nobody's business in an audit
+}
+"""Fields whose values neither events nor the audit repeat."""
 
 
-async def save(unit: Unit, row: Row) -> Row:
-    """Add or change a row.
+async def save(unit: Unit, row: Row, fleet_id: UUID | None = None) -> Row:
+    """Add a row, or one that changed. `fleet_id` is that of a row that does not say it itself.
 
     Raises sqlalchemy.exc.IntegrityError, with the constraint's name, when it clashes with another.
     """
+    is_new = not inspect(row).persistent
     unit.session.add(row)
     await unit.session.flush()
-    unit.touch(_KINDS[type(row)], row.id)
+    detail = _said(row, row.model_dump(mode="json")) if is_new else {}
+    _touch(unit, row, "created" if is_new else "changed", fleet_id, detail)
     return row
 
 
-async def save_changes(unit: Unit, row: Row, fields: Mapping[str, Any]) -> None:
+async def save_changes(unit: Unit, row: Row, fields: Mapping[str, Any], fleet_id: UUID | None = None) -> None:
     """Give a row new values. One that has them already is not touched, so that nothing new is no revision."""
     changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
     if not changed:
         return
+    before = row.model_dump(mode="json", include=set(changed))
     for name, value in changed.items():
         setattr(row, name, value)
-    await save(unit, row)
+    await unit.session.flush()
+    after = row.model_dump(mode="json", include=set(changed))
+    pairs = _said(row, {name: [before[name], after[name]] for name in changed})
+    _touch(unit, row, "changed", fleet_id, {"name": _name_of(row), "changes": pairs})
 
 
-async def remove(unit: Unit, row: Row) -> None:
+async def remove(unit: Unit, row: Row, fleet_id: UUID | None = None) -> None:
     """Remove a row. Raises sqlalchemy.exc.IntegrityError while others refer to it."""
-    unit.touch(_KINDS[type(row)], row.id)
+    _touch(unit, row, "deleted", fleet_id, {"name": _name_of(row)})
     await unit.session.delete(row)
     await unit.session.flush()
+
+
+def _touch(unit: Unit, row: AnyRow, action: str, fleet_id: UUID | None, detail: Mapping[str, Any]) -> None:
+    fleet = row.id if isinstance(row, FleetRow) else fleet_id or getattr(row, "fleet_id", None)
+    unit.touch(KINDS[type(row)], row.id, action, fleet_id=fleet, detail=detail)
+
+
+def _name_of(row: AnyRow) -> str | None:
+    return None if isinstance(row, UserRow) else row.name
+
+
+def _said(row: AnyRow, fields: Mapping[str, Any]) -> dict[str, Any]:
+    unsaid = _UNSAID.get(KINDS[type(row)], frozenset())
+    return {name: None if name in unsaid else value for name, value in fields.items()}
 
 
 async def lock(session: AsyncSession, table: type[Row], row_id: UUID) -> Row | None:

@@ -182,14 +182,14 @@ async def approve(unit: Unit, fleet_id: UUID) -> None:
     statement = insert(ApprovalRow).values(fleet_id=fleet_id, at=func.clock_timestamp())
     made = statement.on_conflict_do_nothing().returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(made)).first() is not None:
-        unit.touch(Kind.APPROVAL, fleet_id)
+        unit.touch(Kind.APPROVAL, fleet_id, "created", fleet_id=fleet_id)
 
 
 async def withdraw_approval(unit: Unit, fleet_id: UUID) -> None:
     """Use an approval up, or take it back."""
     gone = delete(ApprovalRow).where(col(ApprovalRow.fleet_id) == fleet_id).returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(gone)).first() is not None:
-        unit.touch(Kind.APPROVAL, fleet_id)
+        unit.touch(Kind.APPROVAL, fleet_id, "deleted", fleet_id=fleet_id)
 
 
 async def is_approved(session: AsyncSession, fleet_id: UUID) -> bool:

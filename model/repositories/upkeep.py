@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ScalarSelect, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -19,6 +19,7 @@ from model.tables import (
     ChangeRow,
     ExitRow,
     JoinTokenRow,
+    PoolRow,
     ProxyRow,
     QuestionRow,
     RejectionRow,
@@ -35,12 +36,19 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
         update(ExitRow)
         .where(col(ExitRow.id) == exit_id, col(ExitRow.state) == old)
         .values(state=new, state_reason=reason, state_since=now)
-        .returning(col(ExitRow.id))
+        .returning(col(ExitRow.name), _fleet_of_exit())
     )
-    changed = (await unit.session.execute(statement)).scalar_one_or_none() is not None
-    if changed:
-        unit.touch(Kind.EXIT, exit_id)
-    return changed
+    changed = (await unit.session.execute(statement)).one_or_none()
+    if changed is None:
+        return False
+    name, fleet_id = changed
+    changes = {"state": [old, new], "state_reason": [None, reason]}
+    unit.touch(Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail={"name": name, "changes": changes})
+    return True
+
+
+def _fleet_of_exit() -> ScalarSelect[UUID]:
+    return select(col(PoolRow.fleet_id)).where(col(PoolRow.id) == col(ExitRow.pool_id)).scalar_subquery()
 
 
 async def named_exits(session: AsyncSession) -> Sequence[tuple[UUID, str, str | None]]:
@@ -57,10 +65,13 @@ async def set_endpoint(unit: Unit, exit_id: UUID, address: str, endpoint: str) -
         update(ExitRow)
         .where(col(ExitRow.id) == exit_id, col(ExitRow.address) == address)
         .values(endpoint=endpoint)
-        .returning(col(ExitRow.id))
+        .returning(col(ExitRow.name), _fleet_of_exit())
     )
-    if (await unit.session.execute(statement)).scalar_one_or_none() is not None:
-        unit.touch(Kind.EXIT, exit_id)
+    changed = (await unit.session.execute(statement)).one_or_none()
+    if changed is not None:
+        name, fleet_id = changed
+        detail = {"name": name, "changes": {"endpoint": [None, endpoint]}}
+        unit.touch(Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail=detail)
 
 
 async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:

@@ -14,6 +14,7 @@ from sqlmodel import SQLModel, col
 from model.changes import decode_key
 from model.database import Database
 from model.locality import Locality
+from model.routes import read_action, read_match
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
@@ -25,6 +26,9 @@ from model.tables import (
     ProxyRow,
     RejectionRow,
     RevisionRow,
+    RouteRow,
+    ServerCertificateRow,
+    UserRow,
 )
 from model.world import (
     Accepted,
@@ -42,6 +46,9 @@ from model.world import (
     Rejection,
     ResourceKey,
     Role,
+    Route,
+    ServerCertificate,
+    User,
     World,
     put,
 )
@@ -57,11 +64,34 @@ def _fleet(row: Row) -> Fleet:
 
 
 def _listener(row: Row) -> Listener:
-    return Listener(row.id, row.fleet_id, row.address, row.port)
+    return Listener(
+        id=row.id,
+        fleet_id=row.fleet_id,
+        address=row.address,
+        port=row.port,
+        name=row.name,
+        country=row.country,
+        pool_id=row.pool_id,
+        certificate_id=row.certificate_id,
+        countries_by_server_name=tuple(sorted(row.countries_by_server_name.items())),
+    )
 
 
 def _pool(row: Row) -> Pool:
-    return Pool(row.id, row.fleet_id, row.name, row.country)
+    return Pool(row.id, row.fleet_id, row.name, row.country, row.city, row.only_by_name)
+
+
+def _route(row: Row) -> Route:
+    match, action = read_match(row.match), read_action(row.action)
+    return Route(row.id, row.fleet_id, row.name, row.position, row.enabled, match, action)
+
+
+def _user(row: Row) -> User:
+    return User(row.id, row.fleet_id, row.name, row.group)
+
+
+def _certificate(row: Row) -> ServerCertificate:
+    return ServerCertificate(row.id, row.fleet_id, row.name, row.chain, row.key)
 
 
 def _exit(row: Row) -> Exit:
@@ -108,6 +138,9 @@ _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.POOL: (PoolRow, _pool),
     Kind.EXIT: (ExitRow, _exit),
     Kind.PROXY: (ProxyRow, _proxy),
+    Kind.ROUTE: (RouteRow, _route),
+    Kind.USER: (UserRow, _user),
+    Kind.SERVER_CERTIFICATE: (ServerCertificateRow, _certificate),
     Kind.ACCEPTED: (AcceptedRow, _accepted),
     Kind.REJECTION: (RejectionRow, _rejection),
     Kind.APPROVAL: (ApprovalRow, _approval),

@@ -112,7 +112,7 @@ def define_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
     """The same in Envoy's own types."""
     by_country = {pool.country: MatcherOnMatch(action=_action(_pool_routes(pool))) for pool in pools}
     wish = TypedExtensionConfig(
-        name="wish", typed_config=pack(HttpRequestHeaderMatchInput(header_name=names.WISH_HEADER))
+        name="wish", typed_config=pack(HttpRequestHeaderMatchInput(header_name=names.WISHED_COUNTRY))
     )
     nobody = MatcherOnMatch(action=_action(_no_pool_routes(sorted(by_country))))
     tree = MatcherMatcherTree(input=wish, exact_match_map=MatcherMatcherTreeMatchMap(map=by_country))
@@ -122,7 +122,7 @@ def define_gateway_routes(pools: Sequence[Pool]) -> RouteConfiguration:
         virtual_hosts=[
             VirtualHost(name="any", domains=["*"], matcher=matcher, retry_policy=_retry_policy(SAFE_TO_REPEAT))
         ],
-        request_headers_to_remove=[names.WISH_HEADER, *PROXY_HEADERS],
+        request_headers_to_remove=[*names.UNDERSTOOD, *PROXY_HEADERS],
         response_headers_to_remove=[names.FAILURE_HEADER, "x-envoy-upstream-service-time"],
     )
 
@@ -175,7 +175,7 @@ def _retry_policy(retry_on: str) -> RetryPolicy:
 
 def _no_pool_routes(countries: Sequence[str]) -> list[Route]:
     served = _listed(countries)
-    wished = HeaderMatcher(name=names.WISH_HEADER, present_match=True)
+    wished = HeaderMatcher(name=names.WISHED_COUNTRY, present_match=True)
     return [
         *_refuse(404, f"exitplane: no pool serves the country asked for; served are: {served}\n", [wished]),
         *_refuse(

@@ -17,11 +17,41 @@ EXTENSION: Final = f"{_TYPE}core.v3.TypedExtensionConfig"
 SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 COUNTRY_HEADER: Final = "exit-country"
+CITY_HEADER: Final = "exit-city"
+POOL_HEADER: Final = "exit-pool"
+SESSION_HEADER: Final = "exit-session"
 """In which a client states its wish."""
 INTERNAL_PREFIX: Final = "x-ep-"
 """Internal headers: stripped from whatever a client sends and from whatever a target sees (decision 17)."""
-WISH_HEADER: Final = "x-ep-country"
-"""The wish as the gateway understood it; routes match on it."""
+WISHED_COUNTRY: Final = "x-ep-country"
+WISHED_CITY: Final = "x-ep-city"
+WISHED_POOL: Final = "x-ep-pool"
+"""A pool's name; who wishes for one wishes for no country."""
+SESSION: Final = "x-ep-session"
+USER: Final = "x-ep-user"
+"""The base user name."""
+GROUP: Final = "x-ep-group"
+TARGET_HOST: Final = "x-ep-host"
+"""What the request is for, without the port: a name, or an IP address without brackets."""
+TARGET_DOMAIN: Final = "x-ep-domain"
+"""A target that is a name with its labels reversed, each with a dot after it (`com.example.www.`), so that a domain with all
+below it is a prefix."""
+TARGET_PORT: Final = "x-ep-port"
+TIME: Final = "x-ep-time"
+"""Day of the week (0: Monday), and the time of day, in UTC: `0-0930`."""
+UNDERSTOOD: Final = (
+    WISHED_COUNTRY,
+    WISHED_CITY,
+    WISHED_POOL,
+    SESSION,
+    USER,
+    GROUP,
+    TARGET_HOST,
+    TARGET_DOMAIN,
+    TARGET_PORT,
+    TIME,
+)
+"""The wish as the gateway understood it, lower case. Routes match on these, and they are removed before it goes on."""
 FAILURE_HEADER: Final = "x-ep-exit-failure"
 """An exit's own words when it could not reach a target, from which a gateway tells a dead tunnel from a dead target."""
 
