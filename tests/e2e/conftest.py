@@ -13,11 +13,18 @@ from itertools import cycle
 import pytest
 
 from cli.demo.client import Answer
+from cli.demo.errors import SceneError
 from cli.demo.opening import open_scene
 from cli.demo.scene import Scene, SceneSettings
 from cli.demo.underlay import why_no_tunnels
 
 FREE_PORTS = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
+CLOSINGS = (
+    "(http.(clients|gateways).downstream_cx_destroy_local|"
+    "cluster.(pool/.*|targets).upstream_(cx_destroy_remote|rq_rx_reset))$"
+)
+"""What Envoy counts when it closes on a client or a gateway, or is closed on by an exit or a target: nothing of this
+happens while all clients are answered."""
 
 
 def pytest_collection_modifyitems(items):
@@ -52,6 +59,8 @@ class Clients:
     country: str
     answers: list[tuple[float, Answer | OSError]] = field(default_factory=list)
     """When it was asked, and what came of it."""
+    closings: dict[str, dict[str, int] | str] = field(default_factory=dict)
+    """Who closed how much on whom, by Envoy, once the clients are done and if one was not answered."""
     stopped: bool = False
 
     def run(self) -> None:
@@ -61,12 +70,14 @@ class Clients:
                 try:
                     self.answers.append((asked_at, self.scene.ask(self.country, tunnel=tunnel)))
                 except OSError as error:
-                    self.answers.append((asked_at, error))
+                    way, took_s = "a tunnel" if tunnel else "plain HTTP", time.monotonic() - asked_at
+                    self.answers.append((asked_at, OSError(f"by {way}, after {took_s:.3f} s: {error!r}")))
 
     def failures(self, since: float) -> list[str]:
         """Of requests that began at or after a time: what was in the middle of a dying exit is lost with it."""
         later = [answer for asked_at, answer in self.answers if asked_at >= since]
-        return [str(getattr(answer, "text", answer)) for answer in later if getattr(answer, "status", 0) != 200]
+        failed = [str(getattr(answer, "text", answer)) for answer in later if getattr(answer, "status", 0) != 200]
+        return [*failed, f"closings: {self.closings}"] if failed and self.closings else failed
 
     def sources(self, since: float) -> set[str]:
         later = [answer for asked_at, answer in self.answers if asked_at >= since]
@@ -86,8 +97,20 @@ def asking(scene: Scene) -> Callable[..., object]:
                 clients.stopped = True
             for future in futures:
                 future.result()
+        if clients.failures(since=0):
+            clients.closings = {agent.name: closings(agent) for agent in (scene.gateway, *scene.exits)}
 
     return ask
+
+
+def closings(agent) -> dict[str, int] | str:
+    """What `agent`'s Envoy counted of CLOSINGS since it started, or why it does not say."""
+    try:
+        lines = agent.admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
+    except SceneError as error:
+        return str(error)
+    counted = (line.rpartition(": ") for line in lines if line)
+    return {name: int(count) for name, _, count in counted if int(count)}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 
@@ -83,6 +84,25 @@ def test_an_open_tunnel_survives_a_hundred_changes_of_pools_exits_and_routes(sce
     assert stat(scene.gateway, "listener_manager.listener_create_success") == created
     for exit_ in scene.exits:
         assert stat(exit_, "listener_manager.listener_modified") == 0
+
+
+def test_an_open_tunnel_survives_that_thousands_beside_it_end(scene, stat):
+    """More in a short time than an exit's HTTP/2 takes on one connection of each of the gateway's two workers."""
+    (exit_,) = [each for each in scene.exits if each.country == "gb"]
+    before = stat(exit_, "http.gateways.downstream_cx_protocol_error")
+    host, port = scene.gateway_address.rsplit(":", 1)
+    page = scene.page_address
+
+    def open_and_leave(_number: int) -> bytes:
+        with socket.create_connection((host, int(port)), timeout=10) as tunnel:
+            tunnel.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: gb\r\n\r\n".encode())
+            return tunnel.recv(4096).partition(b"\r\n")[0]
+
+    with downloading(scene, "gb") as download, ThreadPoolExecutor(4) as clients:
+        answers = set(clients.map(open_and_leave, range(4000)))
+        assert download.error is None
+    assert answers == {b"HTTP/1.1 200 OK"}
+    assert stat(exit_, "http.gateways.downstream_cx_protocol_error") == before
 
 
 def test_a_changed_listener_would_have_cut_it(scene, eventually, stat):

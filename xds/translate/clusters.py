@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     OutlierDetection,
 )
 from envoy_data_plane.envoy.config.core.v3 import HealthCheck, HealthCheckHttpHealthCheck
+from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
@@ -37,6 +38,13 @@ CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 CHECK_EVERY: Final = timedelta(seconds=1)
 UNBOUNDED: Final = 1_000_000
 """Tunnels are bounded by the overload manager; Envoy's default here would refuse tunnel 1,025."""
+
+STREAMS_MAX: Final = 500
+"""How many requests a connection to an exit carries before another takes over; its open tunnels go on to their end.
+
+A client that is done with its tunnel ends it by a reset of its stream, and an exit's HTTP/2 (nghttp2) takes 1,000 resets on a
+connection and 33 more a second: one too many, and it closes the connection with all the tunnels on it.
+"""
 
 
 def translate_pool_cluster(pool: Pool) -> wire.Cluster:
@@ -69,7 +77,12 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         outlier_detection=_outlier_detection(),
         health_checks=[_health_check()],
         transport_socket=to_exits(),
-        typed_extension_protocol_options=http_options(HttpProtocolOptions(explicit_http_config=http2)),
+        typed_extension_protocol_options=http_options(
+            HttpProtocolOptions(
+                common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=STREAMS_MAX),
+                explicit_http_config=http2,
+            )
+        ),
     )
 
 
