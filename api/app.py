@@ -9,25 +9,37 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api import problems
+from api.api_keys.endpoints import router as api_keys
+from api.audit_events.endpoints import router as audit_events
+from api.auth.endpoints import router as auth
+from api.certificates.endpoints import router as certificates
 from api.context import ApiContext
 from api.enrolment.endpoints import router as enrolment
+from api.declared.endpoints import router as declared
 from api.exits.endpoints import router as exits
 from api.fleets.endpoints import router as fleets
 from api.guard import Guard
 from api.health.endpoints import router as health
 from api.health.probe import DatabaseProbe
 from api.heartbeats.endpoints import router as heartbeats
+from api.listeners.endpoints import router as listeners
 from api.openapi import document
+from api.operators.endpoints import router as operators
+from api.plans.endpoints import router as plans
 from api.pools.endpoints import router as pools
 from api.proxies.endpoints import router as proxies
 from api.rollouts.endpoints import router as rollouts
+from api.routes.endpoints import router as routes
+from api.users.endpoints import router as users
 from api.writes import BASE_PATH
 
+DECLARED = (declared, listeners, routes, users, plans, certificates)
 DESCRIPTION = """\
 Declare fleets, pools and exits; see what became of them.
 
 Every refusal is `application/problem+json` with a stable `code`, and `errors` that name the field, the value and the mend.
-Every write answers with the revision that it made in `Exitplane-Revision`. Operators are answered on this host only.
+Every write answers with the revision that it made in `Exitplane-Revision`.
+Operators send `Authorization: Bearer` with an access token (`POST /api/v1/auth/login`) or an API key.
 """
 
 
@@ -43,10 +55,10 @@ def create_app(context: ApiContext) -> FastAPI:
     app.state.context = context
     app.state.probe = DatabaseProbe(context.database, context.clock)
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # the documented way to extend it
-    app.add_middleware(Guard, host_names=context.host_names)
+    app.add_middleware(Guard, context=context)
     problems.install(app)
     # enrolment comes first: `register` is no id
-    for router in (enrolment, heartbeats, fleets, rollouts, pools, exits, proxies):
+    for router in (auth, operators, api_keys, audit_events, enrolment, heartbeats, fleets, rollouts, pools, exits, proxies, *DECLARED):
         app.include_router(router, prefix=BASE_PATH)
     app.include_router(health)
     return app

@@ -13,13 +13,17 @@ from fastapi.routing import APIRoute
 from api.problems import Problem
 
 BODY_MAX_BYTES = 1024 * 1024
+LONG_BODY_MAX_BYTES = 16 * BODY_MAX_BYTES
+"""For a document with all that is declared."""
 
 
 class JsonRequest(Request):
     """A request whose `body` is bounded while it streams in, and whose `json` is strict."""
 
+    max_bytes = BODY_MAX_BYTES
+
     async def body(self) -> bytes:
-        """The body. Raises Problem: 415 unless it says JSON, 413 when it is over BODY_MAX_BYTES, 400 when it is empty."""
+        """The body. Raises Problem: 415 unless it says JSON, 413 when it is over `max_bytes`, 400 when it is empty."""
         if not hasattr(self, "_body"):
             self._check_type()
             self._body = await self._read()
@@ -48,36 +52,46 @@ class JsonRequest(Request):
 
     async def _read(self) -> bytes:
         declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and len(declared) < 20 and int(declared) > BODY_MAX_BYTES:
-            raise _too_large()
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > self.max_bytes:
+            raise _too_large(self.max_bytes)
         body = bytearray()
         async for chunk in self.stream():
             body += chunk
-            if len(body) > BODY_MAX_BYTES:
-                raise _too_large()
+            if len(body) > self.max_bytes:
+                raise _too_large(self.max_bytes)
         return bytes(body)
+
+
+class LongJsonRequest(JsonRequest):
+    max_bytes = LONG_BODY_MAX_BYTES
 
 
 class JsonRoute(APIRoute):
     """A route that reads its body as JsonRequest does."""
 
+    request: type[JsonRequest] = JsonRequest
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await handler(JsonRequest(request.scope, request.receive))
+            return await handler(self.request(request.scope, request.receive))
 
         return handle
+
+
+class LongJsonRoute(JsonRoute):
+    request = LongJsonRequest
 
 
 def _not_json(reason: str) -> Problem:
     return Problem(400, "not_json", f"the body is not JSON: {reason}", mend="send one JSON object in UTF-8")
 
 
-def _too_large() -> Problem:
+def _too_large(max_bytes: int) -> Problem:
     # what was not read stays in the connection, which therefore cannot carry another request
     headers = {"Connection": "close"}
-    message = f"the body is over {BODY_MAX_BYTES} bytes"
+    message = f"the body is over {max_bytes} bytes"
     return Problem(413, "too_large", message, mend="send less in one request", headers=headers)
 
 

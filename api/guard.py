@@ -1,72 +1,62 @@
-"""Who may talk to the API while operators do not authenticate: programs on this host, and proxies that prove who they are.
+"""Who may talk to the API: operators that authenticate, and proxies that prove who they are otherwise.
 
-Pure ASGI and outermost, so that it also is the place where an unexpected error ends.
+Pure ASGI and outermost: a path that is not known to be open is closed, nothing of a stranger's body is read, and an unexpected
+error ends here.
 """
 
 from __future__ import annotations
 
-import re
-from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem, respond
+from api.auth.authentication import identify
+from api.auth.caller import STATE_KEY
+from api.auth.openness import is_open
+from api.context import ApiContext
+from api.problems import Problem, of_outage, respond
+from model.database import DatabaseUnreachable
 
 log = structlog.get_logger()
 
-_HEALTH = re.compile(r"/health(/ready|/startup)?")
-_OF_PROXIES = re.compile(r"/api/v1/(exits|proxies)/(register|[^/]+/heartbeat)")
-"""What proxies POST; they show a join token or a proof of their own."""
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OF_ONESELF: Final = "auth"
+"""What is below /api/v1/auth is about the caller alone; whoever authenticated may."""
 
 
 class Guard:
-    """Lets operators in from loopback only, under a name of this host."""
+    """Lets in whoever may do what a request is for, by its path and method."""
 
-    def __init__(self, app: ASGIApp, *, host_names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, context: ApiContext) -> None:
         self._app = app
-        self._host_names = host_names | {"localhost"}
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        problem = None if _is_open(scope) else self._refusal(scope)
-        if problem is not None:
-            await respond(problem)(scope, receive, send)
-            return
-        await self._serve(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Problem | None:
-        if not is_loopback((scope.get("client") or ("",))[0]):
-            return Problem(
-                403,
-                "operators_loopback_only",
-                "operators do not authenticate yet, so the API answers them on this host only",
-                mend="call it from this host, for example through `ssh -L 8000:127.0.0.1:8000`",
-            )
-        host = Headers(scope=scope).get("host", "")
-        if not self._names_this_host(host):
-            # a page in a browser here can reach loopback under a name of its own (DNS rebinding)
-            return Problem(
-                421,
-                "host_not_ours",
-                f"the request is for the host {host[:100]!r}, which is no name of this one",
-                mend="use localhost or an IP address, or add the name to the host names in the settings",
-            )
-        return None
-
-    def _names_this_host(self, host: str) -> bool:
-        name = re.sub(r":\d*$", "", host.strip().lower())
-        if name in self._host_names:
-            return True
         try:
-            ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return False
-        return True
+            if not is_open(scope["method"], scope["path"]):
+                await self._admit(scope)
+        except Problem as problem:
+            await respond(problem)(scope, receive, send)
+        except DatabaseUnreachable as error:
+            await respond(of_outage(error))(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> None:
+        """Leave the caller in the scope. Raises Problem: 401, or 403 for what they may not do."""
+        caller = await identify(self._context, Headers(scope=scope).get("authorization"))
+        collection = _collection(scope["path"])
+        if collection != _OF_ONESELF:
+            problem = caller.refusal(collection, write=scope["method"] not in _READS)
+            if problem is not None:
+                raise problem
+        scope[STATE_KEY] = caller
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -88,19 +78,6 @@ class Guard:
             await respond(problem)(scope, receive, send)
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address is of this host's loopback, also as an IPv4 address within IPv6."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped.is_loopback
-    return parsed.is_loopback
-
-
-def _is_open(scope: Scope) -> bool:
-    path = scope["path"]
-    if scope["method"] == "POST":
-        return _OF_PROXIES.fullmatch(path) is not None
-    return scope["method"] == "GET" and _HEALTH.fullmatch(path) is not None
+def _collection(path: str) -> str:
+    """`pools` of /api/v1/pools/us; of other paths what they begin with, which is no collection."""
+    return path.removeprefix("/api/v1").strip("/").partition("/")[0]

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
-from fastapi import Query
-
 from api.problems import FieldError, Problem
-from model.changes import Unit
+from api.writes import Work
 from model.repositories import declared, rollout
 from model.repositories.declared import Offer
 
-Approve: TypeAlias = Annotated[
-    Literal["shrink"] | None,
-    Query(description="`shrink`: yes, although it leaves less than half of the pools or healthy exits of the fleet."),
-]
-
 
 @asynccontextmanager
-async def no_silent_shrink(unit: Unit, fleet_id: UUID, approve: str | None) -> AsyncIterator[None]:
-    """Compare what a fleet offers before the block and after it. Raises Problem (409) when it shrank without approval.
+async def no_silent_shrink(work: Work, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
+    """Compare what fleets offer before the block and after it. Raises Problem (409) when one shrank without approval.
 
-    What is approved is written down too, so that the replicas of the xDS server let it through.
+    What is approved is written down too, so that the replicas of the xDS server let it through. Within a block another one
+    only watches: steps of one write may take and give.
     """
-    before = await declared.offer_of(unit.session, fleet_id)
+    if work.watched:
+        yield
+        return
+    before = {fleet_id: await declared.offer_of(work.session, fleet_id) for fleet_id in fleet_ids}
+    work.watched = True
     yield
-    after = await declared.offer_of(unit.session, fleet_id)
-    for what, were, are in _pairs(before, after):
+    work.watched = False
+    for fleet_id, offer in before.items():
+        await _check(work, fleet_id, offer, await declared.offer_of(work.session, fleet_id))
+
+
+async def _check(work: Work, fleet_id: UUID, before: Offer, after: Offer) -> None:
+    for what, were, are in (("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)):
         if are * 2 >= were:
             continue
-        if approve is None:
+        if work.approve is None:
             message = f"this leaves {are} of {were} {what} of the fleet"
             error = FieldError("?approve", message, "repeat it with ?approve=shrink if it is meant")
             raise Problem(409, "would_shrink", message, errors=[error])
-        await rollout.approve(unit, fleet_id)
-
-
-def _pairs(before: Offer, after: Offer) -> list[tuple[str, int, int]]:
-    return [("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)]
+        await rollout.approve(work.unit, fleet_id)

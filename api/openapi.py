@@ -8,21 +8,23 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import Field
 
+from api.auth.openness import is_open
 from api.problems import MEDIA_TYPE, Scalar
 from api.values import View
 from api.writes import PROXIES_HEADER, REVISION_HEADER
 
 _DESCRIPTIONS = {
     400: "The body is not JSON",
-    401: "No good join token or proof",
+    401: "No good credential",
     403: "Not for this caller",
     404: "There is no such thing",
     409: "It clashes with something else, or is still referred to",
     410: "It was deregistered",
+    412: "It changed since it was read",
     413: "The body is over 1 MiB",
     415: "The body's content type is not JSON",
-    421: "The Host header names another host",
     422: "A field is wrong",
+    429: "Too many attempts failed",
     503: "PostgreSQL is away",
 }
 
@@ -56,8 +58,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def for_operators(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The same for what operators call: they may be on another host, or under another name of this one."""
-    return problems(403, 421, *statuses)
+    """The same for what operators call."""
+    return problems(401, 403, *statuses)
 
 
 def written(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -70,12 +72,15 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS by the key of the proxy's certificate"}
-        made.setdefault("components", {})["securitySchemes"] = {"proof": scheme}
+        operator = {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (`ep-key-…`)."}
+        made.setdefault("components", {})["securitySchemes"] = {"proof": scheme, "operator": operator}
         for name in _FRAMEWORK_SCHEMAS:
             made["components"]["schemas"].pop(name, None)
-        for operations in made["paths"].values():
+        for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 _complete(method, operation)
+                if not is_open(method.upper(), path):
+                    operation["security"] = [{"operator": []}]
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -88,7 +93,7 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
         content = response.get("content", {})
         if int(status) >= 400 and "Problem" in str(content):
             response["content"] = {MEDIA_TYPE: content["application/json"]}
-        if int(status) < 300 and method != "get" and "security" not in operation:
+        if int(status) < 300 and method != "get" and "security" not in operation and "auth" not in operation.get("tags", ()):
             described = {"description": "The revision that this made", "schema": {"type": "integer"}}
             response.setdefault("headers", {})[REVISION_HEADER] = described
             counts = {

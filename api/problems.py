@@ -29,8 +29,23 @@ _SECRET_FIELDS = frozenset({"join_token", "csr"})
 _SECRET_TEXT = re.compile(r"ep-(exit|gateway)-|-----BEGIN ")
 """How join tokens and PEM begin: they are not repeated even when they stand in another field."""
 
-PATH_FIELDS = {"fleet": "{fleet}", "pool": "{pool}", "exit": "{exit_id}", "proxy": "{proxy_id}"}
+PATH_FIELDS = {
+    "fleet": "{fleet}",
+    "pool": "{pool}",
+    "exit": "{exit_id}",
+    "proxy": "{proxy_id}",
+    "listener": "{listener}",
+    "route": "{route}",
+    "user": "{user}",
+    "plan": "{plan}",
+    "certificate": "{certificate}",
+    "operator": "{operator}",
+    "api-key": "{api_key_id}",
+    "audit-event": "{sequence}",
+}
 """The place of each kind in the paths of its collection."""
+
+PLURALS = {"proxy": "proxies"}
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -67,7 +82,7 @@ class Problem(HTTPException):
 
 def not_found(kind: str, ref: str) -> Problem:
     """404 for a path that names a thing that is not there."""
-    mend = f"GET /api/v1/{kind}s lists those there are"
+    mend = f"GET /api/v1/{PLURALS.get(kind, kind + 's')} lists those there are"
     message = f"there is no such {kind}"
     return Problem(
         404, f"unknown_{kind}", message, mend=mend, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)]

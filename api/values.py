@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
+import unicodedata
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from model.locality import Locality as Place
 
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
+_USER_NAME = re.compile(r"[a-z0-9]([a-z0-9_.]{0,61}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HOST_NAME_MAX = 253
@@ -145,6 +147,55 @@ def _check_locality(value: str) -> str:
         raise bad_value("bad_locality", "this is not a locality", mend) from error
 
 
+def _check_city(value: str) -> str:
+    plain = unicodedata.normalize("NFKD", value).lower()
+    city = "".join(character for character in plain if character.isascii() and character.isalnum())
+    if not city:
+        raise bad_value("bad_city", "this is not a city", "send its name with Latin letters, for example berlin")
+    return city
+
+
+def _check_user_name(value: str) -> str:
+    if not _USER_NAME.fullmatch(value):
+        mend = "use 1 to 63 lower-case letters, digits, _ and . (a - separates the wishes that follow a name)"
+        raise bad_value("bad_user_name", "this is not a user's name", mend)
+    return value
+
+
+def _check_server_name(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        return _check_host_name(value)
+    raise bad_value("bad_server_name", "clients name no address in TLS", "send a host name")
+
+
+def _check_domain(value: str) -> str:
+    return _check_host_name(value.removeprefix("*").removeprefix("."))
+
+
+def _check_network(value: str) -> str:
+    try:
+        return str(ip_network(value if "%" not in value else "", strict=True))
+    except ValueError as error:
+        mend = "send CIDR whose host bits are zero, for example 192.0.2.0/24 or 2001:db8::/32"
+        raise bad_value("bad_network", "this is not a network", mend) from error
+
+
+def _check_ports(value: str) -> str:
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value, re.ASCII)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high <= 65535:
+        raise bad_value("bad_ports", "this is neither a port nor a range of them", "send 443 or 8000-8999")
+    return f"{low}-{high}" if low < high else str(low)
+
+
+def _check_time_of_day(value: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d|24:00", value, re.ASCII):
+        raise bad_value("bad_time", "this is not a time of day", "send hours and minutes in UTC, for example 09:30")
+    return value
+
+
 def _check_text(value: str) -> str:
     # PostgreSQL has no NUL in text; the other controls would only deceive whoever reads them
     if _CONTROLS.search(value):
@@ -173,6 +224,20 @@ Locality = Annotated[
     AfterValidator(_check_locality),
     _described("A region, or a region and a zone", "eu-west/a", pattern=f"^{LOCALITY_PATTERN}$"),
 ]
+City = Annotated[
+    str,
+    Field(max_length=100),
+    AfterValidator(_check_city),
+    _described("A city; case, spaces and marks do not matter", "berlin", maxLength=100),
+]
+UserName = Annotated[str, AfterValidator(_check_user_name), _described("A user's name", "alice")]
+ServerName = Annotated[str, AfterValidator(_check_server_name), _described("A host name", "de.gateway.example")]
+Domain = Annotated[
+    str, AfterValidator(_check_domain), _described("A domain, which stands for all below it too", "example.com")
+]
+Network = Annotated[str, AfterValidator(_check_network), _described("CIDR", "192.0.2.0/24")]
+Ports = Annotated[str, AfterValidator(_check_ports), _described("A port, or a range of them", "8000-8999")]
+TimeOfDay = Annotated[str, AfterValidator(_check_time_of_day), _described("Hours and minutes, in UTC", "09:30")]
 Text = Annotated[str, AfterValidator(_check_text)]
 Ref = Annotated[str, Path(description="An id or a name.")]
 Filter = Annotated[Reference | None, Query(description="Only those of this one, by its name or id.")]

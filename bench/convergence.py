@@ -83,7 +83,7 @@ async def measure() -> None:
                 requests_s, delays_s = [], []
                 for number in range(CHANGES):
                     exit_id = exits[number % EXITS]
-                    asked, replied, revision = await asyncio.to_thread(change, plane.api_url, exit_id, 20_000 + number)
+                    asked, replied, revision = await asyncio.to_thread(change, plane, exit_id, 20_000 + number)
                     requests_s.append(replied - asked)
                     delays_s.append(max(0.0, await acks.of(revision) - replied))
                     await asyncio.sleep(APART_S)
@@ -93,18 +93,13 @@ async def measure() -> None:
 
 async def declare(plane: Plane) -> Sequence[UUID]:
     """A fleet, a pool and its exits, healthy without anybody behind them."""
-    await asyncio.to_thread(
-        call,
-        plane.api_url,
-        "POST",
-        "/fleets",
-        {"name": "bench", "listener": {"address": "127.0.0.1", "port": plane.gateway_port}},
-    )
-    await asyncio.to_thread(call, plane.api_url, "POST", "/pools", {"name": "us", "fleet": "bench", "country": "us"})
+    listener = {"address": "127.0.0.1", "port": plane.gateway_port}
+    await asyncio.to_thread(call, plane, "POST", "/fleets", {"name": "bench", "listener": listener})
+    await asyncio.to_thread(call, plane, "POST", "/pools", {"name": "us", "fleet": "bench", "country": "us"})
     ids = []
     for number in range(EXITS):
         body = {"name": f"us-{number}", "pool": "us", "address": "127.0.0.1", "port": 10_000 + number}
-        _, made = await asyncio.to_thread(call, plane.api_url, "POST", "/exits", body)
+        _, made = await asyncio.to_thread(call, plane, "POST", "/exits", body)
         ids.append(UUID(made["id"]))
     async with write(plane.database) as unit:
         for exit_id in ids:
@@ -112,18 +107,19 @@ async def declare(plane: Plane) -> Sequence[UUID]:
     return ids
 
 
-def change(api_url: str, exit_id: UUID, port: int) -> tuple[float, float, int]:
+def change(plane: Plane, exit_id: UUID, port: int) -> tuple[float, float, int]:
     """Move an exit: when it was asked, when the reply was here, and the revision it became."""
     asked = time.perf_counter()
-    headers, _ = call(api_url, "PATCH", f"/exits/{exit_id}", {"port": port})
+    headers, _ = call(plane, "PATCH", f"/exits/{exit_id}", {"port": port})
     return asked, time.perf_counter(), int(headers["exitplane-revision"])
 
 
-def call(api_url: str, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
-    parts = urlsplit(api_url)
+def call(plane: Plane, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
+    parts = urlsplit(plane.api_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request(method, f"/api/v1{path}", json.dumps(body), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {plane.api_key}"}
+        connection.request(method, f"/api/v1{path}", json.dumps(body), headers)
         response = connection.getresponse()
         text = response.read()
         if response.status >= 400:

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import select
+
+from api.auth.tokens import digest_of, new_key
 from bench.process import free_port
 from cli.serve import open_control_plane
 from model.database import Database, upgrade
 from model.embedded import embedded_server
-from model.repositories import declared, enrolment
+from model.repositories import enrolment, operators
 from model.settings import Settings
+from model.tables import ApiKeyRow, FleetRow, OperatorRow
 from model.world import Role
 
 STOP_S = 20
@@ -29,6 +33,7 @@ class Plane:
 
     database: Database
     api_url: str
+    api_key: str
     gateway_port: int
     folder: Path
 
@@ -36,7 +41,8 @@ class Plane:
     async def gateway(self) -> AsyncIterator[None]:
         """A gateway's agent with its Envoy, while the block lasts; it serves what is declared then."""
         async with self.database.session() as session:
-            fleet, _ = (await declared.all_fleets(session))[0]
+            fleet = (await session.execute(select(FleetRow))).scalars().first()
+            assert fleet is not None, "a fleet was declared"
             token = await enrolment.create_token(
                 session, fleet_id=fleet.id, role=Role.GATEWAY, ttl=timedelta(minutes=10), now=datetime.now(UTC)
             )
@@ -74,6 +80,18 @@ async def open_plane(folder: Path) -> AsyncIterator[Plane]:
         try:
             await upgrade(database)
             async with open_control_plane(settings, database, [listening]):
-                yield Plane(database, f"http://127.0.0.1:{api_port}", gateway_port, folder)
+                api_key = await make_admin(database)
+                yield Plane(database, f"http://127.0.0.1:{api_port}", api_key, gateway_port, folder)
         finally:
             await database.close()
+
+
+async def make_admin(database: Database) -> str:
+    """An API key of an admin."""
+    now, key = datetime.now(UTC), new_key()
+    admin = OperatorRow(name="bench", role="admin", created_at=now)
+    async with database.session() as session:
+        await operators.save(session, admin)
+        row = ApiKeyRow(operator_id=admin.id, name="bench", digest=digest_of(key), role="admin", created_at=now)
+        await operators.save(session, row)
+    return key

@@ -43,6 +43,4 @@ async def _create(role: Role, fleet: str, ttl_s: float) -> str:
             if found is None:
                 raise UnknownFleet(f"there is no fleet {fleet!r}", mend="create it first: POST /api/v1/fleets")
             ttl = timedelta(seconds=ttl_s)
-            return await enrolment.create_token(
-                session, fleet_id=found[0].id, role=role, ttl=ttl, now=datetime.now(UTC)
-            )
+            return await enrolment.create_token(session, fleet_id=found.id, role=role, ttl=ttl, now=datetime.now(UTC))

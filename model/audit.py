@@ -1,7 +1,7 @@
 """The audit: who did what, append-only, each entry bound to the one before it by its hash.
 
-People appear by id alone, so that their data can be deleted (with their row) and the chain holds. An entry's hash is SHA-256 over
-its fields as canonical JSON, the hash of the one before it among them.
+People appear by id alone, so that their data can be deleted (with their row) and the chain holds. An entry's hash is SHA-256
+over its fields as canonical JSON, the hash of the one before it among them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def append(session: AsyncSession, actor: Actor, entries: Sequence[Entry]) 
             kind=entry.kind,
             object_id=entry.object_id,
             fleet_id=entry.fleet_id,
-            detail=json.loads(_canonical(dict(entry.detail))),
+            detail=_as_stored(json.loads(_canonical(dict(entry.detail)))),
             previous=previous,
             hash="",
         )
@@ -73,6 +73,18 @@ async def append(session: AsyncSession, actor: Actor, entries: Sequence[Entry]) 
 def hash_of(row: AuditRow) -> str:
     """The hash that a row must have, by what else it holds."""
     return hashlib.sha256(_canonical(row.model_dump(exclude={"hash"})).encode()).hexdigest()
+
+
+def _as_stored(value: Any) -> Any:
+    """A JSON value as PostgreSQL will give it back: its numbers do not know whether they had a point."""
+    match value:
+        case dict():
+            return {name: _as_stored(each) for name, each in value.items()}
+        case list():
+            return [_as_stored(each) for each in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value
 
 
 def _canonical(value: Any) -> str:

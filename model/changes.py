@@ -67,6 +67,7 @@ class Unit:
     """The revision that the transaction became; None until it ended, or if it touched nothing."""
     touched: dict[tuple[Kind, str], Touch] = field(default_factory=dict)
     _entries: list[Entry] = field(default_factory=list)
+    _sealed: bool = False
 
     def touch(
         self,
@@ -87,7 +88,13 @@ class Unit:
         self._entries.append(entry)
 
     async def seal(self) -> None:
-        """Take the next revision, leave the change-log rows and the audit's, and notify; all in the unit's transaction."""
+        """Take the next revision, leave the change-log rows and the audit's, and notify; all in the unit's transaction.
+
+        Done once, at the end or before: after it nothing may be touched any more.
+        """
+        if self._sealed:
+            return
+        self._sealed = True
         if self.touched:
             await self._become_revision()
         if self.actor is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.endpoint import Endpoint, parse_endpoint
@@ -17,6 +20,23 @@ class BadSettings(ExitplaneError):
     code = "bad_settings"
 
 
+ROLES: Final = ("admin", "operator", "viewer")
+"""Of operators; each may what the next one may."""
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """Where operators may log in. `roles` pairs a role with what the claim holds for it, the highest role first."""
+
+    issuer: str
+    client_id: str
+    client_secret: str | None = None
+    redirect_uri: str | None = None
+    """Where the provider sends the browser back; None: to where the browser called the API."""
+    role_claim: str | None = None
+    roles: tuple[tuple[str, str], ...] = ()
+
+
 def _addresses(text: str) -> str:
     for part in text.split(","):
         parse_endpoint(part, lowest_port=0)
@@ -25,6 +45,40 @@ def _addresses(text: str) -> str:
 
 def _address(text: str | None) -> str | None:
     return text and _addresses(text)
+
+
+def _secure_url(text: str | None) -> str | None:
+    """A URL whose traffic nobody else reads."""
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ValueError("this is no https:// URL")
+    if parts.query or parts.fragment:
+        raise ValueError("this has a query or a fragment")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _role_pairs(text: str) -> str:
+    _read_roles(text)
+    return text
+
+
+def _read_roles(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        role, found, value = (each.strip() for each in part.partition("="))
+        if role not in ROLES or not found or not value:
+            raise ValueError(f"{part!r} is not role=value, with a role of {', '.join(ROLES)}")
+        pairs.append((role, value))
+    return tuple(sorted(pairs, key=lambda pair: ROLES.index(pair[0])))
 
 
 def default_state_dir() -> Path:
@@ -67,6 +121,36 @@ class Settings(BaseSettings):
     """How many new xDS streams a replica takes in a second; others are told to come back in a moment."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """After this time proxies are asked to connect anew, to whichever replica they find; 0 for never."""
+
+    oidc_issuer: Annotated[str | None, AfterValidator(_secure_url)] = None
+    """The OIDC provider at which operators may log in."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    """Unset: the provider knows this client as a public one."""
+    oidc_redirect_uri: Annotated[str | None, AfterValidator(_secure_url)] = None
+    """The URL of /api/v1/auth/oidc/callback as browsers reach it; unset: where they called."""
+    oidc_role_claim: str | None = None
+    """The claim by which accounts that nobody bound to an operator become one; dots lead into objects."""
+    oidc_roles: Annotated[str, NoDecode, AfterValidator(_role_pairs)] = ""
+    """What that claim holds for which role: admin=platform,viewer=staff."""
+
+    @property
+    def oidc(self) -> OidcSettings | None:
+        """Raises BadSettings when the settings of the provider are not whole."""
+        if self.oidc_issuer is None:
+            return None
+        if not self.oidc_client_id:
+            raise BadSettings("EXITPLANE_OIDC_ISSUER without EXITPLANE_OIDC_CLIENT_ID", mend="set both, or neither")
+        if bool(self.oidc_role_claim) != bool(self.oidc_roles):
+            raise BadSettings("EXITPLANE_OIDC_ROLE_CLAIM and EXITPLANE_OIDC_ROLES belong together", mend="set both")
+        return OidcSettings(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            client_secret=self.oidc_client_secret.get_secret_value() if self.oidc_client_secret else None,
+            redirect_uri=self.oidc_redirect_uri,
+            role_claim=self.oidc_role_claim,
+            roles=_read_roles(self.oidc_roles),
+        )
 
     @property
     def api_addresses(self) -> list[Endpoint]:

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.collections.listing import FleetListQuery
 from api.rollouts.schemas import RejectedOut
-from api.values import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
+from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
@@ -53,6 +54,13 @@ class ExitPatch(Wish):
     )
 
 
+class ExitQuery(FleetListQuery):
+    pool: Reference | None = Field(None, description="Only those of this pool, by its name or id.")
+    country: Country | None = None
+    state: ExitState | None = None
+    locality: Locality | None = None
+
+
 class ExitOut(View):
     id: UUID
     name: str
@@ -74,7 +82,3 @@ class ExitOut(View):
     last_heartbeat_at: datetime | None
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")
     created_at: datetime
-
-
-class ExitList(View):
-    items: list[ExitOut]

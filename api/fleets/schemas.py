@@ -8,20 +8,21 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.collections.listing import ListQuery, Pattern
 from api.rollouts.schemas import RejectedOut
 from api.values import LoopbackAddress, Name, Port, View, Wish, absent
 
 _EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
 
 
-class ListenerIn(Wish):
+class FirstListenerIn(Wish):
     """Where the fleet's gateways take clients in."""
 
     address: LoopbackAddress
     port: Port
 
 
-class ListenerPatch(Wish):
+class FirstListenerPatch(Wish):
     address: LoopbackAddress = Field(default_factory=absent)
     port: Port = Field(default_factory=absent)
 
@@ -30,17 +31,23 @@ class FleetIn(Wish):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Name
-    listener: ListenerIn
+    listener: FirstListenerIn | None = Field(
+        default=None, description="The listener `clients`. null: none yet, or leave it as it is."
+    )
 
 
 class FleetPatch(Wish):
     model_config = ConfigDict(json_schema_extra={"examples": [{"listener": {"port": 8081}}]})
 
     name: Name = Field(default_factory=absent)
-    listener: ListenerPatch = Field(default_factory=absent)
+    listener: FirstListenerPatch = Field(default_factory=absent)
 
 
-class ListenerOut(View):
+class FleetQuery(ListQuery):
+    name: Pattern | None = None
+
+
+class FirstListenerOut(View):
     address: str
     port: int
 
@@ -48,10 +55,6 @@ class ListenerOut(View):
 class FleetOut(View):
     id: UUID
     name: str
-    listener: ListenerOut
-    rejections: list[RejectedOut] = Field(description="What gateways refused of the fleet's listener and routes.")
+    listener: FirstListenerOut | None = Field(description="The listener `clients`; /listeners has them all.")
+    rejections: list[RejectedOut] = Field(description="What gateways refused of the fleet's listeners and routes.")
     created_at: datetime
-
-
-class FleetList(View):
-    items: list[FleetOut]

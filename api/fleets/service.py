@@ -1,100 +1,119 @@
-"""Fleets: gateways that share configuration, with the one listener that they open."""
+"""Fleets: gateways that share configuration. One is usually declared together with the listener of its gateways."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
-from api.fleets.schemas import FleetIn, FleetOut, FleetPatch, ListenerOut
-from api.problems import Problem, clashes, duplicate, in_use, not_found, unknown
-from api.rollouts.rejections import Rejections, standing
-from api.values import as_reference
-from model.changes import Unit
+from api.auth.caller import Caller
+from api.collections.collection import Collection
+from api.context import Look
+from api.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
+from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
+from api.rollouts.rejections import standing
+from api.writes import Work
 from model.repositories import declared
 from model.tables import FleetRow, ListenerRow
 from xds.translate import names
 from xds.translate.group import GatewayGroup
 
 
-async def create(unit: Unit, wish: FleetIn, now: datetime) -> FleetOut:
-    """Raises Problem (409) when the name is taken."""
-    fleet = FleetRow(name=wish.name, created_at=now)
-    with clashes({"uq_fleet_name": _name_taken(wish.name)}):
-        await declared.save(unit, fleet)
-    listener = ListenerRow(fleet_id=fleet.id, address=wish.listener.address, port=wish.listener.port)
-    return _show(fleet, await declared.save(unit, listener), Rejections(()))
+class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
+    name, kind = "fleets", "fleet"
+    table, wish, patch, view, query = FleetRow, FleetIn, FleetPatch, FleetOut, FleetQuery
+    volatile = frozenset({"rejections"})
+    has_fleet = False
+
+    def fleet_of(self) -> Any:
+        return col(FleetRow.id)
+
+    async def create(self, work: Work, wish: FleetIn) -> FleetRow:
+        """Raises Problem: 409 when the name is taken."""
+        work.caller.demand_all_fleets("a new fleet")
+        fleet = FleetRow(name=wish.name, created_at=work.now)
+        with clashes({"uq_fleet_name": _name_taken(wish.name)}):
+            await declared.save(work.unit, fleet)
+        if wish.listener is not None:
+            await declared.save(
+                work.unit, ListenerRow(fleet_id=fleet.id, created_at=work.now, **wish.listener.model_dump())
+            )
+        return fleet
+
+    async def change(self, work: Work, row: FleetRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 409 when the name, or the listener's address and port, are taken."""
+        listener: dict[str, Any] = fields.pop("listener", None) or {}
+        with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
+            await declared.save_changes(work.unit, row, fields)
+        if not listener:
+            return
+        first = await declared.lock_first_listener(work.session, row.id)
+        taken = duplicate("/listener/port", str(listener.get("port", "")), "another listener of the fleet is there")
+        with clashes({"uq_listener_fleet_id_address_port": taken}):
+            if first is not None:
+                await declared.save_changes(work.unit, first, listener)
+            elif {"address", "port"} <= listener.keys():
+                await declared.save(work.unit, ListenerRow(fleet_id=row.id, created_at=work.now, **listener))
+            else:
+                message = "the fleet has no first listener to change"
+                error = FieldError("/listener", message, "send its address and its port")
+                raise Problem(422, "no_listener", message, errors=[error])
+
+    async def remove(self, work: Work, row: FleetRow) -> None:
+        """With its listeners. Raises Problem: 409 while anything else is in it."""
+        work.caller.demand_all_fleets("removing a fleet")
+        for listener in await declared.listeners_of(work.session, row.id):
+            await declared.remove(work.unit, listener)
+        with clashes({f"fk_{table}_fleet_id_fleet": _in_use(row, what) for table, what in _CONTENTS.items()}):
+            await declared.remove(work.unit, row)
+
+    async def show(self, look: Look, rows: Sequence[FleetRow]) -> list[FleetOut]:
+        listeners = await declared.first_listeners(look.session, [row.id for row in rows])
+        rejections = await standing(look.session)
+        return [
+            FleetOut(
+                id=row.id,
+                name=row.name,
+                listener=_show_listener(listeners.get(row.id)),
+                rejections=rejections.of_groups(
+                    [GatewayGroup(row.id).key], names.GATEWAY_LISTENER, names.GATEWAY_ROUTES
+                ),
+                created_at=row.created_at,
+            )
+            for row in rows
+        ]
 
 
-async def show_all(session: AsyncSession) -> list[FleetOut]:
-    """Every fleet, by name."""
-    rejections = await standing(session)
-    return [_show(fleet, listener, rejections) for fleet, listener in await declared.all_fleets(session)]
+FLEETS = Fleets()
+_CONTENTS = {
+    "pool": "pools",
+    "proxy": "proxies",
+    "route": "routes",
+    "user_account": "users",
+    "plan": "plans",
+    "server_certificate": "certificates",
+}
+"""Tables of what is in a fleet, and the collections of the API."""
 
 
-async def show(session: AsyncSession, ref: str) -> FleetOut:
-    """Raises Problem (404)."""
-    return _show(*await _find(session, ref), await standing(session))
-
-
-async def change(unit: Unit, ref: str, patch: FleetPatch) -> FleetOut:
-    """Raises Problem: 404, or 409 when the name is taken."""
-    fleet, listener = await _find_to_change(unit, ref)
-    wanted = patch.model_dump(exclude_unset=True)
-    changes: dict[str, Any] = wanted.pop("listener", {})
-    with clashes({"uq_fleet_name": _name_taken(wanted.get("name", ""))}):
-        await declared.save_changes(unit, fleet, wanted)
-    await declared.save_changes(unit, listener, changes)
-    return _show(fleet, listener, await standing(unit.session))
-
-
-async def remove(unit: Unit, ref: str) -> None:
-    """Raises Problem: 404, or 409 while pools or proxies are in it."""
-    fleet, listener = await _find_to_change(unit, ref)
-    pools = in_use("fleet", ref, "the fleet has pools", f"delete them first: GET /api/v1/pools?fleet={fleet.name}")
-    proxies = in_use(
-        "fleet", ref, "the fleet has proxies", f"delete them first: GET /api/v1/proxies?fleet={fleet.name}"
-    )
-    with clashes({"fk_pool_fleet_id_fleet": pools, "fk_proxy_fleet_id_fleet": proxies}):
-        await declared.remove(unit, listener)
-        await declared.remove(unit, fleet)
-
-
-async def refer(session: AsyncSession, ref: str, field: str = "/fleet") -> FleetRow:
-    """The fleet that a body names. Raises Problem (422)."""
+async def refer(session: AsyncSession, ref: str, field: str = "/fleet", caller: Caller | None = None) -> FleetRow:
+    """The fleet that a body names. Raises Problem (422), also for one that does not exist for the caller."""
     found = await declared.find_fleet(session, ref)
-    if found is None:
+    if found is None or (caller is not None and not caller.sees(found.id)):
         raise unknown("fleet", field, ref)
-    return found[0]
-
-
-async def _find(session: AsyncSession, ref: str) -> tuple[FleetRow, ListenerRow]:
-    reference = as_reference(ref)
-    found = await declared.find_fleet(session, reference) if reference else None
-    if found is None:
-        raise not_found("fleet", ref)
     return found
 
 
-async def _find_to_change(unit: Unit, ref: str) -> tuple[FleetRow, ListenerRow]:
-    fleet, listener = await _find(unit.session, ref)
-    if await declared.lock(unit.session, FleetRow, fleet.id) is None:
-        raise not_found("fleet", ref)
-    await declared.lock(unit.session, ListenerRow, listener.id)
-    return fleet, listener
+def _show_listener(row: ListenerRow | None) -> FirstListenerOut | None:
+    return None if row is None else FirstListenerOut(address=row.address, port=row.port)
+
+
+def _in_use(fleet: FleetRow, what: str) -> Problem:
+    mend = f"delete them first: GET /api/v1/{what}?fleet={fleet.name}"
+    return in_use("fleet", fleet.name, f"the fleet has {what}", mend)
 
 
 def _name_taken(name: str) -> Problem:
     return duplicate("/name", name, "another fleet has this name")
-
-
-def _show(fleet: FleetRow, listener: ListenerRow, rejections: Rejections) -> FleetOut:
-    own = (names.GATEWAY_LISTENER, names.GATEWAY_ROUTES)
-    return FleetOut(
-        id=fleet.id,
-        name=fleet.name,
-        listener=ListenerOut(address=listener.address, port=listener.port),
-        rejections=rejections.of_groups([GatewayGroup(fleet.id).key], *own),
-        created_at=fleet.created_at,
-    )

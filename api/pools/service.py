@@ -1,19 +1,22 @@
-"""Pools: exits that serve one country."""
+"""Pools: exits that serve one wish, usually a country."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
+from api.auth.caller import Caller
+from api.collections.collection import Collection
+from api.context import Look
 from api.fleets import service as fleets
 from api.guard_rails import no_silent_shrink
-from api.pools.schemas import PoolIn, PoolOut, PoolPatch
-from api.problems import PATH_FIELDS, FieldError, Problem, clashes, duplicate, in_use, not_found, unknown
-from api.rollouts.rejections import Rejections, standing
-from api.values import as_reference
-from model.changes import Unit
+from api.pools.schemas import PoolIn, PoolOut, PoolPatch, PoolQuery
+from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
+from api.rollouts.rejections import standing
+from api.writes import Work
 from model.repositories import declared
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
@@ -22,97 +25,97 @@ from xds.translate.group import ExitGroup, GatewayGroup
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
 
-async def create(unit: Unit, wish: PoolIn, now: datetime) -> PoolOut:
-    """Raises Problem: 422 for an unknown fleet, 409 when its name or country is taken there."""
-    fleet = await fleets.refer(unit.session, wish.fleet)
-    pool = PoolRow(fleet_id=fleet.id, name=wish.name, country=wish.country, created_at=now)
-    gone = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-    with clashes(_taken(wish.name, wish.country) | gone):
-        await declared.save(unit, pool)
-    return _show(pool, fleet, Rejections(()))
+class Pools(Collection[PoolRow, PoolIn, PoolOut]):
+    name, kind = "pools", "pool"
+    table, wish, patch, view, query = PoolRow, PoolIn, PoolPatch, PoolOut, PoolQuery
+    volatile = frozenset({"rejections"})
+
+    def sortable(self) -> Mapping[str, Any]:
+        return {**super().sortable(), "country": col(PoolRow.country)}
+
+    async def create(self, work: Work, wish: PoolIn) -> PoolRow:
+        """Raises Problem: 422 for an unknown fleet, 409 when its name, or its country and city, are taken there."""
+        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
+        fields = _stored(wish.model_dump(exclude={"fleet"}))
+        gone = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
+        with clashes(_taken(fields) | gone):
+            return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
+
+    async def change(self, work: Work, row: PoolRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 409 when the new name, or country and city, are taken."""
+        await self.stay(work, row, fields)
+        stored = _stored(fields)
+        with clashes(_taken(stored)):
+            await declared.save_changes(work.unit, row, stored)
+
+    async def remove(self, work: Work, row: PoolRow) -> None:
+        """Raises Problem: 409 while the pool has exits, or anything leads to it, or when too little would be left."""
+        fleet = await declared.get_fleet(work.session, row.fleet_id)
+        where = f"pool={row.name}&fleet={fleet.name}"
+        users = {
+            "fk_exit_pool_id_pool": ("the pool has exits", f"delete or move them first: GET /api/v1/exits?{where}"),
+            "fk_route_pool_pool_id_pool": ("a route leads to the pool", f"change it first: GET /api/v1/routes?{where}"),
+            "fk_listener_pool_id_pool": (
+                "a listener leads to the pool",
+                f"change it first: GET /api/v1/listeners?{where}",
+            ),
+        }
+        async with no_silent_shrink(work, [row.fleet_id]):
+            with clashes({key: in_use("pool", row.name, message, mend) for key, (message, mend) in users.items()}):
+                await declared.remove(work.unit, row)
+
+    async def show(self, look: Look, rows: Sequence[PoolRow]) -> list[PoolOut]:
+        owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
+        rejections = await standing(look.session)
+        return [
+            PoolOut(
+                **row.model_dump(exclude={"city"}),
+                city=row.city or None,
+                fleet=owners[row.fleet_id],
+                rejections=[
+                    *rejections.of_groups([GatewayGroup(row.fleet_id).key], f"{names.POOL_PREFIX}{row.id}"),
+                    *rejections.of_groups([ExitGroup(row.id).key]),
+                ],
+            )
+            for row in rows
+        ]
 
 
-async def show_all(session: AsyncSession, fleet: str | None) -> list[PoolOut]:
-    """Every pool (of a fleet), by fleet and name."""
-    rejections = await standing(session)
-    return [_show(pool, owner, rejections) for pool, owner in await declared.all_pools(session, fleet=fleet)]
+POOLS = Pools()
 
 
-async def show(session: AsyncSession, ref: str, fleet: str | None) -> PoolOut:
-    """Raises Problem: 404, or 409 for a name that several fleets use."""
-    return _show(*await _find(session, ref, fleet), await standing(session))
-
-
-async def change(unit: Unit, ref: str, fleet: str | None, patch: PoolPatch) -> PoolOut:
-    """Raises Problem: 404, or 409 when the name is ambiguous, or the new name or country taken."""
-    pool, owner = await _find_to_change(unit, ref, fleet)
-    wanted = patch.model_dump(exclude_unset=True)
-    with clashes(_taken(wanted.get("name", ""), wanted.get("country", ""))):
-        await declared.save_changes(unit, pool, wanted)
-    return _show(pool, owner, await standing(unit.session))
-
-
-async def remove(unit: Unit, ref: str, fleet: str | None, approve: str | None) -> None:
-    """Raises Problem: 404, or 409 when the name is ambiguous, while the pool has exits, or when it is the last."""
-    pool, owner = await _find_to_change(unit, ref, fleet)
-    mend = f"delete or move them first: GET /api/v1/exits?pool={pool.name}&fleet={owner.name}"
-    async with no_silent_shrink(unit, owner.id, approve):
-        with clashes({"fk_exit_pool_id_pool": in_use("pool", ref, "the pool has exits", mend)}):
-            await declared.remove(unit, pool)
-
-
-async def refer(session: AsyncSession, ref: str, fleet: str | None) -> tuple[PoolRow, FleetRow]:
+async def refer(
+    session: AsyncSession, ref: str, fleet: str | None, field: str = "/pool", caller: Caller | None = None
+) -> tuple[PoolRow, FleetRow]:
     """The pool that a body's `pool` and `fleet` name. Raises Problem (422)."""
     if fleet is not None:
-        await fleets.refer(session, fleet)
-    found = await declared.pools_matching(session, ref, fleet=fleet)
+        await fleets.refer(session, fleet, caller=caller)
+    found = [
+        (pool, owner)
+        for pool, owner in await declared.pools_matching(session, ref, fleet=fleet)
+        if caller is None or caller.sees(owner.id)
+    ]
     if not found:
-        raise unknown("pool", "/pool", ref, f"the fleet {fleet} has no such pool" if fleet else "")
+        raise unknown("pool", field, ref, f"the fleet {fleet} has no such pool" if fleet else "")
     if len(found) > 1:
-        error = FieldError("/pool", _NAME_THE_FLEET, f'add "fleet": one of {_owners(found)}', ref)
+        owners = ", ".join(fleet.name for _, fleet in found[:10])
+        error = FieldError(field, _NAME_THE_FLEET, f'add "fleet": one of {owners}', ref)
         raise Problem(422, "ambiguous", _NAME_THE_FLEET, errors=[error])
     return found[0]
 
 
-async def _find(session: AsyncSession, ref: str, fleet: str | None) -> tuple[PoolRow, FleetRow]:
-    reference = as_reference(ref)
-    found = await declared.pools_matching(session, reference, fleet=fleet) if reference else []
-    if not found:
-        raise not_found("pool", ref)
-    if len(found) > 1:
-        error = FieldError(PATH_FIELDS["pool"], _NAME_THE_FLEET, f"add ?fleet= with one of {_owners(found)}", ref)
-        raise Problem(409, "ambiguous", _NAME_THE_FLEET, errors=[error])
-    return found[0]
+def _stored(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"city": fields["city"] or ""} if "city" in fields else fields
 
 
-async def _find_to_change(unit: Unit, ref: str, fleet: str | None) -> tuple[PoolRow, FleetRow]:
-    pool, owner = await _find(unit.session, ref, fleet)
-    if await declared.lock(unit.session, PoolRow, pool.id) is None:
-        raise not_found("pool", ref)
-    return pool, owner
-
-
-def _owners(found: Sequence[tuple[PoolRow, FleetRow]]) -> str:
-    return ", ".join(fleet.name for _, fleet in found[:10])
-
-
-def _taken(name: str, country: str) -> dict[str, Problem]:
+def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
+    place = "city" if fields.get("city") else "country"
     return {
-        "uq_pool_fleet_id_name": duplicate("/name", name, "another pool of the fleet has this name"),
+        "uq_pool_fleet_id_name": duplicate("/name", fields.get("name", ""), "another pool of the fleet has this name"),
         "uq_pool_fleet_id_country_city": duplicate(
-            "/country", country, "the fleet has a pool for this country", "add exits to that pool, or use another fleet"
+            f"/{place}",
+            fields.get(place, ""),
+            f"the fleet has a pool for this {place}",
+            'add exits to that pool, or let this one be asked for by name: "only_by_name": true',
         ),
     }
-
-
-def _show(pool: PoolRow, fleet: FleetRow, rejections: Rejections) -> PoolOut:
-    of_gateways = rejections.of_groups([GatewayGroup(fleet.id).key], f"{names.POOL_PREFIX}{pool.id}")
-    return PoolOut(
-        id=pool.id,
-        name=pool.name,
-        fleet=fleet.name,
-        fleet_id=fleet.id,
-        country=pool.country,
-        rejections=[*of_gateways, *rejections.of_groups([ExitGroup(pool.id).key])],
-        created_at=pool.created_at,
-    )

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
 
+from api.auth.caller import Caller
 from api.proxies.schemas import ConfigOut, ContentOut, HoldingOut, TypeOut
-from api.proxies.service import find, show_sync
+from api.proxies.service import PROXIES, show_sync
 from model.database import Database
 from model.repositories import questions, sync
 from xds.snapshot.order import ADDITIONS
+from xds.translate import names
 from xds.translate.readable import as_json
 
 _ANSWER_WITHIN_S: Final = 2.0
@@ -21,10 +23,10 @@ _LOOK_EVERY_S: Final = 0.02
 _ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
 
 
-async def show(database: Database, ref: str, *, resource: str | None, differences: bool) -> ConfigOut:
+async def show(database: Database, caller: Caller, ref: str, *, resource: str | None, differences: bool) -> ConfigOut:
     """What a proxy holds of all it asks for, or of what has one name, or of what differs. Raises Problem (404)."""
     async with database.session() as session:
-        proxy, _ = await find(session, ref)
+        proxy = await PROXIES.find(session, caller, ref)
         standings = await sync.of_proxy(session, proxy.id)
     connected = any(row.replica is not None for row in standings)
     answer = await _ask(database, proxy.id, resource) if connected else None
@@ -53,7 +55,7 @@ def _differs(holding: Mapping[str, Any]) -> bool:
 
 
 def _show(type_url: str, holding: Mapping[str, Any]) -> HoldingOut:
-    content = holding.get("content")
+    content = holding.get("content") if type_url != names.SECRET else None
     return HoldingOut(
         name=holding["name"],
         progress=holding["progress"],

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.collections.listing import FleetListQuery
 from api.heartbeats.schemas import UpOrDown
 from api.rollouts.schemas import RejectedOut
 from api.values import Locality, View, Wish, absent
@@ -20,6 +21,19 @@ class ProxyPatch(Wish):
     locality: Locality | None = Field(
         default_factory=absent, description="Where the gateway stands: it prefers the exits near it. null: unknown."
     )
+
+
+class ProxyIn(Wish):
+    """All of a gateway that is declared: the rest it says itself when it enrols."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
+
+    locality: Locality | None = None
+
+
+class ProxyQuery(FleetListQuery):
+    role: Role | None = None
+    locality: Locality | None = None
 
 
 class LastHeartbeatOut(View):
@@ -100,7 +114,3 @@ class ProxyOut(View):
     sync: list[SyncOut]
     rejections: list[RejectedOut]
     created_at: datetime
-
-
-class ProxyList(View):
-    items: list[ProxyOut]

@@ -3,115 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
+from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from api.problems import PATH_FIELDS, FieldError, Problem, in_use, not_found
-from api.proxies.schemas import AtOut, LastHeartbeatOut, ProxyOut, ProxyPatch, SyncOut, SyncStatus
+from api.collections.collection import Collection
+from api.context import Look
+from api.problems import PATH_FIELDS, FieldError, Problem, in_use
+from api.proxies.schemas import AtOut, LastHeartbeatOut, ProxyIn, ProxyOut, ProxyPatch, ProxyQuery, SyncOut, SyncStatus
 from api.rollouts.rejections import standing
-from api.rollouts.schemas import RejectedOut
-from api.values import as_id
-from model.changes import Unit
+from api.writes import Work
 from model.repositories import declared, heartbeats, sync
-from model.tables import FleetRow, HeartbeatRow, ProxyRow, SyncRow
+from model.tables import HeartbeatRow, ProxyRow, SyncRow
 from model.world import Role
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known of a proxy beside its declaration."""
+class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
+    """`heard_since` tells from when on a proxy must have been heard of to count as connected."""
 
-    heartbeat: HeartbeatRow | None
-    sync: Sequence[SyncRow]
-    rejections: Sequence[RejectedOut]
+    name, kind = "proxies", "proxy"
+    table, wish, patch, view, query = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
+    has_name = False
+    volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
+    async def change(self, work: Work, row: ProxyRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 409 for the Envoy of an exit, which changes with it."""
+        if row.role == Role.EXIT:
+            message, mend = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
+            error = FieldError(PATH_FIELDS["proxy"], message, mend, str(row.id))
+            raise Problem(409, "envoy_of_exit", message, errors=[error])
+        await declared.save_changes(work.unit, row, fields)
 
-async def show_all(session: AsyncSession, fleet: str | None, heard_since: datetime) -> list[ProxyOut]:
-    """Every proxy (of a fleet), by fleet, role and name."""
-    heard = await heartbeats.of_proxies(session)
-    standings = await sync.of_all(session)
-    rejections = await standing(session)
-    return [
-        _show(
-            proxy,
-            owner,
-            Seen(heard.get(proxy.id), standings.get(proxy.id, ()), rejections.by_proxy(proxy.id)),
-            heard_since,
-        )
-        for proxy, owner in await declared.all_proxies(session, fleet=fleet)
-    ]
+    async def remove(self, work: Work, row: ProxyRow) -> None:
+        """Deregister a gateway. Raises Problem: 409 for the Envoy of an exit."""
+        if row.role == Role.EXIT:
+            mend = f"remove the exit: DELETE /api/v1/exits/{row.id}"
+            raise in_use("proxy", str(row.id), "this is the Envoy of an exit", mend)
+        await declared.remove(work.unit, row)
+        await heartbeats.forget(work.session, row.id)
+        await sync.forget(work.session, row.id)
+        work.forget_proxy(row.id)
 
-
-async def find(session: AsyncSession, ref: str) -> tuple[ProxyRow, FleetRow]:
-    """A proxy and its fleet. Raises Problem (404)."""
-    proxy_id = as_id(ref)
-    found = await declared.find_proxy_with_fleet(session, proxy_id) if proxy_id else None
-    if found is None:
-        raise not_found("proxy", ref)
-    return found
-
-
-async def show(session: AsyncSession, ref: str, heard_since: datetime) -> ProxyOut:
-    """Raises Problem (404)."""
-    proxy, fleet = await find(session, ref)
-    seen = Seen(
-        await heartbeats.find(session, proxy.id),
-        await sync.of_proxy(session, proxy.id),
-        (await standing(session)).by_proxy(proxy.id),
-    )
-    return _show(proxy, fleet, seen, heard_since)
-
-
-async def change(unit: Unit, ref: str, patch: ProxyPatch, heard_since: datetime) -> ProxyOut:
-    """Raises Problem: 404, or 409 for the Envoy of an exit, which changes with it."""
-    proxy = await _find_to_change(unit, ref)
-    if proxy.role == Role.EXIT:
-        message, mend = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{proxy.id}"
-        raise Problem(409, "envoy_of_exit", message, errors=[FieldError(PATH_FIELDS["proxy"], message, mend, ref)])
-    await declared.save_changes(unit, proxy, patch.model_dump(exclude_unset=True))
-    return await show(unit.session, ref, heard_since)
+    async def show(self, look: Look, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
+        ids = [row.id for row in rows]
+        owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
+        heard = await heartbeats.of_proxies(look.session, ids)
+        standings = await sync.of_proxies(look.session, ids)
+        rejections = await standing(look.session)
+        return [
+            ProxyOut(
+                **row.model_dump(exclude={"role"}),
+                role=Role(row.role),
+                fleet=owners[row.fleet_id],
+                connected=_is_connected(heard.get(row.id), look.heard_since),
+                last_heartbeat=_show_heartbeat(heard.get(row.id)),
+                sync=[show_sync(each) for each in standings.get(row.id, ())],
+                rejections=rejections.by_proxy(row.id),
+            )
+            for row in rows
+        ]
 
 
-async def remove(unit: Unit, ref: str) -> UUID:
-    """Deregister a gateway. Gives its id; raises Problem: 404, or 409 for the Envoy of an exit."""
-    proxy = await _find_to_change(unit, ref)
-    if proxy.role == Role.EXIT:
-        raise in_use("proxy", ref, "this is the Envoy of an exit", f"remove the exit: DELETE /api/v1/exits/{proxy.id}")
-    await declared.remove(unit, proxy)
-    await heartbeats.forget(unit.session, proxy.id)
-    await sync.forget(unit.session, proxy.id)
-    return proxy.id
+PROXIES = Proxies()
 
 
-async def _find_to_change(unit: Unit, ref: str) -> ProxyRow:
-    proxy_id = as_id(ref)
-    proxy = await declared.lock(unit.session, ProxyRow, proxy_id) if proxy_id else None
-    if proxy is None:
-        raise not_found("proxy", ref)
-    return proxy
+def _is_connected(beat: HeartbeatRow | None, heard_since: datetime) -> bool:
+    return beat is not None and beat.heard_at >= heard_since and not beat.leaving
 
 
-def _show(proxy: ProxyRow, fleet: FleetRow, seen: Seen, heard_since: datetime) -> ProxyOut:
-    beat = seen.heartbeat
-    return ProxyOut(
-        id=proxy.id,
-        name=proxy.name,
-        role=Role(proxy.role),
-        fleet=fleet.name,
-        fleet_id=fleet.id,
-        locality=proxy.locality,
-        connected=beat is not None and beat.heard_at >= heard_since and not beat.leaving,
-        last_heartbeat=beat and _show_heartbeat(beat),
-        sync=[show_sync(row) for row in seen.sync],
-        rejections=list(seen.rejections),
-        created_at=proxy.created_at,
-    )
-
-
-def _show_heartbeat(row: HeartbeatRow) -> LastHeartbeatOut:
+def _show_heartbeat(row: HeartbeatRow | None) -> LastHeartbeatOut | None:
+    if row is None:
+        return None
     return LastHeartbeatOut(
         at=row.heard_at,
         tunnel="up" if row.tunnel_up else "down",

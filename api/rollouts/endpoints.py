@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
+from fastapi import APIRouter, Depends, Response
+
+from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
 from api.context import Context
 from api.openapi import for_operators
 from api.rollouts import service
 from api.rollouts.schemas import RolloutOut
 from api.values import Ref
-from api.writes import Writing
+from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
+Writing = Annotated[OperatorWrite, writing("fleets")]
 
 
 @router.get("", responses=for_operators(404))
-async def read_rollout(fleet: Ref, context: Context) -> RolloutOut:
+async def read_rollout(
+    fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permit("fleets"))]
+) -> RolloutOut:
     """What of the declared state is not with everybody yet: tried by canaries, or held back, and why."""
     async with context.database.session() as session:
-        return await service.show(session, fleet)
+        return await service.show(session, caller, fleet)
 
 
-@router.put("/approval", responses=for_operators(404))
-async def approve_shrink(fleet: Ref, write: Writing) -> RolloutOut:
+@router.put("/approval", response_model=RolloutOut | DryRunOut, responses=for_operators(404, 422))
+async def approve_shrink(fleet: Ref, write: Writing) -> Response:
     """Let the next change through that takes more than half of what the fleet has, or the last of it. Used up by it."""
-    async with write.unit() as unit:
-        return await service.approve(unit, fleet)
+
+    async def do(work: Work) -> Answer:
+        return Answer(200, await service.approve(work, fleet))
+
+    return await write.run(do)
 
 
-@router.delete("/approval", responses=for_operators(404))
-async def withdraw_approval(fleet: Ref, write: Writing) -> RolloutOut:
+@router.delete("/approval", response_model=RolloutOut | DryRunOut, responses=for_operators(404, 422))
+async def withdraw_approval(fleet: Ref, write: Writing) -> Response:
     """Take an approval back that was not used up yet."""
-    async with write.unit() as unit:
-        return await service.withdraw(unit, fleet)
+
+    async def do(work: Work) -> Answer:
+        return Answer(200, await service.withdraw(work, fleet))
+
+    return await write.run(do)

@@ -8,31 +8,32 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.fleets import service as fleets
+from api.auth.caller import Caller
+from api.fleets.service import FLEETS
 from api.rollouts.schemas import ChangeSetOut, GroupOut, ResourceOut, RolloutOut
-from model.changes import Unit
+from api.writes import Work
 from model.repositories import rollout
 from model.tables import RolloutRow
 
 
-async def show(session: AsyncSession, ref: str) -> RolloutOut:
+async def show(session: AsyncSession, caller: Caller, ref: str) -> RolloutOut:
     """Raises Problem (404)."""
-    fleet = await fleets.show(session, ref)
+    fleet = await FLEETS.find(session, caller, ref)
     return await _show(session, fleet.id)
 
 
-async def approve(unit: Unit, ref: str) -> RolloutOut:
+async def approve(work: Work, ref: str) -> RolloutOut:
     """Let the next change of a fleet take more than half of what there is. Raises Problem (404)."""
-    fleet = await fleets.show(unit.session, ref)
-    await rollout.approve(unit, fleet.id)
-    return await _show(unit.session, fleet.id)
+    fleet = await FLEETS.find(work.session, work.caller, ref)
+    await rollout.approve(work.unit, fleet.id)
+    return await _show(work.session, fleet.id)
 
 
-async def withdraw(unit: Unit, ref: str) -> RolloutOut:
+async def withdraw(work: Work, ref: str) -> RolloutOut:
     """Take that back. Raises Problem (404)."""
-    fleet = await fleets.show(unit.session, ref)
-    await rollout.withdraw_approval(unit, fleet.id)
-    return await _show(unit.session, fleet.id)
+    fleet = await FLEETS.find(work.session, work.caller, ref)
+    await rollout.withdraw_approval(work.unit, fleet.id)
+    return await _show(work.session, fleet.id)
 
 
 async def _show(session: AsyncSession, fleet_id: UUID) -> RolloutOut:

@@ -1,16 +1,16 @@
-"""The declared state: fleets with their listener, pools, exits and proxies.
+"""The declared state: fleets, and all that is in them.
 
 Reads take a session, writes a unit (which becomes a revision). A thing is found by its id or by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, inspect, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, delete, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
@@ -22,11 +22,12 @@ from model.tables import (
     PlanRow,
     PoolRow,
     ProxyRow,
+    RoutePoolRow,
     RouteRow,
     ServerCertificateRow,
     UserRow,
 )
-from model.world import ExitState, Kind, Role
+from model.world import FIRST_LISTENER, ExitState, Kind, Role
 
 Row = TypeVar(
     "Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow, RouteRow, PlanRow, UserRow, ServerCertificateRow
@@ -106,60 +107,93 @@ async def lock(session: AsyncSession, table: type[Row], row_id: UUID) -> Row | N
     return await session.get(table, row_id, with_for_update=True, populate_existing=True)
 
 
-async def all_fleets(session: AsyncSession) -> Sequence[tuple[FleetRow, ListenerRow]]:
-    """Every fleet with its listener, by name."""
-    return [(fleet, listener) for fleet, listener in (await session.execute(_fleets())).all()]
+async def find_fleet(session: AsyncSession, ref: str) -> FleetRow | None:
+    """A fleet by its name or id."""
+    return (await session.execute(select(FleetRow).where(_matches(FleetRow, ref)))).scalar_one_or_none()
 
 
-async def find_fleet(session: AsyncSession, ref: str) -> tuple[FleetRow, ListenerRow] | None:
-    """A fleet with its listener."""
-    row = (await session.execute(_fleets().where(_matches(FleetRow, ref)))).first()
-    return (row[0], row[1]) if row else None
+async def get_fleet(session: AsyncSession, fleet_id: UUID) -> FleetRow:
+    """The fleet with an id that something refers to."""
+    return (await session.execute(select(FleetRow).where(col(FleetRow.id) == fleet_id))).scalar_one()
 
 
-async def all_pools(session: AsyncSession, *, fleet: str | None = None) -> Sequence[tuple[PoolRow, FleetRow]]:
-    """Every pool with its fleet, by fleet and name."""
-    query = _pools() if fleet is None else _pools().where(_matches(FleetRow, fleet))
-    return [(pool, owner) for pool, owner in (await session.execute(query)).all()]
+async def fleet_names(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The names of fleets by id."""
+    query = select(col(FleetRow.id), col(FleetRow.name)).where(col(FleetRow.id).in_(fleet_ids))
+    return {row.id: row.name for row in (await session.execute(query)).all()}
 
 
-async def find_pool(
-    session: AsyncSession, ref: str, *, fleet_id: UUID | None = None
-) -> tuple[PoolRow, FleetRow] | None:
-    """A pool with its fleet; by name it may need the fleet, for names are unique within one."""
-    query = _pools().where(_matches(PoolRow, ref))
-    if fleet_id is not None:
-        query = query.where(col(PoolRow.fleet_id) == fleet_id)
-    row = (await session.execute(query)).first()
-    return (row[0], row[1]) if row else None
+async def listeners_of(session: AsyncSession, fleet_id: UUID) -> Sequence[ListenerRow]:
+    """The listeners of a fleet, by name."""
+    query = select(ListenerRow).where(col(ListenerRow.fleet_id) == fleet_id).order_by(col(ListenerRow.name))
+    return (await session.execute(query)).scalars().all()
+
+
+async def first_listeners(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, ListenerRow]:
+    """The first listeners of fleets, by fleet id."""
+    query = select(ListenerRow).where(col(ListenerRow.fleet_id).in_(fleet_ids), col(ListenerRow.name) == FIRST_LISTENER)
+    return {row.fleet_id: row for row in (await session.execute(query)).scalars()}
+
+
+async def lock_first_listener(session: AsyncSession, fleet_id: UUID) -> ListenerRow | None:
+    """The first listener of a fleet as it is now, held against other writers."""
+    row = (await first_listeners(session, [fleet_id])).get(fleet_id)
+    return row and await lock(session, ListenerRow, row.id)
 
 
 async def pools_matching(
     session: AsyncSession, ref: str, *, fleet: str | None = None
 ) -> Sequence[tuple[PoolRow, FleetRow]]:
     """The pools that `ref` may mean, with their fleets; several when it is a name that fleets share."""
-    query = _pools().where(_matches(PoolRow, ref))
+    query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
+    query = query.where(_matches(PoolRow, ref)).order_by(col(FleetRow.name), col(PoolRow.name))
     if fleet is not None:
         query = query.where(_matches(FleetRow, fleet))
     return [(pool, owner) for pool, owner in (await session.execute(query)).all()]
 
 
-async def all_exits(
-    session: AsyncSession, *, pool: str | None = None, fleet: str | None = None
-) -> Sequence[tuple[ExitRow, PoolRow, FleetRow]]:
-    """Every exit with its pool and fleet, by fleet, pool and name."""
-    query = _exits()
-    if pool is not None:
-        query = query.where(_matches(PoolRow, pool))
-    if fleet is not None:
-        query = query.where(_matches(FleetRow, fleet))
-    return [(row, owner, top) for row, owner, top in (await session.execute(query)).all()]
+async def pools_by_id(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, tuple[PoolRow, FleetRow]]:
+    """Pools with their fleets, by id."""
+    query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
+    rows = (await session.execute(query.where(col(PoolRow.id).in_(pool_ids)))).all()
+    return {pool.id: (pool, owner) for pool, owner in rows}
 
 
-async def find_exit(session: AsyncSession, exit_id: UUID) -> tuple[ExitRow, PoolRow, FleetRow] | None:
-    """An exit with its pool and fleet."""
-    row = (await session.execute(_exits().where(col(ExitRow.id) == exit_id))).first()
-    return (row[0], row[1], row[2]) if row else None
+def pool_ids_in(country: str) -> Select[UUID]:
+    """The ids of the pools of a country, for other queries."""
+    return select(col(PoolRow.id)).where(col(PoolRow.country) == country)
+
+
+def fleet_of_exit() -> ScalarSelect[UUID]:
+    """The fleet that an exit of the query around it is of."""
+    return select(col(PoolRow.fleet_id)).where(col(PoolRow.id) == col(ExitRow.pool_id)).scalar_subquery()
+
+
+async def find_named(session: AsyncSession, table: type[Row], fleet_id: UUID, ref: str) -> Row | None:
+    """What of a fleet has a name or an id; for tables with a fleet and unique names in it."""
+    named: Any = table
+    query = select(table).where(col(named.fleet_id) == fleet_id, _matches(named, ref))
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+def ids_of(table: type[Row], ref: str) -> Select[UUID]:
+    """The ids of the rows that `ref` may mean, for other queries."""
+    named: Any = table
+    return select(col(named.id)).where(_matches(named, ref))
+
+
+async def names_of(session: AsyncSession, table: type[Row], ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The names of rows by id."""
+    named: Any = table
+    query = select(col(named.id), col(named.name)).where(col(named.id).in_(ids))
+    return {row.id: row.name for row in (await session.execute(query)).all()}
+
+
+async def set_pools_of_route(session: AsyncSession, route_id: UUID, wanted: Iterable[UUID]) -> None:
+    """Say which pools a route leads to, so that none of them can be removed."""
+    await session.execute(delete(RoutePoolRow).where(col(RoutePoolRow.route_id) == route_id))
+    session.add_all(RoutePoolRow(route_id=route_id, pool_id=pool_id) for pool_id in wanted)
+    await session.flush()
 
 
 async def find_exit_named(session: AsyncSession, pool_id: UUID, name: str) -> ExitRow | None:
@@ -168,30 +202,9 @@ async def find_exit_named(session: AsyncSession, pool_id: UUID, name: str) -> Ex
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def count_exits(session: AsyncSession, pool_id: UUID) -> int:
-    """How many exits a pool has."""
-    return int((await session.execute(select(func.count()).where(col(ExitRow.pool_id) == pool_id))).scalar_one())
-
-
-async def all_proxies(session: AsyncSession, *, fleet: str | None = None) -> Sequence[tuple[ProxyRow, FleetRow]]:
-    """Every proxy with its fleet, by fleet, role and name."""
-    query = select(ProxyRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(ProxyRow.fleet_id))
-    if fleet is not None:
-        query = query.where(_matches(FleetRow, fleet))
-    query = query.order_by(col(FleetRow.name), col(ProxyRow.role), col(ProxyRow.name))
-    return [(proxy, owner) for proxy, owner in (await session.execute(query)).all()]
-
-
 async def find_proxy(session: AsyncSession, proxy_id: UUID) -> ProxyRow | None:
     """A proxy by its id."""
     return await session.get(ProxyRow, proxy_id)
-
-
-async def find_proxy_with_fleet(session: AsyncSession, proxy_id: UUID) -> tuple[ProxyRow, FleetRow] | None:
-    """A proxy with its fleet."""
-    query = select(ProxyRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(ProxyRow.fleet_id))
-    row = (await session.execute(query.where(col(ProxyRow.id) == proxy_id))).first()
-    return (row[0], row[1]) if row else None
 
 
 async def find_proxy_named(session: AsyncSession, fleet_id: UUID, role: Role, name: str) -> ProxyRow | None:
@@ -202,26 +215,7 @@ async def find_proxy_named(session: AsyncSession, fleet_id: UUID, role: Role, na
     return (await session.execute(query)).scalar_one_or_none()
 
 
-def _fleets() -> Select[FleetRow, ListenerRow]:
-    query = select(FleetRow, ListenerRow).join(ListenerRow, col(ListenerRow.fleet_id) == col(FleetRow.id))
-    return query.order_by(col(FleetRow.name))
-
-
-def _pools() -> Select[PoolRow, FleetRow]:
-    query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
-    return query.order_by(col(FleetRow.name), col(PoolRow.name))
-
-
-def _exits() -> Select[ExitRow, PoolRow, FleetRow]:
-    query = (
-        select(ExitRow, PoolRow, FleetRow)
-        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
-        .join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
-    )
-    return query.order_by(col(FleetRow.name), col(PoolRow.name), col(ExitRow.name))
-
-
-def _matches(table: type[FleetRow | PoolRow], ref: str) -> ColumnElement[bool]:
+def _matches(table: Any, ref: str) -> ColumnElement[bool]:
     try:
         return or_(col(table.id) == UUID(ref), col(table.name) == ref)
     except ValueError:

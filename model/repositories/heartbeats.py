@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, text
+from sqlalchemy import ARRAY, ColumnElement, Uuid, and_, bindparam, false, func, not_, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -124,6 +124,18 @@ def _may_change(unreachable_before: datetime | None, lost_before: datetime | Non
     )
 
 
-async def of_proxies(session: AsyncSession) -> dict[UUID, HeartbeatRow]:
-    """The last that was heard of every proxy."""
-    return {row.proxy_id: row for row in (await session.execute(select(HeartbeatRow))).scalars()}
+async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, HeartbeatRow]:
+    """The last that was heard of some proxies, by id."""
+    query = select(HeartbeatRow).where(_of(proxy_ids))
+    return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
+
+
+async def heard_at(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When some proxies were heard of last, by id."""
+    query = select(col(HeartbeatRow.proxy_id), col(HeartbeatRow.heard_at)).where(_of(proxy_ids))
+    return {row.proxy_id: row.heard_at for row in (await session.execute(query)).all()}
+
+
+def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:
+    """One parameter, however many there are."""
+    return col(HeartbeatRow.proxy_id) == func.any(bindparam(None, [*proxy_ids], type_=ARRAY(Uuid)))

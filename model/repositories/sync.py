@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import ARRAY, Uuid, bindparam, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -97,9 +97,10 @@ async def of_proxy(session: AsyncSession, proxy_id: UUID) -> Sequence[SyncRow]:
     return (await session.execute(query)).scalars().all()
 
 
-async def of_all(session: AsyncSession) -> dict[UUID, list[SyncRow]]:
-    """Where every proxy stands, by type."""
-    query = select(SyncRow).order_by(col(SyncRow.proxy_id), col(SyncRow.type_url))
+async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, list[SyncRow]]:
+    """Where some proxies stand, by type."""
+    which = col(SyncRow.proxy_id) == func.any(bindparam(None, [*proxy_ids], type_=ARRAY(Uuid)))
+    query = select(SyncRow).where(which).order_by(col(SyncRow.proxy_id), col(SyncRow.type_url))
     found: dict[UUID, list[SyncRow]] = {}
     for row in (await session.execute(query)).scalars():
         found.setdefault(row.proxy_id, []).append(row)

@@ -7,19 +7,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ScalarSelect, delete, func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.changes import Unit
-from model.repositories import rollout
+from model.repositories import declared, rollout
 from model.tables import (
     AcceptedRow,
     CanaryRow,
     ChangeRow,
     ExitRow,
     JoinTokenRow,
-    PoolRow,
     ProxyRow,
     QuestionRow,
     RejectionRow,
@@ -36,7 +35,7 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
         update(ExitRow)
         .where(col(ExitRow.id) == exit_id, col(ExitRow.state) == old)
         .values(state=new, state_reason=reason, state_since=now)
-        .returning(col(ExitRow.name), _fleet_of_exit())
+        .returning(col(ExitRow.name), declared.fleet_of_exit())
     )
     changed = (await unit.session.execute(statement)).one_or_none()
     if changed is None:
@@ -45,10 +44,6 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
     changes = {"state": [old, new], "state_reason": [None, reason]}
     unit.touch(Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail={"name": name, "changes": changes})
     return True
-
-
-def _fleet_of_exit() -> ScalarSelect[UUID]:
-    return select(col(PoolRow.fleet_id)).where(col(PoolRow.id) == col(ExitRow.pool_id)).scalar_subquery()
 
 
 async def named_exits(session: AsyncSession) -> Sequence[tuple[UUID, str, str | None]]:
@@ -65,7 +60,7 @@ async def set_endpoint(unit: Unit, exit_id: UUID, address: str, endpoint: str) -
         update(ExitRow)
         .where(col(ExitRow.id) == exit_id, col(ExitRow.address) == address)
         .values(endpoint=endpoint)
-        .returning(col(ExitRow.name), _fleet_of_exit())
+        .returning(col(ExitRow.name), declared.fleet_of_exit())
     )
     changed = (await unit.session.execute(statement)).one_or_none()
     if changed is not None:

@@ -167,17 +167,23 @@ async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Ch
         ).all()
         if revision - world.revision != len({row.revision for row in rows}):
             return None  # a lower revision, or one of those in between has left the log
-        touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
-        for row in rows:
-            if row.kind not in _TABLES:
-                continue  # a newer version beside this one writes of things that this one does not know
-            kind = Kind(row.kind)
-            touched[kind][decode_key(kind, row.key)] = None
-        changes: list[Change] = []
-        for kind, keys in touched.items():
-            found = {change.key: change for change in map(put, await _read(session, kind, keys))}
-            changes += [found.get(key, Change(kind, key, None)) for key in keys]
+        changes = await read_touched(session, [(row.kind, row.key) for row in rows])
         return world.changed(revision, changes), changes
+
+
+async def read_touched(session: AsyncSession, what: Iterable[tuple[str, str]]) -> list[Change]:
+    """The changes of a World that change-log entries (kinds and keys) stand for, as the session sees the rows now."""
+    touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
+    for name, key in what:
+        if name not in _TABLES:
+            continue  # no part of a World, or a newer version beside this one writes of things that this one does not know
+        kind = Kind(name)
+        touched[kind][decode_key(kind, key)] = None
+    changes: list[Change] = []
+    for kind, keys in touched.items():
+        found = {change.key: change for change in map(put, await _read(session, kind, keys))}
+        changes += [found.get(key, Change(kind, key, None)) for key in keys]
+    return changes
 
 
 async def touched_since(

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
 import pytest
+from argon2 import PasswordHasher
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import text
 
 from api.app import create_app
+from api.auth.passwords import Passwords
+from api.auth.ports import Auth
+from api.auth.tokens import digest_of, new_key
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
@@ -25,9 +30,13 @@ from model import proof
 from model.authority import Authority, create_authority
 from model.database import Database
 from model.proof import thumbprint_of
+from model.repositories import operators
 from model.repositories.enrolment import create_token
+from model.tables import ApiKeyRow, OperatorRow
 from model.world import Role
 
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""So that tests of something else do not wait for it."""
 TABLES = ("fleet", "listener", "pool", "proxy", "exit", "certificate", "heartbeat", "join_token", "change", "sync")
 
 
@@ -57,6 +66,16 @@ class Api:
     app: Any
     context: ApiContext
     peer: str = "127.0.0.1"
+    credential: str = ""
+    """What is sent as Bearer: an access token or an API key."""
+
+    def holding(self, credential: str) -> Api:
+        """The same for somebody else."""
+        return replace(self, credential=credential)
+
+    async def anonymous(self, method: str, path: str, json: Any = None, **more: Any) -> Reply:
+        """A call of somebody who does not say who they are."""
+        return await self.holding("")(method, path, json, **more)
 
     async def __call__(
         self,
@@ -76,6 +95,8 @@ class Api:
             sent |= {"content-type": "application/json", "content-length": str(len(body))}
         if chunks is not None:
             sent |= {"content-type": "application/json", "transfer-encoding": "chunked"}
+        if self.credential:
+            sent["authorization"] = f"Bearer {self.credential}"
         sent |= {name.lower(): value for name, value in (headers or {}).items()}
         path, _, query = path.partition("?")
         scope = {
@@ -162,7 +183,8 @@ class Proxy:
         wish: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
         if self.role is Role.EXIT:
             wish |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
-        reply = await self.api("POST", f"/api/v1/{self.collection}/register", wish | fields, peer="203.0.113.9")
+        path = f"/api/v1/{self.collection}/register"
+        reply = await self.api.anonymous("POST", path, wish | fields, peer="203.0.113.9")
         if reply.status == 201:
             self.enrolled = reply.json
             self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
@@ -190,9 +212,46 @@ def authority() -> Authority:
     return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
 
 
+@dataclass(frozen=True)
+class Person:
+    """An operator, and an API key that may what they may."""
+
+    id: UUID
+    key: str
+
+
+async def _make_operator(
+    database: Database, name: str, role: str = "admin", *, password: str | None = None, **fields: Any
+) -> Person:
+    at, key = datetime(2026, 1, 1, tzinfo=UTC), new_key()
+    kept = password and CHEAP.hash(password)
+    row = OperatorRow(name=name, role=role, password_hash=kept, created_at=at, **fields)
+    async with database.session() as session:
+        await operators.save(session, row)
+        every = ApiKeyRow(operator_id=row.id, name="everything", digest=digest_of(key), role="admin", created_at=at)
+        await operators.save(session, every)
+    return Person(row.id, key)
+
+
 @pytest.fixture
-def make_api(authority: Authority, clock: Callable[[], datetime]) -> Callable[..., Api]:
-    """An API on a given database; what else it works with may be given too."""
+async def admin(database_url: str) -> Person:
+    """The first admin of this test's database."""
+    beside = Database(database_url, pool_size=1)
+    try:
+        return await _make_operator(beside, "admin")
+    finally:
+        await beside.close()
+
+
+@pytest.fixture
+def make_operator(database: Database) -> Callable[..., Any]:
+    """`await make_operator(name, role, password=…, fleet_ids=…)`: an operator."""
+    return partial(_make_operator, database)
+
+
+@pytest.fixture
+def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person) -> Callable[..., Api]:
+    """An API on a given database, called by an admin; what else it works with may be given too."""
 
     def make(database: Database, **given: Any) -> Api:
         context = ApiContext(
@@ -203,9 +262,9 @@ def make_api(authority: Authority, clock: Callable[[], datetime]) -> Callable[..
             credentials=Credentials(database),
             xds_address=None,
             xds_port=18000,
-            **given,
+            **{"auth": Auth(passwords=Passwords(CHEAP)), **given},
         )
-        return Api(create_app(context), context)
+        return Api(create_app(context), context, credential=admin.key)
 
     return make
 
@@ -279,6 +338,7 @@ def query(database: Database) -> Callable[..., Any]:
 
     async def run(sql: str, **values: Any) -> list[dict[str, Any]]:
         async with database.session() as session:
-            return [dict(row) for row in (await session.execute(text(sql), values)).mappings().all()]
+            result = await session.execute(text(sql), values)
+            return [dict(row) for row in result.mappings().all()] if result.returns_rows else []
 
     return run

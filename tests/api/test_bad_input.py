@@ -35,7 +35,10 @@ WRONG = {
     "a name that is an unpaired surrogate": ("fleets", FLEET, {"name": "\ud800"}, 422, "invalid", "/name", "\ud800"),
     "an unknown field": ("fleets", FLEET, {"color": "red"}, 422, "invalid", "/color", "red"),
     "a name that is taken": ("fleets", FLEET, {"name": "demo"}, 409, "duplicate", "/name", "demo"),
-    "no listener": ("fleets", FLEET, {"listener": ...}, 422, "invalid", "/listener", None),
+    "a listener without a port": (
+        *("fleets", FLEET, {"listener": {"address": "::1"}}, 422, "invalid"),
+        *("/listener/port", None),
+    ),
     "a listener that is a list": ("fleets", FLEET, {"listener": []}, 422, "invalid", "/listener", "[…]"),
     "an unknown field of a listener": (
         *("fleets", FLEET, {"listener": {"address": "::1", "port": 1, "a/b~": 2}}, 422, "invalid"),
@@ -264,7 +267,12 @@ async def test_a_body_without_end_is_not_read_to_its_end(demo):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+    headers = [
+        (b"host", b"localhost"),
+        (b"authorization", f"Bearer {demo.credential}".encode()),
+        (b"content-type", b"application/json"),
+        (b"transfer-encoding", b"chunked"),
+    ]
     scope = {
         "type": "http",
         "method": "POST",
@@ -318,7 +326,7 @@ async def test_an_unexpected_error_says_nothing_of_what_is_inside(api, monkeypat
     def fail(*_):
         raise RuntimeError("the password is hunter2")
 
-    monkeypatch.setattr("api.fleets.service.show_all", fail)
+    monkeypatch.setattr("api.fleets.service.Fleets.show", fail)
     with capture_logs() as logged:
         reply = await api("GET", "/api/v1/fleets")
     assert_problem(reply, 500, "internal")

@@ -17,7 +17,7 @@ async def test_a_created_fleet_is_found_at_its_location_by_id_and_by_name(api):
     assert reply.headers["location"] == f"/api/v1/fleets/{reply.json['id']}"
     assert (await api("GET", reply.headers["location"])).json == reply.json
     assert (await api("GET", "/api/v1/fleets/demo")).json == reply.json
-    assert (await api("GET", "/api/v1/fleets")).json == {"items": [reply.json]}
+    assert (await api("GET", "/api/v1/fleets")).json == {"items": [reply.json], "next": None}
 
 
 async def test_each_write_says_the_revision_it_made_and_a_read_says_none(api):
@@ -81,7 +81,7 @@ async def test_uk_is_stored_as_gb_and_countries_in_lower_case(api):
 
 async def test_a_pool_is_changed_and_listed_by_fleet(demo):
     await demo.declare("other", "us", "us")
-    assert [pool["fleet"] for pool in (await demo("GET", "/api/v1/pools")).json["items"]] == ["demo", "other"]
+    assert {pool["fleet"] for pool in (await demo("GET", "/api/v1/pools")).json["items"]} == {"demo", "other"}
     assert [pool["fleet"] for pool in (await demo("GET", "/api/v1/pools?fleet=other")).json["items"]] == ["other"]
     reply = await demo("PATCH", "/api/v1/pools/us?fleet=other", {"name": "britain", "country": "uk"})
     assert (reply.status, reply.json["name"], reply.json["country"]) == (200, "britain", "gb")
@@ -165,8 +165,8 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "created_at": "2026-01-01T12:00:00Z",
     }
     assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json == made
-    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [made]}
-    assert (await demo("GET", "/api/v1/exits?fleet=nobody")).json == {"items": []}
+    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [made], "next": None}
+    assert (await demo("GET", "/api/v1/exits?fleet=nobody")).json == {"items": [], "next": None}
     proxy = (await demo("GET", f"/api/v1/proxies/{made['id']}")).json
     assert (proxy["name"], proxy["role"], proxy["fleet"]) == ("us-1", "exit", "demo")
 
@@ -245,12 +245,12 @@ async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregiste
         "reason": "",
         "version": "0.1.0",
     }
-    assert (await demo("GET", "/api/v1/proxies?fleet=demo")).json == {"items": [shown]}
+    assert (await demo("GET", "/api/v1/proxies?fleet=demo")).json == {"items": [shown], "next": None}
     clock.advance(seconds=31)
     assert (await demo("GET", path)).json["connected"] is False
     assert (await demo("DELETE", path)).status == 204
     assert (await demo("GET", path)).status == 404
-    assert (await demo("GET", "/api/v1/proxies")).json == {"items": []}
+    assert (await demo("GET", "/api/v1/proxies")).json == {"items": [], "next": None}
 
 
 async def test_a_proxy_that_leaves_no_longer_counts_as_connected(gateway, demo):
@@ -332,7 +332,7 @@ async def test_a_gateway_stands_where_an_operator_says_and_to_say_it_again_is_no
     assert before["locality"] is None
     moved = await demo("PATCH", path, {"locality": "eu-west/a"})
     assert (moved.status, moved.json) == (200, before | {"locality": "eu-west/a"})
-    assert (await demo("GET", "/api/v1/proxies")).json == {"items": [moved.json]}
+    assert (await demo("GET", "/api/v1/proxies")).json == {"items": [moved.json], "next": None}
     counted = await stored()
     assert moved.revision == counted["revision"]
     for patch in ({}, {"locality": "eu-west/a"}):

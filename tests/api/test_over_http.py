@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_beh
         writer.close()
         await writer.wait_closed()
     async with aiohttp.ClientSession() as session, session.get(f"{address}/api/v1/fleets") as reply:
-        assert await reply.json() == {"items": []}
+        assert await reply.json() == {"items": [], "next": None}
     assert (await stored())["revision"] == 0
 
 

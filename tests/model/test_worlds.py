@@ -108,7 +108,7 @@ async def change_something(random, declare, unit, fleets, pools, rows, gateways,
             pool = await pick(PoolRow, random.choice(pools))
             await declared.save_changes(unit, pool, {"name": f"pool-{step}"})
         case _:
-            _, listener = await declared.find_fleet(unit.session, random.choice(fleets).name)
+            (listener,) = await declared.listeners_of(unit.session, random.choice(fleets).id)
             await declared.save_changes(unit, listener, {"port": 9000 + step})
 
 
@@ -117,7 +117,8 @@ async def test_what_came_and_went_between_two_readings_is_reported_as_gone(datab
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
     async with write(database) as unit:
-        row, listener = await declared.find_fleet(unit.session, "demo")
+        row = await declared.find_fleet(unit.session, "demo")
+        (listener,) = await declared.listeners_of(unit.session, row.id)
         await declared.remove(unit, listener)
         await declared.remove(unit, row)
     caught_up, changes = await worlds.catch_up(database, world)

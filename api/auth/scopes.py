@@ -1,0 +1,30 @@
+"""What API keys may be for: reading or writing a collection."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_COLLECTIONS: Final = (
+    "api-keys",
+    "audit-events",
+    "certificates",
+    "events",
+    "exits",
+    "explain",
+    "fleets",
+    "keepalive",
+    "listeners",
+    "operators",
+    "plans",
+    "pools",
+    "proxies",
+    "routes",
+    "status",
+    "users",
+)
+_READ_ONLY: Final = frozenset({"audit-events", "events", "explain", "status"})
+_WRITE_ONLY: Final = frozenset({"keepalive"})
+SCOPES: Final = frozenset(
+    [f"{name}:read" for name in _COLLECTIONS if name not in _WRITE_ONLY]
+    + [f"{name}:write" for name in _COLLECTIONS if name not in _READ_ONLY]
+)

@@ -1,0 +1,43 @@
+"""The declared state as a whole: /declared."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from api.auth.caller import Caller, Permit
+from api.bodies import LongJsonRoute
+from api.context import Context
+from api.declared import service
+from api.declared.schemas import AppliedOut, Declared
+from api.openapi import for_operators, written
+from api.values import Filter
+from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
+
+router = APIRouter(prefix="/declared", tags=["declared"], route_class=LongJsonRoute)
+Prune = Annotated[
+    bool,
+    Query(description="Delete what the document does not name, in its collections and of its fleets."),
+]
+
+
+@router.get("", responses=for_operators(404, 422))
+async def export_declared(
+    context: Context, caller: Annotated[Caller, Depends(Permit("declared"))], fleet: Filter = None
+) -> Declared:
+    """All that is declared (in one fleet), as a document. Certificates are not in it, for their keys are never shown."""
+    async with context.database.session() as session:
+        return await service.export(context.look(session), caller, fleet)
+
+
+@router.put("", response_model=AppliedOut | DryRunOut, responses=written(404, 409))
+async def apply_declared(
+    document: Declared, write: Annotated[OperatorWrite, writing("declared")], *, prune: Prune = False
+) -> Response:
+    """Make what is declared what the document says: all of it in one revision, or nothing."""
+
+    async def do(work: Work) -> Answer:
+        return Answer(200, await service.apply(work, document, prune=prune))
+
+    return await write.run(do)

@@ -1,0 +1,176 @@
+"""Operators and their API keys. Neither is configuration: what is written here becomes no revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import CTE, delete, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.tables import ApiKeyRow, IdempotencyRow, OperatorRow, SessionRow
+
+USED_EVERY: Final = timedelta(minutes=1)
+"""How far behind the last use of an API key may be."""
+_LOCK: Final = 0x65706F70
+"""PostgreSQL's number of the lock that those hold who may take the last admin away, or make the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an operator may, as stored."""
+
+    operator_id: UUID
+    role: str
+    fleets: frozenset[UUID] | None
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """The same of the owner of an API key, and what the key itself may."""
+
+    owner: Standing
+    key_id: UUID
+    role: str
+    fleets: frozenset[UUID] | None
+    scopes: frozenset[str] | None
+    expires_at: datetime | None
+
+
+async def standing_in_session(
+    session: AsyncSession, session_id: UUID, operator_id: UUID, now: datetime
+) -> Standing | None:
+    """What an operator may who is logged in; None when the login has ended. One statement."""
+    query = (
+        select(col(OperatorRow.id), col(OperatorRow.role), col(OperatorRow.fleet_ids), col(OperatorRow.disabled))
+        .join(SessionRow, col(SessionRow.operator_id) == col(OperatorRow.id))
+        .where(col(SessionRow.id) == session_id, col(OperatorRow.id) == operator_id, col(SessionRow.expires_at) > now)
+    )
+    row = (await session.execute(query)).one_or_none()
+    return row and Standing(row.id, row.role, as_fleets(row.fleet_ids), row.disabled)
+
+
+async def standing_of_key(session: AsyncSession, digest: str, now: datetime) -> KeyStanding | None:
+    """What an API key may, by its SHA-256; None when there is none. One statement, which also notes the use."""
+    query = (
+        select(ApiKeyRow, col(OperatorRow.role), col(OperatorRow.fleet_ids), col(OperatorRow.disabled))
+        .join(OperatorRow, col(OperatorRow.id) == col(ApiKeyRow.operator_id))
+        .where(col(ApiKeyRow.digest) == digest)
+        .add_cte(_note_use(digest, now))
+    )
+    found = (await session.execute(query)).one_or_none()
+    if found is None:
+        return None
+    key, role, fleet_ids, disabled = found
+    owner = Standing(key.operator_id, role, as_fleets(fleet_ids), disabled)
+    scopes = None if key.scopes is None else frozenset(key.scopes)
+    return KeyStanding(owner, key.id, key.role, as_fleets(key.fleet_ids), scopes, key.expires_at)
+
+
+def _note_use(digest: str, now: datetime) -> CTE:
+    used, expires = col(ApiKeyRow.last_used_at), col(ApiKeyRow.expires_at)
+    statement = (
+        update(ApiKeyRow)
+        .where(
+            col(ApiKeyRow.digest) == digest,
+            or_(used.is_(None), used < now - USED_EVERY),
+            or_(expires.is_(None), expires > now),
+        )
+        .values(last_used_at=now)
+    )
+    return statement.cte("noted")
+
+
+def as_fleets(stored: list[str] | None) -> frozenset[UUID] | None:
+    """The fleets that a stored list names; None: all."""
+    return None if stored is None else frozenset(map(UUID, stored))
+
+
+async def any_operator(session: AsyncSession) -> bool:
+    """Whether there is an operator at all."""
+    return bool((await session.execute(select(select(col(OperatorRow.id)).exists()))).scalar_one())
+
+
+async def count_admins(session: AsyncSession) -> int:
+    """How many operators may do everything: enabled admins of all fleets."""
+    admins = select(func.count()).where(
+        col(OperatorRow.role) == "admin", ~col(OperatorRow.disabled), col(OperatorRow.fleet_ids).is_(None)
+    )
+    return int((await session.execute(admins)).scalar_one())
+
+
+async def hold_admins(session: AsyncSession) -> None:
+    """Wait for whoever else may change which admins there are; until the transaction ends it is nobody."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
+
+
+async def find_named(session: AsyncSession, name: str) -> OperatorRow | None:
+    """An operator by name."""
+    return (await session.execute(select(OperatorRow).where(col(OperatorRow.name) == name))).scalar_one_or_none()
+
+
+async def find_by_subject(session: AsyncSession, subject: str) -> OperatorRow | None:
+    """An operator by `issuer#subject` of the account that is bound to them."""
+    query = select(OperatorRow).where(col(OperatorRow.oidc_subject) == subject)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def find(session: AsyncSession, operator_id: UUID) -> OperatorRow | None:
+    """An operator by id."""
+    return await session.get(OperatorRow, operator_id)
+
+
+async def lock(session: AsyncSession, operator_id: UUID) -> OperatorRow | None:
+    """The same, held against other writers until the transaction ends."""
+    return await session.get(OperatorRow, operator_id, with_for_update=True, populate_existing=True)
+
+
+async def save(session: AsyncSession, row: OperatorRow | ApiKeyRow) -> None:
+    """Add a row, or one that changed. Raises sqlalchemy.exc.IntegrityError when its name is taken."""
+    session.add(row)
+    await session.flush()
+
+
+async def save_changes(session: AsyncSession, row: OperatorRow | ApiKeyRow, fields: Mapping[str, Any]) -> list[str]:
+    """Give a row new values; the names of those that it did not have."""
+    changed = sorted(name for name, value in fields.items() if getattr(row, name) != value)
+    for name in changed:
+        setattr(row, name, fields[name])
+    await session.flush()
+    return changed
+
+
+async def remove(session: AsyncSession, row: OperatorRow) -> None:
+    """Remove an operator with sessions, API keys, and the answers that are kept of requests about or by them."""
+    about = or_(col(IdempotencyRow.body).contains(str(row.id)), col(IdempotencyRow.actor_id) == row.id)
+    await session.execute(delete(IdempotencyRow).where(about))
+    await session.delete(row)
+    await session.flush()
+
+
+async def remove_key(session: AsyncSession, row: ApiKeyRow) -> None:
+    """Remove an API key."""
+    await session.delete(row)
+    await session.flush()
+
+
+async def find_key(session: AsyncSession, key_id: UUID) -> ApiKeyRow | None:
+    """An API key by id."""
+    return await session.get(ApiKeyRow, key_id)
+
+
+async def take_step(session: AsyncSession, operator_id: UUID, step: int) -> bool:
+    """Use up a time step of an operator's second factor; False when it, or a later one, was used before."""
+    used = col(OperatorRow.totp_step)
+    statement = (
+        update(OperatorRow)
+        .where(col(OperatorRow.id) == operator_id, or_(used.is_(None), used < step))
+        .values(totp_step=step)
+        .returning(col(OperatorRow.id))
+    )
+    return (await session.execute(statement)).scalar_one_or_none() is not None

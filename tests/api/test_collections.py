@@ -1,0 +1,502 @@
+"""What every collection does alike: pages, filters and order, ETags, keys, dry runs, and many things at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import event
+
+from model.repositories import worlds
+
+DENY = {"deny": {"status": 403, "text": "no\n"}}
+
+
+def certificate(name: str = "gateway.example", days: int = 30, key=None) -> dict[str, str]:
+    """A chain and its key, as the API takes them."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begin - timedelta(days=60))
+        .not_valid_after(begin + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.PKCS8
+    return {
+        "chain": made.public_bytes(pem).decode(),
+        "key": key.private_bytes(pem, plain, serialization.NoEncryption()).decode(),
+    }
+
+
+WISHES = {
+    "fleets": lambda n: {"name": f"f-{n}"},
+    "pools": lambda n: {"name": f"p-{n}", "fleet": "demo", "country": "de", "city": f"city{n}"},
+    "exits": lambda n: {"name": f"e-{n}", "fleet": "demo", "pool": "us", "address": "198.51.100.1", "port": 1000 + n},
+    "listeners": lambda n: {"name": f"l-{n}", "fleet": "demo", "address": "127.0.0.1", "port": 9000 + n},
+    "routes": lambda n: {"name": f"r-{n}", "fleet": "demo", "position": n, "action": DENY},
+    "users": lambda n: {"name": f"u{n}", "fleet": "demo"},
+    "plans": lambda n: {"name": f"plan-{n}", "fleet": "demo", "tunnels": n + 1},
+    "certificates": lambda n: {"name": f"c-{n}", "fleet": "demo", **certificate()},
+}
+CHANGES = {
+    "fleets": {"name": "renamed"},
+    "pools": {"country": "fr"},
+    "exits": {"port": 7},
+    "listeners": {"country": "de"},
+    "routes": {"enabled": False},
+    "users": {"group": "staff"},
+    "plans": {"tunnels": None},
+    "certificates": {"name": "renamed"},
+}
+EVERY = pytest.mark.parametrize("name", WISHES)
+
+
+@pytest.fixture
+def make(demo):
+    """`await make(name, n)`: the n-th thing of a collection, as it is shown."""
+
+    async def post(name, number=0, **fields):
+        reply = await demo("POST", f"/api/v1/{name}", WISHES[name](number) | fields)
+        assert reply.status == 201, reply.body
+        return reply.json
+
+    return post
+
+
+@pytest.fixture
+def statements(database):
+    """`with statements() as sent`: what is sent to PostgreSQL meanwhile."""
+
+    @contextmanager
+    def watch():
+        sent = []
+
+        def note(_connection, _cursor, statement, *_):
+            sent.append(statement)
+
+        event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+        yield sent
+        event.remove(database.engine.sync_engine, "before_cursor_execute", note)
+
+    return watch
+
+
+# -- one thing ---------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_a_thing_is_created_read_changed_replaced_and_deleted_by_its_id_and_by_its_name(name, demo, make):
+    made = await make(name)
+    by_id, by_name = f"/api/v1/{name}/{made['id']}", f"/api/v1/{name}/{made['name']}"
+    assert (await demo("GET", by_id)).json == (await demo("GET", by_name)).json == made
+    changed = await demo("PATCH", by_name, CHANGES[name])
+    assert (changed.status, changed.json) == (200, made | changed.json | CHANGES[name])
+    assert changed.json != made
+    replaced = await demo("PUT", by_id, WISHES[name](0) | ({} if name != "certificates" else certificate()))
+    assert replaced.status == 200, replaced.body
+    volatile = {"chain", "explanation", "state_since"}
+    assert {key: value for key, value in replaced.json.items() if key not in volatile} == {
+        key: value for key, value in made.items() if key not in volatile
+    }
+    assert (await demo("DELETE", by_id)).status == 204
+    assert [(await demo(method, by_id)).status for method in ("GET", "DELETE")] == [404, 404]
+
+
+@EVERY
+async def test_a_thing_is_created_once_under_a_name(name, make, demo):
+    made = await make(name)
+    reply = await demo("POST", f"/api/v1/{name}", WISHES[name](1) | {"name": made["name"]})
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (409, "duplicate", "/name")
+
+
+@EVERY
+async def test_to_say_what_is_already_so_is_no_revision(name, demo, make, stored):
+    made = await make(name)
+    before = await stored()
+    field = next(iter(CHANGES[name]))
+    assert (await demo("PATCH", f"/api/v1/{name}/{made['id']}", {field: made[field]})).status == 200
+    assert await stored() == before
+
+
+@pytest.mark.parametrize("name", [name for name in WISHES if name != "fleets"])
+async def test_a_thing_stays_in_its_fleet(name, demo, make):
+    await demo.declare("other", "other", "us")
+    made = await make(name)
+    wish = WISHES[name](0) | {"fleet": "other"}
+    reply = await demo("PUT", f"/api/v1/{name}/{made['id']}", wish)
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "immutable", "/fleet")
+
+
+# -- lists -------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_a_list_comes_in_pages_that_hold_each_thing_once_while_others_come_and_go(name, demo, make):
+    made = [await make(name, number) for number in range(5)]
+    names, cursor = [], ""
+    for page in range(10):
+        reply = (await demo("GET", f"/api/v1/{name}?limit=2&sort=-name{cursor}")).json
+        names += [each["name"] for each in reply["items"]]
+        if page == 0:  # the end of the first page is not where the second begins, but what it ended with
+            await demo("DELETE", f"/api/v1/{name}/{made[4]['id']}")
+            await make(name, 9)
+        if reply["next"] is None:
+            break
+        cursor = f"&cursor={reply['next']}"
+    ours = [each for each in names if each in {it["name"] for it in made}]
+    assert ours == sorted((each["name"] for each in made), reverse=True)
+    assert len(names) == len(set(names))
+
+
+@EVERY
+async def test_a_list_is_cut_down_by_name_and_fleet(name, demo, make):
+    await demo.declare("other", "other", "us")
+    made = [await make(name, number) for number in (1, 2, 12)]
+    begins = made[0]["name"]
+
+    async def listed(query):
+        return {each["name"] for each in (await demo("GET", f"/api/v1/{name}?{query}")).json["items"]}
+
+    assert await listed(f"name={begins}") == {begins}
+    assert await listed(f"name={begins}*") == {made[0]["name"], made[2]["name"]}
+    if name != "fleets":
+        assert {each["name"] for each in made} <= await listed("fleet=demo")
+        assert not {each["name"] for each in made} & await listed("fleet=other")
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "code"),
+    [
+        ("limit=0", "?limit", "invalid"),
+        ("limit=10001", "?limit", "invalid"),
+        ("limit=x", "?limit", "invalid"),
+        ("sort=color", "?sort", "bad_sort"),
+        ("cursor=AAAA", "?cursor", "bad_cursor"),
+        ("cursor=%00", "?cursor", "bad_cursor"),
+        ("color=red", "?color", "invalid"),
+        ("name=a*b", "?name", "invalid"),
+    ],
+)
+async def test_a_wrong_query_is_named(query, field, code, demo):
+    for name in WISHES:
+        reply = await demo("GET", f"/api/v1/{name}?{query}")
+        assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, code, field), name
+
+
+async def test_a_cursor_of_one_order_is_refused_by_another(demo, make):
+    for number in range(3):
+        await make("users", number)
+    cursor = (await demo("GET", "/api/v1/users?limit=1&sort=name")).json["next"]
+    reply = await demo("GET", f"/api/v1/users?sort=-name&cursor={cursor}")
+    assert (reply.status, reply.json["code"]) == (422, "bad_cursor")
+
+
+async def test_a_list_of_hundreds_takes_as_many_statements_as_a_list_of_one(demo, make, statements):
+    for name in ("exits", "users", "routes", "pools"):
+        await make(name, 0)
+        with statements() as few:
+            await demo("GET", f"/api/v1/{name}")
+        wishes = [WISHES[name](number) for number in range(1, 200)]
+        assert (await demo("POST", f"/api/v1/{name}/bulk", {"create": wishes})).status == 200
+        with statements() as many:
+            assert len((await demo("GET", f"/api/v1/{name}")).json["items"]) >= 200
+        assert len(many) == len(few), name
+
+
+# -- ETags -------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_a_change_of_what_was_read_long_ago_is_refused(name, demo, make):
+    made = await make(name)
+    path = f"/api/v1/{name}/{made['id']}"
+    etag = (await demo("GET", path)).headers["etag"]
+    changed = await demo("PATCH", path, CHANGES[name], headers={"If-Match": etag})
+    assert changed.status == 200
+    for method, body in (("PATCH", CHANGES[name]), ("DELETE", None)):
+        reply = await demo(method, path, body, headers={"If-Match": etag})
+        assert (reply.status, reply.json["code"]) == (412, "changed_since")
+        assert reply.headers["etag"] == changed.headers["etag"] != etag
+    assert (await demo("DELETE", path, headers={"If-Match": f'"x", {changed.headers["etag"]}'})).status == 204
+
+
+async def test_of_fifty_writers_of_one_pool_who_compare_none_loses_what_another_wrote(demo, make):
+    """Each adds a letter to the name that it read, and tries again when somebody was faster."""
+    path = f"/api/v1/pools/{(await make('pools'))['id']}"
+    await demo("PATCH", path, {"name": "x"})
+
+    async def add():
+        for _ in range(200):
+            read = await demo("GET", path)
+            wish = {"name": read.json["name"] + "x"}
+            reply = await demo("PATCH", path, wish, headers={"If-Match": read.headers["etag"]})
+            if reply.status == 200:
+                return
+            assert reply.status == 412
+        raise AssertionError("never the first")
+
+    await asyncio.gather(*(add() for _ in range(50)))
+    assert (await demo("GET", path)).json["name"] == "x" * 51
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_a_post_that_is_repeated_under_its_key_is_done_once_and_answered_alike(name, demo, stored):
+    wish, key = WISHES[name](0), {"Idempotency-Key": "k-1"}
+    replies = await asyncio.gather(*(demo("POST", f"/api/v1/{name}", wish, headers=key) for _ in range(5)))
+    assert Counter(reply.status for reply in replies) == {201: 5}
+    assert len({reply.body for reply in replies}) == 1
+    assert len({reply.headers["location"] for reply in replies}) == 1
+    assert Counter(reply.headers.get("idempotency-replayed") for reply in replies) == {"true": 4, None: 1}
+    before = await stored()
+    assert (await demo("POST", f"/api/v1/{name}", wish, headers=key)).revision == before["revision"]
+    assert await stored() == before
+
+
+async def test_a_key_is_for_one_request_only_and_for_one_caller(demo, make_operator):
+    key = {"Idempotency-Key": "k-1"}
+    assert (await demo("POST", "/api/v1/users", WISHES["users"](0), headers=key)).status == 201
+    reply = await demo("POST", "/api/v1/users", WISHES["users"](1), headers=key)
+    assert (reply.status, reply.json["code"]) == (422, "key_reused")
+    other = demo.holding((await make_operator("bob", "operator")).key)
+    assert (await other("POST", "/api/v1/users", WISHES["users"](1), headers=key)).status == 201
+
+
+async def test_what_was_refused_under_a_key_may_be_tried_again(demo, make):
+    key = {"Idempotency-Key": "k-1"}
+    wish = WISHES["users"](0) | {"plan": "plan-0"}
+    assert (await demo("POST", "/api/v1/users", wish, headers=key)).status == 422
+    await make("plans")
+    assert (await demo("POST", "/api/v1/users", wish, headers=key)).status == 201
+
+
+@pytest.mark.parametrize("key", ["two words", "x" * 256, "ü"])
+async def test_what_is_no_key_is_refused(key, demo):
+    reply = await demo("POST", "/api/v1/users", WISHES["users"](0), headers={"Idempotency-Key": key})
+    assert reply.status == 422
+
+
+# -- dry runs ----------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_a_dry_run_answers_what_would_be_and_leaves_nothing(name, demo, make, stored):
+    made = await make(name)
+    before = await stored()
+    path = f"/api/v1/{name}/{made['id']}"
+    for method, where, body, status in (
+        ("POST", f"/api/v1/{name}", WISHES[name](1), 201),
+        ("PATCH", path, CHANGES[name], 200),
+        ("DELETE", path, None, 204),
+    ):
+        reply = await demo(method, f"{where}?dry_run=true", body)
+        assert (reply.status, reply.json["status"]) == (200, status), reply.body
+        assert reply.json["differences"]["changed"], method
+    assert await stored() == before
+    assert (await demo("GET", path)).json == made
+
+
+async def test_a_dry_run_tells_what_of_which_proxies_would_change(demo, make, gateway):
+    reply = await demo("POST", "/api/v1/pools?dry_run=true", WISHES["pools"](0))
+    (difference,) = [each for each in reply.json["differences"]["configuration"] if len(each["resources"]) == 2]
+    assert difference["proxies"] == [gateway.id]
+    changes = {each["type_url"].rpartition(".")[2]: each for each in difference["resources"]}
+    assert changes["Cluster"]["change"] == "added"
+    assert changes["Cluster"]["after"]["name"] == changes["Cluster"]["name"]
+    assert changes["RouteConfiguration"]["change"] == "changed"
+    assert changes["RouteConfiguration"]["before"] != changes["RouteConfiguration"]["after"]
+
+
+async def test_a_dry_run_of_what_no_proxy_sees_says_so(demo, make, gateway):
+    reply = await demo("POST", "/api/v1/plans?dry_run=true", WISHES["plans"](0))
+    assert reply.json["differences"]["configuration"] == []
+
+
+async def test_a_dry_run_of_what_is_refused_is_refused(demo):
+    reply = await demo("POST", "/api/v1/pools?dry_run=true", {"name": "us", "fleet": "demo", "country": "de"})
+    assert (reply.status, reply.json["code"]) == (409, "duplicate")
+
+
+# -- in bulk -----------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+async def test_many_are_created_and_deleted_in_one_revision(name, demo, make, stored):
+    gone = [await make(name, number) for number in (1, 2)]
+    before = await stored()
+    wish = {"create": [WISHES[name](number) for number in (2, 3)], "delete": [gone[0]["id"], gone[1]["name"]]}
+    reply = await demo("POST", f"/api/v1/{name}/bulk", wish)
+    assert reply.status == 200, reply.body
+    assert reply.json["deleted"] == [each["id"] for each in gone]
+    assert [each["name"] for each in reply.json["created"]] == [each["name"] for each in wish["create"]]
+    assert (await stored())["revision"] == before["revision"] + 1
+
+
+@EVERY
+async def test_many_are_done_or_none(name, demo, make, stored):
+    made = await make(name)
+    before = await stored()
+    wishes = [WISHES[name](1), WISHES[name](2) | {"name": WISHES[name](1)["name"]}]
+    reply = await demo("POST", f"/api/v1/{name}/bulk", {"create": wishes, "delete": [made["id"]]})
+    assert (reply.status, reply.json["code"]) == (409, "duplicate")
+    assert reply.json["errors"][0]["field"] == "/create/1/name"
+    reply = await demo("POST", f"/api/v1/{name}/bulk", {"delete": [made["id"], "nobody"]})
+    assert (reply.status, reply.json["errors"][0]["field"]) == (404, "/delete/1")
+    assert await stored() == before
+
+
+# -- who sees what -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in WISHES if name != "fleets"])
+async def test_an_operator_of_one_fleet_sees_nothing_of_another(name, demo, make, make_operator):
+    await demo.declare("other", "other", "us")
+    made = await make(name)
+    other = (await demo("GET", "/api/v1/fleets/other")).json["id"]
+    foreign = demo.holding((await make_operator("eve", "operator", fleet_ids=[other])).key)
+    path = f"/api/v1/{name}/{made['id']}"
+    assert made["name"] not in {each["name"] for each in (await foreign("GET", f"/api/v1/{name}")).json["items"]}
+    replies = [await foreign(*call) for call in (("GET", path), ("PATCH", path, CHANGES[name]), ("DELETE", path))]
+    assert [reply.status for reply in replies] == [404, 404, 404]
+    refused = await foreign("POST", f"/api/v1/{name}", WISHES[name](1))
+    assert refused.status == 422
+    assert refused.json["code"] in {"unknown_fleet", "unknown_pool"}
+    assert (await demo("GET", path)).json == made
+
+
+async def test_an_operator_of_one_fleet_makes_no_others(demo, make_operator):
+    own = (await demo("GET", "/api/v1/fleets/demo")).json["id"]
+    scoped = demo.holding((await make_operator("eve", "operator", fleet_ids=[own])).key)
+    assert [each["name"] for each in (await scoped("GET", "/api/v1/fleets")).json["items"]] == ["demo"]
+    assert (await scoped("POST", "/api/v1/fleets", {"name": "new"})).status == 403
+    assert (await scoped("DELETE", "/api/v1/fleets/demo")).status == 403
+    assert (await scoped("PATCH", "/api/v1/fleets/demo", {"listener": {"port": 8081}})).status == 200
+
+
+# -- what each has of its own ------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_serves_a_country_or_a_city_of_it_and_others_are_asked_for_by_name(demo):
+    def wish(name, **fields):
+        return {"name": name, "fleet": "demo", "country": "de", **fields}
+
+    made = [
+        (await demo("POST", "/api/v1/pools", each)).json
+        for each in (wish("de"), wish("berlin", city="Berlin "), wish("premium", only_by_name=True))
+    ]
+    assert [each["city"] for each in made] == [None, "berlin", None]
+    for clash in (wish("other"), wish("other", city="BERLIN")):
+        assert (await demo("POST", "/api/v1/pools", clash)).status == 409
+    assert (await demo("PATCH", "/api/v1/pools/premium", {"only_by_name": False})).status == 409
+
+
+async def test_a_pool_that_a_route_or_a_listener_leads_to_is_not_deleted(demo, make):
+    await make("pools")
+    await make("routes", action={"pools": [{"pool": "us"}], "fallback": ["p-0"]})
+    await make("listeners", pool="us")
+    for pool, leads in (("p-0", "route"), ("us", "route")):
+        reply = await demo("DELETE", f"/api/v1/pools/{pool}?approve=shrink")
+        assert (reply.status, reply.json["code"]) == (409, "in_use"), leads
+    await demo("PATCH", "/api/v1/routes/r-0", {"action": DENY})
+    assert (await demo("DELETE", "/api/v1/pools/p-0")).status == 204
+    reply = await demo("DELETE", "/api/v1/pools/us?approve=shrink")
+    assert (reply.status, "listener" in reply.json["detail"]) == (409, True)
+
+
+async def test_a_route_is_shown_as_it_was_declared_and_as_a_sentence(demo, make):
+    await make("pools")
+    match = {
+        "countries": ["de", "UK"],
+        "groups": ["staff"],
+        "times": [{"days": ["mon"], "from": "22:00", "to": "06:00"}],
+    }
+    action = {"pools": [{"pool": "us", "weight": 3}, {"pool": "p-0", "weight": 1}]}
+    made = await make("routes", match=match, action=action)
+    assert made["match"]["countries"] == ["de", "gb"]
+    assert made["match"]["times"] == match["times"]
+    assert made["action"]["pools"] == action["pools"]
+    assert made["explanation"] == (
+        "Requests for de or gb, by the group staff, from 22:00 to 06:00 UTC on mon, go to the pool us (3) or p-0 (1)."
+    )
+
+
+async def test_what_a_world_reads_of_a_route_is_what_was_declared(demo, make, database):
+    match = {"domains": ["*.example.com"], "ports": ["443", "8000-8999"], "networks": ["192.0.2.0/24"]}
+    await make("routes", match=match, action={"pools": [{"pool": "us"}]})
+    world = await worlds.load(database)
+    (route,) = world.routes.values()
+    assert route.match.domains == {"example.com"}
+    assert route.match.ports == {(443, 443), (8000, 8999)}
+    assert [pool_id for pool_id, _ in route.action.weighted] == list(world.pools)
+
+
+async def test_a_listener_is_where_clients_come_in_by_tls_server_name_too(demo, make):
+    await make("certificates")
+    names = {"DE.gateway.example": "de", "us.gateway.example": "us"}
+    made = await make("listeners", certificate="c-0", countries_by_server_name=names)
+    assert made["countries_by_server_name"] == {"de.gateway.example": "de", "us.gateway.example": "us"}
+    assert (await demo("DELETE", "/api/v1/certificates/c-0")).status == 409
+    reply = await demo("PATCH", "/api/v1/listeners/l-0", {"certificate": None})
+    assert (reply.status, reply.json["code"]) == (422, "no_tls")
+
+
+async def test_the_key_of_a_certificate_is_never_shown(demo, make, query):
+    wish = WISHES["certificates"](0)
+    reply = await demo("POST", "/api/v1/certificates", wish)
+    assert "PRIVATE" not in reply.body.decode()
+    assert reply.json["server_names"] == ["gateway.example"]
+    for said in (
+        (await demo("GET", "/api/v1/certificates/c-0")).body,
+        (await demo("POST", "/api/v1/certificates?dry_run=true", WISHES["certificates"](1))).body,
+        json.dumps(await query("SELECT detail FROM change")).encode(),
+        json.dumps(await query("SELECT detail FROM audit_event")).encode(),
+    ):
+        assert b"PRIVATE" not in said
+        assert wish["key"].splitlines()[1].encode() not in said
+
+
+BAD_PAIRS = {
+    "no PEM": ({"chain": "x"}, "/chain"),
+    "a key of another": ({"key": certificate()["key"]}, "/key"),
+    "expired": (certificate(days=-1), "/chain"),
+    "a key of a kind that gateways do not take": (certificate(key=ec.generate_private_key(ec.SECP521R1())), "/key"),
+    "no key": ({"key": "-----BEGIN PRIVATE KEY-----\n"}, "/key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PAIRS)
+async def test_what_is_no_good_certificate_is_refused(case, demo):
+    fields, field = BAD_PAIRS[case]
+    reply = await demo("POST", "/api/v1/certificates", WISHES["certificates"](0) | fields)
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "bad_certificate", field)
+    assert reply.json["errors"][0]["value"] is None
+
+
+async def test_every_write_is_in_the_audit_and_in_the_change_log_with_what_it_changed(demo, make, query, admin):
+    made = await make("pools")
+    await demo("PATCH", "/api/v1/pools/p-0", {"country": "fr"})
+    await demo("DELETE", "/api/v1/pools/p-0")
+    for table, key in (("audit_event", "object_id"), ("change", "key")):
+        rows = await query(f"SELECT action, detail FROM {table} WHERE {key} = :id ORDER BY 1 DESC", id=made["id"])
+        found = {row["action"]: row["detail"] for row in rows}
+        assert set(found) == {"created", "changed", "deleted"}
+        assert found["changed"] == {"name": "p-0", "changes": {"country": ["de", "fr"]}}
+    actors = await query("SELECT DISTINCT actor_id FROM audit_event WHERE kind = 'pool'")
+    assert actors == [{"actor_id": admin.id}]
