@@ -14,9 +14,10 @@ from api.audit_events.endpoints import router as audit_events
 from api.auth.endpoints import router as auth
 from api.certificates.endpoints import router as certificates
 from api.context import ApiContext
-from api.enrolment.endpoints import router as enrolment
 from api.declared.endpoints import router as declared
+from api.enrolment.endpoints import router as enrolment
 from api.exits.endpoints import router as exits
+from api.explain.endpoints import router as explain
 from api.fleets.endpoints import router as fleets
 from api.guard import Guard
 from api.health.endpoints import router as health
@@ -33,7 +34,7 @@ from api.routes.endpoints import router as routes
 from api.users.endpoints import router as users
 from api.writes import BASE_PATH
 
-DECLARED = (declared, listeners, routes, users, plans, certificates)
+DECLARED = (declared, explain, listeners, routes, users, plans, certificates)
 DESCRIPTION = """\
 Declare fleets, pools and exits; see what became of them.
 
@@ -58,7 +59,20 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(Guard, context=context)
     problems.install(app)
     # enrolment comes first: `register` is no id
-    for router in (auth, operators, api_keys, audit_events, enrolment, heartbeats, fleets, rollouts, pools, exits, proxies, *DECLARED):
+    for router in (
+        auth,
+        operators,
+        api_keys,
+        audit_events,
+        enrolment,
+        heartbeats,
+        fleets,
+        rollouts,
+        pools,
+        exits,
+        proxies,
+        *DECLARED,
+    ):
         app.include_router(router, prefix=BASE_PATH)
     app.include_router(health)
     return app

@@ -15,7 +15,7 @@ from sqlmodel import col
 from api.auth.caller import Caller
 from api.collections.listing import ListQuery, Order, Page, like, order_by
 from api.context import Look
-from api.problems import PATH_FIELDS, FieldError, Problem, not_found
+from api.problems import PATH_FIELDS, FieldError, Problem, not_found, unknown
 from api.values import as_id, as_reference
 from api.writes import Work
 from model.repositories import declared
@@ -134,6 +134,15 @@ class Collection(ABC, Generic[Row, In, Out]):
             error = FieldError(PATH_FIELDS[self.kind], message, mend, ref)
             raise Problem(409, "ambiguous", message, errors=[error])
         return found[0]
+
+    async def refer_to(
+        self, session: AsyncSession, caller: Caller, ref: str, field: str, fleet: str | None = None
+    ) -> Row:
+        """A row that a query names by its id or name. Raises Problem (422)."""
+        try:
+            return await self.find(session, caller, ref, fleet)
+        except Problem as problem:
+            raise unknown(self.kind, field, ref) from problem
 
     def read_id(self, ref: str) -> Any:
         """The id that a path names; None when it is none."""

@@ -184,7 +184,9 @@ async def _check(collection: Collection[Any, Any, Any], work: Work, row: Any, if
 
 
 def _json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
-    return Response(body.__pydantic_serializer__.to_json(body, by_alias=True), headers=headers, media_type="application/json")
+    return Response(
+        body.__pydantic_serializer__.to_json(body, by_alias=True), headers=headers, media_type="application/json"
+    )
 
 
 async def _nothing() -> None:

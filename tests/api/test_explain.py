@@ -1,0 +1,94 @@
+"""Explaining: what the API says that a gateway would make of a request. That gateways do so is tests/envoy's business."""
+
+from __future__ import annotations
+
+import pytest
+
+DENY = {"deny": {"status": 451, "text": "not here\n"}}
+
+
+@pytest.fixture
+async def declared(demo):
+    """Pools for us and de, one exit in us that nobody heard of, and a route that keeps staff from example.com."""
+    calls = [
+        ("pools", {"name": "de", "fleet": "demo", "country": "de"}),
+        ("users", {"name": "alice", "fleet": "demo", "group": "staff"}),
+        (
+            "routes",
+            {
+                "name": "no-example",
+                "fleet": "demo",
+                "position": 1,
+                "match": {"groups": ["staff"], "domains": ["example.com"]},
+                "action": DENY,
+            },
+        ),
+        ("listeners", {"name": "de", "fleet": "demo", "address": "127.0.0.1", "port": 8049, "country": "de"}),
+    ]
+    for name, wish in calls:
+        assert (await demo("POST", f"/api/v1/{name}", wish)).status == 201
+    await demo.declare_exit()
+    return demo
+
+
+async def test_a_request_is_explained_by_the_route_that_decides(declared):
+    reply = await declared("GET", "/api/v1/explain?user=alice-country-us&target=https://www.example.com/x")
+    told = reply.json
+    assert told["wish"] == {
+        "source": "user name",
+        "country": "us",
+        "city": None,
+        "pool": None,
+        "session": None,
+        "user": "alice",
+        "group": "staff",
+    }
+    assert [(each["name"], each["failed"]) for each in told["routes"]] == [("no-example", None)]
+    assert told["refusal"] == {"status": 451, "text": "not here\n"}
+    assert told["ways"] == []
+    assert told["summary"] == "refused with 451, by the route no-example: not here"
+
+
+async def test_a_request_that_no_route_decides_goes_where_it_wishes_and_the_exits_say_why_they_would_not_serve(
+    declared,
+):
+    told = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
+    assert told["target"] == {"host": "www.example.com", "port": 8443}
+    assert [each["failed"] for each in told["routes"]] == ["group"]
+    (way,) = told["ways"]
+    (pool,) = way["pools"]
+    assert (pool["name"], [each["why_not"] for each in pool["exits"]]) == ("us", ["it is registering"])
+    assert told["summary"].endswith("none of their exits can serve now, so it is answered with 503")
+
+
+async def test_the_listener_says_where_to_for_those_who_say_nothing(declared):
+    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
+    assert (told["wish"]["source"], told["wish"]["country"], told["listener"]) == ("listener", "de", "de")
+    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
+    assert (told["wish"]["source"], told["wish"]["country"]) == ("headers", "us")
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "field"),
+    [
+        ("", "invalid", "?target"),
+        ("target=http://[", "bad_target", "?target"),
+        ("target=x:99999", "bad_target", "?target"),
+        ("target=x&fleet=nobody", "unknown_fleet", "?fleet"),
+        ("target=x&listener=nobody", "unknown_listener", "?listener"),
+        ("target=x&user=%00", "invalid", "?user"),
+        ("target=x&at=yesterday", "invalid", "?at"),
+        ("target=x&color=red", "invalid", "?color"),
+    ],
+)
+async def test_a_wrong_question_is_named(query, code, field, declared):
+    reply = await declared("GET", f"/api/v1/explain?{query}")
+    assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, code, field)
+
+
+async def test_where_there_are_several_fleets_the_question_names_one(declared):
+    await declared.declare("other", "other", "us")
+    reply = await declared("GET", "/api/v1/explain?target=x")
+    assert (reply.status, reply.json["code"]) == (422, "which_fleet")
+    assert "demo, other" in reply.json["mend"]
+    assert (await declared("GET", "/api/v1/explain?target=x&fleet=other")).json["fleet"] == "other"
