@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import compile_path
 
 from model.database import DatabaseUnreachable
 from model.repositories.constraints import violated
@@ -226,6 +227,15 @@ def _of_framework(error: StarletteHTTPException) -> Problem:
     return Problem(error.status_code, code, message, mend=mend, headers=error.headers)
 
 
+def _methods(request: Request) -> list[str]:
+    """What the path of a request takes, as the OpenAPI document has it."""
+    paths: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
+    path = request.url.path
+    return sorted(
+        method.upper() for each, methods in paths.items() if compile_path(each)[0].match(path) for method in methods
+    )
+
+
 def of_outage(error: DatabaseUnreachable) -> Problem:
     """503: PostgreSQL is away, a named mode that ends by itself."""
     headers = {"Retry-After": str(RETRY_AFTER_S)}
@@ -240,8 +250,12 @@ def install(app: FastAPI) -> None:
         return respond(error)
 
     @app.exception_handler(StarletteHTTPException)
-    async def of_framework(_: Request, error: StarletteHTTPException) -> Response:
-        return respond(_of_framework(error))
+    async def of_framework(request: Request, error: StarletteHTTPException) -> Response:
+        problem = _of_framework(error)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # the framework names the methods of the first of the path's routes alone
+            problem.headers = {"Allow": ", ".join(_methods(request))}
+        return respond(problem)
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(_: Request, error: RequestValidationError) -> Response:

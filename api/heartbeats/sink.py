@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -20,8 +19,6 @@ log = structlog.get_logger()
 
 PROXIES_MAX = 100_000
 _STOP_TIMEOUT_S = 5.0
-_CHUNK = 10_000
-"""Heartbeats a statement: PostgreSQL takes 32,767 parameters."""
 
 
 class HeartbeatSink:
@@ -110,11 +107,8 @@ class HeartbeatSink:
     async def _write(self, batch: dict[UUID, Heartbeat], *, wakes_keeper: bool) -> None:
         # taken before the write: what is heard from here on is not in the batch
         heard_until = self._clock()
-        # in one order on all replicas, over all chunks: they must not wait for each other's rows
-        beats = iter([batch[proxy_id] for proxy_id in sorted(batch)])
         async with self._database.session() as session:
-            while chunk := list(islice(beats, _CHUNK)):
-                await heartbeats.store(session, chunk)
+            await heartbeats.store(session, [*batch.values()])
             await heartbeats.record_hearing(session, self._replica, heard_until)
             if wakes_keeper:
                 await heartbeats.wake_keeper(session)

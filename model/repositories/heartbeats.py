@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.changes import HEARTBEAT_CHANNEL
-from model.tables import EarRow, ExitRow, HeartbeatRow, ProxyRow
+from model.tables import EarRow, ExitRow, HeartbeatRow
 from model.world import ExitState
 
 
@@ -31,22 +31,32 @@ class Heartbeat:
     version: str
 
 
+_STORE = text(
+    """
+    INSERT INTO heartbeat AS known (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version)
+    SELECT said.* FROM unnest(
+        CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
+        CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[])
+    ) AS said (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version)
+    JOIN proxy ON proxy.id = said.proxy_id
+    ORDER BY said.proxy_id
+    ON CONFLICT (proxy_id) DO UPDATE SET
+        heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
+        leaving = excluded.leaving, reason = excluded.reason, version = excluded.version
+    WHERE excluded.heard_at > known.heard_at
+    """
+)
+
+
 async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
-    """Keep the newest heartbeat of each proxy, in one statement. Those of proxies that are gone are dropped."""
-    if not heartbeats:
-        return
+    """Keep the newest heartbeat of each proxy, in one statement. Those of proxies that are gone are dropped.
+
+    In one order on all replicas: each row is locked until the end, and they must not wait for each other.
+    """
     newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
-    known = (await session.execute(select(col(ProxyRow.id)).where(col(ProxyRow.id).in_(newest)))).scalars()
-    # in one order on all replicas: each row is locked until the end, and they must not wait for each other
-    rows = [asdict(newest[proxy_id]) for proxy_id in sorted(known)]
-    if not rows:
-        return
-    statement = insert(HeartbeatRow)
-    fields = {name: statement.excluded[name] for name in rows[0] if name != "proxy_id"}
-    upsert = statement.on_conflict_do_update(
-        index_elements=["proxy_id"], set_=fields, where=statement.excluded.heard_at > col(HeartbeatRow.heard_at)
-    )
-    await session.execute(upsert, rows)
+    if newest:
+        columns = {name.name: [getattr(beat, name.name) for beat in newest.values()] for name in fields(Heartbeat)}
+        await session.execute(_STORE, columns)
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:

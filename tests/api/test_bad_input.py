@@ -353,3 +353,8 @@ async def test_a_join_token_is_not_repeated(case, demo):
     assert reply.is_problem
     assert reply.json["errors"]
     assert b"s3cret" not in reply.body
+
+
+async def test_a_path_that_does_not_take_a_method_says_all_that_it_takes(demo):
+    reply = await demo("OPTIONS", "/api/v1/pools/us")
+    assert (reply.status, reply.headers["allow"]) == (405, "DELETE, GET, PATCH, PUT")
