@@ -9,7 +9,10 @@ import sys
 from importlib import import_module
 from itertools import takewhile
 
-BENCHMARKS = ("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold", "hostile")
+BENCHMARKS = (
+    *("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold", "hostile"),
+    *("reads", "heartbeats"),
+)
 
 
 def main() -> None:

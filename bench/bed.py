@@ -47,6 +47,7 @@ class Replica:
 
     process: Process
     xds_port: int
+    api_port: int
     ready_s: float
     """From its start until it said that it is ready."""
     _pipes: asyncio.subprocess.Process
@@ -121,7 +122,9 @@ class Bed:
             )
         async with ended(process):
             await self._until_ready(process, api_port)
-            yield Replica(Process(process.pid), xds_port, time.monotonic() - began, process, profile is not None)
+            yield Replica(
+                Process(process.pid), xds_port, api_port, time.monotonic() - began, process, profile is not None
+            )
 
     async def _until_ready(self, process: asyncio.subprocess.Process, api_port: int) -> None:
         async with asyncio.timeout(READY_S):

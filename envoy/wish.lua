@@ -1,8 +1,11 @@
--- Reads which country a client asks for, and leaves nothing of the proxy's own in the request.
+-- Understands what a client asks for, and leaves nothing of the proxy's own in the request.
 --
--- The wish stands in the header `exit-country` or in the user name of `proxy-authorization`, as NAME-country-CC among
--- other KEY-VALUE pairs (alice-country-de-session-x); the header wins, for it speaks of one request and the user name of
--- many. It goes on as `x-ep-country`, in lower case, which the routes match on and remove.
+-- docs/routes.md says what may be wished and which source goes first. Understood wishes go on as `x-ep-…`, in lower case, which
+-- the routes match on and remove. `LISTENER`, ahead of this text, holds what is wished where a client says nothing: `country`
+-- or `pool`, and `countries` by the TLS server name.
+--
+-- A value that is too long, or holds what no name can hold, becomes one that nothing has ("?"), and is not dropped: then a
+-- client would be sent elsewhere than it asked for.
 
 local VALUE = {}
 do
@@ -13,6 +16,12 @@ do
 end
 
 local PADDING = ("="):byte()
+local KEYS = { country = true, city = true, pool = true, session = true }
+local LONGEST = 128
+local LONGEST_HOST = 255
+-- Of a tunnel or a request that changes nothing, a second attempt harms nobody, even if the first one was cut (Envoy reads
+-- this header beside the routes' own conditions, and removes it).
+local REPEATABLE = { CONNECT = true, GET = true, HEAD = true, OPTIONS = true }
 
 -- Envoy's Lua can only encode base64. Returns nil for what is none.
 local function decode_base64(text)
@@ -44,18 +53,66 @@ local function user_of(authorization)
   return credentials and credentials:match("^([^:]*)")
 end
 
--- The value of `country` among the pairs that follow the base user name.
-local function country_of(user)
-  local words = {}
-  for word in user:gmatch("[^-]+") do
-    words[#words + 1] = word
+-- A name as routes have it; nil for none.
+local function name_of(text)
+  if text == nil or text == "" then
+    return nil
   end
-  for index = 2, #words - 1, 2 do
-    if words[index] == "country" then
-      return words[index + 1]
+  if #text > LONGEST then
+    return "?"
+  end
+  return (text:lower():gsub("[^!-~]", "?"))
+end
+
+local function country_of(text)
+  if text == nil or text == "" then
+    return nil
+  end
+  if #text > LONGEST then
+    return "?"
+  end
+  local country = text:lower():gsub("%W", "?") -- a user name may hold line breaks, which no header can
+  return country == "uk" and "gb" or country
+end
+
+-- `New York` and `new_york` are `newyork`.
+local function city_of(text)
+  if text == nil or text == "" then
+    return nil
+  end
+  local city = #text <= LONGEST and text:lower():gsub("[^a-z0-9]", "") or ""
+  return city == "" and "?" or city
+end
+
+-- The base user name, and the first value of each key after it. That of `pool` may hold hyphens: it ends where another key
+-- begins.
+local function read_user(user)
+  local words, starts, said = {}, {}, {}
+  for start, word in user:gmatch("()([^-]+)") do
+    words[#words + 1], starts[#starts + 1] = word, start
+  end
+  local function text_of(first, last)
+    return user:sub(starts[first], starts[last] + #words[last] - 1)
+  end
+  local base, index = nil, 2
+  while index < #words do
+    local key = words[index]
+    if KEYS[key] then
+      base = base or text_of(1, index - 1)
+      local last = index + 1
+      while key == "pool" and last < #words and not KEYS[words[last + 1]] do
+        last = last + 1
+      end
+      said[key] = said[key] or text_of(index + 1, last)
+      index = last + 1
+    else
+      index = index + 1
     end
   end
-  return nil
+  if #words == 0 then
+    return nil, said
+  end
+  return base or text_of(1, #words), said
 end
 
 -- No client may choose what only Exitplane or Envoy itself says.
@@ -71,24 +128,118 @@ local function strip_internal(headers)
   end
 end
 
+-- Takes a header out of the request.
+local function take(headers, name)
+  local value = headers:get(name)
+  if value ~= nil then
+    headers:remove(name)
+  end
+  return value
+end
+
+-- Host and port of the target, and the host's labels reversed if it is a name.
+local function target_of(authority, is_tunnel)
+  if #authority > LONGEST_HOST + #"[]:65535" then
+    return "?", "?", nil
+  end
+  local host, port = authority:match("^%[([^%]]*)%]:?(%d*)$")
+  if host == nil then
+    host, port = authority:match("^([^:]*):?(%d*)$")
+  end
+  if host == nil then
+    return "?", "?", nil
+  end
+  port = #port <= 5 and (tonumber(port) or (port == "" and (is_tunnel and 443 or 80))) or "?"
+  local last = #host
+  while host:byte(last) == 46 do -- `example.com.` is `example.com`
+    last = last - 1
+  end
+  host = host:sub(1, last)
+  if last == 0 or last > LONGEST_HOST or ("." .. host):find("..", 1, true) then
+    return "?", port, nil
+  end
+  host = host:lower():gsub("[^a-z0-9%.%-_:]", "?")
+  if host:find(":", 1, true) or host:find("^%d+%.%d+%.%d+%.%d+$") then
+    return host, port, nil
+  end
+  local labels = {}
+  for label in host:gmatch("[^.]+") do
+    table.insert(labels, 1, label)
+  end
+  return host, port, table.concat(labels, ".") .. "."
+end
+
+local minute, minute_text
+
+-- Monday is 0.
+local function time_of(seconds)
+  local now = math.floor(seconds / 60)
+  if now ~= minute then
+    local day = tonumber(os.date("!%w", seconds))
+    minute, minute_text = now, (day + 6) % 7 .. os.date("!-%H%M", seconds)
+  end
+  return minute_text
+end
+
+-- Whether a source says where, or part of it; what it says goes on.
+local function says_where(headers, country, city, pool)
+  pool = name_of(pool)
+  if pool then
+    headers:add("x-ep-pool", pool)
+    return true
+  end
+  country, city = country_of(country), city_of(city)
+  if country then
+    headers:add("x-ep-country", country)
+  end
+  if city then
+    headers:add("x-ep-city", city) -- alone it is refused
+  end
+  return country ~= nil or city ~= nil
+end
+
+local function say_where(handle, headers, said)
+  local country, city, pool = take(headers, "exit-country"), take(headers, "exit-city"), take(headers, "exit-pool")
+  if says_where(headers, country, city, pool) or says_where(headers, said.country, said.city, said.pool) then
+    return
+  end
+  if next(LISTENER.countries) and says_where(headers, LISTENER.countries[handle:streamInfo():requestedServerName():lower()]) then
+    return
+  end
+  says_where(headers, LISTENER.country, nil, LISTENER.pool)
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   strip_internal(headers)
-  local wish = headers:get("exit-country")
-  local authorization = headers:get("proxy-authorization")
-  headers:remove("exit-country")
-  headers:remove("proxy-authorization")
+  local authorization = take(headers, "proxy-authorization")
   headers:remove("proxy-connection")
-  if wish == nil and authorization ~= nil then
-    local user = user_of(authorization)
-    wish = user and country_of(user)
+  local raw = authorization and user_of(authorization)
+  local user, said = nil, {}
+  if raw then
+    user, said = read_user(raw)
   end
-  if wish == nil then
-    return
+  say_where(handle, headers, said)
+  local session = name_of(take(headers, "exit-session")) or name_of(said.session)
+  if session then
+    headers:add("x-ep-session", session)
   end
-  wish = wish:lower():gsub("%W", "?") -- a user name may hold line breaks, which no header can
-  if wish == "uk" then
-    wish = "gb"
+  user = name_of(user)
+  if user then
+    headers:add("x-ep-user", user)
   end
-  headers:add("x-ep-country", wish)
+  local method, authority = headers:get(":method"), headers:get(":authority") or ""
+  local host, port, domain = target_of(authority, method == "CONNECT")
+  if method == "CONNECT" and host ~= "?" and not authority:find(":%d+$") then
+    headers:replace(":authority", authority:gsub(":$", "") .. ":443") -- an exit would take it for 80
+  end
+  headers:add("x-ep-host", host)
+  headers:add("x-ep-port", tostring(port))
+  if domain then
+    headers:add("x-ep-domain", domain)
+  end
+  headers:add("x-ep-time", time_of(os.time()))
+  if REPEATABLE[method] then
+    headers:add("x-envoy-retry-on", "reset")
+  end
 end

@@ -81,14 +81,22 @@ class Database:
             },
         )
 
+        self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
+        """A session that only reads, all of it as it was at one point in time. Raises DatabaseUnreachable."""
+        async with self.session(self._reading) as session:
+            yield session
+
+    @asynccontextmanager
+    async def session(self, engine: AsyncEngine | None = None) -> AsyncIterator[AsyncSession]:
         """A session whose transaction commits when the block ends well.
 
         Raises DatabaseUnreachable when the server is away.
         """
         try:
-            async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+            async with AsyncSession(engine or self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except UNREACHABLE as error:
             raise unreachable(error) from error

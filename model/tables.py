@@ -143,7 +143,11 @@ class UserRow(SQLModel, table=True):
     """Somebody who uses gateways."""
 
     __tablename__ = "user_account"
-    __table_args__ = (UniqueConstraint("fleet_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("fleet_id", "name"),
+        Index(None, "name", "id"),
+        Index("ix_user_account_prefix", "name", postgresql_ops={"name": "text_pattern_ops"}),
+    )
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     fleet_id: UUID = Field(foreign_key="fleet.id")
@@ -158,7 +162,7 @@ class ProxyRow(SQLModel, table=True):
     """An Envoy under control; that of a managed exit has the exit's id."""
 
     __tablename__ = "proxy"
-    __table_args__ = (UniqueConstraint("fleet_id", "role", "name"),)
+    __table_args__ = (UniqueConstraint("fleet_id", "role", "name"), Index(None, "name", "id"))
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     fleet_id: UUID = Field(foreign_key="fleet.id")
@@ -171,7 +175,12 @@ class ProxyRow(SQLModel, table=True):
 
 class ExitRow(SQLModel, table=True):
     __tablename__ = "exit"
-    __table_args__ = (UniqueConstraint("pool_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("pool_id", "name"),
+        Index(None, "name", "id"),
+        Index(None, "state_since", "id"),
+        Index(None, "created_at", "id"),
+    )
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     pool_id: UUID = Field(foreign_key="pool.id", index=True)

@@ -69,7 +69,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
 
     @router.get("", name=f"list_{name}", response_model=Page[view], responses=for_operators(422))
     async def list_all(query: Annotated[collection.query, Query()], context: Context, caller: May) -> Response:
-        async with context.database.session() as session:
+        async with context.database.snapshot() as session:
             return _json(await collection.page(context.look(session), caller, query))
 
     if CREATE in can:
@@ -96,7 +96,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
 
     @router.get(one, name=f"read_{kind}", response_model=view, responses={**for_operators(404, 409, 422), **shown})
     async def read(ref: Ref, context: Context, caller: May, of_fleet: Fleet = None) -> Response:
-        async with context.database.session() as session:
+        async with context.database.snapshot() as session:
             found = await collection.show_one(
                 context.look(session), await collection.find(session, caller, ref, of_fleet)
             )

@@ -36,7 +36,7 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
     """Raises Problem (422) for an unknown fleet or listener, and for a target that is none."""
     host, port = _target(query.target)
     at = query.at or context.clock()
-    async with context.database.session() as session:
+    async with context.database.snapshot() as session:
         fleet = await _fleet(session, caller, query.fleet)
         listener = None if query.listener is None else await _listener(session, caller, fleet, query.listener)
     world = await context.world()

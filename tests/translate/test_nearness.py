@@ -47,6 +47,7 @@ def bootstrap(exits: list[Exit]) -> dict:
     listener = as_dict(EnvoysListener, translate_gateway_listener(Listener(UUID(int=3), POOL.fleet_id, "127.0.0.1", 0)))
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
+    del manager["http_filters"][1]  # groups, which come over the aggregated stream
     manager["route_config"] = as_dict(RouteConfiguration, translate_gateway_routes([POOL]))
     cluster = as_dict(Cluster, translate_pool_cluster(POOL)) | {"type": "STATIC"}
     for over_tls in ("eds_cluster_config", "transport_socket", "health_checks", "typed_extension_protocol_options"):

@@ -9,20 +9,25 @@ from uuid import UUID
 import betterproto2
 import pytest
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.world import Exit, ExitState, Fleet, Listener, Pool, World, put
 from xds.snapshot.snapshot import advance, build
-from xds.translate import gateway_routes, names
+from xds.translate import names
+from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
+from xds.translate.destinations import Destination
 from xds.translate.encoding import encode
 from xds.translate.exit_listener import define_exit_listener, translate_exit_listener
 from xds.translate.exit_routes import define_exit_routes, translate_exit_routes
 from xds.translate.exit_targets import define_exit_targets, translate_exit_targets
-from xds.translate.gateway_routes import define_gateway_routes, translate_gateway_routes
+from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.group import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
 from xds.translate.references import references
+from xds.translate.refusals import Refusal
+from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
 from xds.translate.template import ANY_EXIT, ANY_POOL
 
 FLEET = UUID(int=1)
@@ -65,10 +70,22 @@ def test_the_routes_of_a_pools_exits_are_what_was_defined(pool):
 
 
 @drawn
-@given(st.lists(POOLS, max_size=4))
-def test_the_routes_of_a_fleet_are_what_was_defined(pools):
-    """Of pools that serve one country, the last is meant."""
-    assert_same(translate_gateway_routes(pools), define_gateway_routes(pools))
+@given(POOLS)
+def test_what_leads_to_a_pool_is_what_was_defined(pool):
+    there = (Destination(1, (pool,)),)
+    assert MatcherOnMatch.parse(forward(there)) == MatcherOnMatch.parse(encode(define_forward(there)))
+
+
+@drawn
+@given(st.builds(Refusal, st.integers(200, 599), TEXTS))
+def test_a_refusal_is_what_was_defined(refusal):
+    assert MatcherOnMatch.parse(refuse(refusal)) == MatcherOnMatch.parse(encode(define_refusal(refusal)))
+
+
+@drawn
+@given(st.lists(POOLS, min_size=2, max_size=4))
+def test_a_cluster_that_goes_on_from_pool_to_pool_is_what_was_defined(pools):
+    assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(pools))
 
 
 @drawn
@@ -123,10 +140,11 @@ def test_the_routes_name_the_clusters_of_all_pools():
     assert references(names.CLUSTER, "x", encode(translate_pool_cluster(pools[0])))
 
 
-def test_without_pools_nothing_is_looked_up():
+def test_without_pools_no_table_is_empty():
+    """Envoy refuses those."""
     (host,) = RouteConfiguration.parse(encode(translate_gateway_routes([]))).virtual_hosts
-    assert host.matcher.matcher_tree is None
-    assert host.matcher.on_no_match is not None
+    assert all(entry.on_match.action for entry in host.matcher.matcher_list.matchers)
+    assert host.matcher.on_no_match.matcher.matcher_tree is None
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -202,14 +220,12 @@ def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
     assert len(newer.resources[names.CLUSTER]) == pools + 1
 
 
-def test_a_renamed_pool_makes_one_entry_anew(monkeypatch):
+def test_a_renamed_pool_makes_its_own_entry_anew_and_no_other():
     pools = [make_pool(number) for number in range(50)]
     translate_gateway_routes(pools)
-    lists: list[None] = []
-    change_routes = gateway_routes._change_routes
-    monkeypatch.setattr(gateway_routes, "_change_routes", lambda *given: lists.append(None) or change_routes(*given))
+    made = forward.cache_info().misses
     translate_gateway_routes([replace(pools[0], name="renamed"), *pools[1:]])
-    assert len(lists) == 2  # its own, and that of wishes that no pool serves
+    assert forward.cache_info().misses == made + 1
 
 
 @pytest.mark.parametrize("pools", [3, 300])

@@ -26,13 +26,13 @@ from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
 from xds.translate.group import ResourceId, Scope
-from xds.translate.names import CLUSTER, ROUTE
+from xds.translate.names import CLUSTER, EXTENSION, ROUTE
 from xds.translate.references import references
 
-_NAMED: Final = frozenset({CLUSTER, ROUTE})
+_NAMED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
 """Types of what others name."""
-_NAMING: Final = ROLLED_OUT - {CLUSTER}
-"""Types of what names others."""
+_NAMING: Final = ROLLED_OUT
+"""Types of what names others: clusters too, for some go on to others."""
 
 
 class Verdict(StrEnum):

@@ -29,12 +29,12 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
     offered: dict[Locality | None, list[Exit]] = {}
     for exit_ in sorted((exit_ for exit_ in exits if is_offered(exit_)), key=lambda exit_: exit_.id.int):
         offered.setdefault(exit_.locality if seen_from else None, []).append(exit_)
-    distance = {place: _distance(seen_from, place) for place in offered}
-    distances = sorted({*distance.values()})  # Envoy refuses priorities that leave one out
+    away = {place: distance(seen_from, place) for place in offered}
+    distances = sorted({*away.values()})  # Envoy refuses priorities that leave one out
     assignment = ClusterLoadAssignment(cluster_name=names.pool_cluster(pool))
-    for place in sorted(offered, key=lambda place: (distance[place], str(place or ""))):
+    for place in sorted(offered, key=lambda place: (away[place], str(place or ""))):
         endpoints = [_endpoint(exit_) for exit_ in offered[place]]
-        priority = distances.index(distance[place])
+        priority = distances.index(away[place])
         assignment.endpoints.append(
             LocalityLbEndpoints(locality=_locality(place), lb_endpoints=endpoints, priority=priority)
         )
@@ -46,7 +46,8 @@ def is_offered(exit_: Exit) -> bool:
     return exit_.state is ExitState.HEALTHY and exit_.endpoint is not None
 
 
-def _distance(here: Locality | None, there: Locality | None) -> int:
+def distance(here: Locality | None, there: Locality | None) -> int:
+    """How far an exit is from a gateway: 0 in its zone, 1 in its region, 2 elsewhere or unknown."""
     if here is None or there is None or here.region != there.region:
         return 2
     return 0 if here.zone and here.zone == there.zone else 1

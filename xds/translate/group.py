@@ -16,16 +16,35 @@ from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from model.locality import Locality
-from model.world import Change, Entity, Exit, Kind, Listener, Pool, Proxy, ResourceKey, Role, World
+from model.world import (
+    Change,
+    Entity,
+    Exit,
+    Kind,
+    Listener,
+    Pool,
+    Proxy,
+    ResourceKey,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+    World,
+)
 from xds.translate import names
+from xds.translate.aggregate_clusters import translate_aggregate_cluster
+from xds.translate.certificates import translate_certificate
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.encoding import Message
 from xds.translate.endpoints import translate_endpoints
 from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
 from xds.translate.exit_targets import translate_exit_targets
+from xds.translate.fleets import aggregates_of, groups_asked_for, groups_by_user, pools_of, routes_of
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
+from xds.translate.groups import translate_groups
+from xds.translate.wishing import understood_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +83,8 @@ class Scope(Protocol):
         """What `change` adds, changes or removes here."""
 
 
-_GATEWAY_LISTENER = ResourceId(names.LISTENER, names.GATEWAY_LISTENER)
 _GATEWAY_ROUTES = ResourceId(names.ROUTE, names.GATEWAY_ROUTES)
+_GROUPS = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
 _EXIT_LISTENER = ResourceId(names.LISTENER, names.EXIT_LISTENER)
 _EXIT_ROUTES = ResourceId(names.ROUTE, names.EXIT_ROUTES)
 _TARGETS = ResourceId(names.CLUSTER, names.TARGETS)
@@ -75,7 +94,9 @@ _TARGETS = ResourceId(names.CLUSTER, names.TARGETS)
 class GatewayGroup:
     """The gateways of a fleet: all that they share wherever they stand."""
 
-    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER, names.ROUTE})
+    types: ClassVar[AbstractSet[str]] = frozenset(
+        {names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE, names.SECRET}
+    )
     shared: ClassVar[bool] = True
 
     fleet_id: UUID
@@ -88,34 +109,81 @@ class GatewayGroup:
         return self.fleet_id
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
-        found = {_GATEWAY_ROUTES}
-        if self.fleet_id in world.listeners_of:
-            found.add(_GATEWAY_LISTENER)
-        for pool_id in world.pools_of.get(self.fleet_id, ()):
-            found.add(_cluster(world.pools[pool_id]))
+        """Certificates are here whether a listener names them or not: a gateway is sent those that it asks for."""
+        found = {_GATEWAY_ROUTES, _GROUPS}
+        found |= {_listener(world.listeners[each]) for each in world.listeners_of.get(self.fleet_id, ())}
+        found |= {_cluster(pool) for pool in pools_of(world, self.fleet_id)}
+        found |= _aggregates(aggregates_of(world, self.fleet_id))
+        found |= {_secret(each) for each in world.certificates.values() if each.fleet_id == self.fleet_id}
         return found
 
     def translate(self, world: World, resource: ResourceId) -> Message | None:
-        if resource == _GATEWAY_ROUTES:
-            pool_ids = sorted(world.pools_of.get(self.fleet_id, ()), key=attrgetter("int"))  # UUIDs compare slowly
-            return translate_gateway_routes([world.pools[pool_id] for pool_id in pool_ids])
-        if resource == _GATEWAY_LISTENER:
-            listener_ids = world.listeners_of.get(self.fleet_id)
-            return translate_gateway_listener(world.listeners[min(listener_ids)]) if listener_ids else None
+        match resource.type_url:
+            case names.ROUTE:
+                return self._routes(world)
+            case names.LISTENER:
+                return self._listener(world, resource.name)
+            case names.EXTENSION:
+                return translate_groups(groups_by_user(world, self.fleet_id))
+            case names.SECRET:
+                certificate = world.certificates.get(UUID(resource.name.removeprefix(names.CERTIFICATE_PREFIX)))
+                return translate_certificate(certificate) if certificate and self._owns(certificate) else None
+        if resource.name.startswith(names.AGGREGATE_PREFIX):
+            pools = aggregates_of(world, self.fleet_id).get(resource.name)
+            return translate_aggregate_cluster(pools) if pools else None
         pool = world.pools.get(names.pool_of_cluster(resource.name))
-        if pool is None or pool.fleet_id != self.fleet_id:
-            return None
-        return translate_pool_cluster(pool)
+        return translate_pool_cluster(pool) if pool and self._owns(pool) else None
 
-    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
         found: set[ResourceId] = set(_of_rollout(self.key, change))
-        for value in (_before(change, old), change.value):
+        before = _before(change, old)
+        for value in (before, change.value):
             match value:
-                case Listener() if value.fleet_id == self.fleet_id:
-                    found.add(_GATEWAY_LISTENER)
-                case Pool() if value.fleet_id == self.fleet_id:
+                case Listener() if self._owns(value):
+                    found.add(_listener(value))
+                case Pool() if self._owns(value):
                     found |= {_cluster(value), _GATEWAY_ROUTES}
+                    found |= self._new_aggregates(old, new)
+                    found |= self._defaulting_to(value, new)
+                case Route() if self._owns(value):
+                    found.add(_GATEWAY_ROUTES)
+                    found |= self._new_aggregates(old, new)
+                    if groups_asked_for(old, self.fleet_id) != groups_asked_for(new, self.fleet_id):
+                        found.add(_GROUPS)
+                case User() if self._owns(value) and understood_name(value.group) in groups_asked_for(
+                    new, self.fleet_id
+                ):
+                    found.add(_GROUPS)
+                case ServerCertificate() if self._owns(value):
+                    found.add(_secret(value))
         return found
+
+    def _owns(self, entity: Listener | Pool | Route | User | ServerCertificate) -> bool:
+        return entity.fleet_id == self.fleet_id
+
+    def _routes(self, world: World) -> Message:
+        pools, routes = pools_of(world, self.fleet_id), routes_of(world, self.fleet_id)
+        return translate_gateway_routes(pools, routes) if routes else translate_gateway_routes(pools)
+
+    def _listener(self, world: World, name: str) -> Message | None:
+        found = [world.listeners[each] for each in world.listeners_of.get(self.fleet_id, ())]
+        listeners = [each for each in found if names.gateway_listener(each) == name]
+        if not listeners:
+            return None
+        listener = min(listeners, key=attrgetter("id.int"))
+        pool = world.pools.get(listener.pool_id) if listener.pool_id else None
+        if pool and self._owns(pool):
+            return translate_gateway_listener(listener, pool)
+        return translate_gateway_listener(listener)
+
+    def _new_aggregates(self, old: World, new: World) -> AbstractSet[ResourceId]:
+        """Those that came and those that went: what one is made of is in its name."""
+        before, after = aggregates_of(old, self.fleet_id), aggregates_of(new, self.fleet_id)
+        return _aggregates(before.keys() ^ after.keys()) if before or after else frozenset()
+
+    def _defaulting_to(self, pool: Pool, world: World) -> AbstractSet[ResourceId]:
+        listeners = (world.listeners[each] for each in world.listeners_of.get(self.fleet_id, ()))
+        return {_listener(each) for each in listeners if each.pool_id == pool.id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +316,7 @@ def scope_keys(change: Change, old: World, new: World) -> set[str]:
     keys = {ExitOverlay(exit_id).key for exit_id in _admitting_others(change, old, new)}
     for value in (_before(change, old), change.value):
         match value:
-            case Listener():
+            case Listener() | Route() | User() | ServerCertificate():
                 keys.add(GatewayGroup(value.fleet_id).key)
             case Pool():
                 keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key}
@@ -272,12 +340,27 @@ def _before(change: Change, old: World) -> Entity | None:
         Kind.LISTENER: old.listeners,
         Kind.POOL: old.pools,
         Kind.EXIT: old.exits,
+        Kind.ROUTE: old.routes,
+        Kind.USER: old.users,
+        Kind.SERVER_CERTIFICATE: old.certificates,
     }
     return tables.get(change.kind, {}).get(change.key)
 
 
 def _cluster(pool: Pool) -> ResourceId:
     return ResourceId(names.CLUSTER, names.pool_cluster(pool))
+
+
+def _aggregates(cluster_names: Iterable[str]) -> AbstractSet[ResourceId]:
+    return {ResourceId(names.CLUSTER, name) for name in cluster_names}
+
+
+def _listener(listener: Listener) -> ResourceId:
+    return ResourceId(names.LISTENER, names.gateway_listener(listener))
+
+
+def _secret(certificate: ServerCertificate) -> ResourceId:
+    return ResourceId(names.SECRET, names.certificate_secret(certificate.id))
 
 
 def _endpoints(pool: Pool) -> ResourceId:

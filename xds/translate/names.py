@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-from model.world import Pool, Role
+from model.world import FIRST_LISTENER, Listener, Pool, Role
 
 _TYPE: Final = "type.googleapis.com/envoy.config."
 CLUSTER: Final = f"{_TYPE}cluster.v3.Cluster"
@@ -39,6 +41,8 @@ below it is a prefix."""
 TARGET_PORT: Final = "x-ep-port"
 TIME: Final = "x-ep-time"
 """Day of the week (0: Monday), and the time of day, in UTC: `0-0930`."""
+ALLOWED: Final = "x-ep-allowed"
+"""That a route allowed the wish: the other routes are skipped (`ALLOW_FILTER`)."""
 UNDERSTOOD: Final = (
     WISHED_COUNTRY,
     WISHED_CITY,
@@ -50,6 +54,7 @@ UNDERSTOOD: Final = (
     TARGET_DOMAIN,
     TARGET_PORT,
     TIME,
+    ALLOWED,
 )
 """The wish as the gateway understood it, lower case. Routes match on these, and they are removed before it goes on."""
 FAILURE_HEADER: Final = "x-ep-exit-failure"
@@ -59,13 +64,25 @@ POOL_PREFIX: Final = "pool/"
 POOL_CLUSTER_PATTERN: Final = f"{POOL_PREFIX}[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
 """What the clusters of pools are called, as a regular expression."""
 
+AGGREGATE_PREFIX: Final = "pools/"
+AGGREGATE_PATTERN: Final = f"{AGGREGATE_PREFIX}[0-9a-f]{{24}}"
+"""What the clusters are called that go on from one pool to the next, as a regular expression."""
+CERTIFICATE_PREFIX: Final = "certificate/"
+
 METADATA: Final = "exitplane"
 POOL_METADATA: Final = "pool"
 
 GATEWAY_LISTENER: Final = "clients"
+"""The first listener of a fleet; the others have their id after it."""
 EXIT_LISTENER: Final = "gateways"
 GATEWAY_ROUTES: Final = "wishes"
 EXIT_ROUTES: Final = "targets"
+GROUPS_FILTER: Final = "exitplane.groups"
+"""The filter that knows the groups of users, and the resource that it is configured by (ECDS)."""
+ALLOW_FILTER: Final = "exitplane.allow"
+ALLOW: Final = "allow"
+"""The filter that has the routes looked up again past those that the wish was allowed by, and what such a route says to it
+in its metadata."""
 TARGETS: Final = "targets"
 """The cluster of an exit that resolves and dials whatever it is asked for."""
 
@@ -88,6 +105,22 @@ def pool_cluster(pool: Pool) -> str:
 def pool_of_cluster(name: str) -> UUID:
     """The id of the pool that a cluster, or its endpoints, is made of."""
     return UUID(name.removeprefix(POOL_PREFIX))
+
+
+def aggregate_cluster(pool_ids: Iterable[UUID]) -> str:
+    """The cluster that goes on from one of these pools to the next."""
+    digest = blake2b(b"".join(pool_id.bytes for pool_id in pool_ids), digest_size=12)
+    return f"{AGGREGATE_PREFIX}{digest.hexdigest()}"
+
+
+def gateway_listener(listener: Listener) -> str:
+    """The resource of a fleet's listener."""
+    return GATEWAY_LISTENER if listener.name == FIRST_LISTENER else f"{GATEWAY_LISTENER}/{listener.id}"
+
+
+def certificate_secret(certificate_id: UUID) -> str:
+    """The secret that a listener shows to its clients."""
+    return f"{CERTIFICATE_PREFIX}{certificate_id}"
 
 
 def exit_host(exit_id: UUID) -> str:

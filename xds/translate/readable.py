@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import DataSource, TypedExtensionConfig
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRouteConfiguration
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 
-from xds.translate import names
+from xds.translate import ip_matcher, names
 
 _TYPES: Final[Mapping[str, type[betterproto2.Message]]] = {
     names.LISTENER: Listener,
@@ -24,12 +24,19 @@ _TYPES: Final[Mapping[str, type[betterproto2.Message]]] = {
     names.SECRET: Secret,
     names.EXTENSION: TypedExtensionConfig,
 }
+ip_matcher.register()
 _AS_IN_THE_API: Final[Any] = str
 """The library's own casings break consecutive_5xx."""
+_REDACTED: Final = "[redacted]"
 
 
 def as_json(type_url: str, body: bytes) -> dict[str, Any]:
-    """What Envoy reads in a resource's bytes, by its own types. Raises KeyError for a type that is not served."""
+    """What Envoy reads in a resource's bytes, by its own types, without private keys.
+
+    Raises KeyError for a type that is not served.
+    """
     message = _TYPES[type_url].parse(body)
+    if isinstance(message, Secret) and message.tls_certificate and message.tls_certificate.private_key:
+        message.tls_certificate.private_key = DataSource(inline_string=_REDACTED)
     found: dict[str, Any] = message.to_dict(output_format=betterproto2.OutputFormat.PROTO_JSON, casing=_AS_IN_THE_API)
     return found

@@ -29,6 +29,7 @@ from model.identity import role_prefix
 from model.world import Role
 from xds.translate import names
 from xds.translate.encoding import pack
+from xds.translate.http import over_ads
 
 
 def to_exits() -> TransportSocket:
@@ -52,6 +53,24 @@ def from_gateways(fleet_id: UUID) -> TransportSocket:
     context = DownstreamTlsContext(
         common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways])),
         require_client_certificate=True,
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def to_clients(secret: str) -> TransportSocket:
+    """A gateway's side of clients that speak TLS to it: it shows them a certificate, and asks for none.
+
+    The key travels by SDS, over the aggregated stream (decision 12).
+    """
+    context = DownstreamTlsContext(
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(
+                tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2,
+                tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
+            ),
+            alpn_protocols=["h2", "http/1.1"],
+            tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=over_ads())],
+        )
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 

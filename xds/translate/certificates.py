@@ -1,0 +1,18 @@
+"""SDS for gateways: what listeners show to clients that speak TLS to them."""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, TlsCertificate
+
+from model.world import ServerCertificate
+from xds.translate import names
+
+
+def translate_certificate(certificate: ServerCertificate) -> Secret:
+    """The secret that a listener names."""
+    pair = TlsCertificate(
+        certificate_chain=DataSource(inline_string=certificate.chain),
+        private_key=DataSource(inline_string=certificate.key),
+    )
+    return Secret(name=names.certificate_secret(certificate.id), tls_certificate=pair)
