@@ -12,15 +12,10 @@ from api.collections.listing import FleetListQuery
 from api.values import Name, Reference, View, Wish, absent
 
 Pem = Annotated[str, Field(max_length=65_536)]
-_PEM = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"
 
 
 class CertificateIn(Wish):
     """What listeners show to clients that speak TLS to them."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "gateway", "fleet": "demo", "chain": _PEM, "key": "-----BEGIN …"}]}
-    )
 
     name: Name
     fleet: Reference
