@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 UV := $(VENV)/bootstrap/bin/uv
 DEBIAN := iproute2 wireguard-go wireguard-tools curl
 LOCK := requirements-dev.lock
+PROCESSES ?= 2
 
 .PHONY: help ready lint test test-all demo bench lock wire goldens clean
 
@@ -21,10 +22,11 @@ lint: ready ## ruff, mypy --strict and the one-way dependencies
 	$(BIN)/lint-imports --no-cache
 
 test: ready ## The fast tests (below 10 minutes)
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" -n $(PROCESSES) $(ARGS)
 
-test-all: ready ## All tests
-	$(BIN)/pytest $(ARGS)
+test-all: ready ## All tests; those that make network namespaces have the machine for themselves
+	$(BIN)/pytest -m "not tunnels" -n $(PROCESSES) $(ARGS)
+	$(BIN)/pytest -m tunnels $(ARGS)
 
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)

@@ -16,6 +16,8 @@ from api.certificates.endpoints import router as certificates
 from api.context import ApiContext
 from api.declared.endpoints import router as declared
 from api.enrolment.endpoints import router as enrolment
+from api.events.endpoints import router as events
+from api.events.hub import Hub
 from api.exits.endpoints import router as exits
 from api.explain.endpoints import router as explain
 from api.fleets.endpoints import router as fleets
@@ -23,6 +25,8 @@ from api.guard import Guard
 from api.health.endpoints import router as health
 from api.health.probe import DatabaseProbe
 from api.heartbeats.endpoints import router as heartbeats
+from api.keepalives.endpoints import router as keepalives
+from api.keepalives.throttle import Throttle
 from api.listeners.endpoints import router as listeners
 from api.openapi import document
 from api.operators.endpoints import router as operators
@@ -55,23 +59,27 @@ def create_app(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.probe = DatabaseProbe(context.database, context.clock)
+    app.state.events = Hub(context.database)
+    app.state.keepalive_throttle = Throttle(context.clock)
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # the documented way to extend it
     app.add_middleware(Guard, context=context)
     problems.install(app)
-    # enrolment comes first: `register` is no id
+    # heartbeats come most often; enrolment before exits and proxies, for `register` is no id
     for router in (
+        heartbeats,
+        enrolment,
         auth,
         operators,
         api_keys,
         audit_events,
-        enrolment,
-        heartbeats,
         fleets,
         rollouts,
         pools,
         exits,
         proxies,
         *DECLARED,
+        events,
+        keepalives,
     ):
         app.include_router(router, prefix=BASE_PATH)
     app.include_router(health)

@@ -17,6 +17,7 @@ from api.auth.authentication import identify
 from api.auth.caller import STATE_KEY
 from api.auth.openness import is_open
 from api.context import ApiContext
+from api.keepalives.credential import authorization_of
 from api.problems import Problem, of_outage, respond
 from model.database import DatabaseUnreachable
 
@@ -38,25 +39,19 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            if not is_open(scope["method"], scope["path"]):
-                await self._admit(scope)
-        except Problem as problem:
-            await respond(problem)(scope, receive, send)
-        except DatabaseUnreachable as error:
-            await respond(of_outage(error))(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
+        await self._serve(scope, receive, send)
 
-    async def _admit(self, scope: Scope) -> None:
-        """Leave the caller in the scope. Raises Problem: 401, or 403 for what they may not do."""
-        caller = await identify(self._context, Headers(scope=scope).get("authorization"))
-        collection = _collection(scope["path"])
-        if collection != _OF_ONESELF:
-            problem = caller.refusal(collection, write=scope["method"] not in _READS)
-            if problem is not None:
-                raise problem
+    async def _refusal(self, scope: Scope) -> Problem | None:
+        """Why the caller is not let in: 401, 403 for what they may not do, or 503; who is let in is left in the scope."""
+        try:
+            caller = await identify(self._context, authorization_of(scope["path"], Headers(scope=scope)))
+        except Problem as problem:
+            return problem
+        except DatabaseUnreachable as error:
+            return of_outage(error)
         scope[STATE_KEY] = caller
+        collection = _collection(scope["path"])
+        return None if collection == _OF_ONESELF else caller.refusal(collection, write=scope["method"] not in _READS)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -67,7 +62,8 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            refusal = None if is_open(scope["method"], scope["path"]) else await self._refusal(scope)
+            await (self._app if refusal is None else respond(refusal))(scope, receive, sending)
         except ClientDisconnect:
             log.debug("api.client_left", path=scope["path"])
         except Exception:

@@ -76,7 +76,8 @@ class Fleet:
     @property
     def counts(self) -> dict[str, int]:
         """How many resources of each type a gateway is given."""
-        return {names.CLUSTER: len(self.pools), names.ENDPOINT: len(self.pools), names.LISTENER: 1, names.ROUTE: 1}
+        of_pools = dict.fromkeys((names.CLUSTER, names.ENDPOINT), len(self.pools))
+        return of_pools | dict.fromkeys((names.LISTENER, names.ROUTE, names.EXTENSION), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from xds.translate import names
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 
 WILDCARD: Final = (names.CLUSTER, names.LISTENER)
-NAMED: Final = (names.ENDPOINT, names.ROUTE)
+NAMED: Final = (names.ENDPOINT, names.ROUTE, names.EXTENSION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,17 +117,18 @@ class Proxy:
         elif type_url == names.CLUSTER:
             yield from _endpoints_of(before, response)
         elif type_url == names.LISTENER and names.ROUTE not in self._asked:
-            self._asked.add(names.ROUTE)
-            yield _ROUTES
+            self._asked |= {names.ROUTE, names.EXTENSION}
+            yield from _NAMED_BY_LISTENER
 
     def holds(self, counts: Mapping[str, int]) -> bool:
         """Whether it holds so many resources of each type."""
         return all(len(self.held[type_url].versions) == count for type_url, count in counts.items())
 
 
-_ROUTES: Final = DeltaDiscoveryRequest(
-    type_url=names.ROUTE, resource_names_subscribe=[names.GATEWAY_ROUTES]
-).SerializeToString()
+_NAMED_BY_LISTENER: Final = tuple(
+    DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=[name]).SerializeToString()
+    for type_url, name in ((names.EXTENSION, names.GROUPS_FILTER), (names.ROUTE, names.GATEWAY_ROUTES))
+)
 
 
 def _endpoints_of(before: Held, response: Response) -> Iterator[bytes]:

@@ -22,6 +22,17 @@ _COMMANDS = {
     "token": "cli.token:token",
     "db": "cli.db:db",
     "status": "cli.status:status",
+    "get": "cli.collections:get",
+    "delete": "cli.collections:delete",
+    "apply": "cli.apply:apply",
+    "diff": "cli.apply:diff",
+    "export": "cli.apply:export",
+    "explain": "cli.explain:explain",
+    "init": "cli.init:init",
+    "login": "cli.login:login",
+    "logout": "cli.login:logout",
+    "whoami": "cli.login:whoami",
+    "audit": "cli.audit:audit",
 }
 
 
@@ -68,7 +79,8 @@ def main() -> None:
     try:
         app(prog_name="exitplane")
     except ExitplaneError as error:
-        print(f"exitplane: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"exitplane: {line}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,6 +16,8 @@ import uvloop
 
 from agent.supervisor import find_envoy
 from api.app import create_app
+from api.auth.oidc import Provider
+from api.auth.ports import Auth
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
@@ -198,6 +200,7 @@ def _context(
 ) -> ApiContext:
     advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
     readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
+    oidc = settings.oidc
     return ApiContext(
         database=database,
         authority=authority,
@@ -208,6 +211,7 @@ def _context(
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        auth=Auth(provider=Provider(oidc) if oidc else None),
         readiness=readiness,
     )
 

@@ -19,7 +19,6 @@ from api.auth.throttle import Guesses
 from api.auth.tokens import BadToken, Signer, TokenExpired
 from api.context import ApiContext
 from api.problems import RETRY_AFTER_S, Problem, clashes
-from api.values import as_reference
 from model.audit import Actor, Entry, append
 from model.repositories import operators
 from model.tables import OperatorRow
@@ -97,7 +96,7 @@ async def _provision(session: AsyncSession, account: Account, now: datetime) -> 
     """An operator for an account whose claims are mapped to a role; None for others."""
     if account.role is None:
         return None
-    name = account.name if as_reference(account.name) == account.name else "operator"
+    name = account.name
     if await operators.find_named(session, name):
         name = f"{name}-{secrets.token_hex(3)}"
     row = OperatorRow(name=name, role=account.role, oidc_subject=account.subject, created_at=now)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import jwt
@@ -246,4 +247,9 @@ def _half_hash(access_token: str, algorithm: str) -> str:
 def _name_of(claims: Mapping[str, Any]) -> str:
     """What to call an operator who is made of an account: a name of our kind, as close to the account's as can be."""
     said = claims.get("preferred_username") or str(claims.get("email", "")).partition("@")[0]
-    return _NO_NAME.sub("-", str(said).lower())[:50].strip("-") or "operator"
+    name = _NO_NAME.sub("-", str(said).lower())[:50].strip("-") or "operator"
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    return f"account-{name}"  # what looks like an id is no name

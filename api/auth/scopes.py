@@ -8,6 +8,7 @@ _COLLECTIONS: Final = (
     "api-keys",
     "audit-events",
     "certificates",
+    "declared",
     "events",
     "exits",
     "explain",

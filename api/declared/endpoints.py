@@ -12,7 +12,7 @@ from api.context import Context
 from api.declared import service
 from api.declared.schemas import AppliedOut, Declared
 from api.openapi import for_operators, written
-from api.values import Filter
+from api.values import Filter, Reference
 from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
 
 router = APIRouter(prefix="/declared", tags=["declared"], route_class=LongJsonRoute)
@@ -20,24 +20,32 @@ Prune = Annotated[
     bool,
     Query(description="Delete what the document does not name, in its collections and of its fleets."),
 ]
+Only = Annotated[
+    Reference | None, Query(description="The only fleet that the document may be about, and that is pruned.")
+]
 
 
-@router.get("", responses=for_operators(404, 422))
+@router.get("", response_model=Declared, responses=for_operators(404, 422))
 async def export_declared(
     context: Context, caller: Annotated[Caller, Depends(Permit("declared"))], fleet: Filter = None
-) -> Declared:
+) -> Response:
     """All that is declared (in one fleet), as a document. Certificates are not in it, for their keys are never shown."""
-    async with context.database.session() as session:
-        return await service.export(context.look(session), caller, fleet)
+    async with context.database.snapshot() as session:
+        document = await service.export(context.look(session), caller, fleet)
+    return Response(document.model_dump_json(by_alias=True), media_type="application/json")
 
 
 @router.put("", response_model=AppliedOut | DryRunOut, responses=written(404, 409))
 async def apply_declared(
-    document: Declared, write: Annotated[OperatorWrite, writing("declared")], *, prune: Prune = False
+    document: Declared,
+    write: Annotated[OperatorWrite, writing("declared")],
+    fleet: Only = None,
+    *,
+    prune: Prune = False,
 ) -> Response:
     """Make what is declared what the document says: all of it in one revision, or nothing."""
 
     async def do(work: Work) -> Answer:
-        return Answer(200, await service.apply(work, document, prune=prune))
+        return Answer(200, await service.apply(work, document, prune=prune, fleet=fleet))
 
     return await write.run(do)

@@ -45,7 +45,7 @@ class Operators(Collection[OperatorRow, OperatorIn, OperatorOut]):
         with clashes(_taken(stored)):
             changed = await operators.save_changes(work.session, row, stored)
         await _demand_an_admin(work.session)
-        if "password_hash" in changed:
+        if "password_hash" in changed or row.disabled:
             await logins.end_sessions(work.session, row.id)
         if changed:
             _audit(work, "changed", row, changed)

@@ -78,7 +78,8 @@ def _curl_lines(scene: Scene) -> list[str]:
     if scene.page_name_url:
         lines += ["A name that only the exits can resolve:"]
         lines += [f"  curl -p -x http://demo-country-{scene.countries[0]}:x@{gateway} {scene.page_name_url}/"]
-    return [*lines, "", *_failover_lines(scene.exits[0])]
+    status = f"  EXITPLANE_API_KEY_FILE={scene.api_key_file} exitplane status --api {scene.api_url}"
+    return [*lines, "", "See what runs, as the API tells an operator:", status, "", *_failover_lines(scene.exits[0])]
 
 
 def _failover_lines(exit_: Exit) -> list[str]:

@@ -22,6 +22,7 @@ from cli.demo.wireguard import Tunnel
 
 FLEET: Final = "demo"
 GATEWAY: Final = "gw-1"
+OPERATOR: Final = "demo"
 HOST: Final = "127.0.0.1"
 Tell = Callable[[str], None]
 
@@ -56,6 +57,7 @@ class Scene:
     exits       the exits, in the order asked for; `.namespace`, `.egress_address`, `.state_dir`, `.envoy_pid`, …
     gateway     the gateway's agent
     host_source what the page sees of this host when it is reached past all exits: the mark of a leak
+    api_key_file holds an API key of the scene's admin, for `exitplane status` and other callers of the API
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Scene:
         self.gateway_url = f"http://{self.gateway_address}"
         self.page_address = f"{plan.page_address}:{plan.page_port}"
         self.page_url = f"http://{plan.page_address}" + (f":{plan.page_port}" if plan.page_port != 80 else "")
+        self.api_key_file = state_dir / "operator.key"
         self.page_name_url = f"http://{PAGE_NAME}" if plan.tunnels else None
         self.control_plane: Child | None = None
         self.page: Child | None = None
@@ -180,10 +183,19 @@ class Scene:
         url = f"{self.api_url}/api/v1{path}"
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        answer = client.fetch(url, method=method, headers=headers, body=data, timeout_s=30)
+        answer = client.fetch(url, method=method, headers=headers | self.operator_headers, body=data, timeout_s=30)
         if answer.status >= 400:
             raise SceneError(f"{method} {path} was refused: {answer.status} {answer.text}")
         return answer.json() if answer.body else None
+
+    @property
+    def operator_headers(self) -> dict[str, str]:
+        """What the API knows the scene's own admin by."""
+        if not self.api_key_file.exists():
+            argv = (*EXITPLANE, "init", "--name", OPERATOR, "--generate", "--api-key-file", str(self.api_key_file))
+            environment = self.control_plane_environment
+            self.processes.run(argv, environment=environment, timeout_s=self.settings.patience_s)
+        return {"Authorization": f"Bearer {self.api_key_file.read_text().strip()}"}
 
     def declare(self) -> None:
         """Declare the fleet, its listener and a pool for each country, as far as a kept state does not have them yet."""

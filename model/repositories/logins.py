@@ -96,18 +96,17 @@ async def count_refused(session: AsyncSession, key: str, now: datetime) -> int |
     """Count an attempt that was refused unseen. Once a second: how many these were since it was told last; else None."""
     (row,) = await _hold(session, [key], now)
     row.failures += 1
-    if row.failures > 1 and row.at > now - TELL_REFUSED_EVERY:
+    row.at = now
+    if row.blocked_until > now:
         return None
-    count, row.failures, row.at = row.failures, 0, now
+    count, row.failures, row.blocked_until = row.failures, 0, now + TELL_REFUSED_EVERY
     return count
 
 
 async def remember(session: AsyncSession, key: str, now: datetime) -> None:
-    """Note a key as good, and forget what is old."""
+    """Note a key as good, for KEEP_THROTTLES_FOR."""
     (row,) = await _hold(session, [key], now)
     row.at = now
-    await session.execute(delete(ThrottleRow).where(col(ThrottleRow.at) < now - KEEP_THROTTLES_FOR))
-    await session.execute(delete(SessionRow).where(col(SessionRow.expires_at) < now))
 
 
 async def is_remembered(session: AsyncSession, key: str) -> bool:

@@ -13,6 +13,7 @@ from sqlmodel import col
 
 from model.changes import Unit
 from model.repositories import declared, rollout
+from model.repositories.logins import KEEP_THROTTLES_FOR
 from model.tables import (
     AcceptedRow,
     CanaryRow,
@@ -24,7 +25,9 @@ from model.tables import (
     RejectionRow,
     ReplicaRow,
     RolloutRow,
+    SessionRow,
     SyncRow,
+    ThrottleRow,
 )
 from model.world import ExitState, Kind, ResourceKey
 
@@ -80,6 +83,12 @@ async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
     await session.execute(delete(ChangeRow).where(revision < newest, revision < func.coalesce(young, newest)))
     await session.execute(delete(JoinTokenRow).where(col(JoinTokenRow.expires_at) < before))
     await session.execute(delete(QuestionRow).where(col(QuestionRow.asked_at) < before))
+
+
+async def prune_logins(session: AsyncSession, now: datetime) -> None:
+    """Forget sessions that expired, and failed logins from long ago."""
+    await session.execute(delete(SessionRow).where(col(SessionRow.expires_at) < now))
+    await session.execute(delete(ThrottleRow).where(col(ThrottleRow.at) < now - KEEP_THROTTLES_FOR))
 
 
 async def forget_groups(unit: Unit, *, before: datetime) -> None:

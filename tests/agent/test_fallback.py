@@ -9,7 +9,7 @@ from agent.record import Kept
 from model.identity import Identity
 from model.world import Role
 from xds.protocol.stream import Close, Send
-from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SECRET
 from xds.wire import discovery_pb2 as wire
 
 IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
@@ -19,6 +19,8 @@ TYPES = {
     ENDPOINT: {"a": V1, "b": V1},
     LISTENER: {"clients": V1},
     ROUTE: {"wishes": V1},
+    EXTENSION: {"groups": V1},
+    SECRET: {"certificate": V1},
 }
 
 
@@ -51,6 +53,9 @@ def test_a_new_envoy_is_given_everything_in_order_with_the_versions_of_the_contr
     assert envoy.ask(ENDPOINT, ["a", "b"]) == [ENDPOINT]
     assert envoy.ask(CLUSTER, nonce=envoy.responses[0].nonce) == [LISTENER]
     assert envoy.ask(ROUTE, ["wishes"]) == [ROUTE]
+    assert envoy.ask(EXTENSION, ["groups"]) == [EXTENSION]
+    assert envoy.ask(SECRET, ["certificate"]) == [SECRET]
+    assert envoy.got() == {"certificate": "v1"}
 
 
 def test_an_envoy_that_holds_the_record_is_sent_nothing():

@@ -23,7 +23,7 @@ from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
 from model.identity import Identity
 from model.world import Role
-from xds.translate.names import CLUSTER, LISTENER
+from xds.translate.names import CLUSTER, EXTENSION, LISTENER, SECRET
 from xds.wire import discovery_pb2 as wire
 
 PATIENCE_S = 10
@@ -200,9 +200,13 @@ class Envoy:
     def open(self) -> None:
         self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")()
 
-    async def ask(self, type_url=CLUSTER, *, nonce="", **holds) -> bytes:
+    async def ask(self, type_url=CLUSTER, *names, nonce="", **holds) -> bytes:
         message = wire.DeltaDiscoveryRequest(
-            type_url=type_url, response_nonce=nonce, initial_resource_versions=holds, node=wire.Node(id="n")
+            type_url=type_url,
+            resource_names_subscribe=names,
+            response_nonce=nonce,
+            initial_resource_versions=holds,
+            node=wire.Node(id="n"),
         )
         await self._call.write(message.SerializeToString())
         return message.SerializeToString()
@@ -405,6 +409,30 @@ async def test_also_by_the_next_agent(make_relay, outage, envoy):
     await envoy.ask()
 
     assert await envoy.given() == {"a": "v1"}
+
+
+async def test_certificates_and_groups_too_and_no_private_key_is_in_a_file(
+    make_relay, accepted, envoy, control_plane, folder, until
+):
+    relay = await make_relay()
+    session = await accepted()
+    key = "-----BEGIN PRIVATE KEY-----"
+    for type_url, name, version in ((SECRET, "certificate", key), (EXTENSION, "groups", "v1")):
+        await envoy.ask(type_url, name)
+        await session.say(gives(name, type_url, **{name: version}))
+        await envoy.hear()
+        await envoy.ask(type_url, nonce=name)
+    await until(lambda: len(session.heard) == 6)
+    await control_plane.stop()
+    assert (await envoy.end())[0] is not OK
+    await relay.stop()
+    assert not [path for path in folder.path.rglob("*") if path.is_file() and b"PRIVATE" in path.read_bytes()]
+
+    await make_relay()
+    envoy.open()
+    for type_url, name, version in ((SECRET, "certificate", key), (EXTENSION, "groups", "v1")):
+        await envoy.ask(type_url, name)
+        assert await envoy.given() == {name: version}
 
 
 async def test_what_was_accepted_last_is_written_at_the_end(make_relay, accepted, envoy, folder, monkeypatch, until):

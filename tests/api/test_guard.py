@@ -51,12 +51,17 @@ async def test_what_is_open_is_open_to_all(api):
 
 
 async def test_of_a_stranger_no_body_is_read(api):
-    def never():
-        raise AssertionError("it was read")
-        yield b""
+    sent = []
 
-    reply = await api.anonymous("POST", "/api/v1/fleets", chunks=never())
-    assert reply.status == 401
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        raise AssertionError("it was read")
+
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/fleets", "headers": [], "client": None}
+    await api.app(scope | {"query_string": b"", "root_path": ""}, receive, send)
+    assert sent[0]["status"] == 401
 
 
 async def test_what_a_role_may_not_do_is_refused_before_the_body_is_read(api, make_operator):
@@ -79,6 +84,16 @@ async def test_an_unexpected_error_ends_in_a_problem_that_tells_nothing(api, mon
         raise RuntimeError("a secret")
 
     monkeypatch.setattr("api.context.ApiContext.look", fail)
+    reply = await api("GET", "/api/v1/fleets")
+    assert (reply.status, reply.json["code"]) == (500, "internal")
+    assert b"secret" not in reply.body
+
+
+async def test_an_unexpected_error_in_authentication_ends_so_too(api, monkeypatch):
+    async def fail(*_):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("api.guard.identify", fail)
     reply = await api("GET", "/api/v1/fleets")
     assert (reply.status, reply.json["code"]) == (500, "internal")
     assert b"secret" not in reply.body

@@ -84,8 +84,12 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(stage, eventually, st
 
     server.stop()
     away_since = time.monotonic()
-    eventually(lambda: client.fetch(f"{scene.api_url}/api/v1/exits").status == 503)
-    refusal = client.fetch(f"{scene.api_url}/api/v1/exits").json()
+
+    def asked() -> client.Answer:
+        return client.fetch(f"{scene.api_url}/api/v1/exits", headers=scene.operator_headers)
+
+    eventually(lambda: asked().status == 503)
+    refusal = asked().json()
     assert refusal["code"] == "database_unreachable"
     assert refusal["detail"]
     assert client.fetch(f"{scene.api_url}/health/ready").status == 503

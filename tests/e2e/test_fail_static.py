@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
+import ssl
+import time
+from contextlib import suppress
+
 import pytest
 
+from cli.demo.client import user_headers
 from cli.demo.scene import SceneSettings
+from tests.api.certificates import certificate
 from tests.e2e.conftest import FREE_PORTS, started
 
 POOLS = ("us", "gb")
+SERVER_NAME = "us.gateway.example"
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +119,75 @@ def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(s
         scene.api("DELETE", f"/pools/{pool['id']}")
         eventually(lambda: not names_country(scene, "it"))
     assert clients.failures(since=0) == []
+
+
+def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key_lies_there_in_clear(scene, eventually):
+    gateway, record = scene.gateway, scene.gateway.state_dir / "record.bin"
+    pair, port = certificate(SERVER_NAME, days=10_000), _free_port()
+    chain = pair["chain"]
+    made = [
+        scene.api("POST", "/certificates", {"name": "front", "fleet": "demo", **pair}),
+        scene.api(
+            "POST",
+            "/listeners",
+            {"name": "tls", "fleet": "demo", "address": "127.0.0.1", "port": port}
+            | {"certificate": "front", "countries_by_server_name": {SERVER_NAME: "us"}},
+        ),
+        scene.api("POST", "/users", {"name": "alice", "fleet": "demo", "group": "staff"}),
+        scene.api(
+            "POST",
+            "/routes",
+            {"name": "staff", "fleet": "demo"} | {"match": {"groups": ["staff"]}, "action": {"deny": {"status": 418}}},
+        ),
+    ]
+
+    def serves_both() -> bool:
+        return [_over_tls(scene, port, chain, user) for user in ("alice", "bob")] == [418, 200]
+
+    eventually(serves_both)
+    changed_at = time.time()
+    made.append(scene.api("POST", "/users", {"name": "carol", "fleet": "demo", "group": "staff"}))
+    eventually(lambda: _over_tls(scene, port, chain, "carol") == 418)
+    eventually(lambda: record.stat().st_mtime > changed_at)
+
+    scene.kill_control_plane()
+    scene.processes.kill(gateway.child)
+    gateway.child = None
+    gateway.kill_envoy()
+    assert not serves_both()
+    gateway.start()
+    eventually(serves_both)
+    assert scene.control_plane is None
+    secret = pair["key"].splitlines()[1].encode()
+    files = [path for path in gateway.state_dir.rglob("*") if path.is_file()]
+    assert record in files
+    assert not [path for path in files if secret in path.read_bytes()]
+
+    scene.start_control_plane()
+    eventually(lambda: "ads.back" in gateway.child.tail(20))
+    collections = ("certificates", "listeners", "users", "routes", "users")
+    for collection, each in sorted(zip(collections, made, strict=True), key=lambda it: it[0] == "certificates"):
+        scene.api("DELETE", f"/{collection}/{each['id']}")
+    eventually(lambda: _over_tls(scene, port, chain, "bob") is None)
+    assert serves(scene, "us")
+
+
+def _over_tls(scene, port: int, chain: str, user: str) -> int | None:
+    """What a user is answered who says nothing of a country, but in the name that is dialled."""
+    context = ssl.create_default_context(cadata=chain)
+    with (
+        suppress(OSError, http.client.HTTPException),
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=SERVER_NAME) as tls,
+    ):
+        connection = http.client.HTTPConnection(SERVER_NAME)
+        connection.sock = tls
+        connection.request("GET", f"{scene.page_url}/", headers=user_headers(user))
+        return connection.getresponse().status
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]

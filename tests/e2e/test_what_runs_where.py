@@ -22,7 +22,7 @@ def waiting(scene):
         answer = client.fetch(
             f"{scene.api_url}/api/v1{path}",
             method=method,
-            headers={"Content-Type": "application/json", "Prefer": "wait=20"},
+            headers={"Content-Type": "application/json", "Prefer": "wait=20", **scene.operator_headers},
             body=None if body is None else json.dumps(body).encode(),
             timeout_s=30,
         )
@@ -51,6 +51,8 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
             found[names.LISTENER, each["name"]] = each["active_state"]["version_info"]
         for each in dump.get("dynamic_route_configs", ()):
             found[names.ROUTE, each["route_config"]["name"]] = each["version_info"]
+        for each in dump.get("ecds_filters", ()):
+            found[names.EXTENSION, each["ecds_filter"]["name"]] = each["version_info"]
     return found
 
 
@@ -61,7 +63,8 @@ def test_what_a_gateway_is_said_to_hold_is_what_its_envoy_uses(scene, gateway, e
     in_use = versions_in_envoy(scene.gateway)
     assert in_use
     assert {key: held.get(key) for key in in_use} == in_use
-    assert {type_url for type_url, _ in held} == {names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE}
+    assert {type_url for type_url, _ in in_use} == {names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE}
+    assert {type_url for type_url, _ in held} == {*(type_url for type_url, _ in in_use), names.ENDPOINT}
 
 
 def test_a_write_that_waits_says_who_has_it(scene, gateway, waiting):
@@ -100,11 +103,13 @@ def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_i
     assert [(it["name"], it["progress"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
     assert "Address already in use" in differing[0]["reason"]
 
-    said = scene.processes.run((*EXITPLANE, "status", "--api", scene.api_url, "--json"))
+    status = (*EXITPLANE, "status", "--api", scene.api_url)
+    environment = {"EXITPLANE_API_KEY_FILE": str(scene.api_key_file)}
+    said = scene.processes.run((*status, "--json"), environment=environment)
     (change,) = json.loads(said)["changes"]
     assert (change["fleet"], change["what"], change["given_to"]) == ("demo", "clients", "nobody")
     assert "Address already in use" in change["reason"]
-    assert "Listener (rejected)" in scene.processes.run((*EXITPLANE, "status", "--api", scene.api_url))
+    assert "Listener (rejected)" in scene.processes.run(status, environment=environment)
 
     # neither a restart of the control plane nor the gateway's coming back has it tried again
     rejected = stat(scene.gateway, f"{LDS}.update_rejected")

@@ -9,9 +9,33 @@ import pytest
 from sqlalchemy import func, select, text
 
 from model.changes import write
-from model.repositories import declared, questions, rollout, sync, worlds
+from model.repositories import (
+    declared,
+    idempotency,
+    keepalives,
+    logins,
+    operators,
+    questions,
+    rollout,
+    sync,
+    worlds,
+)
+from model.repositories.idempotency import Kept
 from model.repositories.sync import Standing
-from model.tables import AcceptedRow, CanaryRow, FleetRow, ProxyRow, QuestionRow, RejectionRow, ReplicaRow, RolloutRow
+from model.tables import (
+    AcceptedRow,
+    CanaryRow,
+    FleetRow,
+    IdempotencyRow,
+    OperatorRow,
+    ProxyRow,
+    QuestionRow,
+    RejectionRow,
+    ReplicaRow,
+    RolloutRow,
+    SessionRow,
+    ThrottleRow,
+)
 from model.world import Rejection, ResourceKey, Role
 
 pytestmark = pytest.mark.postgres
@@ -94,6 +118,43 @@ async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count
         await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
     await house.look()
     assert await count(QuestionRow) == 0
+
+
+async def test_what_was_answered_is_kept_for_a_day(house, clock, count):
+    async with house.database.session() as session:
+        for key, age in (("new", timedelta(hours=23)), ("old", timedelta(hours=25))):
+            await idempotency.keep(session, uuid4(), key, Kept("digest", 201, {}, "{}"))
+            at = text("UPDATE idempotency SET at = :at WHERE key = :key")
+            await session.execute(at, {"at": clock() - age, "key": key})
+    await house.look()
+    async with house.database.session() as session:
+        assert (await session.execute(select(IdempotencyRow.key))).scalars().all() == ["new"]
+
+
+async def test_sessions_that_expired_and_failures_of_long_ago_are_forgotten(house, clock):
+    async with house.database.session() as session:
+        operator = OperatorRow(name="ada", role="admin", created_at=clock())
+        await operators.save(session, operator)
+        for digest, left in (("alive", timedelta(seconds=1)), ("expired", timedelta(seconds=-1))):
+            row = SessionRow(
+                operator_id=operator.id, refresh_digest=digest, created_at=clock(), expires_at=clock() + left
+            )
+            await logins.start(session, row)
+        for key, age in (("lately", timedelta(days=29)), ("long ago", timedelta(days=31))):
+            session.add(ThrottleRow(key=key, failures=1, blocked_until=clock() - age, at=clock() - age))
+    await house.look()
+    async with house.database.session() as session:
+        assert (await session.execute(select(SessionRow.refresh_digest))).scalars().all() == ["alive"]
+        assert (await session.execute(select(ThrottleRow.key))).scalars().all() == ["lately"]
+
+
+async def test_clients_that_are_silent_for_a_month_are_forgotten(house, clock):
+    async with house.database.session() as session:
+        await keepalives.store(session, "silent", {}, clock() - timedelta(days=31))
+        await keepalives.store(session, "heard", {}, clock() - timedelta(days=29))
+    await house.look()
+    async with house.database.session() as session:
+        assert [client_id for client_id, _, _ in await keepalives.newest(session)] == ["heard"]
 
 
 async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, count):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +17,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
 from sqlmodel import SQLModel
 
 from model import migrations
@@ -139,6 +146,264 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, un
     await holder.close()
     assert [await replica.wait() for replica in replicas] == [0, 0]
     assert await current_migration(empty) == newest_migration()
+    assert await differences(empty) == []
+
+
+# -- beside the previous version ---------------------------------------------------------------------------------------
+
+IDS = {name: f"00000000-0000-4000-8000-0000000000{number:02}" for number, name in enumerate(("f", "l", "p", "x", "g"))}
+OF_0003 = [
+    # as the code of migration 0003 wrote and read, column by column; it knows nothing of what came later
+    f"INSERT INTO fleet (id, name, created_at) VALUES ('{IDS['f']}', 'demo', now())",
+    f"INSERT INTO listener (id, fleet_id, address, port) VALUES ('{IDS['l']}', '{IDS['f']}', '127.0.0.1', 8080)",
+    f"INSERT INTO pool (id, fleet_id, name, country, created_at) VALUES ('{IDS['p']}', '{IDS['f']}', 'us', 'us', now())",
+    (
+        "INSERT INTO proxy (id, fleet_id, name, role, locality, created_at)"
+        f" VALUES ('{IDS['x']}', '{IDS['f']}', 'us-1', 'exit', NULL, now()),"
+        f" ('{IDS['g']}', '{IDS['f']}', 'gw-1', 'gateway', NULL, now())"
+    ),
+    (
+        "INSERT INTO exit (id, pool_id, name, address, endpoint, port, bind_address, egress_address, locality, state,"
+        f" state_reason, state_since, created_at) VALUES ('{IDS['x']}', '{IDS['p']}', 'us-1', '192.0.2.1', '192.0.2.1', 8443,"
+        " '0.0.0.0', NULL, NULL, 'registering', '', now(), now())"
+    ),
+    "UPDATE revision SET value = value + 1 RETURNING value",
+    f"INSERT INTO change (revision, kind, key, at, traceparent) VALUES (1, 'fleet', '{IDS['f']}', now(), NULL) RETURNING id",
+    "SELECT id, fleet_id, address, port FROM listener",
+    "SELECT id, fleet_id, name, country, created_at FROM pool",
+    "SELECT revision, kind, key FROM change WHERE revision > 0 ORDER BY id",
+    "UPDATE listener SET port = 8081",
+    "UPDATE pool SET country = 'gb'",
+    "UPDATE exit SET state = 'healthy', state_since = now() RETURNING name",
+    "INSERT INTO rejection (\"group\", type_url, name, version, proxy_id, detail, at) VALUES ('g', 't', 'n', 'v', NULL, '', now())",
+    (
+        "INSERT INTO question (id, proxy_id, resource, asked_at, answer)"
+        f" VALUES ('{IDS['f']}', '{IDS['g']}', NULL, now(), NULL)"
+    ),
+    "DELETE FROM exit",
+    "DELETE FROM proxy",
+    "DELETE FROM pool",
+    "DELETE FROM fleet",
+]
+
+
+async def test_what_the_previous_version_says_to_the_database_works_after_the_migration(empty):
+    connection = await empty.connect()
+    try:
+        for schema in ("0003", "head"):
+            async with empty.engine.begin() as migrating:
+                await migrating.run_sync(lambda given, schema=schema: upgrade_to(schema, given))
+            transaction = connection.transaction()
+            await transaction.start()
+            for statement in OF_0003:
+                await connection.execute(statement)
+            await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def test_what_the_previous_version_wrote_is_whole_for_this_one(empty):
+    await upgrade(empty)
+    connection = await empty.connect()
+    for statement in OF_0003[:10]:
+        await connection.execute(statement)
+    await connection.close()
+    world = await worlds.load(empty)
+    (listener,) = world.listeners.values()
+    (pool,) = world.pools.values()
+    assert (listener.name, listener.countries_by_server_name, listener.certificate_id) == ("clients", (), None)
+    assert (pool.city, pool.only_by_name) == ("", False)
+
+
+COLUMNS = """
+SELECT table_name, column_name, data_type, is_nullable, column_default IS NOT NULL OR is_identity = 'YES' AS filled
+FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+"""
+MIGRATIONS = [
+    script.revision for script in reversed([*ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()])
+]
+REMADE = {("0003", "sync")}
+"""Tables that were thrown away with what they held, before there was a version to run beside."""
+
+
+async def test_each_migration_leaves_the_previous_version_its_columns_and_asks_it_for_no_others(empty):
+    connection = await empty.connect()
+    before: dict = {}
+    for revision in MIGRATIONS:
+        async with empty.engine.begin() as migrating:
+            await migrating.run_sync(lambda given, revision=revision: upgrade_to(revision, given))
+        rows = await connection.fetch(COLUMNS)
+        after = {(row["table_name"], row["column_name"]): row for row in rows}
+        tables = {table for table, _ in before if (revision, table) not in REMADE}
+        for (table, column), row in before.items():
+            if table in tables:
+                assert (table, column) in after, f"{revision} removes {table}.{column}"
+                assert after[table, column]["data_type"] == row["data_type"], f"{revision} changes {table}.{column}"
+                assert after[table, column]["is_nullable"] >= row["is_nullable"], (
+                    f"{revision} tightens {table}.{column}"
+                )
+        for (table, column), row in after.items():
+            if table in tables and (table, column) not in before:
+                assert row["filled"] or row["is_nullable"] == "YES", f"{revision}: nobody fills {table}.{column}"
+        before = after
+    await connection.close()
+
+
+# -- how long a migration may hold anything up -------------------------------------------------------------------------
+
+DECLARED_BY_HAND = {
+    "fleet",
+    "listener",
+    "pool",
+    "plan",
+    "route",
+    "route_pool",
+    "server_certificate",
+    "operator",
+    "api_key",
+}
+"""Thousands of rows at most: an index over one of these is built, and its rows are checked, in milliseconds."""
+OF_KNOWN_SIZE = {"exit", "proxy"}
+"""Tens of thousands of rows, written by the keeper and by enrolment, which wait: an index is built in a tenth of a second."""
+ADDS = re.compile(r'ALTER TABLE "?(?P<table>\w+)"? ADD COLUMN (?P<column>.*)')
+CHECKS = re.compile(
+    r'(?:CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)\S+ ON "?(?P<indexed>\w+)"?'
+    r'|ALTER TABLE "?(?P<checked>\w+)"? ADD CONSTRAINT (?!.*NOT VALID)'
+    r'|ALTER TABLE "?(?P<altered>\w+)"? ALTER COLUMN \S+ (?:SET NOT NULL|TYPE))'
+)
+TAKES = re.compile(r'(?:ALTER TABLE "?(?P<table>\w+)"? (?:DROP COLUMN|RENAME)|DROP TABLE "?(?P<dropped>\w+)"?)')
+CONSTANT = re.compile(r"DEFAULT ('[^']*'(::\w+)?|-?\d+|true|false)( |$)")
+
+
+def statements_of(revision: str) -> list[str]:
+    """What a migration says to PostgreSQL, without one."""
+    buffer = io.StringIO()
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": buffer})
+    script = ScriptDirectory(str(Path(migrations.__file__).parent)).get_revision(revision)
+    assert script is not None
+    with Operations.context(context):
+        script.module.upgrade()
+    return [" ".join(statement.split()) for statement in buffer.getvalue().split(";") if statement.strip()]
+
+
+def faults(revision: str, statements: list[str]) -> list[str]:
+    """What would hold up the versions that run beside a migration, or break them."""
+    created = {found[1] for each in statements if (found := re.match(r'CREATE TABLE "?(\w+)', each))}
+    found = []
+    for each in statements:
+        added, checked, taken = ADDS.match(each), CHECKS.match(each), TAKES.match(each)
+        if (
+            added
+            and added["table"] not in created
+            and "DEFAULT" in added["column"]
+            and not CONSTANT.search(added["column"])
+        ):
+            found.append(f"rewrites {added['table']}, for each row has a default of its own: {each}")
+        if added and added["table"] not in created and "NOT NULL" in added["column"] and "DEFAULT" not in each:
+            found.append(f"who does not know the column cannot insert: {each}")
+        if checked:
+            table = checked["indexed"] or checked["checked"] or checked["altered"]
+            small = DECLARED_BY_HAND | OF_KNOWN_SIZE if checked["indexed"] else DECLARED_BY_HAND
+            if table not in created | small:
+                found.append(f"looks at all rows of {table} while nobody may write: {each}")
+        if taken and (revision, taken["table"] or taken["dropped"]) not in REMADE:
+            found.append(f"takes away what the previous version uses: {each}")
+    return found
+
+
+@pytest.mark.parametrize("revision", MIGRATIONS)
+def test_a_migration_rewrites_no_table_and_holds_up_nobody(revision):
+    statements = statements_of(revision)
+    assert statements
+    assert faults(revision, statements) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE exit ADD COLUMN x INTEGER NOT NULL",
+        "ALTER TABLE exit ADD COLUMN x UUID DEFAULT gen_random_uuid()",
+        "ALTER TABLE exit ADD COLUMN x TIMESTAMP DEFAULT clock_timestamp() NOT NULL",
+        "CREATE INDEX ix ON audit_event (at)",
+        'CREATE UNIQUE INDEX ix ON "user_account" (name)',
+        "ALTER TABLE exit ADD CONSTRAINT c UNIQUE (name)",
+        "ALTER TABLE heartbeat ADD CONSTRAINT c FOREIGN KEY(proxy_id) REFERENCES proxy (id)",
+        "ALTER TABLE exit ALTER COLUMN name SET NOT NULL",
+        "ALTER TABLE exit ALTER COLUMN name TYPE TEXT",
+        "ALTER TABLE pool DROP COLUMN country",
+        "ALTER TABLE pool RENAME TO pools",
+        "DROP TABLE sync",
+    ],
+)
+def test_what_would_hold_others_up_or_break_them_is_found(statement):
+    assert faults("9999", [statement])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE exit ADD COLUMN x INTEGER",
+        "ALTER TABLE exit ADD COLUMN x VARCHAR DEFAULT '' NOT NULL",
+        "ALTER TABLE exit ADD COLUMN x BOOLEAN DEFAULT false NOT NULL",
+        "CREATE INDEX CONCURRENTLY ix ON audit_event (at)",
+        "CREATE INDEX ix ON pool (name)",
+        "ALTER TABLE exit ADD CONSTRAINT c CHECK (port > 0) NOT VALID",
+        "ALTER TABLE exit ALTER COLUMN name DROP NOT NULL",
+    ],
+)
+def test_what_holds_nobody_up_is_fine(statement):
+    assert faults("9999", [statement]) == []
+
+
+async def test_every_statement_of_every_migration_has_its_timeouts(empty):
+    seen = set()
+
+    def watch(connection, cursor, statement, *_):
+        if statement.lstrip().startswith(("CREATE", "ALTER", "DROP", "INSERT", "UPDATE")):
+            for setting in ("lock_timeout", "statement_timeout"):
+                cursor.execute(f"SHOW {setting}")
+                seen.add((setting, cursor.fetchone()[0]))
+
+    def migrate(connection):
+        event.listen(connection, "before_cursor_execute", watch)
+        upgrade_to("head", connection)
+
+    async with empty.engine.begin() as connection:
+        await connection.run_sync(migrate)
+    # what is before the first migration: the table in which alembic notes where it is
+    assert seen == {("lock_timeout", "4s"), ("statement_timeout", "5s")}
+
+
+def db_upgrade(url: str) -> subprocess.CompletedProcess[str]:
+    command_line = [sys.executable, "-m", "cli", "db", "upgrade"]
+    environment = {**os.environ, "EXITPLANE_DATABASE_URL": url}
+    return subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_was(empty, until):
+    async with empty.engine.begin() as connection:
+        await connection.run_sync(lambda given: upgrade_to("0003", given))
+    url = empty.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    holder = await empty.connect()
+    before = await holder.fetch(COLUMNS)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("LOCK TABLE pool IN ACCESS SHARE MODE")  # as any SELECT does, until its transaction ends
+    migrating = asyncio.create_task(asyncio.to_thread(db_upgrade, url))
+    waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    watcher = await empty.connect()
+    await until(lambda: watcher.fetchval(waits), timeout_s=30)
+    done = await migrating
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+    assert "waited 4 s for a lock" in done.stderr
+    assert "repeat it" in done.stderr
+    assert await watcher.fetch(COLUMNS) == before
+    assert await current_migration(empty) == "0003"
+    await transaction.rollback()
+    await holder.close()
+    await watcher.close()
+    again = await asyncio.to_thread(db_upgrade, url)
+    assert (again.returncode, again.stdout.strip()) == (0, f"migrated from 0003 to {newest_migration()}"), again
     assert await differences(empty) == []
 
 

@@ -211,12 +211,15 @@ class Client:
         """All that it was sent on this stream."""
         self._node = Node(id=node_id)
         self._named: dict[str, set[str]] = {}
+        self._writing = asyncio.Lock()
+        """gRPC takes one write at a time, and a test may ask beside what answers by itself."""
 
     async def ask(self, type_url: str, *subscribe: str, **fields: Any) -> None:
         request = DeltaDiscoveryRequest(
             node=self._node, type_url=type_url, resource_names_subscribe=subscribe, **fields
         )
-        await self.call.write(request.SerializeToString())
+        async with self._writing:
+            await self.call.write(request.SerializeToString())
         self._named.setdefault(type_url, set()).update(subscribe)
 
     async def start(self, resumed: dict[str, dict[str, str]] | None = None) -> None:
@@ -224,7 +227,7 @@ class Client:
         self.versions = {type_url: {**held} for type_url, held in (resumed or {}).items()}
         for type_url in (names.CLUSTER, names.LISTENER):
             await self.ask(type_url, initial_resource_versions=self.versions.get(type_url, {}))
-        for type_url in (names.ENDPOINT, names.ROUTE):
+        for type_url in (names.ENDPOINT, names.ROUTE, names.EXTENSION):
             if held := self.versions.get(type_url):
                 await self.ask(type_url, *held, initial_resource_versions=held)
 
@@ -284,11 +287,13 @@ class Client:
             routes = {names.GATEWAY_LISTENER: names.GATEWAY_ROUTES, names.EXIT_LISTENER: names.EXIT_ROUTES}
             if new := {routes[name] for name in wanted} - self._named.get(names.ROUTE, set()):
                 await self.ask(names.ROUTE, *sorted(new))
+            if names.GATEWAY_LISTENER in wanted and names.EXTENSION not in self._named:
+                await self.ask(names.EXTENSION, names.GROUPS_FILTER)
 
 
 def complete(pools: int) -> Callable[[Client], bool]:
     """Whether a gateway has everything of a fleet with so many pools."""
-    wanted = {names.CLUSTER: pools, names.ENDPOINT: pools, names.LISTENER: 1, names.ROUTE: 1}
+    wanted = {names.CLUSTER: pools, names.ENDPOINT: pools, names.LISTENER: 1, names.ROUTE: 1, names.EXTENSION: 1}
     return lambda client: all(len(client.held(type_url)) == count for type_url, count in wanted.items())
 
 

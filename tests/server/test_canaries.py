@@ -369,7 +369,7 @@ async def test_a_release_is_one_revision_with_all_that_belongs_to_it(plane, serv
             rows = (await session.execute(select(AcceptedRow))).scalars().all()
         kept = {(row.type_url, row.name): (row.version, row.body) for row in rows if row.group == key_of(plane)}
         client = some[0].client
-        for type_url in (names.CLUSTER, names.ROUTE, names.LISTENER):
+        for type_url in (names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE):
             for name, version in client.versions[type_url].items():
                 assert kept.pop((type_url, name)) == (version, client.bodies[type_url, name])
         assert kept == {}

@@ -92,7 +92,7 @@ async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_c
     async with fleet(answer_timeout_s=600, write_timeout_s=600) as (server, proxy, far, near):
 
         async def is_connected():
-            return len(await connected_types(far.id)) == 4
+            return len(await connected_types(far.id)) == 5
 
         async def is_gone():
             return not await connected_types(far.id)
@@ -102,7 +102,7 @@ async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_c
         befall(connection)
         await until(lambda: server.publisher.streams == 1)
         await until(is_gone)
-        assert len(await connected_types(near.id)) == 4
+        assert len(await connected_types(near.id)) == 5
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await until(lambda: has_address(near, plane, "198.51.100.2"))
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 import pytest
 
+from api.auth.caller import Caller, OperatorRole
 from api.proxies import config
-from model.repositories import questions
+from model.changes import write
+from model.repositories import declared, questions
+from model.tables import ServerCertificateRow
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+CALLER = Caller(UUID(int=1), OperatorRole.VIEWER)
 
 
 @pytest.fixture
@@ -16,7 +25,9 @@ def asked(plane, server):
     """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
-        found = await config.show(plane.database, str(identity.proxy_id), resource=resource, differences=differences)
+        found = await config.show(
+            plane.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
+        )
         return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
 
     return ask
@@ -28,7 +39,9 @@ def known(plane, server, synced, until):
 
     async def wait(identity):
         async def written():
-            found = await config.show(plane.database, str(identity.proxy_id), resource="none", differences=False)
+            found = await config.show(
+                plane.database, CALLER, str(identity.proxy_id), resource="none", differences=False
+            )
             return bool(found.sync)
 
         await until(written)
@@ -49,7 +62,8 @@ async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, 
         }
         assert {it.progress for it in resources.values()} == {"held"}
         assert all(it.wanted == it.held for it in resources.values())
-        assert [each.type_url for each in found.types] == [names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE]
+        in_order = [names.CLUSTER, names.ENDPOINT, names.EXTENSION, names.LISTENER, names.ROUTE]
+        assert [each.type_url for each in found.types] == in_order
 
 
 async def test_one_resource_is_shown_as_envoy_reads_it(plane, server, drive, until, has_all, asked, known):
@@ -125,3 +139,27 @@ async def test_no_question_is_left_behind(plane, server, drive, until, has_all, 
         assert not found.answered
         async with plane.database.session() as session:
             assert await questions.asked(session, {plane.gateway.id}) == []
+
+
+async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
+    async with write(database) as unit:
+        row = ServerCertificateRow(fleet_id=plane.fleet.id, name="a", chain="a chain", key="a key")
+        row.server_names, row.expires_at, row.created_at = [], AT, AT
+        await declared.save(unit, row)
+    name = names.certificate_secret(row.id)
+    async with drive(server, plane.identity) as gateway:
+        await until(lambda: has_all(2)(gateway.client))
+        await known(plane.identity)
+        await gateway.client.ask(names.SECRET, name)
+        await until(lambda: gateway.client.held(names.SECRET) == {name})
+        async with database.session() as session:
+            question = await questions.ask(session, plane.gateway.id, name)
+
+        async def answered():
+            async with database.session() as session:
+                return await questions.answer_to(session, question)
+
+        types = {each["type_url"]: each["resources"] for each in (await until(answered))["types"]}
+        (secret,) = types[names.SECRET]
+        assert secret["name"] == name
+        assert "content" not in secret

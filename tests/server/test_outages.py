@@ -67,7 +67,7 @@ async def test_what_proxies_answered_while_postgresql_was_away_is_stored_when_it
         await wire.mend()
 
         async def all_types():
-            return len(await synced(plane.gateway.id)) == 4
+            return len(await synced(plane.gateway.id)) == 5
 
         await until(all_types)
 
@@ -90,7 +90,7 @@ async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, con
         await client.until(has_all(2))
         await client.call.done_writing()
         assert await client.end() is grpc.StatusCode.OK
-    assert len(await synced(plane.gateway.id)) == 4
+    assert len(await synced(plane.gateway.id)) == 5
 
 
 async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(plane, wired, serve, connect, has_all):

@@ -64,7 +64,7 @@ async def test_what_a_proxy_accepted_is_its_sync_status_with_the_revision(
 
         await until(is_known)
         rows = await synced(plane.gateway.id)
-        assert set(rows) == {names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE}
+        assert set(rows) == {names.CLUSTER, names.ENDPOINT, names.EXTENSION, names.LISTENER, names.ROUTE}
         assert {(ok, detail) for _, ok, detail in rows.values()} == {(True, "")}
         assert await worlds.current_revision(database) == revision  # endpoints are not rolled out: no revision
 
@@ -77,7 +77,7 @@ async def test_accepted_versions_are_kept_with_their_bytes_but_endpoints_are_not
         await client.until(has_all(2))
 
         async def all_kept():
-            return len(await accepted()) == 4
+            return len(await accepted()) == 5
 
         await until(all_kept)
         kept = await accepted()
@@ -259,7 +259,7 @@ async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all
         await client.until(has_all(2))
 
         async def all_types():
-            return len(await synced(plane.gateway.id)) == 4
+            return len(await synced(plane.gateway.id)) == 5
 
         await until(all_types)
         assert failed.is_set()
@@ -275,7 +275,7 @@ async def test_a_replica_that_was_held_to_be_dead_says_anew_which_streams_it_has
             return [row.replica is not None for row in await sync.of_proxy(session, plane.gateway.id)]
 
     async def connected_again():
-        return await connected() == [True] * 4
+        return await connected() == [True] * 5
 
     async with connect(server, plane.identity) as client:
         await client.start()

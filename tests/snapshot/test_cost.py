@@ -292,7 +292,7 @@ def test_versions_are_equal_in_every_process():
     printed = {run.communicate()[0] for run in runs}
     assert {run.returncode for run in runs} == {0}
     assert len(printed) == 1
-    assert len(printed.pop().splitlines()) == 4 + 2 * 2 + 2 + 2
+    assert len(printed.pop().splitlines()) == 5 + 2 * 2 + 2 + 2
 
 
 def test_a_version_is_the_hash_of_the_bytes_and_of_nothing_else(make_world):

@@ -19,6 +19,7 @@ from xds.server.recorder import Recorder
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import View
 from xds.translate.group import ResourceId
+from xds.translate.names import SECRET
 
 log = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class Inspector:
             "held": holding.held,
             "reason": self._reason(box, type_url, holding),
         }
-        if holding.name == content_of:
+        if holding.name == content_of and type_url != SECRET:  # no private key in a table of answers
             both = wanted.get(type_url, holding.name), box.view.get(type_url, holding.name)
             shown["content"] = {"wanted": _body(holding.wanted, *both), "held": _body(holding.held, *both)}
         return shown

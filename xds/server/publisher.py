@@ -238,12 +238,16 @@ class Publisher:
     def stands(self, key: str, proxy_id: UUID, change_set: ChangeSet) -> bool:
         """Whether a proxy accepted a change-set: all of it that it asks for, and that is something.
 
-        What is to go counts only where nothing else is in the set: its turn comes after a grace.
+        What is to go counts only where nothing else is in the set: its turn comes after a grace. What nobody uses is
+        accepted as it is.
         """
         boxes = [box for box in self._of_proxy.get(proxy_id, ()) if key in box.keys]
         kept = {each: resource for each, resource in change_set.wanted.items() if resource is not None}
         some = False
         for each, resource in (kept or change_set.wanted).items():
+            if boxes and not self._rollouts[key].is_used(each):
+                some = True
+                continue
             told = [it for box in boxes if (it := self._stands(box, key, each, resource)) is not None]
             if told and not any(told):
                 return False

@@ -26,13 +26,15 @@ from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
 from xds.translate.group import ResourceId, Scope
-from xds.translate.names import CLUSTER, EXTENSION, ROUTE
+from xds.translate.names import CLUSTER, EXTENSION, LISTENER, ROUTE
 from xds.translate.references import references
 
 _NAMED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
 """Types of what others name."""
 _NAMING: Final = ROLLED_OUT
 """Types of what names others: clusters too, for some go on to others."""
+_BY_LISTENERS: Final = frozenset({EXTENSION, ROUTE})
+"""Types that a client asks for by the names that its listeners have."""
 
 
 class Verdict(StrEnum):
@@ -80,6 +82,16 @@ class Rollout:
         """In what canaries may differ from the others."""
         sets = (each.wanted.keys() for each in self.change_sets if each.verdict is Verdict.CANARIES)
         return frozenset().union(*sets)
+
+    def is_used(self, each: ResourceId) -> bool:
+        """Whether a client may ask for a resource. One that no listener names nobody asks for, so that nobody can try it."""
+        if each.type_url not in _BY_LISTENERS or LISTENER not in self.wanted.scope.types:
+            return True
+        return any(
+            each in references(LISTENER, name, listener.body)
+            for snapshot in (self.wanted, self.trial, self.settled)
+            for name, listener in snapshot.resources.get(LISTENER, {}).items()
+        )
 
 
 @dataclass(frozen=True, slots=True)

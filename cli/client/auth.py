@@ -1,0 +1,79 @@
+"""Logging in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from api.auth.schemas import LoginIn, MeOut, PasswordIn, RefreshIn, TokensOut, TotpIn, TotpOut, TotpRemovalIn
+from api.writes import BASE_PATH
+from cli.client.transport import Operation, Transport
+
+_PATH = f"{BASE_PATH}/auth"
+_LOG_IN = Operation("log_in", "POST", f"{_PATH}/login", LoginIn, TokensOut, repeatable=False)
+_REFRESH = Operation("refresh", "POST", f"{_PATH}/refresh", RefreshIn, TokensOut, repeatable=False)
+_LOG_OUT: Operation[None] = Operation("log_out", "POST", f"{_PATH}/logout", None, None, repeatable=False)
+_ME = Operation("read_me", "GET", f"{_PATH}/me", None, MeOut)
+_PASSWORD: Operation[None] = Operation(
+    "change_password", "POST", f"{_PATH}/password", PasswordIn, None, repeatable=False
+)
+_START_TOTP = Operation("start_totp", "POST", f"{_PATH}/totp", None, TotpOut, repeatable=False)
+_CONFIRM_TOTP: Operation[None] = Operation(
+    "confirm_totp", "POST", f"{_PATH}/totp/confirm", TotpIn, None, repeatable=False
+)
+_REMOVE_TOTP: Operation[None] = Operation(
+    "remove_totp", "DELETE", f"{_PATH}/totp", TotpRemovalIn, None, repeatable=False
+)
+_BEGIN_OIDC: Operation[None] = Operation("begin_oidc", "GET", f"{_PATH}/oidc/login", None, None)
+_FINISH_OIDC = Operation("finish_oidc", "GET", f"{_PATH}/oidc/callback", None, TokensOut, repeatable=False)
+
+
+class Auth:
+    """What an operator does about themselves. None of it is sent twice: a code or a token is good once."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def operations(self) -> Iterator[Operation[Any]]:
+        yield from (_LOG_IN, _REFRESH, _LOG_OUT, _ME, _PASSWORD)
+        yield from (_START_TOTP, _CONFIRM_TOTP, _REMOVE_TOTP, _BEGIN_OIDC, _FINISH_OIDC)
+
+    async def log_in(self, login: LoginIn) -> TokensOut:
+        """Tokens for a name and a password. The client goes on with the credential that it was made with."""
+        return (await self._transport.send(_LOG_IN, body=login)).value
+
+    async def refresh(self, token: RefreshIn) -> TokensOut:
+        """New tokens for a refresh token, which is used up."""
+        return (await self._transport.send(_REFRESH, body=token)).value
+
+    async def log_out(self) -> None:
+        """End this session."""
+        await self._transport.send(_LOG_OUT)
+
+    async def me(self) -> MeOut:
+        """Who calls, and what they may."""
+        return (await self._transport.send(_ME)).value
+
+    async def change_password(self, passwords: PasswordIn) -> None:
+        """Change one's own password."""
+        await self._transport.send(_PASSWORD, body=passwords)
+
+    async def start_totp(self) -> TotpOut:
+        """Begin to set up a second factor."""
+        return (await self._transport.send(_START_TOTP)).value
+
+    async def confirm_totp(self, code: TotpIn) -> None:
+        """From now on a login takes a code."""
+        await self._transport.send(_CONFIRM_TOTP, body=code)
+
+    async def remove_totp(self, proof: TotpRemovalIn) -> None:
+        """Remove the second factor."""
+        await self._transport.send(_REMOVE_TOTP, body=proof)
+
+    async def begin_oidc(self) -> str:
+        """Where a browser logs in; this client keeps the cookie that `finish_oidc` takes."""
+        return await self._transport.redirection(_BEGIN_OIDC)
+
+    async def finish_oidc(self, **query: str) -> TokensOut:
+        """Tokens for what the provider sent the browser back with."""
+        return (await self._transport.send(_FINISH_OIDC, query=query)).value

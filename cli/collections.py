@@ -1,0 +1,225 @@
+"""`exitplane get` and `exitplane delete`: what is in the collections of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from cli.client import Client
+from cli.client.collection import Changeable, Collection, Readable
+from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.declared.dumping import as_yaml
+from model.errors import ExitplaneError
+
+_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "fleets": ("name", "listener", "created_at"),
+    "pools": ("fleet", "name", "country", "city", "only_by_name"),
+    "exits": ("fleet", "pool", "name", "address", "port", "locality", "state", "state_reason"),
+    "proxies": ("fleet", "role", "name", "locality", "connected"),
+    "listeners": ("fleet", "name", "address", "port", "country", "pool", "certificate"),
+    "routes": ("fleet", "position", "name", "enabled", "explanation"),
+    "users": ("fleet", "name", "group", "plan"),
+    "plans": ("fleet", "name", "bandwidth_bps", "requests_per_minute", "tunnels", "monthly_bytes"),
+    "certificates": ("fleet", "name", "server_names", "expires_at"),
+    "operators": ("name", "role", "fleets", "disabled", "last_login_at"),
+    "api-keys": ("name", "role", "scopes", "expires_at", "last_used_at"),
+    "audit-events": ("sequence", "at", "action", "kind", "object_id", "actor_id"),
+}
+"""What a table shows of each."""
+_PAGE: Final = 1_000
+_COMPLETED_MAX: Final = 100
+_COMPLETION_S: Final = 3.0
+
+
+class UnknownCollection(ExitplaneError):
+    code = "unknown_collection"
+
+
+class BadWish(ExitplaneError):
+    code = "bad_wish"
+
+
+class NotConfirmed(ExitplaneError):
+    code = "not_confirmed"
+
+
+def _complete_collection(incomplete: str) -> list[str]:
+    return [name for name in _COLUMNS if name.startswith(incomplete)]
+
+
+def _complete_ref(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names that there are; none when the API is not there, or too slow for somebody who waits."""
+    api, name = ctx.params.get("api") or HERE, ctx.params.get("collection") or ""
+
+    async def names(client: Client) -> list[str]:
+        async with asyncio.timeout(_COMPLETION_S):
+            query = {"name": f"{incomplete}*"} if incomplete else {}
+            page = await _collection(client, name).page(limit=_COMPLETED_MAX, **query)
+        return sorted({each.name for each in page.items})
+
+    try:
+        return run(api, names)
+    except (ExitplaneError, TimeoutError, AttributeError):
+        return []
+
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="COLLECTION", help=f"One of {', '.join(_COLUMNS)}.", autocompletion=_complete_collection),
+]
+
+
+def get(
+    *,
+    collection: Name,
+    ref: Annotated[
+        str | None,
+        typer.Argument(metavar="[REF]", help="One of them, by its name or id.", autocompletion=_complete_ref),
+    ] = None,
+    fleet: Fleet = None,
+    which: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="FIELD=VALUE", help="Only those; fields are those of the API. May be repeated."
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="By this field; with - before it, from the last on.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.")] = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML.")] = False,
+) -> None:
+    """Show what is in a collection, or one thing of it.
+
+    For example:
+
+      exitplane get exits --filter state=unreachable --sort -state_since
+
+      exitplane get pools us --fleet demo --yaml
+
+      exitplane get users --filter 'name=a*' --json | jq -r '.[].name'
+    """
+    if ref is not None:
+        found = [run(api, lambda client: _read(client, collection, ref, fleet))]
+    else:
+        query = {"sort": sort, **_filters(which or ())}
+        if fleet is not None:
+            query["fleet"] = fleet
+        found = run(api, lambda client: _list(client, collection, query, limit))
+    plain = [item.model_dump(mode="json", by_alias=True) for item in found]
+    if as_json:
+        print_json(plain if ref is None else plain[0])
+    elif yaml:
+        sys.stdout.write(as_yaml(plain if ref is None else plain[0]))
+    else:
+        Console(highlight=False).print(_table(plain, _COLUMNS[collection]))
+
+
+def delete(
+    *,
+    collection: Name,
+    refs: Annotated[
+        list[str], typer.Argument(metavar="REF…", help="Which of them, by names or ids.", autocompletion=_complete_ref)
+    ],
+    fleet: Fleet = None,
+    approve: Annotated[
+        Literal["shrink"] | None,
+        typer.Option(help="shrink: yes, although it leaves less than half of the pools or healthy exits of a fleet."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Delete things of a collection: all that are named in one revision, or none.
+
+    For example:
+
+      exitplane delete exits us-1 us-2 --fleet demo --yes
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise NotConfirmed("there is no terminal to ask whether it is meant", mend="add --yes")
+        if not typer.confirm(f"Delete {', '.join(refs)} of {collection}?", err=True):
+            raise NotConfirmed("nothing was done")
+    deleted = run(api, lambda client: _delete(client, collection, refs, fleet, approve))
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        for each in deleted:
+            print(f"deleted {each}")
+
+
+def _collection(client: Client, name: str) -> Readable[Any]:
+    found = client.collections.get(name)
+    if found is None:
+        raise UnknownCollection(f"there is no collection {name!r}", mend=f"name one of {', '.join(_COLUMNS)}")
+    return found
+
+
+async def _read(client: Client, name: str, ref: str, fleet: str | None) -> BaseModel:
+    found: BaseModel = await _collection(client, name).read(ref, fleet=fleet)
+    return found
+
+
+async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int | None) -> list[BaseModel]:
+    collection = _collection(client, name)
+    found: list[BaseModel] = []
+    async for item in collection.list(**query, limit=min(limit or _PAGE, _PAGE)):
+        if len(found) == limit:
+            break
+        found.append(item)
+    return found
+
+
+async def _delete(
+    client: Client, name: str, refs: Sequence[str], fleet: str | None, approve: Literal["shrink"] | None
+) -> list[str]:
+    collection = _collection(client, name)
+    if isinstance(collection, Collection) and len(refs) > 1:
+        await collection.bulk(delete=refs, fleet=fleet, approve=approve)
+        return [*refs]
+    if not isinstance(collection, Changeable):
+        raise BadWish(f"nothing of {name} is deleted")
+    if len(refs) > 1:
+        raise BadWish(f"{name} are deleted one at a time", mend="name one")
+    await collection.delete(refs[0], fleet=fleet, approve=approve)
+    return [*refs]
+
+
+def _filters(given: Iterable[str]) -> dict[str, str]:
+    filters = {}
+    for each in given:
+        name, found, value = each.partition("=")
+        if not found or not name:
+            raise BadWish(f"--filter {each}: this is no FIELD=VALUE", mend="write, for example, --filter country=us")
+        filters[name] = value
+    return filters
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None | False | []:
+            return ""
+        case True:
+            return "yes"
+        case list():
+            return ", ".join(map(str, value))
+        case {"address": address, "port": port}:
+            return f"{address}:{port}"
+    return str(value)

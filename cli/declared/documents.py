@@ -1,0 +1,175 @@
+"""Declarative files: found, read, merged, and checked, each refusal with its file and line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from api.declared.schemas import Declared
+from api.problems import FieldError, invalid, shown
+from cli.declared.yaml import compose, entries, value_of
+from model.errors import ExitplaneError
+
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+_BYTES_MAX: Final = 64 * 1024 * 1024
+STDIN: Final = "-"
+
+
+class BadDocument(ExitplaneError):
+    """All that is wrong with what was given, a line each."""
+
+    code = "bad_document"
+
+
+class NoDocument(ExitplaneError):
+    code = "no_document"
+
+
+@dataclass(slots=True)
+class Documents:
+    """What several documents say together, and where each part of it stands."""
+
+    document: Declared = field(default_factory=Declared)
+    _items: dict[str, list[tuple[str, yaml.Node]]] = field(default_factory=dict)
+    """By collection, in order: the file, and the node there."""
+
+    def where(self, pointer: str) -> str | None:
+        """The file and line that a JSON pointer into the merged document leads to; None if it leads to none."""
+        _, *parts = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/"))
+        if len(parts) < 2 or not parts[1].isdecimal() or int(parts[1]) >= len(self._items.get(parts[0], ())):
+            return None
+        source, node = self._items[parts[0]][int(parts[1])]
+        return f"{source}:{_deepest(node, parts[2:]).start_mark.line + 1}"
+
+    def told(self, errors: Iterable[FieldError]) -> BadDocument:
+        """Refusals, a line each: file, line, field, value and mend."""
+        return BadDocument("\n".join(self._tell(error) for error in errors))
+
+    def _tell(self, error: FieldError) -> str:
+        where = self.where(error.field)
+        field_ = error.field.split("/", 3)[-1] if where and error.field.count("/") > 2 else error.field
+        value = shown(error.value)
+        told = f"{error.message}" + ("" if value is None else f' (it is "{value}")')
+        return ": ".join(part for part in (where, field_, told) if part) + (f"; {error.mend}" if error.mend else "")
+
+
+def load(places: Sequence[str]) -> Documents:
+    """What the files, the folders and standard input (`-`) say together. Raises ExitplaneError."""
+    return load_texts(_texts(places))
+
+
+def load_texts(texts: Iterable[tuple[str, str]]) -> Documents:
+    """The same of texts, each with the name that refusals call it by."""
+    documents = Documents()
+    merged: dict[str, list[Any]] = {}
+    for source, text in texts:
+        for node in compose(text, source):
+            _merge(documents, merged, node, source)
+    documents.document = _validated(documents, merged)
+    return documents
+
+
+def _texts(places: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for place in places:
+        if place == STDIN:
+            yield "standard input", _decoded(sys.stdin.buffer.read(_BYTES_MAX + 1), "standard input")
+            continue
+        path = Path(place)
+        files = sorted(_files_in(path)) if path.is_dir() else [path]
+        if not files:
+            raise NoDocument(f"{path} holds no YAML", mend="name a folder with *.yaml, *.yml or *.json in it")
+        for file in files:
+            try:
+                with file.open("rb") as opened:
+                    content = opened.read(_BYTES_MAX + 1)
+            except OSError as error:
+                raise NoDocument(f"{file} cannot be read ({error.strerror})", mend="correct -f") from error
+            yield str(file), _decoded(content, str(file))
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix in _SUFFIXES and path.is_file() and not hidden:
+            yield path
+
+
+def _decoded(content: bytes, source: str) -> str:
+    if len(content) > _BYTES_MAX:
+        raise NoDocument(f"{source} is over {_BYTES_MAX} bytes", mend="apply it in parts")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NoDocument(f"{source} is no UTF-8 text", mend="save it as UTF-8") from error
+
+
+def _merge(documents: Documents, merged: dict[str, list[Any]], node: yaml.Node, source: str) -> None:
+    """Add what one document says to what is known."""
+    if isinstance(node, yaml.ScalarNode) and value_of(node) is None:
+        return  # nothing between two ---
+    collections = ", ".join(Declared.model_fields)
+    if not isinstance(node, yaml.MappingNode):
+        where = f"{source}:{node.start_mark.line + 1}"
+        raise BadDocument(f"{where}: a document has collections", mend=f"begin with one of {collections}")
+    for name, items in entries(node).items():
+        where = f"{source}:{items.start_mark.line + 1}"
+        if name not in Declared.model_fields:
+            raise BadDocument(f"{where}: {name}: there is no such collection", mend=f"name one of {collections}")
+        if isinstance(items, yaml.ScalarNode) and value_of(items) is None:
+            continue  # as if it were not there, as the API has it
+        if not isinstance(items, yaml.SequenceNode):
+            raise BadDocument(f"{where}: {name}: this is a list", mend="write `- name: …` below it")
+        merged.setdefault(name, []).extend(value_of(each) for each in items.value)
+        documents._items.setdefault(name, []).extend((source, each) for each in items.value)  # noqa: SLF001 - its own file
+
+
+def _validated(documents: Documents, merged: dict[str, list[Any]]) -> Declared:
+    try:
+        return Declared.model_validate(merged)
+    except ValidationError as error:
+        if not _mend_texts(documents, merged, error):
+            raise _refusal(documents, error) from error
+    try:
+        return Declared.model_validate(merged)
+    except ValidationError as error:
+        raise _refusal(documents, error) from error
+
+
+def _refusal(documents: Documents, error: ValidationError) -> BadDocument:
+    return documents.told(invalid([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]).errors)
+
+
+def _mend_texts(documents: Documents, merged: dict[str, list[Any]], error: ValidationError) -> bool:
+    """Where text is due, `443` is text: it need not be quoted. Says whether anything was mended."""
+    mended = False
+    for each in error.errors():
+        collection, place, *path = each["loc"]
+        if each["type"] != "string_type" or not path or not isinstance(place, int):
+            continue
+        _, item = documents._items[str(collection)][place]  # noqa: SLF001 - likewise
+        node = _deepest(item, [str(part) for part in path])
+        if isinstance(node, yaml.ScalarNode) and isinstance(value_of(node), int | float):
+            holder: Any = merged[str(collection)][place]
+            for part in path[:-1]:
+                holder = holder[part]
+            holder[path[-1]] = node.value
+            mended = True
+    return mended
+
+
+def _deepest(node: yaml.Node, path: Sequence[str]) -> yaml.Node:
+    """The node that a path leads to, or as far as it goes."""
+    for part in path:
+        if isinstance(node, yaml.MappingNode) and part in entries(node):
+            node = entries(node)[part]
+        elif isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+            node = node.value[int(part)]
+        else:
+            break
+    return node

@@ -1,0 +1,112 @@
+"""A small OIDC provider that keeps to the rules: discovery, authorization endpoint, token endpoint with PKCE, JWKS."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+
+import jwt
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+CLIENT, SECRET = "exitplane", "s e/c+r:e%t"
+_KEY = rsa.generate_private_key(65537, 2048)
+
+
+def hashed(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def encoded(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+@dataclass
+class Provider:
+    """`said` overrides claims of ID tokens (None leaves one out); the other fields are what else may go wrong."""
+
+    clock: Callable[[], datetime]
+    issuer: str = ""
+    subject: str = "248289761001"
+    said: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    sign: Callable[[dict[str, Any]], str] | None = None
+    key: rsa.RSAPrivateKey = _KEY
+    key_id: str = "k-1"
+    down: bool = False
+    asked: list[str] = field(default_factory=list)
+    _codes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def authorize(self, url: str) -> dict[str, str]:
+        """What the browser is sent back with, once somebody agreed at this address."""
+        given = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        assert url.startswith(f"{self.issuer}/authorize?")
+        assert (given["response_type"], given["client_id"]) == ("code", CLIENT)
+        assert given["code_challenge_method"] == "S256"
+        assert "openid" in given["scope"].split()
+        code = secrets.token_urlsafe(8)
+        self._codes[code] = given
+        return {"code": code, "state": given["state"], "iss": self.issuer}
+
+    async def discover(self, _: web.Request) -> web.Response:
+        self.asked.append("metadata")
+        if self.down:
+            raise web.HTTPServiceUnavailable
+        said = {
+            "issuer": self.issuer,
+            "authorization_endpoint": f"{self.issuer}/authorize",
+            "token_endpoint": f"{self.issuer}/token",
+            "jwks_uri": f"{self.issuer}/keys",
+        }
+        return web.json_response(said | self.metadata)
+
+    async def keys(self, _: web.Request) -> web.Response:
+        self.asked.append("keys")
+        public = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        return web.json_response({"keys": [public | {"kid": self.key_id, "use": "sig", "alg": "RS256"}]})
+
+    async def token(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        user, _, password = b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode().partition(":")
+        if (unquote(user), unquote(password)) != (CLIENT, SECRET) and (user, password) != (CLIENT, SECRET):
+            return web.json_response({"error": "invalid_client"}, status=401)
+        given = self._codes.pop(str(form.get("code")), None)
+        verified = given and encoded(hashed(str(form.get("code_verifier")))) == given["code_challenge"]
+        if not given or not verified or form.get("redirect_uri") != given["redirect_uri"]:
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        now, access = int(self.clock().timestamp()), secrets.token_urlsafe(8)
+        claims = {"iss": self.issuer, "sub": self.subject, "aud": CLIENT, "exp": now + 300, "iat": now}
+        claims |= {"nonce": given["nonce"], "at_hash": encoded(hashed(access)[:16]), "preferred_username": "Ada L."}
+        claims = {name: value for name, value in (claims | self.said).items() if value is not None}
+        made = self.sign(claims) if self.sign else jwt.encode(claims, self.key, "RS256", headers={"kid": self.key_id})
+        return web.json_response({"access_token": access, "token_type": "Bearer", "expires_in": 300, "id_token": made})
+
+
+@asynccontextmanager
+async def run_provider(clock: Callable[[], datetime]) -> AsyncIterator[Provider]:
+    """One on loopback, while the block lasts."""
+    provider = Provider(clock)
+    app = web.Application()
+    app.router.add_get("/.well-known/openid-configuration", provider.discover)
+    app.router.add_get("/keys", provider.keys)
+    app.router.add_post("/token", provider.token)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    provider.issuer = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield provider
+    finally:
+        await runner.cleanup()
+
+
+def query_of(said: dict[str, str]) -> str:
+    return urlencode(said, quote_via=quote)

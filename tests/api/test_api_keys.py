@@ -1,0 +1,150 @@
+"""The collection of API keys: everybody's own, never with more rights than whoever made it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+KEYS = "/api/v1/api-keys"
+KEY = {"name": "exporter", "role": "viewer"}
+
+
+@pytest.fixture
+async def viewer(api, make_operator):
+    return api.holding((await make_operator("vi", "viewer")).key)
+
+
+async def test_a_key_is_shown_once_and_is_good(api, query):
+    made = await api("POST", KEYS, KEY | {"scopes": ["fleets:read", "fleets:read"]})
+    assert made.status == 201
+    assert made.headers["cache-control"] == "no-store"
+    key = made.json["key"]
+    assert key.startswith("ep-key-")
+    assert len(key) == len("ep-key-") + 43
+    assert made.json["scopes"] == ["fleets:read"]
+    assert (await api.holding(key)("GET", "/api/v1/fleets")).status == 200
+    assert (await api.holding(key)("GET", "/api/v1/pools")).status == 403
+    shown = await api("GET", made.headers["location"])
+    assert shown.json["key"] is None
+    assert shown.json["last_used_at"] is not None
+    assert shown.headers["etag"] == made.headers["etag"]
+    for table in ("api_key", "audit_event", "idempotency"):
+        assert key not in str(await query(f"SELECT * FROM {table}"))
+
+
+async def test_under_an_idempotency_key_it_is_made_once_and_kept_nowhere(api, query):
+    replies = [await api("POST", KEYS, KEY, headers={"idempotency-key": "once"}) for _ in range(2)]
+    assert [reply.status for reply in replies] == [201, 201]
+    key = replies[0].json["key"]
+    assert replies[1].json == replies[0].json | {"key": None}
+    assert key not in str(await query("SELECT * FROM idempotency"))
+    assert (await api.holding(key)("GET", "/api/v1/fleets")).status == 200
+    assert len((await api("GET", KEYS)).json["items"]) == 2
+
+
+async def test_everybody_sees_and_removes_their_own_and_admins_all(api, viewer):
+    made = (await viewer("POST", KEYS, KEY)).json
+    assert [each["name"] for each in (await viewer("GET", KEYS)).json["items"]] == ["everything", "exporter"]
+    assert len((await api("GET", KEYS)).json["items"]) == 3
+    admins = next(each for each in (await api("GET", KEYS)).json["items"] if each["operator_id"] != made["operator_id"])
+    for method, body in (("GET", None), ("DELETE", None), ("PATCH", {"name": "mine"})):
+        assert (await viewer(method, f"{KEYS}/{admins['id']}", body)).status == 404
+    assert (await viewer("PATCH", f"{KEYS}/{made['id']}", {"name": "mine"})).json["name"] == "mine"
+    assert (await api("DELETE", f"{KEYS}/{made['id']}")).status == 204
+    assert (await api.holding(made["key"])("GET", "/api/v1/fleets")).json["code"] == "bad_api_key"
+
+
+async def test_a_scoped_admin_sees_their_own_only(api, make_operator):
+    scoped = api.holding((await make_operator("scoped", fleet_ids=[])).key)
+    assert len((await scoped("GET", KEYS)).json["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "No Name"),
+        ("role", "root"),
+        ("scopes", ["fleets"]),
+        ("scopes", ["fleets:delete"]),
+        ("scopes", "fleets:read"),
+        ("scopes", ["audit-events:write"]),
+        ("expires_at", "2026-01-01T12:00:00Z"),
+        ("expires_at", "2027-01-01T12:00:00"),
+        ("expires_at", "0001-01-01T00:00:00+14:00"),
+        ("expires_at", "9999-12-31T23:59:59-14:00"),
+        ("expires_at", 1893456000),
+        ("expires_at", "soon"),
+        ("fleets", ["nowhere"]),
+        ("operator_id", str(UUID(int=1))),
+        ("key", "ep-key-mine"),
+    ],
+)
+async def test_what_is_no_key_is_refused(field, value, api):
+    reply = await api("POST", KEYS, KEY | {field: value})
+    assert (reply.status, reply.is_problem) == (422, True)
+    assert reply.json["errors"][0]["field"].startswith(f"/{field}")
+
+
+async def test_a_key_of_the_same_name_is_refused_for_one_operator(api, viewer):
+    for mine in (api, viewer):
+        assert (await mine("POST", KEYS, KEY)).status == 201
+        reply = await mine("POST", KEYS, KEY)
+        assert (reply.status, reply.json["code"]) == (409, "duplicate")
+
+
+async def test_a_key_expires_when_it_says(api, clock):
+    expires = clock() + timedelta(minutes=1)
+    key = (await api("POST", KEYS, KEY | {"expires_at": expires.isoformat()})).json["key"]
+    assert (await api.holding(key)("GET", KEYS)).status == 200
+    clock.advance(minutes=1)
+    assert (await api.holding(key)("GET", KEYS)).json["code"] == "api_key_expired"
+
+
+async def test_nobody_makes_a_key_that_may_more_than_they(demo, make_operator, query):
+    await demo.declare("other", "de", "de")
+    ids = {each["name"]: each["id"] for each in (await demo("GET", "/api/v1/fleets")).json["items"]}
+    mine = demo.holding((await make_operator("op", "operator", fleet_ids=[ids["demo"]])).key)
+    for wish, code in (
+        ({"role": "admin", "fleets": ["demo"]}, "beyond_own"),
+        ({"role": "viewer"}, "beyond_own"),
+        ({"role": "viewer", "fleets": ["demo", "other"]}, "unknown_fleet"),
+        ({"role": "viewer", "fleets": [ids["other"]]}, "unknown_fleet"),
+    ):
+        reply = await mine("POST", KEYS, KEY | wish)
+        assert (reply.status, reply.json["code"]) == (422, code), wish
+    made = await mine("POST", KEYS, KEY | {"role": "operator", "fleets": ["demo"]})
+    assert made.status == 201
+    for change in ({"role": "admin"}, {"fleets": None}, {"fleets": ["other"]}):
+        assert (await mine("PATCH", f"{KEYS}/{made.json['id']}", change)).status == 422
+
+
+async def test_a_key_makes_no_key_that_may_more_than_it(api, clock):
+    expires = (clock() + timedelta(days=1)).isoformat()
+    wish = {"name": "maker", "role": "operator", "scopes": ["api-keys:write", "api-keys:read", "fleets:read"]}
+    maker = api.holding((await api("POST", KEYS, wish | {"expires_at": expires})).json["key"])
+    good = {"name": "made", "role": "operator", "scopes": ["fleets:read"], "expires_at": expires}
+    for more in (
+        {"role": "admin"},
+        {"scopes": None},
+        {"scopes": ["pools:read"]},
+        {"expires_at": None},
+        {"expires_at": (clock() + timedelta(days=2)).isoformat()},
+    ):
+        reply = await maker("POST", KEYS, good | more)
+        assert (reply.status, reply.json["code"]) == (422, "beyond_own"), more
+    assert (await maker("POST", KEYS, good)).status == 201
+
+
+async def test_the_audit_says_which_fields(api, query):
+    made = (await api("POST", KEYS, KEY)).json
+    await api("PATCH", f"{KEYS}/{made['id']}", {"name": "other"})
+    await api("DELETE", f"{KEYS}/{made['id']}")
+    rows = await query("SELECT * FROM audit_event ORDER BY sequence")
+    assert [(row["action"], row["kind"], row["object_id"], row["detail"]) for row in rows] == [
+        ("created", "api-key", made["id"], {"fields": ["name", "role"]}),
+        ("changed", "api-key", made["id"], {"fields": ["name"]}),
+        ("deleted", "api-key", made["id"], {}),
+    ]
+    assert "exporter" not in str(rows)

@@ -1,0 +1,78 @@
+"""The settings of an OIDC provider: whole, or refused in one line."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from model.settings import BadSettings, OidcSettings, read_settings
+
+ISSUER, CLIENT = {"OIDC_ISSUER": "https://login.example.net/realm"}, {"OIDC_CLIENT_ID": "exitplane"}
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """`given(OIDC_ISSUER=…)`: what the settings of such an environment say of a provider."""
+
+    def read(**variables):
+        for name in [name for name in os.environ if name.startswith("EXITPLANE_")]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"EXITPLANE_{name}", value)
+        return read_settings().oidc
+
+    return read
+
+
+def test_without_an_issuer_there_is_none(given):
+    assert given() is None
+    assert given(OIDC_ISSUER="") is None
+
+
+def test_all_of_it_is_read(given):
+    oidc = given(
+        **ISSUER,
+        **CLIENT,
+        OIDC_CLIENT_SECRET="s3cret",
+        OIDC_REDIRECT_URI="https://api.example.net/api/v1/auth/oidc/callback",
+        OIDC_ROLE_CLAIM="groups",
+        OIDC_ROLES="viewer=staff, admin=platform,viewer=others",
+    )
+    assert oidc == OidcSettings(
+        "https://login.example.net/realm",
+        "exitplane",
+        "s3cret",
+        "https://api.example.net/api/v1/auth/oidc/callback",
+        "groups",
+        (("admin", "platform"), ("viewer", "staff"), ("viewer", "others")),
+    )
+
+
+def test_plain_http_is_for_loopback(given):
+    for issuer in ("http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost:9000"):
+        assert given(**CLIENT, OIDC_ISSUER=issuer).issuer == issuer
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        (ISSUER, "EXITPLANE_OIDC_CLIENT_ID"),
+        (CLIENT | {"OIDC_ISSUER": "http://login.example.net"}, "EXITPLANE_OIDC_ISSUER"),
+        (CLIENT | {"OIDC_ISSUER": "login.example.net"}, "EXITPLANE_OIDC_ISSUER"),
+        (CLIENT | {"OIDC_ISSUER": "https://login.example.net/#x"}, "EXITPLANE_OIDC_ISSUER"),
+        (ISSUER | CLIENT | {"OIDC_ROLE_CLAIM": "groups"}, "EXITPLANE_OIDC_ROLES"),
+        (ISSUER | CLIENT | {"OIDC_ROLES": "admin=x"}, "EXITPLANE_OIDC_ROLE_CLAIM"),
+        (ISSUER | CLIENT | {"OIDC_ROLE_CLAIM": "groups", "OIDC_ROLES": "root=x"}, "EXITPLANE_OIDC_ROLES"),
+        (ISSUER | CLIENT | {"OIDC_ROLE_CLAIM": "groups", "OIDC_ROLES": "admin"}, "EXITPLANE_OIDC_ROLES"),
+    ],
+)
+def test_what_is_not_whole_is_refused(variables, named, given):
+    with pytest.raises(BadSettings, match=named):
+        given(**variables)
+
+
+def test_the_secret_is_in_no_message(given):
+    with pytest.raises(BadSettings) as refused:
+        given(OIDC_ISSUER="https://login.example.net", OIDC_CLIENT_SECRET="s3cret")
+    assert "s3cret" not in str(refused.value)

@@ -1,0 +1,330 @@
+"""Who may do what: a table of role x operation x own or foreign fleet, held against every operation that is documented."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from uuid import UUID, uuid4
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model.changes import write
+from model.repositories import declared
+from model.tables import ProxyRow
+
+BASE = "/api/v1"
+
+
+class Takes(IntEnum):
+    """What it takes; whoever may more may that too."""
+
+    NOBODY = 0
+    ANYBODY = 1
+    """Whoever authenticates, about themselves."""
+    VIEWER = 2
+    OPERATOR = 3
+    ADMIN = 4
+    """Of all fleets."""
+    LOGIN = 5
+    """Somebody who logged in, about themselves."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    takes: Takes
+    of_fleets: bool = True
+    """Whether it is for who is for some fleets only, too."""
+
+
+NOBODY, ANYBODY, VIEWER, OPERATOR, ADMIN, LOGIN = map(Rule, Takes)
+ALL_FLEETS = Rule(Takes.OPERATOR, of_fleets=False)
+LOOK_AT_ALL_FLEETS = Rule(Takes.VIEWER, of_fleets=False)
+
+
+def collection(name, one, changes=OPERATOR, looks=VIEWER, creates=None):
+    many, single = f"{BASE}/{name}", f"{BASE}/{name}/{{{one}}}"
+    return {
+        ("GET", many): looks,
+        ("POST", many): creates or changes,
+        ("POST", f"{many}/bulk"): changes,
+        ("GET", single): looks,
+        **{(method, single): changes for method in ("PATCH", "PUT", "DELETE")},
+    }
+
+
+TABLE = {
+    **{("GET", path): NOBODY for path in ("/health", "/health/ready", "/health/startup")},
+    **{("POST", f"{BASE}/auth/{name}"): NOBODY for name in ("login", "refresh")},
+    **{("GET", f"{BASE}/auth/oidc/{name}"): NOBODY for name in ("login", "callback")},
+    **{("POST", f"{BASE}/{name}/register"): NOBODY for name in ("exits", "proxies")},
+    ("POST", f"{BASE}/exits/{{exit_id}}/heartbeat"): NOBODY,
+    ("POST", f"{BASE}/proxies/{{proxy_id}}/heartbeat"): NOBODY,
+    ("GET", f"{BASE}/auth/me"): ANYBODY,
+    **{("POST", f"{BASE}/auth/{name}"): LOGIN for name in ("logout", "password", "totp", "totp/confirm")},
+    ("DELETE", f"{BASE}/auth/totp"): LOGIN,
+    **collection("fleets", "fleet", creates=ALL_FLEETS),
+    ("DELETE", f"{BASE}/fleets/{{fleet}}"): ALL_FLEETS,
+    **collection("pools", "pool"),
+    **collection("exits", "exit_id"),
+    **collection("proxies", "proxy_id"),
+    **collection("listeners", "listener"),
+    **collection("routes", "route"),
+    **collection("users", "user"),
+    **collection("plans", "plan"),
+    **collection("certificates", "certificate"),
+    **collection("operators", "operator", ADMIN, ADMIN),
+    **collection("api-keys", "api_key_id", ANYBODY, ANYBODY),
+    ("GET", f"{BASE}/audit-events"): ADMIN,
+    ("GET", f"{BASE}/audit-events/{{sequence}}"): ADMIN,
+    ("GET", f"{BASE}/fleets/{{fleet}}/rollout"): VIEWER,
+    ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
+    ("DELETE", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
+    ("GET", f"{BASE}/proxies/{{proxy_id}}/config"): VIEWER,
+    ("GET", f"{BASE}/explain"): VIEWER,
+    ("GET", f"{BASE}/declared"): VIEWER,
+    ("PUT", f"{BASE}/declared"): OPERATOR,
+    ("GET", f"{BASE}/events"): VIEWER,
+    ("POST", f"{BASE}/keepalive"): ALL_FLEETS,
+    ("GET", f"{BASE}/status"): LOOK_AT_ALL_FLEETS,
+}
+for absent in (("POST", f"{BASE}/proxies"), ("POST", f"{BASE}/proxies/bulk"), ("POST", f"{BASE}/api-keys/bulk")):
+    del TABLE[absent]
+
+
+@dataclass(frozen=True)
+class World:
+    """Two fleets with one of everything each; path parameter -> id."""
+
+    own: dict[str, str]
+    foreign: dict[str, str]
+
+    @property
+    def foreign_ids(self):
+        return {each for name, each in self.foreign.items() if name not in ("operator", "api_key_id", "sequence")}
+
+
+def certificate(name):
+    key = ec.generate_private_key(ec.SECP256R1())
+    now, subject = datetime.now(UTC), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC) - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "chain": made.public_bytes(serialization.Encoding.PEM).decode(),
+        "key": key.private_bytes(*plain).decode(),
+    }
+
+
+async def furnish(api, database, fleet, port, somebody):
+    """A fleet with one of everything."""
+
+    async def make(name, wish):
+        reply = await api("POST", f"{BASE}/{name}", wish)
+        assert reply.status == 201, reply.body
+        return reply.json["id"]
+
+    ids = {
+        "fleet": await make("fleets", {"name": fleet, "listener": {"address": "127.0.0.1", "port": port}}),
+        "pool": await make("pools", {"name": f"{fleet}-us", "fleet": fleet, "country": "us"}),
+        "plan": await make("plans", {"name": "basic", "fleet": fleet}),
+        "user": await make("users", {"name": "alice", "fleet": fleet}),
+        "certificate": await make(
+            "certificates", {"name": "gateway", "fleet": fleet, **certificate("gateway.example.net")}
+        ),
+        "listener": await make(
+            "listeners", {"name": "de", "fleet": fleet, "address": "127.0.0.1", "port": port + 1, "country": "de"}
+        ),
+        "route": await make(
+            "routes", {"name": "all", "fleet": fleet, "position": 5, "match": {}, "action": {"allow": True}}
+        ),
+    }
+    wish = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
+    ids["exit_id"] = await make("exits", wish)
+    async with write(database) as unit:
+        gateway = ProxyRow(fleet_id=UUID(ids["fleet"]), name="gw-1", role="gateway", created_at=datetime.now(UTC))
+        ids["proxy_id"] = str((await declared.save(unit, gateway)).id)
+    keys = (await api.holding(somebody.key)("GET", f"{BASE}/api-keys")).json["items"]
+    return {**ids, "operator": str(somebody.id), "api_key_id": keys[0]["id"], "sequence": "1"}
+
+
+@pytest.fixture
+async def world(api, database, make_operator):
+    own = await furnish(api, database, "demo", 10_000, await make_operator("own", "operator"))
+    foreign = await furnish(api, database, "foreign", 20_000, await make_operator("foreign", "operator"))
+    return World(own, foreign)
+
+
+@pytest.fixture
+async def document(api):
+    return (await api.anonymous("GET", "/openapi.json")).json
+
+
+@pytest.fixture
+def operations(document):
+    """Method, path and description of every operation."""
+    return [
+        (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+@pytest.fixture
+def example(document):
+    """What the document gives as an example of a body; None for what takes none."""
+
+    def find(operation):
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in content:
+            return content["example"]
+        name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        schema = document["components"]["schemas"].get(name, {})
+        return schema["examples"][0] if "examples" in schema else {} if name else None
+
+    return find
+
+
+def place(path, ids, operation):
+    """The path of one of these things; a dry run where there is one."""
+    for name, each in ids.items():
+        path = path.replace(f"{{{name}}}", each)
+    assert "{" not in path, path
+    names = [parameter["name"] for parameter in operation.get("parameters", ())]
+    wanted = [*(["dry_run=true"] if "dry_run" in names else []), *(["user=alice"] if "user" in names else [])]
+    return f"{path}?{'&'.join(wanted)}" if wanted else path
+
+
+def test_every_operation_has_a_rule_and_every_rule_an_operation(operations):
+    assert {(method, path) for method, path, _ in operations} == set(TABLE)
+
+
+def test_every_operation_says_what_credential_it_takes(operations):
+    for method, path, operation in operations:
+        takes = TABLE[method, path].takes
+        security, responses = operation.get("security"), operation["responses"]
+        if takes is not Takes.NOBODY:
+            assert {"operator": []} in security, (method, path)
+            assert {"401", "403"} <= set(responses), (method, path)
+        else:
+            assert security in (None, [{"proof": []}]), (method, path)
+
+
+async def test_who_does_not_authenticate_gets_401_everywhere_but_where_it_is_open(
+    api, operations, world, example, stored
+):
+    before = await stored()
+    for method, path, operation in operations:
+        for body in (None, example(operation)):
+            reply = await api.anonymous(method, place(path, world.own, operation), body)
+            closed = TABLE[method, path].takes is not Takes.NOBODY
+            assert (reply.status == 401 and reply.json["code"] == "not_authenticated") == closed, (method, path)
+            if closed:
+                assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane"'
+    assert await stored() == before
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+@pytest.mark.parametrize("scope", ["all", "own"])
+async def test_a_role_may_what_the_table_says_and_no_more(
+    role, scope, api, operations, world, example, make_operator, stored
+):
+    fleets = {"all": None, "own": [world.own["fleet"]]}[scope]
+    mine = api.holding((await make_operator("somebody", role, fleet_ids=fleets)).key)
+    before, wrong = await stored(), []
+    for method, path, operation in operations:
+        rule = TABLE[method, path]
+        if rule.takes is Takes.NOBODY:
+            continue
+        reply = await mine(method, place(path, world.own, operation), example(operation))
+        refused = reply.status == 403
+        rank = {"viewer": Takes.VIEWER, "operator": Takes.OPERATOR, "admin": Takes.ADMIN}[role]
+        for_all = rule.takes is Takes.ADMIN or not rule.of_fleets
+        expected = rule.takes > rank or (for_all and scope != "all")
+        if refused != expected or reply.status in (401, 500):
+            wrong.append((method, path, reply.status, reply.body[:200]))
+    assert wrong == []
+    if role == "viewer":
+        assert await stored() == before
+
+
+async def test_of_a_foreign_fleet_there_is_nothing(api, operations, world, example, make_operator, stored):
+    wrong = []
+    for role in ("viewer", "operator", "admin"):
+        mine = api.holding((await make_operator(f"my-{role}", role, fleet_ids=[world.own["fleet"]])).key)
+        before = await stored()
+        for method, path, operation in operations:
+            rule = TABLE[method, path]
+            named = [name for name in world.foreign if f"{{{name}}}" in path]
+            if (
+                not named
+                or rule.takes in (Takes.NOBODY, Takes.ADMIN)
+                or (role == "viewer" and rule.takes > Takes.VIEWER)
+            ):
+                continue
+            absent = {name: str(uuid4()) for name in world.foreign}
+            replies = [
+                await mine(method, place(path, ids, operation), example(operation)) for ids in (world.foreign, absent)
+            ]
+            alike = [
+                json.dumps(reply.json).replace(ids[named[0]], "X")
+                for reply, ids in zip(replies, (world.foreign, absent), strict=True)
+            ]
+            if [reply.status for reply in replies] != [404, 404] or alike[0] != alike[1]:
+                wrong.append((role, method, path, [(reply.status, reply.body[:200]) for reply in replies]))
+        assert await stored() == before
+    assert wrong == []
+
+
+async def test_lists_hold_nothing_of_a_foreign_fleet(api, operations, world, make_operator):
+    """Whatever is asked for; and the names of fleets alone say nothing either."""
+    mine = api.holding((await make_operator("somebody", "operator", fleet_ids=[world.own["fleet"]])).key)
+    wrong = []
+    for method, path, operation in operations:
+        if method != "GET" or "{" in path or TABLE[method, path].takes is Takes.NOBODY:
+            continue
+        if path.endswith(("/operators", "/audit-events", "/status")):
+            continue  # these are for who sees all fleets, as the table says
+        names = [parameter["name"] for parameter in operation.get("parameters", ())]
+        for query in ("", *(["fleet=foreign", f"fleet={world.foreign['fleet']}"] if "fleet" in names else [])):
+            where = place(path, {}, operation)
+            reply = await mine(method, f"{where}{'&' if '?' in where else '?'}{query}")
+            seen = [each for each in world.foreign_ids if each.encode() in reply.body and each not in query]
+            if reply.status not in (200, 404, 422, 409) or seen:
+                wrong.append((path, query, reply.status, reply.body[:300]))
+    assert wrong == []
+
+
+async def test_nothing_is_made_in_or_moved_to_a_foreign_fleet(api, operations, world, example, make_operator, stored):
+    mine = api.holding((await make_operator("somebody", "operator", fleet_ids=[world.own["fleet"]])).key)
+    before, wrong = await stored(), []
+    for method, path, operation in operations:
+        wish = example(operation)
+        if method not in ("POST", "PUT", "PATCH") or not wish or TABLE[method, path] != OPERATOR:
+            continue
+        for field in ("fleet", "pool"):
+            for named in ("id", "name"):
+                if field not in wish:
+                    continue
+                other = world.foreign[field] if named == "id" else {"fleet": "foreign", "pool": "foreign-us"}[field]
+                body = {**wish, field: other}
+                if field == "pool":
+                    body.pop("fleet", None)
+                reply = await mine(method, place(path, world.own, operation), body)
+                if reply.status not in (404, 422) or (reply.status == 422 and "unknown" not in reply.json["code"]):
+                    wrong.append((method, path, field, named, reply.status, reply.body[:200]))
+    assert [each for each in wrong if b'"immutable"' not in each[-1]] == []
+    assert await stored() == before

@@ -1,0 +1,141 @@
+"""A real server with an API, a client of it, and the command line as a program of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import uvicorn
+from argon2 import PasswordHasher
+
+from api.app import create_app
+from api.auth.passwords import Passwords
+from api.auth.ports import Auth
+from api.auth.tokens import digest_of, new_key
+from api.context import ApiContext
+from api.heartbeats.credentials import Credentials
+from api.heartbeats.sink import HeartbeatSink
+from cli.client import Client
+from cli.main import main
+from model.authority import create_authority
+from model.database import Database
+from model.repositories import operators
+from model.tables import ApiKeyRow, OperatorRow
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A control plane's API at an address, and the key of an admin."""
+
+    url: str
+    key: str
+    app: Any
+
+    def client(self, **more: Any) -> Client:
+        return Client(self.url, f"Bearer {self.key}", **more)
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+@asynccontextmanager
+async def serving(app: Any, until: Callable[..., Any]) -> AsyncIterator[str]:
+    """An ASGI application behind a real server; its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+async def plane(authority, database: Database, clock, until) -> AsyncIterator[Plane]:
+    key, at = new_key(), datetime(2026, 1, 1, tzinfo=UTC)
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    row = OperatorRow(name="admin", role="admin", password_hash=cheap.hash("correct horse battery"), created_at=at)
+    async with database.session() as session:
+        await operators.save(session, row)
+        kept = ApiKeyRow(operator_id=row.id, name="all", digest=digest_of(key), role="admin", created_at=at)
+        await operators.save(session, kept)
+    context = ApiContext(
+        database=database,
+        authority=authority,
+        clock=clock,
+        sink=HeartbeatSink(database, replica="a", clock=clock),
+        credentials=Credentials(database),
+        xds_address=None,
+        xds_port=18000,
+        auth=Auth(passwords=Passwords(cheap)),
+    )
+    app = create_app(context)
+    async with serving(app, until) as url:
+        yield Plane(url, key, app)
+
+
+@pytest.fixture
+async def api(plane: Plane) -> AsyncIterator[Client]:
+    async with plane.client() as client:
+        yield client
+
+
+class _Input(io.TextIOWrapper):
+    """Standard input that may pose as a terminal."""
+
+    def __init__(self, text: str, *, terminal: bool) -> None:
+        super().__init__(io.BytesIO(text.encode()), encoding="utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def run_main(arguments: Sequence[str], settings: Mapping[str, str], stdin: str | None, *, terminal: bool) -> Done:
+    """The console script, in this process: starting another one takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
+    with (
+        patch.dict(os.environ, {**kept, **settings}, clear=True),
+        patch.object(sys, "argv", ["exitplane", *arguments]),
+        patch.object(sys, "stdin", _Input(stdin or "", terminal=terminal)),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def exitplane(plane: Plane, tmp_path) -> Callable[..., Any]:
+    """`await exitplane("get", "pools", stdin=…)`: the command line, with an admin's key."""
+
+    async def run(*arguments: str, stdin: str | None = None, terminal: bool = False, **settings: str) -> Done:
+        own = {"EXITPLANE_API": plane.url, "EXITPLANE_API_KEY": plane.key, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+        own |= {"COLUMNS": "200", "NO_COLOR": "1", **settings}
+        return await asyncio.to_thread(run_main, arguments, own, stdin, terminal=terminal)
+
+    return run

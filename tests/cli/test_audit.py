@@ -1,0 +1,89 @@
+"""`exitplane audit` says whether anybody changed what was done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import text
+
+from model.audit import Actor, Entry, append
+
+
+@pytest.fixture
+def audit(exitplane, database_url):
+    async def run(*arguments):
+        return await exitplane("audit", *arguments, EXITPLANE_DATABASE_URL=database_url)
+
+    return run
+
+
+@pytest.fixture
+async def entries(database):
+    async with database.session() as session:
+        await append(session, Actor(), [Entry("created", "pool", str(number)) for number in range(3)])
+        await append(session, Actor(), [Entry("login", "operator")])
+        return [tuple(row) for row in (await session.execute(text("SELECT sequence, hash FROM audit_event"))).all()]
+
+
+@pytest.fixture
+def tamper(database):
+    async def run(statement):
+        async with database.session() as session:
+            await session.execute(text("ALTER TABLE audit_event DISABLE TRIGGER append_only"))
+            await session.execute(text(statement))
+
+    return run
+
+
+async def test_a_chain_that_holds_is_ok(audit, entries):
+    last = entries[-1][1]
+    done = await audit("verify")
+    assert (done.status, done.out, done.err) == (0, f"ok: 4 entries, the last is 4 with hash {last}\n", "")
+    said = json.loads((await audit("verify", "--json")).out)
+    assert said == {"ok": True, "count": 4, "end": {"sequence": 4, "hash": last}, "findings": []}
+
+
+async def test_what_is_wrong_is_named_and_the_status_is_1(audit, entries, tamper):
+    await tamper("UPDATE audit_event SET action = 'x' WHERE sequence = 2")
+    await tamper("DELETE FROM audit_event WHERE sequence = 4")
+    done = await audit("verify")
+    assert (done.status, done.out) == (
+        1,
+        "tampered: entry 2 is not what was written\ncut_off: entry 4 is cut off at the end\n",
+    )
+    said = await audit("verify", "--json")
+    assert (said.status, json.loads(said.out)["ok"]) == (1, False)
+    assert [(each["fault"], each["first"]) for each in json.loads(said.out)["findings"]] == [
+        ("tampered", 2),
+        ("cut_off", 4),
+    ]
+
+
+async def test_a_checkpoint_is_written_compared_and_kept_when_it_does_not_hold(
+    audit, entries, tamper, database, tmp_path
+):
+    path = tmp_path / "checkpoint.json"
+    assert (await audit("verify", "--checkpoint", str(path))).status == 0
+    assert json.loads(path.read_text()) == {"sequence": 4, "hash": entries[-1][1]}
+    assert (await audit("verify", "--checkpoint", str(path))).status == 0
+    await tamper("DELETE FROM audit_event")
+    async with database.session() as session:
+        await session.execute(text("UPDATE audit_head SET sequence = 0, hash = ''"))
+        await append(session, Actor(), [Entry("created", "pool", str(number)) for number in range(9)])
+    assert (await audit("verify")).status == 0
+    done = await audit("verify", "--checkpoint", str(path))
+    assert (done.status, done.out) == (1, "rewritten: entry 4 is not the one of the checkpoint\n")
+    assert json.loads(path.read_text())["hash"] == entries[-1][1]
+    path.write_text("{}")
+    done = await audit("verify", "--checkpoint", str(path))
+    assert (done.status, str(path) in done.err) == (1, True)
+
+
+async def test_an_export_is_a_line_of_json_for_each_entry_the_oldest_first(audit, entries):
+    lines = [json.loads(line) for line in (await audit("export")).out.splitlines()]
+    assert [(line["sequence"], line["hash"]) for line in lines] == entries
+    only = [json.loads(line) for line in (await audit("export", "--kind", "operator")).out.splitlines()]
+    assert [line["action"] for line in only] == ["login"]
+    assert (await audit("export", "--until", "2020-01-01")).out == ""
+    assert len((await audit("export", "--since", "2020-01-01", "--action", "created")).out.splitlines()) == 3

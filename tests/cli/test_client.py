@@ -1,0 +1,401 @@
+"""The typed client: complete by the OpenAPI document, and it reaches what it says, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pyotp
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from api.api_keys.schemas import ApiKeyIn, ApiKeyPatch
+from api.auth.schemas import LoginIn, PasswordIn, RefreshIn, TotpIn, TotpRemovalIn
+from api.certificates.schemas import CertificateIn, CertificatePatch
+from api.declared.schemas import Declared
+from api.exits.schemas import ExitIn, ExitPatch
+from api.fleets.schemas import FirstListenerIn, FleetIn, FleetPatch
+from api.keepalives.schemas import KeepaliveIn
+from api.listeners.schemas import ListenerIn, ListenerPatch
+from api.operators.schemas import OperatorIn, OperatorPatch
+from api.plans.schemas import PlanIn, PlanPatch
+from api.pools.schemas import PoolIn, PoolPatch
+from api.proxies.schemas import ProxyIn, ProxyPatch
+from api.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
+from api.users.schemas import UserIn, UserPatch
+from cli.client import ApiRefused, ApiUnreachable, Client, Tally, collect
+from cli.client.transport import Operation, Transport
+from model.tables import ProxyRow
+
+PASSWORD = "correct horse battery"
+OF_PROXIES = {"register_exit", "register_proxy", "hear_exit", "hear_proxy"}
+POOL = PoolIn(name="us", fleet="demo", country="us")
+
+
+@pytest.fixture
+async def demo(api):
+    await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
+    return api
+
+
+def certificate(name: str) -> CertificateIn:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, now, now + timedelta(days=30))
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    return CertificateIn(
+        name=name,
+        fleet="demo",
+        chain=builder.sign(key, hashes.SHA256()).public_bytes(pem).decode(),
+        key=key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain).decode(),
+    )
+
+
+# -- complete ----------------------------------------------------------------------------------------------------------
+
+
+def operations_of(document):
+    """Those of an OpenAPI document that are for operators, by id: method, path, and the operation."""
+    return {
+        operation["operationId"]: (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if operation["operationId"] not in OF_PROXIES
+    }
+
+
+def takes(operation, name):
+    return any(each["name"].lower() == name for each in operation.get("parameters", []))
+
+
+def schema_of(kind):
+    """The name of a schema in the document; of a table, that of its values."""
+    if kind is None:
+        return None
+    return re.sub(r"\W", "_", getattr(kind, "__name__", "") if not get_args(kind) else get_args(kind)[1].__name__)
+
+
+def schemas_in(content):
+    written = json.dumps(content.get("application/json", {}).get("schema", {}))
+    return set(re.findall(r'schemas/(\w+)"', written)) or set(re.findall(r'^{.*"title": "(\w+)"', written))
+
+
+async def test_the_client_has_every_operation_of_the_document(plane, api):
+    documented = operations_of(plane.app.openapi())
+    known = {operation.id: operation for operation in api.operations()}
+    assert known.keys() == documented.keys()
+    for name, (method, path, operation) in documented.items():
+        mine: Operation = known[name]
+        assert (mine.method, mine.path, mine.keyed) == (
+            method,
+            path,
+            takes(operation, "idempotency-key") and method == "POST",
+        )
+        body = schemas_in(operation.get("requestBody", {}).get("content", {}))
+        assert body == ({schema_of(mine.body)} if mine.body else set()), name
+        answers = {
+            schema
+            for status, response in operation["responses"].items()
+            if status < "300"
+            for schema in schemas_in(response.get("content", {}))
+        }
+        assert answers - {"DryRunOut"} == ({schema_of(mine.answer)} if mine.answer else set()), name
+        assert ("DryRunOut" in answers) == takes(operation, "dry_run"), name
+
+
+async def every_method(api: Client, plane, database):
+    """Call all of it once, and each dry run."""
+    await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
+    pool = await api.pools.create(POOL)
+    wishes = {
+        api.fleets: (lambda n: FleetIn(name=n), FleetPatch(name="fleet-2")),
+        api.pools: (lambda n: PoolIn(name=n, fleet="demo", country="de", city=n), PoolPatch(country="fr")),
+        api.exits: (
+            lambda n: ExitIn(name=n, fleet="demo", pool="us", address="192.0.2.1", port=1),
+            ExitPatch(port=2),
+        ),
+        api.listeners: (
+            lambda n: ListenerIn(name=n, fleet="demo", address="127.0.0.1", port=9000 + ord(n)),
+            ListenerPatch(country="de"),
+        ),
+        api.routes: (
+            lambda n: RouteIn(name=n, fleet="demo", action=ActionIn(deny=DenyIn())),
+            RoutePatch(enabled=False),
+        ),
+        api.users: (lambda n: UserIn(name=n, fleet="demo"), UserPatch(group="staff")),
+        api.plans: (lambda n: PlanIn(name=n, fleet="demo"), PlanPatch(tunnels=3)),
+        api.certificates: (certificate, CertificatePatch(name="renamed")),
+        api.operators: (lambda n: OperatorIn(name=n, role="viewer"), OperatorPatch(role="operator")),
+        api.api_keys: (lambda n: ApiKeyIn(name=n, role="viewer"), ApiKeyPatch(name="renamed")),
+    }
+    for collection, (wish, patch) in wishes.items():
+        first = wish("a")
+        await collection.try_create(first)
+        made = await collection.create(first)
+        await collection.try_change(made.id, patch)
+        await collection.change(made.id, patch)
+        await collection.try_replace(made.id, first)
+        await collection.replace(made.id, first)
+        assert (await collection.read(made.id)).id == made.id
+        assert made.id in [each.id for each in await collect(collection.list())]
+        if collection is not api.api_keys:
+            await collection.try_bulk(create=[wish("b")])
+            await collection.bulk(create=[wish("b")], delete=[made.id])
+            made = (await collect(collection.list(name="b")))[0]
+        await collection.try_delete(made.id)
+        await collection.delete(made.id)
+    async with database.session() as session:
+        gateway = ProxyRow(fleet_id=pool.fleet_id, name="gw", role="gateway", created_at=pool.created_at)
+        session.add(gateway)
+    await api.proxies.read((await collect(api.proxies.list()))[0].id)
+    await api.proxies.config(gateway.id)
+    for attempt in (api.proxies.try_change, api.proxies.change):
+        await attempt(gateway.id, ProxyPatch(locality="eu"))
+    for attempt in (api.proxies.try_replace, api.proxies.replace):
+        await attempt(gateway.id, ProxyIn())
+    for remove in (api.proxies.try_delete, api.proxies.delete):
+        await remove(gateway.id)
+    for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
+        await decide("demo")
+    for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):
+        await decide("demo")
+    entries = await collect(api.audit_events.list(limit=10))
+    await api.audit_events.read(entries[0].sequence)
+    declared = await api.declared.export()
+    await api.declared.try_apply(declared)
+    await api.declared.apply(declared)
+    await api.explain("https://example.com/", country="us")
+    for part in ("live", "ready", "startup"):
+        await api.health(part)
+    assert (await api.events.page(limit=1)).items[0].type == "fleet.created"
+    await api.neighbours.keepalive(KeepaliveIn(client_id="office"))
+    assert set(await api.neighbours.status()) == {"office"}
+    await every_method_of_auth(api, plane)
+
+
+async def every_method_of_auth(api: Client, plane):
+    tokens = await api.auth.log_in(LoginIn(name="admin", password=PASSWORD))
+    tokens = await api.auth.refresh(RefreshIn(refresh_token=tokens.refresh_token))
+    async with Client(plane.url, f"Bearer {tokens.access_token}") as mine:
+        assert (await mine.auth.me()).name == "admin"
+        secret = (await mine.auth.start_totp()).secret
+        await mine.auth.confirm_totp(TotpIn(code=pyotp.TOTP(secret).at(datetime(2026, 1, 1, 12, tzinfo=UTC))))
+        await mine.auth.remove_totp(TotpRemovalIn(password=PASSWORD))
+        await mine.auth.change_password(PasswordIn(old=PASSWORD, new="staple battery horse"))
+        await mine.auth.log_out()
+    for ask in (api.auth.begin_oidc(), api.auth.finish_oidc(state="x", code="y")):
+        with pytest.raises(ApiRefused) as refused:  # this one has no provider
+            await ask
+        assert refused.value.code != "no_such_path"
+
+
+async def test_every_operation_is_reached_by_a_method_of_the_client(plane, api, database, monkeypatch):
+    reached, tried = set(), set()
+    plain = Transport._open
+
+    def opened(self, operation, place, query, *rest):
+        (tried if (query or {}).get("dry_run") else reached).add(operation.id)
+        return plain(self, operation, place, query, *rest)
+
+    monkeypatch.setattr(Transport, "_open", opened)
+    await every_method(api, plane, database)
+    documented = operations_of(plane.app.openapi())
+    assert reached == documented.keys()
+    assert tried == {name for name, (*_, operation) in documented.items() if takes(operation, "dry_run")}
+
+
+# -- what it does ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_goes_on_over_all_pages(demo):
+    users = [UserIn(name=f"u{n:03}", fleet="demo") for n in range(25)]
+    await demo.users.bulk(create=users)
+    listed = [user.name async for user in demo.users.list(fleet="demo", limit=10)]
+    assert listed == [user.name for user in users]
+    assert [each.name for each in await collect(demo.users.list(name="u01*", sort="-name", limit=4))][:2] == [
+        "u019",
+        "u018",
+    ]
+
+
+async def test_what_somebody_else_changed_meanwhile_is_not_changed(demo):
+    await demo.pools.create(POOL)
+    read = await demo.pools.read_with_etag("us", fleet="demo")
+    await demo.pools.change("us", PoolPatch(country="gb"))
+    with pytest.raises(ApiRefused) as refused:
+        await demo.pools.change("us", PoolPatch(country="fr"), if_match=read.etag)
+    assert (refused.value.status, refused.value.code) == (412, "changed_since")
+    assert (await demo.pools.read(read.value.id)).country == "gb"
+
+
+async def test_a_dry_run_changes_nothing(demo):
+    tried = await demo.pools.try_create(POOL)
+    assert (tried.status, tried.body["name"], await collect(demo.pools.list())) == (201, "us", [])
+
+
+async def test_only_the_fields_of_a_patch_that_were_set_are_sent(demo):
+    await demo.pools.create(POOL)
+    changed = await demo.pools.change("us", PoolPatch(city="boston"))
+    assert (changed.country, changed.city) == ("us", "boston")
+    assert (await demo.pools.change("us", PoolPatch(city=None))).city is None
+
+
+async def test_a_refusal_has_the_apis_own_words(demo):
+    with pytest.raises(ApiRefused) as refused:
+        await demo.pools.create(PoolIn(name="x", fleet="nowhere", country="us"))
+    error = refused.value
+    assert (error.status, error.code, error.errors[0].field, error.errors[0].value) == (
+        *(422, "unknown_fleet", "/fleet", "nowhere"),
+    )
+    assert '/fleet: there is no such fleet (it is "nowhere"); create it first' in str(error)
+
+
+async def test_whoever_has_no_credential_is_told_so(plane):
+    async with Client(plane.url) as stranger:
+        with pytest.raises(ApiRefused, match="Authorization") as refused:
+            await stranger.pools.page()
+    assert refused.value.code == "not_authenticated"
+
+
+async def test_names_are_quoted_in_paths(demo):
+    with pytest.raises(ApiRefused) as refused:
+        await demo.pools.read("a/../../fleets")
+    assert refused.value.code == "no_such_path"
+
+
+async def test_a_write_that_waits_is_told_what_the_proxies_made_of_it(demo):
+    applied = await demo.declared.apply(Declared(pools=[POOL]), wait_s=1)
+    assert (applied.revision, applied.proxies) == (2, Tally(0, 0, 0))
+    assert (await demo.declared.apply(Declared(pools=[POOL]))).proxies is None
+
+
+async def test_events_are_followed_as_they_come(plane, demo):
+    async with aclosing(demo.events.follow(after=0)) as events:
+        assert [(await anext(events)).type for _ in range(2)] == ["fleet.created", "listener.created"]
+
+
+# -- when the API is away ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def flaky():
+    """`url, requests`: a server that says what the test put into `replies`: a status, or None to hang up."""
+    replies, requests = [], []
+
+    async def answer(request):
+        requests.append((request.method, request.path, request.headers.get("Idempotency-Key")))
+        status = replies.pop(0)
+        if status is None:
+            request.transport.abort()
+            return web.Response()
+        if status == 503:
+            problem = {"code": "database_unreachable", "detail": "away", "mend": "wait", "errors": []}
+            return web.json_response(problem, status=503, headers={"Retry-After": "2"})
+        if status == 502:
+            return web.Response(status=502, text="<html>Bad Gateway</html>")
+        return web.json_response({"items": [], "next": None} if request.method == "GET" else POOL_OUT, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    async with Client(f"http://{host}:{port}", sleep=sleep) as client:
+        yield client, replies, requests, pauses
+    await runner.cleanup()
+
+
+POOL_OUT = {
+    "id": "0b0f5a5e-0f3e-4a52-8d5c-0c5a3f0e9b11",
+    "fleet_id": "0b0f5a5e-0f3e-4a52-8d5c-0c5a3f0e9b12",
+    "name": "us",
+    "fleet": "demo",
+    "country": "us",
+    "city": None,
+    "only_by_name": False,
+    "rejections": [],
+    "created_at": "2026-01-01T00:00:00Z",
+}
+
+
+async def test_what_may_be_sent_twice_is_while_the_api_is_away(flaky):
+    client, replies, requests, pauses = flaky
+    replies += [503, None, 200]
+    assert (await client.pools.page()).items == []
+    assert len(requests) == 3
+    assert 2 <= pauses[0] <= 2.5
+
+
+async def test_a_repeated_creation_has_the_same_key_and_another_one_another(flaky):
+    client, replies, requests, _ = flaky
+    replies += [503, None, 201, 201]
+    await client.pools.create(POOL)
+    await client.pools.create(POOL)
+    keys = [key for *_, key in requests]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert None not in keys
+
+
+async def test_a_change_whose_reply_was_lost_is_not_sent_again(flaky):
+    client, replies, requests, _ = flaky
+    replies += [None]
+    with pytest.raises(ApiUnreachable, match="broke"):
+        await client.pools.change("us", PoolPatch(country="gb"))
+    assert len(requests) == 1
+
+
+async def test_there_is_an_end_to_trying(flaky):
+    client, replies, requests, pauses = flaky
+    replies += [503] * 10
+    with pytest.raises(ApiRefused) as refused:
+        await client.pools.page()
+    assert (refused.value.code, len(requests), len(pauses)) == ("database_unreachable", 5, 4)
+
+
+async def test_what_is_no_exitplane_is_said_to_be_none(flaky):
+    client, replies, _, _ = flaky
+    replies += [502, 200]
+    with pytest.raises(ApiUnreachable, match="no Exitplane"):
+        await client.pools.page()
+    with pytest.raises(ApiUnreachable, match="no Exitplane"):
+        await client.explain("example.com")
+
+
+async def test_an_api_that_is_not_there_is_said_to_be_away():
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    async with Client(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(ApiUnreachable, match="does not answer"):
+            await client.pools.page()
+
+
+async def test_clients_that_change_the_same_pool_lose_no_update(demo):
+    await demo.pools.create(POOL)
+
+    async def add(number):
+        while True:
+            read = await demo.pools.read_with_etag("us")
+            city = (read.value.city or "") + "x"
+            try:
+                return await demo.pools.change("us", PoolPatch(city=city), if_match=read.etag)
+            except ApiRefused as refused:
+                if refused.code != "changed_since":
+                    raise
+
+    await asyncio.gather(*(add(number) for number in range(12)))
+    assert (await demo.pools.read("us")).city == "x" * 12

@@ -1,0 +1,121 @@
+"""`exitplane init` makes the first admin."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+
+import pytest
+from sqlalchemy import select
+
+from api.auth.passwords import Passwords
+from api.auth.tokens import digest_of
+from model.repositories.audit import verify
+from model.tables import ApiKeyRow, OperatorRow
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def init(exitplane, database_url):
+    async def run(*arguments, **more):
+        return await exitplane("init", *arguments, EXITPLANE_DATABASE_URL=database_url, **more)
+
+    return run
+
+
+@pytest.fixture
+def operators(database):
+    async def run():
+        async with database.session() as session:
+            return list((await session.execute(select(OperatorRow).order_by(OperatorRow.name))).scalars())
+
+    return run
+
+
+async def test_a_password_is_generated_and_printed_once(init, operators, database):
+    done = await init("--name", "ada", "--generate", "--json")
+    assert (done.status, done.err) == (0, "")
+    made = json.loads(done.out)
+    (row,) = await operators()
+    assert (str(row.id), row.name, row.role, row.fleet_ids, row.disabled) == (made["id"], "ada", "admin", None, False)
+    assert len(made["password"]) >= 20
+    assert (await Passwords().check(made["password"], row.password_hash)).right
+    async with database.session() as session:
+        verdict = await verify(session)
+    assert (verdict.ok, verdict.count) == (True, 1)
+
+
+async def test_a_password_is_read_from_a_file(init, operators, tmp_path):
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    done = await init("--name", "ada", "--password-file", str(tmp_path / "password"))
+    assert (done.status, done.out) == (0, "ada is an admin\n")
+    assert (await Passwords().check(PASSWORD, (await operators())[0].password_hash)).right
+
+
+async def test_there_is_no_default_password(init, operators):
+    done = await init("--name", "ada")
+    assert done.status == 1
+    assert done.err == "exitplane: there is no terminal to ask for the password; give --generate or --password-file\n"
+    assert "no terminal to ask for the name" in (await init("--generate")).err
+    assert await operators() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "said"),
+    [
+        ("Ada", PASSWORD, "name: this is not a name"),
+        ("ada", "too short", "password:"),
+        ("ada", "x" * 257, "password:"),
+        ("a-long-name-indeed", "A-long-name-indeed", "the operator's name"),
+    ],
+)
+async def test_the_rules_are_those_of_the_api(name, password, said, init, operators, tmp_path):
+    (tmp_path / "password").write_text(password)
+    done = await init("--name", name, "--password-file", str(tmp_path / "password"))
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert said in done.err
+    assert password not in done.err
+    assert await operators() == []
+
+
+async def test_a_second_admin_takes_force(init, operators, tmp_path):
+    assert (await init("--name", "ada", "--generate")).status == 0
+    refused = await init("--name", "eve", "--generate")
+    assert (refused.status, len(refused.err.splitlines())) == (1, 1)
+    assert "there is an admin" in refused.err
+    assert "--force" in refused.err
+    assert (await init("--name", "eve", "--generate", "--force")).status == 0
+    assert [row.name for row in await operators()] == ["ada", "eve"]
+    taken = await init("--name", "eve", "--generate", "--force")
+    assert (taken.status, "choose another --name" in taken.err) == (1, True)
+
+
+async def test_of_two_at_once_one_is_the_first(init, operators):
+    both = await asyncio.gather(*(init("--name", name, "--generate") for name in ("ada", "eve")))
+    assert sorted(done.status for done in both) == [0, 1]
+    assert len(await operators()) == 1
+
+
+async def test_an_api_key_is_written_for_the_owner_alone(init, database, tmp_path):
+    path = tmp_path / "operator.key"
+    done = await init("--name", "ada", "--generate", "--api-key-file", str(path))
+    assert done.status == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = path.read_text().strip()
+    assert key not in done.out + done.err
+    async with database.session() as session:
+        (row,) = (await session.execute(select(ApiKeyRow))).scalars()
+    assert (row.digest, row.role, row.expires_at) == (digest_of(key), "admin", None)
+
+
+async def test_a_file_in_the_way_is_not_overwritten_and_nobody_is_made(init, operators, tmp_path):
+    path = tmp_path / "operator.key"
+    path.write_text("mine")
+    for where in (path, tmp_path / "nowhere" / "key"):
+        done = await init("--name", "ada", "--generate", "--api-key-file", str(where))
+        assert (done.status, "--api-key-file" in done.err) == (1, True)
+    assert path.read_text() == "mine"
+    assert await operators() == []
+    assert [each.name for each in tmp_path.iterdir()] == ["operator.key"]
