@@ -10,6 +10,7 @@ from api.auth.caller import Caller, OperatorRole, lesser, unauthenticated
 from api.auth.tokens import KEY_PREFIX, BadToken, TokenExpired, digest_of
 from api.context import ApiContext
 from api.problems import Problem
+from model.database import DatabaseUnreachable
 from model.repositories import operators
 from model.repositories.operators import KeyStanding, Standing
 
@@ -29,7 +30,10 @@ async def identify(context: ApiContext, authorization: str | None) -> Caller:
 
 
 async def _nobody(context: ApiContext) -> Problem:
-    mend = _LOG_IN if await context.auth.has_operators(context.database) else _INIT
+    try:
+        mend = _LOG_IN if await context.auth.has_operators(context.database) else _INIT
+    except DatabaseUnreachable:
+        mend = _LOG_IN
     return unauthenticated("not_authenticated", "this is for operators, and the request says of none", mend)
 
 

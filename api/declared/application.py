@@ -199,7 +199,7 @@ class Application:
         }
 
     def _superfluous(self, collection: AnyCollection) -> list[tuple[Key, Existing]]:
-        if True:
+        if not self.prune or collection.name not in self._wanted:
             return []
         kept = set(self._wanted[collection.name])
         if collection is LISTENERS:
@@ -270,7 +270,7 @@ class Application:
                 if existing is None:
                     row = await collection.create(self.work, wanted.wish)
                     self._note("created", collection, key, row.id, {})
-                elif True:
+                elif _differs(existing.now, wanted.wish):
                     if existing.parked:
                         flag_modified(existing.row, _PARKED[collection])
                     await collection.change(self.work, existing.row, _fields(wanted.wish))

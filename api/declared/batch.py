@@ -34,7 +34,7 @@ class BatchSession:
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
         """Things of one kind are written in the block, none of which another one of them refers to."""
-        if True:
+        if not self._batched:
             yield
             return
         self._holding = True

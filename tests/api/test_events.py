@@ -286,7 +286,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(make_api, wired, list
     await wire.mend()
     await touch(database)
     await touch(database)
-    await until(lambda: len(heard.events) == 3)
+    await until(lambda: len(heard.events) == 3, timeout_s=30)
     assert heard.ids == sorted(set(heard.ids))
     assert not heard.ended
 
@@ -294,14 +294,14 @@ async def test_a_stream_outlives_an_outage_of_the_database(make_api, wired, list
 async def test_a_stream_says_that_it_is_alive_while_the_database_is_not(make_api, wired, listen, until):
     database, wire = wired
     api = make_api(database)
-    give_hub(api, keepalive_s=0.05, check_every_s=0.05)
+    give_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
     heard = await listen(api)
     await wire.cut()
     before = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > before + 3)
+    await until(lambda: len(heard.blocks) > before + 3, timeout_s=30)
     await wire.mend()
     await touch(database)
-    await until(lambda: len(heard.events) == 1)
+    await until(lambda: len(heard.events) == 1, timeout_s=30)
 
 
 # -- what is not kept any more -----------------------------------------------------------------------------------------

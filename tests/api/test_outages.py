@@ -35,9 +35,10 @@ async def test_what_needs_the_database_is_answered_with_the_reason_and_when_to_c
 
 async def test_what_needs_no_database_is_refused_as_ever(make_api):
     api = make_api(Database(NOWHERE))
-    assert (await api("POST", "/api/v1/fleets", {"name": "A"})).status == 422
-    assert (await api("POST", "/api/v1/fleets", body=b"{")).status == 400
-    assert (await api("GET", "/api/v1/nothing")).status == 404
+    assert (await api.anonymous("POST", "/api/v1/fleets", {"name": "A"})).status == 401
+    assert (await api.anonymous("POST", "/api/v1/auth/login", {"name": 1})).status == 422
+    assert (await api.anonymous("POST", "/api/v1/auth/login", body=b"{")).status == 400
+    assert (await api.anonymous("GET", "/api/v1/auth/oidc/login")).status == 404
 
 
 async def test_the_api_works_again_when_the_database_is_back(wired, make_api, stored):

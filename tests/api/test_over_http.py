@@ -24,8 +24,8 @@ async def address(api, until):
 
 
 @pytest.fixture
-async def session():
-    async with aiohttp.ClientSession() as session:
+async def session(admin):
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {admin.key}"}) as session:
         yield session
 
 
@@ -55,17 +55,18 @@ async def test_a_body_over_the_limit_is_refused_and_the_server_goes_on(chunked, 
     assert (await stored())["fleet"] == 1
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(address, api, stored, until):
+async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(address, session, admin, stored):
     host, _, port = address.removeprefix("http://").partition(":")
     body = json.dumps(FLEET).encode()
     for sent in (body[:10], body):
         _, writer = await asyncio.open_connection(host, int(port))
-        head = f"POST /api/v1/fleets HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: "
-        writer.write(f"{head}{len(body) + 1}\r\n\r\n".encode() + sent)
+        head = f"POST /api/v1/fleets HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {admin.key}\r\n"
+        content = f"Content-Type: application/json\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+        writer.write(f"{head}{content}".encode() + sent)
         await writer.drain()
         writer.close()
         await writer.wait_closed()
-    async with aiohttp.ClientSession() as session, session.get(f"{address}/api/v1/fleets") as reply:
+    async with session.get(f"{address}/api/v1/fleets") as reply:
         assert await reply.json() == {"items": [], "next": None}
     assert (await stored())["revision"] == 0
 
@@ -85,9 +86,14 @@ async def test_heartbeats_of_many_proxies_at_once(address, session, exit_proxy, 
     assert len(await query("SELECT * FROM heartbeat")) == 1
 
 
-async def test_the_operator_is_the_peer_and_not_who_a_header_says(address, session, exit_proxy):
-    # a header may only take rights away: a forwarding proxy on this host says for whom it asks
-    async with session.get(f"{address}/api/v1/fleets", headers={"X-Forwarded-For": "192.0.2.7"}) as reply:
-        assert reply.status == 403
-    async with session.get(f"{address}/api/v1/fleets", headers={"Host": "rebound.example.net"}) as reply:
-        assert reply.status == 421
+async def test_failed_logins_count_for_whom_a_forwarding_proxy_on_this_host_names(address, session):
+    async def log_in(name: str, headers: dict[str, str]) -> int:
+        body = {"name": name, "password": "wrong horse battery"}
+        async with session.post(f"{address}/api/v1/auth/login", json=body, headers=headers) as reply:
+            return reply.status
+
+    client = {"X-Forwarded-For": "192.0.2.7"}
+    statuses = [await log_in(f"somebody-{number}", client) for number in range(21)]
+    assert statuses == [401] * 20 + [429]
+    assert await log_in("somebody", {}) == 401
+    assert await log_in("somebody", {"X-Forwarded-For": "192.0.2.8"}) == 401

@@ -76,7 +76,10 @@ def routes(admin) -> dict[str, set[str]]:
         each for each in json.loads(admin("/config_dump"))["configs"] if each["@type"].endswith(".RoutesConfigDump")
     ]
     (configuration,) = [each["route_config"] for each in dump["dynamic_route_configs"]]
-    by_country = configuration["virtual_hosts"][0]["matcher"]["matcher_tree"]["exact_match_map"]["map"]
+    otherwise = configuration["virtual_hosts"][0]["matcher"]["on_no_match"][
+        "matcher"
+    ]  # no pool and no city is asked for
+    by_country = otherwise["matcher_tree"]["exact_match_map"]["map"]
     return {
         country: {route["route"]["cluster"] for route in entry["action"]["typed_config"]["routes"]}
         for country, entry in by_country.items()

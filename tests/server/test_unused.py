@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from model.changes import write
-from model.repositories import declared, rollout, worlds
+from model.repositories import declared, rollout, sync, worlds
 from model.tables import AcceptedRow, ListenerRow, RouteRow, ServerCertificateRow, UserRow
 from xds.server.releaser import CanaryPolicy
 from xds.translate import names
@@ -94,17 +94,26 @@ async def test_without_a_listener_what_only_listeners_name_is_settled_untried(
         assert one.client.versions[names.ROUTE] == {names.GATEWAY_ROUTES: await settled(*ROUTES)}
 
 
-async def test_a_name_that_went_with_the_last_listener_holds_nothing_up(plane, server, drive, until, settled, has_all):
+async def test_a_name_that_went_with_the_last_listener_holds_nothing_up(
+    plane, server, drive, until, settled, has_all, database
+):
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         before = await settled(*ROUTES)
         await plane.remove(plane.listener)
-        async with write(plane.database) as unit:
+        async with write(database) as unit:
             await rollout.approve(unit, plane.fleet.id)
         await until(lambda: not gateway.client.held(names.LISTENER))
         await gateway.client.ask(names.ROUTE, resource_names_unsubscribe=[names.GATEWAY_ROUTES])
-        await plane.change(plane.pools["us"], name="other")
+        revision = await plane.change(plane.pools["us"], name="other")
         assert await settled(*ROUTES) != before
+
+        async def nobody_is_waited_for():
+            async with database.session() as session:
+                tally = await sync.tally(session, revision)
+            return tally.done and tally.acknowledged
+
+        await until(nobody_is_waited_for)
         assert len(gateway.versions_sent(*ROUTES)) == 1
 
 

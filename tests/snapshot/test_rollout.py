@@ -318,6 +318,19 @@ def test_a_chain_of_names_is_one_set(written):
     assert sorted((len(each) for each, _ in some.sets), reverse=True) == [3, 1]
 
 
+def test_what_no_listener_names_nobody_can_try(written):
+    groups = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
+    each = written({ROUTES: "", groups: ""})
+    assert [each.rollout.is_used(it) for it in (ROUTES, groups, ONE)] == [False, False, True]
+    each.declare({CLIENTS: ""})  # tried
+    assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, False]
+    each.declare({CLIENTS: names.GROUPS_FILTER})
+    each.reject(CLIENTS)  # to be mended: whoever does shall find routes that were tried
+    assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, True]
+    each.declare({CLIENTS: None})
+    assert not each.rollout.is_used(ROUTES)
+
+
 def test_a_pool_that_is_declared_is_its_cluster_and_the_routes(gateways):
     pool = replace(next(iter(gateways.world.pools.values())), id=FLEET, country="zz", name="new")
     gateways.change(put(pool))
