@@ -191,6 +191,8 @@ def example(document):
         if "example" in content:
             return content["example"]
         name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if name == "CertificateIn":  # what is good for some years only is no example
+            return {"name": "gateway", "fleet": "demo", **certificate("gateway.example.net")}
         schema = document["components"]["schemas"].get(name, {})
         return schema["examples"][0] if "examples" in schema else {} if name else None
 

@@ -65,7 +65,7 @@ def certificate(name: str) -> CertificateIn:
 def operations_of(document):
     """Those of an OpenAPI document that are for operators, by id: method, path, and the operation."""
     return {
-        operation["operationId"]: (method.upper(), path, operation)
+        operation["operationId"].replace("-", "_"): (method.upper(), path, operation)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
         if operation["operationId"] not in OF_PROXIES

@@ -24,7 +24,7 @@ from alembic.config import Config
 from sqlalchemy import select
 from sqlmodel import col
 
-from cli.db import _SEAL, LEAP, _digest_of, _tools, _where
+from cli.db import _SEAL, LEAP, RestoreFailed, _digest_of, _look, _restore, _tools, _where
 from model import migrations
 from model.audit import Actor, Entry, append, hash_of
 from model.authority import create_authority
@@ -400,7 +400,7 @@ async def test_a_restore_that_breaks_off_changes_nothing(database, database_url,
     await change_much(database, declare)
     later = await everything(database)
     await database.close()
-    # a seal that fits what was torn: pg_restore fails while it reads
+    # a seal that fits what was torn, so that pg_restore fails in the middle of a table
     archive = file.read_bytes().partition(_SEAL)[0]
     torn = tmp_path / "torn.backup"
     torn.write_bytes(archive[: len(archive) // 2])
@@ -408,6 +408,14 @@ async def test_a_restore_that_breaks_off_changes_nothing(database, database_url,
     done = await db("restore", torn, "--force", url=database_url)
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
+    # and one that fails between two statements, all of which are good
+    real = _tools(0)
+    (tmp_path / "psql").symlink_to(real / "psql")
+    program = tmp_path / "pg_restore"
+    program.write_text(f'#!/bin/sh\n{real}/pg_restore --schema-only "$@"\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(RestoreFailed, match="nothing was changed"):
+        await asyncio.to_thread(_restore, parse_url(database_url), tmp_path, file, await _look(parse_url(database_url)))
     assert await everything(database) == later
 
 
