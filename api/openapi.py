@@ -29,7 +29,7 @@ _DESCRIPTIONS = {
 }
 
 
-_SENTINEL = {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "As VPN Sentinel's clients send one."}
+_SENTINEL = {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Of VPN Sentinel's clients."}
 _FRAMEWORK_SCHEMAS = ("HTTPValidationError", "ValidationError")
 """The framework's own form of refusals, which is never sent."""
 
@@ -74,7 +74,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS by the key of the proxy's certificate"}
         operator = {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (`ep-key-…`)."}
-        made.setdefault("components", {})["securitySchemes"] = {"proof": scheme, "operator": operator, "sentinel": _SENTINEL}
+        schemes = {"proof": scheme, "operator": operator, "sentinel": _SENTINEL}
+        made.setdefault("components", {})["securitySchemes"] = schemes
         for name in _FRAMEWORK_SCHEMAS:
             made["components"]["schemas"].pop(name, None)
         for path, operations in made["paths"].items():
