@@ -95,7 +95,12 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
         content = response.get("content", {})
         if int(status) >= 400 and "Problem" in str(content):
             response["content"] = {MEDIA_TYPE: content["application/json"]}
-        if int(status) < 300 and method != "get" and "security" not in operation and "auth" not in operation.get("tags", ()):
+        if (
+            int(status) < 300
+            and method != "get"
+            and "security" not in operation
+            and "auth" not in operation.get("tags", ())
+        ):
             described = {"description": "The revision that this made", "schema": {"type": "integer"}}
             response.setdefault("headers", {})[REVISION_HEADER] = described
             counts = {
