@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from datetime import timedelta
+from unittest.mock import patch
 from uuid import UUID
 
+import asyncpg
 import jwt
 import pytest
 from argon2 import PasswordHasher
@@ -14,7 +16,7 @@ from sqlalchemy import event
 
 from api.auth.passwords import Passwords
 from api.auth.ports import Auth
-from api.auth.tokens import Access, Signer
+from api.auth.tokens import Access, BadToken, Signer
 
 LOGIN, REFRESH, LOGOUT, ME = (f"/api/v1/auth/{name}" for name in ("login", "refresh", "logout", "me"))
 PASSWORD = "correct horse battery"
@@ -45,15 +47,21 @@ def audited(query):
 
 @contextmanager
 def counting(database):
-    """The statements that are sent while the block lasts."""
-    sent = []
+    """The statements that are sent while the block lasts, by SQLAlchemy or past it."""
+    sent, fetchrow = [], asyncpg.Connection.fetchrow
 
     def note(_connection, _cursor, statement, *_):
         sent.append(statement)
 
+    async def noting(self, statement, *values, **more):
+        if statement != ";":  # whether the connection lives still
+            sent.append(statement)
+        return await fetchrow(self, statement, *values, **more)
+
     event.listen(database.engine.sync_engine, "before_cursor_execute", note)
     try:
-        yield sent
+        with patch.object(asyncpg.Connection, "fetchrow", noting):
+            yield sent
     finally:
         event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
@@ -234,10 +242,22 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
         jwt.encode(said, "secret" * 10, "HS256"),
         stranger.issue_access(Access(ada.id, session["id"]), clock()),
         ours.issue_state(clock()),
+        ours._sign({"sub": str(ada.id), "sid": str(session["id"])}, "oidc", clock(), timedelta(hours=1)),
         ours._sign({"sub": "1", "sid": "2"}, "api", clock(), timedelta(hours=1)),
         "ep-refresh-abc",
     ):
         assert refused(await api.holding(bad)("GET", ME), "bad_token"), bad
+
+
+async def test_a_token_for_one_thing_is_none_for_another(clock):
+    signer = Signer(bytes(32))
+    access = signer.issue_access(Access(UUID(int=1), UUID(int=2)), clock())
+    for wrong in (access, signer.new_refresh(UUID(int=1))):
+        with pytest.raises(BadToken):
+            signer.check_state(wrong, clock())
+    for wrong in (access, signer.issue_state(clock())):
+        with pytest.raises(BadToken):
+            signer.read_refresh(wrong)
 
 
 async def test_all_replicas_sign_with_one_key_however_many_make_it_at_once(make_api, database, log_in, clock):

@@ -12,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -210,6 +210,7 @@ async def test_an_embedded_database_is_backed_up_and_restored_while_no_control_p
     assert before["fleet"]
 
 
+@pytest.mark.timeout(300)
 async def test_a_replica_that_starts_afterwards_serves(database, database_url, backed_up, declare, until):
     file, _ = backed_up
     await change_much(database, declare)
@@ -226,10 +227,13 @@ async def test_a_replica_that_starts_afterwards_serves(database, database_url, b
         sys.executable, "-m", "cli", "serve", env={**kept, **settings}, stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        await until(lambda: asyncio.to_thread(ready, port), timeout_s=60)
+        await until(lambda: serving.returncode is not None or asyncio.to_thread(ready, port), timeout_s=150)
+        assert serving.returncode is None
     finally:
-        serving.terminate()
-        assert await serving.wait() == 0
+        with suppress(ProcessLookupError):
+            serving.terminate()
+        code = await serving.wait()
+    assert code == 0
 
 
 def free_ports(count: int) -> list[int]:
