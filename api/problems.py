@@ -231,9 +231,8 @@ def _methods(request: Request) -> list[str]:
     """What the path of a request takes, as the OpenAPI document has it."""
     paths: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
     path = request.url.path
-    return sorted(
-        method.upper() for each, methods in paths.items() if compile_path(each)[0].match(path) for method in methods
-    )
+    taken = [paths[path]] if path in paths else [paths[each] for each in paths if compile_path(each)[0].match(path)]
+    return sorted({method.upper() for methods in taken for method in methods})
 
 
 def of_outage(error: DatabaseUnreachable) -> Problem:

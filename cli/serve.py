@@ -183,6 +183,7 @@ async def _api(
         try:
             yield
         finally:
+            app.state.events.close()
             server.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
