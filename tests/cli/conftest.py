@@ -1,8 +1,9 @@
-"""A real server with an API, a client of it, and the command line as a program of its own."""
+"""A real server with an API, a client of it, and the command line."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import os
 import sys
@@ -130,12 +131,41 @@ def run_main(arguments: Sequence[str], settings: Mapping[str, str], stdin: str |
 
 
 @pytest.fixture
-def exitplane(plane: Plane, tmp_path) -> Callable[..., Any]:
-    """`await exitplane("get", "pools", stdin=…)`: the command line, with an admin's key."""
+def environment(tmp_path) -> dict[str, str]:
+    """What every command is run with: a folder of its own for what it keeps, and a wide, colourless terminal."""
+    return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def command(environment) -> Callable[..., Any]:
+    """`await command("init", …)`: the command line of somebody whom no API knows."""
 
     async def run(*arguments: str, stdin: str | None = None, terminal: bool = False, **settings: str) -> Done:
-        own = {"EXITPLANE_API": plane.url, "EXITPLANE_API_KEY": plane.key, "XDG_CONFIG_HOME": str(tmp_path / "config")}
-        own |= {"COLUMNS": "200", "NO_COLOR": "1", **settings}
-        return await asyncio.to_thread(run_main, arguments, own, stdin, terminal=terminal)
+        return await asyncio.to_thread(run_main, arguments, environment | settings, stdin, terminal=terminal)
+
+    return run
+
+
+@pytest.fixture
+def exitplane(plane: Plane, command) -> Callable[..., Any]:
+    """`await exitplane("get", "pools", stdin=…)`: the command line, with an admin's key."""
+    return functools.partial(command, EXITPLANE_API=plane.url, EXITPLANE_API_KEY=plane.key)
+
+
+@pytest.fixture
+def program(environment) -> Callable[..., Any]:
+    """The same as `command`, as a process of its own: slower, but several may run at once."""
+
+    async def run(*arguments: str, **settings: str) -> Done:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *arguments),
+            env={**kept, **environment, **settings},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return Done(process.returncode or 0, out.decode(), err.decode())
 
     return run

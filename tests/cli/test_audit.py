@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -11,11 +12,8 @@ from model.audit import Actor, Entry, append
 
 
 @pytest.fixture
-def audit(exitplane, database_url):
-    async def run(*arguments):
-        return await exitplane("audit", *arguments, EXITPLANE_DATABASE_URL=database_url)
-
-    return run
+def audit(command, database_url):
+    return functools.partial(command, "audit", EXITPLANE_DATABASE_URL=database_url)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import stat
 
@@ -18,11 +19,8 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
-def init(exitplane, database_url):
-    async def run(*arguments, **more):
-        return await exitplane("init", *arguments, EXITPLANE_DATABASE_URL=database_url, **more)
-
-    return run
+def init(command, database_url):
+    return functools.partial(command, "init", EXITPLANE_DATABASE_URL=database_url)
 
 
 @pytest.fixture
@@ -92,8 +90,9 @@ async def test_a_second_admin_takes_force(init, operators, tmp_path):
     assert (taken.status, "choose another --name" in taken.err) == (1, True)
 
 
-async def test_of_two_at_once_one_is_the_first(init, operators):
-    both = await asyncio.gather(*(init("--name", name, "--generate") for name in ("ada", "eve")))
+async def test_of_two_at_once_one_is_the_first(program, operators, database_url):
+    start = functools.partial(program, "init", EXITPLANE_DATABASE_URL=database_url)
+    both = await asyncio.gather(*(start("--name", name, "--generate") for name in ("ada", "eve")))
     assert sorted(done.status for done in both) == [0, 1]
     assert len(await operators()) == 1
 

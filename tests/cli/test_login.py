@@ -36,38 +36,41 @@ async def key(database, ada):
 
 
 @pytest.fixture
+def api_url(plane):
+    return plane.url
+
+
+@pytest.fixture
 def kept(tmp_path):
     return tmp_path / "config" / "exitplane" / "credentials.json"
 
 
 @pytest.fixture
-def log_in(exitplane, api_url, tmp_path):
+def log_in(command, api_url, tmp_path):
     async def run(password=PASSWORD):
         (tmp_path / "password").write_text(password)
-        return await exitplane(
-            "login", "--api", api_url, "--name", "ada", "--password-file", str(tmp_path / "password")
-        )
+        return await command("login", "--api", api_url, "--name", "ada", "--password-file", str(tmp_path / "password"))
 
     return run
 
 
-async def test_who_logs_in_is_known_until_they_log_out(log_in, exitplane, api_url, kept):
+async def test_who_logs_in_is_known_until_they_log_out(log_in, command, api_url, kept):
     done = await log_in()
     assert (done.status, done.out, done.err) == (0, f"logged in to {api_url} as ada\n", "")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     assert PASSWORD not in kept.read_text()
-    who = await exitplane("whoami", "--api", f"{api_url}/")
+    who = await command("whoami", "--api", f"{api_url}/")
     assert (who.status, who.out) == (0, "ada: operator of all fleets\n")
-    assert json.loads((await exitplane("whoami", "--json", EXITPLANE_API=api_url)).out)["name"] == "ada"
-    assert (await exitplane("status", "--api", api_url, "--json")).status == 0
+    assert json.loads((await command("whoami", "--json", EXITPLANE_API=api_url)).out)["name"] == "ada"
+    assert (await command("status", "--api", api_url, "--json")).status == 0
     tokens = json.loads(kept.read_text())[api_url]
-    assert (await exitplane("logout", "--api", api_url)).out == f"logged out of {api_url}\n"
+    assert (await command("logout", "--api", api_url)).out == f"logged out of {api_url}\n"
     assert json.loads(kept.read_text()) == {}
-    who = await exitplane("whoami", "--api", api_url)
+    who = await command("whoami", "--api", api_url)
     assert (who.status, who.err.startswith("exitplane: nobody is logged in")) == (1, True)
     kept.write_text(json.dumps({api_url: tokens}))
-    who = await exitplane("whoami", "--api", api_url)
+    who = await command("whoami", "--api", api_url)
     assert (who.status, "has ended" in who.err) == (1, True)
 
 
@@ -80,63 +83,63 @@ async def test_a_wrong_password_is_refused_in_the_apis_words(log_in, kept):
     assert not kept.exists()
 
 
-async def test_without_a_credential_the_mend_is_to_log_in(exitplane, api_url):
-    done = await exitplane("status", "--api", api_url)
+async def test_without_a_credential_the_mend_is_to_log_in(command, api_url):
+    done = await command("status", "--api", api_url)
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "exitplane login" in done.err
 
 
-async def test_tokens_are_shown_to_the_api_alone_that_gave_them(log_in, exitplane, api_url, kept):
+async def test_tokens_are_shown_to_the_api_alone_that_gave_them(log_in, command, api_url, kept):
     await log_in()
     other = api_url.replace("127.0.0.1", "localhost")
-    assert (await exitplane("whoami", "--api", other)).status == 1
+    assert (await command("whoami", "--api", other)).status == 1
 
 
-async def test_an_expired_token_is_renewed_by_one_command_at_a_time(log_in, exitplane, api_url, kept):
+async def test_an_expired_token_is_renewed_by_one_command_at_a_time(log_in, program, api_url, kept):
     await log_in()
     before = json.loads(kept.read_text())
     before[api_url] |= {"expires_at": 0, "access_token": "old"}
     kept.write_text(json.dumps(before))
-    done = await asyncio.gather(*(exitplane("whoami", "--api", api_url) for _ in range(4)))
+    done = await asyncio.gather(*(program("whoami", "--api", api_url) for _ in range(4)))
     assert [each.status for each in done] == [0] * 4
     after = json.loads(kept.read_text())[api_url]
     assert after["refresh_token"] != before[api_url]["refresh_token"]
 
 
-async def test_a_session_that_ended_meanwhile_is_forgotten(log_in, exitplane, api_url, kept):
+async def test_a_session_that_ended_meanwhile_is_forgotten(log_in, command, api_url, kept):
     await log_in()
     tokens = json.loads(kept.read_text())
     tokens[api_url] |= {"expires_at": 0, "refresh_token": "ep-refresh-none"}
     kept.write_text(json.dumps(tokens))
-    done = await exitplane("whoami", "--api", api_url)
+    done = await command("whoami", "--api", api_url)
     assert (done.status, "exitplane login" in done.err) == (1, True)
     assert json.loads(kept.read_text()) == {}
 
 
-async def test_an_api_key_of_the_environment_comes_first(log_in, exitplane, api_url, key, tmp_path):
+async def test_an_api_key_of_the_environment_comes_first(log_in, command, api_url, key, tmp_path):
     await log_in()
     said = "ada: viewer of all fleets, by the API key ci\n"
-    assert (await exitplane("whoami", "--api", api_url, EXITPLANE_API_KEY=key)).out == said
+    assert (await command("whoami", "--api", api_url, EXITPLANE_API_KEY=key)).out == said
     (tmp_path / "key").write_text(key + "\n")
     by_file = {"EXITPLANE_API_KEY_FILE": str(tmp_path / "key")}
-    assert (await exitplane("whoami", "--api", api_url, **by_file)).out == said
+    assert (await command("whoami", "--api", api_url, **by_file)).out == said
     by_file["EXITPLANE_API_KEY"] = "ep-key-none"
-    assert "no such API key" in (await exitplane("whoami", "--api", api_url, **by_file)).err
-    missing = await exitplane("whoami", "--api", api_url, EXITPLANE_API_KEY_FILE=str(tmp_path / "none"))
+    assert "no such API key" in (await command("whoami", "--api", api_url, **by_file)).err
+    missing = await command("whoami", "--api", api_url, EXITPLANE_API_KEY_FILE=str(tmp_path / "none"))
     assert (missing.status, "EXITPLANE_API_KEY_FILE" in missing.err) == (1, True)
 
 
-async def test_a_broken_file_is_named(exitplane, api_url, kept):
+async def test_a_broken_file_is_named(command, api_url, kept):
     kept.parent.mkdir(parents=True)
     for content in ("{", "[]", '{"a": 1}', '{"a": {}}'):
         kept.write_text(content)
-        done = await exitplane("whoami", "--api", api_url)
+        done = await command("whoami", "--api", api_url)
         assert (done.status, str(kept) in done.err, len(done.err.splitlines())) == (1, True, 1)
 
 
-async def test_whoever_sends_a_password_in_the_clear_is_warned(exitplane, tmp_path):
+async def test_whoever_sends_a_password_in_the_clear_is_warned(command, tmp_path):
     (tmp_path / "password").write_text(PASSWORD)
-    done = await exitplane(
+    done = await command(
         *("login", "--api", "http://192.0.2.1:9", "--name", "ada", "--password-file", str(tmp_path / "none"))
     )
     assert done.status == 1
