@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -244,13 +244,10 @@ class Application:
         """Create and change what the document has of a collection."""
         there = self._there[collection.name]
         changed: dict[Key, Existing] = {}
-        if collection in _ONE_BY_ONE:
+        proxies = await self._proxies_of(there) if collection is EXITS else ()
+        async with self._together(collection):
             await self._write(collection, changed)
-        else:
-            proxies = await self._proxies_of(there) if collection is EXITS else ()
-            async with self.session.together():
-                await self._write(collection, changed)
-            del proxies
+        del proxies
         rows = [each.row for each in changed.values()]
         after = await self._as_existing(collection, rows)
         for key, each in changed.items():
@@ -278,6 +275,10 @@ class Application:
                 else:
                     self.unchanged += 1
 
+    def _together(self, collection: AnyCollection) -> AbstractAsyncContextManager[None]:
+        """What is written to a collection reaches the database in few statements, where its order does not matter."""
+        return nullcontext() if collection in _ONE_BY_ONE else self.session.together()
+
     async def _proxies_of(self, exits: Mapping[Key, Existing]) -> Sequence[ProxyRow]:
         """The Envoys of exits that change or go, at hand so that none is asked for alone."""
         return list((await lock(self.session.as_session, ProxyRow, self._moving(EXITS, exits))).values())
@@ -287,7 +288,7 @@ class Application:
         if not superfluous:
             return
         proxies = await self._proxies_of(self._there[EXITS.name]) if collection is EXITS else ()
-        async with self.session.together():
+        async with self._together(collection):
             for key, each in superfluous:
                 with _placed("?prune", whole=True):
                     await collection.remove(self.work, each.row)

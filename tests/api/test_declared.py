@@ -151,6 +151,11 @@ async def test_without_prune_nothing_is_deleted(put, steps):
     assert await steps(NOTHING) == []
 
 
+async def test_a_fleet_is_pruned_with_its_listener(put, steps):
+    await put({"fleets": [DEMO, {"name": "other", "listener": DEMO["listener"]}]})
+    assert await steps({"fleets": [DEMO]}, prune=True) == ["deleted fleet other"]
+
+
 async def test_prune_leaves_other_fleets_alone_unless_fleets_are_in_the_document(put, steps, export):
     await put(WHOLE)
     await put({"fleets": [{"name": "other"}], "pools": [US | {"fleet": "other"}]})
