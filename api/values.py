@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 import pycountry
@@ -37,6 +37,11 @@ class View(BaseModel):
     """What the API shows."""
 
     model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def of(cls, row: Any, **more: Any) -> Self:
+        """What is stored, with what is not."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields if name not in more}, **more)
 
 
 def absent() -> Any:

@@ -2,7 +2,7 @@
 
 FILE holds the requests, each as it goes over the wire, after its length (4 bytes); they are sent in order and over again. Each is
 sent at its time, on a connection that is free or a new one, whatever became of those before it; its delay counts from that time.
-Prints JSON: the delays in seconds, and how often each status came. A reply that never came is status 0.
+Prints JSON: the delays in seconds, and how often each status came. For a reply that never came the status says why.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import uvloop
 
 CONNECTIONS_MAX = 256
 TIMEOUT_S = 10.0
+IDLE_MAX_S = 2.0
 _LENGTH = b"content-length:"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -43,25 +44,34 @@ def unpack(path: Path) -> list[bytes]:
 class Load:
     def __init__(self, port: int) -> None:
         self._port = port
-        self._free: list[Connection] = []
+        self._free: list[tuple[float, Connection]] = []
+        """With when each was used last, which is the order that they are in."""
         self._room = asyncio.Semaphore(CONNECTIONS_MAX)
         self.delays: list[float] = []
-        self.statuses: Counter[int] = Counter()
+        self.statuses: Counter[int | str] = Counter()
 
     async def ask(self, request: bytes, due: float) -> None:
-        status = 0
+        status: int | str
         async with self._room:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    connection = (
-                        self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
-                    )
+                    connection = self._take() or await asyncio.open_connection("127.0.0.1", self._port)
                     status = await exchange(connection, request)
-                    self._free.append(connection)
-            except (OSError, TimeoutError, asyncio.IncompleteReadError):
-                pass
+                    self._free.append((time.monotonic(), connection))
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                status = repr(error)
         self.delays.append(time.monotonic() - due)
         self.statuses[status] += 1
+
+    def _take(self) -> Connection | None:
+        """The free connection that was used last. Those that are idle for long are closed, before the server closes them."""
+        used, connection = self._free.pop() if self._free else (0.0, None)
+        if connection is None or time.monotonic() - used < IDLE_MAX_S:
+            return connection
+        for _, (_, writer) in [*self._free, (used, connection)]:
+            writer.close()
+        self._free.clear()
+        return None
 
 
 async def exchange(connection: Connection, request: bytes) -> int:

@@ -39,6 +39,9 @@ from xds.server.server import XdsServer, run_server
 
 log = structlog.get_logger()
 API_STOP_S = 3
+_ACCEPTS = 16
+"""Connections accepted in one turn of the loop: libuv takes one for each handle that listens, so a busy replica would let
+new connections wait for seconds while it serves those it has."""
 
 
 class PortInUse(ExitplaneError):
@@ -179,7 +182,8 @@ async def _api(
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(sink.run()), tasks.create_task(credentials.run())]
-        serving = tasks.create_task(server.serve(sockets=sockets))
+        listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS - 1))]
+        serving = tasks.create_task(server.serve(sockets=listening))
         try:
             yield
         finally:

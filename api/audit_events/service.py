@@ -54,7 +54,7 @@ class AuditEvents(Collection[AuditRow, View, AuditEventOut]):
         return number if 0 < number <= SEQUENCE_MAX else None
 
     async def show(self, look: Look, rows: Sequence[AuditRow]) -> list[AuditEventOut]:  # noqa: ARG002 - the base class's
-        return [AuditEventOut.model_validate(row.model_dump()) for row in rows]
+        return [AuditEventOut.of(row) for row in rows]
 
     async def read(self, context: ApiContext, caller: Caller, query: AuditQuery) -> Page[AuditEventOut]:
         """One page. Raises Problem (422)."""

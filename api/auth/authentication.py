@@ -47,8 +47,7 @@ async def _by_token(context: ApiContext, token: str) -> Caller:
     except TokenExpired as error:
         mend = "get a new one with the refresh token: POST /api/v1/auth/refresh"
         raise _refused("token_expired", "the access token has expired", mend) from error
-    async with context.database.session() as session:
-        standing = await operators.standing_in_session(session, access.session_id, access.operator_id, now)
+    standing = await operators.standing_in_session(context.database, access.session_id, access.operator_id, now)
     if standing is None:
         raise _refused("session_ended", "the session of this access token has ended", "log in again")
     role, fleets = _rights(standing)
@@ -57,8 +56,7 @@ async def _by_token(context: ApiContext, token: str) -> Caller:
 
 async def _by_key(context: ApiContext, key: str) -> Caller:
     now = context.clock()
-    async with context.database.session() as session:
-        standing = await operators.standing_of_key(session, digest_of(key), now)
+    standing = await operators.standing_of_key(context.database, digest_of(key), now)
     if standing is None:
         raise _refused("bad_api_key", "there is no such API key", "make one: POST /api/v1/api-keys")
     if standing.expires_at is not None and standing.expires_at <= now:

@@ -64,7 +64,7 @@ class Certificates(Collection[ServerCertificateRow, CertificateIn, CertificateOu
 
     async def show(self, look: Look, rows: Sequence[ServerCertificateRow]) -> list[CertificateOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
-        return [CertificateOut(**row.model_dump(exclude={"key"}), fleet=owners[row.fleet_id]) for row in rows]
+        return [CertificateOut.of(row, fleet=owners[row.fleet_id]) for row in rows]
 
 
 CERTIFICATES = Certificates()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Select, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -97,16 +97,18 @@ class Collection(ABC, Generic[Row, In, Out]):
     async def page(self, look: Look, caller: Caller, query: Any) -> Page[Out]:
         """One page of those that the caller sees and the query asks for."""
         order = order_by(query.sort, self.sort, self.sortable(), self.row_id)
-        chosen = select(self.table).where(*self.visible(caller), *self.filters(query))
+        chosen = self._select().where(*self.visible(caller), *self.filters(query))
         if getattr(query, "fleet", None) is not None:
             chosen = chosen.where(self.fleet_of().in_(declared.ids_of(FleetRow, query.fleet)))
         if getattr(query, "name", None) is not None:
             chosen = chosen.where(like(col(self.table.name), query.name))
-        rows: Sequence[Row] = (
-            (await look.session.execute(order.page_of(chosen, query.cursor, query.limit))).scalars().all()
-        )
+        rows: Sequence[Row] = (await look.session.execute(order.page_of(chosen, query.cursor, query.limit))).all()
         page = rows[: query.limit]
         return Page(items=await self.show(look, page), next=self._next(order, rows, page))
+
+    def _select(self) -> Select[Any]:
+        """The table's columns, whose rows have the names of its fields: objects that are followed cost twice as much."""
+        return select(*inspect(self.table).columns)
 
     def _next(self, order: Order, rows: Sequence[Row], page: Sequence[Row]) -> str | None:
         if len(rows) == len(page):
@@ -114,16 +116,16 @@ class Collection(ABC, Generic[Row, In, Out]):
         return order.cursor_after(getattr(page[-1], order.name), getattr(page[-1], self.row_id.key or "id"))
 
     async def find(self, session: AsyncSession, caller: Caller, ref: str, fleet: str | None = None) -> Row:
-        """A row by its id or name. Raises Problem: 404, or 409 for a name that several fleets use."""
-        named = select(self.table).where(*self.visible(caller))
+        """A row, to read, by its id or name. Raises Problem: 404, or 409 for a name that several fleets use."""
+        named = self._select().where(*self.visible(caller))
         if fleet is not None:
             named = named.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
         found: Sequence[Row] = ()
         row_id = self.read_id(ref)
         if row_id is not None:
-            found = (await session.execute(named.where(self.row_id == row_id))).scalars().all()
+            found = (await session.execute(named.where(self.row_id == row_id))).all()
         elif self.has_name and as_reference(ref) is not None:
-            found = (await session.execute(named.where(col(self.table.name) == ref).limit(_OWNERS_MAX))).scalars().all()
+            found = (await session.execute(named.where(col(self.table.name) == ref).limit(_OWNERS_MAX))).all()
         if not found:
             raise not_found(self.kind, ref)
         if len(found) > 1:

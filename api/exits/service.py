@@ -94,16 +94,13 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         work.forget_proxy(row.id)
 
     async def show(self, look: Look, rows: Sequence[ExitRow]) -> list[ExitOut]:
-        owners = await declared.pools_by_id(look.session, {row.pool_id for row in rows})
+        owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
         heard = await heartbeats.heard_at(look.session, [row.id for row in rows])
         rejections = await standing(look.session)
         return [
-            ExitOut(
-                **row.model_dump(exclude={"state"}),
-                pool=owners[row.pool_id][0].name,
-                fleet=owners[row.pool_id][1].name,
-                fleet_id=owners[row.pool_id][1].id,
-                country=owners[row.pool_id][0].country,
+            ExitOut.of(
+                row,
+                **owners[row.pool_id],
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
                 last_heartbeat_at=heard.get(row.id),

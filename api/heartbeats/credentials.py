@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from uuid import UUID
 
 import structlog
@@ -37,6 +38,9 @@ class Credentials:
         self._thumbprints: dict[UUID, set[str]] = {}
         self._drops = 0
         """How often something was dropped: what was read before that may be outdated and is not remembered."""
+        self._asked: dict[str, asyncio.Future[Credential | None]] = {}
+        """Those that nobody looks up yet. While one statement is under way, who comes waits for the next, together."""
+        self._answering: asyncio.Task[None] | None = None
 
     async def find(self, thumbprint: str) -> Credential | None:
         """What a certificate is worth; None when it is unknown. Raises DatabaseUnreachable when it is not remembered."""
@@ -44,12 +48,33 @@ class Credentials:
         if credential is not None:
             self._known.move_to_end(thumbprint)
             return credential
+        answer = self._asked.setdefault(thumbprint, asyncio.get_running_loop().create_future())
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer())
+        return await asyncio.shield(answer)
+
+    async def _answer(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                await self._look_up(asked)
+        finally:
+            self._answering = None
+
+    async def _look_up(self, asked: Mapping[str, asyncio.Future[Credential | None]]) -> None:
         drops = self._drops
-        async with self._database.session() as session:
-            credential = await enrolment.find_credential(session, thumbprint)
-        if credential is not None and drops == self._drops:
-            self._remember(thumbprint, credential)
-        return credential
+        try:
+            found = await enrolment.find_credentials(self._database, asked.keys())
+        except Exception as error:  # noqa: BLE001 - it is raised where they were asked for
+            for answer in asked.values():
+                answer.set_exception(error)
+                answer.exception()  # whoever asked may have left
+            return
+        for thumbprint, answer in asked.items():
+            credential = found.get(thumbprint)
+            if credential is not None and drops == self._drops:
+                self._remember(thumbprint, credential)
+            answer.set_result(credential)
 
     def forget(self, proxy_id: UUID) -> None:
         """Drop what is remembered of a proxy."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from api.bodies import JsonRoute
-from api.context import Context
+from api.context import ApiContext
 from api.heartbeats import service
 from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
 from api.openapi import problems
@@ -17,10 +18,16 @@ router = APIRouter(tags=["heartbeats"], route_class=JsonRoute)
 _PROBLEMS = problems(400, 401, 403, 404, 410, 413, 415, 422)
 
 
-def _documented(schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], example: dict[str, Any]) -> dict[str, Any]:
-    # the endpoints read the exact bytes, which the proof covers, so the framework does not see their schema
+def _documented(kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], example: dict[str, Any]) -> dict[str, Any]:
+    # the endpoints read the exact bytes, which the proof covers, and are asked thousands of times a second: what the
+    # framework would find out for each request, it is told here
     content = {"application/json": {"schema": schema.model_json_schema(), "example": example}}
-    return {"requestBody": {"required": True, "content": content}, "security": [{"proof": []}]}
+    ref = {"name": f"{kind}_id", "in": "path", "required": True, "schema": TypeAdapter(Id).json_schema()}
+    return {
+        "parameters": [ref],
+        "requestBody": {"required": True, "content": content},
+        "security": [{"proof": []}],
+    }
 
 
 _EXIT = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
@@ -28,38 +35,37 @@ _GATEWAY = {"envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
 
 
 @router.post(
-    "/exits/{exit_id}/heartbeat",
+    "/exits/{exit_id}/heartbeat",  # noqa: FAST003 - see _documented
     status_code=202,
     responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
-    openapi_extra=_documented(ExitHeartbeatIn, _EXIT),
+    openapi_extra=_documented("exit", ExitHeartbeatIn, _EXIT),
 )
-async def hear_exit(exit_id: Id, request: Request, context: Context) -> Response:
+async def hear_exit(request: Request) -> Response:
     """Say that an exit is alive, and how.
 
     The Bearer token is a JWS (ES256) by the key of the exit's certificate over the path and the SHA-256 of the body.
     """
-    return await _hear(context, request, "exit", exit_id, ExitHeartbeatIn)
+    return await _hear(request, "exit", ExitHeartbeatIn)
 
 
 @router.post(
-    "/proxies/{proxy_id}/heartbeat",
+    "/proxies/{proxy_id}/heartbeat",  # noqa: FAST003
     status_code=202,
     responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
-    openapi_extra=_documented(ProxyHeartbeatIn, _GATEWAY),
+    openapi_extra=_documented("proxy", ProxyHeartbeatIn, _GATEWAY),
 )
-async def hear_proxy(proxy_id: Id, request: Request, context: Context) -> Response:
+async def hear_proxy(request: Request) -> Response:
     """Say that a proxy is alive, and how; authenticated as an exit's heartbeat is."""
-    return await _hear(context, request, "proxy", proxy_id, ProxyHeartbeatIn)
+    return await _hear(request, "proxy", ProxyHeartbeatIn)
 
 
-async def _hear(
-    context: Context, request: Request, kind: str, ref: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]
-) -> Response:
+async def _hear(request: Request, kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]) -> Response:
+    context: ApiContext = request.app.state.context
     body = await request.body()
     credential = await service.authenticate(
         context,
         kind=kind,
-        ref=ref,
+        ref=request.path_params[f"{kind}_id"],
         authorization=request.headers.get("authorization"),
         path=request.scope["path"],
         body=body,

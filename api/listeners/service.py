@@ -57,8 +57,8 @@ class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
         shown = {row.certificate_id for row in rows if row.certificate_id}
         certificates = await declared.names_of(look.session, ServerCertificateRow, shown)
         return [
-            ListenerOut(
-                **row.model_dump(),
+            ListenerOut.of(
+                row,
                 fleet=owners[row.fleet_id],
                 pool=named[row.pool_id] if row.pool_id else None,
                 certificate=certificates[row.certificate_id] if row.certificate_id else None,

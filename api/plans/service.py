@@ -46,7 +46,7 @@ class Plans(Collection[PlanRow, PlanIn, PlanOut]):
 
     async def show(self, look: Look, rows: Sequence[PlanRow]) -> list[PlanOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
-        return [PlanOut(**row.model_dump(), fleet=owners[row.fleet_id]) for row in rows]
+        return [PlanOut.of(row, fleet=owners[row.fleet_id]) for row in rows]
 
 
 PLANS = Plans()

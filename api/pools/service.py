@@ -68,8 +68,8 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         rejections = await standing(look.session)
         return [
-            PoolOut(
-                **row.model_dump(exclude={"city"}),
+            PoolOut.of(
+                row,
                 city=row.city or None,
                 fleet=owners[row.fleet_id],
                 rejections=[

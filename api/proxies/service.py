@@ -50,8 +50,8 @@ class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
         standings = await sync.of_proxies(look.session, ids)
         rejections = await standing(look.session)
         return [
-            ProxyOut(
-                **row.model_dump(exclude={"role"}),
+            ProxyOut.of(
+                row,
                 role=Role(row.role),
                 fleet=owners[row.fleet_id],
                 connected=_is_connected(heard.get(row.id), look.heard_since),

@@ -21,6 +21,8 @@ class Rejections:
 
     def of_groups(self, groups: Iterable[str], *names: str) -> list[RejectedOut]:
         """Those of these groups, and of the resources with these names only if there are any."""
+        if not self.rows:
+            return []
         wanted = set(groups)
         return [show(row) for row in self.rows if row.group in wanted and (not names or row.name in names)]
 
@@ -30,15 +32,15 @@ class Rejections:
 
 
 async def standing(session: AsyncSession) -> Rejections:
-    """All refusals that hold something back, newest first."""
+    """All refusals that hold something back, newest first. For a session whose transaction has begun."""
+    if not await rollout.any_held_back(session):
+        return Rejections(())
     held = {
         (row.group, *resource)
         for row in await rollout.all_rollouts(session)
         for change_set in row.change_sets
         for resource in map(tuple, change_set["resources"])
     }
-    if not held:
-        return Rejections(())
     rows = await rollout.rejections_by(session)
     return Rejections(tuple(row for row in rows if (row.group, row.type_url, row.name, row.version) in held))
 

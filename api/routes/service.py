@@ -85,13 +85,7 @@ class Routes(Collection[RouteRow, RouteIn, RouteOut]):
     def _show(self, row: RouteRow, fleet: str, named: Mapping[UUID, str]) -> RouteOut:
         match = MatchIn.model_validate(row.match)
         action = _shown_action(row.action, named)
-        return RouteOut(
-            **row.model_dump(exclude={"match", "action"}),
-            fleet=fleet,
-            match=match,
-            action=action,
-            explanation=sentence(match, action),
-        )
+        return RouteOut.of(row, fleet=fleet, match=match, action=action, explanation=sentence(match, action))
 
 
 ROUTES = Routes()

@@ -56,7 +56,7 @@ class Users(Collection[UserRow, UserIn, UserOut]):
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         plans = await declared.names_of(look.session, PlanRow, {row.plan_id for row in rows if row.plan_id})
         return [
-            UserOut(**row.model_dump(), fleet=owners[row.fleet_id], plan=plans[row.plan_id] if row.plan_id else None)
+            UserOut.of(row, fleet=owners[row.fleet_id], plan=plans[row.plan_id] if row.plan_id else None)
             for row in rows
         ]
 

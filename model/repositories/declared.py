@@ -5,7 +5,7 @@ Reads take a session, writes a unit (which becomes a revision). A thing is found
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from model.changes import Unit
+from model.database import fetch_in
 from model.tables import (
     ExitRow,
     FleetRow,
@@ -118,9 +119,9 @@ async def get_fleet(session: AsyncSession, fleet_id: UUID) -> FleetRow:
 
 
 async def fleet_names(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """The names of fleets by id."""
-    query = select(col(FleetRow.id), col(FleetRow.name)).where(col(FleetRow.id).in_(fleet_ids))
-    return {row.id: row.name for row in (await session.execute(query)).all()}
+    """The names of fleets by id. For a session whose transaction has begun."""
+    rows = await fetch_in(session, "SELECT id, name FROM fleet WHERE id = ANY($1)", [*fleet_ids])
+    return {row["id"]: row["name"] for row in rows}
 
 
 async def listeners_of(session: AsyncSession, fleet_id: UUID) -> Sequence[ListenerRow]:
@@ -159,6 +160,15 @@ async def pools_by_id(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[U
     return {pool.id: (pool, owner) for pool, owner in rows}
 
 
+async def owners_of_exits(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, dict[str, Any]]:
+    """By the pool's id what an exit shows of its pool and fleet. For a session whose transaction has begun."""
+    statement = """
+        SELECT pool.id AS pool_id, pool.name AS pool, pool.country, fleet.name AS fleet, fleet.id AS fleet_id
+        FROM pool JOIN fleet ON fleet.id = pool.fleet_id WHERE pool.id = ANY($1)
+    """
+    return {row["pool_id"]: {**row} for row in await fetch_in(session, statement, [*pool_ids])}
+
+
 def pool_ids_in(country: str) -> Select[UUID]:
     """The ids of the pools of a country, for other queries."""
     return select(col(PoolRow.id)).where(col(PoolRow.country) == country)
@@ -182,8 +192,10 @@ def ids_of(table: type[Row], ref: str) -> Select[UUID]:
     return select(col(named.id)).where(_matches(named, ref))
 
 
-async def names_of(session: AsyncSession, table: type[Row], ids: Iterable[UUID]) -> dict[UUID, str]:
+async def names_of(session: AsyncSession, table: type[Row], ids: Collection[UUID]) -> dict[UUID, str]:
     """The names of rows by id."""
+    if not ids:
+        return {}
     named: Any = table
     query = select(col(named.id), col(named.name)).where(col(named.id).in_(ids))
     return {row.id: row.name for row in (await session.execute(query)).all()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import exists, select
@@ -16,9 +17,16 @@ from sqlmodel import col
 
 from model.authority import LEAF_LIFETIME, Authority
 from model.changes import Unit
+from model.database import Database
 from model.proof import public_key_of, thumbprint_of
-from model.tables import AuthorityRow, CertificateRow, ChangeRow, ExitRow, JoinTokenRow, ProxyRow
+from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
 from model.world import ExitState, Kind, Role
+
+_CREDENTIALS: Final = """
+SELECT certificate.thumbprint, certificate.public_key, certificate.expires_at, proxy.id, proxy.role, exit.state
+FROM certificate JOIN proxy ON proxy.id = certificate.proxy_id LEFT JOIN exit ON exit.id = proxy.id
+WHERE certificate.thumbprint = ANY($1)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +85,18 @@ async def find_certificate(session: AsyncSession, thumbprint: str) -> Certificat
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def find_credential(session: AsyncSession, thumbprint: str) -> Credential | None:
-    """What a certificate is worth; None when it is unknown, or its proxy was removed."""
-    certificate, proxy = col(CertificateRow.proxy_id), col(ProxyRow.id)
-    query = (
-        select(CertificateRow, ProxyRow, col(ExitRow.state))
-        .join(ProxyRow, proxy == certificate)
-        .outerjoin(ExitRow, col(ExitRow.id) == proxy)
-        .where(col(CertificateRow.thumbprint) == thumbprint)
-    )
-    row = (await session.execute(query)).first()
-    if row is None:
-        return None
-    signed, owner, state = row
-    return Credential(
-        owner.id, Role(owner.role), signed.public_key, signed.expires_at, ExitState(state) if state else None
-    )
+async def find_credentials(database: Database, thumbprints: Collection[str]) -> dict[str, Credential]:
+    """What certificates are worth, by thumbprint; without those that are unknown, or whose proxy was removed."""
+    return {
+        row["thumbprint"]: Credential(
+            row["id"],
+            Role(row["role"]),
+            row["public_key"],
+            row["expires_at"],
+            ExitState(row["state"]) if row["state"] else None,
+        )
+        for row in await database.fetch(_CREDENTIALS, [*thumbprints])
+    }
 
 
 async def was_known(session: AsyncSession, proxy_id: UUID) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.changes import HEARTBEAT_CHANNEL
+from model.database import fetch_in
 from model.tables import EarRow, ExitRow, HeartbeatRow
 from model.world import ExitState
 
@@ -141,9 +142,9 @@ async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[U
 
 
 async def heard_at(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """When some proxies were heard of last, by id."""
-    query = select(col(HeartbeatRow.proxy_id), col(HeartbeatRow.heard_at)).where(_of(proxy_ids))
-    return {row.proxy_id: row.heard_at for row in (await session.execute(query)).all()}
+    """When some proxies were heard of last, by id. For a session whose transaction has begun."""
+    rows = await fetch_in(session, "SELECT proxy_id, heard_at FROM heartbeat WHERE proxy_id = ANY($1)", [*proxy_ids])
+    return {row["proxy_id"]: row["heard_at"] for row in rows}
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.database import Database
 from model.tables import ApiKeyRow, IdempotencyRow, OperatorRow
 
 USED_EVERY: Final = timedelta(minutes=1)
@@ -60,18 +61,19 @@ WHERE k.digest = $1
 
 
 async def standing_in_session(
-    session: AsyncSession, session_id: UUID, operator_id: UUID, now: datetime
+    database: Database, session_id: UUID, operator_id: UUID, now: datetime
 ) -> Standing | None:
     """What an operator may who is logged in; None when the login has ended. One statement."""
-    row = await _fetch(session, _IN_SESSION, session_id, operator_id, now)
-    return None if row is None else _standing(row)
+    rows = await database.fetch(_IN_SESSION, session_id, operator_id, now)
+    return _standing(rows[0]) if rows else None
 
 
-async def standing_of_key(session: AsyncSession, digest: str, now: datetime) -> KeyStanding | None:
+async def standing_of_key(database: Database, digest: str, now: datetime) -> KeyStanding | None:
     """What an API key may, by its SHA-256; None when there is none. One statement, which also notes the use."""
-    row = await _fetch(session, _OF_KEY, digest, now, now - USED_EVERY)
-    if row is None:
+    rows = await database.fetch(_OF_KEY, digest, now, now - USED_EVERY)
+    if not rows:
         return None
+    row = rows[0]
     scopes, fleets = row["scopes"], as_fleets(row["key_fleet_ids"])
     return KeyStanding(
         _standing(row),
@@ -81,14 +83,6 @@ async def standing_of_key(session: AsyncSession, digest: str, now: datetime) -> 
         None if scopes is None else frozenset(scopes),
         row["expires_at"],
     )
-
-
-async def _fetch(session: AsyncSession, statement: str, *values: Any) -> Any:
-    """One row, straight from the driver: every request asks for it, and SQLAlchemy would take four times as long."""
-    connection = await (await session.connection()).get_raw_connection()
-    driver = connection.driver_connection
-    assert driver is not None
-    return await driver.fetchrow(statement, *values)
 
 
 def _standing(row: Mapping[str, Any]) -> Standing:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.changes import Unit
+from model.database import fetch_in
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
@@ -249,6 +250,12 @@ async def rollouts_of(session: AsyncSession, fleet_id: UUID) -> Sequence[Rollout
 async def all_rollouts(session: AsyncSession) -> Sequence[RolloutRow]:
     """What of any group is not settled."""
     return (await session.execute(select(RolloutRow))).scalars().all()
+
+
+async def any_held_back(session: AsyncSession) -> bool:
+    """Whether something may be held back by a refusal. For a session whose transaction has begun."""
+    (row,) = await fetch_in(session, "SELECT EXISTS (SELECT FROM rollout) AND EXISTS (SELECT FROM rejection) AS held")
+    return bool(row["held"])
 
 
 async def beat(session: AsyncSession, replica: UUID, revision: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from uuid import UUID
 
 from api.heartbeats.credentials import Credentials
+from model.database import DatabaseUnreachable
 from model.proof import thumbprint_of
 from model.repositories import enrolment
 from model.world import ExitState, Role
@@ -58,20 +59,53 @@ async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, 
 async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_proxy, database, monkeypatch):
     credentials = Credentials(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
-    read, gate = enrolment.find_credential, asyncio.Event()
+    read, gate = enrolment.find_credentials, asyncio.Event()
 
-    async def read_slowly(session, given):
-        found = await read(session, given)
+    async def read_slowly(database, given):
+        found = await read(database, given)
         await gate.wait()
         return found
 
-    monkeypatch.setattr("model.repositories.enrolment.find_credential", read_slowly)
+    monkeypatch.setattr("model.repositories.enrolment.find_credentials", read_slowly)
     finding = asyncio.create_task(credentials.find(thumbprint))
     await asyncio.sleep(0.05)
     credentials.forget(UUID(exit_proxy.id))
     gate.set()
     assert await finding is not None
     assert not credentials._known
+
+
+async def test_those_that_are_asked_for_meanwhile_are_looked_up_together(exit_proxy, gateway, database, monkeypatch):
+    credentials = Credentials(database)
+    read, statements = enrolment.find_credentials, []
+
+    async def counted(database, given):
+        statements.append(sorted(given))
+        return await read(database, given)
+
+    monkeypatch.setattr("model.repositories.enrolment.find_credentials", counted)
+    known = [thumbprint_of(proxy.certificate) for proxy in (exit_proxy, gateway)]
+    asked = [*known, *known, *("x" * 42 + str(number) for number in range(9))]
+    found = await asyncio.gather(*map(credentials.find, asked))
+    assert statements == [sorted(set(asked))]
+    assert [str(each.proxy_id) for each in found[:4]] == [exit_proxy.id, gateway.id] * 2
+    assert found[4:] == [None] * 9
+
+
+async def test_whoever_asks_while_postgresql_is_away_is_told_and_the_next_is_answered(
+    exit_proxy, database, monkeypatch
+):
+    credentials = Credentials(database)
+    thumbprint = thumbprint_of(exit_proxy.certificate)
+
+    async def away(*_):
+        raise DatabaseUnreachable("away", mend="start it")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("model.repositories.enrolment.find_credentials", away)
+        said = await asyncio.gather(*(credentials.find(thumbprint) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in said] == [DatabaseUnreachable] * 3
+    assert str((await credentials.find(thumbprint)).proxy_id) == exit_proxy.id
 
 
 async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_token):

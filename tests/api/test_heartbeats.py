@@ -65,13 +65,18 @@ async def test_a_gateway_is_no_exit(gateway):
 
 
 @pytest.fixture
-def statements(database):
+def statements(database, monkeypatch):
     """The statements that go to the database from now on."""
-    seen = []
+    seen, fetch = [], database.fetch
 
     def note(_connection, _cursor, statement, *_):
         seen.append(statement)
 
+    def fetched(statement, *values):
+        seen.append(statement)
+        return fetch(statement, *values)
+
+    monkeypatch.setattr(database, "fetch", fetched)
     event.listen(database.engine.sync_engine, "before_cursor_execute", note)
     yield seen
     event.remove(database.engine.sync_engine, "before_cursor_execute", note)
