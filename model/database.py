@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -117,7 +118,7 @@ class Database:
         if self._driver_pool is None:
             # whoever comes meanwhile is given the same: nothing is awaited in between
             self._driver_pool = asyncpg.create_pool(
-                self._dsn, min_size=0, max_size=_DRIVER_POOL, reset=_nothing_to_reset, **_CONNECT
+                self._dsn, min_size=0, max_size=_DRIVER_POOL, init=_read_json, reset=_nothing_to_reset, **_CONNECT
             )
         try:
             await self._driver_pool
@@ -159,6 +160,10 @@ def _refuse_closed(driver_connection: Any, _record: object, _proxy: object) -> N
     """What has ended since it was used last is not given out, nor is what is as old; this asks nobody, unlike a ping."""
     if driver_connection.driver_connection.is_closed():
         raise InvalidatePoolError
+
+
+async def _read_json(connection: asyncpg.Connection[Any]) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 
 
 async def _nothing_to_reset(_connection: object) -> None:

@@ -54,12 +54,15 @@ class BulkOut(View, Generic[Out]):
 def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) -> APIRouter:
     """A router with the endpoints of a collection that it has."""
     router = APIRouter(prefix=f"/{collection.name}", tags=[collection.name], route_class=JsonRoute)
-    kind, name = collection.kind, collection.name.replace("-", "_")
-    one = "/" + PATH_FIELDS[kind]
+    kind, name = (each.replace("-", "_") for each in (collection.kind, collection.name))
+    one = "/" + PATH_FIELDS[collection.kind]
     view = collection.view
     Ref = Annotated[
         str,
-        Path(alias=PATH_FIELDS[kind].strip("{}"), description="An id or a name." if collection.has_name else "An id."),
+        Path(
+            alias=PATH_FIELDS[collection.kind].strip("{}"),
+            description="An id or a name." if collection.has_name else "An id.",
+        ),
     ]
     Fleet = OfFleet if collection.has_name and collection.has_fleet else Annotated[None, Depends(_nothing)]
     May = Annotated[Caller, Depends(Permit(collection.name))]

@@ -48,19 +48,18 @@ def audited(query):
 @contextmanager
 def counting(database):
     """The statements that are sent while the block lasts, by SQLAlchemy or past it."""
-    sent, fetchrow = [], asyncpg.Connection.fetchrow
+    sent, fetch = [], asyncpg.Connection.fetch
 
     def note(_connection, _cursor, statement, *_):
         sent.append(statement)
 
     async def noting(self, statement, *values, **more):
-        if statement != ";":  # whether the connection lives still
-            sent.append(statement)
-        return await fetchrow(self, statement, *values, **more)
+        sent.append(statement)
+        return await fetch(self, statement, *values, **more)
 
     event.listen(database.engine.sync_engine, "before_cursor_execute", note)
     try:
-        with patch.object(asyncpg.Connection, "fetchrow", noting):
+        with patch.object(asyncpg.Connection, "fetch", noting):
             yield sent
     finally:
         event.remove(database.engine.sync_engine, "before_cursor_execute", note)
