@@ -26,6 +26,10 @@ def _timestamp(*, nullable: bool = False) -> Column[datetime]:
     return Column(DateTime(timezone=True), nullable=nullable)
 
 
+def _object() -> Column[dict[str, Any]]:
+    return Column(JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+
+
 class FleetRow(SQLModel, table=True):
     __tablename__ = "fleet"
 
@@ -65,9 +69,7 @@ class ListenerRow(SQLModel, table=True):
     """Likewise."""
     certificate_id: UUID | None = Field(default=None, foreign_key="server_certificate.id", index=True)
     """None: it speaks no TLS to its clients."""
-    countries_by_server_name: dict[str, str] = Field(
-        default_factory=dict, sa_column=Column(JSONB, nullable=False, server_default=text("'{}'::jsonb"))
-    )
+    countries_by_server_name: dict[str, str] = Field(default_factory=dict, sa_column=_object())
     """What a client wishes that dialled it under one of these TLS server names, and says nothing itself."""
     created_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
@@ -94,6 +96,10 @@ class PoolRow(SQLModel, table=True):
     """Empty: it serves the country as a whole."""
     only_by_name: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """Whether it is not what a client gets that wishes for the country or the city."""
+    balancing: dict[str, Any] = Field(default_factory=dict, sa_column=_object())
+    """How requests are shared among its exits; what is not said is as model.world has it."""
+    resilience: dict[str, Any] = Field(default_factory=dict, sa_column=_object())
+    """What of its exits' failures it bears; likewise."""
     created_at: datetime = Field(sa_column=_timestamp())
 
 
@@ -193,10 +199,27 @@ class ExitRow(SQLModel, table=True):
     bind_address: str
     egress_address: str | None = None
     locality: str | None = None
+    weight: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+    """Its share of requests, beside those of the other exits of its pool."""
+    standby: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """Whether it serves only when no other exit of its pool does."""
     state: str
     state_reason: str
     state_since: datetime = Field(sa_column=_timestamp())
     created_at: datetime = Field(sa_column=_timestamp())
+
+
+class ExitHistoryRow(SQLModel, table=True):
+    """The states that an exit was in. Written by a trigger, so that no writer of states can forget it."""
+
+    __tablename__ = "exit_history"
+    __table_args__ = (Index(None, "exit_id", "at"),)
+
+    id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(), primary_key=True))
+    exit_id: UUID = Field(foreign_key="exit.id", ondelete="CASCADE")
+    at: datetime = Field(sa_column=_timestamp())
+    state: str
+    reason: str
 
 
 class HeartbeatRow(SQLModel, table=True):
