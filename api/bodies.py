@@ -24,11 +24,15 @@ class JsonRequest(Request):
 
     async def body(self) -> bytes:
         """The body. Raises Problem: 415 unless it says JSON, 413 when it is over `max_bytes`, 400 when it is empty."""
+        self._check_type()
+        if not await self.content():
+            raise _not_json("the body is empty")
+        return self._body
+
+    async def content(self) -> bytes:
+        """What was sent, be it nothing. Raises Problem (413)."""
         if not hasattr(self, "_body"):
-            self._check_type()
             self._body = await self._read()
-            if not self._body:
-                raise _not_json("the body is empty")
         return self._body
 
     async def json(self) -> Any:

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fastapi import Request, Response
+from fastapi import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth.caller import Caller
+from api.bodies import JsonRequest
 from api.problems import FieldError, Problem
 from model.repositories import idempotency
 
@@ -51,7 +52,7 @@ class Keyed:
         await idempotency.keep(session, caller.operator_id, self.key, answer)
 
 
-async def read_key(request: Request, key: str | None) -> Keyed | None:
+async def read_key(request: JsonRequest, key: str | None) -> Keyed | None:
     """The key of a request, with a digest of what it asks. Raises Problem (422) for one that is no key."""
     if key is None:
         return None
@@ -61,4 +62,4 @@ async def read_key(request: Request, key: str | None) -> Keyed | None:
             422, "bad_key", message, errors=[FieldError(_FIELD, message, "send 1 to 255 printable ASCII", key)]
         )
     asked = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
-    return Keyed(key, hashlib.sha256(asked + b"\0" + await request.body()).hexdigest())
+    return Keyed(key, hashlib.sha256(asked + b"\0" + await request.content()).hexdigest())

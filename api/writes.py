@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth.caller import Authenticated, Caller, Permit
+from api.bodies import JsonRequest
 from api.context import ApiContext, Context, Look
 from api.differences import Differences, compare
 from api.idempotency import Keyed, read_key
@@ -230,7 +231,7 @@ def writing(collection: str) -> Any:
     permit = Permit(collection, write=True)
 
     async def given(
-        request: Request,
+        request: JsonRequest,
         write: Writing,
         caller: Authenticated,
         idempotency_key: Annotated[

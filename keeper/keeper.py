@@ -14,7 +14,7 @@ from keeper.lease import Alive, hold_lease
 from keeper.states import Patience, judge
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.database import Database
-from model.repositories import heartbeats, idempotency, keepalives, upkeep
+from model.repositories import heartbeats, history, idempotency, keepalives, upkeep
 
 Clock = Callable[[], datetime]
 RESOLVE_EVERY = timedelta(seconds=5)
@@ -24,6 +24,7 @@ KEEP_CHANGES_FOR = timedelta(hours=1)
 KEEP_CHANGES = 10_000
 """Also how far back events can be read: what is older and beyond that many is forgotten."""
 KEEP_ANSWERS_FOR = timedelta(hours=24)
+KEEP_HISTORY_FOR = timedelta(days=90)
 KEEP_CLIENTS_FOR = timedelta(days=30)
 KEEP_REJECTIONS_FOR = timedelta(days=90)
 BURY_EVERY = timedelta(seconds=5)
@@ -73,6 +74,7 @@ class Keeper:
                 await upkeep.prune_logins(session, now)
                 await idempotency.prune(session, before=now - KEEP_ANSWERS_FOR)
                 await keepalives.prune(session, before=now - KEEP_CLIENTS_FOR)
+                await history.prune(session, before=now - KEEP_HISTORY_FOR)
             async with write(self._database) as unit:
                 await upkeep.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
         if _due(self._buried_at, now, BURY_EVERY):

@@ -33,7 +33,7 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     heard of for long is lost, whatever it said last.
     """
     beat = standing.heard
-    if beat is None or standing.state is ExitState.DISABLED:
+    if beat is None or standing.state in (ExitState.DRAINING, ExitState.DISABLED):
         return None
     silence = hearing.silence(now, beat.heard_at)
     if silence > patience.lost_after:

@@ -32,6 +32,8 @@ class ExitState(StrEnum):
     """It said that its tunnel or its Envoy is down, or fell silent for longer than the heartbeat timeout."""
     LOST = "lost"
     """Silent for so long that nobody should wait for it."""
+    DRAINING = "draining"
+    """An operator wants it to end: it is offered to nobody, and its open tunnels go on until their clients are done."""
     DISABLED = "disabled"
     """Taken out by an operator."""
 

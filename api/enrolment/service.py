@@ -80,7 +80,7 @@ async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: dat
         fields |= {"name": wish.name, "locality": wish.locality}
         return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
     moved = any(getattr(row, name) != value for name, value in fields.items())
-    if moved and row.state != ExitState.DISABLED:
+    if moved and row.state not in exits.SWITCHED_OFF:
         # fail closed: nothing was heard yet of what is at the new address
         fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
     await exits.update(unit, row, pool, fields | _place(wish))

@@ -27,7 +27,10 @@ from xds.translate.group import ExitGroup, ExitOverlay
 
 DISABLED = "disabled by an operator"
 ENABLED = "enabled by an operator, not heard of since"
+DRAINED = "drained by an operator"
 DECLARED = "declared, not heard of yet"
+_SWITCHES = {ExitState.REGISTERING: ENABLED, ExitState.DRAINING: DRAINED, ExitState.DISABLED: DISABLED}
+SWITCHED_OFF = (ExitState.DRAINING, ExitState.DISABLED)
 _SHARED_FIELDS = ("name", "locality")
 """What an exit has in common with the proxy that is its Envoy."""
 
@@ -77,6 +80,21 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             fields |= _switch(row, enabled=fields.pop("enabled"), now=work.now)
         async with no_silent_shrink(work, [fleet.id]):
             await update(work.unit, row, pool, fields)
+
+    async def switch(self, work: Work, row: ExitRow, state: ExitState) -> None:
+        """Put a locked exit into a state that operators decide on. One that is in it already stays as it is.
+
+        Raises Problem: 409 when too little of its fleet would be left, or when there is nothing to drain.
+        """
+        if row.state == state or (state is ExitState.REGISTERING and row.state not in SWITCHED_OFF):
+            return
+        if state is ExitState.DRAINING and row.state == ExitState.DISABLED:
+            message, mend = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
+            raise Problem(409, "nothing_to_drain", message, mend=mend)
+        _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
+        async with no_silent_shrink(work, [fleet.id]):
+            fields = {"state": state, "state_reason": _SWITCHES[state], "state_since": work.now}
+            await declared.save_changes(work.unit, row, fields, fleet.id)
 
     async def remove(self, work: Work, row: ExitRow) -> None:
         """Deregister an exit: its proxy, certificates and last heartbeat go with it.

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, Unpack
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
 from api.audit_events.schemas import AuditEventOut
 from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+from api.exits.operating import HistoryOut
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch
 from api.explain.schemas import ExplainOut
 from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
@@ -23,17 +24,24 @@ from api.routes.schemas import RouteIn, RouteOut, RoutePatch
 from api.users.schemas import UserIn, UserOut, UserPatch
 from api.writes import BASE_PATH, DryRunOut
 from cli.client.auth import Auth
-from cli.client.collection import Changeable, Collection, Creatable, Given, Readable, sort_out
+from cli.client.collection import Changeable, Collection, Creatable, Given, GivenOne, Readable, sort_out
 from cli.client.declared import Declaring
 from cli.client.events import Events
 from cli.client.neighbours import Neighbours
 from cli.client.transport import Operation, Transport, Value
 
+Switch = Literal["drain", "enable", "disable"]
 _APPROVAL = f"{BASE_PATH}/fleets/{{fleet}}/rollout/approval"
 _ROLLOUT = Operation("read_rollout", "GET", f"{BASE_PATH}/fleets/{{fleet}}/rollout", None, RolloutOut)
 _APPROVE = Operation("approve_shrink", "PUT", _APPROVAL, None, RolloutOut)
 _WITHDRAW = Operation("withdraw_approval", "DELETE", _APPROVAL, None, RolloutOut)
 _CONFIG = Operation("read_config", "GET", f"{BASE_PATH}/proxies/{{proxy_id}}/config", None, ConfigOut)
+_EXIT = f"{BASE_PATH}/exits/{{exit_id}}"
+_SWITCHES: dict[str, Operation[ExitOut]] = {
+    word: Operation(f"{word}_exit", "POST", f"{_EXIT}/{word}", None, ExitOut, keyed=True)
+    for word in ("drain", "enable", "disable")
+}
+_HISTORY = Operation("read_exit_history", "GET", f"{_EXIT}/history", None, HistoryOut)
 _EXPLAIN = Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
 _HEALTH = {
     part: Operation(f"show_{word}", "GET", f"/health{path}", None, HealthOut)
@@ -77,6 +85,29 @@ class Fleets(Collection[FleetIn, FleetPatch, FleetOut]):
         return (await self._transport.send(operation, str(fleet), query=query, headers=headers)).value
 
 
+class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
+    """Exits, how they are operated, and what they went through."""
+
+    def operations(self) -> Iterator[Operation[Any]]:
+        yield from super().operations()
+        yield from _SWITCHES.values()
+        yield _HISTORY
+
+    async def switch(self, word: Switch, ref: object, **given: Unpack[GivenOne]) -> ExitOut:
+        """Drain, enable or disable one."""
+        query, headers = sort_out(given)
+        return (await self._transport.send(_SWITCHES[word], str(ref), query=query, headers=headers)).value
+
+    async def try_switch(self, word: Switch, ref: object, **given: Unpack[GivenOne]) -> DryRunOut:
+        """What `switch` would do."""
+        query, headers = sort_out(given)
+        return await self._transport.dry_run(_SWITCHES[word], str(ref), query=query, headers=headers)
+
+    async def history(self, ref: object, *, hours: int = 24, fleet: str | None = None) -> HistoryOut:
+        """What one went through."""
+        return (await self._transport.send(_HISTORY, str(ref), query={"hours": hours, "fleet": fleet})).value
+
+
 class Proxies(Changeable[ProxyIn, ProxyPatch, ProxyOut]):
     """Proxies, and what they hold."""
 
@@ -103,7 +134,7 @@ class Client:
         self._transport = transport = Transport(url, authorization, sleep)
         self.fleets = Fleets(transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
         self.pools = Collection(transport, "pools", "pool", (PoolIn, PoolPatch, PoolOut))
-        self.exits = Collection(transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
+        self.exits = Exits(transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
         self.proxies = Proxies(transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
         self.listeners = Collection(transport, "listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
         self.routes = Collection(transport, "routes", "route", (RouteIn, RoutePatch, RouteOut))

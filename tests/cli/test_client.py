@@ -163,6 +163,11 @@ async def every_method(api: Client, plane, database):
         await attempt(gateway.id, ProxyIn())
     for remove in (api.proxies.try_delete, api.proxies.delete):
         await remove(gateway.id)
+    one = (await api.exits.create(ExitIn(name="x", fleet="demo", pool="us", address="192.0.2.1", port=1))).id
+    for word in ("drain", "enable", "disable"):
+        for switch in (api.exits.try_switch, api.exits.switch):
+            await switch(word, one)
+    await api.exits.history(one)
     for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
         await decide("demo")
     for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):

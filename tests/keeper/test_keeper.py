@@ -10,7 +10,7 @@ import pytest
 from keeper import keeper as module
 from model.changes import write
 from model.database import DatabaseUnreachable
-from model.repositories import declared, upkeep, worlds
+from model.repositories import declared, history, upkeep, worlds
 from model.tables import ExitRow
 from model.world import ExitState
 
@@ -105,15 +105,47 @@ async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
     assert await house.state(one) is ExitState.LOST
 
 
-async def test_a_disabled_exit_stays_disabled_whatever_it_says(house, clock):
-    one = await house.declare(state=ExitState.DISABLED)
+@pytest.mark.parametrize("state", [ExitState.DISABLED, ExitState.DRAINING])
+async def test_what_an_operator_took_out_stays_out_whatever_it_says(state, house, clock):
+    one = await house.declare(state=state)
     for said in ({}, {"tunnel_up": False}, {"leaving": True}):
         clock.advance(seconds=1)
         await house.hear(one, **said)
         await house.look()
-        assert await house.state(one) is ExitState.DISABLED
+        assert await house.state(one) is state
     await house.pass_time(310)
-    assert await house.state(one) is ExitState.DISABLED
+    assert await house.state(one) is state
+
+
+async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(house, clock):
+    one = await house.declare()
+    await house.hear(one)
+    clock.advance(seconds=1)
+    await house.hear(one)
+    await house.look()
+    clock.advance(seconds=5)
+    await house.hear(one, tunnel_up=False, reason="no route")
+    await house.look()
+    async with house.database.session() as session:
+        noted = await history.states_since(session, one, clock() - timedelta(hours=1))
+    assert [(each.state, each.reason) for each in noted] == [
+        ("registering", ""),
+        ("healthy", ""),
+        ("unreachable", "its tunnel is down: no route"),
+    ]
+    assert [each.at for each in noted] == sorted(each.at for each in noted)
+
+
+async def test_states_that_ended_long_ago_are_forgotten_but_not_the_one_that_lasts(house, clock):
+    one = await house.declare()
+    clock.advance(seconds=1)
+    await house.hear(one)
+    await house.look()
+    async with house.database.session() as session:
+        await history.prune(session, before=clock() + timedelta(days=1))
+        assert [each.state for each in await history.states_since(session, one, clock() - timedelta(hours=1))] == [
+            "healthy"
+        ]
 
 
 async def test_an_exit_that_was_never_heard_of_waits_for_its_first_word(house):

@@ -14,7 +14,7 @@ from model.world import ExitState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
-REGISTERING, HEALTHY, UNREACHABLE, LOST, DISABLED = ExitState
+REGISTERING, HEALTHY, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
 TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
@@ -39,19 +39,19 @@ HEARD = {
 }
 STAYS = None
 TABLE = {
-    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS),
-    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, STAYS),
-    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS),
-    "the tunnel is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
-    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS),
-    "its Envoy is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
-    "it leaves": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
-    "silence": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS),
-    "silence from before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS),
-    "long silence": (LOST, LOST, LOST, STAYS, STAYS),
-    "long silence after a complaint": (LOST, LOST, LOST, STAYS, STAYS),
-    "long silence after it left": (LOST, LOST, LOST, STAYS, STAYS),
-    "long silence from before": (LOST, LOST, LOST, STAYS, STAYS),
+    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, STAYS, STAYS),
+    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "the tunnel is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
+    "its Envoy is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "it leaves": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence from before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
+    "long silence": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after a complaint": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after it left": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence from before": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
 }
 
 

@@ -1,0 +1,52 @@
+"""`exitplane drain`, `enable`, `disable` and `history`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from api.exits.schemas import ExitIn
+from api.fleets.schemas import FirstListenerIn, FleetIn
+from api.pools.schemas import PoolIn
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture(autouse=True)
+async def exits(api):
+    await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
+    await api.pools.create(PoolIn(name="us", fleet="demo", country="us"))
+    for name in ("us-1", "us-2"):
+        await api.exits.create(ExitIn(name=name, fleet="demo", pool="us", address="192.0.2.1", port=8443))
+
+
+async def test_exits_are_drained_disabled_and_enabled_by_name(exitplane):
+    done = await exitplane("drain", "us-1", "us-2")
+    assert (done.status, done.out) == (
+        0,
+        "us-1 is draining: drained by an operator\nus-2 is draining: drained by an operator\n",
+    )
+    assert (await exitplane("disable", "us-1")).out == "us-1 is disabled: disabled by an operator\n"
+    done = await exitplane("enable", "us-1", "--fleet", "demo", "--json")
+    assert [(each["name"], each["state"]) for each in json.loads(done.out)] == [("us-1", "registering")]
+
+
+async def test_what_cannot_be_done_is_refused_with_its_mend(exitplane):
+    for arguments in (("drain", "nowhere"), ("history", "nowhere")):
+        done = await exitplane(*arguments)
+        assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
+    await exitplane("disable", "us-1")
+    refused = await exitplane("drain", "us-1")
+    assert (refused.status, "enable it" in refused.err) == (1, True)
+
+
+async def test_a_history_is_a_table_and_a_sentence(exitplane):
+    await exitplane("drain", "us-1")
+    done = await exitplane("history", "us-1", "--hours", "2")
+    assert done.status == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    assert [line[-5] if "operator" in line else line[-6] for line in lines[1:3]] == ["draining", "registering"]
+    assert lines[-1] == ["before:", "nothing", "is", "known"]
+    found = json.loads((await exitplane("history", "us-1", "--json")).out)
+    assert [stay["state"] for stay in found["states"]] == ["draining", "registering"]
