@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-import httpx
-
+from api.auth.schemas import RefreshIn, TokensOut
+from cli.client.client import Client
+from cli.client.errors import ApiRefused
 from model.errors import ExitplaneError
 
 _EARLY_S: Final = 30
 """How long before its end a token is not used any more."""
-_TIMEOUT_S: Final = 30
-
-
-class ApiUnreachable(ExitplaneError):
-    code = "api_unreachable"
-
-
-class ApiRefused(ExitplaneError):
-    """The API said no: its own words, with its `code` as `problem`."""
-
-    code = "api_refused"
-
-    def __init__(self, status: int, problem: str, message: str, *, mend: str = "") -> None:
-        super().__init__(message, mend=mend)
-        self.status = status
-        self.problem = problem
+T = TypeVar("T")
 
 
 class BadCredentials(ExitplaneError):
@@ -49,8 +36,8 @@ class Login:
     expires_at: float
 
     @classmethod
-    def of(cls, answer: dict[str, Any]) -> Login:
-        return cls(answer["access_token"], answer["refresh_token"], time.time() + answer["expires_in"])
+    def of(cls, tokens: TokensOut) -> Login:
+        return cls(tokens.access_token, tokens.refresh_token, time.time() + tokens.expires_in)
 
 
 def authorization(api: str) -> str | None:
@@ -90,24 +77,14 @@ def kept(api: str) -> Login | None:
     return _read().get(normal(api))
 
 
-def call(api: str, method: str, path: str, body: object = None, *, authorization: str | None = None) -> Any:
-    """The JSON that the API answers to a request. Raises ApiUnreachable, ApiRefused."""
-    headers = {"Authorization": authorization} if authorization else {}
-    try:
-        # trust_env: what is meant for this API goes through no proxy of the environment
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
-            response = client.request(method, f"{normal(api)}/api/v1{path}", json=body, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ApiUnreachable(f"the API at {api} does not answer ({error})", mend="start it, or give --api") from error
-    try:
-        answer = response.json() if response.content else None
-    except ValueError as error:
-        raise ApiUnreachable(f"what answers at {api} is no Exitplane", mend="correct --api") from error
-    if response.status_code >= 400:
-        problem = answer if isinstance(answer, dict) else {}
-        detail, mend = problem.get("detail", f"{response.status_code}"), problem.get("mend", "")
-        raise ApiRefused(response.status_code, problem.get("code", ""), detail, mend=mend)
-    return answer
+def ask(api: str, do: Callable[[Client], Awaitable[T]], authorization: str | None = None) -> T:
+    """Ask an API for something on behalf of nobody, or of whom the Authorization header is. Raises ApiUnreachable, ApiRefused."""
+
+    async def asked() -> T:
+        async with Client(normal(api), authorization) as client:
+            return await do(client)
+
+    return asyncio.run(asked())
 
 
 def normal(api: str) -> str:
@@ -122,7 +99,8 @@ def _renew(api: str) -> Login | None:
         if login is None or login.expires_at - _EARLY_S > time.time():
             return login
         try:
-            renewed = Login.of(call(api, "POST", "/auth/refresh", {"refresh_token": login.refresh_token}))
+            token = RefreshIn(refresh_token=login.refresh_token)
+            renewed = Login.of(ask(api, lambda client: client.auth.refresh(token)))
         except ApiRefused:
             _write(api, None)
             return None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
+from api.auth.schemas import LoginIn
 from cli import credentials
-from cli.credentials import ApiRefused, BadCredentials, Login
+from cli.client.command import HERE, Api, AsJson, print_json
+from cli.client.errors import ApiRefused
+from cli.credentials import BadCredentials, Login
 from model.errors import ExitplaneError
-
-Api = Annotated[str, typer.Option(envvar="EXITPLANE_API", help="Where the API is.")]
-HERE = "http://127.0.0.1:8000"
 
 
 class NotLoggedIn(ExitplaneError):
@@ -32,18 +31,18 @@ def login(
 ) -> None:
     """Log in to the API. What it gives is kept for you alone, below XDG_CONFIG_HOME, and renewed as needed."""
     _warn_of_eavesdroppers(api)
-    wish = {"name": name or _ask("Name", "--name"), "password": _password(password_file)}
-    if totp is not None:
-        wish["totp"] = totp
+    name = name or _ask("Name", "--name")
+    # not validated here: what is wrong with it, the API says
+    wish = LoginIn.model_construct(name=name, password=_password(password_file), totp=totp)
     try:
-        answer = credentials.call(api, "POST", "/auth/login", wish)
+        tokens = credentials.ask(api, lambda client: client.auth.log_in(wish))
     except ApiRefused as refusal:
-        if refusal.problem != "totp_required":
+        if refusal.code != "totp_required":
             raise
-        wish["totp"] = _ask("Code of the second factor", "--totp")
-        answer = credentials.call(api, "POST", "/auth/login", wish)
-    credentials.keep(api, Login.of(answer))
-    print(f"logged in to {api} as {wish['name']}")
+        answered = wish.model_copy(update={"totp": _ask("Code of the second factor", "--totp")})
+        tokens = credentials.ask(api, lambda client: client.auth.log_in(answered))
+    credentials.keep(api, Login.of(tokens))
+    print(f"logged in to {api} as {name}")
 
 
 def logout(*, api: Api = HERE) -> None:
@@ -55,7 +54,7 @@ def logout(*, api: Api = HERE) -> None:
     try:
         header = credentials.authorization_of_login(api)
         if header is not None:
-            credentials.call(api, "POST", "/auth/logout", authorization=header)
+            credentials.ask(api, lambda client: client.auth.log_out(), header)
     except ApiRefused as refusal:
         if refusal.status != 401:
             raise
@@ -66,19 +65,19 @@ def logout(*, api: Api = HERE) -> None:
 def whoami(
     *,
     api: Api = HERE,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show who you are to the API, and what you may."""
     header = credentials.authorization(api)
     if header is None:
         raise NotLoggedIn(f"nobody is logged in to {api}", mend="run `exitplane login`, or set EXITPLANE_API_KEY")
-    me: dict[str, Any] = credentials.call(api, "GET", "/auth/me", authorization=header)
+    me = credentials.ask(api, lambda client: client.auth.me(), header)
     if as_json:
-        print(json.dumps(me, indent=2))
+        print_json(me.model_dump(mode="json"))
         return
-    fleets = "all fleets" if me["fleets"] is None else f"fleets {', '.join(me['fleets']) or 'none'}"
-    by = f", by the API key {me['api_key']['name']}" if me["api_key"] else ""
-    print(f"{me['name']}: {me['role']} of {fleets}{by}")
+    fleets = "all fleets" if me.fleets is None else f"fleets {', '.join(map(str, me.fleets)) or 'none'}"
+    by = f", by the API key {me.api_key.name}" if me.api_key else ""
+    print(f"{me.name}: {me.role} of {fleets}{by}")
 
 
 def _password(path: Path | None) -> str:
