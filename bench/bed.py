@@ -25,9 +25,10 @@ from sqlmodel import SQLModel, col
 from bench.process import Process, ended, free_port
 from model.authority import Authority, create_authority, sign_request
 from model.changes import Unit, write
-from model.database import Database, upgrade
+from model.database import Database
 from model.embedded import embedded_server
 from model.identity import Identity
+from model.migrating import upgrade
 from model.repositories import enrolment
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.world import ExitState, Kind, Role

@@ -17,8 +17,9 @@ from sqlalchemy import select
 from api.auth.tokens import digest_of, new_key
 from bench.process import free_port
 from cli.serve import open_control_plane
-from model.database import Database, upgrade
+from model.database import Database
 from model.embedded import embedded_server
+from model.migrating import upgrade
 from model.repositories import enrolment, operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, FleetRow, OperatorRow

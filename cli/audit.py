@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from cli.state import open_database, run
-from model.database import check_migration
 from model.errors import ExitplaneError
+from model.migrating import check_migration
 from model.repositories.audit import FINDINGS_MAX, Checkpoint, Verdict, read
 from model.repositories.audit import verify as check
 from model.tables import AuditRow

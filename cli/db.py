@@ -19,20 +19,19 @@ import asyncpg
 import typer
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from cli.state import open_database, run
 from model import migrations
-from model.database import Database, check_migration, current_migration, newest_migration, parse_url, upgrade
+from model.database import Database, parse_url
 from model.embedded import embedded_server, running_server
 from model.errors import ExitplaneError
+from model.migrating import check_migration, current_migration, newest_migration, upgrade
 from model.settings import read_settings
 
 LEAP: Final = 1_000_000
 """How far ahead of all that was ever told anybody the revision and the ids of events go on after a restore."""
 _SEAL: Final = b"\nexitplane sha256 "
 """What the digest at the end of a backup begins with; pg_restore does not look beyond the archive."""
-_BLOCKED: Final = {"55P03": "waited 4 s for a lock that somebody else holds", "57014": "took longer than 5 s"}
 _EMPTY: Final = """
 DO $empty$
 DECLARE
@@ -75,10 +74,6 @@ END $move$;
 db = typer.Typer(
     help="Look at the database's schema, bring it up to date, back it up and restore it.", no_args_is_help=True
 )
-
-
-class MigrationBlocked(ExitplaneError):
-    code = "migration_blocked"
 
 
 class ToolMissing(ExitplaneError):
@@ -177,16 +172,7 @@ def db_restore(
 async def _upgrade() -> tuple[str | None, str | None]:
     async with open_database() as database:
         before = await current_migration(database)
-        try:
-            await upgrade(database)
-        except DBAPIError as error:
-            reason = _BLOCKED.get(getattr(error.orig, "sqlstate", None) or "")
-            if reason is None:
-                raise
-            raise MigrationBlocked(
-                f"the migration {reason}, and left everything as it was",
-                mend="repeat it when there is less to do, or see in pg_stat_activity who is in a long transaction",
-            ) from error
+        await upgrade(database)
         return before, await current_migration(database)
 
 

@@ -23,8 +23,8 @@ from api.operators.schemas import OperatorIn
 from api.problems import Problem, invalid
 from cli.state import open_database, run
 from model.audit import Actor, Entry, append
-from model.database import check_migration
 from model.errors import ExitplaneError
+from model.migrating import check_migration
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
 

@@ -26,10 +26,11 @@ from cli.logging import configure_logging
 from keeper.keeper import run_keeper
 from keeper.states import Patience
 from model.authority import Authority, create_authority
-from model.database import Database, check_migration, upgrade
+from model.database import Database
 from model.embedded import embedded_server
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
+from model.migrating import check_migration, upgrade
 from model.repositories import enrolment
 from model.settings import Settings, read_settings
 from xds.server.follower import Debounce

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from cli.state import open_database, run
-from model.database import check_migration
 from model.errors import ExitplaneError
+from model.migrating import check_migration
 from model.repositories import declared, enrolment
 from model.world import Role
 

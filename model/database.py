@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and the state of its schema."""
+"""Connections to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, pool
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from model.errors import ExitplaneError
 
@@ -53,10 +48,6 @@ class BadDatabaseUrl(ExitplaneError):
 
 class DatabaseUnreachable(ExitplaneError):
     code = "database_unreachable"
-
-
-class MigrationBehind(ExitplaneError):
-    code = "migration_behind"
 
 
 def parse_url(url: str) -> URL:
@@ -191,62 +182,3 @@ def unreachable(error: BaseException) -> DatabaseUnreachable:
     return DatabaseUnreachable(
         f"PostgreSQL cannot be reached ({cause[0]})", mend="start it, or set EXITPLANE_DATABASE_URL to one that runs"
     )
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def newest_migration() -> str:
-    """The id of the migration that this version of the code needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-async def current_migration(database: Database) -> str | None:
-    """The id of the migration that the database is at; None for an empty one."""
-
-    def read(connection: Connection) -> str | None:
-        return MigrationContext.configure(connection).get_current_revision()
-
-    async with _connection(database) as connection:
-        return await connection.run_sync(read)
-
-
-async def check_migration(database: Database) -> None:
-    """Raises MigrationBehind unless the schema is the one that this code needs."""
-    current, newest = await current_migration(database), newest_migration()
-    if current != newest:
-        raise MigrationBehind(
-            f"the database is at migration {current or 'none'}, this version needs {newest}",
-            mend="run `exitplane db upgrade`",
-        )
-
-
-async def upgrade(database: Database) -> None:
-    """Bring the schema to the newest migration. Safe to run twice, and from two replicas at once."""
-
-    def run(connection: Connection) -> None:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-    async with _connection(database) as connection:
-        await connection.run_sync(run)
-        await connection.commit()
-
-
-@asynccontextmanager
-async def _connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    engine = create_async_engine(database.url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
-    try:
-        async with engine.connect() as connection:
-            yield connection
-    except (*UNREACHABLE, asyncpg.PostgresError) as error:
-        raise unreachable(error) from error
-    finally:
-        await asyncio.shield(engine.dispose())

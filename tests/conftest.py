@@ -18,8 +18,9 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import URL
 
-from model.database import Database, parse_url, upgrade
+from model.database import Database, parse_url
 from model.embedded import embedded_server
+from model.migrating import upgrade
 
 TEMPLATE = "template_exitplane"
 _NUMBERS = itertools.count(1)

@@ -1,4 +1,4 @@
-"""Runs the migrations on a connection that `model.database` opened."""
+"""Runs the migrations on a connection that `model.migrating` opened."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ from model import migrations
 from model.audit import Actor, Entry, append, hash_of
 from model.authority import create_authority
 from model.changes import write
-from model.database import Database, check_migration, newest_migration, parse_url
+from model.database import Database, parse_url
+from model.migrating import check_migration, newest_migration
 from model.repositories import declared, enrolment, events, logins, operators, worlds
 from model.repositories.events import EventsGone
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow

@@ -25,17 +25,8 @@ from sqlmodel import SQLModel
 
 from model import migrations
 from model.changes import write
-from model.database import (
-    BadDatabaseUrl,
-    Database,
-    DatabaseUnreachable,
-    MigrationBehind,
-    check_migration,
-    current_migration,
-    newest_migration,
-    parse_url,
-    upgrade,
-)
+from model.database import BadDatabaseUrl, Database, DatabaseUnreachable, parse_url
+from model.migrating import MigrationBehind, check_migration, current_migration, newest_migration, upgrade
 from model.repositories import worlds
 from model.world import Kind
 
@@ -131,7 +122,8 @@ BEFORE_LOCALITIES = [
 
 UPGRADE = """
 import asyncio, sys
-from model.database import Database, upgrade
+from model.database import Database
+from model.migrating import upgrade
 asyncio.run(upgrade(Database(sys.argv[1])))
 """
 

@@ -1,0 +1,102 @@
+"""The state of the database's schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, pool
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from model.database import CONNECT_TIMEOUT_S, UNREACHABLE, Database, unreachable
+from model.errors import ExitplaneError
+
+_BLOCKED: Final = {"55P03": "waited 4 s for a lock that somebody else holds", "57014": "took longer than 5 s"}
+
+
+class MigrationBehind(ExitplaneError):
+    code = "migration_behind"
+
+
+class MigrationBlocked(ExitplaneError):
+    code = "migration_blocked"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def newest_migration() -> str:
+    """The id of the migration that this version of the code needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+async def current_migration(database: Database) -> str | None:
+    """The id of the migration that the database is at; None for an empty one."""
+
+    def read(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with _connection(database) as connection:
+        return await connection.run_sync(read)
+
+
+async def check_migration(database: Database) -> None:
+    """Raises MigrationBehind unless the schema is the one that this code needs."""
+    current, newest = await current_migration(database), newest_migration()
+    if current != newest:
+        raise MigrationBehind(
+            f"the database is at migration {current or 'none'}, this version needs {newest}",
+            mend="run `exitplane db upgrade`",
+        )
+
+
+async def upgrade(database: Database) -> None:
+    """Bring the schema to the newest migration. Safe to run twice, and from two replicas at once.
+
+    Raises MigrationBlocked, DatabaseUnreachable.
+    """
+
+    def run(connection: Connection) -> None:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    try:
+        async with _connection(database) as connection:
+            await connection.run_sync(run)
+            await connection.commit()
+    except DBAPIError as error:
+        reason = _BLOCKED.get(getattr(error.orig, "sqlstate", None) or "")
+        if reason is None:
+            raise
+        raise MigrationBlocked(
+            f"the migration {reason}, and left everything as it was",
+            mend="repeat it when there is less to do, or see in pg_stat_activity who is in a long transaction",
+        ) from error
+
+
+@asynccontextmanager
+async def _connection(database: Database) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(database.url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    except (*UNREACHABLE, asyncpg.PostgresError) as error:
+        raise unreachable(error) from error
+    finally:
+        await asyncio.shield(engine.dispose())
