@@ -72,4 +72,5 @@ def _print_way(way: WayOut, console: Console, *, alone: bool) -> None:
     for pool in way.pools:
         console.print(f"  pool {pool.name}" + ("" if pool.exits else ": it has no exits"))
         for exit_ in pool.exits:
-            console.print(f"    exit {exit_.name}: {exit_.why_not or f'serves (distance {exit_.distance})'}")
+            how = "on standby" if exit_.standby else "serves"
+            console.print(f"    exit {exit_.name}: {exit_.why_not or f'{how} (distance {exit_.distance})'}")

@@ -103,6 +103,53 @@ class ServerCertificate:
     key: str = field(repr=False)
 
 
+class Policy(StrEnum):
+    """How a pool shares requests among its exits."""
+
+    LEAST_REQUEST = "least_request"
+    """Of two at random, the one with less to do."""
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    """Whatever their weights are."""
+    SESSION = "session"
+    """One session, one exit, as long as it serves; requests without a session go to any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """How requests are shared among the exits of a pool."""
+
+    policy: Policy = Policy.LEAST_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """What a pool bears of its exits' failures. Both are about reaching the exit itself: those of targets do not count.
+
+    An exit that cannot be reached `failures_to_eject` times in a row is ejected, for `ejection_time_s` times the number of
+    its ejections up to `max_ejection_time_s`, or until a check finds it well; never more than `max_ejection_percent` of a
+    pool. Beside that it is asked every `check_interval_s`. When fewer than `panic_threshold_percent` are well, Envoy sends
+    to all as if they were; at 0 it does not, and a pool without an exit that is well carries nothing (decision 11).
+    """
+
+    max_ejection_percent: int = 100
+    panic_threshold_percent: int = 0
+    ejection_time_s: int = 5
+    max_ejection_time_s: int = 30
+    failures_to_eject: int = 3
+    check_interval_s: int = 1
+    check_timeout_s: int = 1
+    unhealthy_after: int = 2
+    """Failed checks in a row."""
+    healthy_after: int = 1
+    """Good checks in a row."""
+
+
+BALANCING: Final = Balancing()
+RESILIENCE: Final = Resilience()
+"""What pools have that say nothing else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Exits that serve one country (ISO 3166-1 alpha-2, lower case), or one city of it.
@@ -116,6 +163,10 @@ class Pool:
     country: str
     city: str = ""
     only_by_name: bool = False
+    balancing: Balancing = field(
+        default=BALANCING, hash=False
+    )  # pools are looked up often, and these seldom tell two apart
+    resilience: Resilience = field(default=RESILIENCE, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +257,8 @@ class Exit:
     """A VPN tunnel with a way in.
 
     `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
-    listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice).
+    listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
+    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does.
     """
 
     id: UUID
@@ -218,6 +270,8 @@ class Exit:
     bind_address: str = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
     egress_address: str | None = None
     locality: Locality | None = None
+    weight: int = 1
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -13,6 +14,9 @@ from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference
 from model.world import ExitState
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
+
+
+Weight = Annotated[int, Field(ge=1, le=128)]
 
 
 class ExitIn(Wish):
@@ -36,6 +40,8 @@ class ExitIn(Wish):
     locality: Locality | None = Field(
         default=None, description="Where it stands: gateways prefer the exits near them. null: unknown."
     )
+    weight: Weight = Field(default=1, description="Its share beside the other exits of its pool.")
+    standby: bool = Field(default=False, description="Whether it serves only when no other exit of its pool does.")
     enabled: bool = True
 
 
@@ -49,6 +55,8 @@ class ExitPatch(Wish):
     bind_address: IpAddress = Field(default_factory=absent)
     egress_address: SourceAddress | None = Field(default_factory=absent)
     locality: Locality | None = Field(default_factory=absent)
+    weight: Weight = Field(default_factory=absent)
+    standby: bool = Field(default_factory=absent)
     enabled: bool = Field(
         default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
     )
@@ -75,6 +83,8 @@ class ExitOut(View):
     bind_address: str
     egress_address: str | None
     locality: str | None
+    weight: int
+    standby: bool
     enabled: bool
     state: ExitState
     state_reason: str

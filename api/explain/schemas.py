@@ -75,6 +75,7 @@ class ExitSeenOut(View):
     name: str
     state: ExitState
     distance: int = Field(description="0: in the gateway's zone, 1: in its region, 2: elsewhere.")
+    standby: bool = Field(description="Whether it serves only when no other exit of its pool would.")
     serves: bool
     why_not: str = Field(description="Empty if it would serve.")
 

@@ -93,6 +93,7 @@ def _pool(seen: PoolSeen) -> PoolSeenOut:
             name=each.exit.name,
             state=each.exit.state,
             distance=each.distance,
+            standby=each.exit.standby,
             serves=not each.why_not,
             why_not=each.why_not,
         )

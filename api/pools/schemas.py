@@ -3,19 +3,72 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from api.collections.listing import FleetListQuery
+from api.problems import bad_value
 from api.rollouts.schemas import RejectedOut
 from api.values import City, Country, Name, Reference, View, Wish, absent
+
+Percent = Annotated[int, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=1, le=100)]
+
+
+class BalancingIn(Wish):
+    """How requests are shared among the exits."""
+
+    policy: Literal["least_request", "round_robin", "random", "session"] = Field(
+        default="least_request",
+        description="Of two exits the one with less to do; in turn; at random, whatever the weights; or each session to one "
+        "exit as long as that serves, and at random what has no session.",
+    )
+
+
+class ResilienceIn(Wish):
+    """What of its exits' failures a pool bears: failures to reach an exit, never those of targets."""
+
+    max_ejection_percent: Percent = Field(default=100, description="How many of the exits may be ejected at a time.")
+    panic_threshold_percent: Percent = Field(
+        default=0,
+        description="When fewer are well, requests go to all as if they were. 0: never, so that it fails closed.",
+    )
+    ejection_time_s: int = Field(
+        default=5, ge=1, le=3_600, description="How long at most the first time; the second time twice as long."
+    )
+    max_ejection_time_s: int = Field(default=30, ge=1, le=86_400, description="Not below `ejection_time_s`.")
+    failures_to_eject: Count = Field(default=3, description="In a row.")
+    check_interval_s: int = Field(default=1, ge=1, le=600)
+    check_timeout_s: int = Field(default=1, ge=1, le=60)
+    unhealthy_after: Count = Field(default=2, description="Checks in a row that failed.")
+    healthy_after: Count = Field(default=1, description="Checks in a row that did not.")
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> ResilienceIn:
+        if self.max_ejection_time_s < self.ejection_time_s:
+            message = "the longest ejection is shorter than the first"
+            raise bad_value("bad_resilience", message, "raise max_ejection_time_s, or lower ejection_time_s")
+        return self
 
 
 class PoolIn(Wish):
     """A pool. A fleet has one for each country, and one for each city, besides those that are only asked for by name."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "us", "fleet": "demo", "country": "us"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "us",
+                    "fleet": "demo",
+                    "country": "us",
+                    "balancing": {"policy": "session"},
+                    "resilience": {"failures_to_eject": 5},
+                }
+            ]
+        }
+    )
 
     name: Name
     fleet: Reference
@@ -24,6 +77,8 @@ class PoolIn(Wish):
     only_by_name: bool = Field(
         default=False, description="Whether clients get it only by its name, or by a route, not by the country or city."
     )
+    balancing: BalancingIn = BalancingIn()
+    resilience: ResilienceIn = ResilienceIn()
 
 
 class PoolPatch(Wish):
@@ -33,6 +88,8 @@ class PoolPatch(Wish):
     country: Country = Field(default_factory=absent)
     city: City | None = Field(default_factory=absent)
     only_by_name: bool = Field(default_factory=absent)
+    balancing: BalancingIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
+    resilience: ResilienceIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
 
 
 class PoolQuery(FleetListQuery):
@@ -48,5 +105,7 @@ class PoolOut(View):
     country: str
     city: str | None
     only_by_name: bool
+    balancing: BalancingIn
+    resilience: ResilienceIn
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this pool.")
     created_at: datetime

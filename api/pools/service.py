@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -13,7 +14,7 @@ from api.collections.collection import Collection
 from api.context import Look
 from api.fleets import service as fleets
 from api.guard_rails import no_silent_shrink
-from api.pools.schemas import PoolIn, PoolOut, PoolPatch, PoolQuery
+from api.pools.schemas import BalancingIn, PoolIn, PoolOut, PoolPatch, PoolQuery, ResilienceIn
 from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
@@ -22,6 +23,8 @@ from model.tables import FleetRow, PoolRow
 from xds.translate import names
 from xds.translate.group import ExitGroup, GatewayGroup
 
+_OBJECTS: Mapping[str, type[BaseModel]] = {"balancing": BalancingIn, "resilience": ResilienceIn}
+"""What is stored as JSON."""
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
 
@@ -71,6 +74,8 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
             PoolOut.of(
                 row,
                 city=row.city or None,
+                balancing=BalancingIn.model_validate(row.balancing),
+                resilience=ResilienceIn.model_validate(row.resilience),
                 fleet=owners[row.fleet_id],
                 rejections=[
                     *rejections.of_groups([GatewayGroup(row.fleet_id).key], f"{names.POOL_PREFIX}{row.id}"),
@@ -104,8 +109,15 @@ async def refer(
     return found[0]
 
 
-def _stored(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"city": fields["city"] or ""} if "city" in fields else fields
+def _stored(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is as by default, so that what means the same is the same."""
+    stored = dict(fields)
+    if "city" in stored:
+        stored["city"] = stored["city"] or ""
+    for name, schema in _OBJECTS.items():
+        if name in stored:
+            stored[name] = schema.model_validate(stored[name]).model_dump(exclude_defaults=True)
+    return stored
 
 
 def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:

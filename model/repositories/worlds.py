@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
+from model.balancing import read_balancing, read_resilience
 from model.changes import decode_key
 from model.database import Database
 from model.locality import Locality
@@ -78,7 +79,8 @@ def _listener(row: Row) -> Listener:
 
 
 def _pool(row: Row) -> Pool:
-    return Pool(row.id, row.fleet_id, row.name, row.country, row.city, row.only_by_name)
+    balancing, resilience = read_balancing(row.balancing), read_resilience(row.resilience)
+    return Pool(row.id, row.fleet_id, row.name, row.country, row.city, row.only_by_name, balancing, resilience)
 
 
 def _route(row: Row) -> Route:
@@ -105,6 +107,8 @@ def _exit(row: Row) -> Exit:
         bind_address=row.bind_address,
         egress_address=row.egress_address,
         locality=_locality(row),
+        weight=row.weight,
+        standby=row.standby,
     )
 
 

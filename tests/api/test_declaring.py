@@ -156,6 +156,8 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "bind_address": "0.0.0.0",
         "egress_address": "192.0.2.10",
         "locality": None,
+        "weight": 1,
+        "standby": False,
         "enabled": True,
         "state": "registering",
         "state_reason": "declared, not heard of yet",

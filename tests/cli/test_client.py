@@ -333,6 +333,8 @@ POOL_OUT = {
     "country": "us",
     "city": None,
     "only_by_name": False,
+    "balancing": {},
+    "resilience": {},
     "rejections": [],
     "created_at": "2026-01-01T00:00:00Z",
 }

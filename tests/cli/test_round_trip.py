@@ -28,6 +28,23 @@ TIMES = some.fixed_dictionaries(
 )
 TEXTS = some.text(some.characters(blacklist_categories=["Cc", "Cs"]), max_size=30)
 LOCALITIES = some.none() | some.sampled_from(["eu", "eu-west/a"])
+BALANCING = some.fixed_dictionaries(
+    {}, optional={"policy": some.sampled_from(["least_request", "round_robin", "random", "session"])}
+)
+RESILIENCE = some.fixed_dictionaries(
+    {},
+    optional={
+        "max_ejection_percent": some.integers(0, 100),
+        "panic_threshold_percent": some.integers(0, 100),
+        "ejection_time_s": some.integers(1, 30),
+        "max_ejection_time_s": some.integers(30, 86_400),
+        "failures_to_eject": some.integers(1, 100),
+        "check_interval_s": some.integers(1, 600),
+        "check_timeout_s": some.integers(1, 60),
+        "unhealthy_after": some.integers(1, 100),
+        "healthy_after": some.integers(1, 100),
+    },
+)
 
 
 def few(values):
@@ -89,6 +106,7 @@ def states(draw):
             by_name = draw(some.booleans())
             state["pools"].append(
                 {"name": name, "fleet": fleet, "country": country, "city": city, "only_by_name": by_name}
+                | {"balancing": draw(BALANCING), "resilience": draw(RESILIENCE)}
             )
         for name, port in draw(
             some.lists(some.tuples(NAMES, PORTS), max_size=3, unique_by=(lambda each: each[0], lambda each: each[1]))
@@ -108,6 +126,8 @@ def states(draw):
                     "bind_address": draw(some.sampled_from(["0.0.0.0", "127.0.0.9"])),
                     "egress_address": draw(some.none() | some.just("192.0.2.9")),
                     "locality": draw(LOCALITIES),
+                    "weight": draw(some.integers(1, 128)),
+                    "standby": draw(some.booleans()),
                     "enabled": draw(some.booleans()),
                 }
             )

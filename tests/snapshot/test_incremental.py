@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from model.identity import Identity
 from model.locality import Locality
 from model.world import (
+    BALANCING,
     FIRST_LISTENER,
+    RESILIENCE,
     Accepted,
     Allow,
     Approval,
+    Balancing,
     Change,
     Deny,
     Exit,
@@ -26,9 +29,11 @@ from model.world import (
     Kind,
     Listener,
     Match,
+    Policy,
     Pool,
     Proxy,
     Rejection,
+    Resilience,
     ResourceKey,
     Role,
     Route,
@@ -76,7 +81,8 @@ ports = st.sampled_from((8080, 8081))
 localities = st.sampled_from(LOCALITIES)
 addresses = st.sampled_from((None, "198.51.100.1", "198.51.100.2"))
 
-
+balancings = st.sampled_from((BALANCING, Balancing(Policy.SESSION)))
+resiliences = st.sampled_from((RESILIENCE, Resilience(max_ejection_percent=50)))
 groups = st.sampled_from((None, "staff", "guests"))
 some_pools = st.lists(pool_ids, min_size=1, max_size=3, unique=True)
 actions = st.one_of(
@@ -127,7 +133,8 @@ def entities(draw) -> list:
         case "pool":
             names = st.sampled_from(("a", "b"))
             where = (draw(st.sampled_from(COUNTRIES)), draw(st.sampled_from(("", "", "x", "y"))))
-            return [Pool(draw(pool_ids), draw(fleet_ids), draw(names), *where, draw(st.integers(0, 3)) == 0)]
+            how = (draw(balancings), draw(resiliences))
+            return [Pool(draw(pool_ids), draw(fleet_ids), draw(names), *where, draw(st.integers(0, 3)) == 0, *how)]
         case "route":
             return [draw(routes)]
         case "user":
@@ -146,6 +153,8 @@ def entities(draw) -> list:
         state=draw(st.sampled_from((ExitState.HEALTHY, ExitState.HEALTHY, ExitState.LOST))),
         egress_address=draw(addresses),
         locality=draw(localities),
+        weight=draw(st.sampled_from((1, 1, 5))),
+        standby=draw(st.integers(0, 3)) == 0,
     )
     envoy = Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT, exit_.locality)
     return [exit_, envoy] if draw(st.booleans()) else [exit_]

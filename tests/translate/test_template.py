@@ -13,7 +13,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.world import Exit, ExitState, Fleet, Listener, Pool, World, put
+from model.world import Balancing, Exit, ExitState, Fleet, Listener, Policy, Pool, Resilience, World, put
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
@@ -33,7 +33,15 @@ from xds.translate.template import ANY_EXIT, ANY_POOL
 FLEET = UUID(int=1)
 TEXTS = st.text(max_size=20) | st.sampled_from([ANY_POOL.name, ANY_POOL.country, "pool/"])
 COUNTRIES = st.text(string.ascii_lowercase, min_size=2, max_size=2) | st.just(ANY_POOL.country)
-POOLS = st.builds(Pool, st.uuids(), st.just(FLEET), TEXTS, COUNTRIES)
+POOLS = st.builds(
+    Pool,
+    st.uuids(),
+    st.just(FLEET),
+    TEXTS,
+    COUNTRIES,
+    balancing=st.builds(Balancing, st.sampled_from(Policy)),
+    resilience=st.builds(Resilience, st.integers(0, 100), st.integers(0, 100), failures_to_eject=st.integers(1, 100)),
+)
 ADDRESSES = st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::1"])
 EXITS = st.builds(
     Exit,

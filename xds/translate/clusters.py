@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -25,7 +27,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
 from envoy_data_plane.google.protobuf import Any
 
-from model.world import Pool
+from model.world import Balancing, Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
 from xds.translate.http import http2_options, over_ads
@@ -35,7 +37,13 @@ from xds.wire import template_pb2 as wire
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
-CHECK_EVERY: Final = timedelta(seconds=1)
+_POLICIES: Final[Mapping[Policy, ClusterLbPolicy]] = {
+    Policy.LEAST_REQUEST: ClusterLbPolicy.LEAST_REQUEST,
+    Policy.ROUND_ROBIN: ClusterLbPolicy.ROUND_ROBIN,
+    Policy.RANDOM: ClusterLbPolicy.RANDOM,
+    # of what the routes say (route_actions.py), around a ring of addresses: when an exit goes, only its own sessions move
+    Policy.SESSION: ClusterLbPolicy.RING_HASH,
+}
 UNBOUNDED: Final = 1_000_000
 """Tunnels are bounded by the overload manager; Envoy's default here would refuse tunnel 1,025."""
 
@@ -49,14 +57,14 @@ connection and 33 more a second: one too many, and it closes the connection with
 
 def translate_pool_cluster(pool: Pool) -> wire.Cluster:
     """The cluster of a pool."""
-    cluster = wire.Cluster.FromString(_any_pool_cluster())
+    cluster = wire.Cluster.FromString(_any_pool_cluster(pool.balancing, pool.resilience))
     cluster.name = names.pool_cluster(pool)
     return cluster
 
 
-@cache
-def _any_pool_cluster() -> bytes:
-    return encode(define_pool_cluster(ANY_POOL))
+@lru_cache(maxsize=1_000)
+def _any_pool_cluster(balancing: Balancing, resilience: Resilience) -> bytes:
+    return encode(define_pool_cluster(replace(ANY_POOL, balancing=balancing, resilience=resilience)))
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
@@ -67,15 +75,16 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         type=ClusterDiscoveryType.EDS,
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
         connect_timeout=CONNECT_TIMEOUT,
-        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        lb_policy=_POLICIES[pool.balancing.policy],
         common_lb_config=ClusterCommonLbConfig(
-            healthy_panic_threshold=Percent(value=0),  # fail closed: no healthy exit, no traffic
+            # by default 0, to fail closed: no healthy exit, no traffic
+            healthy_panic_threshold=Percent(value=pool.resilience.panic_threshold_percent),
             update_merge_window=timedelta(0),
         ),
         ignore_health_on_host_removal=True,  # an exit that left EDS is used no more, whatever its checks say
         circuit_breakers=unbounded(),
-        outlier_detection=_outlier_detection(),
-        health_checks=[_health_check()],
+        outlier_detection=_outlier_detection(pool.resilience),
+        health_checks=[_health_check(pool.resilience)],
         transport_socket=to_exits(),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
@@ -99,11 +108,11 @@ def http_options(options: HttpProtocolOptions) -> dict[str, Any]:
     return {HTTP_OPTIONS: pack(options)}
 
 
-def _outlier_detection() -> OutlierDetection:
+def _outlier_detection(bears: Resilience) -> OutlierDetection:
     """Eject for failures to reach the exit itself. A 5xx speaks of the target: with it a client could empty a pool."""
     return OutlierDetection(
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=3,
+        consecutive_local_origin_failure=bears.failures_to_eject,
         enforcing_consecutive_local_origin_failure=100,
         enforcing_local_origin_success_rate=0,
         enforcing_consecutive_5xx=0,
@@ -112,21 +121,21 @@ def _outlier_detection() -> OutlierDetection:
         enforcing_failure_percentage=0,
         enforcing_failure_percentage_local_origin=0,
         interval=timedelta(seconds=1),
-        base_ejection_time=timedelta(seconds=5),
-        max_ejection_time=timedelta(seconds=30),
-        max_ejection_percent=100,
+        base_ejection_time=timedelta(seconds=bears.ejection_time_s),
+        max_ejection_time=timedelta(seconds=bears.max_ejection_time_s),
+        max_ejection_percent=bears.max_ejection_percent,
         successful_active_health_check_uneject_host=True,
     )
 
 
-def _health_check() -> HealthCheck:
+def _health_check(bears: Resilience) -> HealthCheck:
     """Ask the exit whether its tunnel is up, whether there is traffic or not."""
     return HealthCheck(
-        timeout=timedelta(seconds=1),
-        interval=CHECK_EVERY,
-        no_traffic_interval=CHECK_EVERY,
-        unhealthy_threshold=2,
-        healthy_threshold=1,
+        timeout=timedelta(seconds=bears.check_timeout_s),
+        interval=timedelta(seconds=bears.check_interval_s),
+        no_traffic_interval=timedelta(seconds=bears.check_interval_s),
+        unhealthy_threshold=bears.unhealthy_after,
+        healthy_threshold=bears.healthy_after,
         http_health_check=HealthCheckHttpHealthCheck(
             host=names.HEALTH_HOST, path=names.HEALTH_PATH, codec_client_type=CodecClientType.HTTP2
         ),

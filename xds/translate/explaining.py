@@ -86,7 +86,8 @@ class Tried:
 class ExitSeen:
     """An exit of a pool, and why it would serve nobody (empty: it would).
 
-    Of those that would, the ones with the lowest `distance` are used first: 0 is the gateway's zone, 1 its region, 2 elsewhere.
+    Of those that would, the ones with the lowest `distance` are used first: 0 is the gateway's zone, 1 its region, 2 elsewhere;
+    and those on standby when no other would.
     """
 
     exit: Exit
@@ -252,7 +253,7 @@ def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> PoolSeen
         ExitSeen(exit_, distance(seen_from, exit_.locality), _why_not(exit_))
         for exit_ in (world.exits[each] for each in world.exits_of.get(pool.id, ()))
     ]
-    exits.sort(key=lambda each: (bool(each.why_not), each.distance, each.exit.id.int))
+    exits.sort(key=lambda each: (bool(each.why_not), each.exit.standby, each.distance, each.exit.id.int))
     return PoolSeen(pool, tuple(exits))
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, ExtensionConfigSource
+from envoy_data_plane.envoy.config.core.v3 import DataSource, ExtensionConfigSource, SubstitutionFormatString
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, ListenerFilter
 from envoy_data_plane.envoy.config.listener.v3 import Listener as ListenerResource
+from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManagerCodecType,
@@ -44,6 +46,7 @@ def translate_gateway_listener(listener: Listener, pool: Pool | None = None) -> 
             http_filter("envoy.filters.http.lua", _script(_defaults(listener, pool) + WISH_SCRIPT)),
             _groups(),
             http_filter(names.ALLOW_FILTER, _script(ALLOW_SCRIPT)),
+            http_filter("envoy.filters.http.set_filter_state", _session()),
         ],
         local_replies=local_replies(
             _NO_EXIT, overwrite("proxy-status", 'exitplane; error=destination_unavailable; details="%RESPONSE_FLAGS%"')
@@ -68,6 +71,17 @@ def _server_name_reader() -> ListenerFilter:
 
 def _script(text: str) -> Lua:
     return Lua(default_source_code=DataSource(inline_string=text))
+
+
+def _session() -> SetFilterState:
+    """The session, for pools that send each to one exit (route_actions.py)."""
+    text = SubstitutionFormatString(
+        text_format_source=DataSource(inline_string=f"%REQ({names.SESSION})%"), omit_empty_values=True
+    )
+    hashed = FilterStateValue(
+        object_key=names.SESSION_STATE, factory_key="envoy.hashable_string", format_string=text, skip_if_empty=True
+    )
+    return SetFilterState(on_request_headers=[hashed])
 
 
 def _groups() -> HttpFilter:

@@ -12,6 +12,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
     Route,
     RouteAction,
+    RouteActionHashPolicy,
+    RouteActionHashPolicyFilterState,
     RouteList,
     RouteMatch,
     RouteMatchConnectMatcher,
@@ -62,9 +64,14 @@ def _any_forward() -> bytes:
 
 
 def define_forward(destinations: tuple[Destination, ...]) -> MatcherOnMatch:
-    """The same in Envoy's own types, for one destination. The pool's name rides along for the words of a failure."""
+    """The same in Envoy's own types, for one destination. The pool's name rides along for the words of a failure.
+
+    What is hashed is the session, for pools that send each to one exit; other pools never compute it, and a request without
+    one goes to any exit.
+    """
     (destination,) = destinations
-    action = RouteAction(cluster=destination.cluster, timeout=timedelta(0))
+    session = RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
+    action = RouteAction(cluster=destination.cluster, timeout=timedelta(0), hash_policy=[session])
     pool_name = metadata(names.METADATA, **{names.POOL_METADATA: destination.pools[0].name})
     return _on_match([Route(match=match, route=action, metadata=pool_name) for match in _everything([])])
 

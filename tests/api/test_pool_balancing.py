@@ -1,0 +1,202 @@
+"""How pools share requests and what they bear, and the weights and standby of exits: said, read, changed, refused."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from api.pools.schemas import BalancingIn, ResilienceIn
+from model.repositories import worlds
+from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience
+
+pytestmark = pytest.mark.postgres
+SHARED = {"policy": "least_request"}
+BORNE = {
+    "max_ejection_percent": 100,
+    "panic_threshold_percent": 0,
+    "ejection_time_s": 5,
+    "max_ejection_time_s": 30,
+    "failures_to_eject": 3,
+    "check_interval_s": 1,
+    "check_timeout_s": 1,
+    "unhealthy_after": 2,
+    "healthy_after": 1,
+}
+POOL = {"name": "de", "fleet": "demo", "country": "de"}
+LARGEST = {
+    "max_ejection_percent": 100,
+    "panic_threshold_percent": 100,
+    "ejection_time_s": 3_600,
+    "max_ejection_time_s": 86_400,
+    "failures_to_eject": 100,
+    "check_interval_s": 600,
+    "check_timeout_s": 60,
+    "unhealthy_after": 100,
+    "healthy_after": 100,
+}
+SMALLEST = {name: 0 if name.endswith("percent") else 1 for name in LARGEST}
+
+
+async def world_of(api):
+    return await worlds.load(api.context.database)
+
+
+async def pool_of(api, name):
+    return next(each for each in (await world_of(api)).pools.values() if each.name == name)
+
+
+def test_the_api_and_the_world_have_the_same_defaults_and_policies():
+    assert BalancingIn().model_dump() == {"policy": BALANCING.policy} == SHARED
+    assert ResilienceIn().model_dump() == {name: getattr(RESILIENCE, name) for name in BORNE} == BORNE
+    assert set(get_args(BalancingIn.model_fields["policy"].annotation)) == set(Policy)
+
+
+async def test_a_pool_that_says_nothing_shows_what_it_has_in_full(demo):
+    shown = (await demo("GET", "/api/v1/pools/us")).json
+    assert (shown["balancing"], shown["resilience"]) == (SHARED, BORNE)
+    assert (await pool_of(demo, "us")).resilience is RESILIENCE
+
+
+@pytest.mark.parametrize("policy", Policy)
+async def test_a_pool_has_the_policy_that_it_was_made_with(demo, policy):
+    reply = await demo("POST", "/api/v1/pools", POOL | {"balancing": {"policy": policy}})
+    assert (reply.status, reply.json["balancing"]) == (201, {"policy": policy})
+    assert (await demo("GET", "/api/v1/pools/de")).json == reply.json
+    assert (await pool_of(demo, "de")).balancing == Balancing(policy)
+
+
+@pytest.mark.parametrize("bounds", [SMALLEST, LARGEST])
+async def test_a_pool_bears_what_it_was_made_to_at_the_bounds_too(demo, bounds):
+    reply = await demo("POST", "/api/v1/pools", POOL | {"resilience": bounds})
+    assert (reply.status, reply.json["resilience"]) == (201, bounds)
+    assert (await pool_of(demo, "de")).resilience == Resilience(**bounds)
+
+
+async def test_a_patch_replaces_as_a_whole_what_it_names_and_leaves_the_rest(demo):
+    first = {"balancing": {"policy": "random"}, "resilience": {"failures_to_eject": 9, "healthy_after": 4}}
+    assert (await demo("PATCH", "/api/v1/pools/us", first)).json["resilience"] == BORNE | first["resilience"]
+    shown = (await demo("PATCH", "/api/v1/pools/us", {"resilience": {"check_interval_s": 7}})).json
+    assert shown["resilience"] == BORNE | {"check_interval_s": 7}
+    assert shown["balancing"] == {"policy": "random"}
+
+
+async def test_a_pool_that_is_replaced_without_a_word_has_the_defaults_again(demo):
+    await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "random"}, "resilience": {"healthy_after": 4}})
+    shown = (await demo("PUT", "/api/v1/pools/us", {"name": "us", "fleet": "demo", "country": "us"})).json
+    assert (shown["balancing"], shown["resilience"]) == (SHARED, BORNE)
+
+
+async def test_to_say_the_defaults_is_to_say_nothing(demo, stored, query):
+    before, shown = await stored(), await demo("GET", "/api/v1/pools/us")
+    for said in ({"resilience": {}}, {"resilience": BORNE}, {"balancing": {}}, {"balancing": SHARED}):
+        reply = await demo("PATCH", "/api/v1/pools/us", said)
+        assert (reply.json, reply.headers["etag"]) == (shown.json, shown.headers["etag"])
+    assert await stored() == before
+    (row,) = await query("SELECT balancing, resilience FROM pool")
+    assert (row["balancing"], row["resilience"]) == ({}, {})
+
+
+async def test_a_changed_pool_reaches_a_world_that_is_read_on(demo):
+    before = await world_of(demo)
+    await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "session"}, "resilience": {"healthy_after": 4}})
+    after, _ = await worlds.catch_up(demo.context.database, before)
+    (pool,) = after.pools.values()
+    assert (pool.balancing, pool.resilience) == (Balancing(Policy.SESSION), Resilience(healthy_after=4))
+
+
+async def test_the_weight_and_standby_of_an_exit_are_said_read_and_changed(demo):
+    made = await demo.declare_exit(weight=128, standby=True)
+    assert (made["weight"], made["standby"]) == (128, True)
+    (seen,) = (await world_of(demo)).exits.values()
+    assert (seen.weight, seen.standby) == (128, True)
+    before = await world_of(demo)
+    shown = (await demo("PATCH", f"/api/v1/exits/{made['id']}", {"weight": 3})).json
+    assert (shown["weight"], shown["standby"]) == (3, True)
+    shown = (await demo("PATCH", f"/api/v1/exits/{made['id']}", {"standby": False})).json
+    assert (shown["weight"], shown["standby"]) == (3, False)
+    after, _ = await worlds.catch_up(demo.context.database, before)
+    (seen,) = after.exits.values()
+    assert (seen.weight, seen.standby) == (3, False)
+
+
+async def test_an_exit_that_says_nothing_weighs_one_and_is_no_standby(demo):
+    made = await demo.declare_exit()
+    assert (made["weight"], made["standby"]) == (1, False)
+
+
+async def test_a_document_has_what_was_said_and_applies_without_a_step(demo):
+    await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "session"}, "resilience": {"healthy_after": 4}})
+    await demo.declare_exit(weight=3, standby=True)
+    document = (await demo("GET", "/api/v1/declared")).json
+    (pool,), (exit_,) = document["pools"], document["exits"]
+    assert (pool["balancing"], pool["resilience"]) == ({"policy": "session"}, BORNE | {"healthy_after": 4})
+    assert (exit_["weight"], exit_["standby"]) == (3, True)
+    assert (await demo("PUT", "/api/v1/declared", document)).json["steps"] == []
+
+
+async def test_a_document_changes_how_a_pool_shares_and_says_from_what_to_what(demo):
+    wish = {"name": "us", "fleet": "demo", "country": "us", "balancing": {"policy": "random"}}
+    (step,) = (await demo("PUT", "/api/v1/declared", {"pools": [wish]})).json["steps"]
+    assert step["changes"] == {"balancing": [SHARED, {"policy": "random"}]}
+
+
+async def test_explaining_says_which_exits_are_on_standby_and_names_them_last(demo):
+    await demo.declare_exit(standby=True)
+    await demo.declare_exit(name="us-2")
+    told = (await demo("GET", "/api/v1/explain?country=us&target=example.com")).json
+    seen = [(each["name"], each["standby"]) for each in told["ways"][0]["pools"][0]["exits"]]
+    assert seen == [("us-2", False), ("us-1", True)]
+
+
+WRONG_POOLS = {
+    "no object to share by": ({"balancing": "session"}, "/balancing"),
+    "nothing to share by": ({"balancing": None}, "/balancing"),
+    "nothing to bear": ({"resilience": None}, "/resilience"),
+    "a policy that there is not": ({"balancing": {"policy": "maglev"}}, "/balancing/policy"),
+    "a policy of another case": ({"balancing": {"policy": "SESSION"}}, "/balancing/policy"),
+    "no policy at all": ({"balancing": {"policy": None}}, "/balancing/policy"),
+    "a time to live of sessions": ({"balancing": {"session_ttl_s": 5}}, "/balancing/session_ttl_s"),
+    "something else to bear": ({"resilience": {"retries": 5}}, "/resilience/retries"),
+    "a longest ejection below the first": (
+        {"resilience": {"ejection_time_s": 10, "max_ejection_time_s": 9}},
+        "/resilience",
+    ),
+    "a first ejection above the longest that is there by default": (
+        {"resilience": {"ejection_time_s": 31}},
+        "/resilience",
+    ),
+    **{
+        f"{name}: {value!r}": ({"resilience": {name: value}}, f"/resilience/{name}")
+        for name, largest in LARGEST.items()
+        for value in (SMALLEST[name] - 1, largest + 1, 1.5, "1", True, None)
+    },
+}
+
+
+async def test_a_pool_that_shares_or_bears_wrongly_is_refused(demo, stored):
+    before = await stored()
+    for case, (said, field) in WRONG_POOLS.items():
+        for method, path, wish in (("POST", "pools", POOL | said), ("PATCH", "pools/us", said)):
+            reply = await demo(method, f"/api/v1/{path}", wish)
+            assert (reply.status, reply.is_problem) == (422, True), case
+            assert [each["field"] for each in reply.json["errors"]] == [field], case
+    assert await stored() == before
+
+
+WRONG_EXITS = {
+    **{f"a weight of {value!r}": ({"weight": value}, "/weight") for value in (0, -1, 129, 1.5, "1", True, None)},
+    **{f"standby: {value!r}": ({"standby": value}, "/standby") for value in (0, "false", None)},
+}
+
+
+async def test_an_exit_of_a_wrong_weight_or_standby_is_refused(demo, stored):
+    made = await demo.declare_exit()
+    before = await stored()
+    wish = {"name": "us-2", "pool": "us", "address": "198.51.100.7", "port": 8443}
+    for case, (said, field) in WRONG_EXITS.items():
+        for method, path, body in (("POST", "exits", wish | said), ("PATCH", f"exits/{made['id']}", said)):
+            reply = await demo(method, f"/api/v1/{path}", body)
+            assert (reply.status, reply.is_problem) == (422, True), case
+            assert [each["field"] for each in reply.json["errors"]] == [field], case
+    assert await stored() == before

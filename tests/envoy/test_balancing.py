@@ -1,0 +1,182 @@
+"""How a real gateway shares requests among the exits of a pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from model.world import (
+    Balancing,
+    Exit,
+    ExitState,
+    Fleet,
+    Listener,
+    Match,
+    Policy,
+    Pool,
+    Route,
+    ToPools,
+    World,
+    put,
+)
+from tests.envoy.gateways import exits, fetch, running, static_fleet, unused_port
+from xds.translate import names
+from xds.translate.encoding import encode
+from xds.translate.endpoints import translate_endpoints
+from xds.translate.readable import as_json
+
+pytestmark = pytest.mark.envoy
+FLEET = UUID(int=1)
+SESSIONS = [f"s{number}" for number in range(20)]
+SICK = frozenset({"standby-2", "standby-3", "sick-1", "sick-2"})
+"""Exits that failed their checks."""
+DYING = "dying-1"
+"""An exit that nobody listens at any more, and of which no check said so yet."""
+
+
+def make_pool(number: int, name: str, policy: Policy) -> Pool:
+    return Pool(UUID(int=10 + number), FLEET, name, name, only_by_name=True, balancing=Balancing(policy))
+
+
+POOLS = {
+    name: make_pool(number, name, policy)
+    for number, (name, policy) in enumerate(
+        {
+            **{f"by-{policy.replace('_', '-')}": policy for policy in Policy},
+            "sessions": Policy.SESSION,
+            "dying": Policy.SESSION,
+            "sick": Policy.SESSION,
+            "standby": Policy.LEAST_REQUEST,
+            "plain": Policy.LEAST_REQUEST,
+        }.items()
+    )
+}
+FALLBACKS = {"first": ("sessions", "sick"), "second": ("sick", "sessions")}
+"""Sessions that are sent by routes to a pool, and from there on to another."""
+
+
+def make_exits() -> Iterator[Exit]:
+    sizes = {"sessions": 4, "dying": 3, "sick": 2, "standby": 4, "plain": 4}
+    for pool in POOLS.values():
+        for number in range(1, sizes.get(pool.name, 2) + 1):
+            heavy = pool.name.startswith("by-") and number == 1
+            yield Exit(
+                UUID(int=pool.id.int * 1000 + number),
+                pool.id,
+                f"{pool.name}-{number}",
+                "127.0.0.1",
+                1,
+                ExitState.HEALTHY,
+                weight=3 if heavy else 1,
+                standby=pool.name == "standby" and number == 4,
+            )
+
+
+EXITS = {each.name: each for each in make_exits()}
+NAMES = {str(each.id): each.name for each in EXITS.values()}
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory) -> Iterator[Callable[..., str]]:
+    """`ask(pool, session=…)`: the name of the exit that a request leaves by."""
+    folder = tmp_path_factory.mktemp("gateway")
+    listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
+    routes = [
+        Route(
+            UUID(int=21 + place),
+            FLEET,
+            name,
+            place,
+            enabled=True,
+            match=Match(countries=frozenset({name})),
+            action=ToPools(((POOLS[pool].id, 1),), (POOLS[fallback].id,)),
+        )
+        for place, (name, (pool, fallback)) in enumerate(FALLBACKS.items())
+    ]
+    world = World().changed(1, map(put, [Fleet(FLEET, "x"), listener, *POOLS.values(), *routes]))
+    with ExitStack() as stack:
+        ports = stack.enter_context(exits(each.id for each in EXITS.values()))
+        hole, ports[EXITS[DYING].id] = unused_port()
+        stack.enter_context(hole)
+        static = static_fleet(world, FLEET, folder, {})
+        for cluster in static["clusters"]:
+            if cluster.get("type") == "STATIC":
+                cluster["load_assignment"] = assignment(names.pool_of_cluster(cluster["name"]), ports)
+        gateway = stack.enter_context(running(static, folder))
+
+        def one(pool: str, session: str | None = None, method: str = "GET") -> str:
+            wish = ("exit-country", pool) if pool in FALLBACKS else ("exit-pool", pool)
+            said = [wish, *([("exit-session", session)] if session else [])]
+            target = "example.com:443" if method == "CONNECT" else "http://example.com/"
+            status, body = fetch(gateway.ports["clients"], target, said, method)
+            assert status == 200, body
+            return NAMES[body]
+
+        yield one
+
+
+def assignment(pool_id: UUID, ports: dict[UUID, int]) -> dict:
+    """What gateways are told of a pool's exits, and what their checks would have said."""
+    of_pool = [replace(each, port=ports[each.id]) for each in EXITS.values() if each.pool_id == pool_id]
+    pool = next(each for each in POOLS.values() if each.id == pool_id)
+    told = as_json(names.ENDPOINT, encode(translate_endpoints(pool, of_pool)))
+    sick = {ports[EXITS[name].id] for name in SICK}
+    for group in told["endpoints"]:
+        for each in group["lb_endpoints"]:
+            if each["endpoint"]["address"]["socket_address"]["port_value"] in sick:
+                each["health_status"] = "UNHEALTHY"
+    return told
+
+
+@pytest.mark.parametrize("policy", [Policy.LEAST_REQUEST, Policy.ROUND_ROBIN, Policy.SESSION])
+def test_exits_share_by_weight(ask, policy):
+    pool = f"by-{policy.replace('_', '-')}"
+    assert 95 < Counter(ask(pool) for _ in range(160))[f"{pool}-1"] < 145
+
+
+def test_at_random_exits_share_alike_whatever_their_weights(ask):
+    assert 50 < Counter(ask("by-random") for _ in range(160))["by-random-1"] < 110
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+def test_a_session_always_leaves_by_one_exit_and_sessions_by_all(ask, method):
+    exits_of = {session: {ask("sessions", session, method) for _ in range(3)} for session in SESSIONS}
+    assert {len(found) for found in exits_of.values()} == {1}
+    assert len(set.union(*exits_of.values())) == 4
+
+
+def test_sessions_are_one_in_any_case(ask):
+    assert {ask("sessions", session) for session in ("abc", "ABC", "aBc")} == {ask("sessions", "abc")}
+
+
+def test_without_a_session_requests_leave_by_all_exits(ask):
+    assert len({ask("sessions") for _ in range(60)}) == 4
+
+
+def test_where_exits_are_not_shared_by_session_one_leaves_by_all(ask):
+    assert len({ask("plain", "abc") for _ in range(60)}) == 4
+
+
+def test_a_session_whose_exit_just_died_leaves_by_another(ask):
+    found = {ask("dying", session) for session in SESSIONS}
+    assert found == {"dying-2", "dying-3"}
+
+
+def test_a_session_stays_with_its_exit_where_its_pool_has_a_fallback(ask):
+    for session in SESSIONS:
+        assert ask("first", session) == ask("first", session) == ask("sessions", session)
+
+
+def test_a_session_stays_with_an_exit_of_the_fallback_while_its_pool_has_none(ask):
+    for session in SESSIONS:
+        assert ask("second", session) == ask("sessions", session)
+
+
+def test_exits_on_standby_serve_nobody_while_one_other_is_well(ask):
+    """Two of three are not: Envoy by itself would send half of the requests on."""
+    assert {ask("standby") for _ in range(60)} == {"standby-1"}

@@ -1,0 +1,257 @@
+"""How a pool shares requests among its exits, and what failures it bears, as gateways are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterLbPolicy
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.route.v3 import (
+    RouteAction,
+    RouteActionHashPolicy,
+    RouteActionHashPolicyFilterState,
+    RouteList,
+)
+from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
+
+from model.balancing import read_balancing, read_resilience
+from model.locality import Locality
+from model.world import (
+    BALANCING,
+    RESILIENCE,
+    Balancing,
+    Exit,
+    ExitState,
+    Fleet,
+    Listener,
+    Policy,
+    Pool,
+    Resilience,
+    World,
+    put,
+)
+from xds.snapshot.snapshot import advance, build
+from xds.translate import names
+from xds.translate.clusters import translate_pool_cluster
+from xds.translate.destinations import Destination
+from xds.translate.encoding import encode
+from xds.translate.endpoints import translate_endpoints
+from xds.translate.explaining import Request, explain
+from xds.translate.group import GatewayEndpoints, GatewayGroup
+from xds.translate.route_actions import forward, lead_to
+from xds.translate.wishing import Place
+
+FLEET = UUID(int=2)
+POOL = Pool(UUID(int=1), FLEET, "de", "de")
+OTHER = Pool(UUID(int=3), FLEET, "fr", "fr")
+HERE = Locality("eu", "a")
+ENVOYS_OWN_FACTOR = 140
+"""In percent: what Envoy takes where nothing is said."""
+
+
+def cluster(pool: Pool) -> Cluster:
+    return Cluster.parse(encode(translate_pool_cluster(pool)))
+
+
+def make_exit(number: int, locality: Locality | None = None, **fields) -> Exit:
+    state = fields.pop("state", ExitState.HEALTHY)
+    return Exit(
+        UUID(int=100 + number), POOL.id, f"x{number}", f"192.0.2.{number}", 8443, state, locality=locality, **fields
+    )
+
+
+def told(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
+    """As Envoy reads it."""
+    return ClusterLoadAssignment.parse(encode(translate_endpoints(POOL, exits, here)))
+
+
+def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]]:
+    """The numbers of the exits of each priority."""
+    found: dict[int, set[int]] = {}
+    for group in told(*exits, here=here).endpoints:
+        for each in group.lb_endpoints:
+            address = each.endpoint.address.socket_address.address
+            found.setdefault(group.priority, set()).add(int(address.rpartition(".")[2]))
+    return found
+
+
+def weights(*exits: Exit) -> list[int | None]:
+    return [each.load_balancing_weight for group in told(*exits).endpoints for each in group.lb_endpoints]
+
+
+# -- policies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "envoys"),
+    [
+        (Policy.LEAST_REQUEST, ClusterLbPolicy.LEAST_REQUEST),
+        (Policy.ROUND_ROBIN, ClusterLbPolicy.ROUND_ROBIN),
+        (Policy.RANDOM, ClusterLbPolicy.RANDOM),
+        (Policy.SESSION, ClusterLbPolicy.RING_HASH),
+    ],
+)
+def test_a_policy_is_one_of_envoys(policy, envoys):
+    assert cluster(replace(POOL, balancing=Balancing(policy))).lb_policy is envoys
+
+
+def test_a_pool_that_says_nothing_takes_of_two_exits_the_one_with_less_to_do():
+    assert cluster(POOL).lb_policy is ClusterLbPolicy.LEAST_REQUEST
+
+
+@pytest.mark.parametrize(
+    "way", [lead_to(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
+)
+def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_nothing_else(way):
+    for action in actions(way):
+        (policy,) = action.hash_policy
+        assert policy == RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
+
+
+def actions(on_match: bytes) -> list[RouteAction]:
+    packed = MatcherOnMatch.parse(on_match).action.typed_config
+    return [route.route for route in RouteList.parse(packed.value).routes]
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def test_exits_share_by_their_weights():
+    assert weights(make_exit(1, weight=5), make_exit(2), make_exit(3, weight=128)) == [5, 1, 128]
+
+
+def test_no_weight_is_written_where_all_are_alike():
+    assert weights(make_exit(1), make_exit(2)) == [None, None]
+
+
+def test_the_weight_of_an_exit_that_is_not_offered_is_none_of_a_gateways_business():
+    assert weights(make_exit(1), make_exit(2, weight=5, state=ExitState.LOST)) == [None]
+
+
+# -- standby -----------------------------------------------------------------------------------------------------------
+
+
+def test_exits_on_standby_come_after_all_others():
+    assert priorities(make_exit(1, standby=True), make_exit(2), make_exit(3)) == {0: {2, 3}, 1: {1}}
+
+
+def test_exits_on_standby_come_after_the_farthest_and_the_near_ones_of_them_first():
+    exits = [
+        make_exit(1, HERE, standby=True),
+        make_exit(2, HERE),
+        make_exit(3, Locality("us"), standby=True),
+        make_exit(4, Locality("us")),
+        make_exit(5, Locality("eu", "b"), standby=True),
+    ]
+    assert priorities(*exits, here=HERE) == {0: {2}, 1: {4}, 2: {1}, 3: {5}, 4: {3}}
+
+
+def test_exits_on_standby_come_first_when_there_are_no_others():
+    exits = [make_exit(1, standby=True), make_exit(2, state=ExitState.LOST)]
+    assert priorities(*exits) == {0: {1}}
+
+
+@pytest.mark.parametrize("exits", [1, 10, 1_000])
+def test_one_healthy_exit_is_enough_to_keep_standby_out(exits):
+    policy = told(make_exit(1), make_exit(2, standby=True)).policy
+    assert policy.overprovisioning_factor * 1 // exits >= 100
+    assert policy.overprovisioning_factor * exits < 2**32, "Envoy multiplies in 32 bits"
+    assert ENVOYS_OWN_FACTOR * 1 // 10 < 100, "else nothing would have to be said"
+
+
+def test_a_pool_without_exits_on_standby_leaves_envoys_own_factor_as_it_is():
+    assert told(make_exit(1), make_exit(2)).policy is None
+    assert told(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
+
+
+def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
+    exits = [
+        make_exit(1, HERE, standby=True),
+        make_exit(2, Locality("us")),
+        make_exit(3, HERE, state=ExitState.LOST),
+        make_exit(4, HERE),
+    ]
+    world = make_world(POOL, *exits)
+    found = explain(world, FLEET, Request("example.com", 443, wish=Place(country="de")), HERE)
+    assert [each.exit.name for each in found.ways[0].pools[0].exits] == ["x4", "x2", "x1", "x3"]
+
+
+# -- resilience --------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_pool_bears_is_what_its_cluster_says():
+    bears = Resilience(
+        max_ejection_percent=50,
+        panic_threshold_percent=10,
+        ejection_time_s=20,
+        max_ejection_time_s=600,
+        failures_to_eject=7,
+        check_interval_s=11,
+        check_timeout_s=4,
+        unhealthy_after=6,
+        healthy_after=9,
+    )
+    made = cluster(replace(POOL, resilience=bears))
+    outliers, (check,) = made.outlier_detection, made.health_checks
+    assert outliers.max_ejection_percent == 50
+    assert made.common_lb_config.healthy_panic_threshold.value == 10
+    assert outliers.base_ejection_time == timedelta(seconds=20)
+    assert outliers.max_ejection_time == timedelta(seconds=600)
+    assert outliers.consecutive_local_origin_failure == 7
+    assert (check.interval, check.no_traffic_interval) == (timedelta(seconds=11),) * 2
+    assert check.timeout == timedelta(seconds=4)
+    assert (check.unhealthy_threshold, check.healthy_threshold) == (6, 9)
+
+
+def test_a_pool_that_says_nothing_fails_closed():
+    assert cluster(POOL).common_lb_config.healthy_panic_threshold.value == 0
+    assert cluster(POOL).outlier_detection.max_ejection_percent == 100
+
+
+def test_what_targets_answer_ejects_no_exit_whatever_a_pool_bears():
+    outliers = cluster(replace(POOL, resilience=Resilience(failures_to_eject=1))).outlier_detection
+    assert outliers.enforcing_consecutive_5xx == outliers.enforcing_consecutive_gateway_failure == 0
+
+
+# -- as stored, and as changed -----------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_without_a_word_is_the_default():
+    assert read_balancing({}) is BALANCING
+    assert read_resilience({}) is RESILIENCE
+    assert read_balancing({"policy": "session"}) == Balancing(Policy.SESSION)
+    assert read_resilience({"failures_to_eject": 9}) == Resilience(failures_to_eject=9)
+
+
+def test_what_a_newer_version_stored_is_passed_over():
+    assert read_resilience({"failures_to_eject": 9, "of_tomorrow": 1}) == Resilience(failures_to_eject=9)
+
+
+def make_world(*entities) -> World:
+    listener = Listener(UUID(int=9), FLEET, "127.0.0.1", 8080)
+    return World().changed(1, map(put, [Fleet(FLEET, "demo"), listener, *entities]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [replace(POOL, balancing=Balancing(Policy.SESSION)), replace(POOL, resilience=Resilience(failures_to_eject=9))],
+)
+def test_a_pool_that_shares_or_bears_otherwise_changes_its_own_cluster_and_nothing_else(changed):
+    old, scope, change = make_world(POOL, OTHER), GatewayGroup(FLEET), put(changed)
+    _, differing = advance(build(scope, old), old, old.changed(2, [change]), [change])
+    assert {each.name for each in differing} == {names.pool_cluster(POOL)}
+
+
+@pytest.mark.parametrize("change", [{"weight": 2}, {"standby": True}])
+def test_an_exit_of_another_weight_or_on_standby_changes_the_endpoints_of_its_pool(change):
+    first, second = make_exit(1), make_exit(2)
+    old, scope, put_first = (
+        make_world(POOL, OTHER, first, second),
+        GatewayEndpoints(FLEET, None),
+        put(replace(first, **change)),
+    )
+    _, differing = advance(build(scope, old), old, old.changed(2, [put_first]), [put_first])
+    assert {each.name for each in differing} == {names.pool_cluster(POOL)}
