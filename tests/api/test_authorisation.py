@@ -70,6 +70,8 @@ TABLE = {
     ("DELETE", f"{BASE}/fleets/{{fleet}}"): ALL_FLEETS,
     **collection("pools", "pool"),
     **collection("exits", "exit_id"),
+    **{("POST", f"{BASE}/exits/{{exit_id}}/{word}"): OPERATOR for word in ("drain", "enable", "disable")},
+    ("GET", f"{BASE}/exits/{{exit_id}}/history"): VIEWER,
     **collection("proxies", "proxy_id"),
     **collection("listeners", "listener"),
     **collection("routes", "route"),
