@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -83,6 +84,8 @@ class Heart:
         said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
             said |= {"tunnel": report.tunnel, "reason": report.reason}
+            if report.observation is not None:
+                said["observation"] = asdict(report.observation)
         return said
 
     def _hear(self, reply: Mapping[str, Any]) -> None:

@@ -14,16 +14,35 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """Where traffic comes out that goes through the tunnel. `country` is ISO 3166-1 alpha-2, in lower case.
+
+    `trouble` says why nothing is known, `disagreement` what sources say differently, and `leak` what leaves outside the tunnel.
+    """
+
+    address: str | None = None
+    country: str | None = None
+    city: str | None = None
+    network: str | None = None
+    time_zone: str | None = None
+    trouble: str = ""
+    disagreement: str = ""
+    leak: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How the tunnel and Envoy stand. Both are down until they were seen to be up.
 
-    `reason` says why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started.
+    `reason` says why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started. Without an
+    `observation` nobody looks where the traffic comes out.
     """
 
     tunnel: State = State.DOWN
     reason: str = "not observed yet"
     envoy: State = State.DOWN
     starts: int = 0
+    observation: Observation | None = None
 
 
 class Board:

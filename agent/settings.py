@@ -18,7 +18,8 @@ class Exit:
     """What an exit tells about itself, and how its tunnel is watched.
 
     Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
-    (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address.
+    (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address. `sources` tell where traffic comes
+    out, which must never be one of `host_addresses`.
     """
 
     pool: str
@@ -28,6 +29,8 @@ class Exit:
     egress_address: str | None = None
     tunnel_interface: str | None = None
     probe: Endpoint | None = None
+    sources: tuple[URL, ...] = ()
+    host_addresses: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

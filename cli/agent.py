@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from yarl import URL
 
 from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
 from agent.plane import parse_api
@@ -68,6 +69,23 @@ def agent(
         str | None,
         _option("--probe", "ADDRESS:PORT that must answer through the tunnel, by TCP.", rich_help_panel=_EXIT),
     ] = None,
+    observe: Annotated[
+        list[str] | None,
+        _option(
+            "--observe",
+            "URL of a service that tells its caller's address and country, as ipinfo's or ip-api's JSON, asked through the"
+            " tunnel. The exit serves only while it says the pool's country. May be repeated; the first one's word counts.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    host_address: Annotated[
+        list[str] | None,
+        _option(
+            "--host-address",
+            "An address of the host itself: traffic that is seen to leave from it leaks. May be repeated.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
     drain_time_s: Annotated[
         float | None,
         _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
@@ -100,6 +118,8 @@ def agent(
         "--egress-address": egress_address,
         "--tunnel-interface": tunnel_interface,
         "--probe": probe,
+        "--observe": observe or None,
+        "--host-address": host_address or None,
     }
     settings = AgentSettings(
         api=parse_api(api),
@@ -145,4 +165,18 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         egress_address=check_address("--egress-address", placed["--egress-address"]),
         tunnel_interface=interface,
         probe=target,
+        sources=tuple(_read_source(text) for text in placed["--observe"] or ()),
+        host_addresses=frozenset(str(check_address("--host-address", text)) for text in placed["--host-address"] or ()),
     )
+
+
+def _read_source(text: str) -> URL:
+    """A service's URL. Raises BadSetting."""
+    try:
+        url = URL(text)
+        usable = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadSetting(f"--observe {text!r} is no URL", mend="write http://host/path or https://host/path")
+    return url

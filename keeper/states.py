@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from keeper.hearing import Hearing
 from model.repositories.heartbeats import Heartbeat, Standing
 from model.world import ExitState
+
+_UP: Final = frozenset({ExitState.HEALTHY, ExitState.VERIFYING, ExitState.LEAKING})
+"""States of an exit whose tunnel and Envoy are up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Verdict:
 def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patience) -> Verdict | None:
     """The state that an exit should move to; None to stay.
 
-    An exit returns to healthy only on a heartbeat that is newer than its present state (fail closed). One that was not
+    An exit comes up again only on a heartbeat that is newer than its present state (fail closed), and is healthy only if its
+    traffic was seen to come out where its pool says; of an exit that nobody looks at so, that is believed. One that was not
     heard of for long is lost, whatever it said last.
     """
     beat = standing.heard
@@ -43,12 +48,12 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     elif silence > patience.unreachable_after:
         verdict = _silent(ExitState.UNREACHABLE, silence)
     else:
-        verdict = Verdict(ExitState.HEALTHY, "")
+        verdict = _seen(beat, standing.country)
     if verdict.state is standing.state:
         return None
     if standing.state is ExitState.LOST and verdict.state is ExitState.UNREACHABLE and _nothing_new(standing):
         return None
-    if verdict.state is ExitState.HEALTHY and _nothing_new(standing):
+    if verdict.state in _UP and standing.state is not ExitState.HEALTHY and _nothing_new(standing):
         return None
     return verdict
 
@@ -65,6 +70,21 @@ def _complaint(beat: Heartbeat) -> Verdict | None:
     if not beat.tunnel_up:
         return Verdict(ExitState.UNREACHABLE, f"its tunnel is down: {beat.reason}")
     return None
+
+
+def _seen(beat: Heartbeat, country: str) -> Verdict:
+    """What an exit is worth that is up, by where its traffic was seen to come out."""
+    seen = beat.observation
+    if seen is None:
+        return Verdict(ExitState.HEALTHY, "")
+    if seen.get("leak"):
+        return Verdict(ExitState.LEAKING, str(seen["leak"]))
+    if seen.get("country") is None:
+        return Verdict(ExitState.VERIFYING, str(seen.get("trouble") or "its address is not known yet"))
+    if seen["country"] != country:
+        reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {country}"
+        return Verdict(ExitState.VERIFYING, reason)
+    return Verdict(ExitState.HEALTHY, "")
 
 
 def _silent(state: ExitState, silence: timedelta) -> Verdict:

@@ -234,6 +234,8 @@ class HeartbeatRow(SQLModel, table=True):
     leaving: bool
     reason: str
     version: str
+    observation: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    """Where an exit's traffic was seen to come out; None: nobody looks."""
 
 
 class EarRow(SQLModel, table=True):

@@ -90,5 +90,8 @@ class ExitOut(View):
     state_reason: str
     state_since: datetime
     last_heartbeat_at: datetime | None
+    observation: dict[str, str | None] | None = Field(
+        description="Where its traffic was seen to come out, and what sources say differently; null: nobody looks."
+    )
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")
     created_at: datetime

@@ -38,7 +38,9 @@ _SHARED_FIELDS = ("name", "locality")
 class Exits(Collection[ExitRow, ExitIn, ExitOut]):
     name, kind = "exits", "exit"
     table, wish, patch, view, query = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
-    volatile = frozenset({"endpoint", "state", "state_reason", "state_since", "last_heartbeat_at", "rejections"})
+    volatile = frozenset(
+        {"endpoint", "state", "state_reason", "state_since", "last_heartbeat_at", "observation", "rejections"}
+    )
 
     def fleet_of(self) -> ColumnElement[UUID]:
         return declared.fleet_of_exit()
@@ -113,7 +115,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
 
     async def show(self, look: Look, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
-        heard = await heartbeats.heard_at(look.session, [row.id for row in rows])
+        heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
         rejections = await standing(look.session)
         return [
             ExitOut.of(
@@ -121,7 +123,8 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
                 **owners[row.pool_id],
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
-                last_heartbeat_at=heard.get(row.id),
+                last_heartbeat_at=heard[row.id][0] if row.id in heard else None,
+                observation=heard[row.id][1] if row.id in heard else None,
                 rejections=rejections.of_groups([ExitOverlay(row.id).key, ExitGroup(row.pool_id).key]),
             )
             for row in rows

@@ -12,6 +12,22 @@ from model.world import ExitState
 UpOrDown = Literal["up", "down"]
 
 
+_Said = Annotated[Text, Field(max_length=500)]
+
+
+class ObservationIn(Wish):
+    """Where traffic comes out that goes through the tunnel, as services say that were asked through it."""
+
+    address: Annotated[str, Field(max_length=45)] | None = None
+    country: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2.")
+    city: _Said | None = None
+    network: _Said | None = None
+    time_zone: _Said | None = None
+    trouble: _Said = Field("", description="Why nothing is known.")
+    disagreement: _Said = Field("", description="What services say differently.")
+    leak: _Said = Field("", description="What leaves outside the tunnel: the exit is offered to nobody.")
+
+
 class HeartbeatIn(Wish):
     envoy: UpOrDown = Field(description="Whether the proxy's Envoy is live.")
     leaving: bool = Field(default=False, description="The proxy is about to stop on purpose: offer it to nobody.")
@@ -23,12 +39,16 @@ class ExitHeartbeatIn(HeartbeatIn):
     """What the agent beside a tunnel says."""
 
     tunnel: UpOrDown = Field(description="Whether traffic leaves through the tunnel.")
+    observation: ObservationIn | None = Field(
+        None, description="With one the exit is offered only while it names the pool's country; null: nobody looks."
+    )
 
 
 class ProxyHeartbeatIn(HeartbeatIn):
     """What the agent of any proxy says; gateways have no tunnel."""
 
     tunnel: UpOrDown = "up"
+    observation: None = None
 
 
 class HeartbeatOut(View):

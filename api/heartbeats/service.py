@@ -76,6 +76,7 @@ def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatIn | Pr
             leaving=said.leaving,
             reason=said.reason,
             version=said.version,
+            observation=None if said.observation is None else said.observation.model_dump(),
         )
     )
     return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -46,7 +47,7 @@ class HeartbeatSink:
         self._period_s = period_s
         self._proxies_max = proxies_max
         self._pending: dict[UUID, Heartbeat] = {}
-        self._said: OrderedDict[UUID, tuple[bool, bool, bool]] = OrderedDict()
+        self._said: OrderedDict[UUID, tuple[bool, bool, bool, Mapping[str, Any] | None]] = OrderedDict()
         self._news = asyncio.Event()
         """Set while something pending should reach the keeper at once."""
         self._flushing = asyncio.Lock()
@@ -63,7 +64,7 @@ class HeartbeatSink:
         self._pending.pop(heartbeat.proxy_id, None)
         self._pending[heartbeat.proxy_id] = heartbeat
         self._drop_oldest()
-        said = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.leaving)
+        said = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.leaving, heartbeat.observation)
         if self._said.get(heartbeat.proxy_id) != said:
             self._said[heartbeat.proxy_id] = said
             self._news.set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from sqlmodel import col
 
 from model.changes import HEARTBEAT_CHANNEL
 from model.database import fetch_in
-from model.tables import EarRow, ExitRow, HeartbeatRow
+from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
 from model.world import ExitState
 
 
@@ -30,20 +31,24 @@ class Heartbeat:
     leaving: bool
     reason: str
     version: str
+    observation: Mapping[str, Any] | None = None
+    """As `agent.report.Observation` has it; None: nobody looks where its traffic comes out."""
 
 
 _STORE = text(
     """
-    INSERT INTO heartbeat AS known (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version)
-    SELECT said.* FROM unnest(
+    INSERT INTO heartbeat AS known (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation)
+    SELECT said.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb) FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
-        CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[])
-    ) AS said (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version)
+        CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
+        CAST(:observation AS text[])
+    ) AS said (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation)
     JOIN proxy ON proxy.id = said.proxy_id
     ORDER BY said.proxy_id
     ON CONFLICT (proxy_id) DO UPDATE SET
         heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
-        leaving = excluded.leaving, reason = excluded.reason, version = excluded.version
+        leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
+        observation = excluded.observation
     WHERE excluded.heard_at > known.heard_at
     """
 )
@@ -57,6 +62,7 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
     newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
     if newest:
         columns = {name.name: [getattr(beat, name.name) for beat in newest.values()] for name in fields(Heartbeat)}
+        columns["observation"] = [None if each is None else json.dumps(each) for each in columns["observation"]]
         await session.execute(_STORE, columns)
 
 
@@ -100,6 +106,8 @@ class Standing:
     state: ExitState
     state_since: datetime
     heard: Heartbeat | None
+    country: str
+    """Where its traffic should come out: that of its pool."""
 
 
 async def in_question(
@@ -109,15 +117,19 @@ async def in_question(
 
     Whoever was heard of last before the two times has been silent for too long; None: nobody has.
     """
-    exit_columns = (col(ExitRow.id), col(ExitRow.state), col(ExitRow.state_since))
+    exit_columns = (col(ExitRow.id), col(ExitRow.state), col(ExitRow.state_since), col(PoolRow.country))
     beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
     query = (
         select(*exit_columns, *beat_columns)
         .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
         .where(_may_change(unreachable_before, lost_before))
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
-    return [Standing(exit_id, ExitState(state), since, Heartbeat(*beat)) for exit_id, state, since, *beat in rows]
+    return [
+        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country)
+        for exit_id, state, since, country, *beat in rows
+    ]
 
 
 def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
@@ -127,9 +139,16 @@ def _may_change(unreachable_before: datetime | None, lost_before: datetime | Non
     given_up = false() if lost_before is None else heard_at < lost_before
     good = and_(col(HeartbeatRow.tunnel_up), col(HeartbeatRow.envoy_up), not_(col(HeartbeatRow.leaving)))
     new = heard_at > col(ExitRow.state_since)
+    seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
+    leaks = func.coalesce(seen["leak"].astext, "") != ""
+    astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
+    up = (ExitState.REGISTERING, ExitState.HEALTHY, ExitState.VERIFYING, ExitState.LEAKING)
     return or_(
-        and_(state.in_((ExitState.REGISTERING, ExitState.HEALTHY)), or_(not_(good), silent, given_up)),
+        and_(state.in_(up), or_(not_(good), silent, given_up)),
         and_(state == ExitState.REGISTERING, new),
+        and_(state == ExitState.HEALTHY, or_(leaks, astray)),
+        and_(state == ExitState.VERIFYING, new, or_(leaks, not_(astray))),
+        and_(state == ExitState.LEAKING, new, not_(leaks)),
         and_(state == ExitState.UNREACHABLE, or_(given_up, and_(good, new, not_(silent)))),
         and_(state == ExitState.LOST, new, not_(given_up)),
     )
@@ -141,10 +160,15 @@ async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[U
     return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
 
 
-async def heard_at(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """When some proxies were heard of last, by id. For a session whose transaction has begun."""
-    rows = await fetch_in(session, "SELECT proxy_id, heard_at FROM heartbeat WHERE proxy_id = ANY($1)", [*proxy_ids])
-    return {row["proxy_id"]: row["heard_at"] for row in rows}
+async def heard_of(
+    session: AsyncSession, proxy_ids: Sequence[UUID]
+) -> dict[UUID, tuple[datetime, dict[str, Any] | None]]:
+    """When some exits were heard of last, and what was seen of them, by id. For a session whose transaction has begun."""
+    statement = "SELECT proxy_id, heard_at, observation FROM heartbeat WHERE proxy_id = ANY($1)"
+    return {
+        row["proxy_id"]: (row["heard_at"], row["observation"])
+        for row in await fetch_in(session, statement, [*proxy_ids])
+    }
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:

@@ -132,6 +132,9 @@ async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_c
         (("--probe", "example.net:443"), "--probe 'example.net' is not an IP address"),
         (("--bind-address", "x"), "--bind-address 'x' is not an IP address"),
         (("--tunnel-interface", "x" * 16), "--tunnel-interface"),
+        (("--observe", "ipinfo.io"), "--observe 'ipinfo.io' is no URL"),
+        (("--observe", "ftp://example.net/json"), "--observe"),
+        (("--host-address", "example.net"), "--host-address 'example.net' is not an IP address"),
         (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )

@@ -12,7 +12,7 @@ from agent.enrolment import ensure_enrolled
 from agent.folder import StateFolder
 from agent.heartbeat import Deregistered, Heart
 from agent.plane import Plane
-from agent.report import Board, State
+from agent.report import Board, Observation, State
 from model.world import Role
 
 LONG_S = 300.0
@@ -51,6 +51,21 @@ async def test_an_exit_tells_of_its_tunnel_and_its_envoy(plane, beating, until):
     assert plane.paths[-1] == f"/api/v1/exits/{enrolment.id}/heartbeat"
     assert said.pop("version")
     assert said == {"tunnel": "down", "reason": "interface wg0 is not there", "envoy": "up", "leaving": False}
+
+
+async def test_an_exit_that_is_looked_at_tells_where_it_comes_out(plane, beating, until):
+    async with beating(Role.EXIT, a_board(observation=Observation("192.0.2.9", "us"))):
+        said = await until(lambda: plane.beats and plane.beats[0])
+    assert said["observation"] == {
+        "address": "192.0.2.9",
+        "country": "us",
+        "city": None,
+        "network": None,
+        "time_zone": None,
+        "trouble": "",
+        "disagreement": "",
+        "leak": "",
+    }
 
 
 async def test_a_gateway_has_no_tunnel_to_tell_of(plane, beating, until):

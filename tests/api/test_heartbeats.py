@@ -37,6 +37,45 @@ async def test_a_heartbeat_is_accepted_with_the_state_and_kept_when_the_sink_flu
     assert [row["last_heartbeat_at"] for row in (await demo("GET", "/api/v1/exits")).json["items"]] == [shown["at"]]
 
 
+async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(exit_proxy, demo):
+    before = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
+    assert before.json["observation"] is None
+    seen = {"address": "198.51.100.9", "country": "us", "disagreement": "a sees this, b sees that"}
+    assert (await exit_proxy.beat(observation=seen)).status == 202
+    await demo.context.sink.flush()
+    after = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
+    assert {name: value for name, value in after.json["observation"].items() if value} == seen
+    assert after.headers["etag"] == before.headers["etag"]
+    assert [row["observation"] for row in (await demo("GET", "/api/v1/exits")).json["items"]] == [
+        after.json["observation"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("observation", "field"),
+    [
+        ("us", "/observation"),
+        ([], "/observation"),
+        ({"country": "United States"}, "/observation/country"),
+        ({"country": "US"}, "/observation/country"),
+        ({"country": 7}, "/observation/country"),
+        ({"address": "1" * 46}, "/observation/address"),
+        ({"city": "a\u0000b"}, "/observation/city"),
+        ({"network": "x" * 501}, "/observation/network"),
+        ({"speed": 1e308}, "/observation/speed"),
+    ],
+)
+async def test_an_observation_that_is_none_is_refused_with_its_field(observation, field, exit_proxy, demo):
+    reply = await exit_proxy.beat(observation=observation)
+    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
+    assert demo.context.sink.pending_count == 0
+
+
+async def test_a_gateway_comes_out_nowhere(gateway):
+    reply = await gateway.beat_raw(b'{"envoy": "up", "observation": {}}')
+    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/observation"])
+
+
 async def test_a_heartbeat_makes_no_revision(exit_proxy, demo, stored):
     before = await stored()
     await exit_proxy.beat()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -31,8 +31,19 @@ AGOS = st.sampled_from([limit + by for limit in LIMITS for by in (-TICK, timedel
     -timedelta(seconds=60), timedelta(seconds=600)
 )
 TIMES = AGOS.map(lambda ago: NOW - ago)
+OBSERVATIONS = st.none() | st.fixed_dictionaries(
+    {"country": st.sampled_from(["us", "fr", None]), "leak": st.sampled_from(["", "it leaks"]), "trouble": st.just("")}
+)
 BEATS = st.builds(
-    Heartbeat, st.just(UUID(int=0)), TIMES, st.booleans(), st.booleans(), st.booleans(), st.just(""), st.just("1")
+    Heartbeat,
+    st.just(UUID(int=0)),
+    TIMES,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.just(""),
+    st.just("1"),
+    OBSERVATIONS,
 )
 
 
@@ -43,13 +54,13 @@ def standings(draw):
     since = draw(
         TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
     )
-    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard)
+    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us")
 
 
 def numbered(drawn: list[Standing]) -> list[Standing]:
     """The same, of exits with ids of their own."""
     return [
-        Standing(id_, each.state, each.state_since, each.heard and Heartbeat(**asdict(each.heard) | {"proxy_id": id_}))
+        replace(each, exit_id=id_, heard=each.heard and replace(each.heard, proxy_id=id_))
         for id_, each in ((UUID(int=number), each) for number, each in enumerate(drawn, 1))
     ]
 

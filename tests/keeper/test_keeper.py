@@ -105,6 +105,33 @@ async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
     assert await house.state(one) is ExitState.LOST
 
 
+async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(house, clock):
+    one = await house.declare()
+    seen = {"address": "198.51.100.9", "country": "us", "trouble": "", "leak": "", "disagreement": ""}
+    told = []
+    for observation in (
+        {"address": None, "country": None, "trouble": "geo: it cannot be reached"},
+        seen,
+        seen | {"country": "fr"},
+        seen,
+        seen | {"leak": "its traffic leaves from the host's own address 192.0.2.1"},
+        None,
+    ):
+        clock.advance(seconds=5)
+        await house.hear(one, observation=observation)
+        await house.look()
+        row = await house.row(one)
+        told.append((row.state, row.state_reason))
+    assert told == [
+        ("verifying", "geo: it cannot be reached"),
+        ("healthy", ""),
+        ("verifying", "its address 198.51.100.9 is in fr, and its pool is for us"),
+        ("healthy", ""),
+        ("leaking", "its traffic leaves from the host's own address 192.0.2.1"),
+        ("healthy", ""),
+    ]
+
+
 @pytest.mark.parametrize("state", [ExitState.DISABLED, ExitState.DRAINING])
 async def test_what_an_operator_took_out_stays_out_whatever_it_says(state, house, clock):
     one = await house.declare(state=state)

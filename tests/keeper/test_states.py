@@ -14,12 +14,16 @@ from model.world import ExitState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
-REGISTERING, HEALTHY, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
+REGISTERING, HEALTHY, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
 TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
 ENVOY_DOWN = GOOD | {"envoy_up": False}
 LEAVING = GOOD | {"leaving": True}
+AT_HOME = GOOD | {"observation": {"address": "192.0.2.1", "country": "us", "leak": "", "trouble": ""}}
+ABROAD = GOOD | {"observation": AT_HOME["observation"] | {"country": "fr"}}
+NOWHERE = GOOD | {"observation": {"address": None, "country": None, "trouble": "geo: it cannot be reached"}}
+LEAKY = GOOD | {"observation": AT_HOME["observation"] | {"leak": "its traffic leaves from the host's own address"}}
 
 HEARD = {
     # what was said, seconds ago, and whether that is since the exit is in its state
@@ -36,32 +40,55 @@ HEARD = {
     "long silence after a complaint": (TUNNEL_DOWN, 301, "since"),
     "long silence after it left": (LEAVING, 301, "since"),
     "long silence from before": (GOOD, 301, "before"),
+    "it comes out at home": (AT_HOME, 5, "since"),
+    "it comes out abroad": (ABROAD, 5, "since"),
+    "it came out abroad before": (ABROAD, 5, "before"),
+    "nobody knows where it comes out": (NOWHERE, 5, "since"),
+    "it leaks": (LEAKY, 5, "since"),
+    "it leaked before": (LEAKY, 5, "before"),
+    "it leaks and its tunnel is down": (LEAKY | {"tunnel_up": False, "reason": "why"}, 5, "since"),
 }
 STAYS = None
 TABLE = {
-    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, STAYS, STAYS),
-    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "the tunnel is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
-    "its Envoy is down": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "it leaves": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "silence": (UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "silence from before": (UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
-    "long silence": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after a complaint": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after it left": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence from before": (LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "the tunnel is down": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
+    "its Envoy is down": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "it leaves": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence from before": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
+    "long silence": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after a complaint": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after it left": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence from before": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "it comes out at home": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "it comes out abroad": (VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
+    "it came out abroad before": (STAYS, VERIFYING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "nobody knows where it comes out": (VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
+    "it leaks": (LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
+    "it leaked before": (STAYS, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "it leaks and its tunnel is down": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+    ),
 }
 
 
 def standing(state: ExitState, heard: str) -> Standing:
     if HEARD[heard] is None:
-        return Standing(UUID(int=1), state, NOW, None)
+        return Standing(UUID(int=1), state, NOW, None, "us")
     said, ago_s, order = HEARD[heard]
     heard_at = NOW - timedelta(seconds=ago_s)
     since = heard_at + timedelta(seconds=1 if order == "before" else -1)
-    return Standing(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said))
+    return Standing(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said), "us")
 
 
 def hearing_for(seconds: float) -> Hearing:
@@ -89,7 +116,7 @@ def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:
         assert verdict is None or verdict.state is HEALTHY
-        assert verdict is None or state in (REGISTERING, UNREACHABLE, LOST)
+        assert verdict is None or state in (REGISTERING, VERIFYING, LEAKING, UNREACHABLE, LOST)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +138,5 @@ def test_a_verdict_says_why(heard, reason):
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
 def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
-    verdict = judge(Standing(UUID(int=1), HEALTHY, NOW, beat), NOW, hearing_for(3600), PATIENCE)
+    verdict = judge(Standing(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == state

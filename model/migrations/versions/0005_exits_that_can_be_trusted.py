@@ -28,6 +28,7 @@ def upgrade() -> None:
         op.add_column("pool", sa.Column(name, JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False))
     op.add_column("exit", sa.Column("weight", sa.Integer(), server_default="1", nullable=False))
     op.add_column("exit", sa.Column("standby", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("heartbeat", sa.Column("observation", JSONB(), nullable=True))
     op.create_table(
         "exit_history",
         sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
