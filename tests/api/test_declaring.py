@@ -163,6 +163,7 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "state_reason": "declared, not heard of yet",
         "state_since": "2026-01-01T12:00:00Z",
         "last_heartbeat_at": None,
+        "observation": None,
         "rejections": [],
         "created_at": "2026-01-01T12:00:00Z",
     }
