@@ -43,6 +43,7 @@ class Conversation:
         self._turn = asyncio.Lock()
         """The core's actions leave in the order in which it gave them."""
         self._task: asyncio.Task[None] | None = None
+        self._greeting: asyncio.Future[None] | None = None
         self._put_off = False
         """Whether what is pending waits for an answer."""
         self._ending: Close | None = None
@@ -73,6 +74,8 @@ class Conversation:
                 self._alarm.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(pushing, return_exceptions=True)
+            if self._greeting is not None:
+                await asyncio.gather(self._greeting, return_exceptions=True)
         if self._context.done():
             return None  # the client is gone, whatever was being written to it
         if self._failure is not None:
@@ -127,6 +130,7 @@ class Conversation:
         for action in actions:
             if isinstance(action, Send):
                 self.writing_since = time.monotonic()
+                await self._greet()
                 await self._context.write(action.data)
                 self.writing_since = None
                 self._recorder.sent(proxy_id, action.type_url, self.stream.revision)
@@ -139,6 +143,15 @@ class Conversation:
         if self._publisher.is_rolling_out(self.box):
             self._poke()
         self._set_alarm()
+
+    async def _greet(self) -> None:
+        """Send the initial metadata, once, and by itself.
+
+        With a response that is given up, gRPC forgets that they went out too, and sends them again with the status.
+        """
+        if self._greeting is None:
+            self._greeting = asyncio.ensure_future(self._context.send_initial_metadata(()))
+        await asyncio.shield(self._greeting)
 
     def _note_what_is_settled(self, proxy_id: UUID) -> None:
         for type_url, standing in self._recorder.standings(proxy_id).items():
