@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -151,7 +152,11 @@ def test_nothing_is_left_when_setting_up_fails_half_way(monkeypatch):
     def fail(tunnels):
         tunnels[0].start_server()
         tunnels[0].start_client()
-        seen.update(index=tunnels[0].plan.index, pids=marked(tunnels[0].processes._mark))
+        mark, by = tunnels[0].processes._mark, time.monotonic() + 10
+        # one that was just started bears its mark only once it runs its own program
+        while len(pids := marked(mark)) < 2 and time.monotonic() < by:
+            time.sleep(0.01)
+        seen.update(index=tunnels[0].plan.index, pids=pids)
         raise SceneError("no more tunnels today")
 
     monkeypatch.setattr(opening, "open_tunnels", fail)

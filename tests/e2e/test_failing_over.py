@@ -59,7 +59,7 @@ def test_with_no_exit_left_the_client_gets_a_503_that_names_the_pool(scene, us, 
     def refused_by_the_gateway() -> bool:
         for tunnel in (False, True):
             # whoever asks at the first moment waits for as many dials as there are tries
-            answers.append(scene.ask("us", tunnel=tunnel, timeout_s=20))  # noqa: PERF401 - what comes before a failure counts
+            answers.append(scene.ask("us", tunnel=tunnel, timeout_s=40))  # noqa: PERF401 - what comes before a failure counts
         return "UH" in answers[-2].text
 
     eventually(refused_by_the_gateway)
