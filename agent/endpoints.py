@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from yarl import URL
+
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 from model.locality import Locality
@@ -28,6 +30,31 @@ def check_address(option: str, text: str | None) -> str | None:
     if text is not None and not is_literal(text):
         raise BadSetting(f"{option} {text!r} is not an IP address", mend="write an address, not a name")
     return text
+
+
+def plain_address(text: str) -> str:
+    """An IP address in the one form that it is compared in. Raises ValueError."""
+    address = ip_address(text)
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def read_address(option: str, text: str) -> str:
+    """Read an IP address, in its one form. Raises BadSetting, which names `option`."""
+    check_address(option, text)
+    return plain_address(text)
+
+
+def read_url(option: str, text: str) -> URL:
+    """Read the URL of an HTTP service. Raises BadSetting, which names `option`."""
+    refusal = BadSetting(f"{option} {text!r} is no URL of a service", mend="write http://host:port or https://host")
+    try:
+        url = URL(text)
+        port = url.port
+    except ValueError as error:
+        raise refusal from error
+    if url.scheme not in {"http", "https"} or not url.host or not port or url.user:
+        raise refusal
+    return url
 
 
 def read_locality(option: str, text: str) -> Locality:

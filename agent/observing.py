@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Sequence
-from dataclasses import asdict
-from ipaddress import ip_address
-from typing import Any, Final
+from dataclasses import asdict, replace
+from typing import Final
 
 import aiohttp
 import structlog
 from yarl import URL
 
+from agent.endpoints import plain_address
 from agent.report import Board, Observation, State, wait
 from agent.settings import Exit
+from agent.tunnel import socket_through
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ def read_answer(body: bytes) -> Observation:
         raise Useless(f"it failed: {_text(said.get('message')) or 'it does not say why'}")
     address, country = said.get("ip", said.get("query")), said.get("countryCode", said.get("country"))
     try:
-        address = str(ip_address(address if isinstance(address, str) else ""))
+        address = plain_address(address if isinstance(address, str) else "")
     except ValueError as error:
         raise Useless("it names no IP address") from error
     if not isinstance(country, str) or not (len(country) == 2 and country.isascii() and country.isalpha()):
@@ -79,21 +79,20 @@ def combine(seen: Sequence[tuple[str, Observation | str]], host_addresses: froze
         for name, each in found[1:]
         if (each.address, each.country) != (first.address, first.country)
     ]
-    leaks = sorted({each.address for _, each in found if each.address in host_addresses})
-    return Observation(
-        **{**asdict(first), "disagreement": "; ".join(others)[:_TOLD_MAX]}
-        | {"leak": f"its traffic leaves from the host's own address {leaks[0]}" if leaks else ""}
-    )
+    leaks = sorted(each.address for _, each in found if each.address in host_addresses)
+    leak = f"its traffic leaves from the host's own address {leaks[0]}" if leaks else ""
+    return replace(first, disagreement="; ".join(others)[:_TOLD_MAX], leak=leak)
 
 
 class Observer:
-    """Keeps the board's observation, as long as the tunnel is up."""
+    """Keeps the board's observation, as long as the tunnel is up. From when there is one, nothing is known yet."""
 
     def __init__(self, exit_: Exit, board: Board, *, every_s: float = EVERY_S, again_s: float = AGAIN_S) -> None:
         self._exit = exit_
         self._board = board
         self._every_s = every_s
         self._again_s = again_s
+        board.update(observation=NOT_YET)
 
     async def run(self) -> None:
         """Look when the tunnel comes up and from then on from time to time, until cancelled."""
@@ -135,23 +134,8 @@ class Observer:
             await wait(changed, left)
 
     def _connector(self) -> aiohttp.TCPConnector:
-        interface, source = self._exit.tunnel_interface, self._exit.egress_address
-
-        def through_the_tunnel(place: Any) -> socket.socket:
-            family, kind, protocol, *_ = place
-            dialled = socket.socket(family, kind, protocol)
-            try:
-                dialled.setblocking(False)
-                if interface is not None:
-                    dialled.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-                if source is not None:
-                    dialled.bind((source, 0))
-            except OSError:
-                dialled.close()
-                raise
-            return dialled
-
-        return aiohttp.TCPConnector(force_close=True, socket_factory=through_the_tunnel)
+        way = self._exit.tunnel_interface, self._exit.egress_address
+        return aiohttp.TCPConnector(force_close=True, socket_factory=lambda place: socket_through(*way, place[0]))
 
 
 async def _ask(session: aiohttp.ClientSession, source: URL) -> Observation | str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from agent.endpoints import BadSetting
+from agent.endpoints import BadSetting, read_url
 from model.errors import ExitplaneError
 
 PROBLEM: Final = "application/problem+json"
@@ -71,14 +71,9 @@ class Plane:
 
 def parse_api(text: str) -> URL:
     """The API's URL. Raises BadSetting."""
-    mend = "write http://host:port or https://host"
-    try:
-        url = URL(text)
-        port = url.port
-    except ValueError as error:
-        raise BadSetting(f"--api {text!r} is no URL", mend=mend) from error
-    if url.scheme not in {"http", "https"} or not url.host or not port or url.query or url.user:
-        raise BadSetting(f"--api {text!r} is not the URL of an API", mend=mend)
+    url = read_url("--api", text)
+    if url.query:
+        raise BadSetting(f"--api {text!r} is not the URL of an API", mend="leave out what follows the ?")
     return url
 
 

@@ -19,7 +19,7 @@ from agent.enrolment import Enrolment, ensure_enrolled
 from agent.folder import StateFolder
 from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
-from agent.observing import NOT_YET, Observer
+from agent.observing import Observer
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
@@ -125,7 +125,6 @@ class _Agent:
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
                 if self._settings.exit is not None and self._settings.exit.sources:
-                    self._board.update(observation=NOT_YET)
                     tasks.create_task(Observer(self._settings.exit, self._board).run(), name="observer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
             tasks.create_task(self._supervisor.run(), name="envoy")

@@ -131,20 +131,30 @@ async def target_trouble(target: Endpoint, interface: str | None, source: str | 
     It leaves by `interface` and from `source`, when they are given: another way out would prove nothing.
     """
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as dialled:
-        try:
-            dialled.setblocking(False)
-            if interface is not None:
-                dialled.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-            if source is not None:
-                dialled.bind((source, 0))
+    try:
+        with closing(socket_through(interface, source, family)) as dialled:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await asyncio.get_running_loop().sock_connect(dialled, (target.host, target.port))
-        except TimeoutError:
-            return f"{target} does not answer through the tunnel"
-        except OSError as error:
-            return f"{target} cannot be reached through the tunnel ({_words(error)})"
+    except TimeoutError:
+        return f"{target} does not answer through the tunnel"
+    except OSError as error:
+        return f"{target} cannot be reached through the tunnel ({_words(error)})"
     return None
+
+
+def socket_through(interface: str | None, source: str | None, family: int) -> socket.socket:
+    """A TCP socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        if interface is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        if source is not None:
+            made.bind((source, 0))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _words(error: OSError) -> str:

@@ -19,7 +19,6 @@ from api.enrolment.endpoints import router as enrolment
 from api.events.endpoints import router as events
 from api.events.hub import Hub
 from api.exits.endpoints import router as exits
-from api.exits.operating import router as operating
 from api.explain.endpoints import router as explain
 from api.fleets.endpoints import router as fleets
 from api.guard import Guard
@@ -77,7 +76,6 @@ def create_app(context: ApiContext) -> FastAPI:
         rollouts,
         pools,
         exits,
-        operating,
         proxies,
         *DECLARED,
         events,

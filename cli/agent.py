@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from yarl import URL
 
-from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
+from agent.endpoints import BadSetting, check_address, read_address, read_endpoint, read_locality, read_url
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
@@ -165,18 +164,6 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         egress_address=check_address("--egress-address", placed["--egress-address"]),
         tunnel_interface=interface,
         probe=target,
-        sources=tuple(_read_source(text) for text in placed["--observe"] or ()),
-        host_addresses=frozenset(str(check_address("--host-address", text)) for text in placed["--host-address"] or ()),
+        sources=tuple(read_url("--observe", text) for text in placed["--observe"] or ()),
+        host_addresses=frozenset(read_address("--host-address", text) for text in placed["--host-address"] or ()),
     )
-
-
-def _read_source(text: str) -> URL:
-    """A service's URL. Raises BadSetting."""
-    try:
-        url = URL(text)
-        usable = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
-    except ValueError:
-        usable = False
-    if not usable:
-        raise BadSetting(f"--observe {text!r} is no URL", mend="write http://host/path or https://host/path")
-    return url

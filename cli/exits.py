@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from api.exits.operating import HOURS_MAX, HistoryOut, SummaryOut
-from api.exits.schemas import ExitOut
+from api.exits.schemas import HOURS_MAX, ExitOut, HistoryOut, SummaryOut
 from cli.client import Client
 from cli.client.client import Switch
 from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run

@@ -8,7 +8,7 @@ from typing import Final
 
 from keeper.hearing import Hearing
 from model.repositories.heartbeats import Heartbeat, Standing
-from model.world import ExitState
+from model.world import TAKEN_OUT, ExitState
 
 _UP: Final = frozenset({ExitState.HEALTHY, ExitState.VERIFYING, ExitState.LEAKING})
 """States of an exit whose tunnel and Envoy are up."""
@@ -38,7 +38,7 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     heard of for long is lost, whatever it said last.
     """
     beat = standing.heard
-    if beat is None or standing.state in (ExitState.DRAINING, ExitState.DISABLED):
+    if beat is None or standing.state in TAKEN_OUT:
         return None
     silence = hearing.silence(now, beat.heard_at)
     if silence > patience.lost_after:

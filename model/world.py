@@ -42,6 +42,10 @@ class ExitState(StrEnum):
     """Taken out by an operator."""
 
 
+TAKEN_OUT: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
+"""States that an operator put an exit into, and that nobody else takes it out of."""
+
+
 class Kind(StrEnum):
     """What a row of the change log speaks of."""
 
@@ -167,9 +171,8 @@ class Pool:
     country: str
     city: str = ""
     only_by_name: bool = False
-    balancing: Balancing = field(
-        default=BALANCING, hash=False
-    )  # pools are looked up often, and these seldom tell two apart
+    # not hashed: pools are looked up often, and these seldom tell two apart
+    balancing: Balancing = field(default=BALANCING, hash=False)
     resilience: Resilience = field(default=RESILIENCE, hash=False)
 
 

@@ -19,7 +19,7 @@ from model.changes import Unit
 from model.identity import Identity
 from model.repositories import declared, enrolment
 from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
-from model.world import ExitState, Role
+from model.world import TAKEN_OUT, ExitState, Role
 
 ENROLLED = "enrolled, not heard of yet"
 MOVED = "enrolled again with another address, not heard of since"
@@ -80,7 +80,7 @@ async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: dat
         fields |= {"name": wish.name, "locality": wish.locality}
         return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
     moved = any(getattr(row, name) != value for name, value in fields.items())
-    if moved and row.state not in exits.SWITCHED_OFF:
+    if moved and row.state not in TAKEN_OUT:
         # fail closed: nothing was heard yet of what is at the new address
         fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
     await exits.update(unit, row, pool, fields | _place(wish))

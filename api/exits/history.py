@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from model.world import ExitState
+from model.world import TAKEN_OUT, ExitState
 
 SERVING: Final = frozenset({ExitState.HEALTHY})
 """States in which clients are sent to an exit."""
-ON_PURPOSE: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
-"""States that an operator put it into: such time counts neither for it nor against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,10 @@ class Summary:
 
 
 def summarize(stays: Sequence[Stay], start: datetime, end: datetime) -> Summary:
-    """What stays, which are in order and without holes, say of the time from `start` to `end`."""
+    """What stays, which are in order and without holes, say of the time from `start` to `end`.
+
+    Time in which an operator had taken the exit out counts neither for it nor against it.
+    """
     serving = due = recovering = timedelta()
     failures = recoveries = 0
     failed_at: datetime | None = None
@@ -63,7 +64,7 @@ def summarize(stays: Sequence[Stay], start: datetime, end: datetime) -> Summary:
             break
         since, until = max(stay.since, start), min(stay.until or end, end)
         lasted = max(until - since, timedelta())
-        if stay.state not in ON_PURPOSE:
+        if stay.state not in TAKEN_OUT:
             due += lasted
         if stay.state in SERVING:
             serving += lasted
@@ -71,7 +72,7 @@ def summarize(stays: Sequence[Stay], start: datetime, end: datetime) -> Summary:
                 recovering += stay.since - failed_at
                 recoveries += 1
             failed_at = None
-        elif stay.state in ON_PURPOSE:
+        elif stay.state in TAKEN_OUT:
             failed_at = None
         elif before in SERVING and stay.since >= start:
             failures += 1

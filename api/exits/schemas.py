@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -13,6 +13,8 @@ from api.rollouts.schemas import RejectedOut
 from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
 
+HOURS_MAX: Final = 24 * 90
+STAYS_MAX: Final = 1_000
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
 
 
@@ -95,3 +97,30 @@ class ExitOut(View):
     )
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")
     created_at: datetime
+
+
+class StayOut(View):
+    """A state that the exit was in."""
+
+    state: ExitState
+    reason: str
+    since: datetime
+    until: datetime | None = Field(description="null: it still is.")
+
+
+class SummaryOut(View):
+    """What a time says of an exit. Time in which an operator had taken it out counts neither for it nor against it."""
+
+    uptime: float | None = Field(description="The part of the time in which it served clients; null: there was none.")
+    serving_s: float
+    failures: int = Field(description="How often it ceased to serve, other than on purpose.")
+    mean_time_between_failures_s: float | None
+    mean_time_to_recover_s: float | None
+
+
+class HistoryOut(View):
+    since: datetime
+    until: datetime
+    summary: SummaryOut
+    before: SummaryOut = Field(description="The same of the time before, as long: what to compare it with.")
+    states: list[StayOut] = Field(description=f"The newest first, {STAYS_MAX} at most.")

@@ -22,7 +22,7 @@ from api.writes import Work
 from model.changes import Unit
 from model.repositories import declared, heartbeats, sync
 from model.tables import ExitRow, PoolRow, ProxyRow
-from model.world import ExitState, Role
+from model.world import TAKEN_OUT, ExitState, Role
 from xds.translate.group import ExitGroup, ExitOverlay
 
 DISABLED = "disabled by an operator"
@@ -30,7 +30,6 @@ ENABLED = "enabled by an operator, not heard of since"
 DRAINED = "drained by an operator"
 DECLARED = "declared, not heard of yet"
 _SWITCHES = {ExitState.REGISTERING: ENABLED, ExitState.DRAINING: DRAINED, ExitState.DISABLED: DISABLED}
-SWITCHED_OFF = (ExitState.DRAINING, ExitState.DISABLED)
 _SHARED_FIELDS = ("name", "locality")
 """What an exit has in common with the proxy that is its Envoy."""
 
@@ -78,8 +77,9 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         if "pool" in fields:
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
             fields["pool_id"] = pool.id
-        if "enabled" in fields:
-            fields |= _switch(row, enabled=fields.pop("enabled"), now=work.now)
+        enabled = fields.pop("enabled", None)
+        if enabled is not None and enabled != (row.state != ExitState.DISABLED):
+            fields |= _switched(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
         async with no_silent_shrink(work, [fleet.id]):
             await update(work.unit, row, pool, fields)
 
@@ -88,15 +88,14 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
 
         Raises Problem: 409 when too little of its fleet would be left, or when there is nothing to drain.
         """
-        if row.state == state or (state is ExitState.REGISTERING and row.state not in SWITCHED_OFF):
+        if row.state == state or (state is ExitState.REGISTERING and row.state not in TAKEN_OUT):
             return
         if state is ExitState.DRAINING and row.state == ExitState.DISABLED:
             message, mend = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
             raise Problem(409, "nothing_to_drain", message, mend=mend)
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
-            fields = {"state": state, "state_reason": _SWITCHES[state], "state_since": work.now}
-            await declared.save_changes(work.unit, row, fields, fleet.id)
+            await declared.save_changes(work.unit, row, _switched(state, work.now), fleet.id)
 
     async def remove(self, work: Work, row: ExitRow) -> None:
         """Deregister an exit: its proxy, certificates and last heartbeat go with it.
@@ -177,12 +176,9 @@ def endpoint_of(address: str) -> str | None:
         return None
 
 
-def _switch(row: ExitRow, *, enabled: bool, now: datetime) -> dict[str, Any]:
-    if enabled == (row.state != ExitState.DISABLED):
-        return {}
-    # fail closed: what was true before it was taken out need not be true now
-    state, reason = (ExitState.REGISTERING, ENABLED) if enabled else (ExitState.DISABLED, DISABLED)
-    return {"state": state, "state_reason": reason, "state_since": now}
+def _switched(state: ExitState, now: datetime) -> dict[str, Any]:
+    """The fields of a state that an operator decides on. What is enabled is not healthy yet: fail closed."""
+    return {"state": state, "state_reason": _SWITCHES[state], "state_since": now}
 
 
 def _clashing(name: str, pool: str) -> dict[str, Problem]:

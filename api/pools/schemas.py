@@ -12,6 +12,7 @@ from api.collections.listing import FleetListQuery
 from api.problems import bad_value
 from api.rollouts.schemas import RejectedOut
 from api.values import City, Country, Name, Reference, View, Wish, absent
+from model.world import BALANCING, RESILIENCE
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=100)]
@@ -21,7 +22,7 @@ class BalancingIn(Wish):
     """How requests are shared among the exits."""
 
     policy: Literal["least_request", "round_robin", "random", "session"] = Field(
-        default="least_request",
+        default=BALANCING.policy.value,
         description="Of two exits the one with less to do; in turn; at random, whatever the weights; or each session to one "
         "exit as long as that serves, and at random what has no session.",
     )
@@ -30,20 +31,27 @@ class BalancingIn(Wish):
 class ResilienceIn(Wish):
     """What of its exits' failures a pool bears: failures to reach an exit, never those of targets."""
 
-    max_ejection_percent: Percent = Field(default=100, description="How many of the exits may be ejected at a time.")
+    max_ejection_percent: Percent = Field(
+        default=RESILIENCE.max_ejection_percent, description="How many of the exits may be ejected at a time."
+    )
     panic_threshold_percent: Percent = Field(
-        default=0,
+        default=RESILIENCE.panic_threshold_percent,
         description="When fewer are well, requests go to all as if they were. 0: never, so that it fails closed.",
     )
     ejection_time_s: int = Field(
-        default=5, ge=1, le=3_600, description="How long at most the first time; the second time twice as long."
+        default=RESILIENCE.ejection_time_s,
+        ge=1,
+        le=3_600,
+        description="How long at most the first time; the second time twice as long.",
     )
-    max_ejection_time_s: int = Field(default=30, ge=1, le=86_400, description="Not below `ejection_time_s`.")
-    failures_to_eject: Count = Field(default=3, description="In a row.")
-    check_interval_s: int = Field(default=1, ge=1, le=600)
-    check_timeout_s: int = Field(default=1, ge=1, le=60)
-    unhealthy_after: Count = Field(default=2, description="Checks in a row that failed.")
-    healthy_after: Count = Field(default=1, description="Checks in a row that did not.")
+    max_ejection_time_s: int = Field(
+        default=RESILIENCE.max_ejection_time_s, ge=1, le=86_400, description="Not below `ejection_time_s`."
+    )
+    failures_to_eject: Count = Field(default=RESILIENCE.failures_to_eject, description="In a row.")
+    check_interval_s: int = Field(default=RESILIENCE.check_interval_s, ge=1, le=600)
+    check_timeout_s: int = Field(default=RESILIENCE.check_timeout_s, ge=1, le=60)
+    unhealthy_after: Count = Field(default=RESILIENCE.unhealthy_after, description="Checks in a row that failed.")
+    healthy_after: Count = Field(default=RESILIENCE.healthy_after, description="Checks in a row that did not.")
 
     @model_validator(mode="after")
     def _is_in_order(self) -> ResilienceIn:

@@ -9,8 +9,7 @@ from typing import Any, Literal, Self, Unpack
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
 from api.audit_events.schemas import AuditEventOut
 from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
-from api.exits.operating import HistoryOut
-from api.exits.schemas import ExitIn, ExitOut, ExitPatch
+from api.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
 from api.explain.schemas import ExplainOut
 from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
 from api.health.endpoints import HealthOut

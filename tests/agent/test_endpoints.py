@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from agent.endpoints import BadSetting, read_endpoint, read_locality
+from agent.endpoints import BadSetting, read_address, read_endpoint, read_locality
 from agent.plane import parse_api
 from agent.settings import read_token
 from model.endpoint import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [("192.0.2.1", "192.0.2.1"), ("2001:DB8:0::1", "2001:db8::1"), ("::FFFF:192.0.2.1", "192.0.2.1")],
+)
+def test_an_address_to_compare_with_has_one_form(text, form):
+    assert read_address("--host-address", text) == form
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,11 @@ def test_both_formats_say_the_same(said):
     assert read_answer(json.dumps(said).encode()) == SEEN
 
 
-def test_an_address_has_one_form():
-    said = IPINFO | {"ip": "2001:DB8:0:0::1"}
-    assert read_answer(json.dumps(said).encode()).address == "2001:db8::1"
+@pytest.mark.parametrize(
+    ("written", "form"), [("2001:DB8:0:0::1", "2001:db8::1"), ("::ffff:198.51.100.9", "198.51.100.9")]
+)
+def test_an_address_has_one_form(written, form):
+    assert read_answer(json.dumps(IPINFO | {"ip": written}).encode()).address == form
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,17 @@ async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, 
 async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_proxy, database, monkeypatch):
     credentials = Credentials(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
-    read, gate = enrolment.find_credentials, asyncio.Event()
+    read, done, gate = enrolment.find_credentials, asyncio.Event(), asyncio.Event()
 
     async def read_slowly(database, given):
         found = await read(database, given)
+        done.set()
         await gate.wait()
         return found
 
     monkeypatch.setattr("model.repositories.enrolment.find_credentials", read_slowly)
     finding = asyncio.create_task(credentials.find(thumbprint))
-    await asyncio.sleep(0.05)
+    await done.wait()
     credentials.forget(UUID(exit_proxy.id))
     gate.set()
     assert await finding is not None
