@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from keeper.hearing import Hearing
 from keeper.lease import Alive, hold_lease
-from keeper.states import Patience, judge
+from keeper.states import Patience, Verdict, hold_back, judge
+from keeper.weighing import Scales
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.database import Database
 from model.repositories import heartbeats, history, idempotency, keepalives, upkeep
+from model.repositories.heartbeats import Standing
+from model.world import SERVING, ExitState, WeighBy
 
 Clock = Callable[[], datetime]
 RESOLVE_EVERY = timedelta(seconds=5)
@@ -28,6 +32,10 @@ KEEP_HISTORY_FOR = timedelta(days=90)
 KEEP_CLIENTS_FOR = timedelta(days=30)
 KEEP_REJECTIONS_FOR = timedelta(days=90)
 BURY_EVERY = timedelta(seconds=5)
+CAPS_EVERY = timedelta(seconds=5)
+WEIGH_EVERY = timedelta(minutes=1)
+"""So measurements make no more than one revision a minute."""
+UPTIME_OVER = timedelta(days=1)
 log = structlog.get_logger()
 
 
@@ -58,11 +66,20 @@ class Keeper:
         self._resolved_at: datetime | None = None
         self._pruned_at: datetime | None = None
         self._buried_at: datetime | None = None
+        self._capped_at: datetime | None = None
+        self._weighed_at: datetime | None = None
+        self._scales = Scales()
 
     async def look(self) -> None:
         """Look once at everything that is due. Raises DatabaseUnreachable."""
         now = self._clock()
         await self._judge_exits(now)
+        if _due(self._capped_at, now, CAPS_EVERY):
+            self._capped_at = now
+            await self._heed_caps(now)
+        if _due(self._weighed_at, now, WEIGH_EVERY):
+            self._weighed_at = now
+            await self._weigh(now)
         if _due(self._resolved_at, now, RESOLVE_EVERY):
             self._resolved_at = now
             await self._resolve_names()
@@ -92,11 +109,15 @@ class Keeper:
                 unreachable_before=self._hearing.silent_before(now, self._patience.unreachable_after),
                 lost_before=self._hearing.silent_before(now, self._patience.lost_after),
             )
-        verdicts = [
-            (standing, verdict)
-            for standing in standings
-            if (verdict := judge(standing, now, self._hearing, self._patience)) is not None
-        ]
+            verdicts = await _held_back(
+                session,
+                now,
+                [
+                    (standing, verdict)
+                    for standing in standings
+                    if (verdict := judge(standing, now, self._hearing, self._patience)) is not None
+                ],
+            )
         if not verdicts:
             return
         async with write(self._database) as unit:
@@ -112,6 +133,38 @@ class Keeper:
                         reason=verdict.reason,
                     )
 
+    async def _heed_caps(self, now: datetime) -> None:
+        """Drain exits that have carried what they may this month, and let them serve again when that is over."""
+        async with self._database.session() as session:
+            caps = await upkeep.caps_in_question(session, now)
+        if not caps:
+            return
+        async with write(self._database) as unit:
+            for cap in caps:
+                if cap.capped:
+                    state, reason = ExitState.REGISTERING, "its monthly cap lets it carry again"
+                else:
+                    state, reason = ExitState.DRAINING, f"it has carried its {cap.monthly_cap_gb:g} GB of {now:%Y-%m}"
+                if await upkeep.change_state(unit, cap.exit_id, cap.state, state, reason, now):
+                    log.info("exit.state", exit=str(cap.exit_id), old=cap.state, new=state, reason=reason)
+                    await upkeep.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
+
+    async def _weigh(self, now: datetime) -> None:
+        """Give exits the shares that their pools weigh them to."""
+        async with self._database.session() as session:
+            candidates = await upkeep.candidates(session)
+            stray = await upkeep.stray_shares(session)
+            judged = [each.exit_id for each in candidates if each.weigh_by is WeighBy.HEALTH]
+            uptimes = await history.uptimes(session, judged, now - UPTIME_OVER, now)
+        changed = {**self._scales.weigh(candidates, uptimes), **dict.fromkeys(stray, 1)}
+        if not changed:
+            return
+        async with write(self._database) as unit:
+            before = {each.exit_id: each.share for each in candidates}
+            for exit_id, share in sorted(changed.items()):
+                await upkeep.set_share(unit, exit_id, before.get(exit_id), share)
+        log.info("exits.weighed", changed=len(changed))
+
     async def _resolve_names(self) -> None:
         """Follow the host names of exits: EDS takes addresses only. A name that fails keeps what it resolved to."""
         async with self._database.session() as session:
@@ -122,6 +175,24 @@ class Keeper:
                 log.info("exit.resolved", exit=str(exit_id), address=address, endpoint=resolved)
                 async with write(self._database) as unit:
                     await upkeep.set_endpoint(unit, exit_id, address, resolved)
+
+
+async def _held_back(
+    session: AsyncSession, now: datetime, verdicts: Sequence[tuple[Standing, Verdict]]
+) -> Sequence[tuple[Standing, Verdict]]:
+    """The verdicts, less those that would let an exit serve again that fell out too often lately."""
+    coming = {
+        standing.exit_id: now - timedelta(seconds=standing.resilience.falls_window_s)
+        for standing, verdict in verdicts
+        if verdict.state in SERVING and standing.state not in SERVING
+    }
+    if not coming:
+        return verdicts
+    falls = await history.falls_since(session, coming)
+    held = (
+        (standing, hold_back(standing, verdict, falls.get(standing.exit_id, 0), now)) for standing, verdict in verdicts
+    )
+    return [(standing, verdict) for standing, verdict in held if verdict is not None]
 
 
 def _due(last: datetime | None, now: datetime, every: timedelta) -> bool:

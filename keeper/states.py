@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from keeper.hearing import Hearing
+from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat, Standing
-from model.world import TAKEN_OUT, ExitState
+from model.world import SERVING, TAKEN_OUT, ExitState
 
-_UP: Final = frozenset({ExitState.HEALTHY, ExitState.VERIFYING, ExitState.LEAKING})
+_UP: Final = SERVING | {ExitState.VERIFYING, ExitState.LEAKING}
 """States of an exit whose tunnel and Envoy are up."""
+_BETTER: Final = heartbeats.BETTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,12 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     elif silence > patience.unreachable_after:
         verdict = _silent(ExitState.UNREACHABLE, silence)
     else:
-        verdict = _seen(beat, standing.country)
+        verdict = _seen(beat, standing)
     if verdict.state is standing.state:
         return None
     if standing.state is ExitState.LOST and verdict.state is ExitState.UNREACHABLE and _nothing_new(standing):
         return None
-    if verdict.state in _UP and standing.state is not ExitState.HEALTHY and _nothing_new(standing):
+    if verdict.state in _UP and standing.state not in SERVING and _nothing_new(standing):
         return None
     return verdict
 
@@ -72,7 +74,7 @@ def _complaint(beat: Heartbeat) -> Verdict | None:
     return None
 
 
-def _seen(beat: Heartbeat, country: str) -> Verdict:
+def _seen(beat: Heartbeat, standing: Standing) -> Verdict:
     """What an exit is worth that is up, by where its traffic was seen to come out."""
     seen = beat.observation
     if seen is None:
@@ -81,10 +83,32 @@ def _seen(beat: Heartbeat, country: str) -> Verdict:
         return Verdict(ExitState.LEAKING, str(seen["leak"]))
     if seen.get("country") is None:
         return Verdict(ExitState.VERIFYING, str(seen.get("trouble") or "its address is not known yet"))
-    if seen["country"] != country:
-        reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {country}"
+    if seen["country"] != standing.country:
+        reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {standing.country}"
         return Verdict(ExitState.VERIFYING, reason)
+    if seen.get("disagreement"):
+        return Verdict(ExitState.DEGRADED, f"sources disagree: {seen['disagreement']}")
+    limit, takes = standing.resilience.degraded_above_ms, seen.get("rtt_ms")
+    if (
+        limit is not None
+        and takes is not None
+        and takes > limit * (_BETTER if standing.state is ExitState.DEGRADED else 1)
+    ):
+        return Verdict(
+            ExitState.DEGRADED, f"its round trips take {takes:g} ms, and its pool calls more than {limit} ms slow"
+        )
     return Verdict(ExitState.HEALTHY, "")
+
+
+def hold_back(standing: Standing, verdict: Verdict, falls: int, now: datetime) -> Verdict | None:
+    """The verdict on an exit that is about to serve again, if it fell out so often lately: it has to be up for a while first."""
+    bears = standing.resilience
+    if verdict.state not in SERVING or standing.state in SERVING or falls <= bears.falls_borne:
+        return verdict
+    if standing.state is ExitState.VERIFYING:
+        return verdict if now - standing.state_since >= timedelta(seconds=bears.hold_down_s) else None
+    reason = f"it fell out {falls} times within {bears.falls_window_s} s: it has to be up for {bears.hold_down_s} s"
+    return Verdict(ExitState.VERIFYING, reason)
 
 
 def _silent(state: ExitState, silence: timedelta) -> Verdict:

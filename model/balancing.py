@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience
+from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 _KNOBS: Final = frozenset(each.name for each in fields(Resilience))
 
 
 def read_balancing(stored: Mapping[str, Any]) -> Balancing:
     """For example `{"policy": "session"}`."""
-    return Balancing(Policy(stored["policy"])) if "policy" in stored else BALANCING
+    if not stored:
+        return BALANCING
+    weigh_by = stored.get("weigh_by")
+    return Balancing(
+        policy=Policy(stored.get("policy", BALANCING.policy)),
+        weigh_by=None if weigh_by is None else WeighBy(weigh_by),
+        session_ttl_s=stored.get("session_ttl_s"),
+    )
 
 
 def read_resilience(stored: Mapping[str, Any]) -> Resilience:

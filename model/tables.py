@@ -203,6 +203,16 @@ class ExitRow(SQLModel, table=True):
     """Its share of requests, beside those of the other exits of its pool."""
     standby: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """Whether it serves only when no other exit of its pool does."""
+    capacity: int | None = None
+    """How many requests it carries at once; None: as many as come."""
+    cost: float | None = None
+    """What traffic through it costs, in whatever unit the pool's exits are compared by."""
+    monthly_cap_gb: float | None = None
+    """How much it carries in a month (UTC), in both directions together: 10^9 bytes; None: as much as comes."""
+    share: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+    """What the keeper multiplies its weight by, where its pool weighs."""
+    capped: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """Whether its cap, and not an operator, took it out."""
     state: str
     state_reason: str
     state_since: datetime = Field(sa_column=_timestamp())
@@ -220,6 +230,27 @@ class ExitHistoryRow(SQLModel, table=True):
     at: datetime = Field(sa_column=_timestamp())
     state: str
     reason: str
+    previous: str | None = None
+    """The state before; None for the first."""
+
+
+class ExitOrderRow(SQLModel, table=True):
+    """What an operator wants the agent of an exit to do, and what came of it. Not configuration: no revision."""
+
+    __tablename__ = "exit_order"
+    __table_args__ = (Index(None, "exit_id", "asked_at"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    exit_id: UUID = Field(foreign_key="exit.id", ondelete="CASCADE")
+    kind: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSONB(), nullable=False))
+    asked_at: datetime = Field(sa_column=_timestamp())
+    expires_at: datetime = Field(sa_column=_timestamp())
+    done_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=True))
+    outcome: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    """What the agent found; None while it is under way, or failed."""
+    trouble: str = ""
+    """Why it failed."""
 
 
 class HeartbeatRow(SQLModel, table=True):
@@ -236,6 +267,11 @@ class HeartbeatRow(SQLModel, table=True):
     version: str
     observation: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
     """Where an exit's traffic was seen to come out; None: nobody looks."""
+    open_requests: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    carried_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """What its Envoy has carried since it was started, in both directions."""
+    month_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """What it has carried in the month (UTC) of `heard_at`."""
 
 
 class EarRow(SQLModel, table=True):

@@ -23,11 +23,13 @@ class Role(StrEnum):
 
 
 class ExitState(StrEnum):
-    """Where an exit stands. Only healthy exits are offered to clients (decision 11: fail closed)."""
+    """Where an exit stands. Only healthy and degraded exits are offered to clients (decision 11: fail closed)."""
 
     REGISTERING = "registering"
     """Declared or enrolled, and not yet heard of."""
     HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It serves, after the healthy ones: it is slow, or services disagree about where it comes out."""
     VERIFYING = "verifying"
     """It is up, but was not seen to come out where its pool says: not yet, or not any more."""
     LEAKING = "leaking"
@@ -37,13 +39,15 @@ class ExitState(StrEnum):
     LOST = "lost"
     """Silent for so long that nobody should wait for it."""
     DRAINING = "draining"
-    """An operator wants it to end: it is offered to nobody, and its open tunnels go on until their clients are done."""
+    """An operator or its traffic cap ends it: it is offered to nobody, and its open tunnels go on until their clients are done."""
     DISABLED = "disabled"
     """Taken out by an operator."""
 
 
+SERVING: Final = frozenset({ExitState.HEALTHY, ExitState.DEGRADED})
+"""States in which clients are sent to an exit."""
 TAKEN_OUT: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
-"""States that an operator put an exit into, and that nobody else takes it out of."""
+"""States that an operator or its traffic cap put an exit into; what is heard of it takes it out of none."""
 
 
 class Kind(StrEnum):
@@ -123,11 +127,27 @@ class Policy(StrEnum):
     """One session, one exit, as long as it serves; requests without a session go to any."""
 
 
+class WeighBy(StrEnum):
+    """What multiplies the declared weights of a pool's exits."""
+
+    LATENCY = "latency"
+    """Half the round trip, twice the share."""
+    HEALTH = "health"
+    """The part of the last day in which it served; a quarter of that while it is degraded."""
+    COST = "cost"
+    """Half the price, twice the share."""
+
+
 @dataclass(frozen=True, slots=True)
 class Balancing:
-    """How requests are shared among the exits of a pool."""
+    """How requests are shared among the exits of a pool.
+
+    With `session_ttl_s`, a session may get another exit after so many seconds; without, it keeps its own as long as that serves.
+    """
 
     policy: Policy = Policy.LEAST_REQUEST
+    weigh_by: WeighBy | None = None
+    session_ttl_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,12 @@ class Resilience:
     """Failed checks in a row."""
     healthy_after: int = 1
     """Good checks in a row."""
+    degraded_above_ms: int | None = None
+    """An exit whose round trips take longer is degraded, until they take a fifth less than this."""
+    falls_borne: int = 5
+    """An exit that fell out more often than this within `falls_window_s` has to be up for `hold_down_s` before it serves again."""
+    falls_window_s: int = 600
+    hold_down_s: int = 60
 
 
 BALANCING: Final = Balancing()
@@ -265,7 +291,8 @@ class Exit:
 
     `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
     listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
-    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does.
+    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does. `capacity` is how
+    many requests it carries at once (None: as many as come).
     """
 
     id: UUID
@@ -279,6 +306,7 @@ class Exit:
     locality: Locality | None = None
     weight: int = 1
     standby: bool = False
+    capacity: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's 
 
 
 Weight = Annotated[int, Field(ge=1, le=128)]
+Capacity = Annotated[int, Field(ge=1, le=1_000_000)]
+Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class ExitIn(Wish):
@@ -44,6 +46,19 @@ class ExitIn(Wish):
     )
     weight: Weight = Field(default=1, description="Its share beside the other exits of its pool.")
     standby: bool = Field(default=False, description="Whether it serves only when no other exit of its pool does.")
+    capacity: Capacity | None = Field(
+        default=None,
+        description="How many requests it carries at once; what is beyond goes to another. null: no limit.",
+    )
+    cost: Amount | None = Field(
+        default=None,
+        description="What traffic through it costs, in any unit that the pool's exits have in common. null: as much as the "
+        "dearest of its pool.",
+    )
+    monthly_cap_gb: Amount | None = Field(
+        default=None,
+        description="How much it carries in a month (UTC, both directions, 10^9 bytes), until it is drained. null: no limit.",
+    )
     enabled: bool = True
 
 
@@ -59,6 +74,9 @@ class ExitPatch(Wish):
     locality: Locality | None = Field(default_factory=absent)
     weight: Weight = Field(default_factory=absent)
     standby: bool = Field(default_factory=absent)
+    capacity: Capacity | None = Field(default_factory=absent)
+    cost: Amount | None = Field(default_factory=absent)
+    monthly_cap_gb: Amount | None = Field(default_factory=absent)
     enabled: bool = Field(
         default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
     )
@@ -87,6 +105,12 @@ class ExitOut(View):
     locality: str | None
     weight: int
     standby: bool
+    capacity: int | None
+    cost: float | None
+    monthly_cap_gb: float | None
+    share: int = Field(description="What its weight is multiplied by, where its pool weighs.")
+    open_requests: int = Field(description="As its agent said last.")
+    month_gb: float = Field(description="What it has carried in the month in which it was heard of last.")
     enabled: bool
     state: ExitState
     state_reason: str

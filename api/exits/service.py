@@ -21,6 +21,7 @@ from api.rollouts.rejections import standing
 from api.writes import Work
 from model.changes import Unit
 from model.repositories import declared, heartbeats, sync
+from model.repositories.upkeep import GB
 from model.tables import ExitRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
 from xds.translate.group import ExitGroup, ExitOverlay
@@ -38,7 +39,18 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
     name, kind = "exits", "exit"
     table, wish, patch, view, query = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
     volatile = frozenset(
-        {"endpoint", "state", "state_reason", "state_since", "last_heartbeat_at", "observation", "rejections"}
+        {
+            "endpoint",
+            "share",
+            "open_requests",
+            "month_gb",
+            "state",
+            "state_reason",
+            "state_since",
+            "last_heartbeat_at",
+            "observation",
+            "rejections",
+        }
     )
 
     def fleet_of(self) -> ColumnElement[UUID]:
@@ -122,8 +134,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
                 **owners[row.pool_id],
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
-                last_heartbeat_at=heard[row.id][0] if row.id in heard else None,
-                observation=heard[row.id][1] if row.id in heard else None,
+                **_heard(heard.get(row.id)),
                 rejections=rejections.of_groups([ExitOverlay(row.id).key, ExitGroup(row.pool_id).key]),
             )
             for row in rows
@@ -131,6 +142,17 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
 
 
 EXITS = Exits()
+
+
+def _heard(last: heartbeats.Heard | None) -> dict[str, Any]:
+    if last is None:
+        return {"last_heartbeat_at": None, "observation": None, "open_requests": 0, "month_gb": 0.0}
+    return {
+        "last_heartbeat_at": last.heard_at,
+        "observation": last.observation,
+        "open_requests": last.open_requests,
+        "month_gb": last.month_bytes / GB,
+    }
 
 
 async def add(
@@ -178,7 +200,7 @@ def endpoint_of(address: str) -> str | None:
 
 def _switched(state: ExitState, now: datetime) -> dict[str, Any]:
     """The fields of a state that an operator decides on. What is enabled is not healthy yet: fail closed."""
-    return {"state": state, "state_reason": _SWITCHES[state], "state_since": now}
+    return {"state": state, "state_reason": _SWITCHES[state], "state_since": now, "capped": False}
 
 
 def _clashing(name: str, pool: str) -> dict[str, Problem]:

@@ -26,6 +26,22 @@ class BalancingIn(Wish):
         description="Of two exits the one with less to do; in turn; at random, whatever the weights; or each session to one "
         "exit as long as that serves, and at random what has no session.",
     )
+    weigh_by: Literal["latency", "health", "cost"] | None = Field(
+        default=None,
+        description="What multiplies the declared weights of the exits, found anew once a minute: short round trips, the part "
+        "of the last day in which they served, or a low `cost`.",
+    )
+    session_ttl_s: Literal[60, 300, 600, 1800, 3600, 86400] | None = Field(
+        default=None,
+        description="With the policy `session`: after so many seconds a session may get another exit. null: never.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> BalancingIn:
+        if self.session_ttl_s is not None and self.policy != "session":
+            message = "only sessions have a time to live"
+            raise bad_value("bad_balancing", message, "set policy to session, or leave session_ttl_s out")
+        return self
 
 
 class ResilienceIn(Wish):
@@ -52,6 +68,20 @@ class ResilienceIn(Wish):
     check_timeout_s: int = Field(default=RESILIENCE.check_timeout_s, ge=1, le=60)
     unhealthy_after: Count = Field(default=RESILIENCE.unhealthy_after, description="Checks in a row that failed.")
     healthy_after: Count = Field(default=RESILIENCE.healthy_after, description="Checks in a row that did not.")
+    degraded_above_ms: int | None = Field(
+        default=RESILIENCE.degraded_above_ms,
+        ge=1,
+        le=60_000,
+        description="An exit whose round trips take longer is degraded: it serves when healthy ones are too few. null: never.",
+    )
+    falls_borne: int = Field(
+        default=RESILIENCE.falls_borne,
+        ge=0,
+        le=1_000,
+        description="An exit that fell out more often within `falls_window_s` has to be up for `hold_down_s` to serve again.",
+    )
+    falls_window_s: int = Field(default=RESILIENCE.falls_window_s, ge=1, le=86_400)
+    hold_down_s: int = Field(default=RESILIENCE.hold_down_s, ge=0, le=3_600)
 
     @model_validator(mode="after")
     def _is_in_order(self) -> ResilienceIn:

@@ -28,7 +28,7 @@ from model.tables import (
     ServerCertificateRow,
     UserRow,
 )
-from model.world import FIRST_LISTENER, ExitState, Kind, Role
+from model.world import FIRST_LISTENER, SERVING, Kind, Role
 
 Row = TypeVar(
     "Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow, RouteRow, PlanRow, UserRow, ServerCertificateRow
@@ -240,7 +240,7 @@ class Offer:
 
     pools: int
     exits: int
-    """Those that are healthy."""
+    """Those that serve."""
 
 
 async def offer_of(session: AsyncSession, fleet_id: UUID) -> Offer:
@@ -252,7 +252,7 @@ async def offer_of(session: AsyncSession, fleet_id: UUID) -> Offer:
         .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
         .where(
             col(PoolRow.fleet_id) == fleet_id,
-            col(ExitRow.state) == ExitState.HEALTHY,
+            col(ExitRow.state).in_(SERVING),
             col(ExitRow.endpoint).is_not(None),
         )
     )

@@ -6,18 +6,37 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, and_, bindparam, false, func, not_, or_, select, text
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Float,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.balancing import read_resilience
 from model.changes import HEARTBEAT_CHANNEL
 from model.database import fetch_in
 from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
-from model.world import ExitState
+from model.world import RESILIENCE, SERVING, ExitState, Resilience
+
+BETTER: Final = 0.8
+"""How much better than its pool's limit a slow exit has to become to be healthy again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +52,41 @@ class Heartbeat:
     version: str
     observation: Mapping[str, Any] | None = None
     """As `agent.report.Observation` has it; None: nobody looks where its traffic comes out."""
+    open_requests: int = 0
+    carried_bytes: int = 0
+    """Since its Envoy was started, in both directions."""
 
 
 _STORE = text(
     """
-    INSERT INTO heartbeat AS known (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation)
-    SELECT said.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb) FROM unnest(
+    INSERT INTO heartbeat AS known (
+        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
+        month_bytes
+    )
+    SELECT said.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
+        open_requests, carried_bytes, carried_bytes
+    FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
         CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
-        CAST(:observation AS text[])
-    ) AS said (proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation)
+        CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[])
+    ) AS said (
+        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes
+    )
     JOIN proxy ON proxy.id = said.proxy_id
     ORDER BY said.proxy_id
     ON CONFLICT (proxy_id) DO UPDATE SET
         heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
         leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
-        observation = excluded.observation
+        observation = excluded.observation, open_requests = excluded.open_requests,
+        carried_bytes = excluded.carried_bytes,
+        month_bytes = CASE
+            WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
+            THEN known.month_bytes ELSE 0
+        END + CASE
+            -- fewer than before: its Envoy is another one
+            WHEN excluded.carried_bytes >= known.carried_bytes THEN excluded.carried_bytes - known.carried_bytes
+            ELSE excluded.carried_bytes
+        END
     WHERE excluded.heard_at > known.heard_at
     """
 )
@@ -108,6 +146,8 @@ class Standing:
     heard: Heartbeat | None
     country: str
     """Where its traffic should come out: that of its pool."""
+    resilience: Resilience = RESILIENCE
+    """What its pool bears."""
 
 
 async def in_question(
@@ -117,7 +157,13 @@ async def in_question(
 
     Whoever was heard of last before the two times has been silent for too long; None: nobody has.
     """
-    exit_columns = (col(ExitRow.id), col(ExitRow.state), col(ExitRow.state_since), col(PoolRow.country))
+    exit_columns = (
+        col(ExitRow.id),
+        col(ExitRow.state),
+        col(ExitRow.state_since),
+        col(PoolRow.country),
+        col(PoolRow.resilience),
+    )
     beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
     query = (
         select(*exit_columns, *beat_columns)
@@ -127,8 +173,8 @@ async def in_question(
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
     return [
-        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country)
-        for exit_id, state, since, country, *beat in rows
+        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience))
+        for exit_id, state, since, country, resilience, *beat in rows
     ]
 
 
@@ -142,11 +188,15 @@ def _may_change(unreachable_before: datetime | None, lost_before: datetime | Non
     seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
     leaks = func.coalesce(seen["leak"].astext, "") != ""
     astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
-    up = (ExitState.REGISTERING, ExitState.HEALTHY, ExitState.VERIFYING, ExitState.LEAKING)
+    limit = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
+    slow = cast(seen["rtt_ms"].astext, Float) > limit * case((state == ExitState.DEGRADED, BETTER), else_=1.0)
+    worse = or_(func.coalesce(seen["disagreement"].astext, "") != "", func.coalesce(slow, false()))
+    up = (*SERVING, ExitState.REGISTERING, ExitState.VERIFYING, ExitState.LEAKING)
     return or_(
         and_(state.in_(up), or_(not_(good), silent, given_up)),
         and_(state == ExitState.REGISTERING, new),
-        and_(state == ExitState.HEALTHY, or_(leaks, astray)),
+        and_(state == ExitState.HEALTHY, or_(leaks, astray, worse)),
+        and_(state == ExitState.DEGRADED, or_(leaks, astray, not_(worse))),
         and_(state == ExitState.VERIFYING, new, or_(leaks, not_(astray))),
         and_(state == ExitState.LEAKING, new, not_(leaks)),
         and_(state == ExitState.UNREACHABLE, or_(given_up, and_(good, new, not_(silent)))),
@@ -160,15 +210,20 @@ async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[U
     return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
 
 
-async def heard_of(
-    session: AsyncSession, proxy_ids: Sequence[UUID]
-) -> dict[UUID, tuple[datetime, dict[str, Any] | None]]:
-    """When some exits were heard of last, and what was seen of them, by id. For a session whose transaction has begun."""
-    statement = "SELECT proxy_id, heard_at, observation FROM heartbeat WHERE proxy_id = ANY($1)"
-    return {
-        row["proxy_id"]: (row["heard_at"], row["observation"])
-        for row in await fetch_in(session, statement, [*proxy_ids])
-    }
+class Heard(NamedTuple):
+    """What was heard of an exit last."""
+
+    heard_at: datetime
+    observation: dict[str, Any] | None
+    open_requests: int
+    month_bytes: int
+
+
+async def heard_of(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, Heard]:
+    """What was heard of some exits last, by id. For a session whose transaction has begun."""
+    statement = f"SELECT proxy_id, {', '.join(Heard._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
+    found = await fetch_in(session, statement, [*proxy_ids])
+    return {row["proxy_id"]: Heard(*(row[name] for name in Heard._fields)) for row in found}
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Float, and_, case, cast, delete, false, func, not_, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -19,7 +19,9 @@ from model.tables import (
     CanaryRow,
     ChangeRow,
     ExitRow,
+    HeartbeatRow,
     JoinTokenRow,
+    PoolRow,
     ProxyRow,
     QuestionRow,
     RejectionRow,
@@ -29,7 +31,9 @@ from model.tables import (
     SyncRow,
     ThrottleRow,
 )
-from model.world import ExitState, Kind, ResourceKey
+from model.world import TAKEN_OUT, ExitState, Kind, ResourceKey, WeighBy
+
+GB: Final = 1_000_000_000
 
 
 async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState, reason: str, now: datetime) -> bool:
@@ -47,6 +51,102 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
     changes = {"state": [old, new], "state_reason": [None, reason]}
     unit.touch(Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail={"name": name, "changes": changes})
     return True
+
+
+class Cap(NamedTuple):
+    """An exit that has carried what it may in a month, or one that was taken out for that and may carry again."""
+
+    exit_id: UUID
+    state: ExitState
+    capped: bool
+    monthly_cap_gb: float | None
+
+
+async def caps_in_question(session: AsyncSession, now: datetime) -> Sequence[Cap]:
+    """Exits that their monthly cap takes out now, and those that it lets back in."""
+    this_month = func.date_trunc("month", col(HeartbeatRow.heard_at), "UTC") == func.date_trunc("month", now, "UTC")
+    carried = case((this_month, col(HeartbeatRow.month_bytes)), else_=0)
+    full = func.coalesce(carried >= col(ExitRow.monthly_cap_gb) * GB, false())
+    query = (
+        select(col(ExitRow.id), col(ExitRow.state), col(ExitRow.capped), col(ExitRow.monthly_cap_gb))
+        .join(HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .where(
+            or_(
+                and_(col(ExitRow.capped), not_(full)),
+                and_(col(ExitRow.monthly_cap_gb).is_not(None), full, col(ExitRow.state).not_in(TAKEN_OUT)),
+            )
+        )
+    )
+    found = (await session.execute(query)).all()
+    return [Cap(row.id, ExitState(row.state), row.capped, row.monthly_cap_gb) for row in found]
+
+
+async def set_capped(session: AsyncSession, exit_id: UUID, *, capped: bool) -> None:
+    """Say whether its cap is what takes an exit out."""
+    await session.execute(update(ExitRow).where(col(ExitRow.id) == exit_id).values(capped=capped))
+
+
+class Candidate(NamedTuple):
+    """An exit of a pool that weighs, with what its weight is found by. `rtt_ms` is None where nobody measures."""
+
+    exit_id: UUID
+    pool_id: UUID
+    weigh_by: WeighBy
+    state: ExitState
+    share: int
+    cost: float | None
+    rtt_ms: float | None
+
+
+async def candidates(session: AsyncSession) -> Sequence[Candidate]:
+    """The exits of all pools that weigh."""
+    weigh_by = PoolRow.__table__.c.balancing["weigh_by"].astext  # type: ignore[attr-defined]
+    rtt = HeartbeatRow.__table__.c.observation["rtt_ms"].astext  # type: ignore[attr-defined]
+    query = (
+        select(
+            col(ExitRow.id),
+            col(ExitRow.pool_id),
+            weigh_by,
+            col(ExitRow.state),
+            col(ExitRow.share),
+            col(ExitRow.cost),
+            cast(rtt, Float),
+        )
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .outerjoin(HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .where(weigh_by.is_not(None))
+    )
+    return [
+        Candidate(exit_id, pool_id, WeighBy(by), ExitState(state), share, cost, rtt_ms)
+        for exit_id, pool_id, by, state, share, cost, rtt_ms in (await session.execute(query)).all()
+    ]
+
+
+async def stray_shares(session: AsyncSession) -> Sequence[UUID]:
+    """Exits that have a share still, though their pool does not weigh any more."""
+    weigh_by = PoolRow.__table__.c.balancing["weigh_by"].astext  # type: ignore[attr-defined]
+    query = (
+        select(col(ExitRow.id))
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .where(weigh_by.is_(None), col(ExitRow.share) != 1)
+    )
+    return (await session.execute(query)).scalars().all()
+
+
+async def set_share(unit: Unit, exit_id: UUID, old: int | None, new: int) -> None:
+    """Give an exit another share."""
+    statement = (
+        update(ExitRow)
+        .where(col(ExitRow.id) == exit_id, col(ExitRow.share) != new)
+        .values(share=new)
+        .returning(col(ExitRow.name), declared.fleet_of_exit())
+    )
+    changed = (await unit.session.execute(statement)).one_or_none()
+    if changed is not None:
+        name, fleet_id = changed
+        unit.touch(
+            Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail={"name": name, "changes": {"share": [old, new]}}
+        )
 
 
 async def named_exits(session: AsyncSession) -> Sequence[tuple[UUID, str, str | None]]:

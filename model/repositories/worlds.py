@@ -107,8 +107,9 @@ def _exit(row: Row) -> Exit:
         bind_address=row.bind_address,
         egress_address=row.egress_address,
         locality=_locality(row),
-        weight=row.weight,
+        weight=row.weight * row.share,
         standby=row.standby,
+        capacity=row.capacity,
     )
 
 

@@ -9,18 +9,19 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, update
 
 from keeper import keeper as module
 from keeper.hearing import Hearing
 from keeper.states import Patience, judge
 from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat, Standing
-from model.tables import ExitRow, HeartbeatRow, ProxyRow
-from model.world import ExitState, Role
+from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
+from model.world import ExitState, Resilience, Role
 
 pytestmark = pytest.mark.postgres
 
+BEARS = Resilience(degraded_above_ms=100)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 LIMITS = (timedelta(0), PATIENCE.unreachable_after, PATIENCE.lost_after)
@@ -32,7 +33,13 @@ AGOS = st.sampled_from([limit + by for limit in LIMITS for by in (-TICK, timedel
 )
 TIMES = AGOS.map(lambda ago: NOW - ago)
 OBSERVATIONS = st.none() | st.fixed_dictionaries(
-    {"country": st.sampled_from(["us", "fr", None]), "leak": st.sampled_from(["", "it leaks"]), "trouble": st.just("")}
+    {
+        "country": st.sampled_from(["us", "us", "fr", None]),
+        "leak": st.sampled_from(["", "", "it leaks"]),
+        "trouble": st.just(""),
+        "disagreement": st.sampled_from(["", "", "one sees fr"]),
+        "rtt_ms": st.none() | st.sampled_from([79.5, 80, 80.5, 100, 100.5]),
+    }
 )
 BEATS = st.builds(
     Heartbeat,
@@ -54,7 +61,7 @@ def standings(draw):
     since = draw(
         TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
     )
-    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us")
+    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", BEARS)
 
 
 def numbered(drawn: list[Standing]) -> list[Standing]:
@@ -70,6 +77,7 @@ async def keep(session, house, standings):
     for table in (HeartbeatRow, ExitRow, ProxyRow):
         await session.execute(delete(table))
     pool = house.pool
+    await session.execute(update(PoolRow).values(resilience={"degraded_above_ms": BEARS.degraded_above_ms}))
     times = {"created_at": NOW}
     for each in standings:
         name = str(each.exit_id)

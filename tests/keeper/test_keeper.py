@@ -6,12 +6,13 @@ import socket
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text, update
 
 from keeper import keeper as module
 from model.changes import write
 from model.database import DatabaseUnreachable
 from model.repositories import declared, history, upkeep, worlds
-from model.tables import ExitRow
+from model.tables import ExitRow, PoolRow
 from model.world import ExitState
 
 pytestmark = pytest.mark.postgres
@@ -403,3 +404,169 @@ async def database_changes_are_from(database, at):
     connection = await database.connect()
     await connection.execute("UPDATE change SET at = $1", at)
     await connection.close()
+
+
+# -- degraded, falling out, caps, shares -------------------------------------------------------------------------------
+
+GOOD = {"address": "198.51.100.1", "country": "us", "trouble": "", "disagreement": "", "leak": "", "rtt_ms": 20}
+
+
+async def bear(house, **resilience):
+    async with house.database.session() as session:
+        await session.execute(update(PoolRow).values(resilience=resilience))
+
+
+async def balance(house, **balancing):
+    async with house.database.session() as session:
+        await session.execute(update(PoolRow).values(balancing=balancing))
+
+
+async def hear_and_look(house, exit_id, **said):
+    house.clock.advance(seconds=1)
+    await house.hear(exit_id, **said)
+    await house.look()
+    return await house.row(exit_id)
+
+
+async def test_sources_that_disagree_degrade_an_exit(house):
+    one = await house.declare()
+    row = await hear_and_look(house, one, observation={**GOOD, "disagreement": "a sees fr"})
+    assert (row.state, row.state_reason) == (ExitState.DEGRADED, "sources disagree: a sees fr")
+    assert (await hear_and_look(house, one, observation=GOOD)).state == ExitState.HEALTHY
+
+
+async def test_a_slow_exit_is_degraded_until_it_is_clearly_faster(house):
+    await bear(house, degraded_above_ms=100)
+    one = await house.declare()
+    row = await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 101})
+    assert (row.state, row.state_reason) == (
+        ExitState.DEGRADED,
+        "its round trips take 101 ms, and its pool calls more than 100 ms slow",
+    )
+    assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 81})).state == ExitState.DEGRADED
+    assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 80})).state == ExitState.HEALTHY
+
+
+async def test_a_degraded_exit_that_leaks_goes_without_a_further_heartbeat(house):
+    one = await house.declare(state=ExitState.DEGRADED)
+    await house.hear(one, observation={**GOOD, "leak": "it leaks"})
+    await house.look()
+    assert await house.state(one) == ExitState.LEAKING
+
+
+async def fall(house, exit_id):
+    """It goes down, and is up a second later."""
+    await hear_and_look(house, exit_id, tunnel_up=False)
+    return await hear_and_look(house, exit_id)
+
+
+async def test_an_exit_that_fell_out_too_often_has_to_be_up_for_a_while(house):
+    await bear(house, falls_borne=2, hold_down_s=30)
+    one = await house.declare()
+    await hear_and_look(house, one)
+    for _ in range(2):
+        assert (await fall(house, one)).state == ExitState.HEALTHY
+    row = await fall(house, one)
+    assert (row.state, row.state_reason) == (
+        ExitState.VERIFYING,
+        "it fell out 3 times within 600 s: it has to be up for 30 s",
+    )
+    await house.pass_time(28)
+    assert (await hear_and_look(house, one)).state == ExitState.VERIFYING
+    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+
+
+async def test_an_exit_that_falls_while_it_is_held_back_waits_anew(house):
+    await bear(house, falls_borne=0, hold_down_s=30)
+    one = await house.declare()
+    await hear_and_look(house, one)
+    await fall(house, one)
+    await house.pass_time(20)
+    assert (await fall(house, one)).state == ExitState.VERIFYING
+    await house.pass_time(20)
+    assert (await hear_and_look(house, one)).state == ExitState.VERIFYING
+
+
+async def test_falls_of_long_ago_are_forgotten(house):
+    await bear(house, falls_borne=0, falls_window_s=60)
+    one = await house.declare()
+    await hear_and_look(house, one)
+    await hear_and_look(house, one, tunnel_up=False)
+    house.clock.advance(seconds=61)
+    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+
+
+async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
+    await bear(house, falls_borne=0)
+    one = await house.declare()
+    await hear_and_look(house, one)
+    async with write(house.database) as unit:
+        for old, new in ((ExitState.HEALTHY, ExitState.DRAINING), (ExitState.DRAINING, ExitState.REGISTERING)):
+            await upkeep.change_state(unit, one, old, new, "", house.clock())
+    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+
+
+async def test_an_exit_that_carried_its_monthly_cap_is_drained_until_the_month_is_over(house):
+    one = await house.declare(monthly_cap_gb=2)
+    await hear_and_look(house, one, carried_bytes=1_500_000_000)
+    assert await house.state(one) == ExitState.HEALTHY
+    await hear_and_look(house, one, carried_bytes=300_000_000)  # another Envoy
+    await house.pass_time(8)
+    assert await house.state(one) == ExitState.HEALTHY
+    await hear_and_look(house, one, carried_bytes=600_000_000)
+    await house.pass_time(8)
+    row = await house.row(one)
+    assert (row.state, row.state_reason) == (ExitState.DRAINING, f"it has carried its 2 GB of {house.clock():%Y-%m}")
+    house.clock.advance(seconds=32 * 86_400)
+    await house.look()
+    await hear_and_look(house, one, carried_bytes=600_000_000)
+    await house.pass_time(8)
+    await hear_and_look(house, one, carried_bytes=600_000_000)
+    assert await house.state(one) == ExitState.HEALTHY
+
+
+async def test_a_cap_that_is_raised_lets_an_exit_serve_again(house):
+    one = await house.declare(monthly_cap_gb=1)
+    await hear_and_look(house, one, carried_bytes=1_000_000_000)
+    await house.pass_time(8)
+    assert await house.state(one) == ExitState.DRAINING
+    async with house.database.session() as session:
+        await session.execute(update(ExitRow).values(monthly_cap_gb=3))
+    await house.pass_time(8)
+    assert (await hear_and_look(house, one, carried_bytes=1_000_000_000)).state == ExitState.HEALTHY
+
+
+async def revision(house):
+    async with house.database.session() as session:
+        return (await session.execute(text("SELECT value FROM revision"))).scalar_one()
+
+
+async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
+    await balance(house, weigh_by="latency")
+    exits = [await house.declare(str(number)) for number in range(4)]
+    for exit_id in exits:
+        await hear_and_look(house, exit_id, observation=GOOD)
+    await house.pass_time(60)
+    before = await revision(house)
+    for number, exit_id in enumerate(exits):
+        await house.hear(exit_id, observation={**GOOD, "rtt_ms": 20 * (8 if number else 1)})
+    await house.pass_time(56)
+    assert [(await house.row(each)).share for each in exits] == [16, 16, 16, 16]
+    assert await revision(house) == before
+    for _ in range(20):
+        await house.pass_time(28)
+        for number, exit_id in enumerate(exits):
+            await house.hear(exit_id, observation={**GOOD, "rtt_ms": 20 * (8 if number else 1)})
+    assert [(await house.row(each)).share for each in exits] == [16, 2, 2, 2]
+    assert await revision(house) - before <= 10
+
+
+async def test_a_pool_that_weighs_no_more_leaves_no_shares_behind(house):
+    await balance(house, weigh_by="cost")
+    one = await house.declare(cost=3.0)
+    await hear_and_look(house, one)
+    await house.pass_time(64)
+    assert (await house.row(one)).share == 16
+    await balance(house)
+    await house.pass_time(64)
+    assert (await house.row(one)).share == 1

@@ -14,7 +14,7 @@ from model.world import ExitState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
-REGISTERING, HEALTHY, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
+REGISTERING, HEALTHY, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
 TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
@@ -24,6 +24,8 @@ AT_HOME = GOOD | {"observation": {"address": "192.0.2.1", "country": "us", "leak
 ABROAD = GOOD | {"observation": AT_HOME["observation"] | {"country": "fr"}}
 NOWHERE = GOOD | {"observation": {"address": None, "country": None, "trouble": "geo: it cannot be reached"}}
 LEAKY = GOOD | {"observation": AT_HOME["observation"] | {"leak": "its traffic leaves from the host's own address"}}
+
+DISPUTED = GOOD | {"observation": AT_HOME["observation"] | {"disagreement": "a sees fr"}}
 
 HEARD = {
     # what was said, seconds ago, and whether that is since the exit is in its state
@@ -44,32 +46,18 @@ HEARD = {
     "it comes out abroad": (ABROAD, 5, "since"),
     "it came out abroad before": (ABROAD, 5, "before"),
     "nobody knows where it comes out": (NOWHERE, 5, "since"),
+    "its sources disagree": (DISPUTED, 5, "since"),
     "it leaks": (LEAKY, 5, "since"),
     "it leaked before": (LEAKY, 5, "before"),
     "it leaks and its tunnel is down": (LEAKY | {"tunnel_up": False, "reason": "why"}, 5, "since"),
 }
 STAYS = None
 TABLE = {
-    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
-    "all was well before": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "the tunnel is down": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "the tunnel was down before": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
-    "its Envoy is down": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "it leaves": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "silence": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "silence from before": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, STAYS, STAYS, STAYS),
-    "long silence": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after a complaint": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after it left": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence from before": (LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "it comes out at home": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
-    "it comes out abroad": (VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
-    "it came out abroad before": (STAYS, VERIFYING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "nobody knows where it comes out": (VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
-    "it leaks": (LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
-    "it leaked before": (STAYS, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "it leaks and its tunnel is down": (
+    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "all was well before": (STAYS, STAYS, HEALTHY, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "the tunnel is down": (
+        UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
@@ -79,6 +67,73 @@ TABLE = {
         STAYS,
         STAYS,
     ),
+    "the tunnel was down before": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+        STAYS,
+        STAYS,
+    ),
+    "its Envoy is down": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+    ),
+    "it leaves": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "silence from before": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+        STAYS,
+        STAYS,
+    ),
+    "long silence": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after a complaint": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after it left": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence from before": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "it comes out at home": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "it comes out abroad": (VERIFYING, VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
+    "it came out abroad before": (STAYS, VERIFYING, VERIFYING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "nobody knows where it comes out": (
+        VERIFYING,
+        VERIFYING,
+        VERIFYING,
+        STAYS,
+        VERIFYING,
+        VERIFYING,
+        VERIFYING,
+        STAYS,
+        STAYS,
+    ),
+    "it leaks": (LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
+    "it leaked before": (STAYS, LEAKING, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "it leaks and its tunnel is down": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+    ),
+    "its sources disagree": (DEGRADED, DEGRADED, STAYS, DEGRADED, DEGRADED, DEGRADED, DEGRADED, STAYS, STAYS),
 }
 
 
@@ -116,7 +171,7 @@ def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:
         assert verdict is None or verdict.state is HEALTHY
-        assert verdict is None or state in (REGISTERING, VERIFYING, LEAKING, UNREACHABLE, LOST)
+        assert verdict is None or state in (REGISTERING, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST)
 
 
 @pytest.mark.parametrize(

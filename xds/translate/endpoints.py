@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from model.locality import Locality
-from model.world import Exit, ExitState, Pool
+from model.world import SERVING, Exit, ExitState, Pool
 from xds.translate import names
 from xds.wire.endpoint_pb2 import (
+    DEGRADED,
     Address,
     ClusterLoadAssignment,
     Endpoint,
@@ -33,6 +34,8 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
 
     A gateway that knows where it stands prefers the exits of its zone, then those of its region, then all others; Envoy
     goes on to the next priority as healthy exits become few. To one that does not know, all are alike.
+
+    Degraded exits come after the healthy ones of all priorities: Envoy sends them what those are too few for.
 
     Exits on standby come after all others, also after those that are far away, and among themselves the near ones first.
     In a pool that has any, Envoy goes on only from a priority without a healthy exit: also from near exits to far ones.
@@ -57,7 +60,7 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
 
 def is_offered(exit_: Exit) -> bool:
     """Whether clients may be sent to an exit (decision 11)."""
-    return exit_.state is ExitState.HEALTHY and exit_.endpoint is not None
+    return exit_.state in SERVING and exit_.endpoint is not None
 
 
 def distance(here: Locality | None, there: Locality | None) -> int:
@@ -74,6 +77,8 @@ def _locality(place: Locality | None) -> LocalityLbEndpoints.Locality | None:
 def _endpoint(exit_: Exit, *, weighted: bool) -> LbEndpoint:
     address = Address(socket_address=SocketAddress(address=exit_.endpoint, port_value=exit_.port))
     endpoint = LbEndpoint(endpoint=Endpoint(address=address, hostname=names.exit_host(exit_.id)))
+    if exit_.state is ExitState.DEGRADED:
+        endpoint.health_status = DEGRADED
     if weighted:
         endpoint.load_balancing_weight.value = exit_.weight
     return endpoint

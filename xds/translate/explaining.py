@@ -15,10 +15,10 @@ from uuid import UUID
 from model.locality import Locality
 from model.world import (
     FIRST_LISTENER,
+    SERVING,
     Allow,
     Deny,
     Exit,
-    ExitState,
     Listener,
     Match,
     Pool,
@@ -260,6 +260,6 @@ def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> PoolSeen
 def _why_not(exit_: Exit) -> str:
     if is_offered(exit_):
         return ""
-    if exit_.state is not ExitState.HEALTHY:
+    if exit_.state not in SERVING:
         return f"it is {exit_.state}"
     return "its address is not resolved yet"

@@ -1,0 +1,101 @@
+"""Computed weights: half the worth, half the share; smoothed, in steps, and still while measurements are only noisy."""
+
+from __future__ import annotations
+
+import random
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.weighing import TOP, Scales, step
+from model.repositories.upkeep import Candidate
+from model.world import ExitState, WeighBy
+
+POOL = UUID(int=1)
+
+
+def candidate(number: int, by: WeighBy, **more) -> Candidate:
+    given = {"state": ExitState.HEALTHY, "share": 1, "cost": None, "rtt_ms": None} | more
+    return Candidate(UUID(int=number), POOL, by, **given)
+
+
+def weigh(candidates, uptimes=None, scales=None) -> list[int]:
+    """The share of each after one look."""
+    changed = (scales or Scales()).weigh(candidates, uptimes or {})
+    return [changed.get(each.exit_id, each.share) for each in candidates]
+
+
+def test_half_the_round_trip_is_twice_the_share():
+    found = weigh([candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40, 80))])
+    assert found == [16, 8, 4, 2]
+
+
+def test_an_exit_that_is_not_measured_weighs_as_the_slowest():
+    found = weigh([candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 80, None))])
+    assert found == [16, 2, 2]
+
+
+def test_half_the_price_is_twice_the_share_and_one_without_a_price_is_as_dear_as_the_dearest():
+    found = weigh([candidate(number, WeighBy.COST, cost=cost) for number, cost in enumerate((1, 2, 4, None))])
+    assert found == [16, 8, 4, 4]
+
+
+def test_by_health_counts_the_part_of_the_day_and_a_quarter_of_it_while_degraded():
+    exits = [
+        candidate(1, WeighBy.HEALTH),
+        candidate(2, WeighBy.HEALTH),
+        candidate(3, WeighBy.HEALTH, state=ExitState.DEGRADED),
+    ]
+    assert weigh(exits, {UUID(int=1): 1.0, UUID(int=2): 0.5, UUID(int=3): 1.0}) == [16, 8, 4]
+
+
+def test_exits_of_other_pools_do_not_count():
+    other = candidate(2, WeighBy.COST, cost=1)._replace(pool_id=UUID(int=9))
+    assert weigh([candidate(1, WeighBy.COST, cost=100), other]) == [16, 16]
+
+
+def test_the_best_is_one_that_serves():
+    exits = [candidate(1, WeighBy.COST, cost=1, state=ExitState.LOST), candidate(2, WeighBy.COST, cost=4)]
+    assert weigh(exits)[1] == 16
+
+
+def test_nothing_changes_while_none_serves():
+    assert weigh([candidate(1, WeighBy.COST, cost=1, state=ExitState.LOST, share=4)]) == [4]
+
+
+def test_an_hour_of_noise_moves_no_share():
+    """Each measurement is off by up to a third, either way."""
+    noise, scales = random.Random(1), Scales()
+    exits = [candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40))]
+    exits = [each._replace(share=share) for each, share in zip(exits, weigh(exits, scales=scales), strict=True)]
+    for _ in range(60):
+        noisy = [each._replace(rtt_ms=each.rtt_ms * noise.uniform(0.67, 1.33)) for each in exits]
+        assert scales.weigh(noisy, {}) == {}
+
+
+def test_an_exit_that_stays_slower_loses_its_share():
+    scales = Scales()
+    fast, slow = candidate(1, WeighBy.LATENCY, rtt_ms=10), candidate(2, WeighBy.LATENCY, rtt_ms=10)
+    exits = [fast._replace(share=16), slow._replace(share=16)]
+    assert scales.weigh(exits, {}) == {}
+    slower = [exits[0], exits[1]._replace(rtt_ms=80)]
+    shares = []
+    for _ in range(12):
+        changed = scales.weigh(slower, {})
+        slower[1] = slower[1]._replace(share=changed.get(slow.exit_id, slower[1].share))
+        shares.append(slower[1].share)
+    assert shares[-1] == 2
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e-9, 1.0])
+def test_a_share_is_never_nothing_and_never_above_the_top(ratio):
+    assert 1 <= step(1, ratio) <= TOP
+
+
+@given(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0, 1))
+def test_a_share_that_was_found_is_found_again(share, ratio):
+    found = step(share, ratio)
+    assert step(found, ratio) == found
