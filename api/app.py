@@ -30,6 +30,7 @@ from api.keepalives.throttle import Throttle
 from api.listeners.endpoints import router as listeners
 from api.openapi import document
 from api.operators.endpoints import router as operators
+from api.orders.endpoints import router as orders
 from api.plans.endpoints import router as plans
 from api.pools.endpoints import router as pools
 from api.proxies.endpoints import router as proxies
@@ -76,6 +77,7 @@ def create_app(context: ApiContext) -> FastAPI:
         rollouts,
         pools,
         exits,
+        orders,
         proxies,
         *DECLARED,
         events,

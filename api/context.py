@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth.ports import Auth
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
+from api.orders.book import OrderBook
 from model.authority import Authority
 from model.database import Database
 from model.repositories import worlds
@@ -45,6 +46,7 @@ class ApiContext:
     clock: Callable[[], datetime]
     sink: HeartbeatSink
     credentials: Credentials
+    orders: OrderBook
     xds_address: str | None
     xds_port: int
     heartbeat_interval_s: float = 10

@@ -21,6 +21,7 @@ from api.auth.ports import Auth
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
+from api.orders.book import OrderBook
 from cli.collector import calm_collector
 from cli.logging import configure_logging
 from keeper.keeper import run_keeper
@@ -169,9 +170,8 @@ async def _api(
     settings: Settings, database: Database, authority: Authority, xds: XdsServer, sockets: list[socket.socket]
 ) -> AsyncIterator[None]:
     """Serve the API; when the block ends, first the HTTP server stops, then what it heard is stored."""
-    sink = HeartbeatSink(database, replica=str(uuid4()), clock=_now)
-    credentials = Credentials(database)
-    app = create_app(_context(settings, database, authority, xds, sink, credentials))
+    context = _context(settings, database, authority, xds)
+    app = create_app(context)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -182,7 +182,8 @@ async def _api(
     )
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(sink.run()), tasks.create_task(credentials.run())]
+        parts = (context.sink, context.credentials, context.orders)
+        background = [tasks.create_task(each.run()) for each in parts]
         listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
@@ -201,8 +202,6 @@ def _context(
     database: Database,
     authority: Authority,
     xds: XdsServer,
-    sink: HeartbeatSink,
-    credentials: Credentials,
 ) -> ApiContext:
     advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
     readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
@@ -211,8 +210,9 @@ def _context(
         database=database,
         authority=authority,
         clock=_now,
-        sink=sink,
-        credentials=credentials,
+        sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
+        credentials=Credentials(database),
+        orders=OrderBook(database, _now),
         xds_address=advertised.host if advertised else None,
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,

@@ -16,7 +16,7 @@ from keeper.states import Patience, Verdict, hold_back, judge
 from keeper.weighing import Scales
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.database import Database
-from model.repositories import heartbeats, history, idempotency, keepalives, upkeep
+from model.repositories import heartbeats, history, idempotency, keepalives, orders, upkeep
 from model.repositories.heartbeats import Standing
 from model.world import SERVING, ExitState, WeighBy
 
@@ -29,6 +29,7 @@ KEEP_CHANGES = 10_000
 """Also how far back events can be read: what is older and beyond that many is forgotten."""
 KEEP_ANSWERS_FOR = timedelta(hours=24)
 KEEP_HISTORY_FOR = timedelta(days=90)
+KEEP_ORDERS_FOR = timedelta(days=7)
 KEEP_CLIENTS_FOR = timedelta(days=30)
 KEEP_REJECTIONS_FOR = timedelta(days=90)
 BURY_EVERY = timedelta(seconds=5)
@@ -92,6 +93,7 @@ class Keeper:
                 await idempotency.prune(session, before=now - KEEP_ANSWERS_FOR)
                 await keepalives.prune(session, before=now - KEEP_CLIENTS_FOR)
                 await history.prune(session, before=now - KEEP_HISTORY_FOR)
+                await orders.prune(session, before=now - KEEP_ORDERS_FOR)
             async with write(self._database) as unit:
                 await upkeep.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
         if _due(self._buried_at, now, BURY_EVERY):

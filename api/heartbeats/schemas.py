@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.values import Text, View, Wish
+from api.orders.schemas import OrderSaid, SettledIn
+from api.values import IpAddress, Port, Text, View, Wish
 from model.world import ExitState
 
 UpOrDown = Literal["up", "down"]
@@ -35,6 +36,13 @@ class HeartbeatIn(Wish):
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
 
 
+class Place(Wish):
+    """Where gateways dial an exit."""
+
+    address: IpAddress
+    port: Port
+
+
 class ExitHeartbeatIn(HeartbeatIn):
     """What the agent beside a tunnel says."""
 
@@ -42,6 +50,12 @@ class ExitHeartbeatIn(HeartbeatIn):
     observation: ObservationIn | None = Field(
         None, description="With one the exit is offered only while it names the pool's country; null: nobody looks."
     )
+    open_requests: int = Field(0, ge=0, le=10_000_000, description="How many requests and tunnels are open.")
+    carried_bytes: int = Field(
+        0, ge=0, le=2**62, description="What its Envoy carried since it was started, in both directions."
+    )
+    settled: list[SettledIn] = Field([], max_length=16, description="What came of orders. Said until it was heard.")
+    gone: tuple[()] = ()
 
 
 class ProxyHeartbeatIn(HeartbeatIn):
@@ -49,8 +63,19 @@ class ProxyHeartbeatIn(HeartbeatIn):
 
     tunnel: UpOrDown = "up"
     observation: None = None
+    open_requests: Literal[0] = 0
+    carried_bytes: Literal[0] = 0
+    settled: tuple[()] = ()
+    gone: list[Place] = Field(
+        [], max_length=100, description="Exits that left its configuration while connections to them are open."
+    )
 
 
 class HeartbeatOut(View):
     state: ExitState | None = Field(description="How the control plane sees the exit; null for a gateway.")
     interval_s: int = Field(description="When to send the next, in seconds.")
+    orders: list[OrderSaid] = Field([], description="What an exit's agent should do, each once.")
+    cut: list[Place] = Field(
+        [],
+        description="Of the exits that are `gone` those whose open tunnels must not go on: they leak, or were removed.",
+    )

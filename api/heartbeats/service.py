@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -11,12 +11,14 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from api.context import ApiContext
-from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
+from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, Place, ProxyHeartbeatIn
+from api.orders.schemas import OrderSaid
+from api.orders.service import settle
 from api.problems import PATH_FIELDS, FieldError, Problem, invalid, not_found
 from api.values import as_id
 from model import proof
 from model.proof import BadProof
-from model.repositories import declared, enrolment
+from model.repositories import declared, enrolment, orders
 from model.repositories.enrolment import Credential
 from model.repositories.heartbeats import Heartbeat
 from model.world import Role
@@ -65,8 +67,10 @@ def read_heartbeat(schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], body: bytes
         raise invalid(_in_body(found)) from error
 
 
-def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatIn | ProxyHeartbeatIn) -> HeartbeatOut:
-    """Take in what a proxy said."""
+async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatIn | ProxyHeartbeatIn) -> HeartbeatOut:
+    """Take in what a proxy said. Raises DatabaseUnreachable where that cannot wait to be written."""
+    if said.settled:
+        await settle(context, credential.proxy_id, [*said.settled])
     context.sink.hear(
         Heartbeat(
             proxy_id=credential.proxy_id,
@@ -77,9 +81,25 @@ def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatIn | Pr
             reason=said.reason,
             version=said.version,
             observation=None if said.observation is None else said.observation.model_dump(),
+            open_requests=said.open_requests,
+            carried_bytes=said.carried_bytes,
         )
     )
-    return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s)
+    more: dict[str, Any] = {}
+    if waiting := context.orders.of(credential.proxy_id):
+        more["orders"] = [OrderSaid(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
+    if said.gone:
+        more["cut"] = await _to_cut(context, credential, said.gone)
+    return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s, **more)
+
+
+async def _to_cut(context: ApiContext, credential: Credential, gone: Sequence[Place]) -> list[Place]:
+    async with context.database.session() as session:
+        proxy = await declared.find_proxy(session, credential.proxy_id)
+        if proxy is None:
+            return []
+        cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in gone])
+    return [Place(address=address, port=port) for address, port in sorted(cut)]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
 from api.health.endpoints import HealthOut
 from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
 from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
+from api.orders.schemas import OrderKind, OrderOut
 from api.plans.schemas import PlanIn, PlanOut, PlanPatch
 from api.pools.schemas import PoolIn, PoolOut, PoolPatch
 from api.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
@@ -36,10 +37,19 @@ _APPROVE = Operation("approve_shrink", "PUT", _APPROVAL, None, RolloutOut)
 _WITHDRAW = Operation("withdraw_approval", "DELETE", _APPROVAL, None, RolloutOut)
 _CONFIG = Operation("read_config", "GET", f"{BASE_PATH}/proxies/{{proxy_id}}/config", None, ConfigOut)
 _EXIT = f"{BASE_PATH}/exits/{{exit_id}}"
+_ORDER_NAMES: dict[OrderKind, str] = {
+    "rotate": "rotate_exit",
+    "speed-test": "measure_exit_speed",
+    "logs": "read_exit_logs",
+}
 _SWITCHES: dict[str, Operation[ExitOut]] = {
     word: Operation(f"{word}_exit", "POST", f"{_EXIT}/{word}", None, ExitOut, keyed=True)
     for word in ("drain", "enable", "disable")
 }
+_ORDERS: dict[OrderKind, Operation[OrderOut]] = {
+    kind: Operation(name, "POST", f"{_EXIT}/{kind}", None, OrderOut, keyed=True) for kind, name in _ORDER_NAMES.items()
+}
+_ORDER = Operation("read_exit_order", "GET", f"{_EXIT}/orders/{{order_id}}", None, OrderOut)
 _HISTORY = Operation("read_exit_history", "GET", f"{_EXIT}/history", None, HistoryOut)
 _EXPLAIN = Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
 _HEALTH = {
@@ -91,6 +101,8 @@ class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
         yield from super().operations()
         yield from _SWITCHES.values()
         yield _HISTORY
+        yield from _ORDERS.values()
+        yield _ORDER
 
     async def switch(self, word: Switch, ref: object, **given: Unpack[GivenOne]) -> ExitOut:
         """Drain, enable or disable one."""
@@ -101,6 +113,24 @@ class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
         """What `switch` would do."""
         query, headers = sort_out(given)
         return await self._transport.dry_run(_SWITCHES[word], str(ref), query=query, headers=headers)
+
+    async def order(
+        self, kind: OrderKind, ref: object, *, lines: int | None = None, **given: Unpack[GivenOne]
+    ) -> OrderOut:
+        """Ask the agent of one to do something; `lines` of `logs`."""
+        query, headers = sort_out(given)
+        query = query if lines is None else {**query, "lines": lines}
+        return (await self._transport.send(_ORDERS[kind], str(ref), query=query, headers=headers)).value
+
+    async def try_order(self, kind: OrderKind, ref: object, **given: Unpack[GivenOne]) -> DryRunOut:
+        """What `order` would do."""
+        query, headers = sort_out(given)
+        return await self._transport.dry_run(_ORDERS[kind], str(ref), query=query, headers=headers)
+
+    async def outcome(self, ref: object, order_id: object, *, wait: float = 0, fleet: str | None = None) -> OrderOut:
+        """What came of an order, as soon as it is settled or after `wait` seconds."""
+        query: dict[str, Value] = {"wait": wait, "fleet": fleet}
+        return (await self._transport.send(_ORDER, str(ref), str(order_id), query=query)).value
 
     async def history(self, ref: object, *, hours: int = 24, fleet: str | None = None) -> HistoryOut:
         """What one went through."""

@@ -26,6 +26,7 @@ from api.auth.tokens import digest_of, new_key
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
+from api.orders.book import OrderBook
 from model import proof
 from model.authority import Authority, create_authority
 from model.database import Database
@@ -260,6 +261,7 @@ def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person)
             clock=clock,
             sink=HeartbeatSink(database, replica="a", clock=clock),
             credentials=Credentials(database),
+            orders=OrderBook(database, clock),
             xds_address=None,
             xds_port=18000,
             **{"auth": Auth(passwords=Passwords(CHEAP)), **given},

@@ -71,6 +71,8 @@ TABLE = {
     **collection("pools", "pool"),
     **collection("exits", "exit_id"),
     **{("POST", f"{BASE}/exits/{{exit_id}}/{word}"): OPERATOR for word in ("drain", "enable", "disable")},
+    **{("POST", f"{BASE}/exits/{{exit_id}}/{word}"): OPERATOR for word in ("rotate", "speed-test", "logs")},
+    ("GET", f"{BASE}/exits/{{exit_id}}/orders/{{order_id}}"): VIEWER,
     ("GET", f"{BASE}/exits/{{exit_id}}/history"): VIEWER,
     **collection("proxies", "proxy_id"),
     **collection("listeners", "listener"),

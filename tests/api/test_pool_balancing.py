@@ -8,10 +8,10 @@ import pytest
 
 from api.pools.schemas import BalancingIn, ResilienceIn
 from model.repositories import worlds
-from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience
+from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 pytestmark = pytest.mark.postgres
-SHARED = {"policy": "least_request"}
+SHARED = {"policy": "least_request", "weigh_by": None, "session_ttl_s": None}
 BORNE = {
     "max_ejection_percent": 100,
     "panic_threshold_percent": 0,
@@ -22,6 +22,10 @@ BORNE = {
     "check_timeout_s": 1,
     "unhealthy_after": 2,
     "healthy_after": 1,
+    "degraded_above_ms": None,
+    "falls_borne": 5,
+    "falls_window_s": 600,
+    "hold_down_s": 60,
 }
 POOL = {"name": "de", "fleet": "demo", "country": "de"}
 LARGEST = {
@@ -34,8 +38,13 @@ LARGEST = {
     "check_timeout_s": 60,
     "unhealthy_after": 100,
     "healthy_after": 100,
+    "degraded_above_ms": 60_000,
+    "falls_borne": 1_000,
+    "falls_window_s": 86_400,
+    "hold_down_s": 3_600,
 }
-SMALLEST = {name: 0 if name.endswith("percent") else 1 for name in LARGEST}
+_FROM_NOTHING = {"max_ejection_percent", "panic_threshold_percent", "falls_borne", "hold_down_s"}
+SMALLEST = {name: 0 if name in _FROM_NOTHING else 1 for name in LARGEST}
 
 
 async def world_of(api):
@@ -47,9 +56,11 @@ async def pool_of(api, name):
 
 
 def test_the_api_and_the_world_have_the_same_defaults_and_policies():
-    assert BalancingIn().model_dump() == {"policy": BALANCING.policy} == SHARED
+    assert BalancingIn().model_dump() == {name: getattr(BALANCING, name) for name in SHARED} == SHARED
     assert ResilienceIn().model_dump() == {name: getattr(RESILIENCE, name) for name in BORNE} == BORNE
     assert set(get_args(BalancingIn.model_fields["policy"].annotation)) == set(Policy)
+    literal, _ = get_args(BalancingIn.model_fields["weigh_by"].annotation)
+    assert set(get_args(literal)) == set(WeighBy)
 
 
 async def test_a_pool_that_says_nothing_shows_what_it_has_in_full(demo):
@@ -61,7 +72,7 @@ async def test_a_pool_that_says_nothing_shows_what_it_has_in_full(demo):
 @pytest.mark.parametrize("policy", Policy)
 async def test_a_pool_has_the_policy_that_it_was_made_with(demo, policy):
     reply = await demo("POST", "/api/v1/pools", POOL | {"balancing": {"policy": policy}})
-    assert (reply.status, reply.json["balancing"]) == (201, {"policy": policy})
+    assert (reply.status, reply.json["balancing"]) == (201, SHARED | {"policy": policy})
     assert (await demo("GET", "/api/v1/pools/de")).json == reply.json
     assert (await pool_of(demo, "de")).balancing == Balancing(policy)
 
@@ -78,7 +89,7 @@ async def test_a_patch_replaces_as_a_whole_what_it_names_and_leaves_the_rest(dem
     assert (await demo("PATCH", "/api/v1/pools/us", first)).json["resilience"] == BORNE | first["resilience"]
     shown = (await demo("PATCH", "/api/v1/pools/us", {"resilience": {"check_interval_s": 7}})).json
     assert shown["resilience"] == BORNE | {"check_interval_s": 7}
-    assert shown["balancing"] == {"policy": "random"}
+    assert shown["balancing"] == SHARED | {"policy": "random"}
 
 
 async def test_a_pool_that_is_replaced_without_a_word_has_the_defaults_again(demo):
@@ -130,7 +141,7 @@ async def test_a_document_has_what_was_said_and_applies_without_a_step(demo):
     await demo.declare_exit(weight=3, standby=True)
     document = (await demo("GET", "/api/v1/declared")).json
     (pool,), (exit_,) = document["pools"], document["exits"]
-    assert (pool["balancing"], pool["resilience"]) == ({"policy": "session"}, BORNE | {"healthy_after": 4})
+    assert (pool["balancing"], pool["resilience"]) == (SHARED | {"policy": "session"}, BORNE | {"healthy_after": 4})
     assert (exit_["weight"], exit_["standby"]) == (3, True)
     assert (await demo("PUT", "/api/v1/declared", document)).json["steps"] == []
 
@@ -138,7 +149,7 @@ async def test_a_document_has_what_was_said_and_applies_without_a_step(demo):
 async def test_a_document_changes_how_a_pool_shares_and_says_from_what_to_what(demo):
     wish = {"name": "us", "fleet": "demo", "country": "us", "balancing": {"policy": "random"}}
     (step,) = (await demo("PUT", "/api/v1/declared", {"pools": [wish]})).json["steps"]
-    assert step["changes"] == {"balancing": [SHARED, {"policy": "random"}]}
+    assert step["changes"] == {"balancing": [SHARED, SHARED | {"policy": "random"}]}
 
 
 async def test_explaining_says_which_exits_are_on_standby_and_names_them_last(demo):
@@ -170,6 +181,7 @@ WRONG_POOLS = {
         f"{name}: {value!r}": ({"resilience": {name: value}}, f"/resilience/{name}")
         for name, largest in LARGEST.items()
         for value in (SMALLEST[name] - 1, largest + 1, 1.5, "1", True, None)
+        if (name, value) != ("degraded_above_ms", None)
     },
 }
 
@@ -200,3 +212,45 @@ async def test_an_exit_of_a_wrong_weight_or_standby_is_refused(demo, stored):
             assert (reply.status, reply.is_problem) == (422, True), case
             assert [each["field"] for each in reply.json["errors"]] == [field], case
     assert await stored() == before
+
+
+async def test_a_pool_weighs_and_its_sessions_end(demo):
+    said = {"policy": "session", "weigh_by": "cost", "session_ttl_s": 600}
+    shown = (await demo("PATCH", "/api/v1/pools/us", {"balancing": said})).json
+    assert shown["balancing"] == said
+    assert (await pool_of(demo, "us")).balancing == Balancing(Policy.SESSION, WeighBy.COST, 600)
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"weigh_by": "luck"}, "/balancing/weigh_by"),
+        ({"policy": "session", "session_ttl_s": 61}, "/balancing/session_ttl_s"),
+        ({"session_ttl_s": 60}, "/balancing"),
+    ],
+)
+async def test_what_no_pool_can_weigh_by_is_refused(demo, said, field):
+    reply = await demo("PATCH", "/api/v1/pools/us", {"balancing": said})
+    assert (reply.status, reply.json["errors"][0]["field"]) == (422, field)
+
+
+async def test_what_an_exit_may_carry_and_costs_is_said_read_and_changed(demo):
+    made = await demo.declare_exit(capacity=50, cost=1.5, monthly_cap_gb=100)
+    assert (made["capacity"], made["cost"], made["monthly_cap_gb"]) == (50, 1.5, 100)
+    (seen,) = (await world_of(demo)).exits.values()
+    assert seen.capacity == 50
+    shown = (await demo("PATCH", f"/api/v1/exits/{made['id']}", {"capacity": None, "cost": 2})).json
+    assert (shown["capacity"], shown["cost"], shown["monthly_cap_gb"]) == (None, 2, 100)
+
+
+@pytest.mark.parametrize("said", [{"capacity": 0}, {"cost": 0}, {"cost": -1}, {"monthly_cap_gb": 0}, {"cost": "cheap"}])
+async def test_impossible_amounts_of_an_exit_are_refused(demo, said):
+    made = await demo.declare_exit()
+    assert (await demo("PATCH", f"/api/v1/exits/{made['id']}", said)).status == 422
+
+
+async def test_the_share_that_was_found_multiplies_the_declared_weight(demo, query):
+    await demo.declare_exit(weight=3)
+    await query("UPDATE exit SET share = 8 RETURNING id")
+    (seen,) = (await world_of(demo)).exits.values()
+    assert seen.weight == 24

@@ -25,6 +25,7 @@ from api.auth.tokens import digest_of, new_key
 from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
+from api.orders.book import OrderBook
 from cli.client import Client
 from cli.main import main
 from model.authority import create_authority
@@ -85,6 +86,7 @@ async def plane(authority, database: Database, clock, until) -> AsyncIterator[Pl
         clock=clock,
         sink=HeartbeatSink(database, replica="a", clock=clock),
         credentials=Credentials(database),
+        orders=OrderBook(database, clock),
         xds_address=None,
         xds_port=18000,
         auth=Auth(passwords=Passwords(cheap)),

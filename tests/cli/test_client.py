@@ -168,6 +168,10 @@ async def every_method(api: Client, plane, database):
         for switch in (api.exits.try_switch, api.exits.switch):
             await switch(word, one)
     await api.exits.history(one)
+    for kind in ("rotate", "speed-test", "logs"):
+        await api.exits.try_order(kind, one, approve="shrink")
+        ordered = await api.exits.order(kind, one, approve="shrink")
+    await api.exits.outcome(one, ordered.id)
     for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
         await decide("demo")
     for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):

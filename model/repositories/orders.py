@@ -1,0 +1,105 @@
+"""What operators want the agents of exits to do, and what came of it. No revisions: it is not configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import delete, exists, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from model.database import Database
+from model.tables import ExitOrderRow, ExitRow, PoolRow
+from model.world import SERVING, ExitState
+
+ORDER_CHANNEL: Final = "exitplane_orders"
+_CUT: Final = frozenset({ExitState.LEAKING})
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One that an agent should carry out until `expires_at`."""
+
+    id: UUID
+    exit_id: UUID
+    kind: str
+    expires_at: datetime
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def ask(session: AsyncSession, row: ExitOrderRow) -> None:
+    """Keep a new order, and tell the replicas of the API."""
+    session.add(row)
+    await session.flush()
+    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": ORDER_CHANNEL})
+
+
+async def pending(database: Database, now: datetime) -> Sequence[Order]:
+    """All that are neither done nor expired, the oldest first. Raises DatabaseUnreachable."""
+    statement = """
+        SELECT id, exit_id, kind, expires_at, detail FROM exit_order WHERE done_at IS NULL AND expires_at > $1
+        ORDER BY asked_at, id
+    """
+    return [Order(**row) for row in await database.fetch(statement, now)]
+
+
+async def find(session: AsyncSession, exit_id: UUID, order_id: UUID) -> ExitOrderRow | None:
+    """An order of an exit."""
+    query = select(ExitOrderRow).where(col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def settle(
+    session: AsyncSession,
+    exit_id: UUID,
+    order_id: UUID,
+    *,
+    now: datetime,
+    outcome: Mapping[str, Any] | None,
+    trouble: str,
+) -> None:
+    """Keep what came of an order. One that is settled, or another exit's, is left as it is."""
+    statement = update(ExitOrderRow).where(
+        col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id, col(ExitOrderRow.done_at).is_(None)
+    )
+    await session.execute(statement.values(done_at=now, outcome=outcome, trouble=trouble))
+    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": ORDER_CHANNEL})
+
+
+async def prune(session: AsyncSession, *, before: datetime) -> None:
+    """Forget orders that were asked before a time."""
+    await session.execute(delete(ExitOrderRow).where(col(ExitOrderRow.asked_at) < before))
+
+
+async def another_serves(session: AsyncSession, exit_id: UUID) -> bool:
+    """Whether the pool of an exit has another one that serves."""
+    other = aliased(ExitRow)
+    query = select(
+        exists().where(
+            col(other.pool_id) == select(col(ExitRow.pool_id)).where(col(ExitRow.id) == exit_id).scalar_subquery(),
+            col(other.id) != exit_id,
+            col(other.state).in_(SERVING),
+        )
+    )
+    return bool((await session.execute(query)).scalar_one())
+
+
+async def to_cut(session: AsyncSession, fleet_id: UUID, endpoints: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of the endpoints, which left EDS, whose open tunnels must not go on: of exits that leak, or are no more."""
+    place = func.concat(col(ExitRow.endpoint), " ", col(ExitRow.port))
+    query = (
+        select(col(ExitRow.endpoint), col(ExitRow.port))
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .where(
+            col(PoolRow.fleet_id) == fleet_id,
+            or_(*(place == f"{address} {port}" for address, port in endpoints)),
+            col(ExitRow.state).not_in(_CUT),
+        )
+    )
+    spared = {(row.endpoint, row.port) for row in (await session.execute(query)).all()}
+    return {*endpoints} - spared
