@@ -6,10 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 import aiohttp
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_MEASURED: Final = r"(downstream_rq_active|upstream_cx_(rx|tx)_bytes_total)$"
+_CARRIED: Final = re.compile(r"^cluster\.(?:targets|parent)\.upstream_cx_[rt]x_bytes_total: (\d+)$", re.MULTILINE)
 _OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
 
 
@@ -44,6 +47,11 @@ class Admin:
         """How many requests and tunnels are open."""
         stats = await self._ask("GET", "/stats?filter=downstream_rq_active$")
         return sum(int(count) for count in _OPEN_REQUESTS.findall(stats))
+
+    async def measure(self) -> tuple[int, int]:
+        """How many requests and tunnels are open, and the bytes carried to and from targets since Envoy was started."""
+        stats = await self._ask("GET", "/stats?filter=" + quote(_MEASURED))
+        return sum(int(count) for count in _OPEN_REQUESTS.findall(stats)), sum(map(int, _CARRIED.findall(stats)))
 
     async def _ask(self, method: str, path: str) -> str:
         try:

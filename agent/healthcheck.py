@@ -1,11 +1,11 @@
-"""Makes an exit's Envoy fail its health check while the tunnel is down, so that gateways leave it at once."""
+"""Makes an exit's Envoy fail its health check while the tunnel is down or leaks, so that gateways leave it at once."""
 
 from __future__ import annotations
 
 import structlog
 
 from agent.admin import Admin, AdminSilent
-from agent.report import Board, State, wait
+from agent.report import Board, wait
 from agent.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -15,12 +15,12 @@ _AT_LATEST_S = 3600.0
 
 
 class HealthCheck:
-    """Tells each Envoy what the board says of the tunnel; a new Envoy knows nothing of what the last one was told."""
+    """Tells each Envoy whether the exit is well; a new Envoy knows nothing of what the last one was told."""
 
     def __init__(self, supervisor: Supervisor, board: Board) -> None:
         self._supervisor = supervisor
         self._board = board
-        self._told: tuple[Admin, State] | None = None
+        self._told: tuple[Admin, bool] | None = None
         """Who was told last, and what."""
 
     async def run(self) -> None:
@@ -32,19 +32,16 @@ class HealthCheck:
 
     async def tell(self) -> bool:
         """Tell the Envoy that runs, unless it knows; gives whether nothing is left to do."""
-        admin, tunnel = self._supervisor.admin, self._board.report.tunnel
-        if admin is None or self._knows(admin, tunnel):
+        admin, well = self._supervisor.admin, self._board.report.well
+        if admin is None or self._told == (admin, well):
             return True
         try:
-            if tunnel is State.UP:
+            if well:
                 await admin.pass_health_check()
             else:
                 await admin.fail_health_check()
         except AdminSilent as error:
-            log.warning("envoy.health_not_set", tunnel=tunnel, reason=str(error))
+            log.warning("envoy.health_not_set", well=well, reason=str(error))
             return False
-        self._told = (admin, tunnel)
+        self._told = (admin, well)
         return True
-
-    def _knows(self, admin: Admin, tunnel: State) -> bool:
-        return self._told is not None and self._told[0] is admin and self._told[1] is tunnel

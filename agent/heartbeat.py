@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +14,10 @@ import aiohttp
 import structlog
 
 from agent.bootstrap import exitplane_version
+from agent.cutting import Cutter, Place
 from agent.enrolment import PATHS, Enrolment
+from agent.load import Load
+from agent.orders import Orders
 from agent.plane import Plane, PlaneUnavailable, Refused
 from agent.report import Board, State, wait
 from model import proof
@@ -37,10 +41,22 @@ class Deregistered(ExitplaneError):
 class Heart:
     """Sends the board's report for one proxy, signed with its certificate's key (decision record 3)."""
 
-    def __init__(self, plane: Plane, enrolment: Enrolment, board: Board) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        enrolment: Enrolment,
+        board: Board,
+        *,
+        orders: Orders | None = None,
+        load: Load | None = None,
+        cutter: Cutter | None = None,
+    ) -> None:
         self._plane = Plane(plane.session, plane.url, TIMEOUT)
         self._enrolment = enrolment
         self._board = board
+        self._orders = orders
+        self._load = load
+        self._cutter = cutter
         self._path = f"{PATHS[enrolment.role]}/{enrolment.id}/heartbeat"
         self._thumbprint = proof.thumbprint_of(enrolment.certificate_pem)
         self._interval_s = enrolment.interval_s
@@ -56,7 +72,8 @@ class Heart:
 
     async def beat(self, *, leaving: bool = False) -> None:
         """Send one. Raises Deregistered."""
-        body = json.dumps(self._say(leaving=leaving)).encode()
+        said = self._say(leaving=leaving) | await self._say_more()
+        body = json.dumps(said).encode()
         token = proof.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, datetime.now(UTC))
         try:
             reply = await self._plane.post(self._path, body, authorization=f"Bearer {token}")
@@ -71,6 +88,7 @@ class Heart:
             self._miss(error)
         else:
             self._hear(reply)
+            await self._heed(said, reply)
 
     async def _gather(self) -> None:
         """Let the first one tell of an Envoy that is up, if that takes no longer than an interval."""
@@ -88,6 +106,25 @@ class Heart:
                 said["observation"] = asdict(report.observation)
         return said
 
+    async def _say_more(self) -> dict[str, Any]:
+        """What is no state: what an exit carries and did, or which exits a gateway still has connections to."""
+        more: dict[str, Any] = {}
+        if self._load is not None:
+            measured = await self._load.measure()
+            more |= {"open_requests": measured.open_requests, "carried_bytes": measured.carried_bytes}
+        if self._orders is not None and (settled := self._orders.settled):
+            more["settled"] = settled
+        if self._cutter is not None and (gone := await self._cutter.gone()):
+            more["gone"] = [place._asdict() for place in gone]
+        return more
+
+    async def _heed(self, said: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+        if self._orders is not None:
+            self._orders.heard([each["id"] for each in said.get("settled", ())])
+            self._orders.take(reply.get("orders"))
+        if self._cutter is not None:
+            await self._cutter.cut(_places(reply.get("cut")))
+
     def _hear(self, reply: Mapping[str, Any]) -> None:
         interval_s = reply.get("interval_s")
         if isinstance(interval_s, int | float) and 0 < interval_s <= _INTERVAL_MAX_S:
@@ -101,6 +138,14 @@ class Heart:
         if self._heard:
             log.warning("heartbeat.not_heard", reason=str(error))
         self._heard = False
+
+
+def _places(said: object) -> list[Place]:
+    places = []
+    for each in said if isinstance(said, list) else ():
+        with suppress(KeyError, TypeError, ValueError):
+            places.append(Place(str(each["address"]), int(each["port"])))
+    return places
 
 
 def _means_deregistered(error: Refused) -> bool:

@@ -33,8 +33,14 @@ class Record:
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
+        self._seen = asyncio.Event()
         self.revision = 0
         self._types: dict[str, dict[str, Kept]] = {}
+
+    @property
+    def seen(self) -> asyncio.Event:
+        """Set at the next change, for whoever only looks; `changed` is its writer's."""
+        return self._seen
 
     @property
     def types(self) -> Mapping[str, Mapping[str, Kept]]:
@@ -94,6 +100,8 @@ class Record:
     def _note(self) -> None:
         self.revision += 1
         self.changed.set()
+        seen, self._seen = self._seen, asyncio.Event()
+        seen.set()
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import structlog
 from agent import folder as files
 from agent.enrolment import Enrolment
 from agent.folder import StateFolder
-from agent.record import Witness
+from agent.record import Record, Witness
 from agent.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.vault import Vault
 from model.errors import ExitplaneError
@@ -71,6 +71,11 @@ class Relay:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         self._writing = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def record(self) -> Record:
+        """What its Envoy was given and accepted."""
+        return self._record
 
     async def start(self) -> None:
         """Listen. Raises SocketUnusable."""

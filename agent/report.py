@@ -43,6 +43,18 @@ class Report:
     envoy: State = State.DOWN
     starts: int = 0
     observation: Observation | None = None
+    settled: int = 0
+    """How many orders something came of, so far."""
+    gone: int = 0
+    """How often exits left what a gateway was given, so far."""
+    resting: str = ""
+    """Why the exit takes no requests now though it could, if so."""
+
+    @property
+    def well(self) -> bool:
+        """Whether an exit may carry requests."""
+        leaks = self.observation is not None and bool(self.observation.leak)
+        return self.tunnel is State.UP and not leaks and not self.resting
 
 
 class Board:

@@ -6,20 +6,26 @@ import asyncio
 import json
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final
 
 import aiohttp
 import structlog
 
+from agent import journal
 from agent.admin import Admin, AdminSilent
 from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
+from agent.cutting import Cutter
 from agent.enrolment import Enrolment, ensure_enrolled
 from agent.folder import StateFolder
 from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
+from agent.leaking import cut_when_leaking
+from agent.load import Load
 from agent.observing import Observer
+from agent.orders import Handler, Orders
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
@@ -119,16 +125,26 @@ class _Agent:
         await self._relay.start()
         launch = Launch(envoy, self._arguments(), self._bootstrap(enrolment), enrolment.role is Role.EXIT)
         self._supervisor = Supervisor(launch, self._folder, self._session, self._board)
-        self._heart = Heart(self._plane, enrolment, self._board)
-        async with asyncio.TaskGroup() as tasks:
+        orders = Orders(self._board, self._handlers())
+        async with asyncio.TaskGroup() as tasks, aclosing(orders):
             if enrolment.role is Role.EXIT:
+                self._heart = Heart(self._plane, enrolment, self._board, orders=orders, load=Load(self._supervisor))
+                tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
                 if self._settings.exit is not None and self._settings.exit.sources:
                     tasks.create_task(Observer(self._settings.exit, self._board).run(), name="observer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
+            else:
+                cutter = Cutter(self._relay.record, self._board)
+                self._heart = Heart(self._plane, enrolment, self._board, cutter=cutter)
+                tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._supervisor.run(), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
+
+    def _handlers(self) -> Mapping[str, Handler]:
+        """What operators may ask of an exit's agent."""
+        return {"logs": partial(journal.tell, self._folder)}
 
     def _bootstrap(self, enrolment: Enrolment) -> str:
         # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane

@@ -132,6 +132,12 @@ class Supervisor:
             log.warning("envoy.ended", status=self._process and self._process.status, restart_in_s=round(wait_s, 2))
             await asyncio.sleep(wait_s)
 
+    async def cut(self) -> None:
+        """End the Envoy that runs, at once and with all its tunnels; `run` starts another."""
+        if self._process is not None:
+            log.warning("envoy.cut", pid=self._process.pid)
+            await self._process.end(0)
+
     async def stop(self, patience_s: float = STOP_S) -> None:
         """End the Envoy that runs, if one does."""
         if self._process is not None:

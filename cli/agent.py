@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agent import journal
 from agent.endpoints import BadSetting, check_address, read_address, read_endpoint, read_locality, read_url
 from agent.plane import parse_api
 from agent.service import serve
@@ -108,7 +109,7 @@ def agent(
     certificate in the state folder. SIGTERM or Ctrl-C sends clients elsewhere, lets open tunnels end for up to
     --drain-time-s (5 s by default) and ends Envoy; a second one does not wait.
     """
-    configure_logging()
+    configure_logging(journal.keep)
     placed = {
         "--pool": pool,
         "--address": address,

@@ -8,8 +8,8 @@ import sys
 import structlog
 
 
-def configure_logging() -> None:
-    """Set up structlog, and quiet what other libraries would say below a warning."""
+def configure_logging(*more: structlog.typing.Processor) -> None:
+    """Set up structlog, and quiet what other libraries would say below a warning. `more` see each event before it is written."""
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -19,6 +19,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *more,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
