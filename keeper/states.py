@@ -13,7 +13,6 @@ from model.world import SERVING, TAKEN_OUT, ExitState
 
 _UP: Final = SERVING | {ExitState.VERIFYING, ExitState.LEAKING}
 """States of an exit whose tunnel and Envoy are up."""
-_BETTER: Final = heartbeats.BETTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def _seen(beat: Heartbeat, standing: Standing) -> Verdict:
     """What an exit is worth that is up, by where its traffic was seen to come out."""
     seen = beat.observation
     if seen is None:
-        return Verdict(ExitState.HEALTHY, "")
+        return _measured(beat, standing)
     if seen.get("leak"):
         return Verdict(ExitState.LEAKING, str(seen["leak"]))
     if seen.get("country") is None:
@@ -86,17 +85,22 @@ def _seen(beat: Heartbeat, standing: Standing) -> Verdict:
     if seen["country"] != standing.country:
         reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {standing.country}"
         return Verdict(ExitState.VERIFYING, reason)
+    return _measured(beat, standing)
+
+
+def _measured(beat: Heartbeat, standing: Standing) -> Verdict:
+    """Whether an exit that comes out where it should is as good as it should be."""
+    seen = beat.observation or {}
     if seen.get("disagreement"):
         return Verdict(ExitState.DEGRADED, f"sources disagree: {seen['disagreement']}")
+    enough = heartbeats.BETTER if standing.state is ExitState.DEGRADED else 1
     limit, takes = standing.resilience.degraded_above_ms, seen.get("rtt_ms")
-    if (
-        limit is not None
-        and takes is not None
-        and takes > limit * (_BETTER if standing.state is ExitState.DEGRADED else 1)
-    ):
-        return Verdict(
-            ExitState.DEGRADED, f"its round trips take {takes:g} ms, and its pool calls more than {limit} ms slow"
-        )
+    if limit is not None and takes is not None and takes > limit * enough:
+        reason = f"its round trips take {takes:g} ms, and its pool calls more than {limit} ms slow"
+        return Verdict(ExitState.DEGRADED, reason)
+    if standing.capacity is not None and beat.open_requests >= standing.capacity * enough:
+        reason = f"it carries {beat.open_requests} requests, and its capacity is {standing.capacity}"
+        return Verdict(ExitState.DEGRADED, reason)
     return Verdict(ExitState.HEALTHY, "")
 
 

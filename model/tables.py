@@ -204,7 +204,7 @@ class ExitRow(SQLModel, table=True):
     standby: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """Whether it serves only when no other exit of its pool does."""
     capacity: int | None = None
-    """How many requests it carries at once; None: as many as come."""
+    """How many requests it should carry at once; None: as many as come."""
     cost: float | None = None
     """What traffic through it costs, in whatever unit the pool's exits are compared by."""
     monthly_cap_gb: float | None = None

@@ -291,8 +291,7 @@ class Exit:
 
     `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
     listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
-    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does. `capacity` is how
-    many requests it carries at once (None: as many as come).
+    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does.
     """
 
     id: UUID
@@ -306,7 +305,6 @@ class Exit:
     locality: Locality | None = None
     weight: int = 1
     standby: bool = False
-    capacity: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ class ExitIn(Wish):
     standby: bool = Field(default=False, description="Whether it serves only when no other exit of its pool does.")
     capacity: Capacity | None = Field(
         default=None,
-        description="How many requests it carries at once; what is beyond goes to another. null: no limit.",
+        description="How many requests it should carry at once: while it carries that many it is degraded, and others are "
+        "preferred. null: no limit.",,
     )
     cost: Amount | None = Field(
         default=None,

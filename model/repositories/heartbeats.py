@@ -36,7 +36,7 @@ from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
 from model.world import RESILIENCE, SERVING, ExitState, Resilience
 
 BETTER: Final = 0.8
-"""How much better than its pool's limit a slow exit has to become to be healthy again."""
+"""How much better than its limit a slow or full exit has to become to be healthy again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,8 @@ class Standing:
     """Where its traffic should come out: that of its pool."""
     resilience: Resilience = RESILIENCE
     """What its pool bears."""
+    capacity: int | None = None
+    """How many requests it should carry at once; None: as many as come."""
 
 
 async def in_question(
@@ -163,6 +165,7 @@ async def in_question(
         col(ExitRow.state_since),
         col(PoolRow.country),
         col(PoolRow.resilience),
+        col(ExitRow.capacity),
     )
     beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
     query = (
@@ -173,8 +176,8 @@ async def in_question(
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
     return [
-        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience))
-        for exit_id, state, since, country, resilience, *beat in rows
+        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity)
+        for exit_id, state, since, country, resilience, capacity, *beat in rows
     ]
 
 
@@ -190,7 +193,11 @@ def _may_change(unreachable_before: datetime | None, lost_before: datetime | Non
     astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
     limit = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
     slow = cast(seen["rtt_ms"].astext, Float) > limit * case((state == ExitState.DEGRADED, BETTER), else_=1.0)
-    worse = or_(func.coalesce(seen["disagreement"].astext, "") != "", func.coalesce(slow, false()))
+    full = col(HeartbeatRow.open_requests) >= col(ExitRow.capacity) * case(
+        (state == ExitState.DEGRADED, BETTER), else_=1.0
+    )
+    disputed = func.coalesce(seen["disagreement"].astext, "") != ""
+    worse = or_(disputed, func.coalesce(slow, false()), func.coalesce(full, false()))
     up = (*SERVING, ExitState.REGISTERING, ExitState.VERIFYING, ExitState.LEAKING)
     return or_(
         and_(state.in_(up), or_(not_(good), silent, given_up)),

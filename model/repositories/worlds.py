@@ -109,7 +109,6 @@ def _exit(row: Row) -> Exit:
         locality=_locality(row),
         weight=row.weight * row.share,
         standby=row.standby,
-        capacity=row.capacity,
     )
 
 

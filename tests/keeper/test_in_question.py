@@ -51,6 +51,7 @@ BEATS = st.builds(
     st.just(""),
     st.just("1"),
     OBSERVATIONS,
+    st.sampled_from([0, 7, 8, 9, 10, 11]),
 )
 
 
@@ -61,7 +62,9 @@ def standings(draw):
     since = draw(
         TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
     )
-    return Standing(UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", BEARS)
+    return Standing(
+        UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", BEARS, draw(st.none() | st.just(10))
+    )
 
 
 def numbered(drawn: list[Standing]) -> list[Standing]:
@@ -83,7 +86,13 @@ async def keep(session, house, standings):
         name = str(each.exit_id)
         proxy = {"id": each.exit_id, "fleet_id": pool.fleet_id, "name": name, "role": Role.EXIT, **times}
         exit_ = {"id": each.exit_id, "pool_id": pool.id, "name": name, "address": "192.0.2.1", "port": 1, **times}
-        state = {"bind_address": "0.0.0.0", "state": each.state, "state_reason": "", "state_since": each.state_since}
+        state = {
+            "capacity": each.capacity,
+            "bind_address": "0.0.0.0",
+            "state": each.state,
+            "state_reason": "",
+            "state_since": each.state_since,
+        }
         await session.execute(insert(ProxyRow), proxy)
         await session.execute(insert(ExitRow), exit_ | state)
     await heartbeats.store(session, [each.heard for each in standings if each.heard])

@@ -447,6 +447,14 @@ async def test_a_slow_exit_is_degraded_until_it_is_clearly_faster(house):
     assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 80})).state == ExitState.HEALTHY
 
 
+async def test_a_full_exit_is_degraded_until_it_is_clearly_less_so(house):
+    one = await house.declare(capacity=10)
+    row = await hear_and_look(house, one, open_requests=10)
+    assert (row.state, row.state_reason) == (ExitState.DEGRADED, "it carries 10 requests, and its capacity is 10")
+    assert (await hear_and_look(house, one, open_requests=8)).state == ExitState.DEGRADED
+    assert (await hear_and_look(house, one, open_requests=7)).state == ExitState.HEALTHY
+
+
 async def test_a_degraded_exit_that_leaks_goes_without_a_further_heartbeat(house):
     one = await house.declare(state=ExitState.DEGRADED)
     await house.hear(one, observation={**GOOD, "leak": "it leaks"})
