@@ -17,6 +17,7 @@ end
 
 local PADDING = ("="):byte()
 local KEYS = { country = true, city = true, pool = true, session = true }
+local TTLS = { 60, 300, 600, 1800, 3600, 86400 }
 local LONGEST = 128
 local LONGEST_HOST = 255
 -- Of a tunnel or a request that changes nothing, a second attempt harms nobody, even if the first one was cut (Envoy reads
@@ -209,6 +210,18 @@ local function say_where(handle, headers, said)
   says_where(headers, LISTENER.country, nil, LISTENER.pool)
 end
 
+-- For pools whose sessions end: the session with a number that changes once in each time to live, for every session at a moment
+-- of its own, so that not all are moved at once. It is the same on all gateways whose clocks agree.
+local function say_periods(metadata, session)
+  local now, offset = os.time(), 0
+  for index = 1, #session do
+    offset = (offset * 31 + session:byte(index)) % 86400
+  end
+  for _, ttl in ipairs(TTLS) do
+    metadata:set("exitplane.session", tostring(ttl), session .. "@" .. math.floor((now + offset) / ttl))
+  end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   strip_internal(headers)
@@ -223,6 +236,7 @@ function envoy_on_request(handle)
   local session = name_of(take(headers, "exit-session")) or name_of(said.session)
   if session then
     headers:add("x-ep-session", session)
+    say_periods(handle:streamInfo():dynamicMetadata(), session)
   end
   user = name_of(user)
   if user then

@@ -49,7 +49,7 @@ class ExitIn(Wish):
     capacity: Capacity | None = Field(
         default=None,
         description="How many requests it should carry at once: while it carries that many it is degraded, and others are "
-        "preferred. null: no limit.",,
+        "preferred. null: no limit.",
     )
     cost: Amount | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -40,7 +41,8 @@ DYING = "dying-1"
 
 
 def make_pool(number: int, name: str, policy: Policy) -> Pool:
-    return Pool(UUID(int=10 + number), FLEET, name, name, only_by_name=True, balancing=Balancing(policy))
+    balancing = Balancing(policy, session_ttl_s=60 if name == "brief" else None)
+    return Pool(UUID(int=10 + number), FLEET, name, name, only_by_name=True, balancing=balancing)
 
 
 POOLS = {
@@ -53,6 +55,7 @@ POOLS = {
             "sick": Policy.SESSION,
             "standby": Policy.LEAST_REQUEST,
             "plain": Policy.LEAST_REQUEST,
+            "brief": Policy.SESSION,
         }.items()
     )
 }
@@ -61,7 +64,7 @@ FALLBACKS = {"first": ("sessions", "sick"), "second": ("sick", "sessions")}
 
 
 def make_exits() -> Iterator[Exit]:
-    sizes = {"sessions": 4, "dying": 3, "sick": 2, "standby": 4, "plain": 4}
+    sizes = {"sessions": 4, "dying": 3, "sick": 2, "standby": 4, "plain": 4, "brief": 4}
     for pool in POOLS.values():
         for number in range(1, sizes.get(pool.name, 2) + 1):
             heavy = pool.name.startswith("by-") and number == 1
@@ -148,6 +151,27 @@ def test_a_session_always_leaves_by_one_exit_and_sessions_by_all(ask, method):
     exits_of = {session: {ask("sessions", session, method) for _ in range(3)} for session in SESSIONS}
     assert {len(found) for found in exits_of.values()} == {1}
     assert len(set.union(*exits_of.values())) == 4
+
+
+def ends_in_s(session: str, ttl: int) -> float:
+    """How soon a session gets another exit, if its time to live is so long (envoy/wish.lua)."""
+    offset = 0
+    for character in session.encode():
+        offset = (offset * 31 + character) % 86_400
+    return ttl - (time.time() + offset) % ttl
+
+
+def test_a_session_with_a_time_to_live_gets_another_exit_when_that_is_over_and_others_do_not(ask):
+    names = [f"s{number}" for number in range(400)]
+    soon = [name for name in names if 2 < ends_in_s(name, 60) < 4][:10]
+    late = [name for name in names if ends_in_s(name, 60) > 40][:10]
+    before = {name: ask("brief", name) for name in soon + late}
+    assert before == {name: ask("brief", name) for name in soon + late}
+    assert len({before[name] for name in soon + late}) > 1
+    deadline = time.monotonic() + 10
+    while all(ask("brief", name) == before[name] for name in soon):
+        assert time.monotonic() < deadline, "no session moved"
+    assert {name: ask("brief", name) for name in late} == {name: before[name] for name in late}
 
 
 def test_sessions_are_one_in_any_case(ask):

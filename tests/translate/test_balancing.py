@@ -111,6 +111,19 @@ def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_n
         assert policy == RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
 
 
+@pytest.mark.parametrize(
+    ("ttls", "key"),
+    [((600,), "exitplane.session.600"), ((600, 60), "exitplane.session.60"), ((None, 300), "exitplane.session.300")],
+)
+def test_where_pools_differ_sessions_live_as_long_as_in_the_strictest(ttls, key):
+    pools = tuple(
+        replace(POOL, id=UUID(int=90 + n), balancing=Balancing(Policy.SESSION, session_ttl_s=ttl))
+        for n, ttl in enumerate(ttls)
+    )
+    for action in actions(forward((Destination(1, pools),))):
+        assert [policy.filter_state.key for policy in action.hash_policy] == [key]
+
+
 def actions(on_match: bytes) -> list[RouteAction]:
     packed = MatcherOnMatch.parse(on_match).action.typed_config
     return [route.route for route in RouteList.parse(packed.value).routes]

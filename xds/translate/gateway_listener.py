@@ -75,13 +75,20 @@ def _script(text: str) -> Lua:
 
 def _session() -> SetFilterState:
     """The session, for pools that send each to one exit (route_actions.py)."""
-    text = SubstitutionFormatString(
-        text_format_source=DataSource(inline_string=f"%REQ({names.SESSION})%"), omit_empty_values=True
+    periods = [(ttl, f"%DYNAMIC_METADATA({names.SESSION_STATE}:{ttl})%") for ttl in names.SESSION_TTLS]
+    return SetFilterState(
+        on_request_headers=[
+            FilterStateValue(
+                object_key=names.session_state(ttl),
+                factory_key="envoy.hashable_string",
+                format_string=SubstitutionFormatString(
+                    text_format_source=DataSource(inline_string=text), omit_empty_values=True
+                ),
+                skip_if_empty=True,
+            )
+            for ttl, text in [(None, f"%REQ({names.SESSION})%"), *periods]
+        ]
     )
-    hashed = FilterStateValue(
-        object_key=names.SESSION_STATE, factory_key="envoy.hashable_string", format_string=text, skip_if_empty=True
-    )
-    return SetFilterState(on_request_headers=[hashed])
 
 
 def _groups() -> HttpFilter:

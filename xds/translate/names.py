@@ -32,6 +32,15 @@ WISHED_POOL: Final = "x-ep-pool"
 SESSION: Final = "x-ep-session"
 SESSION_STATE: Final = "exitplane.session"
 """The filter state that holds the session too: Envoy takes the headers away before it chooses an exit."""
+SESSION_TTLS: Final = (60, 300, 600, 1800, 3600, 86400)
+"""After so many seconds a session may get another exit, in pools that say so. The script that knows wishes counts them too."""
+
+
+def session_state(ttl_s: int | None) -> str:
+    """The filter state that holds what is hashed in a pool whose sessions live so long; None: as long as their exit serves."""
+    return SESSION_STATE if ttl_s is None else f"{SESSION_STATE}.{ttl_s}"
+
+
 USER: Final = "x-ep-user"
 """The base user name."""
 GROUP: Final = "x-ep-group"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache, lru_cache
 from typing import Final
@@ -22,7 +23,7 @@ from envoy_data_plane.google.protobuf import Struct, Value
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-from model.world import Pool
+from model.world import Balancing, Pool
 from xds.translate import names
 from xds.translate.destinations import Destination
 from xds.translate.encoding import encode, metadata, overwrite, pack
@@ -37,7 +38,7 @@ _ANY_REFUSAL: Final = Refusal(404, "<text>")
 @lru_cache(maxsize=20_000)
 def forward(destinations: tuple[Destination, ...]) -> OnMatch:
     """Send it to one of these, by weight."""
-    entry = wire.Matcher.OnMatch.FromString(_any_forward())
+    entry = wire.Matcher.OnMatch.FromString(_any_forward(_session_ttl(destinations)))
     routes = wire.RouteList.FromString(entry.action.typed_config.value)
     pool_names = ", ".join(dict.fromkeys(destination.pools[0].name for destination in destinations))
     for route in routes.routes:
@@ -52,6 +53,12 @@ def forward(destinations: tuple[Destination, ...]) -> OnMatch:
     return encode(entry)
 
 
+def _session_ttl(destinations: tuple[Destination, ...]) -> int | None:
+    """How long sessions keep their exit: where pools differ, the shortest holds."""
+    ttls = (pool.balancing.session_ttl_s for destination in destinations for pool in destination.pools)
+    return min((ttl for ttl in ttls if ttl is not None), default=None)
+
+
 @lru_cache(maxsize=20_000)
 def lead_to(pool: Pool) -> OnMatch:
     """Send it to a pool."""
@@ -59,8 +66,9 @@ def lead_to(pool: Pool) -> OnMatch:
 
 
 @cache
-def _any_forward() -> bytes:
-    return encode(define_forward((Destination(1, (ANY_POOL,)),)))
+def _any_forward(session_ttl_s: int | None) -> bytes:
+    pool = replace(ANY_POOL, balancing=Balancing(session_ttl_s=session_ttl_s))
+    return encode(define_forward((Destination(1, (pool,)),)))
 
 
 def define_forward(destinations: tuple[Destination, ...]) -> MatcherOnMatch:
@@ -70,7 +78,8 @@ def define_forward(destinations: tuple[Destination, ...]) -> MatcherOnMatch:
     one goes to any exit.
     """
     (destination,) = destinations
-    session = RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
+    state = names.session_state(_session_ttl(destinations))
+    session = RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=state))
     action = RouteAction(cluster=destination.cluster, timeout=timedelta(0), hash_policy=[session])
     pool_name = metadata(names.METADATA, **{names.POOL_METADATA: destination.pools[0].name})
     return _on_match([Route(match=match, route=action, metadata=pool_name) for match in _everything([])])
