@@ -18,6 +18,7 @@ from api.declared.endpoints import router as declared
 from api.enrolment.endpoints import router as enrolment
 from api.events.endpoints import router as events
 from api.events.hub import Hub
+from api.exits.best import router as best_exit
 from api.exits.endpoints import router as exits
 from api.explain.endpoints import router as explain
 from api.fleets.endpoints import router as fleets
@@ -65,10 +66,11 @@ def create_app(context: ApiContext) -> FastAPI:
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # the documented way to extend it
     app.add_middleware(Guard, context=context)
     problems.install(app)
-    # heartbeats come most often; enrolment before exits and proxies, for `register` is no id
+    # heartbeats come most often; enrolment before exits and proxies, for `register` is no id, nor is `best`
     for router in (
         heartbeats,
         enrolment,
+        best_exit,
         auth,
         operators,
         api_keys,

@@ -1,25 +1,36 @@
-"""`exitplane drain`, `enable`, `disable` and `history`: operating exits."""
+"""`exitplane drain`, `enable`, `disable`, `rotate`, `speed-test`, `logs`, `history` and `best`: operating exits."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from api.exits.schemas import HOURS_MAX, ExitOut, HistoryOut, SummaryOut
+from api.orders.schemas import LINES_MAX, OrderKind, OrderOut
 from cli.client import Client
 from cli.client.client import Switch
 from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from model.errors import ExitplaneError
 
+WAIT_S: Final = 60.0
+_ASK_FOR_S: Final = 20.0
+Ref = Annotated[str, typer.Argument(metavar="EXIT", help="By its name or id.")]
+Wait = Annotated[float, typer.Option(min=0, max=300, help="For the agent's answer, in seconds at most.")]
 Refs = Annotated[list[str], typer.Argument(metavar="EXIT…", help="Which of them, by names or ids.")]
 Approve = Annotated[
     Literal["shrink"] | None,
     typer.Option(help="shrink: yes, although it leaves less than half of the healthy exits of a fleet."),
 ]
+
+
+class OrderNotDone(ExitplaneError):
+    code = "order_not_done"
 
 
 def drain(
@@ -55,6 +66,90 @@ def _switch(
         print(
             f"{each.name} is {each.state}: {each.state_reason}" if each.state_reason else f"{each.name} is {each.state}"
         )
+
+
+def best(
+    *,
+    country: Annotated[str, typer.Argument(metavar="COUNTRY", help="Two letters.")],
+    fleet: Fleet = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show which exit of a country is the best now: healthy, with little to do, and near."""
+    found = run(api, lambda client: client.exits.best(country, fleet=fleet))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print(f"{found.name} is {found.state}, with {found.open_requests} open requests")
+
+
+def rotate(
+    *,
+    ref: Ref,
+    fleet: Fleet = None,
+    approve: Approve = None,
+    wait: Wait = WAIT_S,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Have an exit take another server or address, and wait until it has."""
+    done = _order("rotate", ref, fleet, approve, None, wait, api, as_json=as_json)
+    if done is not None:
+        print(f"{done.exit} uses {(done.outcome or {}).get('server', 'another server')}")
+
+
+def speed_test(*, ref: Ref, fleet: Fleet = None, wait: Wait = WAIT_S, api: Api = HERE, as_json: AsJson = False) -> None:
+    """Have an exit measure how fast its tunnel is."""
+    done = _order("speed-test", ref, fleet, None, None, wait, api, as_json=as_json)
+    for name, value in ((done.outcome if done else None) or {}).items():
+        print(f"{name}: {value}")
+
+
+def logs(
+    *,
+    ref: Ref,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=LINES_MAX, help="How many of the newest.")] = 100,
+    fleet: Fleet = None,
+    wait: Wait = WAIT_S,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest lines of what an exit's agent and its Envoy log."""
+    done = _order("logs", ref, fleet, None, lines, wait, api, as_json=as_json)
+    for name in ("envoy", "lines"):
+        for line in ((done.outcome if done else None) or {}).get(name, ()):
+            print(line)
+
+
+def _order(
+    kind: OrderKind,
+    ref: str,
+    fleet: str | None,
+    approve: Literal["shrink"] | None,
+    lines: int | None,
+    wait_s: float,
+    api: str,
+    *,
+    as_json: bool,
+) -> OrderOut | None:
+    """Ask, wait for the outcome, and give it, unless it was printed. Raises OrderNotDone."""
+
+    async def do(client: Client) -> OrderOut:
+        asked = await client.exits.order(kind, ref, fleet=fleet, lines=lines, approve=approve)
+        deadline_s = time.monotonic() + wait_s
+        while asked.state == "pending" and (left_s := deadline_s - time.monotonic()) > 0:
+            asked = await client.exits.outcome(asked.exit_id, asked.id, wait=min(left_s, _ASK_FOR_S))
+        return asked
+
+    done = run(api, do)
+    if as_json:
+        print_json(done.model_dump(mode="json"))
+    if done.state != "done":
+        why = done.trouble or "its agent has not answered"
+        raise OrderNotDone(
+            f"{done.exit} did not: {why}", mend="see what `exitplane history` says of it, or --wait longer"
+        )
+    return None if as_json else done
 
 
 def history(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement
 from sqlmodel import col
 
+from api.auth.caller import Caller
 from api.collections.collection import Collection
 from api.context import Look
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
@@ -22,7 +24,7 @@ from api.writes import Work
 from model.changes import Unit
 from model.repositories import declared, heartbeats, sync
 from model.repositories.upkeep import GB
-from model.tables import ExitRow, PoolRow, ProxyRow
+from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
 from xds.translate.group import ExitGroup, ExitOverlay
 
@@ -139,6 +141,28 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             )
             for row in rows
         ]
+
+    async def best(self, look: Look, caller: Caller, country: str, fleet: str | None) -> ExitOut:
+        """The exit of a country that a request would be best served by now. Raises Problem (404) when none serves there.
+
+        Before others goes one that is no standby, then a healthy one, then the one with the least to do beside its weight, then
+        the one with the shortest round trips.
+        """
+        found = self._select().where(*self.visible(caller), declared.serving_in(country))
+        if fleet is not None:
+            found = found.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
+        shown = await self.show(look, (await look.session.execute(found)).all())
+        if not shown:
+            message, mend = f"no exit in {country} serves", "GET /api/v1/exits?country= tells what each one there lacks"
+            raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, mend, country)])
+        return min(shown, key=_rank)
+
+
+def _rank(shown: ExitOut) -> tuple[Any, ...]:
+    seen = shown.observation
+    rtt_ms = None if seen is None else seen.rtt_ms
+    load = shown.open_requests / (shown.weight * shown.share)
+    return shown.standby, shown.state is not ExitState.HEALTHY, load, math.inf if rtt_ms is None else rtt_ms, shown.name
 
 
 EXITS = Exits()

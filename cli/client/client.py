@@ -50,6 +50,7 @@ _ORDERS: dict[OrderKind, Operation[OrderOut]] = {
     kind: Operation(name, "POST", f"{_EXIT}/{kind}", None, OrderOut, keyed=True) for kind, name in _ORDER_NAMES.items()
 }
 _ORDER = Operation("read_exit_order", "GET", f"{_EXIT}/orders/{{order_id}}", None, OrderOut)
+_BEST = Operation("find_best_exit", "GET", f"{BASE_PATH}/exits/best", None, ExitOut)
 _HISTORY = Operation("read_exit_history", "GET", f"{_EXIT}/history", None, HistoryOut)
 _EXPLAIN = Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
 _HEALTH = {
@@ -100,7 +101,7 @@ class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
     def operations(self) -> Iterator[Operation[Any]]:
         yield from super().operations()
         yield from _SWITCHES.values()
-        yield _HISTORY
+        yield from (_HISTORY, _BEST)
         yield from _ORDERS.values()
         yield _ORDER
 
@@ -131,6 +132,10 @@ class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
         """What came of an order, as soon as it is settled or after `wait` seconds."""
         query: dict[str, Value] = {"wait": wait, "fleet": fleet}
         return (await self._transport.send(_ORDER, str(ref), str(order_id), query=query)).value
+
+    async def best(self, country: str, *, fleet: str | None = None) -> ExitOut:
+        """The one of a country that is the best now."""
+        return (await self._transport.send(_BEST, query={"country": country, "fleet": fleet})).value
 
     async def history(self, ref: object, *, hours: int = 24, fleet: str | None = None) -> HistoryOut:
         """What one went through."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, delete, func, inspect, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, delete, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
@@ -172,6 +172,15 @@ async def owners_of_exits(session: AsyncSession, pool_ids: Iterable[UUID]) -> di
 def pool_ids_in(country: str) -> Select[UUID]:
     """The ids of the pools of a country, for other queries."""
     return select(col(PoolRow.id)).where(col(PoolRow.country) == country)
+
+
+def serving_in(country: str) -> ColumnElement[bool]:
+    """Which exits of a query serve that come out in a country."""
+    return and_(
+        col(ExitRow.state).in_(SERVING),
+        col(ExitRow.endpoint).is_not(None),
+        col(ExitRow.pool_id).in_(pool_ids_in(country)),
+    )
 
 
 def fleet_of_exit() -> ScalarSelect[UUID]:

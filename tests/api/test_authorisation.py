@@ -74,6 +74,7 @@ TABLE = {
     **{("POST", f"{BASE}/exits/{{exit_id}}/{word}"): OPERATOR for word in ("rotate", "speed-test", "logs")},
     ("GET", f"{BASE}/exits/{{exit_id}}/orders/{{order_id}}"): VIEWER,
     ("GET", f"{BASE}/exits/{{exit_id}}/history"): VIEWER,
+    ("GET", f"{BASE}/exits/best"): VIEWER,
     **collection("proxies", "proxy_id"),
     **collection("listeners", "listener"),
     **collection("routes", "route"),

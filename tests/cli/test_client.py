@@ -168,6 +168,8 @@ async def every_method(api: Client, plane, database):
         for switch in (api.exits.try_switch, api.exits.switch):
             await switch(word, one)
     await api.exits.history(one)
+    with pytest.raises(ApiRefused, match="no exit in us serves"):
+        await api.exits.best("us")
     for kind in ("rotate", "speed-test", "logs"):
         await api.exits.try_order(kind, one, approve="shrink")
         ordered = await api.exits.order(kind, one, approve="shrink")
