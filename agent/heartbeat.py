@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import structlog
 
 from agent.bootstrap import exitplane_version
 from agent.enrolment import PATHS, Enrolment
+from agent.observing.saying import as_said
 from agent.plane import Plane, PlaneUnavailable, Refused
 from agent.report import Board, State, wait
 from model import proof
@@ -85,7 +85,7 @@ class Heart:
         if self._enrolment.role is Role.EXIT:
             said |= {"tunnel": report.tunnel, "reason": report.reason}
             if report.observation is not None:
-                said["observation"] = asdict(report.observation)
+                said["observation"] = as_said(report.observation, datetime.now(UTC))
         return said
 
     def _hear(self, reply: Mapping[str, Any]) -> None:

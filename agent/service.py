@@ -19,7 +19,8 @@ from agent.enrolment import Enrolment, ensure_enrolled
 from agent.folder import StateFolder
 from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
-from agent.observing import Observer
+from agent.observing.observer import Observer
+from agent.observing.speed import Speedometer
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
@@ -83,6 +84,11 @@ class _Agent:
         self._board = Board()
         watched = checks_of(settings.exit) if settings.exit else []
         self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
+        self._observer: Observer | None = None
+        self._speedometer: Speedometer | None = None
+        if settings.exit is not None and settings.exit.sources:
+            self._observer = Observer(settings.exit, self._board)
+            self._speedometer = Speedometer(settings.exit, self._board)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
         self._supervisor: Supervisor | None = None
@@ -124,8 +130,9 @@ class _Agent:
             if enrolment.role is Role.EXIT:
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
-                if self._settings.exit is not None and self._settings.exit.sources:
-                    tasks.create_task(Observer(self._settings.exit, self._board).run(), name="observer")
+                if self._observer is not None and self._speedometer is not None:
+                    tasks.create_task(self._observer.run(), name="observer")
+                    tasks.create_task(self._speedometer.run(), name="speedometer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
             tasks.create_task(self._supervisor.run(), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
