@@ -16,9 +16,13 @@ Places = Mapping[str, Place]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where traffic comes out, by the sources; `sight` is None, and `trouble` says why, while that is not known."""
+    """Where traffic comes out, by the sources; `sight` is None, and `trouble` says why, while that is not known.
+
+    `addresses` are all that were seen, also by sources whose word is of no use otherwise.
+    """
 
     sight: Sight | None = None
+    addresses: frozenset[str] = frozenset()
     trouble: str = ""
     told: str = ""
     leak: str = ""
@@ -31,13 +35,14 @@ def combine(answers: Answers, host_addresses: frozenset[str], places: Places) ->
     whoever saw it.
     """
     found = [(name, _filled(each, places)) for name, each in answers if isinstance(each, Sight)]
-    leaks = sorted(each.address for _, each in found if each.address in host_addresses)
+    addresses = frozenset(each.address for _, each in found)
+    leaks = sorted(addresses & host_addresses)
     leak = f"its traffic leaves from the host's own address {leaks[0]}" if leaks else ""
     named = [(name, each) for name, each in found if each.place.country is not None]
     if not named:
         failures = [(name, each) for name, each in answers if isinstance(each, str)]
         failures += [(name, f"nobody says where {each.address} is") for name, each in found]
-        return Outcome(trouble=joined(f"{name}: {why}" for name, why in failures), leak=leak)
+        return Outcome(None, addresses, joined(f"{name}: {why}" for name, why in failures), leak=leak)
     (first_name, first), *_ = named
     others = [
         f"{first_name} sees {_said(first)}, {name} sees {_said(each)}"
@@ -47,7 +52,7 @@ def combine(answers: Answers, host_addresses: frozenset[str], places: Places) ->
     known = places.get(first.address)
     if known is not None and known.country != first.place.country:
         others.append(f"{first_name} sees {_said(first)}, the Geo-IP file has it in {known.country}")
-    return Outcome(first, told=joined(others), leak=leak)
+    return Outcome(first, addresses, told=joined(others), leak=leak)
 
 
 def _filled(sight: Sight, places: Places) -> Sight:

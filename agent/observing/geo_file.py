@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Mapping
@@ -86,6 +87,8 @@ def _open(path: Path) -> maxminddb.Reader:
     try:
         reader = maxminddb.open_database(path, maxminddb.MODE_FILE)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # there is nothing in it to be read
+            raise BadSetting(f"--geoip {path} is empty", mend=mend) from error
         raise BadSetting(f"--geoip {path} cannot be read ({error.strerror})", mend=mend) from error
     except _BROKEN as error:
         raise BadSetting(f"--geoip {path} is truncated or no MaxMind DB", mend=mend) from error

@@ -23,6 +23,10 @@ class Locator:
     def in_file(self, address: str) -> Place | None:
         return None if self._file is None else self._file.find(address)
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
     async def find(self, address: str) -> Place | None:
         """None if nobody knows."""
         place = self.in_file(address)

@@ -50,12 +50,13 @@ class Look:
     def holding(self, before: Look | None) -> Look:
         """The same, where a service failed, with what it said before through the same tunnel.
 
-        Not what was seen of the routes, which no service tells, nor of resolvers when others are asked by now.
+        Not what was seen of the routes, which no service tells; nor of another address, or of other resolvers than are asked by
+        now.
         """
         if before is None:
             return self
         outcome, names, ipv6 = self.outcome, self.names, self.ipv6
-        if outcome.trouble and not outcome.leak and not before.outcome.trouble:
+        if outcome.trouble and not before.outcome.trouble and outcome.addresses <= before.outcome.addresses:
             outcome = before.outcome
         if names.trouble and not before.names.trouble and self.resolvers == before.resolvers:
             names = before.names
@@ -96,18 +97,25 @@ class Observer:
 
     async def run(self) -> None:
         """Look when the tunnel comes up and from then on from time to time, until cancelled."""
-        while True:
-            changed = self._board.changed
-            if self._board.report.tunnel is State.DOWN:
-                # what was seen through the tunnel before says nothing of the one that comes
-                self._held = None
-                self._put(NOT_YET)
-                await changed.wait()
-                continue
-            look = await self.look()
-            if self._board.report.tunnel is State.UP:
-                self._tell(look)
-            await self._rest(self._again_s if look.observation.trouble else self._exit.observe_every_s)
+        try:
+            while True:
+                await self._watch()
+        finally:
+            self._locator.close()
+
+    async def _watch(self) -> None:
+        """Wait for a tunnel that is up, look once, and rest."""
+        changed = self._board.changed
+        if self._board.report.tunnel is State.DOWN:
+            # what was seen through the tunnel before says nothing of the one that comes
+            self._held = None
+            self._put(NOT_YET)
+            await changed.wait()
+            return
+        look = await self.look()
+        if self._board.report.tunnel is State.UP:
+            self._tell(look)
+        await self._rest(self._again_s if look.observation.trouble else self._exit.observe_every_s)
 
     async def look(self) -> Look:
         """Look once, at everything at the same time."""

@@ -25,6 +25,8 @@ SECONDS_MAX: Final = 5.0
 """For each direction."""
 BYTES_MIN: Final = 65_536
 """Of less than that no speed is told: it says how far it is, not how fast."""
+SPEED_FIELDS: Final = frozenset({"download_mbps", "upload_mbps", "speed_measured_at"})
+"""Of an observation."""
 _CHUNK: Final = bytes(65_536)
 _GRACE_S: Final = 5.0
 """For connecting, and for the answer to an upload."""

@@ -1,6 +1,7 @@
 """A service that tells callers their address and country, as ipinfo, ip-api and Cloudflare's trace do; and, told to, lies.
 
 /ipinfo, /ip-api, /trace         where the caller is; with /ADDRESS behind it, where that is
+PUT /ipinfo/ADDRESS, …           from now on the address is in that country, by all of them
 PUT /ipinfo, /ip-api, /trace     from now on `html`, `silent`, a country to name for everybody, or, empty, the truth
 """
 
@@ -34,6 +35,7 @@ class Geolocation:
             for shape in (path, path + "/{address}"):
                 app.router.add_get(shape, self._answering(path, answer))
             app.router.add_put(path, self._take_mood)
+            app.router.add_put(path + "/{address}", self._take_place)
 
     def _answering(self, path: str, answer: Callable[[str, str | None], Answer]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -50,6 +52,10 @@ class Geolocation:
 
     async def _take_mood(self, request: web.Request) -> web.StreamResponse:
         self._moods[request.path] = (await request.text()).strip()
+        return web.Response(status=204)
+
+    async def _take_place(self, request: web.Request) -> web.StreamResponse:
+        self._places[request.match_info["address"]] = (await request.text()).strip()
         return web.Response(status=204)
 
 
