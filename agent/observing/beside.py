@@ -28,7 +28,7 @@ async def look_for_bypass(exit_: Exit, route: Route) -> Finding:
     interface = exit_.tunnel_interface
     if interface is None or through_tunnel(exit_).family != socket.AF_INET:
         return Finding()
-    ways = [await asyncio.to_thread(route, address) for address in _EVERYWHERE]
+    ways = [await asyncio.to_thread(route, address, exit_.egress_address) for address in _EVERYWHERE]
     if None in ways:
         return Finding(trouble=f"nothing routes its traffic into its tunnel {interface}")
     others = [way for way in ways if way is not None and way != interface]

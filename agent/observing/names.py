@@ -18,7 +18,8 @@ from model.endpoint import Endpoint
 TRIES: Final = 3
 """Names that each resolver is asked for: behind one address there may be several that ask in turn."""
 
-Route = Callable[[str], str | None]
+Route = Callable[..., str | None]
+"""As `agent.observing.routing.interface_towards`."""
 Asked = Sequence[tuple[str, Asker | str]]
 """For each question the resolver's address, with who asked the zone or why that is not known."""
 

@@ -14,6 +14,7 @@ _RTM_GETROUTE: Final = 26
 _NLM_F_REQUEST: Final = 1
 _NLMSG_ERROR: Final = 2
 _RTA_DST: Final = 1
+_RTA_SRC: Final = 2
 _RTA_OIF: Final = 4
 _HEADER: Final = struct.Struct("=IHHII")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
@@ -23,12 +24,19 @@ _UNREACHABLE_TYPES: Final = frozenset({6, 7, 8, 9})
 """Routes that say that there is no way: blackhole, unreachable, prohibit, throw."""
 
 
-def interface_towards(address: str) -> str | None:
-    """The interface by which a socket that is bound to none reaches an IP address; None if there is no way."""
+def interface_towards(address: str, source: str | None = None) -> str | None:
+    """The interface by which a socket that is bound to none reaches an IP address; None if there is no way.
+
+    `source` is the address of the same family that the socket is bound to, if it is: there may be routes for that alone.
+    """
     wanted = ip_address(address)
     family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
-    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(wanted.packed), _RTA_DST) + wanted.packed
-    asked = _ROUTE.pack(family, wanted.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute
+    bits = wanted.max_prefixlen
+    asked = _ROUTE.pack(family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, 0) + _attribute(
+        _RTA_DST, wanted.packed
+    )
+    if source is not None:
+        asked += _attribute(_RTA_SRC, ip_address(source).packed)
     head = _HEADER.pack(_HEADER.size + len(asked), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
     try:
         with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)) as kernel:
@@ -38,6 +46,10 @@ def interface_towards(address: str) -> str | None:
         return None if index is None else socket.if_indextoname(index)
     except OSError:
         return None
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
 
 
 def _outgoing(answer: bytes) -> int | None:

@@ -13,11 +13,11 @@ from tests.agent.observing.conftest import IPINFO, SEEN, an_exit
 
 
 def always(way):
-    return lambda _: way
+    return lambda *_: way
 
 
 def by_ipv6(way):
-    return lambda address: way if ":" in address else "lo"
+    return lambda address, *_: way if ":" in address else "lo"
 
 
 async def test_traffic_that_the_kernel_sends_into_the_tunnel_is_fine(source):
@@ -34,7 +34,7 @@ async def test_traffic_that_leaves_by_another_interface_is_a_leak(source):
 
 async def test_one_part_of_the_internet_beside_the_tunnel_is_enough(source):
     found = await look_for_bypass(
-        an_exit(source.url, tunnel_interface="wg0"), lambda address: "eth0" if address.startswith("208.") else "wg0"
+        an_exit(source.url, tunnel_interface="wg0"), lambda address, _: "eth0" if address.startswith("208.") else "wg0"
     )
     assert "by eth0" in found.leak
 
@@ -48,6 +48,12 @@ async def test_a_way_beside_the_tunnel_that_is_shut_is_no_leak_and_not_verified(
 async def test_no_way_into_the_tunnel_is_not_verified(source):
     found = await look_for_bypass(an_exit(source.url, tunnel_interface="wg0"), always(None))
     assert found.trouble == "nothing routes its traffic into its tunnel wg0"
+
+
+async def test_routes_are_those_of_the_address_that_traffic_leaves_from(source):
+    exit_ = an_exit(source.url, tunnel_interface="wg0", egress_address="127.0.0.9")
+    found = await look_for_bypass(exit_, lambda _, address: "wg0" if address == "127.0.0.9" else "eth0")
+    assert (found.leak, found.trouble) == ("", "")
 
 
 async def test_without_an_interface_there_is_nothing_to_compare(source):
@@ -114,6 +120,9 @@ async def test_without_a_way_for_ipv6_nobody_is_asked(both, monkeypatch):
 def test_the_kernel_names_the_interface_towards_an_address():
     assert interface_towards("127.0.0.1") == "lo"
     assert interface_towards("::1") == "lo"
+    assert interface_towards("127.0.0.1", "127.0.0.9") == "lo"
+    # from an address that is not this machine's nothing leaves
+    assert interface_towards("127.0.0.1", "203.0.113.77") is None
 
 
 async def test_sources_over_ipv6_alone_are_the_first_word(make_source):

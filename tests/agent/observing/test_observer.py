@@ -56,7 +56,7 @@ async def test_a_source_is_asked_from_the_exits_own_address(source):
 
 
 async def test_an_interface_that_is_not_there_reaches_no_source(source):
-    seen = await look(an_exit(source.url, tunnel_interface="nowhere0"), route=lambda _: "nowhere0")
+    seen = await look(an_exit(source.url, tunnel_interface="nowhere0"), route=lambda *_: "nowhere0")
     assert (seen.country, seen.trouble) == (None, "127.0.0.1: it cannot be reached")
     assert source.asked == []
 
