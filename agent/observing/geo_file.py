@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -25,10 +24,7 @@ _BROKEN: Final = (
     OSError,
     ValueError,
     TypeError,
-    LookupError,
-    AttributeError,
     RecursionError,
-    struct.error,
 )
 """What the reader raises on bytes that are not what they should be."""
 

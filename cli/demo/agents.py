@@ -131,8 +131,8 @@ def exit_arguments(
 ) -> tuple[str, ...]:
     """How the agent of the exit at `site` is started: with its tunnel, or with the address it has instead of one.
 
-    The internet at `probe` says where it comes out. Who resolves its names is asked where it has resolvers of its own: without
-    a tunnel they are this host's.
+    The internet at `probe` says where it comes out, and is what speed is measured against. Who resolves its names is asked
+    where it has resolvers of its own: without a tunnel they are this host's.
     """
     outward = ("--tunnel-interface", site.tunnel) if site.tunnel else ("--egress-address", str(site.egress_address))
     return (
@@ -141,6 +141,7 @@ def exit_arguments(
         *outward,
         *("--probe", probe, "--host-address", host_address),
         *("--observe", f"http://{probe}/ipinfo", "--observe", f"http://{probe}/ip-api"),
+        *("--speed-url", f"http://{probe}/bytes?n=25000000"),
         *(("--dns-zone", ZONE) if site.tunnel else ()),
         *extra,
     )
