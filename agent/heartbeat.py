@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from agent.bootstrap import exitplane_version
 from agent.cutting import Cutter, Place
 from agent.enrolment import PATHS, Enrolment
 from agent.load import Load
+from agent.observing.saying import as_said
 from agent.orders import Orders
 from agent.plane import Plane, PlaneUnavailable, Refused
 from agent.report import Board, State, wait
@@ -103,7 +103,7 @@ class Heart:
         if self._enrolment.role is Role.EXIT:
             said |= {"tunnel": report.tunnel, "reason": report.reason}
             if report.observation is not None:
-                said["observation"] = asdict(report.observation)
+                said["observation"] = as_said(report.observation, datetime.now(UTC))
         return said
 
     async def _say_more(self) -> dict[str, Any]:

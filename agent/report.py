@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +19,8 @@ class Observation:
     """Where traffic comes out that goes through the tunnel. `country` is ISO 3166-1 alpha-2, in lower case.
 
     `trouble` says why nothing is known, `disagreement` what sources say differently, and `leak` what leaves outside the tunnel.
+    `resolver` is who was seen to ask for names. `rtt_ms` is rounded, so that noise is no news. Without a measurement there is no
+    speed, in Mbit/s.
     """
 
     address: str | None = None
@@ -28,6 +31,15 @@ class Observation:
     trouble: str = ""
     disagreement: str = ""
     leak: str = ""
+    address_v6: str | None = None
+    resolver: str | None = None
+    previous_address: str | None = None
+    changed_at: datetime | None = None
+    """When the address changed from the previous one."""
+    rtt_ms: float | None = None
+    download_mbps: float | None = None
+    upload_mbps: float | None = None
+    speed_measured_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,8 @@ class Report:
     """How many orders something came of, so far."""
     gone: int = 0
     """How often exits left what a gateway was given, so far."""
+    network_changes: int = 0
+    """How often links, addresses or routes changed, so far."""
     resting: str = ""
     """Why the exit takes no requests now though it could, if so."""
 

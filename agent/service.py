@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import structlog
@@ -24,8 +24,10 @@ from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
 from agent.leaking import cut_when_leaking
 from agent.load import Load
-from agent.observing import Observer
-from agent.orders import Handler, Orders
+from agent.netlink import note_changes
+from agent.observing.observer import Observer
+from agent.observing.speed import Speedometer, SpeedUnknown
+from agent.orders import Handler, OrderFailed, Orders
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
@@ -89,6 +91,11 @@ class _Agent:
         self._board = Board()
         watched = checks_of(settings.exit) if settings.exit else []
         self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
+        self._observer: Observer | None = None
+        self._speedometer: Speedometer | None = None
+        if settings.exit is not None and settings.exit.sources:
+            self._observer = Observer(settings.exit, self._board)
+            self._speedometer = Speedometer(settings.exit, self._board)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
         self._supervisor: Supervisor | None = None
@@ -132,8 +139,10 @@ class _Agent:
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
-                if self._settings.exit is not None and self._settings.exit.sources:
-                    tasks.create_task(Observer(self._settings.exit, self._board).run(), name="observer")
+                if self._observer is not None and self._speedometer is not None:
+                    tasks.create_task(note_changes(self._board), name="network")
+                    tasks.create_task(self._observer.run(), name="observer")
+                    tasks.create_task(self._speedometer.run(), name="speedometer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
             else:
                 cutter = Cutter(self._relay.record, self._board)
@@ -144,7 +153,21 @@ class _Agent:
 
     def _handlers(self) -> Mapping[str, Handler]:
         """What operators may ask of an exit's agent."""
-        return {"logs": partial(journal.tell, self._folder)}
+        return {"logs": partial(journal.tell, self._folder), "speed-test": self._measure_speed}
+
+    async def _measure_speed(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._speedometer is None:
+            raise OrderFailed("nothing is measured here", mend="start the agent with --observe and --speed-url")
+        try:
+            speed = await self._speedometer.measure()
+        except SpeedUnknown as error:
+            raise OrderFailed(error.message, mend=error.mend) from error
+        seen = self._board.report.observation
+        return {
+            "download_mbps": speed.download_mbps,
+            "upload_mbps": speed.upload_mbps,
+            "rtt_ms": None if seen is None else seen.rtt_ms,
+        }
 
     def _bootstrap(self, enrolment: Enrolment) -> str:
         # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane

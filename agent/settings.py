@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Final
 
 from yarl import URL
 
@@ -12,6 +14,8 @@ from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
 
+OBSERVE_EVERY_S: Final = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -19,7 +23,9 @@ class Exit:
 
     Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
     (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address. `sources` tell where traffic comes
-    out, which must never be one of `host_addresses`.
+    out, which must never be one of `host_addresses`; they are asked again every `observe_every_s`. `geoip` and `locate` know where
+    addresses are. `resolvers` (IP addresses) are those that Envoy asks, none: resolv.conf's; `dns_zone` reveals who asks for them,
+    and those in `dns_allow` may. Speed is measured against `speed_url`, every `speed_every_s` if that is given.
     """
 
     pool: str
@@ -31,6 +37,15 @@ class Exit:
     probe: Endpoint | None = None
     sources: tuple[URL, ...] = ()
     host_addresses: frozenset[str] = frozenset()
+    observe_every_s: float = OBSERVE_EVERY_S
+    geoip: Path | None = None
+    locate: URL | None = None
+    resolvers: tuple[str, ...] = ()
+    dns_zone: str | None = None
+    dns_allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    speed_url: URL | None = None
+    speed_upload_url: URL | None = None
+    speed_every_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from agent import journal
-from agent.endpoints import BadSetting, check_address, read_address, read_endpoint, read_locality, read_url
+from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
 from agent.tunnel import INTERFACE_NAME_MAX
+from cli.agent_observing import read_observing
 from cli.logging import configure_logging
 from model.world import Role
 
@@ -73,8 +74,9 @@ def agent(
         list[str] | None,
         _option(
             "--observe",
-            "URL of a service that tells its caller's address and country, as ipinfo's or ip-api's JSON, asked through the"
-            " tunnel. The exit serves only while it says the pool's country. May be repeated; the first one's word counts.",
+            "URL of a service that tells its caller's address and country, as ipinfo's or ip-api's JSON or Cloudflare's trace,"
+            " asked through the tunnel. The exit serves only while it says the pool's country. May be repeated; the first one's"
+            " word counts.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
@@ -85,6 +87,49 @@ def agent(
             "An address of the host itself: traffic that is seen to leave from it leaks. May be repeated.",
             rich_help_panel=_EXIT,
         ),
+    ] = None,
+    observe_every_s: Annotated[
+        float | None,
+        _option("--observe-every-s", "How often it is looked; 60 by default.", min=0.1, rich_help_panel=_EXIT),
+    ] = None,
+    geoip: Annotated[
+        Path | None,
+        _option(
+            "--geoip", "A MaxMind DB file that knows where addresses are; it may be replaced.", rich_help_panel=_EXIT
+        ),
+    ] = None,
+    locate: Annotated[
+        str | None,
+        _option(
+            "--locate", "URL that, with /ADDRESS, answers where that is, as --observe's do.", rich_help_panel=_EXIT
+        ),
+    ] = None,
+    dns_zone: Annotated[
+        str | None,
+        _option(
+            "--dns-zone",
+            "A zone in which every name answers who asked for it. The exit serves only while its resolvers are in its"
+            " country.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    dns_allow: Annotated[
+        list[str] | None,
+        _option(
+            "--dns-allow", "CIDR of resolvers that are fine wherever they are. May be repeated.", rich_help_panel=_EXIT
+        ),
+    ] = None,
+    speed_url: Annotated[
+        str | None,
+        _option("--speed-url", "What speed is measured against, by GET and by POST.", rich_help_panel=_EXIT),
+    ] = None,
+    speed_upload_url: Annotated[
+        str | None,
+        _option("--speed-upload-url", "What uploads go to, if not --speed-url.", rich_help_panel=_EXIT),
+    ] = None,
+    speed_every_s: Annotated[
+        float | None,
+        _option("--speed-every-s", "How often speed is measured; never by default.", min=1, rich_help_panel=_EXIT),
     ] = None,
     drain_time_s: Annotated[
         float | None,
@@ -120,6 +165,14 @@ def agent(
         "--probe": probe,
         "--observe": observe or None,
         "--host-address": host_address or None,
+        "--observe-every-s": observe_every_s,
+        "--geoip": geoip,
+        "--locate": locate,
+        "--dns-zone": dns_zone,
+        "--dns-allow": dns_allow or None,
+        "--speed-url": speed_url,
+        "--speed-upload-url": speed_upload_url,
+        "--speed-every-s": speed_every_s,
     }
     settings = AgentSettings(
         api=parse_api(api),
@@ -165,6 +218,5 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         egress_address=check_address("--egress-address", placed["--egress-address"]),
         tunnel_interface=interface,
         probe=target,
-        sources=tuple(read_url("--observe", text) for text in placed["--observe"] or ()),
-        host_addresses=frozenset(read_address("--host-address", text) for text in placed["--host-address"] or ()),
+        **read_observing(placed),
     )

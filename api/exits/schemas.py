@@ -90,6 +90,27 @@ class ExitQuery(FleetListQuery):
     locality: Locality | None = None
 
 
+class ObservationOut(View):
+    """What the agent saw through the tunnel."""
+
+    address: str | None = None
+    address_v6: str | None = Field(None, description="Where IPv6 comes out, if it does.")
+    country: str | None = Field(None, description="null while anything is in doubt: see `trouble`.")
+    city: str | None = None
+    network: str | None = None
+    time_zone: str | None = None
+    resolver: str | None = Field(None, description="Who was seen to resolve its names, and where that is.")
+    trouble: str = ""
+    disagreement: str = ""
+    leak: str = ""
+    previous_address: str | None = None
+    changed_at: datetime | None = Field(None, description="When the address changed from the previous one.")
+    rtt_ms: float | None = Field(None, description="What a connection through the tunnel takes, rounded.")
+    download_mbps: float | None = None
+    upload_mbps: float | None = None
+    speed_measured_at: datetime | None = None
+
+
 class ExitOut(View):
     id: UUID
     name: str
@@ -117,7 +138,7 @@ class ExitOut(View):
     state_reason: str
     state_since: datetime
     last_heartbeat_at: datetime | None
-    observation: dict[str, str | None] | None = Field(
+    observation: ObservationOut | None = Field(
         description="Where its traffic was seen to come out, and what sources say differently; null: nobody looks."
     )
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")

@@ -70,5 +70,5 @@ async def _hear(request: Request, kind: str, schema: type[ExitHeartbeatIn | Prox
         path=request.scope["path"],
         body=body,
     )
-    answer = await service.hear(context, credential, service.read_heartbeat(schema, body))
+    answer = await service.hear(context, credential, service.read_heartbeat(schema, body, context.clock()))
     return Response(answer.model_dump_json(exclude_unset=True), 202, media_type="application/json")

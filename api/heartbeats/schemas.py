@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
 
 from api.orders.schemas import OrderSaid, SettledIn
+from api.problems import bad_value
 from api.values import IpAddress, Port, Text, View, Wish
 from model.world import ExitState
 
@@ -14,6 +16,20 @@ UpOrDown = Literal["up", "down"]
 
 
 _Said = Annotated[Text, Field(max_length=500)]
+_Mbps = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+_AHEAD = timedelta(hours=1)
+"""How far a time may lie in the future: more than a clock may be off whose heartbeats are taken at all."""
+
+
+def _check_moment(value: AwareDatetime, info: ValidationInfo) -> AwareDatetime:
+    now = (info.context or {}).get("now")
+    if now is not None and value > now + _AHEAD:
+        raise bad_value("from_the_future", "this time has not come yet", "send when it was, and set the clock right")
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
+"""A time with its zone that has come, by the clock `now` in the context of validation."""
 
 
 class ObservationIn(Wish):
@@ -27,6 +43,18 @@ class ObservationIn(Wish):
     trouble: _Said = Field("", description="Why nothing is known.")
     disagreement: _Said = Field("", description="What services say differently.")
     leak: _Said = Field("", description="What leaves outside the tunnel: the exit is offered to nobody.")
+    address_v6: Annotated[str, Field(max_length=45)] | None = Field(
+        None, description="Where IPv6 comes out, if it does."
+    )
+    resolver: _Said | None = Field(None, description="Who was seen to resolve its names.")
+    previous_address: Annotated[str, Field(max_length=45)] | None = None
+    changed_at: Moment | None = Field(None, description="When the address changed from the previous one.")
+    rtt_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] | None = Field(
+        None, description="A connection through the tunnel."
+    )
+    download_mbps: _Mbps | None = Field(None, description="Mbit/s, when speed was measured.")
+    upload_mbps: _Mbps | None = None
+    speed_measured_at: Moment | None = None
 
 
 class HeartbeatIn(Wish):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -55,10 +56,12 @@ async def authenticate(
     return credential
 
 
-def read_heartbeat(schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], body: bytes) -> ExitHeartbeatIn | ProxyHeartbeatIn:
-    """The heartbeat in a body. Raises Problem: 400 for what is not JSON, 422 for what is no heartbeat."""
+def read_heartbeat(
+    schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], body: bytes, now: datetime
+) -> ExitHeartbeatIn | ProxyHeartbeatIn:
+    """The heartbeat in a body that comes `now`. Raises Problem: 400 for what is not JSON, 422 for what is no heartbeat."""
     try:
-        return schema.model_validate_json(body)
+        return schema.model_validate_json(body, context={"now": now})
     except ValidationError as error:
         found = error.errors()
         if found[0]["type"] == "json_invalid":
@@ -80,7 +83,7 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
             leaving=said.leaving,
             reason=said.reason,
             version=said.version,
-            observation=None if said.observation is None else said.observation.model_dump(),
+            observation=None if said.observation is None else said.observation.model_dump(mode="json"),
             open_requests=said.open_requests,
             carried_bytes=said.carried_bytes,
         )

@@ -14,6 +14,7 @@ from typing import Final
 
 from agent.folder import ENROLMENT, ENVOY
 from cli.demo.errors import SceneError
+from cli.demo.names import ZONE
 from cli.demo.plan import Site
 from cli.demo.processes import Child, Processes, Stage
 from cli.demo.wireguard import Tunnel
@@ -126,15 +127,22 @@ class Exit(Agent):
 
 
 def exit_arguments(
-    site: Site, *, api_url: str, token_file: Path, probe: str, extra: tuple[str, ...] = ()
+    site: Site, *, api_url: str, token_file: Path, probe: str, host_address: str, extra: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """How the agent of the exit at `site` is started: with its tunnel, or with the address it has instead of one."""
+    """How the agent of the exit at `site` is started: with its tunnel, or with the address it has instead of one.
+
+    The internet at `probe` says where it comes out, and is what speed is measured against. Who resolves its names is asked
+    where it has resolvers of its own: without a tunnel they are this host's.
+    """
     outward = ("--tunnel-interface", site.tunnel) if site.tunnel else ("--egress-address", str(site.egress_address))
     return (
         *("--role", "exit", "--api", api_url, "--token-file", str(token_file), "--pool", site.country),
         *("--address", str(site.address), "--port", str(site.port), "--bind-address", str(site.address)),
         *outward,
-        *("--probe", probe),
+        *("--probe", probe, "--host-address", host_address),
+        *("--observe", f"http://{probe}/ipinfo", "--observe", f"http://{probe}/ip-api"),
+        *("--speed-url", f"http://{probe}/bytes?n=25000000"),
+        *(("--dns-zone", ZONE) if site.tunnel else ()),
         *extra,
     )
 

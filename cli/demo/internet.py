@@ -1,7 +1,9 @@
-"""A small internet: `python -m cli.demo.internet HOST:PORT` serves a page that tells each visitor what it saw of him.
+"""A small internet: `python -m cli.demo.internet HOST:PORT [ATLAS]` serves a page that tells each visitor what it saw of him.
+
+With an atlas (JSON) it knows where visitors are (see `cli.demo.geolocation`) and serves names (see `cli.demo.names`).
 
 any path            JSON: source, port, method, path, headers ([name, value] pairs as they came), received_bytes
-/seen               JSON: how many requests came from each source so far, not counting those to /seen
+/seen               JSON: how many requests came from each source so far, not counting those to /seen and to geolocation
 /echo               a WebSocket that sends back what it gets, text or bytes
 /bytes?n=N          N zero bytes; with &bps=R no faster than R bytes per second
 /stall              answers at once and never reads the request's body, so that an upload stands still
@@ -13,19 +15,33 @@ import asyncio
 import contextlib
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
+from cli.demo.atlas import Atlas
+from cli.demo.geolocation import PATHS, Geolocation
+from cli.demo.names import serve_names
+
 _CHUNK = bytes(64 * 1024)
 _BYTES_USAGE = "write /bytes?n=1000000, with &bps=250000 for a pace\n"
+_NOT_COUNTED = ("/seen", *PATHS)
 _SEEN: web.AppKey[Counter[str]] = web.AppKey("seen", Counter)
 
 
-def create_app() -> web.Application:
+def create_app(atlas: Atlas | None = None) -> web.Application:
     """The page and its tools, with nothing seen yet."""
+    atlas = atlas or Atlas()
+
+    async def names(_app: web.Application) -> AsyncIterator[None]:
+        async with serve_names(atlas):
+            yield
+
     app = web.Application(middlewares=[_count])
     app[_SEEN] = Counter()
+    app.cleanup_ctx.append(names)
+    Geolocation(atlas, lambda request: _source(request)[0]).add_to(app)
     app.router.add_get("/seen", _seen)
     app.router.add_get("/echo", _echo)
     app.router.add_get("/bytes", _bytes)
@@ -36,7 +52,7 @@ def create_app() -> web.Application:
 
 @web.middleware
 async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.path != "/seen":
+    if not request.path.startswith(_NOT_COUNTED):
         request.app[_SEEN][_source(request)[0]] += 1
     return await handler(request)
 
@@ -111,11 +127,12 @@ def _source(request: web.Request) -> tuple[str, int]:
     return (str(peer[0]), int(peer[1])) if peer else ("unknown", 0)
 
 
-def main(argument: str) -> None:
-    """Serve on `HOST:PORT` until SIGTERM."""
-    host, _, port = argument.rpartition(":")
-    web.run_app(create_app(), host=host, port=int(port), print=None, access_log=None, shutdown_timeout=1)
+def main(address: str, atlas: str | None = None) -> None:
+    """Serve on `HOST:PORT` until SIGTERM; `atlas` is JSON."""
+    host, _, port = address.rpartition(":")
+    app = create_app(None if atlas is None else Atlas.from_json(atlas))
+    web.run_app(app, host=host, port=int(port), print=None, access_log=None, shutdown_timeout=1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

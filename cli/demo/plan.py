@@ -55,6 +55,8 @@ class Site:
 class Plan:
     """One demo's names and addresses. `underlay` and `page_network` are None where exits are plain processes.
 
+    On the page's network live the page, the server of names, and a resolver for each country: a /28 has room for twelve.
+
     `host_address` is what the page sees of whoever reaches it without an exit: the mark of a leak.
     """
 
@@ -85,6 +87,18 @@ class Plan:
     def internet_address(self) -> IPv4Address:
         """Where the internet's namespace stands on the underlay."""
         return self.underlay[-2] if self.underlay else self.page_address
+
+    @property
+    def name_server(self) -> IPv4Address | None:
+        """Where the internet's names are known."""
+        return self.page_network[3] if self.page_network else None
+
+    def resolver_of(self, country: str) -> IPv4Address:
+        """Who resolves for the exits of a country, from an address there. There is one behind tunnels only."""
+        if self.page_network is None:
+            raise ValueError("a plan without tunnels has no resolvers")
+        countries = list(dict.fromkeys(site.country for site in self.sites))
+        return self.page_network[4 + countries.index(country)]
 
     @property
     def uplink(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cli.demo import client
 from cli.demo.agents import EXITPLANE, Agent, Exit, exit_arguments, gateway_arguments
+from cli.demo.atlas import atlas_of
 from cli.demo.client import Answer
 from cli.demo.errors import SceneError
 from cli.demo.plan import PAGE_NAME, Plan
@@ -129,10 +130,14 @@ class Scene:
     def start_page(self, *, wait: bool = True) -> None:
         """Start the small internet's page."""
         self._tell(f"internet: a page at {self.page_url}/")
-        argv = (sys.executable, "-m", "cli.demo.internet", self.page_address)
+        argv = (sys.executable, "-m", "cli.demo.internet", self.page_address, atlas_of(self.plan).to_json())
         self.page = self.processes.start("page", Stage.PAGE, argv, namespace=self.plan.internet)
         if wait:
             self.wait_for("the page to answer", self._page_trouble, [self.page])
+
+    def tell_geolocation(self, path: str, mood: str = "") -> None:
+        """Have one format of the geolocation service lie: see `cli.demo.geolocation`. Without a mood it tells the truth."""
+        client.fetch(f"{self.page_url}{path}", method="PUT", body=mood.encode())
 
     def seen(self) -> dict[str, int]:
         """How many requests the page had from each source so far."""
@@ -326,6 +331,7 @@ class Scene:
             api_url=self.api_url.replace(HOST, self.host_source),
             token_file=self._token_file("exit"),
             probe=self.page_address,
+            host_address=self.host_source,
             extra=self.settings.exit_arguments,
         )
         tunnel = Tunnel(self.plan, site, self.processes) if site.tunnel else None

@@ -24,7 +24,6 @@ from cli.demo.errors import SceneError
 from cli.demo.plan import (
     MAX_INSTANCES,
     PAGE_BLOCK,
-    PAGE_NAME,
     PUBLIC_BLOCK,
     UNDERLAY_BLOCKS,
     Plan,
@@ -88,7 +87,7 @@ def build_underlay(plan: Plan) -> None:
     ip_batch(
         plan.internet,
         "link set lo up",
-        f"address add {plan.page_address}/32 dev lo",
+        *(f"address add {address}/32 dev lo" for address in _addresses_of_internet(plan)),
         f"link add {plan.bridge} type bridge",
         f"address add {plan.internet_address}/{bits} dev {plan.bridge}",
         f"link set {plan.bridge} up",
@@ -138,12 +137,22 @@ def ip_batch(namespace: str | None, *lines: str) -> None:
 
 
 def _write_resolver_files(plan: Plan) -> None:
-    """Only the exits know the page's name, and the resolver they ask is on the internet, behind their tunnel."""
+    """Only the exits know the page's name: the resolver that they ask is on the internet, behind their tunnel."""
     for site in plan.sites:
         folder = _NAMESPACE_FILES / str(site.namespace)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{plan.page_address} {PAGE_NAME}\n")
-        (folder / "resolv.conf").write_text(f"nameserver {plan.page_address}\n")
+        (folder / "hosts").write_text("127.0.0.1 localhost\n")
+        resolver_file(site).write_text(f"nameserver {plan.resolver_of(site.country)}\n")
+
+
+def resolver_file(site: Site) -> Path:
+    """What an exit's namespace has for /etc/resolv.conf."""
+    return _NAMESPACE_FILES / str(site.namespace) / "resolv.conf"
+
+
+def _addresses_of_internet(plan: Plan) -> Sequence[object]:
+    resolvers = dict.fromkeys(plan.resolver_of(site.country) for site in plan.sites)
+    return (plan.page_address, plan.name_server, *resolvers)
 
 
 def _cable(site: Site, bridge: str) -> Iterable[str]:

@@ -122,6 +122,9 @@ async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_c
     assert line.endswith("the join token is for the role gateway")
 
 
+OBSERVED = ("--observe", "http://127.0.0.1:1/json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said_"),
     [
@@ -135,6 +138,15 @@ async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_c
         (("--observe", "ipinfo.io"), "--observe 'ipinfo.io' is no URL"),
         (("--observe", "ftp://example.net/json"), "--observe"),
         (("--host-address", "example.net"), "--host-address 'example.net' is not an IP address"),
+        (("--dns-zone", "who.example.net"), "--dns-zone needs --observe"),
+        (("--geoip", "x.mmdb"), "--geoip needs --observe"),
+        ((*OBSERVED, "--geoip", "/nowhere/x.mmdb"), "--geoip /nowhere/x.mmdb cannot be read (No such file"),
+        ((*OBSERVED, "--geoip", __file__), f"--geoip {__file__} is truncated or no MaxMind DB"),
+        ((*OBSERVED, "--dns-zone", "net"), "--dns-zone 'net' is no zone's name"),
+        ((*OBSERVED, "--dns-allow", "192.0.2.0/24"), "--dns-allow needs --dns-zone"),
+        ((*OBSERVED, "--dns-zone", "a.b", "--dns-allow", "192.0.2.1/24"), "--dns-allow '192.0.2.1/24' is no network"),
+        ((*OBSERVED, "--speed-every-s", "60"), "--speed-every-s needs --speed-url"),
+        ((*OBSERVED, "--locate", "x"), "--locate 'x' is no URL"),
         (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )

@@ -56,15 +56,9 @@ async def test_an_exit_tells_of_its_tunnel_and_its_envoy(plane, beating, until):
 async def test_an_exit_that_is_looked_at_tells_where_it_comes_out(plane, beating, until):
     async with beating(Role.EXIT, a_board(observation=Observation("192.0.2.9", "us"))):
         said = await until(lambda: plane.beats and plane.beats[0])
-    assert said["observation"] == {
+    assert {name: value for name, value in said["observation"].items() if value} == {
         "address": "192.0.2.9",
         "country": "us",
-        "city": None,
-        "network": None,
-        "time_zone": None,
-        "trouble": "",
-        "disagreement": "",
-        "leak": "",
     }
 
 

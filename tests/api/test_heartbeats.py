@@ -63,12 +63,46 @@ async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(e
         ({"city": "a\u0000b"}, "/observation/city"),
         ({"network": "x" * 501}, "/observation/network"),
         ({"speed": 1e308}, "/observation/speed"),
+        ({"rtt_ms": -0.1}, "/observation/rtt_ms"),
+        ({"rtt_ms": 60_000.1}, "/observation/rtt_ms"),
+        ({"rtt_ms": float("nan")}, "/observation/rtt_ms"),
+        ({"rtt_ms": "12"}, "/observation/rtt_ms"),
+        ({"download_mbps": -1}, "/observation/download_mbps"),
+        ({"download_mbps": float("inf")}, "/observation/download_mbps"),
+        ({"upload_mbps": 1e7}, "/observation/upload_mbps"),
+        ({"upload_mbps": float("nan")}, "/observation/upload_mbps"),
+        ({"changed_at": "2026-01-01T13:00:01Z"}, "/observation/changed_at"),
+        ({"changed_at": "2026-01-01T12:00:00"}, "/observation/changed_at"),
+        ({"changed_at": 0}, "/observation/changed_at"),
+        ({"speed_measured_at": "9999-12-31T23:59:59Z"}, "/observation/speed_measured_at"),
+        ({"speed_measured_at": "yesterday"}, "/observation/speed_measured_at"),
+        ({"address_v6": "1" * 46}, "/observation/address_v6"),
+        ({"resolver": "a\u001bb"}, "/observation/resolver"),
     ],
 )
 async def test_an_observation_that_is_none_is_refused_with_its_field(observation, field, exit_proxy, demo):
     reply = await exit_proxy.beat(observation=observation)
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
     assert demo.context.sink.pending_count == 0
+
+
+async def test_what_was_measured_of_an_exit_is_shown(exit_proxy, demo):
+    seen = {
+        "address": "198.51.100.9",
+        "address_v6": "2001:db8::9",
+        "country": "us",
+        "resolver": "198.51.100.53 in us",
+        "previous_address": "198.51.100.8",
+        "changed_at": "2026-01-01T12:59:59Z",
+        "rtt_ms": 60000.0,
+        "download_mbps": 94.1,
+        "upload_mbps": 1000000.0,
+        "speed_measured_at": "2025-12-31T23:00:00Z",
+    }
+    assert (await exit_proxy.beat(observation=seen)).status == 202
+    await demo.context.sink.flush()
+    shown = (await demo("GET", f"/api/v1/exits/{exit_proxy.id}")).json["observation"]
+    assert {name: value for name, value in shown.items() if value} == seen
 
 
 async def test_a_gateway_comes_out_nowhere(gateway):

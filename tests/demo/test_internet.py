@@ -35,6 +35,13 @@ async def test_an_upload_is_swallowed_and_counted(page, visitor):
         assert (await response.json())["received_bytes"] == 3_000_000
 
 
+async def test_what_speed_is_measured_against_gives_and_takes(page, visitor):
+    url = f"{page}/bytes?n=70000"
+    async with visitor.get(url) as given, visitor.post(url, data=bytes(70_000)) as taken:
+        assert len(await given.read()) == 70_000
+        assert (await taken.json())["received_bytes"] == 70_000
+
+
 async def test_sources_are_counted_but_not_for_looking_at_the_count(page, visitor):
     for path in ("/", "/x", "/seen", "/seen"):
         async with visitor.get(f"{page}{path}") as response:

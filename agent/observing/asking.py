@@ -1,0 +1,106 @@
+"""Asking sources over HTTP: the ways out of an exit, and a bounded, patient look at what they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from agent.observing.formats import read_answer
+from agent.observing.sight import Sight, Useless
+from agent.settings import Exit
+from agent.tunnel import socket_through
+
+log = structlog.get_logger()
+
+BODY_MAX: Final = 65_536
+TIMEOUT_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 3.0
+
+Answers = Sequence[tuple[str, Sight | str]]
+"""Each source's name, with what it saw or why that is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How what is asked leaves: by an interface, from an address, and over one family; None is the kernel's choice."""
+
+    interface: str | None = None
+    address: str | None = None
+    family: int = socket.AF_INET
+
+    def new_socket(self) -> socket.socket:
+        """A TCP socket that leaves this way, not connected and not blocking. Raises OSError."""
+        return socket_through(self.interface, self.address, self.family)
+
+    def session(self, timeout_s: float = TIMEOUT_S) -> aiohttp.ClientSession:
+        """Whatever is asked in it leaves this way."""
+        connector = aiohttp.TCPConnector(
+            family=socket.AddressFamily(self.family),
+            force_close=True,
+            socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
+        )
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        return aiohttp.ClientSession(connector=connector, timeout=timeout)
+
+
+def through_tunnel(exit_: Exit) -> Way:
+    """The way of an exit's traffic, if all is as it should be."""
+    family = socket.AF_INET6 if _of_ipv6(exit_) else socket.AF_INET
+    return Way(exit_.tunnel_interface, exit_.egress_address, family)
+
+
+def as_clients(exit_: Exit, family: int = socket.AF_INET) -> Way:
+    """The way that the kernel chooses for what clients send: the exit's Envoy binds to no interface."""
+    address = exit_.egress_address if family == through_tunnel(exit_).family else None
+    return Way(None, address, family)
+
+
+def _of_ipv6(exit_: Exit) -> bool:
+    hosts = [literal(str(source.host)) for source in exit_.sources]
+    if exit_.egress_address is not None:
+        return isinstance(literal(exit_.egress_address), IPv6Address)
+    return bool(hosts) and all(isinstance(host, IPv6Address) for host in hosts)
+
+
+def literal(host: str) -> object:
+    """The IP address that a host is; None for a name."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+async def ask_all(way: Way, sources: Sequence[URL], timeout_s: float = TIMEOUT_S) -> Answers:
+    """Ask those sources, all at once, that can be reached by the way's family."""
+    version = 6 if way.family == socket.AF_INET6 else 4
+    fit = [each for each in sources if getattr(literal(str(each.host)), "version", version) == version]
+    async with way.session(timeout_s) as session:
+        answers = await asyncio.gather(*(ask(session, source) for source in fit))
+    return [(str(source.host), answer) for source, answer in zip(fit, answers, strict=True)]
+
+
+async def ask(session: aiohttp.ClientSession, source: URL) -> Sight | str:
+    """What a source saw, or why that is of no use."""
+    try:
+        async with session.get(source, headers={"Accept": "application/json"}, allow_redirects=False) as response:
+            if response.status != 200:
+                return f"it answers {response.status}"
+            body = await response.content.read(BODY_MAX + 1)
+            while len(body) <= BODY_MAX and (more := await response.content.read(BODY_MAX + 1 - len(body))):
+                body += more
+            return "it answers too much" if len(body) > BODY_MAX else read_answer(body)
+    except TimeoutError:
+        return "it does not answer in time"
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        log.debug("observation.unanswered", source=str(source), reason=str(error))
+        return "it cannot be reached"
+    except Useless as useless:
+        return str(useless)

@@ -1,0 +1,205 @@
+"""Looks through an exit's tunnel from time to time, and keeps what was seen on the board."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from agent.observing.asking import Answers, ask_all, through_tunnel
+from agent.observing.beside import judge_ipv6, look_for_bypass, look_over_ipv6
+from agent.observing.combining import Outcome, combine, compose
+from agent.observing.finding import Finding
+from agent.observing.geo_file import GeoFile
+from agent.observing.locating import Locator
+from agent.observing.names import Asked, Route, ask_zone, judge, located
+from agent.observing.resolvers import resolvers_of
+from agent.observing.round_trip import measure_rtt_ms, steady
+from agent.observing.routing import interface_towards
+from agent.observing.sight import Place, Sight
+from agent.report import Board, Observation, State, wait
+from agent.settings import Exit
+from model.endpoint import Endpoint
+
+log = structlog.get_logger()
+
+AGAIN_S: Final = 5.0
+"""After a look that had any trouble."""
+NOT_YET: Final = Observation(trouble="its address is not known yet")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found at one time. `resolvers` are those that were asked."""
+
+    outcome: Outcome
+    names: Finding
+    bypass: Finding
+    ipv6: Finding
+    resolvers: tuple[Endpoint, ...] = ()
+    rtt_ms: float | None = None
+
+    @property
+    def observation(self) -> Observation:
+        return compose(self.outcome, self.names, self.bypass, self.ipv6)
+
+    def holding(self, before: Look | None) -> Look:
+        """The same, where a service failed, with what it said before through the same tunnel.
+
+        Not what was seen of the routes, which no service tells; nor of another address, or of other resolvers than are asked by
+        now.
+        """
+        if before is None:
+            return self
+        outcome, names, ipv6 = self.outcome, self.names, self.ipv6
+        if outcome.trouble and not before.outcome.trouble and outcome.addresses <= before.outcome.addresses:
+            outcome = before.outcome
+        if names.trouble and not before.names.trouble and self.resolvers == before.resolvers:
+            names = before.names
+        if ipv6.trouble and not before.ipv6.trouble and ipv6.seen == before.ipv6.seen:
+            ipv6 = before.ipv6
+        return replace(self, outcome=outcome, names=names, ipv6=ipv6)
+
+
+class Observer:
+    """Keeps the board's observation, as long as the tunnel is up. From when there is one, nothing is known yet.
+
+    Raises BadSetting for a Geo-IP file that is of no use.
+    """
+
+    def __init__(
+        self,
+        exit_: Exit,
+        board: Board,
+        *,
+        again_s: float = AGAIN_S,
+        resolvers: Callable[[Exit], Sequence[Endpoint]] = resolvers_of,
+        route: Route = interface_towards,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._exit = exit_
+        self._board = board
+        self._again_s = again_s
+        self._resolvers = resolvers
+        self._route = route
+        self._clock = clock
+        geo_file = None if exit_.geoip is None else GeoFile(exit_.geoip)
+        self._locator = Locator(geo_file, exit_.locate, through_tunnel(exit_))
+        self._held: Look | None = None
+        """Since the tunnel came up."""
+        self._addresses = Observation()
+        """The last address that was seen, through whichever tunnel, and the one before."""
+        board.update(observation=NOT_YET)
+
+    async def run(self) -> None:
+        """Look when the tunnel comes up and from then on from time to time, until cancelled."""
+        try:
+            while True:
+                await self._watch()
+        finally:
+            self._locator.close()
+
+    async def _watch(self) -> None:
+        """Wait for a tunnel that is up, look once, and rest."""
+        changed = self._board.changed
+        if self._board.report.tunnel is State.DOWN:
+            # what was seen through the tunnel before says nothing of the one that comes
+            self._held = None
+            self._put(NOT_YET)
+            await changed.wait()
+            return
+        changes = self._board.report.network_changes
+        look = await self.look()
+        if self._board.report.tunnel is State.UP:
+            self._tell(look)
+        await self._rest(self._again_s if look.observation.trouble else self._exit.observe_every_s, changes)
+
+    async def look(self) -> Look:
+        """Look once, at everything at the same time."""
+        exit_, way = self._exit, through_tunnel(self._exit)
+        resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
+        answers, asked, bypass, (over_ipv6, way_6), rtt_ms = await asyncio.gather(
+            ask_all(way, exit_.sources),
+            self._ask_zone(resolvers),
+            look_for_bypass(exit_, self._route),
+            look_over_ipv6(exit_, self._route),
+            self._measure_rtt_ms(),
+        )
+        outcome = combine(answers, exit_.host_addresses, await self._places_of(answers))
+        names = (
+            judge(await located(asked, self._locator), exit_, outcome.sight, self._route) if resolvers else Finding()
+        )
+        ipv6 = await judge_ipv6(over_ipv6, way_6, exit_, outcome.sight, self._locator)
+        return Look(outcome, names, bypass, ipv6, resolvers, rtt_ms)
+
+    async def _ask_zone(self, resolvers: Sequence[Endpoint]) -> Asked:
+        return await ask_zone(self._exit.dns_zone, resolvers) if self._exit.dns_zone else ()
+
+    async def _places_of(self, answers: Answers) -> dict[str, Place]:
+        """Where the addresses are that were seen: by the file, and where no source says, by the service too."""
+        sights = [each for _, each in answers if isinstance(each, Sight)]
+        unknown = not any(each.place.country for each in sights)
+        places = {}
+        for address in dict.fromkeys(each.address for each in sights):
+            place = await self._locator.find(address) if unknown else self._locator.in_file(address)
+            if place is not None:
+                places[address] = place
+        return places
+
+    async def _measure_rtt_ms(self) -> float | None:
+        target = self._exit.probe
+        if target is None and self._exit.sources:
+            first = self._exit.sources[0]
+            target = Endpoint(str(first.host), first.port or 80)
+        return None if target is None else await measure_rtt_ms(target, through_tunnel(self._exit))
+
+    def _tell(self, look: Look) -> None:
+        held = look.holding(self._held)
+        troubles = look.observation.trouble
+        if troubles and not held.observation.trouble:
+            log.warning(
+                "observation.failed", reason=troubles
+            )  # the tunnel has been up since: what was seen still holds
+        self._held = held
+        before = self._board.report.observation
+        rtt_ms = steady(before.rtt_ms if before else None, look.rtt_ms)
+        self._put(replace(held.observation, rtt_ms=rtt_ms))
+
+    def _put(self, observation: Observation) -> None:
+        """Put it up with what is remembered: the address before, and the speed that was measured last."""
+        self._note_address(observation.address)
+        before = self._board.report.observation or Observation()
+        whole = replace(
+            observation,
+            previous_address=self._addresses.previous_address,
+            changed_at=self._addresses.changed_at,
+            download_mbps=before.download_mbps,
+            upload_mbps=before.upload_mbps,
+            speed_measured_at=before.speed_measured_at,
+        )
+        if observation != NOT_YET and replace(whole, rtt_ms=before.rtt_ms) != before:
+            log.info("observation", **{name: str(value) for name, value in asdict(whole).items() if value})
+        self._board.update(observation=whole)
+
+    def _note_address(self, address: str | None) -> None:
+        known = self._addresses.address
+        if address is None or address == known:
+            return
+        if known is None:
+            self._addresses = Observation(address=address)
+            return
+        self._addresses = Observation(address=address, previous_address=known, changed_at=self._clock())
+        log.warning("observation.address_changed", address=address, previous=known)
+
+    async def _rest(self, seconds: float, changes: int) -> None:
+        """For so long, unless the tunnel goes down, or the network changes more than so often: then a leak may have begun."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            changed = self._board.changed
+            if self._board.report.tunnel is State.DOWN or self._board.report.network_changes != changes:
+                return
+            await wait(changed, left)
