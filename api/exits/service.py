@@ -23,7 +23,7 @@ from model.changes import Unit
 from model.repositories import declared, heartbeats, sync
 from model.tables import ExitRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
-from xds.translate.group import ExitGroup, ExitOverlay
+from xds.translate.group import ExitGroup, ExitOverlay, ParentGroup
 
 DISABLED = "disabled by an operator"
 ENABLED = "enabled by an operator, not heard of since"
@@ -124,7 +124,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
                 state=ExitState(row.state),
                 last_heartbeat_at=heard[row.id][0] if row.id in heard else None,
                 observation=heard[row.id][1] if row.id in heard else None,
-                rejections=rejections.of_groups([ExitOverlay(row.id).key, ExitGroup(row.pool_id).key]),
+                rejections=rejections.of_groups([ExitOverlay(row.id).key, _group_of(row).key]),
             )
             for row in rows
         ]
@@ -174,6 +174,10 @@ def endpoint_of(address: str) -> str | None:
         return str(ip_address(address))
     except ValueError:
         return None
+
+
+def _group_of(row: ExitRow) -> ExitGroup | ParentGroup:
+    return ParentGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
 
 
 def _switched(state: ExitState, now: datetime) -> dict[str, Any]:

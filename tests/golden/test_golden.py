@@ -24,6 +24,7 @@ from model.world import (
     ExitState,
     Fleet,
     Listener,
+    Parent,
     Pool,
     Proxy,
     Role,
@@ -96,7 +97,9 @@ def read_world(case: str) -> tuple[World, Proxy]:
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))
             stands_at = place(settings.pop("locality", None))
-            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, locality=stands_at, **settings)
+            parent = Parent(**settings.pop("parent")) if "parent" in settings else None
+            where = {"locality": stands_at, "parent": parent}
+            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, **where, **settings)
             proxies[exit_.name] = Proxy(exit_.id, fleet.id, exit_.name, Role.EXIT)
             entities.append(exit_)
     world = World().changed(1, [put(entity) for entity in [*entities, *proxies.values()]])
