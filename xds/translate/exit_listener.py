@@ -24,7 +24,7 @@ from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import LOOPBACK, stays_here
 from xds.translate.http import connection_manager, http_filter, local_replies, socket
-from xds.translate.parent_failures import parent_refusals, parent_replies
+from xds.translate.parent_failures import parent_filter, parent_replies
 from xds.translate.template import ANY_EXIT, ANY_PARENT
 from xds.translate.tls import from_gateways
 from xds.wire import template_pb2 as wire
@@ -57,7 +57,7 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
-            parent_refusals() if exit_.parent else _resolver(exit_.egress_address),
+            parent_filter() if exit_.parent else _resolver(exit_.egress_address),
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
     )
