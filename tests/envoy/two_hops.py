@@ -6,9 +6,10 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from cryptography import x509
@@ -32,6 +33,7 @@ class TwoHops:
     gateway_plane: Plane
     exits: dict[UUID, Envoy]
     planes: dict[UUID, Plane]
+    parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
         """Tell everybody."""
