@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.collections.listing import FleetListQuery
+from api.exits.parents import ParentIn, ParentOut
 from api.rollouts.schemas import RejectedOut
 from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
@@ -44,6 +45,7 @@ class ExitIn(Wish):
     )
     weight: Weight = Field(default=1, description="Its share beside the other exits of its pool.")
     standby: bool = Field(default=False, description="Whether it serves only when no other exit of its pool does.")
+    parent: ParentIn | None = Field(default=None, description="null: its Envoy dials targets itself.")
     enabled: bool = True
 
 
@@ -59,6 +61,7 @@ class ExitPatch(Wish):
     locality: Locality | None = Field(default_factory=absent)
     weight: Weight = Field(default_factory=absent)
     standby: bool = Field(default_factory=absent)
+    parent: ParentIn | None = Field(default_factory=absent, description="As a whole; null: none any more.")
     enabled: bool = Field(
         default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
     )
@@ -87,6 +90,7 @@ class ExitOut(View):
     locality: str | None
     weight: int
     standby: bool
+    parent: ParentOut | None
     enabled: bool
     state: ExitState
     state_reason: str

@@ -13,6 +13,7 @@ from sqlmodel import col
 
 from api.collections.collection import Collection
 from api.context import Look
+from api.exits.parents import parent_columns, show_parent
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
 from api.guard_rails import no_silent_shrink
 from api.pools import service as pools
@@ -64,6 +65,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
         pool, _ = await pools.refer(work.session, wish.pool, wish.fleet, caller=work.caller)
         fields = wish.model_dump(exclude={"pool", "fleet", "enabled"})
+        fields |= parent_columns(fields.pop("parent"))
         state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
@@ -77,6 +79,8 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         if "pool" in fields:
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
             fields["pool_id"] = pool.id
+        if "parent" in fields:
+            fields |= parent_columns(fields.pop("parent"), row)
         enabled = fields.pop("enabled", None)
         if enabled is not None and enabled != (row.state != ExitState.DISABLED):
             fields |= _switched(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
@@ -120,6 +124,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             ExitOut.of(
                 row,
                 **owners[row.pool_id],
+                parent=show_parent(row),
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
                 last_heartbeat_at=heard[row.id][0] if row.id in heard else None,

@@ -158,6 +158,7 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "locality": None,
         "weight": 1,
         "standby": False,
+        "parent": None,
         "enabled": True,
         "state": "registering",
         "state_reason": "declared, not heard of yet",
