@@ -13,6 +13,7 @@ import structlog
 from yarl import URL
 
 from agent.endpoints import plain_address
+from agent.parent import session_options
 from agent.report import Board, Observation, State, wait
 from agent.settings import Exit
 from agent.tunnel import socket_through
@@ -110,7 +111,8 @@ class Observer:
 
     async def look(self) -> Observation:
         """Ask all sources once."""
-        async with aiohttp.ClientSession(connector=self._connector(), timeout=_TIMEOUT) as session:
+        through = session_options(self._exit.parent)
+        async with aiohttp.ClientSession(connector=self._connector(), timeout=_TIMEOUT, **through) as session:
             answers = await asyncio.gather(*(_ask(session, source) for source in self._exit.sources))
         names = [str(source.host) for source in self._exit.sources]
         return combine([*zip(names, answers, strict=True)], self._exit.host_addresses)
@@ -134,6 +136,10 @@ class Observer:
             await wait(changed, left)
 
     def _connector(self) -> aiohttp.TCPConnector:
+        if self._exit.parent is not None:
+            return aiohttp.TCPConnector(
+                force_close=True
+            )  # what is dialled is the parent, which need not be in the tunnel
         way = self._exit.tunnel_interface, self._exit.egress_address
         return aiohttp.TCPConnector(force_close=True, socket_factory=lambda place: socket_through(*way, place[0]))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from yarl import URL
 
 from agent.endpoints import BadSetting
+from agent.gluetun.client import Access
+from agent.parent import Parent
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
@@ -19,7 +21,8 @@ class Exit:
 
     Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
     (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address. `sources` tell where traffic comes
-    out, which must never be one of `host_addresses`.
+    out, which must never be one of `host_addresses`. With a `parent` all that goes through it, `probe` and `sources` too;
+    `gluetun` says how the tunnel behind it stands.
     """
 
     pool: str
@@ -31,6 +34,8 @@ class Exit:
     probe: Endpoint | None = None
     sources: tuple[URL, ...] = ()
     host_addresses: frozenset[str] = frozenset()
+    parent: Parent | None = None
+    gluetun: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)

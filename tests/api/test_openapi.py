@@ -104,7 +104,11 @@ async def test_the_documentation_is_a_page(api):
 
 async def test_optional_fields_of_changes_are_not_said_to_take_null(document):
     schemas = document["components"]["schemas"]
-    takes_null = {"ExitPatch": ["egress_address", "locality", "parent"], "ProxyPatch": ["locality"], "PoolPatch": ["city"]}
+    takes_null = {
+        "ExitPatch": ["egress_address", "locality", "parent"],
+        "ProxyPatch": ["locality"],
+        "PoolPatch": ["city"],
+    }
     for name in ("FleetPatch", "PoolPatch", "ExitPatch", "ProxyPatch"):
         nullable = [field for field, schema in schemas[name]["properties"].items() if "null" in str(schema)]
         assert nullable == takes_null.get(name, [])

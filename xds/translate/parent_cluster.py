@@ -104,9 +104,7 @@ def translate_credentials(parent: Parent) -> Secret | None:
     if parent.username is None or parent.password is None:
         return None
     value = "Basic " + b64encode(f"{parent.username}:{parent.password}".encode()).decode()
-    return Secret(
-        name=names.PARENT_SECRET, generic_secret=GenericSecret(secret=DataSource(inline_string=value))
-    )
+    return Secret(name=names.PARENT_SECRET, generic_secret=GenericSecret(secret=DataSource(inline_string=value)))
 
 
 def _is_literal(address: str) -> bool:
