@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,11 @@ class Credentials:
 
     username: str
     password: str = field(repr=False)
+
+
+def basic(known: Credentials) -> str:
+    """The value of a header that shows them (RFC 7617, in UTF-8)."""
+    return "Basic " + b64encode(f"{known.username}:{known.password}".encode()).decode()
 
 
 def read_credentials(option: str, path: Path) -> Credentials:
@@ -41,7 +48,7 @@ def read_key(option: str, path: Path) -> str:
 def _read(option: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MAX_BYTES + 1)
         if mode & _OTHERS:
             raise BadSetting(f"{option} {path} may be read by others", mend=f"chmod 600 {path}")

@@ -13,7 +13,7 @@ import structlog
 from yarl import URL
 
 from agent.endpoints import plain_address
-from agent.parent import session_options
+from agent.parent import Parent, request_options
 from agent.report import Board, Observation, State, wait
 from agent.settings import Exit
 from agent.tunnel import socket_through
@@ -111,9 +111,8 @@ class Observer:
 
     async def look(self) -> Observation:
         """Ask all sources once."""
-        through = session_options(self._exit.parent)
-        async with aiohttp.ClientSession(connector=self._connector(), timeout=_TIMEOUT, **through) as session:
-            answers = await asyncio.gather(*(_ask(session, source) for source in self._exit.sources))
+        async with aiohttp.ClientSession(connector=self._connector(), timeout=_TIMEOUT) as session:
+            answers = await asyncio.gather(*(_ask(session, source, self._exit.parent) for source in self._exit.sources))
         names = [str(source.host) for source in self._exit.sources]
         return combine([*zip(names, answers, strict=True)], self._exit.host_addresses)
 
@@ -144,10 +143,12 @@ class Observer:
         return aiohttp.TCPConnector(force_close=True, socket_factory=lambda place: socket_through(*way, place[0]))
 
 
-async def _ask(session: aiohttp.ClientSession, source: URL) -> Observation | str:
+async def _ask(session: aiohttp.ClientSession, source: URL, parent: Parent | None = None) -> Observation | str:
     """What a source saw, or why that is of no use."""
+    through = request_options(parent, source)
+    headers = {"Accept": "application/json", **through.pop("headers", {})}
     try:
-        async with session.get(source, headers={"Accept": "application/json"}, allow_redirects=False) as response:
+        async with session.get(source, headers=headers, allow_redirects=False, **through) as response:
             if response.status != 200:
                 return f"it answers {response.status}"
             body = await response.content.read(BODY_MAX + 1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
+from yarl import URL
 
-from agent.credentials import Credentials
+from agent.credentials import Credentials, basic
 from model.endpoint import Endpoint
 
 TIMEOUT_S: Final = 2.0
@@ -29,13 +28,18 @@ class Parent:
     credentials: Credentials | None = None
 
 
-def session_options(parent: Parent | None) -> dict[str, Any]:
-    """The arguments of an aiohttp.ClientSession whose requests go through the parent, if there is one."""
+def request_options(parent: Parent | None, url: URL) -> dict[str, Any]:
+    """The arguments by which aiohttp sends a request for `url` through the parent, if there is one.
+
+    By plain HTTP the request itself is what the parent reads; by HTTPS it is for the target's eyes alone.
+    """
     if parent is None:
         return {}
-    known = parent.credentials
-    auth = aiohttp.BasicAuth(known.username, known.password, "utf-8") if known else None
-    return {"proxy": f"http://{parent.place}", "proxy_auth": auth}
+    options: dict[str, Any] = {"proxy": f"http://{parent.place}"}
+    if parent.credentials is not None:
+        shown = {"Proxy-Authorization": basic(parent.credentials)}
+        options |= {"proxy_headers": shown} if url.scheme == "https" else {"headers": shown}
+    return options
 
 
 async def parent_trouble(parent: Parent, target: Endpoint | None) -> str | None:
@@ -74,6 +78,5 @@ async def _connect(parent: Parent, target: Endpoint) -> int | None:
 def _request(parent: Parent, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if parent.credentials is not None:
-        pair = f"{parent.credentials.username}:{parent.credentials.password}".encode()
-        lines.append(f"Proxy-Authorization: Basic {b64encode(pair).decode()}")
+        lines.append(f"Proxy-Authorization: {basic(parent.credentials)}")
     return "\r\n".join([*lines, "", ""]).encode()

@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from agent.credentials import Credentials
+from agent.credentials import Credentials, basic
 from agent.endpoints import plain_address
 from model.errors import ExitplaneError
 
@@ -102,12 +102,12 @@ class Gluetun:
         headers = {"Accept": "application/json"}
         if self._access.key is not None:
             headers["X-API-Key"] = self._access.key
-        known = self._access.credentials
-        auth = aiohttp.BasicAuth(known.username, known.password, "utf-8") if known else None
+        if self._access.credentials is not None:
+            headers["Authorization"] = basic(self._access.credentials)
         connector = aiohttp.TCPConnector(force_close=True)
         try:
             async with (
-                aiohttp.ClientSession(connector=connector, timeout=self._timeout, auth=auth) as session,
+                aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session,
                 session.request(
                     method, self._access.url / "v1" / path, json=body, headers=headers, allow_redirects=False
                 ) as response,

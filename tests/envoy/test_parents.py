@@ -180,18 +180,18 @@ def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(
 
 def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
     """As HTTP does within TLS."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        with (
-            tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _),
-            closing(server.accept()[0]) as far,
-        ):
-            assert status == 200
-            thread = threading.Thread(target=far.sendall, args=(CONTENT,), daemon=True)
-            thread.start()
-            received = b""
-            while len(received) < len(CONTENT):
-                received += client.recv(65_536)
-            thread.join(10)
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _),
+        closing(server.accept()[0]) as far,
+    ):
+        assert status == 200
+        thread = threading.Thread(target=far.sendall, args=(CONTENT,), daemon=True)
+        thread.start()
+        received = b""
+        while len(received) < len(CONTENT):
+            received += client.recv(65_536)
+        thread.join(10)
     assert received == CONTENT
 
 
