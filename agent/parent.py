@@ -6,11 +6,13 @@ import asyncio
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from yarl import URL
 
-from agent.credentials import Credentials, basic
+from agent.credentials import Credentials, basic, read_credentials
+from agent.endpoints import BadSetting
 from model.endpoint import Endpoint
 
 TIMEOUT_S: Final = 2.0
@@ -22,10 +24,20 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r?\n)")
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The HTTP proxy that an exit sends all traffic on to."""
+    """The HTTP proxy that an exit sends all traffic on to. `file` is where the credentials came from."""
 
     place: Endpoint
     credentials: Credentials | None = None
+    file: Path | None = None
+
+    def known(self) -> Credentials | None:
+        """The credentials as the file has them by now, so that nothing has to end when they change."""
+        if self.file is None:
+            return self.credentials
+        try:
+            return read_credentials("--parent-credentials", self.file)
+        except BadSetting:
+            return self.credentials
 
 
 def request_options(parent: Parent | None, url: URL) -> dict[str, Any]:
@@ -36,8 +48,8 @@ def request_options(parent: Parent | None, url: URL) -> dict[str, Any]:
     if parent is None:
         return {}
     options: dict[str, Any] = {"proxy": f"http://{parent.place}"}
-    if parent.credentials is not None:
-        shown = {"Proxy-Authorization": basic(parent.credentials)}
+    if (known := parent.known()) is not None:
+        shown = {"Proxy-Authorization": basic(known)}
         options |= {"proxy_headers": shown} if url.scheme == "https" else {"headers": shown}
     return options
 
@@ -77,6 +89,6 @@ async def _connect(parent: Parent, target: Endpoint) -> int | None:
 
 def _request(parent: Parent, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if parent.credentials is not None:
-        lines.append(f"Proxy-Authorization: {basic(parent.credentials)}")
+    if (known := parent.known()) is not None:
+        lines.append(f"Proxy-Authorization: {basic(known)}")
     return "\r\n".join([*lines, "", ""]).encode()

@@ -212,7 +212,7 @@ def _read_parent(placed: dict[str, Any]) -> Parent | None:
             raise BadSetting("--parent-credentials without a parent", mend="add --parent HOST:PORT")
         return None
     known = None if credentials is None else read_credentials("--parent-credentials", credentials)
-    return Parent(read_endpoint("--parent", place), known)
+    return Parent(read_endpoint("--parent", place), known, credentials)
 
 
 def _read_gluetun(placed: dict[str, Any]) -> Access | None:

@@ -146,6 +146,16 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
     assert "headers" not in through
 
 
+async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
+    path = write(tmp_path / "parent", "exit\nold\n")
+    parent = Parent(place_of(stand_in), Credentials("exit", "old"), path)
+    assert "refuses" in (await parent_trouble(parent, None) or "")
+    write(path, f"{KNOWN.username}\n{KNOWN.password}\n")
+    assert await parent_trouble(parent, None) is None
+    path.unlink()
+    assert "refuses" in (await parent_trouble(parent, None) or "")
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +195,7 @@ def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
     given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
     exit_ = _read_exit(Role.EXIT, options(**given))
-    assert exit_.parent == Parent(Endpoint("127.0.0.1", 8888), KNOWN)
+    assert exit_.parent == Parent(Endpoint("127.0.0.1", 8888), KNOWN, path)
     assert exit_.gluetun == Access(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
     said = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
