@@ -167,7 +167,13 @@ async def test_to_rotate_can_be_cancelled(stand_in, until):
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("de", "Germany"), ("US", "United States"), ("uk", "United Kingdom"), ("vn", "Vietnam"), ("Czech Republic", "Czech Republic")],
+    [
+        ("de", "Germany"),
+        ("US", "United States"),
+        ("uk", "United Kingdom"),
+        ("vn", "Vietnam"),
+        ("Czech Republic", "Czech Republic"),
+    ],
 )
 def test_countries_go_by_their_everyday_names(given, name):
     assert full_name(given) == name

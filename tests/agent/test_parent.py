@@ -77,7 +77,9 @@ async def test_one_that_is_not_there_cannot_be_reached(stand_in):
     assert "cannot be reached" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
 
 
-@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n", b"x" * 100_000, b"HTTP/2 200\r\n"])
+@pytest.mark.parametrize(
+    "said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n", b"x" * 100_000, b"HTTP/2 200\r\n"]
+)
 async def test_what_answers_something_else_is_no_proxy(said):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

@@ -105,7 +105,9 @@ def test_while_gluetun_says_that_its_tunnel_is_down_its_exit_serves_nobody(behin
 def test_a_parent_that_refuses_all_exits_is_a_503_of_exitplane_and_never_a_407(behind, eventually):
     for parent in behind.parents:
         parent.password = ANOTHER
-    seen = {(answer.status, "exitplane" in answer.text) for answer in (behind.ask(tunnel=it) for it in (True, False) * 5)}
+    seen = {
+        (answer.status, "exitplane" in answer.text) for answer in (behind.ask(tunnel=it) for it in (True, False) * 5)
+    }
     assert seen == {(503, True)}
     eventually(lambda: "refuses the exit's credentials" in behind.state_of(1)[1])
     for number, file in enumerate(behind.files, 1):

@@ -158,7 +158,9 @@ def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
     """Whatever part of it arrives, or is refused."""
     pool = make_pool(1)
     parent = Parent("gluetun", 8888, "a", "b")
-    exit_ = Exit(UUID(int=5), pool.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, egress_address="10.0.0.1", parent=parent)
+    exit_ = Exit(
+        UUID(int=5), pool.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, egress_address="10.0.0.1", parent=parent
+    )
     envoy = Proxy(exit_.id, FLEET, "x", Role.EXIT)
     world = World().changed(1, map(put, [Fleet(FLEET, "demo"), pool, exit_, envoy]))
     scopes = group.scopes_of(envoy, world)
@@ -171,7 +173,9 @@ def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
     }
     for body in found.values():
         assert b"dynamic_forward_proxy" not in body
-    routes, listener = (ResourceId(*it) for it in ((names.ROUTE, names.PARENT_ROUTES), (names.LISTENER, names.EXIT_LISTENER)))
+    routes, listener = (
+        ResourceId(*it) for it in ((names.ROUTE, names.PARENT_ROUTES), (names.LISTENER, names.EXIT_LISTENER))
+    )
     assert references(*dataclasses.astuple(listener), found[listener]) == {routes}
     assert references(*dataclasses.astuple(routes), found[routes]) == frozenset()
 
