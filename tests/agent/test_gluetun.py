@@ -133,7 +133,7 @@ async def test_to_rotate_into_a_country_asks_for_it_by_its_full_name(stand_in, c
 @pytest.mark.parametrize("country", [None, "jp"])
 async def test_a_tunnel_that_comes_back_nowhere_else_is_waited_for_no_longer_than_said(stand_in, country):
     stand_in.comes_back = False
-    with pytest.raises(NotRotated, match="no other address after 0.3 s"):
+    with pytest.raises(NotRotated, match=r"no other address after 0\.3 s"):
         await rotate(client_of(stand_in), country, within_s=0.3, poll_s=0.01)
 
 
