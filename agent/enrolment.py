@@ -18,6 +18,7 @@ from agent import folder as files
 from agent.backoff import Backoff
 from agent.bootstrap import exitplane_version
 from agent.folder import StateFolder, StateUnusable
+from agent.parent import Parent
 from agent.plane import Plane, PlaneUnavailable
 from agent.settings import AgentSettings, read_token
 from model.endpoint import Endpoint
@@ -145,7 +146,14 @@ def _placed(settings: AgentSettings) -> dict[str, Any]:
     if settings.exit is not None:
         fields = ("pool", "address", "port", "bind_address", "egress_address")
         values |= {name: getattr(settings.exit, name) for name in fields}
+        values["parent"] = settings.exit.parent and _parent(settings.exit.parent)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _parent(parent: Parent) -> dict[str, Any]:
+    known = parent.credentials
+    shown = {"username": known.username, "password": known.password} if known else {}
+    return {"address": parent.place.host, "port": parent.place.port, **shown}
 
 
 def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrolment:

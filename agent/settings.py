@@ -10,6 +10,8 @@ from typing import Final
 from yarl import URL
 
 from agent.endpoints import BadSetting
+from agent.gluetun.client import Access
+from agent.parent import Parent
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
@@ -26,6 +28,8 @@ class Exit:
     out, which must never be one of `host_addresses`; they are asked again every `observe_every_s`. `geoip` and `locate` know where
     addresses are. `resolvers` (IP addresses) are those that Envoy asks, none: resolv.conf's; `dns_zone` reveals who asks for them,
     and those in `dns_allow` may. Speed is measured against `speed_url`, every `speed_every_s` if that is given.
+
+    With a `parent` all that goes through it, `probe` and `sources` too; `gluetun` says how the tunnel behind it stands.
     """
 
     pool: str
@@ -46,6 +50,8 @@ class Exit:
     speed_url: URL | None = None
     speed_upload_url: URL | None = None
     speed_every_s: float | None = None
+    parent: Parent | None = None
+    gluetun: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from agent.gluetun.client import Gluetun
+from agent.gluetun.watching import gluetun_trouble
+from agent.parent import parent_trouble
 from agent.report import Board, State
 from agent.settings import Exit
 from model.endpoint import Endpoint
@@ -90,12 +93,17 @@ class TunnelWatch:
 
 
 def checks_of(exit_: Exit) -> list[Check]:
-    """What is watched of an exit: its interface, and whether a target answers through it."""
+    """What is watched of an exit: its interface, what gluetun says, its parent, and whether a target answers through it."""
     checks = []
-    interface, target = exit_.tunnel_interface, exit_.probe
+    interface, target, parent = exit_.tunnel_interface, exit_.probe, exit_.parent
     if interface is not None:
         checks.append(Check(lambda: interface_trouble(interface)))
-    if target is not None:
+    if exit_.gluetun is not None:
+        gluetun = Gluetun(exit_.gluetun)
+        checks.append(Check(lambda: gluetun_trouble(gluetun), patience=2))
+    if parent is not None:
+        checks.append(Check(lambda: parent_trouble(parent, target), patience=2))
+    elif target is not None:
         checks.append(Check(lambda: target_trouble(target, interface, exit_.egress_address), patience=2))
     return checks
 

@@ -26,7 +26,7 @@ RETRY_AFTER_S = 2
 DUPLICATE = "duplicate"
 _ERRORS_MAX = 20
 _SHOWN_CHARS = 200
-_SECRET_FIELDS = frozenset({"join_token", "csr"})
+_SECRET_FIELDS = frozenset({"join_token", "csr", "password"})
 _SECRET_TEXT = re.compile(r"ep-(exit|gateway)-|-----BEGIN ")
 """How join tokens and PEM begin: they are not repeated even when they stand in another field."""
 

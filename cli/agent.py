@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from agent import journal
-from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
+from agent.credentials import read_credentials, read_key
+from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality, read_url
+from agent.gluetun.client import Access
+from agent.parent import Parent
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
@@ -131,6 +134,32 @@ def agent(
         float | None,
         _option("--speed-every-s", "How often speed is measured; never by default.", min=1, rich_help_panel=_EXIT),
     ] = None,
+    parent: Annotated[
+        str | None,
+        _option("--parent", "HOST:PORT of the HTTP proxy that it sends all traffic on to.", rich_help_panel=_EXIT),
+    ] = None,
+    parent_credentials: Annotated[
+        Path | None,
+        _option(
+            "--parent-credentials",
+            "A file that nobody else may read: the parent's user name, and the password in the next line.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    gluetun: Annotated[
+        str | None,
+        _option(
+            "--gluetun", "URL of gluetun's control API, which must say that the tunnel runs.", rich_help_panel=_EXIT
+        ),
+    ] = None,
+    gluetun_key_file: Annotated[
+        Path | None,
+        _option("--gluetun-key-file", "A file that nobody else may read: its API key.", rich_help_panel=_EXIT),
+    ] = None,
+    gluetun_credentials: Annotated[
+        Path | None,
+        _option("--gluetun-credentials", "Or one with user name and password, in two lines.", rich_help_panel=_EXIT),
+    ] = None,
     drain_time_s: Annotated[
         float | None,
         _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
@@ -173,6 +202,11 @@ def agent(
         "--speed-url": speed_url,
         "--speed-upload-url": speed_upload_url,
         "--speed-every-s": speed_every_s,
+        "--parent": parent,
+        "--parent-credentials": parent_credentials,
+        "--gluetun": gluetun,
+        "--gluetun-key-file": gluetun_key_file,
+        "--gluetun-credentials": gluetun_credentials,
     }
     settings = AgentSettings(
         api=parse_api(api),
@@ -197,7 +231,7 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         for option, value in placed.items():
             if value is not None:
                 raise BadSetting(
-                    f"{option} {value!r}: a gateway has none", mend=f"leave it out, or use --role {Role.EXIT}"
+                    f"{option} {str(value)!r}: a gateway has none", mend=f"leave it out, or use --role {Role.EXIT}"
                 )
         return None
     for option in ("--pool", "--address", "--port"):
@@ -219,4 +253,31 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         tunnel_interface=interface,
         probe=target,
         **read_observing(placed),
+        parent=_read_parent(placed),
+        gluetun=_read_gluetun(placed),
+    )
+
+
+def _read_parent(placed: dict[str, Any]) -> Parent | None:
+    place, credentials = placed["--parent"], placed["--parent-credentials"]
+    if place is None:
+        if credentials is not None:
+            raise BadSetting("--parent-credentials without a parent", mend="add --parent HOST:PORT")
+        return None
+    known = None if credentials is None else read_credentials("--parent-credentials", credentials)
+    return Parent(read_endpoint("--parent", place), known, credentials)
+
+
+def _read_gluetun(placed: dict[str, Any]) -> Access | None:
+    url, key, credentials = (placed[f"--gluetun{name}"] for name in ("", "-key-file", "-credentials"))
+    if url is None:
+        if key is not None or credentials is not None:
+            raise BadSetting("a key or credentials of gluetun without gluetun", mend="add --gluetun URL")
+        return None
+    if key is not None and credentials is not None:
+        raise BadSetting("--gluetun-key-file and --gluetun-credentials", mend="give the one that gluetun asks for")
+    return Access(
+        read_url("--gluetun", url),
+        None if key is None else read_key("--gluetun-key-file", key),
+        None if credentials is None else read_credentials("--gluetun-credentials", credentials),
     )

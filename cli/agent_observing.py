@@ -27,6 +27,11 @@ def read_observing(placed: Mapping[str, Any]) -> dict[str, Any]:
         for option in options:
             if placed[option] is not None and placed[needed] is None:
                 raise BadSetting(f"{option} needs {needed}: {reason}", mend=f"add {needed}, or leave {option} out")
+    if placed["--dns-zone"] is not None and placed["--parent"] is not None:
+        raise BadSetting(
+            "--dns-zone with --parent: names are resolved by the parent, which cannot be asked who does",
+            mend="leave --dns-zone out",
+        )
     every_s = placed["--observe-every-s"]
     return {
         "sources": tuple(read_url("--observe", text) for text in placed["--observe"] or ()),

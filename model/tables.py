@@ -213,6 +213,12 @@ class ExitRow(SQLModel, table=True):
     """What the keeper multiplies its weight by, where its pool weighs."""
     capped: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """Whether its cap, and not an operator, took it out."""
+    parent_address: str | None = None
+    """Of the HTTP proxy that it sends all traffic on to, with `parent_port`; None: it dials targets itself."""
+    parent_port: int | None = None
+    parent_username: str | None = None
+    parent_password: str | None = None
+    """Neither shown nor told; the exit's own Envoy is given it by SDS alone."""
     state: str
     state_reason: str
     state_since: datetime = Field(sa_column=_timestamp())

@@ -286,12 +286,23 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """An HTTP proxy that an exit sends all traffic on to, at an IP literal or a host name. Credentials are both or neither."""
+
+    address: str
+    port: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """A VPN tunnel with a way in.
 
     `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
     listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
-    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does.
+    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does. With a `parent`
+    its Envoy dials that one alone, and no target.
     """
 
     id: UUID
@@ -305,6 +316,7 @@ class Exit:
     locality: Locality | None = None
     weight: int = 1
     standby: bool = False
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, slots=True)

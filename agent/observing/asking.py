@@ -15,6 +15,7 @@ from yarl import URL
 
 from agent.observing.formats import read_answer
 from agent.observing.sight import Sight, Useless
+from agent.parent import Parent
 from agent.settings import Exit
 from agent.tunnel import socket_through
 
@@ -30,11 +31,15 @@ Answers = Sequence[tuple[str, Sight | str]]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How what is asked leaves: by an interface, from an address, and over one family; None is the kernel's choice."""
+    """How what is asked leaves: by an interface, from an address, and over one family; None is the kernel's choice.
+
+    With a parent proxy it all goes through that, which need not be in the tunnel.
+    """
 
     interface: str | None = None
     address: str | None = None
     family: int = socket.AF_INET
+    parent: Parent | None = None
 
     def new_socket(self) -> socket.socket:
         """A TCP socket that leaves this way, not connected and not blocking. Raises OSError."""
@@ -42,23 +47,35 @@ class Way:
 
     def session(self, timeout_s: float = TIMEOUT_S) -> aiohttp.ClientSession:
         """Whatever is asked in it leaves this way."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        if self.parent is not None:
+            known = self.parent.known()
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True),
+                timeout=timeout,
+                proxy=f"http://{self.parent.place}",
+                proxy_auth=None if known is None else aiohttp.BasicAuth(known.username, known.password, "utf-8"),
+            )
         connector = aiohttp.TCPConnector(
             family=socket.AddressFamily(self.family),
             force_close=True,
             socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
         )
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         return aiohttp.ClientSession(connector=connector, timeout=timeout)
 
 
 def through_tunnel(exit_: Exit) -> Way:
     """The way of an exit's traffic, if all is as it should be."""
+    if exit_.parent is not None:
+        return Way(parent=exit_.parent)
     family = socket.AF_INET6 if _of_ipv6(exit_) else socket.AF_INET
     return Way(exit_.tunnel_interface, exit_.egress_address, family)
 
 
 def as_clients(exit_: Exit, family: int = socket.AF_INET) -> Way:
     """The way that the kernel chooses for what clients send: the exit's Envoy binds to no interface."""
+    if exit_.parent is not None:
+        return Way(parent=exit_.parent)
     address = exit_.egress_address if family == through_tunnel(exit_).family else None
     return Way(None, address, family)
 

@@ -42,6 +42,8 @@ async def look_for_bypass(exit_: Exit, route: Route) -> Finding:
 
 async def look_over_ipv6(exit_: Exit, route: Route) -> tuple[Answers, str | None]:
     """What sources see over IPv6, if anything can leave so, and the interface that it leaves by."""
+    if exit_.parent is not None:
+        return (), None  # what the parent does not carry leaves nowhere
     if through_tunnel(exit_).family != socket.AF_INET:
         return (), None
     way = await asyncio.to_thread(route, _EVERYWHERE_6)

@@ -151,6 +151,8 @@ class Observer:
         return places
 
     async def _measure_rtt_ms(self) -> float | None:
+        if self._exit.parent is not None:
+            return None  # a connection to the parent is as near as the parent, whatever is behind it
         target = self._exit.probe
         if target is None and self._exit.sources:
             first = self._exit.sources[0]

@@ -250,9 +250,10 @@ class Application:
         del proxies
         rows = [each.row for each in changed.values()]
         after = await self._as_existing(collection, rows)
+        touched = {row_id for _, row_id in self.work.unit.touched} if collection is EXITS else ()
         for key, each in changed.items():
             changes = differences(each.now, after[key].now)
-            if changes:
+            if changes or str(each.row.id) in touched:  # what is not shown, a password, may have changed
                 self._note("changed", collection, key, each.row.id, changes)
             else:
                 self.unchanged += 1

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.exits.parents import ParentIn
 from api.exits.schemas import ANY_ADDRESS
 from api.values import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, Text, View, Wish
 
@@ -41,6 +42,9 @@ class ExitEnrolmentIn(EnrolmentIn):
     port: Port
     bind_address: IpAddress = Field(default=ANY_ADDRESS, description="What the exit's Envoy listens on.")
     egress_address: SourceAddress | None = None
+    parent: ParentIn | None = Field(
+        default=None, description="The proxy that it sends all traffic on to; null: what is declared already stays."
+    )
 
 
 class ProxyEnrolmentIn(EnrolmentIn):

@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from api.enrolment.schemas import EnrolmentIn, ExitEnrolmentIn, ProxyEnrolmentIn
 from api.exits import service as exits
+from api.exits.parents import ParentIn, parent_columns
 from api.pools import service as pools
 from api.problems import FieldError, Problem, clashes, duplicate
 from model.authority import Authority, BadSigningRequest, sign_request
@@ -22,7 +23,7 @@ from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
 
 ENROLLED = "enrolled, not heard of yet"
-MOVED = "enrolled again with another address, not heard of since"
+MOVED = "enrolled again with another address or parent, not heard of since"
 _ADDRESS_FIELDS = {"address", "port", "bind_address", "egress_address"}
 
 
@@ -76,6 +77,8 @@ async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: dat
     fields: dict[str, Any] = wish.model_dump(include=_ADDRESS_FIELDS)
     found = await declared.find_exit_named(unit.session, pool.id, wish.name)
     row = found and await declared.lock(unit.session, ExitRow, found.id)
+    if wish.parent is not None:
+        fields |= _parent(wish.parent, row)
     if row is None:
         fields |= {"name": wish.name, "locality": wish.locality}
         return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
@@ -85,6 +88,13 @@ async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: dat
         fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
     await exits.update(unit, row, pool, fields | _place(wish))
     return row.id
+
+
+def _parent(parent: ParentIn, row: ExitRow | None) -> dict[str, Any]:
+    """An agent that says nothing of credentials leaves those that operators declared, where the proxy stays the same."""
+    if row and parent.username is None and (row.parent_address, row.parent_port) == (parent.address, parent.port):
+        return {}
+    return parent_columns(parent.model_dump(), row)
 
 
 def _place(wish: EnrolmentIn) -> dict[str, Any]:

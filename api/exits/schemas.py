@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.collections.listing import FleetListQuery
+from api.exits.parents import ParentIn, ParentOut
 from api.rollouts.schemas import RejectedOut
 from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
@@ -60,6 +61,7 @@ class ExitIn(Wish):
         default=None,
         description="How much it carries in a month (UTC, both directions, 10^9 bytes), until it is drained. null: no limit.",
     )
+    parent: ParentIn | None = Field(default=None, description="null: its Envoy dials targets itself.")
     enabled: bool = True
 
 
@@ -78,6 +80,7 @@ class ExitPatch(Wish):
     capacity: Capacity | None = Field(default_factory=absent)
     cost: Amount | None = Field(default_factory=absent)
     monthly_cap_gb: Amount | None = Field(default_factory=absent)
+    parent: ParentIn | None = Field(default_factory=absent, description="As a whole; null: none any more.")
     enabled: bool = Field(
         default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
     )
@@ -133,6 +136,7 @@ class ExitOut(View):
     share: int = Field(description="What its weight is multiplied by, where its pool weighs.")
     open_requests: int = Field(description="As its agent said last.")
     month_gb: float = Field(description="What it has carried in the month in which it was heard of last.")
+    parent: ParentOut | None
     enabled: bool
     state: ExitState
     state_reason: str

@@ -15,6 +15,7 @@ from sqlmodel import col
 from api.auth.caller import Caller
 from api.collections.collection import Collection
 from api.context import Look
+from api.exits.parents import parent_columns, show_parent
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
 from api.guard_rails import no_silent_shrink
 from api.pools import service as pools
@@ -26,7 +27,7 @@ from model.repositories import declared, heartbeats, sync
 from model.repositories.upkeep import GB
 from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
-from xds.translate.group import ExitGroup, ExitOverlay
+from xds.translate.group import ExitGroup, ExitOverlay, ParentGroup
 
 DISABLED = "disabled by an operator"
 ENABLED = "enabled by an operator, not heard of since"
@@ -78,6 +79,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
         pool, _ = await pools.refer(work.session, wish.pool, wish.fleet, caller=work.caller)
         fields = wish.model_dump(exclude={"pool", "fleet", "enabled"})
+        fields |= parent_columns(fields.pop("parent"))
         state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
@@ -91,6 +93,8 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         if "pool" in fields:
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
             fields["pool_id"] = pool.id
+        if "parent" in fields:
+            fields |= parent_columns(fields.pop("parent"), row)
         enabled = fields.pop("enabled", None)
         if enabled is not None and enabled != (row.state != ExitState.DISABLED):
             fields |= _switched(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
@@ -134,10 +138,11 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             ExitOut.of(
                 row,
                 **owners[row.pool_id],
+                parent=show_parent(row),
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
                 **_heard(heard.get(row.id)),
-                rejections=rejections.of_groups([ExitOverlay(row.id).key, ExitGroup(row.pool_id).key]),
+                rejections=rejections.of_groups([ExitOverlay(row.id).key, _group_of(row).key]),
             )
             for row in rows
         ]
@@ -220,6 +225,10 @@ def endpoint_of(address: str) -> str | None:
         return str(ip_address(address))
     except ValueError:
         return None
+
+
+def _group_of(row: ExitRow) -> ExitGroup | ParentGroup:
+    return ParentGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
 
 
 def _switched(state: ExitState, now: datetime) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from api.writes import Work
 from model.repositories import declared
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
-from xds.translate.group import ExitGroup, GatewayGroup
+from xds.translate.group import ExitGroup, GatewayGroup, ParentGroup
 
 _OBJECTS: Mapping[str, type[BaseModel]] = {"balancing": BalancingIn, "resilience": ResilienceIn}
 """What is stored as JSON."""
@@ -79,7 +79,7 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
                 fleet=owners[row.fleet_id],
                 rejections=[
                     *rejections.of_groups([GatewayGroup(row.fleet_id).key], f"{names.POOL_PREFIX}{row.id}"),
-                    *rejections.of_groups([ExitGroup(row.id).key]),
+                    *rejections.of_groups([ExitGroup(row.id).key, ParentGroup(row.id).key]),
                 ],
             )
             for row in rows

@@ -49,6 +49,7 @@ KINDS: Mapping[type[SQLModel], Kind] = {
     ServerCertificateRow: Kind.SERVER_CERTIFICATE,
 }
 _UNSAID: Mapping[Kind, frozenset[str]] = {
+    Kind.EXIT: frozenset({"parent_password"}),
     Kind.SERVER_CERTIFICATE: frozenset({"key", "chain"}),
     Kind.USER: frozenset({"name", "group"}),  # who uses gateways is nobody's business in an audit
 }

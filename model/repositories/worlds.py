@@ -42,6 +42,7 @@ from model.world import (
     Key,
     Kind,
     Listener,
+    Parent,
     Pool,
     Proxy,
     Rejection,
@@ -109,7 +110,14 @@ def _exit(row: Row) -> Exit:
         locality=_locality(row),
         weight=row.weight * row.share,
         standby=row.standby,
+        parent=_parent(row),
     )
+
+
+def _parent(row: Row) -> Parent | None:
+    if row.parent_address is None:
+        return None
+    return Parent(row.parent_address, row.parent_port, row.parent_username, row.parent_password)
 
 
 def _proxy(row: Row) -> Proxy:

@@ -14,18 +14,22 @@ pytestmark = pytest.mark.tunnels
 LINK = "epchange0"
 
 
+def ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True)
+
+
 async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
     board = Board()
     watching = asyncio.create_task(note_changes(board))
     try:
         await asyncio.sleep(0)
         changed = board.changed
-        subprocess.run(["ip", "link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}b"], check=True)
+        ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}b")
         await asyncio.wait_for(changed.wait(), 5)
         changed = board.changed
-        subprocess.run(["ip", "link", "delete", LINK], check=True)
+        ip("link", "delete", LINK)
         await asyncio.wait_for(changed.wait(), 5)
         assert 2 <= board.report.network_changes < 10
     finally:
         watching.cancel()
-        subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True)
+        ip("link", "delete", LINK, check=False)

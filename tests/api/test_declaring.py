@@ -164,6 +164,7 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "share": 1,
         "open_requests": 0,
         "month_gb": 0,
+        "parent": None,
         "enabled": True,
         "state": "registering",
         "state_reason": "declared, not heard of yet",

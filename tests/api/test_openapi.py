@@ -105,7 +105,7 @@ async def test_the_documentation_is_a_page(api):
 async def test_optional_fields_of_changes_are_not_said_to_take_null(document):
     schemas = document["components"]["schemas"]
     takes_null = {
-        "ExitPatch": ["egress_address", "locality", "capacity", "cost", "monthly_cap_gb"],
+        "ExitPatch": ["egress_address", "locality", "capacity", "cost", "monthly_cap_gb", "parent"],
         "ProxyPatch": ["locality"],
         "PoolPatch": ["city"],
     }

@@ -128,6 +128,7 @@ def states(draw):
                     "locality": draw(LOCALITIES),
                     "weight": draw(some.integers(1, 128)),
                     "standby": draw(some.booleans()),
+                    "parent": draw(some.none() | some.just({"address": "gluetun", "port": 8888})),
                     "enabled": draw(some.booleans()),
                 }
             )

@@ -24,6 +24,7 @@ from model.world import (
     ExitState,
     Fleet,
     Listener,
+    Parent,
     Pool,
     Proxy,
     Role,
@@ -35,10 +36,12 @@ from model.world import (
 )
 from xds.server.checker import write_secrets
 from xds.translate import names
+from xds.translate.clusters import HTTP_OPTIONS
 from xds.translate.encoding import encode
 from xds.translate.gateway_listener import ALLOW_SCRIPT, WISH_SCRIPT
 from xds.translate.group import scopes_of
 from xds.translate.groups import GROUPS_SCRIPT
+from xds.translate.parent_failures import PARENT_SCRIPT
 from xds.translate.readable import as_json
 
 CASES = Path(__file__).parent / "cases"
@@ -52,7 +55,7 @@ FILES = {
 }
 ADS = {"name": "ads"}
 """What secrets come over: nobody is dialled."""
-SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT}
+SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT, "parent": PARENT_SCRIPT}
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
 
@@ -96,7 +99,9 @@ def read_world(case: str) -> tuple[World, Proxy]:
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))
             stands_at = place(settings.pop("locality", None))
-            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, locality=stands_at, **settings)
+            parent = Parent(**settings.pop("parent")) if "parent" in settings else None
+            where = {"locality": stands_at, "parent": parent}
+            exit_ = Exit(identifier("exit", settings["name"]), pool.id, state=state, **where, **settings)
             proxies[exit_.name] = Proxy(exit_.id, fleet.id, exit_.name, Role.EXIT)
             entities.append(exit_)
     world = World().changed(1, [put(entity) for entity in [*entities, *proxies.values()]])
@@ -201,13 +206,27 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
                 if http_filter.pop("config_discovery", None):
                     http_filter["typed_config"] = extensions[http_filter["name"]]
     for cluster in tables[names.CLUSTER]:
+        _take_secrets_from_here(cluster)
         if cluster.pop("eds_cluster_config", None):
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = endpoints[cluster["name"]]
     return {
         "node": {"id": "golden", "cluster": "golden"},
-        "static_resources": {"listeners": tables[names.LISTENER], "clusters": [*tables[names.CLUSTER], ADS]},
+        "static_resources": {
+            "listeners": tables[names.LISTENER],
+            "clusters": [*tables[names.CLUSTER], ADS],
+            "secrets": tables[names.SECRET],
+        },
         "dynamic_resources": {
             "ads_config": {"api_type": "DELTA_GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}]}
         },
     }
+
+
+def _take_secrets_from_here(cluster: dict) -> None:
+    """Envoy dies of a static cluster whose filters take secrets from a stream that is not there yet."""
+    options = cluster.get("typed_extension_protocol_options", {}).get(HTTP_OPTIONS, {})
+    for http_filter in options.get("http_filters", []):
+        credential = http_filter["typed_config"].get("credential")
+        if credential:
+            del credential["typed_config"]["credential"]["sds_config"]

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from model.repositories import rollout
-from xds.server.checker import Checker
+from model.world import Parent
+from xds.server.checker import Checker, _can_be_checked
+from xds.snapshot.resource import make_resource
 from xds.translate import names
+from xds.translate.encoding import encode
+from xds.translate.parent_cluster import translate_parent
 
 pytestmark = [pytest.mark.postgres, pytest.mark.envoy]
 
@@ -83,6 +87,14 @@ async def test_of_several_only_what_envoy_refuses_is_held_back(plane, some, unti
     await until(lambda: rejections(plane))
     await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in some))
     assert [each.name for each in await rejections(plane)] == [names.GATEWAY_LISTENER]
+
+
+def test_a_cluster_that_takes_a_secret_from_the_stream_is_not_shown_to_an_envoy_that_would_die_of_it():
+    parent = Parent("127.0.0.1", 8888, "exit", "secret")
+    clusters = [encode(translate_parent(each)) for each in (parent, Parent("127.0.0.1", 8888))]
+    with_secret, without = (make_resource(names.CLUSTER, names.PARENT, body) for body in clusters)
+    assert not _can_be_checked(with_secret)
+    assert _can_be_checked(without)
 
 
 async def test_an_envoy_that_cannot_be_run_refuses_nothing(plane, serve, drive, until, has_all):

@@ -29,6 +29,7 @@ from model.world import (
     Kind,
     Listener,
     Match,
+    Parent,
     Policy,
     Pool,
     Proxy,
@@ -104,6 +105,9 @@ routes = st.builds(
 )
 
 
+PARENTS = (Parent("127.0.0.1", 8888), *(Parent("gluetun", 8888, "exit", password) for password in "ab"))
+
+
 @st.composite
 def listeners(draw) -> Listener:
     fleet_id = draw(fleet_ids)
@@ -155,6 +159,7 @@ def entities(draw) -> list:
         locality=draw(localities),
         weight=draw(st.sampled_from((1, 1, 5))),
         standby=draw(st.integers(0, 3)) == 0,
+        parent=draw(st.sampled_from((None, None, None, *PARENTS))),
     )
     envoy = Proxy(exit_.id, FLEETS[0], "exit", Role.EXIT, exit_.locality)
     return [exit_, envoy] if draw(st.booleans()) else [exit_]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import string
+from base64 import b64decode
 from dataclasses import replace
 from uuid import UUID
 
@@ -13,9 +15,23 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.world import Balancing, Exit, ExitState, Fleet, Listener, Policy, Pool, Resilience, World, put
+from model.world import (
+    Balancing,
+    Exit,
+    ExitState,
+    Fleet,
+    Listener,
+    Parent,
+    Policy,
+    Pool,
+    Proxy,
+    Resilience,
+    Role,
+    World,
+    put,
+)
 from xds.snapshot.snapshot import advance, build
-from xds.translate import names
+from xds.translate import group, names
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
 from xds.translate.destinations import Destination
@@ -25,6 +41,8 @@ from xds.translate.exit_routes import define_exit_routes, translate_exit_routes
 from xds.translate.exit_targets import define_exit_targets, translate_exit_targets
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.group import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
+from xds.translate.parent_cluster import define_parent, translate_credentials, translate_parent
+from xds.translate.parent_routes import define_parent_routes, translate_parent_routes
 from xds.translate.references import references
 from xds.translate.refusals import Refusal
 from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
@@ -43,6 +61,8 @@ POOLS = st.builds(
     resilience=st.builds(Resilience, st.integers(0, 100), st.integers(0, 100), failures_to_eject=st.integers(1, 100)),
 )
 ADDRESSES = st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::1"])
+CREDENTIALS = st.none() | st.text("abc", min_size=1)
+PARENTS = st.builds(Parent, ADDRESSES | st.just("gluetun"), st.integers(1, 65535), CREDENTIALS, CREDENTIALS)
 EXITS = st.builds(
     Exit,
     st.uuids(),
@@ -53,6 +73,7 @@ EXITS = st.builds(
     state=st.sampled_from(ExitState),
     bind_address=ADDRESSES,
     egress_address=st.none() | ADDRESSES,
+    parent=st.none() | PARENTS,
 )
 
 
@@ -106,6 +127,57 @@ def test_the_targets_of_an_exit_are_what_was_defined(egress_address):
 @given(EXITS, st.uuids())
 def test_the_listener_of_an_exit_is_what_was_defined(exit_, fleet_id):
     assert_same(translate_exit_listener(exit_, fleet_id), define_exit_listener(exit_, fleet_id))
+
+
+@drawn
+@given(POOLS)
+def test_the_routes_of_exits_with_a_parent_are_what_was_defined(pool):
+    assert_same(translate_parent_routes(pool), define_parent_routes(pool))
+
+
+@drawn
+@given(PARENTS, st.none() | ADDRESSES)
+def test_the_cluster_of_a_parent_is_what_was_defined_and_holds_no_credentials(parent, egress_address):
+    assert_same(translate_parent(parent, egress_address), define_parent(parent, egress_address))
+
+
+def test_a_parents_cluster_is_the_same_whatever_its_credentials_are():
+    some, others = (Parent("gluetun", 8888, name, "secret") for name in ("a", "b"))
+    assert encode(translate_parent(some)) == encode(translate_parent(others))
+    assert encode(translate_parent(some)) != encode(translate_parent(Parent("gluetun", 8888)))
+
+
+def test_credentials_are_the_whole_value_of_a_header_in_utf_8():
+    secret = translate_credentials(Parent("gluetun", 8888, "us\u00e9r", "p\u00e4ss: word"))
+    scheme, _, encoded = secret.generic_secret.secret.inline_string.partition(" ")
+    assert (scheme, b64decode(encoded).decode()) == ("Basic", "us\u00e9r:p\u00e4ss: word")
+    assert translate_credentials(Parent("gluetun", 8888)) is None
+
+
+def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
+    """Whatever part of it arrives, or is refused."""
+    pool = make_pool(1)
+    parent = Parent("gluetun", 8888, "a", "b")
+    exit_ = Exit(
+        UUID(int=5), pool.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, egress_address="10.0.0.1", parent=parent
+    )
+    envoy = Proxy(exit_.id, FLEET, "x", Role.EXIT)
+    world = World().changed(1, map(put, [Fleet(FLEET, "demo"), pool, exit_, envoy]))
+    scopes = group.scopes_of(envoy, world)
+    found = {each: encode(scope.translate(world, each)) for scope in scopes for each in scope.resources(world)}
+    assert {each.name for each in found} == {
+        names.EXIT_LISTENER,
+        names.PARENT,
+        names.PARENT_ROUTES,
+        names.PARENT_SECRET,
+    }
+    for body in found.values():
+        assert b"dynamic_forward_proxy" not in body
+    routes, listener = (
+        ResourceId(*it) for it in ((names.ROUTE, names.PARENT_ROUTES), (names.LISTENER, names.EXIT_LISTENER))
+    )
+    assert references(*dataclasses.astuple(listener), found[listener]) == {routes}
+    assert references(*dataclasses.astuple(routes), found[routes]) == frozenset()
 
 
 def test_what_is_set_to_nothing_stays_set():

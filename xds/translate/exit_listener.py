@@ -11,7 +11,11 @@ from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Liste
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_forward_proxy.v3 import FilterConfig
 from envoy_data_plane.envoy.extensions.filters.http.health_check.v3 import HealthCheck
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManagerCodecType
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManagerCodecType,
+    HttpFilter,
+    LocalReplyConfig,
+)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from model.world import Exit
@@ -20,7 +24,8 @@ from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import LOOPBACK, stays_here
 from xds.translate.http import connection_manager, http_filter, local_replies, socket
-from xds.translate.template import ANY_EXIT
+from xds.translate.parent_failures import parent_filter, parent_replies
+from xds.translate.template import ANY_EXIT, ANY_PARENT
 from xds.translate.tls import from_gateways
 from xds.wire import template_pb2 as wire
 
@@ -30,15 +35,18 @@ _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the 
 
 def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
     """The listener of one exit, for the gateways of `fleet_id`."""
-    listener = wire.Listener.FromString(_any_exit_listener(fleet_id, stays_here=stays_here(exit_.egress_address)))
+    has_parent = exit_.parent is not None
+    here = stays_here(exit_.egress_address) and not has_parent
+    listener = wire.Listener.FromString(_any_exit_listener(fleet_id, stays_here=here, has_parent=has_parent))
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
     return listener
 
 
 @lru_cache(maxsize=256)
-def _any_exit_listener(fleet_id: UUID, *, stays_here: bool) -> bytes:
-    return encode(define_exit_listener(replace(ANY_EXIT, egress_address=LOOPBACK if stays_here else None), fleet_id))
+def _any_exit_listener(fleet_id: UUID, *, stays_here: bool, has_parent: bool) -> bytes:
+    egress_address, parent = LOOPBACK if stays_here else None, ANY_PARENT if has_parent else None
+    return encode(define_exit_listener(replace(ANY_EXIT, egress_address=egress_address, parent=parent), fleet_id))
 
 
 def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
@@ -46,21 +54,12 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     manager = connection_manager(
         names.EXIT_LISTENER,
         codec=HttpConnectionManagerCodecType.HTTP2,
-        routes=names.EXIT_ROUTES,
+        routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
-            http_filter(
-                "envoy.filters.http.dynamic_forward_proxy",
-                FilterConfig(dns_cache_config=dns_cache(exit_.egress_address)),
-            ),
+            parent_filter() if exit_.parent else _resolver(exit_.egress_address),
         ],
-        local_replies=local_replies(
-            _NOT_REACHED,
-            overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%"),
-            overwrite(
-                "proxy-status", 'exitplane-exit; error=destination_unavailable; details="%RESPONSE_CODE_DETAILS%"'
-            ),
-        ),
+        local_replies=parent_replies() if exit_.parent else _replies(),
     )
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
     return Listener(
@@ -68,6 +67,19 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         address=socket(exit_.bind_address, exit_.port),
         filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
         per_connection_buffer_limit_bytes=1024 * 1024,
+    )
+
+
+def _resolver(egress_address: str | None) -> HttpFilter:
+    return http_filter(
+        "envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=dns_cache(egress_address))
+    )
+
+
+def _replies() -> LocalReplyConfig:
+    status = 'exitplane-exit; error=destination_unavailable; details="%RESPONSE_CODE_DETAILS%"'
+    return local_replies(
+        _NOT_REACHED, overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%"), overwrite("proxy-status", status)
     )
 
 

@@ -111,6 +111,7 @@ def _retry_policy() -> RetryPolicy:
         for words in (
             StringMatcher(safe_regex=RegexMatcher(regex=_TUNNEL_IS_DOWN)),
             StringMatcher(exact=_CLUSTER_IS_NEW),
+            StringMatcher(prefix=names.PARENT_FAILED),
         )
     ]
     return RetryPolicy(

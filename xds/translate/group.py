@@ -44,6 +44,8 @@ from xds.translate.fleets import aggregates_of, groups_asked_for, groups_by_user
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.groups import translate_groups
+from xds.translate.parent_cluster import translate_credentials, translate_parent
+from xds.translate.parent_routes import translate_parent_routes
 from xds.translate.wishing import understood_name
 
 
@@ -88,6 +90,9 @@ _GROUPS = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
 _EXIT_LISTENER = ResourceId(names.LISTENER, names.EXIT_LISTENER)
 _EXIT_ROUTES = ResourceId(names.ROUTE, names.EXIT_ROUTES)
 _TARGETS = ResourceId(names.CLUSTER, names.TARGETS)
+_PARENT_ROUTES = ResourceId(names.ROUTE, names.PARENT_ROUTES)
+_PARENT = ResourceId(names.CLUSTER, names.PARENT)
+_PARENT_SECRET = ResourceId(names.SECRET, names.PARENT_SECRET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ class GatewayEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class ExitGroup:
-    """The managed exits of a pool."""
+    """The exits of a pool that dial targets themselves."""
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.ROUTE})
     shared: ClassVar[bool] = True
@@ -258,10 +263,39 @@ class ExitGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class ExitOverlay:
-    """What belongs to one exit alone: where it listens, and from which address it leaves."""
+class ParentGroup:
+    """The exits of a pool that have a parent. They are given nothing that an exit without one would dial a target by."""
 
-    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER})
+    types: ClassVar[AbstractSet[str]] = frozenset({names.ROUTE})
+    shared: ClassVar[bool] = True
+
+    pool_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"parent/{self.pool_id}"
+
+    def fleet(self, world: World) -> UUID | None:
+        return world.pools[self.pool_id].fleet_id if self.pool_id in world.pools else None
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        return {_PARENT_ROUTES} if self.pool_id in world.pools else set()
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:  # noqa: ARG002 - a Scope's
+        pool = world.pools.get(self.pool_id)
+        return translate_parent_routes(pool) if pool else None
+
+    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:  # noqa: ARG002 - a Scope's
+        if change.kind is Kind.POOL and change.key == self.pool_id:
+            return {_PARENT_ROUTES}
+        return _of_rollout(self.key, change)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitOverlay:
+    """What belongs to one exit alone: where it listens, from which address it leaves, and its parent with what that is shown."""
+
+    types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER, names.SECRET})
     shared: ClassVar[bool] = False
 
     exit_id: UUID
@@ -277,19 +311,26 @@ class ExitOverlay:
         exit_ = world.exits.get(self.exit_id)
         if exit_ is None:
             return set()
+        if exit_.parent:
+            secrets = set() if exit_.parent.password is None else {_PARENT_SECRET}
+            return {_EXIT_LISTENER, _PARENT, *secrets}
         return {_EXIT_LISTENER, _TARGETS} if exit_.egress_address else {_EXIT_LISTENER}
 
     def translate(self, world: World, resource: ResourceId) -> Message | None:
         exit_ = world.exits.get(self.exit_id)
-        if exit_ is None:
+        if exit_ is None or resource not in self.resources(world):
             return None
-        if resource == _TARGETS:
-            return translate_exit_targets(exit_.egress_address) if exit_.egress_address else None
-        return translate_exit_listener(exit_, world.pools[exit_.pool_id].fleet_id)
+        if resource == _EXIT_LISTENER:
+            return translate_exit_listener(exit_, world.pools[exit_.pool_id].fleet_id)
+        if exit_.parent is None:
+            return translate_exit_targets(exit_.egress_address)
+        if resource == _PARENT:
+            return translate_parent(exit_.parent, exit_.egress_address)
+        return translate_credentials(exit_.parent)
 
     def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
         if change.kind is Kind.EXIT and change.key == self.exit_id:
-            return {_EXIT_LISTENER, _TARGETS}
+            return {_EXIT_LISTENER, _TARGETS, _PARENT, _PARENT_SECRET}
         if change.kind is Kind.POOL and self.exit_id in _admitting_others(change, old, new):
             return {_EXIT_LISTENER}
         return _of_rollout(self.key, change)
@@ -300,7 +341,9 @@ def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
     if proxy.role is Role.GATEWAY:
         return (GatewayGroup(proxy.fleet_id), GatewayEndpoints(proxy.fleet_id, proxy.locality))
     exit_ = world.exits.get(proxy.id)
-    return (ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)) if exit_ else ()
+    if exit_ is None:
+        return ()
+    return (ParentGroup(exit_.pool_id) if exit_.parent else ExitGroup(exit_.pool_id), ExitOverlay(exit_.id))
 
 
 def scope_keys(change: Change, old: World, new: World) -> set[str]:
@@ -312,14 +355,15 @@ def scope_keys(change: Change, old: World, new: World) -> set[str]:
         return {_resource_of(change.key).group}
     if change.kind is Kind.APPROVAL:
         pools = new.pools_of.get(change.key, frozenset())
-        return {GatewayGroup(change.key).key, *(ExitGroup(pool_id).key for pool_id in pools)}
+        of_exits = {each(pool_id).key for pool_id in pools for each in (ExitGroup, ParentGroup)}
+        return {GatewayGroup(change.key).key, *of_exits}
     keys = {ExitOverlay(exit_id).key for exit_id in _admitting_others(change, old, new)}
     for value in (_before(change, old), change.value):
         match value:
             case Listener() | Route() | User() | ServerCertificate():
                 keys.add(GatewayGroup(value.fleet_id).key)
             case Pool():
-                keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key}
+                keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key, ParentGroup(value.id).key}
                 keys |= _endpoints_keys(value.fleet_id, old, new)
             case Exit():
                 keys.add(ExitOverlay(value.id).key)

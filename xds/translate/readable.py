@@ -31,12 +31,19 @@ _REDACTED: Final = "[redacted]"
 
 
 def as_json(type_url: str, body: bytes) -> dict[str, Any]:
-    """What Envoy reads in a resource's bytes, by its own types, without private keys.
+    """What Envoy reads in a resource's bytes, by its own types, without private keys and credentials.
 
     Raises KeyError for a type that is not served.
     """
     message = _TYPES[type_url].parse(body)
-    if isinstance(message, Secret) and message.tls_certificate and message.tls_certificate.private_key:
-        message.tls_certificate.private_key = DataSource(inline_string=_REDACTED)
+    if isinstance(message, Secret):
+        _redact(message)
     found: dict[str, Any] = message.to_dict(output_format=betterproto2.OutputFormat.PROTO_JSON, casing=_AS_IN_THE_API)
     return found
+
+
+def _redact(secret: Secret) -> None:
+    if secret.tls_certificate and secret.tls_certificate.private_key:
+        secret.tls_certificate.private_key = DataSource(inline_string=_REDACTED)
+    if secret.generic_secret and secret.generic_secret.secret:
+        secret.generic_secret.secret = DataSource(inline_string=_REDACTED)

@@ -20,7 +20,8 @@ def references(type_url: str, name: str, body: bytes) -> frozenset[ResourceId]:
     """
     found = {ResourceId(names.CLUSTER, match.decode()) for match in {*_CLUSTER.findall(body)}}
     if type_url == names.LISTENER and name == names.EXIT_LISTENER:
-        found.add(ResourceId(names.ROUTE, names.EXIT_ROUTES))
+        with_parent = names.PARENT_ROUTES.encode() in body
+        found.add(ResourceId(names.ROUTE, names.PARENT_ROUTES if with_parent else names.EXIT_ROUTES))
     elif type_url == names.LISTENER and name.startswith(names.GATEWAY_LISTENER):
         found.add(ResourceId(names.ROUTE, names.GATEWAY_ROUTES))
         if names.GROUPS_FILTER.encode() in body:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from model.world import Exit, ExitState, Pool
+from model.world import Exit, ExitState, Parent, Pool
 from xds.translate import names
 from xds.wire import template_pb2 as wire
 
 _ANY_ID: Final = UUID(int=0)
 ANY_POOL: Final = Pool(_ANY_ID, _ANY_ID, name="<pool>", country="<country>")
 ANY_EXIT: Final = Exit(_ANY_ID, _ANY_ID, "<exit>", endpoint=None, port=1, state=ExitState.HEALTHY)
+ANY_PARENT: Final = Parent("<parent>", 1)
 
 
 def name_pool(route: wire.Route, pool_name: str) -> None:

@@ -1,0 +1,224 @@
+"""An exit's parent proxy: watched, asked through, and told of to the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from agent.credentials import Credentials, read_credentials, read_key
+from agent.endpoints import BadSetting
+from agent.enrolment import _placed
+from agent.gluetun.client import Access
+from agent.observing.observer import Observer
+from agent.parent import Parent, parent_trouble
+from agent.report import Board, State
+from agent.settings import AgentSettings, Exit
+from agent.tunnel import TunnelWatch, checks_of
+from cli.agent import _read_exit
+from model.endpoint import Endpoint
+from model.world import Role
+from tests.gluetun import Gluetun as StandIn
+from tests.gluetun import basic
+
+KNOWN = Credentials("exit", "p\u00e4ss word")
+
+
+@pytest.fixture
+async def stand_in():
+    made = StandIn(username=KNOWN.username, password=KNOWN.password)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def somewhere():
+    """A place that takes connections."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+    server.close()
+
+
+def place_of(stand_in) -> Endpoint:
+    return Endpoint("127.0.0.1", stand_in.proxy_port)
+
+
+async def test_one_that_lets_the_exit_in_and_goes_where_it_is_asked_is_fine(stand_in, somewhere):
+    parent = Parent(place_of(stand_in), KNOWN)
+    assert await parent_trouble(parent, somewhere) is None
+    assert await parent_trouble(parent, None) is None
+    assert [each.method for each in stand_in.requests] == ["CONNECT", "CONNECT"]
+
+
+async def test_one_that_asks_for_credentials_is_told_from_one_that_refuses_them(stand_in):
+    found = await parent_trouble(Parent(place_of(stand_in), Credentials("exit", "x")), None)
+    assert found == f"the parent proxy {place_of(stand_in)} refuses the exit's credentials"
+    found = await parent_trouble(Parent(place_of(stand_in)), None)
+    assert found == f"the parent proxy {place_of(stand_in)} asks for credentials"
+
+
+async def test_one_that_cannot_reach_the_target_is_no_way_out(stand_in):
+    found = await parent_trouble(Parent(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
+    assert found == f"127.0.0.1:1 cannot be reached through the parent proxy {place_of(stand_in)} (it answers 503)"
+
+
+async def test_one_that_hangs_is_not_waited_for(stand_in, monkeypatch):
+    monkeypatch.setattr("agent.parent.TIMEOUT_S", 0.1)
+    stand_in.hangs = True
+    assert "does not answer in time" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
+
+
+async def test_one_that_is_not_there_cannot_be_reached(stand_in):
+    await stand_in.stop()
+    assert "cannot be reached" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n", b"x" * 100_000, b"HTTP/2 200\r\n"]
+)
+async def test_what_answers_something_else_is_no_proxy(said):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+    assert "no HTTP" in (await parent_trouble(Parent(place), None) or "")
+    server.close()
+
+
+async def test_the_tunnel_is_up_while_gluetun_and_its_proxy_say_so(stand_in):
+    access = Access(URL(stand_in.control_url))
+    exit_ = Exit("us", "192.0.2.3", 8443, parent=Parent(place_of(stand_in), KNOWN), gluetun=access)
+    board = Board()
+    watch = TunnelWatch(checks_of(exit_), board, period_s=1)
+
+    async def seen(times: int = 1) -> tuple[State, str]:
+        for _ in range(times):
+            await watch.observe()
+        return board.report.tunnel, board.report.reason
+
+    assert await seen() == (State.UP, "")
+    stand_in.status = "stopped"
+    assert await seen() == (State.UP, "")
+    assert await seen() == (State.DOWN, "gluetun says that its tunnel is stopped")
+    stand_in.status = "running"
+    assert await seen() == (State.UP, "")
+    stand_in.password = "another"
+    assert await seen(2) == (State.DOWN, f"the parent proxy {place_of(stand_in)} refuses the exit's credentials")
+
+
+async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
+    async def tell(request):
+        return web.json_response({"ip": "198.51.100.9", "country": "US"})
+
+    app = web.Application()
+    app.router.add_get("/json", tell)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    stand_in.names["ipinfo.example"] = "127.0.0.1"
+    source = URL(f"http://ipinfo.example:{port}/json")
+    exit_ = Exit("us", "192.0.2.3", 8443, sources=(source,), parent=Parent(place_of(stand_in), KNOWN))
+
+    observation = (await Observer(exit_, Board()).look()).observation
+
+    await runner.cleanup()
+    assert (observation.address, observation.country) == ("198.51.100.9", "us")
+    (asked,) = stand_in.requests
+    assert (asked.target, asked.headers["proxy-authorization"]) == (str(source), basic("exit", KNOWN.password))
+
+
+async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, somewhere):
+    stand_in.names["ipinfo.example"] = "127.0.0.1"
+    source = URL(f"https://ipinfo.example:{somewhere.port}/json")
+    exit_ = Exit("us", "192.0.2.3", 8443, sources=(source,), parent=Parent(place_of(stand_in), KNOWN))
+    observation = (await Observer(exit_, Board()).look()).observation
+    assert observation.trouble == "ipinfo.example: it cannot be reached"  # it speaks no TLS
+    (asked,) = stand_in.requests
+    assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
+
+
+async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
+    path = write(tmp_path / "parent", "exit\nold\n")
+    parent = Parent(place_of(stand_in), Credentials("exit", "old"), path)
+    assert "refuses" in (await parent_trouble(parent, None) or "")
+    write(path, f"{KNOWN.username}\n{KNOWN.password}\n")
+    assert await parent_trouble(parent, None) is None
+    path.unlink()
+    assert "refuses" in (await parent_trouble(parent, None) or "")
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def write(path, text, mode=0o600):
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_credentials_are_two_lines_of_a_file_that_nobody_else_may_read(tmp_path):
+    path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
+    assert read_credentials("--parent-credentials", path) == KNOWN
+    assert KNOWN.password not in repr(KNOWN)
+    assert read_key("--gluetun-key-file", write(tmp_path / "key", "abc\n")) == "abc"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
+def test_a_file_that_others_may_read_is_refused(tmp_path, mode):
+    with pytest.raises(BadSetting, match="may be read by others"):
+        read_credentials("--parent-credentials", write(tmp_path / "parent", "a\nb\n", mode))
+
+
+@pytest.mark.parametrize("text", ["", "a", "a\n", "a\n\n", "a\nb\nc", "a:b\nc", "a\nb\x07", "x" * 5000])
+def test_a_file_of_anything_else_is_refused(tmp_path, text):
+    with pytest.raises(BadSetting, match="--parent-credentials"):
+        read_credentials("--parent-credentials", write(tmp_path / "parent", text))
+
+
+def options(**given):
+    names = ("--pool", "--address", "--port", "--bind-address", "--egress-address", "--tunnel-interface", "--probe")
+    names += ("--observe", "--host-address", "--parent", "--parent-credentials")
+    names += ("--gluetun", "--gluetun-key-file", "--gluetun-credentials")
+    return dict.fromkeys(names) | {"--pool": "us", "--address": "192.0.2.3", "--port": 8443} | given
+
+
+def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
+    path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
+    given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
+    exit_ = _read_exit(Role.EXIT, options(**given))
+    assert exit_.parent == Parent(Endpoint("127.0.0.1", 8888), KNOWN, path)
+    assert exit_.gluetun == Access(URL("http://127.0.0.1:8000"))
+    settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
+    said = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
+    assert _placed(settings)["parent"] == said
+    assert KNOWN.password not in repr(settings)
+
+
+def test_an_exit_without_a_parent_says_nothing_of_one(tmp_path):
+    exit_ = _read_exit(Role.EXIT, options())
+    assert "parent" not in json.dumps(_placed(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"--parent": "127.0.0.1"},
+        {"--parent-credentials": "x"},
+        {"--gluetun": "ftp://x"},
+        {"--gluetun-key-file": "x"},
+        {"--gluetun-credentials": "x"},
+        {"--gluetun": "http://127.0.0.1:8000", "--gluetun-key-file": "x", "--gluetun-credentials": "x"},
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(given):
+    with pytest.raises(BadSetting):
+        _read_exit(Role.EXIT, options(**given))

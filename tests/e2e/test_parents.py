@@ -1,0 +1,127 @@
+"""The whole plane with exits behind parent proxies: stand-ins for gluetun, on loopback, without tunnels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli.demo.opening import open_scene
+from cli.demo.scene import Scene, SceneSettings
+from tests.gluetun import Gluetun, running
+
+NAME = "page.internet.test"
+PASSWORD, ANOTHER = "correct horse", "battery staple"
+
+
+@dataclass
+class Behind:
+    """A scene whose two exits have a parent each."""
+
+    scene: Scene
+    parents: list[Gluetun]
+    files: list[Path]
+
+    def ask(self, *, tunnel: bool):
+        return self.scene.ask("us", base_url=f"http://{NAME}:{self.scene.plan.page_port}", tunnel=tunnel)
+
+    def sources(self) -> set[str]:
+        """From where the page is reached, of some requests of both kinds. All of them have to be answered."""
+        answers = [self.ask(tunnel=tunnel) for _ in range(5) for tunnel in (True, False)]
+        assert {answer.status for answer in answers} == {200}, [answer.text for answer in answers]
+        return {answer.json()["source"] for answer in answers}
+
+    def state_of(self, number: int) -> tuple[str, str]:
+        (found,) = [each for each in self.scene.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
+        return found["state"], found["state_reason"]
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory) -> Iterator[Behind]:
+    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
+    folder = tmp_path_factory.mktemp("credentials")
+    with open_scene(SceneSettings(exits=("us", "us"), tunnels=False, **ports)) as scene, ExitStack() as stack:
+        made = Behind(scene, [], [])
+        for number, exit_ in enumerate(scene.exits, 1):
+            parent = Gluetun(
+                username="exit",
+                password=PASSWORD,
+                names={NAME: str(scene.plan.page_address)},
+                source=f"127.0.0.{200 + number}",
+                api_key="key",
+            )
+            stack.enter_context(running(parent))
+            made.parents.append(parent)
+            credentials, key = (folder / f"{kind}-{number}" for kind in ("parent", "key"))
+            for file, text in ((credentials, f"exit\n{PASSWORD}\n"), (key, "key\n")):
+                file.touch(mode=0o600)
+                file.write_text(text)
+            made.files.append(credentials)
+            exit_.arguments += (
+                *("--parent", f"127.0.0.1:{parent.proxy_port}", "--parent-credentials", str(credentials)),
+                *("--gluetun", parent.control_url, "--gluetun-key-file", str(key)),
+            )
+        scene.start_page()
+        scene.start_control_plane()
+        scene.declare()
+        scene.start_agents()
+        scene.wait_until_healthy()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def all_serve(behind, eventually):
+    for parent in behind.parents:
+        parent.status = "running"
+    eventually(lambda: behind.ask(tunnel=True).status == 200, timeout_s=40)
+    eventually(lambda: behind.sources() == {parent.source for parent in behind.parents}, timeout_s=40)
+
+
+def test_what_clients_ask_for_comes_out_of_the_parents(behind):
+    for parent in behind.parents:
+        assert {each.method for each in parent.requests} == {"CONNECT", "GET"}
+    assert [each["parent"]["username"] for each in behind.scene.api("GET", "/exits")["items"]] == ["exit", "exit"]
+
+
+def test_while_a_parent_is_dead_the_other_exit_serves_and_the_agent_says_why(behind, eventually):
+    dead, alive = behind.parents
+    dead.die()
+    assert behind.sources() == {alive.source}
+    eventually(lambda: behind.state_of(1)[0] == "unreachable")
+    assert "cannot be reached" in behind.state_of(1)[1]
+    dead.revive()
+
+
+def test_while_gluetun_says_that_its_tunnel_is_down_its_exit_serves_nobody(behind, eventually):
+    behind.parents[0].status = "stopped"
+    eventually(lambda: "gluetun says that its tunnel is stopped" in behind.state_of(1)[1])
+    assert behind.state_of(1)[0] == "unreachable"
+    eventually(lambda: behind.sources() == {behind.parents[1].source})
+
+
+def test_a_parent_that_refuses_all_exits_is_a_503_of_exitplane_and_never_a_407(behind, eventually):
+    for parent in behind.parents:
+        parent.password = ANOTHER
+    seen = {
+        (answer.status, "exitplane" in answer.text) for answer in (behind.ask(tunnel=it) for it in (True, False) * 5)
+    }
+    assert seen == {(503, True)}
+    eventually(lambda: "refuses the exit's credentials" in behind.state_of(1)[1])
+    for number, file in enumerate(behind.files, 1):
+        file.write_text(f"exit\n{ANOTHER}\n")
+        (found,) = [each for each in behind.scene.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
+        behind.scene.api("PATCH", f"/exits/{found['id']}", {"parent": {**found["parent"], "password": ANOTHER}})
+    eventually(lambda: behind.ask(tunnel=True).status == 200)
+
+
+def test_no_password_is_in_what_any_of_them_wrote(behind):
+    """After it was changed, which the test before this one did."""
+    texts = [file.read_bytes() for file in behind.scene.state_dir.rglob("*.log")]
+    texts += [agent.admin("/config_dump?include_eds").encode() for agent in (behind.scene.gateway, *behind.scene.exits)]
+    assert len(texts) > 4
+    for text in texts:
+        for password in (PASSWORD, ANOTHER):
+            assert password.encode() not in text

