@@ -101,7 +101,8 @@ class Heart:
         report = self._board.report
         said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
-            said |= {"tunnel": report.tunnel, "reason": report.reason}
+            tunnel = State.DOWN if report.resting else report.tunnel
+            said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
             if report.observation is not None:
                 said["observation"] = as_said(report.observation, datetime.now(UTC))
         return said

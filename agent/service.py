@@ -20,6 +20,8 @@ from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
 from agent.cutting import Cutter
 from agent.enrolment import Enrolment, ensure_enrolled
 from agent.folder import StateFolder
+from agent.gluetun.client import Gluetun
+from agent.gluetun.rotating import rotate as rotate_gluetun
 from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
 from agent.leaking import cut_when_leaking
@@ -32,6 +34,7 @@ from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
 from agent.report import Board, wait
+from agent.rotating import Rotation
 from agent.secrets import write_secrets
 from agent.settings import AgentSettings
 from agent.supervisor import Launch, Supervisor, find_envoy
@@ -153,7 +156,18 @@ class _Agent:
 
     def _handlers(self) -> Mapping[str, Handler]:
         """What operators may ask of an exit's agent."""
-        return {"logs": partial(journal.tell, self._folder), "speed-test": self._measure_speed}
+        return {
+            "logs": partial(journal.tell, self._folder),
+            "speed-test": self._measure_speed,
+            "rotate": Rotation(self._board, lambda: self._supervisor, self._take_another),
+        }
+
+    async def _take_another(self) -> str:
+        """Another server or address, of whatever the tunnel is. Raises ExitplaneError."""
+        exit_ = self._settings.exit
+        if exit_ is not None and exit_.gluetun is not None:
+            return await rotate_gluetun(Gluetun(exit_.gluetun))
+        raise OrderFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
 
     async def _measure_speed(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._speedometer is None:

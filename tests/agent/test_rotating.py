@@ -1,0 +1,93 @@
+"""An exit takes another server when nobody uses it, and serves again once that is verified."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent.orders import OrderFailed
+from agent.report import Board, Observation, State
+from agent.rotating import Rotation
+from model.errors import ExitplaneError
+
+SEEN = Observation(address="198.51.100.7", country="us")
+
+
+class Envoy:
+    """A supervisor, and the admin interface of its Envoy."""
+
+    def __init__(self, open_requests: int = 0) -> None:
+        self.admin = self
+        self.open = open_requests
+        self.asked = asyncio.Event()
+
+    async def open_requests(self) -> int:
+        self.asked.set()
+        return self.open
+
+
+@pytest.fixture
+def board() -> Board:
+    board = Board()
+    board.update(tunnel=State.UP, observation=SEEN)
+    return board
+
+
+async def test_it_takes_another_server_when_the_open_requests_are_done_and_takes_no_new_ones_meanwhile(board):
+    envoy, took = Envoy(2), asyncio.Event()
+
+    async def take():
+        took.set()
+        board.update(observation=Observation(address="198.51.100.8", country="us"))
+        return "us-9"
+
+    rotating = asyncio.create_task(Rotation(board, lambda: envoy, take)({}))
+    await asyncio.wait_for(envoy.asked.wait(), 5)
+    assert not board.report.well
+    assert not took.is_set()
+    envoy.open = 0
+    assert await asyncio.wait_for(rotating, 5) == {"server": "us-9", "address": "198.51.100.8"}
+    assert board.report.well
+
+
+async def test_requests_that_do_not_end_hold_it_up_for_a_while_only(board):
+    async def take():
+        return "us-9"
+
+    done = await Rotation(board, lambda: Envoy(1), take, drain_s=0.01)({})
+    assert done["server"] == "us-9"
+
+
+async def test_it_waits_until_the_new_one_is_verified(board):
+    async def take():
+        board.update(observation=Observation(trouble="not yet"))
+        return "us-9"
+
+    rotating = asyncio.create_task(Rotation(board, lambda: None, take)({}))
+    changed = board.changed
+    while board.report.observation is not None and not board.report.observation.trouble:
+        await asyncio.wait_for(changed.wait(), 5)
+        changed = board.changed
+    assert not rotating.done()
+    board.update(observation=SEEN)
+    assert (await asyncio.wait_for(rotating, 5))["address"] == SEEN.address
+
+
+async def test_what_is_never_verified_is_a_failure_and_the_exit_does_not_rest_for_ever(board):
+    async def take():
+        board.update(tunnel=State.DOWN, reason="no handshake")
+        return "us-9"
+
+    with pytest.raises(OrderFailed, match="no handshake"):
+        await Rotation(board, lambda: None, take, verified_within_s=0.01)({})
+    assert board.report.resting == ""
+
+
+async def test_a_tunnel_that_cannot_be_changed_says_why(board):
+    async def take():
+        raise ExitplaneError("the tunnel is not the agent's to change", mend="ask whoever brings it up")
+
+    with pytest.raises(OrderFailed, match="not the agent's"):
+        await Rotation(board, lambda: None, take)({})
+    assert board.report.well
