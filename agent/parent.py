@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from yarl import URL
 
 from agent.credentials import Credentials, basic, read_credentials
 from agent.endpoints import BadSetting
@@ -36,6 +39,21 @@ class Parent:
             return read_credentials("--parent-credentials", self.file)
         except BadSetting:
             return self.credentials
+
+
+def request_options(parent: Parent | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments by which aiohttp sends a request for `url` through the parent, if there is one.
+
+    By plain HTTP the request itself is what the parent reads; by HTTPS it is for the target's eyes alone.
+    """
+    if parent is None:
+        return {"headers": headers}
+    proxy = f"http://{parent.place}"
+    known = parent.known()
+    shown = {} if known is None else {"Proxy-Authorization": basic(known)}
+    if url.scheme == "https":
+        return {"proxy": proxy, "proxy_headers": shown, "headers": headers}
+    return {"proxy": proxy, "headers": {**headers, **shown}}
 
 
 async def parent_trouble(parent: Parent, target: Endpoint | None) -> str | None:

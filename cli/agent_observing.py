@@ -25,30 +25,30 @@ def read_observing(placed: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `agent.settings.Exit` that say how it is looked at. Raises BadSetting."""
     for needed, (*options, reason) in _NEED.items():
         for option in options:
-            if placed[option] is not None and placed[needed] is None:
+            if placed.get(option) is not None and placed.get(needed) is None:
                 raise BadSetting(f"{option} needs {needed}: {reason}", mend=f"add {needed}, or leave {option} out")
-    if placed["--dns-zone"] is not None and placed["--parent"] is not None:
+    if placed.get("--dns-zone") is not None and placed.get("--parent") is not None:
         raise BadSetting(
             "--dns-zone with --parent: names are resolved by the parent, which cannot be asked who does",
             mend="leave --dns-zone out",
         )
-    every_s = placed["--observe-every-s"]
+    every_s = placed.get("--observe-every-s")
     return {
-        "sources": tuple(read_url("--observe", text) for text in placed["--observe"] or ()),
-        "host_addresses": frozenset(read_address("--host-address", text) for text in placed["--host-address"] or ()),
+        "sources": tuple(read_url("--observe", text) for text in placed.get("--observe") or ()),
+        "host_addresses": frozenset(read_address("--host-address", text) for text in placed.get("--host-address") or ()),
         "observe_every_s": OBSERVE_EVERY_S if every_s is None else every_s,
-        "geoip": placed["--geoip"],
+        "geoip": placed.get("--geoip"),
         "locate": _read(read_url, "--locate", placed),
         "dns_zone": _read(read_zone, "--dns-zone", placed),
-        "dns_allow": tuple(_read_network("--dns-allow", text) for text in placed["--dns-allow"] or ()),
+        "dns_allow": tuple(_read_network("--dns-allow", text) for text in placed.get("--dns-allow") or ()),
         "speed_url": _read(read_url, "--speed-url", placed),
         "speed_upload_url": _read(read_url, "--speed-upload-url", placed),
-        "speed_every_s": placed["--speed-every-s"],
+        "speed_every_s": placed.get("--speed-every-s"),
     }
 
 
 def _read(reader: Any, option: str, placed: Mapping[str, Any]) -> Any:
-    return None if placed[option] is None else reader(option, placed[option])
+    return None if placed.get(option) is None else reader(option, placed.get(option))
 
 
 def _read_network(option: str, text: str) -> IPv4Network | IPv6Network:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Any, Final, Self, TypeAlias
 
 import aiohttp
 import structlog
@@ -15,7 +15,7 @@ from yarl import URL
 
 from agent.observing.formats import read_answer
 from agent.observing.sight import Sight, Useless
-from agent.parent import Parent
+from agent.parent import Parent, request_options
 from agent.settings import Exit
 from agent.tunnel import socket_through
 
@@ -25,6 +25,8 @@ BODY_MAX: Final = 65_536
 TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 3.0
 
+Request: TypeAlias = Any
+"""aiohttp's: an async context of a response."""
 Answers = Sequence[tuple[str, Sight | str]]
 """Each source's name, with what it saw or why that is of no use."""
 
@@ -45,23 +47,38 @@ class Way:
         """A TCP socket that leaves this way, not connected and not blocking. Raises OSError."""
         return socket_through(self.interface, self.address, self.family)
 
-    def session(self, timeout_s: float = TIMEOUT_S) -> aiohttp.ClientSession:
+    def session(self, timeout_s: float = TIMEOUT_S) -> Session:
         """Whatever is asked in it leaves this way."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         if self.parent is not None:
-            known = self.parent.known()
-            return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True),
-                timeout=timeout,
-                proxy=f"http://{self.parent.place}",
-                proxy_auth=None if known is None else aiohttp.BasicAuth(known.username, known.password, "utf-8"),
+            connector = aiohttp.TCPConnector(force_close=True)
+        else:
+            connector = aiohttp.TCPConnector(
+                family=socket.AddressFamily(self.family),
+                force_close=True,
+                socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
             )
-        connector = aiohttp.TCPConnector(
-            family=socket.AddressFamily(self.family),
-            force_close=True,
-            socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
-        )
-        return aiohttp.ClientSession(connector=connector, timeout=timeout)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        return Session(aiohttp.ClientSession(connector=connector, timeout=timeout), self.parent)
+
+
+class Session:
+    """Requests that leave one way, and follow no redirect. Use it as an async context."""
+
+    def __init__(self, client: aiohttp.ClientSession, parent: Parent | None) -> None:
+        self._client = client
+        self._parent = parent
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    def get(self, url: URL, headers: Mapping[str, str]) -> Request:
+        return self._client.get(url, allow_redirects=False, **request_options(self._parent, url, headers))
+
+    def post(self, url: URL, body: AsyncIterator[bytes]) -> Request:
+        return self._client.post(url, allow_redirects=False, data=body, **request_options(self._parent, url, {}))
 
 
 def through_tunnel(exit_: Exit) -> Way:
@@ -104,10 +121,10 @@ async def ask_all(way: Way, sources: Sequence[URL], timeout_s: float = TIMEOUT_S
     return [(str(source.host), answer) for source, answer in zip(fit, answers, strict=True)]
 
 
-async def ask(session: aiohttp.ClientSession, source: URL) -> Sight | str:
+async def ask(session: Session, source: URL) -> Sight | str:
     """What a source saw, or why that is of no use."""
     try:
-        async with session.get(source, headers={"Accept": "application/json"}, allow_redirects=False) as response:
+        async with session.get(source, {"Accept": "application/json"}) as response:
             if response.status != 200:
                 return f"it answers {response.status}"
             body = await response.content.read(BODY_MAX + 1)

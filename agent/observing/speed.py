@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from agent.observing.asking import through_tunnel
+from agent.observing.asking import Session, through_tunnel
 from agent.report import Board, State
 from agent.settings import Exit
 from model.errors import ExitplaneError
@@ -125,10 +125,10 @@ class Speedometer:
             )
             self._board.update(observation=seen)
 
-    async def _download(self, session: aiohttp.ClientSession, url: URL) -> float:
+    async def _download(self, session: Session, url: URL) -> float:
         loop = asyncio.get_running_loop()
         # a target that compresses zeros would be fast
-        async with session.get(url, headers={"Accept-Encoding": "identity"}, allow_redirects=False) as response:
+        async with session.get(url, {"Accept-Encoding": "identity"}) as response:
             _check(response)
             begun_s, got_bytes = loop.time(), 0
             while got_bytes < self._bytes_max and loop.time() < begun_s + self._seconds_max:
@@ -142,7 +142,7 @@ class Speedometer:
                 got_bytes += len(chunk)
             return _mbps(got_bytes, loop.time() - begun_s)
 
-    async def _upload(self, session: aiohttp.ClientSession, url: URL) -> float:
+    async def _upload(self, session: Session, url: URL) -> float:
         loop = asyncio.get_running_loop()
         begun_s, sent_bytes = loop.time(), 0
 
@@ -152,7 +152,7 @@ class Speedometer:
                 yield _CHUNK
                 sent_bytes += len(_CHUNK)
 
-        async with session.post(url, data=body(), allow_redirects=False) as response:
+        async with session.post(url, body()) as response:
             _check(response)
             # until it is answered, the last bytes may still be on their way
             return _mbps(sent_bytes, loop.time() - begun_s)
