@@ -8,6 +8,7 @@ from pathlib import Path
 from yarl import URL
 
 from agent.endpoints import BadSetting
+from agent.tunnels.servers import Server
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
@@ -20,6 +21,11 @@ class Exit:
     Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
     (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address. `sources` tell where traffic comes
     out, which must never be one of `host_addresses`.
+
+    With `servers` the agent brings up the tunnel itself, as `tunnel_interface`, to the first of them that it can. `resolvers`
+    are the only ones that names are asked of, instead of those that belong to the tunnel. `kill_switch` is whether nothing may
+    leave but through the tunnel, which is somebody else's and goes to `tunnel_endpoints` (each with `udp` or `tcp`) or to
+    `servers`.
     """
 
     pool: str
@@ -31,6 +37,10 @@ class Exit:
     probe: Endpoint | None = None
     sources: tuple[URL, ...] = ()
     host_addresses: frozenset[str] = frozenset()
+    servers: tuple[Server, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    kill_switch: bool = False
+    tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
 from agent.tunnel import INTERFACE_NAME_MAX
+from agent.tunnels.managed import open_kill_switch
+from agent.tunnels.options import read_tunnel
 from cli.logging import configure_logging
 from model.world import Role
 
@@ -34,6 +36,12 @@ def _option(name: str, text: str, **more: Any) -> Any:
 
 
 _EXIT = "An exit's only"
+
+
+def _open_kill_switch(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if wanted:
+        asyncio.run(open_kill_switch())
+        raise typer.Exit
 
 
 def agent(
@@ -85,6 +93,55 @@ def agent(
             rich_help_panel=_EXIT,
         ),
     ] = None,
+    tunnel: Annotated[
+        list[Path] | None,
+        _option(
+            "--tunnel",
+            "A wg-quick or .ovpn file: the agent brings the tunnel up, in its own network namespace. May be repeated: the others"
+            " are taken when one does not come up.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    tunnel_credentials: Annotated[
+        Path | None,
+        _option("--tunnel-credentials", "The file with user name and password for OpenVPN.", rich_help_panel=_EXIT),
+    ] = None,
+    dns: Annotated[
+        list[str] | None,
+        _option(
+            "--dns",
+            "The resolver that the exit asks for names, through its tunnel; by default the tunnel's own. May be repeated.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    kill_switch: Annotated[
+        bool | None,
+        typer.Option(
+            "--kill-switch/--no-kill-switch",
+            help="Let nothing leave this network namespace but through the tunnel, also after the agent's end (nftables);"
+            " the rule with --tunnel.",
+            envvar="EXITPLANE_AGENT_KILL_SWITCH",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    tunnel_endpoint: Annotated[
+        list[str] | None,
+        _option(
+            "--tunnel-endpoint",
+            "udp:HOST:PORT or tcp:HOST:PORT: where a tunnel goes that somebody else brings up, for --kill-switch. May be"
+            " repeated.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    open_kill_switch: Annotated[  # noqa: ARG001  # what it does is done before the others are looked at
+        bool,
+        typer.Option(
+            "--open-kill-switch",
+            help="Remove the kill switch that an agent left in this network namespace, and do nothing else.",
+            is_eager=True,
+            callback=_open_kill_switch,
+        ),
+    ] = False,
     drain_time_s: Annotated[
         float | None,
         _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
@@ -119,6 +176,11 @@ def agent(
         "--probe": probe,
         "--observe": observe or None,
         "--host-address": host_address or None,
+        "--tunnel": tunnel or None,
+        "--tunnel-credentials": tunnel_credentials,
+        "--dns": dns or None,
+        "--kill-switch": kill_switch,
+        "--tunnel-endpoint": tunnel_endpoint or None,
     }
     settings = AgentSettings(
         api=parse_api(api),
@@ -149,7 +211,8 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
     for option in ("--pool", "--address", "--port"):
         if placed[option] is None:
             raise BadSetting(f"an exit needs {option}", mend=f"add {option}")
-    interface, probe = placed["--tunnel-interface"], placed["--probe"]
+    managed = read_tunnel(placed)
+    interface, probe = placed["--tunnel-interface"] or managed.interface, placed["--probe"]
     target = None if probe is None else read_endpoint("--probe", probe)
     if target is not None:
         # a name would be looked up outside the tunnel, and say nothing about it
@@ -166,4 +229,8 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         probe=target,
         sources=tuple(read_url("--observe", text) for text in placed["--observe"] or ()),
         host_addresses=frozenset(read_address("--host-address", text) for text in placed["--host-address"] or ()),
+        servers=managed.servers,
+        resolvers=managed.resolvers,
+        kill_switch=managed.kill_switch,
+        tunnel_endpoints=managed.endpoints,
     )
