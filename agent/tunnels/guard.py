@@ -59,7 +59,7 @@ class Guard:
             try:
                 await self._settle(first=False)
             except ExitplaneError as error:
-                log.error("kill_switch.failed", reason=str(error))
+                log.error("kill_switch.failed", reason=str(error))  # noqa: TRY400  # the reason says all
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         """The addresses of one of the provider's servers, which is let out there from now on. Raises NameUnknown."""

@@ -46,6 +46,7 @@ class ManagedTunnel:
         self.keeper: TunnelKeeper | None = None
         """None for a tunnel that somebody else brings up."""
         self._resolvers = exit_.resolvers
+        self._begun = False
         if exit_.servers:
             drivers = [driver_of(each, exit_, folder, self.guard.resolve) for each in exit_.servers]
             self.keeper = TunnelKeeper(drivers, board, self._hear, Pace())
@@ -56,6 +57,7 @@ class ManagedTunnel:
         if self.keeper is not None:
             assert self._exit.tunnel_interface is not None
             await routing.remove_interface(self._exit.tunnel_interface)  # what a killed agent left
+        self._begun = True
         await self.guard.admit()
         if self.keeper is not None:
             tasks.create_task(self.keeper.run(), name="tunnel's keeper")
@@ -76,6 +78,8 @@ class ManagedTunnel:
 
     async def end(self) -> None:
         """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
+        if not self._begun:
+            return
         if self.keeper is not None:
             await self.keeper.stop()
             try:

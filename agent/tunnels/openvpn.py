@@ -38,8 +38,6 @@ class OpenVpn:
         interface: str,
         folder: Path,
         resolve: Resolve,
-        *,
-        up_within_s: float = UP_WITHIN_S,
     ) -> None:
         self._file = file
         self._remote = remote
@@ -47,7 +45,6 @@ class OpenVpn:
         self._interface = interface
         self._folder = folder
         self._resolve = resolve
-        self._up_within_s = up_within_s
         self._process: EnvoyProcess | None = None
         self._listening: asyncio.Server | None = None
         self._conversation = Conversation(self.server, credentials)
@@ -136,14 +133,14 @@ class OpenVpn:
     async def _await_connection(self) -> None:
         """Raises TunnelFailed when it fails, ends, or takes too long."""
         assert self._process is not None
-        deadline_s = asyncio.get_running_loop().time() + self._up_within_s
+        deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
         while not self._conversation.connected:
             left_s = deadline_s - asyncio.get_running_loop().time()
             if self._process.ended.is_set() and self._conversation.failure is None:
                 words = _last_words(self._folder / LOG)
                 self._conversation.fail(f"OpenVPN ended at once: {words}", mend=f"see {self._folder / LOG}")
             if left_s <= 0:
-                self._conversation.fail(f"{self.server} does not answer within {self._up_within_s:g} s")
+                self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
             if self._conversation.failure is not None:
                 raise self._conversation.failure
             self._news.clear()

@@ -37,14 +37,11 @@ Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 class WireGuard:
     """The tunnel that one wg-quick file declares, on `interface`. `folder` is where wireguard-go's log goes."""
 
-    def __init__(
-        self, file: WireGuardFile, interface: str, folder: Path, resolve: Resolve, *, up_within_s: float = UP_WITHIN_S
-    ) -> None:
+    def __init__(self, file: WireGuardFile, interface: str, folder: Path, resolve: Resolve) -> None:
         self._file = file
         self._interface = interface
         self._folder = folder
         self._resolve = resolve
-        self._up_within_s = up_within_s
         self._process: EnvoyProcess | None = None
         self._pulse = Pulse(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
 
@@ -143,7 +140,7 @@ class WireGuard:
         await run("ip", "-batch", "-", text="\n".join([*lines, f"link set {self._interface} up", ""]))
 
     async def _await_handshake(self) -> None:
-        deadline_s = time.monotonic() + self._up_within_s
+        deadline_s = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < deadline_s:
             trouble = self._process_trouble() or await interface_trouble(self._interface)
             if trouble is not None:
@@ -157,7 +154,7 @@ class WireGuard:
                 return
             await asyncio.sleep(_POLL_S)
         raise TunnelFailed(
-            f"{self.server} shakes no hands within {self._up_within_s:g} s", mend="is it there, and are the keys right?"
+            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", mend="is it there, and are the keys right?"
         )
 
     # -- watching

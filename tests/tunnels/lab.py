@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -71,12 +72,22 @@ def build() -> None:
 def remove() -> None:
     """Remove the namespaces, and end who lives there; nothing there is fine."""
     for namespace in (EXIT, NET):
-        for pid in ip("netns", "pids", namespace, check=False).split():
+        for pid in inhabitants(namespace):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
+                os.kill(pid, signal.SIGKILL)
         ip("netns", "delete", namespace, check=False)
     for path in Path("/var/run/wireguard").glob("eptun*.sock"):
         path.unlink(missing_ok=True)
+
+
+def inhabitants(namespace: str, program: str = "") -> list[int]:
+    """The ids of the processes there whose command holds `program`, other than this one."""
+    found = []
+    for pid in map(int, ip("netns", "pids", namespace, check=False).split()):
+        with contextlib.suppress(OSError):
+            if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid():
+                found.append(pid)
+    return found
 
 
 def _enter(descriptor: int) -> None:
@@ -99,7 +110,7 @@ def inside(namespace: str) -> Iterator[None]:
 
 
 def has_interface(namespace: str, name: str) -> bool:
-    return f" {name}:" in ip("link", "show", namespace=namespace)
+    return bool(ip("link", "show", name, namespace=namespace, check=False))
 
 
 class Capture:
@@ -108,7 +119,7 @@ class Capture:
     def __init__(self) -> None:
         with inside(EXIT):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 * 2**20)
+            self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 * 2**20)  # SO_RCVBUFFORCE
             self._socket.bind((OUTER, 0))
         self._socket.setblocking(False)
         self.frames: list[bytes] = []

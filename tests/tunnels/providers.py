@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import lab
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.tunnels import lab
+
 WG_PORT, OVPN_PORT = 51820, 1194
-WG_SERVER, WG_CLIENT = "10.99.0.1", "10.99.0.2"
-WG_SERVER_6, WG_CLIENT_6 = "fd99::1", "fd99::2"
 OVPN_SERVER = "10.98.0.1"
 USER, PASSWORD = 'p1234 "x"', 'a\\b "c"'
 
@@ -39,22 +38,37 @@ class WireGuardProvider:
     processes: lab.Processes
     interface: str = "eptun-wg"
     port: int = WG_PORT
+    number: int = 99
     own: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     client: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def server(self) -> str:
+        """Its own address, inside the tunnel."""
+        return f"10.{self.number}.0.1"
+
+    @property
+    def address(self) -> str:
+        """What its client is seen with."""
+        return f"10.{self.number}.0.2"
+
+    @property
+    def address_6(self) -> str:
+        return f"fd{self.number}::2"
 
     def start(self) -> None:
         argv = ("wireguard-go", "--foreground", self.interface)
         self.process = self.processes.start(lab.NET, *argv, log="wireguard-server.log")
         settings = (
             f"[Interface]\nPrivateKey = {_private(self.own)}\nListenPort = {self.port}\n"
-            f"[Peer]\nPublicKey = {_public(self.client)}\nAllowedIPs = {WG_CLIENT}/32, {WG_CLIENT_6}/128\n"
+            f"[Peer]\nPublicKey = {_public(self.client)}\nAllowedIPs = {self.address}/32, {self.address_6}/128\n"
         )
         lab.wait_for(lambda: lab.has_interface(lab.NET, self.interface))
         command = ("ip", "netns", "exec", lab.NET, "wg", "setconf", self.interface, "/dev/stdin")
         lab.wait_for(lambda: subprocess.run(command, input=settings.encode(), capture_output=True).returncode == 0)
-        lab.ip("address", "add", f"{WG_SERVER}/24", "dev", self.interface, namespace=lab.NET)
-        lab.ip("address", "add", f"{WG_SERVER_6}/64", "dev", self.interface, "nodad", namespace=lab.NET)
+        lab.ip("address", "add", f"{self.server}/24", "dev", self.interface, namespace=lab.NET)
+        lab.ip("address", "add", f"fd{self.number}::1/64", "dev", self.interface, "nodad", namespace=lab.NET)
         lab.ip("link", "set", self.interface, "up", namespace=lab.NET)
 
     def stop(self) -> None:
@@ -66,7 +80,7 @@ class WireGuardProvider:
     def file(self, *, key: str | None = None, host: str = lab.NET_ADDRESS) -> str:
         return (
             f"[Interface]\nPrivateKey = {key or _private(self.client)}\n"
-            f"Address = {WG_CLIENT}/32, {WG_CLIENT_6}/128\nDNS = {WG_SERVER}\nMTU = 1380\n\n"
+            f"Address = {self.address}/32, {self.address_6}/128\nDNS = {self.server}\nMTU = 1380\n\n"
             f"[Peer]\nPublicKey = {_public(self.own)}\nEndpoint = {host}:{self.port}\n"
             "AllowedIPs = 0.0.0.0/0, ::/0\nPersistentKeepalive = 25\n"
         )

@@ -1,0 +1,212 @@
+"""What the tests of tunnels share: the lab, its page and resolver, and an exit's tunnel that is kept up in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.report import Board
+from agent.settings import Exit
+from agent.tunnel import TunnelWatch
+from agent.tunnels.managed import ManagedTunnel
+from agent.tunnels.servers import read_servers
+from model.endpoint import Endpoint
+from tests.tunnels import lab, providers
+
+
+@pytest.fixture
+def network():
+    """The lab's namespaces and cable."""
+    if (reason := lab.why_no_lab()) is not None:
+        pytest.skip(f"no tunnels: {reason}")
+    lab.build()
+    yield
+    lab.remove()
+
+
+@pytest.fixture
+def processes(network, tmp_path):
+    started = lab.Processes(tmp_path)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def wireguard(processes):
+    """A provider that serves."""
+    provider = providers.WireGuardProvider(processes)
+    provider.start()
+    return provider
+
+
+@pytest.fixture
+def openvpn(processes, tmp_path):
+    """A provider that serves."""
+    folder = tmp_path / "provider"
+    folder.mkdir()
+    provider = providers.OpenVpnProvider(processes, folder)
+    provider.start()
+    return provider
+
+
+@pytest.fixture
+def in_exit(network):
+    """This test, and what it starts, runs in the exit's namespace."""
+    with lab.inside(lab.EXIT):
+        yield
+
+
+@dataclass
+class Internet:
+    """A page on port 80 that says who asks, and a resolver that knows every name as the page's. Both stand on all addresses."""
+
+    callers: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+    async def answer(self, reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            caller = writer.get_extra_info("peername")[0]
+            self.callers.append(caller)
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(caller)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + caller).encode())
+            await writer.drain()
+        writer.close()
+
+
+class _Resolver(asyncio.DatagramProtocol):
+    def __init__(self, internet):
+        self._internet = internet
+
+    def connection_made(self, transport):
+        self._transport = transport
+
+    def datagram_received(self, data, addr):
+        self._internet.questions.append(addr[0])
+        end = data.index(b"\0", 12) + 5
+        asks_for_address = data[end - 4 : end - 2] == b"\0\1"
+        counts = b"\0\1\0\1\0\0\0\0" if asks_for_address else b"\0\1\0\0\0\0\0\0"
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\x05\0\4" + socket.inet_aton(lab.PAGE) if asks_for_address else b""
+        self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
+
+
+@pytest.fixture
+async def internet(network):
+    """Served by this test's loop, on sockets of the provider's namespace."""
+    made = Internet()
+    with lab.inside(lab.NET):
+        pages = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+        names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        names.bind(("0.0.0.0", 53))
+    for each in (pages, names):
+        each.setblocking(False)
+    server = await asyncio.start_server(made.answer, sock=pages)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: _Resolver(made), sock=names)
+    yield made
+    transport.close()
+    server.close()
+
+
+async def fetch(address: str, *, within_s: float = 3.0) -> str:
+    """Who the page says is asking: without its IPv4-mapped prefix."""
+    async with asyncio.timeout(within_s):
+        reader, writer = await asyncio.open_connection(address, 80)
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nhost: page\r\n\r\n")
+            answer = await reader.read()
+        finally:
+            writer.close()
+    return answer.decode().rpartition("\r\n")[2].removeprefix("::ffff:")
+
+
+@dataclass
+class Kept:
+    """A tunnel under test."""
+
+    tunnel: ManagedTunnel
+    board: Board
+    resolvers: list[tuple[str, ...]]
+    living: asyncio.Task[None]
+
+    def ended(self) -> bool:
+        return self.living.done()
+
+    def says(self, words: str) -> bool:
+        return self.board.report.tunnel == "down" and words in self.board.report.reason
+
+    @property
+    def is_up(self) -> bool:
+        return self.board.report.tunnel == "up"
+
+
+@pytest.fixture
+def keep(in_exit, tmp_path):
+    """`async with keep(FILE, …) as kept`: tunnels from these files' texts, kept up and watched as an agent does."""
+
+    @contextlib.asynccontextmanager
+    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, **more):
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        exit_ = Exit(
+            pool="us",
+            address=lab.EXIT_ADDRESS,
+            port=8443,
+            tunnel_interface=interface,
+            servers=read_servers(write_files(tmp_path, files), write_credentials(tmp_path, files, **more)),
+            resolvers=resolvers,
+            kill_switch=kill_switch,
+        )
+        board = Board()
+        heard = []
+
+        async def hear(resolvers):
+            heard.append(resolvers)
+
+        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear)
+        watch = TunnelWatch(tunnel.checks(), board, 0.05)
+
+        async def live():
+            async with asyncio.TaskGroup() as tasks:
+                await tunnel.begin(tasks)
+                tasks.create_task(watch.run())
+
+        living = asyncio.create_task(live())
+        try:
+            yield Kept(tunnel, board, heard, living)
+        finally:
+            living.cancel()
+            ended = await asyncio.gather(living, return_exceptions=True)
+            await tunnel.end()
+            for error in ended:
+                if isinstance(error, Exception):
+                    raise error
+
+    return begin
+
+
+def write_files(folder: Path, texts: tuple[str, ...]) -> list[Path]:
+    paths = []
+    for number, text in enumerate(texts):
+        path = folder / f"tunnel{number}.{'ovpn' if '<ca>' in text else 'conf'}"
+        path.write_text(text)
+        paths.append(path)
+    return paths
+
+
+def write_credentials(folder: Path, texts: tuple[str, ...], user=providers.USER, password=providers.PASSWORD):
+    if not any("auth-user-pass" in text for text in texts):
+        return None
+    path = folder / "credentials"
+    path.write_text(f"{user}\n{password}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def ask_page():
+    return fetch
