@@ -69,14 +69,17 @@ class Internet:
     questions: list[str] = field(default_factory=list)
 
     async def answer(self, reader, writer):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await reader.readuntil(b"\r\n\r\n")
             caller = writer.get_extra_info("peername")[0]
             self.callers.append(caller)
             head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(caller)}\r\nconnection: close\r\n\r\n"
             writer.write((head + caller).encode())
             await writer.drain()
-        writer.close()
+            writer.close()
+            await writer.wait_closed()
+            return
+        writer.transport.abort()
 
 
 class _Resolver(asyncio.DatagramProtocol):
@@ -95,6 +98,9 @@ class _Resolver(asyncio.DatagramProtocol):
         self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
 
 
+_OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
+
+
 @pytest.fixture
 async def internet(network):
     """Served by this test's loop, on sockets of the provider's namespace."""
@@ -110,6 +116,11 @@ async def internet(network):
     yield made
     transport.close()
     server.close()
+    while left := [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ in _OF_THE_PAGE]:
+        for task in left:
+            if task.get_coro().__qualname__ == _OF_THE_PAGE[0]:
+                task.cancel()
+        await asyncio.wait(left, timeout=1)
 
 
 async def fetch(address: str, *, within_s: float = 3.0) -> str:
