@@ -48,7 +48,7 @@ class TunnelKeeper:
     What it knows is its `look`, a probe that a TunnelWatch takes as its first check; deaths it puts up on the board itself.
     """
 
-    def __init__(self, drivers: Sequence[Driver], board: Board, on_up: OnUp, pace: Pace = Pace()) -> None:  # noqa: B008
+    def __init__(self, drivers: Sequence[Driver], board: Board, on_up: OnUp, pace: Pace = Pace()) -> None:
         self._drivers = drivers
         self._board = board
         self._on_up = on_up

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from agent.report import Board
 from agent.settings import Exit
 from agent.tunnel import TunnelWatch
 from agent.tunnels.managed import ManagedTunnel
 from agent.tunnels.servers import read_servers
+from model.authority import create_authority
 from model.endpoint import Endpoint
+from tests.agent.conftest import Plane
 from tests.tunnels import lab, providers
 
 
@@ -96,6 +100,30 @@ class _Resolver(asyncio.DatagramProtocol):
         counts = b"\0\1\0\1\0\0\0\0" if asks_for_address else b"\0\1\0\0\0\0\0\0"
         record = b"\xc0\x0c\0\1\0\1\0\0\0\x05\0\4" + socket.inet_aton(lab.PAGE) if asks_for_address else b""
         self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
+
+
+class PlaneOutside(Plane):
+    """The control plane's stand-in, on the other side of the cable."""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/api/v1/{kind}/register", self._enrol)
+        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        with lab.inside(lab.NET):
+            listening = socket.create_server((lab.NET_ADDRESS, 0))
+        await web.SockSite(self.runner, listening).start()
+        self.port = listening.getsockname()[1]
+        self.url = f"http://{lab.NET_ADDRESS}:{self.port}"
+
+
+@pytest.fixture
+async def plane(network):
+    standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000)
+    await standing_in.start()
+    yield standing_in
+    await standing_in.stop()
 
 
 _OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")

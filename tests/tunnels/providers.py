@@ -66,7 +66,9 @@ class WireGuardProvider:
         )
         lab.wait_for(lambda: lab.has_interface(lab.NET, self.interface))
         command = ("ip", "netns", "exec", lab.NET, "wg", "setconf", self.interface, "/dev/stdin")
-        lab.wait_for(lambda: subprocess.run(command, input=settings.encode(), capture_output=True).returncode == 0)
+        lab.wait_for(
+            lambda: subprocess.run(command, input=settings.encode(), capture_output=True, check=False).returncode == 0
+        )
         lab.ip("address", "add", f"{self.server}/24", "dev", self.interface, namespace=lab.NET)
         lab.ip("address", "add", f"fd{self.number}::1/64", "dev", self.interface, "nodad", namespace=lab.NET)
         lab.ip("link", "set", self.interface, "up", namespace=lab.NET)
@@ -104,7 +106,9 @@ def _certificate(name: str, issuer_name: str, key, issuer_key, *, authority: boo
             digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
             key_agreement=True, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
         )  # fmt: skip
-        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False).add_extension(usage, critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False).add_extension(
+            usage, critical=True
+        )
     return builder.sign(issuer_key, hashes.SHA256())
 
 
@@ -144,8 +148,8 @@ class OpenVpnProvider:
         (self.folder / "server.ovpn").write_text(
             f"mode server\ntls-server\ndev {self.interface}\ndev-type tun\ntopology subnet\nproto udp\n"
             f"local {lab.NET_ADDRESS}\nport {self.port}\nifconfig {OVPN_SERVER} 255.255.255.0\n"
-            "ifconfig-pool 10.98.0.10 10.98.0.20 255.255.255.0\npush \"topology subnet\"\n"
-            f"push \"route-gateway {OVPN_SERVER}\"\nkeepalive 2 8\ndh none\n"
+            'ifconfig-pool 10.98.0.10 10.98.0.20 255.255.255.0\npush "topology subnet"\n'
+            f'push "route-gateway {OVPN_SERVER}"\nkeepalive 2 8\ndh none\n'
             + "".join(f'push "{each}"\n' for each in self.pushes)
             + f"script-security 2\nauth-user-pass-verify {verify} via-file\nverify-client-cert none\n"
             f"username-as-common-name\nverb 3\n<ca>\n{self.authority}</ca>\n<cert>\n{_pem(server)}</cert>\n"

@@ -11,13 +11,10 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from model.authority import create_authority
 from tests.agent.conftest import Plane
 from tests.tunnels import lab, providers
 
@@ -35,30 +32,6 @@ managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, use
 from cli.main import main
 main()
 """
-
-
-class PlaneOutside(Plane):
-    """The control plane's stand-in, on the other side of the cable."""
-
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_post("/api/v1/{kind}/register", self._enrol)
-        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
-        self.runner = web.AppRunner(app)
-        await self.runner.setup()
-        with lab.inside(lab.NET):
-            listening = socket.create_server((lab.NET_ADDRESS, 0))
-        await web.SockSite(self.runner, listening).start()
-        self.port = listening.getsockname()[1]
-        self.url = f"http://{lab.NET_ADDRESS}:{self.port}"
-
-
-@pytest.fixture
-async def plane(network):
-    standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000)
-    await standing_in.start()
-    yield standing_in
-    await standing_in.stop()
 
 
 @pytest.fixture
@@ -222,7 +195,7 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
     for turn in range(TIMES):
         await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
         before = load.done["page0"]
-        await until(lambda: load.done["page0"] > before + 20, timeout_s=PATIENCE_S)
+        await until(lambda: load.done["page0"] > before + 20, timeout_s=PATIENCE_S)  # noqa: B023
         capture.take()
         if turn % 3 == 0:
             lab.ip("link", "delete", lab.TUNNEL, namespace=lab.EXIT)

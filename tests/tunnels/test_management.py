@@ -26,7 +26,8 @@ def test_it_is_let_go_when_it_waits():
 
 def test_name_and_password_are_given_when_asked_for_and_cannot_become_commands():
     _, answers = hear(
-        ">PASSWORD:Need 'Auth' username/password", credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", ""))
+        ">PASSWORD:Need 'Auth' username/password",
+        credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", "")),
     )
     assert answers == ['username "Auth" "a\\"b"', 'password "Auth" "c\\\\\\"signal SIGTERM"']
 
@@ -73,6 +74,8 @@ def test_the_first_reason_counts():
     assert made.failure.message == "the provider refuses the name and password"
 
 
-@pytest.mark.parametrize("line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"])
+@pytest.mark.parametrize(
+    "line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"]
+)
 def test_garbled_lines_do_no_harm(line):
     assert hear(line)[1] == []

@@ -68,9 +68,7 @@ async def test_an_openvpn_that_is_killed_is_started_again(openvpn, internet, kee
         assert openvpn_pids() != [pid]
 
 
-async def test_a_server_that_names_no_resolver_needs_one_from_the_options(
-    processes, internet, tmp_path, keep, until
-):
+async def test_a_server_that_names_no_resolver_needs_one_from_the_options(processes, internet, tmp_path, keep, until):
     provider = providers.OpenVpnProvider(processes, tmp_path, pushes=())
     provider.start()
     async with keep(provider.file()) as kept:
@@ -81,7 +79,9 @@ async def test_a_server_that_names_no_resolver_needs_one_from_the_options(
         assert kept.resolvers == [(providers.OVPN_SERVER,)]
 
 
-async def test_a_server_that_keeps_silent_is_given_up_after_a_while(network, keep, until, processes, tmp_path, monkeypatch):
+async def test_a_server_that_keeps_silent_is_given_up_after_a_while(
+    network, keep, until, processes, tmp_path, monkeypatch
+):
     monkeypatch.setattr("agent.tunnels.openvpn.UP_WITHIN_S", 1.0)
     provider = providers.OpenVpnProvider(processes, tmp_path)
     async with keep(provider.file()) as kept:

@@ -40,7 +40,9 @@ def test_it_lets_out_what_it_names_and_nothing_else():
 
 
 def test_the_packets_of_somebody_elses_tunnel_carry_no_mark():
-    assert not any("mark" in rule for rule in output_rules(Openings("wg0", 1, OPENINGS.provider, frozenset(), marked=False)))
+    assert not any(
+        "mark" in rule for rule in output_rules(Openings("wg0", 1, OPENINGS.provider, frozenset(), marked=False))
+    )
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
@@ -79,7 +81,7 @@ def test_an_agent_without_the_right_to_change_the_network_is_told_so(monkeypatch
     status = tmp_path / "status"
     status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")
     monkeypatch.setattr("agent.tunnels.requirements._STATUS", status)
-    with pytest.raises(NotEquipped, match="lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
+    with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
         require([])
     assert may_administer("CapEff:\t00000000a80435fb\n")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
 
 import pytest
 
+from agent.tunnels.commands import run
 from agent.tunnels.errors import NotEquipped
 from tests.tunnels import lab, providers
 
@@ -138,5 +138,4 @@ async def test_an_interface_that_is_no_tunnel_is_never_removed(wireguard, keep, 
 
     assert raised.group_contains(NotEquipped, match="eptun-o is there and is no tunnel")
     assert lab.has_interface(lab.EXIT, lab.OUTER)
-    listed = subprocess.run(("nft", "list", "tables"), capture_output=True, text=True, check=True).stdout
-    assert "exitplane" not in listed
+    assert "exitplane" not in await run("nft", "list", "tables")
