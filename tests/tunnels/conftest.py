@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,6 +129,39 @@ async def plane(network):
     await standing_in.stop()
 
 
+@pytest.fixture
+def start_agent(plane, processes, tmp_path):
+    """`start_agent([FILE, …], *options)`: an exit's agent as a process of its own, in the exit's namespace."""
+
+    def begin(files: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
+        (tmp_path / "token").write_text("ep-exit-never-to-be-seen\n")
+        tunnels = [word for path in write_files(tmp_path, files) for word in ("--tunnel", str(path))]
+        if (credentials := write_credentials(tmp_path, files)) is not None:
+            tunnels += ["--tunnel-credentials", str(credentials)]
+        return processes.start(
+            lab.EXIT,
+            *(sys.executable, "-c", lab.AGENT, "agent", "--role", "exit", "--api", plane.url, "--name", "us-1"),
+            *("--token-file", str(tmp_path / "token"), "--state", str(tmp_path / "agent"), "--concurrency", "1"),
+            *("--pool", "us", "--address", lab.EXIT_ADDRESS, "--port", str(lab.PORT)),
+            *("--tunnel-interface", lab.TUNNEL, *tunnels, *options),
+            log="agent.log",
+            cwd=lab.ROOT,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def agent_pid():
+    """The id of that process, of which `ip netns exec` became one."""
+
+    def find() -> int:
+        (pid,) = lab.inhabitants(lab.EXIT, lab.AGENT)
+        return pid
+
+    return find
+
+
 _OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
 
 
@@ -228,7 +264,7 @@ def keep(in_exit, tmp_path):
     return begin
 
 
-def write_files(folder: Path, texts: tuple[str, ...]) -> list[Path]:
+def write_files(folder: Path, texts: Sequence[str]) -> list[Path]:
     paths = []
     for number, text in enumerate(texts):
         path = folder / f"tunnel{number}.{'ovpn' if '<ca>' in text else 'conf'}"
@@ -237,7 +273,7 @@ def write_files(folder: Path, texts: tuple[str, ...]) -> list[Path]:
     return paths
 
 
-def write_credentials(folder: Path, texts: tuple[str, ...], user=providers.USER, password=providers.PASSWORD):
+def write_credentials(folder: Path, texts: Sequence[str], user=providers.USER, password=providers.PASSWORD):
     if not any("auth-user-pass" in text for text in texts):
         return None
     path = folder / "credentials"

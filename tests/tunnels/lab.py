@@ -28,6 +28,27 @@ EXIT_ADDRESS, NET_ADDRESS = "10.254.53.2", "10.254.53.1"
 EXIT_ADDRESS_6, NET_ADDRESS_6 = "fd53::2", "fd53::1"
 PAGE = "203.0.113.80"
 PAGE_6 = "2001:db8:53::80"
+PORT = 8443
+"""That gateways dial at the exit."""
+ROOT = Path(__file__).parents[2]
+# `exitplane agent`, with a patience for a tunnel that dies twelve times in a minute, and that rotates on SIGUSR1
+AGENT = """
+import asyncio, signal
+import agent.tunnels.managed as managed
+from agent.tunnels.keeping import Pace
+from cli.main import main
+
+managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
+begin = managed.ManagedTunnel.begin
+
+async def begin_and_listen(self, tasks):
+    rotate = lambda: tasks.create_task(self.rotate())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, rotate)
+    await begin(self, tasks)
+
+managed.ManagedTunnel.begin = begin_and_listen
+main()
+"""
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ETH_P_ALL = 3

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 
-import aiohttp
 import pytest
-from yarl import URL
 
-from agent.folder import StateFolder
-from agent.service import Stop, _Agent
-from agent.settings import AgentSettings, Exit
-from agent.tunnels.servers import read_servers
 from tests.agent.conftest import Source
 from tests.tunnels import lab, providers
-from tests.tunnels.conftest import write_credentials, write_files
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+pytestmark = [pytest.mark.tunnels, pytest.mark.envoy, pytest.mark.slow]
 PATIENCE_S = 30.0
 
 
@@ -32,72 +27,42 @@ async def source(plane):
     await standing_in.stop()
 
 
-@pytest.fixture
-async def run(plane, source, in_exit, tmp_path):
-    """`run(FILE, …)`: an agent of this process, in the exit's namespace."""
-    stop, tasks = Stop(), []
-    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
-
-    def begin(*files: str) -> _Agent:
-        token = tmp_path / "token"
-        token.write_text("ep-exit-never-to-be-seen\n")
-        exit_ = Exit(
-            pool="us",
-            address=lab.EXIT_ADDRESS,
-            port=8443,
-            tunnel_interface=lab.TUNNEL,
-            servers=read_servers(write_files(tmp_path, files), write_credentials(tmp_path, files)),
-            kill_switch=True,
-        )
-        settings = AgentSettings(
-            api=URL(plane.url), state=tmp_path / "state", name="us-1", token_file=token, exit=exit_, concurrency=1
-        )
-        (tmp_path / "state").mkdir(mode=0o700)
-        agent = _Agent(settings, StateFolder(settings.state), session, None)
-        tasks.append(asyncio.create_task(agent.live(stop)))
-        return agent
-
-    yield begin
-    stop.ask()
-    stop.ask()
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*tasks)
-    await session.close()
+def state(folder, name):
+    return json.loads((folder / "agent" / name).read_text())
 
 
 def resolvers(folder) -> list[str]:
-    bootstrap = json.loads((folder / "state" / "bootstrap.json").read_text())
-    config = bootstrap["typed_dns_resolver_config"]["typed_config"]
+    config = state(folder, "bootstrap.json")["typed_dns_resolver_config"]["typed_config"]
     return [each["socket_address"]["address"] for each in config["resolvers"]]
 
 
 async def test_its_envoy_asks_the_tunnels_resolver_and_another_one_after_a_rotation(
-    wireguard, internet, plane, run, until, tmp_path, ask_page
+    wireguard, internet, plane, source, start_agent, agent_pid, until, tmp_path
 ):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
     other.start()
-    agent = run(wireguard.file(), other.file())
+    start_agent([wireguard.file(), other.file()])
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
     assert resolvers(tmp_path) == [wireguard.server]
-    first = json.loads((tmp_path / "state" / "envoy.json").read_text())["pid"]
+    first = state(tmp_path, "envoy.json")["pid"]
 
-    assert await agent._tunnel.rotate() == f"{lab.NET_ADDRESS}:51821"
+    os.kill(agent_pid(), signal.SIGUSR1)
+    await until(lambda: resolvers(tmp_path) == [other.server], timeout_s=PATIENCE_S)
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
-    assert resolvers(tmp_path) == [other.server]
-    assert json.loads((tmp_path / "state" / "envoy.json").read_text())["pid"] != first
-    assert await ask_page(lab.PAGE) == other.address
+    assert state(tmp_path, "envoy.json")["pid"] != first
+    assert internet.questions[-1] == other.address
 
 
 async def test_without_a_tunnel_it_tells_why_and_starts_no_envoy_that_could_ask_somebody_else(
-    processes, plane, run, until, tmp_path, internet
+    processes, plane, source, start_agent, until, tmp_path, internet
 ):
     folder = tmp_path / "provider"
     folder.mkdir()
     provider = providers.OpenVpnProvider(processes, folder)
-    run(provider.file())
+    start_agent([provider.file()])
     await until(lambda: plane.said(tunnel="down", envoy="down"), timeout_s=PATIENCE_S)
-    assert not (tmp_path / "state" / "envoy.log").exists()
+    assert not (tmp_path / "agent" / "envoy.log").exists()
 
     await asyncio.to_thread(provider.start)
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=40)
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=60)
     assert resolvers(tmp_path) == [providers.OVPN_SERVER]

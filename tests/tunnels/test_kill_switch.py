@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -20,38 +19,9 @@ from tests.tunnels import lab, providers
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
-PORT = 8443
+PORT = lab.PORT
 TIMES = 12
-# the same command, with a patience for a tunnel that dies twelve times in a minute
-AGENT = """
-import agent.tunnels.managed as managed
-from agent.tunnels.keeping import Pace
-managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
-from cli.main import main
-main()
-"""
-
-
-@pytest.fixture
-def start_agent(plane, processes, tmp_path):
-    """`start_agent(FILE, *options)`: an exit's agent as a process of its own, in the exit's namespace."""
-
-    def begin(file: str, *options: str) -> subprocess.Popen[bytes]:
-        (tmp_path / "token").write_text("ep-exit-never-to-be-seen\n")
-        (tmp_path / "wg.conf").write_text(file)
-        return processes.start(
-            lab.EXIT,
-            *(sys.executable, "-c", AGENT, "agent", "--role", "exit", "--api", plane.url, "--name", "us-1"),
-            *("--token-file", str(tmp_path / "token"), "--state", str(tmp_path / "agent"), "--concurrency", "1"),
-            *("--pool", "us", "--address", lab.EXIT_ADDRESS, "--port", str(PORT)),
-            *("--tunnel", str(tmp_path / "wg.conf"), "--tunnel-interface", lab.TUNNEL, *options),
-            log="agent.log",
-            cwd=ROOT,
-        )
-
-    return begin
 
 
 @dataclass
@@ -176,10 +146,10 @@ async def answers_gateways() -> bool:
 
 @pytest.mark.slow
 async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_life(
-    plane, processes, internet, start_agent, load, capture, until
+    plane, processes, internet, start_agent, agent_pid, load, capture, until
 ):
     provider = providers.WireGuardProvider(processes)
-    agent = start_agent(provider.file())
+    agent = start_agent([provider.file()])
     await until(is_closed, timeout_s=PATIENCE_S)
     capture.take().clear()
     load.begin(provider.server)
@@ -210,8 +180,7 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
     assert {*internet.questions} == {provider.address}
 
     # after: the agent is killed, and whatever it started with it
-    agent_pid = next(pid for pid in lab.inhabitants(lab.EXIT, "agent.tunnels.managed"))
-    os.kill(agent_pid, signal.SIGKILL)
+    os.kill(agent_pid(), signal.SIGKILL)
     await until(lambda: not lab.inhabitants(lab.EXIT, "wireguard-go"))
     agent.wait()
     tried = load.tried["page0"]
@@ -229,15 +198,14 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
 
 @pytest.mark.slow
 async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
-    plane, wireguard, internet, start_agent, load, capture, until
+    plane, wireguard, internet, start_agent, agent_pid, load, capture, until
 ):
-    agent = start_agent(wireguard.file(), "--no-kill-switch")
+    agent = start_agent([wireguard.file()], "--no-kill-switch")
     await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
     assert not is_closed()
     load.begin(wireguard.server)
     await until(lambda: load.done["page by the outer link"] > 3, timeout_s=PATIENCE_S)
-    (pid,) = lab.inhabitants(lab.EXIT, "agent.tunnels.managed")
-    os.kill(pid, signal.SIGTERM)
+    os.kill(agent_pid(), signal.SIGTERM)
     await asyncio.to_thread(agent.wait, PATIENCE_S)
     before = load.done["page0"]
     await until(lambda: load.done["page0"] > before + 3, timeout_s=PATIENCE_S)
@@ -251,12 +219,11 @@ async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
 
 
 async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
-    plane, wireguard, internet, start_agent, until
+    plane, wireguard, internet, start_agent, agent_pid, until
 ):
-    agent = start_agent(wireguard.file())
+    agent = start_agent([wireguard.file()])
     await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
-    (pid,) = lab.inhabitants(lab.EXIT, "agent.tunnels.managed")
-    os.kill(pid, signal.SIGTERM)
+    os.kill(agent_pid(), signal.SIGTERM)
     assert await asyncio.to_thread(agent.wait, PATIENCE_S) == 0
     assert is_closed()
     assert not lab.has_interface(lab.EXIT, lab.TUNNEL)
@@ -264,6 +231,6 @@ async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
 
     command = ("ip", "netns", "exec", lab.EXIT, sys.executable, "-m", "cli", "agent", "--open-kill-switch")
     for _ in range(2):
-        done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True)
+        done = await asyncio.to_thread(subprocess.run, command, cwd=lab.ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert not is_closed()
