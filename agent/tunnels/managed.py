@@ -46,6 +46,7 @@ class ManagedTunnel:
         self.keeper: TunnelKeeper | None = None
         """None for a tunnel that somebody else brings up."""
         self._resolvers = exit_.resolvers
+        self._probe = ResolverProbe(lambda: self._resolvers, exit_.tunnel_interface)
         self._begun = False
         if exit_.servers:
             drivers = [driver_of(each, exit_, folder, self.guard.resolve) for each in exit_.servers]
@@ -67,8 +68,7 @@ class ManagedTunnel:
         """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
         if self.keeper is None:
             return checks_of(self._exit)
-        resolver = Check(ResolverProbe(lambda: self._resolvers, self._exit.tunnel_interface), _RESOLVER_PATIENCE)
-        return [Check(self.keeper.look), *checks_of(self._exit), resolver]
+        return [Check(self.keeper.look), *checks_of(self._exit), Check(self._probe, _RESOLVER_PATIENCE)]
 
     async def rotate(self) -> str:
         """Take another server; gives its name. Raises TunnelFailed for a tunnel that is somebody else's."""
@@ -94,6 +94,7 @@ class ManagedTunnel:
         if not resolvers:
             raise TunnelFailed(f"{line.server} names no resolver", mend="name one with --dns", slowly=True)
         self._resolvers = resolvers
+        self._probe.forget()
         await self._on_resolvers(resolvers)
 
 
@@ -111,6 +112,10 @@ class ResolverProbe:
         self._every_s = every_s
         self._again_s = 0.0
         self._turn = 0
+
+    def forget(self) -> None:
+        """What was heard through another tunnel says nothing of this one."""
+        self._again_s = 0.0
 
     async def __call__(self) -> str | None:
         resolvers = self._resolvers()
