@@ -26,6 +26,7 @@ UNUSED_COLLECTOR: Final = Endpoint("127.0.0.1", 4317)
 DIRECT_S: Final = 120
 """How long a stream that passes by the agent may last, so that Envoy comes back to an agent that was away."""
 
+_DNS_PORT: Final = 53
 _TEMPLATE: Final = Path(__file__).resolve().parent.parent / "envoy" / "bootstrap.yaml"
 
 
@@ -38,7 +39,8 @@ class Bootstrap:
     """What differs from one Envoy's bootstrap to another's.
 
     `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
-    `relayed` is whether there is an agent, which Envoy asks before the control plane itself (decision record 9).
+    `relayed` is whether there is an agent, which Envoy asks before the control plane itself (decision record 9). `resolvers`
+    are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are.
     """
 
     role: Role
@@ -48,6 +50,7 @@ class Bootstrap:
     otlp: Endpoint = UNUSED_COLLECTOR
     max_downstream_connections: int = CONNECTIONS_MAX
     relayed: bool = True
+    resolvers: tuple[str, ...] = ()
 
 
 def exitplane_version() -> str:
@@ -81,7 +84,22 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
     }
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
+    if bootstrap.resolvers:
+        rendered["typed_dns_resolver_config"] = _resolver(bootstrap.resolvers)
     return rendered
+
+
+def _resolver(addresses: tuple[str, ...]) -> dict[str, Any]:
+    """Names are asked of these resolvers and as they stand: a search domain would be the host's."""
+    return {
+        "name": "envoy.network.dns_resolver.cares",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+            "resolvers": [{"socket_address": {"address": each, "port_value": _DNS_PORT}} for each in addresses],
+            "use_resolvers_as_fallback": False,
+            "dns_resolver_options": {"no_default_search_domain": True},
+        },
+    }
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:

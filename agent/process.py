@@ -64,7 +64,7 @@ def spawn(command: Sequence[str], folder: StateFolder, *, ends_with_agent: bool)
             stderr=log_file,
             start_new_session=True,
             # one prctl and no Python besides, so that threads of this process cannot get in its way
-            preexec_fn=_end_with_parent if ends_with_agent else None,  # noqa: PLW1509
+            preexec_fn=end_with_parent if ends_with_agent else None,  # noqa: PLW1509
         )
     return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
 
@@ -97,6 +97,6 @@ def _is_envoy_of(pid: int, folder: StateFolder) -> bool:
         return False
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child: have the kernel end it when its parent dies, however that happens."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

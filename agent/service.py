@@ -8,7 +8,9 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -28,6 +30,7 @@ from agent.leaking import cut_when_leaking
 from agent.load import Load
 from agent.netlink import note_changes
 from agent.observing.observer import Observer
+from agent.observing.resolvers import resolvers_of
 from agent.observing.speed import Speedometer, SpeedUnknown
 from agent.orders import Handler, OrderFailed, Orders
 from agent.plane import Plane
@@ -36,9 +39,11 @@ from agent.relay import Relay
 from agent.report import Board, wait
 from agent.rotating import Rotation
 from agent.secrets import write_secrets
-from agent.settings import AgentSettings
+from agent.settings import AgentSettings, Exit
 from agent.supervisor import Launch, Supervisor, find_envoy
 from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
+from agent.tunnels.managed import ManagedTunnel
+from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
 
@@ -92,12 +97,18 @@ class _Agent:
         self._session = session
         self._plane = Plane(session, settings.api)
         self._board = Board()
+        self._tunnel = self._managed_tunnel()
+        self._resolvers = settings.exit.resolvers if settings.exit else ()
+        self._resolvable = asyncio.Event()
+        self._enrolment: Enrolment | None = None
         watched = checks_of(settings.exit) if settings.exit else []
+        if self._tunnel is not None:
+            watched = self._tunnel.checks()
         self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
         self._observer: Observer | None = None
         self._speedometer: Speedometer | None = None
         if settings.exit is not None and settings.exit.sources:
-            self._observer = Observer(settings.exit, self._board)
+            self._observer = Observer(settings.exit, self._board, resolvers=self._asked_for_names)
             self._speedometer = Speedometer(settings.exit, self._board)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
@@ -110,6 +121,8 @@ class _Agent:
         finally:
             if self._supervisor is not None:
                 await self._supervisor.stop()
+            if self._tunnel is not None:
+                await self._tunnel.end()
             if self._relay is not None:  # last: an Envoy that ends in order is configured until its end
                 await self._relay.stop()
 
@@ -124,19 +137,25 @@ class _Agent:
 
     async def _work(self) -> None:
         envoy = find_envoy(self._settings.envoy)
-        enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
-        write_secrets(
-            self._folder,
-            key_pem=enrolment.key_pem,
-            certificate_pem=enrolment.certificate_pem,
-            authority_pem=enrolment.authority_pem,
-        )
-        self._relay = Relay(enrolment, self._folder)
-        await self._relay.start()
-        launch = Launch(envoy, self._arguments(), self._bootstrap(enrolment), enrolment.role is Role.EXIT)
-        self._supervisor = Supervisor(launch, self._folder, self._session, self._board)
         orders = Orders(self._board, self._handlers())
         async with asyncio.TaskGroup() as tasks, aclosing(orders):
+            if self._tunnel is not None:
+                await self._tunnel.begin(tasks)
+            enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
+            if self._tunnel is not None:
+                await self._tunnel.guard.admit(enrolment.xds)
+            write_secrets(
+                self._folder,
+                key_pem=enrolment.key_pem,
+                certificate_pem=enrolment.certificate_pem,
+                authority_pem=enrolment.authority_pem,
+            )
+            self._relay = Relay(enrolment, self._folder)
+            await self._relay.start()
+            self._enrolment = enrolment
+            self._supervisor = Supervisor(
+                await self._launch(envoy, enrolment), self._folder, self._session, self._board
+            )
             if enrolment.role is Role.EXIT:
                 self._heart = Heart(self._plane, enrolment, self._board, orders=orders, load=Load(self._supervisor))
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
@@ -151,7 +170,7 @@ class _Agent:
                 cutter = Cutter(self._relay.record, self._board)
                 self._heart = Heart(self._plane, enrolment, self._board, cutter=cutter)
                 tasks.create_task(cutter.run(), name="cutter")
-            tasks.create_task(self._supervisor.run(), name="envoy")
+            tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
 
     def _handlers(self) -> Mapping[str, Handler]:
@@ -167,6 +186,8 @@ class _Agent:
         exit_ = self._settings.exit
         if exit_ is not None and exit_.gluetun is not None:
             return await rotate_gluetun(Gluetun(exit_.gluetun))
+        if self._tunnel is not None:
+            return await self._tunnel.rotate()
         raise OrderFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
 
     async def _measure_speed(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -183,16 +204,53 @@ class _Agent:
             "rtt_ms": None if seen is None else seen.rtt_ms,
         }
 
-    def _bootstrap(self, enrolment: Enrolment) -> str:
+    # -- the tunnel, where the agent brings it up or closes the way beside it
+
+    def _managed_tunnel(self) -> ManagedTunnel | None:
+        exit_ = self._settings.exit
+        if exit_ is None or not (exit_.servers or exit_.kill_switch):
+            return None
+        api = Endpoint(self._settings.api.host or "", self._settings.api.port or 0)
+        control = [api, self._settings.otlp] if self._settings.otlp else [api]
+        return ManagedTunnel(exit_, control, self._folder.path, self._board, self._use_resolvers)
+
+    async def _use_resolvers(self, resolvers: tuple[str, ...]) -> None:
+        """Names are asked of these from now on, which takes another Envoy when they are others than before."""
+        self._resolvers = resolvers
+        self._resolvable.set()
+        if self._supervisor is not None and self._enrolment is not None:
+            await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
+
+    async def _run_envoy(self, supervisor: Supervisor) -> None:
+        """Not before it is known whom an exit's Envoy may ask for names."""
+        if self._settings.exit is not None and self._settings.exit.servers and not self._resolvers:
+            await self._resolvable.wait()
+        await supervisor.run()
+
+    def _asked_for_names(self, exit_: Exit) -> Sequence[Endpoint]:
+        """The resolvers that the exit's Envoy asks by now."""
+        return resolvers_of(replace(exit_, resolvers=self._resolvers))
+
+    # -- Envoy
+
+    async def _launch(self, envoy: Path, enrolment: Enrolment) -> Launch:
+        bootstrap = await self._bootstrap(enrolment)
+        return Launch(envoy, self._arguments(), bootstrap, enrolment.role is Role.EXIT)
+
+    async def _bootstrap(self, enrolment: Enrolment) -> str:
         # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane
         affordable = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
+        xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
+        if self._tunnel is not None and self._resolvers:
+            xds, otlp = await self._tunnel.guard.address_of(xds), await self._tunnel.guard.address_of(otlp)
         bootstrap = Bootstrap(
             role=enrolment.role,
             node_id=enrolment.id,
             fleet_id=enrolment.fleet_id,
-            xds=(enrolment.xds,),
-            otlp=self._settings.otlp or UNUSED_COLLECTOR,
+            xds=(xds,),
+            otlp=otlp,
             max_downstream_connections=self._settings.max_downstream_connections or affordable,
+            resolvers=self._resolvers,
         )
         return json.dumps(render(bootstrap), indent=2)
 

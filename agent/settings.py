@@ -12,6 +12,7 @@ from yarl import URL
 from agent.endpoints import BadSetting
 from agent.gluetun.client import Access
 from agent.parent import Parent
+from agent.tunnels.servers import Server
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
@@ -30,6 +31,11 @@ class Exit:
     and those in `dns_allow` may. Speed is measured against `speed_url`, every `speed_every_s` if that is given.
 
     With a `parent` all that goes through it, `probe` and `sources` too; `gluetun` says how the tunnel behind it stands.
+
+    With `servers` the agent brings up the tunnel itself, as `tunnel_interface`, to the first of them that it can. `resolvers`
+    are then the only ones that names are asked of, instead of those that belong to the tunnel. `kill_switch` is whether nothing may
+    leave but through the tunnel, which is somebody else's and goes to `tunnel_endpoints` (each with `udp` or `tcp`) or to
+    `servers`.
     """
 
     pool: str
@@ -52,6 +58,9 @@ class Exit:
     speed_every_s: float | None = None
     parent: Parent | None = None
     gluetun: Access | None = None
+    servers: tuple[Server, ...] = ()
+    kill_switch: bool = False
+    tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

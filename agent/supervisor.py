@@ -121,7 +121,6 @@ class Supervisor:
 
         Raises EnvoyMissing, and BootstrapRefused when the first Envoy refuses what it is given.
         """
-        self._folder.write(files.BOOTSTRAP, self._launch.bootstrap)
         loop = asyncio.get_running_loop()
         while True:
             begun_s = loop.time()
@@ -137,6 +136,15 @@ class Supervisor:
         if self._process is not None:
             log.warning("envoy.cut", pid=self._process.pid)
             await self._process.end(0)
+
+    async def relaunch(self, launch: Launch) -> None:
+        """From now on start Envoys in another way; the one that runs is ended, if it was not started so."""
+        if launch == self._launch:
+            return
+        self._launch = launch
+        if self._process is not None and not self._process.ended.is_set():
+            log.info("envoy.replaced", pid=self._process.pid)
+            await self._process.end(STOP_S)
 
     async def stop(self, patience_s: float = STOP_S) -> None:
         """End the Envoy that runs, if one does."""
@@ -177,6 +185,7 @@ class Supervisor:
         return None
 
     def _spawn(self) -> EnvoyProcess:
+        self._folder.write(files.BOOTSTRAP, self._launch.bootstrap)
         self._folder.remove(files.ADMIN_ADDRESS)
         self._roll_log()
         try:

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from agent import journal
-from agent.credentials import read_credentials, read_key
-from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality, read_url
-from agent.gluetun.client import Access
-from agent.parent import Parent
+from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
 from agent.plane import parse_api
 from agent.service import serve
 from agent.settings import AgentSettings, Exit
 from agent.tunnel import INTERFACE_NAME_MAX
+from agent.tunnels.managed import open_kill_switch
+from agent.tunnels.options import read_tunnel
 from cli.agent_observing import read_observing
+from cli.agent_parent import read_gluetun, read_parent
 from cli.logging import configure_logging
 from model.world import Role
 
@@ -39,6 +39,12 @@ def _option(name: str, text: str, **more: Any) -> Any:
 
 
 _EXIT = "An exit's only"
+
+
+def _open_kill_switch(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if wanted:
+        asyncio.run(open_kill_switch())
+        raise typer.Exit
 
 
 def agent(
@@ -160,6 +166,55 @@ def agent(
         Path | None,
         _option("--gluetun-credentials", "Or one with user name and password, in two lines.", rich_help_panel=_EXIT),
     ] = None,
+    tunnel: Annotated[
+        list[Path] | None,
+        _option(
+            "--tunnel",
+            "A wg-quick or .ovpn file: the agent brings the tunnel up, in its own network namespace. May be repeated: the others"
+            " are taken when one does not come up.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    tunnel_credentials: Annotated[
+        Path | None,
+        _option("--tunnel-credentials", "The file with user name and password for OpenVPN.", rich_help_panel=_EXIT),
+    ] = None,
+    dns: Annotated[
+        list[str] | None,
+        _option(
+            "--dns",
+            "The resolver that the exit asks for names, through its tunnel; by default the tunnel's own. May be repeated.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    kill_switch: Annotated[
+        bool | None,
+        typer.Option(
+            "--kill-switch/--no-kill-switch",
+            help="Let nothing leave this network namespace but through the tunnel, also after the agent's end (nftables);"
+            " the rule with --tunnel.",
+            envvar="EXITPLANE_AGENT_KILL_SWITCH",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    tunnel_endpoint: Annotated[
+        list[str] | None,
+        _option(
+            "--tunnel-endpoint",
+            "udp:HOST:PORT or tcp:HOST:PORT: where a tunnel goes that somebody else brings up, for --kill-switch. May be"
+            " repeated.",
+            rich_help_panel=_EXIT,
+        ),
+    ] = None,
+    open_kill_switch: Annotated[  # noqa: ARG001  # what it does is done before the others are looked at
+        bool,
+        typer.Option(
+            "--open-kill-switch",
+            help="Remove the kill switch that an agent left in this network namespace, and do nothing else.",
+            is_eager=True,
+            callback=_open_kill_switch,
+        ),
+    ] = False,
     drain_time_s: Annotated[
         float | None,
         _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
@@ -207,6 +262,11 @@ def agent(
         "--gluetun": gluetun,
         "--gluetun-key-file": gluetun_key_file,
         "--gluetun-credentials": gluetun_credentials,
+        "--tunnel": tunnel or None,
+        "--tunnel-credentials": tunnel_credentials,
+        "--dns": dns or None,
+        "--kill-switch": kill_switch,
+        "--tunnel-endpoint": tunnel_endpoint or None,
     }
     settings = AgentSettings(
         api=parse_api(api),
@@ -237,7 +297,8 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
     for option in ("--pool", "--address", "--port"):
         if placed[option] is None:
             raise BadSetting(f"an exit needs {option}", mend=f"add {option}")
-    interface, probe = placed["--tunnel-interface"], placed["--probe"]
+    managed = read_tunnel(placed)
+    interface, probe = placed["--tunnel-interface"] or managed.interface, placed["--probe"]
     target = None if probe is None else read_endpoint("--probe", probe)
     if target is not None:
         # a name would be looked up outside the tunnel, and say nothing about it
@@ -253,31 +314,10 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         tunnel_interface=interface,
         probe=target,
         **read_observing(placed),
-        parent=_read_parent(placed),
-        gluetun=_read_gluetun(placed),
-    )
-
-
-def _read_parent(placed: dict[str, Any]) -> Parent | None:
-    place, credentials = placed["--parent"], placed["--parent-credentials"]
-    if place is None:
-        if credentials is not None:
-            raise BadSetting("--parent-credentials without a parent", mend="add --parent HOST:PORT")
-        return None
-    known = None if credentials is None else read_credentials("--parent-credentials", credentials)
-    return Parent(read_endpoint("--parent", place), known, credentials)
-
-
-def _read_gluetun(placed: dict[str, Any]) -> Access | None:
-    url, key, credentials = (placed[f"--gluetun{name}"] for name in ("", "-key-file", "-credentials"))
-    if url is None:
-        if key is not None or credentials is not None:
-            raise BadSetting("a key or credentials of gluetun without gluetun", mend="add --gluetun URL")
-        return None
-    if key is not None and credentials is not None:
-        raise BadSetting("--gluetun-key-file and --gluetun-credentials", mend="give the one that gluetun asks for")
-    return Access(
-        read_url("--gluetun", url),
-        None if key is None else read_key("--gluetun-key-file", key),
-        None if credentials is None else read_credentials("--gluetun-credentials", credentials),
+        parent=read_parent(placed),
+        gluetun=read_gluetun(placed),
+        servers=managed.servers,
+        resolvers=managed.resolvers,
+        kill_switch=managed.kill_switch,
+        tunnel_endpoints=managed.endpoints,
     )

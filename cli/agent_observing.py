@@ -35,7 +35,9 @@ def read_observing(placed: Mapping[str, Any]) -> dict[str, Any]:
     every_s = placed.get("--observe-every-s")
     return {
         "sources": tuple(read_url("--observe", text) for text in placed.get("--observe") or ()),
-        "host_addresses": frozenset(read_address("--host-address", text) for text in placed.get("--host-address") or ()),
+        "host_addresses": frozenset(
+            read_address("--host-address", text) for text in placed.get("--host-address") or ()
+        ),
         "observe_every_s": OBSERVE_EVERY_S if every_s is None else every_s,
         "geoip": placed.get("--geoip"),
         "locate": _read(read_url, "--locate", placed),

@@ -1,0 +1,169 @@
+"""OpenVPN as a child, led through its management interface."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agent.process import EnvoyProcess
+from agent.report import wait
+from agent.tunnel import interface_trouble
+from agent.tunnels import routing
+from agent.tunnels.commands import CommandFailed, start_child
+from agent.tunnels.credentials import Credentials
+from agent.tunnels.driver import Line
+from agent.tunnels.errors import TunnelFailed
+from agent.tunnels.kill_switch import MARK
+from agent.tunnels.management import Conversation
+from agent.tunnels.openvpn_file import OpenVpnFile, Remote
+from agent.tunnels.wireguard import Resolve
+
+UP_WITHIN_S: Final = 25.0
+LOG: Final = "openvpn.log"
+SOCKET: Final = "openvpn.sock"
+_STOP_S: Final = 3.0
+_LINE_MAX: Final = 65_536
+
+
+class OpenVpn:
+    """The tunnel to one of a file's remotes, on `interface`. `folder` holds the socket and OpenVPN's log."""
+
+    def __init__(
+        self,
+        file: OpenVpnFile,
+        remote: Remote,
+        credentials: Credentials | None,
+        interface: str,
+        folder: Path,
+        resolve: Resolve,
+    ) -> None:
+        self._file = file
+        self._remote = remote
+        self._credentials = credentials
+        self._interface = interface
+        self._folder = folder
+        self._resolve = resolve
+        self._process: EnvoyProcess | None = None
+        self._listening: asyncio.Server | None = None
+        self._conversation = Conversation(self.server, credentials)
+        self._news = asyncio.Event()
+
+    @property
+    def server(self) -> str:
+        return f"{self._remote.endpoint}/{self._remote.protocol}"
+
+    async def up(self) -> Line:
+        """Start OpenVPN, and return when it is connected. Raises TunnelFailed."""
+        self._conversation = Conversation(self.server, self._credentials)
+        addresses = await self._resolve(self._remote.endpoint.host)
+        await self._listen()
+        self._start(addresses[0])
+        await self._await_connection()
+        try:
+            networks = [each for each in routing.EVERYTHING if each.version in self._versions()]
+            await routing.lead_into(self._interface, networks)
+        except CommandFailed as error:
+            raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
+        return Line(self.server, tuple(self._file.resolvers or self._conversation.resolvers))
+
+    async def look(self) -> str | None:
+        """What is wrong: OpenVPN, its interface or its routes."""
+        if self._conversation.failure is not None:
+            return str(self._conversation.failure)
+        return await interface_trouble(self._interface) or routing.route_trouble(self._conversation.addresses)
+
+    async def down(self) -> None:
+        """End OpenVPN, and remove its interface."""
+        if self._process is not None:
+            await self._process.end(_STOP_S)
+            self._process = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        (self._folder / SOCKET).unlink(missing_ok=True)
+        await routing.remove_interface(self._interface)
+
+    # -- beginning
+
+    async def _listen(self) -> None:
+        """Await OpenVPN's call: nobody else can then be the one that leads it."""
+        path = self._folder / SOCKET
+        path.unlink(missing_ok=True)
+        try:
+            self._listening = await asyncio.start_unix_server(self._converse, path, limit=_LINE_MAX)
+            path.chmod(0o600)
+        except (OSError, ValueError) as error:
+            raise TunnelFailed(f"{path} cannot be listened on ({error})", mend="use a shorter --state") from error
+
+    def _start(self, address: str) -> None:
+        remote = self._remote
+        protocol = {"udp": "udp", "tcp": "tcp-client"}[remote.protocol] + ("6" if ":" in address else "")
+        own = [
+            "client",
+            "nobind",
+            f"dev {self._interface}",
+            "dev-type tun",
+            f"proto {protocol.replace('tcp-client6', 'tcp6-client')}",
+            f"remote {address} {remote.endpoint.port}",
+            "resolv-retry 0",
+            "script-security 1",
+            "route-noexec",
+            f"mark {MARK}",
+            "auth-nocache",
+            "auth-retry none",
+            # every restart is the keeper's to decide: OpenVPN ends instead, and takes its interface along
+            "remap-usr1 SIGTERM",
+            "connect-retry-max 1",
+            f"management {SOCKET} unix",
+            "management-client",
+            "management-hold",
+            "management-query-passwords",
+            "verb 3",
+        ]
+        if self._file.needs_credentials:
+            own.append("auth-user-pass")
+        text = self._file.render() + "\n".join([*own, ""])
+        try:
+            self._process = start_child(("openvpn", "--config", "stdin"), self._folder, LOG, text)
+        except OSError as error:
+            raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", mend="install openvpn") from error
+
+    async def _await_connection(self) -> None:
+        """Raises TunnelFailed when it fails, ends, or takes too long."""
+        assert self._process is not None
+        deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
+        while not self._conversation.connected:
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if self._process.ended.is_set() and self._conversation.failure is None:
+                words = _last_words(self._folder / LOG)
+                self._conversation.fail(f"OpenVPN ended at once: {words}", mend=f"see {self._folder / LOG}")
+            if left_s <= 0:
+                self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
+            if self._conversation.failure is not None:
+                raise self._conversation.failure
+            self._news.clear()
+            await wait(self._news, min(left_s, 0.2))
+
+    def _versions(self) -> set[int]:
+        return {6 if ":" in each else 4 for each in self._conversation.addresses}
+
+    # -- conversation
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = self._conversation
+        with suppress(OSError, ValueError):
+            while line := await reader.readline():
+                for answer in conversation.receive(line.decode(errors="replace")):
+                    writer.write(f"{answer}\n".encode())
+                await writer.drain()
+                self._news.set()
+        conversation.end()
+        self._news.set()
+        writer.close()
+
+
+def _last_words(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it does not say why")

@@ -1,0 +1,287 @@
+"""What the tests of tunnels share: the lab, its page and resolver, and an exit's tunnel that is kept up in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from agent.report import Board
+from agent.settings import Exit
+from agent.tunnel import TunnelWatch
+from agent.tunnels.managed import ManagedTunnel
+from agent.tunnels.servers import read_servers
+from model.authority import create_authority
+from model.endpoint import Endpoint
+from tests.agent.conftest import Plane
+from tests.tunnels import lab, providers
+
+
+@pytest.fixture
+def network():
+    """The lab's namespaces and cable."""
+    if (reason := lab.why_no_lab()) is not None:
+        pytest.skip(f"no tunnels: {reason}")
+    lab.build()
+    yield
+    lab.remove()
+
+
+@pytest.fixture
+def processes(network, tmp_path):
+    started = lab.Processes(tmp_path)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def wireguard(processes):
+    """A provider that serves."""
+    provider = providers.WireGuardProvider(processes)
+    provider.start()
+    return provider
+
+
+@pytest.fixture
+def openvpn(processes, tmp_path):
+    """A provider that serves."""
+    folder = tmp_path / "provider"
+    folder.mkdir()
+    provider = providers.OpenVpnProvider(processes, folder)
+    provider.start()
+    return provider
+
+
+@pytest.fixture
+def in_exit(network):
+    """This test, and what it starts, runs in the exit's namespace."""
+    with lab.inside(lab.EXIT):
+        yield
+
+
+@dataclass
+class Internet:
+    """A page on port 80 that says who asks, and a resolver that knows every name as the page's. Both stand on all addresses."""
+
+    callers: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+    async def answer(self, reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await reader.readuntil(b"\r\n\r\n")
+            caller = writer.get_extra_info("peername")[0]
+            self.callers.append(caller)
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(caller)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + caller).encode())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            return
+        writer.transport.abort()
+
+
+class _Resolver(asyncio.DatagramProtocol):
+    def __init__(self, internet):
+        self._internet = internet
+
+    def connection_made(self, transport):
+        self._transport = transport
+
+    def datagram_received(self, data, addr):
+        self._internet.questions.append(addr[0])
+        end = data.index(b"\0", 12) + 5
+        asks_for_address = data[end - 4 : end - 2] == b"\0\1"
+        counts = b"\0\1\0\1\0\0\0\0" if asks_for_address else b"\0\1\0\0\0\0\0\0"
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\x05\0\4" + socket.inet_aton(lab.PAGE) if asks_for_address else b""
+        self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
+
+
+class PlaneOutside(Plane):
+    """The control plane's stand-in, on the other side of the cable."""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/api/v1/{kind}/register", self._enrol)
+        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        with lab.inside(lab.NET):
+            listening = socket.create_server((lab.NET_ADDRESS, 0))
+        await web.SockSite(self.runner, listening).start()
+        self.port = listening.getsockname()[1]
+        self.url = f"http://{lab.NET_ADDRESS}:{self.port}"
+
+
+@pytest.fixture
+async def plane(network):
+    standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000)
+    await standing_in.start()
+    yield standing_in
+    await standing_in.stop()
+
+
+@pytest.fixture
+def start_agent(plane, processes, tmp_path):
+    """`start_agent([FILE, …], *options)`: an exit's agent as a process of its own, in the exit's namespace."""
+
+    def begin(files: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
+        (tmp_path / "token").write_text("ep-exit-never-to-be-seen\n")
+        tunnels = [word for path in write_files(tmp_path, files) for word in ("--tunnel", str(path))]
+        if (credentials := write_credentials(tmp_path, files)) is not None:
+            tunnels += ["--tunnel-credentials", str(credentials)]
+        return processes.start(
+            lab.EXIT,
+            *(sys.executable, "-c", lab.AGENT, "agent", "--role", "exit", "--api", plane.url, "--name", "us-1"),
+            *("--token-file", str(tmp_path / "token"), "--state", str(tmp_path / "agent"), "--concurrency", "1"),
+            *("--pool", "us", "--address", lab.EXIT_ADDRESS, "--port", str(lab.PORT)),
+            *("--tunnel-interface", lab.TUNNEL, *tunnels, *options),
+            log="agent.log",
+            cwd=lab.ROOT,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def agent_pid():
+    """The id of that process, of which `ip netns exec` became one."""
+
+    def find() -> int:
+        (pid,) = lab.inhabitants(lab.EXIT, lab.AGENT)
+        return pid
+
+    return find
+
+
+_OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
+
+
+@pytest.fixture
+async def internet(network):
+    """Served by this test's loop, on sockets of the provider's namespace."""
+    made = Internet()
+    with lab.inside(lab.NET):
+        pages = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+        names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        names.bind(("0.0.0.0", 53))
+    for each in (pages, names):
+        each.setblocking(False)
+    server = await asyncio.start_server(made.answer, sock=pages)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: _Resolver(made), sock=names)
+    yield made
+    transport.close()
+    server.close()
+    while left := [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ in _OF_THE_PAGE]:
+        for task in left:
+            if task.get_coro().__qualname__ == _OF_THE_PAGE[0]:
+                task.cancel()
+        await asyncio.wait(left, timeout=1)
+
+
+async def fetch(address: str, *, within_s: float = 3.0) -> str:
+    """Who the page says is asking: without its IPv4-mapped prefix."""
+    async with asyncio.timeout(within_s):
+        reader, writer = await asyncio.open_connection(address, 80)
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nhost: page\r\n\r\n")
+            answer = await reader.read()
+        finally:
+            writer.close()
+    return answer.decode().rpartition("\r\n")[2].removeprefix("::ffff:")
+
+
+@dataclass
+class Kept:
+    """A tunnel under test."""
+
+    tunnel: ManagedTunnel
+    board: Board
+    resolvers: list[tuple[str, ...]]
+    living: asyncio.Task[None]
+
+    def ended(self) -> bool:
+        return self.living.done()
+
+    def says(self, words: str) -> bool:
+        return self.board.report.tunnel == "down" and words in self.board.report.reason
+
+    @property
+    def is_up(self) -> bool:
+        return self.board.report.tunnel == "up"
+
+
+@pytest.fixture
+def keep(in_exit, tmp_path):
+    """`async with keep(FILE, …) as kept`: tunnels from these files' texts, kept up and watched as an agent does."""
+
+    @contextlib.asynccontextmanager
+    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, **more):
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        exit_ = Exit(
+            pool="us",
+            address=lab.EXIT_ADDRESS,
+            port=8443,
+            tunnel_interface=interface,
+            servers=read_servers(write_files(tmp_path, files), write_credentials(tmp_path, files, **more)),
+            resolvers=resolvers,
+            kill_switch=kill_switch,
+        )
+        board = Board()
+        heard = []
+
+        async def hear(resolvers):
+            heard.append(resolvers)
+
+        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear)
+        watch = TunnelWatch(tunnel.checks(), board, 0.05)
+
+        async def live():
+            async with asyncio.TaskGroup() as tasks:
+                await tunnel.begin(tasks)
+                tasks.create_task(watch.run())
+
+        living = asyncio.create_task(live())
+        try:
+            yield Kept(tunnel, board, heard, living)
+        finally:
+            living.cancel()
+            ended = await asyncio.gather(living, return_exceptions=True)
+            await tunnel.end()
+            for error in ended:
+                if isinstance(error, Exception):
+                    raise error
+
+    return begin
+
+
+def write_files(folder: Path, texts: Sequence[str]) -> list[Path]:
+    paths = []
+    for number, text in enumerate(texts):
+        path = folder / f"tunnel{number}.{'ovpn' if '<ca>' in text else 'conf'}"
+        path.write_text(text)
+        paths.append(path)
+    return paths
+
+
+def write_credentials(folder: Path, texts: Sequence[str], user=providers.USER, password=providers.PASSWORD):
+    if not any("auth-user-pass" in text for text in texts):
+        return None
+    path = folder / "credentials"
+    path.write_text(f"{user}\n{password}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def ask_page():
+    return fetch

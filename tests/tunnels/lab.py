@@ -1,0 +1,223 @@
+"""A small network to prove tunnels in: an exit's namespace, the provider's, and one cable between them.
+
+    eptun-exit                                   eptun-net
+    eptun-o  10.254.53.2 ───────────────── eptun-i 10.254.53.1      the outer link
+             fd53::2                                fd53::1
+    eptun0   the tunnel under test         eptun-wg / eptun-ov      its far ends
+                                           page, resolver and control plane are served here, on every address
+
+Whatever leaves outside the tunnel arrives, because the exit has a default route over the cable: a leak would work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+EXIT, NET = "eptun-exit", "eptun-net"
+OUTER, INNER = "eptun-o", "eptun-i"
+TUNNEL = "eptun0"
+EXIT_ADDRESS, NET_ADDRESS = "10.254.53.2", "10.254.53.1"
+EXIT_ADDRESS_6, NET_ADDRESS_6 = "fd53::2", "fd53::1"
+PAGE = "203.0.113.80"
+PAGE_6 = "2001:db8:53::80"
+PORT = 8443
+"""That gateways dial at the exit."""
+ROOT = Path(__file__).parents[2]
+# `exitplane agent`, with a patience for a tunnel that dies twelve times in a minute, and that rotates on SIGUSR1
+AGENT = """
+import asyncio, signal
+import agent.tunnels.managed as managed
+from agent.tunnels.keeping import Pace
+from cli.main import main
+
+managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
+begin = managed.ManagedTunnel.begin
+
+async def begin_and_listen(self, tasks):
+    rotate = lambda: tasks.create_task(self.rotate())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, rotate)
+    await begin(self, tasks)
+
+managed.ManagedTunnel.begin = begin_and_listen
+main()
+"""
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_ETH_P_ALL = 3
+
+
+def why_no_lab() -> str | None:
+    """What keeps this machine from having the lab, or None."""
+    if os.geteuid() != 0:
+        return "not running as root"
+    for program in ("ip", "nft", "wg", "wireguard-go", "openvpn"):
+        if not any(Path(folder, program).exists() for folder in os.environ["PATH"].split(":")):
+            return f"{program} is not installed"
+    return None if Path("/dev/net/tun").exists() else "/dev/net/tun is missing"
+
+
+def ip(*words: str, namespace: str | None = None, check: bool = True) -> str:
+    where = ("-n", namespace) if namespace else ()
+    done = subprocess.run(("ip", *where, *words), capture_output=True, text=True, timeout=20, check=False)
+    assert not check or done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def build() -> None:
+    remove()
+    for namespace in (EXIT, NET):
+        ip("netns", "add", namespace)
+        ip("link", "set", "lo", "up", namespace=namespace)
+    ip("link", "add", OUTER, "netns", EXIT, "type", "veth", "peer", "name", INNER, "netns", NET)
+    for namespace, link, four, six in (
+        (EXIT, OUTER, EXIT_ADDRESS, EXIT_ADDRESS_6),
+        (NET, INNER, NET_ADDRESS, NET_ADDRESS_6),
+    ):
+        ip("address", "add", f"{four}/24", "dev", link, namespace=namespace)
+        ip("address", "add", f"{six}/64", "dev", link, "nodad", namespace=namespace)
+        ip("link", "set", link, "up", namespace=namespace)
+    ip("address", "add", f"{PAGE}/32", "dev", "lo", namespace=NET)
+    ip("address", "add", f"{PAGE_6}/128", "dev", "lo", "nodad", namespace=NET)
+    ip("route", "add", "default", "via", NET_ADDRESS, namespace=EXIT)
+    ip("-6", "route", "add", "default", "via", NET_ADDRESS_6, namespace=EXIT)
+
+
+def remove() -> None:
+    """Remove the namespaces, and end who lives there; nothing there is fine."""
+    for namespace in (EXIT, NET):
+        for pid in inhabitants(namespace):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ip("netns", "delete", namespace, check=False)
+    for path in Path("/var/run/wireguard").glob("eptun*.sock"):
+        path.unlink(missing_ok=True)
+
+
+def inhabitants(namespace: str, program: str = "") -> list[int]:
+    """The ids of the processes there whose command holds `program`, other than this one."""
+    found = []
+    for pid in map(int, ip("netns", "pids", namespace, check=False).split()):
+        with contextlib.suppress(OSError):
+            if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid():
+                found.append(pid)
+    return found
+
+
+def _enter(descriptor: int) -> None:
+    if _LIBC.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread, and whatever it starts, is in the namespace meanwhile. A socket stays in the one that it was made in."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    wanted = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        _enter(wanted)
+        yield
+    finally:
+        _enter(before)
+        os.close(wanted)
+        os.close(before)
+
+
+def has_interface(namespace: str, name: str) -> bool:
+    return bool(ip("link", "show", name, namespace=namespace, check=False))
+
+
+class Capture:
+    """Every packet that leaves the exit by its outer link, as the kernel hands it to the cable."""
+
+    def __init__(self) -> None:
+        with inside(EXIT):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 * 2**20)  # SO_RCVBUFFORCE
+            self._socket.bind((OUTER, 0))
+        self._socket.setblocking(False)
+        self.frames: list[bytes] = []
+
+    def take(self) -> list[bytes]:
+        """The Ethernet frames that left since the beginning."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, (_, _, kind, _, _) = self._socket.recvfrom(65_536)
+                if kind == socket.PACKET_OUTGOING:
+                    self.frames.append(frame)
+        return self.frames
+
+    @property
+    def lost(self) -> int:
+        """Packets that the kernel had no room for: then nothing is proven."""
+        statistics = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
+        return int.from_bytes(statistics[4:8], "little")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def describe(frame: bytes) -> tuple[str, str, str, int, int]:
+    """A frame's kind (`arp`, `udp`, `tcp`, `icmp6:TYPE`, …), source, destination, and their ports."""
+    kind = int.from_bytes(frame[12:14], "big")
+    packet = frame[14:]
+    if kind == 0x0806:
+        return "arp", "", "", 0, 0
+    if kind == 0x0800:
+        protocol, length = packet[9], (packet[0] & 15) * 4
+        source, target = socket.inet_ntop(2, packet[12:16]), socket.inet_ntop(2, packet[16:20])
+    elif kind == 0x86DD:
+        protocol, length = packet[6], 40
+        source, target = socket.inet_ntop(10, packet[8:24]), socket.inet_ntop(10, packet[24:40])
+        if protocol == 0:  # hop-by-hop options
+            protocol, length = packet[40], 40 + (packet[41] + 1) * 8
+    else:
+        return f"ethertype {kind:#x}", "", "", 0, 0
+    content = packet[length:]
+    if protocol in {6, 17}:
+        name = "tcp" if protocol == 6 else "udp"
+        return name, source, target, int.from_bytes(content[:2], "big"), int.from_bytes(content[2:4], "big")
+    if protocol == 58:
+        return f"icmp6:{content[0]}", source, target, 0, 0
+    return f"protocol {protocol}", source, target, 0, 0
+
+
+class Processes:
+    """What a test starts in a namespace, ended by its id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, namespace: str, *argv: str, log: str = "log", **more) -> subprocess.Popen[bytes]:
+        with (self._folder / log).open("ab") as output:
+            process = subprocess.Popen(
+                ("ip", "netns", "exec", namespace, *argv), stdout=output, stderr=output, start_new_session=True, **more
+            )
+        self._started.append(process)
+        return process
+
+    def log(self, name: str = "log") -> str:
+        return (self._folder / name).read_text(errors="replace")
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def wait_for(condition, timeout_s: float = 10.0):
+    """Ask again until it holds; gives what it gave."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
+    return answer

@@ -1,0 +1,137 @@
+"""Keeping a tunnel up, with drivers that do as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent.report import Board, State
+from agent.tunnels.driver import Line
+from agent.tunnels.errors import TunnelFailed
+from agent.tunnels.keeping import Pace, TunnelKeeper
+
+FAST = Pace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
+
+
+@dataclass
+class Scripted:
+    """A driver that says what it does."""
+
+    server: str
+    said: list[str]
+    failure: TunnelFailed | None = None
+    trouble: str | None = None
+    is_up: bool = False
+
+    async def up(self):
+        self.said.append(f"up {self.server}")
+        if self.failure is not None:
+            raise self.failure
+        self.is_up, self.trouble = True, None
+        return Line(self.server, ("10.0.0.1",))
+
+    async def look(self):
+        return self.trouble
+
+    async def down(self):
+        self.is_up = False
+
+
+@dataclass
+class Scene:
+    drivers: list[Scripted]
+    board: Board
+    keeper: TunnelKeeper
+    said: list[str]
+    heard: list[str] = field(default_factory=list)
+
+    def ups(self, server: str) -> int:
+        return self.said.count(f"up {server}")
+
+
+@pytest.fixture
+def keep():
+    @contextlib.asynccontextmanager
+    async def begin(*servers, pace=FAST, **failures):
+        said = []
+        drivers = [Scripted(server, said, failures.get(server)) for server in servers]
+        board, heard = Board(), []
+
+        async def hear(line):
+            heard.append(line.server)
+            board.update(tunnel=State.UP, reason="")  # as the watch does when all its checks are content
+
+        scene = Scene(drivers, board, TunnelKeeper(drivers, board, hear, pace), said, heard)
+        running = asyncio.create_task(scene.keeper.run())
+        yield scene
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await scene.keeper.stop()
+        assert not any(driver.is_up for driver in drivers)
+
+    return begin
+
+
+async def test_a_death_is_on_the_board_at_once_and_the_tunnel_comes_back(keep, until):
+    async with keep("a") as scene:
+        await until(lambda: scene.heard == ["a"])
+        assert await scene.keeper.look() is None
+        reasons = []
+        update = scene.board.update
+        scene.board.update = lambda **said: (reasons.append(said.get("reason")), update(**said))
+        scene.drivers[0].trouble = "interface ep0 is not there"
+        await until(lambda: scene.heard == ["a", "a"])
+        assert reasons[0] == "interface ep0 is not there"
+
+
+async def test_a_refused_login_is_not_tried_again_soon_however_many_servers_there_are(keep, until):
+    refused = TunnelFailed("the provider refuses the name and password", slowly=True)
+    async with keep("a", "b", a=refused) as scene:
+        await until(lambda: scene.board.report.reason == refused.message)
+        with pytest.raises(TimeoutError):
+            await until(lambda: len(scene.said) > 1, timeout_s=0.5)
+
+
+async def test_the_next_server_is_taken_after_three_failures(keep, until):
+    async with keep("a", "b", a=TunnelFailed("no")) as scene:
+        await until(lambda: scene.heard == ["b"])
+        assert scene.said == ["up a"] * 3 + ["up b"]
+
+
+async def test_a_tunnel_that_carries_nothing_is_brought_up_anew(keep, until):
+    async with keep("a") as scene:
+        await until(lambda: scene.heard == ["a"])
+        scene.board.update(tunnel=State.DOWN, reason="the target does not answer")
+        await until(lambda: scene.heard == ["a", "a"])
+
+
+async def test_to_rotate_with_one_server_brings_it_up_anew(keep, until):
+    async with keep("a") as scene:
+        await until(lambda: scene.heard == ["a"])
+        assert await scene.keeper.rotate() == "a"
+        assert scene.ups("a") == 2
+
+
+async def test_several_who_rotate_at_once_do_so_one_after_the_other(keep, until):
+    async with keep("a", "b", "c") as scene:
+        await until(lambda: scene.heard == ["a"])
+        assert await asyncio.gather(*(scene.keeper.rotate() for _ in range(3))) == ["b", "c", "a"]
+
+
+async def test_to_rotate_does_not_wait_for_a_slow_retry(keep, until):
+    refused = TunnelFailed("refused", slowly=True)
+    async with keep("a", "b", a=refused) as scene:
+        await until(lambda: scene.board.report.reason == "refused")
+        assert await scene.keeper.rotate() == "b"
+        assert await scene.keeper.look() is None
+
+
+async def test_to_rotate_gives_the_old_server_when_the_next_does_not_come_up(keep, until):
+    async with keep("a", "b", b=TunnelFailed("no")) as scene:
+        await until(lambda: scene.heard == ["a"])
+        assert await scene.keeper.rotate() == "a"
+        await until(lambda: scene.heard == ["a", "a"])
+        assert scene.ups("b") == 1

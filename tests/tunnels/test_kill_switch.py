@@ -1,0 +1,236 @@
+"""The kill switch, proven on the cable: what leaves the exit's namespace while its tunnel dies and comes back under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.agent.conftest import Plane
+from tests.tunnels import lab, providers
+
+pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+
+PATIENCE_S = 30.0
+PORT = lab.PORT
+TIMES = 12
+
+
+@dataclass
+class Load:
+    """Clients in the exit's namespace that ask for pages and names without a pause, and some that want out by force."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def begin(self, resolver: str) -> None:
+        for number in range(4):
+            self._go(f"page{number}", lambda: self._fetch(lab.PAGE))
+        self._go("page by IPv6", lambda: self._fetch(lab.PAGE_6))
+        self._go("page from the outer address", lambda: self._fetch(lab.PAGE, source=lab.EXIT_ADDRESS))
+        self._go("page by the outer link", lambda: self._fetch(lab.PAGE, device=lab.OUTER))
+        self._go("page by the outer link and IPv6", lambda: self._fetch(lab.PAGE_6, device=lab.OUTER))
+        for place in (resolver, lab.NET_ADDRESS, lab.PAGE):
+            self._go(f"name of {place}", lambda place=place: self._look_up(place, 53))
+        # to the provider's own server, past the tunnel
+        self._go("provider", lambda: self._look_up(lab.NET_ADDRESS, providers.WG_PORT))
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _go(self, name: str, act) -> None:
+        async def loop():
+            while True:
+                self.tried[name] += 1
+                try:
+                    async with asyncio.timeout(0.5):
+                        await act()
+                except (OSError, TimeoutError):
+                    await asyncio.sleep(0.02)
+                else:
+                    self.done[name] += 1
+                    await asyncio.sleep(0.002)
+
+        self._tasks.append(asyncio.create_task(loop()))
+
+    async def _fetch(self, address, source=None, device=None) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        loop = asyncio.get_running_loop()
+        with contextlib.closing(_socket(family, socket.SOCK_STREAM, device)) as asking:
+            if source:
+                asking.bind((source, 0))
+            await loop.sock_connect(asking, (address, 80))
+            await loop.sock_sendall(asking, b"GET / HTTP/1.1\r\nhost: page\r\n\r\n")
+            assert (await loop.sock_recv(asking, 100)).startswith(b"HTTP/1.1 200")
+
+    async def _look_up(self, resolver, port) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.closing(_socket(socket.AF_INET, socket.SOCK_DGRAM, None)) as asking:
+            asking.connect((resolver, port))
+            await loop.sock_sendall(asking, b"\7\7\1\0\0\1\0\0\0\0\0\0\4page\3lab\0\0\1\0\1")
+            await loop.sock_recv(asking, 512)
+
+
+def _socket(family, kind, device):
+    with lab.inside(lab.EXIT):
+        made = socket.socket(family, kind)
+    made.setblocking(False)
+    if device:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    return made
+
+
+@pytest.fixture
+async def load():
+    clients = Load()
+    yield clients
+    await clients.end()
+
+
+@pytest.fixture
+def capture(network):
+    taken = lab.Capture()
+    yield taken
+    taken.close()
+
+
+def leaks(frames: list[bytes], plane: Plane) -> list[tuple[str, str, str, int, int]]:
+    """What is neither the tunnel's own, nor the agent's, nor an answer to a gateway, nor a question for a neighbour."""
+    found = []
+    for frame in frames:
+        kind, source, target, source_port, port = seen = lab.describe(frame)
+        tunnel = (kind, target, port) == ("udp", lab.NET_ADDRESS, providers.WG_PORT) and is_wireguard(frame[14 + 28 :])
+        agent = (kind, target) == ("tcp", lab.NET_ADDRESS) and port in {plane.port, plane.xds_port}
+        answer = (kind, source, source_port) == ("tcp", lab.EXIT_ADDRESS, PORT)
+        if not (tunnel or agent or answer or kind in {"arp", "icmp6:133", "icmp6:135", "icmp6:136"}):
+            found.append(seen)
+    return found
+
+
+def is_wireguard(payload: bytes) -> bool:
+    """A message of WireGuard's: its type from 1 to 4, and three zero bytes."""
+    return payload[:1] in {b"\1", b"\2", b"\3", b"\4"} and payload[1:4] == b"\0\0\0"
+
+
+def is_closed() -> bool:
+    command = ("ip", "netns", "exec", lab.EXIT, "nft", "list", "table", "inet", "exitplane")
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+async def answers_gateways() -> bool:
+    """Whether a connection to the exit's port is answered, if only by a refusal."""
+    with lab.inside(lab.NET):
+        gateway = socket.socket()
+    gateway.setblocking(False)
+    with contextlib.closing(gateway):
+        try:
+            async with asyncio.timeout(2):
+                await asyncio.get_running_loop().sock_connect(gateway, (lab.EXIT_ADDRESS, PORT))
+        except TimeoutError:
+            return False
+        except ConnectionRefusedError:
+            return True
+    return True
+
+
+@pytest.mark.slow
+async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_life(
+    plane, processes, internet, start_agent, agent_pid, load, capture, until
+):
+    provider = providers.WireGuardProvider(processes)
+    agent = start_agent([provider.file()])
+    await until(is_closed, timeout_s=PATIENCE_S)
+    capture.take().clear()
+    load.begin(provider.server)
+
+    # before: nobody has ever shaken hands
+    await until(lambda: plane.said(tunnel="down"), timeout_s=PATIENCE_S)
+    await until(lambda: min(load.tried.values()) >= 3)
+    assert not load.done
+    assert await answers_gateways()
+
+    # during: the tunnel dies and comes back, in three ways
+    await asyncio.to_thread(provider.start)
+    for turn in range(TIMES):
+        await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+        before = load.done["page0"]
+        await until(lambda: load.done["page0"] > before + 20, timeout_s=PATIENCE_S)  # noqa: B023
+        capture.take()
+        if turn % 3 == 0:
+            lab.ip("link", "delete", lab.TUNNEL, namespace=lab.EXIT)
+        elif turn % 3 == 1:
+            (pid,) = lab.inhabitants(lab.EXIT, "wireguard-go")
+            os.kill(pid, signal.SIGKILL)
+        else:
+            provider.stop()
+            await asyncio.to_thread(provider.start)
+    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    assert {*internet.callers} == {f"::ffff:{provider.address}", provider.address_6}
+    assert {*internet.questions} == {provider.address}
+
+    # after: the agent is killed, and whatever it started with it
+    os.kill(agent_pid(), signal.SIGKILL)
+    await until(lambda: not lab.inhabitants(lab.EXIT, "wireguard-go"))
+    agent.wait()
+    tried = load.tried["page0"]
+    await until(lambda: load.tried["page0"] > tried + 20, timeout_s=PATIENCE_S)
+    assert is_closed()
+
+    frames = capture.take()
+    assert capture.lost == 0
+    assert leaks(frames, plane) == []
+    tunnelled = sum(is_wireguard(frame[42:]) for frame in frames if lab.describe(frame)[0] == "udp")
+    assert tunnelled > 20 * TIMES
+    forced = [name for name in load.done if "outer" in name or name == "provider"]
+    assert forced == []
+
+
+@pytest.mark.slow
+async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
+    plane, wireguard, internet, start_agent, agent_pid, load, capture, until
+):
+    agent = start_agent([wireguard.file()], "--no-kill-switch")
+    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    assert not is_closed()
+    load.begin(wireguard.server)
+    await until(lambda: load.done["page by the outer link"] > 3, timeout_s=PATIENCE_S)
+    os.kill(agent_pid(), signal.SIGTERM)
+    await asyncio.to_thread(agent.wait, PATIENCE_S)
+    before = load.done["page0"]
+    await until(lambda: load.done["page0"] > before + 3, timeout_s=PATIENCE_S)
+
+    seen = {(kind, target, port) for kind, _, target, _, port in leaks(capture.take(), plane)}
+    assert ("tcp", lab.PAGE, 80) in seen
+    assert ("tcp", lab.PAGE_6, 80) in seen
+    assert ("udp", lab.NET_ADDRESS, 53) in seen
+    assert ("udp", lab.NET_ADDRESS, providers.WG_PORT) in seen
+    assert f"::ffff:{lab.EXIT_ADDRESS}" in internet.callers
+
+
+async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
+    plane, wireguard, internet, start_agent, agent_pid, until
+):
+    agent = start_agent([wireguard.file()])
+    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    os.kill(agent_pid(), signal.SIGTERM)
+    assert await asyncio.to_thread(agent.wait, PATIENCE_S) == 0
+    assert is_closed()
+    assert not lab.has_interface(lab.EXIT, lab.TUNNEL)
+    assert "525" not in lab.ip("rule", namespace=lab.EXIT)
+
+    command = ("ip", "netns", "exec", lab.EXIT, sys.executable, "-m", "cli", "agent", "--open-kill-switch")
+    for _ in range(2):
+        done = await asyncio.to_thread(subprocess.run, command, cwd=lab.ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not is_closed()

@@ -1,0 +1,81 @@
+"""The conversation with OpenVPN, line by line."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.tunnels.credentials import Credentials
+from agent.tunnels.management import Conversation
+
+PUSH = (
+    ">LOG:1,I,PUSH: Received control message: 'PUSH_REPLY,redirect-gateway def1,dhcp-option DNS 10.8.0.1,"
+    "dhcp-option DNS 127.0.0.1,dhcp-option DNS nonsense,dhcp-option DNS6 fd00::1,ifconfig-ipv6 fd00::5/64 fd00::1,"
+    "ifconfig 10.8.0.5 255.255.255.0'"
+)
+
+
+def hear(*lines, credentials=None):
+    made = Conversation("vpn:1", credentials)
+    answers = [answer for line in lines for answer in made.receive(line)]
+    return made, answers
+
+
+def test_it_is_let_go_when_it_waits():
+    assert hear(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
+
+
+def test_name_and_password_are_given_when_asked_for_and_cannot_become_commands():
+    _, answers = hear(
+        ">PASSWORD:Need 'Auth' username/password",
+        credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", "")),
+    )
+    assert answers == ['username "Auth" "a\\"b"', 'password "Auth" "c\\\\\\"signal SIGTERM"']
+
+
+def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
+    made, _ = hear(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
+    assert made.connected
+    assert made.failure is None
+    assert made.resolvers == ["10.8.0.1", "fd00::1"]
+    assert made.addresses == ["fd00::5", "10.8.0.5"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "slowly"),
+    [
+        ([">PASSWORD:Verification Failed: 'Auth'"], "the provider refuses the name and password", True),
+        ([">STATE:1,EXITING,auth-failure,,,,,"], "the provider refuses the name and password", True),
+        ([">PASSWORD:Need 'Auth' username/password"], "the provider wants a name and password", True),
+        ([">PASSWORD:Need 'Auth' username/password SC:1,code"], "the provider wants a one-time password", True),
+        ([">PASSWORD:Need 'Private Key' password"], "the file's key is encrypted", True),
+        ([">FATAL:Cannot open TUN"], "OpenVPN gives up on vpn:1: Cannot open TUN", False),
+        ([">STATE:1,CONNECTED,ERROR,,,,,"], "OpenVPN could not set up the interface (ERROR)", False),
+        (
+            [">LOG:1,N,TLS Error: handshake failed", ">STATE:1,EXITING,tls-error,,,,,"],
+            "vpn:1 does not let us in (TLS Error: handshake failed)",
+            False,
+        ),
+        (
+            [">STATE:1,CONNECTED,SUCCESS,10.8.0.5,,,,", ">STATE:1,EXITING,ping-restart,,,,,"],
+            "vpn:1 was lost (ping-restart)",
+            False,
+        ),
+    ],
+)
+def test_what_fails_is_told_in_words(lines, said, slowly):
+    made, _ = hear(*lines)
+    assert not made.connected
+    assert (made.failure.message, made.failure.slowly) == (said, slowly)
+
+
+def test_the_first_reason_counts():
+    made, _ = hear(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
+    made.end()
+    assert made.failure.message == "the provider refuses the name and password"
+
+
+@pytest.mark.parametrize(
+    "line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"]
+)
+def test_garbled_lines_do_no_harm(line):
+    assert hear(line)[1] == []

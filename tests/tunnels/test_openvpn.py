@@ -1,0 +1,89 @@
+"""Real OpenVPN tunnels, brought up from a file and kept up."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.tunnels import lab, providers
+
+pytestmark = [pytest.mark.tunnels]
+PATIENCE_S = 30.0
+
+
+def openvpn_pids():
+    """The ids of the OpenVPNs of the exit."""
+    return lab.inhabitants(lab.EXIT, "openvpn")
+
+
+async def test_a_tunnel_comes_up_from_a_file_with_the_resolver_that_the_server_pushes(
+    openvpn, internet, keep, until, ask_page
+):
+    async with keep(openvpn.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert kept.resolvers == [(providers.OVPN_SERVER,)]
+        assert await ask_page(lab.PAGE) == "10.98.0.10"
+        # the tunnel has no IPv6, so nobody gets anywhere with it
+        with pytest.raises(OSError, match="No route"):
+            await ask_page(lab.PAGE_6)
+        assert len(openvpn_pids()) == 1
+    assert openvpn_pids() == []
+    assert not lab.has_interface(lab.EXIT, lab.TUNNEL)
+
+
+async def test_a_wrong_password_is_told_as_such_and_not_tried_again_and_again(openvpn, internet, keep, until, tmp_path):
+    async with keep(openvpn.file(), password="wrong-and-never-shown") as kept:
+        await until(lambda: kept.says("the provider refuses the name and password"))
+        assert kept.says("check --tunnel-credentials")
+        await until(lambda: not openvpn_pids())
+        # the next attempt is half a minute away: what would come at once would have come by now
+        with pytest.raises(TimeoutError):
+            await until(lambda: openvpn.times_asked > 1 or not kept.says("refuses"), timeout_s=3)
+    assert openvpn.times_asked == 1
+    logged = (tmp_path / "state" / "openvpn.log").read_text()
+    assert "wrong-and-never-shown" not in logged
+
+
+async def test_a_server_that_dies_is_told_of_and_found_again_when_it_is_back(openvpn, internet, keep, until, ask_page):
+    async with keep(openvpn.file()) as kept:
+        await until(lambda: kept.is_up)
+        openvpn.stop()
+        await until(lambda: not kept.is_up, timeout_s=10)
+        reason = kept.board.report.reason
+        assert "does not answer" in reason or "was lost" in reason
+        openvpn.start()
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert await ask_page(lab.PAGE) == "10.98.0.10"
+
+
+async def test_an_openvpn_that_is_killed_is_started_again(openvpn, internet, keep, until, ask_page):
+    async with keep(openvpn.file()) as kept:
+        await until(lambda: kept.is_up)
+        (pid,) = openvpn_pids()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not kept.is_up)
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert openvpn_pids() != [pid]
+
+
+async def test_a_server_that_names_no_resolver_needs_one_from_the_options(processes, internet, tmp_path, keep, until):
+    provider = providers.OpenVpnProvider(processes, tmp_path, pushes=())
+    provider.start()
+    async with keep(provider.file()) as kept:
+        await until(lambda: kept.says("names no resolver; name one with --dns"))
+        assert kept.resolvers == []
+    async with keep(provider.file(), resolvers=(providers.OVPN_SERVER,)) as kept:
+        await until(lambda: kept.is_up)
+        assert kept.resolvers == [(providers.OVPN_SERVER,)]
+
+
+async def test_a_server_that_keeps_silent_is_given_up_after_a_while(
+    network, keep, until, processes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("agent.tunnels.openvpn.UP_WITHIN_S", 1.0)
+    provider = providers.OpenVpnProvider(processes, tmp_path)
+    async with keep(provider.file()) as kept:
+        await until(lambda: kept.says("does not answer within 1 s"))
+    assert openvpn_pids() == []

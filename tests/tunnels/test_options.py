@@ -1,0 +1,91 @@
+"""What options say of a tunnel, as `exitplane agent` takes them."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+import cli.agent
+from agent.settings import AgentSettings
+from model.errors import ExitplaneError
+
+KEY = base64.b64encode(os.urandom(32)).decode()
+WG = (
+    f"[Interface]\nPrivateKey = {KEY}\nAddress = 10.0.0.2\nDNS = 10.0.0.1\n"
+    f"[Peer]\nPublicKey = {KEY}\nEndpoint = 192.0.2.1:1\nAllowedIPs = 0.0.0.0/0\n"
+)
+GIVEN = ("--role", "exit", "--api", "http://192.0.2.9:8000", "--name", "us-1")
+PLACED = ("--pool", "us", "--address", "192.0.2.3", "--port", "8443")
+
+
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """`read(*options)`: the exit that they make."""
+    taken: list[AgentSettings] = []
+
+    async def serve(settings):
+        taken.append(settings)
+
+    monkeypatch.setattr(cli.agent, "serve", serve)
+    (tmp_path / "wg.conf").write_text(WG)
+    (tmp_path / "silent.conf").write_text(WG.replace("DNS = 10.0.0.1\n", ""))
+
+    def run(*options: str):
+        app = Typer()
+        app.command()(cli.agent.agent)
+        options = [str(tmp_path / each) if each.endswith(".conf") else each for each in options]
+        done = CliRunner().invoke(app, [*GIVEN, *PLACED, "--state", str(tmp_path / "state"), *options])
+        if isinstance(done.exception, ExitplaneError):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return taken[-1].exit
+
+    return run
+
+
+def test_a_file_is_enough_for_a_tunnel_behind_a_kill_switch(read):
+    exit_ = read("--tunnel", "wg.conf")
+    assert len(exit_.servers) == 1
+    assert (exit_.tunnel_interface, exit_.kill_switch, exit_.resolvers) == ("ep0", True, ())
+
+
+def test_what_is_given_replaces_what_is_the_rule(read):
+    exit_ = read(
+        *("--tunnel", "wg.conf", "--tunnel", "silent.conf", "--tunnel-interface", "tun7", "--dns", "192.0.2.53"),
+        *("--dns", "2001:db8::53", "--no-kill-switch"),
+    )
+    assert len(exit_.servers) == 2
+    assert (exit_.tunnel_interface, exit_.kill_switch) == ("tun7", False)
+    assert exit_.resolvers == ("192.0.2.53", "2001:db8::53")
+
+
+def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
+    exit_ = read("--tunnel-interface", "wg0", "--kill-switch", "--tunnel-endpoint", "udp:192.0.2.1:51820")
+    assert exit_.kill_switch
+    assert [(str(place), protocol) for place, protocol in exit_.tunnel_endpoints] == [("192.0.2.1:51820", "udp")]
+    assert not read("--tunnel-interface", "wg0").kill_switch
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tunnel", "silent.conf"], r"silent.conf names no resolver .*; add --dns ADDRESS"),
+        (["--tunnel", "none.conf"], "cannot be read"),
+        (["--tunnel", "wg.conf", "--dns", "resolver.example"], "--dns 'resolver.example' is not an IP address"),
+        (["--tunnel", "wg.conf", "--dns", "127.0.0.53"], "--dns '127.0.0.53' is not behind the tunnel"),
+        (["--tunnel", "wg.conf", "--egress-address", "192.0.2.1"], "--egress-address with --tunnel; leave it out"),
+        (["--tunnel", "wg.conf", "--tunnel-endpoint", "udp:192.0.2.1:1"], "--tunnel-endpoint with --tunnel"),
+        (["--tunnel-credentials", "wg.conf"], "--tunnel-credentials without --tunnel; add --tunnel FILE"),
+        (["--kill-switch"], "needs its interface and where it goes; add --tunnel-interface"),
+        (["--kill-switch", "--tunnel-interface", "wg0"], "needs its interface and where it goes"),
+        (["--tunnel-endpoint", "192.0.2.1:1"], "names neither udp nor tcp; write udp:HOST:PORT"),
+        (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
+    ],
+)
+def test_what_does_not_go_together_is_named_with_its_mend(read, options, said):
+    with pytest.raises(ExitplaneError, match=said):
+        read(*options)

@@ -1,0 +1,93 @@
+"""The kill switch's text, and what is read back of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.tunnels.errors import NotEquipped
+from agent.tunnels.kill_switch import Openings, Way, output_rules, render
+from agent.tunnels.nftables import compare
+from agent.tunnels.requirements import may_administer, require
+
+OPENINGS = Openings(
+    interface="ep0",
+    port=8443,
+    provider=frozenset({Way("192.0.2.1", 51820, "udp"), Way("2001:db8::1", 443, "tcp")}),
+    control=frozenset({Way("10.0.0.9", 8000, "tcp")}),
+)
+
+
+def test_it_lets_out_what_it_names_and_nothing_else():
+    assert render(OPENINGS).splitlines() == [
+        "add table inet exitplane",
+        "delete table inet exitplane",
+        "table inet exitplane {",
+        "  chain output {",
+        "    type filter hook output priority 0; policy drop;",
+        '    oifname "lo" accept',
+        '    oifname "ep0" accept',
+        "    ip daddr 192.0.2.1 udp dport 51820 meta mark 0x4550 accept",
+        "    ip6 daddr 2001:db8::1 tcp dport 443 meta mark 0x4550 accept",
+        "    ip daddr 10.0.0.9 tcp dport 8000 accept",
+        "    ct state established ct direction reply tcp sport 8443 accept",
+        "    ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
+        "  }",
+        "  chain forward {",
+        "    type filter hook forward priority 0; policy drop;",
+        "  }",
+        "}",
+    ]
+
+
+def test_the_packets_of_somebody_elses_tunnel_carry_no_mark():
+    assert not any(
+        "mark" in rule for rule in output_rules(Openings("wg0", 1, OPENINGS.provider, frozenset(), marked=False))
+    )
+
+
+@pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
+def test_an_interface_s_name_cannot_become_a_rule(name):
+    with pytest.raises(ValueError, match="no interface's name"):
+        render(Openings(name, 1, frozenset(), frozenset()))
+
+
+@pytest.mark.parametrize("way", [("x", 1, "udp"), ("192.0.2.1", 0, "udp"), ("192.0.2.1", 1, "icmp")])
+def test_a_way_out_is_an_address_a_port_and_a_protocol(way):
+    with pytest.raises(ValueError, match=r"no way out|does not appear"):
+        Way(*way)
+
+
+def chain(name, policy="drop"):
+    return {"chain": {"name": name, "hook": name, "policy": policy}}
+
+
+@pytest.mark.parametrize(
+    ("listed", "trouble"),
+    [
+        ([chain("output"), chain("forward"), {"rule": {}}], None),
+        ([chain("output"), chain("forward")], "it holds 0 rules instead of 1"),
+        ([chain("output"), chain("forward"), {"rule": {}}, {"rule": {}}], "it holds 2 rules instead of 1"),
+        ([chain("output", "accept"), chain("forward"), {"rule": {}}], "the chain output drops nothing"),
+        ([chain("output"), {"rule": {}}], "the chain forward drops nothing"),
+        ([chain("output"), chain("forward"), {"chain": {"name": "x"}}, {"rule": {}}], "it holds 1 rules instead of 1"),
+        ([], "the chain output drops nothing"),
+    ],
+)
+def test_what_the_kernel_has_is_compared_with_what_was_asked(listed, trouble):
+    assert compare(listed, 1) == trouble
+
+
+def test_an_agent_without_the_right_to_change_the_network_is_told_so(monkeypatch, tmp_path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")
+    monkeypatch.setattr("agent.tunnels.requirements._STATUS", status)
+    with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
+        require([])
+    assert may_administer("CapEff:\t00000000a80435fb\n")
+
+
+def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch):
+    monkeypatch.setattr("agent.tunnels.requirements.may_administer", lambda _: True)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NotEquipped, match="nft is not installed; install nftables"):
+        require(["nft"])

@@ -1,0 +1,141 @@
+"""Real WireGuard tunnels, brought up from a file and kept up."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+import pytest
+
+from agent.tunnels.commands import run
+from agent.tunnels.errors import NotEquipped
+from tests.tunnels import lab, providers
+
+pytestmark = [pytest.mark.tunnels]
+PATIENCE_S = 30.0
+
+
+def rules():
+    return lab.ip("rule", namespace=lab.EXIT) + lab.ip("-6", "rule", namespace=lab.EXIT)
+
+
+async def test_a_tunnel_comes_up_from_a_file_and_takes_everything(wireguard, internet, keep, until, ask_page):
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert kept.resolvers == [(wireguard.server,)]
+        assert await ask_page(lab.PAGE) == wireguard.address
+        assert await ask_page(lab.PAGE_6) == wireguard.address_6
+        assert internet.questions
+        assert set(internet.questions) == {wireguard.address}
+        assert "mtu 1380" in lab.ip("link", "show", lab.TUNNEL)
+
+
+async def test_what_it_made_is_gone_when_it_ends_and_the_kill_switch_is_not(wireguard, internet, keep, until, ask_page):
+    before = rules()
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert rules() != before
+
+    assert rules() == before
+    assert not lab.has_interface(lab.EXIT, lab.TUNNEL)
+    with pytest.raises((TimeoutError, OSError)):
+        await ask_page(lab.PAGE, within_s=1)
+    assert not internet.callers
+
+
+async def test_an_interface_that_is_deleted_is_told_of_and_made_again(wireguard, internet, keep, until, ask_page):
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        lab.ip("link", "delete", lab.TUNNEL)
+        await until(lambda: kept.says(lab.TUNNEL))
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert await ask_page(lab.PAGE) == wireguard.address
+
+
+async def test_routes_that_are_taken_away_are_noticed_and_laid_again(wireguard, internet, keep, until, ask_page):
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        lab.ip("route", "delete", "default", "dev", lab.TUNNEL, "table", "5253")
+        await until(lambda: kept.says("no IPv4 route into the tunnel"))
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert await ask_page(lab.PAGE) == wireguard.address
+
+
+@pytest.mark.slow
+async def test_a_server_that_dies_is_noticed_within_seconds_and_found_again_when_it_is_back(
+    wireguard, internet, keep, until, ask_page
+):
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        wireguard.stop()
+        await until(lambda: kept.says("does not answer"), timeout_s=10)
+        await until(lambda: kept.says("shakes no hands"), timeout_s=60)
+        wireguard.start()
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert await ask_page(lab.PAGE) == wireguard.address
+
+
+async def test_a_key_that_the_server_does_not_know_never_comes_up_and_says_so(
+    wireguard, internet, keep, until, monkeypatch
+):
+    monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
+    stranger = base64.b64encode(os.urandom(32)).decode()
+    async with keep(wireguard.file(key=stranger)) as kept:
+        await until(lambda: kept.says("shakes no hands"))
+        assert kept.says("are the keys right?")
+        assert stranger not in kept.board.report.reason
+        assert kept.resolvers == []
+
+
+async def test_the_next_server_is_taken_when_one_does_not_come_up(wireguard, internet, keep, until, monkeypatch):
+    monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+    dead = providers.WireGuardProvider(wireguard.processes, port=51999)
+    async with keep(dead.file(), wireguard.file()) as kept:
+        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        assert kept.tunnel.keeper.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
+
+
+async def test_to_rotate_takes_the_next_server_and_its_address(wireguard, internet, keep, until, ask_page):
+    other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
+    other.start()
+    async with keep(wireguard.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert await ask_page(lab.PAGE) == wireguard.address
+        assert await kept.tunnel.rotate() == f"{lab.NET_ADDRESS}:51821"
+        await until(lambda: kept.is_up)
+        assert await ask_page(lab.PAGE) == other.address
+        assert kept.resolvers == [(wireguard.server,), (other.server,)]
+        assert await kept.tunnel.rotate() == f"{lab.NET_ADDRESS}:{wireguard.port}"
+
+
+async def test_to_rotate_goes_back_from_a_server_that_does_not_come_up(
+    wireguard, internet, keep, until, ask_page, monkeypatch
+):
+    dead = providers.WireGuardProvider(wireguard.processes, port=51999)
+    async with keep(wireguard.file(), dead.file()) as kept:
+        await until(lambda: kept.is_up)
+        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+        assert await kept.tunnel.rotate() == f"{lab.NET_ADDRESS}:{wireguard.port}"
+        await until(lambda: kept.is_up)
+        assert await ask_page(lab.PAGE) == wireguard.address
+
+
+async def test_what_a_killed_agent_left_is_no_hindrance(wireguard, internet, keep, until, ask_page):
+    lab.ip("tuntap", "add", lab.TUNNEL, "mode", "tun")
+    lab.ip("rule", "add", "pref", "5254", "lookup", "5253")
+    lab.ip("rule", "add", "pref", "5253", "from", "192.0.2.9", "lookup", "main")
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert await ask_page(lab.PAGE) == wireguard.address
+        assert "192.0.2.9" not in rules()
+        assert rules().count("lookup 5253") == 2
+
+
+async def test_an_interface_that_is_no_tunnel_is_never_removed(wireguard, keep, until):
+    with pytest.raises(ExceptionGroup) as raised:
+        async with keep(wireguard.file(), interface=lab.OUTER) as kept:
+            await until(kept.ended)
+
+    assert raised.group_contains(NotEquipped, match="eptun-o is there and is no tunnel")
+    assert lab.has_interface(lab.EXIT, lab.OUTER)
+    assert "exitplane" not in await run("nft", "list", "tables")
