@@ -236,6 +236,7 @@ class HeartbeatRow(SQLModel, table=True):
     version: str
     observation: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
     """Where an exit's traffic was seen to come out; None: nobody looks."""
+    open_requests: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
 
 class EarRow(SQLModel, table=True):

@@ -42,6 +42,9 @@ class ExitState(StrEnum):
     """Taken out by an operator."""
 
 
+SERVING: Final = frozenset({ExitState.HEALTHY})
+"""States in which clients are sent to an exit."""
+
 TAKEN_OUT: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
 """States that an operator put an exit into, and that nobody else takes it out of."""
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
-from model.world import TAKEN_OUT, ExitState
-
-SERVING: Final = frozenset({ExitState.HEALTHY})
-"""States in which clients are sent to an exit."""
+from model.world import SERVING, TAKEN_OUT, ExitState
 
 
 @dataclass(frozen=True, slots=True)
