@@ -28,6 +28,7 @@ _COMMANDS = {
     "enable": "cli.exits:enable",
     "disable": "cli.exits:disable",
     "history": "cli.exits:history",
+    "containers": "cli.containers:containers",
     "apply": "cli.apply:apply",
     "diff": "cli.apply:diff",
     "export": "cli.apply:export",

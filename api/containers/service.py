@@ -22,7 +22,7 @@ from model.world import SERVING
 
 FORGOTTEN_AFTER: Final = timedelta(seconds=30)
 """How old the keeper's last look at the engine may be until nobody is said to look after containers."""
-_LOGS_WITHIN_S: Final = 8.0
+_LOGS_WITHIN_S: Final = 5.0
 _LOOK_EVERY_S: Final = 0.05
 _NOBODY: Final = (
     "no control plane with a container engine looks after this; set EXITPLANE_CONTAINER_ENGINE where one runs"
