@@ -24,7 +24,7 @@ async def ask(session: AsyncSession, wish: ContainerWishRow) -> None:
 async def undone(session: AsyncSession) -> Sequence[ContainerWishRow]:
     """Those that nobody carried out yet, the oldest first."""
     query = select(ContainerWishRow).where(col(ContainerWishRow.done_at).is_(None))
-    order = (col(ContainerWishRow.asked_at), col(ContainerWishRow.id))
+    order = (col(ContainerWishRow.asked_at), col(ContainerWishRow.container))
     return (await session.execute(query.order_by(*order))).scalars().all()
 
 
