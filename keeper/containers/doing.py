@@ -20,10 +20,10 @@ from keeper.containers.wishes import STOP_S
 from model.changes import write
 from model.containers import Containers
 from model.database import Database
-from model.repositories import containers, enrolment
+from model.repositories import containers, enrolment, upkeep
 from model.repositories.containers import PoolOfContainers
 from model.tables import ContainerRow
-from model.world import Role
+from model.world import SERVING, ExitState, Role
 
 log = structlog.get_logger()
 TOKEN_FOR: Final = timedelta(minutes=5)
@@ -57,8 +57,8 @@ class Hand:
                 async with write(self.database) as unit:
                     row, inside = self.sight.known[name], self.sight.exits.get(name)
                     await containers.leave(unit, row, inside, reason, self.clock())
-            case Remove(name=name, for_good=for_good):
-                await self._remove(self.sight.known[name], for_good=for_good)
+            case Remove(name=name, reason=reason, for_good=for_good):
+                await self._remove(self.sight.known[name], reason, for_good=for_good)
 
     async def _make(self, slot: int) -> None:
         assert self.pool is not None
@@ -94,9 +94,15 @@ class Hand:
         async with self.database.session() as session:
             await containers.keep(session, row)
 
-    async def _remove(self, row: ContainerRow, *, for_good: bool) -> None:
+    async def _remove(self, row: ContainerRow, reason: str, *, for_good: bool) -> None:
         """Only what has the installation's label: somebody else may have taken the name meanwhile."""
-        found = self.sight.seen.get(row.name)
+        found, inside = self.sight.seen.get(row.name), self.sight.exits.get(row.name)
+        if inside is not None and inside.state in SERVING and not for_good:  # nobody need wait for its silence
+            async with write(self.database) as unit:
+                old, new = inside.state, ExitState.UNREACHABLE
+                await upkeep.change_state(
+                    unit, inside.id, old, new, f"its container is replaced: {reason}", self.clock()
+                )
         if found is not None:
             if found.life is Life.RUNNING:
                 with suppress(NoSuchContainer):

@@ -100,19 +100,13 @@ def with_libraries(programs: Iterable[Path]) -> dict[str, bytes | Path]:
 
 
 def python_image(name: str, *, packages: Iterable[str], rooms: Iterable[Path], script: bytes) -> None:
-    """An image whose /main.py runs with this Python, and with these packages and folders at hand."""
-    root = Path(sys.base_prefix)
-    library = Path(os.__file__).parent
-    site = Path(pytest.__file__).parent.parent
-    native = [*library.glob("lib-dynload/*.so")]
-    content = with_libraries([Path(sys.executable).resolve(), *native]) | {str(library): library}
+    """An image whose /main.py runs with this Python, with these packages and folders at hand below /site."""
+    library, site = Path(os.__file__).parent, Path(pytest.__file__).parent.parent
+    extensions = [path for package in packages for path in (site / package).rglob("*.so")]
+    content = with_libraries([Path(sys.executable).resolve(), *library.glob("lib-dynload/*.so"), *extensions])
+    content = {path: each for path, each in content.items() if not path.startswith((str(library), str(site)))}
+    content |= {str(library): library, "/main.py": script, "/etc/passwd": b"root:x:0:0::/:/bin/sh\n"}
     content |= {f"/site/{package}": site / package for package in packages}
+    content |= {f"/site/{path.name}": path for path in site.glob("_cffi_backend*.so")}
     content |= {f"/site/{room.name}": room for room in rooms}
-    content |= {
-        str(each): each for package in packages for so in (site / package).rglob("*.so") for each in _linked(so, root)
-    }
-    import_image(name, content | {"/main.py": script, "/etc/passwd": b"root:x:0:0::/:/bin/sh\n"})
-
-
-def _linked(library: Path, root: Path) -> list[Path]:
-    return [Path(path) for path in with_libraries([library]) if not path.startswith((str(library.parent), str(root)))]
+    import_image(name, content)

@@ -194,7 +194,13 @@ async def test_one_that_ended_is_replaced_and_its_exit_kept(serving):
     exit_id = await serving.enrol(1)
     serving.engine.named(serving.name(1)).end()
     before = serving.engine.named(serving.name(1)).id
-    await serving.tend(times=3)
+    await serving.tend()
+    row = await serving.row(exit_id)
+    assert (row.state, row.state_reason) == (
+        "unreachable",
+        "its container is replaced: it ended: Exited (137) a second ago",
+    )
+    await serving.tend(times=2)
     assert serving.engine.named(serving.name(1)).id != before
     assert await serving.enrol(1) == exit_id
     assert "it ended: Exited (137)" in (await serving.standing()).error
