@@ -96,7 +96,8 @@ async def wish_for(work: Work, rows: Iterable[ContainerRow], verb: Verb, fleet_i
     chosen = [row for row in rows if row.leaving_since is None]
     if verb == "stop":
         exits = await containers.exits_in(work.session, [row.name for row in chosen])
-        await no_silent_loss(work, fleet_id, sum(each.state in SERVING for each in exits.values()))
+        offered = [each for each in exits.values() if each.state in SERVING and each.endpoint is not None]
+        await no_silent_loss(work, fleet_id, len(offered))
     wishes = []
     for row in chosen:
         wish = ContainerWishRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)

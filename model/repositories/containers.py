@@ -40,6 +40,8 @@ class ExitInContainer:
     state_since: datetime
     heard_at: datetime | None
     open_requests: int
+    endpoint: str | None
+    """What gateways dial; None: nothing yet."""
 
 
 async def pools(session: AsyncSession) -> Sequence[PoolOfContainers]:
@@ -80,6 +82,7 @@ async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) ->
             col(ExitRow.state_since),
             col(HeartbeatRow.heard_at),
             col(HeartbeatRow.open_requests),
+            col(ExitRow.endpoint),
         )
         .join(
             ContainerRow,
@@ -90,8 +93,8 @@ async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) ->
     if names is not None:
         query = query.where(col(ContainerRow.name).in_(names))
     return {
-        name: ExitInContainer(exit_id, ExitState(state), since, heard_at, open_requests or 0)
-        for name, exit_id, state, since, heard_at, open_requests in (await session.execute(query)).all()
+        name: ExitInContainer(exit_id, ExitState(state), since, heard_at, open_requests or 0, endpoint)
+        for name, exit_id, state, since, heard_at, open_requests, endpoint in (await session.execute(query)).all()
     }
 
 

@@ -192,6 +192,11 @@ async def test_to_stop_what_serves_takes_an_approval(contained, one, database, q
     assert (await contained("POST", f"{EXITS}/us-1/stop?approve=shrink")).status == 202
 
 
+async def test_to_stop_what_is_offered_to_nobody_takes_none(contained, one, query):
+    await query("UPDATE exit SET state = 'healthy', endpoint = NULL RETURNING id")
+    assert (await contained("POST", f"{EXITS}/us-1/stop")).status == 202
+
+
 async def test_a_dry_run_asks_for_nothing(contained, one, database):
     reply = await contained("POST", f"{EXITS}/us-1/restart?dry_run=true")
     assert (reply.status, reply.json["status"]) == (200, 202)

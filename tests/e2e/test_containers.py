@@ -35,6 +35,7 @@ PACKAGES = [
     *("propcache", "structlog", "typing_extensions.py", "yaml", "yarl"),
 ]
 IP_FREEBIND = 15
+FIRST_PORT = 28_443
 AGENT = b"""
 import asyncio, os, signal, sys
 sys.path.insert(0, "/site")
@@ -77,6 +78,8 @@ class Site:
 
     api: Client
     network: str
+    gateway: str
+    """The host's address in the network, where the ports of containers are published."""
     image: str
     most: int = 0
 
@@ -95,6 +98,7 @@ class Site:
 
     def wish(self, **more) -> ContainersIn:
         given = {"minimum": 2, "maximum": 3, "image": self.image, "network": self.network, "drain_s": 20}
+        given |= {"address": self.gateway, "port": FIRST_PORT}
         return ContainersIn(command=[str(Path(sys.executable).resolve()), "/main.py"], **(given | more))
 
 
@@ -151,7 +155,7 @@ async def site(tmp_path, database, image, until) -> AsyncIterator[Site]:
                 Client(url, f"Bearer {key}") as api,
             ):
                 await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
-                yield Site(api, network, image)
+                yield Site(api, network, gateway, image)
 
 
 async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_pool(site, until):
