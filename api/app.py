@@ -13,6 +13,7 @@ from api.api_keys.endpoints import router as api_keys
 from api.audit_events.endpoints import router as audit_events
 from api.auth.endpoints import router as auth
 from api.certificates.endpoints import router as certificates
+from api.containers.endpoints import router as containers
 from api.context import ApiContext
 from api.declared.endpoints import router as declared
 from api.enrolment.endpoints import router as enrolment
@@ -80,6 +81,7 @@ def create_app(context: ApiContext) -> FastAPI:
         pools,
         exits,
         orders,
+        containers,
         proxies,
         *DECLARED,
         events,

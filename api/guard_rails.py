@@ -30,6 +30,12 @@ async def no_silent_shrink(work: Work, fleet_ids: Iterable[UUID]) -> AsyncIterat
         await _check(work, fleet_id, offer, await declared.offer_of(work.session, fleet_id))
 
 
+async def no_silent_loss(work: Work, fleet_id: UUID, exits: int) -> None:
+    """The same for healthy exits of a fleet that are to stop later. Raises Problem (409) without approval."""
+    before = await declared.offer_of(work.session, fleet_id)
+    await _check(work, fleet_id, before, Offer(before.pools, before.exits - exits))
+
+
 async def _check(work: Work, fleet_id: UUID, before: Offer, after: Offer) -> None:
     for what, were, are in (("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)):
         if are * 2 >= were:

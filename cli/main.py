@@ -32,6 +32,7 @@ _COMMANDS = {
     "rotate": "cli.exits:rotate",
     "speed-test": "cli.exits:speed_test",
     "logs": "cli.exits:logs",
+    "containers": "cli.containers:containers",
     "apply": "cli.apply:apply",
     "diff": "cli.apply:diff",
     "export": "cli.apply:export",

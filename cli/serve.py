@@ -24,6 +24,8 @@ from api.heartbeats.sink import HeartbeatSink
 from api.orders.book import OrderBook
 from cli.collector import calm_collector
 from cli.logging import configure_logging
+from keeper.containers.making import Ground
+from keeper.containers.working import run_containers
 from keeper.keeper import run_keeper
 from keeper.states import Patience
 from model.authority import Authority, create_authority
@@ -32,8 +34,9 @@ from model.embedded import embedded_server
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 from model.migrating import check_migration, upgrade
+from model.proof import thumbprint_of
 from model.repositories import enrolment
-from model.settings import Settings, read_settings
+from model.settings import BadSettings, Settings, read_settings
 from xds.server.follower import Debounce
 from xds.server.limits import Limits
 from xds.server.releaser import CanaryPolicy
@@ -41,6 +44,7 @@ from xds.server.server import XdsServer, run_server
 
 log = structlog.get_logger()
 API_STOP_S = 3
+_INSTANCE_LENGTH = 16
 _ACCEPTS = 16
 """Connections accepted in one turn of the loop: libuv takes one for each handle that listens, so a busy replica would let
 new connections wait for seconds while it serves those it has."""
@@ -136,6 +140,7 @@ async def open_control_plane(
         ) as xds,
         _calm(xds),
         _keeper(database, settings),
+        _containers(database, authority, settings),
         _api(settings, database, authority, xds, sockets),
     ):
         yield xds
@@ -159,6 +164,31 @@ async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]
     )
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run_keeper(database, _now, patience), name="keeper")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _containers(database: Database, authority: Authority, settings: Settings) -> AsyncIterator[None]:
+    """Look after containers while the block lasts, if this replica has an engine. Raises BadSettings."""
+    if settings.container_engine is None:
+        yield
+        return
+    if settings.container_api is None:
+        raise BadSettings(
+            "EXITPLANE_CONTAINER_ENGINE without EXITPLANE_CONTAINER_API",
+            mend="set it to the URL that containers reach this API under",
+        )
+    ground = Ground(
+        instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
+        api=settings.container_api,
+        secrets=settings.container_secrets,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        work = run_containers(database, settings.container_engine, ground, _now)
+        task = tasks.create_task(work, name="containers")
         try:
             yield
         finally:

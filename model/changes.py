@@ -33,6 +33,8 @@ HEARTBEAT_CHANNEL = "exitplane_heartbeat"
 """A heartbeat that should change an exit's state was stored; a hint to the keeper."""
 QUESTION_CHANNEL = "exitplane_question"
 """Somebody asked what a proxy holds; a hint to the replicas of the xDS server."""
+CONTAINER_CHANNEL = "exitplane_container"
+"""Somebody wishes something of a container; a hint to the keeper that has an engine."""
 _PAUSE_S = 0.1
 
 log = structlog.get_logger()

@@ -66,6 +66,26 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _engine(text: str | None) -> str | None:
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return text
+    if parts.scheme == "tcp" and parts.hostname and parts.port and parts.path in ("", "/"):
+        return text.rstrip("/")
+    raise ValueError("this is neither unix:///path nor tcp://host:port")
+
+
+def _plain_url(text: str | None) -> str | None:
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("this is no http:// or https:// URL")
+    return text.rstrip("/")
+
+
 def _role_pairs(text: str) -> str:
     _read_roles(text)
     return text
@@ -121,6 +141,13 @@ class Settings(BaseSettings):
     """How many new xDS streams a replica takes in a second; others are told to come back in a moment."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """After this time proxies are asked to connect anew, to whichever replica they find; 0 for never."""
+
+    container_engine: Annotated[str | None, AfterValidator(_engine)] = None
+    """The container engine that exits run at: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
+    container_api: Annotated[str | None, AfterValidator(_plain_url)] = None
+    """The URL that containers reach the REST API under; needed with an engine."""
+    container_secrets: Path | None = None
+    """The folder on the engine's host with the secrets that pools name."""
 
     oidc_issuer: Annotated[str | None, AfterValidator(_secure_url)] = None
     """The OIDC provider at which operators may log in."""

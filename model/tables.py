@@ -100,6 +100,8 @@ class PoolRow(SQLModel, table=True):
     """How requests are shared among its exits; what is not said is as model.world has it."""
     resilience: dict[str, Any] = Field(default_factory=dict, sa_column=_object())
     """What of its exits' failures it bears; likewise."""
+    containers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    """What its exits run in, as model.containers has it; None: what runs elsewhere."""
     created_at: datetime = Field(sa_column=_timestamp())
 
 
@@ -310,6 +312,10 @@ class JoinTokenRow(SQLModel, table=True):
     fleet_id: UUID = Field(foreign_key="fleet.id", ondelete="CASCADE")
     role: str
     expires_at: datetime = Field(sa_column=_timestamp())
+    name: str | None = None
+    """The only name that a proxy may enrol under with it; it is then for one key alone. None: as often as needed."""
+    used_by: str | None = None
+    """The SHA-256 of the key that enrolled with it, if it is for one alone."""
 
 
 class AuthorityRow(SQLModel, table=True):
@@ -580,3 +586,67 @@ class KeepaliveRow(SQLModel, table=True):
     client_id: str = Field(primary_key=True)
     at: datetime = Field(sa_column=_timestamp())
     body: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+
+
+class ContainerRow(SQLModel, table=True):
+    """A container that the keeper looks after, as it saw it last. It outlives its pool until it is removed."""
+
+    __tablename__ = "container"
+    __table_args__ = (UniqueConstraint("pool_id", "slot"),)
+
+    name: str = Field(primary_key=True)
+    """At the engine, and that of the exit in it."""
+    pool_id: UUID
+    slot: int
+    started_at: datetime = Field(sa_column=_timestamp())
+    leaving_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    """Since when it is drained to go for good."""
+    held: bool = False
+    """Whether an operator stopped it."""
+    life: str = "missing"
+    status: str = ""
+    """The engine's words."""
+
+
+class ContainerPoolRow(SQLModel, table=True):
+    """How it stands with the containers of a pool."""
+
+    __tablename__ = "container_pool"
+
+    pool_id: UUID = Field(foreign_key="pool.id", primary_key=True, ondelete="CASCADE")
+    wanted: int = 0
+    failures: int = 0
+    retry_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    error: str = ""
+    """What went wrong last and still does; empty: nothing."""
+    error_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+
+
+class ContainerEngineRow(SQLModel, table=True):
+    """The engine of the replica that looks after containers, and how it stands with it."""
+
+    __tablename__ = "container_engine"
+
+    id: int = Field(default=1, primary_key=True)
+    address: str
+    looked_at: datetime = Field(sa_column=_timestamp())
+    error: str = ""
+    error_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+
+
+class ContainerWishRow(SQLModel, table=True):
+    """What somebody wishes of a container: carried out by the keeper, which is the only one that has an engine."""
+
+    __tablename__ = "container_wish"
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    container: str = Field(index=True)
+    verb: str
+    """`start`, `stop`, `restart` or `logs`."""
+    lines: int = 0
+    in_turn: bool = False
+    """Whether it waits until the others of its pool are up."""
+    asked_at: datetime = Field(sa_column=_timestamp())
+    done_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    answer: str = ""
+    error: str = ""

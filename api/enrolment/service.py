@@ -18,6 +18,7 @@ from api.problems import FieldError, Problem, clashes, duplicate
 from model.authority import Authority, BadSigningRequest, sign_request
 from model.changes import Unit
 from model.identity import Identity
+from model.proof import public_key_of
 from model.repositories import declared, enrolment
 from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
@@ -39,13 +40,17 @@ async def enrol_exit(unit: Unit, authority: Authority, wish: ExitEnrolmentIn, no
     """Raises Problem: 401 and 403 for the token, 422 for the pool or the CSR, 409 when another pool has the name."""
     token = await _check_token(unit, wish.join_token, Role.EXIT, now)
     pool, _ = await pools.refer(unit.session, wish.pool, str(token.fleet_id))
+    _check_name(token, wish)
     exit_id = await _place_exit(unit, pool, wish, now)
-    return await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.EXIT, exit_id), now)
+    enrolled = await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.EXIT, exit_id), now)
+    await _use(unit, token, enrolled)
+    return enrolled
 
 
 async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn, now: datetime) -> Enrolled:
     """Raises Problem: 401 and 403 for the token, 422 for the CSR."""
     token = await _check_token(unit, wish.join_token, Role.GATEWAY, now)
+    _check_name(token, wish)
     found = await declared.find_proxy_named(unit.session, token.fleet_id, Role.GATEWAY, wish.name)
     proxy = found and await declared.lock(unit.session, ProxyRow, found.id)
     place = _place(wish)
@@ -56,7 +61,9 @@ async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn
             await declared.save(unit, proxy)
     else:
         await declared.save_changes(unit, proxy, place)
-    return await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.GATEWAY, proxy.id), now)
+    enrolled = await _certify(unit, authority, wish.csr, Identity(token.fleet_id, Role.GATEWAY, proxy.id), now)
+    await _use(unit, token, enrolled)
+    return enrolled
 
 
 async def _check_token(unit: Unit, token: str, role: Role, now: datetime) -> JoinTokenRow:
@@ -71,6 +78,20 @@ async def _check_token(unit: Unit, token: str, role: Role, now: datetime) -> Joi
         errors = [FieldError("/join_token", message, f"ask an operator for one for the role {role}")]
         raise Problem(403, "join_token_of_another_role", message, errors=errors)
     return row
+
+
+def _check_name(token: JoinTokenRow, wish: EnrolmentIn) -> None:
+    if token.name not in (None, wish.name):
+        message = "the join token is for a proxy of another name"
+        errors = [FieldError("/name", message, "use the name that the token was made for", wish.name)]
+        raise Problem(403, "join_token_of_another_name", message, errors=errors)
+
+
+async def _use(unit: Unit, token: JoinTokenRow, enrolled: Enrolled) -> None:
+    if not await enrolment.use_token(unit.session, token, public_key_of(enrolled.certificate)):
+        message = "another key was enrolled with this join token, which is for one alone"
+        errors = [FieldError("/join_token", message, "ask an operator for a new one")]
+        raise Problem(403, "join_token_used", message, errors=errors)
 
 
 async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: datetime) -> UUID:

@@ -23,7 +23,7 @@ from api.problems import FieldError, Problem, clashes, duplicate, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
 from model.changes import Unit
-from model.repositories import declared, heartbeats, sync
+from model.repositories import declared, exits, heartbeats
 from model.repositories.upkeep import GB
 from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
 from model.world import TAKEN_OUT, ExitState, Role
@@ -122,12 +122,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         """
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
-            await declared.remove(work.unit, row, fleet.id)
-        proxy = await declared.find_proxy(work.session, row.id)
-        if proxy is not None:
-            await declared.remove(work.unit, proxy)
-        await heartbeats.forget(work.session, row.id)
-        await sync.forget(work.session, row.id)
+            await exits.deregister(work.unit, row, fleet.id)
         work.forget_proxy(row.id)
 
     async def show(self, look: Look, rows: Sequence[ExitRow]) -> list[ExitOut]:

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, model_validator
 
 from api.collections.listing import FleetListQuery
+from api.containers.schemas import ContainersIn, ContainersStateOut
 from api.problems import bad_value
 from api.rollouts.schemas import RejectedOut
 from api.values import City, Country, Name, Reference, View, Wish, absent
@@ -117,6 +118,10 @@ class PoolIn(Wish):
     )
     balancing: BalancingIn = BalancingIn()
     resilience: ResilienceIn = ResilienceIn()
+    containers: ContainersIn | None = Field(
+        default=None,
+        description="The containers that its exits run in, and are kept running; null: exits come by themselves.",
+    )
 
 
 class PoolPatch(Wish):
@@ -128,6 +133,9 @@ class PoolPatch(Wish):
     only_by_name: bool = Field(default_factory=absent)
     balancing: BalancingIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
     resilience: ResilienceIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
+    containers: ContainersIn | None = Field(
+        default_factory=absent, description="In whole. null: those there are drained, and removed with their exits."
+    )
 
 
 class PoolQuery(FleetListQuery):
@@ -145,5 +153,7 @@ class PoolOut(View):
     only_by_name: bool
     balancing: BalancingIn
     resilience: ResilienceIn
+    containers: ContainersIn | None
+    containers_state: ContainersStateOut | None = Field(description="null: it wants no containers, and has none.")
     rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this pool.")
     created_at: datetime

@@ -11,6 +11,8 @@ from sqlmodel import col
 
 from api.auth.caller import Caller
 from api.collections.collection import Collection
+from api.containers.schemas import ContainersIn
+from api.containers.service import states_of
 from api.context import Look
 from api.fleets import service as fleets
 from api.guard_rails import no_silent_shrink
@@ -18,12 +20,16 @@ from api.pools.schemas import BalancingIn, PoolIn, PoolOut, PoolPatch, PoolQuery
 from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
-from model.repositories import declared
+from model.repositories import containers, declared
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
 from xds.translate.group import ExitGroup, GatewayGroup, ParentGroup
 
-_OBJECTS: Mapping[str, type[BaseModel]] = {"balancing": BalancingIn, "resilience": ResilienceIn}
+_OBJECTS: Mapping[str, type[BaseModel]] = {
+    "balancing": BalancingIn,
+    "resilience": ResilienceIn,
+    "containers": ContainersIn,
+}
 """What is stored as JSON."""
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
@@ -31,7 +37,7 @@ _NAME_THE_FLEET = "several fleets have a pool of this name"
 class Pools(Collection[PoolRow, PoolIn, PoolOut]):
     name, kind = "pools", "pool"
     table, wish, patch, view, query = PoolRow, PoolIn, PoolPatch, PoolOut, PoolQuery
-    volatile = frozenset({"rejections"})
+    volatile = frozenset({"containers_state", "rejections"})
 
     def sortable(self) -> Mapping[str, Any]:
         return {**super().sortable(), "country": col(PoolRow.country)}
@@ -45,18 +51,25 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
             return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
 
     async def change(self, work: Work, row: PoolRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 when the new name, or country and city, are taken."""
+        """Raises Problem: 409 when the new name, or country and city, are taken, or too little would be left.
+
+        A pool that is to have no containers any more has those drained that it has.
+        """
         await self.stay(work, row, fields)
         stored = _stored(fields)
+        retired = "containers" in stored and stored["containers"] is None and row.containers is not None
         with clashes(_taken(stored)):
             await declared.save_changes(work.unit, row, stored)
+        if retired:
+            async with no_silent_shrink(work, [row.fleet_id]):
+                await containers.retire(work.unit, row.id, work.now)
 
     async def remove(self, work: Work, row: PoolRow) -> None:
         """Raises Problem: 409 while the pool has exits, or anything leads to it, or when too little would be left."""
         fleet = await declared.get_fleet(work.session, row.fleet_id)
         where = f"pool={row.name}&fleet={fleet.name}"
         users = {
-            "fk_exit_pool_id_pool": ("the pool has exits", f"delete or move them first: GET /api/v1/exits?{where}"),
+            "fk_exit_pool_id_pool": ("the pool has exits", _delete_exits(row, where)),
             "fk_route_pool_pool_id_pool": ("a route leads to the pool", f"change it first: GET /api/v1/routes?{where}"),
             "fk_listener_pool_id_pool": (
                 "a listener leads to the pool",
@@ -70,6 +83,7 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
     async def show(self, look: Look, rows: Sequence[PoolRow]) -> list[PoolOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         rejections = await standing(look.session)
+        states = await states_of(look, rows)
         return [
             PoolOut.of(
                 row,
@@ -77,6 +91,8 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
                 balancing=BalancingIn.model_validate(row.balancing),
                 resilience=ResilienceIn.model_validate(row.resilience),
                 fleet=owners[row.fleet_id],
+                containers=None if row.containers is None else ContainersIn.model_validate(row.containers),
+                containers_state=states.get(row.id),
                 rejections=[
                     *rejections.of_groups([GatewayGroup(row.fleet_id).key], f"{names.POOL_PREFIX}{row.id}"),
                     *rejections.of_groups([ExitGroup(row.id).key, ParentGroup(row.id).key]),
@@ -109,13 +125,19 @@ async def refer(
     return found[0]
 
 
+def _delete_exits(row: PoolRow, where: str) -> str:
+    if row.containers is not None:
+        return 'have them drained and removed first: PATCH it with "containers": null'
+    return f"delete or move them first: GET /api/v1/exits?{where}"
+
+
 def _stored(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is as by default, so that what means the same is the same."""
     stored = dict(fields)
     if "city" in stored:
         stored["city"] = stored["city"] or ""
     for name, schema in _OBJECTS.items():
-        if name in stored:
+        if stored.get(name) is not None:
             stored[name] = schema.model_validate(stored[name]).model_dump(exclude_defaults=True)
     return stored
 

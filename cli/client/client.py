@@ -25,6 +25,7 @@ from api.users.schemas import UserIn, UserOut, UserPatch
 from api.writes import BASE_PATH, DryRunOut
 from cli.client.auth import Auth
 from cli.client.collection import Changeable, Collection, Creatable, Given, GivenOne, Readable, sort_out
+from cli.client.containers import Containers
 from cli.client.declared import Declaring
 from cli.client.events import Events
 from cli.client.neighbours import Neighbours
@@ -180,6 +181,7 @@ class Client:
         self.operators = Collection(transport, "operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
         self.api_keys = Creatable(transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
         self.audit_events = Readable(transport, "audit-events", "audit-event", AuditEventOut)
+        self.containers = Containers(transport)
         self.declared = Declaring(transport)
         self.events = Events(transport)
         self.auth = Auth(transport)

@@ -51,10 +51,15 @@ async def ensure_authority(session: AsyncSession, create: Callable[[], Authority
     return Authority(row.certificate, row.key)
 
 
-async def create_token(session: AsyncSession, *, fleet_id: UUID, role: Role, ttl: timedelta, now: datetime) -> str:
-    """A new join token; only its digest is stored, so this is the only time it can be read."""
+async def create_token(
+    session: AsyncSession, *, fleet_id: UUID, role: Role, ttl: timedelta, now: datetime, name: str | None = None
+) -> str:
+    """A new join token; only its digest is stored, so this is the only time it can be read.
+
+    With a `name` it is for a proxy of this name alone, and, once used, for the key alone that was enrolled with it.
+    """
     token = f"ep-{role}-{secrets.token_urlsafe(32)}"
-    session.add(JoinTokenRow(digest=_digest(token), fleet_id=fleet_id, role=role, expires_at=now + ttl))
+    session.add(JoinTokenRow(digest=_digest(token), fleet_id=fleet_id, role=role, expires_at=now + ttl, name=name))
     await session.flush()
     return token
 
@@ -63,6 +68,18 @@ async def find_token(session: AsyncSession, token: str, now: datetime) -> JoinTo
     """What a join token allows; None when it is unknown or expired."""
     row = await session.get(JoinTokenRow, _digest(token))
     return row if row and row.expires_at > now else None
+
+
+async def use_token(session: AsyncSession, token: JoinTokenRow, public_key_pem: str) -> bool:
+    """Note that a key enrols with a token; False when the token is for one key alone, and that is another."""
+    if token.name is None:
+        return True
+    used_by = _digest(public_key_pem)
+    locked = await session.get(JoinTokenRow, token.digest, with_for_update=True, populate_existing=True)
+    if locked is None or locked.used_by not in (None, used_by):
+        return False
+    locked.used_by = used_by
+    return True
 
 
 async def record_certificate(unit: Unit, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:

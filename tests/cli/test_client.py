@@ -33,7 +33,7 @@ from api.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
 from api.users.schemas import UserIn, UserPatch
 from cli.client import ApiRefused, ApiUnreachable, Client, Tally, collect
 from cli.client.transport import Operation, Transport
-from model.tables import ProxyRow
+from model.tables import ContainerRow, ProxyRow
 
 PASSWORD = "correct horse battery"
 OF_PROXIES = {"register_exit", "register_proxy", "hear_exit", "hear_proxy"}
@@ -174,6 +174,7 @@ async def every_method(api: Client, plane, database):
         await api.exits.try_order(kind, one, approve="shrink")
         ordered = await api.exits.order(kind, one, approve="shrink")
     await api.exits.outcome(one, ordered.id)
+    await every_method_of_containers(api, pool, one, database)
     for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
         await decide("demo")
     for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):
@@ -190,6 +191,20 @@ async def every_method(api: Client, plane, database):
     await api.neighbours.keepalive(KeepaliveIn(client_id="office"))
     assert set(await api.neighbours.status()) == {"office"}
     await every_method_of_auth(api, plane)
+
+
+async def every_method_of_containers(api: Client, pool, exit_id, database):
+    async with database.session() as session:
+        session.add(ContainerRow(name="x", pool_id=pool.id, slot=1, started_at=pool.created_at))
+    for verb in ("start", "stop", "restart"):
+        for ask in (api.containers.try_ask_exit, api.containers.ask_exit):
+            await ask(verb, exit_id)
+        for ask in (api.containers.try_ask_pool, api.containers.ask_pool):
+            await ask(verb, pool.id)
+    assert [each.name for each in (await api.containers.of_pool(pool.id)).containers] == ["x"]
+    with pytest.raises(ApiRefused) as refused:  # nobody has an engine
+        await api.containers.logs(exit_id)
+    assert refused.value.code == "no_container_engine"
 
 
 async def every_method_of_auth(api: Client, plane):
@@ -341,6 +356,8 @@ POOL_OUT = {
     "only_by_name": False,
     "balancing": {},
     "resilience": {},
+    "containers": None,
+    "containers_state": None,
     "rejections": [],
     "created_at": "2026-01-01T00:00:00Z",
 }

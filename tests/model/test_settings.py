@@ -37,6 +37,11 @@ def test_variables_are_read(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("CONTAINER_ENGINE", "/run/docker.sock"),
+        ("CONTAINER_ENGINE", "unix://run/docker.sock"),
+        ("CONTAINER_ENGINE", "tcp://engine"),
+        ("CONTAINER_ENGINE", "https://engine:2376"),
+        ("CONTAINER_API", "plane:8000"),
         ("API_LISTEN", "8000"),
         ("API_LISTEN", "localhost:http"),
         ("API_LISTEN", ":8000"),

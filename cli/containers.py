@@ -1,0 +1,172 @@
+"""`exitplane containers`: exits that run in containers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from api.containers.schemas import LINES_MAX, ContainersOut, Verb, WishOut
+from api.pools.schemas import PoolOut
+from cli.client import Client, collect
+from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from model.errors import ExitplaneError
+
+containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")
+Country = Annotated[str | None, typer.Option(help="Those of all pools of this country.")]
+Pool = Annotated[str | None, typer.Option(help="Those of this pool, by its name or id.")]
+Refs = Annotated[list[str] | None, typer.Argument(metavar="[EXIT]…", help="Those of these exits, by names or ids.")]
+Approve = Annotated[
+    Literal["shrink"] | None,
+    typer.Option(help="shrink: yes, although it leaves less than half of the healthy exits of a fleet."),
+]
+
+
+class NothingNamed(ExitplaneError):
+    code = "nothing_named"
+
+
+@containers.command("list")
+def list_(
+    *, pool: Pool = None, country: Country = None, fleet: Fleet = None, api: Api = HERE, as_json: AsJson = False
+) -> None:
+    """Show the containers of pools (by default of all that have any), and what is wrong with them."""
+
+    async def read(client: Client) -> list[tuple[PoolOut, ContainersOut]]:
+        return [(each, await client.containers.of_pool(each.id)) for each in await _pools(client, pool, country, fleet)]
+
+    found = run(api, read)
+    if as_json:
+        print_json([{"pool": each.name, "fleet": each.fleet, **of.model_dump(mode="json")} for each, of in found])
+        return
+    console = Console(highlight=False)
+    console.print(_table(found))
+    for each, of in found:
+        if of.state is not None:
+            trouble = f": {of.state.error}" if of.state.error else ""
+            console.print(
+                f"{each.fleet}/{each.name}: {of.state.running} run, {of.state.wanted} are wanted{trouble}", markup=False
+            )
+
+
+@containers.command("start")
+def start(
+    *,
+    exits: Refs = None,
+    pool: Pool = None,
+    country: Country = None,
+    fleet: Fleet = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Start containers that were stopped."""
+    _ask("start", exits or (), (pool, country, fleet), None, api, as_json=as_json)
+
+
+@containers.command("stop")
+def stop(
+    *,
+    exits: Refs = None,
+    pool: Pool = None,
+    country: Country = None,
+    fleet: Fleet = None,
+    approve: Approve = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Stop containers. Nothing takes their place until they are started again."""
+    _ask("stop", exits or (), (pool, country, fleet), approve, api, as_json=as_json)
+
+
+@containers.command("restart")
+def restart(
+    *,
+    exits: Refs = None,
+    pool: Pool = None,
+    country: Country = None,
+    fleet: Fleet = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Restart containers; those of a pool one after the other, each when the one before serves again.
+
+    For example:
+
+      exitplane containers restart --country de
+    """
+    _ask("restart", exits or (), (pool, country, fleet), None, api, as_json=as_json)
+
+
+@containers.command("logs")
+def logs(
+    *,
+    ref: Annotated[str, typer.Argument(metavar="EXIT", help="By its name or id.")],
+    lines: Annotated[int, typer.Option(min=1, max=LINES_MAX, help="How many at most.")] = 100,
+    fleet: Fleet = None,
+    api: Api = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the last lines that the container of an exit wrote."""
+    found = run(api, lambda client: client.containers.logs(ref, lines=lines, fleet=fleet))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print(found.text, end="" if found.text.endswith("\n") else "\n")
+
+
+def _ask(
+    verb: Verb,
+    exits: Sequence[str],
+    where: tuple[str | None, str | None, str | None],
+    approve: Literal["shrink"] | None,
+    api: str,
+    *,
+    as_json: bool,
+) -> None:
+    pool, country, fleet = where
+    if (not exits) == (pool is None and country is None):
+        raise NothingNamed("this needs exits, or a pool or a country", mend="name exits, or add --pool or --country")
+
+    async def do(client: Client) -> list[WishOut]:
+        if exits:
+            asked = [await client.containers.ask_exit(verb, ref, fleet=fleet, approve=approve) for ref in exits]
+        else:
+            pools = await _pools(client, pool, country, fleet)
+            asked = [await client.containers.ask_pool(verb, each.id, approve=approve) for each in pools]
+        return [wish for each in asked for wish in each.wishes]
+
+    done = run(api, do)
+    if as_json:
+        print_json([each.model_dump(mode="json") for each in done])
+        return
+    for each in done:
+        print(f"{each.container}: {each.verb} was asked for")
+
+
+async def _pools(client: Client, pool: str | None, country: str | None, fleet: str | None) -> list[PoolOut]:
+    """The pools that are meant, of those that have containers."""
+    if pool is not None:
+        return [await client.pools.read(pool, fleet=fleet)]
+    query = {name: value for name, value in (("country", country), ("fleet", fleet)) if value is not None}
+    return [each for each in await collect(client.pools.list(**query)) if each.containers_state is not None]
+
+
+def _table(found: Sequence[tuple[PoolOut, ContainersOut]]) -> Table:
+    table = Table("fleet", "container", "state", "since", "exit", "open requests", "note", box=None)
+    for pool, of in found:
+        for each in of.containers:
+            note = "stopped" if each.stopped else "it drains, to go" if each.leaving_since else each.status
+            table.add_row(
+                pool.fleet,
+                each.name,
+                each.life,
+                f"{each.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+                each.exit_state or "",
+                str(each.open_requests),
+                note,
+            )
+    return table

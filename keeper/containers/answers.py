@@ -1,0 +1,138 @@
+"""What a container engine answers, read strictly. Docker Engine API 1.41, which podman answers too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from keeper.containers.errors import BadAnswer
+
+_FRAME: Final = 8
+"""Bytes before each piece of a log: the stream (0 to 2), three zeros, and the piece's length, big-endian."""
+_STREAMS: Final = 3
+
+
+class Life(StrEnum):
+    """How a container stands, as far as it matters here."""
+
+    CREATED = "created"
+    """Made, and never started."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """Its process ended, or was never able to begin."""
+    MISSING = "missing"
+    """The engine has none; no answer says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A container as an engine lists it. `status` is the engine's own sentence."""
+
+    id: str
+    name: str
+    life: Life
+    labels: Mapping[str, str]
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A container as an engine shows it. `addresses` are those in its networks, by network."""
+
+    id: str
+    name: str
+    life: Life
+    exit_code: int
+    error: str
+    addresses: Mapping[str, str]
+
+
+_LIVES: Final[Mapping[str, Life]] = {
+    "created": Life.CREATED,
+    "configured": Life.CREATED,  # podman's own word
+    "initialized": Life.CREATED,
+    "running": Life.RUNNING,
+    "paused": Life.RUNNING,
+    "restarting": Life.RUNNING,
+    "stopping": Life.RUNNING,
+}
+
+
+def read_json(body: bytes) -> Any:
+    """Raises BadAnswer."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise _strange(f"no JSON ({body[:60]!r})") from error
+
+
+def read_list(body: bytes) -> list[Seen]:
+    """The answer to GET /containers/json. Raises BadAnswer."""
+    try:
+        return [
+            Seen(
+                id=str(each["Id"]),
+                name=str(each["Names"][0]).removeprefix("/"),
+                life=_LIVES.get(str(each["State"]).lower(), Life.ENDED),
+                labels={str(name): str(value) for name, value in (each.get("Labels") or {}).items()},
+                status=str(each.get("Status") or each["State"]),
+            )
+            for each in read_json(body)
+        ]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _strange(f"a list that is none ({error!r})") from error
+
+
+def read_inspected(body: bytes) -> Inspected:
+    """The answer to GET /containers/{id}/json. Raises BadAnswer."""
+    try:
+        said = read_json(body)
+        state = said["State"]
+        networks = (said.get("NetworkSettings") or {}).get("Networks") or {}
+        return Inspected(
+            id=str(said["Id"]),
+            name=str(said["Name"]).removeprefix("/"),
+            life=_LIVES.get(str(state["Status"]).lower(), Life.ENDED),
+            exit_code=int(state.get("ExitCode") or 0),
+            error=str(state.get("Error") or ""),
+            addresses={str(name): str(each.get("IPAddress") or "") for name, each in networks.items()},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _strange(f"a container that is none ({error!r})") from error
+
+
+def read_id(body: bytes) -> str:
+    """The answer to POST /containers/create. Raises BadAnswer."""
+    said = read_json(body)
+    if not isinstance(said, dict) or not isinstance(said.get("Id"), str):
+        raise _strange("no id of what it made")
+    return str(said["Id"])
+
+
+def read_message(body: bytes) -> str:
+    """The engine's words for a refusal, on one line."""
+    try:
+        said = json.loads(body)
+        message = said["message"] if isinstance(said, dict) else said
+    except (ValueError, KeyError):
+        message = body.decode(errors="replace")
+    return " ".join(str(message).split())[:500]
+
+
+def read_logs(body: bytes) -> str:
+    """A log without its frames; as it is when it has none (a container with a terminal)."""
+    if len(body) < _FRAME or body[0] >= _STREAMS or body[1:4] != b"\0\0\0":
+        return body.decode(errors="replace")
+    pieces = []
+    while len(body) >= _FRAME:
+        end = _FRAME + int.from_bytes(body[4:_FRAME], "big")
+        pieces.append(body[_FRAME:end])
+        body = body[end:]
+    return b"".join(pieces).decode(errors="replace")
+
+
+def _strange(what: str) -> BadAnswer:
+    return BadAnswer(f"the container engine answers {what}", mend="check EXITPLANE_CONTAINER_ENGINE")

@@ -1,0 +1,192 @@
+"""A client of the Docker Engine API, version 1.41: the part of it that exits need. podman answers it too.
+
+Every call is bounded in time and in what it reads, and raises EngineError, whose kinds are in `keeper.containers.errors`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from keeper.containers.answers import (
+    Inspected,
+    Seen,
+    read_id,
+    read_inspected,
+    read_json,
+    read_list,
+    read_logs,
+    read_message,
+)
+from keeper.containers.errors import BadAnswer, EngineForbidden, EngineUnreachable, NoSuchContainer, refusal
+
+_API: Final = "v1.41"
+TIMEOUT_S: Final = 20.0
+BODY_MAX_BYTES: Final = 4 * 2**20
+LOG_MAX_BYTES: Final = 2**20
+_CONNECTIONS: Final = 8
+_REFUSED: Final = 400
+_CHUNK: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What an engine says that it is."""
+
+    engine: str
+    api: str
+
+
+class Engine:
+    """One engine, at unix:///path or tcp://host:port. Used as a context."""
+
+    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        parts = urlsplit(address)
+        self.address = address
+        self._path = parts.path if parts.scheme == "unix" else None
+        self._base = "http://engine" if self._path else f"http://{parts.netloc}"
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(self._path, limit=_CONNECTIONS, force_close=True)
+            if self._path
+            else aiohttp.TCPConnector(limit=_CONNECTIONS, force_close=True)
+        )
+        self._session = aiohttp.ClientSession(connector=connector)
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def version(self) -> Version:
+        """What answers."""
+        said = read_json(await self._call("GET", "version"))
+        if not isinstance(said, dict) or "ApiVersion" not in said:
+            raise BadAnswer("what answers is no container engine", mend="check EXITPLANE_CONTAINER_ENGINE")
+        return Version(f"{said.get('Version', '')}", f"{said['ApiVersion']}")
+
+    async def list(self, labels: Mapping[str, str]) -> list[Seen]:
+        """The containers that have all these labels, whether they run or not."""
+        filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
+        return read_list(await self._call("GET", "containers/json", query={"all": "true", "filters": filters}))
+
+    async def inspect(self, ref: str) -> Inspected:
+        """One, by its id or name."""
+        return read_inspected(await self._call("GET", f"containers/{quote(ref, safe='')}/json"))
+
+    async def create(self, name: str, body: Mapping[str, Any]) -> str:
+        """Make one and give its id; it does not run yet. Raises NoSuchImage, NameTaken."""
+        return read_id(await self._call("POST", "containers/create", query={"name": name}, body=body, creating=True))
+
+    async def put_file(self, ref: str, path: str, content: bytes) -> None:
+        """Put a file into a container, readable by whoever is in it. Folders on its way are made."""
+        archive = _archive(path, content)
+        await self._call("PUT", f"containers/{quote(ref, safe='')}/archive", query={"path": "/"}, content=archive)
+
+    async def start(self, ref: str) -> None:
+        """Start one; nothing to do if it runs."""
+        await self._call("POST", f"containers/{quote(ref, safe='')}/start")
+
+    async def stop(self, ref: str, within_s: int) -> None:
+        """Ask one to end, and end it after `within_s`; nothing to do if it does not run."""
+        await self._command(ref, "stop", within_s)
+
+    async def restart(self, ref: str, within_s: int) -> None:
+        """The same, and start it again."""
+        await self._command(ref, "restart", within_s)
+
+    async def remove(self, ref: str) -> None:
+        """Remove one with its volumes, even if it runs; nothing to do if it is gone."""
+        with suppress(NoSuchContainer):
+            await self._call("DELETE", f"containers/{quote(ref, safe='')}", query={"force": "true", "v": "true"})
+
+    async def logs(self, ref: str, lines: int) -> str:
+        """The last lines that one wrote; of very long ones the end."""
+        query = {"stdout": "true", "stderr": "true", "tail": str(lines)}
+        body = await self._call("GET", f"containers/{quote(ref, safe='')}/logs", query=query, limit=LOG_MAX_BYTES)
+        return read_logs(body)
+
+    async def _command(self, ref: str, word: str, within_s: int) -> None:
+        path = f"containers/{quote(ref, safe='')}/{word}"
+        await self._call("POST", path, query={"t": str(within_s)}, timeout_s=self._timeout_s + within_s)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        creating: bool = False,
+        limit: int = BODY_MAX_BYTES,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        assert self._session is not None, "used as a context"
+        url = URL(f"{self._base}/{_API}/{path}", encoded=True).with_query(query or {})
+        more: dict[str, Any] = {"json": body} if content is None else {"data": content}
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
+        try:
+            async with self._session.request(method, url, timeout=timeout, allow_redirects=False, **more) as reply:
+                said = await _read(reply, limit)
+        except PermissionError as error:
+            raise self._forbidden() from error
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, PermissionError):
+                raise self._forbidden() from error
+            raise self._unreachable(error.os_error.strerror or str(error)) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(str(error) or f"no answer within {timeout.total:g} s") from error
+        if reply.status >= _REFUSED:
+            raise refusal(reply.status, read_message(said), creating=creating)
+        return said
+
+    def _unreachable(self, reason: str) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"no container engine answers at {self.address} ({reason})",
+            mend="start it, or correct EXITPLANE_CONTAINER_ENGINE",
+        )
+
+    def _forbidden(self) -> EngineForbidden:
+        return EngineForbidden(
+            f"the control plane may not use the container engine at {self.address}",
+            mend="run it as a user who may, or give it a socket that it may use: see docs/containers.md",
+        )
+
+
+async def _read(reply: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body. Raises BadAnswer when it is longer than `limit` bytes."""
+    pieces, size = [], 0
+    async for piece in reply.content.iter_chunked(_CHUNK):
+        size += len(piece)
+        if size > limit:
+            raise BadAnswer(f"the container engine answers more than {limit} bytes", mend="ask for less")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _archive(path: str, content: bytes) -> bytes:
+    """A tar archive of one file, to be unpacked at the root."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        folders = path.strip("/").split("/")[:-1]
+        for depth in range(len(folders)):
+            folder = tarfile.TarInfo("/".join(folders[: depth + 1]))
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
+        entry = tarfile.TarInfo(path.strip("/"))
+        entry.size, entry.mode = len(content), 0o444
+        archive.addfile(entry, io.BytesIO(content))
+    return written.getvalue()

@@ -1,0 +1,162 @@
+"""What the keeper knows of the containers that exits run in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.changes import Unit
+from model.repositories import exits, upkeep
+from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, HeartbeatRow, PoolRow
+from model.world import TAKEN_OUT, ExitState
+
+RETIRED = "its pool has no containers any more"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOfContainers:
+    """A pool that wants containers."""
+
+    id: UUID
+    name: str
+    fleet_id: UUID
+    containers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitInContainer:
+    """The exit in a container, and what was heard of it last."""
+
+    id: UUID
+    state: ExitState
+    state_since: datetime
+    heard_at: datetime | None
+    open_requests: int
+    endpoint: str | None
+    """What gateways dial; None: nothing yet."""
+
+
+async def pools(session: AsyncSession) -> Sequence[PoolOfContainers]:
+    """The pools that want containers."""
+    query = select(col(PoolRow.id), col(PoolRow.name), col(PoolRow.fleet_id), col(PoolRow.containers))
+    return [
+        PoolOfContainers(*row) for row in (await session.execute(query.where(col(PoolRow.containers).is_not(None))))
+    ]
+
+
+async def all_rows(session: AsyncSession) -> Sequence[ContainerRow]:
+    """All containers."""
+    return (await session.execute(select(ContainerRow).order_by(col(ContainerRow.slot)))).scalars().all()
+
+
+async def of_pools(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, list[ContainerRow]]:
+    """The containers of pools, by pool, in the order of their slots."""
+    query = select(ContainerRow).where(col(ContainerRow.pool_id).in_([*pool_ids])).order_by(col(ContainerRow.slot))
+    found: dict[UUID, list[ContainerRow]] = {}
+    for row in (await session.execute(query)).scalars():
+        found.setdefault(row.pool_id, []).append(row)
+    return found
+
+
+async def find(session: AsyncSession, pool_id: UUID, name: str) -> ContainerRow | None:
+    """The container of a pool that has a name."""
+    row = await session.get(ContainerRow, name)
+    return row if row is not None and row.pool_id == pool_id else None
+
+
+async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) -> dict[str, ExitInContainer]:
+    """The exits in containers (None: in all), by the name that both have."""
+    query = (
+        select(
+            col(ExitRow.name),
+            col(ExitRow.id),
+            col(ExitRow.state),
+            col(ExitRow.state_since),
+            col(HeartbeatRow.heard_at),
+            col(HeartbeatRow.open_requests),
+            col(ExitRow.endpoint),
+        )
+        .join(
+            ContainerRow,
+            and_(col(ContainerRow.name) == col(ExitRow.name), col(ContainerRow.pool_id) == col(ExitRow.pool_id)),
+        )
+        .outerjoin(HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+    )
+    if names is not None:
+        query = query.where(col(ContainerRow.name).in_(names))
+    return {
+        name: ExitInContainer(exit_id, ExitState(state), since, heard_at, open_requests or 0, endpoint)
+        for name, exit_id, state, since, heard_at, open_requests, endpoint in (await session.execute(query)).all()
+    }
+
+
+async def keep(session: AsyncSession, row: ContainerRow) -> None:
+    """Keep a container, as it is now."""
+    values = row.model_dump()
+    statement = insert(ContainerRow).values(values)
+    await session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+
+async def leave(unit: Unit, row: ContainerRow, seen: ExitInContainer | None, reason: str, now: datetime) -> None:
+    """A container is to go for good: its exit is drained, unless an operator took it out, and it is told."""
+    if seen is not None and seen.state not in TAKEN_OUT:
+        await upkeep.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
+    row.leaving_since = row.leaving_since or now
+    await keep(unit.session, row)
+
+
+async def retire(unit: Unit, pool_id: UUID, now: datetime) -> None:
+    """The same for all containers of a pool that wants none any more."""
+    seen = await exits_in(unit.session)
+    for row in (await of_pools(unit.session, [pool_id])).get(pool_id, ()):
+        if row.leaving_since is None:
+            await leave(unit, row, seen.get(row.name), RETIRED, now)
+
+
+async def forget(unit: Unit, row: ContainerRow) -> None:
+    """A container is gone for good, and so is its exit."""
+    query = select(ExitRow, col(PoolRow.fleet_id)).join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+    query = query.where(col(ExitRow.pool_id) == row.pool_id, col(ExitRow.name) == row.name)
+    for exit_row, fleet_id in (await unit.session.execute(query)).all():
+        await exits.deregister(unit, exit_row, fleet_id)
+    await unit.session.execute(delete(ContainerRow).where(col(ContainerRow.name) == row.name))
+
+
+async def standings(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, ContainerPoolRow]:
+    """How it stands with the containers of pools."""
+    query = select(ContainerPoolRow).where(col(ContainerPoolRow.pool_id).in_([*pool_ids]))
+    return {row.pool_id: row for row in (await session.execute(query)).scalars()}
+
+
+async def record(session: AsyncSession, row: ContainerPoolRow) -> None:
+    """Keep how it stands with a pool; nothing if the pool is gone."""
+    if await session.get(PoolRow, row.pool_id, with_for_update={"key_share": True, "read": True}) is None:
+        return
+    values = row.model_dump()
+    await session.execute(
+        insert(ContainerPoolRow).values(values).on_conflict_do_update(index_elements=["pool_id"], set_=values)
+    )
+
+
+async def note_engine(session: AsyncSession, address: str, now: datetime, error: str) -> None:
+    """Somebody with an engine looks after containers, and this is what the engine says."""
+    known = await session.get(ContainerEngineRow, 1)
+    if known is None:
+        known = ContainerEngineRow(address=address, looked_at=now)
+        session.add(known)
+    if known.error != error:
+        known.error_since = now if error else None
+    known.address, known.looked_at, known.error = address, now, error
+
+
+async def engine(session: AsyncSession) -> ContainerEngineRow | None:
+    """The engine, as it was seen last; None: nobody ever had one."""
+    return await session.get(ContainerEngineRow, 1)

@@ -1,0 +1,273 @@
+"""What pools say of containers, how it stands with them, and what is asked of them; without an engine, which the API has not."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from api.containers import service
+from model.repositories import container_wishes, containers, enrolment
+from model.tables import ContainerPoolRow, ContainerRow, ContainerWishRow, FleetRow
+from model.world import Role
+
+pytestmark = pytest.mark.postgres
+POOLS, EXITS = "/api/v1/pools", "/api/v1/exits"
+WANTED = {"minimum": 1, "maximum": 3, "image": "registry.example:5000/exit:1"}
+FULL = WANTED | {
+    "command": [],
+    "environment": {},
+    "secrets": [],
+    "capabilities": ["NET_ADMIN"],
+    "devices": ["/dev/net/tun"],
+    "network": None,
+    "address": None,
+    "port": 8443,
+    "requests_per_exit": None,
+    "drain_s": 60,
+}
+
+
+@pytest.fixture
+async def contained(demo):
+    """The API, with a pool that wants containers."""
+    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED})).status == 200
+    return demo
+
+
+@pytest.fixture
+async def one(contained, database, clock):
+    """An exit that runs in a container and serves, as the keeper sees it."""
+    made = await contained.declare_exit(name="us-1")
+    async with database.session() as session:
+        row = ContainerRow(name="us-1", pool_id=UUID(made["pool_id"]), slot=1, started_at=clock(), life="running")
+        await containers.keep(session, row)
+        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
+    return made
+
+
+async def wishes(database):
+    async with database.session() as session:
+        return [(row.container, row.verb, row.in_turn) for row in await container_wishes.undone(session)]
+
+
+# -- declared ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_shows_what_it_wants_in_full_and_stores_what_was_said(contained, query):
+    shown = (await contained("GET", f"{POOLS}/us")).json
+    assert shown["containers"] == FULL
+    ((row,),) = [[row["containers"]] for row in await query("SELECT containers FROM pool")]
+    assert row == WANTED
+    assert (await contained("PATCH", f"{POOLS}/us", {"containers": FULL})).json["containers"] == FULL
+
+
+async def test_a_pool_without_containers_says_so(demo):
+    shown = (await demo("GET", f"{POOLS}/us")).json
+    assert (shown["containers"], shown["containers_state"]) == (None, None)
+
+
+async def test_a_document_has_them_too(contained):
+    document = (await contained("GET", "/api/v1/declared")).json
+    assert document["pools"][0]["containers"] == FULL
+    reply = await contained("PUT", "/api/v1/declared", document)
+    assert (reply.status, reply.json["steps"]) == (200, [])
+    document["pools"][0]["containers"]["maximum"] = 5
+    assert (await contained("PUT", "/api/v1/declared", document)).json["steps"][0]["action"] == "changed"
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"minimum": 4}, "/containers"),
+        ({"minimum": -1}, "/containers/minimum"),
+        ({"maximum": 101}, "/containers/maximum"),
+        ({"image": "a b"}, "/containers/image"),
+        ({"image": ""}, "/containers/image"),
+        ({"environment": {"WIREGUARD_PRIVATE_KEY": "x"}}, None),
+        ({"environment": {"OPENVPN_PASSWORD": "x"}}, None),
+        ({"environment": {"A=B": "x"}}, None),
+        ({"secrets": ["../shadow"]}, "/containers/secrets/0"),
+        ({"secrets": ["/etc/shadow"]}, "/containers/secrets/0"),
+        ({"capabilities": ["SYS_ADMIN"]}, "/containers/capabilities/0"),
+        ({"devices": ["/dev/sda"]}, "/containers/devices/0"),
+        ({"network": "host"}, "/containers/network"),
+        ({"network": "container:other"}, "/containers/network"),
+        ({"address": "203.0.113.5", "port": 65_534}, "/containers"),
+        ({"requests_per_exit": 0}, "/containers/requests_per_exit"),
+        ({"drain_s": -1}, "/containers/drain_s"),
+        ({"privileged": True}, "/containers/privileged"),
+        ({"command": ["x\0"]}, "/containers/command/0"),
+    ],
+)
+async def test_what_must_not_be_is_refused_with_its_place_and_mend(demo, stored, said, field):
+    before = await stored()
+    reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})
+    (error,) = reply.json["errors"]
+    assert (reply.status, bool(error["mend"])) == (422, True)
+    assert field in (None, error["field"])
+    assert await stored() == before
+
+
+async def test_a_secret_in_a_file_is_none_in_the_environment(demo):
+    said = {"environment": {"WIREGUARD_PRIVATE_KEY_SECRETFILE": "/run/secrets/key"}, "secrets": ["key"]}
+    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})).status == 200
+
+
+# -- how it stands -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_says_that_nobody_has_an_engine(contained, clock, database):
+    state = (await contained("GET", f"{POOLS}/us")).json["containers_state"]
+    assert (state["wanted"], state["running"], state["error_since"]) == (1, 0, None)
+    assert "EXITPLANE_CONTAINER_ENGINE" in state["error"]
+    async with database.session() as session:
+        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
+    assert (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"] == ""
+    clock.advance(minutes=5)
+    assert "EXITPLANE_CONTAINER_ENGINE" in (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"]
+
+
+async def test_a_pool_says_what_is_wrong_and_since_when(contained, one, clock, database):
+    async with database.session() as session:
+        await containers.record(
+            session, ContainerPoolRow(pool_id=UUID(one["pool_id"]), wanted=2, error="no image", error_since=clock())
+        )
+    etag = (await contained("GET", f"{POOLS}/us")).headers["etag"]
+    state = (await contained("GET", f"{POOLS}/us")).json["containers_state"]
+    assert (state["wanted"], state["running"], state["error"]) == (2, 1, "no image")
+    assert state["error_since"]
+    async with database.session() as session:
+        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "the engine is away")
+    shown = await contained("GET", f"{POOLS}/us")
+    assert (shown.json["containers_state"]["error"], shown.headers["etag"]) == ("the engine is away", etag)
+
+
+async def test_the_containers_of_a_pool_are_listed_with_their_exits(contained, one):
+    (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
+    assert (listed["name"], listed["life"], listed["exit_id"], listed["exit_state"]) == (
+        *("us-1", "running", one["id"], "registering"),
+    )
+
+
+# -- asked -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+async def test_what_is_asked_of_an_exit_is_written_down_and_audited(contained, one, database, query, verb):
+    reply = await contained("POST", f"{EXITS}/us-1/{verb}")
+    assert (reply.status, [each["verb"] for each in reply.json["wishes"]]) == (202, [verb])
+    assert await wishes(database) == [("us-1", verb, False)]
+    (entry,) = await query("SELECT action FROM audit_event WHERE kind = 'container'")
+    assert entry["action"] == verb
+    (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
+    assert (listed["last_wish"]["verb"], listed["last_wish"]["done_at"]) == (verb, None)
+
+
+async def test_a_pool_is_restarted_in_turn_and_the_rest_at_once(contained, one, database):
+    for verb in ("start", "stop", "restart"):
+        assert (await contained("POST", f"{POOLS}/us/containers/{verb}")).status == 202
+    assert sorted(await wishes(database)) == [
+        ("us-1", "restart", True),
+        ("us-1", "start", False),
+        ("us-1", "stop", False),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+async def test_an_exit_that_is_no_container_is_refused_in_words(demo, verb):
+    await demo.declare_exit(name="us-1")
+    reply = await demo("POST", f"{EXITS}/us-1/{verb}")
+    assert (reply.status, reply.json["code"]) == (409, "no_container")
+    assert reply.json["errors"][0]["mend"]
+
+
+async def test_to_stop_what_serves_takes_an_approval(contained, one, database, query):
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    assert (await contained("POST", f"{EXITS}/us-1/stop")).json["code"] == "would_shrink"
+    assert await wishes(database) == []
+    assert (await contained("POST", f"{EXITS}/us-1/stop?approve=shrink")).status == 202
+
+
+async def test_to_stop_what_is_offered_to_nobody_takes_none(contained, one, query):
+    await query("UPDATE exit SET state = 'healthy', endpoint = NULL RETURNING id")
+    assert (await contained("POST", f"{EXITS}/us-1/stop")).status == 202
+
+
+async def test_a_dry_run_asks_for_nothing(contained, one, database):
+    reply = await contained("POST", f"{EXITS}/us-1/restart?dry_run=true")
+    assert (reply.status, reply.json["status"]) == (200, 202)
+    assert await wishes(database) == []
+
+
+async def test_a_pool_that_wants_none_any_more_has_its_exits_drained(contained, one, database, query):
+    await query("UPDATE exit SET state = 'healthy' RETURNING id")
+    assert (await contained("PATCH", f"{POOLS}/us", {"containers": None})).json["code"] == "would_shrink"
+    assert (await contained("PATCH", f"{POOLS}/us?approve=shrink", {"containers": None})).status == 200
+    shown = (await contained("GET", f"{EXITS}/us-1")).json
+    assert (shown["state"], shown["state_reason"]) == ("draining", "its pool has no containers any more")
+    (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
+    assert listed["leaving_since"]
+
+
+async def test_a_pool_with_containers_is_not_deleted_and_says_what_to_do(contained, one):
+    reply = await contained("DELETE", f"{POOLS}/us?approve=shrink")
+    assert (reply.status, '"containers": null' in reply.json["errors"][0]["mend"]) == (409, True)
+
+
+async def test_logs_come_from_whoever_has_the_engine(contained, one, database, clock, until):
+    asking = asyncio.create_task(contained("GET", f"{EXITS}/us-1/container/logs?lines=7"))
+
+    async def asked():
+        async with database.session() as session:
+            return await container_wishes.undone(session)
+
+    (wish,) = await until(asked)
+    assert (wish.verb, wish.lines) == ("logs", 7)
+    async with database.session() as session:
+        await container_wishes.done(session, wish.id, clock(), answer="a line\n")
+    reply = await asking
+    assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
+    async with database.session() as session:
+        assert (await session.execute(select(ContainerWishRow))).all() == []
+
+
+async def test_logs_without_an_engine_are_refused_with_the_mend(contained, one, monkeypatch):
+    monkeypatch.setattr(service, "_LOGS_WITHIN_S", 0.1)
+    reply = await contained("GET", f"{EXITS}/us-1/container/logs")
+    assert (reply.status, reply.json["code"]) == (503, "no_container_engine")
+    assert "EXITPLANE_CONTAINER_ENGINE" in reply.json["mend"]
+
+
+# -- tokens for one ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def token(demo, database, clock):
+    """A token for the name `exit-1` alone."""
+    async with database.session() as session:
+        fleet = (await session.execute(select(FleetRow))).scalar_one()
+        lasting = timedelta(minutes=5)
+        return await enrolment.create_token(
+            session, fleet_id=fleet.id, role=Role.EXIT, ttl=lasting, now=clock(), name="exit-1"
+        )
+
+
+async def test_a_token_for_one_name_is_for_no_other(demo, token, make_proxy, stored):
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(token, name="exit-2")
+    assert (reply.status, reply.json["code"]) == (403, "join_token_of_another_name")
+    assert await stored() == before
+
+
+async def test_a_token_for_one_is_for_one_key_alone_which_may_repeat_itself(demo, token, make_proxy, stored):
+    first = make_proxy(Role.EXIT)
+    for _ in range(2):
+        assert (await first.enrol(token, name="exit-1")).status == 201
+    before = await stored()
+    reply = await make_proxy(Role.EXIT).enrol(token, name="exit-1")
+    assert (reply.status, reply.json["code"]) == (403, "join_token_used")
+    assert await stored() == before

@@ -1,0 +1,199 @@
+"""Exits in real containers: they come, enrol and serve, are replaced, and go with their pool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from api.auth.tokens import digest_of, new_key
+from api.containers.schemas import ContainersIn
+from api.exits.schemas import ExitOut
+from api.fleets.schemas import FirstListenerIn, FleetIn
+from api.pools.schemas import PoolIn, PoolPatch
+from cli.client import ApiRefused, Client, collect
+from cli.serve import open_control_plane
+from model.repositories import operators
+from model.settings import Settings
+from model.tables import ApiKeyRow, OperatorRow
+from model.world import ExitState
+from tests.keeper.podman import IMAGE, podman, python_image, require_podman, run_podman
+
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+PACKAGES = [
+    *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "cryptography", "frozenlist", "idna", "jwt", "multidict"),
+    *("propcache", "structlog", "typing_extensions.py", "yaml", "yarl"),
+]
+IP_FREEBIND = 15
+FIRST_PORT = 28_443
+AGENT = b"""
+import asyncio, os, signal, sys
+sys.path.insert(0, "/site")
+from pathlib import Path
+import aiohttp
+from yarl import URL
+from agent import enrolment, heartbeat
+from agent.folder import StateFolder
+from agent.plane import Plane
+from agent.report import Board, State
+from agent.settings import AgentSettings, Exit
+
+said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in os.environ.items()}
+enrolment.exitplane_version = heartbeat.exitplane_version = lambda: "0"
+
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+    place = Exit(pool=said["POOL"], address=said["ADDRESS"], port=int(said["PORT"]))
+    settings = AgentSettings(
+        api=URL(said["API"]), state=Path(said["STATE"]), name=said["NAME"], token_file=Path(said["TOKEN_FILE"]), exit=place
+    )
+    settings.state.mkdir(parents=True, exist_ok=True)
+    folder = StateFolder(settings.state)
+    with folder.held():
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+            plane = Plane(session, settings.api)
+            enrolled = await enrolment.ensure_enrolled(settings, folder, plane)
+            print("enrolled as", enrolled.name, "with a tun device:", Path("/dev/net/tun").exists(), flush=True)
+            board = Board()
+            board.update(tunnel=State.UP, envoy=State.UP, reason="")
+            await heartbeat.Heart(plane, enrolled, board).run()
+
+asyncio.run(main())
+"""
+
+
+@dataclass
+class Site:
+    """A control plane with an engine, and what is asked of both."""
+
+    api: Client
+    network: str
+    gateway: str
+    """The host's address in the network, where the ports of containers are published."""
+    image: str
+    most: int = 0
+
+    async def serving(self, number: int) -> list[ExitOut] | None:
+        """The exits, if as many serve as should, and no more containers run than may."""
+        exits = await collect(self.api.exits.list())
+        ids = await asyncio.to_thread(self.ids)
+        self.most = max(self.most, len(ids))
+        served = [each for each in exits if each.state == ExitState.HEALTHY]
+        return exits if len(served) == len(exits) == len(ids) == number else None
+
+    def ids(self) -> dict[str, str]:
+        """The containers that run in the network, by name."""
+        listed = run_podman("ps", "--filter", f"network={self.network}", "--format", "{{.Names}} {{.ID}}")
+        return dict(line.split() for line in listed.splitlines())
+
+    def wish(self, **more) -> ContainersIn:
+        given = {"minimum": 2, "maximum": 3, "image": self.image, "network": self.network, "drain_s": 20}
+        given |= {"address": self.gateway, "port": FIRST_PORT}
+        return ContainersIn(command=[str(Path(sys.executable).resolve()), "/main.py"], **(given | more))
+
+
+@contextmanager
+def bridge() -> Iterator[tuple[str, str]]:
+    """A network for containers of this test alone: its name, and the host's address in it."""
+    name = f"h4-{uuid4().hex[:8]}"
+    run_podman("network", "create", name)
+    try:
+        (shown,) = json.loads(run_podman("network", "inspect", name))
+        yield name, shown["subnets"][0]["gateway"]
+    finally:
+        run_podman("network", "rm", "--force", name)  # with what is in it
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A listening socket, though the address comes with the first container."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    listening.bind((address, port))
+    listening.listen()
+    return listening
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    require_podman()
+    name = f"{IMAGE}:agent"
+    python_image(name, packages=PACKAGES, rooms=[ROOT / "agent", ROOT / "model"], script=AGENT)
+    return name
+
+
+@pytest.fixture
+async def site(tmp_path, database, image, until) -> AsyncIterator[Site]:
+    key, at = new_key(), datetime.now(UTC)
+    async with database.session() as session:
+        row = OperatorRow(name="admin", role="admin", created_at=at)
+        await operators.save(session, row)
+        await operators.save(
+            session, ApiKeyRow(operator_id=row.id, name="all", digest=digest_of(key), role="admin", created_at=at)
+        )
+    with bridge() as (network, gateway), listen("127.0.0.1") as here, listen(gateway) as there:
+        async with podman(tmp_path, until) as engine:
+            settings = Settings(
+                state_dir=tmp_path,
+                xds_listen="127.0.0.1:0",
+                heartbeat_interval_s=1,
+                container_engine=engine,
+                container_api=f"http://{gateway}:{there.getsockname()[1]}",
+            )
+            url = f"http://127.0.0.1:{here.getsockname()[1]}"
+            async with (
+                open_control_plane(settings, database, [here, there]),
+                Client(url, f"Bearer {key}") as api,
+            ):
+                await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
+                yield Site(api, network, gateway, image)
+
+
+async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_pool(site, until):
+    api = site.api
+    pool = await api.pools.create(PoolIn(name="us", fleet="demo", country="us", containers=site.wish()))
+    first = await until(lambda: site.serving(2), timeout_s=60)
+
+    killed = first[0]
+    before = site.ids()
+    run_podman("kill", killed.name)
+    await until(lambda: site.ids().get(killed.name) not in (None, before[killed.name]), timeout_s=30)
+    again = await until(lambda: site.serving(2), timeout_s=60)
+    assert {each.id for each in again} == {each.id for each in first}
+    assert site.ids()[first[1].name] == before[first[1].name], "the other one was left alone"
+
+    written = await api.containers.logs(killed.id, lines=1)
+    assert written.text == f"enrolled as {killed.name} with a tun device: True\n"
+
+    await api.containers.ask_exit("stop", killed.id)
+    await until(lambda: killed.name not in site.ids(), timeout_s=30)
+    shown = {each.name: each for each in (await api.containers.of_pool("us")).containers}
+    assert (shown[killed.name].stopped, shown[killed.name].last_wish.error) == (True, "")
+    await api.containers.ask_exit("start", killed.id)
+    await until(lambda: site.serving(2), timeout_s=60)
+
+    await api.pools.change("us", PoolPatch(containers=site.wish(minimum=3)))
+    await until(lambda: site.serving(3), timeout_s=60)
+    state = (await api.pools.read("us")).containers_state
+    assert (state.wanted, state.running) == (3, 3)
+
+    with pytest.raises(ApiRefused, match="approve") as refused:
+        await api.pools.change("us", PoolPatch(containers=None))
+    assert refused.value.code == "would_shrink"
+    await api.pools.change("us", PoolPatch(containers=None), approve="shrink")
+    await until(lambda: _gone(site), timeout_s=90)
+    await api.pools.delete(pool.id, approve="shrink")
+    assert site.most <= 3
+
+
+async def _gone(site: Site) -> bool:
+    return await collect(site.api.exits.list()) == [] and site.ids() == {}

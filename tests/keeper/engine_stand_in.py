@@ -1,0 +1,189 @@
+"""What answers like a container engine does, over a unix socket: the Docker Engine API as its documentation has it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+API = "/v1.41"
+
+
+@dataclass
+class Made:
+    """A container."""
+
+    id: str
+    name: str
+    body: dict[str, Any]
+    state: str = "created"
+    exit_code: int = 0
+    files: dict[str, bytes] = field(default_factory=dict)
+    starts: int = 0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.body.get("Labels") or {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(each.split("=", 1) for each in self.body.get("Env") or [])
+
+    def end(self, code: int = 137) -> None:
+        self.state, self.exit_code = "exited", code
+
+
+@dataclass
+class StandIn:
+    """An engine. `fails` is what it says, with its status, to whatever begins with a method and a path."""
+
+    path: Path
+    images: set[str] = field(default_factory=lambda: {"exit:1"})
+    containers: dict[str, Made] = field(default_factory=dict)
+    fails: dict[str, tuple[int, str]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    dies_at_once: bool = False
+    _count: int = 0
+
+    @property
+    def address(self) -> str:
+        return f"unix://{self.path}"
+
+    def named(self, name: str) -> Made:
+        return next(each for each in self.containers.values() if each.name == name)
+
+    def running(self) -> list[str]:
+        return sorted(each.name for each in self.containers.values() if each.state == "running")
+
+    # -- what it answers -----------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _serve(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path.removeprefix(API)}")
+        for start, (status, message) in self.fails.items():
+            if self.asked[-1].startswith(start):
+                return web.json_response({"message": message}, status=status)
+        return await handler(request)
+
+    def _find(self, request: web.Request) -> Made:
+        ref = request.match_info["ref"]
+        for each in self.containers.values():
+            if ref in (each.id, each.name):
+                return each
+        message = json.dumps({"message": f"No such container: {ref}"})
+        raise web.HTTPNotFound(text=message, content_type="application/json")
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"Version": "0.0-stand-in", "ApiVersion": "1.41"})
+
+    async def _list(self, request: web.Request) -> web.Response:
+        wanted = [each.split("=", 1) for each in json.loads(request.query["filters"])["label"]]
+        found = [each for each in self.containers.values() if all(each.labels.get(k) == v for k, v in wanted)]
+        return web.json_response(
+            [
+                {
+                    "Id": each.id,
+                    "Names": [f"/{each.name}"],
+                    "State": each.state,
+                    "Labels": each.labels,
+                    "Status": f"Exited ({each.exit_code}) a second ago" if each.state == "exited" else "Up 2 seconds",
+                }
+                for each in found
+            ]
+        )
+
+    async def _inspect(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        state = {"Status": each.state, "ExitCode": each.exit_code, "Error": ""}
+        networks = {"bridge": {"IPAddress": "172.17.0.2"}}
+        said = {"Id": each.id, "Name": f"/{each.name}", "State": state, "NetworkSettings": {"Networks": networks}}
+        return web.json_response(said)
+
+    async def _create(self, request: web.Request) -> web.Response:
+        name, body = request.query["name"], await request.json()
+        if any(each.name == name for each in self.containers.values()):
+            return web.json_response(
+                {"message": f'Conflict. The container name "/{name}" is already in use'}, status=409
+            )
+        if body["Image"] not in self.images:
+            return web.json_response({"message": f"No such image: {body['Image']}"}, status=404)
+        self._count += 1
+        made = Made(f"{self._count:064x}", name, body)
+        self.containers[made.id] = made
+        return web.json_response({"Id": made.id, "Warnings": []}, status=201)
+
+    async def _put(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        with tarfile.open(fileobj=io.BytesIO(await request.read())) as archive:
+            for entry in archive.getmembers():
+                held = archive.extractfile(entry)
+                if held is not None:
+                    each.files[f"/{entry.name}"] = held.read()
+        return web.Response()
+
+    async def _start(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        if each.state == "running":
+            return web.Response(status=304)
+        each.state, each.starts = "running", each.starts + 1
+        if self.dies_at_once:
+            each.end(1)
+        return web.Response(status=204)
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        if each.state != "running":
+            return web.Response(status=304)
+        each.end(143)
+        return web.Response(status=204)
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        each.state, each.starts = "running", each.starts + 1
+        return web.Response(status=204)
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        each = self._find(request)
+        if each.state == "running" and request.query.get("force") != "true":
+            return web.json_response({"message": "You cannot remove a running container"}, status=409)
+        del self.containers[each.id]
+        return web.Response(status=204)
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        self._find(request)
+        frames = [(1, b"one\n"), (2, b"two\n"), (1, b"three\n")][-int(request.query["tail"]) :]
+        body = b"".join(bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text for stream, text in frames)
+        return web.Response(body=body, content_type="application/vnd.docker.raw-stream")
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[StandIn]:
+        app = web.Application(middlewares=[self._serve], client_max_size=2**24)
+        one = f"{API}/containers/{{ref}}"
+        app.add_routes(
+            [
+                web.get(f"{API}/version", self._version),
+                web.get(f"{API}/containers/json", self._list),
+                web.post(f"{API}/containers/create", self._create),
+                web.get(f"{one}/json", self._inspect),
+                web.put(f"{one}/archive", self._put),
+                web.post(f"{one}/start", self._start),
+                web.post(f"{one}/stop", self._stop),
+                web.post(f"{one}/restart", self._restart),
+                web.delete(one, self._remove),
+                web.get(f"{one}/logs", self._logs),
+            ]
+        )
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.UnixSite(runner, str(self.path)).start()
+        try:
+            yield self
+        finally:
+            await runner.cleanup()

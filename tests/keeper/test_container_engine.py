@@ -1,0 +1,262 @@
+"""The client of container engines: against what answers as the documentation says, and against a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from keeper.containers.answers import Life, read_inspected, read_list, read_logs
+from keeper.containers.engine import Engine
+from keeper.containers.errors import (
+    BadAnswer,
+    EngineError,
+    EngineForbidden,
+    EngineUnreachable,
+    NameTaken,
+    NoSuchContainer,
+    NoSuchImage,
+    OutOfDisk,
+)
+from tests.keeper.engine_stand_in import StandIn
+from tests.keeper.podman import IMAGE, import_image, podman, with_libraries
+
+LABEL = "exitplane.instance"
+
+
+@pytest.fixture
+async def stand_in(tmp_path) -> AsyncIterator[StandIn]:
+    async with StandIn(tmp_path / "engine.sock").serving() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """A shell and nothing else."""
+    shell = Path("/bin/sh").resolve()
+    tools = [Path("/bin/sleep").resolve(), Path("/bin/cat").resolve()]
+    content = with_libraries([shell, *tools]) | {"/bin/sh": shell, "/bin/sleep": tools[0], "/bin/cat": tools[1]}
+    import_image(f"{IMAGE}:shell", content)
+    return f"{IMAGE}:shell"
+
+
+async def live_through(engine: Engine, image: str, command: list[str], until) -> str:
+    """All that befalls a container, and what it wrote."""
+    name, labels = f"h4-{uuid4().hex[:12]}", {LABEL: uuid4().hex, "other": "x"}
+    body = {"Image": image, "Cmd": command, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
+    wanted = {LABEL: labels[LABEL]}
+    assert (await engine.version()).api
+    assert await engine.list(wanted) == []
+    made = await engine.create(name, body)
+    try:
+        (seen,) = await engine.list(wanted)
+        assert (seen.id, seen.name, seen.life) == (made, name, Life.CREATED)
+        assert seen.labels.items() >= labels.items()
+        with pytest.raises(NameTaken):
+            await engine.create(name, body)
+        await engine.put_file(made, "/run/exitplane/token", b"a word\n")
+        await engine.start(made)
+        await engine.start(made)
+        inspected = await engine.inspect(name)
+        assert (inspected.id, inspected.name, inspected.life) == (made, name, Life.RUNNING)
+        written = await until(lambda: engine.logs(made, 2))
+        await engine.restart(made, 1)
+        assert (await engine.inspect(made)).life is Life.RUNNING
+        await engine.stop(made, 1)
+        await engine.stop(made, 1)
+        assert [each.life for each in await engine.list(wanted)] == [Life.ENDED]
+    finally:
+        await engine.remove(made)
+    await engine.remove(made)
+    assert await engine.list(wanted) == []
+    with pytest.raises(NoSuchContainer):
+        await engine.start(made)
+    with pytest.raises(NoSuchImage) as refused:
+        await engine.create(name, body | {"Image": "localhost/nowhere:1"})
+    assert refused.value.mend
+    return written
+
+
+async def test_a_container_lives_through_all_that_may_befall_it(stand_in, until):
+    async with Engine(stand_in.address) as engine:
+        assert await live_through(engine, "exit:1", [], until) == "two\nthree\n"
+
+
+@pytest.mark.containers
+@pytest.mark.slow
+async def test_a_container_of_a_real_engine_does_too(tmp_path, request, until):
+    async with podman(tmp_path, until) as address, Engine(address) as engine:
+        script = "cat /run/exitplane/token; echo next >&2; sleep 100"
+        written = await live_through(engine, request.getfixturevalue("image"), ["/bin/sh", "-c", script], until)
+        assert sorted(written.splitlines()) == ["a word", "next"]
+        body = {"Image": f"{IMAGE}:shell", "Cmd": ["/bin/sh"], "HostConfig": {"NetworkMode": "nowhere"}}
+        with pytest.raises(EngineError, match="network"):
+            await engine.create(f"h4-{uuid4().hex[:12]}", body)
+
+
+async def test_over_tcp_it_is_the_same(tmp_path):
+    async with StandIn(tmp_path / "engine.sock").serving() as stand_in:
+
+        async def pipe(reader, writer):
+            while chunk := await reader.read(65_536):
+                writer.write(chunk)
+            writer.close()
+
+        async def forward(reader, writer):
+            to_reader, to_writer = await asyncio.open_unix_connection(str(stand_in.path))
+            await asyncio.gather(pipe(reader, to_writer), pipe(to_reader, writer))
+
+        server = await asyncio.start_server(forward, "127.0.0.1", 0)
+        async with server, Engine(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}") as engine:
+            assert (await engine.version()).engine == "0.0-stand-in"
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_is_not_there_is_said_to_be_away(tmp_path):
+    async with Engine(f"unix://{tmp_path}/none.sock") as engine:
+        with pytest.raises(EngineUnreachable, match=r"none\.sock") as refused:
+            await engine.list({})
+    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.mend
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+async def test_a_socket_that_is_not_for_us_is_said_to_be_forbidden(stand_in, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
+    async with Engine(stand_in.address) as engine:
+        with pytest.raises(EngineForbidden):
+            await engine.version()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (500, "write /var/lib/docker: no space left on device", OutOfDisk),
+        (403, "Forbidden by the proxy's rules", EngineForbidden),
+        (404, "No such image: exit:1", NoSuchImage),
+        (500, "creating container storage: the name is already in use", NameTaken),
+        (409, "Conflict", NameTaken),
+        (500, "the daemon has other worries", EngineError),
+    ],
+)
+async def test_what_an_engine_refuses_is_told_apart_with_its_own_words(stand_in, status, message, kind):
+    stand_in.fails["POST /containers/create"] = (status, message)
+    async with Engine(stand_in.address) as engine:
+        with pytest.raises(EngineError) as refused:
+            await engine.create("us-1", {"Image": "exit:1"})
+    assert type(refused.value) is kind
+    assert (message in str(refused.value), bool(refused.value.mend)) == (True, True)
+
+
+@asynccontextmanager
+async def answering(path: Path, reply: bytes):
+    """Something that answers this to whatever is asked, and nothing if it is empty."""
+    writers = []
+
+    async def answer(reader, writer):
+        writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        if reply:
+            writer.close()
+
+    server = await asyncio.start_unix_server(answer, str(path))
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<html>", BadAnswer),
+        (b"[1]", BadAnswer),
+        (b'{"message": 3}', BadAnswer),
+        (b'[{"Id": "a", "Names": [], "State": "running"}]', BadAnswer),
+        (b"\xff\xfe", BadAnswer),
+        (b" " * (5 * 2**20), BadAnswer),
+    ],
+)
+async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with answering(tmp_path / "odd.sock", head + body), Engine(f"unix://{tmp_path}/odd.sock") as engine:
+        with pytest.raises(kind):
+            await engine.list({})
+
+
+async def test_an_engine_that_hangs_holds_nobody_up(tmp_path):
+    async with (
+        answering(tmp_path / "mute.sock", b""),
+        Engine(f"unix://{tmp_path}/mute.sock", timeout_s=0.2) as engine,
+    ):
+        with pytest.raises(EngineUnreachable, match=r"within 0\.2 s"):
+            await engine.version()
+
+
+async def test_something_that_speaks_no_http_is_said_to_be_away(tmp_path):
+    async with (
+        answering(tmp_path / "odd.sock", b"SSH-2.0-OpenSSH\r\n"),
+        Engine(f"unix://{tmp_path}/odd.sock") as engine,
+    ):
+        with pytest.raises(EngineUnreachable):
+            await engine.version()
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "life"),
+    [
+        *(("created", Life.CREATED), ("configured", Life.CREATED)),
+        *(("running", Life.RUNNING), ("Running", Life.RUNNING), ("paused", Life.RUNNING)),
+        *(("exited", Life.ENDED), ("dead", Life.ENDED), ("removing", Life.ENDED), ("something new", Life.ENDED)),
+    ],
+)
+def test_every_state_of_an_engine_is_one_of_three(said, life):
+    listed = read_list(f'[{{"Id": "a", "Names": ["/us-1"], "State": "{said}", "Labels": null}}]'.encode())
+    assert [(each.name, each.life) for each in listed] == [("us-1", life)]
+    shown = read_inspected(f'{{"Id": "a", "Name": "/us-1", "State": {{"Status": "{said}"}}}}'.encode())
+    assert shown.life is life
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", ""),
+        (b"plain\n", "plain\n"),
+        (b"\x01\0\0\0\0\0\0\x03one", "one"),
+        (b"\x01\0\0\0\0\0\0\x02ab\x02\0\0\0\0\0\0\x01c", "abc"),
+        (b"\x01\0\0\0\0\0\0\x09cut", "cut"),
+        (b"\x02\0\0\0\0\0\0\x01\xff", "\ufffd"),
+    ],
+)
+def test_logs_are_read_with_frames_and_without(body, text):
+    assert read_logs(body) == text
+
+
+def test_nobody_listens_on_a_port_of_an_engine_that_is_gone():
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+
+    async def ask():
+        async with Engine(f"tcp://127.0.0.1:{port}") as engine:
+            await engine.version()
+
+    with pytest.raises(EngineUnreachable):
+        asyncio.run(ask())
