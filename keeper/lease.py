@@ -35,7 +35,7 @@ async def hold_lease(database: Database, work: Callable[[Alive], Awaitable[None]
         await asyncio.sleep(_RETRY_S)
 
 
-async def _hold_once(database: Database, work: Callable[[Alive], Awaitable[None]], lease_id: int) -> None:
+async def _hold_once(database: Database, work: Callable[[Alive], Awaitable[None]], lease_id: int = LEASE_ID) -> None:
     connection = await database.connect()
     try:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lease_id):
@@ -44,7 +44,7 @@ async def _hold_once(database: Database, work: Callable[[Alive], Awaitable[None]
         async def alive() -> None:
             await connection.execute("SELECT 1")
 
-        log.info("keeper.lease_held", lease=lease_id)
+        log.info("keeper.lease_held" if lease_id == LEASE_ID else "containers.lease_held")
         await work(alive)
     finally:
         with suppress(Exception):  # it may be gone already, and a broken one cannot be closed politely

@@ -26,7 +26,7 @@ from model.repositories import operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow
 from model.world import ExitState
-from tests.keeper.podman import IMAGE, podman, python_image, require_podman, run_podman
+from tests.keeper.podman import IMAGE, imported, podman, python_content, require_podman, run_podman
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -124,11 +124,11 @@ def listen(address: str, port: int = 0) -> socket.socket:
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
+def image() -> Iterator[str]:
     require_podman()
-    name = f"{IMAGE}:agent"
-    python_image(name, packages=PACKAGES, rooms=[ROOT / "agent", ROOT / "model"], script=AGENT)
-    return name
+    rooms = [ROOT / "agent", ROOT / "model"]
+    with imported(f"{IMAGE}:agent", python_content(packages=PACKAGES, rooms=rooms, script=AGENT)) as name:
+        yield name
 
 
 @pytest.fixture

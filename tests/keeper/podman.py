@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,9 @@ def run_podman(*arguments: str, stdin: bytes | None = None) -> str:
     return done.stdout.decode().strip()
 
 
-def import_image(name: str, content: dict[str, bytes | Path]) -> None:
-    """An image of these files and no others: bytes, or files and folders of this machine with what they need."""
+@contextmanager
+def imported(name: str, content: dict[str, bytes | Path]) -> Iterator[str]:
+    """An image of these files and no others, while the block lasts: bytes, or files and folders of this machine."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", dereference=True) as archive:
         for folder in ("tmp", "run", "var/lib", "proc", "sys", "dev", "etc"):
@@ -71,6 +72,10 @@ def import_image(name: str, content: dict[str, bytes | Path]) -> None:
                 entry.size, entry.mode = len(each), 0o755
                 archive.addfile(entry, io.BytesIO(each))
     run_podman("import", "-", name, stdin=written.getvalue())
+    try:
+        yield name
+    finally:
+        run_podman("rmi", "--force", name)
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -99,8 +104,8 @@ def with_libraries(programs: Iterable[Path]) -> dict[str, bytes | Path]:
     return found
 
 
-def python_image(name: str, *, packages: Iterable[str], rooms: Iterable[Path], script: bytes) -> None:
-    """An image whose /main.py runs with this Python, with these packages and folders at hand below /site."""
+def python_content(*, packages: Iterable[str], rooms: Iterable[Path], script: bytes) -> dict[str, bytes | Path]:
+    """What is in an image whose /main.py runs with this Python, with these packages and folders at hand below /site."""
     library, site = Path(os.__file__).parent, Path(pytest.__file__).parent.parent
     extensions = [path for package in packages for path in (site / package).rglob("*.so")]
     content = with_libraries([Path(sys.executable).resolve(), *library.glob("lib-dynload/*.so"), *extensions])
@@ -109,4 +114,4 @@ def python_image(name: str, *, packages: Iterable[str], rooms: Iterable[Path], s
     content |= {f"/site/{package}": site / package for package in packages}
     content |= {f"/site/{path.name}": path for path in site.glob("_cffi_backend*.so")}
     content |= {f"/site/{room.name}": room for room in rooms}
-    import_image(name, content)
+    return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +25,7 @@ from keeper.containers.errors import (
     OutOfDisk,
 )
 from tests.keeper.engine_stand_in import StandIn
-from tests.keeper.podman import IMAGE, import_image, podman, with_libraries
+from tests.keeper.podman import IMAGE, imported, podman, with_libraries
 
 LABEL = "exitplane.instance"
 
@@ -37,13 +37,13 @@ async def stand_in(tmp_path) -> AsyncIterator[StandIn]:
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
+def image() -> Iterator[str]:
     """A shell and nothing else."""
     shell = Path("/bin/sh").resolve()
     tools = [Path("/bin/sleep").resolve(), Path("/bin/cat").resolve()]
     content = with_libraries([shell, *tools]) | {"/bin/sh": shell, "/bin/sleep": tools[0], "/bin/cat": tools[1]}
-    import_image(f"{IMAGE}:shell", content)
-    return f"{IMAGE}:shell"
+    with imported(f"{IMAGE}:shell", content) as name:
+        yield name
 
 
 async def live_through(engine: Engine, image: str, command: list[str], until) -> str:
