@@ -107,7 +107,7 @@ async def test_optional_fields_of_changes_are_not_said_to_take_null(document):
     takes_null = {
         "ExitPatch": ["egress_address", "locality", "capacity", "cost", "monthly_cap_gb", "parent"],
         "ProxyPatch": ["locality"],
-        "PoolPatch": ["city"],
+        "PoolPatch": ["city", "containers"],
     }
     for name in ("FleetPatch", "PoolPatch", "ExitPatch", "ProxyPatch"):
         nullable = [field for field, schema in schemas[name]["properties"].items() if "null" in str(schema)]

@@ -41,7 +41,7 @@ async def store(database, *beats):
 async def heard(database, proxy_id) -> Heartbeat | None:
     async with database.session() as session:
         row = await heartbeats.find(session, proxy_id)
-    return row and Heartbeat(**row.model_dump())
+    return row and Heartbeat(**row.model_dump(exclude={"month_bytes"}))
 
 
 async def test_of_an_exit_never_heard_of_nothing_is_known_and_nothing_to_judge(database, exits):
