@@ -180,10 +180,8 @@ def test_a_geolocation_that_lies_is_not_hidden_and_the_first_one_s_word_counts(s
     mended.callback(scene.tell_geolocation, "/ip-api")
     scene.tell_geolocation("/ip-api", "fr")
     gb = scene.exits[2]
-    eventually(lambda: item(scene, gb)["observation"]["disagreement"])
-    shown = item(scene, gb)
-    assert f"{gb.egress_address} in fr" in shown["observation"]["disagreement"]
-    assert shown["state"] == "healthy"
+    eventually(lambda: item(scene, gb)["state"] == "degraded")
+    assert f"{gb.egress_address} in fr" in item(scene, gb)["observation"]["disagreement"]
     assert scene.ask("gb").status == 200
 
     mended.callback(scene.tell_geolocation, "/ipinfo")

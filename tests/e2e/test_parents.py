@@ -65,6 +65,8 @@ def behind(tmp_path_factory) -> Iterator[Behind]:
                 *("--gluetun", parent.control_url, "--gluetun-key-file", str(key)),
             )
         scene.start_page()
+        for parent in made.parents:
+            scene.tell_geolocation(f"/ipinfo/{parent.source}", "us")
         scene.start_control_plane()
         scene.declare()
         scene.start_agents()
