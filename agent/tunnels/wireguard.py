@@ -88,27 +88,32 @@ class WireGuard:
             log.debug("tunnel.no_kernel_wireguard", reason=error.message)
         else:
             return
-        command = ("wireguard-go", "--foreground", self._interface)
-        try:
-            self._process = start_child(command, self._folder, LOG, environment={"LOG_LEVEL": "error"})
-        except OSError as error:
-            raise TunnelFailed(
-                f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
-                mend="install wireguard-go, or load the kernel's module",
-            ) from error
+        self._process = self._start()
         deadline_s = time.monotonic() + _DEVICE_WITHIN_S
         while True:
             try:
                 await self._sample()
             except CommandFailed:
-                if self._process.ended.is_set() or time.monotonic() > deadline_s:
+                if time.monotonic() > deadline_s:
                     raise TunnelFailed(
                         "wireguard-go makes no interface",
                         mend=f"see {self._folder / LOG}, and whether /dev/net/tun is there",
                     ) from None
                 await asyncio.sleep(_POLL_S)
+                if self._process.ended.is_set():  # the device of the one before it may still be on its way out
+                    self._process = self._start()
             else:
                 return
+
+    def _start(self) -> EnvoyProcess:
+        command = ("wireguard-go", "--foreground", self._interface)
+        try:
+            return start_child(command, self._folder, LOG, environment={"LOG_LEVEL": "error"})
+        except OSError as error:
+            raise TunnelFailed(
+                f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
+                mend="install wireguard-go, or load the kernel's module",
+            ) from error
 
     async def _settings(self) -> str:
         """What `wg setconf` reads: names resolved, and a sign of life often enough."""
