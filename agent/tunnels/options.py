@@ -28,28 +28,28 @@ class TunnelOptions:
 
 def read_tunnel(given: Mapping[str, Any]) -> TunnelOptions:
     """Read options by their names, None for those that were not given. Raises BadSetting and BadTunnelFile."""
-    resolvers = tuple(_resolver(text) for text in given["--dns"] or ())
-    endpoints = tuple(_endpoint(text) for text in given["--tunnel-endpoint"] or ())
-    if not given["--tunnel"]:
-        if given["--tunnel-credentials"] is not None:
+    resolvers = tuple(_resolver(text) for text in given.get("--dns") or ())
+    endpoints = tuple(_endpoint(text) for text in given.get("--tunnel-endpoint") or ())
+    if not given.get("--tunnel"):
+        if given.get("--tunnel-credentials") is not None:
             raise BadSetting("--tunnel-credentials without --tunnel", mend="add --tunnel FILE")
-        closed = bool(given["--kill-switch"])
-        if closed and not (given["--tunnel-interface"] and endpoints):
+        closed = bool(given.get("--kill-switch"))
+        if closed and not (given.get("--tunnel-interface") and endpoints):
             what = "--kill-switch for a tunnel that somebody else brings up needs its interface and where it goes"
             raise BadSetting(what, mend="add --tunnel-interface NAME and --tunnel-endpoint udp:HOST:PORT")
         return TunnelOptions(resolvers=resolvers, kill_switch=closed, endpoints=endpoints)
     if endpoints:
         raise BadSetting("--tunnel-endpoint with --tunnel", mend="leave it out: the file says where the tunnel goes")
-    if given["--egress-address"] is not None:
+    if given.get("--egress-address") is not None:
         raise BadSetting(
             "--egress-address with --tunnel", mend="leave it out: traffic leaves from the tunnel's address"
         )
-    servers = read_servers(given["--tunnel"], given["--tunnel-credentials"])
+    servers = read_servers(given.get("--tunnel"), given.get("--tunnel-credentials"))
     for server in servers:
         if isinstance(server, WireGuardServer) and not (resolvers or server.file.resolvers):
             mend = "add --dns ADDRESS of one behind the tunnel"
             raise BadSetting(f"--tunnel {server.file.name} names no resolver (DNS = …)", mend=mend)
-    return TunnelOptions(INTERFACE, servers, resolvers, given["--kill-switch"] is not False)
+    return TunnelOptions(INTERFACE, servers, resolvers, given.get("--kill-switch") is not False)
 
 
 def _resolver(text: str) -> str:
