@@ -30,7 +30,8 @@ def read_tunnel(given: Mapping[str, Any]) -> TunnelOptions:
     """Read options by their names, None for those that were not given. Raises BadSetting and BadTunnelFile."""
     resolvers = tuple(_resolver(text) for text in given.get("--dns") or ())
     endpoints = tuple(_endpoint(text) for text in given.get("--tunnel-endpoint") or ())
-    if not given.get("--tunnel"):
+    files = given.get("--tunnel")
+    if not files:
         if given.get("--tunnel-credentials") is not None:
             raise BadSetting("--tunnel-credentials without --tunnel", mend="add --tunnel FILE")
         closed = bool(given.get("--kill-switch"))
@@ -44,7 +45,7 @@ def read_tunnel(given: Mapping[str, Any]) -> TunnelOptions:
         raise BadSetting(
             "--egress-address with --tunnel", mend="leave it out: traffic leaves from the tunnel's address"
         )
-    servers = read_servers(given.get("--tunnel"), given.get("--tunnel-credentials"))
+    servers = read_servers(files, given.get("--tunnel-credentials"))
     for server in servers:
         if isinstance(server, WireGuardServer) and not (resolvers or server.file.resolvers):
             mend = "add --dns ADDRESS of one behind the tunnel"
