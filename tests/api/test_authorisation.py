@@ -162,6 +162,7 @@ async def furnish(api, database, fleet, port, somebody):
     }
     wish = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
     ids["exit_id"] = await make("exits", wish)
+    ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]
     async with write(database) as unit:
         gateway = ProxyRow(fleet_id=UUID(ids["fleet"]), name="gw-1", role="gateway", created_at=datetime.now(UTC))
         ids["proxy_id"] = str((await declared.save(unit, gateway)).id)
