@@ -46,7 +46,9 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     heading(f"trust: {options.deaths} deaths under {options.clients} clients, {options.leaks} leaks")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_scene(SceneSettings(exits=("us", "us"), tunnels=True, **ports)) as scene:
+    with open_scene(
+        SceneSettings(exits=("us", "us"), tunnels=True, resilience={"falls_borne": 1_000}, **ports)
+    ) as scene:
         scene.start()
         deaths(scene, options)
         leaks(scene, options)

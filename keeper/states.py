@@ -66,7 +66,7 @@ def _nothing_new(standing: Standing) -> bool:
 def _complaint(beat: Heartbeat) -> Verdict | None:
     if beat.leaving:
         return Verdict(ExitState.UNREACHABLE, "its agent was stopped")
-    if not beat.envoy_up:
+    if not beat.envoy_up and not _leak(beat):  # an exit that leaks ends its Envoy: that is not what is wrong with it
         return Verdict(ExitState.UNREACHABLE, "its Envoy is down")
     if not beat.tunnel_up:
         return Verdict(ExitState.UNREACHABLE, f"its tunnel is down: {beat.reason}")
@@ -78,14 +78,18 @@ def _seen(beat: Heartbeat, standing: Standing) -> Verdict:
     seen = beat.observation
     if seen is None:
         return _measured(beat, standing)
-    if seen.get("leak"):
-        return Verdict(ExitState.LEAKING, str(seen["leak"]))
+    if _leak(beat):
+        return Verdict(ExitState.LEAKING, _leak(beat))
     if seen.get("country") is None:
         return Verdict(ExitState.VERIFYING, str(seen.get("trouble") or "its address is not known yet"))
     if seen["country"] != standing.country:
         reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {standing.country}"
         return Verdict(ExitState.VERIFYING, reason)
     return _measured(beat, standing)
+
+
+def _leak(beat: Heartbeat) -> str:
+    return str((beat.observation or {}).get("leak") or "")
 
 
 def _measured(beat: Heartbeat, standing: Standing) -> Verdict:

@@ -48,6 +48,8 @@ class SceneSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     gateway_arguments: tuple[str, ...] = ()
     exit_arguments: tuple[str, ...] = ()
+    resilience: Mapping[str, object] = field(default_factory=dict)
+    """Of the pools; what is not said is as by default."""
     patience_s: float = 60
     """How long each thing that the scene waits for may take."""
 
@@ -212,7 +214,13 @@ class Scene:
             self.api("POST", "/fleets", {"name": FLEET, "listener": listener})
         for country in self.countries:
             if not self._has("pools", country):
-                self.api("POST", "/pools", {"name": country, "fleet": FLEET, "country": country})
+                pool = {
+                    "name": country,
+                    "fleet": FLEET,
+                    "country": country,
+                    "resilience": dict(self.settings.resilience),
+                }
+                self.api("POST", "/pools", pool)
 
     def write_token(self, role: str) -> Path:
         """Have a join token made, into the file that agents of `role` read."""

@@ -186,10 +186,11 @@ def _may_change(unreachable_before: datetime | None, lost_before: datetime | Non
     heard_at, state = col(HeartbeatRow.heard_at), col(ExitRow.state)
     silent = false() if unreachable_before is None else heard_at < unreachable_before
     given_up = false() if lost_before is None else heard_at < lost_before
-    good = and_(col(HeartbeatRow.tunnel_up), col(HeartbeatRow.envoy_up), not_(col(HeartbeatRow.leaving)))
     new = heard_at > col(ExitRow.state_since)
     seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
     leaks = func.coalesce(seen["leak"].astext, "") != ""
+    alive = or_(col(HeartbeatRow.envoy_up), leaks)
+    good = and_(col(HeartbeatRow.tunnel_up), alive, not_(col(HeartbeatRow.leaving)))
     astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
     limit = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
     slow = cast(seen["rtt_ms"].astext, Float) > limit * case((state == ExitState.DEGRADED, BETTER), else_=1.0)

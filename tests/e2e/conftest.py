@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 import pytest
@@ -39,7 +39,8 @@ def started(settings: SceneSettings) -> Iterator[Scene]:
     obstacle = why_no_tunnels()
     if obstacle:
         pytest.skip(f"needs tunnels: {obstacle}")
-    with open_scene(settings) as scene:
+    # here exits fall all the time, and none is to be held back for it
+    with open_scene(replace(settings, resilience={"falls_borne": 1_000})) as scene:
         scene.start()
         yield scene
 

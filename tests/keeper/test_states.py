@@ -48,6 +48,7 @@ HEARD = {
     "nobody knows where it comes out": (NOWHERE, 5, "since"),
     "its sources disagree": (DISPUTED, 5, "since"),
     "it leaks": (LEAKY, 5, "since"),
+    "it leaks and has ended its Envoy": (LEAKY | {"envoy_up": False}, 5, "since"),
     "it leaked before": (LEAKY, 5, "before"),
     "it leaks and its tunnel is down": (LEAKY | {"tunnel_up": False, "reason": "why"}, 5, "since"),
 }
@@ -121,6 +122,7 @@ TABLE = {
         STAYS,
     ),
     "it leaks": (LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
+    "it leaks and has ended its Envoy": (LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
     "it leaked before": (STAYS, LEAKING, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
     "it leaks and its tunnel is down": (
         UNREACHABLE,
