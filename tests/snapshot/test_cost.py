@@ -84,7 +84,7 @@ def test_one_exit_among_many_pools_is_one_resource_of_the_gateways_and_its_own(w
     publish(publisher, put(replace(exit_, state=ExitState.LOST)))
     of_pool = ResourceId(names.ENDPOINT, names.pool_cluster(world.pools[exit_.pool_id]))
     assert translated.pop(endpoints(world).key) == [of_pool]
-    assert {each.name for each in translated.pop(ExitOverlay(exit_.id).key)} == {"gateways", "targets"}
+    assert {each.name for each in translated.pop(ExitOverlay(exit_.id).key)} == {"gateways"}
     assert translated == {}
 
 

@@ -330,7 +330,7 @@ class ExitOverlay:
 
     def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
         if change.kind is Kind.EXIT and change.key == self.exit_id:
-            return {_EXIT_LISTENER, _TARGETS, _PARENT, _PARENT_SECRET}
+            return self.resources(old) | self.resources(new)
         if change.kind is Kind.POOL and self.exit_id in _admitting_others(change, old, new):
             return {_EXIT_LISTENER}
         return _of_rollout(self.key, change)
