@@ -31,8 +31,8 @@ from tests.keeper.podman import IMAGE, imported, podman, python_content, require
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 PACKAGES = [
-    *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "cryptography", "frozenlist", "idna", "jwt", "multidict"),
-    *("propcache", "structlog", "typing_extensions.py", "yaml", "yarl"),
+    *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "cryptography", "frozenlist", "google", "idna", "jwt"),
+    *("multidict", "propcache", "structlog", "typing_extensions.py", "yaml", "yarl"),
 ]
 IP_FREEBIND = 15
 FIRST_PORT = 28_443
@@ -126,7 +126,7 @@ def listen(address: str, port: int = 0) -> socket.socket:
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     require_podman()
-    rooms = [ROOT / "agent", ROOT / "model"]
+    rooms = [ROOT / "agent", ROOT / "model", ROOT / "xds"]
     with imported(f"{IMAGE}:agent", python_content(packages=PACKAGES, rooms=rooms, script=AGENT)) as name:
         yield name
 
