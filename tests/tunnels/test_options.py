@@ -22,6 +22,12 @@ GIVEN = ("--role", "exit", "--api", "http://192.0.2.9:8000", "--name", "us-1")
 PLACED = ("--pool", "us", "--address", "192.0.2.3", "--port", "8443")
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch):
+    """The runner closes the standard error that it lends: a log that kept it would fail every later test."""
+    monkeypatch.setattr("cli.agent.configure_logging", lambda *_: None)
+
+
 @pytest.fixture
 def read(monkeypatch, tmp_path):
     """`read(*options)`: the exit that they make."""
