@@ -10,9 +10,13 @@ from urllib.parse import quote
 
 import aiohttp
 
+from xds.translate import names
+
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 _MEASURED: Final = r"(downstream_rq_active|upstream_cx_(rx|tx)_bytes_total)$"
-_CARRIED: Final = re.compile(r"^cluster\.(?:targets|parent)\.upstream_cx_[rt]x_bytes_total: (\d+)$", re.MULTILINE)
+_CARRIED: Final = re.compile(
+    rf"^cluster\.(?:{names.TARGETS}|{names.PARENT})\.upstream_cx_[rt]x_bytes_total: (\d+)$", re.MULTILINE
+)
 _OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
 
 
@@ -45,8 +49,8 @@ class Admin:
 
     async def open_requests(self) -> int:
         """How many requests and tunnels are open."""
-        stats = await self._ask("GET", "/stats?filter=downstream_rq_active$")
-        return sum(int(count) for count in _OPEN_REQUESTS.findall(stats))
+        open_, _ = await self.measure()
+        return open_
 
     async def measure(self) -> tuple[int, int]:
         """How many requests and tunnels are open, and the bytes carried to and from targets since Envoy was started."""

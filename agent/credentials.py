@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.endpoints import BadSetting
 
-_MAX_BYTES: Final = 4096
+_LONGEST: Final = 4096
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -28,35 +28,41 @@ def basic(known: Credentials) -> str:
     return "Basic " + b64encode(f"{known.username}:{known.password}".encode()).decode()
 
 
-def read_credentials(option: str, path: Path) -> Credentials:
-    """Read a file of two lines: the user name, the password. Raises BadSetting, which names `option`."""
-    lines = _read(option, path).splitlines()
-    if len(lines) != 2 or not all(line and line.isprintable() for line in lines) or ":" in lines[0]:
-        mend = "write the user name (without a colon) into its first line and the password into its second"
+def read_credentials(option: str, path: Path, *, colons: bool = False) -> Credentials:
+    """Read a file of two lines: the user name, which HTTP allows no colons in, and the password.
+
+    Raises BadSetting, which names `option` and shows neither.
+    """
+    content = _read(option, path)
+    lines = content.rstrip().splitlines()
+    two = len(lines) == 2 and all(line.strip() and line.isprintable() for line in lines)
+    if len(content) > _LONGEST or not two or (":" in lines[0] and not colons):
+        but = "" if colons else " (without a colon)"
+        mend = f"write the user name{but} in the first line and the password in the second"
         raise BadSetting(f"{option} {path} does not hold two lines of text", mend=mend)
-    return Credentials(*lines)
+    return Credentials(lines[0].strip(), lines[1])
 
 
 def read_key(option: str, path: Path) -> str:
     """Read a file that holds a key. Raises BadSetting, which names `option`."""
-    key = _read(option, path).strip()
-    if not key or not key.isprintable() or not key.isascii():
+    content = _read(option, path)
+    key = content.strip()
+    if len(content) > _LONGEST or not key or not key.isprintable() or not key.isascii():
         raise BadSetting(f"{option} {path} holds no key", mend="write the key into its one line")
     return key
 
 
 def _read(option: str, path: Path) -> str:
+    """A little more than the longest that may be there, if there is so much."""
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_MAX_BYTES + 1)
-        if mode & _OTHERS:
-            raise BadSetting(f"{option} {path} may be read by others", mend=f"chmod 600 {path}")
-        if len(content) > _MAX_BYTES:
-            raise BadSetting(f"{option} {path} is too long", mend="name the file that was meant")
-        return content.decode()
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_LONGEST + 1).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadSetting(
             f"{option} {path} cannot be read ({reason})", mend="name a file that the agent may read"
         ) from error
+    if mode & _OTHERS:
+        raise BadSetting(f"{option} {path} is open to others (mode {mode:03o})", mend=f"chmod 600 {path}")
+    return content

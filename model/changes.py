@@ -130,6 +130,11 @@ class Unit:
         await self.session.execute(notify, {"channel": CHANNEL, "revision": str(self.revision)})
 
 
+async def notify(session: AsyncSession, channel: str) -> None:
+    """Wake whoever follows a channel, when the session's transaction is committed."""
+    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+
 @asynccontextmanager
 async def write(
     database: Database, *, traceparent: str | None = None, actor: Actor | None = None

@@ -24,7 +24,8 @@ from model.endpoint import Endpoint
 WAITS_S: Final = (1.0, 2.0)
 _TCP_S: Final = 3.0
 _BYTES_MAX: Final = 65_535
-_UNREADABLE: Final = (dns.exception.DNSException, ValueError, LookupError, struct.error, RecursionError)
+UNREADABLE: Final = (dns.exception.DNSException, ValueError, LookupError, struct.error, RecursionError)
+"""What reading a message raises that is none."""
 
 
 async def look_up(name: str, kind: dns.rdatatype.RdataType, server: Endpoint) -> dns.message.Message:
@@ -84,7 +85,7 @@ def _read(wire: bytes, query: dns.message.Message) -> dns.message.Message:
     try:
         answer = dns.message.from_wire(wire)
         fits = query.is_response(answer)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Useless("it answers what is no DNS message") from error
     if not fits:
         raise Useless("it answers another question than was asked")

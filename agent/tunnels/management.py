@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from agent.tunnels.credentials import Credentials
+from agent.credentials import Credentials
 from agent.tunnels.errors import TunnelFailed
 
 _PUSHED: Final = re.compile(r"PUSH: Received control message: 'PUSH_REPLY,(.*)'")
@@ -61,7 +61,7 @@ class Conversation:
         if said.startswith("Verification Failed: 'Auth'"):
             self.fail(_SLOW, mend="check --tunnel-credentials", slowly=True)
         elif said == _NEEDS_AUTH and self._credentials is not None:
-            user, password = _quoted(self._credentials.user), _quoted(self._credentials.password)
+            user, password = _quoted(self._credentials.username), _quoted(self._credentials.password)
             return (f'username "Auth" {user}', f'password "Auth" {password}')
         elif said == _NEEDS_AUTH:
             self.fail("the provider wants a name and password", mend="add --tunnel-credentials", slowly=True)

@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from dns.rdatatype import RdataType
+
 from agent.endpoints import is_literal, plain_address
 from agent.tunnels import dns
 from agent.tunnels.errors import NameUnknown
@@ -54,7 +56,7 @@ def loopback_resolvers(text: str) -> Iterator[str]:
                 yield address
 
 
-async def _ask(resolver: str, host: str, kind: int) -> list[str]:
+async def _ask(resolver: str, host: str, kind: RdataType) -> list[str]:
     try:
         return await dns.ask(resolver, host, kind, within_s=_WITHIN_S)
     except dns.Unanswered:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agent.credentials import Credentials
 from agent.process import EnvoyProcess
 from agent.report import wait
 from agent.tunnel import interface_trouble
 from agent.tunnels import routing
 from agent.tunnels.commands import CommandFailed, start_child
-from agent.tunnels.credentials import Credentials
 from agent.tunnels.driver import Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.kill_switch import MARK

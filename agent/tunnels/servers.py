@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from agent.credentials import Credentials, read_credentials
 from agent.endpoints import BadSetting
-from agent.tunnels.credentials import Credentials, read_credentials
 from agent.tunnels.errors import BadTunnelFile, read_text
 from agent.tunnels.openvpn_file import OpenVpnFile, Remote, parse_openvpn
 from agent.tunnels.wg_quick import WireGuardFile, parse_wg_quick
@@ -51,7 +51,7 @@ Server: TypeAlias = WireGuardServer | OpenVpnServer
 
 def read_servers(paths: Sequence[Path], credentials: Path | None) -> tuple[Server, ...]:
     """Every server that the files name, in their order. Raises BadTunnelFile and BadSetting."""
-    known = None if credentials is None else read_credentials(credentials)
+    known = None if credentials is None else read_credentials("--tunnel-credentials", credentials, colons=True)
     servers = tuple(server for path in paths for server in _servers(path, known))
     if known is not None and not any(isinstance(each, OpenVpnServer) and each.credentials for each in servers):
         raise BadSetting("--tunnel-credentials: no file of --tunnel asks for them", mend="leave them out")

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.changes import CONTAINER_CHANNEL
+from model.changes import CONTAINER_CHANNEL, notify
 from model.tables import ContainerWishRow
 
 
@@ -18,7 +18,7 @@ async def ask(session: AsyncSession, wish: ContainerWishRow) -> None:
     """Wish for something; whoever has an engine is told."""
     session.add(wish)
     await session.flush()
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CONTAINER_CHANNEL})
+    await notify(session, CONTAINER_CHANNEL)
 
 
 async def undone(session: AsyncSession) -> Sequence[ContainerWishRow]:

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.balancing import read_resilience
-from model.changes import HEARTBEAT_CHANNEL
+from model.changes import HEARTBEAT_CHANNEL, notify
 from model.database import fetch_in
 from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
 from model.world import RESILIENCE, SERVING, ExitState, Resilience
@@ -133,7 +133,7 @@ async def heard_until(session: AsyncSession) -> datetime | None:
 
 async def wake_keeper(session: AsyncSession) -> None:
     """Hint to the keeper that a stored heartbeat should change a state."""
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": HEARTBEAT_CHANNEL})
+    await notify(session, HEARTBEAT_CHANNEL)
 
 
 @dataclass(frozen=True, slots=True)

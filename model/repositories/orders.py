@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, or_, select, text, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from model.changes import notify
 from model.database import Database
 from model.tables import ExitOrderRow, ExitRow, PoolRow
 from model.world import SERVING, ExitState
@@ -36,7 +37,7 @@ async def ask(session: AsyncSession, row: ExitOrderRow) -> None:
     """Keep a new order, and tell the replicas of the API."""
     session.add(row)
     await session.flush()
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": ORDER_CHANNEL})
+    await notify(session, ORDER_CHANNEL)
 
 
 async def pending(database: Database, now: datetime) -> Sequence[Order]:
@@ -68,7 +69,7 @@ async def settle(
         col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id, col(ExitOrderRow.done_at).is_(None)
     )
     await session.execute(statement.values(done_at=now, outcome=outcome, trouble=trouble))
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": ORDER_CHANNEL})
+    await notify(session, ORDER_CHANNEL)
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:

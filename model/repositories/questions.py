@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.changes import QUESTION_CHANNEL
+from model.changes import QUESTION_CHANNEL, notify
 from model.tables import QuestionRow
 
 
@@ -19,7 +19,7 @@ async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UU
     question = uuid4()
     row = {"id": question, "proxy_id": proxy_id, "resource": resource, "asked_at": func.clock_timestamp()}
     await session.execute(insert(QuestionRow).values(row))
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": QUESTION_CHANNEL})
+    await notify(session, QUESTION_CHANNEL)
     return question
 
 

@@ -174,7 +174,7 @@ def test_credentials_are_two_lines_of_a_file_that_nobody_else_may_read(tmp_path)
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
 def test_a_file_that_others_may_read_is_refused(tmp_path, mode):
-    with pytest.raises(BadSetting, match="may be read by others"):
+    with pytest.raises(BadSetting, match="is open to others"):
         read_credentials("--parent-credentials", write(tmp_path / "parent", "a\nb\n", mode))
 
 

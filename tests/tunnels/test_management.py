@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.tunnels.credentials import Credentials
+from agent.credentials import Credentials
 from agent.tunnels.management import Conversation
 
 PUSH = (

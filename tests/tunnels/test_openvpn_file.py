@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.credentials import read_credentials
 from agent.endpoints import BadSetting
-from agent.tunnels.credentials import read_credentials
 from agent.tunnels.errors import BadTunnelFile
 from agent.tunnels.openvpn_file import Remote, parse_openvpn
 from agent.tunnels.servers import is_openvpn, read_servers
@@ -152,7 +152,7 @@ def test_each_remote_is_a_server_and_gets_the_credentials(tmp_path):
     servers = read_servers([file], secret)
 
     assert [server.remote.endpoint.host for server in servers] == ["vpn.example.net", "b.example"]
-    assert {(server.credentials.user, server.credentials.password) for server in servers} == {("user", "pass word")}
+    assert {(server.credentials.username, server.credentials.password) for server in servers} == {("user", "pass word")}
     with pytest.raises(BadTunnelFile, match="asks for a user name and password; add --tunnel-credentials"):
         read_servers([file], None)
 
@@ -183,7 +183,7 @@ def test_credentials_are_two_lines_that_nobody_else_may_read(tmp_path, content, 
     secret.write_text(content)
     secret.chmod(mode)
     with pytest.raises(BadSetting, match=said) as raised:
-        read_credentials(secret)
+        read_credentials("--tunnel-credentials", secret, colons=True)
     assert "password" not in str(raised.value).replace("the password in the second", "")
 
 
