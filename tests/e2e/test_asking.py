@@ -87,6 +87,17 @@ async def test_a_websocket_upgrade_passes(scene):
         assert await socket.receive_str() == "hello"
 
 
+def test_what_an_exit_carries_is_counted(scene, eventually):
+    def carried_gb() -> float:
+        (found,) = (each["month_gb"] for each in scene.api("GET", "/exits")["items"] if each["country"] == "gb")
+        return found
+
+    before_gb, requests = carried_gb(), 20
+    for number in range(requests):
+        assert scene.ask("gb", tunnel=number % 2 == 0).status == 200
+    eventually(lambda: carried_gb() >= before_gb + requests * 200 / 1e9)  # the least that a request and its answer take
+
+
 def test_the_page_would_show_a_leak(scene):
     """What makes the tests above able to fail: the host has a way to the page past all exits."""
     run = subprocess.run(

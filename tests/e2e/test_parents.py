@@ -88,6 +88,10 @@ def test_what_clients_ask_for_comes_out_of_the_parents(behind):
     assert [each["parent"]["username"] for each in behind.scene.api("GET", "/exits")["items"]] == ["exit", "exit"]
 
 
+def test_what_they_carry_is_counted(behind, eventually):
+    eventually(lambda: all(each["month_gb"] for each in behind.scene.api("GET", "/exits")["items"]))
+
+
 def test_while_a_parent_is_dead_the_other_exit_serves_and_the_agent_says_why(behind, eventually):
     dead, alive = behind.parents
     dead.die()
