@@ -157,7 +157,7 @@ class Keeper:
             candidates = await upkeep.candidates(session)
             stray = await upkeep.stray_shares(session)
             judged = [each.exit_id for each in candidates if each.weigh_by is WeighBy.HEALTH]
-            uptimes = await history.uptimes(session, judged, now - UPTIME_OVER, now)
+            uptimes = await history.uptimes(session, judged, now - UPTIME_OVER, now) if judged else {}
         changed = {**self._scales.weigh(candidates, uptimes), **dict.fromkeys(stray, 1)}
         if not changed:
             return
