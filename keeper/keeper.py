@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from keeper.hearing import Hearing
 from keeper.lease import Alive, hold_lease
-from keeper.states import Patience, Verdict, hold_back, judge
+from keeper.states import Patience, Verdict, hold_back, judge, reword
 from keeper.weighing import Scales
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.database import Database
@@ -33,6 +33,7 @@ KEEP_ORDERS_FOR = timedelta(days=7)
 KEEP_CLIENTS_FOR = timedelta(days=30)
 KEEP_REJECTIONS_FOR = timedelta(days=90)
 BURY_EVERY = timedelta(seconds=5)
+REWORD_EVERY = timedelta(seconds=10)
 CAPS_EVERY = timedelta(seconds=5)
 WEIGH_EVERY = timedelta(minutes=1)
 """So measurements make no more than one revision a minute."""
@@ -67,6 +68,7 @@ class Keeper:
         self._resolved_at: datetime | None = None
         self._pruned_at: datetime | None = None
         self._buried_at: datetime | None = None
+        self._reworded_at: datetime | None = None
         self._capped_at: datetime | None = None
         self._weighed_at: datetime | None = None
         self._scales = Scales()
@@ -75,6 +77,9 @@ class Keeper:
         """Look once at everything that is due. Raises DatabaseUnreachable."""
         now = self._clock()
         await self._judge_exits(now)
+        if _due(self._reworded_at, now, REWORD_EVERY):
+            self._reworded_at = now
+            await self._reword(now)
         if _due(self._capped_at, now, CAPS_EVERY):
             self._capped_at = now
             await self._heed_caps(now)
@@ -134,6 +139,21 @@ class Keeper:
                         new=verdict.state,
                         reason=verdict.reason,
                     )
+
+    async def _reword(self, now: datetime) -> None:
+        """Say of exits that are not well what is wrong with them by now. Their states, and since when, stay."""
+        async with self._database.session() as session:
+            standings = await heartbeats.in_trouble(session)
+        reworded = [
+            (standing, reason)
+            for standing in standings
+            if (reason := reword(standing, now, self._hearing, self._patience)) is not None
+        ]
+        if not reworded:
+            return
+        async with write(self._database) as unit:
+            for standing, reason in reworded:
+                await upkeep.change_reason(unit, standing, reason)
 
     async def _heed_caps(self, now: datetime) -> None:
         """Drain exits that have carried what they may this month, and let them serve again when that is over."""

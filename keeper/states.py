@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,6 +14,7 @@ from model.world import SERVING, TAKEN_OUT, ExitState
 
 _UP: Final = SERVING | {ExitState.VERIFYING, ExitState.LEAKING}
 """States of an exit whose tunnel and Envoy are up."""
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,7 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     beat = standing.heard
     if beat is None or standing.state in TAKEN_OUT:
         return None
-    silence = hearing.silence(now, beat.heard_at)
-    if silence > patience.lost_after:
-        verdict = _silent(ExitState.LOST, silence)
-    elif (complaint := _complaint(beat)) is not None:
-        verdict = complaint
-    elif silence > patience.unreachable_after:
-        verdict = _silent(ExitState.UNREACHABLE, silence)
-    else:
-        verdict = _seen(beat, standing)
+    verdict = _by_what_is_known(standing, beat, hearing.silence(now, beat.heard_at), patience)
     if verdict.state is standing.state:
         return None
     if standing.state is ExitState.LOST and verdict.state is ExitState.UNREACHABLE and _nothing_new(standing):
@@ -57,6 +51,32 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     if verdict.state in _UP and standing.state not in SERVING and _nothing_new(standing):
         return None
     return verdict
+
+
+def reword(standing: Standing, now: datetime, hearing: Hearing, patience: Patience) -> str | None:
+    """Why an exit is in its state by now, if that is another matter than what is said of it: other numbers are not."""
+    beat = standing.heard
+    if beat is None or standing.state in TAKEN_OUT:
+        return None
+    verdict = _by_what_is_known(standing, beat, hearing.silence(now, beat.heard_at), patience)
+    if verdict.state is not standing.state or _words(verdict.reason) == _words(standing.reason):
+        return None
+    return verdict.reason
+
+
+def _words(reason: str) -> str:
+    return _NUMBER.sub("", reason)
+
+
+def _by_what_is_known(standing: Standing, beat: Heartbeat, silence: timedelta, patience: Patience) -> Verdict:
+    if silence > patience.lost_after:
+        return _silent(ExitState.LOST, silence)
+    complaint = _complaint(beat)
+    if complaint is not None:
+        return complaint
+    if silence > patience.unreachable_after:
+        return _silent(ExitState.UNREACHABLE, silence)
+    return _seen(beat, standing)
 
 
 def _nothing_new(standing: Standing) -> bool:

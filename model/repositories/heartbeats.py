@@ -150,6 +150,8 @@ class Standing:
     """What its pool bears."""
     capacity: int | None = None
     """How many requests it should carry at once; None: as many as come."""
+    reason: str = ""
+    """Why it is in its state, as was said when it came to be, or since."""
 
 
 async def in_question(
@@ -159,10 +161,22 @@ async def in_question(
 
     Whoever was heard of last before the two times has been silent for too long; None: nobody has.
     """
+    return await _standings(session, _may_change(unreachable_before, lost_before))
+
+
+async def in_trouble(session: AsyncSession) -> Sequence[Standing]:
+    """The exits that are not well and were heard of since: why may be another matter by now."""
+    not_well = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
+    new = col(HeartbeatRow.heard_at) > col(ExitRow.state_since)
+    return await _standings(session, and_(col(ExitRow.state).in_(not_well), new))
+
+
+async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Sequence[Standing]:
     exit_columns = (
         col(ExitRow.id),
         col(ExitRow.state),
         col(ExitRow.state_since),
+        col(ExitRow.state_reason),
         col(PoolRow.country),
         col(PoolRow.resilience),
         col(ExitRow.capacity),
@@ -172,12 +186,14 @@ async def in_question(
         select(*exit_columns, *beat_columns)
         .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
         .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
-        .where(_may_change(unreachable_before, lost_before))
+        .where(which)
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
     return [
-        Standing(exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity)
-        for exit_id, state, since, country, resilience, capacity, *beat in rows
+        Standing(
+            exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity, reason
+        )
+        for exit_id, state, since, reason, country, resilience, capacity, *beat in rows
     ]
 
 

@@ -13,6 +13,7 @@ from sqlmodel import col
 
 from model.changes import Unit
 from model.repositories import declared, rollout
+from model.repositories.heartbeats import Standing
 from model.repositories.logins import KEEP_THROTTLES_FOR
 from model.tables import (
     AcceptedRow,
@@ -51,6 +52,25 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
     changes = {"state": [old, new], "state_reason": [None, reason]}
     unit.touch(Kind.EXIT, exit_id, "changed", fleet_id=fleet_id, detail={"name": name, "changes": changes})
     return True
+
+
+async def change_reason(unit: Unit, standing: Standing, reason: str) -> None:
+    """Say another reason for the state that an exit is in, unless somebody else has said something meanwhile."""
+    statement = (
+        update(ExitRow)
+        .where(
+            col(ExitRow.id) == standing.exit_id,
+            col(ExitRow.state) == standing.state,
+            col(ExitRow.state_reason) == standing.reason,
+        )
+        .values(state_reason=reason)
+        .returning(col(ExitRow.name), declared.fleet_of_exit())
+    )
+    changed = (await unit.session.execute(statement)).one_or_none()
+    if changed is not None:
+        name, fleet_id = changed
+        detail = {"name": name, "changes": {"state_reason": [standing.reason, reason]}}
+        unit.touch(Kind.EXIT, standing.exit_id, "changed", fleet_id=fleet_id, detail=detail)
 
 
 class Cap(NamedTuple):

@@ -41,6 +41,26 @@ async def test_an_exit_whose_first_heartbeat_is_a_complaint_is_not_offered(house
     assert (row.state, row.state_reason) == (ExitState.UNREACHABLE, "its tunnel is down: no handshake yet")
 
 
+async def test_an_exit_that_stays_out_for_another_reason_says_so_and_since_when_it_is_out(house, clock):
+    one = await house.declare(state=ExitState.HEALTHY)
+    clock.advance(seconds=1)
+    await house.hear(one, tunnel_up=False, reason="no handshake for 43 s")
+    await house.look()
+    out = await house.row(one)
+
+    clock.advance(seconds=15)
+    await house.hear(one, tunnel_up=False, reason="no handshake for 58 s")
+    await house.look()
+    assert (await house.row(one)).state_reason == out.state_reason, "only a number in it is another"
+
+    clock.advance(seconds=15)
+    await house.hear(one, tunnel_up=False, reason="the provider refuses the name and password")
+    await house.look()
+    row = await house.row(one)
+    assert row.state_reason == "its tunnel is down: the provider refuses the name and password"
+    assert (row.state, row.state_since) == (ExitState.UNREACHABLE, out.state_since)
+
+
 @pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"leaving": True}])
 async def test_a_complaint_takes_an_exit_out_at_the_next_look_and_only_a_newer_heartbeat_brings_it_back(
     house, clock, said

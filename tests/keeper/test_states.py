@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from keeper.hearing import Hearing
-from keeper.states import Patience, judge
+from keeper.states import Patience, judge, reword
 from model.repositories.heartbeats import Heartbeat, Standing
 from model.world import ExitState
 
@@ -190,6 +191,24 @@ def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
 def test_a_verdict_says_why(heard, reason):
     verdict = judge(standing(REGISTERING, heard), NOW, hearing_for(3600), PATIENCE)
     assert verdict.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "heard", "by_now"),
+    [
+        (UNREACHABLE, "its Envoy is down", "the tunnel is down", "its tunnel is down: no handshake for 180 s"),
+        (UNREACHABLE, "its tunnel is down: no handshake for 75.5 s", "the tunnel is down", None),
+        (VERIFYING, "its address is not known yet", "nobody knows where it comes out", "geo: it cannot be reached"),
+        (VERIFYING, "it fell out 6 times: it has to be up for 60 s", "it comes out at home", None),  # it is held back
+        (DEGRADED, "it carries 9 requests", "its sources disagree", "sources disagree: a sees fr"),
+        (HEALTHY, "", "all is well", None),
+        (DISABLED, "by ada", "the tunnel is down", None),
+        (REGISTERING, "", "nothing yet", None),
+    ],
+)
+def test_why_an_exit_is_in_its_state_is_said_anew_when_it_is_another_matter(state, said, heard, by_now):
+    known = replace(standing(state, heard), reason=said)
+    assert reword(known, NOW, hearing_for(3600), PATIENCE) == by_now
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
