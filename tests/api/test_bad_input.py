@@ -7,6 +7,8 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+pytestmark = pytest.mark.slow
+
 FLEET = {"name": "other", "listener": {"address": "127.0.0.1", "port": 8080}}
 POOL = {"name": "jp", "fleet": "demo", "country": "jp"}
 EXIT = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443}

@@ -452,6 +452,7 @@ BAD_PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_PAIRS)
 async def test_what_is_no_good_certificate_is_refused(case, demo):
     fields, field = BAD_PAIRS[case]

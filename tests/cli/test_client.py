@@ -223,6 +223,7 @@ async def every_method_of_auth(api: Client, plane):
         assert refused.value.code != "no_such_path"
 
 
+@pytest.mark.slow
 async def test_every_operation_is_reached_by_a_method_of_the_client(plane, api, database, monkeypatch):
     reached, tried = set(), set()
     plain = Transport._open

@@ -95,6 +95,7 @@ async def test_tokens_are_shown_to_the_api_alone_that_gave_them(log_in, command,
     assert (await command("whoami", "--api", other)).status == 1
 
 
+@pytest.mark.slow
 async def test_an_expired_token_is_renewed_by_one_command_at_a_time(log_in, program, api_url, kept):
     await log_in()
     before = json.loads(kept.read_text())

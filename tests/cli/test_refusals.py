@@ -12,6 +12,8 @@ import pytest
 
 from model.database import parse_url
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}

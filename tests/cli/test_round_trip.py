@@ -153,6 +153,7 @@ def read(text):
     return load_texts([("state.yaml", text)]).document
 
 
+@pytest.mark.slow
 async def test_any_state_is_exported_pruned_away_and_applied_back_without_loss(api):
     loop = asyncio.get_running_loop()
 

@@ -58,6 +58,7 @@ def survivors(folder):
 PLAIN = pytest.param("--plain", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 class TestWhole:
     pytestmark = whole
 
@@ -118,6 +119,7 @@ def cut_and_mend(said, ask, source):
     assert {json.loads(answer)["source"]} == source
 
 
+@pytest.mark.slow
 @pytest.mark.envoy
 @pytest.mark.postgres
 @pytest.mark.parametrize(
@@ -153,6 +155,7 @@ def test_what_is_no_country_is_one_clear_line():
     )
 
 
+@pytest.mark.slow
 def test_a_control_plane_that_cannot_start_is_told_with_its_own_words(tmp_path):
     (tmp_path / "control-plane").write_text("this is no folder")
     done = run("--plain", "--state", str(tmp_path))

@@ -136,6 +136,7 @@ def assignment(pool_id: UUID, ports: dict[UUID, int]) -> dict:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [Policy.LEAST_REQUEST, Policy.ROUND_ROBIN, Policy.SESSION])
 def test_exits_share_by_weight(ask, policy):
     pool = f"by-{policy.replace('_', '-')}"

@@ -49,6 +49,7 @@ def served_by(pool: Pool) -> tuple[int, str]:
     return 200, str(pool.id)
 
 
+@pytest.mark.slow
 def test_pools_share_by_weight(ask):
     answered = ask(ToPools(weighted(a=3, b=1)), [FIRST, SECOND, THIRD], times=400)
     assert {*answered} == {served_by(FIRST), served_by(SECOND)}

@@ -35,7 +35,7 @@ from model.repositories import declared, enrolment, events, logins, operators, w
 from model.repositories.events import EventsGone
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 

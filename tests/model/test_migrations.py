@@ -372,6 +372,7 @@ def db_upgrade(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_was(empty, until):
     async with empty.engine.begin() as connection:
         await connection.run_sync(lambda given: upgrade_to("0003", given))

@@ -203,6 +203,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+@pytest.mark.slow
 async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, database, database_url, until, has_all):
     """`exitplane serve`, as it is run; ended by SIGTERM with streams in all states."""
     async with database.session() as session:

@@ -120,6 +120,7 @@ def test_of_a_route_whose_pools_are_gone_the_fallback_is_left():
     assert outcome.clusters == ((f"pool/{UUID(int=9)}", 1),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [60, 5_000])
 def test_what_is_served_is_listed_within_bounds(many):
     pools = [Pool(UUID(int=number), FLEET, f"pool-{number:04}", "de", f"city{number:04}" * 5) for number in range(many)]
