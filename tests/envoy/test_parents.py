@@ -6,8 +6,8 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +17,7 @@ import pytest
 from model.world import Parent, put
 from tests.envoy.gateways import exchange, fetch
 from tests.envoy.planes import eventually
-from tests.envoy.two_hops import make_exit, two_hops
+from tests.envoy.two_hops import POOL, make_exit, two_hops
 from tests.gluetun import Gluetun, basic, running
 from xds.translate import names
 
@@ -25,6 +25,11 @@ pytestmark = pytest.mark.envoy
 TARGET = "target.example.com"
 US = [("exit-country", "us")]
 PASSWORD = "correct horse"
+Pauses = Iterable[float]
+"""How long a client waits before it reads again, time by time, in seconds."""
+SLOW: Pauses = (0.001,) * 1000
+STALLS: Pauses = (*(0,) * 300, 1.0)
+"""Once, and longer than what is left of a connection may wait by Envoy's own settings."""
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -83,16 +88,33 @@ def ask(hops, url: str, *headers: tuple[str, str], method: str = "GET"):
 
 
 @contextmanager
-def tunnel(hops, authority: str):
-    """A tunnel to `authority`, and the status line that it began with."""
+def connected(hops, authority: str) -> Iterator[socket.socket]:
+    """A client that asked for a tunnel to `authority`."""
     with closing(socket.create_connection(("127.0.0.1", hops.gateway.ports["clients"]), timeout=20)) as client:
         lines = (f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", "exit-country: us", "", "")
         client.sendall("\r\n".join(lines).encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            more = client.recv(1)
-            assert more, head
-            head += more
+        yield client
+
+
+def head_of(client: socket.socket) -> bytes:
+    """What an answer begins with; nothing beyond is taken."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        more = client.recv(1)
+        assert more, head
+        head += more
+    return head
+
+
+def status_of(client: socket.socket) -> int:
+    return int(head_of(client).split()[1])
+
+
+@contextmanager
+def tunnel(hops, authority: str):
+    """A tunnel to `authority`, and the status line that it began with."""
+    with connected(hops, authority) as client:
+        head = head_of(client)
         yield client, int(head.split()[1]), head.decode()
 
 
@@ -126,11 +148,12 @@ def test_a_tunnel_ends_at_the_target_by_way_of_the_parent(hops, parent, target):
     assert asked.headers["proxy-authorization"] == basic("exit", PASSWORD)
 
 
-def read_all(client: socket.socket) -> bytes:
-    found = b""
-    while chunk := client.recv(65_536):
+def read_all(client: socket.socket, pauses: Pauses = ()) -> bytes:
+    found, pausing = bytearray(), iter(pauses)
+    while chunk := client.recv(16_384):
         found += chunk
-    return found
+        threading.Event().wait(next(pausing, 0))
+    return bytes(found)
 
 
 CONTENT = hashlib.shake_256(b"x").digest(8 * 1024 * 1024)
@@ -152,11 +175,11 @@ def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
         thread.join(10)
 
 
-def download(hops, content: bytes) -> bytes:
+def download(hops, content: bytes, pauses: Pauses = ()) -> bytes:
     with far_side(content) as port, tunnel(hops, f"{TARGET}:{port}") as (client, status, _):
         assert status == 200
         client.sendall(b"?")
-        return read_all(client)
+        return read_all(client, pauses)
 
 
 def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tail(hops, parent):
@@ -172,10 +195,9 @@ def test_a_download_by_a_tunnel_that_fits_into_a_streams_window_keeps_its_tail(h
         assert download(hops, CONTENT[:200_000]) == CONTENT[:200_000]
 
 
-@pytest.mark.xfail(strict=True, reason="Envoy resets a tunnel whose HTTP/1.1 proxy closes first, and drops what waits")
-def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(hops, parent):
-    """docs/decisions/0021 says what is lost, and when. If this passes, that is to be mended."""
-    assert [each for each in (download(hops, CONTENT) for _ in range(5)) if each != CONTENT] == []
+@pytest.mark.parametrize("pauses", [(), SLOW, STALLS], ids=["fast", "slow", "stalls"])
+def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(hops, parent, pauses):
+    assert [len(each) for each in (download(hops, CONTENT, pauses) for _ in range(5)) if each != CONTENT] == []
 
 
 def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
@@ -278,6 +300,27 @@ def test_other_literals_and_names_do(hops, parent, host):
     parent.names |= {host.strip("[]"): "127.0.0.1"}
     ask(hops, f"{host}:1", method="CONNECT")
     assert [each.target.lower() for each in parent.requests] == [f"{host}:1".lower()]
+
+
+# -- one exit of a pool with a parent, and one without ------------------------------------------------------------------
+
+
+def test_each_exit_of_a_pool_is_spoken_to_as_it_offers_and_tunnels_share_a_connection_where_they_can(
+    stand_in, tmp_path_factory
+):
+    exits = [make_exit(5, Parent("127.0.0.1", stand_in.proxy_port)), make_exit(6, None, egress_address="127.0.0.1")]
+    cluster = f"cluster.{names.pool_cluster(POOL)}"
+    with two_hops(tmp_path_factory.mktemp("mixed"), *exits) as hops, socket.create_server(("127.0.0.1", 0)) as far:
+        eventually(lambda: hops.gateway.stat(f"{cluster}.membership_healthy") == len(exits))
+        with ExitStack() as opened:
+            where = (
+                f"127.0.0.1:{far.getsockname()[1]}"  # where exits with a parent do not go: so it is told who was asked
+            )
+            clients = [opened.enter_context(connected(hops, where)) for _ in range(40)]
+            statuses = [status_of(client) for client in clients]
+            assert hops.gateway.stat(f"{cluster}.upstream_cx_http2_total") == 1
+            assert hops.gateway.stat(f"{cluster}.upstream_cx_http1_total") == statuses.count(503) > 1
+            assert statuses.count(200) == len(statuses) - statuses.count(503) > 1
 
 
 # -- two exits of a pool, each with a parent of its own ----------------------------------------------------------------

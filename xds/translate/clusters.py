@@ -17,12 +17,18 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
     OutlierDetection,
+    UpstreamConnectionOptions,
 )
-from envoy_data_plane.envoy.config.core.v3 import HealthCheck, HealthCheckHttpHealthCheck
+from envoy_data_plane.envoy.config.core.v3 import (
+    HealthCheck,
+    HealthCheckHttpHealthCheck,
+    HealthCheckTlsOptions,
+    Http1ProtocolOptions,
+)
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
-    HttpProtocolOptionsExplicitHttpConfig,
+    HttpProtocolOptionsAutoHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
 from envoy_data_plane.google.protobuf import Any
@@ -30,9 +36,9 @@ from envoy_data_plane.google.protobuf import Any
 from model.world import Balancing, Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
-from xds.translate.http import http2_options, over_ads
+from xds.translate.http import LIVELY, http2_options, over_ads
 from xds.translate.template import ANY_POOL
-from xds.translate.tls import to_exits
+from xds.translate.tls import HTTP2, to_exits
 from xds.wire import template_pb2 as wire
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -68,8 +74,13 @@ def _any_pool_cluster(balancing: Balancing, resilience: Resilience) -> bytes:
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
-    """The cluster of a pool: HTTP/2 over mutual TLS to its exits, which EDS lists."""
-    http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2_options())
+    """The cluster of a pool: mutual TLS to its exits, which EDS lists, and HTTP/2 or HTTP/1.1 as each of them offers.
+
+    It is the same whatever exits a pool has, so that an exit with a parent among others changes no cluster.
+    """
+    either = HttpProtocolOptionsAutoHttpConfig(
+        http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=http2_options()
+    )
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
@@ -86,10 +97,11 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         outlier_detection=_outlier_detection(pool.resilience),
         health_checks=[_health_check(pool.resilience)],
         transport_socket=to_exits(),
+        upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=LIVELY),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
                 common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=STREAMS_MAX),
-                explicit_http_config=http2,
+                auto_config=either,
             )
         ),
     )
@@ -129,7 +141,10 @@ def _outlier_detection(bears: Resilience) -> OutlierDetection:
 
 
 def _health_check(bears: Resilience) -> HealthCheck:
-    """Ask the exit whether its tunnel is up, whether there is traffic or not."""
+    """Ask the exit whether its tunnel is up, whether there is traffic or not.
+
+    Always over HTTP/2, on a connection that stays: exits that offer HTTP/1.1 alone take it too from who says nothing else.
+    """
     return HealthCheck(
         timeout=timedelta(seconds=bears.check_timeout_s),
         interval=timedelta(seconds=bears.check_interval_s),
@@ -139,4 +154,5 @@ def _health_check(bears: Resilience) -> HealthCheck:
         http_health_check=HealthCheckHttpHealthCheck(
             host=names.HEALTH_HOST, path=names.HEALTH_PATH, codec_client_type=CodecClientType.HTTP2
         ),
+        tls_options=HealthCheckTlsOptions(alpn_protocols=[HTTP2]),
     )

@@ -23,10 +23,10 @@ from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import LOOPBACK, stays_here
-from xds.translate.http import connection_manager, http_filter, local_replies, socket
+from xds.translate.http import LIVELY, connection_manager, http_filter, local_replies, socket
 from xds.translate.parent_failures import parent_filter, parent_replies
 from xds.translate.template import ANY_EXIT, ANY_PARENT
-from xds.translate.tls import from_gateways
+from xds.translate.tls import HTTP1, HTTP2, from_gateways
 from xds.wire import template_pb2 as wire
 
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
@@ -50,23 +50,30 @@ def _any_exit_listener(fleet_id: UUID, *, stays_here: bool, has_parent: bool) ->
 
 
 def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
-    """The listener of one exit: HTTP/2 from the gateways of `fleet_id`, and the health that its agent sets."""
+    """The listener of one exit: requests from the gateways of `fleet_id`, and the health that its agent sets.
+
+    Requests come over HTTP/2. With a parent they come over HTTP/1.1, a connection for each tunnel: when the parent closes a
+    tunnel, Envoy resets it, and with a stream of HTTP/2 goes what waits in it, while a connection is written to its end.
+    """
     manager = connection_manager(
         names.EXIT_LISTENER,
-        codec=HttpConnectionManagerCodecType.HTTP2,
+        codec=HttpConnectionManagerCodecType.AUTO if exit_.parent else HttpConnectionManagerCodecType.HTTP2,
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
             parent_filter() if exit_.parent else _resolver(exit_.egress_address),
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
+        scheme="http" if exit_.parent else None,
     )
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
+    from_them = from_gateways(fleet_id, HTTP1 if exit_.parent else HTTP2)
     return Listener(
         name=names.EXIT_LISTENER,
         address=socket(exit_.bind_address, exit_.port),
-        filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
+        filter_chains=[FilterChain(filters=[chain], transport_socket=from_them)],
         per_connection_buffer_limit_bytes=1024 * 1024,
+        tcp_keepalive=LIVELY if exit_.parent else None,
     )
 
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, ExtensionConfigSource, SubstitutionFormatString
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    ExtensionConfigSource,
+    SocketOption,
+    SocketOptionSocketState,
+    SubstitutionFormatString,
+)
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, ListenerFilter
 from envoy_data_plane.envoy.config.listener.v3 import Listener as ListenerResource
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
@@ -23,7 +29,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from model.world import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
-from xds.translate.http import connection_manager, http_filter, local_replies, over_ads, socket
+from xds.translate.http import TUNNEL_IDLE, connection_manager, http_filter, local_replies, over_ads, socket
 from xds.translate.scripts import quoted, read_script
 from xds.translate.tls import to_clients
 
@@ -61,6 +67,22 @@ def translate_gateway_listener(listener: Listener, pool: Pool | None = None) -> 
         listener_filters=[_server_name_reader()] if tls else [],
         filter_chains=[FilterChain(filters=[http], transport_socket=tls)],
         per_connection_buffer_limit_bytes=1024 * 1024,
+        socket_options=[_patience()],
+    )
+
+
+def _patience() -> SocketOption:
+    """How long a client may take nothing of what waits for it: as long as a tunnel may be silent.
+
+    The kernel sees to it (TCP_USER_TIMEOUT, which accepted sockets inherit), for Envoy itself sets no end to the last writing.
+    """
+    tcp, user_timeout = 6, 18  # Linux's numbers, wherever this is translated
+    return SocketOption(
+        description="TCP_USER_TIMEOUT",
+        level=tcp,
+        name=user_timeout,
+        int_value=int(TUNNEL_IDLE.total_seconds() * 1000),
+        state=SocketOptionSocketState.STATE_LISTENING,
     )
 
 

@@ -15,8 +15,10 @@ from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
     Http2ProtocolOptions,
     KeepaliveSettings,
+    SchemeHeaderTransformation,
     SocketAddress,
     SubstitutionFormatString,
+    TcpKeepalive,
 )
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption as Header
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
@@ -40,8 +42,14 @@ CONNECTION_WINDOW_BYTES: Final = 2**31 - 1
 TUNNEL_IDLE: Final = timedelta(hours=1)
 """How long a tunnel may be silent."""
 HEADERS_TIMEOUT: Final = timedelta(seconds=15)
-DELAYED_CLOSE: Final = timedelta(milliseconds=100)
-"""How late the end of a finished tunnel may reach the client; the default is a second."""
+NO_DELAYED_CLOSE: Final = timedelta(0)
+"""A connection that is at its end is closed as soon as all of it is written, however long that takes.
+
+Any other time is two at once: how late the end of a tunnel reaches the client (by default a second), and after how long without
+progress what a slow client has not taken yet is thrown away.
+"""
+LIVELY: Final = TcpKeepalive(keepalive_time=10, keepalive_interval=1, keepalive_probes=5)
+"""What HTTP/1.1 has instead of the pings of HTTP/2, within the same time: silent tunnels whose other end vanished end too."""
 UNREACHED: Final = ("UH", "UF", "UO", "NR", "NC", "URX", "UC", "LR", "UR", "UT", "DF", "DO", "UPE", "NFCF", "DT", "SI")
 """Response flags of replies that the proxy makes itself because it reached nobody (access log, `%RESPONSE_FLAGS%`)."""
 
@@ -80,8 +88,12 @@ def connection_manager(
     routes: str,
     filters: list[HttpFilter],
     local_replies: LocalReplyConfig,
+    scheme: str | None = None,
 ) -> HttpConnectionManager:
-    """A connection manager that forwards what it is given and adds nothing of its own."""
+    """A connection manager that forwards what it is given and adds nothing of its own.
+
+    `scheme` is what all requests are for, where they cannot say it: HTTP/1.1 leaves it to the connection, which may be TLS.
+    """
     return HttpConnectionManager(
         stat_prefix=name,
         codec_type=codec,
@@ -101,8 +113,9 @@ def connection_manager(
         stream_error_on_invalid_http_message=True,
         stream_idle_timeout=TUNNEL_IDLE,
         request_headers_timeout=HEADERS_TIMEOUT,
-        delayed_close_timeout=DELAYED_CLOSE,
+        delayed_close_timeout=NO_DELAYED_CLOSE,
         local_reply_config=local_replies,
+        scheme_header_transformation=SchemeHeaderTransformation(scheme_to_overwrite=scheme) if scheme else None,
     )
 
 

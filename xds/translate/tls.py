@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -31,27 +33,32 @@ from xds.translate import names
 from xds.translate.encoding import pack
 from xds.translate.http import over_ads
 
+HTTP1: Final = "http/1.1"
+HTTP2: Final = "h2"
+
 
 def to_exits() -> TransportSocket:
     """A gateway's side: it shows its certificate, and checks that the exit is the very one it dialled.
 
     The endpoint's host name is SNI and the name that the certificate must bear (`auto_sni_san_validation`), because one
-    cluster cannot pin a name for each endpoint.
+    cluster cannot pin a name for each endpoint. It speaks what the exit chooses, exit by exit.
     """
     context = UpstreamTlsContext(
-        common_tls_context=_common(CertificateValidationContext()), auto_host_sni=True, auto_sni_san_validation=True
+        common_tls_context=_common(CertificateValidationContext(), (HTTP2, HTTP1)),
+        auto_host_sni=True,
+        auto_sni_san_validation=True,
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def from_gateways(fleet_id: UUID) -> TransportSocket:
-    """An exit's side: nobody enters but the gateways of its own fleet."""
+def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
+    """An exit's side: nobody enters but the gateways of its own fleet. `protocol` is the one that it offers them (ALPN)."""
     gateways = SubjectAltNameMatcher(
         san_type=SubjectAltNameMatcherSanType.URI,
         matcher=StringMatcher(prefix=role_prefix(fleet_id, Role.GATEWAY)),
     )
     context = DownstreamTlsContext(
-        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways])),
+        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways]), (protocol,)),
         require_client_certificate=True,
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
@@ -68,20 +75,20 @@ def to_clients(secret: str) -> TransportSocket:
                 tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2,
                 tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             ),
-            alpn_protocols=["h2", "http/1.1"],
+            alpn_protocols=[HTTP2, HTTP1],
             tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=over_ads())],
         )
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def _common(validation: CertificateValidationContext) -> CommonTlsContext:
+def _common(validation: CertificateValidationContext, protocols: Sequence[str]) -> CommonTlsContext:
     return CommonTlsContext(
         tls_params=TlsParameters(  # the maximum too: Envoy's clients stop at 1.2 by default
             tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
         ),
-        alpn_protocols=["h2"],
+        alpn_protocols=list(protocols),
         tls_certificate_sds_secret_configs=[_secret(names.IDENTITY_SECRET, names.IDENTITY_PATH)],
         combined_validation_context=CommonTlsContextCombinedCertificateValidationContext(
             default_validation_context=validation,
