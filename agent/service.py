@@ -33,6 +33,7 @@ from agent.observing.observer import Observer
 from agent.observing.resolvers import resolvers_of
 from agent.observing.speed import Speedometer, SpeedUnknown
 from agent.orders import Handler, OrderFailed, Orders
+from agent.passage import marked_socket
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
@@ -42,6 +43,7 @@ from agent.secrets import write_secrets
 from agent.settings import AgentSettings, Exit
 from agent.supervisor import Launch, Supervisor, find_envoy
 from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
+from agent.tunnels.kill_switch import MARK
 from agent.tunnels.managed import ManagedTunnel
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
@@ -79,8 +81,10 @@ async def run_agent(settings: AgentSettings, stop: Stop, checks: Sequence[Check]
     """The same until `stop`. `checks` replace those that an exit's settings ask for."""
     folder = StateFolder(settings.state)
     with folder.held():
+        factory = marked_socket if settings.kill_switch else None
         # A connection for each request: one that is kept may be closed by the other side just when it is needed.
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        connector = aiohttp.TCPConnector(force_close=True, socket_factory=factory)
+        async with aiohttp.ClientSession(connector=connector) as session:
             await _Agent(settings, folder, session, checks).live(stop)
 
 
@@ -150,7 +154,7 @@ class _Agent:
                 certificate_pem=enrolment.certificate_pem,
                 authority_pem=enrolment.authority_pem,
             )
-            self._relay = Relay(enrolment, self._folder)
+            self._relay = Relay(enrolment, self._folder, marked=self._settings.kill_switch)
             await self._relay.start()
             self._enrolment = enrolment
             self._supervisor = Supervisor(
@@ -251,6 +255,7 @@ class _Agent:
             otlp=otlp,
             max_downstream_connections=self._settings.max_downstream_connections or affordable,
             resolvers=self._resolvers,
+            mark=MARK if self._settings.kill_switch else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 

@@ -105,8 +105,11 @@ class _Resolver(asyncio.DatagramProtocol):
         self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
 
 
+@dataclass
 class PlaneOutside(Plane):
     """The control plane's stand-in, on the other side of the cable."""
+
+    host: str = lab.NET_ADDRESS
 
     async def start(self) -> None:
         app = web.Application()
@@ -115,10 +118,10 @@ class PlaneOutside(Plane):
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         with lab.inside(lab.NET):
-            listening = socket.create_server((lab.NET_ADDRESS, 0))
+            listening = socket.create_server((self.host, 0))
         await web.SockSite(self.runner, listening).start()
         self.port = listening.getsockname()[1]
-        self.url = f"http://{lab.NET_ADDRESS}:{self.port}"
+        self.url = f"http://{self.host}:{self.port}"
 
 
 @pytest.fixture
