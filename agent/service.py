@@ -8,7 +8,6 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +29,6 @@ from agent.leaking import cut_when_leaking
 from agent.load import Load
 from agent.netlink import note_changes
 from agent.observing.observer import Observer
-from agent.observing.resolvers import resolvers_of
 from agent.observing.speed import Speedometer, SpeedUnknown
 from agent.orders import Handler, OrderFailed, Orders
 from agent.passage import marked_socket
@@ -40,7 +38,7 @@ from agent.relay import Relay
 from agent.report import Board, wait
 from agent.rotating import Rotation
 from agent.secrets import write_secrets
-from agent.settings import AgentSettings, Exit
+from agent.settings import AgentSettings
 from agent.supervisor import Launch, Supervisor, find_envoy
 from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
 from agent.tunnels.kill_switch import MARK
@@ -112,7 +110,7 @@ class _Agent:
         self._observer: Observer | None = None
         self._speedometer: Speedometer | None = None
         if settings.exit is not None and settings.exit.sources:
-            self._observer = Observer(settings.exit, self._board, resolvers=self._asked_for_names)
+            self._observer = Observer(settings.exit, self._board)
             self._speedometer = Speedometer(settings.exit, self._board)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
@@ -222,6 +220,9 @@ class _Agent:
         """Names are asked of these from now on, which takes another Envoy when they are others than before."""
         self._resolvers = resolvers
         self._resolvable.set()
+        if self._observer is not None and self._speedometer is not None:
+            self._observer.use(resolvers)
+            self._speedometer.use(resolvers)
         if self._supervisor is not None and self._enrolment is not None:
             await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
 
@@ -230,10 +231,6 @@ class _Agent:
         if self._settings.exit is not None and self._settings.exit.servers and not self._resolvers:
             await self._resolvable.wait()
         await supervisor.run()
-
-    def _asked_for_names(self, exit_: Exit) -> Sequence[Endpoint]:
-        """The resolvers that the exit's Envoy asks by now."""
-        return resolvers_of(replace(exit_, resolvers=self._resolvers))
 
     # -- Envoy
 

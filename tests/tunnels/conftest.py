@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -70,18 +71,22 @@ def in_exit(network):
 
 @dataclass
 class Internet:
-    """A page on port 80 that says who asks, and a resolver that knows every name as the page's. Both stand on all addresses."""
+    """A page on port 80 that says who asks, /json as a source does, and a resolver that knows every name as the page's.
+
+    Both stand on all addresses.
+    """
 
     callers: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
 
     async def answer(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await reader.readuntil(b"\r\n\r\n")
+            asked = await reader.readuntil(b"\r\n\r\n")
             caller = writer.get_extra_info("peername")[0]
             self.callers.append(caller)
-            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(caller)}\r\nconnection: close\r\n\r\n"
-            writer.write((head + caller).encode())
+            said = json.dumps({"ip": caller, "country": "DE"}) if asked.startswith(b"GET /json ") else caller
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + said).encode())
             await writer.drain()
             writer.close()
             await writer.wait_closed()

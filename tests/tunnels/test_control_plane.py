@@ -101,13 +101,17 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
         assert await proxy.ask(f"[{lab.PAGE_6}]") == "HTTP/1.1 200 OK"
         for port in (plane.port, plane.xds_port, collector.place.port):
             assert not await connects(port)
-        assert await proxy.ask(f"{lab.PAGE}:{plane.port}", "/api/v1/exits/register") == "HTTP/1.1 503 Service Unavailable"
+        assert (
+            await proxy.ask(f"{lab.PAGE}:{plane.port}", "/api/v1/exits/register") == "HTTP/1.1 503 Service Unavailable"
+        )
         assert await proxy.ask("collector", proxy.COLLECTOR) == "HTTP/1.1 503 Service Unavailable"
         assert collector.callers == 0
     await until(lambda: len(plane.beats) > before + 3)
 
 
-async def test_envoys_own_traces_pass_the_switch(wireguard, internet, plane, source, collector, start_agent, until, tmp_path):
+async def test_envoys_own_traces_pass_the_switch(
+    wireguard, internet, plane, source, collector, start_agent, until, tmp_path
+):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
     clusters = json.loads((tmp_path / "agent" / "bootstrap.json").read_text())["static_resources"]["clusters"]
