@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from operator import truediv
 from typing import Final
 
 from bench.http_load import pack
@@ -86,12 +87,12 @@ def _report(idle: Sequence[Turn], loaded: Sequence[Turn]) -> None:
     before, beside = ([delay for turn in turns for delay in turn.delays_s] for turns in (idle, loaded))
     spread("requests, nobody else there", before)
     spread("requests beside those who do not read", beside, baseline_s=before)
-    spread("p99 of each turn, nobody else there", [turn.p99_s for turn in idle])
-    spread("p99 of each turn beside them", [turn.p99_s for turn in loaded])
-    ratios = sorted(one.p99_s / other.p99_s for one, other in zip(loaded, idle, strict=True))
-    figure("p99 beside them to p99 idle: least turn", ratios[0], "x")
-    figure("p99 beside them to p99 idle: median turn", quantile(ratios, 50), "x", below=2)
-    figure("p99 beside them to p99 idle: most", ratios[-1], "x")
+    alone_s, loaded_s = ([turn.p99_s for turn in turns] for turns in (idle, loaded))
+    spread("p99 of each turn, nobody else there", alone_s)
+    spread("p99 of each turn beside them", loaded_s)
+    figure("p99 beside them to p99 idle: median turns", quantile(loaded_s, 50) / quantile(alone_s, 50), "x", below=2)
+    figure("p99 beside them to p99 idle: calmest turns", min(loaded_s) / min(alone_s), "x", below=2)
+    figure("p99 beside them to p99 idle: one turn, most", max(map(truediv, loaded_s, alone_s)), "x")
     failed = sum((turn.failed for turn in (*idle, *loaded)), Counter[str]())
     figure("requests that failed", failed.total(), at_most=0)
     for word, times in sorted(failed.items()):
