@@ -2,7 +2,7 @@
 
 Gateway and exit are real Envoys that a real control plane configures. The bystander asks for a short page at an even rate, in an
 open loop; beside it clients ask for a large body, half of them through CONNECT, and never read. Both are measured in turns, in one
-run: idle, loaded, idle, loaded. In each loaded turn it begins once nothing more moves towards those who do not read.
+run: idle, loaded, idle, loaded. Each turn begins once nothing more moves, neither towards those who do not read nor after them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODY_BYTES: Final = 500_000_000
 """Of each body that nobody reads: far more than all buffers on its way."""
 _WITHIN_S: Final = 60.0
 _LOOK_S: Final = 0.25
-_STILL_LOOKS: Final = 4
+_STILL_LOOKS: Final = 8
 _STILL_BYTES: Final = 65_536
 """What heartbeats and health checks move between two looks is less."""
 _RECEIVED: Final = "upstream_cx_rx_bytes_total"
@@ -77,6 +77,7 @@ def main(given: Sequence[str]) -> None:
         loaded: list[Turn] = []
         _ask(scene, options, seconds=2)  # what is made at first sight is made
         for _ in range(options.turns):
+            _until_still(scene.gateway)  # what the others left behind is cleared away
             idle.append(_ask(scene, options))
             with _not_reading(scene, options.clients):
                 loaded.append(_ask(scene, options))
