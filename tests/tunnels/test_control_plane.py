@@ -87,6 +87,7 @@ async def connects(port: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_does(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
@@ -125,6 +126,7 @@ async def test_envoys_own_traces_pass_the_switch(
         assert collector.callers
 
 
+@pytest.mark.slow
 async def test_a_control_plane_that_was_away_is_found_again_through_the_switch(
     wireguard, internet, plane, source, start_agent, until, tmp_path
 ):
