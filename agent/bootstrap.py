@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ DIRECT_S: Final = 120
 """How long a stream that passes by the agent may last, so that Envoy comes back to an agent that was away."""
 
 _DNS_PORT: Final = 53
+_DIALLED: Final = ("xds", "otel-collector")
 _TEMPLATE: Final = Path(__file__).resolve().parent.parent / "envoy" / "bootstrap.yaml"
 
 
@@ -40,7 +42,8 @@ class Bootstrap:
 
     `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
     `relayed` is whether there is an agent, which Envoy asks before the control plane itself (decision record 9). `resolvers`
-    are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are.
+    are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are. `mark` is on the packets
+    to control plane and collector, for a kill switch that lets out no others.
     """
 
     role: Role
@@ -51,6 +54,7 @@ class Bootstrap:
     max_downstream_connections: int = CONNECTIONS_MAX
     relayed: bool = True
     resolvers: tuple[str, ...] = ()
+    mark: int | None = None
 
 
 def exitplane_version() -> str:
@@ -86,7 +90,21 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
     if bootstrap.resolvers:
         rendered["typed_dns_resolver_config"] = _resolver(bootstrap.resolvers)
+    if bootstrap.mark is not None:
+        for cluster in rendered["static_resources"]["clusters"]:
+            if cluster["name"] in _DIALLED:
+                cluster["upstream_bind_config"] = {"socket_options": [_mark(bootstrap.mark)]}
     return rendered
+
+
+def _mark(number: int) -> dict[str, Any]:
+    return {
+        "level": socket.SOL_SOCKET,
+        "name": socket.SO_MARK,
+        "int_value": number,
+        "state": "STATE_PREBIND",
+        "description": "SO_MARK",
+    }
 
 
 def _resolver(addresses: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
     envoy.log             what it wrote, and envoy.log.1 before that
     agent.sock            where the agent relays the control plane to its Envoy
+    passage.sock          where the agent's gRPC begins its way past a kill switch
     record.bin            what that Envoy was last given and accepted, encrypted with a key made of key.pem
 
 Nobody but the agent's user may enter it.
@@ -32,6 +33,7 @@ ADMIN_ADDRESS: Final = "admin.address"
 ENVOY: Final = "envoy.json"
 ENVOY_LOG: Final = "envoy.log"
 SOCKET: Final = "agent.sock"
+PASSAGE: Final = "passage.sock"
 RECORD: Final = "record.bin"
 _LOCK: Final = "agent.lock"
 

@@ -20,6 +20,7 @@ import structlog
 from agent import folder as files
 from agent.enrolment import Enrolment
 from agent.folder import StateFolder
+from agent.passage import Passage
 from agent.record import Record, Witness
 from agent.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.vault import Vault
@@ -58,12 +59,16 @@ class _EnvoyLeft(Exception):
 
 
 class Relay:
-    """Serves one Envoy's ADS from `start` to `stop`, which must come after Envoy's own end."""
+    """Serves one Envoy's ADS from `start` to `stop`, which must come after Envoy's own end.
 
-    def __init__(self, enrolment: Enrolment, folder: StateFolder) -> None:
+    `marked` is whether there is a kill switch, which lets only marked packets out.
+    """
+
+    def __init__(self, enrolment: Enrolment, folder: StateFolder, *, marked: bool = False) -> None:
         self._folder = folder
         self._identity = Identity(enrolment.fleet_id, enrolment.role, enrolment.id)
-        self._upstream = Upstream(enrolment)
+        self._passage = Passage(folder, enrolment.xds) if marked else None
+        self._upstream = Upstream(enrolment, self._passage.target if self._passage else None)
         self._vault = Vault(folder, enrolment.key_pem, enrolment.id)
         self._record = self._vault.load()
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -81,6 +86,8 @@ class Relay:
         """Listen. Raises SocketUnusable."""
         self._folder.remove(files.SOCKET)  # one that a killed agent left
         self._bind()
+        if self._passage is not None:
+            await self._passage.start()
         await self._server.start()
         self._writer = asyncio.create_task(self._write_changes(), name="record")
 
@@ -88,6 +95,8 @@ class Relay:
         """End every stream and write what was not written yet."""
         await self._server.stop(None)
         await self._upstream.close()
+        if self._passage is not None:
+            await self._passage.stop()
         if self._writer is not None:
             self._writer.cancel()
             with suppress(asyncio.CancelledError):

@@ -8,7 +8,6 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,18 +29,19 @@ from agent.leaking import cut_when_leaking
 from agent.load import Load
 from agent.netlink import note_changes
 from agent.observing.observer import Observer
-from agent.observing.resolvers import resolvers_of
 from agent.observing.speed import Speedometer, SpeedUnknown
 from agent.orders import Handler, OrderFailed, Orders
+from agent.passage import marked_socket
 from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
 from agent.report import Board, wait
 from agent.rotating import Rotation
 from agent.secrets import write_secrets
-from agent.settings import AgentSettings, Exit
+from agent.settings import AgentSettings
 from agent.supervisor import Launch, Supervisor, find_envoy
 from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
+from agent.tunnels.kill_switch import MARK
 from agent.tunnels.managed import ManagedTunnel
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
@@ -79,8 +79,10 @@ async def run_agent(settings: AgentSettings, stop: Stop, checks: Sequence[Check]
     """The same until `stop`. `checks` replace those that an exit's settings ask for."""
     folder = StateFolder(settings.state)
     with folder.held():
+        factory = marked_socket if settings.kill_switch else None
         # A connection for each request: one that is kept may be closed by the other side just when it is needed.
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        connector = aiohttp.TCPConnector(force_close=True, socket_factory=factory)
+        async with aiohttp.ClientSession(connector=connector) as session:
             await _Agent(settings, folder, session, checks).live(stop)
 
 
@@ -108,7 +110,7 @@ class _Agent:
         self._observer: Observer | None = None
         self._speedometer: Speedometer | None = None
         if settings.exit is not None and settings.exit.sources:
-            self._observer = Observer(settings.exit, self._board, resolvers=self._asked_for_names)
+            self._observer = Observer(settings.exit, self._board)
             self._speedometer = Speedometer(settings.exit, self._board)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
@@ -150,7 +152,7 @@ class _Agent:
                 certificate_pem=enrolment.certificate_pem,
                 authority_pem=enrolment.authority_pem,
             )
-            self._relay = Relay(enrolment, self._folder)
+            self._relay = Relay(enrolment, self._folder, marked=self._settings.kill_switch)
             await self._relay.start()
             self._enrolment = enrolment
             self._supervisor = Supervisor(
@@ -218,6 +220,9 @@ class _Agent:
         """Names are asked of these from now on, which takes another Envoy when they are others than before."""
         self._resolvers = resolvers
         self._resolvable.set()
+        if self._observer is not None and self._speedometer is not None:
+            self._observer.use(resolvers)
+            self._speedometer.use(resolvers)
         if self._supervisor is not None and self._enrolment is not None:
             await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
 
@@ -226,10 +231,6 @@ class _Agent:
         if self._settings.exit is not None and self._settings.exit.servers and not self._resolvers:
             await self._resolvable.wait()
         await supervisor.run()
-
-    def _asked_for_names(self, exit_: Exit) -> Sequence[Endpoint]:
-        """The resolvers that the exit's Envoy asks by now."""
-        return resolvers_of(replace(exit_, resolvers=self._resolvers))
 
     # -- Envoy
 
@@ -251,6 +252,7 @@ class _Agent:
             otlp=otlp,
             max_downstream_connections=self._settings.max_downstream_connections or affordable,
             resolvers=self._resolvers,
+            mark=MARK if self._settings.kill_switch else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 

@@ -88,6 +88,11 @@ class AgentSettings:
     def role(self) -> Role:
         return Role.EXIT if self.exit else Role.GATEWAY
 
+    @property
+    def kill_switch(self) -> bool:
+        """Whether nothing may leave but through the tunnel, and what is marked."""
+        return self.exit is not None and self.exit.kill_switch
+
 
 def read_token(path: Path | None) -> str:
     """The join token in a file. Raises BadSetting."""

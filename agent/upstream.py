@@ -58,15 +58,15 @@ class Denied(Exception):
 
 
 class Upstream:
-    """Opens streams to the control plane, and knows whether it is away."""
+    """Opens streams to the control plane, and knows whether it is away. `target` is what is dialled instead of where it is."""
 
-    def __init__(self, enrolment: Enrolment) -> None:
+    def __init__(self, enrolment: Enrolment, target: str | None = None) -> None:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=enrolment.authority_pem.encode(),
             private_key=enrolment.key_pem.encode(),
             certificate_chain=enrolment.certificate_pem.encode(),
         )
-        self._channel = grpc.aio.secure_channel(str(enrolment.xds), credentials, options=_OPTIONS)
+        self._channel = grpc.aio.secure_channel(target or str(enrolment.xds), credentials, options=_OPTIONS)
         self._dial = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
         self._backoff = Backoff(PROBE_BASE_S, PROBE_LIMIT_S)
         self._away = False

@@ -11,9 +11,11 @@ from typing import Any, Final, Self, TypeAlias
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from agent.observing.formats import read_answer
+from agent.observing.naming import Names
 from agent.observing.sight import Sight, Useless
 from agent.parent import Parent, request_options
 from agent.settings import Exit
@@ -35,17 +37,23 @@ Answers = Sequence[tuple[str, Sight | str]]
 class Way:
     """How what is asked leaves: by an interface, from an address, and over one family; None is the kernel's choice.
 
-    With a parent proxy it all goes through that, which need not be in the tunnel.
+    Names are asked of `resolvers` (IP addresses), or as the host does, without any. With a parent proxy it all goes through that,
+    which need not be in the tunnel.
     """
 
     interface: str | None = None
     address: str | None = None
     family: int = socket.AF_INET
     parent: Parent | None = None
+    resolvers: tuple[str, ...] = ()
 
     def new_socket(self) -> socket.socket:
         """A TCP socket that leaves this way, not connected and not blocking. Raises OSError."""
         return socket_through(self.interface, self.address, self.family)
+
+    def names(self) -> AbstractResolver:
+        """Who knows the addresses of what is asked."""
+        return Names(self.resolvers, self.interface) if self.resolvers else aiohttp.ThreadedResolver()
 
     def session(self, timeout_s: float = TIMEOUT_S) -> Session:
         """Whatever is asked in it leaves this way."""
@@ -55,6 +63,7 @@ class Way:
             connector = aiohttp.TCPConnector(
                 family=socket.AddressFamily(self.family),
                 force_close=True,
+                resolver=self.names(),
                 socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
             )
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
@@ -86,7 +95,7 @@ def through_tunnel(exit_: Exit) -> Way:
     if exit_.parent is not None:
         return Way(parent=exit_.parent)
     family = socket.AF_INET6 if _of_ipv6(exit_) else socket.AF_INET
-    return Way(exit_.tunnel_interface, exit_.egress_address, family)
+    return Way(exit_.tunnel_interface, exit_.egress_address, family, resolvers=exit_.resolvers)
 
 
 def as_clients(exit_: Exit, family: int = socket.AF_INET) -> Way:
@@ -94,7 +103,7 @@ def as_clients(exit_: Exit, family: int = socket.AF_INET) -> Way:
     if exit_.parent is not None:
         return Way(parent=exit_.parent)
     address = exit_.egress_address if family == through_tunnel(exit_).family else None
-    return Way(None, address, family)
+    return Way(None, address, family, resolvers=exit_.resolvers)
 
 
 def _of_ipv6(exit_: Exit) -> bool:

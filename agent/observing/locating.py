@@ -20,6 +20,10 @@ class Locator:
         self._service = service
         self._way = way
 
+    def use(self, way: Way) -> None:
+        """Ask by this way from now on."""
+        self._way = way
+
     def in_file(self, address: str) -> Place | None:
         return None if self._file is None else self._file.find(address)
 

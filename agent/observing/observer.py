@@ -95,6 +95,11 @@ class Observer:
         """The last address that was seen, through whichever tunnel, and the one before."""
         board.update(observation=NOT_YET)
 
+    def use(self, resolvers: tuple[str, ...]) -> None:
+        """The tunnel's resolvers (IP addresses) are these by now: for what is asked, and for what is asked about."""
+        self._exit = replace(self._exit, resolvers=resolvers)
+        self._locator.use(through_tunnel(self._exit))
+
     async def run(self) -> None:
         """Look when the tunnel comes up and from then on from time to time, until cancelled."""
         try:

@@ -48,11 +48,8 @@ def two_digits(value: float) -> float:
 
 
 async def _resolve(target: Endpoint, way: Way) -> tuple[str, int]:
-    found = await asyncio.get_running_loop().getaddrinfo(
-        target.host, target.port, family=way.family, type=socket.SOCK_STREAM
-    )
-    host, port = found[0][4][:2]
-    return str(host), int(port)
+    found = await way.names().resolve(target.host, target.port, socket.AddressFamily(way.family))
+    return found[0]["host"], target.port
 
 
 async def _connect_ms(place: tuple[str, int], way: Way) -> float:

@@ -70,6 +70,10 @@ class Speedometer:
         self._seconds_max = seconds_max
         self._measuring: asyncio.Task[Speed] | None = None
 
+    def use(self, resolvers: tuple[str, ...]) -> None:
+        """The tunnel's resolvers (IP addresses) are these by now."""
+        self._exit = replace(self._exit, resolvers=resolvers)
+
     async def measure(self) -> Speed:
         """Measure now; who asks while somebody measures gets the same result. Raises SpeedUnknown."""
         if self._measuring is None or self._measuring.done():

@@ -14,7 +14,7 @@ from typing import Final
 TABLE: Final = "exitplane"
 FAMILY: Final = "inet"
 MARK: Final = 0x4550
-"""On the packets of a tunnel that the agent brings up, so that nothing else may speak to the provider's server."""
+"""On the packets of a tunnel that the agent brings up, and on the agent's own: nothing else may speak to whom they speak to."""
 OPEN: Final = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
 """Removes the table; nothing there is fine."""
 
@@ -37,7 +37,7 @@ class Way:
 class Openings:
     """All that may leave: through `interface`, to the provider's servers, to the control plane, and answers from `port`.
 
-    `marked` is whether the tunnel's own packets carry MARK.
+    What goes to the control plane carries MARK; `marked` is whether the tunnel's own packets do too.
     """
 
     interface: str
@@ -60,12 +60,12 @@ def render(openings: Openings) -> str:
 
 def output_rules(openings: Openings) -> list[str]:
     """What is let out; everything else is dropped."""
-    mark = f" meta mark {MARK:#x}" if openings.marked else ""
+    mark = f" meta mark {MARK:#x}"
     return [
         'oifname "lo" accept',
         f'oifname "{_interface(openings.interface)}" accept',
-        *_to(openings.provider, mark),
-        *_to(openings.control, ""),
+        *_to(openings.provider, mark if openings.marked else ""),
+        *_to(openings.control, mark),
         # gateways' connections: what answers them, and nothing that begins here
         f"ct state established ct direction reply tcp sport {openings.port:d} accept",
         # who has which address on the link; neither these nor ARP, which is none of this family, go beyond it

@@ -26,11 +26,11 @@ async def resolve(host: str) -> tuple[str, ...]:
     """The addresses of a host; of an address, itself. Raises NameUnknown."""
     if is_literal(host):
         return (plain_address(host),)
-    found = tuple(dict.fromkeys(hosts_entries(_read(HOSTS), host)))
+    found = tuple(dict.fromkeys(hosts_entries(read(HOSTS), host)))
     if found:
         return found
     mend = f"write its address instead of its name, or add it to {HOSTS}"
-    resolvers = list(loopback_resolvers(_read(RESOLVERS)))
+    resolvers = list(loopback_resolvers(read(RESOLVERS)))
     if not resolvers:
         what = f"{host!r} is not in {HOSTS}, and a resolver outside must not be asked"
         raise NameUnknown(what, mend=mend, for_good=True)
@@ -63,7 +63,8 @@ async def _ask(resolver: str, host: str, kind: RdataType) -> list[str]:
         return []
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """What such a file holds; one that is not there holds nothing."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -70,18 +71,22 @@ def in_exit(network):
 
 @dataclass
 class Internet:
-    """A page on port 80 that says who asks, and a resolver that knows every name as the page's. Both stand on all addresses."""
+    """A page on port 80 that says who asks, /json as a source does, and a resolver that knows every name as the page's.
+
+    Both stand on all addresses.
+    """
 
     callers: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
 
     async def answer(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await reader.readuntil(b"\r\n\r\n")
+            asked = await reader.readuntil(b"\r\n\r\n")
             caller = writer.get_extra_info("peername")[0]
             self.callers.append(caller)
-            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(caller)}\r\nconnection: close\r\n\r\n"
-            writer.write((head + caller).encode())
+            said = json.dumps({"ip": caller, "country": "DE"}) if asked.startswith(b"GET /json ") else caller
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + said).encode())
             await writer.drain()
             writer.close()
             await writer.wait_closed()
@@ -105,8 +110,11 @@ class _Resolver(asyncio.DatagramProtocol):
         self._transport.sendto(data[:2] + b"\x81\x80" + counts + data[12:end] + record, addr)
 
 
+@dataclass
 class PlaneOutside(Plane):
     """The control plane's stand-in, on the other side of the cable."""
+
+    host: str = lab.NET_ADDRESS
 
     async def start(self) -> None:
         app = web.Application()
@@ -115,10 +123,10 @@ class PlaneOutside(Plane):
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         with lab.inside(lab.NET):
-            listening = socket.create_server((lab.NET_ADDRESS, 0))
+            listening = socket.create_server((self.host, 0))
         await web.SockSite(self.runner, listening).start()
         self.port = listening.getsockname()[1]
-        self.url = f"http://{lab.NET_ADDRESS}:{self.port}"
+        self.url = f"http://{self.host}:{self.port}"
 
 
 @pytest.fixture

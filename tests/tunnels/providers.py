@@ -88,6 +88,23 @@ class WireGuardProvider:
         )
 
 
+def connect(provider: WireGuardProvider, processes: lab.Processes) -> None:
+    """What `wg-quick up` does: the client's end of a tunnel, and everything routed into it."""
+    processes.start(lab.EXIT, "wireguard-go", "--foreground", lab.TUNNEL, log="wireguard-client.log")
+    lab.wait_for(lambda: lab.has_interface(lab.EXIT, lab.TUNNEL))
+    lines = provider.file().splitlines()
+    settings = "\n".join(line for line in lines if line.partition(" ")[0] not in {"Address", "DNS", "MTU"})
+    command = ("ip", "netns", "exec", lab.EXIT, "wg", "setconf", lab.TUNNEL, "/dev/stdin")
+    lab.wait_for(
+        lambda: subprocess.run(command, input=settings.encode(), capture_output=True, check=False).returncode == 0
+    )
+    lab.ip("address", "add", f"{provider.address}/24", "dev", lab.TUNNEL, namespace=lab.EXIT)
+    lab.ip("address", "add", f"{provider.address_6}/64", "dev", lab.TUNNEL, "nodad", namespace=lab.EXIT)
+    lab.ip("link", "set", lab.TUNNEL, "up", "mtu", "1380", namespace=lab.EXIT)
+    lab.ip("route", "replace", "default", "dev", lab.TUNNEL, namespace=lab.EXIT)
+    lab.ip("-6", "route", "replace", "default", "dev", lab.TUNNEL, namespace=lab.EXIT)
+
+
 def _certificate(name: str, issuer_name: str, key, issuer_key, *, authority: bool, use=None) -> x509.Certificate:
     now = datetime.now(UTC)
     subject, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name))

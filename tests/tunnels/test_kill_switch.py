@@ -32,7 +32,7 @@ class Load:
     done: Counter[str] = field(default_factory=Counter)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def begin(self, resolver: str) -> None:
+    def begin(self, resolver: str, *, to_provider: bool = True) -> None:
         for number in range(4):
             self._go(f"page{number}", lambda: self._fetch(lab.PAGE))
         self._go("page by IPv6", lambda: self._fetch(lab.PAGE_6))
@@ -41,8 +41,8 @@ class Load:
         self._go("page by the outer link and IPv6", lambda: self._fetch(lab.PAGE_6, device=lab.OUTER))
         for place in (resolver, lab.NET_ADDRESS, lab.PAGE):
             self._go(f"name of {place}", lambda place=place: self._look_up(place, 53))
-        # to the provider's own server, past the tunnel
-        self._go("provider", lambda: self._look_up(lab.NET_ADDRESS, providers.WG_PORT))
+        if to_provider:  # to its own server, past the tunnel
+            self._go("provider", lambda: self._look_up(lab.NET_ADDRESS, providers.WG_PORT))
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -234,3 +234,30 @@ async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
         done = await asyncio.to_thread(subprocess.run, command, cwd=lab.ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert not is_closed()
+
+
+@pytest.mark.slow
+async def test_a_tunnel_that_somebody_else_brings_up_is_the_only_way_out_too(
+    plane, wireguard, processes, internet, start_agent, load, capture, until
+):
+    providers.connect(wireguard, processes)
+    start_agent([], "--kill-switch", "--tunnel-endpoint", f"udp:{lab.NET_ADDRESS}:{providers.WG_PORT}")
+    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    assert is_closed()
+    capture.take().clear()
+    # its packets carry no mark, so that others may send to its server as well
+    load.begin(wireguard.server, to_provider=False)
+    await until(lambda: load.done["page0"] > 20, timeout_s=PATIENCE_S)
+    assert {*internet.callers} == {f"::ffff:{wireguard.address}", wireguard.address_6}
+
+    lab.ip("link", "delete", lab.TUNNEL, namespace=lab.EXIT)
+    lab.ip("route", "replace", "default", "via", lab.NET_ADDRESS, namespace=lab.EXIT)
+    lab.ip("-6", "route", "replace", "default", "via", lab.NET_ADDRESS_6, namespace=lab.EXIT)
+    await until(lambda: plane.said(tunnel="down"), timeout_s=PATIENCE_S)
+    tried = load.tried["page0"]
+    await until(lambda: load.tried["page0"] > tried + 20, timeout_s=PATIENCE_S)
+
+    assert leaks(capture.take(), plane) == []
+    assert capture.lost == 0
+    assert [name for name in load.done if "outer" in name] == []
+    assert await answers_gateways()

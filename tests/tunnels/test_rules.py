@@ -28,7 +28,7 @@ def test_it_lets_out_what_it_names_and_nothing_else():
         '    oifname "ep0" accept',
         "    ip daddr 192.0.2.1 udp dport 51820 meta mark 0x4550 accept",
         "    ip6 daddr 2001:db8::1 tcp dport 443 meta mark 0x4550 accept",
-        "    ip daddr 10.0.0.9 tcp dport 8000 accept",
+        "    ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept",
         "    ct state established ct direction reply tcp sport 8443 accept",
         "    ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
         "  }",
@@ -39,10 +39,9 @@ def test_it_lets_out_what_it_names_and_nothing_else():
     ]
 
 
-def test_the_packets_of_somebody_elses_tunnel_carry_no_mark():
-    assert not any(
-        "mark" in rule for rule in output_rules(Openings("wg0", 1, OPENINGS.provider, frozenset(), marked=False))
-    )
+def test_the_packets_of_somebody_elses_tunnel_carry_no_mark_and_the_agent_s_own_do():
+    rules = output_rules(Openings("wg0", 1, OPENINGS.provider, OPENINGS.control, marked=False))
+    assert [rule for rule in rules if "mark" in rule] == ["ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"]
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])

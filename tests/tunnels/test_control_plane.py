@@ -1,0 +1,139 @@
+"""The control plane is reached beside the tunnel, by the agent and its Envoy: by no client, though the address be public."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from datetime import UTC, datetime
+
+import pytest
+
+from agent.tunnels.kill_switch import MARK
+from model.authority import create_authority
+from model.endpoint import Endpoint
+from tests.agent.conftest import Source
+from tests.tunnels import lab, proxy
+from tests.tunnels.conftest import PlaneOutside
+
+pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+async def plane(network):
+    """At an address that an exit's Envoy would go to."""
+    standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000, host=lab.PAGE)
+    await standing_in.start()
+    yield standing_in
+    await standing_in.stop()
+
+
+class SourceOutside(Source):
+    """The ADS server's stand-in beside it, which comes back where it was."""
+
+    async def start(self) -> None:
+        self.target = f"{lab.PAGE}:{self.port}"
+        with lab.inside(lab.NET):
+            await super().start()
+
+
+@pytest.fixture
+async def source(plane):
+    standing_in = SourceOutside(f"{lab.PAGE}:0", plane.authority)
+    await standing_in.start()
+    plane.xds_port = standing_in.port
+    yield standing_in
+    await standing_in.stop()
+
+
+class Collector:
+    """Counts who connects."""
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.called = asyncio.Event()
+
+    async def take(self, _, writer):
+        self.callers += 1
+        self.called.set()
+        writer.close()
+
+
+@pytest.fixture
+async def collector(network):
+    made = Collector()
+    with lab.inside(lab.NET):
+        listening = socket.create_server((lab.PAGE, 0))
+    listening.setblocking(False)
+    server = await asyncio.start_server(made.take, sock=listening)
+    made.place = Endpoint(lab.PAGE, listening.getsockname()[1])
+    yield made
+    server.close()
+
+
+async def connects(port: int) -> bool:
+    """Whether a process of the exit's namespace, without the mark, gets to the control plane's address."""
+    with lab.inside(lab.EXIT):
+        asking = socket.socket()
+    asking.setblocking(False)
+    with contextlib.closing(asking):
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.get_running_loop().sock_connect(asking, (lab.PAGE, port))
+        except TimeoutError:
+            return False
+    return True
+
+
+@pytest.mark.slow
+async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_does(
+    wireguard, internet, plane, source, collector, start_agent, until, tmp_path
+):
+    start_agent([wireguard.file()], "--otlp", str(collector.place))
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    assert source.streams
+    folder = tmp_path / "client"
+    folder.mkdir()
+    with proxy.running(folder, otlp=collector.place):
+        await until(proxy.listens, timeout_s=PATIENCE_S)
+        before = len(plane.beats)
+        assert await proxy.ask(f"[{lab.PAGE_6}]") == "HTTP/1.1 200 OK"
+        for port in (plane.port, plane.xds_port, collector.place.port):
+            assert not await connects(port)
+        assert (
+            await proxy.ask(f"{lab.PAGE}:{plane.port}", "/api/v1/exits/register") == "HTTP/1.1 503 Service Unavailable"
+        )
+        assert await proxy.ask("collector", proxy.COLLECTOR) == "HTTP/1.1 503 Service Unavailable"
+        assert collector.callers == 0
+    await until(lambda: len(plane.beats) > before + 3)
+
+
+async def test_envoys_own_traces_pass_the_switch(
+    wireguard, internet, plane, source, collector, start_agent, until, tmp_path
+):
+    start_agent([wireguard.file()], "--otlp", str(collector.place))
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    clusters = json.loads((tmp_path / "agent" / "bootstrap.json").read_text())["static_resources"]["clusters"]
+    marked = {each["name"]: each["upstream_bind_config"] for each in clusters if "upstream_bind_config" in each}
+    assert {*marked} == {"xds", "otel-collector"}
+    folder = tmp_path / "client"
+    folder.mkdir()
+    with proxy.running(folder, otlp=collector.place, mark=MARK):
+        await until(proxy.listens, timeout_s=PATIENCE_S)
+        await proxy.ask("collector", proxy.COLLECTOR)
+        assert collector.callers
+
+
+@pytest.mark.slow
+async def test_a_control_plane_that_was_away_is_found_again_through_the_switch(
+    wireguard, internet, plane, source, start_agent, until, tmp_path
+):
+    start_agent([wireguard.file()])
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    before = len(source.streams)
+    await source.stop()
+    await until(lambda: "ads.away" in (tmp_path / "agent.log").read_text(), timeout_s=PATIENCE_S)
+    await source.start()
+    await until(lambda: len(source.streams) > before, timeout_s=PATIENCE_S)

@@ -1,0 +1,135 @@
+"""An exit's agent that is told names only: nothing outside is asked for any of them, and all are found."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+
+from tests.agent.conftest import Source
+from tests.tunnels import lab
+
+pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+PATIENCE_S = 30.0
+API, PROVIDER, WHERE = "plane.eptun.example", "vpn.eptun.example", "where.eptun.example"
+KNOWN = {API: lab.NET_ADDRESS, PROVIDER: lab.NET_ADDRESS}
+
+
+@pytest.fixture
+def etc(network):
+    """`etc(name, text)`: a file of the exit's own /etc."""
+    folder = Path("/etc/netns") / lab.EXIT
+    folder.mkdir(parents=True)
+
+    def write(name: str, text: str) -> None:
+        (folder / name).write_text(text)
+
+    yield write
+    shutil.rmtree(folder)
+
+
+class Loopback(asyncio.DatagramProtocol):
+    """A resolver as a container engine has one: on loopback, and it knows the other containers alone."""
+
+    def __init__(self) -> None:
+        self.questions: list[str] = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        query = dns.message.from_wire(data)
+        (question,) = query.question
+        name = question.name.to_text(omit_final_dot=True)
+        self.questions.append(name)
+        answer = dns.message.make_response(query)
+        if name not in KNOWN:
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+        elif question.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text(question.name, 5, "IN", "A", KNOWN[name]))
+        self.transport.sendto(answer.to_wire(), addr)
+
+
+@pytest.fixture
+async def loopback(network):
+    with lab.inside(lab.EXIT):
+        asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        asked.bind(("127.0.0.1", 53))
+    asked.setblocking(False)
+    transport, made = await asyncio.get_running_loop().create_datagram_endpoint(Loopback, sock=asked)
+    yield made
+    transport.close()
+
+
+@pytest.fixture
+async def source(plane):
+    standing_in = Source(f"{lab.NET_ADDRESS}:0", plane.authority)
+    with lab.inside(lab.NET):
+        await standing_in.start()
+    plane.xds_port = standing_in.port
+    yield standing_in
+    await standing_in.stop()
+
+
+@pytest.fixture
+def capture(network):
+    taken = lab.Capture()
+    yield taken
+    taken.close()
+
+
+def asked_outside(capture: lab.Capture) -> list[tuple[str, str, str, int, int]]:
+    """Packets to a resolver on the outer link, where none may be."""
+    return [seen for seen in map(lab.describe, capture.take()) if seen[4] == 53]
+
+
+def named(plane) -> None:
+    plane.url = plane.url.replace(lab.NET_ADDRESS, API)
+
+
+async def test_api_and_provider_are_found_in_the_hosts_file(
+    wireguard, internet, plane, source, etc, start_agent, capture, until
+):
+    etc("hosts", f"127.0.0.1 localhost\n{lab.NET_ADDRESS} {API} {PROVIDER}\n")
+    etc("resolv.conf", f"nameserver {lab.NET_ADDRESS}\n")
+    named(plane)
+    start_agent([wireguard.file(host=PROVIDER)])
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    assert source.streams
+    assert asked_outside(capture) == []
+
+
+async def test_api_and_provider_are_found_by_a_resolver_on_loopback(
+    wireguard, internet, plane, source, etc, loopback, start_agent, capture, until
+):
+    etc("hosts", "127.0.0.1 localhost\n")
+    etc("resolv.conf", "nameserver 127.0.0.1\n")
+    named(plane)
+    start_agent([wireguard.file(host=PROVIDER)])
+    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    assert source.streams
+    assert {*loopback.questions} >= {API, PROVIDER}
+    assert asked_outside(capture) == []
+
+
+async def test_a_source_s_name_is_asked_of_the_tunnels_resolver_and_never_of_the_host_s(
+    wireguard, internet, plane, source, etc, start_agent, capture, until
+):
+    etc("resolv.conf", f"nameserver {lab.NET_ADDRESS}\n")
+    start_agent([wireguard.file()], "--observe", f"http://{WHERE}/json")
+    await until(lambda: plane.said(tunnel="up") and "observation" in plane.beats[-1], timeout_s=PATIENCE_S)
+
+    def seen() -> bool:
+        return plane.beats[-1].get("observation", {}).get("address") == wireguard.address
+
+    await until(seen, timeout_s=PATIENCE_S)
+    assert plane.beats[-1]["observation"]["country"] == "de"
+    assert {*internet.questions} == {wireguard.address}
+    assert asked_outside(capture) == []
