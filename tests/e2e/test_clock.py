@@ -6,6 +6,8 @@ does not run with that library, and PostgreSQL does not start with it: theirs is
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -147,3 +149,18 @@ def test_a_clock_that_jumps_costs_no_request_and_no_exit(clock, whose):
         assert stays(scene) == before
         # it did jump
         assert "clock.differs" in scene.exits[0].child.log.read_text()
+
+
+def test_an_exit_that_fell_out_while_the_clock_was_ahead_is_back_as_soon_as_it_is_heard(clock, eventually):
+    with of_the_control_plane(clock) as scene:
+        agent = scene.exits[0]
+        clock.set(HOUR)
+        os.kill(agent.child.pid, signal.SIGSTOP)
+        try:
+            eventually(lambda: states(scene)[agent.name][0] == "unreachable", timeout_s=30)
+            clock.set(-HOUR)
+        finally:
+            os.kill(agent.child.pid, signal.SIGCONT)
+        eventually(lambda: states(scene)[agent.name][0] == "healthy", timeout_s=10)
+        for _, _, since, until in stays(scene)[agent.name]:
+            assert until is None or since <= until
