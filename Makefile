@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(VENV)/bootstrap/bin/uv
-DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl
+DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime
 LOCK := requirements-dev.lock
 PROCESSES ?= 2
 

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import aiohttp
@@ -29,7 +29,10 @@ log = structlog.get_logger()
 TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=3)
 _INTERVAL_MAX_S: Final = 300.0
 _JITTER: Final = 0.1
+_UNAUTHORIZED: Final = 401
 _GONE: Final = 410
+_ALIKE: Final = timedelta(seconds=30)
+"""Clocks that differ by less are one."""
 
 
 class Deregistered(ExitplaneError):
@@ -61,6 +64,8 @@ class Heart:
         self._thumbprint = proof.thumbprint_of(enrolment.certificate_pem)
         self._interval_s = enrolment.interval_s
         self._heard = True
+        self._ahead = timedelta(0)
+        """Of the control plane's clock, compared with this host's."""
 
     async def run(self) -> None:
         """Send until cancelled. Raises Deregistered; every other failure is told and forgotten."""
@@ -73,10 +78,8 @@ class Heart:
     async def beat(self, *, leaving: bool = False) -> None:
         """Send one. Raises Deregistered."""
         said = self._say(leaving=leaving) | await self._say_more()
-        body = json.dumps(said).encode()
-        token = proof.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, datetime.now(UTC))
         try:
-            reply = await self._plane.post(self._path, body, authorization=f"Bearer {token}")
+            reply = await self._send(json.dumps(said).encode())
         except Refused as error:
             if _means_deregistered(error):
                 raise Deregistered(
@@ -89,6 +92,39 @@ class Heart:
         else:
             self._hear(reply)
             await self._heed(said, reply)
+
+    async def _send(self, body: bytes) -> Mapping[str, Any]:
+        """The reply, to a proof of the control plane's time. Raises Refused and PlaneUnavailable.
+
+        Where clocks differ, or one jumped, one heartbeat is refused and the next is not: an exit is not lost for a wrong clock.
+        """
+        try:
+            return await self._send_once(body)
+        except Refused as error:
+            if not self._learn_time(error):
+                raise
+        return await self._send_once(body)
+
+    async def _send_once(self, body: bytes) -> Mapping[str, Any]:
+        token = proof.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, self._now())
+        return await self._plane.post(self._path, body, authorization=f"Bearer {token}")
+
+    def _now(self) -> datetime:
+        """The control plane's time, as far as it is known."""
+        return datetime.now(UTC) + self._ahead
+
+    def _learn_time(self, error: Refused) -> bool:
+        """Whether a refusal may have been for the time of the proof, so that another one is worth a try."""
+        if error.status != _UNAUTHORIZED or error.at is None:
+            return False
+        if abs(error.at - self._now()) < _ALIKE:
+            return False
+        self._ahead = error.at - datetime.now(UTC)
+        if abs(self._ahead) < _ALIKE:
+            self._ahead = timedelta(0)
+        ahead_s = round(self._ahead.total_seconds())
+        log.warning("clock.differs", control_plane_ahead_s=ahead_s, mend="set the clocks of both (NTP)")
+        return True
 
     async def _gather(self) -> None:
         """Let the first one tell of an Envoy that is up, if that takes no longer than an interval."""
@@ -104,7 +140,7 @@ class Heart:
             tunnel = State.DOWN if report.resting else report.tunnel
             said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
             if report.observation is not None:
-                said["observation"] = as_said(report.observation, datetime.now(UTC))
+                said["observation"] = as_said(report.observation, self._now())
         return said
 
     async def _say_more(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
@@ -31,14 +33,20 @@ class PlaneUnavailable(ExitplaneError):
 
 
 class Refused(ExitplaneError):
-    """Trying again is of no use. `problem` is what a problem+json said, empty when the answer was something else."""
+    """Trying again is of no use. `problem` is what a problem+json said, empty when the answer was something else.
+
+    `at` is when that was said, by the clock of whoever said it; None when the answer does not tell.
+    """
 
     code = "refused"
 
-    def __init__(self, status: int, message: str, mend: str, problem: Mapping[str, Any]) -> None:
+    def __init__(
+        self, status: int, message: str, mend: str, problem: Mapping[str, Any], at: datetime | None = None
+    ) -> None:
         super().__init__(message, mend=mend)
         self.status = status
         self.problem = problem
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,8 @@ def _judge(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[s
         said = _first_line(problem.get("detail")) or response.reason or ""
         raise PlaneUnavailable(f"{url} answered {response.status} ({said})", _retry_after_s(response))
     message, mend = _explain(problem)
-    raise Refused(response.status, f"{url} answered {response.status}: {message or response.reason}", mend, problem)
+    said = f"{url} answered {response.status}: {message or response.reason}"
+    raise Refused(response.status, said, mend, problem, _at(response))
 
 
 def _object(body: bytes) -> Mapping[str, Any] | None:
@@ -102,6 +111,14 @@ def _object(body: bytes) -> Mapping[str, Any] | None:
 def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdecimal() else None
+
+
+def _at(response: aiohttp.ClientResponse) -> datetime | None:
+    try:
+        at = parsedate_to_datetime(response.headers.get("Date", ""))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
 
 
 def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:

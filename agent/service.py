@@ -27,6 +27,7 @@ from agent.healthcheck import HealthCheck
 from agent.heartbeat import Deregistered, Heart
 from agent.leaking import cut_when_leaking
 from agent.load import Load
+from agent.memory import give_back
 from agent.netlink import note_changes
 from agent.observing.observer import Observer
 from agent.observing.speed import Speedometer, SpeedUnknown
@@ -174,6 +175,7 @@ class _Agent:
                 tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
+            tasks.create_task(give_back(), name="memory")
 
     def _handlers(self) -> Mapping[str, Handler]:
         """What operators may ask of an exit's agent."""

@@ -16,6 +16,18 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Of a process. What is mapped from files is resident in each process that maps it, and in memory once."""
+
+    resident_mb: float
+    proportional_mb: float
+    """What is shared counts in equal parts for those that share it."""
+    private_mb: float
+    mapped_mb: float
+    """Resident, and as it is in a file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """What the kernel says of a process."""
 
@@ -35,6 +47,13 @@ class Process:
     def peak_mb(self) -> float:
         """The most that was resident at any time."""
         return self._status_mb("VmHWM")
+
+    @property
+    def memory(self) -> Memory:
+        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()[1:]
+        mb = {name.rstrip(":"): int(value) / 1024 for name, value, _ in (line.split() for line in lines)}
+        private = mb["Private_Clean"] + mb["Private_Dirty"]
+        return Memory(mb["Rss"], mb["Pss"], private, mb["Rss"] - mb["Anonymous"])
 
     def _status_mb(self, name: str) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

@@ -35,6 +35,19 @@ def spread(
     print(line, flush=True)
 
 
+def spread_of(
+    name: str, values: Sequence[float], unit: str, *, below: float | None = None, baseline: float | None = None
+) -> None:
+    """Print amounts: how many, least, median, most. The aim is for the most, the ratio that of the median to a baseline."""
+    figures = {"min": min(values), "p50": quantile(values, 50), "max": max(values)}
+    line = f"{name:44} n={len(values):<7}" + "".join(f" {word} {value:8.2f} {unit}" for word, value in figures.items())
+    if below is not None:
+        line += f"   aim max < {below:g} {unit}: {verdict(max(values) < below)}"
+    if baseline is not None:
+        line += f"   {figures['p50'] / baseline:.2f} x baseline ({baseline:.1f} {unit})"
+    print(line, flush=True)
+
+
 def figure(
     name: str, value: float, unit: str = "", *, below: float | None = None, at_most: float | None = None
 ) -> None:

@@ -12,13 +12,13 @@ import typer
 from agent import journal
 from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
 from agent.plane import parse_api
-from agent.service import serve
 from agent.settings import AgentSettings, Exit
 from agent.tunnel import INTERFACE_NAME_MAX
 from agent.tunnels.managed import open_kill_switch
 from agent.tunnels.options import read_tunnel
 from cli.agent_observing import read_observing
 from cli.agent_parent import read_gluetun, read_parent
+from cli.alone import serve
 from cli.logging import configure_logging
 from model.world import Role
 
@@ -280,9 +280,9 @@ def agent(
         max_downstream_connections=max_downstream_connections,
         otlp=None if otlp is None else read_endpoint("--otlp", otlp),
         envoy=envoy,
-        envoy_log_level=envoy_log_level,
+        envoy_log_level=envoy_log_level.value,  # what an agent is told holds nothing of this module
     )
-    asyncio.run(serve(settings))
+    serve(settings)
 
 
 def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:

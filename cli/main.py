@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from model.errors import ExitplaneError
+from cli.ending import told_in_short
 
 # command -> where it is. Imported when it is called: an agent needs neither SQLAlchemy nor gRPC in its memory.
 _COMMANDS = {
@@ -85,11 +84,5 @@ def main() -> None:
     """The console script: an error that Exitplane knows is one line and status 1."""
     # gRPC's core would write to stderr beside our own words; what matters is raised. Set it to "error" to see more.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
+    with told_in_short():
         app(prog_name="exitplane")
-    except ExitplaneError as error:
-        for line in str(error).splitlines():
-            print(f"exitplane: {line}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -16,7 +16,7 @@ from keeper.states import Patience, Verdict, hold_back, judge, reword
 from keeper.weighing import Scales
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.database import Database
-from model.repositories import heartbeats, history, idempotency, keepalives, orders, upkeep
+from model.repositories import clocks, heartbeats, history, idempotency, keepalives, orders, upkeep
 from model.repositories.heartbeats import Standing
 from model.world import SERVING, ExitState, WeighBy
 
@@ -32,6 +32,7 @@ KEEP_HISTORY_FOR = timedelta(days=90)
 KEEP_ORDERS_FOR = timedelta(days=7)
 KEEP_CLIENTS_FOR = timedelta(days=30)
 KEEP_REJECTIONS_FOR = timedelta(days=90)
+PULL_BACK_EVERY = timedelta(seconds=5)
 BURY_EVERY = timedelta(seconds=5)
 REWORD_EVERY = timedelta(seconds=10)
 CAPS_EVERY = timedelta(seconds=5)
@@ -65,6 +66,7 @@ class Keeper:
         self._clock = clock
         self._patience = patience
         self._hearing = Hearing()
+        self._pulled_at: datetime | None = None
         self._resolved_at: datetime | None = None
         self._pruned_at: datetime | None = None
         self._buried_at: datetime | None = None
@@ -76,6 +78,12 @@ class Keeper:
     async def look(self) -> None:
         """Look once at everything that is due. Raises DatabaseUnreachable."""
         now = self._clock()
+        if _due(self._pulled_at, now, PULL_BACK_EVERY):
+            self._pulled_at = now
+            async with self._database.session() as session:
+                pulled = await clocks.pull_back(session, now)
+            if pulled:
+                log.warning("clock.was_ahead", exits=pulled)
         await self._judge_exits(now)
         if _due(self._reworded_at, now, REWORD_EVERY):
             self._reworded_at = now

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,10 @@ _ASK_ADMIN = (
 
 @dataclass(slots=True)
 class Agent:
-    """An agent: how it is started, and its process while it runs. `namespace` is None on the host."""
+    """An agent: how it is started, and its process while it runs. `namespace` is None on the host.
+
+    `environment` is what it is started with beyond what every process of the scene has.
+    """
 
     name: str
     state_dir: Path
@@ -36,12 +40,15 @@ class Agent:
     processes: Processes
     namespace: str | None = None
     child: Child | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start it; an agent that was here before finds its certificate in `state_dir`."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         argv = (*EXITPLANE, "agent", *self.arguments, "--name", self.name, "--state", str(self.state_dir))
-        self.child = self.processes.start(self.name, Stage.AGENT, argv, namespace=self.namespace)
+        self.child = self.processes.start(
+            self.name, Stage.AGENT, argv, namespace=self.namespace, environment=self.environment
+        )
 
     def forget(self) -> None:
         """Have it enrol anew when it starts: in a folder kept from an earlier scene, the addresses are those of then."""

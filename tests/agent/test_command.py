@@ -67,6 +67,28 @@ async def test_a_signal_ends_it_in_order_with_status_0(plane, source, make_setti
     assert "PRIVATE KEY" not in told.decode()
 
 
+HEAVY = {"typer", "pydantic", "pygments", "sqlalchemy", "fastapi", "betterproto2", "envoy_data_plane"}
+"""pygments comes with rich, which structlog asks for in vain."""
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_what_only_options_or_colours_need_is_not_in_the_memory_of_an_agent(
+    plane, source, make_settings, run_command, until, role
+):
+    process = await run_command(*arguments_of(make_settings(role)), PYTHONPROFILEIMPORTTIME="1")
+    await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        _, told = await process.communicate()
+
+    # each interpreter begins its list with a heading; the last one's is the agent's
+    starts = told.decode().split("imported package\n")
+    assert len(starts) == 3
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in starts[-1].splitlines()}
+    assert {"grpc", "cryptography", "aiohttp"} <= imported
+    assert imported & HEAVY == set()
+
+
 @pytest.mark.parametrize(("role", "survives"), [(Role.EXIT, False), (Role.GATEWAY, True)])
 async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
     plane, source, make_settings, run_command, start, until, role, survives, is_running

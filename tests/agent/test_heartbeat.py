@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -179,3 +180,30 @@ def test_a_board_wakes_nobody_for_no_news():
     board.update(reason="news")
     assert changed.is_set()
     assert not board.changed.is_set()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_where_the_clocks_differ_the_proof_is_of_the_control_plane_s_time(plane, beating, until, answer, hours):
+    """Such a heartbeat is signed again, and the others at once as they should be."""
+    plane.ahead = timedelta(hours=hours)
+    with capture_logs() as logs:
+        async with beating(Role.EXIT, a_board()):
+            await until(lambda: len(plane.beats) >= 3)
+            plane.ahead = timedelta(0)
+            count = len(plane.beats)
+            await until(lambda: len(plane.beats) >= count + 2)
+
+    told = [(entry["event"], entry.get("control_plane_ahead_s")) for entry in logs]
+    assert [(event, round(ahead_s, -1)) for event, ahead_s in told if event == "clock.differs"] == [
+        ("clock.differs", hours * 3600),
+        ("clock.differs", 0),
+    ]
+    assert "heartbeat.not_heard" not in [event for event, _ in told]
+
+
+async def test_a_refusal_at_the_same_time_is_no_reason_to_sign_again(plane, beating, until, answer):
+    plane.to_beats = answer(401, {"detail": "the proof is for another body"})
+    with capture_logs() as logs:
+        async with beating(Role.EXIT, a_board()):
+            await until(lambda: len(plane.beats) >= 2)
+    assert "clock.differs" not in [entry["event"] for entry in logs]

@@ -284,6 +284,26 @@ async def test_a_clock_that_jumps_is_nobodys_silence(house, healthy, clock):
         assert await house.state(healthy) is ExitState.HEALTHY
 
 
+async def test_what_a_clock_wrote_that_was_ahead_does_not_hide_what_comes_after(house, healthy, clock):
+    """Neither that an exit is back, nor that another one complains; and no state begins after it ended."""
+    clock.advance(seconds=3600)
+    await house.hear(healthy, tunnel_up=False, reason="gone")
+    await house.look()
+    assert await house.state(healthy) is ExitState.UNREACHABLE
+    clock.advance(seconds=-7200)
+    await house.look()
+    clock.advance(seconds=1)
+    await house.hear(healthy)
+    await house.look()
+    assert await house.state(healthy) is ExitState.HEALTHY
+    assert (await house.row(healthy)).state_since == clock()
+    async with house.database.session() as session:
+        stays = await history.states_since(session, healthy, clock() - timedelta(days=1))
+    times = [each.at for each in stays]
+    assert times == sorted(times)
+    assert [each.state for each in stays][-2:] == ["unreachable", "healthy"]
+
+
 async def test_an_outage_of_postgresql_is_nobodys_silence(wired, clock, house, healthy):
     database, wire = wired
     house.keeper._database = database

@@ -35,8 +35,12 @@ ROOT = Path(__file__).parents[2]
 AGENT = """
 import asyncio, signal
 import agent.tunnels.managed as managed
+import cli.agent
+from agent.service import serve
 from agent.tunnels.keeping import Pace
 from cli.main import main
+
+cli.agent.serve = lambda settings: asyncio.run(serve(settings))  # in this process, which has the patience
 
 managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
 begin = managed.ManagedTunnel.begin
