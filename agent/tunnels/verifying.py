@@ -30,10 +30,10 @@ class Wanted:
     country: str | None = None
 
 
-async def verify(exit_: Exit, wanted: Wanted, look: Look | None, within_s: float = WITHIN_S) -> Observation | None:
+async def verify(exit_: Exit, wanted: Wanted, look: Look | None) -> Observation | None:
     """What was seen through the tunnel, None where nobody looks. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + within_s
+    deadline_s = loop.time() + WITHIN_S
     while True:
         seen, trouble = None, await _mute(exit_)
         if trouble is None and look is not None:
@@ -43,7 +43,7 @@ async def verify(exit_: Exit, wanted: Wanted, look: Look | None, within_s: float
         if trouble is None:
             return seen
         if loop.time() + _AGAIN_S >= deadline_s:
-            raise TunnelFailed(f"it is not verified after {within_s:g} s: {trouble}", mend="the old server stays")
+            raise TunnelFailed(f"it is not verified after {WITHIN_S:g} s: {trouble}", mend="the old server stays")
         await asyncio.sleep(_AGAIN_S)
 
 

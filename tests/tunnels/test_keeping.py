@@ -12,6 +12,7 @@ from agent.report import Board, State
 from agent.tunnels.driver import Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.keeping import Pace, TunnelKeeper
+from agent.tunnels.lanes import Lane, lanes_of
 
 FAST = Pace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
 
@@ -25,9 +26,11 @@ class Scripted:
     failure: TunnelFailed | None = None
     trouble: str | None = None
     is_up: bool = False
+    lane: Lane | None = None
 
-    async def up(self):
+    async def up(self, lane):
         self.said.append(f"up {self.server}")
+        self.lane = lane
         if self.failure is not None:
             raise self.failure
         self.is_up, self.trouble = True, None
@@ -60,11 +63,11 @@ def keep():
         drivers = [Scripted(server, said, failures.get(server)) for server in servers]
         board, heard = Board(), []
 
-        async def hear(line):
+        async def hear(line, lane):
             heard.append(line.server)
             board.update(tunnel=State.UP, reason="")  # as the watch does when all its checks are content
 
-        scene = Scene(drivers, board, TunnelKeeper(drivers, board, hear, pace), said, heard)
+        scene = Scene(drivers, board, TunnelKeeper(drivers, lanes_of("ep0"), board, hear, pace), said, heard)
         running = asyncio.create_task(scene.keeper.run())
         yield scene
         running.cancel()
