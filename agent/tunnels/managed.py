@@ -107,7 +107,7 @@ class ManagedTunnel:
         the exit takes no new requests. If anything goes wrong, nothing is changed.
         """
         assert self.keeper is not None
-        old, seen, drained = self.passage.interface, None, False
+        seen, drained = None, False
 
         async def prepare(line: Line, lane: Lane) -> None:
             nonlocal seen, drained
@@ -121,14 +121,13 @@ class ManagedTunnel:
         async def clear() -> None:
             if not drained:
                 await drain()
-            await self._leave(old)
+            await self._leave_others()
 
         try:
             server = await self.keeper.rotate_beside(prepare, clear)
         finally:
             self._board.update(resting="")
-            if self.passage.interface != old:
-                await self._leave(old)
+            await self._leave_others()
         return Taken(server, seen.address if seen else None)
 
     async def end(self) -> None:
@@ -153,6 +152,7 @@ class ManagedTunnel:
             await routing.lead_into(lane.interface, line.networks)
         else:
             async with self.passage.still:
+                await self._hold_old(line)
                 await self._connections.begin(lane, self._line)
                 await routing.lead_into(lane.interface, line.networks)
                 self.passage.interface = lane.interface
@@ -161,11 +161,22 @@ class ManagedTunnel:
         self._probe.forget()
         await self._on_resolvers(resolvers)
 
-    async def _leave(self, interface: str | None) -> None:
-        """What began by the tunnel on that interface may go on no longer."""
+    async def _hold_old(self, new: Line) -> None:
+        """What comes from the old tunnel's addresses goes by it, as long as it is there."""
+        old = self._line
         for lane in self._lanes:
-            if lane.interface == interface:
+            if old is not None and lane.interface == self.passage.interface:
+                await routing.hold(lane, set(old.addresses) - set(new.addresses))
+
+    async def _leave_others(self) -> None:
+        """What began by a tunnel that carries clients no longer may go on no longer."""
+        for lane in self._lanes:
+            if lane.interface != self.passage.interface:
                 await self._connections.leave(lane)
+        try:
+            await routing.let_go()
+        except CommandFailed as error:
+            log.warning("tunnel.routes_left", reason=str(error))
 
     def _resolvers_of(self, line: Line) -> tuple[str, ...]:
         resolvers = self._exit.resolvers or line.resolvers

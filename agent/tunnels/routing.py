@@ -1,5 +1,6 @@
 """Routes of a namespace whose one way out is a tunnel (ip-rule(8)).
 
+    5248  from OLD TUNNEL        5255/6   what began by the tunnel that was left a moment ago, if its address is another
     5249  by FIRST LANE          5255     what is bound to a tunnel's interface, or began on it and stays there
     5250  by SECOND LANE         5256     while another carries clients (agent.tunnels.staying)
     5251  to PROVIDER            main     the tunnel's own packets
@@ -32,7 +33,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 TABLE: Final = 5253
 EVERYTHING: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-_FIRST_LANE, _TO_PROVIDER, _TO_CONTROL, _FROM_OWN, _ALL = 5249, 5251, 5252, 5253, 5254
+_FROM_OLD, _FIRST_LANE, _TO_PROVIDER, _TO_CONTROL, _FROM_OWN, _ALL = 5248, 5249, 5251, 5252, 5253, 5254
 _LAST_METRIC: Final = 4_278_198_272
 _KINDS: Final = frozenset({"wireguard", "tun", "ovpn", "ovpn-dco"})
 _SYSCTL: Final = Path("/proc/sys/net/ipv6/conf")
@@ -80,6 +81,23 @@ async def pave(lane: Lane, networks: Iterable[Network]) -> None:
     """Have a lane carry what goes to these networks of what is bound to its interface. Raises CommandFailed."""
     _loosen(lane.interface)
     await _lead(lane.interface, lane.table, networks)
+
+
+async def hold(lane: Lane, addresses: Iterable[str]) -> None:
+    """Have what comes from these addresses of a tunnel go by it, until it is let go. Raises CommandFailed.
+
+    A connection that is being made has an address before it has a route: the two would be of different tunnels.
+    """
+    wanted = list(addresses)
+    for version in _versions(lane.interface):
+        lines = [f"rule add pref {_FROM_OLD} from {each} lookup {lane.table}" for each in _of(version, wanted)]
+        await _batch(version, lines)
+
+
+async def let_go() -> None:
+    """Remove what `hold` made; nothing there is fine. Raises CommandFailed."""
+    for version in _versions():
+        await _batch(version, [f"rule del pref {each}" for each in await _ours(version) if each == _FROM_OLD])
 
 
 async def lead_into(interface: str, networks: Iterable[Network]) -> None:
@@ -179,7 +197,7 @@ def _addresses(links: list[dict[str, Any]], tunnels: Collection[str]) -> Iterato
 
 async def _ours(version: int) -> list[int]:
     rules = json.loads(await run("ip", f"-{version}", "-json", "rule", "show") or "[]")
-    return [rule["priority"] for rule in rules if _FIRST_LANE <= rule["priority"] <= _ALL]
+    return [rule["priority"] for rule in rules if _FROM_OLD <= rule["priority"] <= _ALL]
 
 
 async def _batch(version: int, lines: list[str]) -> None:
