@@ -79,6 +79,7 @@ class ManagedTunnel:
         self._begun = True
         await self.guard.admit()
         if self.keeper is not None:
+            await self._connections.forget()
             tasks.create_task(self.keeper.run(), name="tunnel's keeper")
         tasks.create_task(self.guard.run(), name="kill switch")
 
