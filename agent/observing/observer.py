@@ -55,7 +55,7 @@ class Look:
         Not what was seen of the routes, which no service tells; nor of another address, or of other resolvers than are asked by
         now.
         """
-        if before is None or before.interface != self.interface:
+        if before is None:
             return self
         outcome, names, ipv6 = self.outcome, self.names, self.ipv6
         if outcome.trouble and not before.outcome.trouble and outcome.addresses <= before.outcome.addresses:
