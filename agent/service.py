@@ -37,7 +37,7 @@ from agent.plane import Plane
 from agent.process import descriptors_max
 from agent.relay import Relay
 from agent.report import Board, wait
-from agent.rotating import Rotation
+from agent.rotating import Drain, Exchange, Rotation
 from agent.secrets import write_secrets
 from agent.settings import AgentSettings
 from agent.supervisor import Launch, Supervisor, find_envoy
@@ -111,8 +111,9 @@ class _Agent:
         self._observer: Observer | None = None
         self._speedometer: Speedometer | None = None
         if settings.exit is not None and settings.exit.sources:
-            self._observer = Observer(settings.exit, self._board)
-            self._speedometer = Speedometer(settings.exit, self._board)
+            course = self._tunnel.course if self._tunnel else None
+            self._observer = Observer(settings.exit, self._board, course=course)
+            self._speedometer = Speedometer(settings.exit, self._board, course=course)
         self._heart: Heart | None = None
         self._relay: Relay | None = None
         self._supervisor: Supervisor | None = None
@@ -182,8 +183,15 @@ class _Agent:
         return {
             "logs": partial(journal.tell, self._folder),
             "speed-test": self._measure_speed,
-            "rotate": Rotation(self._board, lambda: self._supervisor, self._take_another),
+            "rotate": self._rotate,
         }
+
+    async def _rotate(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Another server: beside the present one, which serves until it is verified, where there is room for both."""
+        if self._tunnel is not None and self._tunnel.has_room_beside:
+            look = self._observer.look_ahead if self._observer else None
+            return await Exchange(self._tunnel, look, Drain(lambda: self._supervisor))(detail)
+        return await Rotation(self._board, lambda: self._supervisor, self._take_another)(detail)
 
     async def _take_another(self) -> str:
         """Another server or address, of whatever the tunnel is. Raises ExitplaneError."""

@@ -92,19 +92,23 @@ class TunnelWatch:
             tell(f"tunnel.{after.tunnel}", reason=after.reason)
 
 
-def checks_of(exit_: Exit) -> list[Check]:
-    """What is watched of an exit: its interface, what gluetun says, its parent, and whether a target answers through it."""
+def checks_of(exit_: Exit, by: Callable[[], str | None] | None = None) -> list[Check]:
+    """What is watched of an exit: its interface, what gluetun says, its parent, and whether a target answers through it.
+
+    `by` tells which interface is the tunnel's now, where that changes.
+    """
     checks = []
-    interface, target, parent = exit_.tunnel_interface, exit_.probe, exit_.parent
-    if interface is not None:
-        checks.append(Check(lambda: interface_trouble(interface)))
+    target, parent = exit_.probe, exit_.parent
+    interface = by or (lambda: exit_.tunnel_interface)
+    if exit_.tunnel_interface is not None:
+        checks.append(Check(lambda: interface_trouble(interface() or "")))
     if exit_.gluetun is not None:
         gluetun = Gluetun(exit_.gluetun)
         checks.append(Check(lambda: gluetun_trouble(gluetun), patience=2))
     if parent is not None:
         checks.append(Check(lambda: parent_trouble(parent, target), patience=2))
     elif target is not None:
-        checks.append(Check(lambda: target_trouble(target, interface, exit_.egress_address), patience=2))
+        checks.append(Check(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
     return checks
 
 

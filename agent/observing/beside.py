@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,14 @@ async def look_over_ipv6(exit_: Exit, route: Route) -> tuple[Answers, str | None
     if way is None and not await asyncio.to_thread(_has_global_address):
         return (), None
     return await ask_all(as_clients(exit_, socket.AF_INET6), exit_.sources, _BRIEFLY_S), way
+
+
+async def look_over_ipv6_by(exit_: Exit) -> tuple[Answers, str | None]:
+    """What sources see over IPv6 of what is bound to the exit's tunnel, which carries no clients yet."""
+    if through_tunnel(exit_).family != socket.AF_INET:
+        return (), None
+    way = replace(as_clients(exit_, socket.AF_INET6), interface=exit_.tunnel_interface)
+    return await ask_all(way, exit_.sources, _BRIEFLY_S), exit_.tunnel_interface
 
 
 async def judge_ipv6(answers: Answers, way: str | None, exit_: Exit, seen: Sight | None, locator: Locator) -> Finding:

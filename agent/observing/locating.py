@@ -18,11 +18,7 @@ class Locator:
     def __init__(self, file: GeoFile | None, service: URL | None, way: Way) -> None:
         self._file = file
         self._service = service
-        self._way = way
-
-    def use(self, way: Way) -> None:
-        """Ask by this way from now on."""
-        self._way = way
+        self.way = way
 
     def in_file(self, address: str) -> Place | None:
         return None if self._file is None else self._file.find(address)
@@ -36,7 +32,7 @@ class Locator:
         place = self.in_file(address)
         if place is not None or self._service is None:
             return place
-        async with self._way.session() as session:
+        async with self.way.session() as session:
             said = await ask(session, self._service / address)
         if isinstance(said, Sight) and said.address == address:
             return said.place

@@ -1,6 +1,6 @@
 """One question to one resolver (RFC 1035): by UDP, once more when nothing comes, and by TCP when the answer is cut short.
 
-It goes the way that Envoy's own questions go: no interface is chosen for it. What comes is anybody's bytes: what does not parse,
+It goes the way that Envoy's own questions go: no interface is chosen for it, unless somebody says so. What comes is anybody's bytes: what does not parse,
 or answers another question, is not taken, and in the end is told.
 """
 
@@ -28,13 +28,15 @@ UNREADABLE: Final = (dns.exception.DNSException, ValueError, LookupError, struct
 """What reading a message raises that is none."""
 
 
-async def look_up(name: str, kind: dns.rdatatype.RdataType, server: Endpoint) -> dns.message.Message:
+async def look_up(
+    name: str, kind: dns.rdatatype.RdataType, server: Endpoint, interface: str | None = None
+) -> dns.message.Message:
     """The answer to a question, which may hold no records. Raises Useless with what came instead."""
     query = dns.message.make_query(name, kind)
     try:
-        answer = await _by_udp(query, server)
+        answer = await _by_udp(query, server, interface)
         if answer.flags & dns.flags.TC:
-            answer = await _by_tcp(query, server)
+            answer = await _by_tcp(query, server, interface)
     except TimeoutError as error:
         raise Useless("it does not answer in time") from error
     except OSError as error:
@@ -46,12 +48,13 @@ async def look_up(name: str, kind: dns.rdatatype.RdataType, server: Endpoint) ->
     return answer
 
 
-async def _by_udp(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
+async def _by_udp(query: dns.message.Message, server: Endpoint, interface: str | None) -> dns.message.Message:
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     strange = None
     with closing(socket.socket(family, socket.SOCK_DGRAM)) as asking:
         asking.setblocking(False)
+        _bind(asking, interface)
         await loop.sock_connect(asking, (server.host, server.port))
         for wait_s in WAITS_S:
             try:
@@ -67,9 +70,18 @@ async def _by_udp(query: dns.message.Message, server: Endpoint) -> dns.message.M
     raise strange or TimeoutError
 
 
-async def _by_tcp(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
+async def _by_tcp(query: dns.message.Message, server: Endpoint, interface: str | None) -> dns.message.Message:
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     async with asyncio.timeout(_TCP_S):
-        reader, writer = await asyncio.open_connection(server.host, server.port)
+        asking = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            asking.setblocking(False)
+            _bind(asking, interface)
+            await asyncio.get_running_loop().sock_connect(asking, (server.host, server.port))
+        except BaseException:
+            asking.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=asking)
         try:
             wire = query.to_wire()
             writer.write(len(wire).to_bytes(2, "big") + wire)
@@ -79,6 +91,11 @@ async def _by_tcp(query: dns.message.Message, server: Endpoint) -> dns.message.M
             raise Useless("its answer is cut short") from error
         finally:
             writer.transport.abort()
+
+
+def _bind(asking: socket.socket, interface: str | None) -> None:
+    if interface is not None:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
 
 
 def _read(wire: bytes, query: dns.message.Message) -> dns.message.Message:

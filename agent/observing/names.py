@@ -24,16 +24,16 @@ Asked = Sequence[tuple[str, Asker | str]]
 """For each question the resolver's address, with who asked the zone or why that is not known."""
 
 
-async def ask_zone(zone: str, servers: Sequence[Endpoint]) -> Asked:
-    """Ask every resolver for fresh names in the zone, all at once."""
+async def ask_zone(zone: str, servers: Sequence[Endpoint], interface: str | None = None) -> Asked:
+    """Ask every resolver for fresh names in the zone, all at once, by `interface` if one is given."""
     asked = [server for server in servers for _ in range(TRIES)]
-    answers = await asyncio.gather(*(_ask(zone, server) for server in asked))
+    answers = await asyncio.gather(*(_ask(zone, server, interface) for server in asked))
     return list(dict.fromkeys(zip((server.host for server in asked), answers, strict=True)))
 
 
-async def _ask(zone: str, server: Endpoint) -> Asker | str:
+async def _ask(zone: str, server: Endpoint, interface: str | None) -> Asker | str:
     try:
-        return await reveal(zone, server)
+        return await reveal(zone, server, interface)
     except Useless as useless:
         return str(useless)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from agent.observing.asking import Answers, ask_all, through_tunnel
-from agent.observing.beside import judge_ipv6, look_for_bypass, look_over_ipv6
+from agent.observing.beside import judge_ipv6, look_for_bypass, look_over_ipv6, look_over_ipv6_by
 from agent.observing.combining import Outcome, combine, compose
 from agent.observing.finding import Finding
 from agent.observing.geo_file import GeoFile
@@ -23,6 +23,7 @@ from agent.observing.routing import interface_towards
 from agent.observing.sight import Place, Sight
 from agent.report import Board, Observation, State, wait
 from agent.settings import Exit
+from agent.tunnels.course import Course
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -34,7 +35,7 @@ NOT_YET: Final = Observation(trouble="its address is not known yet")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found at one time. `resolvers` are those that were asked."""
+    """What was found at one time, of the tunnel on `interface`. `resolvers` are those that were asked."""
 
     outcome: Outcome
     names: Finding
@@ -42,6 +43,7 @@ class Look:
     ipv6: Finding
     resolvers: tuple[Endpoint, ...] = ()
     rtt_ms: float | None = None
+    interface: str | None = None
 
     @property
     def observation(self) -> Observation:
@@ -80,8 +82,10 @@ class Observer:
         resolvers: Callable[[Exit], Sequence[Endpoint]] = resolvers_of,
         route: Route = interface_towards,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        course: Course | None = None,
     ) -> None:
         self._exit = exit_
+        self._course = course or Course(exit_.tunnel_interface)
         self._board = board
         self._again_s = again_s
         self._resolvers = resolvers
@@ -91,6 +95,8 @@ class Observer:
         self._locator = Locator(geo_file, exit_.locate, through_tunnel(exit_))
         self._held: Look | None = None
         """Since the tunnel came up."""
+        self._ahead: Look | None = None
+        """Of the tunnel that is to be taken next."""
         self._addresses = Observation()
         """The last address that was seen, through whichever tunnel, and the one before."""
         board.update(observation=NOT_YET)
@@ -98,7 +104,6 @@ class Observer:
     def use(self, resolvers: tuple[str, ...]) -> None:
         """The tunnel's resolvers (IP addresses) are these by now: for what is asked, and for what is asked about."""
         self._exit = replace(self._exit, resolvers=resolvers)
-        self._locator.use(through_tunnel(self._exit))
 
     async def run(self) -> None:
         """Look when the tunnel comes up and from then on from time to time, until cancelled."""
@@ -113,7 +118,7 @@ class Observer:
         changed = self._board.changed
         if self._board.report.tunnel is State.DOWN:
             # what was seen through the tunnel before says nothing of the one that comes
-            self._held = None
+            self._held = self._ahead = None
             self._put(NOT_YET)
             await changed.wait()
             return
@@ -125,24 +130,44 @@ class Observer:
 
     async def look(self) -> Look:
         """Look once, at everything at the same time."""
-        exit_, way = self._exit, through_tunnel(self._exit)
-        resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
+        async with self._course.still:  # a look at one tunnel and the routes to another would be a leak
+            exit_ = self._course.of(self._exit)
+            self._locator.way = through_tunnel(exit_)
+            resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
+            asked = (
+                ask_zone(exit_.dns_zone or "", resolvers),
+                look_for_bypass(exit_, self._route),
+                look_over_ipv6(exit_, self._route),
+            )
+            return await self._compose(exit_, resolvers, self._route, *asked)
+
+    async def look_ahead(self, exit_: Exit) -> Observation:
+        """Look through the tunnel that `exit_` would have, which is up and carries no clients yet."""
+        resolvers = tuple(resolvers_of(exit_)) if exit_.dns_zone else ()
+        asked = (
+            ask_zone(exit_.dns_zone or "", resolvers, exit_.tunnel_interface),
+            _nothing(),
+            look_over_ipv6_by(exit_),
+        )
+        self._ahead = await self._compose(exit_, resolvers, lambda *_: exit_.tunnel_interface, *asked)
+        return self._ahead.observation
+
+    async def _compose(
+        self,
+        exit_: Exit,
+        resolvers: tuple[Endpoint, ...],
+        route: Route,
+        zone: Awaitable[Asked],
+        beside: Awaitable[Finding],
+        by_ipv6: Awaitable[tuple[Answers, str | None]],
+    ) -> Look:
         answers, asked, bypass, (over_ipv6, way_6), rtt_ms = await asyncio.gather(
-            ask_all(way, exit_.sources),
-            self._ask_zone(resolvers),
-            look_for_bypass(exit_, self._route),
-            look_over_ipv6(exit_, self._route),
-            self._measure_rtt_ms(),
+            ask_all(through_tunnel(exit_), exit_.sources), zone, beside, by_ipv6, self._measure_rtt_ms(exit_)
         )
         outcome = combine(answers, exit_.host_addresses, await self._places_of(answers))
-        names = (
-            judge(await located(asked, self._locator), exit_, outcome.sight, self._route) if resolvers else Finding()
-        )
+        names = judge(await located(asked, self._locator), exit_, outcome.sight, route) if resolvers else Finding()
         ipv6 = await judge_ipv6(over_ipv6, way_6, exit_, outcome.sight, self._locator)
-        return Look(outcome, names, bypass, ipv6, resolvers, rtt_ms)
-
-    async def _ask_zone(self, resolvers: Sequence[Endpoint]) -> Asked:
-        return await ask_zone(self._exit.dns_zone, resolvers) if self._exit.dns_zone else ()
+        return Look(outcome, names, bypass, ipv6, resolvers, rtt_ms, exit_.tunnel_interface)
 
     async def _places_of(self, answers: Answers) -> dict[str, Place]:
         """Where the addresses are that were seen: by the file, and where no source says, by the service too."""
@@ -155,17 +180,18 @@ class Observer:
                 places[address] = place
         return places
 
-    async def _measure_rtt_ms(self) -> float | None:
-        if self._exit.parent is not None:
+    async def _measure_rtt_ms(self, exit_: Exit) -> float | None:
+        if exit_.parent is not None:
             return None  # a connection to the parent is as near as the parent, whatever is behind it
-        target = self._exit.probe
-        if target is None and self._exit.sources:
-            first = self._exit.sources[0]
+        target = exit_.probe
+        if target is None and exit_.sources:
+            first = exit_.sources[0]
             target = Endpoint(str(first.host), first.port or 80)
-        return None if target is None else await measure_rtt_ms(target, through_tunnel(self._exit))
+        return None if target is None else await measure_rtt_ms(target, through_tunnel(exit_))
 
     def _tell(self, look: Look) -> None:
-        held = look.holding(self._held)
+        known = (each for each in (self._held, self._ahead) if each is not None and each.interface == look.interface)
+        held = look.holding(next(known, None))
         troubles = look.observation.trouble
         if troubles and not held.observation.trouble:
             log.warning(
@@ -210,3 +236,7 @@ class Observer:
             if self._board.report.tunnel is State.DOWN or self._board.report.network_changes != changes:
                 return
             await wait(changed, left)
+
+
+async def _nothing() -> Finding:
+    return Finding()

@@ -16,6 +16,7 @@ from yarl import URL
 from agent.observing.asking import Session, through_tunnel
 from agent.report import Board, State
 from agent.settings import Exit
+from agent.tunnels.course import Course
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -62,8 +63,10 @@ class Speedometer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         bytes_max: int = BYTES_MAX,
         seconds_max: float = SECONDS_MAX,
+        course: Course | None = None,
     ) -> None:
         self._exit = exit_
+        self._course = course or Course(exit_.tunnel_interface)
         self._board = board
         self._clock = clock
         self._bytes_max = bytes_max
@@ -110,7 +113,7 @@ class Speedometer:
             raise SpeedUnknown("there is nothing to measure against", mend="start the agent with --speed-url")
         if self._board.report.tunnel is not State.UP:
             raise SpeedUnknown("the tunnel is down", mend="measure again when it is up")
-        async with through_tunnel(self._exit).session(self._seconds_max + _GRACE_S) as session:
+        async with through_tunnel(self._course.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
             down_mbps = await _told(download, self._download(session, download))
             up_mbps = await _told(upload, self._upload(session, upload))
         speed = Speed(down_mbps, up_mbps, self._clock())

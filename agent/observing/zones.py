@@ -49,18 +49,18 @@ def read_zone(option: str, text: str) -> str:
     return text.lower().rstrip(".")
 
 
-async def reveal(zone: str, server: Endpoint) -> Asker:
-    """Who asks the zone when `server` is asked for a name in it. Raises Useless."""
+async def reveal(zone: str, server: Endpoint, interface: str | None = None) -> Asker:
+    """Who asks the zone when `server` is asked for a name in it, by `interface` if one is given. Raises Useless."""
     if zone in PUBLIC:
-        return read_asker(await look_up(zone, PUBLIC[zone], server))
-    answer = await look_up(_fresh(zone), dns.rdatatype.TXT, server)
+        return read_asker(await look_up(zone, PUBLIC[zone], server, interface))
+    answer = await look_up(_fresh(zone), dns.rdatatype.TXT, server, interface)
     try:
         return read_asker(answer)
     except Useless:
         if answer.answer:
             raise
     # a zone that has no text has addresses
-    return read_asker(await look_up(_fresh(zone), dns.rdatatype.A, server))
+    return read_asker(await look_up(_fresh(zone), dns.rdatatype.A, server, interface))
 
 
 def _fresh(zone: str) -> str:

@@ -5,27 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.tunnels.lanes import Lane
+from agent.tunnels.routing import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A tunnel that is up: its server's name, and the resolvers (IP addresses) that belong to it."""
+    """A tunnel that is up: its server's name, the resolvers (IP addresses) that belong to it, and what it may carry.
+
+    `addresses` are its own, inside.
+    """
 
     server: str
     resolvers: tuple[str, ...]
+    networks: tuple[Network, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 class Driver(Protocol):
-    """A tunnel to one server. All drivers of an agent use the same interface, so one at a time is up."""
+    """A tunnel to one server, on whichever lane. Two drivers may be up at once, on different lanes."""
 
     @property
     def server(self) -> str:
         """What it is called towards people."""
 
-    async def up(self) -> Line:
-        """Bring it up, and see that the server answers. Raises TunnelFailed, and leaves what `down` removes."""
+    async def up(self, lane: Lane) -> Line:
+        """Bring it up, and see that the server answers: only what is bound to its interface goes by it as yet.
+
+        Raises TunnelFailed, and leaves what `down` removes.
+        """
 
     async def look(self) -> str | None:
-        """What is wrong by now, so that only a restart helps; None if nothing is."""
+        """What is wrong by now with a tunnel that carries clients, so that only a restart helps; None if nothing is."""
 
     async def down(self) -> None:
-        """Remove whatever there is of it: also what a killed agent left, and also nothing."""
+        """Remove whatever there is of it, and also nothing."""

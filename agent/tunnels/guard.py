@@ -13,6 +13,7 @@ from agent.settings import Exit
 from agent.tunnels import names, nftables, routing
 from agent.tunnels.errors import NameUnknown
 from agent.tunnels.kill_switch import Openings, Way
+from agent.tunnels.lanes import lanes_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 
@@ -40,11 +41,8 @@ class Guard:
         self._control = list(control)
         self._known: _Known | None = None
         self._changing = asyncio.Lock()
-
-    @property
-    def _interface(self) -> str:
-        assert self._exit.tunnel_interface is not None
-        return self._exit.tunnel_interface
+        assert exit_.tunnel_interface is not None
+        self._lanes = lanes_of(exit_.tunnel_interface)
 
     async def admit(self, *more: Endpoint) -> None:
         """Let out what goes to the control plane at these places too, and close the rest. Raises ExitplaneError."""
@@ -87,7 +85,7 @@ class Guard:
                 await nftables.close(self._openings(known))
             if self._exit.servers:
                 around = routing.Around(_addresses(known.provider), _addresses(known.control))
-                await routing.lay(around, self._interface)
+                await routing.lay(around, self._lanes, anew=first)
             log.info(
                 "kill_switch.closed" if self._exit.kill_switch else "kill_switch.not_used", missing=list(known.missing)
             )
@@ -102,7 +100,9 @@ class Guard:
 
     def _openings(self, known: _Known) -> Openings:
         marked = bool(self._exit.servers)
-        return Openings(self._interface, self._exit.port, known.provider, known.control, marked=marked)
+        lanes = self._lanes if marked else self._lanes[:1]
+        interfaces = tuple(lane.interface for lane in lanes)
+        return Openings(interfaces, self._exit.port, known.provider, known.control, marked=marked)
 
     async def _look_up(self) -> _Known:
         contacts = [contact for server in self._exit.servers for contact in server.contacts]

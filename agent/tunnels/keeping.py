@@ -14,6 +14,7 @@ from agent.report import Board, State, wait
 from agent.tunnels.commands import CommandFailed
 from agent.tunnels.driver import Driver, Line
 from agent.tunnels.errors import NameUnknown, NotEquipped, TunnelFailed
+from agent.tunnels.lanes import Lane
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -23,9 +24,20 @@ SWITCH_AFTER: Final = 3
 _STABLE_S: Final = 60.0
 _FAILURES: Final = (TunnelFailed, NameUnknown, NotEquipped, CommandFailed)
 
-OnUp: TypeAlias = Callable[[Line], Awaitable[None]]
+OnUp: TypeAlias = Callable[[Line, Lane], Awaitable[None]]
+"""Has clients go by the tunnel that is up on a lane."""
 Wish: TypeAlias = asyncio.Future[str]
 """To take another server; its result is the server that is in use then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tunnel that is up beside the one that carries clients, and verified; `taken` is done when it carries them."""
+
+    number: int
+    lane: Lane
+    line: Line
+    taken: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +55,21 @@ class Pace:
 
 
 class TunnelKeeper:
-    """`drivers` are the servers, in the order in which they are taken. `on_up` is awaited whenever a tunnel came up.
+    """`drivers` are the servers, in the order in which they are taken. `on_up` is awaited whenever a tunnel is to be used.
+
+    Of the two `lanes` it uses one, and the other while it takes another server.
 
     What it knows is its `look`, a probe that a TunnelWatch takes as its first check; deaths it puts up on the board itself.
     """
 
-    def __init__(self, drivers: Sequence[Driver], board: Board, on_up: OnUp, pace: Pace = Pace()) -> None:
+    def __init__(
+        self, drivers: Sequence[Driver], lanes: tuple[Lane, Lane], board: Board, on_up: OnUp, pace: Pace = Pace()
+    ) -> None:
         self._drivers = drivers
+        self._lanes = lanes
+        self._lane = lanes[0]
+        self._line: Line | None = None
+        """What carries clients."""
         self._board = board
         self._on_up = on_up
         self._pace = pace
@@ -59,6 +79,9 @@ class TunnelKeeper:
         self._slow = Backoff(pace.slow_base_s, pace.slow_limit_s)
         self._trouble: str | None = "the tunnel is being brought up"
         self._wish: Wish | None = None
+        self._candidate: Candidate | None = None
+        self._tried: int | None = None
+        """Which server is tried beside the present one, or was last and did not do."""
         self._woken = asyncio.Event()
         self._one_wish = asyncio.Lock()
 
@@ -80,15 +103,62 @@ class TunnelKeeper:
                 await wait(self._woken, wait_s)
 
     async def stop(self) -> None:
-        """Take it down."""
+        """Take it down, and whatever is up beside it."""
         self._note("the agent ends")
-        await self._down()
+        for driver in self._drivers:
+            await _take_down(driver)
+
+    @property
+    def has_room_beside(self) -> bool:
+        """Whether another server can be tried while the present one carries clients."""
+        return self._trouble is None and self._next_beside() is not None
+
+    async def rotate_beside(self, verify: OnUp, clear: Callable[[], Awaitable[None]]) -> str:
+        """Take another server, and keep the one before until that one is up and `verify` is content with it; gives its name.
+
+        The one before is taken down after `clear`. Raises what `verify` raises, and what keeps the tunnel from coming up: then
+        nothing is changed, and the next time another server is tried. Ask `has_room_beside` before.
+        """
+        async with self._one_wish:
+            number = self._next_beside()
+            if number is None:
+                raise TunnelFailed("there is no other server", mend="name another with --tunnel")
+            self._tried = number
+            driver, lane = self._drivers[number], self._lanes[self._lane == self._lanes[0]]
+            try:
+                await driver.down()
+                line = await driver.up(lane)
+                await verify(line, lane)
+                await self._offer(Candidate(number, lane, line, asyncio.get_running_loop().create_future()))
+                self._tried = None
+                log.info("tunnel.taken", server=line.server, interface=lane.interface)
+                await clear()
+            finally:
+                for left in (each for each in self._drivers if each is not self._drivers[self._current]):
+                    await _take_down(left)
+            return line.server
+
+    async def _offer(self, candidate: Candidate) -> None:
+        """Have `run` take it. Raises what keeps it from being used."""
+        self._candidate = candidate
+        self._woken.set()
+        try:
+            await candidate.taken
+        finally:
+            self._candidate = None
+
+    def _next_beside(self) -> int | None:
+        """Another server than the present one and, if there are more, than the one that did not do the last time."""
+        count = len(self._drivers)
+        start = self._current if self._tried is None else self._tried
+        others = ((start + step) % count for step in range(1, count + 1))
+        return next((each for each in others if self._drivers[each].server != self.server), None)
 
     async def rotate(self) -> str:
         """Take the next server, or the same anew if there is no other; gives the name of the one that is in use then.
 
         A server that does not come up is left again for the one before, which is then brought up as after every failure. While
-        this lasts the tunnel is down.
+        this lasts the tunnel is down: it is for a tunnel that is down anyway, or has nothing beside it.
         """
         async with self._one_wish:
             wish: Wish = asyncio.get_running_loop().create_future()
@@ -109,12 +179,13 @@ class TunnelKeeper:
         if wish is not None:
             self._current = (self._current + 1) % len(self._drivers)
         begun_s = asyncio.get_running_loop().time()
-        try:
-            line = await self._up()
-        except _FAILURES as failure:
-            return await self._fail(failure, wish, before)
+        if not await self._adopt():
+            try:
+                line = await self._up()
+            except _FAILURES as failure:
+                return await self._fail(failure, wish, before)
+            _fulfil(wish, line.server)
         self._failures = 0
-        _fulfil(wish, line.server)
         await self._watch()
         if asyncio.get_running_loop().time() - begun_s > _STABLE_S:
             self._backoff.reset()
@@ -124,11 +195,39 @@ class TunnelKeeper:
     async def _up(self) -> Line:
         driver = self._drivers[self._current]
         await driver.down()  # what a killed agent left
-        line = await driver.up()
-        await self._on_up(line)
+        line = await driver.up(self._lane)
+        await self._on_up(line, self._lane)
         log.info("tunnel.brought_up", server=line.server, resolvers=list(line.resolvers))
-        self._trouble = None
+        self._line, self._trouble = line, None
         return line
+
+    async def _adopt(self) -> bool:
+        """Take the candidate, if there is one; gives whether it is used now. One that cannot be used changes nothing."""
+        candidate, self._candidate = self._candidate, None
+        if candidate is None or candidate.taken.done():
+            return False
+        before = self._current, self._lane
+        self._current, self._lane = candidate.number, candidate.lane
+        try:
+            await self._on_up(candidate.line, candidate.lane)
+        except _FAILURES as failure:
+            self._current, self._lane = before
+            await self._carry_on()
+            if not candidate.taken.done():
+                candidate.taken.set_exception(failure)
+            return False
+        self._line, self._trouble = candidate.line, None
+        if not candidate.taken.done():
+            candidate.taken.set_result(None)
+        return True
+
+    async def _carry_on(self) -> None:
+        """Use the tunnel again that was used before."""
+        if self._line is not None:
+            try:
+                await self._on_up(self._line, self._lane)
+            except _FAILURES as failure:
+                log.warning("tunnel.not_taken_again", server=self.server, reason=str(failure))
 
     async def _fail(self, failure: ExitplaneError, wish: Wish | None, before: int) -> float:
         """Note why it did not come up, and choose the next server; gives the seconds until it is tried."""
@@ -142,16 +241,24 @@ class TunnelKeeper:
         self._failures += 1
         slowly = isinstance(failure, TunnelFailed) and failure.slowly
         if not slowly and self._failures % SWITCH_AFTER == 0:
-            self._current = (self._current + 1) % len(self._drivers)
+            following = (self._current + 1) % len(self._drivers)
+            self._current = self._current if self._trying_beside(following) else following
         return (self._slow if slowly else self._backoff).next_s()
 
     async def _watch(self) -> None:
         """Until the tunnel is dead, of no use, or another is wished for."""
-        driver = self._drivers[self._current]
         loop = asyncio.get_running_loop()
         useful_s = loop.time()
-        while not await wait(self._woken, self._pace.look_s):
-            trouble = await driver.look()
+        while True:
+            if await wait(self._woken, self._pace.look_s):
+                self._woken.clear()
+                if self._wished():
+                    self._note("the tunnel takes another server")
+                    break
+                if await self._adopt():
+                    useful_s = loop.time()
+                continue
+            trouble = await self._drivers[self._current].look()
             if self._board.report.tunnel is State.UP:
                 useful_s = loop.time()
             elif trouble is None and loop.time() - useful_s >= self._pace.useless_s:
@@ -159,15 +266,14 @@ class TunnelKeeper:
             if trouble is not None:
                 self._note(trouble)
                 break
-        else:
-            self._note("the tunnel takes another server")
         await self._down()
 
+    def _trying_beside(self, number: int) -> bool:
+        return self._one_wish.locked() and self._tried == number
+
     async def _down(self) -> None:
-        try:
-            await self._drivers[self._current].down()
-        except _FAILURES as failure:
-            log.warning("tunnel.not_removed", reason=str(failure))
+        self._line = None
+        await _take_down(self._drivers[self._current])
 
     def _note(self, trouble: str) -> None:
         """Say at once what is wrong, without waiting for the watch's next look."""
@@ -180,3 +286,10 @@ class TunnelKeeper:
 def _fulfil(wish: Wish | None, server: str) -> None:
     if wish is not None and not wish.done():
         wish.set_result(server)
+
+
+async def _take_down(driver: Driver) -> None:
+    try:
+        await driver.down()
+    except _FAILURES as failure:
+        log.warning("tunnel.not_removed", reason=str(failure))

@@ -35,12 +35,12 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Openings:
-    """All that may leave: through `interface`, to the provider's servers, to the control plane, and answers from `port`.
+    """All that may leave: through `interfaces`, to the provider's servers, to the control plane, and answers from `port`.
 
     What goes to the control plane carries MARK; `marked` is whether the tunnel's own packets do too.
     """
 
-    interface: str
+    interfaces: tuple[str, ...]
     port: int
     provider: frozenset[Way]
     control: frozenset[Way]
@@ -63,7 +63,7 @@ def output_rules(openings: Openings) -> list[str]:
     mark = f" meta mark {MARK:#x}"
     return [
         'oifname "lo" accept',
-        f'oifname "{_interface(openings.interface)}" accept',
+        *(f'oifname "{_interface(each)}" accept' for each in openings.interfaces),
         *_to(openings.provider, mark if openings.marked else ""),
         *_to(openings.control, mark),
         # gateways' connections: what answers them, and nothing that begins here

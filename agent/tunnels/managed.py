@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import structlog
 
 from agent.report import Board
 from agent.settings import Exit
 from agent.tunnel import Check, checks_of
-from agent.tunnels import dns, nftables, routing
+from agent.tunnels import nftables, routing
 from agent.tunnels.commands import CommandFailed
+from agent.tunnels.course import Course
 from agent.tunnels.driver import Driver, Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.guard import Guard
 from agent.tunnels.keeping import Pace, TunnelKeeper
+from agent.tunnels.lanes import Lane, lanes_of
 from agent.tunnels.openvpn import OpenVpn
 from agent.tunnels.requirements import require
+from agent.tunnels.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
 from agent.tunnels.servers import OpenVpnServer, Server, WireGuardServer
+from agent.tunnels.staying import Connections
+from agent.tunnels.verifying import Look, Wanted, verify, with_tunnel
 from agent.tunnels.wireguard import Resolve, WireGuard
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
-RESOLVER_EVERY_S: Final = 3.0
-_RESOLVER_WITHIN_S: Final = 1.0
-_RESOLVER_PATIENCE: Final = 3
-
 OnResolvers: TypeAlias = Callable[[tuple[str, ...]], Awaitable[None]]
+Drain: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits until no client's request is open, but not for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A server's name, and the address that it comes out at, where that was looked at."""
+
+    server: str
+    address: str | None
 
 
 class ManagedTunnel:
@@ -41,26 +52,34 @@ class ManagedTunnel:
         self, exit_: Exit, control: Iterable[Endpoint], folder: Path, board: Board, on_resolvers: OnResolvers
     ) -> None:
         self._exit = exit_
+        self._board = board
         self._on_resolvers = on_resolvers
         self.guard = Guard(exit_, control)
         self.keeper: TunnelKeeper | None = None
         """None for a tunnel that somebody else brings up."""
+        self.course = Course(exit_.tunnel_interface)
         self._resolvers = exit_.resolvers
-        self._probe = ResolverProbe(lambda: self._resolvers, exit_.tunnel_interface)
+        self._line: Line | None = None
+        """The tunnel that carries clients, or did last."""
+        self._probe = ResolverProbe(lambda: self._resolvers, self.course)
+        self._connections = Connections()
         self._begun = False
         if exit_.servers:
-            drivers = [driver_of(each, exit_, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelKeeper(drivers, board, self._hear, Pace())
+            assert exit_.tunnel_interface is not None
+            self._lanes = lanes_of(exit_.tunnel_interface)
+            drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
+            self.keeper = TunnelKeeper(drivers, self._lanes, board, self._carry, Pace())
 
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
         require(programs(self._exit))
         if self.keeper is not None:
-            assert self._exit.tunnel_interface is not None
-            await routing.remove_interface(self._exit.tunnel_interface)  # what a killed agent left
+            for lane in self._lanes:
+                await routing.remove_interface(lane.interface)  # what a killed agent left
         self._begun = True
         await self.guard.admit()
         if self.keeper is not None:
+            await self._connections.forget()
             tasks.create_task(self.keeper.run(), name="tunnel's keeper")
         tasks.create_task(self.guard.run(), name="kill switch")
 
@@ -68,13 +87,49 @@ class ManagedTunnel:
         """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
         if self.keeper is None:
             return checks_of(self._exit)
-        return [Check(self.keeper.look), *checks_of(self._exit), Check(self._probe, _RESOLVER_PATIENCE)]
+        own = checks_of(self._exit, lambda: self.course.interface)
+        return [Check(self.keeper.look), *own, Check(self._probe, RESOLVER_PATIENCE)]
 
     async def rotate(self) -> str:
-        """Take another server; gives its name. Raises TunnelFailed for a tunnel that is somebody else's."""
+        """Take another server in place of the present one; gives its name. Raises TunnelFailed for somebody else's tunnel."""
         if self.keeper is None:
             raise TunnelFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
         return await self.keeper.rotate()
+
+    @property
+    def has_room_beside(self) -> bool:
+        """Whether another server can be tried while the present one carries clients."""
+        return self.keeper is not None and self.keeper.has_room_beside
+
+    async def rotate_beside(self, wanted: Wanted, look: Look | None, drain: Drain) -> Taken:
+        """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
+
+        What began by the old one ends by it, or with `drain`. Other resolvers take another Envoy: then `drain` comes first, while
+        the exit takes no new requests. If anything goes wrong, nothing is changed.
+        """
+        assert self.keeper is not None
+        seen, drained = None, False
+
+        async def prepare(line: Line, lane: Lane) -> None:
+            nonlocal seen, drained
+            resolvers = self._resolvers_of(line)
+            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), wanted, look)
+            if resolvers != self._resolvers:
+                self._board.update(resting="it takes another server")
+                await drain()
+                drained = True
+
+        async def clear() -> None:
+            if not drained:
+                await drain()
+            await self._leave_others()
+
+        try:
+            server = await self.keeper.rotate_beside(prepare, clear)
+        finally:
+            self._board.update(resting="")
+            await self._leave_others()
+        return Taken(server, seen.address if seen else None)
 
     async def end(self) -> None:
         """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
@@ -82,63 +137,62 @@ class ManagedTunnel:
             return
         if self.keeper is not None:
             await self.keeper.stop()
+            await self._connections.forget()
             try:
-                await routing.remove()
+                await routing.remove(self._lanes)
             except CommandFailed as error:
                 log.warning("tunnel.routes_left", reason=str(error))
         if self._exit.kill_switch:
             log.info("kill_switch.stays", mend="`exitplane agent --open-kill-switch` opens it")
 
-    async def _hear(self, line: Line) -> None:
-        resolvers = self._exit.resolvers or line.resolvers
-        if not resolvers:
-            raise TunnelFailed(f"{line.server} names no resolver", mend="name one with --dns", slowly=True)
+    async def _carry(self, line: Line, lane: Lane) -> None:
+        """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
+        resolvers = self._resolvers_of(line)
+        if lane.interface == self.course.interface:
+            await self._connections.begin(lane)
+            await routing.lead_into(lane.interface, line.networks)
+        else:
+            async with self.course.still:
+                await self._hold_old(line)
+                await self._connections.begin(lane, self._line)
+                await routing.lead_into(lane.interface, line.networks)
+                self.course.interface = lane.interface
+        self._line = line
         self._resolvers = resolvers
         self._probe.forget()
         await self._on_resolvers(resolvers)
 
+    async def _hold_old(self, new: Line) -> None:
+        """What comes from the old tunnel's addresses goes by it, as long as it is there."""
+        old = self._line
+        for lane in self._lanes:
+            if old is not None and lane.interface == self.course.interface:
+                await routing.hold(lane, set(old.addresses) - set(new.addresses))
 
-class ResolverProbe:
-    """Asks the tunnel's resolvers something now and then: without one that answers an exit is of no use.
-
-    It also gives a server that died something to leave unanswered.
-    """
-
-    def __init__(
-        self, resolvers: Callable[[], tuple[str, ...]], interface: str | None, every_s: float = RESOLVER_EVERY_S
-    ) -> None:
-        self._resolvers = resolvers
-        self._interface = interface
-        self._every_s = every_s
-        self._again_s = 0.0
-        self._turn = 0
-
-    def forget(self) -> None:
-        """What was heard through another tunnel says nothing of this one."""
-        self._again_s = 0.0
-
-    async def __call__(self) -> str | None:
-        resolvers = self._resolvers()
-        if not resolvers or time.monotonic() < self._again_s:
-            return None
-        resolver = resolvers[self._turn % len(resolvers)]
+    async def _leave_others(self) -> None:
+        """What began by a tunnel that carries clients no longer may go on no longer."""
+        for lane in self._lanes:
+            if lane.interface != self.course.interface:
+                await self._connections.leave(lane)
         try:
-            await dns.ask(resolver, ".", dns.NS, within_s=_RESOLVER_WITHIN_S, interface=self._interface)
-        except dns.Unanswered:
-            self._turn += 1
-            return f"the resolver {resolver} does not answer through the tunnel"
-        self._again_s = time.monotonic() + self._every_s
-        return None
+            await routing.let_go()
+        except CommandFailed as error:
+            log.warning("tunnel.routes_left", reason=str(error))
+
+    def _resolvers_of(self, line: Line) -> tuple[str, ...]:
+        resolvers = self._exit.resolvers or line.resolvers
+        if not resolvers:
+            raise TunnelFailed(f"{line.server} names no resolver", mend="name one with --dns", slowly=True)
+        return resolvers
 
 
-def driver_of(server: Server, exit_: Exit, folder: Path, resolve: Resolve) -> Driver:
+def driver_of(server: Server, folder: Path, resolve: Resolve) -> Driver:
     """What brings up the tunnel to a server."""
-    assert exit_.tunnel_interface is not None
     match server:
         case WireGuardServer(file):
-            return WireGuard(file, exit_.tunnel_interface, folder, resolve)
+            return WireGuard(file, folder, resolve)
         case OpenVpnServer(file, remote, credentials):
-            return OpenVpn(file, remote, credentials, exit_.tunnel_interface, folder, resolve)
+            return OpenVpn(file, remote, credentials, folder, resolve)
 
 
 def programs(exit_: Exit) -> Iterator[str]:

@@ -16,33 +16,32 @@ from agent.tunnels.commands import CommandFailed, start_child
 from agent.tunnels.driver import Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.kill_switch import MARK
+from agent.tunnels.lanes import Lane
 from agent.tunnels.management import Conversation
 from agent.tunnels.openvpn_file import OpenVpnFile, Remote
 from agent.tunnels.wireguard import Resolve
 
 UP_WITHIN_S: Final = 25.0
-LOG: Final = "openvpn.log"
-SOCKET: Final = "openvpn.sock"
 _STOP_S: Final = 3.0
 _LINE_MAX: Final = 65_536
 
 
 class OpenVpn:
-    """The tunnel to one of a file's remotes, on `interface`. `folder` holds the socket and OpenVPN's log."""
+    """The tunnel to one of a file's remotes. `folder` holds the socket and OpenVPN's log."""
 
     def __init__(
         self,
         file: OpenVpnFile,
         remote: Remote,
         credentials: Credentials | None,
-        interface: str,
         folder: Path,
         resolve: Resolve,
     ) -> None:
         self._file = file
         self._remote = remote
         self._credentials = credentials
-        self._interface = interface
+        self._lane: Lane | None = None
+        """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
         self._process: EnvoyProcess | None = None
@@ -54,25 +53,29 @@ class OpenVpn:
     def server(self) -> str:
         return f"{self._remote.endpoint}/{self._remote.protocol}"
 
-    async def up(self) -> Line:
+    async def up(self, lane: Lane) -> Line:
         """Start OpenVPN, and return when it is connected. Raises TunnelFailed."""
+        self._lane = lane
         self._conversation = Conversation(self.server, self._credentials)
         addresses = await self._resolve(self._remote.endpoint.host)
-        await self._listen()
-        self._start(addresses[0])
-        await self._await_connection()
+        await self._listen(lane)
+        self._start(lane, addresses[0])
+        await self._await_connection(lane)
         try:
-            networks = [each for each in routing.EVERYTHING if each.version in self._versions()]
-            await routing.lead_into(self._interface, networks)
+            networks = tuple(each for each in routing.EVERYTHING if each.version in self._versions())
+            await routing.pave(lane, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
-        return Line(self.server, tuple(self._file.resolvers or self._conversation.resolvers))
+        resolvers = tuple(self._file.resolvers or self._conversation.resolvers)
+        return Line(self.server, resolvers, networks, tuple(self._conversation.addresses))
 
     async def look(self) -> str | None:
         """What is wrong: OpenVPN, its interface or its routes."""
         if self._conversation.failure is not None:
             return str(self._conversation.failure)
-        return await interface_trouble(self._interface) or routing.route_trouble(self._conversation.addresses)
+        assert self._lane is not None
+        interface = self._lane.interface
+        return await interface_trouble(interface) or routing.route_trouble(interface, self._versions())
 
     async def down(self) -> None:
         """End OpenVPN, and remove its interface."""
@@ -82,14 +85,16 @@ class OpenVpn:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        (self._folder / SOCKET).unlink(missing_ok=True)
-        await routing.remove_interface(self._interface)
+        if self._lane is not None:
+            (self._folder / socket_of(self._lane)).unlink(missing_ok=True)
+            await routing.remove_interface(self._lane.interface)
+            self._lane = None
 
     # -- beginning
 
-    async def _listen(self) -> None:
+    async def _listen(self, lane: Lane) -> None:
         """Await OpenVPN's call: nobody else can then be the one that leads it."""
-        path = self._folder / SOCKET
+        path = self._folder / socket_of(lane)
         path.unlink(missing_ok=True)
         try:
             self._listening = await asyncio.start_unix_server(self._converse, path, limit=_LINE_MAX)
@@ -97,13 +102,13 @@ class OpenVpn:
         except (OSError, ValueError) as error:
             raise TunnelFailed(f"{path} cannot be listened on ({error})", mend="use a shorter --state") from error
 
-    def _start(self, address: str) -> None:
+    def _start(self, lane: Lane, address: str) -> None:
         remote = self._remote
         protocol = {"udp": "udp", "tcp": "tcp-client"}[remote.protocol] + ("6" if ":" in address else "")
         own = [
             "client",
             "nobind",
-            f"dev {self._interface}",
+            f"dev {lane.interface}",
             "dev-type tun",
             f"proto {protocol.replace('tcp-client6', 'tcp6-client')}",
             f"remote {address} {remote.endpoint.port}",
@@ -116,7 +121,7 @@ class OpenVpn:
             # every restart is the keeper's to decide: OpenVPN ends instead, and takes its interface along
             "remap-usr1 SIGTERM",
             "connect-retry-max 1",
-            f"management {SOCKET} unix",
+            f"management {socket_of(lane)} unix",
             "management-client",
             "management-hold",
             "management-query-passwords",
@@ -126,19 +131,19 @@ class OpenVpn:
             own.append("auth-user-pass")
         text = self._file.render() + "\n".join([*own, ""])
         try:
-            self._process = start_child(("openvpn", "--config", "stdin"), self._folder, LOG, text)
+            self._process = start_child(("openvpn", "--config", "stdin"), self._folder, log_of(lane), text)
         except OSError as error:
             raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", mend="install openvpn") from error
 
-    async def _await_connection(self) -> None:
+    async def _await_connection(self, lane: Lane) -> None:
         """Raises TunnelFailed when it fails, ends, or takes too long."""
         assert self._process is not None
         deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
         while not self._conversation.connected:
             left_s = deadline_s - asyncio.get_running_loop().time()
             if self._process.ended.is_set() and self._conversation.failure is None:
-                words = _last_words(self._folder / LOG)
-                self._conversation.fail(f"OpenVPN ended at once: {words}", mend=f"see {self._folder / LOG}")
+                path = self._folder / log_of(lane)
+                self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", mend=f"see {path}")
             if left_s <= 0:
                 self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
             if self._conversation.failure is not None:
@@ -162,6 +167,16 @@ class OpenVpn:
         conversation.end()
         self._news.set()
         writer.close()
+
+
+def log_of(lane: Lane) -> str:
+    """The name of the file in which OpenVPN's words are."""
+    return f"openvpn{lane.suffix}.log"
+
+
+def socket_of(lane: Lane) -> str:
+    """The name of the socket at which OpenVPN calls."""
+    return f"openvpn{lane.suffix}.sock"
 
 
 def _last_words(path: Path) -> str:

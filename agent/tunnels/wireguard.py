@@ -17,6 +17,7 @@ from agent.tunnels.commands import CommandFailed, run, start_child
 from agent.tunnels.driver import Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.kill_switch import MARK
+from agent.tunnels.lanes import Lane
 from agent.tunnels.pulse import Pulse, Sample
 from agent.tunnels.wg_quick import WireGuardFile
 from model.endpoint import Endpoint
@@ -25,7 +26,6 @@ log = structlog.get_logger()
 
 UP_WITHIN_S: Final = 15.0
 """A handshake is tried every 5 s: this is three of them."""
-LOG: Final = "wireguard.log"
 _DEVICE_WITHIN_S: Final = 5.0
 _STOP_S: Final = 2.0
 _POLL_S: Final = 0.05
@@ -35,11 +35,12 @@ Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 
 
 class WireGuard:
-    """The tunnel that one wg-quick file declares, on `interface`. `folder` is where wireguard-go's log goes."""
+    """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
 
-    def __init__(self, file: WireGuardFile, interface: str, folder: Path, resolve: Resolve) -> None:
+    def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
         self._file = file
-        self._interface = interface
+        self._lane: Lane | None = None
+        """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
         self._process: EnvoyProcess | None = None
@@ -49,17 +50,24 @@ class WireGuard:
     def server(self) -> str:
         return str(self._file.main_peer.endpoint)
 
-    async def up(self) -> Line:
+    @property
+    def _interface(self) -> str:
+        assert self._lane is not None
+        return self._lane.interface
+
+    async def up(self, lane: Lane) -> Line:
         """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
+        self._lane = lane
+        networks = tuple(each for peer in self._file.peers for each in peer.allowed)
         try:
-            await self._make_device()
-            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings())
+            await self._make_device(lane)
+            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(lane))
             await self._address()
-            await routing.lead_into(self._interface, (each for peer in self._file.peers for each in peer.allowed))
+            await routing.pave(lane, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         await self._await_handshake()
-        return Line(self.server, self._file.resolvers)
+        return Line(self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses))
 
     async def look(self) -> str | None:
         """What is wrong: the device, its routes, or a server that does not answer."""
@@ -77,18 +85,20 @@ class WireGuard:
         if self._process is not None:
             await self._process.end(_STOP_S)
             self._process = None
-        await routing.remove_interface(self._interface)
+        if self._lane is not None:
+            await routing.remove_interface(self._interface)
+            self._lane = None
 
     # -- beginning
 
-    async def _make_device(self) -> None:
+    async def _make_device(self, lane: Lane) -> None:
         try:
             await run("ip", "link", "add", self._interface, "type", "wireguard")
         except CommandFailed as error:
             log.debug("tunnel.no_kernel_wireguard", reason=error.message)
         else:
             return
-        self._process = self._start()
+        self._process = self._start(lane)
         deadline_s = time.monotonic() + _DEVICE_WITHIN_S
         while True:
             try:
@@ -97,28 +107,30 @@ class WireGuard:
                 if time.monotonic() > deadline_s:
                     raise TunnelFailed(
                         "wireguard-go makes no interface",
-                        mend=f"see {self._folder / LOG}, and whether /dev/net/tun is there",
+                        mend=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
                     ) from None
                 await asyncio.sleep(_POLL_S)
                 if self._process.ended.is_set():  # the device of the one before it may still be on its way out
-                    self._process = self._start()
+                    self._process = self._start(lane)
             else:
                 return
 
-    def _start(self) -> EnvoyProcess:
-        command = ("wireguard-go", "--foreground", self._interface)
+    def _start(self, lane: Lane) -> EnvoyProcess:
+        command = ("wireguard-go", "--foreground", lane.interface)
         try:
-            return start_child(command, self._folder, LOG, environment={"LOG_LEVEL": "error"})
+            return start_child(command, self._folder, log_of(lane), environment={"LOG_LEVEL": "error"})
         except OSError as error:
             raise TunnelFailed(
                 f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
                 mend="install wireguard-go, or load the kernel's module",
             ) from error
 
-    async def _settings(self) -> str:
+    async def _settings(self, lane: Lane) -> str:
         """What `wg setconf` reads: names resolved, and a sign of life often enough."""
         lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
-        if self._file.listen_port:
+        if (
+            self._file.listen_port and not lane.suffix
+        ):  # the other lane may have the same file's, or one that says the same
             lines.append(f"ListenPort = {self._file.listen_port}")
         for peer in self._file.peers:
             assert peer.endpoint is not None
@@ -179,9 +191,14 @@ class WireGuard:
 
     def _route_trouble(self) -> str | None:
         covered = {network.version for peer in self._file.peers for network in peer.allowed if network.prefixlen == 0}
-        addresses = [
-            str(each.ip)
+        versions = {
+            each.version
             for each in self._file.addresses
             if each.version in covered and (each.version == 4 or routing.has_ipv6(self._interface))
-        ]
-        return routing.route_trouble(addresses)
+        }
+        return routing.route_trouble(self._interface, versions)
+
+
+def log_of(lane: Lane) -> str:
+    """The name of the file in which wireguard-go's words are."""
+    return f"wireguard{lane.suffix}.log"

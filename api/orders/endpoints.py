@@ -27,10 +27,10 @@ _ORDERED: dict[str, Any] = {
 
 @router.post("/rotate", **_ORDERED)
 async def rotate_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Have an exit take another server or address; it serves again once that is verified.
+    """Have an exit take another server or address.
 
-    Its clients are sent to the other exits of the pool meanwhile. Where the new one does not come up, the old one is taken
-    again.
+    An exit whose agent brings its tunnel up itself, from several servers, keeps the old one until the new one is verified. Others
+    send their clients to the other exits of the pool meanwhile. Where the new one does not come up, the old one is taken again.
     """
     return await _order(write, exit_id, of_fleet, "rotate", {})
 

@@ -29,11 +29,13 @@ async def order(work: Work, ref: str, fleet: str | None, kind: OrderKind, detail
     row = await EXITS.lock(work, ref, fleet)
     if kind == "rotate":
         await _leave_one_that_serves(work, row)
+    pool, owner = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
+    if kind == "rotate":
+        detail = {**detail, "country": pool.country}  # where the agent does not take a server elsewhere
     asked = ExitOrderRow(
         id=uuid4(), exit_id=row.id, kind=kind, detail=detail, asked_at=work.now, expires_at=work.now + EXPIRES_AFTER
     )
     await orders.ask(work.session, asked)
-    _, owner = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
     work.unit.audit(Entry(f"{kind}_ordered", Kind.EXIT, str(row.id), owner.id, {"name": row.name}))
     shown = _show(asked, row.name, work.now)
     return Answer(202, shown, {"Location": f"/api/v1/exits/{row.id}/orders/{asked.id}"})

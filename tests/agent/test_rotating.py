@@ -8,7 +8,9 @@ import pytest
 
 from agent.orders import OrderFailed
 from agent.report import Board, Observation, State
-from agent.rotating import Rotation
+from agent.rotating import Drain, Exchange, Rotation
+from agent.tunnels.errors import TunnelFailed
+from agent.tunnels.managed import Taken
 from model.errors import ExitplaneError
 
 SEEN = Observation(address="198.51.100.7", country="us")
@@ -91,3 +93,36 @@ async def test_a_tunnel_that_cannot_be_changed_says_why(board):
     with pytest.raises(OrderFailed, match="not the agent's"):
         await Rotation(board, lambda: None, take)({})
     assert board.report.well
+
+
+class Tunnel:
+    """One with room for another server beside the present one."""
+
+    def __init__(self, failure: TunnelFailed | None = None) -> None:
+        self.failure = failure
+        self.country = None
+
+    async def rotate_beside(self, wanted, look, drain):
+        self.country, self.look = wanted.country, look
+        if self.failure is not None:
+            raise self.failure
+        await drain()
+        return Taken("us-9", "198.51.100.8")
+
+
+async def test_with_room_for_both_the_exit_does_not_rest_while_it_takes_another_server(board):
+    envoy, tunnel = Envoy(1), Tunnel()
+    ordered = asyncio.create_task(Exchange(tunnel, None, Drain(lambda: envoy))({"country": "us"}))
+    await asyncio.wait_for(envoy.asked.wait(), 5)
+    assert board.report.well
+    assert not ordered.done()
+    envoy.open = 0
+    assert await asyncio.wait_for(ordered, 5) == {"server": "us-9", "address": "198.51.100.8"}
+    assert tunnel.country == "us"
+
+
+async def test_why_another_server_was_not_taken_is_what_the_order_says():
+    tunnel = Tunnel(TunnelFailed("its address is in fr", mend="the old server stays"))
+    with pytest.raises(OrderFailed, match="in fr; the old server stays"):
+        await Exchange(tunnel, None, Drain(lambda: None))({"country": 7})
+    assert tunnel.country is None

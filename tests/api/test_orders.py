@@ -28,6 +28,12 @@ async def test_an_agent_learns_of_an_order_with_its_next_heartbeat(two, demo):
     assert (await two.beat()).json["orders"] == [{"id": reply.json["id"], "kind": "logs", "detail": {"lines": 7}}]
 
 
+async def test_an_agent_learns_where_another_server_has_to_be(two, demo):
+    await order(demo, two, "rotate")
+    (said,) = (await two.beat()).json["orders"]
+    assert said["detail"] == {"country": "us"}
+
+
 @pytest.mark.parametrize("kind", ["rotate", "speed-test", "logs"])
 async def test_what_came_of_it_is_told_and_the_agent_is_not_asked_again(two, demo, kind):
     reply = await order(demo, two, kind)

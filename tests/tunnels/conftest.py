@@ -78,13 +78,19 @@ class Internet:
 
     callers: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    countries: dict[str, str] = field(default_factory=dict)
+    """Where callers are, by the source at /where."""
 
     async def answer(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             asked = await reader.readuntil(b"\r\n\r\n")
-            caller = writer.get_extra_info("peername")[0]
+            caller = said = writer.get_extra_info("peername")[0]
             self.callers.append(caller)
-            said = json.dumps({"ip": caller, "country": "DE"}) if asked.startswith(b"GET /json ") else caller
+            if asked.startswith(b"GET /json "):
+                said = json.dumps({"ip": caller, "country": "DE"})
+            if asked.startswith(b"GET /where "):
+                address = caller.removeprefix("::ffff:")
+                said = json.dumps({"ip": address, "country": self.countries.get(address)})
             head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\nconnection: close\r\n\r\n"
             writer.write((head + said).encode())
             await writer.drain()
@@ -179,20 +185,29 @@ async def internet(network):
     made = Internet()
     with lab.inside(lab.NET):
         pages = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
-        names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        names.bind(("0.0.0.0", 53))
-    for each in (pages, names):
+        # the page's address answers from itself, whatever route leads back
+        names = [_bound_to(address) for address in ("0.0.0.0", lab.PAGE)]
+    for each in (pages, *names):
         each.setblocking(False)
     server = await asyncio.start_server(made.answer, sock=pages)
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: _Resolver(made), sock=names)
+    loop = asyncio.get_running_loop()
+    resolvers = [await loop.create_datagram_endpoint(lambda: _Resolver(made), sock=each) for each in names]
     yield made
-    transport.close()
+    for transport, _ in resolvers:
+        transport.close()
     server.close()
     while left := [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ in _OF_THE_PAGE]:
         for task in left:
             if task.get_coro().__qualname__ == _OF_THE_PAGE[0]:
                 task.cancel()
         await asyncio.wait(left, timeout=1)
+
+
+def _bound_to(address: str) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address, 53))
+    return made
 
 
 async def fetch(address: str, *, within_s: float = 3.0) -> str:
@@ -215,6 +230,7 @@ class Kept:
     board: Board
     resolvers: list[tuple[str, ...]]
     living: asyncio.Task[None]
+    exit_: Exit
 
     def ended(self) -> bool:
         return self.living.done()
@@ -232,7 +248,7 @@ def keep(in_exit, tmp_path):
     """`async with keep(FILE, …) as kept`: tunnels from these files' texts, kept up and watched as an agent does."""
 
     @contextlib.asynccontextmanager
-    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, **more):
+    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), **more):
         state = tmp_path / "state"
         state.mkdir(mode=0o700, exist_ok=True)
         exit_ = Exit(
@@ -243,6 +259,7 @@ def keep(in_exit, tmp_path):
             servers=read_servers(write_files(tmp_path, files), write_credentials(tmp_path, files, **more)),
             resolvers=resolvers,
             kill_switch=kill_switch,
+            sources=sources,
         )
         board = Board()
         heard = []
@@ -260,7 +277,7 @@ def keep(in_exit, tmp_path):
 
         living = asyncio.create_task(live())
         try:
-            yield Kept(tunnel, board, heard, living)
+            yield Kept(tunnel, board, heard, living, exit_)
         finally:
             living.cancel()
             ended = await asyncio.gather(living, return_exceptions=True)

@@ -4,6 +4,7 @@
     eptun-o  10.254.53.2 ───────────────── eptun-i 10.254.53.1      the outer link
              fd53::2                                fd53::1
     eptun0   the tunnel under test         eptun-wg / eptun-ov      its far ends
+    eptun0-b the one beside it             eptun-w2
                                            page, resolver and control plane are served here, on every address
 
 Whatever leaves outside the tunnel arrives, because the exit has a default route over the cable: a leak would work.
@@ -23,7 +24,7 @@ from pathlib import Path
 
 EXIT, NET = "eptun-exit", "eptun-net"
 OUTER, INNER = "eptun-o", "eptun-i"
-TUNNEL = "eptun0"
+TUNNEL, BESIDE = "eptun0", "eptun0-b"
 EXIT_ADDRESS, NET_ADDRESS = "10.254.53.2", "10.254.53.1"
 EXIT_ADDRESS_6, NET_ADDRESS_6 = "fd53::2", "fd53::1"
 PAGE = "203.0.113.80"
@@ -31,7 +32,8 @@ PAGE_6 = "2001:db8:53::80"
 PORT = 8443
 """That gateways dial at the exit."""
 ROOT = Path(__file__).parents[2]
-# `exitplane agent`, with a patience for a tunnel that dies twelve times in a minute, and that rotates on SIGUSR1
+# `exitplane agent`, with a patience for a tunnel that dies twelve times in a minute, and that rotates on SIGUSR1: beside the
+# tunnel that is up, as for an order
 AGENT = """
 import asyncio, signal
 import agent.tunnels.managed as managed
@@ -45,9 +47,17 @@ cli.agent.serve = lambda settings: asyncio.run(serve(settings))  # in this proce
 managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
 begin = managed.ManagedTunnel.begin
 
+async def rotate(self):
+    if not self.has_room_beside:
+        return await self.rotate()
+    try:
+        await self.rotate_beside(managed.Wanted(), None, lambda: asyncio.sleep(0.5))
+    except Exception as error:
+        print("not rotated:", error, flush=True)
+
 async def begin_and_listen(self, tasks):
-    rotate = lambda: tasks.create_task(self.rotate())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, rotate)
+    rotated = lambda: tasks.create_task(rotate(self))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, rotated)
     await begin(self, tasks)
 
 managed.ManagedTunnel.begin = begin_and_listen

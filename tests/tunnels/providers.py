@@ -42,6 +42,8 @@ class WireGuardProvider:
     own: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     client: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     process: subprocess.Popen[bytes] | None = None
+    seen_as: str | None = None
+    """What its client is seen with, where that is not its address: another server has given out the same one."""
 
     @property
     def server(self) -> str:
@@ -72,6 +74,24 @@ class WireGuardProvider:
         lab.ip("address", "add", f"{self.server}/24", "dev", self.interface, namespace=lab.NET)
         lab.ip("address", "add", f"fd{self.number}::1/64", "dev", self.interface, "nodad", namespace=lab.NET)
         lab.ip("link", "set", self.interface, "up", namespace=lab.NET)
+        if self.seen_as is not None:
+            self._translate(self.seen_as)
+
+    def _translate(self, address: str) -> None:
+        """Show its client with another address, and lead answers back by this tunnel rather than by the other server's."""
+        rules = (
+            f"table ip eptun {{\n"
+            "  chain begin { type filter hook prerouting priority -150; "
+            f'iifname "{self.interface}" ct mark set 7; }}\n'
+            "  chain answer { type route hook output priority -150; ct mark 7 meta mark set 7; }\n"
+            f'  chain seen {{ type nat hook input priority 100; iifname "{self.interface}" snat to {address}; }}\n'
+            "}\n"
+        )
+        command = ("ip", "netns", "exec", lab.NET, "nft", "-f", "-")
+        subprocess.run(command, input=rules.encode(), check=True, timeout=20)
+        lab.ip("route", "replace", self.address, "dev", self.interface, "table", "77", namespace=lab.NET)
+        lab.ip("route", "replace", address, "dev", self.interface, namespace=lab.NET)
+        lab.ip("rule", "add", "fwmark", "7", "lookup", "77", namespace=lab.NET)
 
     def stop(self) -> None:
         assert self.process is not None

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.agent.conftest import Source
+from tests.agent.conftest import Answer, Source
 from tests.tunnels import lab, providers
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy, pytest.mark.slow]
@@ -51,6 +51,54 @@ async def test_its_envoy_asks_the_tunnels_resolver_and_another_one_after_a_rotat
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
     assert state(tmp_path, "envoy.json")["pid"] != first
     await until(lambda: internet.questions[-1] == other.address)
+
+
+def answer_with(number: int, country: str) -> Answer:
+    order = {"id": f"00000000-0000-0000-0000-{number:012}", "kind": "rotate", "detail": {"country": country}}
+    return Answer(202, {"state": "healthy", "interval_s": 0.05, "orders": [order]}, "application/json")
+
+
+async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_serves_all_the_while(
+    wireguard, internet, plane, source, start_agent, until, tmp_path
+):
+    other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
+    other.start()
+    internet.countries = {
+        wireguard.address: "US",
+        other.address: "FR",
+        wireguard.address_6: "US",
+        other.address_6: "FR",
+    }
+    here = ("--observe", f"http://{lab.PAGE}/where", "--observe", f"http://[{lab.PAGE_6}]/where")
+    start_agent([wireguard.file(), other.file()], *here, "--dns", lab.PAGE)
+
+    def seen_in(country):
+        observation = plane.beats[-1].get("observation") if plane.beats else None
+        return bool(observation) and observation["country"] == country
+
+    def settled():
+        return {each["id"][-1]: each for beat in plane.beats for each in beat.get("settled", ())}
+
+    await until(lambda: plane.said(tunnel="up", envoy="up") and seen_in("us"), timeout_s=PATIENCE_S)
+    first, begun = state(tmp_path, "envoy.json")["pid"], len(plane.beats)
+
+    plane.to_beats = answer_with(1, "us")
+    await until(lambda: "1" in settled(), timeout_s=PATIENCE_S)
+    assert f"its address {other.address} is in fr, and its pool is for us" in settled()["1"]["trouble"]
+    assert seen_in("us")
+
+    plane.to_beats = answer_with(2, "fr")
+    await until(lambda: "2" in settled(), timeout_s=PATIENCE_S)
+    server = f"{lab.NET_ADDRESS}:{other.port}"
+    assert settled()["2"]["outcome"] == {"server": server, "address": other.address}
+    await until(lambda: seen_in("fr"), timeout_s=PATIENCE_S)
+
+    # nobody was told of a tunnel or an Envoy that is down, of a leak, or of an address that is not known
+    for beat in plane.beats[begun:]:
+        observation = beat["observation"]
+        assert (beat["tunnel"], beat["envoy"], bool(observation["leak"])) == ("up", "up", False)
+        assert observation["country"] in {"us", "fr"}
+    assert state(tmp_path, "envoy.json")["pid"] == first
 
 
 async def test_without_a_tunnel_it_tells_why_and_starts_no_envoy_that_could_ask_somebody_else(

@@ -12,6 +12,7 @@ from agent.report import Board, State
 from agent.tunnels.driver import Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.keeping import Pace, TunnelKeeper
+from agent.tunnels.lanes import Lane, lanes_of
 
 FAST = Pace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
 
@@ -25,9 +26,11 @@ class Scripted:
     failure: TunnelFailed | None = None
     trouble: str | None = None
     is_up: bool = False
+    lane: Lane | None = None
 
-    async def up(self):
+    async def up(self, lane):
         self.said.append(f"up {self.server}")
+        self.lane = lane
         if self.failure is not None:
             raise self.failure
         self.is_up, self.trouble = True, None
@@ -55,16 +58,18 @@ class Scene:
 @pytest.fixture
 def keep():
     @contextlib.asynccontextmanager
-    async def begin(*servers, pace=FAST, **failures):
+    async def begin(*servers, pace=FAST, unusable=(), **failures):
         said = []
         drivers = [Scripted(server, said, failures.get(server)) for server in servers]
         board, heard = Board(), []
 
-        async def hear(line):
+        async def hear(line, lane):
             heard.append(line.server)
+            if line.server in unusable:
+                raise TunnelFailed("its routes cannot be laid")
             board.update(tunnel=State.UP, reason="")  # as the watch does when all its checks are content
 
-        scene = Scene(drivers, board, TunnelKeeper(drivers, board, hear, pace), said, heard)
+        scene = Scene(drivers, board, TunnelKeeper(drivers, lanes_of("ep0"), board, hear, pace), said, heard)
         running = asyncio.create_task(scene.keeper.run())
         yield scene
         running.cancel()
@@ -135,3 +140,74 @@ async def test_to_rotate_gives_the_old_server_when_the_next_does_not_come_up(kee
         assert await scene.keeper.rotate() == "a"
         await until(lambda: scene.heard == ["a", "a"])
         assert scene.ups("b") == 1
+
+
+async def nothing(*_):
+    """Neither verified nor waited for."""
+
+
+async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_carries_clients(keep, until):
+    async with keep("a", "b") as scene:
+        await until(lambda: scene.keeper.has_room_beside)
+        changed, (old, new) = scene.board.changed, scene.drivers
+
+        async def verify(line, lane):
+            assert (old.is_up, new.is_up) == (True, True)
+            assert (old.lane.interface, lane.interface) == ("ep0", "ep0-b")
+            assert scene.heard == ["a"]
+
+        async def clear():
+            assert scene.heard == ["a", "b"]
+            assert old.is_up
+
+        assert await scene.keeper.rotate_beside(verify, clear) == "b"
+        assert (old.is_up, new.is_up) == (False, True)
+        assert not changed.is_set()  # nobody heard of a tunnel that is down
+        assert await scene.keeper.rotate_beside(nothing, nothing) == "a"
+        assert old.lane.interface == "ep0"
+
+
+async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_changed(keep, until):
+    async with keep("a", "b") as scene:
+        await until(lambda: scene.keeper.has_room_beside)
+
+        async def verify(*_):
+            raise TunnelFailed("it is elsewhere")
+
+        with pytest.raises(TunnelFailed, match="elsewhere"):
+            await scene.keeper.rotate_beside(verify, nothing)
+        assert [driver.is_up for driver in scene.drivers] == [True, False]
+        assert scene.heard == ["a"]
+        assert scene.keeper.server == "a"
+
+
+async def test_a_server_that_cannot_be_used_after_all_gives_way_to_the_old_one(keep, until):
+    async with keep("a", "b", unusable=("b",)) as scene:
+        await until(lambda: scene.keeper.has_room_beside)
+        with pytest.raises(TunnelFailed, match="its routes"):
+            await scene.keeper.rotate_beside(nothing, nothing)
+        assert scene.heard == ["a", "b", "a"]
+        assert [driver.is_up for driver in scene.drivers] == [True, False]
+
+
+async def test_a_server_that_is_tried_beside_is_not_taken_for_one_that_died_meanwhile(keep, until):
+    async with keep("a", "b") as scene:
+        await until(lambda: scene.keeper.has_room_beside)
+        old, new = scene.drivers
+
+        async def verify(*_):
+            old.failure, old.trouble = TunnelFailed("gone"), "gone"
+            await until(lambda: scene.ups("a") > 7)
+
+        assert await scene.keeper.rotate_beside(verify, nothing) == "b"
+        assert scene.ups("b") == 1
+        assert new.is_up
+        assert await scene.keeper.look() is None
+
+
+async def test_one_server_alone_or_a_tunnel_that_is_down_leaves_no_room_beside(keep, until):
+    async with keep("a") as scene:
+        await until(lambda: scene.heard == ["a"])
+        assert not scene.keeper.has_room_beside
+    async with keep("a", "b") as scene:
+        assert not scene.keeper.has_room_beside

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
 
 PATIENCE_S = 30.0
 PORT = lab.PORT
+SECOND_PORT = 51821
 TIMES = 12
 
 
@@ -30,6 +31,8 @@ class Load:
 
     tried: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """Whose requests came to nothing, and why."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def begin(self, resolver: str, *, to_provider: bool = True) -> None:
@@ -56,7 +59,8 @@ class Load:
                 try:
                     async with asyncio.timeout(0.5):
                         await act()
-                except (OSError, TimeoutError):
+                except (OSError, TimeoutError) as error:
+                    self.failures.append((name, repr(error)))
                     await asyncio.sleep(0.02)
                 else:
                     self.done[name] += 1
@@ -110,7 +114,8 @@ def leaks(frames: list[bytes], plane: Plane) -> list[tuple[str, str, str, int, i
     found = []
     for frame in frames:
         kind, source, target, source_port, port = seen = lab.describe(frame)
-        tunnel = (kind, target, port) == ("udp", lab.NET_ADDRESS, providers.WG_PORT) and is_wireguard(frame[14 + 28 :])
+        to_server = (kind, target) == ("udp", lab.NET_ADDRESS) and port in {providers.WG_PORT, SECOND_PORT}
+        tunnel = to_server and is_wireguard(frame[14 + 28 :])
         agent = (kind, target) == ("tcp", lab.NET_ADDRESS) and port in {plane.port, plane.xds_port}
         answer = (kind, source, source_port) == ("tcp", lab.EXIT_ADDRESS, PORT)
         if not (tunnel or agent or answer or kind in {"arp", "icmp6:133", "icmp6:135", "icmp6:136"}):
@@ -194,6 +199,42 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
     assert tunnelled > 20 * TIMES
     forced = [name for name in load.done if "outer" in name or name == "provider"]
     assert forced == []
+
+
+def is_gone(interface: str) -> bool:
+    return not lab.has_interface(lab.EXIT, interface)
+
+
+@pytest.mark.slow
+async def test_nothing_leaves_outside_the_tunnels_while_servers_take_turns(
+    plane, wireguard, internet, start_agent, agent_pid, load, capture, until
+):
+    other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=SECOND_PORT, number=97)
+    other.start()
+    start_agent([wireguard.file(), other.file()], "--dns", lab.PAGE)
+    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    capture.take().clear()
+    load.begin(lab.PAGE)
+    through_tunnel = ["page0", "page1", "page2", "page3", "page by IPv6"]
+    await until(lambda: all(load.done[each] > 20 for each in through_tunnel), timeout_s=PATIENCE_S)
+
+    for turn in range(10):
+        new, old = (other, wireguard) if turn % 2 == 0 else (wireguard, other)
+        os.kill(agent_pid(), signal.SIGUSR1)
+        await until(lambda: internet.callers[-1].endswith((new.address, new.address_6)), timeout_s=PATIENCE_S)  # noqa: B023
+        gone = lab.TUNNEL if turn % 2 == 0 else lab.BESIDE
+        await until(lambda: asyncio.to_thread(is_gone, gone), timeout_s=PATIENCE_S)  # noqa: B023
+        capture.take()
+        assert old.process.poll() is None
+
+    assert [each for each in load.failures if each[0] in through_tunnel] == []
+    assert capture.lost == 0
+    assert leaks(capture.take(), plane) == []
+    assert [name for name in load.done if "outer" in name or name == "provider"] == []
+    assert {*internet.callers} == {
+        *(f"::ffff:{each.address}" for each in (wireguard, other)),
+        *(each.address_6 for each in (wireguard, other)),
+    }
 
 
 @pytest.mark.slow

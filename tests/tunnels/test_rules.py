@@ -10,7 +10,7 @@ from agent.tunnels.nftables import compare
 from agent.tunnels.requirements import may_administer, require
 
 OPENINGS = Openings(
-    interface="ep0",
+    interfaces=("ep0", "ep0-b"),
     port=8443,
     provider=frozenset({Way("192.0.2.1", 51820, "udp"), Way("2001:db8::1", 443, "tcp")}),
     control=frozenset({Way("10.0.0.9", 8000, "tcp")}),
@@ -26,6 +26,7 @@ def test_it_lets_out_what_it_names_and_nothing_else():
         "    type filter hook output priority 0; policy drop;",
         '    oifname "lo" accept',
         '    oifname "ep0" accept',
+        '    oifname "ep0-b" accept',
         "    ip daddr 192.0.2.1 udp dport 51820 meta mark 0x4550 accept",
         "    ip6 daddr 2001:db8::1 tcp dport 443 meta mark 0x4550 accept",
         "    ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept",
@@ -40,14 +41,14 @@ def test_it_lets_out_what_it_names_and_nothing_else():
 
 
 def test_the_packets_of_somebody_elses_tunnel_carry_no_mark_and_the_agent_s_own_do():
-    rules = output_rules(Openings("wg0", 1, OPENINGS.provider, OPENINGS.control, marked=False))
+    rules = output_rules(Openings(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
     assert [rule for rule in rules if "mark" in rule] == ["ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"]
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
 def test_an_interface_s_name_cannot_become_a_rule(name):
     with pytest.raises(ValueError, match="no interface's name"):
-        render(Openings(name, 1, frozenset(), frozenset()))
+        render(Openings((name,), 1, frozenset(), frozenset()))
 
 
 @pytest.mark.parametrize("way", [("x", 1, "udp"), ("192.0.2.1", 0, "udp"), ("192.0.2.1", 1, "icmp")])

@@ -1,0 +1,338 @@
+"""Another server is taken beside the one that carries clients: whom that disturbs, and what keeps it from being taken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from yarl import URL
+
+from agent.observing.observer import Observer
+from agent.tunnels.commands import run
+from agent.tunnels.errors import TunnelFailed
+from agent.tunnels.verifying import Wanted
+from tests.tunnels import lab, providers
+
+pytestmark = [pytest.mark.tunnels]
+PATIENCE_S = 30.0
+WHERE = URL(f"http://{lab.PAGE}/where")
+
+
+@dataclass
+class Clients:
+    """Who asks for pages without a pause, and through whom they were seen to come."""
+
+    ask: object
+    failures: list[str] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def begin(self, *pages: str) -> None:
+        self._tasks += [asyncio.create_task(self._loop(page)) for page in pages for _ in range(3)]
+
+    async def _loop(self, page):
+        while True:
+            try:
+                self.seen[await self.ask(page)] += 1
+            except (OSError, TimeoutError) as error:
+                self.failures.append(repr(error))
+            await asyncio.sleep(0.002)
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def clients(ask_page):
+    made = Clients(ask_page)
+    yield made
+    await made.end()
+
+
+@pytest.fixture
+def another(wireguard):
+    """A second server, of the same provider but elsewhere."""
+
+    def start(**more):
+        made = providers.WireGuardProvider(
+            wireguard.processes, **{"interface": "eptun-w2", "port": 51821, "number": 97, **more}
+        )
+        made.start()
+        return made
+
+    return start
+
+
+@pytest.fixture
+def twin(another, wireguard):
+    """A second server that gave the same client the same address, and has the same resolver inside."""
+    return lambda: another(number=wireguard.number, client=wireguard.client, seen_as="10.96.0.1")
+
+
+async def at_once():
+    """A drain that nothing holds up."""
+
+
+async def shortly():
+    await asyncio.sleep(0.5)
+
+
+async def hold(page=lab.PAGE):
+    """A client that is connected and has not asked yet; asking gives who it is seen to be."""
+    reader, writer = await asyncio.open_connection(page, 80)
+
+    async def ask():
+        async with asyncio.timeout(3):
+            writer.write(b"GET / HTTP/1.1\r\nhost: page\r\n\r\n")
+            answer = await reader.read()
+        writer.close()
+        return answer.decode().rpartition("\r\n")[2].removeprefix("::ffff:")
+
+    return ask
+
+
+def tunnels():
+    return [each for each in (lab.TUNNEL, lab.BESIDE) if lab.has_interface(lab.EXIT, each)]
+
+
+async def test_no_request_fails_while_another_server_is_taken(
+    wireguard, another, internet, keep, until, clients, ask_page
+):
+    other = another()
+    async with keep(wireguard.file(), other.file(), resolvers=(lab.PAGE,)) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE, lab.PAGE_6)
+        await until(lambda: clients.seen[wireguard.address] > 20 and clients.seen[wireguard.address_6] > 20)
+        begun = await hold()
+
+        async def drain():
+            assert kept.tunnel.course.interface == lab.BESIDE
+            await until(lambda: clients.seen[other.address] > 20 and clients.seen[other.address_6] > 20)
+            # what began by the old tunnel goes on by it
+            assert await begun() == wireguard.address
+
+        taken = await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        assert taken.server == f"{lab.NET_ADDRESS}:51821"
+        assert tunnels() == [lab.BESIDE]
+        before = clients.seen[other.address]
+        await until(lambda: clients.seen[other.address] > before + 20)
+        assert clients.failures == []
+        assert kept.is_up
+        assert kept.resolvers == [(lab.PAGE,), (lab.PAGE,)]
+
+
+async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
+    wireguard, twin, internet, keep, until, clients
+):
+    other = twin()
+    async with keep(wireguard.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE)
+        await until(lambda: clients.seen[wireguard.address] > 20)
+        begun = await hold()
+
+        async def drain():
+            await until(lambda: clients.seen[other.seen_as] > 20)
+            assert await begun() == wireguard.address
+
+        await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        before = clients.seen.copy()
+        await until(lambda: clients.seen[other.seen_as] > before[other.seen_as] + 20)
+        assert clients.seen[wireguard.address] == before[wireguard.address]
+        assert clients.failures == []
+
+
+async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_hang(
+    wireguard, twin, internet, keep, until
+):
+    other = twin()
+    async with keep(wireguard.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        begun = await hold()
+        await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        with pytest.raises(ConnectionError):
+            await begun()
+
+
+async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, internet, keep, until, clients, monkeypatch):
+    dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=97)
+    async with keep(wireguard.file(), dead.file()) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE, lab.PAGE_6)
+        await until(lambda: clients.seen[wireguard.address] > 20)
+        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
+        with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
+            await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        await still_serves(kept, clients, wireguard, until)
+
+
+async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
+    wireguard, another, internet, keep, until, clients
+):
+    other = another()
+    internet.countries = {wireguard.address: "US", other.address: "FR"}
+    async with keep(wireguard.file(), other.file(), sources=(WHERE,)) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE)
+        await until(lambda: clients.seen[wireguard.address] > 20)
+        look = Observer(kept.exit_, kept.board, course=kept.tunnel.course).look_ahead
+        with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
+            await kept.tunnel.rotate_beside(Wanted("us"), look, at_once)
+        await still_serves(kept, clients, wireguard, until)
+        # the other way round it is what is wanted
+        taken = await kept.tunnel.rotate_beside(Wanted("fr"), look, at_once)
+        assert taken.address == other.address
+
+
+async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
+    wireguard, another, internet, keep, until, clients, monkeypatch
+):
+    monkeypatch.setattr("agent.tunnels.verifying.WITHIN_S", 2.0)
+    other = another()
+    mute = other.file().replace(f"DNS = {other.server}", "DNS = 192.0.2.53")
+    async with keep(wireguard.file(), mute) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE)
+        await until(lambda: clients.seen[wireguard.address] > 20)
+        with pytest.raises(TunnelFailed, match=r"the resolver 192\.0\.2\.53 does not answer"):
+            await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        await still_serves(kept, clients, wireguard, until)
+
+
+async def still_serves(kept, clients, provider, until):
+    """By the old tunnel alone, without a failure, and with nothing of the other one left."""
+    before = clients.seen[provider.address]
+    await until(lambda: clients.seen[provider.address] > before + 20)
+    assert clients.failures == []
+    assert set(clients.seen) <= {provider.address, provider.address_6}
+    assert tunnels() == [lab.TUNNEL]
+    assert kept.is_up
+    assert kept.board.report.resting == ""
+    assert kept.resolvers == [(provider.server,)]
+
+
+@pytest.mark.slow
+async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, keep, until, clients, ask_page):
+    other = another()
+    files = (wireguard.file(), other.file())
+    async with keep(*files, resolvers=(lab.PAGE,)) as kept:
+        await until(lambda: kept.is_up)
+        at_first = await traces()
+        clients.begin(lab.PAGE)
+        for _ in range(10):
+            await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+            await until(lambda: kept.is_up)
+        await clients.end()
+        assert clients.failures == []
+        assert tunnels() == [lab.TUNNEL]
+        assert await traces() - at_first == set()
+        assert at_first - await traces() == set()
+        assert await ask_page(lab.PAGE) == wireguard.address
+
+
+async def traces():
+    """Rules, routes, the kill switch and what notes connections, and how many programs there are."""
+    everything = ("show", "table", "all")
+    listed = [
+        lab.ip(*words, namespace=lab.EXIT)
+        for words in (("rule",), ("-6", "rule"), ("route", *everything), ("-6", "route", *everything))
+    ]
+    listed += [await run("nft", "list", "table", "inet", each) for each in ("exitplane", "exitplane_lanes")]
+    lines = {
+        re.sub(r"0x4551\w{4}", "a mark", line.strip())
+        for text in listed
+        for line in text.splitlines()
+        if "fe80" not in line
+    }
+    return {*lines, f"{len(lab.inhabitants(lab.EXIT, 'wireguard-go'))} wireguard-go"}
+
+
+async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
+    wireguard, another, internet, keep, until, monkeypatch
+):
+    dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=96)
+    other = another()
+    async with keep(wireguard.file(), dead.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        with monkeypatch.context() as patience:
+            patience.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+            with pytest.raises(TunnelFailed):
+                await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        taken = await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        assert taken.server == f"{lab.NET_ADDRESS}:{other.port}"
+
+
+async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken(
+    wireguard, another, internet, keep, until, ask_page
+):
+    other = another()
+    async with keep(wireguard.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        prepared = asyncio.Event()
+
+        async def drain():
+            # before the new one is taken, since its resolver is another
+            if kept.tunnel.course.interface == lab.TUNNEL:
+                wireguard.stop()
+                lab.ip("link", "delete", lab.TUNNEL)
+                await until(lambda: not kept.is_up)
+                prepared.set()
+
+        await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        assert prepared.is_set()
+        await until(lambda: kept.is_up)
+        assert await ask_page(lab.PAGE) == other.address
+        assert tunnels() == [lab.BESIDE]
+
+
+async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, another, internet, keep, until, clients):
+    other = another()
+    async with keep(wireguard.file(), other.file()) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE)
+        asked = asyncio.Event()
+
+        async def look(exit_):
+            asked.set()
+            await asyncio.Event().wait()
+
+        ordered = asyncio.create_task(kept.tunnel.rotate_beside(Wanted(), look, at_once))
+        await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        assert tunnels() == [lab.TUNNEL, lab.BESIDE]
+        ordered.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ordered
+        await still_serves(kept, clients, wireguard, until)
+
+
+async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
+    wireguard, openvpn, internet, keep, until, clients
+):
+    async with keep(wireguard.file(), openvpn.file(), resolvers=(lab.PAGE,)) as kept:
+        await until(lambda: kept.is_up)
+        clients.begin(lab.PAGE)
+        await until(lambda: clients.seen[wireguard.address] > 20)
+        await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+        await until(lambda: clients.seen["10.98.0.10"] > 20)
+        await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+        assert lab.inhabitants(lab.EXIT, "openvpn") == []
+        assert clients.failures == []
+
+
+async def test_what_a_killed_agent_left_of_both_tunnels_is_removed(wireguard, internet, keep, until, ask_page):
+    for interface in (lab.TUNNEL, lab.BESIDE):
+        lab.ip("tuntap", "add", interface, "mode", "tun", namespace=lab.EXIT)
+    lab.ip("rule", "add", "pref", "5250", "oif", "gone0", "lookup", "5256", namespace=lab.EXIT)
+    async with keep(wireguard.file()) as kept:
+        await until(lambda: kept.is_up)
+        assert tunnels() == [lab.TUNNEL]
+        assert "gone0" not in lab.ip("rule", namespace=lab.EXIT)
+        assert await ask_page(lab.PAGE) == wireguard.address
+    assert "exitplane_lanes" not in await run("nft", "list", "tables")
+    assert "525" not in lab.ip("rule", namespace=lab.EXIT)
