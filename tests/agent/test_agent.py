@@ -207,6 +207,7 @@ async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_
             return False
 
     await until(serves, timeout_s=PATIENCE_S)
+    await until(lambda: running.record)  # an Envoy may serve before its agent has written which one it is
     first = running.record["pid"]
     await until((running.settings.state / "record.bin").exists)
     await source.stop()
