@@ -6,21 +6,20 @@ with its next heartbeat, which of those that left must not keep them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
 from agent.record import Kept, Record
 from agent.report import Board
+from agent.sockets import ss
 from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 
 log = structlog.get_logger()
 
 ENDPOINTS: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 ASKED_MAX: Final = 100
-_SS_WITHIN_S: Final = 5.0
 
 
 class Place(NamedTuple):
@@ -71,7 +70,7 @@ class Cutter:
             if place not in self._gone:
                 continue
             log.warning("exit.tunnels_cut", exit=f"{place.address}:{place.port}")
-            await _ss("-K", *_to(place))
+            await ss("-K", *_to(place))
             if place in await open_places():
                 log.error(
                     "exit.tunnels_not_cut",
@@ -97,7 +96,7 @@ class Cutter:
 
 async def open_places() -> frozenset[Place]:
     """Where the open TCP connections of this network namespace lead to."""
-    return frozenset(_peers(await _ss()))
+    return frozenset(_peers(await ss()))
 
 
 def _peers(listed: str) -> Iterable[Place]:
@@ -110,23 +109,3 @@ def _peers(listed: str) -> Iterable[Place]:
 
 def _to(place: Place) -> Sequence[str]:
     return ("dst", f"[{place.address}]" if ":" in place.address else place.address, "dport", "=", f":{place.port}")
-
-
-async def _ss(*arguments: str) -> str:
-    """What `ss` lists of established connections; nothing where there is no `ss`, or it takes too long."""
-    command: tuple[Any, ...] = ("ss", "-H", "-t", "-n", "state", "established", *arguments)
-    try:
-        done = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-    except OSError as error:
-        log.error("ss.missing", reason=str(error), mend="install iproute2")  # noqa: TRY400 - one line says it
-        return ""
-    try:
-        async with asyncio.timeout(_SS_WITHIN_S):
-            stdout, _ = await done.communicate()
-    except TimeoutError:
-        done.kill()
-        await done.wait()
-        return ""
-    return stdout.decode(errors="replace")

@@ -44,6 +44,7 @@ from agent.supervisor import Launch, Supervisor, find_envoy
 from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
 from agent.tunnels.kill_switch import MARK
 from agent.tunnels.managed import ManagedTunnel
+from agent.unanswered import end_unanswered
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
@@ -170,6 +171,9 @@ class _Agent:
                     tasks.create_task(self._observer.run(), name="observer")
                     tasks.create_task(self._speedometer.run(), name="speedometer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
+                if self._settings.exit is not None and self._settings.exit.parent is not None:
+                    place = self._settings.exit.parent.place
+                    tasks.create_task(end_unanswered(place, self._board, self._supervisor), name="unanswered")
             else:
                 cutter = Cutter(self._relay.record, self._board)
                 self._heart = Heart(self._plane, enrolment, self._board, cutter=cutter)

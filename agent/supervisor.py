@@ -131,6 +131,11 @@ class Supervisor:
             log.warning("envoy.ended", status=self._process and self._process.status, restart_in_s=round(wait_s, 2))
             await asyncio.sleep(wait_s)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the Envoy that runs, if one does."""
+        return None if self._process is None else self._process.pid
+
     async def cut(self) -> None:
         """End the Envoy that runs, at once and with all its tunnels; `run` starts another."""
         if self._process is not None:

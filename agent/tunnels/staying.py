@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from agent.sockets import ss
 from agent.tunnels.commands import CommandFailed, run
 from agent.tunnels.driver import Line
 from agent.tunnels.lanes import Lane
@@ -60,7 +61,7 @@ class Connections:
         self._marks.pop(lane, None)
         left, self._left = self._left, []
         for begin in range(0, len(left), _TOGETHER):
-            await _ss("-K", " or ".join(left[begin : begin + _TOGETHER]))
+            await ss("-K", " or ".join(left[begin : begin + _TOGETHER]))
         await _apply(render(self._marks))
 
     async def forget(self) -> None:
@@ -78,13 +79,5 @@ async def _apply(text: str) -> None:
 async def _open_from(addresses: tuple[str, ...]) -> list[str]:
     """Filters for the TCP connections that are open from these addresses, each for one."""
     here = " or ".join(f"src [{each}]" if ":" in each else f"src {each}" for each in addresses)
-    lines = [line.split() for line in (await _ss("-n", "state", "established", f"( {here} )")).splitlines()]
+    lines = [line.split() for line in (await ss(f"( {here} )")).splitlines()]
     return [f"( src {line[2]} and dst {line[3]} )" for line in lines if len(line) >= 4]
-
-
-async def _ss(*words: str) -> str:
-    try:
-        return await run("ss", "-H", "-t", *words)
-    except CommandFailed as error:
-        log.debug("tunnel.connections_unknown", reason=error.message)
-        return ""

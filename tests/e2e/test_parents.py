@@ -77,7 +77,7 @@ def behind(tmp_path_factory) -> Iterator[Behind]:
 @pytest.fixture(autouse=True)
 def all_serve(behind, eventually):
     for parent in behind.parents:
-        parent.status = "running"
+        parent.status, parent.hangs = "running", False
     eventually(lambda: behind.ask(tunnel=True).status == 200, timeout_s=40)
     eventually(lambda: behind.sources() == {parent.source for parent in behind.parents}, timeout_s=40)
 
@@ -99,6 +99,15 @@ def test_while_a_parent_is_dead_the_other_exit_serves_and_the_agent_says_why(beh
     eventually(lambda: behind.state_of(1)[0] == "unreachable")
     assert "cannot be reached" in behind.state_of(1)[1]
     dead.revive()
+
+
+def test_a_tunnel_that_a_parent_takes_and_never_answers_is_opened_by_way_of_the_other(behind):
+    mute, other = behind.parents
+    mute.hangs = True
+    answers = [behind.ask(tunnel=True) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200] * 4, [answer.text for answer in answers]
+    assert {answer.json()["source"] for answer in answers} == {other.source}
+    assert any(each.method == "CONNECT" and NAME in each.target for each in mute.requests)
 
 
 def test_while_gluetun_says_that_its_tunnel_is_down_its_exit_serves_nobody(behind, eventually):
