@@ -98,6 +98,15 @@ class StateFolder:
                 f"{target} cannot be written ({error.strerror})", mend="make room or name another folder with --state"
             ) from error
 
+    @contextmanager
+    def within(self, name: str) -> Iterator[str]:
+        """A path of a file for as long as the block lasts, and always a short one: that of a socket may have 107 bytes."""
+        descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}/{name}"
+        finally:
+            os.close(descriptor)
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)

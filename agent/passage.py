@@ -7,9 +7,8 @@ itself is marked as it is made; gRPC offers no such thing, so it dials a socket 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 import structlog
@@ -43,8 +42,8 @@ class Passage:
     def __init__(self, folder: StateFolder, place: Endpoint) -> None:
         self._folder = folder
         self._place = place
-        # a socket's path may have 107 bytes, which a folder's name can exceed: by its descriptor it is always short
-        self._descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY)
+        self._held = ExitStack()
+        self._path = self._held.enter_context(folder.within(files.PASSAGE))
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
 
@@ -52,10 +51,6 @@ class Passage:
     def target(self) -> str:
         """What gRPC dials."""
         return f"unix:{self._path}"
-
-    @property
-    def _path(self) -> str:
-        return f"/proc/self/fd/{self._descriptor}/{files.PASSAGE}"
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
@@ -71,7 +66,7 @@ class Passage:
         for task in self._passing:
             task.cancel()
         await asyncio.gather(*self._passing, return_exceptions=True)
-        os.close(self._descriptor)
+        self._held.close()
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._pass(reader, writer), name="passage")

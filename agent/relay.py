@@ -7,7 +7,6 @@ an Envoy that starts then comes up with what the last one had.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -105,18 +104,15 @@ class Relay:
         self._folder.remove(files.SOCKET)
 
     def _bind(self) -> None:
-        # A socket's path may have 107 bytes, which a folder's name can exceed: by its descriptor it is always short.
-        folder = os.open(self._folder.path, os.O_PATH | os.O_DIRECTORY)
         try:
-            self._server.add_insecure_port(f"unix:/proc/self/fd/{folder}/{files.SOCKET}")
+            with self._folder.within(files.SOCKET) as path:
+                self._server.add_insecure_port(f"unix:{path}")
             (self._folder.path / files.SOCKET).chmod(0o600)
         except (RuntimeError, OSError) as error:
             raise SocketUnusable(
                 f"{self._folder.path / files.SOCKET} cannot be listened on ({error})",
                 mend="name another folder with --state",
             ) from error
-        finally:
-            os.close(folder)
 
     # -- a stream of Envoy's
 

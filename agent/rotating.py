@@ -16,7 +16,7 @@ from agent.orders import OrderFailed
 from agent.report import Board, Report, State, wait
 from agent.supervisor import Supervisor
 from agent.tunnels.managed import Taken
-from agent.tunnels.verifying import Look, Wanted
+from agent.tunnels.verifying import Look
 from model.errors import ExitplaneError
 
 DRAIN_S: Final = 10.0
@@ -28,7 +28,9 @@ _POLL_S: Final = 0.2
 class Beside(Protocol):
     """A tunnel that can try another server while the present one carries clients."""
 
-    async def rotate_beside(self, wanted: Wanted, look: Look | None, drain: Callable[[], Awaitable[None]]) -> Taken:
+    async def rotate_beside(
+        self, country: str | None, look: Look | None, drain: Callable[[], Awaitable[None]]
+    ) -> Taken:
         """As ManagedTunnel's."""
 
 
@@ -65,9 +67,10 @@ class Exchange:
         `country` in the detail is where it has to come out.
         """
         country = detail.get("country")
-        wanted = Wanted(country if isinstance(country, str) else None)
         try:
-            taken = await self._tunnel.rotate_beside(wanted, self._look, self._drain)
+            taken = await self._tunnel.rotate_beside(
+                country if isinstance(country, str) else None, self._look, self._drain
+            )
         except ExitplaneError as error:
             raise OrderFailed(error.message, mend=error.mend) from error
         return {"server": taken.server, "address": taken.address}

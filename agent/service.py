@@ -234,9 +234,6 @@ class _Agent:
         """Names are asked of these from now on, which takes another Envoy when they are others than before."""
         self._resolvers = resolvers
         self._resolvable.set()
-        if self._observer is not None and self._speedometer is not None:
-            self._observer.use(resolvers)
-            self._speedometer.use(resolvers)
         if self._supervisor is not None and self._enrolment is not None:
             await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
 

@@ -154,9 +154,11 @@ async def target_trouble(target: Endpoint, interface: str | None, source: str | 
     return None
 
 
-def socket_through(interface: str | None, source: str | None, family: int) -> socket.socket:
-    """A TCP socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
-    made = socket.socket(family, socket.SOCK_STREAM)
+def socket_through(
+    interface: str | None, source: str | None, family: int, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> socket.socket:
+    """A socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
+    made = socket.socket(family, kind)
     try:
         made.setblocking(False)
         if interface is not None:

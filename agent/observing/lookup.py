@@ -1,7 +1,7 @@
 """One question to one resolver (RFC 1035): by UDP, once more when nothing comes, and by TCP when the answer is cut short.
 
-It goes the way that Envoy's own questions go: no interface is chosen for it, unless somebody says so. What comes is anybody's bytes: what does not parse,
-or answers another question, is not taken, and in the end is told.
+It goes the way that Envoy's own questions go: no interface is chosen for it, unless somebody says so. What comes is anybody's
+bytes: what does not parse, or answers another question, is not taken, and in the end is told.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import dns.rcode
 import dns.rdatatype
 
 from agent.observing.sight import Useless
+from agent.tunnel import socket_through
 from model.endpoint import Endpoint
 
 WAITS_S: Final = (1.0, 2.0)
@@ -52,9 +53,7 @@ async def _by_udp(query: dns.message.Message, server: Endpoint, interface: str |
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     strange = None
-    with closing(socket.socket(family, socket.SOCK_DGRAM)) as asking:
-        asking.setblocking(False)
-        _bind(asking, interface)
+    with closing(socket_through(interface, None, family, socket.SOCK_DGRAM)) as asking:
         await loop.sock_connect(asking, (server.host, server.port))
         for wait_s in WAITS_S:
             try:
@@ -73,10 +72,8 @@ async def _by_udp(query: dns.message.Message, server: Endpoint, interface: str |
 async def _by_tcp(query: dns.message.Message, server: Endpoint, interface: str | None) -> dns.message.Message:
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     async with asyncio.timeout(_TCP_S):
-        asking = socket.socket(family, socket.SOCK_STREAM)
+        asking = socket_through(interface, None, family)
         try:
-            asking.setblocking(False)
-            _bind(asking, interface)
             await asyncio.get_running_loop().sock_connect(asking, (server.host, server.port))
         except BaseException:
             asking.close()
@@ -91,11 +88,6 @@ async def _by_tcp(query: dns.message.Message, server: Endpoint, interface: str |
             raise Useless("its answer is cut short") from error
         finally:
             writer.transport.abort()
-
-
-def _bind(asking: socket.socket, interface: str | None) -> None:
-    if interface is not None:
-        asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
 
 
 def _read(wire: bytes, query: dns.message.Message) -> dns.message.Message:

@@ -85,7 +85,7 @@ class Observer:
         course: Course | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or Course(exit_.tunnel_interface)
+        self._course = course or Course(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._again_s = again_s
         self._resolvers = resolvers
@@ -100,10 +100,6 @@ class Observer:
         self._addresses = Observation()
         """The last address that was seen, through whichever tunnel, and the one before."""
         board.update(observation=NOT_YET)
-
-    def use(self, resolvers: tuple[str, ...]) -> None:
-        """The tunnel's resolvers (IP addresses) are these by now: for what is asked, and for what is asked about."""
-        self._exit = replace(self._exit, resolvers=resolvers)
 
     async def run(self) -> None:
         """Look when the tunnel comes up and from then on from time to time, until cancelled."""

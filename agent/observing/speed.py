@@ -66,16 +66,12 @@ class Speedometer:
         course: Course | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or Course(exit_.tunnel_interface)
+        self._course = course or Course(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._clock = clock
         self._bytes_max = bytes_max
         self._seconds_max = seconds_max
         self._measuring: asyncio.Task[Speed] | None = None
-
-    def use(self, resolvers: tuple[str, ...]) -> None:
-        """The tunnel's resolvers (IP addresses) are these by now."""
-        self._exit = replace(self._exit, resolvers=resolvers)
 
     async def measure(self) -> Speed:
         """Measure now; who asks while somebody measures gets the same result. Raises SpeedUnknown."""

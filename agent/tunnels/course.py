@@ -1,4 +1,4 @@
-"""By which interface clients' traffic goes now."""
+"""How clients' traffic goes now: by which interface, and whose resolvers know the names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from agent.settings import Exit
 class Course:
     """`interface` is None without one, as is the case beside a parent proxy. It is changed while `still` is held.
 
-    Who looks at several things that have to fit together holds `still` meanwhile.
+    `resolvers` (IP addresses) are the tunnel's; there may be none. Who looks at several things that have to fit together
+    holds `still` meanwhile.
     """
 
     interface: str | None
+    resolvers: tuple[str, ...] = ()
     still: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def of(self, exit_: Exit) -> Exit:
         """The exit as it is now."""
-        return exit_ if exit_.tunnel_interface == self.interface else replace(exit_, tunnel_interface=self.interface)
+        return replace(exit_, tunnel_interface=self.interface, resolvers=self.resolvers)

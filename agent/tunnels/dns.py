@@ -13,6 +13,7 @@ import dns.message
 from dns.rdatatype import RdataType
 
 from agent.observing.lookup import UNREADABLE
+from agent.tunnel import socket_through
 
 A: Final = RdataType.A
 NS: Final = RdataType.NS
@@ -48,10 +49,7 @@ async def ask(
     loop = asyncio.get_running_loop()
     try:
         query = dns.message.make_query(name, kind)
-        with closing(socket.socket(family, socket.SOCK_DGRAM)) as asking:
-            asking.setblocking(False)
-            if interface is not None:
-                asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        with closing(socket_through(interface, None, family, socket.SOCK_DGRAM)) as asking:
             asking.connect((resolver, port))  # answers of others are not heard
             async with asyncio.timeout(within_s):
                 await loop.sock_sendall(asking, query.to_wire())

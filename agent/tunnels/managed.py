@@ -26,7 +26,7 @@ from agent.tunnels.requirements import require
 from agent.tunnels.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
 from agent.tunnels.servers import OpenVpnServer, Server, WireGuardServer
 from agent.tunnels.staying import Connections
-from agent.tunnels.verifying import Look, Wanted, verify, with_tunnel
+from agent.tunnels.verifying import Look, verify, with_tunnel
 from agent.tunnels.wireguard import Resolve, WireGuard
 from model.endpoint import Endpoint
 
@@ -57,11 +57,10 @@ class ManagedTunnel:
         self.guard = Guard(exit_, control)
         self.keeper: TunnelKeeper | None = None
         """None for a tunnel that somebody else brings up."""
-        self.course = Course(exit_.tunnel_interface)
-        self._resolvers = exit_.resolvers
+        self.course = Course(exit_.tunnel_interface, exit_.resolvers)
         self._line: Line | None = None
         """The tunnel that carries clients, or did last."""
-        self._probe = ResolverProbe(lambda: self._resolvers, self.course)
+        self._probe = ResolverProbe(self.course)
         self._connections = Connections()
         self._begun = False
         if exit_.servers:
@@ -101,9 +100,10 @@ class ManagedTunnel:
         """Whether another server can be tried while the present one carries clients."""
         return self.keeper is not None and self.keeper.has_room_beside
 
-    async def rotate_beside(self, wanted: Wanted, look: Look | None, drain: Drain) -> Taken:
+    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> Taken:
         """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
 
+        `country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known.
         What began by the old one ends by it, or with `drain`. Other resolvers take another Envoy: then `drain` comes first, while
         the exit takes no new requests. If anything goes wrong, nothing is changed.
         """
@@ -113,8 +113,8 @@ class ManagedTunnel:
         async def prepare(line: Line, lane: Lane) -> None:
             nonlocal seen, drained
             resolvers = self._resolvers_of(line)
-            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), wanted, look)
-            if resolvers != self._resolvers:
+            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), country, look)
+            if resolvers != self.course.resolvers:
                 self._board.update(resting="it takes another server")
                 await drain()
                 drained = True
@@ -151,14 +151,14 @@ class ManagedTunnel:
         if lane.interface == self.course.interface:
             await self._connections.begin(lane)
             await routing.lead_into(lane.interface, line.networks)
+            self.course.resolvers = resolvers
         else:
             async with self.course.still:
                 await self._hold_old(line)
                 await self._connections.begin(lane, self._line)
                 await routing.lead_into(lane.interface, line.networks)
-                self.course.interface = lane.interface
+                self.course.interface, self.course.resolvers = lane.interface, resolvers
         self._line = line
-        self._resolvers = resolvers
         self._probe.forget()
         await self._on_resolvers(resolvers)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Final
 
 from agent.tunnels import dns
@@ -20,10 +19,7 @@ class ResolverProbe:
     It also gives a server that died something to leave unanswered.
     """
 
-    def __init__(
-        self, resolvers: Callable[[], tuple[str, ...]], course: Course, every_s: float = RESOLVER_EVERY_S
-    ) -> None:
-        self._resolvers = resolvers
+    def __init__(self, course: Course, every_s: float = RESOLVER_EVERY_S) -> None:
         self._course = course
         self._every_s = every_s
         self._again_s = 0.0
@@ -34,7 +30,7 @@ class ResolverProbe:
         self._again_s = 0.0
 
     async def __call__(self) -> str | None:
-        resolvers = self._resolvers()
+        resolvers = self._course.resolvers
         if not resolvers or time.monotonic() < self._again_s:
             return None
         resolver = resolvers[self._turn % len(resolvers)]

@@ -58,7 +58,8 @@ class Connections:
 
     async def leave(self, lane: Lane) -> None:
         """End those that stayed on a lane whose tunnel is to be taken down: they would hang where they can learn of no end."""
-        self._marks.pop(lane, None)
+        if self._marks.pop(lane, None) is None:
+            return  # nothing began there, or it was left before
         left, self._left = self._left, []
         for begin in range(0, len(left), _TOGETHER):
             await ss("-K", " or ".join(left[begin : begin + _TOGETHER]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from agent.report import Observation
@@ -23,15 +23,8 @@ Look = Callable[[Exit], Awaitable[Observation]]
 """Where an exit comes out whose `tunnel_interface` and `resolvers` are the new tunnel's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """`country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known."""
-
-    country: str | None = None
-
-
-async def verify(exit_: Exit, wanted: Wanted, look: Look | None) -> Observation | None:
-    """What was seen through the tunnel, None where nobody looks. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
+async def verify(exit_: Exit, country: str | None, look: Look | None) -> Observation | None:
+    """What was seen through the tunnel, None where nobody looks; `country` is the only one that will do. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + WITHIN_S
     while True:
@@ -39,7 +32,7 @@ async def verify(exit_: Exit, wanted: Wanted, look: Look | None) -> Observation 
         if trouble is None and look is not None:
             seen = await look(exit_)
             trouble = seen.trouble or None
-            _judge(seen, wanted)
+            _judge(seen, country)
         if trouble is None:
             return seen
         if loop.time() + _AGAIN_S >= deadline_s:
@@ -60,13 +53,13 @@ async def _mute(exit_: Exit) -> str | None:
     return None if exit_.probe is None else await target_trouble(exit_.probe, exit_.tunnel_interface, None)
 
 
-def _judge(seen: Observation, wanted: Wanted) -> None:
+def _judge(seen: Observation, country: str | None) -> None:
     """Raises TunnelFailed for what no further look would change."""
     if seen.leak:
         raise TunnelFailed(f"it leaks: {seen.leak}", mend="the old server stays")
-    if wanted.country is not None and seen.country not in {None, wanted.country}:
+    if country is not None and seen.country not in {None, country}:
         raise TunnelFailed(
-            f"its address {seen.address} is in {seen.country}, and its pool is for {wanted.country}", mend=_STAYS
+            f"its address {seen.address} is in {seen.country}, and its pool is for {country}", mend=_STAYS
         )
 
 

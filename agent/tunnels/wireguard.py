@@ -128,9 +128,7 @@ class WireGuard:
     async def _settings(self, lane: Lane) -> str:
         """What `wg setconf` reads: names resolved, and a sign of life often enough."""
         lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
-        if (
-            self._file.listen_port and not lane.suffix
-        ):  # the other lane may have the same file's, or one that says the same
+        if self._file.listen_port and not lane.suffix:  # the other lane may be of a file that says the same
             lines.append(f"ListenPort = {self._file.listen_port}")
         for peer in self._file.peers:
             assert peer.endpoint is not None

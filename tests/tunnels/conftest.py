@@ -23,7 +23,7 @@ from agent.tunnels.managed import ManagedTunnel
 from agent.tunnels.servers import read_servers
 from model.authority import create_authority
 from model.endpoint import Endpoint
-from tests.agent.conftest import Plane
+from tests.agent.conftest import Plane, Source
 from tests.tunnels import lab, providers
 
 
@@ -177,6 +177,25 @@ def agent_pid():
 
 
 _OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
+
+
+@pytest.fixture
+async def source(plane):
+    """An ADS server with nothing to send, on the other side of the cable."""
+    standing_in = Source(f"{lab.NET_ADDRESS}:0", plane.authority)
+    with lab.inside(lab.NET):
+        await standing_in.start()
+    plane.xds_port = standing_in.port
+    yield standing_in
+    await standing_in.stop()
+
+
+@pytest.fixture
+def capture(network):
+    """What is on the outer link from now on."""
+    taken = lab.Capture()
+    yield taken
+    taken.close()
 
 
 @pytest.fixture

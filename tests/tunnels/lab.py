@@ -51,7 +51,7 @@ async def rotate(self):
     if not self.has_room_beside:
         return await self.rotate()
     try:
-        await self.rotate_beside(managed.Wanted(), None, lambda: asyncio.sleep(0.5))
+        await self.rotate_beside(None, None, lambda: asyncio.sleep(0.5))
     except Exception as error:
         print("not rotated:", error, flush=True)
 

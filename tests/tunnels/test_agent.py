@@ -9,22 +9,11 @@ import signal
 
 import pytest
 
-from tests.agent.conftest import Answer, Source
+from tests.agent.conftest import Answer
 from tests.tunnels import lab, providers
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy, pytest.mark.slow]
 PATIENCE_S = 30.0
-
-
-@pytest.fixture
-async def source(plane):
-    """An ADS server with nothing to send, on the other side of the cable."""
-    standing_in = Source(f"{lab.NET_ADDRESS}:0", plane.authority)
-    with lab.inside(lab.NET):
-        await standing_in.start()
-    plane.xds_port = standing_in.port
-    yield standing_in
-    await standing_in.stop()
 
 
 def state(folder, name):

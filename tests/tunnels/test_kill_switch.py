@@ -102,13 +102,6 @@ async def load():
     await clients.end()
 
 
-@pytest.fixture
-def capture(network):
-    taken = lab.Capture()
-    yield taken
-    taken.close()
-
-
 def leaks(frames: list[bytes], plane: Plane) -> list[tuple[str, str, str, int, int]]:
     """What is neither the tunnel's own, nor the agent's, nor an answer to a gateway, nor a question for a neighbour."""
     found = []

@@ -13,7 +13,6 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from tests.agent.conftest import Source
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
@@ -66,23 +65,6 @@ async def loopback(network):
     transport, made = await asyncio.get_running_loop().create_datagram_endpoint(Loopback, sock=asked)
     yield made
     transport.close()
-
-
-@pytest.fixture
-async def source(plane):
-    standing_in = Source(f"{lab.NET_ADDRESS}:0", plane.authority)
-    with lab.inside(lab.NET):
-        await standing_in.start()
-    plane.xds_port = standing_in.port
-    yield standing_in
-    await standing_in.stop()
-
-
-@pytest.fixture
-def capture(network):
-    taken = lab.Capture()
-    yield taken
-    taken.close()
 
 
 def asked_outside(capture: lab.Capture) -> list[tuple[str, str, str, int, int]]:

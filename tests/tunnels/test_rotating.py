@@ -16,7 +16,6 @@ from agent.observing.asking import Way, ask_all
 from agent.observing.observer import Observer
 from agent.tunnels.commands import run
 from agent.tunnels.errors import TunnelFailed
-from agent.tunnels.verifying import Wanted
 from tests.tunnels import lab, providers
 
 pytestmark = [pytest.mark.tunnels]
@@ -120,7 +119,7 @@ async def test_no_request_fails_while_another_server_is_taken(
             # what began by the old tunnel goes on by it
             assert await begun() == wireguard.address
 
-        taken = await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        taken = await kept.tunnel.rotate_beside(None, None, drain)
         assert taken.server == f"{lab.NET_ADDRESS}:51821"
         assert tunnels() == [lab.BESIDE]
         before = clients.seen[other.address]
@@ -148,7 +147,7 @@ async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
             await until(lambda: clients.seen[other.seen_as] > 20)
             assert await begun() == wireguard.address
 
-        await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        await kept.tunnel.rotate_beside(None, None, drain)
         before = clients.seen.copy()
         await until(lambda: clients.seen[other.seen_as] > before[other.seen_as] + 20)
         assert clients.seen[wireguard.address] == before[wireguard.address]
@@ -162,7 +161,7 @@ async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_ha
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         begun = await hold()
-        await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+        await kept.tunnel.rotate_beside(None, None, at_once)
         with pytest.raises(ConnectionError):
             await begun()
 
@@ -175,7 +174,7 @@ async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, inter
         await until(lambda: clients.seen[wireguard.address] > 20)
         monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
         with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
-            await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+            await kept.tunnel.rotate_beside(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
@@ -190,10 +189,10 @@ async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
         await until(lambda: clients.seen[wireguard.address] > 20)
         look = Observer(kept.exit_, kept.board, course=kept.tunnel.course).look_ahead
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
-            await kept.tunnel.rotate_beside(Wanted("us"), look, at_once)
+            await kept.tunnel.rotate_beside("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
         # the other way round it is what is wanted
-        taken = await kept.tunnel.rotate_beside(Wanted("fr"), look, at_once)
+        taken = await kept.tunnel.rotate_beside("fr", look, at_once)
         assert taken.address == other.address
 
 
@@ -208,7 +207,7 @@ async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
         with pytest.raises(TunnelFailed, match=r"the resolver 192\.0\.2\.53 does not answer"):
-            await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+            await kept.tunnel.rotate_beside(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
@@ -233,7 +232,7 @@ async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, 
         at_first = await traces()
         clients.begin(lab.PAGE)
         for _ in range(10):
-            await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+            await kept.tunnel.rotate_beside(None, None, shortly)
             await until(lambda: kept.is_up)
         await clients.end()
         assert clients.failures == []
@@ -270,8 +269,8 @@ async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
         with monkeypatch.context() as patience:
             patience.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
             with pytest.raises(TunnelFailed):
-                await kept.tunnel.rotate_beside(Wanted(), None, at_once)
-        taken = await kept.tunnel.rotate_beside(Wanted(), None, at_once)
+                await kept.tunnel.rotate_beside(None, None, at_once)
+        taken = await kept.tunnel.rotate_beside(None, None, at_once)
         assert taken.server == f"{lab.NET_ADDRESS}:{other.port}"
 
 
@@ -291,7 +290,7 @@ async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken
                 await until(lambda: not kept.tunnel.has_room_beside)
                 prepared.set()
 
-        await kept.tunnel.rotate_beside(Wanted(), None, drain)
+        await kept.tunnel.rotate_beside(None, None, drain)
         assert prepared.is_set()
         await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == other.address
@@ -313,7 +312,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
             asked.set()
             await asyncio.Event().wait()
 
-        ordered = asyncio.create_task(kept.tunnel.rotate_beside(Wanted(), look, at_once))
+        ordered = asyncio.create_task(kept.tunnel.rotate_beside(None, look, at_once))
         await asyncio.wait_for(asked.wait(), PATIENCE_S)
         assert tunnels() == [lab.TUNNEL, lab.BESIDE]
         ordered.cancel()
@@ -329,9 +328,9 @@ async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+        await kept.tunnel.rotate_beside(None, None, shortly)
         await until(lambda: clients.seen["10.98.0.10"] > 20)
-        await kept.tunnel.rotate_beside(Wanted(), None, shortly)
+        await kept.tunnel.rotate_beside(None, None, shortly)
         assert lab.inhabitants(lab.EXIT, "openvpn") == []
         assert clients.failures == []
 
