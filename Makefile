@@ -15,11 +15,13 @@ help: ## This list
 
 ready: .make/venv .make/wire .make/debian ## Prepare the environment (done by the others when needed)
 
-lint: ready ## ruff, mypy --strict and the one-way dependencies
+lint: ready ## ruff, mypy --strict, the one-way dependencies, and those declared and imported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry .
+	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
 
 test: ready ## The fast tests (below 10 minutes)
 	$(BIN)/pytest -m "not slow" -n $(PROCESSES) $(ARGS)

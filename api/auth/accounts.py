@@ -12,7 +12,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth.caller import unauthenticated
-from api.auth.oidc import Account, LoginRefused, Provider, ProviderUnavailable
+from api.auth.oauth import LoginRefused, ProviderUnavailable
+from api.auth.oidc import Account, Provider
 from api.auth.schemas import TokensOut
 from api.auth.service import begin_session, failure
 from api.auth.throttle import Guesses

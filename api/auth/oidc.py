@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,23 +17,22 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import httpx
 import jwt
 from cryptography.hazmat.primitives import hashes
 from jwt.types import Options
 
+from api.auth.oauth import (
+    Client,
+    LoginRefused,
+    ProviderUnavailable,
+    build_authorization_url,
+    compute_code_challenge,
+    fetch_document,
+    redeem_code,
+)
 from api.auth.tokens import Signer
 from model.settings import OidcSettings
 
-with warnings.catch_warnings():
-    # it would rather have a younger httpx, and says so to whoever reads the log
-    import authlib.deprecate  # type: ignore[import-untyped]  # noqa: F401 - sets a filter of its own, which the next line overrides
-
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from authlib.integrations.base_client import OAuthError  # type: ignore[import-untyped]
-    from authlib.integrations.httpx_client import AsyncOAuth2Client  # type: ignore[import-untyped]
-
-_TIMEOUT_S: Final = 10.0
 _REREAD_AFTER: Final = timedelta(hours=1)
 _LEEWAY: Final = timedelta(minutes=1)
 """How far the provider's clock may be from this one."""
@@ -52,14 +50,6 @@ _HALVES: Final[Mapping[str, hashes.HashAlgorithm]] = {
     "512": hashes.SHA512(),
 }
 _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
-
-
-class ProviderUnavailable(Exception):
-    """The provider does not answer, or not as one does."""
-
-
-class LoginRefused(Exception):
-    """What came back from the provider proves nothing; the text says why, without a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +74,7 @@ class Provider:
 
     def __init__(self, settings: OidcSettings) -> None:
         self.settings = settings
+        self._client = Client(settings.client_id, settings.client_secret)
         self._metadata: _Metadata | None = None
         self._keys: jwt.PyJWKSet | None = None
         self._reading = asyncio.Lock()
@@ -91,43 +82,30 @@ class Provider:
     async def address(self, signer: Signer, state: str, redirect_uri: str, now: datetime) -> str:
         """Where a browser has to go to log in. Raises ProviderUnavailable."""
         metadata = await self._read_metadata(now)
-        async with self._client(redirect_uri) as client:
-            url, _ = client.create_authorization_url(
-                metadata.authorization_endpoint,
-                state=state,
-                nonce=signer.derive("oidc nonce", state),
-                code_verifier=signer.derive("oidc verifier", state),
-            )
-        return str(url)
+        return build_authorization_url(
+            metadata.authorization_endpoint,
+            {
+                "response_type": "code",
+                "client_id": self.settings.client_id,
+                "redirect_uri": redirect_uri,
+                "scope": "openid profile email",
+                "state": state,
+                "nonce": signer.derive("oidc nonce", state),
+                "code_challenge": compute_code_challenge(signer.derive("oidc verifier", state)),
+                "code_challenge_method": "S256",
+            },
+        )
 
     async def account(self, signer: Signer, state: str, code: str, redirect_uri: str, now: datetime) -> Account:
         """Whose a code is. Raises ProviderUnavailable, LoginRefused."""
         metadata = await self._read_metadata(now)
-        try:
-            async with self._client(redirect_uri) as client:
-                token = await client.fetch_token(
-                    metadata.token_endpoint,
-                    grant_type="authorization_code",
-                    code=code,
-                    code_verifier=signer.derive("oidc verifier", state),
-                )
-        except OAuthError as error:
-            raise LoginRefused(f"the provider refused the code ({error.error})") from error
-        except (httpx.HTTPError, ValueError) as error:
-            raise ProviderUnavailable(str(error)) from error
+        token = await redeem_code(
+            metadata.token_endpoint,
+            self._client,
+            {"code": code, "redirect_uri": redirect_uri, "code_verifier": signer.derive("oidc verifier", state)},
+        )
         claims = await self._check(token, signer.derive("oidc nonce", state), metadata, now)
         return Account(f"{self.settings.issuer}#{claims['sub']}", _name_of(claims), self._role_of(claims))
-
-    def _client(self, redirect_uri: str) -> Any:
-        return AsyncOAuth2Client(
-            self.settings.client_id,
-            self.settings.client_secret,
-            scope="openid profile email",
-            redirect_uri=redirect_uri,
-            code_challenge_method="S256",
-            token_endpoint_auth_method="client_secret_basic" if self.settings.client_secret else "none",
-            timeout=_TIMEOUT_S,
-        )
 
     async def _check(
         self, token: Mapping[str, Any], nonce: str, metadata: _Metadata, now: datetime
@@ -181,13 +159,13 @@ class Provider:
             return self._metadata
 
     async def _fetch_metadata(self, now: datetime) -> _Metadata:
-        said = await _fetch(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        said = await fetch_document(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
         if said.get("issuer") != self.settings.issuer:
             raise ProviderUnavailable(f"it calls itself {said.get('issuer')!r}, not {self.settings.issuer!r}")
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         for name in names:
             url = said.get(name)
-            if not isinstance(url, str) or urlsplit(url).scheme not in {"https", urlsplit(self.settings.issuer).scheme}:
+            if _scheme_of(url) not in {"https", urlsplit(self.settings.issuer).scheme}:
                 raise ProviderUnavailable(f"its {name} is {url!r}")
         return _Metadata(**{name: said[name] for name in names}, read_at=now)
 
@@ -197,7 +175,7 @@ class Provider:
             key = _find(self._keys, key_id)
             if key is None:
                 try:
-                    self._keys = jwt.PyJWKSet.from_dict(await _fetch(metadata.jwks_uri))
+                    self._keys = jwt.PyJWKSet.from_dict(await fetch_document(metadata.jwks_uri))
                 except (jwt.PyJWTError, AttributeError, TypeError) as error:
                     raise ProviderUnavailable(f"its keys cannot be read ({error})") from error
                 key = _find(self._keys, key_id)
@@ -206,24 +184,18 @@ class Provider:
         return key
 
 
+def _scheme_of(url: object) -> str | None:
+    try:
+        return urlsplit(url).scheme if isinstance(url, str) else None
+    except ValueError:
+        return None
+
+
 def _find(keys: jwt.PyJWKSet | None, key_id: object) -> jwt.PyJWK | None:
     usable = [key for key in (keys.keys if keys else []) if key.public_key_use in (None, "sig")]
     if key_id is None:
         return usable[0] if len(usable) == 1 else None
     return next((key for key in usable if key.key_id == key_id), None)
-
-
-async def _fetch(url: str) -> dict[str, Any]:
-    try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
-            response = await client.get(url)
-            response.raise_for_status()
-            said = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise ProviderUnavailable(f"{url}: {error}") from error
-    if not isinstance(said, dict):
-        raise ProviderUnavailable(f"{url} is no JSON object")
-    return said
 
 
 def _check_times(claims: Mapping[str, Any], now: datetime) -> None:

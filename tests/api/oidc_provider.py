@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote_plus, urlencode, urlsplit
 
 import jwt
 from aiohttp import web
@@ -30,7 +30,7 @@ def encoded(raw: bytes) -> str:
 
 @dataclass
 class Provider:
-    """`said` overrides claims of ID tokens (None leaves one out); the other fields are what else may go wrong."""
+    """`said` overrides claims of ID tokens (None leaves one out), `answer` all that the token endpoint says."""
 
     clock: Callable[[], datetime]
     issuer: str = ""
@@ -40,6 +40,9 @@ class Provider:
     sign: Callable[[dict[str, Any]], str] | None = None
     key: rsa.RSAPrivateKey = _KEY
     key_id: str = "k-1"
+    client: str = CLIENT
+    secret: str | None = SECRET
+    answer: Callable[[], web.Response] | None = None
     down: bool = False
     asked: list[str] = field(default_factory=list)
     _codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -48,7 +51,7 @@ class Provider:
         """What the browser is sent back with, once somebody agreed at this address."""
         given = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         assert url.startswith(f"{self.issuer}/authorize?")
-        assert (given["response_type"], given["client_id"]) == ("code", CLIENT)
+        assert (given["response_type"], given["client_id"]) == ("code", self.client)
         assert given["code_challenge_method"] == "S256"
         assert "openid" in given["scope"].split()
         code = secrets.token_urlsafe(8)
@@ -72,17 +75,27 @@ class Provider:
         public = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         return web.json_response({"keys": [public | {"kid": self.key_id, "use": "sig", "alg": "RS256"}]})
 
+    @staticmethod
+    def _read_client(request: web.Request, client_id: str) -> tuple[str, str | None]:
+        """The client that a request comes from, and its secret; a public one has none (RFC 6749, section 2.3.1)."""
+        given = request.headers.get("Authorization")
+        if given is None:
+            return client_id, None
+        user, _, password = b64decode(given.removeprefix("Basic ")).decode().partition(":")
+        return unquote_plus(user), unquote_plus(password)
+
     async def token(self, request: web.Request) -> web.Response:
         form = await request.post()
-        user, _, password = b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode().partition(":")
-        if (unquote(user), unquote(password)) != (CLIENT, SECRET) and (user, password) != (CLIENT, SECRET):
+        if self.answer is not None:
+            return self.answer()
+        if self._read_client(request, str(form.get("client_id"))) != (self.client, self.secret):
             return web.json_response({"error": "invalid_client"}, status=401)
         given = self._codes.pop(str(form.get("code")), None)
         verified = given and encoded(hashed(str(form.get("code_verifier")))) == given["code_challenge"]
         if not given or not verified or form.get("redirect_uri") != given["redirect_uri"]:
             return web.json_response({"error": "invalid_grant"}, status=400)
         now, access = int(self.clock().timestamp()), secrets.token_urlsafe(8)
-        claims = {"iss": self.issuer, "sub": self.subject, "aud": CLIENT, "exp": now + 300, "iat": now}
+        claims = {"iss": self.issuer, "sub": self.subject, "aud": self.client, "exp": now + 300, "iat": now}
         claims |= {"nonce": given["nonce"], "at_hash": encoded(hashed(access)[:16]), "preferred_username": "Ada L."}
         claims = {name: value for name, value in (claims | self.said).items() if value is not None}
         made = self.sign(claims) if self.sign else jwt.encode(claims, self.key, "RS256", headers={"kid": self.key_id})

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -30,7 +31,7 @@ def configure(make_api, database, provider):
     """`configure(role_claim=…)`: a replica of an API that knows the provider."""
 
     def make(**more):
-        settings = OidcSettings(provider.issuer, oidc_provider.CLIENT, oidc_provider.SECRET, **more)
+        settings = OidcSettings(provider.issuer, provider.client, provider.secret, **more)
         return make_api(database, auth=Auth(provider=Client(settings)))
 
     return make
@@ -245,11 +246,35 @@ async def test_a_provider_that_is_down_is_none_of_the_operators_fault(browser, r
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"issuer": "https://login.example.net"}, {"token_endpoint": "ftp://x/token"}, {"jwks_uri": None}]
+    "metadata",
+    [
+        {"issuer": "https://login.example.net"},
+        {"token_endpoint": "ftp://x/token"},
+        {"token_endpoint": "https://[x"},
+        {"jwks_uri": None},
+    ],
 )
 async def test_a_provider_that_says_what_none_would_is_not_used(metadata, replica, provider):
     provider.metadata = metadata
     assert refused(await replica.anonymous("GET", LOGIN), "oidc_unavailable", 503)
+
+
+@pytest.mark.parametrize(("client", "secret"), [("app:1 é+%", "s e/c+r:e%t~&"), ("exitplane", None)])
+async def test_client_authenticates_with_any_characters_or_as_public(client, secret, browser, provider, configure, ada):
+    provider.client, provider.secret = client, secret
+    assert (await browser.log_in(configure())).status == 200
+
+
+async def test_token_endpoint_error_is_refusal_and_html_is_outage(browser, replica, provider, ada, query):
+    provider.answer = lambda: web.json_response({"error": "invalid_client"}, status=401)
+    reply = await browser.log_in(replica)
+    assert refused(reply)
+    assert "invalid_client" in reply.json["detail"]
+    provider.answer = lambda: web.Response(status=502, text="<html>bad gateway</html>", content_type="text/html")
+    assert refused(await browser.log_in(replica), "oidc_unavailable", 503)
+    assert [row["action"] for row in await query("SELECT action FROM audit_event")] == ["login_failed"]
+    provider.answer = None
+    assert (await browser.log_in(replica)).status == 200
 
 
 async def test_callbacks_cannot_be_tried_without_end(browser, replica, provider):
