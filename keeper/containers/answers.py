@@ -1,4 +1,4 @@
-"""What a container engine answers, read strictly. Docker Engine API 1.41, which podman answers too."""
+"""What a container engine answers, read strictly: Docker's or podman's, in any version of the API that is spoken."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from keeper.containers.api_version import EngineVersion, read_api_version
 from keeper.containers.errors import BadAnswer
 
 _FRAME: Final = 8
@@ -67,6 +68,16 @@ def read_json(body: bytes) -> Any:
         return json.loads(body)
     except ValueError as error:
         raise _strange(f"no JSON ({body[:60]!r})") from error
+
+
+def read_version(body: bytes) -> EngineVersion:
+    """The answer to GET /version. Raises BadAnswer."""
+    said = read_json(body)
+    if not isinstance(said, dict) or not isinstance(said.get("ApiVersion"), str):
+        raise _strange("no version of its API")
+    newest = read_api_version(said["ApiVersion"])
+    oldest = read_api_version(str(said.get("MinAPIVersion") or newest))
+    return EngineVersion(str(said.get("Version", "")), oldest, newest)
 
 
 def read_list(body: bytes) -> list[Seen]:

@@ -1,6 +1,7 @@
-"""A client of the Docker Engine API, version 1.41: the part of it that exits need. podman answers it too.
+"""A client of the Docker Engine API: the part of it that exits need. podman answers it too.
 
-Every call is bounded in time and in what it reads, and raises EngineError, whose kinds are in `keeper.containers.errors`.
+The version of the API is agreed with the engine before the first request, and again when the engine refuses it, as one that was
+replaced meanwhile may. Every call is bounded in time and in what it reads, and raises EngineError, whose kinds are in `keeper.containers.errors`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -22,28 +22,27 @@ from keeper.containers.answers import (
     Seen,
     read_id,
     read_inspected,
-    read_json,
     read_list,
     read_logs,
     read_message,
+    read_version,
 )
-from keeper.containers.errors import BadAnswer, EngineForbidden, EngineUnreachable, NoSuchContainer, refusal
+from keeper.containers.api_version import ApiVersion, EngineVersion, choose_api_version
+from keeper.containers.errors import (
+    BadAnswer,
+    EngineForbidden,
+    EngineUnreachable,
+    NoSuchContainer,
+    VersionRefused,
+    refusal,
+)
 
-_API: Final = "v1.41"
 TIMEOUT_S: Final = 20.0
 BODY_MAX_BYTES: Final = 4 * 2**20
 LOG_MAX_BYTES: Final = 2**20
 _CONNECTIONS: Final = 8
 _REFUSED: Final = 400
 _CHUNK: Final = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What an engine says that it is."""
-
-    engine: str
-    api: str
 
 
 class Engine:
@@ -56,6 +55,7 @@ class Engine:
         self._base = "http://engine" if self._path else f"http://{parts.netloc}"
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._api: ApiVersion | None = None
 
     async def __aenter__(self) -> Self:
         connector: aiohttp.BaseConnector = (
@@ -70,12 +70,9 @@ class Engine:
         if self._session is not None:
             await self._session.close()
 
-    async def version(self) -> Version:
-        """What answers."""
-        said = read_json(await self._call("GET", "version"))
-        if not isinstance(said, dict) or "ApiVersion" not in said:
-            raise BadAnswer("what answers is no container engine", mend="check EXITPLANE_CONTAINER_ENGINE")
-        return Version(f"{said.get('Version', '')}", f"{said['ApiVersion']}")
+    async def version(self) -> EngineVersion:
+        """What answers, and which versions of the API it speaks. Asked outside of any version."""
+        return read_version(await self._request("GET", "version"))
 
     async def list(self, labels: Mapping[str, str]) -> list[Seen]:
         """The containers that have all these labels, whether they run or not."""
@@ -122,7 +119,20 @@ class Engine:
         path = f"containers/{quote(ref, safe='')}/{word}"
         await self._call("POST", path, query={"t": str(within_s)}, timeout_s=self._timeout_s + within_s)
 
-    async def _call(
+    async def _call(self, method: str, path: str, **more: Any) -> bytes:
+        """The body of the answer, in the version that both sides know. Raises EngineError."""
+        try:
+            return await self._request(method, await self._versioned(path), **more)
+        except VersionRefused:  # nothing was done, so it may be asked again
+            self._api = None
+        return await self._request(method, await self._versioned(path), **more)
+
+    async def _versioned(self, path: str) -> str:
+        if self._api is None:
+            self._api = choose_api_version(await self.version())
+        return f"v{self._api}/{path}"
+
+    async def _request(
         self,
         method: str,
         path: str,
@@ -135,7 +145,7 @@ class Engine:
         timeout_s: float | None = None,
     ) -> bytes:
         assert self._session is not None, "used as a context"
-        url = URL(f"{self._base}/{_API}/{path}", encoded=True).with_query(query or {})
+        url = URL(f"{self._base}/{path}", encoded=True).with_query(query or {})
         more: dict[str, Any] = {"json": body} if content is None else {"data": content}
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:

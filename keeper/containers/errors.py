@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from model.errors import ExitplaneError
 
 _DISK_WORDS: Final = ("no space left", "disk quota", "out of disk")
-_NOT_FOUND, _CONFLICT, _FORBIDDEN, _UNAUTHORISED = 404, 409, 403, 401
+_NOT_FOUND, _CONFLICT, _FORBIDDEN, _UNAUTHORISED, _BAD_REQUEST = 404, 409, 403, 401, 400
+_VERSION_WORDS: Final = re.compile(r"client version \S+ is too (old|new)")
 
 
 class EngineError(ExitplaneError):
@@ -50,11 +52,23 @@ class BadAnswer(EngineError):
     code = "container_engine_bad_answer"
 
 
+class NoCommonVersion(EngineError):
+    """The engine knows no version of its API that this client knows."""
+
+    code = "container_engine_version"
+
+
+class VersionRefused(NoCommonVersion):
+    """The engine refused a request for the version in its path, and did nothing of it."""
+
+
 def refusal(status: int, message: str, *, creating: bool) -> EngineError:
     """The error that a status and a message of the engine stand for. `creating`: a container was to be made."""
     said, words = f"the container engine says {status}: {message}", message.lower()
     if any(word in words for word in _DISK_WORDS):
         return OutOfDisk(said, mend="make room on the engine's host, for example by removing images that nobody uses")
+    if status == _BAD_REQUEST and _VERSION_WORDS.search(words):
+        return VersionRefused(said, mend="update the engine, or Exitplane, so that both know one version of the API")
     # podman says 500 where Docker says 409 or 404
     if creating and "network" in words and "not found" in words:
         return EngineError(said, mend="create the network at the engine, or name one that it has")

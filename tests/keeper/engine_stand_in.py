@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,11 @@ from typing import Any
 
 from aiohttp import web
 
-API = "/v1.41"
+VERSIONED = re.compile(r"/v(\d+)\.(\d+)(?=/)")
+
+
+def written(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 @dataclass
@@ -42,13 +47,19 @@ class Made:
 
 @dataclass
 class StandIn:
-    """An engine. `fails` is what it says, with its status, to whatever begins with a method and a path."""
+    """An engine. `fails` is what it says, with its status, to whatever begins with a method and a path.
+
+    `oldest` and `newest` bound the versions of the API that it takes, as Docker 29.0 does; `spoken` is what it was asked in.
+    """
 
     path: Path
     images: set[str] = field(default_factory=lambda: {"exit:1"})
     containers: dict[str, Made] = field(default_factory=dict)
     fails: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    spoken: list[str] = field(default_factory=list)
+    oldest: tuple[int, int] = (1, 44)
+    newest: tuple[int, int] = (1, 52)
     dies_at_once: bool = False
     _count: int = 0
 
@@ -66,11 +77,30 @@ class StandIn:
 
     @web.middleware
     async def _serve(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        self.asked.append(f"{request.method} {request.path.removeprefix(API)}")
+        self.asked.append(f"{request.method} {VERSIONED.sub('', request.path, count=1)}")
+        refused = self._refuse_version(request.path)
+        if refused:
+            return web.json_response({"message": refused}, status=400)
         for start, (status, message) in self.fails.items():
             if self.asked[-1].startswith(start):
                 return web.json_response({"message": message}, status=status)
         return await handler(request)
+
+    def _refuse_version(self, path: str) -> str | None:
+        found = VERSIONED.match(path)
+        if found is None:
+            return None
+        version = (int(found[1]), int(found[2]))
+        self.spoken.append(written(version))
+        if version < self.oldest:
+            return (
+                f"client version {written(version)} is too old. Minimum supported API version is"
+                f" {written(self.oldest)}, please upgrade your client to a newer version"
+            )
+        if version > self.newest:
+            too_new = f"client version {written(version)} is too new."
+            return f"{too_new} Maximum supported API version is {written(self.newest)}"
+        return None
 
     def _find(self, request: web.Request) -> Made:
         ref = request.match_info["ref"]
@@ -81,7 +111,8 @@ class StandIn:
         raise web.HTTPNotFound(text=message, content_type="application/json")
 
     async def _version(self, _: web.Request) -> web.Response:
-        return web.json_response({"Version": "0.0-stand-in", "ApiVersion": "1.41"})
+        known = {"ApiVersion": written(self.newest), "MinAPIVersion": written(self.oldest)}
+        return web.json_response({"Version": "0.0-stand-in", **known})
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = [each.split("=", 1) for each in json.loads(request.query["filters"])["label"]]
@@ -165,12 +196,13 @@ class StandIn:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[StandIn]:
         app = web.Application(middlewares=[self._serve], client_max_size=2**24)
-        one = f"{API}/containers/{{ref}}"
+        api = r"/v{version:\d+\.\d+}"
+        one = f"{api}/containers/{{ref}}"
         app.add_routes(
             [
-                web.get(f"{API}/version", self._version),
-                web.get(f"{API}/containers/json", self._list),
-                web.post(f"{API}/containers/create", self._create),
+                web.get("/version", self._version),
+                web.get(f"{api}/containers/json", self._list),
+                web.post(f"{api}/containers/create", self._create),
                 web.get(f"{one}/json", self._inspect),
                 web.put(f"{one}/archive", self._put),
                 web.post(f"{one}/start", self._start),

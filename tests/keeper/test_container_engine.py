@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from keeper.containers.answers import Life, read_inspected, read_list, read_logs
+from keeper.containers.answers import Life, read_inspected, read_list, read_logs, read_version
+from keeper.containers.api_version import NEWEST, OLDEST, ApiVersion
 from keeper.containers.engine import Engine
 from keeper.containers.errors import (
     BadAnswer,
@@ -20,14 +21,17 @@ from keeper.containers.errors import (
     EngineForbidden,
     EngineUnreachable,
     NameTaken,
+    NoCommonVersion,
     NoSuchContainer,
     NoSuchImage,
     OutOfDisk,
+    VersionRefused,
 )
 from tests.keeper.engine_stand_in import StandIn
 from tests.keeper.podman import IMAGE, imported, podman, with_libraries
 
 LABEL = "exitplane.instance"
+VERSION = b'{"Version": "29.0.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"}'
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
     name, labels = f"h4-{uuid4().hex[:12]}", {LABEL: uuid4().hex, "other": "x"}
     body = {"Image": image, "Cmd": command, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
     wanted = {LABEL: labels[LABEL]}
-    assert (await engine.version()).api
+    assert (await engine.version()).newest >= OLDEST
     assert await engine.list(wanted) == []
     made = await engine.create(name, body)
     try:
@@ -117,6 +121,115 @@ async def test_over_tcp_it_is_the_same(tmp_path):
             assert (await engine.version()).engine == "0.0-stand-in"
 
 
+# -- the version of the API --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "spoken"),
+    [
+        ((1, 24), (1, 41), "1.41"),  # podman 4
+        ((1, 44), (1, 52), "1.52"),  # Docker 29.0
+        ((1, 9), (1, 47), "1.47"),
+        ((1, 24), (1, 40), str(OLDEST)),
+        ((1, 40), (1, 99), str(NEWEST)),
+        ((1, 56), (2, 0), str(NEWEST)),
+    ],
+)
+async def test_newest_version_that_both_sides_know_is_spoken(stand_in, oldest, newest, spoken):
+    stand_in.oldest, stand_in.newest = oldest, newest
+    async with Engine(stand_in.address) as engine:
+        for _ in range(3):
+            await engine.list({})
+    assert stand_in.spoken == [spoken] * 3
+    assert stand_in.asked == ["GET /version", *["GET /containers/json"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "hint"),
+    [
+        ((1, 24), (1, 39), "update the engine"),
+        ((1, 57), (1, 70), "update Exitplane"),
+        ((2, 0), (2, 1), "update Exitplane"),
+    ],
+)
+async def test_engine_without_a_common_version_is_refused(stand_in, oldest, newest, hint):
+    stand_in.oldest, stand_in.newest = oldest, newest
+    async with Engine(stand_in.address) as engine:
+        with pytest.raises(NoCommonVersion, match=f"{oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}") as refused:
+            await engine.list({})
+    assert hint in refused.value.mend
+    assert stand_in.spoken == []
+
+
+async def test_version_is_agreed_anew_when_the_engine_is_replaced(stand_in):
+    stand_in.oldest, stand_in.newest = (1, 40), (1, 43)
+    async with Engine(stand_in.address) as engine:
+        await engine.list({})
+        stand_in.oldest, stand_in.newest = (1, 44), (1, 52)
+        await engine.create("us-1", {"Image": "exit:1"})
+        stand_in.oldest, stand_in.newest = (1, 40), (1, 45)
+        assert [each.name for each in await engine.list({})] == ["us-1"]
+    assert stand_in.spoken == ["1.43", "1.43", "1.52", "1.52", "1.45"]
+
+
+@pytest.mark.parametrize(
+    "words", ["old. Minimum supported API version is 1.53", "new. Maximum supported API version is 1.44"]
+)
+async def test_engine_that_refuses_what_it_announces_is_asked_twice(stand_in, words):
+    stand_in.fails["GET /containers"] = (400, f"client version 1.52 is too {words}")
+    async with Engine(stand_in.address) as engine:
+        with pytest.raises(VersionRefused, match=words) as refused:
+            await engine.list({})
+    assert refused.value.mend
+    assert stand_in.asked == ["GET /version", "GET /containers/json"] * 2
+
+
+async def test_other_bad_requests_are_not_repeated(stand_in):
+    stand_in.fails["POST /containers/create"] = (400, "invalid reference format")
+    async with Engine(stand_in.address) as engine:
+        with pytest.raises(EngineError, match="invalid reference format") as refused:
+            await engine.create("us-1", {"Image": "exit:1"})
+    assert not isinstance(refused.value, NoCommonVersion)
+    assert stand_in.asked == ["GET /version", "POST /containers/create"]
+
+
+@pytest.mark.parametrize(
+    ("body", "oldest"),
+    [
+        (VERSION, ApiVersion(1, 44)),
+        (b'{"Version": "5.7.0", "ApiVersion": "1.52.0", "MinAPIVersion": "1.24.0"}', ApiVersion(1, 24)),
+        (b'{"ApiVersion": "1.52"}', ApiVersion(1, 52)),
+    ],
+)
+def test_versions_are_read_in_two_parts_or_three(body, oldest):
+    read = read_version(body)
+    assert (read.oldest, read.newest) == (oldest, ApiVersion(1, 52))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[1]", b"{}", b'{"ApiVersion": null}', b'{"ApiVersion": 1.4}', b'{"ApiVersion": ""}'),
+        *(
+            b'{"ApiVersion": "latest"}',
+            b'{"ApiVersion": "1.44/../.."}',
+            b'{"ApiVersion": "1.44", "MinAPIVersion": "x"}',
+        ),
+    ],
+)
+def test_version_that_is_none_is_said_to_be_none(body):
+    with pytest.raises(BadAnswer) as refused:
+        read_version(body)
+    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.mend
+
+
+def test_addresses_are_read_from_the_networks_alone():
+    networks = '{"exits": {"IPAddress": "10.89.0.2"}, "none": {"IPAddress": ""}, "odd": {}}'
+    settings = f'{{"IPAddress": "172.17.0.2", "Networks": {networks}}}'
+    body = f'{{"Id": "a", "Name": "/us-1", "State": {{"Status": "running"}}, "NetworkSettings": {settings}}}'
+    assert read_inspected(body.encode()).addresses == {"exits": "10.89.0.2", "none": "", "odd": ""}
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,14 +272,14 @@ async def test_what_an_engine_refuses_is_told_apart_with_its_own_words(stand_in,
 
 
 @asynccontextmanager
-async def answering(path: Path, reply: bytes):
-    """Something that answers this to whatever is asked, and nothing if it is empty."""
+async def answering(path: Path, reply: bytes, version: bytes | None = None):
+    """Something that answers this to whatever is asked, and nothing if it is empty; `version` to what asks for that."""
     writers = []
 
     async def answer(reader, writer):
         writers.append(writer)
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply)
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply if version is None or not asked.startswith(b"GET /version ") else version)
         if reply:
             writer.close()
 
@@ -193,8 +306,17 @@ async def answering(path: Path, reply: bytes):
     ],
 )
 async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with answering(tmp_path / "odd.sock", head + body), Engine(f"unix://{tmp_path}/odd.sock") as engine:
+    def whole(content):
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+    path = tmp_path / "odd.sock"
+    async with answering(path, whole(body), whole(VERSION)), Engine(f"unix://{path}") as engine:
+        with pytest.raises(kind):
+            await engine.list({})
+        with pytest.raises(kind):
+            await engine.inspect("us-1")
+    path.unlink()
+    async with answering(path, whole(body)), Engine(f"unix://{path}") as engine:
         with pytest.raises(kind):
             await engine.list({})
 

@@ -1,0 +1,59 @@
+"""The version of the Docker Engine API to speak: the newest that the engine and this client both know."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from keeper.containers.errors import BadAnswer, NoCommonVersion
+
+_PATTERN: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(\.\d{1,4})?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ApiVersion:
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+OLDEST: Final = ApiVersion(1, 40)
+"""Docker 19.03, podman 3. Everything that is asked here is in it."""
+NEWEST: Final = ApiVersion(1, 56)
+"""The newest whose changes were read: none up to it touches what is asked here, or what is read of the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVersion:
+    """An engine's own version, and the versions of the API that it answers."""
+
+    engine: str
+    oldest: ApiVersion
+    newest: ApiVersion
+
+
+def read_api_version(text: str) -> ApiVersion:
+    """Read `1.44`, or `1.44.0` as podman may write it. Raises BadAnswer."""
+    found = _PATTERN.fullmatch(text)
+    if found is None:
+        raise BadAnswer(
+            f"the container engine answers an API version that is none ({text[:60]!r})",
+            mend="check EXITPLANE_CONTAINER_ENGINE",
+        )
+    return ApiVersion(int(found[1]), int(found[2]))
+
+
+def choose_api_version(engine: EngineVersion) -> ApiVersion:
+    """The newest version that both sides know. Raises NoCommonVersion."""
+    if max(OLDEST, engine.oldest) <= (chosen := min(NEWEST, engine.newest)):
+        return chosen
+    raise NoCommonVersion(
+        f"the container engine {engine.engine} speaks API {engine.oldest} to {engine.newest},"
+        f" and Exitplane {OLDEST} to {NEWEST}",
+        mend="update the engine"
+        if engine.newest < OLDEST
+        else "update Exitplane, or let the engine take older clients",
+    )
