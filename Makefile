@@ -40,9 +40,9 @@ bench: ready ## The benchmarks
 goldens: ready ## Rewrite the golden files and delete orphans
 	$(BIN)/pytest tests/golden --rewrite $(ARGS)
 
-lock: $(UV) ## Lock the dependencies anew, by version and hash
-	$(UV) pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
-	$(UV) pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml \
+lock: $(UV) ## Lock the dependencies, by version and hash; UPGRADE=1 takes the newest of all, otherwise what is locked stays
+	$(UV) pip compile -q $(if $(UPGRADE),--upgrade) --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(UV) pip compile -q $(if $(UPGRADE),--upgrade) --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml \
 		-c requirements.lock -o $(LOCK)
 
 wire: .make/wire ## Compile proto/
