@@ -41,8 +41,8 @@ class Bootstrap:
     """What differs from one Envoy's bootstrap to another's.
 
     `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
-    `relayed` is whether there is an agent, which Envoy asks before the control plane itself (decision record 9). `resolvers`
-    are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are. `mark` is on the packets
+    `relayed` is whether there is an agent, which Envoy asks before the control plane itself
+    (docs/decisions/0009-the-agent-relays.md). `resolvers` are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are. `mark` is on the packets
     to control plane and collector, for a kill switch that lets out no others.
     """
 

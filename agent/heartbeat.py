@@ -42,7 +42,10 @@ class Deregistered(ExitplaneError):
 
 
 class Heart:
-    """Sends the board's report for one proxy, signed with its certificate's key (decision record 3)."""
+    """Sends the board's report for one proxy, signed with its certificate's key.
+
+    See docs/decisions/0003-heartbeats-are-signed.md.
+    """
 
     def __init__(
         self,

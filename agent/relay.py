@@ -1,4 +1,4 @@
-"""What stands between an Envoy and its control plane, on a socket in the state folder (decision record 9).
+"""What stands between an Envoy and its control plane, on a socket in the state folder (docs/decisions/0009-the-agent-relays.md).
 
 It passes on what both say, and remembers what Envoy accepted. While the control plane is away it answers from that, so that
 an Envoy that starts then comes up with what the last one had.

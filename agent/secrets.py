@@ -1,7 +1,8 @@
 """What Envoy reads its secrets from: files beside it, which it reloads when one is replaced (file-based SDS).
 
 Names and paths are the same for every proxy, and relative to the folder that Envoy is started in, so that clusters and
-listeners that refer to them are shared byte for byte (decision record 2). `xds.translate.names` says the same.
+listeners that refer to them are shared byte for byte
+(docs/decisions/0002-secrets-by-relative-path.md). `xds.translate.names` says the same.
 """
 
 from __future__ import annotations

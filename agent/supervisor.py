@@ -3,10 +3,11 @@
 An agent that is killed (SIGKILL, out of memory) cannot end its Envoy, and the roles differ in what is right then:
 
 - An exit's Envoy ends with its agent (PR_SET_PDEATHSIG). Nobody would watch the tunnel any longer, and an exit that is not
-  watched must not carry traffic (decision 11). The pool's other exits do.
-- A gateway's Envoy goes on: open tunnels outlive the agent as they outlive the control plane (decision 10). The next agent
-  in the same state folder takes it over if it was started from the same bootstrap and with the same arguments, and
-  replaces it otherwise. Without a next agent it runs until somebody ends it, by the `pid` in envoy.json.
+  watched must not carry traffic (docs/architecture.md#fail-closed). The pool's other exits do.
+- A gateway's Envoy goes on: open tunnels outlive the agent as they outlive the control plane
+  (docs/architecture.md#data-plane-needs-no-control-plane). The next agent in the same state folder takes it over if it was
+  started from the same bootstrap and with the same arguments, and replaces it otherwise. Without a next agent it runs until
+  somebody ends it, by the `pid` in envoy.json.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Probe: TypeAlias = Callable[[], Awaitable[str | None]]
 class Check:
     """A probe and its record: `patience` failures in a row are a failure, one success ends it.
 
-    Nothing is taken for good before it was seen to be (decision 11: fail closed).
+    Nothing is taken for good before it was seen to be (docs/architecture.md#fail-closed).
     """
 
     probe: Probe

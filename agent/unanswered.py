@@ -1,7 +1,8 @@
 """Ends what a parent proxy leaves unanswered, so that gateways ask another exit.
 
 Envoy bounds no such time: a CONNECT is not complete before its tunnel ends, and every timeout that there is would end idle tunnels
-too (decision 21). So a parent that takes connections and says nothing would hold requests until their clients give up.
+too (docs/decisions/0021-a-parent-is-beside-its-exit.md). So a parent that takes connections and says nothing would hold
+requests until their clients give up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Since when the control plane has been able to hear: the only time in which an exit's silence counts (decision 11)."""
+"""Since when the control plane has been able to hear: the only time in which an exit's silence counts.
+
+See docs/decisions/0006-silence-and-hearing.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Revisions: how a write becomes one, and how every replica learns of it.
 
-PostgreSQL's revision is the truth; NOTIFY is a hint (decision 2). The revision row is locked by the writing transaction as its
-last statement, so revisions commit in order and a reader that sees revision n sees all that n changed.
+PostgreSQL's revision is the truth; NOTIFY is a hint (docs/architecture.md#notify-is-a-hint). The revision row is locked by
+the writing transaction as its last statement, so revisions commit in order and a reader that sees revision n sees all that n
+changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Who a proxy is: what its certificate says, and nothing that it states itself (decision 12).
+"""Who a proxy is: what its certificate says, and nothing that it states itself.
+
+See docs/architecture.md#identity-from-certificate.
 
 The identity travels as the certificate's only URI name, `spiffe://exitplane/fleet/<fleet>/<role>/<proxy>` (SPIFFE ID,
 section 2), so that an exit can admit the gateways of its own fleet by a prefix.

@@ -262,7 +262,10 @@ class ExitOrderRow(SQLModel, table=True):
 
 
 class HeartbeatRow(SQLModel, table=True):
-    """The last that was heard of a proxy. Not configuration: no revision, written in batches (decision 13)."""
+    """The last that was heard of a proxy. Written in batches, without a revision.
+
+    See docs/architecture.md#heartbeats-are-not-configuration.
+    """
 
     __tablename__ = "heartbeat"
 
@@ -329,7 +332,7 @@ class AuthorityRow(SQLModel, table=True):
 
 
 class RevisionRow(SQLModel, table=True):
-    """The single row whose lock puts the revisions in commit order (decision 2)."""
+    """The single row whose lock puts the revisions in commit order (docs/architecture.md#notify-is-a-hint)."""
 
     __tablename__ = "revision"
 

@@ -23,7 +23,7 @@ class Role(StrEnum):
 
 
 class ExitState(StrEnum):
-    """Where an exit stands. Only healthy and degraded exits are offered to clients (decision 11: fail closed)."""
+    """Where an exit stands. Only healthy and degraded exits are offered to clients (docs/architecture.md#fail-closed)."""
 
     REGISTERING = "registering"
     """Declared or enrolled, and not yet heard of."""
@@ -157,7 +157,8 @@ class Resilience:
     An exit that cannot be reached `failures_to_eject` times in a row is ejected, for `ejection_time_s` times the number of
     its ejections up to `max_ejection_time_s`, or until a check finds it well; never more than `max_ejection_percent` of a
     pool. Beside that it is asked every `check_interval_s`. When fewer than `panic_threshold_percent` are well, Envoy sends
-    to all as if they were; at 0 it does not, and a pool without an exit that is well carries nothing (decision 11).
+    to all as if they were; at 0 it does not, and a pool without an exit that is well carries nothing
+    (docs/architecture.md#fail-closed).
     """
 
     max_ejection_percent: int = 100
@@ -354,7 +355,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (decision 8).
+    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (docs/architecture.md#guard-rails).
 
     `proxy_id` is None when it was refused by the control plane's own check.
     """

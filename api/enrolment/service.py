@@ -1,4 +1,7 @@
-"""Enrolment: a join token and a signing request become a certificate (decision 12)."""
+"""Enrolment: a join token and a signing request become a certificate.
+
+See docs/architecture.md#identity-from-certificate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where heartbeats wait until they are written together (decision 13)."""
+"""Where heartbeats wait until they are written together (docs/architecture.md#heartbeats-are-not-configuration)."""
 
 from __future__ import annotations
 

@@ -67,6 +67,9 @@ def version_held(subscription: Subscription) -> str:
 
 
 def _hash(versions: Iterable[tuple[str, str]]) -> str:
-    """A hash over names and content versions, equal on every replica (decision 1)."""
+    """A hash over names and content versions, equal on every replica.
+
+    See docs/architecture.md#versions-are-content-hashes.
+    """
     lines = sorted(f"{name}\0{version}\n" for name, version in versions)
     return blake2b("".join(lines).encode(), digest_size=12).hexdigest()

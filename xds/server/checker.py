@@ -207,7 +207,7 @@ def _surroundings() -> tuple[bytes, bytes, bytes]:
 
 
 def write_secrets(folder: Path, authority: Authority) -> None:
-    """Secrets of the usual form where proxies have theirs (decision record 2)."""
+    """Secrets of the usual form where proxies have theirs (docs/decisions/0002-secrets-by-relative-path.md)."""
     pair = issue_server(authority, datetime.now(UTC))
     chain, key = {"inline_string": pair.certificate_pem}, {"inline_string": pair.key_pem}
     secrets: dict[str, dict[str, Any]] = {

@@ -147,7 +147,7 @@ class DiscoveryService:
 
 
 def identify(context: Context) -> Identity | None:
-    """Who the client is, by the URI name in its certificate (decision 12)."""
+    """Who the client is, by the URI name in its certificate (docs/architecture.md#identity-from-certificate)."""
     for name in context.auth_context().get("x509_subject_alternative_name", ()):
         with suppress(ValueError, UnicodeDecodeError):
             return parse_uri(name.decode())

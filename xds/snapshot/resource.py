@@ -14,7 +14,10 @@ from xds.wire.discovery_pb2 import Resource as DeltaResource
 
 @dataclass(frozen=True, eq=False)
 class Resource:
-    """A resource at one version. `body` is the value of its Any; `version` is the hash of that (decision 1)."""
+    """A resource at one version. `body` is the value of its Any; `version` is the hash of that.
+
+    See docs/architecture.md#versions-are-content-hashes.
+    """
 
     type_url: str
     name: str

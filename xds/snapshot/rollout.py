@@ -3,7 +3,8 @@
 A group is *settled* at what its proxies accepted (`World.accepted`, kept in PostgreSQL with its bytes, so that all replicas
 agree and a restart forgets nothing). What is wanted and differs from that forms change-sets: resources that name each
 other change together or not at all. A change-set goes to canaries first, and to all once it was released, which makes it
-accepted. One with a rejected version, a dangling reference or an unapproved shrink goes to nobody (decision 8).
+accepted. One with a rejected version, a dangling reference or an unapproved shrink goes to nobody
+(docs/architecture.md#guard-rails).
 
 Endpoints and secrets are not rolled out (`order.ROLLED_OUT`): they go to everybody at once, because an exit that is lost or
 leaks must leave at once.

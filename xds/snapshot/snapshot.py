@@ -1,6 +1,6 @@
 """Snapshots: the encoded resources of one scope, built whole or from what changed; and views, which lay scopes over each other.
 
-An incrementally advanced snapshot equals one built from scratch (decision 3).
+An incrementally advanced snapshot equals one built from scratch (docs/architecture.md#incremental-equals-full).
 """
 
 from __future__ import annotations

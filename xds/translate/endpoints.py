@@ -59,7 +59,7 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
 
 
 def is_offered(exit_: Exit) -> bool:
-    """Whether clients may be sent to an exit (decision 11)."""
+    """Whether clients may be sent to an exit (docs/architecture.md#fail-closed)."""
     return exit_.state in SERVING and exit_.endpoint is not None
 
 

@@ -1,7 +1,8 @@
 """LDS for gateways: where clients come in.
 
 Nothing in it names an exit, a user or a route, and a pool only where the listener defaults to it: it changes with the fleet's
-listener alone, because a changed listener drains and takes its open tunnels with it (decision 9).
+listener alone, because a changed listener drains and takes its open tunnels with it
+(docs/architecture.md#open-tunnels-survive-configuration).
 """
 
 from __future__ import annotations

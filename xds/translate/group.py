@@ -2,8 +2,8 @@
 
 Proxies whose translation inputs are equal form a group and share every byte; what belongs to one proxy alone is its
 overlay. The shape is the same for both: a `Scope` names its resources and translates one at a time, so that a change costs
-what it touches (decision 5). What of a group depends on more inputs than the rest is a scope of its own: endpoints depend
-on where a gateway stands, so that clusters, listeners and routes stay one for the whole fleet.
+what it touches (docs/architecture.md#cost-follows-the-change). What of a group depends on more inputs than the rest is a
+scope of its own: endpoints depend on where a gateway stands, so that clusters, listeners and routes stay one for the whole fleet.
 """
 
 from __future__ import annotations

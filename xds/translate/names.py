@@ -24,7 +24,10 @@ POOL_HEADER: Final = "exit-pool"
 SESSION_HEADER: Final = "exit-session"
 """In which a client states its wish."""
 INTERNAL_PREFIX: Final = "x-ep-"
-"""Internal headers: stripped from whatever a client sends and from whatever a target sees (decision 17)."""
+"""Internal headers: stripped from whatever a client sends and from whatever a target sees.
+
+See docs/architecture.md#header-names.
+"""
 WISHED_COUNTRY: Final = "x-ep-country"
 WISHED_CITY: Final = "x-ep-city"
 WISHED_POOL: Final = "x-ep-pool"

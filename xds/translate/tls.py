@@ -67,7 +67,7 @@ def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
 def to_clients(secret: str) -> TransportSocket:
     """A gateway's side of clients that speak TLS to it: it shows them a certificate, and asks for none.
 
-    The key travels by SDS, over the aggregated stream (decision 12).
+    The key travels by SDS, over the aggregated stream (docs/architecture.md#secrets-travel-by-sds).
     """
     context = DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
