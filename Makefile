@@ -1,14 +1,15 @@
 # Everything prepares itself on a fresh Debian machine with Python 3.11: `make demo`, `make test`, `make lint`.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(or $(firstword $(notdir $(wildcard $(foreach version,11 12 13,$(addsuffix /python3.$(version),$(subst :, ,$(PATH))))))),python3)
 VENV := .venv
 BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
 UV := $(VENV)/bootstrap/bin/uv
 DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime
 LOCK := requirements-dev.lock
 PROCESSES ?= 2
 
-.PHONY: help ready lint test test-all demo bench lock wire goldens clean
+.PHONY: help ready lint test test-all demo dist dist-check bench lock wire goldens clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +35,13 @@ test-all: ready ## All tests; those that make network namespaces have the machin
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)
 
+dist: ready ## Build the sdist, and from it the wheel, into dist/
+	rm -rf dist
+	$(UV) build -q --python $(BIN)/python --build-constraint $(LOCK) --out-dir dist
+
+dist-check: dist ## Install the wheel far from the checkout and run it; see that both archives are whole
+	$(BIN)/python .ci/check_wheel.py --uv $(UV)
+
 bench: ready ## The benchmarks
 	$(BIN)/python -m bench $(ARGS)
 
@@ -49,8 +57,9 @@ wire: .make/wire ## Compile proto/
 
 .make/venv: $(LOCK) pyproject.toml $(UV)
 	test -x $(BIN)/python || $(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip sync -q --python $(BIN)/python --require-hashes $(LOCK)
+	$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q agent api cli keeper model xds
 	@mkdir -p .make && touch $@
 
 $(UV):
@@ -62,9 +71,8 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)/bootstrap
 	$(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv
 
-.make/wire: $(wildcard proto/*.proto) .make/venv
-	@mkdir -p xds/wire && touch xds/wire/__init__.py
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=xds/wire --pyi_out=xds/wire proto/*.proto
+.make/wire: $(wildcard proto/*) .make/venv
+	$(BIN)/python proto/compile.py
 	@mkdir -p .make && touch $@
 
 # What the tunnels need. As root it is installed; anybody else is told, and the demo and the tests do without tunnels.
@@ -78,4 +86,4 @@ $(UV):
 	@mkdir -p .make && touch $@
 
 clean: ## Remove what make made
-	rm -rf $(VENV) .make xds/wire *.egg-info
+	rm -rf $(VENV) .make build dist xds/wire *.egg-info

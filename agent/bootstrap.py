@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib.resources import files as resources
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from agent import secrets
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.identity import XDS_SERVER_NAME
+from model.version import exitplane_version
 from model.world import Role
 
 FORMAT_VERSION: Final = 2
@@ -29,7 +29,7 @@ DIRECT_S: Final = 120
 
 _DNS_PORT: Final = 53
 _DIALLED: Final = ("xds", "otel-collector")
-_TEMPLATE: Final = Path(__file__).resolve().parent.parent / "envoy" / "bootstrap.yaml"
+_TEMPLATE: Final = resources("xds") / "envoy" / "bootstrap.yaml"
 
 
 class BadTemplate(ExitplaneError):
@@ -55,14 +55,6 @@ class Bootstrap:
     relayed: bool = True
     resolvers: tuple[str, ...] = ()
     mark: int | None = None
-
-
-def exitplane_version() -> str:
-    """The version that is installed, or `0+source` in a checkout that is not."""
-    try:
-        return version("exitplane")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 def render(bootstrap: Bootstrap) -> dict[str, Any]:

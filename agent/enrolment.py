@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import folder as files
 from agent.backoff import Backoff
-from agent.bootstrap import exitplane_version
 from agent.folder import StateFolder, StateUnusable
 from agent.parent import Parent
 from agent.plane import Plane, PlaneUnavailable
@@ -24,6 +23,7 @@ from agent.settings import AgentSettings, read_token
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.proof import public_key_of
+from model.version import exitplane_version
 from model.world import Role
 
 log = structlog.get_logger()

@@ -12,7 +12,6 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from agent.bootstrap import exitplane_version
 from agent.cutting import Cutter, Place
 from agent.enrolment import PATHS, Enrolment
 from agent.load import Load
@@ -22,6 +21,7 @@ from agent.plane import Plane, PlaneUnavailable, Refused
 from agent.report import Board, State, wait
 from model import proof
 from model.errors import ExitplaneError
+from model.version import exitplane_version
 from model.world import Role
 
 log = structlog.get_logger()

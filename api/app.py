@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -40,6 +39,7 @@ from api.rollouts.endpoints import router as rollouts
 from api.routes.endpoints import router as routes
 from api.users.endpoints import router as users
 from api.writes import BASE_PATH
+from model.version import exitplane_version
 
 DECLARED = (declared, explain, listeners, routes, users, plans, certificates)
 DESCRIPTION = """\
@@ -55,7 +55,7 @@ def create_app(context: ApiContext) -> FastAPI:
     """The application of one replica. Its background work, `context.sink` and `context.credentials`, runs elsewhere."""
     app = FastAPI(
         title="Exitplane",
-        version=version("exitplane"),
+        version=exitplane_version(),
         description=DESCRIPTION,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,

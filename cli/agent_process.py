@@ -1,15 +1,13 @@
-"""What `cli.alone` starts: `python -P agent_process.py DESCRIPTOR …`, with an agent's settings in the file of that descriptor."""
+"""What `cli.alone` starts: `python -P -m cli.agent_process DESCRIPTOR …`, with an agent's settings in the file of that descriptor."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 
 def main() -> None:
     """Be an agent."""
-    sys.path.append(str(Path(__file__).parents[1]))
     # structlog takes it where it is, for tracebacks in colour, which are 4 MB that nobody sees
     sys.modules["rich"] = None  # type: ignore[assignment]
     import asyncio  # noqa: PLC0415 - here and below: what is imported is what this process is about

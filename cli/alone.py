@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from agent.settings import AgentSettings
-
-_PROGRAM: Final = Path(__file__).with_name("agent_process.py")
 
 
 def serve(settings: AgentSettings) -> NoReturn:
@@ -24,5 +21,6 @@ def serve(settings: AgentSettings) -> NoReturn:
         pickle.dump(settings, file)
     os.lseek(told, 0, os.SEEK_SET)
     sys.stderr.flush()
-    # -P: neither the folder of that file nor the one that this command was called in may hold what it imports
-    os.execv(sys.executable, [sys.executable, "-P", str(_PROGRAM), str(told), *sys.argv[1:]])  # noqa: S606
+    # -P: the folder that this command was called in may not hold what it imports
+    program = [sys.executable, "-P", "-m", "cli.agent_process", str(told), *sys.argv[1:]]
+    os.execv(sys.executable, program)  # noqa: S606

@@ -17,15 +17,13 @@ from typing import IO, Annotated, Any, Final
 
 import asyncpg
 import typer
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL
 
-from cli.state import open_database, run
-from model import migrations
+from cli.state import connect, database_url, run
 from model.database import Database, parse_url
-from model.embedded import embedded_server, running_server
+from model.embedded import embedded_server
 from model.errors import ExitplaneError
-from model.migrating import check_migration, current_migration, newest_migration, upgrade
+from model.migrating import check_migration, current_migration, known_migrations, newest_migration, upgrade
 from model.settings import read_settings
 
 LEAP: Final = 1_000_000
@@ -110,7 +108,8 @@ class Target:
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Bring the schema to what this version needs. Safe to repeat, and while an older version runs."""
-    before, after = run(_upgrade())
+    with database_url(create=True) as url:
+        before, after = run(_upgrade(url))
     print(
         f"the database is at migration {after}" if before == after else f"migrated from {before or 'none'} to {after}"
     )
@@ -119,7 +118,8 @@ def db_upgrade() -> None:
 @db.command("check")
 def db_check() -> None:
     """End with 0 if the schema is the one that this version needs."""
-    run(_check())
+    with database_url() as url:
+        run(_check(url))
     print(f"the database is at migration {newest_migration()}")
 
 
@@ -131,7 +131,8 @@ def db_backup(
 
     The file is a secret: the keys of the certificate authority and of operators' tokens are in it.
     """
-    with _source() as url:
+    with database_url() as given:
+        url = parse_url(given)
         target = run(_look(url))
         if not target.tables:
             raise BackupFailed("the database is empty", mend="set EXITPLANE_DATABASE_URL to the one that is meant")
@@ -169,36 +170,19 @@ def db_restore(
     print(f"the database is what {file} holds, at migration {migration}{behind}")
 
 
-async def _upgrade() -> tuple[str | None, str | None]:
-    async with open_database() as database:
+async def _upgrade(url: str) -> tuple[str | None, str | None]:
+    async with connect(url) as database:
         before = await current_migration(database)
         await upgrade(database)
         return before, await current_migration(database)
 
 
-async def _check() -> None:
-    async with open_database() as database:
+async def _check(url: str) -> None:
+    async with connect(url) as database:
         await check_migration(database)
 
 
 # -- where -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _source() -> Iterator[URL]:
-    """The database to back up; an embedded one is run for it unless it runs."""
-    settings = read_settings()
-    url = settings.database_url or running_server(settings.state_dir)
-    if url is not None:
-        yield parse_url(url)
-    elif (settings.state_dir / "postgres").exists():
-        with embedded_server(settings.state_dir) as started:
-            yield parse_url(started)
-    else:
-        raise BackupFailed(
-            f"there is no database in {settings.state_dir}",
-            mend="set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL to where it is",
-        )
 
 
 @contextmanager
@@ -342,8 +326,7 @@ def _read_migration(tools: Path, file: Path) -> str:
         raise RestoreRefused(
             f"{file} is no backup of Exitplane ({reason})", mend="name what `exitplane db backup` made"
         )
-    known = ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()
-    if found[1] not in {script.revision for script in known}:
+    if found[1] not in known_migrations():
         raise RestoreRefused(
             f"{file} is at migration {found[1]}, which this version does not know",
             mend="restore it with the version of Exitplane that made it, or a later one",

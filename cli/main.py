@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cli.ending import told_in_short
+from model.version import exitplane_version
 
 # command -> where it is. Imported when it is called: an agent needs neither SQLAlchemy nor gRPC in its memory.
 _COMMANDS = {
@@ -75,9 +76,20 @@ app = typer.Typer(
 )
 
 
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's signature
+    if value:
+        print(f"exitplane {exitplane_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
-    """Holds the group open."""
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Holds the group open, and what is said of no command."""
 
 
 def main() -> None:

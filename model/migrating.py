@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -33,9 +32,14 @@ class MigrationBlocked(ExitplaneError):
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", "model:migrations")
     config.set_main_option("path_separator", "os")
     return config
+
+
+def known_migrations() -> frozenset[str]:
+    """Return the ids of all migrations that this version of the code has."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def newest_migration() -> str:

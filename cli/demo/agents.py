@@ -20,7 +20,7 @@ from cli.demo.plan import Site
 from cli.demo.processes import Child, Processes, Stage
 from cli.demo.wireguard import Tunnel
 
-EXITPLANE: Final = (sys.executable, "-m", "cli")
+EXITPLANE: Final = (sys.executable, "-P", "-m", "cli")
 _ENVOY_WITHIN_S = 20.0
 _ASK_ADMIN = (
     "import sys, urllib.request as r; print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1]).read().decode())"

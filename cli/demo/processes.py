@@ -21,7 +21,6 @@ from cli.demo.errors import SceneError
 MARK: Final = "EXITPLANE_SCENE"
 """The environment variable by which a process, and whatever it starts, belongs to a scene."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class Stage(IntEnum):
@@ -126,13 +125,12 @@ class Processes:
         return done.stdout
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a child: the mark, this checkout's packages, `extra`, and what this process has itself.
+        """The environment of a child: the mark, `extra`, and what this process has itself.
 
         Settings of an Exitplane that this user runs elsewhere are left out: the scene is not to touch its database.
         """
         own = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
-        path = os.pathsep.join(filter(None, (str(_ROOT), own.get("PYTHONPATH"))))
-        return {**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(extra or {}), MARK: self._mark}
+        return {**own, "PYTHONUNBUFFERED": "1", **(extra or {}), MARK: self._mark}
 
     def owns(self, pid: int) -> bool:
         """Whether process `pid` runs and belongs to this scene."""

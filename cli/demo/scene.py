@@ -132,7 +132,7 @@ class Scene:
     def start_page(self, *, wait: bool = True) -> None:
         """Start the small internet's page."""
         self._tell(f"internet: a page at {self.page_url}/")
-        argv = (sys.executable, "-m", "cli.demo.internet", self.page_address, atlas_of(self.plan).to_json())
+        argv = (sys.executable, "-P", "-m", "cli.demo.internet", self.page_address, atlas_of(self.plan).to_json())
         self.page = self.processes.start("page", Stage.PAGE, argv, namespace=self.plan.internet)
         if wait:
             self.wait_for("the page to answer", self._page_trouble, [self.page])

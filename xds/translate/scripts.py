@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from importlib.resources import files
 from typing import Final
 
-_FOLDER: Final = Path(__file__).parents[2] / "envoy"
+_FOLDER: Final = files("xds") / "envoy"
 _PLAIN: Final = re.compile(rb"[^A-Za-z0-9 ._/-]")
 
 

@@ -1,0 +1,41 @@
+"""`exitplane db` beside the embedded database, while no control plane runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.db import db
+from cli.state import NoDatabase
+from model.migrating import newest_migration
+
+
+def test_db_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):
+    monkeypatch.setenv("EXITPLANE_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("EXITPLANE_DATABASE_URL", raising=False)
+    done = CliRunner().invoke(db, ["check"])
+    assert isinstance(done.exception, NoDatabase)
+    assert "exitplane db upgrade" in done.exception.mend
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_db_upgrade_makes_the_embedded_database_that_check_accepts():
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
+
+    def run(command: str, state: Path) -> str:
+        argv = (sys.executable, "-m", "cli", "db", command)
+        environment = {**kept, "EXITPLANE_STATE_DIR": str(state)}
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
+
+    # not pytest's own temporary folder: as root, the server runs as somebody else, who may not enter that
+    with tempfile.TemporaryDirectory(prefix="exitplane-") as folder:
+        Path(folder).chmod(0o755)
+        assert run("upgrade", Path(folder)) == f"migrated from none to {newest_migration()}\n"
+        assert run("check", Path(folder)) == f"the database is at migration {newest_migration()}\n"
