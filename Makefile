@@ -1,10 +1,14 @@
-# Everything prepares itself on a fresh Debian machine with Python 3.11: `make demo`, `make test`, `make lint`.
+# Everything prepares itself on a fresh Debian machine with Python 3.11 or newer: `make demo`, `make test`, `make lint`.
 SHELL := /bin/bash
 PYTHON ?= $(or $(firstword $(notdir $(wildcard $(foreach version,11 12 13,$(addsuffix /python3.$(version),$(subst :, ,$(PATH))))))),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(VENV)/bootstrap/bin/uv
+VENV_PACKAGE = $(notdir $(PYTHON))-venv
+# Installs Debian packages; fails where it cannot: not root, not Debian, not connected.
+apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q >/dev/null 2>&1 \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1) >/dev/null 2>&1; }
 DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime
 LOCK := requirements-dev.lock
 PROCESSES ?= 2
@@ -62,26 +66,28 @@ wire: .make/wire ## Compile proto/
 	$(BIN)/python -m compileall -q agent api cli keeper model xds
 	@mkdir -p .make && touch $@
 
+# A uv of this version that is on the PATH will do, so that a warm cache is enough (UV_OFFLINE=1).
 $(UV):
-	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null \
-		|| { echo "Exitplane needs Python 3.11: install it (Debian: apt-get install python3.11 python3.11-venv) or set PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || if [ "$$(id -u)" = 0 ]; then \
-		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3.11-venv >/dev/null; \
-	else echo "Python's venv module is missing; as root: apt-get install python3.11-venv" >&2; exit 1; fi
-	$(PYTHON) -m venv $(VENV)/bootstrap
-	$(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null || { echo "$(PYTHON) is missing or too old:\
+		Exitplane needs Python 3.11 or newer; install it (Debian: apt-get install python3.11-venv) or name one: make PYTHON=..." >&2; exit 1; }
+	@if [ "$$(uv --version 2>/dev/null | cut -d' ' -f2)" = $(UV_VERSION) ]; then \
+		mkdir -p $(@D) && ln -sf "$$(command -v uv)" $@; \
+	else \
+		$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call apt,$(VENV_PACKAGE)) \
+			|| { echo "$(PYTHON) has no venv module: install $(VENV_PACKAGE) (as root: apt-get install $(VENV_PACKAGE))" >&2; exit 1; }; \
+		$(PYTHON) -m venv $(VENV)/bootstrap && $(VENV)/bootstrap/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION) \
+			|| { echo "uv $(UV_VERSION) is not to be had: connect to a package index, or put that uv on the PATH" >&2; exit 1; }; \
+	fi
 
 .make/wire: $(wildcard proto/*) .make/venv
 	$(BIN)/python proto/compile.py
 	@mkdir -p .make && touch $@
 
-# What the tunnels need. As root it is installed; anybody else is told, and the demo and the tests do without tunnels.
+# What the tunnels need. Where it cannot be installed one line says so, and the demo and the tests do without tunnels.
 .make/debian:
 	@missing=""; for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	if [ -n "$$missing" ]; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; \
-		else echo "For real tunnels install:$$missing (as root: apt-get install$$missing)"; fi; \
+		$(call apt,$$missing) || echo "For real tunnels install:$$missing (as root: apt-get install$$missing)"; \
 	fi
 	@mkdir -p .make && touch $@
 
