@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(VENV)/bootstrap/bin/uv
+PYTHON_HELP := install Python 3.11 or newer (Debian: apt-get install python3.11-venv), or name one: make PYTHON=...
 VENV_PACKAGE = $(notdir $(PYTHON))-venv
 # Installs Debian packages; fails where it cannot: not root, not Debian, not connected.
 apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q >/dev/null 2>&1 \
@@ -68,8 +69,8 @@ wire: .make/wire ## Compile proto/
 
 # A uv of this version that is on the PATH will do, so that a warm cache is enough (UV_OFFLINE=1).
 $(UV):
-	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null || { echo "$(PYTHON) is missing or too old:\
-		Exitplane needs Python 3.11 or newer; install it (Debian: apt-get install python3.11-venv) or name one: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11)' 2>/dev/null \
+		|| { echo "$(PYTHON) is missing or older than 3.11: $(PYTHON_HELP)" >&2; exit 1; }
 	@if [ "$$(uv --version 2>/dev/null | cut -d' ' -f2)" = $(UV_VERSION) ]; then \
 		mkdir -p $(@D) && ln -sf "$$(command -v uv)" $@; \
 	else \
