@@ -32,13 +32,13 @@ from api.listeners.endpoints import router as listeners
 from api.openapi import document
 from api.operators.endpoints import router as operators
 from api.orders.endpoints import router as orders
+from api.paths import BASE_PATH
 from api.plans.endpoints import router as plans
 from api.pools.endpoints import router as pools
 from api.proxies.endpoints import router as proxies
 from api.rollouts.endpoints import router as rollouts
 from api.routes.endpoints import router as routes
 from api.users.endpoints import router as users
-from api.writes import BASE_PATH
 from model.version import exitplane_version
 
 DECLARED = (declared, explain, listeners, routes, users, plans, certificates)

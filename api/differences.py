@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Final
 from uuid import UUID
 
-from pydantic import Field
-
-from api.values import View
+from api.dry_run import Difference, Differences, ResourceDifference
 from model.changes import Unit
 from model.repositories import worlds
 from model.world import Change, World
@@ -22,26 +20,6 @@ from xds.translate.readable import as_json
 _CONTENTS_MAX: Final = 50
 """Of so many resources the content is shown, and of the others that they differ."""
 _ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
-
-
-class ResourceDifference(View):
-    type_url: str
-    name: str
-    change: Literal["added", "changed", "removed"]
-    before: dict[str, Any] | None = Field(description="As Envoy reads it; null also where there is too much to show.")
-    after: dict[str, Any] | None
-
-
-class Difference(View):
-    """What would change for some proxies, all in the same way."""
-
-    proxies: list[UUID]
-    resources: list[ResourceDifference]
-
-
-class Differences(View):
-    changed: list[str] = Field(description="What of the declared state would change: `pool ID created`.")
-    configuration: list[Difference]
 
 
 async def compare(unit: Unit, world: World) -> Differences:

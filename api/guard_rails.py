@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from api.problems import FieldError, Problem
+from api.field_errors import FieldError
+from api.problems import Problem
 from api.writes import Work
 from model.repositories import declared, rollout
 from model.repositories.declared import Offer

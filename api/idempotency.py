@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth.caller import Caller
 from api.bodies import JsonRequest
-from api.problems import FieldError, Problem
+from api.field_errors import FieldError
+from api.problems import Problem
 from model.repositories import idempotency
 
 REPLAYED_HEADER: Final = "Idempotency-Replayed"

@@ -9,9 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field
 
 from api.auth.openness import is_open
-from api.problems import MEDIA_TYPE, Scalar
+from api.field_errors import Scalar
+from api.paths import PROXIES_HEADER, REVISION_HEADER
+from api.problems import MEDIA_TYPE
 from api.values import View
-from api.writes import PROXIES_HEADER, REVISION_HEADER
 
 _DESCRIPTIONS = {
     400: "The body is not JSON",

@@ -3,62 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 
+from api.field_errors import FieldError, field_errors, shown
+from api.paths import PATH_FIELDS, PLURALS
 from model.database import DatabaseUnreachable
 from model.repositories.constraints import violated
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 DUPLICATE = "duplicate"
-_ERRORS_MAX = 20
-_SHOWN_CHARS = 200
-_SECRET_FIELDS = frozenset({"join_token", "csr", "password"})
-_SECRET_TEXT = re.compile(r"ep-(exit|gateway)-|-----BEGIN ")
-"""How join tokens and PEM begin: they are not repeated even when they stand in another field."""
-
-PATH_FIELDS = {
-    "fleet": "{fleet}",
-    "pool": "{pool}",
-    "exit": "{exit_id}",
-    "proxy": "{proxy_id}",
-    "listener": "{listener}",
-    "route": "{route}",
-    "user": "{user}",
-    "plan": "{plan}",
-    "certificate": "{certificate}",
-    "operator": "{operator}",
-    "api-key": "{api_key_id}",
-    "audit-event": "{sequence}",
-}
-"""The place of each kind in the paths of its collection."""
-
-PLURALS = {"proxy": "proxies"}
-
-Scalar: TypeAlias = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """One thing wrong: `field` is a JSON pointer into the body, `?name` of the query or `{name}` of the path."""
-
-    field: str
-    message: str
-    mend: str
-    value: object = None
 
 
 class Problem(HTTPException):
@@ -141,78 +104,11 @@ def respond(problem: Problem) -> Response:
     return Response(content, problem.status_code, headers=dict(problem.headers or {}), media_type=MEDIA_TYPE)
 
 
-def shown(value: object) -> Scalar:
-    """What of a refused value is repeated: scalars, cut to a readable length and never a secret."""
-    match value:
-        case None | bool():
-            return value
-        case int() if abs(value) < 2**53:
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case dict():
-            return "{…}"
-        case list():
-            return "[…]"
-    text = str(value)
-    if _SECRET_TEXT.search(text):
-        return None
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-
-
-_MENDS = {
-    "missing": "add it",
-    "extra_forbidden": "remove it; /docs lists the fields",
-    "string_type": "send a string",
-    "string_unicode": "send valid Unicode",
-    "int_type": "send a whole number",
-    "int_parsing_size": "send a smaller number",
-    "bool_type": "send true or false",
-    "greater_than_equal": "send at least {ge}",
-    "less_than_equal": "send at most {le}",
-    "string_too_long": "send at most {max_length} characters",
-    "string_too_short": "send at least {min_length} characters",
-    "literal_error": "send one of {expected}",
-    "model_attributes_type": "send an object",
-    "model_type": "send an object",
-    "dict_type": "send an object",
-}
-_MESSAGES = {"missing": "this is required", "extra_forbidden": "there is no such field"}
-
-
-def bad_value(code: str, message: str, mend: str) -> PydanticCustomError:
-    """What a schema's validators raise."""
-    return PydanticCustomError(code, "{message}", {"message": message, "mend": mend})
-
-
 def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """422 for what pydantic found; `errors` as it lists them, with `loc` beginning with where the value stood."""
-    listed = [_field_error(error) for error, _ in zip(errors, range(_ERRORS_MAX), strict=False)]
+    listed = field_errors(errors)
     first = listed[0]
     return Problem(422, "invalid", f"{first.field or 'the body'}: {first.message}", mend=first.mend, errors=listed)
-
-
-def _field_error(error: Mapping[str, Any]) -> FieldError:
-    kind, context, location = error["type"], error.get("ctx") or {}, error["loc"]
-    template = context.get("mend") or _MENDS.get(kind, "see /docs for what it takes")
-    hidden = kind == "missing" or not _SECRET_FIELDS.isdisjoint(map(str, location))
-    return FieldError(
-        field=_pointer(location),
-        message=_MESSAGES.get(kind, error["msg"]),
-        mend=template if "mend" in context else template.format_map(context),
-        value=None if hidden else error["input"],
-    )
-
-
-def _pointer(location: Sequence[str | int]) -> str:
-    where, *path = location
-    parts = [str(part)[:_SHOWN_CHARS] for part in path]
-    if where == "query":
-        return "?" + ".".join(parts)
-    if where == "path":
-        return "{" + ".".join(parts) + "}"
-    # RFC 6901, section 3
-    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 _PLAIN = {

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-import pycountry
-from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from api.problems import bad_value
+from api.field_errors import bad_value
 from model.locality import LOCALITY_PATTERN
 from model.locality import Locality as Place
 
@@ -22,7 +21,6 @@ _USER_NAME = re.compile(r"[a-z0-9]([a-z0-9_.]{0,61}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HOST_NAME_MAX = 253
-_COUNTRIES = frozenset(country.alpha_2.lower() for country in pycountry.countries)
 _ALIASES = {"uk": "gb"}
 """Codes that ISO 3166 reserves for a country which has another."""
 
@@ -84,10 +82,18 @@ def _check_reference(value: str) -> str:
     return found
 
 
+@cache
+def _country_codes() -> frozenset[str]:
+    # imported for the first country that is checked: the list takes longer than the rest of this module
+    import pycountry  # noqa: PLC0415
+
+    return frozenset(country.alpha_2.lower() for country in pycountry.countries)
+
+
 def _check_country(value: str) -> str:
     code = value.lower()
     code = _ALIASES.get(code, code)
-    if code not in _COUNTRIES:
+    if code not in _country_codes():
         mend = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
         raise bad_value("bad_country", "this is not a country code of ISO 3166-1", mend)
     return code
@@ -244,6 +250,3 @@ Network = Annotated[str, AfterValidator(_check_network), _described("CIDR", "192
 Ports = Annotated[str, AfterValidator(_check_ports), _described("A port, or a range of them", "8000-8999")]
 TimeOfDay = Annotated[str, AfterValidator(_check_time_of_day), _described("Hours and minutes, in UTC", "09:30")]
 Text = Annotated[str, AfterValidator(_check_text)]
-Ref = Annotated[str, Path(description="An id or a name.")]
-Filter = Annotated[Reference | None, Query(description="Only those of this one, by its name or id.")]
-Id = Annotated[str, Path(description="An id.", json_schema_extra={"format": "uuid"})]

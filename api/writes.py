@@ -18,18 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth.caller import Authenticated, Caller, Permit
 from api.bodies import JsonRequest
 from api.context import ApiContext, Context, Look
-from api.differences import Differences, compare
+from api.differences import compare
+from api.dry_run import DryRunOut
 from api.idempotency import Keyed, read_key
-from api.values import View
+from api.paths import BASE_PATH, PROXIES_HEADER, REVISION_HEADER
 from model.audit import Actor
 from model.changes import Unit
 from model.changes import write as begin
 from model.repositories import sync, worlds
 from model.repositories.sync import Tally
 
-REVISION_HEADER = "Exitplane-Revision"
-PROXIES_HEADER = "Exitplane-Proxies"
-"""Of the connected proxies that a write concerns, how many acknowledged, rejected, or did not answer in time."""
 LONGEST_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(?P<seconds>[0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
@@ -44,7 +42,6 @@ Approve = Annotated[
     Literal["shrink"] | None,
     Query(description="`shrink`: yes, although it leaves less than half of the pools or healthy exits of the fleet."),
 ]
-BASE_PATH = "/api/v1"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -58,14 +55,6 @@ class Answer:
 
     def content(self) -> bytes:
         return b"" if self.body is None else self.body.model_dump_json(by_alias=True).encode()
-
-
-class DryRunOut(View):
-    """What a write would have answered, and what it would have changed. Nothing was done."""
-
-    status: int
-    body: Any
-    differences: Differences
 
 
 @dataclass(slots=True)

@@ -15,14 +15,14 @@ import typer
 from pydantic import BaseModel
 
 from api.declared.schemas import AppliedOut
+from api.dry_run import DryRunOut
 from api.proxies.schemas import ProxyOut
-from api.writes import DryRunOut
-from cli.client import ApiRefused, Client, Tally, collect
-from cli.client.collection import Given
-from cli.client.command import HERE, Api, AsJson, print_json, run, tell
+from cli.api import HERE, Api, AsJson, print_json, run, tell
 from cli.declared.documents import Documents, load
 from cli.declared.dumping import dump
 from cli.declared.reporting import told_configuration, told_rejections, told_steps, told_sum
+from client import ApiRefused, Client, Tally, collect
+from client.collection import Given
 from model.errors import ExitplaneError
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2

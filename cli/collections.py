@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from cli.client import Client
-from cli.client.collection import Changeable, Collection, Readable
-from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api import HERE, Api, AsJson, Fleet, print_json, run
 from cli.declared.dumping import as_yaml
+from client import Client
+from client.collection import Changeable, Collection, Readable
 from model.errors import ExitplaneError
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {

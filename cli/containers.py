@@ -12,8 +12,8 @@ from rich.table import Table
 
 from api.containers.schemas import LINES_MAX, ContainersOut, Verb, WishOut
 from api.pools.schemas import PoolOut
-from cli.client import Client, collect
-from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from client import Client, collect
 from model.errors import ExitplaneError
 
 containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")

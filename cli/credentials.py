@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from api.auth.schemas import RefreshIn, TokensOut
-from cli.client.client import Client
-from cli.client.errors import ApiRefused
+from client.client import Client
+from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
 _EARLY_S: Final = 30

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from api.exits.schemas import HOURS_MAX, ExitOut, HistoryOut, SummaryOut
 from api.orders.schemas import LINES_MAX, OrderKind, OrderOut
-from cli.client import Client
-from cli.client.client import Switch
-from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from client import Client
+from client.client import Switch
 from model.errors import ExitplaneError
 
 WAIT_S: Final = 60.0

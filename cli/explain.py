@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from api.explain.schemas import ExplainOut, WayOut
-from cli.client.command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api import HERE, Api, AsJson, Fleet, print_json, run
 
 
 def explain(

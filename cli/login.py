@@ -12,9 +12,9 @@ import typer
 
 from api.auth.schemas import LoginIn
 from cli import credentials
-from cli.client.command import HERE, Api, AsJson, print_json
-from cli.client.errors import ApiRefused
+from cli.api import HERE, Api, AsJson, print_json
 from cli.credentials import BadCredentials, Login
+from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
 

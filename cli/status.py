@@ -11,8 +11,8 @@ from rich.table import Table
 
 from api.fleets.schemas import FleetOut
 from api.proxies.schemas import ProxyOut
-from cli.client import ApiRefused, Client, collect
-from cli.client.command import HERE, Api, AsJson, print_json, run
+from cli.api import HERE, Api, AsJson, print_json, run
+from client import ApiRefused, Client, collect
 
 
 def status(*, api: Api = HERE, as_json: AsJson = False) -> None:

@@ -11,9 +11,11 @@ from api.api_keys.schemas import ApiKeyIn, ApiKeyOut
 from api.api_keys.service import API_KEYS
 from api.auth.tokens import new_key
 from api.collections.router import CHANGE, DELETE, router_of
+from api.dry_run import DryRunOut
 from api.idempotency import REPLAYED_HEADER
 from api.openapi import written
-from api.writes import BASE_PATH, Answer, DryRunOut, OperatorWrite, Work, writing
+from api.paths import BASE_PATH
+from api.writes import Answer, OperatorWrite, Work, writing
 
 router = router_of(API_KEYS, can=frozenset({CHANGE, DELETE}))
 Writing = Annotated[OperatorWrite, writing(API_KEYS.name)]

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from api.auth.caller import OperatorRole
+from api.auth.roles import OperatorRole
 from api.auth.scopes import SCOPES
-from api.collections.listing import ListQuery, Pattern
+from api.collections.schemas import ListQuery, Pattern
+from api.field_errors import bad_value
 from api.operators.schemas import Fleets, Role
-from api.problems import bad_value
 from api.values import Name, View, Wish, absent
 
 _EXAMPLE: dict[str, Any] = {

@@ -10,12 +10,14 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch, ApiKeyQuery
-from api.auth.caller import Caller, OperatorRole, lesser
+from api.auth.caller import Caller, lesser
+from api.auth.roles import OperatorRole
 from api.auth.tokens import digest_of
 from api.collections.collection import Collection
 from api.context import Look
+from api.field_errors import FieldError
 from api.operators.service import resolve_fleets
-from api.problems import FieldError, Problem, clashes, duplicate
+from api.problems import Problem, clashes, duplicate
 from api.writes import Work
 from model.audit import Entry
 from model.repositories import operators

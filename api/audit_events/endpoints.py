@@ -11,7 +11,7 @@ from api.audit_events.schemas import AuditEventOut, AuditQuery
 from api.audit_events.service import AUDIT_EVENTS
 from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
-from api.collections.listing import Page
+from api.collections.schemas import Page
 from api.context import Context
 from api.openapi import for_operators
 

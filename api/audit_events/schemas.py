@@ -11,8 +11,8 @@ from uuid import UUID
 from pydantic import AfterValidator, Field
 
 from api.api_keys.schemas import Moment
-from api.collections.listing import ListQuery
-from api.problems import bad_value
+from api.collections.schemas import ListQuery
+from api.field_errors import bad_value
 from api.values import Reference, Text, View
 
 SEQUENCE_MAX = 2**63 - 1

@@ -11,7 +11,7 @@ from sqlmodel import col
 from api.audit_events.schemas import SEQUENCE_MAX, AuditEventOut, AuditQuery
 from api.auth.caller import Caller
 from api.collections.collection import Collection
-from api.collections.listing import Page
+from api.collections.schemas import Page
 from api.context import ApiContext, Look
 from api.values import View, as_id
 from model.repositories import declared

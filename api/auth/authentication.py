@@ -6,7 +6,8 @@ import re
 from typing import Final
 from uuid import UUID
 
-from api.auth.caller import Caller, OperatorRole, lesser, unauthenticated
+from api.auth.caller import Caller, lesser, unauthenticated
+from api.auth.roles import OperatorRole
 from api.auth.tokens import KEY_PREFIX, BadToken, TokenExpired, digest_of
 from api.context import ApiContext
 from api.problems import Problem

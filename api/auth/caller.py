@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import Depends, Request
 
+from api.auth.roles import OperatorRole
 from api.problems import Problem
 from model.audit import Actor
-
-
-class OperatorRole(StrEnum):
-    """What an operator may do; each may what the next one may."""
-
-    ADMIN = "admin"
-    """Everything, operators and the audit included."""
-    OPERATOR = "operator"
-    """Change all that is declared."""
-    VIEWER = "viewer"
-    """Look."""
-
 
 _RANK: Final[Mapping[OperatorRole, int]] = {
     OperatorRole.VIEWER: 0,

@@ -15,8 +15,8 @@ from api.auth.tokens import STATE_LIFETIME
 from api.bodies import JsonRoute
 from api.context import Context
 from api.openapi import for_operators, problems, written
+from api.paths import BASE_PATH
 from api.values import Text
-from api.writes import BASE_PATH
 
 router = APIRouter(prefix="/auth", tags=["auth"], route_class=JsonRoute)
 _BODY = (400, 413, 415, 422)

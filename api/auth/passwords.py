@@ -16,11 +16,10 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import ARGON2_VERSION
 
-from api.problems import FieldError, Problem
+from api.field_errors import FieldError
+from api.problems import Problem
 
 Result = TypeVar("Result")
-SHORTEST: Final = 12
-LONGEST: Final = 256
 _AT_ONCE: Final = 2
 """Each takes 64 MiB while it lasts."""
 

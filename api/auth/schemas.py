@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.auth.caller import OperatorRole
+from api.auth.roles import OperatorRole
 from api.auth.values import Code, LoginName, NewPassword, Password, Token
-from api.problems import bad_value
+from api.field_errors import bad_value
 from api.values import View, Wish
 
 _PASSWORD = "correct horse battery"  # noqa: S105 - an example

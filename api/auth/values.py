@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from api.auth.passwords import LONGEST, SHORTEST
 from api.values import NAME_PATTERN
+
+SHORTEST: Final = 12
+LONGEST: Final = 256
+"""Characters of a password."""
 
 
 def _hide(value: Any, check: ValidatorFunctionWrapHandler) -> Any:

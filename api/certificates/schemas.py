@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.collections.listing import FleetListQuery
+from api.collections.schemas import FleetListQuery
 from api.values import Name, Reference, View, Wish, absent
 
 Pem = Annotated[str, Field(max_length=65_536)]

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch, CertificateQuery
 from api.collections.collection import Collection
 from api.context import Look
+from api.field_errors import FieldError
 from api.fleets import service as fleets
-from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
+from api.problems import Problem, clashes, duplicate, in_use, unknown
 from api.writes import Work
 from model.repositories import declared
 from model.tables import ServerCertificateRow

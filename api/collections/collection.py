@@ -13,9 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from api.auth.caller import Caller
-from api.collections.listing import ListQuery, Order, Page, like, order_by
+from api.collections.listing import Order, like, order_by
+from api.collections.schemas import ListQuery, Page
 from api.context import Look
-from api.problems import PATH_FIELDS, FieldError, Problem, not_found, unknown
+from api.field_errors import FieldError
+from api.paths import PATH_FIELDS
+from api.problems import Problem, not_found, unknown
 from api.values import as_id, as_reference
 from api.writes import Work
 from model.repositories import declared

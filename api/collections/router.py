@@ -11,22 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace as replaced
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
 from api.collections.collection import Collection
-from api.collections.listing import Page
+from api.collections.schemas import BulkIn, BulkOut, Page
 from api.context import Context
+from api.dry_run import DryRunOut
+from api.field_errors import FieldError
 from api.openapi import for_operators, written
-from api.problems import PATH_FIELDS, FieldError, Problem
-from api.values import Reference, View, Wish
-from api.writes import BASE_PATH, Answer, DryRunOut, OperatorWrite, Work, writing
+from api.paths import BASE_PATH, PATH_FIELDS
+from api.problems import Problem
+from api.values import Reference
+from api.writes import Answer, OperatorWrite, Work, writing
 
-BULK_MAX = 1_000
 READ, CREATE, CHANGE, DELETE = "read", "create", "change", "delete"
 ALL = frozenset({READ, CREATE, CHANGE, DELETE})
 IfMatch = Annotated[
@@ -35,20 +37,6 @@ IfMatch = Annotated[
 OfFleet = Annotated[
     Reference | None, Query(alias="fleet", description="The fleet, by its name or id, where several share a name.")
 ]
-In = TypeVar("In", bound=BaseModel)
-Out = TypeVar("Out", bound=BaseModel)
-
-
-class BulkIn(Wish, Generic[In]):
-    """All of it is done, in one revision, or nothing. Deletions come first."""
-
-    create: list[In] = Field(default=[], max_length=BULK_MAX)
-    delete: list[str] = Field(default=[], max_length=BULK_MAX, description="Ids, or names.")
-
-
-class BulkOut(View, Generic[Out]):
-    created: list[Out]
-    deleted: list[str] = Field(description="Ids.")
 
 
 def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) -> APIRouter:

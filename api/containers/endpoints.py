@@ -12,11 +12,12 @@ from api.collections.router import OfFleet
 from api.containers import service
 from api.containers.schemas import LINES_MAX, ContainersOut, LogsOut, Verb, WishesOut
 from api.context import Context
+from api.dry_run import DryRunOut
 from api.exits.service import EXITS
 from api.openapi import for_operators
+from api.parameters import Ref
 from api.pools.service import POOLS
-from api.values import Ref
-from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
+from api.writes import Answer, OperatorWrite, Work, writing
 from model.repositories import containers, declared
 
 router = APIRouter(tags=["containers"], route_class=JsonRoute)

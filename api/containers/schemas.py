@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, model_validator
 
-from api.problems import bad_value
+from api.field_errors import bad_value
 from api.values import Host, Port, Text, View, Wish
 from model.containers import DRAIN_S, MAXIMUM
 from model.world import ExitState

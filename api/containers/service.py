@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.containers.schemas import ContainerOut, ContainersStateOut, LastWishOut, Verb, WishesOut, WishOut
 from api.context import ApiContext, Look
+from api.field_errors import FieldError
 from api.guard_rails import no_silent_loss
-from api.problems import FieldError, Problem
+from api.problems import Problem
 from api.writes import Answer, Work
 from model.audit import Entry
 from model.containers import read_containers

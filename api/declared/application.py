@@ -17,12 +17,13 @@ from api.declared.batch import BatchSession
 from api.declared.reading import ORDER, AnyCollection, as_wish, differences, lock, rows_of, shown
 from api.declared.schemas import AppliedOut, Declared, StepOut
 from api.exits.service import EXITS
+from api.field_errors import FieldError
 from api.fleets.service import FLEETS
 from api.guard_rails import no_silent_shrink
 from api.listeners.service import LISTENERS
 from api.plans.service import PLANS
 from api.pools.service import POOLS
-from api.problems import FieldError, Problem, unknown
+from api.problems import Problem, unknown
 from api.routes.service import ROUTES
 from api.values import as_id
 from api.writes import Work

@@ -11,9 +11,11 @@ from api.bodies import LongJsonRoute
 from api.context import Context
 from api.declared import service
 from api.declared.schemas import AppliedOut, Declared
+from api.dry_run import DryRunOut
 from api.openapi import for_operators, written
-from api.values import Filter, Reference
-from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
+from api.parameters import Filter
+from api.values import Reference
+from api.writes import Answer, OperatorWrite, Work, writing
 
 router = APIRouter(prefix="/declared", tags=["declared"], route_class=LongJsonRoute)
 Prune = Annotated[

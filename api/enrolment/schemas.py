@@ -7,8 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.exits.parents import ParentIn
-from api.exits.schemas import ANY_ADDRESS
+from api.exits.schemas import ANY_ADDRESS, ParentIn
 from api.values import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, Text, View, Wish
 
 _SECRETS: dict[str, Any] = {"join_token": "ep-exit-…", "csr": "-----BEGIN CERTIFICATE REQUEST-----…"}

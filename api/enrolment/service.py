@@ -15,9 +15,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from api.enrolment.schemas import EnrolmentIn, ExitEnrolmentIn, ProxyEnrolmentIn
 from api.exits import service as exits
-from api.exits.parents import ParentIn, parent_columns
+from api.exits.parents import parent_columns
+from api.exits.schemas import ParentIn
+from api.field_errors import FieldError
 from api.pools import service as pools
-from api.problems import FieldError, Problem, clashes, duplicate
+from api.problems import Problem, clashes, duplicate
 from model.authority import Authority, BadSigningRequest, sign_request
 from model.changes import Unit
 from model.identity import Identity

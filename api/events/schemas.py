@@ -9,9 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.collections.listing import PAGE, PAGE_MAX, Page
+from api.collections.schemas import PAGE, PAGE_MAX, Page
 from api.values import Reference, View
-from model.repositories.events import Event
 from model.world import Kind
 
 ID_MAX: Final = 2**63 - 1
@@ -35,9 +34,6 @@ class EventKind(StrEnum):
     def stored(self) -> str:
         """The name that the change log has for it."""
         return Kind.SERVER_CERTIFICATE if self is EventKind.CERTIFICATE else self.value
-
-
-_SHOWN: Final = {kind.stored: kind.value for kind in EventKind}
 
 
 class EventsQuery(BaseModel):
@@ -81,30 +77,3 @@ class EventOut(View):
 
 class EventPage(Page[EventOut]):
     last: int = Field(description="All events up to this id were looked at: `after` for who asks again later.")
-
-
-def show(event: Event) -> EventOut:
-    """An event of the change log as the API shows it."""
-    return EventOut(
-        id=event.id,
-        at=event.at,
-        revision=event.revision,
-        kind=_SHOWN.get(event.kind, event.kind),
-        action=event.action,
-        object_id=event.object_id,
-        fleet_id=event.fleet_id,
-        name=event.detail.get("name"),
-        changes=_changes(event),
-    )
-
-
-def _changes(event: Event) -> dict[str, Any]:
-    """Pairs of before and after. The detail of what was created has its fields, and maybe what became of them at once."""
-    if event.action == "deleted":
-        return {}
-    changed: dict[str, Any] = event.detail.get("changes", {})
-    if event.action != "created":
-        return changed
-    fields = {name: value for name, value in event.detail.items() if name not in {"id", "name", "changes"}}
-    fields |= {name: after for name, (_, after) in changed.items()}
-    return {name: [None, value] for name, value in fields.items()}

@@ -10,9 +10,11 @@ from api.auth.authentication import identify
 from api.auth.caller import Caller
 from api.context import ApiContext
 from api.events.hub import Hub
-from api.events.schemas import ID_MAX, EventPage, EventsQuery, show
+from api.events.rendering import show
+from api.events.schemas import ID_MAX, EventPage, EventsQuery
 from api.events.stream import Stream
-from api.problems import FieldError, Problem, unknown
+from api.field_errors import FieldError
+from api.problems import Problem, unknown
 from api.values import as_id
 from model.repositories import declared, events
 from model.repositories.events import EventsGone, Wanted

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.auth.caller import Caller
 from api.events.hub import Hub
-from api.events.schemas import show
+from api.events.rendering import show
 from api.problems import Problem, respond
 from model.database import DatabaseUnreachable
 from model.repositories.events import Event, EventsGone, Reading, Wanted

@@ -11,11 +11,12 @@ from fastapi import Depends, Query, Response
 from api.auth.caller import Caller, Permit
 from api.collections.router import OfFleet, router_of
 from api.context import Context
+from api.dry_run import DryRunOut
 from api.exits.schemas import HOURS_MAX, STAYS_MAX, ExitOut, HistoryOut, StayOut, SummaryOut
 from api.exits.service import EXITS
 from api.openapi import for_operators
-from api.values import Ref
-from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
+from api.parameters import Ref
+from api.writes import Answer, OperatorWrite, Work, writing
 from model.repositories import history
 from model.stays import Summary, stays_of, summarize
 from model.world import ExitState

@@ -3,59 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import AfterValidator, Field, model_validator
-
-from api.problems import FieldError, Problem, bad_value
-from api.values import Host, Port, View, Wish
+from api.exits.schemas import ParentOut
+from api.field_errors import FieldError
+from api.problems import Problem
 from model.tables import ExitRow
-
-_MAX = 255
-
-
-def _check_credential(value: str) -> str:
-    # RFC 7617, section 2
-    if not value.isprintable():
-        raise bad_value("bad_credential", "this holds control characters", "send printable text")
-    return value
-
-
-def _check_username(value: str) -> str:
-    if ":" in value:
-        raise bad_value("bad_credential", "a user name that is sent in a header holds no colon", "send one without it")
-    return value
-
-
-Credential = Annotated[str, Field(min_length=1, max_length=_MAX), AfterValidator(_check_credential)]
-
-
-class ParentIn(Wish):
-    """An HTTP proxy beside the exit, such as gluetun's, that it sends all traffic on to."""
-
-    address: Host = Field(description="As the exit sees it: an IP address, or a host name.")
-    port: Port
-    username: Annotated[Credential, AfterValidator(_check_username)] | None = Field(
-        default=None, description="null: the proxy asks for no credentials."
-    )
-    password: Credential | None = Field(
-        default=None,
-        repr=False,
-        description="Never shown again; it travels to the exit's own Envoy by SDS alone. Left out, it stays as it is, as long as "
-        "address, port and username do.",
-    )
-
-    @model_validator(mode="after")
-    def _check_both(self) -> Self:
-        if self.password is not None and self.username is None:
-            raise bad_value("no_username", "there is a password and no user name", "send both, or neither")
-        return self
-
-
-class ParentOut(View):
-    address: str
-    port: int
-    username: str | None
 
 
 def show_parent(row: Any) -> ParentOut | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from api.collections.listing import FleetListQuery
-from api.exits.parents import ParentIn, ParentOut
+from api.collections.schemas import FleetListQuery
+from api.field_errors import bad_value
 from api.rollouts.schemas import RejectedOut
 from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
@@ -22,6 +22,53 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's 
 Weight = Annotated[int, Field(ge=1, le=128)]
 Capacity = Annotated[int, Field(ge=1, le=1_000_000)]
 Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+
+_CREDENTIAL_MAX = 255
+
+
+def _check_credential(value: str) -> str:
+    # RFC 7617, section 2
+    if not value.isprintable():
+        raise bad_value("bad_credential", "this holds control characters", "send printable text")
+    return value
+
+
+def _check_username(value: str) -> str:
+    if ":" in value:
+        raise bad_value("bad_credential", "a user name that is sent in a header holds no colon", "send one without it")
+    return value
+
+
+Credential = Annotated[str, Field(min_length=1, max_length=_CREDENTIAL_MAX), AfterValidator(_check_credential)]
+
+
+class ParentIn(Wish):
+    """An HTTP proxy beside the exit, such as gluetun's, that it sends all traffic on to."""
+
+    address: Host = Field(description="As the exit sees it: an IP address, or a host name.")
+    port: Port
+    username: Annotated[Credential, AfterValidator(_check_username)] | None = Field(
+        default=None, description="null: the proxy asks for no credentials."
+    )
+    password: Credential | None = Field(
+        default=None,
+        repr=False,
+        description="Never shown again; it travels to the exit's own Envoy by SDS alone. Left out, it stays as it is, as long as "
+        "address, port and username do.",
+    )
+
+    @model_validator(mode="after")
+    def _check_both(self) -> Self:
+        if self.password is not None and self.username is None:
+            raise bad_value("no_username", "there is a password and no user name", "send both, or neither")
+        return self
+
+
+class ParentOut(View):
+    address: str
+    port: int
+    username: str | None
 
 
 class ExitIn(Wish):

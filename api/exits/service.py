@@ -17,9 +17,10 @@ from api.collections.collection import Collection
 from api.context import Look
 from api.exits.parents import parent_columns, show_parent
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
+from api.field_errors import FieldError
 from api.guard_rails import no_silent_shrink
 from api.pools import service as pools
-from api.problems import FieldError, Problem, clashes, duplicate, unknown
+from api.problems import Problem, clashes, duplicate, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
 from model.changes import Unit

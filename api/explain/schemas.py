@@ -8,10 +8,10 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.problems import bad_value
+from api.field_errors import bad_value
 from api.values import Locality, Reference, View
 from model.world import ExitState
-from xds.translate.explaining import Because
+from xds.translate.match_failures import Because
 from xds.translate.wishing import Source
 
 

@@ -21,9 +21,10 @@ from api.explain.schemas import (
     WayOut,
     WishOut,
 )
+from api.field_errors import FieldError
 from api.fleets.service import FLEETS
 from api.listeners.service import LISTENERS
-from api.problems import FieldError, Problem
+from api.problems import Problem
 from model.locality import Locality
 from model.tables import FleetRow, ListenerRow
 from xds.translate.explaining import Explanation, PoolSeen, Request, explain

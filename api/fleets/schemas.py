@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.collections.listing import ListQuery, Pattern
+from api.collections.schemas import ListQuery, Pattern
 from api.rollouts.schemas import RejectedOut
 from api.values import LoopbackAddress, Name, Port, View, Wish, absent
 

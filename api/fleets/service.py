@@ -11,8 +11,9 @@ from sqlmodel import col
 from api.auth.caller import Caller
 from api.collections.collection import Collection
 from api.context import Look
+from api.field_errors import FieldError
 from api.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
-from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
+from api.problems import Problem, clashes, duplicate, in_use, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
 from model.repositories import declared

@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field
 
 from api.context import ApiContext, Context
 from api.health.probe import DatabaseProbe
-from api.values import View
+from api.health.schemas import HealthOut, PartOut
 
 router = APIRouter(prefix="/health", tags=["health"])
-
-
-class PartOut(View):
-    ok: bool
-    reason: str = ""
-
-
-class HealthOut(View):
-    ok: bool = Field(description="Whether every part is.")
-    parts: dict[str, PartOut]
 
 
 async def _probe_of(request: Request) -> DatabaseProbe:

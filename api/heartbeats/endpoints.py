@@ -12,7 +12,7 @@ from api.context import ApiContext
 from api.heartbeats import service
 from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
 from api.openapi import problems
-from api.values import Id
+from api.parameters import Id
 
 router = APIRouter(tags=["heartbeats"], route_class=JsonRoute)
 _PROBLEMS = problems(400, 401, 403, 404, 410, 413, 415, 422)

@@ -12,10 +12,12 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from api.context import ApiContext
+from api.field_errors import FieldError
 from api.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, Place, ProxyHeartbeatIn
 from api.orders.schemas import OrderSaid
 from api.orders.service import settle
-from api.problems import PATH_FIELDS, FieldError, Problem, invalid, not_found
+from api.paths import PATH_FIELDS
+from api.problems import Problem, invalid, not_found
 from api.values import as_id
 from model import proof
 from model.proof import BadProof

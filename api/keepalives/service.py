@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from api.auth.caller import Caller
 from api.context import ApiContext
+from api.field_errors import FieldError
 from api.keepalives.schemas import ClientOut, KeepaliveOut
-from api.problems import FieldError, Problem
+from api.problems import Problem
 from model.repositories import keepalives
 
 _CLIENT_ID: Final = re.compile(r"[a-zA-Z0-9._-]{1,100}")

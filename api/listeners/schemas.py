@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.collections.listing import FleetListQuery
+from api.collections.schemas import FleetListQuery
 from api.values import Country, LoopbackAddress, Name, Port, Reference, ServerName, View, Wish, absent
 
 ByServerName = Annotated[dict[ServerName, Country], Field(max_length=1_000)]

@@ -11,10 +11,11 @@ from sqlmodel import col
 
 from api.collections.collection import Collection
 from api.context import Look
+from api.field_errors import FieldError
 from api.fleets import service as fleets
 from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch, ListenerQuery
 from api.pools import service as pools
-from api.problems import FieldError, Problem, clashes, duplicate, unknown
+from api.problems import Problem, clashes, duplicate, unknown
 from api.writes import Work
 from model.repositories import declared
 from model.tables import ListenerRow, PoolRow, ServerCertificateRow

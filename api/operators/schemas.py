@@ -8,10 +8,10 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from api.auth.caller import OperatorRole
+from api.auth.roles import OperatorRole
 from api.auth.values import NewPassword
-from api.collections.listing import ListQuery, Pattern
-from api.problems import bad_value
+from api.collections.schemas import ListQuery, Pattern
+from api.field_errors import bad_value
 from api.values import Name, Reference, View, Wish, absent
 
 KEEP: Final = ""

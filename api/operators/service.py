@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import second_factor
-from api.auth.caller import OperatorRole
 from api.auth.passwords import Passwords, refuse_weak
+from api.auth.roles import OperatorRole
 from api.collections.collection import Collection
 from api.context import Look
 from api.operators.schemas import KEEP, OperatorIn, OperatorOut, OperatorPatch, OperatorQuery

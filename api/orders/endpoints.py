@@ -10,11 +10,12 @@ from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
 from api.collections.router import OfFleet
 from api.context import Context
+from api.dry_run import DryRunOut
 from api.openapi import for_operators
 from api.orders import service
 from api.orders.schemas import LINES_MAX, OrderKind, OrderOut
-from api.values import Ref
-from api.writes import LONGEST_WAIT_S, DryRunOut, OperatorWrite, writing
+from api.parameters import Ref
+from api.writes import LONGEST_WAIT_S, OperatorWrite, writing
 
 router = APIRouter(prefix="/exits/{exit_id}", tags=["exits"], route_class=JsonRoute)
 Writing = Annotated[OperatorWrite, writing("exits")]

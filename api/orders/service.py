@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 from api.auth.caller import Caller
 from api.context import ApiContext
 from api.exits.service import EXITS
+from api.field_errors import FieldError
 from api.orders.schemas import OUTCOME_BYTES_MAX, OrderKind, OrderOut, SettledIn
-from api.problems import FieldError, Problem
+from api.problems import Problem
 from api.values import as_id
 from api.writes import Answer, Work
 from model.audit import Entry

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.collections.listing import FleetListQuery
+from api.collections.schemas import FleetListQuery
 from api.containers.schemas import ContainersIn, ContainersStateOut
-from api.problems import bad_value
+from api.field_errors import bad_value
 from api.rollouts.schemas import RejectedOut
 from api.values import City, Country, Name, Reference, View, Wish, absent
 from model.world import BALANCING, RESILIENCE

@@ -14,10 +14,11 @@ from api.collections.collection import Collection
 from api.containers.schemas import ContainersIn
 from api.containers.service import states_of
 from api.context import Look
+from api.field_errors import FieldError
 from api.fleets import service as fleets
 from api.guard_rails import no_silent_shrink
 from api.pools.schemas import BalancingIn, PoolIn, PoolOut, PoolPatch, PoolQuery, ResilienceIn
-from api.problems import FieldError, Problem, clashes, duplicate, in_use, unknown
+from api.problems import Problem, clashes, duplicate, in_use, unknown
 from api.rollouts.rejections import standing
 from api.writes import Work
 from model.repositories import containers, declared

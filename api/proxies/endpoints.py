@@ -10,10 +10,10 @@ from api.auth.caller import Caller, Permit
 from api.collections.router import CHANGE, DELETE, READ, router_of
 from api.context import Context
 from api.openapi import for_operators
+from api.parameters import Id
 from api.proxies import config
 from api.proxies.schemas import ConfigOut
 from api.proxies.service import PROXIES
-from api.values import Id
 
 Resource = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.collections.listing import FleetListQuery
+from api.collections.schemas import FleetListQuery
 from api.heartbeats.schemas import UpOrDown
 from api.rollouts.schemas import RejectedOut
 from api.values import Locality, View, Wish, absent

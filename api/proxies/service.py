@@ -8,7 +8,9 @@ from typing import Any
 
 from api.collections.collection import Collection
 from api.context import Look
-from api.problems import PATH_FIELDS, FieldError, Problem, in_use
+from api.field_errors import FieldError
+from api.paths import PATH_FIELDS
+from api.problems import Problem, in_use
 from api.proxies.schemas import AtOut, LastHeartbeatOut, ProxyIn, ProxyOut, ProxyPatch, ProxyQuery, SyncOut, SyncStatus
 from api.rollouts.rejections import standing
 from api.writes import Work

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Response
 from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
 from api.context import Context
+from api.dry_run import DryRunOut
 from api.openapi import for_operators
+from api.parameters import Ref
 from api.rollouts import service
 from api.rollouts.schemas import RolloutOut
-from api.values import Ref
-from api.writes import Answer, DryRunOut, OperatorWrite, Work, writing
+from api.writes import Answer, OperatorWrite, Work, writing
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
 Writing = Annotated[OperatorWrite, writing("fleets")]

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.collections.listing import FleetListQuery
-from api.problems import bad_value
+from api.collections.schemas import FleetListQuery
+from api.field_errors import bad_value
 from api.values import (
     City,
     Country,

@@ -11,9 +11,10 @@ from sqlmodel import col
 
 from api.collections.collection import Collection
 from api.context import Look
+from api.field_errors import FieldError
 from api.fleets import service as fleets
 from api.pools import service as pools
-from api.problems import FieldError, Problem, clashes, duplicate, unknown
+from api.problems import Problem, clashes, duplicate, unknown
 from api.routes.schemas import ActionIn, MatchIn, RouteIn, RouteOut, RoutePatch, RouteQuery
 from api.routes.sentences import sentence
 from api.writes import Work

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.collections.listing import FleetListQuery
+from api.collections.schemas import FleetListQuery
 from api.values import Name, Reference, UserName, View, Wish, absent
 
 

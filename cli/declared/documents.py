@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from api.declared.schemas import Declared
-from api.problems import FieldError, invalid, shown
+from api.field_errors import FieldError, shown
+from api.problems import invalid
 from cli.declared.yaml import compose, entries, value_of
 from model.errors import ExitplaneError
 

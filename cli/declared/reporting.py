@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from api.declared.schemas import AppliedOut, StepOut
-from api.differences import Difference, ResourceDifference
+from api.dry_run import Difference, ResourceDifference
 from api.proxies.schemas import ProxyOut
 
 _SIGNS: Final = {"created": "+", "changed": "~", "deleted": "-"}

@@ -26,8 +26,8 @@ from api.context import ApiContext
 from api.heartbeats.credentials import Credentials
 from api.heartbeats.sink import HeartbeatSink
 from api.orders.book import OrderBook
-from cli.client import Client
 from cli.main import main
+from client import Client
 from model.authority import create_authority
 from model.database import Database
 from model.repositories import operators

@@ -31,8 +31,8 @@ from api.pools.schemas import PoolIn, PoolPatch
 from api.proxies.schemas import ProxyIn, ProxyPatch
 from api.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
 from api.users.schemas import UserIn, UserPatch
-from cli.client import ApiRefused, ApiUnreachable, Client, Tally, collect
-from cli.client.transport import Operation, Transport
+from client import ApiRefused, ApiUnreachable, Client, Tally, collect
+from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow
 
 PASSWORD = "correct horse battery"

@@ -20,8 +20,8 @@ from api.containers.schemas import ContainersIn
 from api.exits.schemas import ExitOut
 from api.fleets.schemas import FirstListenerIn, FleetIn
 from api.pools.schemas import PoolIn, PoolPatch
-from cli.client import ApiRefused, Client, collect
 from cli.serve import open_control_plane
+from client import ApiRefused, Client, collect
 from model.repositories import operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow

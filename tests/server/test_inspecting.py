@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from api.auth.caller import Caller, OperatorRole
+from api.auth.caller import Caller
+from api.auth.roles import OperatorRole
 from api.proxies import config
 from model.changes import write
 from model.repositories import declared, questions

@@ -24,7 +24,8 @@ from model.world import (
     World,
     put,
 )
-from xds.translate.explaining import Because, Request, explain
+from xds.translate.explaining import Request, explain
+from xds.translate.match_failures import Because
 from xds.translate.wishing import Place, Source
 
 FLEET = UUID(int=1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_network
 from typing import Final
 from uuid import UUID
@@ -33,6 +32,7 @@ from xds.translate.destinations import Destination, destinations
 from xds.translate.endpoints import distance, is_offered
 from xds.translate.fleets import pools_of, routes_of
 from xds.translate.gateway_routes import in_order
+from xds.translate.match_failures import Because
 from xds.translate.refusals import Refusal
 from xds.translate.wishing import NOWHERE, Place, Target, Wish, understand_target, understand_wish, understood_name
 
@@ -57,21 +57,6 @@ class Request:
     session: str | None = None
     day: int = 0
     minute: int = 0
-
-
-class Because(StrEnum):
-    """Why a route did not decide."""
-
-    COUNTRY = "country"
-    CITY = "city"
-    POOL = "pool"
-    SESSION = "session"
-    USER = "user"
-    GROUP = "group"
-    DOMAIN = "domain"
-    NETWORK = "network"
-    PORT = "port"
-    TIME = "time"
 
 
 @dataclass(frozen=True, slots=True)

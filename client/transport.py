@@ -15,8 +15,9 @@ from uuid import uuid4
 import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from api.writes import PROXIES_HEADER, REVISION_HEADER, DryRunOut
-from cli.client.errors import ApiRefused, ApiUnreachable
+from api.dry_run import DryRunOut
+from api.paths import PROXIES_HEADER, REVISION_HEADER
+from client.errors import ApiRefused, ApiUnreachable
 
 T = TypeVar("T")
 Value: TypeAlias = object

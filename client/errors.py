@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from api.problems import FieldError
+from api.field_errors import FieldError
 from model.errors import ExitplaneError
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from cli.client.client import Client
-from cli.client.errors import ApiRefused
 from cli.credentials import authorization
+from client.client import Client
+from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
 T = TypeVar("T")

@@ -7,11 +7,10 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
-from api.collections.listing import Page
-from api.collections.router import BulkIn, BulkOut
-from api.problems import PATH_FIELDS
-from api.writes import BASE_PATH, DryRunOut
-from cli.client.transport import Operation, Reply, Transport, Value
+from api.collections.schemas import BulkIn, BulkOut, Page
+from api.dry_run import DryRunOut
+from api.paths import BASE_PATH, PATH_FIELDS
+from client.transport import Operation, Reply, Transport, Value
 
 In = TypeVar("In", bound=BaseModel)
 Patch = TypeVar("Patch", bound=BaseModel)

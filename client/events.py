@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from api.events.schemas import EventOut, EventPage
-from api.writes import BASE_PATH
-from cli.client.transport import Operation, Transport, Value
+from api.paths import BASE_PATH
+from client.transport import Operation, Transport, Value
 
 _LIST = Operation("list_events", "GET", f"{BASE_PATH}/events", None, EventPage)
 

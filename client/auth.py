@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.auth.schemas import LoginIn, MeOut, PasswordIn, RefreshIn, TokensOut, TotpIn, TotpOut, TotpRemovalIn
-from api.writes import BASE_PATH
-from cli.client.transport import Operation, Transport
+from api.paths import BASE_PATH
+from client.transport import Operation, Transport
 
 _PATH = f"{BASE_PATH}/auth"
 _LOG_IN = Operation("log_in", "POST", f"{_PATH}/login", LoginIn, TokensOut, repeatable=False)

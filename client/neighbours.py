@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.keepalives.schemas import ClientOut, KeepaliveIn, KeepaliveOut
-from api.writes import BASE_PATH
-from cli.client.transport import Operation, Transport
+from api.paths import BASE_PATH
+from client.transport import Operation, Transport
 
 _KEEPALIVE = Operation("hear_keepalive", "POST", f"{BASE_PATH}/keepalive", KeepaliveIn, KeepaliveOut)
 _STATUS = Operation("read_status", "GET", f"{BASE_PATH}/status", None, dict[str, ClientOut])

@@ -9,27 +9,28 @@ from typing import Any, Literal, Self, Unpack
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
 from api.audit_events.schemas import AuditEventOut
 from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+from api.dry_run import DryRunOut
 from api.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
 from api.explain.schemas import ExplainOut
 from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
-from api.health.endpoints import HealthOut
+from api.health.schemas import HealthOut
 from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
 from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
 from api.orders.schemas import OrderKind, OrderOut
+from api.paths import BASE_PATH
 from api.plans.schemas import PlanIn, PlanOut, PlanPatch
 from api.pools.schemas import PoolIn, PoolOut, PoolPatch
 from api.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
 from api.rollouts.schemas import RolloutOut
 from api.routes.schemas import RouteIn, RouteOut, RoutePatch
 from api.users.schemas import UserIn, UserOut, UserPatch
-from api.writes import BASE_PATH, DryRunOut
-from cli.client.auth import Auth
-from cli.client.collection import Changeable, Collection, Creatable, Given, GivenOne, Readable, sort_out
-from cli.client.containers import Containers
-from cli.client.declared import Declaring
-from cli.client.events import Events
-from cli.client.neighbours import Neighbours
-from cli.client.transport import Operation, Transport, Value
+from client.auth import Auth
+from client.collection import Changeable, Collection, Creatable, Given, GivenOne, Readable, sort_out
+from client.containers import Containers
+from client.declared import Declaring
+from client.events import Events
+from client.neighbours import Neighbours
+from client.transport import Operation, Transport, Value
 
 Switch = Literal["drain", "enable", "disable"]
 _APPROVAL = f"{BASE_PATH}/fleets/{{fleet}}/rollout/approval"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, Unpack
 
 from api.declared.schemas import AppliedOut, Declared
-from api.writes import BASE_PATH, DryRunOut
-from cli.client.collection import Given, sort_out
-from cli.client.transport import Operation, Reply, Transport
+from api.dry_run import DryRunOut
+from api.paths import BASE_PATH
+from client.collection import Given, sort_out
+from client.transport import Operation, Reply, Transport
 
 _PATH = f"{BASE_PATH}/declared"
 _EXPORT = Operation("export_declared", "GET", _PATH, None, Declared)

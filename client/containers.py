@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Unpack
 
 from api.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
-from api.writes import BASE_PATH, DryRunOut
-from cli.client.collection import GivenOne, sort_out
-from cli.client.transport import Operation, Transport
+from api.dry_run import DryRunOut
+from api.paths import BASE_PATH
+from client.collection import GivenOne, sort_out
+from client.transport import Operation, Transport
 
 _VERBS: Final[tuple[Verb, ...]] = ("start", "stop", "restart")
 _OF_POOL: Final = f"{BASE_PATH}/pools/{{pool}}/containers"

@@ -1,0 +1,29 @@
+"""Paths and header names of the REST API, for those who serve them and those who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+BASE_PATH: Final = "/api/v1"
+REVISION_HEADER: Final = "Exitplane-Revision"
+PROXIES_HEADER: Final = "Exitplane-Proxies"
+"""Of the connected proxies that a write concerns, how many acknowledged, rejected, or did not answer in time."""
+
+PATH_FIELDS: Final[Mapping[str, str]] = {
+    "fleet": "{fleet}",
+    "pool": "{pool}",
+    "exit": "{exit_id}",
+    "proxy": "{proxy_id}",
+    "listener": "{listener}",
+    "route": "{route}",
+    "user": "{user}",
+    "plan": "{plan}",
+    "certificate": "{certificate}",
+    "operator": "{operator}",
+    "api-key": "{api_key_id}",
+    "audit-event": "{sequence}",
+}
+"""The place of each kind in the paths of its collection."""
+
+PLURALS: Final[Mapping[str, str]] = {"proxy": "proxies"}
