@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 
-from api.field_errors import FieldError, field_errors, shown
+from api.field_errors import FieldError, shown
 from api.paths import PATH_FIELDS, PLURALS
+from api.validation import field_errors
 from model.database import DatabaseUnreachable
 from model.repositories.constraints import violated
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from api.field_errors import bad_value
+from api.validation import bad_value
 from model.locality import LOCALITY_PATTERN
 from model.locality import Locality as Place
 
@@ -28,13 +28,13 @@ _ALIASES = {"uk": "gb"}
 class Wish(BaseModel):
     """What a client sends: exactly the declared fields, each of its own type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class View(BaseModel):
     """What the API shows."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     @classmethod
     def of(cls, row: Any, **more: Any) -> Self:

@@ -10,13 +10,13 @@ def main() -> None:
     """Be an agent."""
     # structlog takes it where it is, for tracebacks in colour, which are 4 MB that nobody sees
     sys.modules["rich"] = None  # type: ignore[assignment]
-    import asyncio  # noqa: PLC0415 - here and below: what is imported is what this process is about
-    import pickle  # noqa: PLC0415
+    import asyncio
+    import pickle
 
-    from agent import journal  # noqa: PLC0415
-    from agent.service import serve  # noqa: PLC0415
-    from cli.ending import told_in_short  # noqa: PLC0415
-    from cli.logging import configure_logging  # noqa: PLC0415
+    from agent import journal
+    from agent.service import serve
+    from cli.ending import told_in_short
+    from cli.logging import configure_logging
 
     configure_logging(journal.keep)
     with told_in_short():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from cli.credentials import authorization
-from client.client import Client
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from client import Client
 
 T = TypeVar("T")
 HERE: Final = "http://127.0.0.1:8000"
@@ -28,6 +29,10 @@ class WouldShrink(ExitplaneError):
 
 def run(api: str, do: Callable[[Client], Awaitable[T]]) -> T:
     """Do something with the API at an address, with the credentials that there are for it."""
+    import asyncio
+
+    from client import Client
+
     shown = authorization(api)
 
     async def done() -> T:

@@ -8,22 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from pydantic import BaseModel
 
-from api.declared.schemas import AppliedOut
-from api.dry_run import DryRunOut
-from api.proxies.schemas import ProxyOut
 from cli.api import HERE, Api, AsJson, print_json, run, tell
-from cli.declared.documents import Documents, load
-from cli.declared.dumping import dump
-from cli.declared.reporting import told_configuration, told_rejections, told_steps, told_sum
-from client import ApiRefused, Client, Tally, collect
-from client.collection import Given
+from client.errors import ApiRefused
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from pydantic import BaseModel
+
+    from api.declared.schemas import AppliedOut
+    from api.dry_run import DryRunOut
+    from api.proxies.schemas import ProxyOut
+    from cli.declared.documents import Documents
+    from client import Client, Tally
+    from client.collection import Given
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 """As diff(1) ends."""
@@ -106,6 +109,8 @@ def apply(
 
       exitplane export --fleet demo | sed s/8080/8081/ | exitplane apply -f -
     """
+    from cli.declared.documents import load
+
     wish = _Wish(load(file), fleet, prune, approve)
     if dry_run:
         steps, _ = run(api, lambda client: _try(client, wish))
@@ -137,6 +142,9 @@ def diff(
 
       exitplane diff -f fleets/ --prune || test $? = 1
     """
+    from cli.declared.documents import load
+    from cli.declared.reporting import told_configuration, told_steps
+
     try:
         # a diff is no less of one when it takes away too much; `apply` is where that is approved
         wish = _Wish(load(file), fleet, prune, "shrink")
@@ -172,6 +180,8 @@ def export(
 
       exitplane export -o state.yaml && git diff state.yaml
     """
+    from cli.declared.dumping import dump
+
     document = run(api, lambda client: client.declared.export(fleet=fleet))
     text = document.model_dump_json(by_alias=True, indent=2) + "\n" if as_json else dump(document)
     if output is None:
@@ -188,6 +198,9 @@ async def _try(client: Client, wish: _Wish) -> tuple[AppliedOut, DryRunOut]:
 
 
 async def _apply(client: Client, wish: _Wish, wait_s: int | None) -> _Outcome:
+    from cli.declared.reporting import told_rejections
+    from client import collect
+
     given: Given = {"approve": wish.approve}
     if wait_s is not None:
         given["wait_s"] = wait_s
@@ -216,6 +229,8 @@ def _placed(documents: Documents) -> Iterator[None]:
 
 def _confirm(steps: AppliedOut, *, asks: bool) -> None:
     """Raises NotConfirmed unless nothing is deleted, or somebody at the terminal says yes."""
+    from cli.declared.reporting import told_steps
+
     deleted = [step for step in steps.steps if step.action == "deleted"]
     if not deleted:
         return
@@ -229,6 +244,8 @@ def _confirm(steps: AppliedOut, *, asks: bool) -> None:
 
 
 def _tell(outcome: _Outcome, *, as_json: bool, dry_run: bool = False) -> None:
+    from cli.declared.reporting import told_steps, told_sum
+
     applied, tally = outcome.applied, outcome.tally
     if as_json:
         told = {**_plain(applied), "revision": outcome.revision, "rejections": outcome.rejections}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from cli.api import HERE, Api, AsJson, Fleet, print_json, run
-from cli.declared.dumping import as_yaml
-from client import Client
-from client.collection import Changeable, Collection, Readable
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.table import Table
+
+    from client import Client
+    from client.collection import Readable
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "fleets": ("name", "listener", "created_at"),
@@ -57,6 +57,8 @@ def _complete_collection(incomplete: str) -> list[str]:
 def _complete_ref(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names that there are; none when the API is not there, or too slow for somebody who waits."""
     api, name = ctx.params.get("api") or HERE, ctx.params.get("collection") or ""
+
+    import asyncio
 
     async def names(client: Client) -> list[str]:
         async with asyncio.timeout(_COMPLETION_S):
@@ -119,8 +121,12 @@ def get(
     if as_json:
         print_json(plain if ref is None else plain[0])
     elif yaml:
+        from cli.declared.dumping import as_yaml
+
         sys.stdout.write(as_yaml(plain if ref is None else plain[0]))
     else:
+        from rich.console import Console
+
         Console(highlight=False).print(_table(plain, _COLUMNS[collection]))
 
 
@@ -159,10 +165,9 @@ def delete(
 
 
 def _collection(client: Client, name: str) -> Readable[Any]:
-    found = client.collections.get(name)
-    if found is None:
+    if name not in _COLUMNS:
         raise UnknownCollection(f"there is no collection {name!r}", mend=f"name one of {', '.join(_COLUMNS)}")
-    return found
+    return client.collection(name)
 
 
 async def _read(client: Client, name: str, ref: str, fleet: str | None) -> BaseModel:
@@ -183,6 +188,8 @@ async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int 
 async def _delete(
     client: Client, name: str, refs: Sequence[str], fleet: str | None, approve: Literal["shrink"] | None
 ) -> list[str]:
+    from client.collection import Changeable, Collection
+
     collection = _collection(client, name)
     if isinstance(collection, Collection) and len(refs) > 1:
         await collection.bulk(delete=refs, fleet=fleet, approve=approve)
@@ -206,6 +213,8 @@ def _filters(given: Iterable[str]) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    from rich.table import Table
+
     table = Table(*columns)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))

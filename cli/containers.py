@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from api.containers.schemas import LINES_MAX, ContainersOut, Verb, WishOut
-from api.pools.schemas import PoolOut
+from api.limits import CONTAINER_LOG_LINES_MAX
 from cli.api import HERE, Api, AsJson, Fleet, print_json, run
-from client import Client, collect
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from api.containers.schemas import ContainersOut, Verb, WishOut
+    from api.pools.schemas import PoolOut
+    from client import Client
 
 containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")
 Country = Annotated[str | None, typer.Option(help="Those of all pools of this country.")]
@@ -43,6 +46,8 @@ def list_(
     if as_json:
         print_json([{"pool": each.name, "fleet": each.fleet, **of.model_dump(mode="json")} for each, of in found])
         return
+    from rich.console import Console
+
     console = Console(highlight=False)
     console.print(_table(found))
     for each, of in found:
@@ -105,7 +110,7 @@ def restart(
 def logs(
     *,
     ref: Annotated[str, typer.Argument(metavar="EXIT", help="By its name or id.")],
-    lines: Annotated[int, typer.Option(min=1, max=LINES_MAX, help="How many at most.")] = 100,
+    lines: Annotated[int, typer.Option(min=1, max=CONTAINER_LOG_LINES_MAX, help="How many at most.")] = 100,
     fleet: Fleet = None,
     api: Api = HERE,
     as_json: AsJson = False,
@@ -149,6 +154,8 @@ def _ask(
 
 async def _pools(client: Client, pool: str | None, country: str | None, fleet: str | None) -> list[PoolOut]:
     """The pools that are meant, of those that have containers."""
+    from client import collect
+
     if pool is not None:
         return [await client.pools.read(pool, fleet=fleet)]
     query = {name: value for name, value in (("country", country), ("fleet", fleet)) if value is not None}
@@ -156,6 +163,8 @@ async def _pools(client: Client, pool: str | None, country: str | None, fleet: s
 
 
 def _table(found: Sequence[tuple[PoolOut, ContainersOut]]) -> Table:
+    from rich.table import Table
+
     table = Table("fleet", "container", "state", "since", "exit", "open requests", "note", box=None)
     for pool, of in found:
         for each in of.containers:

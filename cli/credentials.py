@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
 import os
@@ -11,12 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from api.auth.schemas import RefreshIn, TokensOut
-from client.client import Client
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from api.auth.schemas import TokensOut
+    from client import Client
 
 _EARLY_S: Final = 30
 """How long before its end a token is not used any more."""
@@ -79,6 +80,9 @@ def kept(api: str) -> Login | None:
 
 def ask(api: str, do: Callable[[Client], Awaitable[T]], authorization: str | None = None) -> T:
     """Ask an API for something on behalf of nobody, or of whom the Authorization header is. Raises ApiUnreachable, ApiRefused."""
+    import asyncio
+
+    from client import Client
 
     async def asked() -> T:
         async with Client(normal(api), authorization) as client:
@@ -94,6 +98,8 @@ def normal(api: str) -> str:
 
 def _renew(api: str) -> Login | None:
     """New tokens. Two commands at once take turns, for a refresh token is good once."""
+    from api.auth.schemas import RefreshIn
+
     with _locked():
         login = _read().get(normal(api))
         if login is None or login.expires_at - _EARLY_S > time.time():

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from api.exits.schemas import HOURS_MAX, ExitOut, HistoryOut, SummaryOut
-from api.orders.schemas import LINES_MAX, OrderKind, OrderOut
+from api.limits import AGENT_LOG_LINES_MAX, HISTORY_HOURS_MAX
 from cli.api import HERE, Api, AsJson, Fleet, print_json, run
-from client import Client
-from client.client import Switch
 from model.errors import ExitplaneError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from api.exits.schemas import ExitOut, HistoryOut, SummaryOut
+    from api.orders.schemas import OrderKind, OrderOut
+    from client import Client
+    from client.exits import Switch
 
 WAIT_S: Final = 60.0
 _ASK_FOR_S: Final = 20.0
@@ -108,7 +111,9 @@ def speed_test(*, ref: Ref, fleet: Fleet = None, wait: Wait = WAIT_S, api: Api =
 def logs(
     *,
     ref: Ref,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=LINES_MAX, help="How many of the newest.")] = 100,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=AGENT_LOG_LINES_MAX, help="How many of the newest.")
+    ] = 100,
     fleet: Fleet = None,
     wait: Wait = WAIT_S,
     api: Api = HERE,
@@ -155,7 +160,7 @@ def _order(
 def history(
     *,
     ref: Annotated[str, typer.Argument(metavar="EXIT", help="By its name or id.")],
-    hours: Annotated[int, typer.Option(min=1, max=HOURS_MAX, help="How far back.")] = 24,
+    hours: Annotated[int, typer.Option(min=1, max=HISTORY_HOURS_MAX, help="How far back.")] = 24,
     fleet: Fleet = None,
     api: Api = HERE,
     as_json: AsJson = False,
@@ -170,12 +175,16 @@ def history(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
+    from rich.console import Console
+
     console = Console(highlight=False)
     console.print(_table(found))
     console.print(f"these {hours} h: {_sentence(found.summary)}\nbefore: {_sentence(found.before)}")
 
 
 def _table(found: HistoryOut) -> Table:
+    from rich.table import Table
+
     table = Table("since", "for", "state", "reason", box=None)
     for stay in found.states:
         lasted = (stay.until or found.until) - stay.since

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from api.explain.schemas import ExplainOut, WayOut
 from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from api.explain.schemas import ExplainOut, WayOut
 
 
 def explain(
@@ -48,6 +51,8 @@ def explain(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
+        from rich.console import Console
+
         _print(found, Console(highlight=False, markup=False, soft_wrap=True))
 
 

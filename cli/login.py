@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import typer
 
-from api.auth.schemas import LoginIn
 from cli import credentials
 from cli.api import HERE, Api, AsJson, print_json
 from cli.credentials import BadCredentials, Login
@@ -30,6 +29,8 @@ def login(
     totp: Annotated[str | None, typer.Option(help="What your second factor shows; asked for if it takes one.")] = None,
 ) -> None:
     """Log in to the API. What it gives is kept for you alone, below XDG_CONFIG_HOME, and renewed as needed."""
+    from api.auth.schemas import LoginIn
+
     _warn_of_eavesdroppers(api)
     name = name or _ask("Name", "--name")
     # not validated here: what is wrong with it, the API says

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from api.fleets.schemas import FleetOut
-from api.proxies.schemas import ProxyOut
 from cli.api import HERE, Api, AsJson, print_json, run
-from client import ApiRefused, Client, collect
+from client.errors import ApiRefused
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from api.fleets.schemas import FleetOut
+    from api.proxies.schemas import ProxyOut
+    from client import Client
 
 
 def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
@@ -21,6 +22,8 @@ def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    from rich.console import Console
+
     console = Console(highlight=False)
     exits = ("fleet", "country", "pool", "name", "locality", "state", "state_reason")
     console.print(_table("Exits", found["exits"], exits))
@@ -30,6 +33,10 @@ def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
 
 
 async def _read(client: Client) -> dict[str, list[dict[str, Any]]]:
+    import asyncio
+
+    from client import collect
+
     fleets, exits, proxies = await asyncio.gather(
         collect(client.fleets.list()), collect(client.exits.list()), collect(client.proxies.list())
     )
@@ -64,6 +71,8 @@ def _what_it_lacks(proxy: ProxyOut) -> str:
 
 
 def _table(title: str, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> Table:
+    from rich.table import Table
+
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(str(row.get(column) or "") for column in columns))

@@ -1,7 +1,33 @@
-"""A typed client of the REST API, for programs and for the command line."""
+"""A typed client of the REST API, for programs and for the command line; docs/client.md shows how to use it.
 
-from client.client import Client, collect
-from client.errors import ApiRefused, ApiUnreachable
-from client.transport import Reply, Tally
+`from client import Client` imports no server: no FastAPI, no SQLAlchemy, no gRPC. The names below are imported when they are
+used first, so that a command that only prints its help imports none of them.
+"""
 
-__all__ = ["ApiRefused", "ApiUnreachable", "Client", "Reply", "Tally", "collect"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from client.client import COLLECTIONS, Client, collect
+    from client.errors import ApiRefused, ApiUnreachable
+    from client.transport import Reply, Tally
+
+__all__ = ["COLLECTIONS", "ApiRefused", "ApiUnreachable", "Client", "Reply", "Tally", "collect"]
+
+_MODULES: Final = {
+    "COLLECTIONS": "client.client",
+    "Client": "client.client",
+    "collect": "client.client",
+    "ApiRefused": "client.errors",
+    "ApiUnreachable": "client.errors",
+    "Reply": "client.transport",
+    "Tally": "client.transport",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,160 +1,63 @@
-"""The API as a typed Python client: `async with Client(url, authorization) as api: await api.pools.create(PoolIn(…))`."""
+"""The API as a typed Python client: `async with Client(url, authorization) as api: await api.pools.create(PoolIn(…))`.
+
+Each part of the API is imported when it is used first: a program that lists exits builds no schema of certificates.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Literal, Self, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
-from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
-from api.audit_events.schemas import AuditEventOut
-from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
-from api.dry_run import DryRunOut
-from api.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
-from api.explain.schemas import ExplainOut
-from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
-from api.health.schemas import HealthOut
-from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
-from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
-from api.orders.schemas import OrderKind, OrderOut
 from api.paths import BASE_PATH
-from api.plans.schemas import PlanIn, PlanOut, PlanPatch
-from api.pools.schemas import PoolIn, PoolOut, PoolPatch
-from api.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
-from api.rollouts.schemas import RolloutOut
-from api.routes.schemas import RouteIn, RouteOut, RoutePatch
-from api.users.schemas import UserIn, UserOut, UserPatch
-from client.auth import Auth
-from client.collection import Changeable, Collection, Creatable, Given, GivenOne, Readable, sort_out
-from client.containers import Containers
-from client.declared import Declaring
-from client.events import Events
-from client.neighbours import Neighbours
+from client.collection import Collection, Creatable, Readable
 from client.transport import Operation, Transport, Value
 
-Switch = Literal["drain", "enable", "disable"]
-_APPROVAL = f"{BASE_PATH}/fleets/{{fleet}}/rollout/approval"
-_ROLLOUT = Operation("read_rollout", "GET", f"{BASE_PATH}/fleets/{{fleet}}/rollout", None, RolloutOut)
-_APPROVE = Operation("approve_shrink", "PUT", _APPROVAL, None, RolloutOut)
-_WITHDRAW = Operation("withdraw_approval", "DELETE", _APPROVAL, None, RolloutOut)
-_CONFIG = Operation("read_config", "GET", f"{BASE_PATH}/proxies/{{proxy_id}}/config", None, ConfigOut)
-_EXIT = f"{BASE_PATH}/exits/{{exit_id}}"
-_ORDER_NAMES: dict[OrderKind, str] = {
-    "rotate": "rotate_exit",
-    "speed-test": "measure_exit_speed",
-    "logs": "read_exit_logs",
+if TYPE_CHECKING:
+    from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
+    from api.audit_events.schemas import AuditEventOut
+    from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+    from api.explain.schemas import ExplainOut
+    from api.health.schemas import HealthOut
+    from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
+    from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
+    from api.plans.schemas import PlanIn, PlanOut, PlanPatch
+    from api.pools.schemas import PoolIn, PoolOut, PoolPatch
+    from api.routes.schemas import RouteIn, RouteOut, RoutePatch
+    from api.users.schemas import UserIn, UserOut, UserPatch
+    from client.auth import Auth
+    from client.containers import Containers
+    from client.declared import Declaring
+    from client.events import Events
+    from client.exits import Exits
+    from client.fleets import Fleets
+    from client.neighbours import Neighbours
+    from client.proxies import Proxies
+
+COLLECTIONS: Final = (
+    "fleets",
+    "pools",
+    "exits",
+    "proxies",
+    "listeners",
+    "routes",
+    "users",
+    "plans",
+    "certificates",
+    "operators",
+    "api-keys",
+    "audit-events",
+)
+"""Those that can be listed and read, by the names that they have in the API."""
+_OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "neighbours")
+HealthPart = Literal["live", "ready", "startup"]
+_HEALTH_OPERATIONS: Final[dict[HealthPart, tuple[str, str]]] = {
+    "live": ("show_health", "/health"),
+    "ready": ("show_readiness", "/health/ready"),
+    "startup": ("show_startup", "/health/startup"),
 }
-_SWITCHES: dict[str, Operation[ExitOut]] = {
-    word: Operation(f"{word}_exit", "POST", f"{_EXIT}/{word}", None, ExitOut, keyed=True)
-    for word in ("drain", "enable", "disable")
-}
-_ORDERS: dict[OrderKind, Operation[OrderOut]] = {
-    kind: Operation(name, "POST", f"{_EXIT}/{kind}", None, OrderOut, keyed=True) for kind, name in _ORDER_NAMES.items()
-}
-_ORDER = Operation("read_exit_order", "GET", f"{_EXIT}/orders/{{order_id}}", None, OrderOut)
-_BEST = Operation("find_best_exit", "GET", f"{BASE_PATH}/exits/best", None, ExitOut)
-_HISTORY = Operation("read_exit_history", "GET", f"{_EXIT}/history", None, HistoryOut)
-_EXPLAIN = Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
-_HEALTH = {
-    part: Operation(f"show_{word}", "GET", f"/health{path}", None, HealthOut)
-    for part, word, path in [
-        ("live", "health", ""),
-        ("ready", "readiness", "/ready"),
-        ("startup", "startup", "/startup"),
-    ]
-}
-
-
-class Fleets(Collection[FleetIn, FleetPatch, FleetOut]):
-    """Fleets, and what of them is being rolled out."""
-
-    def operations(self) -> Iterator[Operation[Any]]:
-        yield from super().operations()
-        yield from (_ROLLOUT, _APPROVE, _WITHDRAW)
-
-    async def rollout(self, fleet: object) -> RolloutOut:
-        """What of a fleet is not with everybody yet, and why."""
-        return (await self._transport.send(_ROLLOUT, str(fleet))).value
-
-    async def approve_shrink(self, fleet: object, **given: Unpack[Given]) -> RolloutOut:
-        """Let the next change through that takes more than half."""
-        return await self._decide(_APPROVE, fleet, given)
-
-    async def withdraw_approval(self, fleet: object, **given: Unpack[Given]) -> RolloutOut:
-        """Take an approval back."""
-        return await self._decide(_WITHDRAW, fleet, given)
-
-    async def try_approve_shrink(self, fleet: object) -> DryRunOut:
-        """What `approve_shrink` would do."""
-        return await self._transport.dry_run(_APPROVE, str(fleet))
-
-    async def try_withdraw_approval(self, fleet: object) -> DryRunOut:
-        """What `withdraw_approval` would do."""
-        return await self._transport.dry_run(_WITHDRAW, str(fleet))
-
-    async def _decide(self, operation: Operation[RolloutOut], fleet: object, given: Given) -> RolloutOut:
-        query, headers = sort_out(given)
-        return (await self._transport.send(operation, str(fleet), query=query, headers=headers)).value
-
-
-class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
-    """Exits, how they are operated, and what they went through."""
-
-    def operations(self) -> Iterator[Operation[Any]]:
-        yield from super().operations()
-        yield from _SWITCHES.values()
-        yield from (_HISTORY, _BEST)
-        yield from _ORDERS.values()
-        yield _ORDER
-
-    async def switch(self, word: Switch, ref: object, **given: Unpack[GivenOne]) -> ExitOut:
-        """Drain, enable or disable one."""
-        query, headers = sort_out(given)
-        return (await self._transport.send(_SWITCHES[word], str(ref), query=query, headers=headers)).value
-
-    async def try_switch(self, word: Switch, ref: object, **given: Unpack[GivenOne]) -> DryRunOut:
-        """What `switch` would do."""
-        query, headers = sort_out(given)
-        return await self._transport.dry_run(_SWITCHES[word], str(ref), query=query, headers=headers)
-
-    async def order(
-        self, kind: OrderKind, ref: object, *, lines: int | None = None, **given: Unpack[GivenOne]
-    ) -> OrderOut:
-        """Ask the agent of one to do something; `lines` of `logs`."""
-        query, headers = sort_out(given)
-        query = query if lines is None else {**query, "lines": lines}
-        return (await self._transport.send(_ORDERS[kind], str(ref), query=query, headers=headers)).value
-
-    async def try_order(self, kind: OrderKind, ref: object, **given: Unpack[GivenOne]) -> DryRunOut:
-        """What `order` would do."""
-        query, headers = sort_out(given)
-        return await self._transport.dry_run(_ORDERS[kind], str(ref), query=query, headers=headers)
-
-    async def outcome(self, ref: object, order_id: object, *, wait: float = 0, fleet: str | None = None) -> OrderOut:
-        """What came of an order, as soon as it is settled or after `wait` seconds."""
-        query: dict[str, Value] = {"wait": wait, "fleet": fleet}
-        return (await self._transport.send(_ORDER, str(ref), str(order_id), query=query)).value
-
-    async def best(self, country: str, *, fleet: str | None = None) -> ExitOut:
-        """The one of a country that is the best now."""
-        return (await self._transport.send(_BEST, query={"country": country, "fleet": fleet})).value
-
-    async def history(self, ref: object, *, hours: int = 24, fleet: str | None = None) -> HistoryOut:
-        """What one went through."""
-        return (await self._transport.send(_HISTORY, str(ref), query={"hours": hours, "fleet": fleet})).value
-
-
-class Proxies(Changeable[ProxyIn, ProxyPatch, ProxyOut]):
-    """Proxies, and what they hold."""
-
-    def operations(self) -> Iterator[Operation[Any]]:
-        yield from super().operations()
-        yield _CONFIG
-
-    async def config(self, proxy_id: object, *, resource: str | None = None, differences: bool = False) -> ConfigOut:
-        """What a proxy holds, and what it should hold, as of now."""
-        query: dict[str, Value] = {"resource": resource, "differences": differences}
-        return (await self._transport.send(_CONFIG, str(proxy_id), query=query)).value
+T = TypeVar("T")
 
 
 class Client:
@@ -167,36 +70,7 @@ class Client:
     def __init__(
         self, url: str, authorization: str | None = None, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
-        self._transport = transport = Transport(url, authorization, sleep)
-        self.fleets = Fleets(transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
-        self.pools = Collection(transport, "pools", "pool", (PoolIn, PoolPatch, PoolOut))
-        self.exits = Exits(transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
-        self.proxies = Proxies(transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
-        self.listeners = Collection(transport, "listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
-        self.routes = Collection(transport, "routes", "route", (RouteIn, RoutePatch, RouteOut))
-        self.users = Collection(transport, "users", "user", (UserIn, UserPatch, UserOut))
-        self.plans = Collection(transport, "plans", "plan", (PlanIn, PlanPatch, PlanOut))
-        self.certificates = Collection(
-            transport, "certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut)
-        )
-        self.operators = Collection(transport, "operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
-        self.api_keys = Creatable(transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
-        self.audit_events = Readable(transport, "audit-events", "audit-event", AuditEventOut)
-        self.containers = Containers(transport)
-        self.declared = Declaring(transport)
-        self.events = Events(transport)
-        self.auth = Auth(transport)
-        self.neighbours = Neighbours(transport)
-
-    @property
-    def url(self) -> str:
-        return self._transport.url
-
-    @property
-    def collections(self) -> dict[str, Readable[Any]]:
-        """Those that can be listed and read, by the names that they have in the API."""
-        parts = (part for part in vars(self).values() if isinstance(part, Readable))
-        return {part.path.removeprefix(f"{BASE_PATH}/"): part for part in parts}
+        self._transport = Transport(url, authorization, sleep)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -205,23 +79,152 @@ class Client:
     async def __aexit__(self, *failure: object) -> None:
         await self._transport.__aexit__(*failure)
 
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    @cached_property
+    def fleets(self) -> Fleets:
+        from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
+        from client.fleets import Fleets
+
+        return Fleets(self._transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
+
+    @cached_property
+    def exits(self) -> Exits:
+        from api.exits.schemas import ExitIn, ExitOut, ExitPatch
+        from client.exits import Exits
+
+        return Exits(self._transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
+
+    @cached_property
+    def proxies(self) -> Proxies:
+        from api.proxies.schemas import ProxyIn, ProxyOut, ProxyPatch
+        from client.proxies import Proxies
+
+        return Proxies(self._transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
+
+    @cached_property
+    def pools(self) -> Collection[PoolIn, PoolPatch, PoolOut]:
+        from api.pools.schemas import PoolIn, PoolOut, PoolPatch
+
+        return Collection(self._transport, "pools", "pool", (PoolIn, PoolPatch, PoolOut))
+
+    @cached_property
+    def listeners(self) -> Collection[ListenerIn, ListenerPatch, ListenerOut]:
+        from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
+
+        return Collection(self._transport, "listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
+
+    @cached_property
+    def routes(self) -> Collection[RouteIn, RoutePatch, RouteOut]:
+        from api.routes.schemas import RouteIn, RouteOut, RoutePatch
+
+        return Collection(self._transport, "routes", "route", (RouteIn, RoutePatch, RouteOut))
+
+    @cached_property
+    def users(self) -> Collection[UserIn, UserPatch, UserOut]:
+        from api.users.schemas import UserIn, UserOut, UserPatch
+
+        return Collection(self._transport, "users", "user", (UserIn, UserPatch, UserOut))
+
+    @cached_property
+    def plans(self) -> Collection[PlanIn, PlanPatch, PlanOut]:
+        from api.plans.schemas import PlanIn, PlanOut, PlanPatch
+
+        return Collection(self._transport, "plans", "plan", (PlanIn, PlanPatch, PlanOut))
+
+    @cached_property
+    def certificates(self) -> Collection[CertificateIn, CertificatePatch, CertificateOut]:
+        from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+
+        return Collection(
+            self._transport, "certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut)
+        )
+
+    @cached_property
+    def operators(self) -> Collection[OperatorIn, OperatorPatch, OperatorOut]:
+        from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
+
+        return Collection(self._transport, "operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
+
+    @cached_property
+    def api_keys(self) -> Creatable[ApiKeyIn, ApiKeyPatch, ApiKeyOut]:
+        from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
+
+        return Creatable(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
+
+    @cached_property
+    def audit_events(self) -> Readable[AuditEventOut]:
+        from api.audit_events.schemas import AuditEventOut
+
+        return Readable(self._transport, "audit-events", "audit-event", AuditEventOut)
+
+    @cached_property
+    def containers(self) -> Containers:
+        from client.containers import Containers
+
+        return Containers(self._transport)
+
+    @cached_property
+    def declared(self) -> Declaring:
+        from client.declared import Declaring
+
+        return Declaring(self._transport)
+
+    @cached_property
+    def events(self) -> Events:
+        from client.events import Events
+
+        return Events(self._transport)
+
+    @cached_property
+    def auth(self) -> Auth:
+        from client.auth import Auth
+
+        return Auth(self._transport)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        from client.neighbours import Neighbours
+
+        return Neighbours(self._transport)
+
+    def collection(self, name: str) -> Readable[Any]:
+        """The collection that the API calls `name`, one of COLLECTIONS. Raises KeyError."""
+        if name not in COLLECTIONS:
+            raise KeyError(name)
+        found: Readable[Any] = getattr(self, name.replace("-", "_"))
+        return found
+
     def operations(self) -> Iterator[Operation[Any]]:
         """Those of the OpenAPI document that this client asks for."""
-        for part in vars(self).values():
-            if not isinstance(part, Transport):
-                yield from part.operations()
-        yield _EXPLAIN
-        yield from _HEALTH.values()
+        for part in (*COLLECTIONS, *_OTHER_PARTS):
+            yield from getattr(self, part.replace("-", "_")).operations()
+        yield self._explain
+        yield from (self._health(part) for part in _HEALTH_OPERATIONS)
 
     async def explain(self, target: str, **query: Value) -> ExplainOut:
         """What a gateway would make of a request for `target`, and why."""
-        return (await self._transport.send(_EXPLAIN, query={"target": target, **query})).value
+        return (await self._transport.send(self._explain, query={"target": target, **query})).value
 
-    async def health(self, part: Literal["live", "ready", "startup"] = "live") -> HealthOut:
+    async def health(self, part: HealthPart = "live") -> HealthOut:
         """How the parts of the process are."""
-        return (await self._transport.send(_HEALTH[part])).value
+        return (await self._transport.send(self._health(part))).value
+
+    @cached_property
+    def _explain(self) -> Operation[ExplainOut]:
+        from api.explain.schemas import ExplainOut
+
+        return Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
+
+    def _health(self, part: HealthPart) -> Operation[HealthOut]:
+        from api.health.schemas import HealthOut
+
+        name, path = _HEALTH_OPERATIONS[part]
+        return Operation(name, "GET", path, None, HealthOut)
 
 
-async def collect(items: AsyncIterator[Any]) -> list[Any]:
+async def collect(items: AsyncIterator[T]) -> list[T]:
     """All of what a list gives."""
     return [item async for item in items]

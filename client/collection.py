@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
@@ -41,9 +42,13 @@ class Readable(Generic[Out]):
         self._names, word = name.replace("-", "_"), kind.replace("-", "_")
         self.path = f"{BASE_PATH}/{name}"
         self.one = f"{self.path}/{PATH_FIELDS[kind]}"
-        page = cast("type[Page[Out]]", Page.__class_getitem__(out))
-        self._list = Operation(f"list_{self._names}", "GET", self.path, None, page)
+        self._out = out
         self._read = Operation(f"read_{word}", "GET", self.one, None, out)
+
+    @cached_property
+    def _list(self) -> Operation[Page[Out]]:
+        page = cast("type[Page[Out]]", Page.__class_getitem__(self._out))
+        return Operation(f"list_{self._names}", "GET", self.path, None, page)
 
     def operations(self) -> Iterator[Operation[Any]]:
         """Those of the OpenAPI document."""
@@ -152,11 +157,17 @@ class Collection(Creatable[In, Patch, Out], Generic[In, Patch, Out]):
         self, transport: Transport, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
     ) -> None:
         super().__init__(transport, name, kind, schemas)
-        wish, _, out = schemas
-        self._wishes = cast("type[BulkIn[In]]", BulkIn.__class_getitem__(wish))
-        answer = cast("type[BulkOut[Out]]", BulkOut.__class_getitem__(out))
+        self._wish = schemas[0]
+
+    @cached_property
+    def _wishes(self) -> type[BulkIn[In]]:
+        return cast("type[BulkIn[In]]", BulkIn.__class_getitem__(self._wish))
+
+    @cached_property
+    def _bulk(self) -> Operation[BulkOut[Out]]:
+        answer = cast("type[BulkOut[Out]]", BulkOut.__class_getitem__(self._out))
         path = f"{self.path}/bulk"
-        self._bulk = Operation(f"change_{self._names}_in_bulk", "POST", path, self._wishes, answer, keyed=True)
+        return Operation(f"change_{self._names}_in_bulk", "POST", path, self._wishes, answer, keyed=True)
 
     def operations(self) -> Iterator[Operation[Any]]:
         yield from super().operations()

@@ -9,22 +9,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api.dry_run import DryRunOut
 from api.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
+from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, Origin, Response
 
 T = TypeVar("T")
 Value: TypeAlias = object
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +91,15 @@ class Transport:
         self.url = url.rstrip("/")
         self._authorization = authorization
         self._sleep = sleep
-        self._session: aiohttp.ClientSession | None = None
+        self._origin: Origin | None = None
 
     async def __aenter__(self) -> Self:
-        # the login by OIDC keeps its state in a cookie, on an address of this host too
-        jar = aiohttp.CookieJar(unsafe=True)
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, cookie_jar=jar)
+        self._origin = Origin(self.url)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._origin is not None:
+            await self._origin.close()
 
     async def send(
         self,
@@ -132,12 +129,12 @@ class Transport:
     @asynccontextmanager
     async def stream(
         self, operation: Operation[Any], query: Mapping[str, Value] | None, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.StreamReader]:
-        """A reply that does not end by itself. Raises ApiRefused, ApiUnreachable."""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a reply that does not end by itself. Raises ApiRefused, ApiUnreachable."""
         async with self._open(operation, (), query, b"", headers) as response:
             if response.status >= 400:
                 raise self._refusal(response.status, await response.read())
-            yield response.content
+            yield response.lines()
 
     async def redirection(self, operation: Operation[Any]) -> str:
         """Where an operation sends a browser. Raises ApiRefused, ApiUnreachable."""
@@ -167,7 +164,7 @@ class Transport:
                 async with self._open(operation, place, query, content, sent) as response:
                     answer = await response.read()
                     if response.status < 400:
-                        return answer, response.headers.copy()
+                        return answer, response.headers
                     wait_s = _retry_after_s(response)
                     if wait_s is None or not left:
                         raise self._refusal(response.status, answer)
@@ -187,33 +184,34 @@ class Transport:
         query: Mapping[str, Value] | None,
         content: bytes,
         headers: Mapping[str, str],
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._session is not None, "the client is used as a context: `async with Client(…) as api`"
+    ) -> AsyncIterator[Response]:
+        assert self._origin is not None, "the client is used as a context: `async with Client(…) as api`"
         sent = dict(headers)
         if self._authorization is not None:
             sent["Authorization"] = self._authorization
+        asked = {name: _plain(value) for name, value in (query or {}).items() if value is not None}
+        target = _path(operation.path, place) + (f"?{urlencode(asked)}" if asked else "")
         try:
-            async with self._session.request(
-                operation.method,
-                self.url + _path(operation.path, place),
-                params={name: _plain(value) for name, value in (query or {}).items() if value is not None},
-                data=content or None,
-                headers=sent,
-                allow_redirects=False,
-            ) as response:
+            async with self._origin.request(operation.method, target, sent, content) as response:
                 yield response
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+        except BadUrl as error:
+            raise ApiUnreachable(
+                f"{self.url} is no address of an API", mend="give --api as http://HOST:PORT"
+            ) from error
+        except BadHeader as error:
+            raise ApiUnreachable("the credential is none that can be sent", mend="correct the API key") from error
+        except NotConnected as error:
             raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", mend=_MEND) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            message = f"the connection to the API at {self.url} broke ({str(error) or type(error).__name__})"
-            raise _Broken(message, mend=_MEND) from error
+        except ConnectionBroken as error:
+            raise _Broken(f"the connection to the API at {self.url} broke ({error})", mend=_MEND) from error
 
     def _read(self, kind: type[T], content: bytes) -> T:
         try:
-            return TypeAdapter(kind).validate_json(content)
+            value: T = _validate(kind, content)
         except ValidationError as error:
             message = f"what answers at {self.url} is no Exitplane that this version understands"
             raise ApiUnreachable(message, mend="correct --api, or use the same version on both sides") from error
+        return value
 
     def _refusal(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
         try:
@@ -232,6 +230,13 @@ class _Broken(ApiUnreachable):
 _MEND: Final = "start it, or give --api"
 
 
+def _validate(kind: Any, content: bytes) -> Any:
+    # a model is its own validator; making an adapter of one costs as much again
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_validate_json(content)
+    return TypeAdapter(kind).validate_json(content)
+
+
 def _path(template: str, place: tuple[str, ...]) -> str:
     parts = iter(place)
     return "/".join(quote(next(parts), safe="") if part.startswith("{") else part for part in template.split("/"))
@@ -241,7 +246,7 @@ def _plain(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after_s(response: Response) -> float | None:
     """How long the API says that it is away; None when it does not, or is not."""
     found = response.headers.get("Retry-After", "")
     return float(found) if response.status == 503 and found.isdecimal() else None

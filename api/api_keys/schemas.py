@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 from api.auth.roles import OperatorRole
 from api.auth.scopes import SCOPES
 from api.collections.schemas import ListQuery, Pattern
-from api.field_errors import bad_value
 from api.operators.schemas import Fleets, Role
+from api.validation import bad_value
 from api.values import Name, View, Wish, absent
 
 _EXAMPLE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from api.api_keys.schemas import Moment
 from api.collections.schemas import ListQuery
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import Reference, Text, View
 
 SEQUENCE_MAX = 2**63 - 1

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.auth.roles import OperatorRole
 from api.auth.values import Code, LoginName, NewPassword, Password, Token
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import View, Wish
 
 _PASSWORD = "correct horse battery"  # noqa: S105 - an example

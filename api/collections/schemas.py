@@ -6,7 +6,7 @@ from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import Reference, View, Wish
 
 PAGE: Final = 1_000

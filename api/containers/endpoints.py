@@ -10,10 +10,11 @@ from api.auth.caller import Caller, Permit
 from api.bodies import JsonRoute
 from api.collections.router import OfFleet
 from api.containers import service
-from api.containers.schemas import LINES_MAX, ContainersOut, LogsOut, Verb, WishesOut
+from api.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
 from api.context import Context
 from api.dry_run import DryRunOut
 from api.exits.service import EXITS
+from api.limits import CONTAINER_LOG_LINES_MAX
 from api.openapi import for_operators
 from api.parameters import Ref
 from api.pools.service import POOLS
@@ -23,7 +24,7 @@ from model.repositories import containers, declared
 router = APIRouter(tags=["containers"], route_class=JsonRoute)
 WritingExits = Annotated[OperatorWrite, writing("exits")]
 WritingPools = Annotated[OperatorWrite, writing("pools")]
-Lines = Annotated[int, Query(ge=1, le=LINES_MAX, description="How many at most.")]
+Lines = Annotated[int, Query(ge=1, le=CONTAINER_LOG_LINES_MAX, description="How many at most.")]
 _ASKED = {**for_operators(404, 409, 422), 200: {"model": DryRunOut, "description": "Of a dry run"}}
 
 

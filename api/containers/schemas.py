@@ -9,12 +9,11 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, model_validator
 
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import Host, Port, Text, View, Wish
 from model.containers import DRAIN_S, MAXIMUM
 from model.world import ExitState
 
-LINES_MAX: Final = 10_000
 _LISTED_MAX: Final = 50
 _IMAGE: Final = re.compile(r"[a-zA-Z0-9][\w.:/@-]{0,254}", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)

@@ -12,8 +12,9 @@ from api.auth.caller import Caller, Permit
 from api.collections.router import OfFleet, router_of
 from api.context import Context
 from api.dry_run import DryRunOut
-from api.exits.schemas import HOURS_MAX, STAYS_MAX, ExitOut, HistoryOut, StayOut, SummaryOut
+from api.exits.schemas import STAYS_MAX, ExitOut, HistoryOut, StayOut, SummaryOut
 from api.exits.service import EXITS
+from api.limits import HISTORY_HOURS_MAX
 from api.openapi import for_operators
 from api.parameters import Ref
 from api.writes import Answer, OperatorWrite, Work, writing
@@ -23,7 +24,7 @@ from model.world import ExitState
 
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, writing("exits")]
-Hours = Annotated[int, Query(ge=1, le=HOURS_MAX, description="How far back.")]
+Hours = Annotated[int, Query(ge=1, le=HISTORY_HOURS_MAX, description="How far back.")]
 _SWITCHED = for_operators(404, 409, 422)
 
 

@@ -9,12 +9,11 @@ from uuid import UUID
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from api.collections.schemas import FleetListQuery
-from api.field_errors import bad_value
 from api.rollouts.schemas import RejectedOut
+from api.validation import bad_value
 from api.values import Country, Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, View, Wish, absent
 from model.world import ExitState
 
-HOURS_MAX: Final = 24 * 90
 STAYS_MAX: Final = 1_000
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import Locality, Reference, View
 from model.world import ExitState
 from xds.translate.match_failures import Because

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
 
-from api.field_errors import bad_value
 from api.orders.schemas import OrderSaid, SettledIn
+from api.validation import bad_value
 from api.values import IpAddress, Port, Text, View, Wish
 from model.world import ExitState
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from api.auth.roles import OperatorRole
 from api.auth.values import NewPassword
 from api.collections.schemas import ListQuery, Pattern
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import Name, Reference, View, Wish, absent
 
 KEEP: Final = ""

@@ -11,9 +11,10 @@ from api.bodies import JsonRoute
 from api.collections.router import OfFleet
 from api.context import Context
 from api.dry_run import DryRunOut
+from api.limits import AGENT_LOG_LINES_MAX
 from api.openapi import for_operators
 from api.orders import service
-from api.orders.schemas import LINES_MAX, OrderKind, OrderOut
+from api.orders.schemas import OrderKind, OrderOut
 from api.parameters import Ref
 from api.writes import LONGEST_WAIT_S, OperatorWrite, writing
 
@@ -46,7 +47,7 @@ async def measure_exit_speed(exit_id: Ref, write: Writing, of_fleet: OfFleet = N
 async def read_exit_logs(
     exit_id: Ref,
     write: Writing,
-    lines: Annotated[int, Query(ge=1, le=LINES_MAX, description="How many of the newest.")] = 100,
+    lines: Annotated[int, Query(ge=1, le=AGENT_LOG_LINES_MAX, description="How many of the newest.")] = 100,
     of_fleet: OfFleet = None,
 ) -> Response:
     """Have an exit's agent send the newest lines of its own log and its Envoy's."""

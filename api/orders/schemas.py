@@ -11,7 +11,6 @@ from pydantic import Field
 from api.values import Text, View, Wish
 
 OrderKind = Literal["rotate", "speed-test", "logs"]
-LINES_MAX: Final = 1_000
 OUTCOME_BYTES_MAX: Final = 262_144
 
 

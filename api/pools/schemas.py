@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.collections.schemas import FleetListQuery
 from api.containers.schemas import ContainersIn, ContainersStateOut
-from api.field_errors import bad_value
 from api.rollouts.schemas import RejectedOut
+from api.validation import bad_value
 from api.values import City, Country, Name, Reference, View, Wish, absent
 from model.world import BALANCING, RESILIENCE
 

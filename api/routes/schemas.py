@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, model_validator
 
 from api.collections.schemas import FleetListQuery
-from api.field_errors import bad_value
+from api.validation import bad_value
 from api.values import (
     City,
     Country,

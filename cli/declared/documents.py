@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from api.declared.schemas import Declared
 from api.field_errors import FieldError, shown
-from api.problems import invalid
+from api.validation import field_errors
 from cli.declared.yaml import compose, entries, value_of
 from model.errors import ExitplaneError
 
@@ -143,7 +143,7 @@ def _validated(documents: Documents, merged: dict[str, list[Any]]) -> Declared:
 
 
 def _refusal(documents: Documents, error: ValidationError) -> BadDocument:
-    return documents.told(invalid([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]).errors)
+    return documents.told(field_errors({**each, "loc": ("body", *each["loc"])} for each in error.errors()))
 
 
 def _mend_texts(documents: Documents, merged: dict[str, list[Any]], error: ValidationError) -> bool:

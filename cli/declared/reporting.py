@@ -6,12 +6,14 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
-from api.declared.schemas import AppliedOut, StepOut
-from api.dry_run import Difference, ResourceDifference
-from api.proxies.schemas import ProxyOut
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from api.declared.schemas import AppliedOut, StepOut
+    from api.dry_run import Difference, ResourceDifference
+    from api.proxies.schemas import ProxyOut
 
 _SIGNS: Final = {"created": "+", "changed": "~", "deleted": "-"}
 _RESOURCE_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-"}

@@ -1,0 +1,26 @@
+"""Header fields of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+
+class Headers(Mapping[str, str]):
+    """Header fields by name, whatever the case; of a repeated field the last (`all_of` has all)."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = [(name.lower(), value) for name, value in pairs]
+        self._last = dict(self._pairs)
+
+    def __getitem__(self, name: str) -> str:
+        return self._last[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._last)
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def all_of(self, name: str) -> list[str]:
+        """Values of every field with this name, in order."""
+        return [value for each, value in self._pairs if each == name.lower()]

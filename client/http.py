@@ -1,0 +1,221 @@
+"""HTTP/1.1 to one origin, on asyncio's streams: connections that are kept, time limits, and replies that go on (h11 parses)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import h11
+
+from client.cookies import CookieJar
+from client.headers import Headers
+
+_CONNECT_S: Final = 10.0
+_READ_S: Final = 120.0
+"""How long the other side may be silent."""
+_IDLE_S: Final = 4.0
+"""How long a connection is kept unused: less than servers do, which close it after five seconds and more."""
+_CHUNK: Final = 65_536
+
+
+class BadUrl(ValueError):
+    """An address that nothing can be asked at."""
+
+
+class BadHeader(ValueError):
+    """A header field that HTTP cannot carry."""
+
+
+class NotConnected(Exception):
+    """Nothing was sent: nobody took the connection."""
+
+
+class ConnectionBroken(Exception):
+    """The connection ended, or fell silent, before the reply was complete."""
+
+
+class Response:
+    """A reply whose body is read as it comes. Its methods raise ConnectionBroken."""
+
+    def __init__(self, connection: _Connection, head: h11.Response) -> None:
+        self._connection = connection
+        self.status = head.status_code
+        self.headers = Headers((name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body in the pieces that arrive."""
+        while not isinstance(event := await self._connection.receive(), h11.EndOfMessage):
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+
+    async def read(self) -> bytes:
+        """The whole body."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The body line by line, without the ends of lines, as soon as each is there."""
+        rest = b""
+        async for chunk in self.chunks():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.removesuffix(b"\r")
+        if rest:
+            yield rest
+
+
+class Origin:
+    """One server: it keeps connections to it, and the cookies that it set."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: list[_Connection] = []
+        self._cookies = CookieJar()
+
+    async def close(self) -> None:
+        """End the connections that are kept."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> AsyncIterator[Response]:
+        """Ask for a target below the origin's URL.
+
+        Raises BadUrl, BadHeader, NotConnected, ConnectionBroken.
+        """
+        base, port = _split(self._url)
+        path, secure = base.path.rstrip("/") + target, base.scheme == "https"
+        cookies = self._cookies.header(path.partition("?")[0], secure=secure)
+        fields = {"Host": base.netloc, "Accept": "*/*", **headers}
+        if cookies:
+            fields["Cookie"] = cookies
+        if body or method in {"POST", "PUT", "PATCH"}:
+            fields["Content-Length"] = str(len(body))
+        head = _head(method, path, fields)
+        connection = self._take() or await _connect(base.hostname or "", port, secure=secure)
+        try:
+            response = Response(connection, await connection.ask(head, body))
+            self._cookies.keep(response.headers.all_of("Set-Cookie"))
+            yield response
+        finally:
+            if connection.renew():
+                self._idle.append(connection)
+            else:
+                connection.abandon()
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh():
+                return connection
+            connection.abandon()
+        return None
+
+
+class _Connection:
+    """A connection and the state of HTTP on it, for one exchange after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._protocol = h11.Connection(h11.CLIENT)
+        self._used_at = 0.0
+
+    async def ask(self, head: h11.Request, body: bytes) -> h11.Response:
+        """Send a request, and read the head of its reply."""
+        events = [head, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()]
+        sent = b"".join(self._protocol.send(event) or b"" for event in events)
+        try:
+            async with asyncio.timeout(_READ_S):
+                self._writer.write(sent)
+                await self._writer.drain()
+        except TimeoutError as error:
+            raise ConnectionBroken("nothing more could be sent") from error
+        except OSError:
+            # a server that refuses a body before it has read it has said why
+            pass
+        while not isinstance(event := await self.receive(), h11.Response):
+            pass
+        return event
+
+    async def receive(self) -> h11.Event:
+        """The next event: part of a reply."""
+        try:
+            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+                async with asyncio.timeout(_READ_S):
+                    self._protocol.receive_data(await self._reader.read(_CHUNK))
+        except TimeoutError as error:
+            raise ConnectionBroken(f"it was silent for {_READ_S:g} s") from error
+        except (OSError, h11.RemoteProtocolError) as error:
+            raise ConnectionBroken(str(error) or type(error).__name__) from error
+        if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
+            raise ConnectionBroken("it was closed")
+        return event
+
+    def renew(self) -> bool:
+        """Get ready for another exchange; False when this connection takes none."""
+        if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
+            return False
+        self._protocol.start_next_cycle()
+        self._used_at = asyncio.get_running_loop().time()
+        return True
+
+    def is_fresh(self) -> bool:
+        """Whether the other side can be expected to take another request."""
+        idle_s = asyncio.get_running_loop().time() - self._used_at
+        return idle_s < _IDLE_S and not self._reader.at_eof() and not self._writer.is_closing()
+
+    def abandon(self) -> None:
+        """End it at once, whatever it was about."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        """End it in order."""
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+
+async def _connect(host: str, port: int, *, secure: bool) -> _Connection:
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            context = _tls() if secure else None
+            return _Connection(*await asyncio.open_connection(host, port, ssl=context, happy_eyeballs_delay=0.25))
+    except TimeoutError as error:
+        raise NotConnected(f"no connection within {_CONNECT_S:g} s") from error
+    except (OSError, UnicodeError) as error:
+        raise NotConnected(str(error)) from error
+
+
+def _split(url: str) -> tuple[SplitResult, int]:
+    """The parts of an origin's URL, and its port. Raises BadUrl."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        parts.netloc.encode("ascii")
+    except (ValueError, KeyError) as error:
+        raise BadUrl(url) from error
+    if not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+        raise BadUrl(url)
+    return parts, port
+
+
+def _head(method: str, target: str, headers: Mapping[str, str]) -> h11.Request:
+    """Raises BadHeader."""
+    try:
+        fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+        return h11.Request(method=method, target=target, headers=fields)
+    except (UnicodeError, h11.LocalProtocolError) as error:
+        raise BadHeader(str(error)) from error
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
