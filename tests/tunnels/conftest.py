@@ -32,9 +32,8 @@ def network():
     """The lab's namespaces and cable."""
     if (reason := lab.why_no_lab()) is not None:
         pytest.skip(f"no tunnels: {reason}")
-    lab.build()
-    yield
-    lab.remove()
+    with lab.built():
+        yield
 
 
 @pytest.fixture

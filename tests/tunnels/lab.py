@@ -8,19 +8,22 @@
                                            page, resolver and control plane are served here, on every address
 
 Whatever leaves outside the tunnel arrives, because the exit has a default route over the cable: a leak would work.
+
+Each process that tests has a lab of its own: the names stand in a mount namespace (tests/tunnels/mounts.py), and a warden ends
+who lives there when the lab, or the process, does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.tunnels.mounts import CLONE_NEWNET, enter, private_mounts
 
 EXIT, NET = "eptun-exit", "eptun-net"
 OUTER, INNER = "eptun-o", "eptun-i"
@@ -63,8 +66,16 @@ async def begin_and_listen(self, tasks):
 managed.ManagedTunnel.begin = begin_and_listen
 main()
 """
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
+# whoever started it is not ended, though a thread of it be inside; grep finds nobody when all are gone
+_WARDEN = """
+read -r _
+while pids=$(for each in "$@"; do ip netns pids "$each"; done | grep -vx "$PPID"); do
+  kill -9 $pids
+  sleep 0.01
+done
+"""
+COMMAND_S = 60.0
+"""A bound for what takes no time, on a machine that has much else to do."""
 _ETH_P_ALL = 3
 
 
@@ -80,39 +91,63 @@ def why_no_lab() -> str | None:
 
 def ip(*words: str, namespace: str | None = None, check: bool = True) -> str:
     where = ("-n", namespace) if namespace else ()
-    done = subprocess.run(("ip", *where, *words), capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(("ip", *where, *words), capture_output=True, text=True, timeout=COMMAND_S, check=False)
     assert not check or done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
     return done.stdout
 
 
-def build() -> None:
-    remove()
+@contextlib.contextmanager
+def built() -> Iterator[None]:
+    """The lab, while the block lasts."""
+    with private_mounts(), _warden():
+        _lay_cable()
+        yield
+
+
+def _lay_cable() -> None:
     for namespace in (EXIT, NET):
         ip("netns", "add", namespace)
-        ip("link", "set", "lo", "up", namespace=namespace)
-    ip("link", "add", OUTER, "netns", EXIT, "type", "veth", "peer", "name", INNER, "netns", NET)
+    _batch(EXIT, f"link add {OUTER} type veth peer name {INNER} netns {NET}")
     for namespace, link, four, six in (
         (EXIT, OUTER, EXIT_ADDRESS, EXIT_ADDRESS_6),
         (NET, INNER, NET_ADDRESS, NET_ADDRESS_6),
     ):
-        ip("address", "add", f"{four}/24", "dev", link, namespace=namespace)
-        ip("address", "add", f"{six}/64", "dev", link, "nodad", namespace=namespace)
-        ip("link", "set", link, "up", namespace=namespace)
-    ip("address", "add", f"{PAGE}/32", "dev", "lo", namespace=NET)
-    ip("address", "add", f"{PAGE_6}/128", "dev", "lo", "nodad", namespace=NET)
-    ip("route", "add", "default", "via", NET_ADDRESS, namespace=EXIT)
-    ip("-6", "route", "add", "default", "via", NET_ADDRESS_6, namespace=EXIT)
+        _batch(
+            namespace,
+            "link set lo up",
+            f"address add {four}/24 dev {link}",
+            f"address add {six}/64 dev {link} nodad",
+            f"link set {link} up",
+        )
+    _batch(NET, f"address add {PAGE}/32 dev lo", f"address add {PAGE_6}/128 dev lo nodad")
+    _batch(EXIT, f"route add default via {NET_ADDRESS}", f"route add ::/0 via {NET_ADDRESS_6}")
 
 
-def remove() -> None:
-    """Remove the namespaces, and end who lives there; nothing there is fine."""
-    for namespace in (EXIT, NET):
-        for pid in inhabitants(namespace):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        ip("netns", "delete", namespace, check=False)
-    for path in Path("/var/run/wireguard").glob("eptun*.sock"):
-        path.unlink(missing_ok=True)
+def _batch(namespace: str, *lines: str) -> None:
+    """Several words to `ip` by one process."""
+    done = subprocess.run(
+        ("ip", "-n", namespace, "-batch", "-"),
+        input="\n".join([*lines, ""]), capture_output=True, text=True, timeout=COMMAND_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{lines}: {done.stderr}"
+
+
+@contextlib.contextmanager
+def _warden() -> Iterator[None]:
+    """A process that ends whoever lives in the lab, when the block ends or this process does, however that comes about.
+
+    It hears of the end by its input, which is closed by then.
+    """
+    warden = subprocess.Popen(
+        ("sh", "-c", _WARDEN, "warden", EXIT, NET),
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        assert warden.stdin is not None
+        warden.stdin.close()
+        warden.wait(COMMAND_S)
 
 
 def inhabitants(namespace: str, program: str = "") -> list[int]:
@@ -125,21 +160,16 @@ def inhabitants(namespace: str, program: str = "") -> list[int]:
     return found
 
 
-def _enter(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """This thread, and whatever it starts, is in the namespace meanwhile. A socket stays in the one that it was made in."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     wanted = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     try:
-        _enter(wanted)
+        enter(wanted, CLONE_NEWNET)
         yield
     finally:
-        _enter(before)
+        enter(before, CLONE_NEWNET)
         os.close(wanted)
         os.close(before)
 
