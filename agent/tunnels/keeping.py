@@ -52,6 +52,11 @@ class Pace:
     slow_limit_s: float = 600.0
     useless_s: float = 10.0
     """How long the checks of the exit may fail before the tunnel is brought up anew."""
+    resolver_s: float = 3.0
+    """How often the tunnel's resolvers are asked while they answer."""
+
+
+DEFAULT_PACE: Final = Pace()
 
 
 class TunnelKeeper:
@@ -63,7 +68,7 @@ class TunnelKeeper:
     """
 
     def __init__(
-        self, drivers: Sequence[Driver], lanes: tuple[Lane, Lane], board: Board, on_up: OnUp, pace: Pace = Pace()
+        self, drivers: Sequence[Driver], lanes: tuple[Lane, Lane], board: Board, on_up: OnUp, pace: Pace = DEFAULT_PACE
     ) -> None:
         self._drivers = drivers
         self._lanes = lanes

@@ -19,7 +19,7 @@ from agent.tunnels.course import Course
 from agent.tunnels.driver import Driver, Line
 from agent.tunnels.errors import TunnelFailed
 from agent.tunnels.guard import Guard
-from agent.tunnels.keeping import Pace, TunnelKeeper
+from agent.tunnels.keeping import DEFAULT_PACE, Pace, TunnelKeeper
 from agent.tunnels.lanes import Lane, lanes_of
 from agent.tunnels.openvpn import OpenVpn
 from agent.tunnels.requirements import require
@@ -49,7 +49,13 @@ class ManagedTunnel:
     """`control` is what the agent and its Envoy speak to beside the tunnel; `on_resolvers` hears whose resolvers are to be used."""
 
     def __init__(
-        self, exit_: Exit, control: Iterable[Endpoint], folder: Path, board: Board, on_resolvers: OnResolvers
+        self,
+        exit_: Exit,
+        control: Iterable[Endpoint],
+        folder: Path,
+        board: Board,
+        on_resolvers: OnResolvers,
+        pace: Pace = DEFAULT_PACE,
     ) -> None:
         self._exit = exit_
         self._board = board
@@ -60,14 +66,14 @@ class ManagedTunnel:
         self.course = Course(exit_.tunnel_interface, exit_.resolvers)
         self._line: Line | None = None
         """The tunnel that carries clients, or did last."""
-        self._probe = ResolverProbe(self.course)
+        self._probe = ResolverProbe(self.course, pace.resolver_s)
         self._connections = Connections()
         self._begun = False
         if exit_.servers:
             assert exit_.tunnel_interface is not None
             self._lanes = lanes_of(exit_.tunnel_interface)
             drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelKeeper(drivers, self._lanes, board, self._carry, Pace())
+            self.keeper = TunnelKeeper(drivers, self._lanes, board, self._carry, pace)
 
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""

@@ -8,7 +8,6 @@ from typing import Final
 from agent.tunnels import dns
 from agent.tunnels.course import Course
 
-RESOLVER_EVERY_S: Final = 3.0
 RESOLVER_PATIENCE: Final = 3
 _RESOLVER_WITHIN_S: Final = 1.0
 
@@ -19,7 +18,7 @@ class ResolverProbe:
     It also gives a server that died something to leave unanswered.
     """
 
-    def __init__(self, course: Course, every_s: float = RESOLVER_EVERY_S) -> None:
+    def __init__(self, course: Course, every_s: float) -> None:
         self._course = course
         self._every_s = every_s
         self._again_s = 0.0

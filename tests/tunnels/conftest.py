@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import subprocess
@@ -16,15 +17,39 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from agent.report import Board
+from agent.report import Board, wait
 from agent.settings import Exit
 from agent.tunnel import TunnelWatch
+from agent.tunnels.keeping import Pace
 from agent.tunnels.managed import ManagedTunnel
 from agent.tunnels.servers import read_servers
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.agent.conftest import Plane, Source
 from tests.tunnels import lab, providers
+
+PATIENCE_S = 60.0
+"""A bound for what takes a moment, on a machine that has much else to do."""
+PACE = Pace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
+
+
+@pytest.fixture
+def until(until):
+    """`until` with the laboratory's patience."""
+    return functools.partial(until, timeout_s=PATIENCE_S)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How long the keeper of a tunnel meant to wait, each time, in seconds."""
+    asked: list[float] = []
+
+    async def note(event: asyncio.Event, at_most_s: float) -> bool:
+        asked.append(at_most_s)
+        return await wait(event, at_most_s)
+
+    monkeypatch.setattr("agent.tunnels.keeping.wait", note)
+    return asked
 
 
 @pytest.fixture
@@ -153,7 +178,7 @@ def start_agent(plane, processes, tmp_path):
             tunnels += ["--tunnel-credentials", str(credentials)]
         return processes.start(
             lab.EXIT,
-            *(sys.executable, "-c", lab.AGENT, "agent", "--role", "exit", "--api", plane.url, "--name", "us-1"),
+            *(sys.executable, "-m", lab.AGENT, "agent", "--role", "exit", "--api", plane.url, "--name", "us-1"),
             *("--token-file", str(tmp_path / "token"), "--state", str(tmp_path / "agent"), "--concurrency", "1"),
             *("--pool", "us", "--address", lab.EXIT_ADDRESS, "--port", str(lab.PORT)),
             *("--tunnel-interface", lab.TUNNEL, *tunnels, *options),
@@ -228,7 +253,7 @@ def _bound_to(address: str) -> socket.socket:
     return made
 
 
-async def fetch(address: str, *, within_s: float = 3.0) -> str:
+async def fetch(address: str, *, within_s: float = PATIENCE_S) -> str:
     """Who the page says is asking: without its IPv4-mapped prefix."""
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_connection(address, 80)
@@ -266,7 +291,7 @@ def keep(in_exit, tmp_path):
     """`async with keep(FILE, …) as kept`: tunnels from these files' texts, kept up and watched as an agent does."""
 
     @contextlib.asynccontextmanager
-    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), **more):
+    async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), pace=PACE, **more):
         state = tmp_path / "state"
         state.mkdir(mode=0o700, exist_ok=True)
         exit_ = Exit(
@@ -285,7 +310,7 @@ def keep(in_exit, tmp_path):
         async def hear(resolvers):
             heard.append(resolvers)
 
-        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear)
+        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear, pace)
         watch = TunnelWatch(tunnel.checks(), board, 0.05)
 
         async def live():

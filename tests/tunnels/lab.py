@@ -9,7 +9,7 @@
 
 Whatever leaves outside the tunnel arrives, because the exit has a default route over the cable: a leak would work.
 
-Each process that tests has a lab of its own: the names stand in a mount namespace (tests/tunnels/mounts.py), and a warden ends
+Each process that tests has a lab of its own: the names stand in a mount namespace (tests/tunnels/namespaces.py), and a warden ends
 who lives there when the lab, or the process, does.
 """
 
@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.tunnels.mounts import CLONE_NEWNET, enter, private_mounts
+from tests.tunnels.namespaces import CLONE_NEWNET, enter, private_mounts
 
 EXIT, NET = "eptun-exit", "eptun-net"
 OUTER, INNER = "eptun-o", "eptun-i"
@@ -35,37 +35,8 @@ PAGE_6 = "2001:db8:53::80"
 PORT = 8443
 """That gateways dial at the exit."""
 ROOT = Path(__file__).parents[2]
-# `exitplane agent`, with a patience for a tunnel that dies twelve times in a minute, and that rotates on SIGUSR1: beside the
-# tunnel that is up, as for an order
-AGENT = """
-import asyncio, signal
-import agent.tunnels.managed as managed
-import cli.agent
-from agent.service import serve
-from agent.tunnels.keeping import Pace
-from cli.main import main
-
-cli.agent.serve = lambda settings: asyncio.run(serve(settings))  # in this process, which has the patience
-
-managed.Pace = lambda: Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=3.0)
-begin = managed.ManagedTunnel.begin
-
-async def rotate(self):
-    if not self.has_room_beside:
-        return await self.rotate()
-    try:
-        await self.rotate_beside(None, None, lambda: asyncio.sleep(0.5))
-    except Exception as error:
-        print("not rotated:", error, flush=True)
-
-async def begin_and_listen(self, tasks):
-    rotated = lambda: tasks.create_task(rotate(self))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, rotated)
-    await begin(self, tasks)
-
-managed.ManagedTunnel.begin = begin_and_listen
-main()
-"""
+AGENT = "tests.tunnels.agent_process"
+"""The module that an exit's agent is run by."""
 # whoever started it is not ended, though a thread of it be inside; grep finds nobody when all are gone
 _WARDEN = """
 read -r _
@@ -258,7 +229,7 @@ class Processes:
             process.wait()
 
 
-def wait_for(condition, timeout_s: float = 10.0):
+def wait_for(condition, timeout_s: float = COMMAND_S):
     """Ask again until it holds; gives what it gave."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):

@@ -164,6 +164,8 @@ class OpenVpnProvider:
     folder: Path
     interface: str = "eptun-ov"
     port: int = OVPN_PORT
+    keepalive: str = "2 8"
+    """How often each side speaks, and after how long a silence it takes the other for dead, in seconds."""
     pushes: tuple[str, ...] = (f"dhcp-option DNS {OVPN_SERVER}", "redirect-gateway def1")
     process: subprocess.Popen[bytes] | None = None
     authority: str = ""
@@ -186,7 +188,8 @@ class OpenVpnProvider:
             f"mode server\ntls-server\ndev {self.interface}\ndev-type tun\ntopology subnet\nproto udp\n"
             f"local {lab.NET_ADDRESS}\nport {self.port}\nifconfig {OVPN_SERVER} 255.255.255.0\n"
             'ifconfig-pool 10.98.0.10 10.98.0.20 255.255.255.0\npush "topology subnet"\n'
-            f'push "route-gateway {OVPN_SERVER}"\nkeepalive 2 8\ndh none\n'
+            f'push "route-gateway {OVPN_SERVER}"\n'
+            f"keepalive {self.keepalive}\ndh none\n"
             + "".join(f'push "{each}"\n' for each in self.pushes)
             + f"script-security 2\nauth-user-pass-verify {verify} via-file\nverify-client-cert none\n"
             f"username-as-common-name\nverb 3\n<ca>\n{self.authority}</ca>\n<cert>\n{_pem(server)}</cert>\n"

@@ -13,7 +13,6 @@ from tests.agent.conftest import Answer
 from tests.tunnels import lab, providers
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy, pytest.mark.slow]
-PATIENCE_S = 30.0
 
 
 def state(folder, name):
@@ -31,13 +30,13 @@ async def test_its_envoy_asks_the_tunnels_resolver_and_another_one_after_a_rotat
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
     other.start()
     start_agent([wireguard.file(), other.file()])
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     assert resolvers(tmp_path) == [wireguard.server]
     first = state(tmp_path, "envoy.json")["pid"]
 
     os.kill(agent_pid(), signal.SIGUSR1)
-    await until(lambda: resolvers(tmp_path) == [other.server], timeout_s=PATIENCE_S)
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: resolvers(tmp_path) == [other.server])
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     assert state(tmp_path, "envoy.json")["pid"] != first
     await until(lambda: internet.questions[-1] == other.address)
 
@@ -68,19 +67,19 @@ async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_s
     def settled():
         return {each["id"][-1]: each for beat in plane.beats for each in beat.get("settled", ())}
 
-    await until(lambda: plane.said(tunnel="up", envoy="up") and seen_in("us"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up") and seen_in("us"))
     first, begun = state(tmp_path, "envoy.json")["pid"], len(plane.beats)
 
     plane.to_beats = answer_with(1, "us")
-    await until(lambda: "1" in settled(), timeout_s=PATIENCE_S)
+    await until(lambda: "1" in settled())
     assert f"its address {other.address} is in fr, and its pool is for us" in settled()["1"]["trouble"]
     assert seen_in("us")
 
     plane.to_beats = answer_with(2, "fr")
-    await until(lambda: "2" in settled(), timeout_s=PATIENCE_S)
+    await until(lambda: "2" in settled())
     server = f"{lab.NET_ADDRESS}:{other.port}"
     assert settled()["2"]["outcome"] == {"server": server, "address": other.address}
-    await until(lambda: seen_in("fr"), timeout_s=PATIENCE_S)
+    await until(lambda: seen_in("fr"))
 
     # nobody was told of a tunnel or an Envoy that is down, of a leak, or of an address that is not known
     for beat in plane.beats[begun:]:
@@ -97,9 +96,9 @@ async def test_without_a_tunnel_it_tells_why_and_starts_no_envoy_that_could_ask_
     folder.mkdir()
     provider = providers.OpenVpnProvider(processes, folder)
     start_agent([provider.file()])
-    await until(lambda: plane.said(tunnel="down", envoy="down"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="down", envoy="down"))
     assert not (tmp_path / "agent" / "envoy.log").exists()
 
     await asyncio.to_thread(provider.start)
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=60)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     assert resolvers(tmp_path) == [providers.OVPN_SERVER]

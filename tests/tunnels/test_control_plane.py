@@ -18,7 +18,6 @@ from tests.tunnels import lab, proxy
 from tests.tunnels.conftest import PlaneOutside
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
-PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -92,12 +91,12 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     assert source.streams
     folder = tmp_path / "client"
     folder.mkdir()
     with proxy.running(folder, otlp=collector.place):
-        await until(proxy.listens, timeout_s=PATIENCE_S)
+        await until(proxy.listens)
         before = len(plane.beats)
         assert await proxy.ask(f"[{lab.PAGE_6}]") == "HTTP/1.1 200 OK"
         for port in (plane.port, plane.xds_port, collector.place.port):
@@ -114,14 +113,14 @@ async def test_envoys_own_traces_pass_the_switch(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     clusters = json.loads((tmp_path / "agent" / "bootstrap.json").read_text())["static_resources"]["clusters"]
     marked = {each["name"]: each["upstream_bind_config"] for each in clusters if "upstream_bind_config" in each}
     assert {*marked} == {"xds", "otel-collector"}
     folder = tmp_path / "client"
     folder.mkdir()
     with proxy.running(folder, otlp=collector.place, mark=MARK):
-        await until(proxy.listens, timeout_s=PATIENCE_S)
+        await until(proxy.listens)
         await proxy.ask("collector", proxy.COLLECTOR)
         assert collector.callers
 
@@ -131,9 +130,9 @@ async def test_a_control_plane_that_was_away_is_found_again_through_the_switch(
     wireguard, internet, plane, source, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()])
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     before = len(source.streams)
     await source.stop()
-    await until(lambda: "ads.away" in (tmp_path / "agent.log").read_text(), timeout_s=PATIENCE_S)
+    await until(lambda: "ads.away" in (tmp_path / "agent.log").read_text())
     await source.start()
-    await until(lambda: len(source.streams) > before, timeout_s=PATIENCE_S)
+    await until(lambda: len(source.streams) > before)

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
 
 async def test_targets_names_are_asked_of_the_tunnels_resolver_and_as_they_stand(internet, until, tmp_path):
     with proxy.running(tmp_path, resolvers=(lab.NET_ADDRESS,)):
-        await until(proxy.listens, timeout_s=20)
+        await until(proxy.listens)
         assert await proxy.ask("page.nowhere.invalid") == "HTTP/1.1 200 OK"
     assert set(internet.questions) == {lab.EXIT_ADDRESS}
 

@@ -16,7 +16,6 @@ import pytest
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
-PATIENCE_S = 30.0
 API, PROVIDER, WHERE = "plane.eptun.example", "vpn.eptun.example", "where.eptun.example"
 KNOWN = {API: lab.NET_ADDRESS, PROVIDER: lab.NET_ADDRESS}
 
@@ -76,15 +75,22 @@ def named(plane) -> None:
     plane.url = plane.url.replace(lab.NET_ADDRESS, API)
 
 
-async def test_api_and_provider_are_found_in_the_hosts_file(
+async def test_hosts_file_names_api_and_provider_and_the_tunnel_a_source(
     wireguard, internet, plane, source, etc, start_agent, capture, until
 ):
     etc("hosts", f"127.0.0.1 localhost\n{lab.NET_ADDRESS} {API} {PROVIDER}\n")
     etc("resolv.conf", f"nameserver {lab.NET_ADDRESS}\n")
     named(plane)
-    start_agent([wireguard.file(host=PROVIDER)])
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    start_agent([wireguard.file(host=PROVIDER)], "--observe", f"http://{WHERE}/json")
+    await until(lambda: plane.said(tunnel="up", envoy="up") and "observation" in plane.beats[-1])
     assert source.streams
+
+    def seen() -> bool:
+        return plane.beats[-1].get("observation", {}).get("address") == wireguard.address
+
+    await until(seen)
+    assert plane.beats[-1]["observation"]["country"] == "de"
+    assert {*internet.questions} == {wireguard.address}
     assert asked_outside(capture) == []
 
 
@@ -95,23 +101,7 @@ async def test_api_and_provider_are_found_by_a_resolver_on_loopback(
     etc("resolv.conf", "nameserver 127.0.0.1\n")
     named(plane)
     start_agent([wireguard.file(host=PROVIDER)])
-    await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up", envoy="up"))
     assert source.streams
     assert {*loopback.questions} >= {API, PROVIDER}
-    assert asked_outside(capture) == []
-
-
-async def test_a_source_s_name_is_asked_of_the_tunnels_resolver_and_never_of_the_host_s(
-    wireguard, internet, plane, source, etc, start_agent, capture, until
-):
-    etc("resolv.conf", f"nameserver {lab.NET_ADDRESS}\n")
-    start_agent([wireguard.file()], "--observe", f"http://{WHERE}/json")
-    await until(lambda: plane.said(tunnel="up") and "observation" in plane.beats[-1], timeout_s=PATIENCE_S)
-
-    def seen() -> bool:
-        return plane.beats[-1].get("observation", {}).get("address") == wireguard.address
-
-    await until(seen, timeout_s=PATIENCE_S)
-    assert plane.beats[-1]["observation"]["country"] == "de"
-    assert {*internet.questions} == {wireguard.address}
     assert asked_outside(capture) == []

@@ -17,9 +17,10 @@ from agent.observing.observer import Observer
 from agent.tunnels.commands import run
 from agent.tunnels.errors import TunnelFailed
 from tests.tunnels import lab, providers
+from tests.tunnels.conftest import PATIENCE_S
+from tests.tunnels.drain import wait_for_none_open
 
 pytestmark = [pytest.mark.tunnels]
-PATIENCE_S = 30.0
 WHERE = URL(f"http://{lab.PAGE}/where")
 
 
@@ -41,7 +42,7 @@ class Clients:
                 self.seen[await self.ask(page)] += 1
             except (OSError, TimeoutError) as error:
                 self.failures.append(repr(error))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.02)
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -80,16 +81,12 @@ async def at_once():
     """A drain that nothing holds up."""
 
 
-async def shortly():
-    await asyncio.sleep(0.5)
-
-
 async def hold(page=lab.PAGE):
     """A client that is connected and has not asked yet; asking gives who it is seen to be."""
     reader, writer = await asyncio.open_connection(page, 80)
 
     async def ask():
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE_S):
             writer.write(b"GET / HTTP/1.1\r\nhost: page\r\n\r\n")
             answer = await reader.read()
         writer.close()
@@ -118,6 +115,7 @@ async def test_no_request_fails_while_another_server_is_taken(
             await until(lambda: clients.seen[other.address] > 20 and clients.seen[other.address_6] > 20)
             # what began by the old tunnel goes on by it
             assert await begun() == wireguard.address
+            await wait_for_none_open([wireguard.address, wireguard.address_6])
 
         taken = await kept.tunnel.rotate_beside(None, None, drain)
         assert taken.server == f"{lab.NET_ADDRESS}:51821"
@@ -231,8 +229,9 @@ async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, 
         await until(lambda: kept.is_up)
         at_first = await traces()
         clients.begin(lab.PAGE)
-        for _ in range(10):
-            await kept.tunnel.rotate_beside(None, None, shortly)
+        for turn in range(10):
+            old = other if turn % 2 else wireguard
+            await kept.tunnel.rotate_beside(None, None, lambda old=old: wait_for_none_open([old.address]))
             await until(lambda: kept.is_up)
         await clients.end()
         assert clients.failures == []
@@ -328,9 +327,9 @@ async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        await kept.tunnel.rotate_beside(None, None, shortly)
+        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open([wireguard.address]))
         await until(lambda: clients.seen["10.98.0.10"] > 20)
-        await kept.tunnel.rotate_beside(None, None, shortly)
+        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open(["10.98.0.10"]))
         assert lab.inhabitants(lab.EXIT, "openvpn") == []
         assert clients.failures == []
 

@@ -12,7 +12,6 @@ from tests.agent.conftest import Answer
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.slow]
-PATIENCE_S = 30.0
 GIVEN_BYTES = 8_000_000
 PORT = 8081
 
@@ -68,11 +67,11 @@ async def test_an_operator_who_asks_is_told_what_went_through_the_tunnel_in_both
 ):
     speed = ("--speed-url", f"http://{lab.PAGE}:{PORT}/", "--observe", f"http://{lab.PAGE}/json")
     start_agent([wireguard.file()], *speed)
-    await until(lambda: plane.said(tunnel="up"), timeout_s=PATIENCE_S)
+    await until(lambda: plane.said(tunnel="up"))
     received, sent = moved_bytes(lab.TUNNEL)
     order = {"id": "1", "kind": "speed-test", "detail": {}}
     plane.to_beats = Answer(202, {"state": "healthy", "interval_s": plane.interval_s, "orders": [order]})
-    settled = await until(lambda: plane.beats[-1].get("settled"), timeout_s=PATIENCE_S)
+    settled = await until(lambda: plane.beats[-1].get("settled"))
 
     (told,) = settled
     assert told["trouble"] == ""

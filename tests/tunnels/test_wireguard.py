@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 
 import pytest
 
 from agent.tunnels.commands import run
 from agent.tunnels.errors import NotEquipped
 from tests.tunnels import lab, providers
+from tests.tunnels.conftest import PACE
 
 pytestmark = [pytest.mark.tunnels]
-PATIENCE_S = 30.0
 
 
 def rules():
@@ -48,7 +49,7 @@ async def test_an_interface_that_is_deleted_is_told_of_and_made_again(wireguard,
         await until(lambda: kept.is_up)
         lab.ip("link", "delete", lab.TUNNEL)
         await until(lambda: kept.says(lab.TUNNEL))
-        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
@@ -57,21 +58,22 @@ async def test_routes_that_are_taken_away_are_noticed_and_laid_again(wireguard, 
         await until(lambda: kept.is_up)
         lab.ip("route", "delete", "default", "dev", lab.TUNNEL, "table", "5253")
         await until(lambda: kept.says("no IPv4 route into the tunnel"))
-        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
 @pytest.mark.slow
-async def test_a_server_that_dies_is_noticed_within_seconds_and_found_again_when_it_is_back(
-    wireguard, internet, keep, until, ask_page
+async def test_a_server_that_dies_is_noticed_by_its_resolver_and_found_again_when_it_is_back(
+    wireguard, internet, keep, until, ask_page, monkeypatch
 ):
-    async with keep(wireguard.file()) as kept:
+    async with keep(wireguard.file(), pace=replace(PACE, useless_s=1.0)) as kept:
         await until(lambda: kept.is_up)
+        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
         wireguard.stop()
-        await until(lambda: kept.says("does not answer"), timeout_s=10)
-        await until(lambda: kept.says("shakes no hands"), timeout_s=60)
+        await until(lambda: kept.says("does not answer"))
+        await until(lambda: kept.says("shakes no hands"))
         wireguard.start()
-        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
@@ -91,7 +93,7 @@ async def test_the_next_server_is_taken_when_one_does_not_come_up(wireguard, int
     monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
     async with keep(dead.file(), wireguard.file()) as kept:
-        await until(lambda: kept.is_up, timeout_s=PATIENCE_S)
+        await until(lambda: kept.is_up)
         assert kept.tunnel.keeper.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
 
 

@@ -1,0 +1,43 @@
+"""`exitplane agent` with the patience of a laboratory, which takes another server on SIGUSR1: beside the present one, as for an order."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+
+import agent.service
+import cli.agent
+from agent.service import serve
+from agent.tunnels.keeping import Pace
+from agent.tunnels.managed import ManagedTunnel
+from cli.main import main
+from model.errors import ExitplaneError
+from tests.tunnels.drain import wait_for_none_open
+
+PACE = Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=1.0, resolver_s=0.5)
+
+
+class RotatingTunnel(ManagedTunnel):
+    """Takes another server on SIGUSR1."""
+
+    async def begin(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.create_task(self._rotate()))
+        await super().begin(tasks)
+
+    async def _rotate(self) -> None:
+        if not self.has_room_beside:
+            await self.rotate()
+            return
+        assert self._line is not None
+        try:
+            await self.rotate_beside(None, None, functools.partial(wait_for_none_open, self._line.addresses))
+        except ExitplaneError as error:
+            print("not rotated:", error, flush=True)  # noqa: T201  # to the log that a failed test shows
+
+
+if __name__ == "__main__":
+    cli.agent.serve = lambda settings: asyncio.run(serve(settings))  # in this process, which has the patience
+    agent.service.ManagedTunnel = functools.partial(RotatingTunnel, pace=PACE)
+    main()

@@ -1,0 +1,83 @@
+"""Laboratories of one machine do not know of each other, and leave nobody behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tunnels import lab
+
+pytestmark = [pytest.mark.tunnels]
+# with a server and a client of the names that every lab uses; it tells who lives there, and stays
+ANOTHER = """
+import sys
+from pathlib import Path
+from pathlib import Path
+from tests.tunnels import lab, providers
+
+with lab.built():
+    provider = providers.WireGuardProvider(lab.Processes(Path(sys.argv[1])))
+    provider.start()
+    providers.connect(provider, provider.processes)
+    print(*lab.inhabitants(lab.NET), *lab.inhabitants(lab.EXIT), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def another(wireguard, tmp_path):
+    """`another()`: a process with a lab of its own, and the ids of those who live there."""
+    folder = tmp_path / "another"
+    folder.mkdir()
+    command = (sys.executable, "-c", ANOTHER, str(folder))
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=lab.ROOT)
+    inhabitants = [int(each) for each in process.stdout.readline().split()]
+    assert len(inhabitants) == 2
+    yield process, inhabitants
+    for each in (process.stdin, process.stdout):
+        each.close()
+    process.wait()
+
+
+def serves(provider) -> bool:
+    """Whether the server lives, and the program that leads it finds its control socket."""
+    command = ("ip", "netns", "exec", lab.NET, "wg", "show", provider.interface, "public-key")
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0 and provider.process.poll() is None
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["in order", "killed"])
+def test_lab_that_ends_takes_its_own_processes_along_alone(wireguard, another, how):
+    process, inhabitants = another
+    assert serves(wireguard)
+    if how == "killed":
+        process.send_signal(signal.SIGKILL)
+    else:
+        process.stdin.close()
+    assert process.wait(lab.COMMAND_S) == (-signal.SIGKILL if how == "killed" else 0)
+    lab.wait_for(lambda: not any(map(is_alive, inhabitants)))
+    assert serves(wireguard)
+
+
+def test_lab_leaves_this_thread_where_it_was():
+    def namespaces():
+        return [Path(f"/proc/thread-self/ns/{each}").readlink() for each in ("mnt", "net")], Path.cwd()
+
+    if (reason := lab.why_no_lab()) is not None:
+        pytest.skip(f"no tunnels: {reason}")
+    before = namespaces()
+    with lab.built():
+        assert namespaces()[0][0] != before[0][0]
+    assert namespaces() == before
