@@ -28,7 +28,7 @@ from model.endpoint import Endpoint
 from tests.agent.conftest import Plane, Source
 from tests.tunnels import lab, providers
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """A bound for what takes a moment, on a machine that has much else to do."""
 PACE = Pace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.agent.conftest import Answer
 from tests.tunnels import lab, providers
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy, pytest.mark.slow]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy, pytest.mark.slow]
 
 
 def state(folder, name):

@@ -17,7 +17,7 @@ from tests.agent.conftest import Source
 from tests.tunnels import lab, proxy
 from tests.tunnels.conftest import PlaneOutside
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
         await until(proxy.listens)
         before = len(plane.beats)
         assert await proxy.ask(f"[{lab.PAGE_6}]") == "HTTP/1.1 200 OK"
-        for port in (plane.port, plane.xds_port, collector.place.port):
-            assert not await connects(port)
+        ports = (plane.port, plane.xds_port, collector.place.port)
+        assert not any(await asyncio.gather(*map(connects, ports)))
         assert (
             await proxy.ask(f"{lab.PAGE}:{plane.port}", "/api/v1/exits/register") == "HTTP/1.1 503 Service Unavailable"
         )
@@ -109,6 +109,7 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
     await until(lambda: len(plane.beats) > before + 3)
 
 
+@pytest.mark.slow
 async def test_envoys_own_traces_pass_the_switch(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):

@@ -19,7 +19,7 @@ from tests.agent.conftest import Plane
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PATIENCE_S
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 
 PORT = lab.PORT
 SECOND_PORT = 51821

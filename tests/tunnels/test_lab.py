@@ -12,7 +12,7 @@ import pytest
 
 from tests.tunnels import lab
 
-pytestmark = [pytest.mark.tunnels]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 # with a server and a client of the names that every lab uses; it tells who lives there, and stays
 ANOTHER = """
 import sys

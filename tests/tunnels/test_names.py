@@ -10,7 +10,7 @@ from agent.bootstrap import Bootstrap, render
 from model.world import Role
 from tests.tunnels import lab, proxy
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 
 
 async def test_targets_names_are_asked_of_the_tunnels_resolver_and_as_they_stand(internet, until, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from tests.tunnels import lab
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.envoy]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 API, PROVIDER, WHERE = "plane.eptun.example", "vpn.eptun.example", "where.eptun.example"
 KNOWN = {API: lab.NET_ADDRESS, PROVIDER: lab.NET_ADDRESS}
 

@@ -10,7 +10,7 @@ import pytest
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PACE
 
-pytestmark = [pytest.mark.tunnels]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 
 
 def openvpn_pids():

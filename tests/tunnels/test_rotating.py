@@ -20,7 +20,7 @@ from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PATIENCE_S
 from tests.tunnels.drain import wait_for_none_open
 
-pytestmark = [pytest.mark.tunnels]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 WHERE = URL(f"http://{lab.PAGE}/where")
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from tests.agent.conftest import Answer
 from tests.tunnels import lab
 
-pytestmark = [pytest.mark.tunnels, pytest.mark.slow]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.slow]
 GIVEN_BYTES = 8_000_000
 PORT = 8081
 

@@ -13,7 +13,7 @@ from agent.tunnels.errors import NotEquipped
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PACE
 
-pytestmark = [pytest.mark.tunnels]
+pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 
 
 def rules():
