@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,8 @@ SOCKET: Final = "agent.sock"
 PASSAGE: Final = "passage.sock"
 RECORD: Final = "record.bin"
 _LOCK: Final = "agent.lock"
+_DRAFT: Final = ".new"
+"""How a file's name ends that is not whole yet. It begins with a dot."""
 
 
 class StateUnusable(ExitplaneError):
@@ -50,7 +53,10 @@ class StateFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder if need be, and keep every other agent out of it. Raises StateUnusable."""
+        """Make the folder if need be, and keep every other agent out of it. Raises StateUnusable.
+
+        Drafts of an agent that was killed while it wrote are removed: nobody else writes here now.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)
@@ -61,6 +67,7 @@ class StateFolder:
             ) from error
         try:
             self._lock(lock)
+            self._remove_drafts()
             yield
         finally:
             os.close(lock)
@@ -81,18 +88,25 @@ class StateFolder:
             return None
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Replace a file, so that whoever reads it sees the old content or the new one. Raises StateUnusable."""
+        """Replace a file, so that whoever reads it sees the old content or the new one. Raises StateUnusable.
+
+        Threads may write at once, also the same file: each has a draft of its own, and the last to finish wins.
+        """
         target = self.path / name
-        draft = target.with_name(f".{target.name}.new")
         try:
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            draft.unlink(missing_ok=True)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(descriptor)
-            draft.replace(target)
+            # readable by its owner alone, as mkstemp makes it
+            descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_DRAFT, dir=target.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                    file.flush()
+                    os.fsync(descriptor)
+                Path(draft).replace(target)
+            except BaseException:
+                with suppress(OSError):
+                    Path(draft).unlink()
+                raise
         except OSError as error:
             raise StateUnusable(
                 f"{target} cannot be written ({error.strerror})", mend="make room or name another folder with --state"
@@ -110,6 +124,17 @@ class StateFolder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
+
+    def _remove_drafts(self) -> None:
+        """Raises StateUnusable."""
+        try:
+            for pattern in (f".*{_DRAFT}", f"*/.*{_DRAFT}"):
+                for draft in self.path.glob(pattern):
+                    draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateUnusable(
+                f"a draft in {self.path} cannot be removed ({error.strerror})", mend="name another folder with --state"
+            ) from error
 
     def _lock(self, descriptor: int) -> None:
         try:

@@ -21,6 +21,7 @@ from agent.enrolment import Enrolment
 from agent.folder import StateFolder
 from agent.passage import Passage
 from agent.record import Record, Witness
+from agent.record_writer import RecordWriter
 from agent.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.vault import Vault
 from model.errors import ExitplaneError
@@ -28,10 +29,6 @@ from model.identity import Identity
 
 log = structlog.get_logger()
 
-QUIET_S: Final = 0.5
-"""The record is written once it has not changed for this long, …"""
-WRITTEN_AFTER_S: Final = 5.0
-"""… or after this long if it never stops."""
 READ_WITHIN_S: Final = 30.0
 """How long Envoy may leave a response unread."""
 _EARLY_S: Final = 5.0
@@ -68,13 +65,12 @@ class Relay:
         self._identity = Identity(enrolment.fleet_id, enrolment.role, enrolment.id)
         self._passage = Passage(folder, enrolment.xds) if marked else None
         self._upstream = Upstream(enrolment, self._passage.target if self._passage else None)
-        self._vault = Vault(folder, enrolment.key_pem, enrolment.id)
-        self._record = self._vault.load()
+        vault = Vault(folder, enrolment.key_pem, enrolment.id)
+        self._record = vault.load()
+        self._writer = RecordWriter(self._record, vault)
         self._server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-        self._writing = asyncio.Lock()
-        self._writer: asyncio.Task[None] | None = None
 
     @property
     def record(self) -> Record:
@@ -88,7 +84,7 @@ class Relay:
         if self._passage is not None:
             await self._passage.start()
         await self._server.start()
-        self._writer = asyncio.create_task(self._write_changes(), name="record")
+        self._writer.start()
 
     async def stop(self) -> None:
         """End every stream and write what was not written yet."""
@@ -96,11 +92,7 @@ class Relay:
         await self._upstream.close()
         if self._passage is not None:
             await self._passage.stop()
-        if self._writer is not None:
-            self._writer.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._writer
-            await self._write()
+        await self._writer.stop()
         self._folder.remove(files.SOCKET)
 
     def _bind(self) -> None:
@@ -127,7 +119,7 @@ class Relay:
             # whoever was deregistered is not kept alive, by this agent or the next
             log.warning("ads.denied", code=denied.code.name, reason=denied.details)
             self._record.clear()
-            await self._write()
+            await self._writer.flush()
             await context.abort(denied.code, denied.details)
         except _EnvoyLeft:
             return
@@ -206,29 +198,6 @@ class Relay:
                             await context.abort(grpc.StatusCode[action.status], action.message)
         finally:
             await _cancel((back, reading))
-
-    # -- the record on disk
-
-    async def _write_changes(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._record.changed.wait()
-            deadline_s, seen = loop.time() + WRITTEN_AFTER_S, -1
-            while seen != self._record.revision and loop.time() < deadline_s:
-                seen = self._record.revision
-                await asyncio.sleep(QUIET_S)
-            await self._write()
-
-    async def _write(self) -> None:
-        """Bring the file up to the record."""
-        async with self._writing:
-            if not self._record.changed.is_set():
-                return
-            self._record.changed.clear()
-            if self._record.types:
-                await asyncio.to_thread(self._vault.save, self._record.encode())
-            else:
-                self._vault.remove()
 
 
 async def _write(context: Context, raw: bytes) -> None:

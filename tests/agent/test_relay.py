@@ -23,10 +23,11 @@ from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
 from model.identity import Identity
 from model.world import Role
+from tests.held_port import held_port
 from xds.translate.names import CLUSTER, EXTENSION, LISTENER, SECRET
 from xds.wire import discovery_pb2 as wire
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 FLEET, PROXY = UUID(int=1), UUID(int=2)
 OK, AWAY = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
@@ -35,13 +36,26 @@ DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
     for name, value in {
-        "upstream.PATIENCE_S": 0.3,
-        "upstream.ACCEPTED_S": 0.1,
         "upstream.PROBE_BASE_S": 0.02,
         "upstream.PROBE_LIMIT_S": 0.1,
-        "relay.QUIET_S": 0.01,
+        "record_writer.QUIET_S": 0.01,
+        "relay._EARLY_S": 10 * PATIENCE_S,
     }.items():
         monkeypatch.setattr(f"agent.{name}", value)
+
+
+@pytest.fixture
+def expect(monkeypatch):
+    """`expect(serves=…, refuses=…)`: how long the relay waits for a connection, and for a refusal.
+
+    As long as it takes for what is going to come, and not long for what is not: no answer depends on a quick machine.
+    """
+
+    def set_patience(*, serves: bool, refuses: bool) -> None:
+        monkeypatch.setattr("agent.upstream.PATIENCE_S", PATIENCE_S if serves else 0.05)
+        monkeypatch.setattr("agent.upstream.ACCEPTED_S", PATIENCE_S / 4 if refuses else 0.02)
+
+    return set_patience
 
 
 def certify(authority, identity: Identity) -> KeyPair:
@@ -89,28 +103,40 @@ class Session:
 class ControlPlane:
     """Does what the test says."""
 
-    def __init__(self, authority) -> None:
+    def __init__(self, authority, port: int, expect) -> None:
         self.authority = authority
         self.certificate = issue_server(authority, datetime.now(UTC))
-        self.port = 0
+        self.port = port
         self.sessions: list[Session] = []
-        self.refuses: grpc.StatusCode | None = None
-        """With which every stream ends at once."""
         self.server = None
+        self._refuses: grpc.StatusCode | None = None
+        self._expect = expect
 
-    async def start(self) -> None:
+    @property
+    def refuses(self) -> grpc.StatusCode | None:
+        """With which every stream ends at once."""
+        return self._refuses
+
+    @refuses.setter
+    def refuses(self, status: grpc.StatusCode | None) -> None:
+        self._refuses = status
+        self._expect(serves=self.server is not None, refuses=status is not None)
+
+    async def start(self, *, trusted: bool = True) -> None:
         pair = (self.certificate.key_pem.encode(), self.certificate.certificate_pem.encode())
         root = self.authority.certificate_pem.encode()
         credentials = grpc.ssl_server_credentials([pair], root_certificates=root, require_client_auth=True)
-        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)])
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 1), ("grpc.http2.max_ping_strikes", 0)])
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-        self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
+        self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
+        self._expect(serves=trusted, refuses=self._refuses is not None)
 
     async def stop(self) -> None:
         if self.server is not None:
             server, self.server = self.server, None
+            self._expect(serves=False, refuses=self._refuses is not None)
             await server.stop(None)
 
     async def _serve(self, _, context) -> None:
@@ -122,11 +148,12 @@ class ControlPlane:
 
 
 @pytest.fixture
-async def control_plane(authority):
-    standing_in = ControlPlane(authority)
-    await standing_in.start()
-    yield standing_in
-    await standing_in.stop()
+async def control_plane(authority, expect):
+    with held_port() as port:
+        standing_in = ControlPlane(authority, port, expect)
+        await standing_in.start()
+        yield standing_in
+        await standing_in.stop()
 
 
 # -- the relay, and an Envoy -------------------------------------------------------------------------------------------
@@ -332,7 +359,7 @@ async def test_a_response_larger_than_grpc_s_default_passes(make_relay, pair, en
     await saying
 
 
-async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay, pair, envoy):
+async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay, pair, envoy, until):
     await make_relay()
     session = await pair()
     large = gives("1", a="v" * 1_000_000)
@@ -344,11 +371,12 @@ async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay
 
     saying = asyncio.create_task(say_for_ever())
     # what all buffers on the way hold is a few of these; nothing piles up behind them
+    await until(lambda: session.heard)
     count = -1
     while count != len(session.heard):
         count = len(session.heard)
         await asyncio.wait({saying}, timeout=0.5)
-    assert 0 < count < 20
+    assert count < 20
     assert await envoy.hear() == large
     saying.cancel()
     envoy.cancel()
@@ -380,7 +408,7 @@ async def test_another_server_is_not_taken_for_the_control_plane(
 ):
     await control_plane.stop()
     control_plane.certificate = certify(authority, Identity(FLEET, Role.EXIT, UUID(int=9)))
-    await control_plane.start()
+    await control_plane.start(trusted=False)
     await make_relay()
     envoy.open()
     await on_the_record()
@@ -439,7 +467,7 @@ async def test_what_was_accepted_last_is_written_at_the_end(make_relay, accepted
     relay = await make_relay()
     session = await accepted()
     before = (folder.path / "record.bin").read_bytes()
-    monkeypatch.setattr("agent.relay.QUIET_S", 300)
+    monkeypatch.setattr("agent.record_writer.QUIET_S", 300)
     await session.say(gives("2", a="v2"))
     await envoy.hear()
     await envoy.ask(nonce="2")
