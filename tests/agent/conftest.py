@@ -27,10 +27,24 @@ from model import proof
 from model.authority import Authority, KeyPair, create_authority, issue_server, sign_request
 from model.identity import Identity
 from model.world import Role
+from tests.held_port import held_port
 from xds.wire import discovery_pb2 as wire
 
 TOKEN = "ep-exit-never-to-be-seen"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers on loopback may take as long as a busy machine needs; tests of silence set bounds of their own."""
+    for name in ("asking.CONNECT_TIMEOUT_S", "beside._BRIEFLY_S", "lookup._TCP_S", "round_trip._EACH_S"):
+        monkeypatch.setattr(f"agent.observing.{name}", PATIENCE_S)
+    monkeypatch.setattr("agent.observing.round_trip._ALL_S", PATIENCE_S)
+    monkeypatch.setattr("agent.observing.lookup.WAITS_S", (PATIENCE_S, PATIENCE_S))
+    for name in ("parent.TIMEOUT_S", "service.LAST_WORD_S", "tunnel.PROBE_TIMEOUT_S"):
+        monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
+    for name in ("admin._TIMEOUT", "heartbeat.TIMEOUT"):
+        monkeypatch.setattr(f"agent.{name}", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +85,7 @@ class Plane:
     certificate: str = ""
     runner: web.AppRunner | None = None
     port: int = 0
+    """Held for it, so that it may stop and start."""
 
     def said(self, **wanted: Any) -> bool:
         """Whether the last heartbeat said all that."""
@@ -82,9 +97,8 @@ class Plane:
         app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_port=True)
         await site.start()
-        self.port = self.runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
@@ -143,10 +157,11 @@ def respond(answer: Answer) -> web.Response:
 
 @pytest.fixture
 async def plane(authority: Authority) -> AsyncIterator[Plane]:
-    standing_in = Plane(authority)
-    await standing_in.start()
-    yield standing_in
-    await standing_in.stop()
+    with held_port() as port:
+        standing_in = Plane(authority, port=port)
+        await standing_in.start()
+        yield standing_in
+        await standing_in.stop()
 
 
 # -- the ADS server ----------------------------------------------------------------------------------------------------
@@ -157,7 +172,7 @@ class Source:
     """Answers delta streams with all that it holds of a type, unless the client says that it holds it already."""
 
     target: str
-    """`127.0.0.1:0`, or `unix:PATH` without TLS."""
+    """A held port of 127.0.0.1, or `unix:PATH` without TLS."""
     authority: Authority
     held: dict[str, dict[str, bytes]] = field(default_factory=dict)
     streams: list[dict[str, dict[str, str]]] = field(default_factory=list)
@@ -171,7 +186,7 @@ class Source:
     """The control plane's own unless given."""
 
     async def start(self) -> None:
-        server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 1)])
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         service = "envoy.service.discovery.v3.AggregatedDiscoveryService"
         server.add_generic_rpc_handlers(
@@ -181,7 +196,6 @@ class Source:
             server.add_insecure_port(self.target)
         else:
             self.port = server.add_secure_port(self.target, self._credentials())
-            self.target = f"127.0.0.1:{self.port}"
         await server.start()
         self.server = server
 
@@ -223,11 +237,12 @@ class Source:
 @pytest.fixture
 async def source(authority: Authority, plane: Plane) -> AsyncIterator[Source]:
     """An ADS server with nothing to send, which the stand-in API tells proxies of."""
-    standing_in = Source("127.0.0.1:0", authority)
-    await standing_in.start()
-    plane.xds_port = standing_in.port
-    yield standing_in
-    await standing_in.stop()
+    with held_port() as port:
+        standing_in = Source(f"127.0.0.1:{port}", authority)
+        await standing_in.start()
+        plane.xds_port = port
+        yield standing_in
+        await standing_in.stop()
 
 
 # -- agents ------------------------------------------------------------------------------------------------------------

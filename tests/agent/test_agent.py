@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from pathlib import Path
 
 import aiohttp
@@ -19,12 +18,13 @@ from agent.heartbeat import Deregistered
 from agent.supervisor import EnvoyMissing
 from agent.tunnel import Check
 from model.world import Role
+from tests.held_port import held_port
 from xds.translate import names
 
 pytestmark = pytest.mark.envoy
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
+PATIENCE_S = 60
 IN_AN_ANY = (Router, HttpConnectionManager)
 """Imported, so that their names are known where they stand in an Any."""
 TOKEN = "ep-exit-never-to-be-seen"
@@ -193,9 +193,8 @@ async def test_a_second_agent_is_refused(plane, source, make_settings, start, un
 
 
 async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_what_it_had(
-    plane, source, make_settings, start, until, http, target, admin_of
+    plane, source, make_settings, start, until, http, target, port
 ):
-    port = free_port()
     source.held = resources(port, target)
     running = start(make_settings(Role.GATEWAY))
 
@@ -227,10 +226,11 @@ async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_
 # -- open tunnels ------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as asking:
-        asking.bind(("127.0.0.1", 0))
-        return asking.getsockname()[1]
+@pytest.fixture
+def port():
+    """Envoy's, whose listeners share their ports."""
+    with held_port() as held:
+        yield held
 
 
 def resources(port: int, target_port: int) -> dict[str, dict[str, bytes]]:
@@ -311,11 +311,10 @@ async def silent_target():
 
 
 @pytest.fixture
-def gateway_with_an_open_request(plane, source, make_settings, start, until, http, silent_target):
+def gateway_with_an_open_request(plane, source, make_settings, start, until, http, silent_target, port):
     """`await gateway_with_an_open_request(**settings)`: an agent, and the task of a request that its Envoy carries."""
 
     async def begin(**other):
-        port = free_port()
         target_port, asked, _ = silent_target
         source.held = resources(port, target_port)
         running = start(make_settings(Role.GATEWAY, **other))
@@ -340,7 +339,7 @@ async def test_a_gateway_lets_what_is_open_end(plane, gateway_with_an_open_reque
     silent_target[2].set()
 
     assert await asking == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await running.task
 
 

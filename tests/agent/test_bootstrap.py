@@ -32,7 +32,7 @@ from model.world import Role
 from xds.translate import names
 
 NODE, FLEET = UUID(int=7), UUID(int=8)
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def wanted(role=Role.GATEWAY, *xds, **other):
@@ -250,7 +250,7 @@ async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(
 
     await until(unhooked, timeout_s=PATIENCE_S)
     await source.start()
-    await until(lambda: len(source.streams) == 2, timeout_s=5)
+    await until(lambda: len(source.streams) == 2, timeout_s=PATIENCE_S)
     await until(lambda: len(source.streams[1]) == 2)
 
     assert source.streams[1][names.CLUSTER] == {"kept": "1"}
@@ -271,7 +271,7 @@ async def test_the_control_plane_is_asked_past_an_agent_that_is_gone_and_not_for
     assert source.streams == []
 
     await agent.stop()
-    await until(lambda: source.streams and len(source.streams[0]) == 2, timeout_s=5)
+    await until(lambda: source.streams and len(source.streams[0]) == 2, timeout_s=PATIENCE_S)
     await agent.start()
     await until(lambda: len(agent.streams) == 2 and len(agent.streams[1]) == 2, timeout_s=PATIENCE_S)
 

@@ -19,7 +19,7 @@ from model.world import Role
 pytestmark = pytest.mark.envoy
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
+PATIENCE_S = 60
 TOKEN = "ep-exit-never-to-be-seen"
 
 

@@ -86,7 +86,7 @@ async def test_the_control_plane_is_asked_at_once(record):
         await asyncio.sleep(0)
         changed = board.changed
         record.put(ENDPOINTS, {"a": assignment()})
-        await asyncio.wait_for(changed.wait(), 5)
+        await asyncio.wait_for(changed.wait(), 60)
     finally:
         running.cancel()
 
@@ -99,7 +99,7 @@ async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(recor
         cutter.look()
         await cutter.cut([leaking])
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(cut.read(1), 5)
+            await asyncio.wait_for(cut.read(1), 60)
         assert await cutter.gone() == [draining]
         assert not kept.at_eof()
 
@@ -134,8 +134,8 @@ async def test_an_exit_that_begins_to_leak_ends_its_envoy_once_for_each_leak():
             board.update(observation=Observation(leak=leak))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        await asyncio.wait_for(supervisor.cuts.get(), 5)
-        await asyncio.wait_for(supervisor.cuts.get(), 5)
+        await asyncio.wait_for(supervisor.cuts.get(), 60)
+        await asyncio.wait_for(supervisor.cuts.get(), 60)
         assert supervisor.cuts.empty()
     finally:
         running.cancel()

@@ -25,8 +25,8 @@ async def stand_in():
     await made.stop()
 
 
-def client_of(stand_in, **access) -> Gluetun:
-    return Gluetun(Access(URL(stand_in.control_url), **access), timeout_s=0.5)
+def client_of(stand_in, *, timeout_s: float = 60, **access) -> Gluetun:
+    return Gluetun(Access(URL(stand_in.control_url), **access), timeout_s)
 
 
 async def test_it_says_how_its_tunnel_stands_where_it_comes_out_and_what_it_is(stand_in):
@@ -92,7 +92,7 @@ async def test_what_is_wrong_is_said_in_words(stand_in, says, trouble):
 async def test_one_that_hangs_or_is_gone_is_told_from_one_that_answers(stand_in):
     stand_in.api_hangs = True
     with pytest.raises(GluetunSilent, match="in time"):
-        await client_of(stand_in).status()
+        await client_of(stand_in, timeout_s=0.1).status()
     await stand_in.stop()
     with pytest.raises(GluetunSilent, match="cannot be reached"):
         await client_of(stand_in).status()
@@ -147,13 +147,13 @@ async def test_an_api_that_fails_meanwhile_is_asked_again_and_the_tunnel_is_star
 async def test_a_key_that_is_refused_ends_it_at_once(stand_in):
     stand_in.api_key = "k"
     with pytest.raises(KeyRefused):
-        await rotate(client_of(stand_in), within_s=5)
+        await rotate(client_of(stand_in), within_s=60)
 
 
 async def test_one_that_is_not_there_is_not_told_to_move(stand_in):
     await stand_in.stop()
     with pytest.raises(NotRotated, match="cannot be reached"):
-        await rotate(client_of(stand_in), within_s=5)
+        await rotate(client_of(stand_in), within_s=60)
 
 
 async def test_to_rotate_can_be_cancelled(stand_in, until):

@@ -18,7 +18,7 @@ from agent.supervisor import BootstrapRefused, EnvoyMissing, Launch, Supervisor,
 
 pytestmark = pytest.mark.envoy
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 LIVE = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
 """A bootstrap with which Envoy is live at once."""
 

@@ -135,16 +135,26 @@ def saying(*records: str) -> Reply:
     return reply
 
 
+async def _listen_by_both(resolver: Resolver) -> tuple[asyncio.Server, asyncio.BaseTransport, int]:
+    """One port for TCP and for UDP: what the kernel gives for the one may be somebody else's for the other."""
+    loop = asyncio.get_running_loop()
+    while True:
+        transport, _ = await loop.create_datagram_endpoint(lambda: resolver, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        try:
+            return await asyncio.start_server(resolver.serve, "127.0.0.1", port), transport, port
+        except OSError:
+            transport.close()
+
+
 @pytest.fixture
 async def make_resolver():
     """`await make_resolver(reply)`: a resolver on loopback."""
     made = []
 
     async def make(reply: Reply, by_tcp: Reply | None = None) -> Resolver:
-        loop, resolver = asyncio.get_running_loop(), Resolver(reply, by_tcp)
-        server = await asyncio.start_server(resolver.serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        transport, _ = await loop.create_datagram_endpoint(lambda: resolver, local_addr=("127.0.0.1", port))
+        resolver = Resolver(reply, by_tcp)
+        server, transport, port = await _listen_by_both(resolver)
         resolver.endpoint = Endpoint("127.0.0.1", port)
         made.append((server, transport))
         return resolver

@@ -50,6 +50,14 @@ async def test_no_way_into_the_tunnel_is_not_verified(source):
     assert found.trouble == "nothing routes its traffic into its tunnel wg0"
 
 
+async def test_part_of_the_internet_without_a_route_is_not_verified(source):
+    found = await look_for_bypass(
+        an_exit(source.url, tunnel_interface="wg0"), lambda address, _: None if address.startswith("77.") else "wg0"
+    )
+    assert (found.leak, found.trouble) == ("", "nothing routes its traffic into its tunnel wg0")
+    assert source.asked == []
+
+
 async def test_routes_are_those_of_the_address_that_traffic_leaves_from(source):
     exit_ = an_exit(source.url, tunnel_interface="wg0", egress_address="127.0.0.9")
     found = await look_for_bypass(exit_, lambda _, address: "wg0" if address == "127.0.0.9" else "eth0")

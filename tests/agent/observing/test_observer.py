@@ -149,6 +149,31 @@ async def test_until_a_source_is_of_use_it_is_asked_again_soon(source, until):
         await until(lambda: told(board) == SEEN)
 
 
+async def test_change_of_the_network_ends_the_rest(source, until):
+    """A leak may have begun with it; the next look would be in five minutes."""
+    board = up()
+    async with observing(an_exit(source.url, observe_every_s=300), board):
+        await until(lambda: told(board) == SEEN)
+        assert len(source.asked) == 1
+        source.say(IPINFO | {"country": "FR"})
+        board.update(network_changes=board.report.network_changes + 1)
+        await until(lambda: board.report.observation.country == "fr", timeout_s=60)
+    assert len(source.asked) == 2
+
+
+async def test_news_that_are_no_change_of_the_network_do_not_end_the_rest(source, until):
+    board = up()
+    async with observing(an_exit(source.url, observe_every_s=300), board):
+        await until(lambda: told(board) == SEEN)
+        for settled in range(1, 20):
+            board.update(settled=settled)
+            await asyncio.sleep(0)
+        asked = source.asked.copy()
+        board.update(network_changes=board.report.network_changes + 1)
+        await until(lambda: len(source.asked) == 2, timeout_s=60)
+    assert len(asked) == 1
+
+
 async def test_noise_in_the_round_trip_is_no_news(source, until, monkeypatch):
     board, times = up(), iter([20.0, 23.0, 18.0, *[90.0] * 9_999])
     heard = []
@@ -215,8 +240,9 @@ async def test_a_service_for_addresses_is_asked_where_nobody_else_knows(source, 
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch):
+    """Resolvers that say nothing are not waited for long."""
     monkeypatch.setattr(lookup, "WAITS_S", (0.1, 0.1))
 
 
@@ -241,6 +267,7 @@ async def test_the_service_for_addresses_places_a_resolver(source, make_source, 
     assert "192.0.2.53 in jp" in (await look(exit_, resolvers=lambda _: [resolver.endpoint])).leak
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_exit_whose_zone_cannot_be_asked_is_not_verified(source, make_resolver):
     resolver = await make_resolver(lambda _: [])
     seen = await look(an_exit(source.url, dns_zone="who.example.net"), resolvers=lambda _: [resolver.endpoint])
@@ -248,6 +275,7 @@ async def test_an_exit_whose_zone_cannot_be_asked_is_not_verified(source, make_r
     assert seen.trouble == "resolver 127.0.0.1: it does not answer in time"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_zone_that_fails_is_borne_until_other_resolvers_are_asked(source, make_resolver, until):
     good = saying('TXT "ip=198.51.100.53" "country=us"')
     resolver, board = await make_resolver(good), up()
@@ -264,6 +292,7 @@ async def test_a_zone_that_fails_is_borne_until_other_resolvers_are_asked(source
         assert board.report.observation.trouble == "resolver 127.0.0.1: it cannot be reached"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_leak_is_told_until_it_is_seen_to_be_mended(source, make_resolver, until):
     leaking, board = saying('TXT "ip=192.0.2.53" "country=jp"'), up()
     resolver = await make_resolver(leaking)

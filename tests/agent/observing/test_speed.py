@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -76,7 +77,7 @@ def a_speedometer(target, board=None, **more):
         name: more.pop(name) for name in ("speed_every_s", "speed_upload_url", "egress_address") if name in more
     }
     exit_ = an_exit(speed_url=target.url, **settings)
-    return Speedometer(exit_, board, clock=lambda: NOW, **{"bytes_max": 1_000_000, "seconds_max": 0.3, **more}), board
+    return Speedometer(exit_, board, clock=lambda: NOW, **{"bytes_max": 1_000_000, "seconds_max": 60, **more}), board
 
 
 async def test_both_directions_are_measured_and_told_with_what_was_seen(target):
@@ -96,9 +97,12 @@ async def test_both_directions_are_measured_and_told_with_what_was_seen(target):
 
 async def test_a_download_ends_with_its_time(target):
     target.stalls_after = 131_072
-    speedometer, _ = a_speedometer(target)
+    speedometer, _ = a_speedometer(target, seconds_max=0.3)
+    begun_s = time.monotonic()
     speed = await speedometer.measure()
-    assert speed.download_mbps == pytest.approx(131_072 * 8 / 1e6 / 0.3, rel=0.2)
+    took_s = time.monotonic() - begun_s
+    # by the time that it took, which on a busy machine is longer than its own
+    assert 131_072 * 8 / 1e6 / took_s * 0.99 < speed.download_mbps < 131_072 * 8 / 1e6 / 0.3 * 1.01
 
 
 async def test_who_asks_meanwhile_gets_the_same_result(target):
