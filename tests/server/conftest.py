@@ -44,7 +44,7 @@ from xds.wire.discovery_pb2 import (
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 DELTA = f"{SERVICE}/DeltaAggregatedResources"
 SOTW = f"{SERVICE}/StreamAggregatedResources"
-BOUND_S = 10.0
+BOUND_S = 60.0
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from model.authority import create_authority
 from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
 from tests.server.conftest import Client, Gateway, certify
-from tests.server.fault_proxy import before_port
+from tests.server.fault_proxy import FaultProxy
 from xds.server.limits import Admission, Age
 from xds.translate import names
 
@@ -39,13 +40,22 @@ def middling(monkeypatch) -> None:
     monkeypatch.setattr("xds.server.limits.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
 
 
+@asynccontextmanager
+async def one_after_the_other(first, second):
+    """A port that leads to the first replica once, and then to the second, where a busy machine may take its time."""
+    ports = itertools.chain(first.ports, itertools.cycle(second.ports))
+    async with FaultProxy(lambda: asyncio.open_connection("127.0.0.1", next(ports))).run() as proxy:
+        yield proxy
+
+
 @pytest.mark.usefixtures("middling", "calm")
 async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_connection(
     plane, serve, dial, until, has_all
 ):
     async with (
-        serve(connection_age_s=5) as server,
-        before_port(server.ports[0]) as proxy,
+        serve(connection_age_s=5) as aging,
+        serve(connection_age_s=0) as stays,
+        one_after_the_other(aging, stays) as proxy,
         dial(proxy, plane.identity) as channel,
     ):
         old = Client(channel)
@@ -60,7 +70,7 @@ async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_conn
         assert [*(await new.read()).removed_resources] == ["nothing"]
         assert not sent_resources(new)
         assert len(proxy.connections) == 2
-        await until(lambda: server.publisher.streams == 1)
+        await until(lambda: (aging.publisher.streams, stays.publisher.streams) == (0, 1))
 
 
 async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
@@ -140,7 +150,7 @@ async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing
 @pytest.mark.usefixtures("calm")
 async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, connect, services, until):
     async with connect_later(connect) as later:
-        async with asyncio.timeout(20), serve() as server:
+        async with asyncio.timeout(60), serve() as server:
             client = await later(server, plane.identity)
             await client.ask(names.ENDPOINT, *(f"name-{number:06}-{'x' * 40}" for number in range(80_000)))
             await until(lambda: any(each.writing_since for each in services[0]._conversations))

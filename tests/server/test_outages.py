@@ -95,7 +95,7 @@ async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, con
 
 async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(plane, wired, serve, connect, has_all):
     database, wire = wired
-    async with asyncio.timeout(10), serve(database) as server, connect(server, plane.identity) as client:
+    async with asyncio.timeout(60), serve(database) as server, connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
         await wire.cut()
