@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from tests.ports import reserve
 
 T = TypeVar("T")
 ADDRESSES = {"Netherlands": "198.51.100.1", "Germany": "198.51.100.2", "Japan": "198.51.100.3"}
@@ -57,6 +60,8 @@ class Gluetun:
     """What its control API was asked."""
     proxy_port: int = 0
     control_port: int = 0
+    _held: list[socket.socket] = field(default_factory=list)
+    """What keeps the ports from others while nobody serves on them."""
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -69,9 +74,11 @@ class Gluetun:
 
     async def start(self) -> None:
         """Open both ports, on those that it had before."""
-        for serve, name in ((self._proxy, "proxy_port"), (self._control, "control_port")):
-            server = await asyncio.start_server(self._guarded(serve), "127.0.0.1", getattr(self, name))
-            setattr(self, name, server.sockets[0].getsockname()[1])
+        if not self._held:
+            self._held = [reserve(), reserve()]
+            self.proxy_port, self.control_port = (held.getsockname()[1] for held in self._held)
+        for serve, port in ((self._proxy, self.proxy_port), (self._control, self.control_port)):
+            server = await asyncio.start_server(self._guarded(serve), "127.0.0.1", port, reuse_port=True)
             self._servers.append(server)
 
     async def stop(self) -> None:
@@ -82,10 +89,16 @@ class Gluetun:
         for writer in [*self._writers]:
             writer.transport.abort()
 
+    def release(self) -> None:
+        """Leave both ports to others."""
+        for held in self._held:
+            held.close()
+        self._held.clear()
+
     def call(self, coroutine: Any) -> Any:
         """Run something on its loop, from another thread."""
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def die(self) -> None:
         self.call(self.stop())
@@ -273,9 +286,10 @@ def running(gluetun: Gluetun) -> Iterator[Gluetun]:
         yield gluetun
     finally:
         gluetun.die()
+        gluetun.release()
         gluetun.call(_settle())
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

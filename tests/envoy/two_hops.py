@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from model.authority import Authority, create_authority, sign_request
 from model.identity import Identity
 from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Role, World, put
 from tests.envoy.planes import Envoy, Plane, envoy_of
+from tests.ports import reserved_port
 from xds.translate import names
 
 FLEET, GATEWAY, POOL = UUID(int=1), UUID(int=9), Pool(UUID(int=11), UUID(int=1), "us", "us")
@@ -43,19 +43,20 @@ class TwoHops:
 
 def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
     exit_id, address = UUID(int=100 + number), "127.0.0.1"
-    fields = {"endpoint": address, "port": free_port(), "bind_address": address, **more}
+    fields = {"endpoint": address, "port": 0, "bind_address": address, **more}
     return Exit(exit_id, POOL.id, f"us-{number}", state=ExitState.HEALTHY, parent=parent, **fields)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
 def two_hops(folder: Path, *exits: Exit) -> Iterator[TwoHops]:
-    """A gateway in front of these exits, which are one pool's."""
+    """A gateway in front of these exits, which are one pool's, each on a port that is held for it."""
+    with ExitStack() as stack:
+        placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
+        yield stack.enter_context(_two_hops(folder, placed))
+
+
+@contextmanager
+def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
     authority = create_authority(datetime.now(UTC))
     proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
     gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
