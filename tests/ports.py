@@ -16,6 +16,8 @@ def reserve(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
     held = socket.socket()
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # then whoever looks whether a port is free, as servers do, finds that it is
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((address, port))
     except OSError:
         held.close()

@@ -121,17 +121,23 @@ class _OneAnswer(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def serve_names(atlas: Atlas) -> AsyncIterator[None]:
     """The authority and all resolvers of an atlas, on port 53 of their addresses; none if it has no authority."""
-    loop, transports = asyncio.get_running_loop(), []
-    if atlas.authority is not None:
-        authority = atlas.authority
-        made = await loop.create_datagram_endpoint(lambda: Authority(atlas), local_addr=(authority, _PORT))
-        transports.append(made[0])
-        transports += [await _open_resolver(address, authority) for address in atlas.resolvers]
+    transports: list[asyncio.DatagramTransport] = []
     try:
+        if atlas.authority is not None:
+            transports.append(await _open_authority(atlas, atlas.authority))
+            for address in atlas.resolvers:
+                transports.append(await _open_resolver(address, atlas.authority))  # noqa: PERF401 - those open are closed
         yield
     finally:
         for transport in transports:
             transport.close()
+
+
+async def _open_authority(atlas: Atlas, address: str) -> asyncio.DatagramTransport:
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: Authority(atlas), local_addr=(address, _PORT)
+    )
+    return transport
 
 
 async def _open_resolver(address: str, authority: str) -> asyncio.DatagramTransport:
