@@ -29,7 +29,7 @@ CODE = sorted(
 )
 LINK = re.compile(r"\[[^\]\[]*\]\(([^()\s]+)\)")
 CITATION = re.compile(r"docs/[\w./-]*\w(?:#[\w-]+)?")
-BARE_NUMBER = re.compile(r"\bdecision (?:record )?\d+", re.IGNORECASE)
+BARE_NUMBER = re.compile(r"[Dd]ecisions? (?:[Rr]ecords? )?\d+")
 PATHS_ARE_FILES = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yml|yaml))`")
 """A file or folder in backticks."""
@@ -82,7 +82,10 @@ def test_cited_documents_and_anchors_exist():
 
 def test_nothing_cites_a_decision_by_bare_number():
     found = [
-        f"{name(path)}: {match[0]}" for path in [*CODE, *MARKDOWN] for match in BARE_NUMBER.finditer(path.read_text())
+        f"{name(path)}: {cited}"
+        for path in [*CODE, *MARKDOWN]
+        if "ecision" in (text := path.read_text())  # the pattern alone takes a second
+        for cited in BARE_NUMBER.findall(text)
     ]
     assert found == []
 
