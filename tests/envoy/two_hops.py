@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import Authority, create_authority, sign_request
 from model.identity import Identity
-from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Role, World, put
+from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, World, put
 from tests.envoy.planes import Envoy, Plane, envoy_of
 from tests.ports import reserved_port
 from xds.translate import names
 
-FLEET, GATEWAY, POOL = UUID(int=1), UUID(int=9), Pool(UUID(int=11), UUID(int=1), "us", "us")
+FLEET, GATEWAY = UUID(int=1), UUID(int=9)
+# a check that a busy machine answers late takes no exit away
+POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout_s=30, failures_to_eject=1_000))
 
 
 @dataclass
