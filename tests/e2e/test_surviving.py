@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from tests.e2e.scenes import BOUND_S
+
 
 class Download(threading.Thread):
     """A client with an open tunnel through which data moves the whole time."""
@@ -18,7 +20,7 @@ class Download(threading.Thread):
         self.error: str | None = None
         self._stop_asked = False
         host, port = scene.gateway_address.rsplit(":", 1)
-        self._socket = socket.create_connection((host, int(port)), timeout=10)
+        self._socket = socket.create_connection((host, int(port)), timeout=BOUND_S)
         page = scene.page_address
         self._socket.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: {country}\r\n\r\n".encode())
         assert b" 200 " in self._socket.recv(4096)
@@ -38,7 +40,7 @@ class Download(threading.Thread):
 
     def stop(self) -> None:
         self._stop_asked = True
-        self.join(10)
+        self.join(BOUND_S)
         self._socket.close()
 
 
@@ -77,7 +79,7 @@ def test_an_open_tunnel_survives_a_hundred_changes_of_pools_exits_and_routes(sce
         scene.api("PATCH", f"/pools/{_pool(scene, 'gb')}", {"name": "gb"})
         # the last change has arrived, and the drain time of 2 s has passed for any listener that was drained
         eventually(lambda: stat(scene.gateway, "rds.wishes.update_success") > applied + 5)
-        moved_until = time.monotonic() + 5
+        moved_until = time.monotonic() + 3
         eventually(lambda: download.error or time.monotonic() > moved_until)
         assert still_moving(download, eventually), download.error
     assert stat(scene.gateway, "listener_manager.listener_modified") == 0
@@ -94,7 +96,7 @@ def test_an_open_tunnel_survives_that_thousands_beside_it_end(scene, stat):
     page = scene.page_address
 
     def open_and_leave(_number: int) -> bytes:
-        with socket.create_connection((host, int(port)), timeout=10) as tunnel:
+        with socket.create_connection((host, int(port)), timeout=BOUND_S) as tunnel:
             tunnel.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: gb\r\n\r\n".encode())
             return tunnel.recv(4096).partition(b"\r\n")[0]
 

