@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from api import problems
 from api.api_keys.endpoints import router as api_keys
@@ -42,6 +44,7 @@ from api.users.endpoints import router as users
 from model.version import exitplane_version
 
 DECLARED = (declared, explain, listeners, routes, users, plans, certificates)
+TITLE = "Exitplane"
 DESCRIPTION = """\
 Declare fleets, pools and exits; see what became of them.
 
@@ -54,19 +57,30 @@ Operators send `Authorization: Bearer` with an access token (`POST /api/v1/auth/
 def create_app(context: ApiContext) -> FastAPI:
     """The application of one replica. Its background work, `context.sink` and `context.credentials`, runs elsewhere."""
     app = FastAPI(
-        title="Exitplane",
+        title=TITLE,
         version=exitplane_version(),
         description=DESCRIPTION,
         redirect_slashes=False,
-        generate_unique_id_function=_operation_id,
+        routes=_routes(),
     )
     app.state.context = context
     app.state.probe = DatabaseProbe(context.database, context.clock)
     app.state.events = Hub(context.database)
     app.state.keepalive_throttle = Throttle(context.clock)
-    app.openapi = partial(document, app)  # type: ignore[method-assign]  # the documented way to extend it
+    app.openapi = _document  # type: ignore[method-assign]  # the documented way to extend it
     app.add_middleware(Guard, context=context)
     problems.install(app)
+    return app
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """The routes that every application of this process shares.
+
+    They hold no context: an endpoint finds that in the application of its request. The framework builds a route when it is
+    first looked at, which takes longer than to serve it, so a second application begins with what the first one built.
+    """
+    shared = APIRouter(generate_unique_id_function=_operation_id)
     # heartbeats come most often; enrolment before exits and proxies, for `register` is no id, nor is `best`
     for router in (
         heartbeats,
@@ -87,9 +101,15 @@ def create_app(context: ApiContext) -> FastAPI:
         events,
         keepalives,
     ):
-        app.include_router(router, prefix=BASE_PATH)
-    app.include_router(health)
-    return app
+        shared.include_router(router, prefix=BASE_PATH)
+    shared.include_router(health)
+    return shared.routes
+
+
+@cache
+def _document() -> dict[str, Any]:
+    """The OpenAPI document of these routes, for all applications too."""
+    return document(title=TITLE, version=exitplane_version(), description=DESCRIPTION, routes=_routes())
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import Field
+from starlette.routing import BaseRoute
 
 from api.auth.openness import is_open
 from api.field_errors import Scalar
@@ -69,23 +70,21 @@ def written(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return for_operators(400, 413, 415, 422, *statuses)
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`."""
-    if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS by the key of the proxy's certificate"}
-        operator = {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (`ep-key-…`)."}
-        schemes = {"proof": scheme, "operator": operator, "sentinel": _SENTINEL}
-        made.setdefault("components", {})["securitySchemes"] = schemes
-        for name in _FRAMEWORK_SCHEMAS:
-            made["components"]["schemas"].pop(name, None)
-        for path, operations in made["paths"].items():
-            for method, operation in operations.items():
-                _complete(method, operation)
-                if not is_open(method.upper(), path):
-                    operation.setdefault("security", [{"operator": []}])
-        app.openapi_schema = made
-    return app.openapi_schema
+def document(*, title: str, version: str, description: str, routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The OpenAPI document of an application with these routes."""
+    made = get_openapi(title=title, version=version, description=description, routes=routes)
+    scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS by the key of the proxy's certificate"}
+    operator = {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (`ep-key-…`)."}
+    schemes = {"proof": scheme, "operator": operator, "sentinel": _SENTINEL}
+    made.setdefault("components", {})["securitySchemes"] = schemes
+    for name in _FRAMEWORK_SCHEMAS:
+        made["components"]["schemas"].pop(name, None)
+    for path, operations in made["paths"].items():
+        for method, operation in operations.items():
+            _complete(method, operation)
+            if not is_open(method.upper(), path):
+                operation.setdefault("security", [{"operator": []}])
+    return made
 
 
 def _complete(method: str, operation: dict[str, Any]) -> None:
