@@ -12,12 +12,19 @@ apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1) >/dev/null 2>&1; }
 DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime
 LOCK := requirements-dev.lock
-PROCESSES ?= 2
+PROCESSES ?= 3
+SLOW_PROCESSES ?= 2
+SCALE ?= 5
+# more processes than processors, for half of a test's time is waiting; who is done early takes over from the others
+SPREAD = -n $(PROCESSES) --dist worksteal
+NIGHT = -o asyncio_debug=true -o timeout=1800
+CONTAINERS = $(shell command -v podman >/dev/null || echo ' and not containers')
+NO_PODMAN = command -v podman >/dev/null || echo "podman is missing: the tests that need a real container engine are left out"
 
-.PHONY: help ready lint test test-all demo dist dist-check bench lock wire goldens clean
+.PHONY: help ready lint test test-slow test-all test-nightly demo dist dist-check bench lock wire goldens clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 ready: .make/venv .make/wire .make/debian ## Prepare the environment (done by the others when needed)
 
@@ -29,13 +36,21 @@ lint: ready ## ruff, mypy --strict, the one-way dependencies, and those declared
 	$(BIN)/deptry .
 	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
 
-test: ready ## The fast tests (below 10 minutes)
-	$(BIN)/pytest -m "not slow" -n $(PROCESSES) $(ARGS)
+test: ready ## The fast tests (below 4 minutes)
+	@$(NO_PODMAN)
+	$(BIN)/pytest -m "not slow and not nightly$(CONTAINERS)" $(SPREAD) $(ARGS)
 
-test-all: ready ## All tests; those that make network namespaces have the machine for themselves
-	@command -v podman >/dev/null || echo "podman is missing: the tests that need a real container engine are left out"
-	$(BIN)/pytest -m "not tunnels$$(command -v podman >/dev/null || echo ' and not containers')" -n $(PROCESSES) $(ARGS)
-	$(BIN)/pytest -m tunnels $(ARGS)
+test-slow: ready ## The slow tests; those that make network namespaces have the machine for themselves
+	@$(NO_PODMAN)
+	$(BIN)/pytest -m "slow and not nightly and not tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "slow and not nightly and tunnels$(CONTAINERS)" $(ARGS)
+
+test-all: test test-slow ## All tests but those of the night
+
+test-nightly: ready ## All tests, with asyncio's debug mode and five times the examples
+	@$(NO_PODMAN)
+	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "not tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
+	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) $(ARGS)
 
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)

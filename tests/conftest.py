@@ -1,13 +1,15 @@
-"""What tests share: a real PostgreSQL, a fresh database each, a clock, and the rule that nothing is skipped in CI."""
+"""What tests share: a real PostgreSQL, a fresh database each, a clock, and the rules that hold for all of them."""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,14 +18,31 @@ from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from sqlalchemy.engine import URL
 
 from model.database import Database, parse_url
-from model.embedded import embedded_server
+from model.embedded import embedded_server, get_server, pg_ctl
 from model.migrating import upgrade
+from tests.processor_time import LIMIT_S, ProcessorTimeLimit
+from tests.scale import at_night
 
 TEMPLATE = "template_exitplane"
+STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
+STATE_FOLDER_INPUT = "exitplane_state_folder"
+LIMIT_OPTION = "--limit-processor-time"
 _NUMBERS = itertools.count(1)
+
+# by day the same examples in every run, so that what is green stays green; new ones are looked for at night
+settings.register_profile("day", deadline=None, derandomize=True)
+settings.register_profile("night", deadline=None, print_blob=True)
+settings.load_profile("night" if at_night() else "day")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        LIMIT_OPTION, action="store_true", help=f"fail fast tests that take more than {LIMIT_S:g} s of processor time"
+    )
 
 
 # -- nothing is skipped in CI ------------------------------------------------------------------------------------------
@@ -56,16 +75,48 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[URL]:
-    """A real server for the session, with a migrated database to copy. The URL is of its maintenance database."""
-    # not pytest's own temporary folder: only its owner may enter that, and as root the server runs as somebody else
-    with tempfile.TemporaryDirectory(prefix="exitplane-", dir=_fast_folder(), ignore_cleanup_errors=True) as folder:
-        state = Path(folder)
-        state.chmod(0o755)
-        with embedded_server(state) as url:
-            server = parse_url(url)
-            asyncio.run(_make_template(server))
-            yield server
+def postgres(request: pytest.FixtureRequest) -> URL:
+    """A real server for all processes of the run, with a migrated database to copy. The URL is of its maintenance database.
+
+    Whoever needs it first starts it; it ends with the run, not with the process that started it.
+    """
+    state = Path(_state_folder(request.config))
+    with (state / "starting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ready = state / "url"
+        if not ready.exists():
+            ready.write_text(_start_server(state))
+        return parse_url(ready.read_text())
+
+
+def _state_folder(config: pytest.Config) -> str:
+    worker: dict[str, str] | None = getattr(config, "workerinput", None)
+    return config.stash[STATE_FOLDER] if worker is None else worker[STATE_FOLDER_INPUT]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # not pytest's own temporary folder: only its owner may enter that, and as root the server runs as somebody else
+        folder = tempfile.mkdtemp(prefix="exitplane-", dir=_fast_folder())
+        Path(folder).chmod(0o755)
+        config.stash[STATE_FOLDER] = folder
+    if config.getoption(LIMIT_OPTION):
+        config.pluginmanager.register(ProcessorTimeLimit())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput[STATE_FOLDER_INPUT] = node.config.stash[STATE_FOLDER]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = config.stash.get(STATE_FOLDER, None)
+    if folder is None:
+        return
+    if (Path(folder) / "postgres" / "postmaster.pid").exists():
+        with embedded_server(Path(folder)):
+            pass  # what runs there is taken over, and ends with the block
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fast_folder() -> str | None:
@@ -75,16 +126,26 @@ def _fast_folder() -> str | None:
     return str(memory) if roomy else None
 
 
+def _start_server(state: Path) -> str:
+    started = get_server(state / "postgres", cleanup_mode=None)
+    url = str(started.get_uri())
+    # nothing here outlives the run, so nothing need reach a disk; and several processes connect
+    settings = ["fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 400"]
+    asyncio.run(administer(parse_url(url), *(f"ALTER SYSTEM SET {each}" for each in settings)))
+    pg_ctl(["-w", "-m", "fast", "restart"], pgdata=started.pgdata, user=started.system_user)
+    asyncio.run(_make_template(parse_url(url)))
+    return url
+
+
 async def _make_template(server: URL) -> None:
-    # nothing here outlives the session, so nothing need reach a disk
-    settings = [f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "synchronous_commit", "full_page_writes")]
-    await _administer(server, *settings, "SELECT pg_reload_conf()", f"CREATE DATABASE {TEMPLATE}")
+    await administer(server, f"CREATE DATABASE {TEMPLATE}")
     template = Database(as_text(server.set(database=TEMPLATE)))
     await upgrade(template)
     await template.close()
 
 
-async def _administer(server: URL, *statements: str) -> None:
+async def administer(server: URL, *statements: str) -> None:
+    """Execute statements that no database of a test can execute about itself."""
     connection = await asyncpg.connect(as_text(server))
     try:
         for statement in statements:
@@ -97,13 +158,28 @@ def as_text(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+@asynccontextmanager
+async def new_database(postgres: URL, template: str = "template1") -> AsyncIterator[str]:
+    """The URL of a new database, under a name that no other process of the run uses."""
+    name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+    await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    try:
+        yield as_text(postgres.set(database=name))
+    finally:
+        await administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def template(postgres: URL) -> str:
+    """The database that each test gets a copy of. Another folder may give its tests more in theirs."""
+    return TEMPLATE
+
+
 @pytest.fixture
-async def database_url(postgres: URL) -> AsyncIterator[str]:
+async def database_url(postgres: URL, template: str) -> AsyncIterator[str]:
     """The URL of a migrated database that belongs to this test alone."""
-    name = f"test_{next(_NUMBERS)}"
-    await _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield as_text(postgres.set(database=name))
-    await _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    async with new_database(postgres, template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -116,17 +192,34 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @dataclass
 class Wire:
-    """A TCP port in front of PostgreSQL, which can be cut and mended."""
+    """A TCP port in front of PostgreSQL, which can be cut and mended.
+
+    A socket that is bound to the port, and never listens, keeps it from everybody else while the wire is cut.
+    """
 
     target: str
     port: int = 0
+    _claim: socket.socket | None = None
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self._claim is None:
+            self._claim = self._bind()
+            self.port = self._claim.getsockname()[1]
+        self._server = await asyncio.start_server(self._connect, sock=self._bind())
+
+    def close(self) -> None:
+        """Give the port back; the wire must be cut."""
+        if self._claim is not None:
+            self._claim.close()
+
+    def _bind(self) -> socket.socket:
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # beside the claim
+        bound.bind(("127.0.0.1", self.port))
+        return bound
 
     async def cut(self) -> None:
         """From now on connections are refused, and those there are break off."""
@@ -164,6 +257,7 @@ async def _wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
         yield connected, wire
     finally:
         await wire.cut()
+        wire.close()
         await connected.close()
 
 
@@ -200,7 +294,7 @@ def clock() -> Clock:
 def until() -> Callable[..., Any]:
     """`await until(condition)`: ask again until it holds, at most `timeout_s`, and give what it gave."""
 
-    async def ask(condition: Callable[[], Any], *, timeout_s: float = 10.0) -> Any:
+    async def ask(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
         async with asyncio.timeout(timeout_s):
             while True:
                 answer = condition()

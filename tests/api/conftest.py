@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import MagicMock
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -18,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 from api.app import create_app
 from api.auth.passwords import Passwords
@@ -35,6 +38,7 @@ from model.repositories import operators
 from model.repositories.enrolment import create_token
 from model.tables import ApiKeyRow, OperatorRow
 from model.world import Role
+from tests.conftest import TEMPLATE, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """So that tests of something else do not wait for it."""
@@ -213,6 +217,12 @@ def authority() -> Authority:
     return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
 
 
+@pytest.fixture(scope="session")
+def routes() -> None:
+    """Builds the routes that all applications of a process share, so that no test pays for those after it."""
+    create_app(MagicMock()).openapi()
+
+
 @dataclass(frozen=True)
 class Person:
     """An operator, and an API key that may what they may."""
@@ -234,14 +244,33 @@ async def _make_operator(
     return Person(row.id, key)
 
 
-@pytest.fixture
-async def admin(database_url: str) -> Person:
-    """The first admin of this test's database."""
-    beside = Database(database_url, pool_size=1)
-    try:
-        return await _make_operator(beside, "admin")
-    finally:
-        await beside.close()
+@pytest.fixture(scope="session")
+def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
+    """A database that holds the first admin, to copy; made once in each process."""
+    name = f"template_admin_{os.getpid()}"
+
+    async def make() -> Person:
+        await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+        made = Database(as_text(postgres.set(database=name)), pool_size=1)
+        try:
+            return await _make_operator(made, "admin")
+        finally:
+            await made.close()
+
+    yield name, asyncio.run(make())
+    asyncio.run(administer(postgres, f"DROP DATABASE {name}"))
+
+
+@pytest.fixture(scope="session")
+def template(admin_template: tuple[str, Person]) -> str:
+    """These tests find the first admin in their databases."""
+    return admin_template[0]
+
+
+@pytest.fixture(scope="session")
+def admin(admin_template: tuple[str, Person]) -> Person:
+    """The first admin of every test's database."""
+    return admin_template[1]
 
 
 @pytest.fixture
@@ -251,7 +280,7 @@ def make_operator(database: Database) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person) -> Callable[..., Api]:
+def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person, routes: None) -> Callable[..., Api]:
     """An API on a given database, called by an admin; what else it works with may be given too."""
 
     def make(database: Database, **given: Any) -> Api:

@@ -16,6 +16,7 @@ from model.audit import Actor, Entry, append, hash_of
 from model.database import Database
 from model.repositories.audit import Checkpoint, Fault, verify
 from model.tables import AuditRow
+from tests.scale import scaled
 
 AUDIT = "/api/v1/audit-events"
 CHANGE, MISS, MOVE, CUT, REWRITE = Fault.TAMPERED, Fault.MISSING, Fault.OUT_OF_ORDER, Fault.CUT_OFF, Fault.REWRITTEN
@@ -202,7 +203,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     details=st.lists(
         st.dictionaries(st.text("abc", min_size=1, max_size=3), _JSON, max_size=4), min_size=1, max_size=20

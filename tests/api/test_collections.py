@@ -250,6 +250,16 @@ async def test_a_key_is_for_one_request_only_and_for_one_caller(demo, make_opera
     assert (await other("POST", "/api/v1/users", WISHES["users"](1), headers=key)).status == 201
 
 
+async def test_a_key_covers_the_query_of_its_request(demo, stored):
+    wish, key = WISHES["users"](0), {"Idempotency-Key": "k-1"}
+    tried = await demo("POST", "/api/v1/users?dry_run=false", wish, headers=key)
+    assert tried.status == 201
+    before = await stored()
+    reply = await demo("POST", "/api/v1/users?dry_run=false&fleet=demo", wish, headers=key)
+    assert (reply.status, reply.json["code"]) == (422, "key_reused")
+    assert await stored() == before
+
+
 async def test_what_was_refused_under_a_key_may_be_tried_again(demo, make):
     key = {"Idempotency-Key": "k-1"}
     wish = WISHES["users"](0) | {"plan": "plan-0"}

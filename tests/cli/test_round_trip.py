@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from api.declared.schemas import Declared
 from cli.declared.documents import load_texts
 from cli.declared.dumping import dump
+from tests.scale import scaled
 
 pytestmark = pytest.mark.postgres
 NOTHING = Declared(**{name: [] for name in Declared.model_fields})
@@ -157,7 +158,7 @@ def read(text):
 async def test_any_state_is_exported_pruned_away_and_applied_back_without_loss(api):
     loop = asyncio.get_running_loop()
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=scaled(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(states())
     def search(state):
         asyncio.run_coroutine_threadsafe(goes_to_and_fro(api, state), loop).result()

@@ -467,6 +467,7 @@ async def test_of_two_replicas_one_works_and_the_other_follows(yard, until, data
         async with yard.database.session() as session:
             ended = (
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
             await session.execute(text(ended))
         yard.engine.named(yard.name(1)).end()

@@ -18,6 +18,7 @@ from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat, Standing
 from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
 from model.world import ExitState, Resilience, Role
+from tests.scale import scaled
 
 pytestmark = pytest.mark.postgres
 
@@ -98,7 +99,9 @@ async def keep(session, house, standings):
     await heartbeats.store(session, [each.heard for each in standings if each.heard])
 
 
-@settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=scaled(25), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(standings(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
 async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearing_since):
     """If: or one would stay what it is not. Only if: or each look would cost what the others have said."""

@@ -14,6 +14,7 @@ from keeper.containers.planning import ENROL_WITHIN, Drain, Make, Remove, SeenEx
 from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, Scale, failed
 from model.containers import Containers
 from model.world import ExitState
+from tests.scale import scaled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -333,7 +334,7 @@ def befall(house: House, event: str, value: int):
             house.slots[value] = replace(each, life=Life.CREATED)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=scaled(80), deadline=None)
 @given(
     st.lists(EVENTS, max_size=40),
     st.integers(1, 3),

@@ -216,3 +216,11 @@ def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
     verdict = judge(Standing(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == state
+
+
+@pytest.mark.parametrize(("after_s", "state"), [(-0.001, None), (0, None), (0.001, HEALTHY)])
+def test_heartbeat_counts_as_new_only_after_the_state_began(after_s, state):
+    beat = Heartbeat(UUID(int=1), NOW, **GOOD)
+    known = Standing(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
+    verdict = judge(known, NOW, hearing_for(3600), PATIENCE)
+    assert (verdict and verdict.state) == state

@@ -12,12 +12,11 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -34,6 +33,7 @@ from model.migrating import check_migration, newest_migration
 from model.repositories import declared, enrolment, events, logins, operators, worlds
 from model.repositories.events import EventsGone
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
+from tests.conftest import new_database
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,21 +66,10 @@ def text_of(url):
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-@asynccontextmanager
-async def make_database(postgres, name: str) -> AsyncIterator[str]:
-    connection = await asyncpg.connect(text_of(postgres))
-    try:
-        await connection.execute(f"CREATE DATABASE {name}")
-        yield text_of(postgres.set(database=name))
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 async def other_url(postgres) -> AsyncIterator[str]:
     """Another database, without any table."""
-    async with make_database(postgres, "other") as url:
+    async with new_database(postgres) as url:
         yield url
 
 
@@ -438,7 +427,7 @@ async def test_a_backup_of_a_newer_version_is_refused(database, database_url, ba
 
 async def test_a_backup_of_an_older_version_is_restored_and_says_to_upgrade(postgres, database, database_url, tmp_path):
     file = tmp_path / "older.backup"
-    async with make_database(postgres, "older") as url:
+    async with new_database(postgres) as url:
         older = Database(url)
         await upgrade_to(older, "0003")
         connection = await older.connect()

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -29,6 +28,7 @@ from model.database import BadDatabaseUrl, Database, DatabaseUnreachable, parse_
 from model.migrating import MigrationBehind, check_migration, current_migration, newest_migration, upgrade
 from model.repositories import worlds
 from model.world import Kind
+from tests.conftest import new_database
 
 pytestmark = pytest.mark.postgres
 
@@ -39,15 +39,10 @@ ADVISORY_LOCK = 0x6578_6974
 @pytest.fixture
 async def empty(postgres) -> AsyncIterator[Database]:
     """A database without any table."""
-    connection = await asyncpg.connect(postgres.set(drivername="postgresql").render_as_string(hide_password=False))
-    try:
-        await connection.execute("CREATE DATABASE empty")
-        database = Database(postgres.set(database="empty").render_as_string(hide_password=False))
+    async with new_database(postgres) as url:
+        database = Database(url)
         yield database
         await database.close()
-        await connection.execute("DROP DATABASE empty WITH (FORCE)")
-    finally:
-        await connection.close()
 
 
 async def differences(database: Database) -> list:
@@ -383,7 +378,7 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     await transaction.start()
     await holder.execute("LOCK TABLE pool IN ACCESS SHARE MODE")  # as any SELECT does, until its transaction ends
     migrating = asyncio.create_task(asyncio.to_thread(db_upgrade, url))
-    waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     watcher = await empty.connect()
     await until(lambda: watcher.fetchval(waits), timeout_s=30)
     done = await migrating

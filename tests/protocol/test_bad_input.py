@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import xds.protocol.messages
 import xds.protocol.stream
 from tests.protocol.client import DELTA, SOTW, Client, view_of
+from tests.scale import scaled
 from xds.protocol.messages import Malformed, parse
 from xds.protocol.stream import MAX_NODE_BYTES, Answered, Close, Send
 from xds.protocol.subscription import MOST_REFUSALS
@@ -302,7 +303,7 @@ def damaged(draw, requests):
 
 @both
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, print_blob=True)
+@settings(max_examples=scaled(80), deadline=None, print_blob=True)
 def test_random_bytes_raise_nothing(variant, data):
     requests = sotw_requests if variant is SOTW else delta_requests
     only = data.draw(st.sampled_from([None, CLUSTER, ENDPOINT]))

@@ -109,6 +109,18 @@ def test_a_domain_is_no_mere_prefix():
     assert routed(route(1, "a", domains=["ample.com"]), TARGET_DOMAIN="com.example.").status == 400
 
 
+@pytest.mark.parametrize("others", [0, 1, 20], ids=["alone", "beside another", "in a table"])
+def test_exact_session_matches_itself_and_no_longer_one(others):
+    exact = route(1, "exact", sessions=["batch-1"])
+    rest = [
+        *(route(2 + each, f"other-{each}", sessions=[f"other-{each}"]) for each in range(others)),
+        route(99, "rest"),
+    ]
+    assert routed(exact, *rest, SESSION="batch-1").text == "exact"
+    assert routed(exact, *rest, SESSION="batch-10").text == "rest"
+    assert routed(exact, *rest, SESSION="batch").text == "rest"
+
+
 def test_a_route_to_pools_that_are_gone_refuses():
     there = ToPools(((UUID(int=404), 1),), (UUID(int=405),))
     outcome = routed(route(1, "lost", there))

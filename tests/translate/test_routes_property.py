@@ -8,6 +8,7 @@ from random import Random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from tests.translate.matching import Outcome, decide
 from tests.translate.scenes import FLEET, Now, make_request, make_world, understood
 from xds.translate import names
@@ -30,7 +31,7 @@ def outcome(explained: Explanation) -> Outcome:
     return Outcome(((found[0][0], 1),) if len(found) == 1 else tuple(found))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scaled(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), nows)
 def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
     world = make_world(random, now)
@@ -43,7 +44,7 @@ def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
         assert decide(body, understood(explained, request), tunnel=tunnel) == outcome(explained)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=scaled(15), deadline=None)
 @given(st.randoms(use_true_random=False), nows)
 def test_a_fleet_holds_all_that_its_resources_name(random, now):
     world, scope = make_world(random, now), GatewayGroup(FLEET)

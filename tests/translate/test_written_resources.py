@@ -1,0 +1,183 @@
+"""Resources against what is written down here, field by field: neither side of a comparison is made by the translation."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
+
+from model.world import Balancing, Exit, ExitState, Parent, Policy, Pool, Resilience
+from xds.translate import names
+from xds.translate.aggregate_clusters import translate_aggregate_cluster
+from xds.translate.clusters import HTTP_OPTIONS, translate_pool_cluster
+from xds.translate.destinations import Destination
+from xds.translate.encoding import encode
+from xds.translate.exit_listener import translate_exit_listener
+from xds.translate.exit_routes import translate_exit_routes
+from xds.translate.exit_targets import translate_exit_targets
+from xds.translate.parent_cluster import translate_parent
+from xds.translate.parent_routes import translate_parent_routes
+from xds.translate.readable import as_json
+from xds.translate.refusals import Refusal
+from xds.translate.route_actions import forward, refuse
+
+FLEET = UUID(int=1)
+POOL = Pool(UUID(int=7), FLEET, "premium", "de", resilience=Resilience(40, 60, failures_to_eject=9))
+OTHER = Pool(UUID(int=8), FLEET, "basic", "fr")
+EXIT = Exit(UUID(int=5), POOL.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, bind_address="198.51.100.4")
+CLUSTER = "pool/00000000-0000-0000-0000-000000000007"
+OF_POOL = {"filter_metadata": {"exitplane": {"pool": "premium"}}}
+TUNNEL: dict[str, Any] = {"match": {"connect_matcher": {}}}
+REQUEST: dict[str, Any] = {"match": {"prefix": "/"}}
+NEVER_PASSED_ON = [
+    "proxy-authorization",
+    "proxy-connection",
+    "forwarded",
+    "x-forwarded-proto",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-attempt-count",
+    "x-envoy-original-path",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-decorator-operation",
+    "x-request-id",
+]
+
+
+def routes_of(on_match: bytes) -> list[dict[str, Any]]:
+    found = MatcherOnMatch.parse(on_match).to_dict(casing=str)
+    listed: list[dict[str, Any]] = found["action"]["typed_config"]["routes"]
+    return listed
+
+
+def cluster_of(message: Any) -> dict[str, Any]:
+    return as_json(names.CLUSTER, encode(message))
+
+
+def test_pool_cluster_states_its_name_and_resilience():
+    made = cluster_of(translate_pool_cluster(POOL))
+    assert (made["name"], made["type"], made["lb_policy"]) == (CLUSTER, "EDS", "LEAST_REQUEST")
+    assert made["eds_cluster_config"] == {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
+    assert made["connect_timeout"] == "3s"
+    assert made["common_lb_config"]["healthy_panic_threshold"] == {"value": 60.0}
+    ejection = made["outlier_detection"]
+    assert ejection["max_ejection_percent"] == 40
+    assert ejection["consecutive_local_origin_failure"] == 9
+    assert ejection["enforcing_consecutive_local_origin_failure"] == 100
+    assert ejection["enforcing_consecutive_5xx"] == 0
+    tls = made["transport_socket"]["typed_config"]
+    assert tls["auto_sni_san_validation"] is True
+    assert tls["common_tls_context"]["tls_params"] == {
+        "tls_minimum_protocol_version": "TLSv1_3",
+        "tls_maximum_protocol_version": "TLSv1_3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "stated"),
+    [
+        (Policy.LEAST_REQUEST, "LEAST_REQUEST"),
+        (Policy.ROUND_ROBIN, "ROUND_ROBIN"),
+        (Policy.RANDOM, "RANDOM"),
+        (Policy.SESSION, "RING_HASH"),
+    ],
+)
+def test_pool_cluster_states_envoys_name_of_its_policy(policy, stated):
+    pool = Pool(POOL.id, FLEET, "premium", "de", balancing=Balancing(policy))
+    made = cluster_of(translate_pool_cluster(pool))
+    assert made.get("lb_policy", "ROUND_ROBIN") == stated
+
+
+def test_exit_routes_pass_everything_to_the_targets_for_their_pool():
+    made = as_json(names.ROUTE, encode(translate_exit_routes(POOL)))
+    plain = {"cluster": "targets", "timeout": "0s"}
+    connect = {"upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
+    assert made["name"] == "targets"
+    assert made["request_headers_to_remove"] == NEVER_PASSED_ON
+    (host,) = made["virtual_hosts"]
+    assert host["domains"] == ["*"]
+    assert host["routes"] == [
+        TUNNEL | {"route": plain | connect, "metadata": OF_POOL},
+        REQUEST | {"route": plain, "metadata": OF_POOL},
+    ]
+
+
+def test_parent_routes_pass_everything_to_the_parent_for_their_pool():
+    made = as_json(names.ROUTE, encode(translate_parent_routes(POOL)))
+    plain = {"cluster": "parent-proxy", "timeout": "0s"}
+    assert made["name"] == "parent-targets"
+    assert made["request_headers_to_remove"] == NEVER_PASSED_ON
+    (host,) = made["virtual_hosts"]
+    assert host["routes"] == [
+        TUNNEL | {"route": plain | {"upgrade_configs": [{"upgrade_type": "CONNECT"}]}, "metadata": OF_POOL},
+        REQUEST | {"route": plain, "metadata": OF_POOL},
+    ]
+
+
+def test_forwarding_names_the_pool_and_hashes_on_the_session():
+    way = {
+        "cluster": CLUSTER,
+        "timeout": "0s",
+        "hash_policy": [{"filter_state": {"key": "exitplane.session"}}],
+    }
+    assert routes_of(forward((Destination(1, (POOL,)),))) == [
+        TUNNEL | {"route": way, "metadata": OF_POOL},
+        REQUEST | {"route": way, "metadata": OF_POOL},
+    ]
+
+
+def test_refusal_answers_with_its_status_text_and_proxy_status():
+    header = {
+        "header": {"key": "proxy-status", "value": "exitplane; error=http_request_denied"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+    said = {
+        "direct_response": {"status": 407, "body": {"inline_string": "who are you"}},
+        "response_headers_to_add": [header],
+    }
+    assert routes_of(refuse(Refusal(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
+
+
+def test_aggregate_cluster_goes_through_its_pools_in_their_order():
+    made = cluster_of(translate_aggregate_cluster([OTHER, POOL]))
+    assert made["name"].startswith("pools/")
+    assert made["lb_policy"] == "CLUSTER_PROVIDED"
+    assert made["cluster_type"]["name"] == "envoy.clusters.aggregate"
+    assert made["cluster_type"]["typed_config"]["clusters"] == ["pool/00000000-0000-0000-0000-000000000008", CLUSTER]
+    assert made["common_lb_config"]["healthy_panic_threshold"] == {}
+
+
+@pytest.mark.parametrize("egress", ["10.0.0.1", "fd00::1"])
+def test_exit_targets_leave_from_the_egress_address(egress):
+    made = cluster_of(translate_exit_targets(egress))
+    assert made["upstream_bind_config"] == {"source_address": {"address": egress, "port_value": 0}}
+    assert "upstream_bind_config" not in cluster_of(translate_exit_targets(None))
+    refused = made["cluster_type"]["typed_config"]["dns_cache_config"]["resolved_address_filter"]["ranges"]
+    assert {"address_prefix": "100.64.0.0", "prefix_len": 10} in refused
+    assert {"address_prefix": "::ffff:0:0", "prefix_len": 96} in refused
+    assert len(refused) == 15
+
+
+def test_exit_listener_binds_its_address_and_port():
+    made = as_json(names.LISTENER, encode(translate_exit_listener(EXIT, FLEET)))
+    assert made["name"] == "gateways"
+    assert made["address"] == {"socket_address": {"address": "198.51.100.4", "port_value": 8443}}
+    (filter_,) = made["filter_chains"][0]["filters"]
+    assert filter_["typed_config"]["rds"]["route_config_name"] == "targets"
+    assert filter_["typed_config"]["codec_type"] == "HTTP2"
+
+
+def test_parent_cluster_dials_the_parent_and_names_its_secret():
+    made = cluster_of(translate_parent(Parent("gluetun", 8888, "a", "b"), "10.0.0.1"))
+    (locality,) = made["load_assignment"]["endpoints"]
+    (endpoint,) = locality["lb_endpoints"]
+    assert endpoint["endpoint"]["address"] == {"socket_address": {"address": "gluetun", "port_value": 8888}}
+    assert made["upstream_bind_config"] == {"source_address": {"address": "10.0.0.1", "port_value": 0}}
+    injected, codec = made["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
+    assert codec["name"] == "envoy.filters.http.upstream_codec"
+    assert injected["typed_config"]["overwrite"] is True
+    credential = injected["typed_config"]["credential"]["typed_config"]
+    assert (credential["header"], credential["credential"]["name"]) == ("proxy-authorization", "parent-credentials")
