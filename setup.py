@@ -5,11 +5,16 @@ xds/wire is generated and not committed, so every way to build (wheel, sdist, ed
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import setup
 
-subprocess.run([sys.executable, Path(__file__).with_name("proto") / "compile.py"], check=True)
+ROOT = Path(__file__).resolve().parent
+
+# setuptools would ship modules of an earlier build that are gone by now
+shutil.rmtree(ROOT / "build", ignore_errors=True)
+subprocess.run([sys.executable, ROOT / "proto" / "compile.py"], check=True)
 setup()
