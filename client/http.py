@@ -136,10 +136,9 @@ class _Connection:
                 self._writer.write(sent)
                 await self._writer.drain()
         except TimeoutError as error:
-            raise ConnectionBroken("nothing more could be sent") from error
-        except OSError:
-            # a server that refuses a body before it has read it has said why
-            pass
+            raise ConnectionBroken(f"it took nothing for {_READ_S:g} s") from error
+        except OSError as error:
+            raise ConnectionBroken(str(error)) from error
         while not isinstance(event := await self.receive(), h11.Response):
             pass
         return event

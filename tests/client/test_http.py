@@ -1,0 +1,171 @@
+"""HTTP to one origin, against servers that answer from a script."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from client import http
+from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, Origin
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Script:
+    """What a server answers to the requests of each connection, and what it saw."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.answers = [*answers]
+        self.requests: list[str] = []
+        self.connections = 0
+        self.closed = asyncio.Event()
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        try:
+            while self.answers:
+                self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                answer = self.answers.pop(0)
+                if answer is None:
+                    await reader.read()  # nothing is said until the client goes
+                    break
+                writer.write(answer)
+                if b"Connection: close" in answer:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+        self.closed.set()
+
+
+@asynccontextmanager
+async def origin_of(script: Script):
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+    origin = Origin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base/")
+    try:
+        yield origin
+    finally:
+        await origin.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def read(origin, target="/x", method="GET", body=b"", **headers):
+    async with origin.request(method, target, headers, body) as response:
+        return response.status, await response.read()
+
+
+async def test_connection_carries_the_next_request_too():
+    script = Script(OK, OK)
+    async with origin_of(script) as origin:
+        assert await read(origin) == (200, b"ok")
+        assert await read(origin, "/y?z=1", "POST", b"{}") == (200, b"ok")
+    assert script.connections == 1
+    assert script.requests[0].startswith("GET /base/x HTTP/1.1\r\n")
+    assert script.requests[1].startswith("POST /base/y?z=1 HTTP/1.1\r\n")
+    assert "content-length: 2" in script.requests[1].lower()
+
+
+async def test_connection_that_the_server_ended_is_not_used_again():
+    script = Script(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK)
+    async with origin_of(script) as origin:
+        await read(origin)
+        await read(origin)
+    assert script.connections == 2
+
+
+async def test_connection_that_was_idle_too_long_is_not_used_again(monkeypatch):
+    script = Script(OK, OK)
+    async with origin_of(script) as origin:
+        await read(origin)
+        monkeypatch.setattr(http, "_IDLE_S", 0.0)
+        await read(origin)
+    assert script.connections == 2
+
+
+async def test_reply_that_was_not_read_to_its_end_ends_the_connection():
+    script = Script(OK, OK)
+    async with origin_of(script) as origin:
+        async with origin.request("GET", "/x", {}):
+            pass
+        await read(origin)
+    assert script.connections == 2
+
+
+async def test_lines_are_put_together_across_chunks():
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (b"data: o", b"ne\r\ndata: two\n\nre", b"st"))
+    script = Script(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    async with origin_of(script) as origin, origin.request("GET", "/x", {}) as response:
+        assert [line async for line in response.lines()] == [b"data: one", b"data: two", b"", b"rest"]
+
+
+async def test_body_that_ends_early_breaks_the_connection():
+    script = Script(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhalf")
+    async with origin_of(script) as origin:
+        with pytest.raises(ConnectionBroken):
+            await read(origin)
+
+
+async def test_what_is_no_http_breaks_the_connection():
+    async with origin_of(Script(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")) as origin:
+        with pytest.raises(ConnectionBroken):
+            await read(origin)
+
+
+async def test_silence_breaks_the_connection(monkeypatch):
+    monkeypatch.setattr(http, "_READ_S", 0.05)
+    script = Script(None)
+    async with origin_of(script) as origin:
+        with pytest.raises(ConnectionBroken, match="silent"):
+            await read(origin)
+        await script.closed.wait()
+
+
+async def test_port_without_a_server_is_not_connected():
+    async with origin_of(Script()) as origin:
+        pass
+    with pytest.raises(NotConnected):
+        await read(origin)
+
+
+async def test_cookie_goes_back_to_its_path_until_it_is_removed():
+    kept = OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: state=abc; Path=/base/auth; HttpOnly; Max-Age=60\r\n\r\n")
+    gone = OK.replace(b"\r\n\r\n", b'\r\nset-cookie: state=""; Path=/base/auth; Max-Age=0\r\n\r\n')
+    script = Script(kept, OK, gone, OK)
+    async with origin_of(script) as origin:
+        for target in ("/auth/login", "/authority", "/auth/callback?code=1", "/auth"):
+            await read(origin, target)
+    assert ["state=abc" in request for request in script.requests] == [False, False, True, False]
+
+
+async def test_secure_cookie_is_not_sent_in_the_clear():
+    secure = OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: state=abc; Path=/; Secure\r\n\r\n")
+    script = Script(secure, OK)
+    async with origin_of(script) as origin:
+        await read(origin)
+        await read(origin)
+    assert "cookie" not in script.requests[1].lower()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host", "host:8000", "http://", "http://host:99999", "http://me:secret@host", "http://host?x=1"]
+)
+async def test_address_that_is_no_origin_is_refused(url):
+    with pytest.raises(BadUrl):
+        await read(Origin(url))
+
+
+@pytest.mark.parametrize("value", ["Bearer a\r\nHost: evil", "Bearer \N{SNOWMAN}"])
+async def test_header_that_http_cannot_carry_is_refused(value):
+    with pytest.raises(BadHeader):
+        await read(Origin("http://127.0.0.1:9"), Authorization=value)
+
+
+async def test_header_names_have_no_case():
+    script = Script(OK.replace(b"Content-Length", b"ETag: one\r\nX-A: 1\r\nx-a: 2\r\ncontent-length"))
+    async with origin_of(script) as origin, origin.request("GET", "/x", {}) as response:
+        assert (response.headers["etag"], response.headers.get("ETAG")) == ("one", "one")
+        assert response.headers.all_of("X-a") == ["1", "2"]
+        assert len(response.headers) == len([*response.headers]) == 3
