@@ -286,7 +286,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(make_api, wired, list
     await wire.mend()
     await touch(database)
     await touch(database)
-    await until(lambda: len(heard.events) == 3, timeout_s=30)
+    await until(lambda: len(heard.events) == 3)
     assert heard.ids == sorted(set(heard.ids))
     assert not heard.ended
 
@@ -298,10 +298,10 @@ async def test_a_stream_says_that_it_is_alive_while_the_database_is_not(make_api
     heard = await listen(api)
     await wire.cut()
     before = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > before + 3, timeout_s=30)
+    await until(lambda: len(heard.blocks) > before + 3)
     await wire.mend()
     await touch(database)
-    await until(lambda: len(heard.events) == 1, timeout_s=30)
+    await until(lambda: len(heard.events) == 1)
 
 
 # -- what is not kept any more -----------------------------------------------------------------------------------------

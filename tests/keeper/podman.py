@@ -41,7 +41,7 @@ async def podman(folder: Path, until: Callable[..., Any]) -> AsyncIterator[str]:
             stderr=log,
         )
     try:
-        await until(socket.exists, timeout_s=20)
+        await until(socket.exists)
         yield f"unix://{socket}"
     finally:
         if process.returncode is None:

@@ -166,7 +166,7 @@ async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_poo
     killed = first[0]
     before = site.ids()
     run_podman("kill", killed.name)
-    await until(lambda: site.ids().get(killed.name) not in (None, before[killed.name]), timeout_s=30)
+    await until(lambda: site.ids().get(killed.name) not in (None, before[killed.name]))
     again = await until(lambda: site.serving(2), timeout_s=60)
     assert {each.id for each in again} == {each.id for each in first}
     assert site.ids()[first[1].name] == before[first[1].name], "the other one was left alone"
@@ -175,7 +175,7 @@ async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_poo
     assert written.text == f"enrolled as {killed.name} with a tun device: True\n"
 
     await api.containers.ask_exit("stop", killed.id)
-    await until(lambda: killed.name not in site.ids(), timeout_s=30)
+    await until(lambda: killed.name not in site.ids())
     shown = {each.name: each for each in (await api.containers.of_pool("us")).containers}
     assert (shown[killed.name].stopped, shown[killed.name].last_wish.error) == (True, "")
     await api.containers.ask_exit("start", killed.id)

@@ -12,9 +12,9 @@ from model.repositories import heartbeats
 
 pytestmark = pytest.mark.postgres
 
-NEVER_S = 60.0
+NEVER_S = 3600.0
 """A poll that no test waits for: what wakes within SOON_S was not the poll."""
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 @asynccontextmanager

@@ -129,7 +129,7 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, un
     await holder.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
     replicas = [await asyncio.create_subprocess_exec(sys.executable, "-c", UPGRADE, url) for _ in range(2)]
     waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    await until(lambda: holder.fetchval(waiting), timeout_s=30)
+    await until(lambda: holder.fetchval(waiting))
     await holder.close()
     assert [await replica.wait() for replica in replicas] == [0, 0]
     assert await current_migration(empty) == newest_migration()
@@ -380,7 +380,7 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     migrating = asyncio.create_task(asyncio.to_thread(db_upgrade, url))
     waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     watcher = await empty.connect()
-    await until(lambda: watcher.fetchval(waits), timeout_s=30)
+    await until(lambda: watcher.fetchval(waits))
     done = await migrating
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
     assert "waited 4 s for a lock" in done.stderr

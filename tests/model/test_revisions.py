@@ -128,7 +128,7 @@ async def test_a_committed_write_notifies_with_its_revision_and_a_failed_one_doe
             await fail()
         async with write(database) as unit:
             await declare.fleet(unit)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await heard.get() == "1"
         assert heard.empty()
     finally:
