@@ -11,7 +11,7 @@ from itertools import takewhile
 
 BENCHMARKS = (
     *("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold", "hostile"),
-    *("reads", "heartbeats", "trust", "bystander", "agent"),
+    *("reads", "heartbeats", "trust", "bystander", "agent", "startup"),
 )
 
 
