@@ -28,7 +28,7 @@ _ALIASES = {"uk": "gb"}
 class Wish(BaseModel):
     """What a client sends: exactly the declared fields, each of its own type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class View(BaseModel):

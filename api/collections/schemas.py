@@ -30,7 +30,7 @@ Pattern = Annotated[
 class ListQuery(BaseModel):
     """What every list takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many there are on a page at most.")
     cursor: str | None = Field(None, max_length=1_000, description="`next` of the page before.")

@@ -39,7 +39,7 @@ class EventKind(StrEnum):
 class EventsQuery(BaseModel):
     """What a page and a stream take."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     after: int | None = Field(
         None,

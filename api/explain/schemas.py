@@ -27,7 +27,7 @@ Sent = Annotated[str, Field(max_length=255), AfterValidator(_check_sent)]
 class ExplainQuery(BaseModel):
     """What a client asks for: a target, with the user name and the headers that it sends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_check_sent)] = Field(
         description="What it asks for: a URL, or a host with or without a port (443 by default)."
