@@ -26,8 +26,7 @@ COMMANDS: Final = (
     ("get", "exits"),
     ("get", "pools", "--json"),
     ("whoami",),
-    ("export",),
-    ("explain", "https://example.com/", "--fleet", "bench"),
+    ("get", "proxies", "--yaml"),
 )
 COMPLETION: Final = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": "exitplane st", "COMP_CWORD": "1"}
 
