@@ -38,14 +38,25 @@ GROUPS = {
 TIMEOUT_S = 600
 
 
+def pytest_itemcollected(item):
+    for marker in ("envoy", "postgres", "tunnels", "slow"):
+        item.add_marker(marker)
+    # pytest-xdist looks for groups before this file is asked about all items together
+    item.add_marker(pytest.mark.xdist_group(f"e2e {group_of(item)}"))
+    if item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if "/e2e/" in str(item.path):
-            for marker in ("envoy", "postgres", "tunnels", "slow"):
-                item.add_marker(marker)
-            item.add_marker(pytest.mark.xdist_group(f"e2e {GROUPS.get(item.path.stem, 'two in us')}"))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+    """Keep the random order of groups, and within them of modules, but open each scene once."""
+    own = {item: group_of(item) for item in items if "/e2e/" in str(item.path)}
+    groups = list(dict.fromkeys(own.values()))
+    ordered = iter(sorted(own, key=lambda item: groups.index(own[item])))
+    items[:] = [next(ordered) if item in own else item for item in items]
+
+
+def group_of(item) -> str:
+    return GROUPS.get(item.path.stem, "two in us")
 
 
 @pytest.fixture(scope="session")
