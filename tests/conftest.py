@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import settings
 from sqlalchemy.engine import URL
 
@@ -37,6 +38,10 @@ _NUMBERS = itertools.count(1)
 settings.register_profile("day", deadline=None, derandomize=True)
 settings.register_profile("night", deadline=None, print_blob=True)
 settings.load_profile("night" if at_night() else "day")
+
+# a traceback with the values of all variables takes seconds to render
+_plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

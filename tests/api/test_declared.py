@@ -382,6 +382,7 @@ def large(exits, users):
     }
 
 
+@pytest.mark.slow
 async def test_a_large_document_takes_few_statements(put, api):
     document = large(1_000, 2_000)
     with counted(api.context.database) as sent:
