@@ -27,6 +27,7 @@ from model.embedded import embedded_server, get_server, pg_ctl
 from model.migrating import upgrade
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
 from tests.scale import at_night
+from tests.scheduling import SceneScheduling
 
 TEMPLATE = "template_exitplane"
 STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
@@ -112,6 +113,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     node.workerinput[STATE_FOLDER_INPUT] = node.config.stash[STATE_FOLDER]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return SceneScheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

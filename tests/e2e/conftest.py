@@ -16,6 +16,7 @@ from cli.demo.client import Answer
 from cli.demo.errors import SceneError
 from cli.demo.scene import Scene
 from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
+from tests.scheduling import scene_of
 
 CLOSINGS = (
     "(http.(clients|gateways).downstream_cx_destroy_local|"
@@ -25,38 +26,22 @@ CLOSINGS = (
 happens while all clients are answered."""
 
 
-GROUPS = {
-    "test_changes_under_load": "lasting database",
-    "test_fail_static": "lasting database",
-    "test_restarts": "lasting database",
-    "test_clock": "clock",
-    "test_database_away": "database away",
-    "test_leaks": "leaks",
-    "test_parents": "parents",
-}
-"""Which modules share a scene, so that one worker runs them (`--dist loadgroup`); all others share the default one."""
 TIMEOUT_S = 600
 
 
 def pytest_itemcollected(item):
     for marker in ("envoy", "postgres", "tunnels", "slow"):
         item.add_marker(marker)
-    # pytest-xdist looks for groups before this file is asked about all items together
-    item.add_marker(pytest.mark.xdist_group(f"e2e {group_of(item)}"))
     if item.get_closest_marker("timeout") is None:
         item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the random order of groups, and within them of modules, but open each scene once."""
-    own = {item: group_of(item) for item in items if "/e2e/" in str(item.path)}
-    groups = list(dict.fromkeys(own.values()))
-    ordered = iter(sorted(own, key=lambda item: groups.index(own[item])))
+    """Keep the random order of scenes, and within them of modules, but open each scene once."""
+    own = {item: scene_of(item.path) for item in items if "/e2e/" in str(item.path)}
+    scenes = list(dict.fromkeys(own.values()))
+    ordered = iter(sorted(own, key=lambda item: scenes.index(own[item])))
     items[:] = [next(ordered) if item in own else item for item in items]
-
-
-def group_of(item) -> str:
-    return GROUPS.get(item.path.stem, "two in us")
 
 
 @pytest.fixture(scope="session")
