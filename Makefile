@@ -40,17 +40,17 @@ test: ready ## The fast tests (below 4 minutes)
 	@$(NO_PODMAN)
 	$(BIN)/pytest -m "not slow and not nightly$(CONTAINERS)" $(SPREAD) $(ARGS)
 
-test-slow: ready ## The slow tests; those that make network namespaces have the machine for themselves
+test-slow: ready ## The slow tests; those that make network namespaces after the others
 	@$(NO_PODMAN)
 	$(BIN)/pytest -m "slow and not nightly and not tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
-	$(BIN)/pytest -m "slow and not nightly and tunnels$(CONTAINERS)" $(ARGS)
+	$(BIN)/pytest -m "slow and not nightly and tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) --dist loadscope $(ARGS)
 
 test-all: test test-slow ## All tests but those of the night
 
 test-nightly: ready ## All tests, with asyncio's debug mode and five times the examples
 	@$(NO_PODMAN)
 	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "not tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
-	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) $(ARGS)
+	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist loadscope $(ARGS)
 
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePath
+from typing import Any
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SCENES = {
@@ -17,6 +19,8 @@ SCENES = {
 }
 """The scene that an end-to-end module needs; all others need the default one."""
 DEFAULT_SCENE = "two in us"
+LONGEST_FIRST = ("lasting database", DEFAULT_SCENE, "leaks", "clock", "database away", "parents")
+"""The scenes by how long their tests take, so that two processes end at about the same time."""
 
 
 def scene_of(path: PurePath) -> str:
@@ -30,6 +34,11 @@ class SceneScheduling(LoadScopeScheduling):
     It is `--dist loadscope` with scopes of its own. The marks of `--dist loadgroup` have no effect with pytest 9.2
     (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        # else the scopes of most tests, and not those that take longest, would come first
+        config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePath(nodeid.partition("::")[0])

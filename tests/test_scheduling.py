@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.scheduling import SCENES, SceneScheduling
+from tests.scheduling import DEFAULT_SCENE, LONGEST_FIRST, SCENES, SceneScheduling
 
 
 def scope_of(nodeid: str) -> str:
@@ -26,3 +26,4 @@ def test_any_other_module_is_a_scope_of_its_own():
 def test_scenes_are_those_of_modules_that_exist():
     folder = Path(__file__).parent / "e2e"
     assert [name for name in SCENES if not (folder / f"{name}.py").exists()] == []
+    assert {*LONGEST_FIRST} == {*SCENES.values(), DEFAULT_SCENE}

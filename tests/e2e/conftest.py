@@ -16,7 +16,7 @@ from cli.demo.client import Answer
 from cli.demo.errors import SceneError
 from cli.demo.scene import Scene
 from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
-from tests.scheduling import scene_of
+from tests.scheduling import LONGEST_FIRST, scene_of
 
 CLOSINGS = (
     "(http.(clients|gateways).downstream_cx_destroy_local|"
@@ -37,10 +37,10 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the random order of scenes, and within them of modules, but open each scene once."""
-    own = {item: scene_of(item.path) for item in items if "/e2e/" in str(item.path)}
-    scenes = list(dict.fromkeys(own.values()))
-    ordered = iter(sorted(own, key=lambda item: scenes.index(own[item])))
+    """Open each scene once, those first whose tests take longest; within a scene, modules keep their random order."""
+    own = {item for item in items if "/e2e/" in str(item.path)}
+    in_order = [item for item in items if item in own]
+    ordered = iter(sorted(in_order, key=lambda item: LONGEST_FIRST.index(scene_of(item.path))))
     items[:] = [next(ordered) if item in own else item for item in items]
 
 
