@@ -38,7 +38,7 @@ from model.repositories import operators
 from model.repositories.enrolment import create_token
 from model.tables import ApiKeyRow, OperatorRow
 from model.world import Role
-from tests.conftest import TEMPLATE, administer, as_text
+from tests.conftest import TEMPLATE, Clock, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """So that tests of something else do not wait for it."""
@@ -262,9 +262,30 @@ def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
 
 
 @pytest.fixture(scope="session")
-def template(admin_template: tuple[str, Person]) -> str:
-    """These tests find the first admin in their databases."""
-    return admin_template[0]
+def demo_template(
+    postgres: URL, admin_template: tuple[str, Person], authority: Authority, routes: None
+) -> Iterator[str]:
+    """The same with the fleet `demo` and its pool `us`; made once in each process."""
+    name, (origin, admin) = f"template_demo_{os.getpid()}", admin_template
+
+    async def make() -> None:
+        await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {origin} STRATEGY FILE_COPY")
+        made = Database(as_text(postgres.set(database=name)), pool_size=1)
+        try:
+            await _make_api(authority, Clock(), admin, made).declare()
+        finally:
+            await made.close()
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(administer(postgres, f"DROP DATABASE {name}"))
+
+
+@pytest.fixture
+def template(request: pytest.FixtureRequest, admin_template: tuple[str, Person]) -> str:
+    """These tests find the first admin in their databases, and the fleet `demo` where they ask for it."""
+    name: str = request.getfixturevalue("demo_template") if "demo" in request.fixturenames else admin_template[0]
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -279,25 +300,27 @@ def make_operator(database: Database) -> Callable[..., Any]:
     return partial(_make_operator, database)
 
 
+def _make_api(
+    authority: Authority, clock: Callable[[], datetime], admin: Person, database: Database, **given: Any
+) -> Api:
+    context = ApiContext(
+        database=database,
+        authority=authority,
+        clock=clock,
+        sink=HeartbeatSink(database, replica="a", clock=clock),
+        credentials=Credentials(database),
+        orders=OrderBook(database, clock),
+        xds_address=None,
+        xds_port=18000,
+        **{"auth": Auth(passwords=Passwords(CHEAP)), **given},
+    )
+    return Api(create_app(context), context, credential=admin.key)
+
+
 @pytest.fixture
 def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person, routes: None) -> Callable[..., Api]:
     """An API on a given database, called by an admin; what else it works with may be given too."""
-
-    def make(database: Database, **given: Any) -> Api:
-        context = ApiContext(
-            database=database,
-            authority=authority,
-            clock=clock,
-            sink=HeartbeatSink(database, replica="a", clock=clock),
-            credentials=Credentials(database),
-            orders=OrderBook(database, clock),
-            xds_address=None,
-            xds_port=18000,
-            **{"auth": Auth(passwords=Passwords(CHEAP)), **given},
-        )
-        return Api(create_app(context), context, credential=admin.key)
-
-    return make
+    return partial(_make_api, authority, clock, admin)
 
 
 @pytest.fixture
@@ -306,9 +329,8 @@ def api(make_api: Callable[..., Api], database: Database) -> Api:
 
 
 @pytest.fixture
-async def demo(api: Api) -> Api:
+def demo(api: Api) -> Api:
     """The API, with the fleet `demo` and its pool `us` declared."""
-    await api.declare()
     return api
 
 
