@@ -306,13 +306,15 @@ def until() -> Callable[..., Any]:
     """`await until(condition)`: ask again until it holds, at most `timeout_s`, and give what it gave."""
 
     async def ask(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
+        pauses = itertools.chain([0.005, 0.01], itertools.repeat(0.02))  # what takes long is not asked for as often
         async with asyncio.timeout(timeout_s):
-            while True:
+            for pause_s in pauses:
                 answer = condition()
                 if asyncio.iscoroutine(answer):
                     answer = await answer
                 if answer:
-                    return answer
-                await asyncio.sleep(0.01)
+                    break
+                await asyncio.sleep(pause_s)
+        return answer
 
     return ask

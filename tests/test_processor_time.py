@@ -82,6 +82,7 @@ def nested(pytester, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_dear_test_fails_unless_it_is_marked(nested):
     result = nested(TESTS)
     result.assert_outcomes(passed=5, errors=2)
@@ -97,11 +98,13 @@ def test_child_counts_once_it_was_waited_for(nested):
     nested(CHILD).assert_outcomes(passed=1, errors=1)
 
 
+@pytest.mark.slow
 def test_slower_machine_has_a_wider_limit(nested, monkeypatch):
     monkeypatch.setattr(processor_time, "slowness", lambda: 20.0)
     nested(TESTS).assert_outcomes(passed=5)
 
 
+@pytest.mark.slow
 def test_slowness_is_measured_against_the_reference(monkeypatch):
     monkeypatch.setattr(processor_time, "REFERENCE_S", 1000.0)
     assert slowness() == 1

@@ -73,6 +73,7 @@ HEAVY = {"typer", "pydantic", "pygments", "sqlalchemy", "fastapi", "betterproto2
 """pygments comes with rich, which structlog asks for in vain."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", Role)
 async def test_what_only_options_or_colours_need_is_not_in_the_memory_of_an_agent(
     plane, source, make_settings, run_command, until, role

@@ -183,6 +183,7 @@ async def test_a_chain_that_was_rewritten_whole_is_found_by_a_checkpoint_alone(w
     assert await check(checkpoint) == [(REWRITE, 2, 2)]
 
 
+@pytest.mark.slow
 async def test_of_very_many_findings_the_first_are_told(write, tamper, check):
     await write(300)
     await tamper("UPDATE audit_event SET action = 'x'")

@@ -248,6 +248,7 @@ async def test_who_does_not_authenticate_gets_401_everywhere_but_where_it_is_ope
     assert await stored() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 @pytest.mark.parametrize("scope", ["all", "own"])
 async def test_a_role_may_what_the_table_says_and_no_more(

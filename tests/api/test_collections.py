@@ -180,6 +180,7 @@ async def test_a_cursor_of_one_order_is_refused_by_another(demo, make):
     assert (reply.status, reply.json["code"]) == (422, "bad_cursor")
 
 
+@pytest.mark.slow
 async def test_a_list_of_hundreds_takes_as_many_statements_as_a_list_of_one(demo, make, statements):
     for name in ("exits", "users", "routes", "pools"):
         await make(name, 0)
@@ -209,6 +210,7 @@ async def test_a_change_of_what_was_read_long_ago_is_refused(name, demo, make):
     assert (await demo("DELETE", path, headers={"If-Match": f'"x", {changed.headers["etag"]}'})).status == 204
 
 
+@pytest.mark.slow
 async def test_of_fifty_writers_of_one_pool_who_compare_none_loses_what_another_wrote(demo, make):
     """Each adds a letter to the name that it read, and those whom somebody was faster than try again."""
     path = f"/api/v1/pools/{(await make('pools'))['id']}"

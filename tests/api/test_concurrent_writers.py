@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 LISTENER = {"address": "127.0.0.1", "port": 8080}
 
 
@@ -34,6 +36,7 @@ async def test_fifty_that_create_different_things_make_fifty_revisions_in_a_row(
     assert sorted(reply.revision for reply in replies) == list(range(before + 1, before + 51))
 
 
+@pytest.mark.slow
 async def test_changes_of_different_fields_of_one_exit_are_all_kept(demo):
     path = f"/api/v1/exits/{(await demo.declare_exit())['id']}"
     patches = [{"port": 9000}, {"bind_address": "127.0.0.9"}, {"egress_address": "192.0.2.10"}, {"name": "renamed"}]

@@ -90,6 +90,7 @@ async def test_a_second_admin_takes_force(init, operators, tmp_path):
     assert (taken.status, "choose another --name" in taken.err) == (1, True)
 
 
+@pytest.mark.slow
 async def test_of_two_at_once_one_is_the_first(program, operators, database_url):
     start = functools.partial(program, "init", EXITPLANE_DATABASE_URL=database_url)
     both = await asyncio.gather(*(start("--name", name, "--generate") for name in ("ada", "eve")))

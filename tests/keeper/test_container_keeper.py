@@ -320,6 +320,7 @@ async def test_one_that_the_database_forgot_is_found_again_by_its_labels(serving
 # -- how many ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_load_brings_one_more_up_to_the_maximum_and_idleness_takes_it_away_again(serving):
     await serving.declare_containers(WANTED | {"requests_per_exit": 10, "drain_s": 20})
     for _ in range(20):

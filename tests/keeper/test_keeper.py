@@ -589,6 +589,7 @@ async def revision(house):
         return (await session.execute(text("SELECT value FROM revision"))).scalar_one()
 
 
+@pytest.mark.slow
 async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
     await balance(house, weigh_by="latency")
     exits = [await house.declare(str(number)) for number in range(4)]

@@ -334,7 +334,7 @@ def befall(house: House, event: str, value: int):
             house.slots[value] = replace(each, life=Life.CREATED)
 
 
-@settings(max_examples=scaled(80), deadline=None)
+@settings(max_examples=scaled(50), deadline=None)
 @given(
     st.lists(EVENTS, max_size=40),
     st.integers(1, 3),

@@ -123,6 +123,7 @@ asyncio.run(upgrade(Database(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, until):
     url = empty.url.set(drivername="postgresql").render_as_string(hide_password=False)
     holder = await empty.connect()

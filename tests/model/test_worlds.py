@@ -126,6 +126,7 @@ async def test_what_came_and_went_between_two_readings_is_reported_as_gone(datab
     assert caught_up == World(revision=2)
 
 
+@pytest.mark.slow
 async def test_one_write_of_thousands_is_caught_up_with(database, declare):
     world = await worlds.load(database)
     async with write(database) as unit:
@@ -139,6 +140,7 @@ async def test_one_write_of_thousands_is_caught_up_with(database, declare):
     assert caught_up == await worlds.load(database)
 
 
+@pytest.mark.slow
 async def test_thousands_of_rejections_are_caught_up_with(database):
     """Their keys have four parts each, and PostgreSQL takes 32,767 parameters."""
     world = await worlds.load(database)

@@ -555,7 +555,7 @@ class Delta(Conversation):
 
 
 PROFILE = settings(
-    max_examples=scaled(60),
+    max_examples=scaled(40),
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

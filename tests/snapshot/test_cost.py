@@ -278,6 +278,7 @@ for scope in (GatewayGroup(fleet.id), *endpoints, ExitGroup(pools[0].id), ExitOv
 """
 
 
+@pytest.mark.slow
 def test_versions_are_equal_in_every_process():
     """Hashes of strings differ between processes, and with them the order of sets."""
     runs = [
