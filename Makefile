@@ -1,5 +1,7 @@
 # Everything prepares itself on a fresh Debian machine with Python 3.11 or newer: `make demo`, `make test`, `make lint`.
 SHELL := /bin/bash
+# compiled modules, and tests that pytest has rewritten once, are kept for the next run
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(or $(firstword $(notdir $(wildcard $(foreach version,11 12 13,$(addsuffix /python3.$(version),$(subst :, ,$(PATH))))))),python3)
 VENV := .venv
 BIN := $(VENV)/bin
