@@ -93,7 +93,7 @@ def test_a_token_for_a_fleet_that_is_not_there(database_url):
 
 
 def test_no_control_plane_runs_in_the_state_folder(tmp_path):
-    done = run("db", "check", EXITPLANE_STATE_DIR=str(tmp_path))
+    done = run("token", "--role", "exit", "--fleet", "demo", EXITPLANE_STATE_DIR=str(tmp_path))
     assert_refused(done, str(tmp_path), "exitplane serve")
 
 
