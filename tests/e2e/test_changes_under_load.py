@@ -137,8 +137,8 @@ def test_a_change_of_all_the_gateways_clusters_and_of_nothing_else_does_not_stal
             newer_control_plane(scene, timeout_s),
         ):
             eventually(lambda: updates(admin) != before)
+            eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {f"{timeout_s}s"})
             eventually(lambda: warming(admin) == 0)
-            assert {each["connect_timeout"] for each in clusters(admin).values()} == {f"{timeout_s}s"}
             count = len(load.answers)
             eventually(lambda: len(load.answers) > count + 60)
             assert still_moving(download, eventually), download.error

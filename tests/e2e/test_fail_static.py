@@ -146,6 +146,7 @@ def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key
         return [_over_tls(scene, port, chain, user) for user in ("alice", "bob")] == [418, 200]
 
     eventually(serves_both)
+    eventually(record.exists)
     changed_at = time.time()
     made.append(scene.api("POST", "/users", {"name": "carol", "fleet": "demo", "group": "staff"}))
     eventually(lambda: _over_tls(scene, port, chain, "carol") == 418)
