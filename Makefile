@@ -19,6 +19,8 @@ SLOW_PROCESSES ?= 2
 SCALE ?= 5
 # more processes than processors, for half of a test's time is waiting; who is done early takes over from the others
 SPREAD = -n $(PROCESSES) --dist worksteal
+# modules that share a scene still depend on the order in which they use it
+IN_ORDER = --dist loadscope -p no:randomly
 NIGHT = -o asyncio_debug=true -o timeout=1800
 CONTAINERS = $(shell command -v podman >/dev/null || echo ' and not containers')
 NO_PODMAN = command -v podman >/dev/null || echo "podman is missing: the tests that need a real container engine are left out"
@@ -45,14 +47,14 @@ test: ready ## The fast tests (below 4 minutes)
 test-slow: ready ## The slow tests; those that make network namespaces after the others
 	@$(NO_PODMAN)
 	$(BIN)/pytest -m "slow and not nightly and not tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
-	$(BIN)/pytest -m "slow and not nightly and tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) --dist loadscope $(ARGS)
+	$(BIN)/pytest -m "slow and not nightly and tunnels$(CONTAINERS)" -n $(SLOW_PROCESSES) $(IN_ORDER) $(ARGS)
 
 test-all: test test-slow ## All tests but those of the night
 
 test-nightly: ready ## All tests, with asyncio's debug mode and five times the examples
 	@$(NO_PODMAN)
 	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "not tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
-	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist loadscope $(ARGS)
+	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) $(IN_ORDER) $(ARGS)
 
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)
