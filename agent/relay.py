@@ -54,6 +54,10 @@ class _EnvoyLeft(Exception):
     """Envoy ended its stream."""
 
 
+class _EnvoyStuck(Exception):
+    """Envoy left a response unread for READ_WITHIN_S."""
+
+
 class Relay:
     """Serves one Envoy's ADS from `start` to `stop`, which must come after Envoy's own end.
 
@@ -121,11 +125,14 @@ class Relay:
             self._record.clear()
             await self._writer.flush()
             await context.abort(denied.code, denied.details)
+        except _EnvoyStuck:
+            # the status waits behind what is not read, so the control plane's stream has ended before this
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Envoy does not read its responses")
         except _EnvoyLeft:
             return
 
     async def _pair(self, context: Context, call: Call) -> None:
-        """Pass on what either side says until one ends. Raises Denied and _EnvoyLeft."""
+        """Pass on what either side says until one ends. Raises Denied, _EnvoyLeft and _EnvoyStuck."""
         witness = Witness(self._record)
         begun_s = time.monotonic()
         served = asyncio.Event()
@@ -156,7 +163,7 @@ class Relay:
         raise _EnvoyLeft
 
     async def _pass_responses(self, context: Context, call: Call, witness: Witness, served: asyncio.Event) -> None:
-        """Until the control plane has nothing more to say."""
+        """Until the control plane has nothing more to say. Raises _EnvoyStuck."""
         with suppress(grpc.RpcError):
             while (raw := await call.read()) is not grpc.aio.EOF:
                 served.set()
@@ -167,7 +174,7 @@ class Relay:
     # -- while the control plane is away
 
     async def _answer(self, context: Context) -> None:
-        """Serve what the last Envoy accepted, until the control plane is back. Raises Denied and _EnvoyLeft.
+        """Serve what the last Envoy accepted, until the control plane is back. Raises Denied, _EnvoyLeft and _EnvoyStuck.
 
         Then the stream ends, and Envoy's next one is relayed. Without a record Envoy is told nothing, and waits likewise.
         """
@@ -201,12 +208,12 @@ class Relay:
 
 
 async def _write(context: Context, raw: bytes) -> None:
-    """Send a response, as soon as Envoy takes it."""
+    """Send a response, as soon as Envoy takes it. Raises _EnvoyStuck."""
     try:
         async with asyncio.timeout(READ_WITHIN_S):
             await context.write(raw)
-    except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Envoy does not read its responses")
+    except TimeoutError as error:
+        raise _EnvoyStuck from error
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -251,7 +251,12 @@ class Wire:
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         behind_reader, behind_writer = await asyncio.open_unix_connection(self.target)
+        if self._server is None or writer.transport.is_closing():  # it was cut meanwhile
+            writer.transport.abort()
+            behind_writer.transport.abort()
+            return
         for source, sink in ((reader, behind_writer), (behind_reader, writer)):
             self._writers.add(sink)
             pump = asyncio.create_task(self._pump(source, sink))

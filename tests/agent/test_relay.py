@@ -359,17 +359,20 @@ async def test_a_response_larger_than_grpc_s_default_passes(make_relay, pair, en
     await saying
 
 
+LARGE = gives("1", a="v" * 1_000_000)
+
+
+async def say_for_ever(session: Session) -> None:
+    """Send large responses as fast as they are taken, and count them among what was heard."""
+    while True:
+        await session.say(LARGE)
+        session.heard.append(b"")
+
+
 async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay, pair, envoy, until):
     await make_relay()
     session = await pair()
-    large = gives("1", a="v" * 1_000_000)
-
-    async def say_for_ever() -> None:
-        while True:
-            await session.say(large)
-            session.heard.append(b"")
-
-    saying = asyncio.create_task(say_for_ever())
+    saying = asyncio.create_task(say_for_ever(session))
     # what all buffers on the way hold is a few of these; nothing piles up behind them
     await until(lambda: session.heard)
     count = -1
@@ -377,8 +380,18 @@ async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay
         count = len(session.heard)
         await asyncio.wait({saying}, timeout=0.5)
     assert count < 20
-    assert await envoy.hear() == large
+    assert await envoy.hear() == LARGE
     saying.cancel()
+    envoy.cancel()
+
+
+async def test_an_envoy_that_reads_nothing_keeps_no_stream(make_relay, pair, envoy, until, monkeypatch):
+    monkeypatch.setattr("agent.relay.READ_WITHIN_S", 0.2)
+    await make_relay()
+    session = await pair()
+    saying = asyncio.create_task(say_for_ever(session))
+    await until(lambda: session.ended)
+    await asyncio.gather(saying, return_exceptions=True)
     envoy.cancel()
 
 

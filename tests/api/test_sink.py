@@ -207,12 +207,12 @@ async def test_a_running_sink_outlives_an_outage_and_says_so_once(wired, demo, p
     assert events == ["heartbeats.kept", "heartbeats.written_again"]
 
 
-async def test_a_sink_that_ends_during_an_outage_ends_soon_and_says_what_was_lost(clock):
+async def test_a_sink_that_ends_during_an_outage_ends_soon_and_says_what_was_lost(clock, until):
     sink = HeartbeatSink(Database(NOWHERE), replica="a", clock=clock, period_s=0.01)
     sink.hear(beat_of(uuid4(), clock()))
     with capture_logs() as logged:
         task = asyncio.create_task(sink.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: "heartbeats.kept" in [entry["event"] for entry in logged])
         task.cancel()
         async with asyncio.timeout(10):
             await asyncio.gather(task, return_exceptions=True)

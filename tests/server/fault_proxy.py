@@ -181,6 +181,7 @@ class FaultProxy:
             yield self
         finally:
             self._server.close()
+            self.refuses = True  # what was accepted before that and comes now
             for each in self.living:
                 each.reset()
             for task in [*self._tasks]:
@@ -188,18 +189,18 @@ class FaultProxy:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._carry(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
             writer.transport.abort()
             return
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # also when it was cancelled while it dialled
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._dial()
         except OSError:
-            writer.transport.abort()
             return
         connection = Connection(writer, server_writer)
         self.connections.append(connection)
@@ -211,8 +212,7 @@ class FaultProxy:
                     tasks.create_task(connection.down.pump(server_reader, writer))
         finally:
             connection.ended.set()
-            for each in (writer, server_writer):
-                each.transport.abort()
+            server_writer.transport.abort()
 
 
 @asynccontextmanager

