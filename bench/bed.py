@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import pycountry
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +37,7 @@ from xds.translate import names
 
 READY_S: Final = 60
 _CHUNK: Final = 1_000
+_COUNTRIES: Final = sorted(country.alpha_2.lower() for country in pycountry.countries)
 _SETTINGS: Final = {
     "EXITPLANE_SILENCE_TIMEOUT_S": "1e7",  # nobody is behind the exits, and they must stay
     "EXITPLANE_LOST_AFTER_S": "1e8",
@@ -79,6 +81,11 @@ class Fleet:
         """How many resources of each type a gateway is given."""
         of_pools = dict.fromkeys((names.CLUSTER, names.ENDPOINT), len(self.pools))
         return of_pools | dict.fromkeys((names.LISTENER, names.ROUTE, names.EXTENSION), 1)
+
+
+def _country(number: int) -> str:
+    """A real country while there are any, for commands read what is declared; made up for larger fleets."""
+    return _COUNTRIES[number] if number < len(_COUNTRIES) else f"c{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ class Bed:
             listener = {"id": uuid4(), "fleet_id": fleet_id, "address": "127.0.0.1", "port": 8080}
             await _insert(unit, ListenerRow, Kind.LISTENER, [listener])
             rows: Iterable[dict[str, Any]] = (
-                {"id": pool_id, "fleet_id": fleet_id, "name": f"pool-{number}", "country": f"c{number}"}
+                {"id": pool_id, "fleet_id": fleet_id, "name": f"pool-{number}", "country": _country(number)}
                 for number, pool_id in enumerate(pool_ids)
             )
             await _insert(unit, PoolRow, Kind.POOL, [{**row, "created_at": now} for row in rows])

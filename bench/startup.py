@@ -18,6 +18,7 @@ from bench.plane import make_admin
 from bench.report import heading, spread_of
 
 AIM_MS: Final = 350
+EXIT: Final = "exit-1"
 COMMANDS: Final = (
     ("--help",),
     ("status", "--help"),
@@ -27,6 +28,16 @@ COMMANDS: Final = (
     ("get", "pools", "--json"),
     ("whoami",),
     ("get", "proxies", "--yaml"),
+    ("explain", "https://example.com/"),
+    ("containers", "list"),
+    ("disable", EXIT),
+    ("history", EXIT),
+    ("export",),
+    ("init", "--help"),
+    ("serve", "--help"),
+    ("agent", "--help"),
+    ("db", "--help"),
+    ("demo", "--help"),
 )
 COMPLETION: Final = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": "exitplane st", "COMP_CWORD": "1"}
 

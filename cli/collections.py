@@ -12,11 +12,10 @@ from cli.api import HERE, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
     from rich.table import Table
 
     from client import Client
-    from client.collection import Readable
+    from client.plain import Item
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "fleets": ("name", "listener", "created_at"),
@@ -63,12 +62,12 @@ def _complete_ref(ctx: typer.Context, incomplete: str) -> list[str]:
     async def names(client: Client) -> list[str]:
         async with asyncio.timeout(_COMPLETION_S):
             query = {"name": f"{incomplete}*"} if incomplete else {}
-            page = await _collection(client, name).page(limit=_COMPLETED_MAX, **query)
-        return sorted({each.name for each in page.items})
+            items, _ = await client.plain.page(_known(name), limit=_COMPLETED_MAX, **query)
+        return sorted({each["name"] for each in items})
 
     try:
         return run(api, names)
-    except (ExitplaneError, TimeoutError, AttributeError):
+    except (ExitplaneError, TimeoutError, KeyError):
         return []
 
 
@@ -111,23 +110,22 @@ def get(
       exitplane get users --filter 'name=a*' --json | jq -r '.[].name'
     """
     if ref is not None:
-        found = [run(api, lambda client: _read(client, collection, ref, fleet))]
+        found = [run(api, lambda client: client.plain.read(_known(collection), ref, fleet=fleet))]
     else:
         query = {"sort": sort, **_filters(which or ())}
         if fleet is not None:
             query["fleet"] = fleet
         found = run(api, lambda client: _list(client, collection, query, limit))
-    plain = [item.model_dump(mode="json", by_alias=True) for item in found]
     if as_json:
-        print_json(plain if ref is None else plain[0])
+        print_json(found if ref is None else found[0])
     elif yaml:
         from cli.declared.dumping import as_yaml
 
-        sys.stdout.write(as_yaml(plain if ref is None else plain[0]))
+        sys.stdout.write(as_yaml(found if ref is None else found[0]))
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(_table(plain, _COLUMNS[collection]))
+        Console(highlight=False).print(_table(found, _COLUMNS[collection]))
 
 
 def delete(
@@ -164,21 +162,16 @@ def delete(
             print(f"deleted {each}")
 
 
-def _collection(client: Client, name: str) -> Readable[Any]:
-    if name not in _COLUMNS:
-        raise UnknownCollection(f"there is no collection {name!r}", mend=f"name one of {', '.join(_COLUMNS)}")
-    return client.collection(name)
+def _known(collection: str) -> str:
+    """The name of a collection, if there is one of that name. Raises UnknownCollection."""
+    if collection not in _COLUMNS:
+        raise UnknownCollection(f"there is no collection {collection!r}", mend=f"name one of {', '.join(_COLUMNS)}")
+    return collection
 
 
-async def _read(client: Client, name: str, ref: str, fleet: str | None) -> BaseModel:
-    found: BaseModel = await _collection(client, name).read(ref, fleet=fleet)
-    return found
-
-
-async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int | None) -> list[BaseModel]:
-    collection = _collection(client, name)
-    found: list[BaseModel] = []
-    async for item in collection.list(**query, limit=min(limit or _PAGE, _PAGE)):
+async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int | None) -> list[Item]:
+    found: list[Item] = []
+    async for item in client.plain.list(_known(name), **query, limit=min(limit or _PAGE, _PAGE)):
         if len(found) == limit:
             break
         found.append(item)
@@ -190,7 +183,7 @@ async def _delete(
 ) -> list[str]:
     from client.collection import Changeable, Collection
 
-    collection = _collection(client, name)
+    collection = client.collection(_known(name))
     if isinstance(collection, Collection) and len(refs) > 1:
         await collection.bulk(delete=refs, fleet=fleet, approve=approve)
         return [*refs]

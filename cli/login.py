@@ -72,13 +72,13 @@ def whoami(
     header = credentials.authorization(api)
     if header is None:
         raise NotLoggedIn(f"nobody is logged in to {api}", mend="run `exitplane login`, or set EXITPLANE_API_KEY")
-    me = credentials.ask(api, lambda client: client.auth.me(), header)
+    me = credentials.ask(api, lambda client: client.plain.get("/auth/me"), header)
     if as_json:
-        print_json(me.model_dump(mode="json"))
+        print_json(me)
         return
-    fleets = "all fleets" if me.fleets is None else f"fleets {', '.join(map(str, me.fleets)) or 'none'}"
-    by = f", by the API key {me.api_key.name}" if me.api_key else ""
-    print(f"{me.name}: {me.role} of {fleets}{by}")
+    fleets = "all fleets" if me["fleets"] is None else f"fleets {', '.join(me['fleets']) or 'none'}"
+    by = f", by the API key {me['api_key']['name']}" if me["api_key"] else ""
+    print(f"{me['name']}: {me['role']} of {fleets}{by}")
 
 
 def _password(path: Path | None) -> str:

@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cli.ending import told_in_short
-from model.version import exitplane_version
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("cli.serve:serve", "Run the control plane: the REST API, the xDS server and the keeper."),
@@ -115,6 +114,8 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's signature
     if value:
+        from model.version import exitplane_version
+
         print(f"exitplane {exitplane_version()}")
         raise typer.Exit
 

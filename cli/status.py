@@ -11,9 +11,8 @@ from client.errors import ApiRefused
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api.fleets.schemas import FleetOut
-    from api.proxies.schemas import ProxyOut
     from client import Client
+    from client.plain import Item
 
 
 def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
@@ -38,35 +37,36 @@ async def _read(client: Client) -> dict[str, list[dict[str, Any]]]:
     from client import collect
 
     fleets, exits, proxies = await asyncio.gather(
-        collect(client.fleets.list()), collect(client.exits.list()), collect(client.proxies.list())
+        *(collect(client.plain.list(name)) for name in ("fleets", "exits", "proxies"))
     )
     changes = [change for fleet in fleets for change in await _changes(client, fleet)]
     return {
-        "exits": [each.model_dump(mode="json") for each in exits],
-        "proxies": [each.model_dump(mode="json") | {"lacks": _what_it_lacks(each)} for each in proxies],
+        "exits": exits,
+        "proxies": [each | {"lacks": _what_it_lacks(each)} for each in proxies],
         "changes": changes,
     }
 
 
-async def _changes(client: Client, fleet: FleetOut) -> list[dict[str, Any]]:
+async def _changes(client: Client, fleet: Item) -> list[dict[str, Any]]:
     """What of a fleet is tried by canaries, or held back."""
     try:
-        rollout = await client.fleets.rollout(fleet.id)
+        rollout = await client.plain.get("/fleets/{fleet}/rollout", fleet["id"])
     except ApiRefused as refusal:
         if refusal.status == 404:  # it was removed meanwhile
             return []
         raise
     return [
-        {"fleet": fleet.name, "what": ", ".join(sorted({it.name for it in each.resources}))}
-        | each.model_dump(mode="json")
-        for group in rollout.groups
-        for each in group.change_sets
+        {"fleet": fleet["name"], "what": ", ".join(sorted({it["name"] for it in each["resources"]}))} | each
+        for group in rollout["groups"]
+        for each in group["change_sets"]
     ]
 
 
-def _what_it_lacks(proxy: ProxyOut) -> str:
+def _what_it_lacks(proxy: Item) -> str:
     """The types of resources of which a proxy does not have what it should."""
-    behind = [f"{it.type_url.rpartition('.')[2]} ({it.status})" for it in proxy.sync if it.status != "accepted"]
+    behind = [
+        f"{it['type_url'].rpartition('.')[2]} ({it['status']})" for it in proxy["sync"] if it["status"] != "accepted"
+    ]
     return ", ".join(behind)
 
 

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from api.paths import BASE_PATH
-from client.collection import Collection, Creatable, Readable
 from client.transport import Operation, Transport, Value
 
 if TYPE_CHECKING:
@@ -27,12 +26,14 @@ if TYPE_CHECKING:
     from api.routes.schemas import RouteIn, RouteOut, RoutePatch
     from api.users.schemas import UserIn, UserOut, UserPatch
     from client.auth import Auth
+    from client.collection import Collection, Creatable, In, Out, Patch, Readable
     from client.containers import Containers
     from client.declared import Declaring
     from client.events import Events
     from client.exits import Exits
     from client.fleets import Fleets
     from client.neighbours import Neighbours
+    from client.plain import Plain
     from client.proxies import Proxies
 
 COLLECTIONS: Final = (
@@ -108,57 +109,64 @@ class Client:
     def pools(self) -> Collection[PoolIn, PoolPatch, PoolOut]:
         from api.pools.schemas import PoolIn, PoolOut, PoolPatch
 
-        return Collection(self._transport, "pools", "pool", (PoolIn, PoolPatch, PoolOut))
+        return self._collection("pools", "pool", (PoolIn, PoolPatch, PoolOut))
 
     @cached_property
     def listeners(self) -> Collection[ListenerIn, ListenerPatch, ListenerOut]:
         from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
 
-        return Collection(self._transport, "listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
+        return self._collection("listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
 
     @cached_property
     def routes(self) -> Collection[RouteIn, RoutePatch, RouteOut]:
         from api.routes.schemas import RouteIn, RouteOut, RoutePatch
 
-        return Collection(self._transport, "routes", "route", (RouteIn, RoutePatch, RouteOut))
+        return self._collection("routes", "route", (RouteIn, RoutePatch, RouteOut))
 
     @cached_property
     def users(self) -> Collection[UserIn, UserPatch, UserOut]:
         from api.users.schemas import UserIn, UserOut, UserPatch
 
-        return Collection(self._transport, "users", "user", (UserIn, UserPatch, UserOut))
+        return self._collection("users", "user", (UserIn, UserPatch, UserOut))
 
     @cached_property
     def plans(self) -> Collection[PlanIn, PlanPatch, PlanOut]:
         from api.plans.schemas import PlanIn, PlanOut, PlanPatch
 
-        return Collection(self._transport, "plans", "plan", (PlanIn, PlanPatch, PlanOut))
+        return self._collection("plans", "plan", (PlanIn, PlanPatch, PlanOut))
 
     @cached_property
     def certificates(self) -> Collection[CertificateIn, CertificatePatch, CertificateOut]:
         from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
 
-        return Collection(
-            self._transport, "certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut)
-        )
+        return self._collection("certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut))
 
     @cached_property
     def operators(self) -> Collection[OperatorIn, OperatorPatch, OperatorOut]:
         from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
 
-        return Collection(self._transport, "operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
+        return self._collection("operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
 
     @cached_property
     def api_keys(self) -> Creatable[ApiKeyIn, ApiKeyPatch, ApiKeyOut]:
         from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
+        from client.collection import Creatable
 
         return Creatable(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
 
     @cached_property
     def audit_events(self) -> Readable[AuditEventOut]:
         from api.audit_events.schemas import AuditEventOut
+        from client.collection import Readable
 
         return Readable(self._transport, "audit-events", "audit-event", AuditEventOut)
+
+    @cached_property
+    def plain(self) -> Plain:
+        """The API without its schemas, for programs that only show what it says."""
+        from client.plain import Plain
+
+        return Plain(self._transport)
 
     @cached_property
     def containers(self) -> Containers:
@@ -196,6 +204,13 @@ class Client:
             raise KeyError(name)
         found: Readable[Any] = getattr(self, name.replace("-", "_"))
         return found
+
+    def _collection(
+        self, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
+    ) -> Collection[In, Patch, Out]:
+        from client.collection import Collection
+
+        return Collection(self._transport, name, kind, schemas)
 
     def operations(self) -> Iterator[Operation[Any]]:
         """Those of the OpenAPI document that this client asks for."""

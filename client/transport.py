@@ -8,16 +8,18 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
-from api.dry_run import DryRunOut
 from api.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
 from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, Origin, Response
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from api.dry_run import DryRunOut
 
 T = TypeVar("T")
 Value: TypeAlias = object
@@ -28,7 +30,10 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[T]):
-    """One of the operations of the OpenAPI document, by its id. None: without a body, or without content in the reply."""
+    """One of the operations of the OpenAPI document, by its id. None: without a body, or without content in the reply.
+
+    An answer of the type `dict` is an object of JSON as it is; no schema is imported for that.
+    """
 
     id: str
     method: str
@@ -123,6 +128,8 @@ class Transport:
         headers: Mapping[str, str] | None = None,
     ) -> DryRunOut:
         """What an operation would do, without doing it. Raises ApiRefused, ApiUnreachable."""
+        from api.dry_run import DryRunOut
+
         content, _ = await self._exchange(operation, place, {**(query or {}), "dry_run": True}, body, headers)
         return self._read(DryRunOut, content)
 
@@ -205,12 +212,18 @@ class Transport:
         except ConnectionBroken as error:
             raise _Broken(f"the connection to the API at {self.url} broke ({error})", mend=_MEND) from error
 
+    def not_understood(self) -> ApiUnreachable:
+        """What to say of a reply that is none of this version's."""
+        return ApiUnreachable(
+            f"what answers at {self.url} is no Exitplane that this version understands",
+            mend="correct --api, or use the same version on both sides",
+        )
+
     def _read(self, kind: type[T], content: bytes) -> T:
         try:
-            value: T = _validate(kind, content)
-        except ValidationError as error:
-            message = f"what answers at {self.url} is no Exitplane that this version understands"
-            raise ApiUnreachable(message, mend="correct --api, or use the same version on both sides") from error
+            value: T = _json_object(content) if kind is dict else _validate(kind, content)
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise self.not_understood() from error
         return value
 
     def _refusal(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
@@ -230,7 +243,16 @@ class _Broken(ApiUnreachable):
 _MEND: Final = "start it, or give --api"
 
 
+def _json_object(content: bytes) -> Any:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")  # noqa: TRY004 - as what is no JSON at all
+    return found
+
+
 def _validate(kind: Any, content: bytes) -> Any:
+    from pydantic import BaseModel, TypeAdapter
+
     # a model is its own validator; making an adapter of one costs as much again
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_validate_json(content)

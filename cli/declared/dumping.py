@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from api.declared.schemas import Declared
+if TYPE_CHECKING:
+    from api.declared.schemas import Declared
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -28,7 +29,7 @@ def dump(document: Declared) -> str:
     """All collections, without the fields that have their default."""
     plain = {
         name: [item.model_dump(mode="json", by_alias=True, exclude_defaults=True) for item in items]
-        for name in Declared.model_fields
+        for name in type(document).model_fields
         if (items := getattr(document, name)) is not None
     }
     return as_yaml(plain)

@@ -1,0 +1,47 @@
+"""What the API says, as plain JSON values: for programs that only show it, like the command line.
+
+No schema is imported or checked, so it costs little to start, and fields that a newer API has pass as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+from api.paths import BASE_PATH
+from client.transport import Operation, Transport, Value
+
+Item: TypeAlias = dict[str, Any]
+
+
+class Plain:
+    """Reads by path and by collection. All methods raise ApiRefused, ApiUnreachable."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def get(self, path: str, *place: str, **query: Value) -> Item:
+        """What is at a path below the API's base, such as `/fleets/{fleet}/rollout`; `place` fills its braces."""
+        operation: Operation[Item] = Operation(f"GET {path}", "GET", f"{BASE_PATH}{path}", None, dict)
+        return (await self._transport.send(operation, *place, query=query)).value
+
+    async def page(self, collection: str, **query: Value) -> tuple[list[Item], str | None]:
+        """The items of one page of a collection, and the cursor of the next one."""
+        found = await self.get(f"/{collection}", **query)
+        if not isinstance(found.get("items"), list):
+            raise self._transport.not_understood()
+        return found["items"], found.get("next")
+
+    async def list(self, collection: str, **query: Value) -> AsyncIterator[Item]:
+        """All items of a collection, page by page: `sort`, the filters of the collection, and `limit` for the size of a page."""
+        while True:
+            items, cursor = await self.page(collection, **query)
+            for item in items:
+                yield item
+            if cursor is None:
+                return
+            query["cursor"] = cursor
+
+    async def read(self, collection: str, ref: str, *, fleet: str | None = None) -> Item:
+        """One thing of a collection, by its id or name."""
+        return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
