@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,9 +15,9 @@ from model.errors import ExitplaneError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api.containers.schemas import ContainersOut, Verb, WishOut
-    from api.pools.schemas import PoolOut
+    from api.containers.schemas import Verb
     from client import Client
+    from client.plain import Item
 
 containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")
 Country = Annotated[str | None, typer.Option(help="Those of all pools of this country.")]
@@ -39,23 +39,26 @@ def list_(
 ) -> None:
     """Show the containers of pools (by default of all that have any), and what is wrong with them."""
 
-    async def read(client: Client) -> list[tuple[PoolOut, ContainersOut]]:
-        return [(each, await client.containers.of_pool(each.id)) for each in await _pools(client, pool, country, fleet)]
+    async def read(client: Client) -> list[Item]:
+        pools = await _pools(client, pool, country, fleet)
+        path = "/pools/{pool}/containers"
+        return [
+            {"pool": each["name"], "fleet": each["fleet"], **await client.plain.get(path, each["id"])} for each in pools
+        ]
 
     found = run(api, read)
     if as_json:
-        print_json([{"pool": each.name, "fleet": each.fleet, **of.model_dump(mode="json")} for each, of in found])
+        print_json(found)
         return
     from rich.console import Console
 
     console = Console(highlight=False)
     console.print(_table(found))
-    for each, of in found:
-        if of.state is not None:
-            trouble = f": {of.state.error}" if of.state.error else ""
-            console.print(
-                f"{each.fleet}/{each.name}: {of.state.running} run, {of.state.wanted} are wanted{trouble}", markup=False
-            )
+    for each in found:
+        if (state := each["state"]) is not None:
+            counts = f"{state['running']} run, {state['wanted']} are wanted"
+            trouble = f": {state['error']}" if state["error"] else ""
+            console.print(f"{each['fleet']}/{each['pool']}: {counts}{trouble}", markup=False)
 
 
 @containers.command("start")
@@ -116,11 +119,11 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show the last lines that the container of an exit wrote."""
-    found = run(api, lambda client: client.containers.logs(ref, lines=lines, fleet=fleet))
+    found = run(api, lambda client: client.plain.get("/exits/{exit_id}/container/logs", ref, lines=lines, fleet=fleet))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
     else:
-        print(found.text, end="" if found.text.endswith("\n") else "\n")
+        print(found["text"], end="" if found["text"].endswith("\n") else "\n")
 
 
 def _ask(
@@ -136,46 +139,47 @@ def _ask(
     if (not exits) == (pool is None and country is None):
         raise NothingNamed("this needs exits, or a pool or a country", mend="name exits, or add --pool or --country")
 
-    async def do(client: Client) -> list[WishOut]:
+    async def do(client: Client) -> list[Item]:
         if exits:
-            asked = [await client.containers.ask_exit(verb, ref, fleet=fleet, approve=approve) for ref in exits]
+            path = f"/exits/{{exit_id}}/{verb}"
+            asked = [await client.plain.post(path, ref, fleet=fleet, approve=approve) for ref in exits]
         else:
-            pools = await _pools(client, pool, country, fleet)
-            asked = [await client.containers.ask_pool(verb, each.id, approve=approve) for each in pools]
-        return [wish for each in asked for wish in each.wishes]
+            pools, path = await _pools(client, pool, country, fleet), f"/pools/{{pool}}/containers/{verb}"
+            asked = [await client.plain.post(path, each["id"], approve=approve) for each in pools]
+        return [wish for each in asked for wish in each["wishes"]]
 
     done = run(api, do)
     if as_json:
-        print_json([each.model_dump(mode="json") for each in done])
+        print_json(done)
         return
     for each in done:
-        print(f"{each.container}: {each.verb} was asked for")
+        print(f"{each['container']}: {each['verb']} was asked for")
 
 
-async def _pools(client: Client, pool: str | None, country: str | None, fleet: str | None) -> list[PoolOut]:
+async def _pools(client: Client, pool: str | None, country: str | None, fleet: str | None) -> list[Item]:
     """The pools that are meant, of those that have containers."""
     from client import collect
 
     if pool is not None:
-        return [await client.pools.read(pool, fleet=fleet)]
-    query = {name: value for name, value in (("country", country), ("fleet", fleet)) if value is not None}
-    return [each for each in await collect(client.pools.list(**query)) if each.containers_state is not None]
+        return [await client.plain.read("pools", pool, fleet=fleet)]
+    pools = await collect(client.plain.list("pools", country=country, fleet=fleet))
+    return [each for each in pools if each["containers_state"] is not None]
 
 
-def _table(found: Sequence[tuple[PoolOut, ContainersOut]]) -> Table:
+def _table(found: Sequence[Item]) -> Table:
     from rich.table import Table
 
     table = Table("fleet", "container", "state", "since", "exit", "open requests", "note", box=None)
-    for pool, of in found:
-        for each in of.containers:
-            note = "stopped" if each.stopped else "it drains, to go" if each.leaving_since else each.status
+    for pool in found:
+        for each in pool["containers"]:
+            note = "stopped" if each["stopped"] else "it drains, to go" if each["leaving_since"] else each["status"]
             table.add_row(
-                pool.fleet,
-                each.name,
-                each.life,
-                f"{each.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-                each.exit_state or "",
-                str(each.open_requests),
+                pool["fleet"],
+                each["name"],
+                each["life"],
+                f"{datetime.fromisoformat(each['started_at']):%Y-%m-%d %H:%M:%S}",
+                each["exit_state"] or "",
+                str(each["open_requests"]),
                 note,
             )
     return table

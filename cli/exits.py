@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
@@ -16,10 +16,10 @@ from model.errors import ExitplaneError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api.exits.schemas import ExitOut, HistoryOut, SummaryOut
-    from api.orders.schemas import OrderKind, OrderOut
+    from api.orders.schemas import OrderKind
     from client import Client
     from client.exits import Switch
+    from client.plain import Item
 
 WAIT_S: Final = 60.0
 _ASK_FOR_S: Final = 20.0
@@ -58,17 +58,17 @@ def disable(
 def _switch(
     word: Switch, refs: Sequence[str], fleet: str | None, approve: Literal["shrink"] | None, api: str, *, as_json: bool
 ) -> None:
-    async def do(client: Client) -> list[ExitOut]:
-        return [await client.exits.switch(word, ref, fleet=fleet, approve=approve) for ref in refs]
+    async def do(client: Client) -> list[Item]:
+        path = f"/exits/{{exit_id}}/{word}"
+        return [await client.plain.post(path, ref, fleet=fleet, approve=approve) for ref in refs]
 
     done = run(api, do)
     if as_json:
-        print_json([each.model_dump(mode="json") for each in done])
+        print_json(done)
         return
     for each in done:
-        print(
-            f"{each.name} is {each.state}: {each.state_reason}" if each.state_reason else f"{each.name} is {each.state}"
-        )
+        why = f": {each['state_reason']}" if each["state_reason"] else ""
+        print(f"{each['name']} is {each['state']}{why}")
 
 
 def best(
@@ -79,11 +79,11 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show which exit of a country is the best now: healthy, with little to do, and near."""
-    found = run(api, lambda client: client.exits.best(country, fleet=fleet))
+    found = run(api, lambda client: client.plain.get("/exits/best", country=country, fleet=fleet))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
-    print(f"{found.name} is {found.state}, with {found.open_requests} open requests")
+    print(f"{found['name']} is {found['state']}, with {found['open_requests']} open requests")
 
 
 def rotate(
@@ -98,13 +98,13 @@ def rotate(
     """Have an exit take another server or address, and wait until it has."""
     done = _order("rotate", ref, fleet, approve, None, wait, api, as_json=as_json)
     if done is not None:
-        print(f"{done.exit} uses {(done.outcome or {}).get('server', 'another server')}")
+        print(f"{done['exit']} uses {(done['outcome'] or {}).get('server', 'another server')}")
 
 
 def speed_test(*, ref: Ref, fleet: Fleet = None, wait: Wait = WAIT_S, api: Api = HERE, as_json: AsJson = False) -> None:
     """Have an exit measure how fast its tunnel is."""
     done = _order("speed-test", ref, fleet, None, None, wait, api, as_json=as_json)
-    for name, value in ((done.outcome if done else None) or {}).items():
+    for name, value in ((done["outcome"] if done else None) or {}).items():
         print(f"{name}: {value}")
 
 
@@ -122,7 +122,7 @@ def logs(
     """Show the newest lines of what an exit's agent and its Envoy log."""
     done = _order("logs", ref, fleet, None, lines, wait, api, as_json=as_json)
     for name in ("envoy", "lines"):
-        for line in ((done.outcome if done else None) or {}).get(name, ()):
+        for line in ((done["outcome"] if done else None) or {}).get(name, ()):
             print(line)
 
 
@@ -136,23 +136,23 @@ def _order(
     api: str,
     *,
     as_json: bool,
-) -> OrderOut | None:
+) -> Item | None:
     """Ask, wait for the outcome, and give it, unless it was printed. Raises OrderNotDone."""
 
-    async def do(client: Client) -> OrderOut:
-        asked = await client.exits.order(kind, ref, fleet=fleet, lines=lines, approve=approve)
-        deadline_s = time.monotonic() + wait_s
-        while asked.state == "pending" and (left_s := deadline_s - time.monotonic()) > 0:
-            asked = await client.exits.outcome(asked.exit_id, asked.id, wait=min(left_s, _ASK_FOR_S))
+    async def do(client: Client) -> Item:
+        asked = await client.plain.post(f"/exits/{{exit_id}}/{kind}", ref, fleet=fleet, lines=lines, approve=approve)
+        deadline_s, path = time.monotonic() + wait_s, "/exits/{exit_id}/orders/{order_id}"
+        while asked["state"] == "pending" and (left_s := deadline_s - time.monotonic()) > 0:
+            asked = await client.plain.get(path, asked["exit_id"], asked["id"], wait=min(left_s, _ASK_FOR_S))
         return asked
 
     done = run(api, do)
     if as_json:
-        print_json(done.model_dump(mode="json"))
-    if done.state != "done":
-        why = done.trouble or "its agent has not answered"
+        print_json(done)
+    if done["state"] != "done":
+        why = done["trouble"] or "its agent has not answered"
         raise OrderNotDone(
-            f"{done.exit} did not: {why}", mend="see what `exitplane history` says of it, or --wait longer"
+            f"{done['exit']} did not: {why}", mend="see what `exitplane history` says of it, or --wait longer"
         )
     return None if as_json else done
 
@@ -171,37 +171,36 @@ def history(
 
       exitplane history us-1 --hours 168
     """
-    found = run(api, lambda client: client.exits.history(ref, hours=hours, fleet=fleet))
+    found = run(api, lambda client: client.plain.get("/exits/{exit_id}/history", ref, hours=hours, fleet=fleet))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     from rich.console import Console
 
     console = Console(highlight=False)
     console.print(_table(found))
-    console.print(f"these {hours} h: {_sentence(found.summary)}\nbefore: {_sentence(found.before)}")
+    console.print(f"these {hours} h: {_sentence(found['summary'])}\nbefore: {_sentence(found['before'])}")
 
 
-def _table(found: HistoryOut) -> Table:
+def _table(found: Item) -> Table:
     from rich.table import Table
 
     table = Table("since", "for", "state", "reason", box=None)
-    for stay in found.states:
-        lasted = (stay.until or found.until) - stay.since
-        table.add_row(
-            f"{stay.since.astimezone(UTC):%Y-%m-%d %H:%M:%S}", _plain(lasted.total_seconds()), stay.state, stay.reason
-        )
+    for stay in found["states"]:
+        since, until = (datetime.fromisoformat(at) for at in (stay["since"], stay["until"] or found["until"]))
+        lasted_s = (until - since).total_seconds()
+        table.add_row(f"{since:%Y-%m-%d %H:%M:%S}", _plain(lasted_s), stay["state"], stay["reason"])
     return table
 
 
-def _sentence(summary: SummaryOut) -> str:
-    if summary.uptime is None:
+def _sentence(summary: Item) -> str:
+    if summary["uptime"] is None:
         return "nothing is known"
-    parts = [f"{summary.uptime:.2%} up", f"{summary.failures} failures"]
-    if summary.mean_time_between_failures_s is not None:
-        parts.append(f"{_plain(summary.mean_time_between_failures_s)} between them")
-    if summary.mean_time_to_recover_s is not None:
-        parts.append(f"{_plain(summary.mean_time_to_recover_s)} to recover")
+    parts = [f"{summary['uptime']:.2%} up", f"{summary['failures']} failures"]
+    if summary["mean_time_between_failures_s"] is not None:
+        parts.append(f"{_plain(summary['mean_time_between_failures_s'])} between them")
+    if summary["mean_time_to_recover_s"] is not None:
+        parts.append(f"{_plain(summary['mean_time_to_recover_s'])} to recover")
     return ", ".join(parts)
 
 

@@ -11,7 +11,7 @@ from cli.api import HERE, Api, AsJson, Fleet, print_json, run
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from api.explain.schemas import ExplainOut, WayOut
+    from client.plain import Item
 
 
 def explain(
@@ -35,6 +35,7 @@ def explain(
     For example: exitplane explain https://example.com/ --user alice-country-de
     """
     query = {
+        "target": target,
         "user": user or None,
         "country": country,
         "city": city,
@@ -46,36 +47,36 @@ def explain(
         "at": at,
         "fleet": fleet,
     }
-    given = {name: value for name, value in query.items() if value is not None}
-    found = run(api, lambda client: client.explain(target, **given))
+    found = run(api, lambda client: client.plain.get("/explain", **query))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
     else:
         from rich.console import Console
 
         _print(found, Console(highlight=False, markup=False, soft_wrap=True))
 
 
-def _print(found: ExplainOut, console: Console) -> None:
-    wish = found.wish
-    said = {"country": wish.country, "city": wish.city, "pool": wish.pool, "session": wish.session}
-    wishes = ", ".join(f"{name} {value}" for name, value in said.items() if value) or "nothing"
-    who = f"{wish.user or 'nobody in particular'}{f' of the group {wish.group}' if wish.group else ''}"
-    console.print(f"{who}, at the listener {found.listener} of {found.fleet}, wishes for {wishes} (by {wish.source})")
-    console.print(f"to reach {found.target.host} port {found.target.port}")
-    for route in found.routes:
-        why = "decides" if route.failed is None else f"passed over: the {route.failed} differs"
-        console.print(f"  route {route.name} at {route.position}: {why}")
-    for way in found.ways:
-        _print_way(way, console, alone=len(found.ways) == 1)
-    console.print(found.summary)
+def _print(found: Item, console: Console) -> None:
+    wish, target = found["wish"], found["target"]
+    wishes = ", ".join(f"{name} {wish[name]}" for name in ("country", "city", "pool", "session") if wish[name])
+    group = f" of the group {wish['group']}" if wish["group"] else ""
+    who = (wish["user"] or "nobody in particular") + group
+    where = f"at the listener {found['listener']} of {found['fleet']}"
+    console.print(f"{who}, {where}, wishes for {wishes or 'nothing'} (by {wish['source']})")
+    console.print(f"to reach {target['host']} port {target['port']}")
+    for route in found["routes"]:
+        why = "decides" if route["failed"] is None else f"passed over: the {route['failed']} differs"
+        console.print(f"  route {route['name']} at {route['position']}: {why}")
+    for way in found["ways"]:
+        _print_way(way, console, alone=len(found["ways"]) == 1)
+    console.print(found["summary"])
 
 
-def _print_way(way: WayOut, console: Console, *, alone: bool) -> None:
+def _print_way(way: Item, console: Console, *, alone: bool) -> None:
     if not alone:
-        console.print(f"  with weight {way.weight}:")
-    for pool in way.pools:
-        console.print(f"  pool {pool.name}" + ("" if pool.exits else ": it has no exits"))
-        for exit_ in pool.exits:
-            how = "on standby" if exit_.standby else "serves"
-            console.print(f"    exit {exit_.name}: {exit_.why_not or f'{how} (distance {exit_.distance})'}")
+        console.print(f"  with weight {way['weight']}:")
+    for pool in way["pools"]:
+        console.print(f"  pool {pool['name']}" + ("" if pool["exits"] else ": it has no exits"))
+        for exit_ in pool["exits"]:
+            how = f"{'on standby' if exit_['standby'] else 'serves'} (distance {exit_['distance']})"
+            console.print(f"    exit {exit_['name']}: {exit_['why_not'] or how}")

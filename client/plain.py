@@ -1,11 +1,11 @@
-"""What the API says, as plain JSON values: for programs that only show it, like the command line.
+"""What the API says, as plain JSON values: for programs that show it, like the command line.
 
 No schema is imported or checked, so it costs little to start, and fields that a newer API has pass as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from api.paths import BASE_PATH
@@ -15,15 +15,21 @@ Item: TypeAlias = dict[str, Any]
 
 
 class Plain:
-    """Reads by path and by collection. All methods raise ApiRefused, ApiUnreachable."""
+    """Asks by path and by collection. All methods raise ApiRefused, ApiUnreachable.
+
+    A path is below the API's base, such as `/fleets/{fleet}/rollout`, and `place` fills its braces.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def get(self, path: str, *place: str, **query: Value) -> Item:
-        """What is at a path below the API's base, such as `/fleets/{fleet}/rollout`; `place` fills its braces."""
-        operation: Operation[Item] = Operation(f"GET {path}", "GET", f"{BASE_PATH}{path}", None, dict)
-        return (await self._transport.send(operation, *place, query=query)).value
+        """What is at a path."""
+        return await self._send("GET", path, place, query)
+
+    async def post(self, path: str, *place: str, **query: Value) -> Item:
+        """Have something done that takes no body. It is done once, however often it has to be sent."""
+        return await self._send("POST", path, place, query)
 
     async def page(self, collection: str, **query: Value) -> tuple[list[Item], str | None]:
         """The items of one page of a collection, and the cursor of the next one."""
@@ -45,3 +51,9 @@ class Plain:
     async def read(self, collection: str, ref: str, *, fleet: str | None = None) -> Item:
         """One thing of a collection, by its id or name."""
         return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
+
+    async def _send(self, method: str, path: str, place: Iterable[str], query: Mapping[str, Value]) -> Item:
+        operation: Operation[Item] = Operation(
+            f"{method} {path}", method, f"{BASE_PATH}{path}", None, dict, keyed=method == "POST"
+        )
+        return (await self._transport.send(operation, *place, query=query)).value
