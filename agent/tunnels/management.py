@@ -25,6 +25,8 @@ class Conversation:
     def __init__(self, server: str, credentials: Credentials | None) -> None:
         self._server = server
         self._credentials = credentials
+        self.begun = False
+        """Whether OpenVPN has said anything. When it has, `end` comes too."""
         self.connected = False
         self.failure: TunnelFailed | None = None
         """Why there is no tunnel; the first reason counts."""
@@ -34,6 +36,7 @@ class Conversation:
 
     def receive(self, line: str) -> Sequence[str]:
         """Take a line; gives the commands to send."""
+        self.begun = True
         kind, _, said = line.strip().partition(":")
         match kind:
             case ">HOLD":

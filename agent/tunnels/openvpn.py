@@ -141,7 +141,8 @@ class OpenVpn:
         deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
         while not self._conversation.connected:
             left_s = deadline_s - asyncio.get_running_loop().time()
-            if self._process.ended.is_set() and self._conversation.failure is None:
+            # one that has called is heard out: why it ended may be read after it has
+            if self._process.ended.is_set() and not self._conversation.begun and self._conversation.failure is None:
                 path = self._folder / log_of(lane)
                 self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", mend=f"see {path}")
             if left_s <= 0:

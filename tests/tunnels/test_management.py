@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
+
 import pytest
 
 from agent.credentials import Credentials
+from agent.tunnels.errors import TunnelFailed
+from agent.tunnels.lanes import lanes_of
 from agent.tunnels.management import Conversation
+from agent.tunnels.openvpn import OpenVpn, socket_of
+from agent.tunnels.openvpn_file import OpenVpnFile, Remote
+from model.endpoint import Endpoint
 
 PUSH = (
     ">LOG:1,I,PUSH: Received control message: 'PUSH_REPLY,redirect-gateway def1,dhcp-option DNS 10.8.0.1,"
@@ -79,3 +88,36 @@ def test_the_first_reason_counts():
 )
 def test_garbled_lines_do_no_harm(line):
     assert hear(line)[1] == []
+
+
+class Ending(asyncio.Event):
+    """The end of a process, which counts how often somebody looks whether it has come."""
+
+    looks = 0
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        return super().is_set()
+
+
+async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monkeypatch, until):
+    ended = Ending()
+    monkeypatch.setattr("agent.tunnels.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
+    file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
+    resolve = AsyncMock(return_value=["192.0.2.1"])
+    tunnel = OpenVpn(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)
+    lane, _ = lanes_of("eptun9")
+    coming_up = asyncio.create_task(tunnel.up(lane))
+    await until((tmp_path / socket_of(lane)).exists)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / socket_of(lane))
+    writer.write(b">HOLD:Waiting for hold release:0\n")
+    assert await reader.readline() == b"state on\n"
+
+    ended.set()
+    before = ended.looks
+    await until(lambda: ended.looks > before + 1)
+    writer.write(b">STATE:1,EXITING,auth-failure,,,,,\n")
+    with pytest.raises(TunnelFailed, match="the provider refuses the name and password"):
+        await coming_up
+    writer.close()
+    tunnel._listening.close()
