@@ -192,10 +192,7 @@ class Source:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {"DeltaAggregatedResources": handler}),)
         )
-        if self.target.startswith("unix:"):
-            server.add_insecure_port(self.target)
-        else:
-            self.port = server.add_secure_port(self.target, self._credentials())
+        self._bind(server)
         await server.start()
         self.server = server
 
@@ -203,6 +200,12 @@ class Source:
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
+
+    def _bind(self, server: grpc.aio.Server) -> None:
+        if self.target.startswith("unix:"):
+            server.add_insecure_port(self.target)
+        else:
+            self.port = server.add_secure_port(self.target, self._credentials())
 
     def _credentials(self) -> grpc.ServerCredentials:
         own = self.certificate or issue_server(self.authority, datetime.now(UTC))

@@ -174,8 +174,11 @@ class FaultProxy:
             each.heal()
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[FaultProxy]:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def run(self, listening: socket.socket | None = None) -> AsyncIterator[FaultProxy]:
+        """Serve while the block lasts: on a port of 127.0.0.1 unless a socket is given."""
+        self._server = await asyncio.start_server(
+            self._accept, sock=listening or socket.create_server(("127.0.0.1", 0))
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         try:
             yield self

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import pytest
 from aiohttp import web
 
@@ -26,6 +27,7 @@ from agent.tunnels.servers import read_servers
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.agent.conftest import Plane, Source
+from tests.server.fault_proxy import FaultProxy
 from tests.tunnels import lab, providers
 
 PATIENCE_S = 120.0
@@ -203,12 +205,38 @@ def agent_pid():
 _OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
 
 
+@dataclass
+class SourceOutside(Source):
+    """The ADS server's stand-in, on the other side of the cable, which comes back where it was.
+
+    gRPC's threads stay in the network namespace in which they are started, so it serves on a socket of the file system, and
+    a listener in the provider's namespace leads there.
+    """
+
+    host: str = lab.NET_ADDRESS
+
+    async def start(self) -> None:
+        await super().start()
+        with lab.inside(lab.NET):
+            listening = socket.create_server((self.host, self.port))
+        self.port = listening.getsockname()[1]
+        self._way = contextlib.AsyncExitStack()
+        path = self.target.removeprefix("unix:")
+        await self._way.enter_async_context(FaultProxy(lambda: asyncio.open_unix_connection(path)).run(listening))
+
+    async def stop(self) -> None:
+        await self._way.aclose()
+        await super().stop()
+
+    def _bind(self, server: grpc.aio.Server) -> None:
+        server.add_secure_port(self.target, self._credentials())
+
+
 @pytest.fixture
-async def source(plane):
-    """An ADS server with nothing to send, on the other side of the cable."""
-    standing_in = Source(f"{lab.NET_ADDRESS}:0", plane.authority)
-    with lab.inside(lab.NET):
-        await standing_in.start()
+async def source(plane, tmp_path):
+    """An ADS server with nothing to send, on the other side of the cable, at the control plane's address."""
+    standing_in = SourceOutside(f"unix:{tmp_path}/ads.sock", plane.authority, host=plane.host)
+    await standing_in.start()
     plane.xds_port = standing_in.port
     yield standing_in
     await standing_in.stop()

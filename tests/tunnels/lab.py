@@ -19,6 +19,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,18 +123,25 @@ def _warden() -> Iterator[None]:
 
 
 def inhabitants(namespace: str, program: str = "") -> list[int]:
-    """The ids of the processes there whose command holds `program`, other than this one."""
-    found = []
+    """The ids of the processes there whose command holds `program`, other than this one.
+
+    Not their children of the same words: these are about to become another program.
+    """
+    parents = {}
     for pid in map(int, ip("netns", "pids", namespace, check=False).split()):
         with contextlib.suppress(OSError):
             if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid():
-                found.append(pid)
-    return found
+                parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if not program or parent not in parents]
 
 
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """This thread, and whatever it starts, is in the namespace meanwhile. A socket stays in the one that it was made in."""
+    """This thread, and whatever it starts, is in the namespace meanwhile. A socket stays in the one that it was made in.
+
+    No thread may be started meanwhile that stays: it would be in the namespace for good, and with gRPC's, which all servers and
+    channels of a process share, later tests would find nobody at home. Raises AssertionError.
+    """
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     wanted = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     try:
@@ -143,6 +151,18 @@ def inside(namespace: str) -> Iterator[None]:
         enter(before, CLONE_NEWNET)
         os.close(wanted)
         os.close(before)
+    assert not (strays := _threads_elsewhere()), f"threads were started in {namespace}, and stay there: {strays}"
+
+
+def _threads_elsewhere() -> list[str]:
+    """The names of this process's threads that are in another network namespace than this one; not those of a loop's pool."""
+    here, found = Path("/proc/thread-self/ns/net").readlink(), []
+    ending = {each.native_id for each in threading.enumerate() if each.name.startswith("asyncio_")}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if int(task.name) not in ending and (task / "ns" / "net").readlink() != here:
+                found.append((task / "comm").read_text().strip())
+    return found
 
 
 def has_interface(namespace: str, name: str) -> bool:

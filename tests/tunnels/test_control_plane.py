@@ -13,7 +13,6 @@ import pytest
 from agent.tunnels.kill_switch import MARK
 from model.authority import create_authority
 from model.endpoint import Endpoint
-from tests.agent.conftest import Source
 from tests.tunnels import lab, proxy
 from tests.tunnels.conftest import PlaneOutside
 
@@ -25,24 +24,6 @@ async def plane(network):
     """At an address that an exit's Envoy would go to."""
     standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000, host=lab.PAGE)
     await standing_in.start()
-    yield standing_in
-    await standing_in.stop()
-
-
-class SourceOutside(Source):
-    """The ADS server's stand-in beside it, which comes back where it was."""
-
-    async def start(self) -> None:
-        self.target = f"{lab.PAGE}:{self.port}"
-        with lab.inside(lab.NET):
-            await super().start()
-
-
-@pytest.fixture
-async def source(plane):
-    standing_in = SourceOutside(f"{lab.PAGE}:0", plane.authority)
-    await standing_in.start()
-    plane.xds_port = standing_in.port
     yield standing_in
     await standing_in.stop()
 
