@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from api.auth.tokens import digest_of, new_key
 from bench.process import free_port
-from cli.serve import open_control_plane
+from cli.control_plane import open_control_plane
 from model.database import Database
 from model.embedded import embedded_server
 from model.migrating import upgrade

@@ -33,11 +33,7 @@ COMMANDS: Final = (
     ("disable", EXIT),
     ("history", EXIT),
     ("export",),
-    ("init", "--help"),
     ("serve", "--help"),
-    ("agent", "--help"),
-    ("db", "--help"),
-    ("demo", "--help"),
 )
 COMPLETION: Final = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": "exitplane st", "COMP_CWORD": "1"}
 

@@ -49,7 +49,11 @@ def run(api: str, do: Callable[[Client], Awaitable[T]]) -> T:
 
 def print_json(value: Any) -> None:
     """JSON for programs, and for people who look at it."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(as_json_text(value))
+
+
+def as_json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def tell(error: ExitplaneError) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from cli.api import HERE, Api, AsJson, print_json, run, tell
+from cli.api import HERE, Api, AsJson, as_json_text, print_json, run, tell
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
@@ -180,10 +180,10 @@ def export(
 
       exitplane export -o state.yaml && git diff state.yaml
     """
-    from cli.declared.dumping import dump
+    from cli.declared.dumping import as_yaml
 
-    document = run(api, lambda client: client.declared.export(fleet=fleet))
-    text = document.model_dump_json(by_alias=True, indent=2) + "\n" if as_json else dump(document)
+    declared = run(api, lambda client: client.plain.get("/declared", fleet=fleet, defaults=as_json))
+    text = as_json_text(declared) + "\n" if as_json else as_yaml(declared)
     if output is None:
         sys.stdout.write(text)
     else:

@@ -25,16 +25,22 @@ Prune = Annotated[
 Only = Annotated[
     Reference | None, Query(description="The only fleet that the document may be about, and that is pruned.")
 ]
+Defaults = Annotated[bool, Query(description="false: without the fields that have their default.")]
 
 
 @router.get("", response_model=Declared, responses=for_operators(404, 422))
 async def export_declared(
-    context: Context, caller: Annotated[Caller, Depends(Permit("declared"))], fleet: Filter = None
+    context: Context,
+    caller: Annotated[Caller, Depends(Permit("declared"))],
+    fleet: Filter = None,
+    *,
+    defaults: Defaults = True,
 ) -> Response:
     """All that is declared (in one fleet), as a document. Certificates are not in it, for their keys are never shown."""
     async with context.database.snapshot() as session:
         document = await service.export(context.look(session), caller, fleet)
-    return Response(document.model_dump_json(by_alias=True), media_type="application/json")
+    content = document.model_dump_json(by_alias=True, exclude_defaults=not defaults)
+    return Response(content, media_type="application/json")
 
 
 @router.put("", response_model=AppliedOut | DryRunOut, responses=written(404, 409))

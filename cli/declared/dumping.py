@@ -1,13 +1,10 @@
-"""The declared state as YAML that applies back."""
+"""JSON values as YAML."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
-
-if TYPE_CHECKING:
-    from api.declared.schemas import Declared
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -23,16 +20,6 @@ def _quoted(dumper: Any, text: str) -> Any:
 
 
 _Dumper.add_representer(str, _quoted)
-
-
-def dump(document: Declared) -> str:
-    """All collections, without the fields that have their default."""
-    plain = {
-        name: [item.model_dump(mode="json", by_alias=True, exclude_defaults=True) for item in items]
-        for name in type(document).model_fields
-        if (items := getattr(document, name)) is not None
-    }
-    return as_yaml(plain)
 
 
 def as_yaml(plain: Any) -> str:

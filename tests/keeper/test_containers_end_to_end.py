@@ -20,7 +20,7 @@ from api.containers.schemas import ContainersIn
 from api.exits.schemas import ExitOut
 from api.fleets.schemas import FirstListenerIn, FleetIn
 from api.pools.schemas import PoolIn, PoolPatch
-from cli.serve import open_control_plane
+from cli.control_plane import open_control_plane
 from client import ApiRefused, Client, collect
 from model.repositories import operators
 from model.settings import Settings

@@ -119,5 +119,7 @@ async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monke
     writer.write(b">STATE:1,EXITING,auth-failure,,,,,\n")
     with pytest.raises(TunnelFailed, match="the provider refuses the name and password"):
         await coming_up
+    writer.write_eof()
+    assert await reader.read() == b"log on\nhold release\n"
     writer.close()
     tunnel._listening.close()

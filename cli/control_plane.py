@@ -1,0 +1,260 @@
+"""The control plane of one replica, in one process: the API, the xDS server and the keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import structlog
+import uvicorn
+import uvloop
+
+from agent.supervisor import find_envoy
+from api.app import create_app
+from api.auth.oidc import Provider
+from api.auth.ports import Auth
+from api.context import ApiContext
+from api.heartbeats.credentials import Credentials
+from api.heartbeats.sink import HeartbeatSink
+from api.orders.book import OrderBook
+from cli.collector import calm_collector
+from cli.logging import configure_logging
+from keeper.containers.making import Ground
+from keeper.containers.working import run_containers
+from keeper.keeper import run_keeper
+from keeper.states import Patience
+from model.authority import Authority, create_authority
+from model.database import Database
+from model.embedded import embedded_server
+from model.endpoint import Endpoint, parse_endpoint
+from model.errors import ExitplaneError
+from model.migrating import check_migration, upgrade
+from model.proof import thumbprint_of
+from model.repositories import enrolment
+from model.settings import BadSettings, Settings, read_settings
+from xds.server.follower import Debounce
+from xds.server.limits import Limits
+from xds.server.releaser import CanaryPolicy
+from xds.server.server import XdsServer, run_server
+
+log = structlog.get_logger()
+API_STOP_S = 3
+_INSTANCE_LENGTH = 16
+_ACCEPTS = 16
+"""Connections accepted in one turn of the loop: libuv takes one for each handle that listens, so a busy replica would let
+new connections wait for seconds while it serves those it has."""
+
+
+class PortInUse(ExitplaneError):
+    code = "port_in_use"
+
+
+def run() -> None:
+    """Run until SIGINT or SIGTERM, with the settings of the environment. Raises ExitplaneError."""
+    configure_logging()
+    settings = read_settings()
+    with _sockets(settings.api_addresses) as sockets, _database_url(settings) as (url, embedded):
+        uvloop.run(_serve(settings, url, sockets, embedded=embedded))
+
+
+@contextmanager
+def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """The URL of the database, and whether it is an embedded one."""
+    if settings.database_url:
+        yield settings.database_url, False
+        return
+    with embedded_server(settings.state_dir) as url:
+        yield url, True
+
+
+@contextmanager
+def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
+    """The API's listening sockets. Raises PortInUse."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                sockets.append(socket.create_server((address.host, address.port), family=_family(address.host)))
+            except OSError as error:
+                raise PortInUse(
+                    f"the API cannot listen on {address} ({error.strerror})",
+                    mend="end what uses the port, or set EXITPLANE_API_LISTEN",
+                ) from error
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, embedded: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = Database(url)
+    try:
+        await (upgrade(database) if embedded else check_migration(database))
+        async with open_control_plane(settings, database, sockets):
+            log.info("serve.started", api=settings.api_listen, xds=settings.xds_listen, embedded_postgres=embedded)
+            await stop.wait()
+            log.info("serve.stopping")
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_control_plane(
+    settings: Settings, database: Database, sockets: list[socket.socket]
+) -> AsyncIterator[XdsServer]:
+    """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
+
+    `sockets` are the API's, already listening. Raises xds.server.server.PortInUse, and agent.supervisor.EnvoyMissing if one is wanted to check.
+    """
+    async with database.session() as session:
+        authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+    async with (
+        run_server(
+            database,
+            authority,
+            [str(address) for address in settings.xds_addresses],
+            limits=Limits(
+                removal_grace_s=settings.removal_grace_s,
+                admissions_per_s=settings.admissions_per_s,
+                connection_age_s=settings.connection_age_s,
+            ),
+            debounce=Debounce(floor_s=settings.debounce_floor_s, ceiling_s=settings.debounce_ceiling_s),
+            canary=CanaryPolicy(share=settings.canary_share, soak_s=settings.canary_soak_s),
+            envoy=find_envoy(None) if settings.check_with_envoy else None,
+        ) as xds,
+        _calm(xds),
+        _keeper(database, settings),
+        _containers(database, authority, settings),
+        _api(settings, database, authority, xds, sockets),
+    ):
+        yield xds
+
+
+@asynccontextmanager
+async def _calm(xds: XdsServer) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(calm_collector(lambda: xds.publisher.streams), name="collector")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]:
+    patience = Patience(
+        unreachable_after=timedelta(seconds=settings.silence_timeout_s),
+        lost_after=timedelta(seconds=settings.lost_after_s),
+    )
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run_keeper(database, _now, patience), name="keeper")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _containers(database: Database, authority: Authority, settings: Settings) -> AsyncIterator[None]:
+    """Look after containers while the block lasts, if this replica has an engine. Raises BadSettings."""
+    if settings.container_engine is None:
+        yield
+        return
+    if settings.container_api is None:
+        raise BadSettings(
+            "EXITPLANE_CONTAINER_ENGINE without EXITPLANE_CONTAINER_API",
+            mend="set it to the URL that containers reach this API under",
+        )
+    ground = Ground(
+        instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
+        api=settings.container_api,
+        secrets=settings.container_secrets,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        work = run_containers(database, settings.container_engine, ground, _now)
+        task = tasks.create_task(work, name="containers")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _api(
+    settings: Settings, database: Database, authority: Authority, xds: XdsServer, sockets: list[socket.socket]
+) -> AsyncIterator[None]:
+    """Serve the API; when the block ends, first the HTTP server stops, then what it heard is stored."""
+    context = _context(settings, database, authority, xds)
+    app = create_app(context)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=API_STOP_S,
+        server_header=False,
+    )
+    server = _Server(config)
+    async with asyncio.TaskGroup() as tasks:
+        parts = (context.sink, context.credentials, context.orders)
+        background = [tasks.create_task(each.run()) for each in parts]
+        listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS - 1))]
+        serving = tasks.create_task(server.serve(sockets=listening))
+        try:
+            yield
+        finally:
+            app.state.events.close()
+            server.should_exit = True
+            with suppress(asyncio.CancelledError):
+                await serving
+            for task in background:
+                task.cancel()
+
+
+def _context(
+    settings: Settings,
+    database: Database,
+    authority: Authority,
+    xds: XdsServer,
+) -> ApiContext:
+    advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
+    readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
+    oidc = settings.oidc
+    return ApiContext(
+        database=database,
+        authority=authority,
+        clock=_now,
+        sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
+        credentials=Credentials(database),
+        orders=OrderBook(database, _now),
+        xds_address=advertised.host if advertised else None,
+        xds_port=advertised.port if advertised else xds.ports[0],
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        auth=Auth(provider=Provider(oidc) if oidc else None),
+        readiness=readiness,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `serve`, which ends more than the API."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
