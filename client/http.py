@@ -34,6 +34,10 @@ class NotConnected(Exception):
     """Nothing was sent: nobody took the connection."""
 
 
+class NotTrusted(NotConnected):
+    """Somebody took the connection whose certificate no authority vouches for, or is another's."""
+
+
 class ConnectionBroken(Exception):
     """The connection ended, or fell silent, before the reply was complete."""
 
@@ -188,6 +192,8 @@ async def _connect(host: str, port: int, *, secure: bool) -> _Connection:
             return _Connection(*await asyncio.open_connection(host, port, ssl=context, happy_eyeballs_delay=0.25))
     except TimeoutError as error:
         raise NotConnected(f"no connection within {_CONNECT_S:g} s") from error
+    except ssl.SSLCertVerificationError as error:
+        raise NotTrusted(error.verify_message) from error
     except (OSError, UnicodeError) as error:
         raise NotConnected(str(error)) from error
 

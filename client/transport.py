@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from api.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
-from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, Origin, Response
+from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, NotTrusted, Origin, Response
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -207,6 +207,11 @@ class Transport:
             ) from error
         except BadHeader as error:
             raise ApiUnreachable("the credential is none that can be sent", mend="correct the API key") from error
+        except NotTrusted as error:
+            raise ApiUnreachable(
+                f"the certificate of the API at {self.url} is not trusted ({error})",
+                mend="use the name that it is for, or set SSL_CERT_FILE to the file of the authority that signed it",
+            ) from error
         except NotConnected as error:
             raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", mend=_MEND) from error
         except ConnectionBroken as error:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from client import http
-from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, Origin
+from client import ApiUnreachable, Client, http
+from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, NotTrusted, Origin
+from model import authority as authorities
+from model.authority import create_authority
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -169,3 +175,51 @@ async def test_header_names_have_no_case():
         assert (response.headers["etag"], response.headers.get("ETAG")) == ("one", "one")
         assert response.headers.all_of("X-a") == ["1", "2"]
         assert len(response.headers) == len([*response.headers]) == 3
+
+
+# -- https -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def secure(tmp_path):
+    """`port, authority`: a server of HTTP over TLS that is `localhost`, and the file of the authority that signed that."""
+    now = datetime.now(UTC)
+    authority, key = create_authority(now), ec.generate_private_key(ec.SECP256R1())
+    signed = authorities._sign_leaf(authority, key.public_key(), "localhost", [x509.DNSName("localhost")], now)
+    (tmp_path / "pair.pem").write_text(signed + authorities._key_pem(key))
+    (tmp_path / "authority.pem").write_text(authority.certificate_pem)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    server = await asyncio.start_server(Script(OK).serve, "127.0.0.1", 0, ssl=context)
+    yield server.sockets[0].getsockname()[1], tmp_path / "authority.pem"
+    server.close()
+
+
+async def ask_over_tls(host, port):
+    origin = Origin(f"https://{host}:{port}")
+    try:
+        return await read(origin)
+    finally:
+        await origin.close()
+
+
+async def test_https_is_spoken_with_whom_the_given_authority_signed(secure, monkeypatch):
+    port, authority = secure
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    assert await ask_over_tls("localhost", port) == (200, b"ok")
+
+
+@pytest.mark.parametrize(("host", "trusts", "why"), [("localhost", False, "issuer"), ("127.0.0.1", True, "mismatch")])
+async def test_https_is_not_spoken_with_others(secure, monkeypatch, host, trusts, why):
+    port, authority = secure
+    if trusts:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with pytest.raises(NotTrusted, match=why):
+        await ask_over_tls(host, port)
+
+
+async def test_client_says_how_to_trust_the_authority(secure):
+    port, _ = secure
+    async with Client(f"https://localhost:{port}") as client:
+        with pytest.raises(ApiUnreachable, match=r"is not trusted .*; .*SSL_CERT_FILE"):
+            await client.health()
