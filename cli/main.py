@@ -134,6 +134,8 @@ def main() -> None:
     """The console script: an error that Exitplane knows is one line and status 1."""
     # gRPC's core would write to stderr beside our own words; what matters is raised. Set it to "error" to see more.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # no child of ours uses gRPC, whose core would stop and start its threads at every fork
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # pydantic would read the metadata of every distribution to look for plugins; we have none. Set it to "false" to have yours.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     with told_in_short():

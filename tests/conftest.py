@@ -36,6 +36,9 @@ STATE_FOLDER_INPUT = "exitplane_state_folder"
 LIMIT_OPTION = "--limit-processor-time"
 _NUMBERS = itertools.count(1)
 
+# else gRPC starts its threads anew at every fork, in whatever namespace that is done (as in cli/main.py); read at its import
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # by day the same examples in every run, so that what is green stays green; new ones are looked for at night
 settings.register_profile("day", deadline=None, derandomize=True)
 settings.register_profile("night", deadline=None, print_blob=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from api.declared.schemas import Declared
 from cli.declared.documents import BadDocument, NoDocument, load
-from cli.declared.dumping import as_yaml, dump
+from cli.declared.dumping import as_yaml
 from cli.declared.yaml import BadYaml, compose, value_of
 from model.errors import ExitplaneError
 
@@ -204,8 +204,3 @@ def test_what_is_written_is_read_as_it_was_by_this_and_by_any_other_reader(value
     text = as_yaml(value)
     assert [value_of(node) for node in compose(text, "x")] == [value]
     assert yaml.safe_load(text) == value
-
-
-def test_defaults_are_left_out():
-    document = Declared.model_validate({"users": [{"name": "a", "fleet": "demo", "group": None}], "pools": []})
-    assert dump(document) == "pools: []\nusers:\n- name: a\n  fleet: demo\n"

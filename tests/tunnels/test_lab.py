@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
+from agent.tunnels.commands import start_child
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 # with a server and a client of the names that every lab uses; it tells who lives there, and stays
 ANOTHER = """
 import sys
-from pathlib import Path
 from pathlib import Path
 from tests.tunnels import lab, providers
 
@@ -81,3 +82,12 @@ def test_lab_leaves_this_thread_where_it_was():
     with lab.built():
         assert namespaces()[0][0] != before[0][0]
     assert namespaces() == before
+
+
+async def test_grpc_stays_at_home_when_a_child_is_started_inside(network, tmp_path):
+    server = grpc.aio.server()
+    server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    with lab.inside(lab.EXIT):  # raises if a thread is left there
+        await start_child(("true",), tmp_path, "log").ended.wait()
+    await server.stop(None)
