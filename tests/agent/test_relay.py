@@ -373,13 +373,13 @@ async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay
     await make_relay()
     session = await pair()
     saying = asyncio.create_task(say_for_ever(session))
-    # what all buffers on the way hold is a few of these; nothing piles up behind them
+    # what all buffers on the way hold, the kernel's too; nothing piles up behind them
     await until(lambda: session.heard)
     count = -1
     while count != len(session.heard):
         count = len(session.heard)
         await asyncio.wait({saying}, timeout=0.5)
-    assert count < 20
+    assert count < 100
     assert await envoy.hear() == LARGE
     saying.cancel()
     envoy.cancel()

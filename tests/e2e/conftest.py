@@ -142,6 +142,20 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture
+def remove_pool(scene: Scene, eventually: Callable[..., None]) -> Callable[[str], None]:
+    """`remove_pool(id)`: delete a pool, and wait until the gateway has nothing of it: its cluster goes last, after a grace.
+
+    The next test counts updates, and would count that one.
+    """
+
+    def remove(pool_id: str) -> None:
+        scene.api("DELETE", f"/pools/{pool_id}")
+        eventually(lambda: f"pool/{pool_id}::" not in scene.gateway.admin("/clusters"))
+
+    return remove
+
+
+@pytest.fixture
 def stat() -> Callable[..., int]:
     """`stat(agent, name)`: the sum of its Envoy's counters and gauges whose name ends in `name`."""
 

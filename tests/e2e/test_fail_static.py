@@ -50,7 +50,7 @@ def pools(scene) -> list[str]:
 
 
 def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes_on_when_it_is_back(
-    scene, asking, eventually, stat
+    scene, asking, eventually, stat, remove_pool
 ):
     gateway = scene.gateway
     eventually((gateway.state_dir / "record.bin").exists)
@@ -88,11 +88,12 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
     assert clients.failures(since=0) == []
     assert clients.sources(since=0) <= scene.egress_addresses("us")
     assert stat(gateway, "listener_manager.listener_modified") == 0
-    scene.api("DELETE", f"/pools/{pool['id']}")
-    eventually(lambda: not names_country(scene, "fr"))
+    remove_pool(pool["id"])
 
 
-def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(scene, asking, eventually, stat):
+def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(
+    scene, asking, eventually, stat, remove_pool
+):
     gateway = scene.gateway
     envoy = gateway.envoy_pid
     with asking("gb") as clients:
@@ -115,8 +116,7 @@ def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(s
         log = LogFromNow(scene, gateway.name)
         scene.start_control_plane()
         eventually(lambda: "ads.back" in log)
-        scene.api("DELETE", f"/pools/{pool['id']}")
-        eventually(lambda: not names_country(scene, "it"))
+        remove_pool(pool["id"])
     assert clients.failures(since=0) == []
 
 
