@@ -38,13 +38,13 @@ def list_(
     *, pool: Pool = None, country: Country = None, fleet: Fleet = None, api: Api = HERE, as_json: AsJson = False
 ) -> None:
     """Show the containers of pools (by default of all that have any), and what is wrong with them."""
+    from client.plain import Item
 
     async def read(client: Client) -> list[Item]:
         pools = await _pools(client, pool, country, fleet)
         path = "/pools/{pool}/containers"
-        return [
-            {"pool": each["name"], "fleet": each["fleet"], **await client.plain.get(path, each["id"])} for each in pools
-        ]
+        found = [(each, await client.plain.get(path, each["id"])) for each in pools]
+        return [Item({"pool": each["name"], "fleet": each["fleet"]} | of) for each, of in found]
 
     found = run(api, read)
     if as_json:

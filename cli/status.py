@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.api import HERE, Api, AsJson, print_json, run
@@ -31,7 +31,7 @@ def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
         console.print(_table("Changes not with everybody", found["changes"], ("fleet", "given_to", "what", "reason")))
 
 
-async def _read(client: Client) -> dict[str, list[dict[str, Any]]]:
+async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     import asyncio
 
     from client import collect

@@ -6,12 +6,18 @@ No schema is imported or checked, so it costs little to start, and fields that a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from api.paths import BASE_PATH
+from client.errors import ApiUnreachable
 from client.transport import Operation, Transport, Value
 
-Item: TypeAlias = dict[str, Any]
+
+class Item(dict[str, Any]):
+    """An object of JSON. Raises ApiUnreachable for a field that it does not have: then the API is of another version."""
+
+    def __missing__(self, field: str) -> Any:
+        raise ApiUnreachable(f"what the API says has no {field}", mend="use the same version on both sides")
 
 
 class Plain:
@@ -34,9 +40,7 @@ class Plain:
     async def page(self, collection: str, **query: Value) -> tuple[list[Item], str | None]:
         """The items of one page of a collection, and the cursor of the next one."""
         found = await self.get(f"/{collection}", **query)
-        if not isinstance(found.get("items"), list):
-            raise self._transport.not_understood()
-        return found["items"], found.get("next")
+        return found["items"], found["next"]
 
     async def list(self, collection: str, **query: Value) -> AsyncIterator[Item]:
         """All items of a collection, page by page: `sort`, the filters of the collection, and `limit` for the size of a page."""
@@ -54,6 +58,6 @@ class Plain:
 
     async def _send(self, method: str, path: str, place: Iterable[str], query: Mapping[str, Value]) -> Item:
         operation: Operation[Item] = Operation(
-            f"{method} {path}", method, f"{BASE_PATH}{path}", None, dict, keyed=method == "POST"
+            f"{method} {path}", method, f"{BASE_PATH}{path}", None, Item, keyed=method == "POST"
         )
         return (await self._transport.send(operation, *place, query=query)).value

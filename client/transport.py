@@ -32,7 +32,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 class Operation(Generic[T]):
     """One of the operations of the OpenAPI document, by its id. None: without a body, or without content in the reply.
 
-    An answer of the type `dict` is an object of JSON as it is; no schema is imported for that.
+    An answer of a type of `dict` is an object of JSON, and so are those within; no schema is imported for that.
     """
 
     id: str
@@ -217,18 +217,12 @@ class Transport:
         except ConnectionBroken as error:
             raise _Broken(f"the connection to the API at {self.url} broke ({error})", mend=_MEND) from error
 
-    def not_understood(self) -> ApiUnreachable:
-        """What to say of a reply that is none of this version's."""
-        return ApiUnreachable(
-            f"what answers at {self.url} is no Exitplane that this version understands",
-            mend="correct --api, or use the same version on both sides",
-        )
-
     def _read(self, kind: type[T], content: bytes) -> T:
         try:
-            value: T = _json_object(content) if kind is dict else _validate(kind, content)
-        except ValueError as error:  # pydantic's ValidationError is one
-            raise self.not_understood() from error
+            value: T = _validate(kind, content)
+        except (ValueError, TypeError) as error:  # pydantic's ValidationError is one
+            message = f"what answers at {self.url} is no Exitplane that this version understands"
+            raise ApiUnreachable(message, mend="correct --api, or use the same version on both sides") from error
         return value
 
     def _refusal(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
@@ -248,14 +242,12 @@ class _Broken(ApiUnreachable):
 _MEND: Final = "start it, or give --api"
 
 
-def _json_object(content: bytes) -> Any:
-    found = json.loads(content)
-    if not isinstance(found, dict):
-        raise ValueError("no JSON object")  # noqa: TRY004 - as what is no JSON at all
-    return found
-
-
 def _validate(kind: Any, content: bytes) -> Any:
+    if isinstance(kind, type) and issubclass(kind, dict):
+        found = json.loads(content, object_hook=kind)
+        if not isinstance(found, kind):
+            raise TypeError("no JSON object")
+        return found
     from pydantic import BaseModel, TypeAdapter
 
     # a model is its own validator; making an adapter of one costs as much again

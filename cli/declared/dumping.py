@@ -20,6 +20,7 @@ def _quoted(dumper: Any, text: str) -> Any:
 
 
 _Dumper.add_representer(str, _quoted)
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
 def as_yaml(plain: Any) -> str:

@@ -400,11 +400,21 @@ async def test_there_is_an_end_to_trying(flaky):
 
 async def test_what_is_no_exitplane_is_said_to_be_none(flaky):
     client, replies, _, _ = flaky
-    replies += [502, 200]
+    replies += [502, 200, 502]
     with pytest.raises(ApiUnreachable, match="no Exitplane"):
         await client.pools.page()
     with pytest.raises(ApiUnreachable, match="no Exitplane"):
         await client.explain("example.com")
+    with pytest.raises(ApiUnreachable, match="no Exitplane"):
+        await client.plain.get("/auth/me")
+
+
+async def test_a_field_that_an_api_of_another_version_does_not_have_is_named(flaky):
+    client, replies, _, _ = flaky
+    replies += [200]
+    found = await client.plain.get("/auth/me")
+    with pytest.raises(ApiUnreachable, match="has no fleets; use the same version on both sides"):
+        found["fleets"]
 
 
 async def test_an_api_that_is_not_there_is_said_to_be_away():
