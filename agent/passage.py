@@ -72,6 +72,7 @@ class Passage:
         task = asyncio.create_task(self._pass(reader, writer), name="passage")
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
+        task.add_done_callback(lambda _: writer.close())  # also when it was cancelled before it began
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until either side ends."""
@@ -81,9 +82,6 @@ class Passage:
             log.debug("passage.closed", place=str(self._place), reason=str(error))
             writer.transport.abort()
             return
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
         ways = [asyncio.create_task(_pump(reader, far_writer)), asyncio.create_task(_pump(far_reader, writer))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -91,8 +89,7 @@ class Passage:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for each in (writer, far_writer):
-                each.close()
+            far_writer.close()
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Try every address of the place, in order. Raises OSError with what the last one said."""

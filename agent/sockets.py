@@ -26,7 +26,9 @@ async def ss(*arguments: str) -> str:
         async with asyncio.timeout(_SS_WITHIN_S):
             stdout, _ = await done.communicate()
     except TimeoutError:
-        done.kill()
-        await done.wait()
         return ""
+    finally:
+        if done.returncode is None:
+            done.kill()
+            await done.wait()
     return stdout.decode(errors="replace")

@@ -77,10 +77,12 @@ class Origin:
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: list[_Connection] = []
+        self._closed = False
         self._cookies = CookieJar()
 
     async def close(self) -> None:
-        """End the connections that are kept."""
+        """End the connections that are kept; one that is in use ends with its request."""
+        self._closed = True
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
@@ -108,7 +110,7 @@ class Origin:
             self._cookies.keep(response.headers.all_of("Set-Cookie"))
             yield response
         finally:
-            if connection.renew():
+            if connection.renew() and not self._closed:
                 self._idle.append(connection)
             else:
                 connection.abandon()

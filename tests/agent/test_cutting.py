@@ -35,14 +35,15 @@ def assignment(*places: Place) -> Kept:
 @asynccontextmanager
 async def an_exit():
     """Something that listens, and a connection to it; gives its place and the connection."""
-    came: list[asyncio.StreamWriter] = []
-    server = await asyncio.start_server(lambda _, writer: came.append(writer), "127.0.0.1", 0)
+    came: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: came.put_nowait(writer), "127.0.0.1", 0)
     place = Place(*server.sockets[0].getsockname()[:2])
     reader, writer = await asyncio.open_connection(*place)
+    accepted = await came.get()
     try:
         yield place, reader
     finally:
-        for each in (writer, *came):
+        for each in (writer, accepted):
             each.close()
         server.close()
 

@@ -216,16 +216,20 @@ async def make_relay(enrolment, folder):
 
 
 class Envoy:
-    """One ADS stream after the other, through the socket in a folder."""
+    """One ADS stream after the other, through the socket in a folder.
+
+    Each has a connection of its own: one to a relay that has stopped may be dead without its being known.
+    """
 
     def __init__(self, folder: StateFolder) -> None:
-        path = folder.path / "agent.sock"
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=options)
+        self._target = f"unix:{folder.path / 'agent.sock'}"
+        self._channels: list[grpc.aio.Channel] = []
         self._call = None
 
     def open(self) -> None:
-        self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        self._channels.append(grpc.aio.insecure_channel(self._target, options=options))
+        self._call = self._channels[-1].stream_stream(f"/{SERVICE}/{METHOD}")()
 
     async def ask(self, type_url=CLUSTER, *names, nonce="", **holds) -> bytes:
         message = wire.DeltaDiscoveryRequest(
@@ -256,7 +260,8 @@ class Envoy:
         self._call.cancel()
 
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
 
 @pytest.fixture

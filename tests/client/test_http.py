@@ -91,6 +91,16 @@ async def test_connection_that_was_idle_too_long_is_not_used_again(monkeypatch):
     assert script.connections == 2
 
 
+async def test_connection_in_use_while_the_origin_is_closed_is_not_kept():
+    script = Script(OK, OK)
+    async with origin_of(script) as origin:
+        async with origin.request("GET", "/x", {}) as response:
+            await origin.close()
+            assert await response.read() == b"ok"
+        async with asyncio.timeout(60):
+            await script.closed.wait()
+
+
 async def test_reply_that_was_not_read_to_its_end_ends_the_connection():
     script = Script(OK, OK)
     async with origin_of(script) as origin:
