@@ -116,6 +116,7 @@ async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
     assert not is_running(pid)
 
 
+@pytest.mark.slow
 async def test_an_envoy_that_was_taken_over_finds_the_next_agent_when_the_control_plane_goes_away(
     plane, source, make_settings, run_command, start, until
 ):

@@ -17,7 +17,7 @@ from xds.translate.explaining import Explanation, Request, explain
 
 pytestmark = pytest.mark.envoy
 SEED = 7
-REQUESTS = 80
+REQUESTS = 60
 
 
 def now() -> Now:

@@ -258,7 +258,7 @@ async def healthy(house):
 
 
 async def test_an_outage_of_the_api_is_no_silence_of_the_exits(house, healthy):
-    await house.pass_time(600, listening=False)
+    await house.pass_time(320, listening=False)
     assert await house.state(healthy) is ExitState.HEALTHY
     await house.pass_time(28)  # from here on it could have been heard
     assert await house.state(healthy) is ExitState.HEALTHY

@@ -325,7 +325,7 @@ def remember(function, by=lambda given: given if isinstance(given, Hashable) els
 
 
 PROPERTY = settings(
-    max_examples=scaled(60),
+    max_examples=scaled(40),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -31,7 +31,7 @@ def outcome(explained: Explanation) -> Outcome:
     return Outcome(((found[0][0], 1),) if len(found) == 1 else tuple(found))
 
 
-@settings(max_examples=scaled(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scaled(15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), nows)
 def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
     world = make_world(random, now)

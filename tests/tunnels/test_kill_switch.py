@@ -262,6 +262,7 @@ async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
     await until(lambda: f"::ffff:{lab.EXIT_ADDRESS}" in internet.callers)
 
 
+@pytest.mark.slow
 async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
     plane, wireguard, internet, start_agent, agent_pid, until
 ):
