@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import settings, strategies
 from sqlalchemy.engine import URL
 
 from model.database import Database, parse_url
@@ -120,6 +120,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[STATE_FOLDER] = folder
     if config.getoption(LIMIT_OPTION):
         config.pluginmanager.register(ProcessorTimeLimit())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """On a fresh clone Hypothesis makes its table of characters, for two seconds: once, not in a test of each process."""
+    if not hasattr(session.config, "workerinput"):
+        strategies.text().validate()
 
 
 @pytest.hookimpl(optionalhook=True)
