@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -190,11 +191,21 @@ def logs():
 
 
 @pytest.fixture
-def on_the_record(logs, until):
-    """`await on_the_record()`: it was noticed that there is no control plane."""
+def on_the_record(logs, until, envoy):
+    """`await on_the_record()`: it was noticed that there is no control plane.
+
+    A stream that was passed on to one that was just going ends, and Envoy comes again.
+    """
+
+    async def is_noticed() -> bool:
+        if envoy.has_ended():
+            envoy.open()
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                await envoy.ask()
+        return any(entry["event"] == "ads.from_record" for entry in logs)
 
     async def wait() -> None:
-        await until(lambda: [entry for entry in logs if entry["event"] == "ads.from_record"])
+        await until(is_noticed)
 
     return wait
 
@@ -245,6 +256,9 @@ class Envoy:
     async def hear(self) -> bytes:
         async with asyncio.timeout(PATIENCE_S):
             return await self._call.read()
+
+    def has_ended(self) -> bool:
+        return self._call.done()
 
     async def end(self) -> tuple[grpc.StatusCode, str]:
         """How its stream ends."""
