@@ -141,7 +141,8 @@ def _order(
 
     async def do(client: Client) -> Item:
         asked = await client.plain.post(f"/exits/{{exit_id}}/{kind}", ref, fleet=fleet, lines=lines, approve=approve)
-        deadline_s, path = time.monotonic() + wait_s, "/exits/{exit_id}/orders/{order_id}"
+        deadline_s = time.monotonic() + wait_s
+        path = "/exits/{exit_id}/orders/{order_id}"
         while asked["state"] == "pending" and (left_s := deadline_s - time.monotonic()) > 0:
             asked = await client.plain.get(path, asked["exit_id"], asked["id"], wait=min(left_s, _ASK_FOR_S))
         return asked

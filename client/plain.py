@@ -1,4 +1,4 @@
-"""What the API says, as plain JSON values: for programs that show it, like the command line.
+"""The API's replies as plain JSON values, for programs that show them, like the command line.
 
 No schema is imported or checked, so it costs little to start, and fields that a newer API has pass as they are.
 """
@@ -30,7 +30,7 @@ class Plain:
         self._transport = transport
 
     async def get(self, path: str, *place: str, **query: Value) -> Item:
-        """What is at a path."""
+        """Read a path."""
         return await self._send("GET", path, place, query)
 
     async def post(self, path: str, *place: str, **query: Value) -> Item:

@@ -26,7 +26,7 @@ class Conversation:
         self._server = server
         self._credentials = credentials
         self.begun = False
-        """Whether OpenVPN has said anything. When it has, `end` comes too."""
+        """True once OpenVPN has said anything; then `end` comes too."""
         self.connected = False
         self.failure: TunnelFailed | None = None
         """Why there is no tunnel; the first reason counts."""

@@ -405,7 +405,7 @@ async def test_a_clash_in_a_large_document_is_found_all_the_same(put, stored):
     assert (await stored())["revision"] == 0
 
 
-async def test_an_export_without_defaults_says_what_was_declared_and_applies_back(api, put, steps):
+async def test_an_export_without_defaults_applies_back(api, put, steps):
     await put(WHOLE)
     reply = await api("GET", f"{PATH}?defaults=false")
     assert reply.json["exits"] == [EXIT]

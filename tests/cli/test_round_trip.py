@@ -180,5 +180,5 @@ async def goes_to_and_fro(api, state):
 
 
 async def exported(api):
-    """What `exitplane export` prints."""
+    """Export as `exitplane export` prints it."""
     return as_yaml(await api.plain.get("/declared", defaults=False))

@@ -91,9 +91,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
     remove_pool(pool["id"])
 
 
-def test_a_gateway_whose_agent_is_killed_goes_on_and_is_served_by_the_next_one(
-    scene, asking, eventually, stat, remove_pool
-):
+def test_a_gateway_whose_agent_is_killed_is_served_by_the_next_one(scene, asking, eventually, stat, remove_pool):
     gateway = scene.gateway
     envoy = gateway.envoy_pid
     with asking("gb") as clients:
