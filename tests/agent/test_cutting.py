@@ -11,6 +11,7 @@ from agent.cutting import ENDPOINTS, Cutter, Place
 from agent.leaking import cut_when_leaking
 from agent.record import Kept, Record
 from agent.report import Board, Observation
+from tests.tasks import running
 from xds.wire.endpoint_pb2 import (
     Address,
     ClusterLoadAssignment,
@@ -82,14 +83,11 @@ async def test_the_control_plane_is_asked_at_once(record):
     board = Board()
     place = Place("127.0.0.1", 1)
     record.put(ENDPOINTS, {"a": assignment(place)})
-    running = asyncio.create_task(Cutter(record, board).run())
-    try:
+    async with running(Cutter(record, board).run()):
         await asyncio.sleep(0)
         changed = board.changed
         record.put(ENDPOINTS, {"a": assignment()})
         await asyncio.wait_for(changed.wait(), 60)
-    finally:
-        running.cancel()
 
 
 async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(record):
@@ -129,8 +127,7 @@ class Supervisor:
 
 async def test_an_exit_that_begins_to_leak_ends_its_envoy_once_for_each_leak():
     board, supervisor = Board(), Supervisor()
-    running = asyncio.create_task(cut_when_leaking(board, supervisor))
-    try:
+    async with running(cut_when_leaking(board, supervisor)):
         for leak in ("by DNS", "by DNS and IPv6", "", "again"):
             board.update(observation=Observation(leak=leak))
             await asyncio.sleep(0)
@@ -138,5 +135,3 @@ async def test_an_exit_that_begins_to_leak_ends_its_envoy_once_for_each_leak():
         await asyncio.wait_for(supervisor.cuts.get(), 60)
         await asyncio.wait_for(supervisor.cuts.get(), 60)
         assert supervisor.cuts.empty()
-    finally:
-        running.cancel()

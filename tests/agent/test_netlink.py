@@ -9,6 +9,7 @@ import pytest
 
 from agent.netlink import note_changes
 from agent.report import Board
+from tests.tasks import running
 from tests.tunnels.lab import why_no_lab
 from tests.tunnels.namespaces import private_network
 
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.tunnels
 LINK = "epchange0"
 
 
-def ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], check=check, capture_output=True)
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
@@ -29,8 +30,7 @@ async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
 
 async def _come_and_go() -> None:
     board = Board()
-    watching = asyncio.create_task(note_changes(board))
-    try:
+    async with running(note_changes(board)):
         await asyncio.sleep(0)
         changed = board.changed
         ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}b")
@@ -39,6 +39,3 @@ async def _come_and_go() -> None:
         ip("link", "delete", LINK)
         await asyncio.wait_for(changed.wait(), 60)
         assert 2 <= board.report.network_changes < 10
-    finally:
-        watching.cancel()
-        ip("link", "delete", LINK, check=False)

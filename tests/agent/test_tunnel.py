@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 import pytest
@@ -12,6 +11,7 @@ from agent.report import Board, State
 from agent.settings import Exit
 from agent.tunnel import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
 from model.endpoint import Endpoint
+from tests.tasks import running
 
 UP, RUNNING = 0x1, 0x40
 
@@ -69,9 +69,8 @@ async def test_a_tunnel_that_nobody_watches_is_up_and_says_so():
 
 async def test_a_watch_looks_again_and_again(until):
     board = Board()
-    watching = asyncio.create_task(TunnelWatch([Check(scripted(None, None, "x"))], board, period_s=0.01).run())
-    await until(lambda: board.report.reason == "x")
-    watching.cancel()
+    async with running(TunnelWatch([Check(scripted(None, None, "x"))], board, period_s=0.01).run()):
+        await until(lambda: board.report.reason == "x")
 
 
 def test_an_exit_s_settings_say_what_is_watched():

@@ -13,6 +13,7 @@ import pytest
 from agent.report import Board, State
 from agent.unanswered import end_unanswered, unheard
 from model.endpoint import Endpoint
+from tests.tasks import running
 
 LISTED = """
 0 0 10.0.0.2:41000 10.0.0.3:8888 users:(("envoy",pid=7,fd=40)) cubic bytes_sent:99 bytes_acked:100
@@ -56,12 +57,11 @@ async def test_while_the_tunnel_is_down_what_waits_is_ended_and_what_was_answere
     place, answered, waiting = parent
     board = Board()
     board.update(tunnel=State.UP)
-    task = asyncio.create_task(end_unanswered(place, board, SimpleNamespace(pid=os.getpid())))
-    await asyncio.sleep(0)
-    assert not is_reset(waiting)
+    async with running(end_unanswered(place, board, SimpleNamespace(pid=os.getpid()))):
+        await asyncio.sleep(0)
+        assert not is_reset(waiting)
 
-    board.update(tunnel=State.DOWN, reason="the parent proxy does not answer in time")
-    await until(lambda: is_reset(waiting))
-    task.cancel()
+        board.update(tunnel=State.DOWN, reason="the parent proxy does not answer in time")
+        await until(lambda: is_reset(waiting))
     answered.sendall(b"GET / HTTP/1.1\r\n")
     assert not is_reset(answered)

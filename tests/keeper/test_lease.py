@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -14,21 +13,11 @@ from keeper.lease import LEASE_ID, hold_lease
 from keeper.states import Patience
 from model.repositories import heartbeats
 from model.world import ExitState
+from tests.tasks import running
 
 pytestmark = pytest.mark.postgres
 
 PATIENCE = Patience(timedelta(seconds=30), timedelta(seconds=300))
-
-
-@asynccontextmanager
-async def running(*coroutines):
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each) for each in coroutines]
-        try:
-            yield tasks
-        finally:
-            for task in tasks:
-                task.cancel()
 
 
 class Workers:

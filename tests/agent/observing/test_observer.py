@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -20,19 +20,15 @@ from agent.report import Board, Observation, State
 from model.endpoint import Endpoint
 from tests.agent.observing.conftest import IPINFO, an_exit, saying
 from tests.agent.observing.mmdb import a_country, mmdb
+from tests.tasks import running
 
 SEEN = Observation("198.51.100.9", "us", "Ashburn", "AS64500 Example", "America/New_York")
 
 
 @asynccontextmanager
 async def observing(exit_, board, **more):
-    task = asyncio.create_task(Observer(exit_, board, **more).run())
-    try:
+    async with running(Observer(exit_, board, **more).run()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def told(board) -> Observation:
