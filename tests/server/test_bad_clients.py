@@ -79,12 +79,23 @@ def now_s(monkeypatch) -> list[float]:
 
 
 @pytest.fixture
-def owe_answers(services, until):
-    """`await owe_answers(1)`: once so many streams have a response that was not answered."""
+def outstanding(services, until):
+    """`await outstanding(writes=0, answers=1)`: once so many streams have a write under way, and wait for an answer.
 
-    async def wait(count: int) -> None:
+    Before time moves, it says that only the bad client would be late: a write may be under way although its client has read it.
+    """
+
+    async def wait(*, writes: int = 0, answers: int) -> None:
         (service,) = services
-        await until(lambda: sum(each.stream.waiting_since is not None for each in service._conversations) == count)
+
+        def count() -> tuple[int, int]:
+            conversations = service._conversations
+            return (
+                sum(each.writing_since is not None for each in conversations),
+                sum(each.stream.waiting_since is not None for each in conversations),
+            )
+
+        await until(lambda: count() == (writes, answers))
 
     return wait
 
@@ -163,16 +174,16 @@ async def test_foreign_nonces_acknowledge_nothing_and_bring_nothing(plane, besid
 
 
 async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, services, until, now_s
+    plane, beside, connect, until, now_s, outstanding
 ):
     async with (
         beside(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
         connect(server, identity) as client,
     ):
         await client.ask(names.ENDPOINT, *UNREADABLE)
-        (service,) = services
-        await until(lambda: any(each.writing_since for each in service._conversations))
+        await outstanding(writes=1, answers=1)
         await change_arrives("198.51.100.2")
+        await outstanding(writes=1, answers=1)
         now_s[0] += 61
         await until(lambda: server.publisher.streams == 1)  # while it still does not read
         await change_arrives("198.51.100.3")
@@ -192,7 +203,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothin
 
 
 async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, now_s, owe_answers
+    plane, beside, connect, now_s, outstanding
 ):
     async with (
         beside(answer_timeout_s=60) as (server, identity, change_arrives),
@@ -201,7 +212,7 @@ async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
         await client.start()
         await client.read()
         await change_arrives("198.51.100.2")
-        await owe_answers(1)
+        await outstanding(answers=1)
         now_s[0] += 61
         assert await client.end() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "does not answer" in await client.call.details()
@@ -209,7 +220,7 @@ async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
         assert len(client.responses) == 1
 
 
-async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, connect, has_all, now_s, owe_answers):
+async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, connect, has_all, now_s, outstanding):
     """However long it is quiet after that: only what waits for an answer counts."""
     async with (
         beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
@@ -218,10 +229,10 @@ async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, conne
     ):
         await client.start()
         await client.until(has_all(2))
-        await owe_answers(0)
+        await outstanding(answers=0)
         await silent.start()
         await silent.read()
-        await owe_answers(1)
+        await outstanding(answers=1)
         now_s[0] += 61
         assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so they were looked at
         assert not client.call.done()
