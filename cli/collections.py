@@ -32,6 +32,8 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit-events": ("sequence", "at", "action", "kind", "object_id", "actor_id"),
 }
 """What a table shows of each."""
+_NEVER_DELETED: Final = frozenset({"audit-events"})
+_DELETED_ONE_BY_ONE: Final = frozenset({"api-keys", "proxies"})
 _PAGE: Final = 1_000
 _COMPLETED_MAX: Final = 100
 _COMPLETION_S: Final = 3.0
@@ -149,16 +151,20 @@ def delete(
 
       exitplane delete exits us-1 us-2 --fleet demo --yes
     """
+    if _known(collection) in _NEVER_DELETED:
+        raise BadWish(f"nothing of {collection} is deleted")
+    if collection in _DELETED_ONE_BY_ONE and len(refs) > 1:
+        raise BadWish(f"{collection} are deleted one at a time", mend="name one")
     if not yes:
         if not sys.stdin.isatty():
             raise NotConfirmed("there is no terminal to ask whether it is meant", mend="add --yes")
         if not typer.confirm(f"Delete {', '.join(refs)} of {collection}?", err=True):
             raise NotConfirmed("nothing was done")
-    deleted = run(api, lambda client: _delete(client, collection, refs, fleet, approve))
+    run(api, lambda client: client.plain.delete(collection, *refs, fleet=fleet, approve=approve))
     if as_json:
-        print_json({"deleted": deleted})
+        print_json({"deleted": refs})
     else:
-        for each in deleted:
+        for each in refs:
             print(f"deleted {each}")
 
 
@@ -176,23 +182,6 @@ async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int 
             break
         found.append(item)
     return found
-
-
-async def _delete(
-    client: Client, name: str, refs: Sequence[str], fleet: str | None, approve: Literal["shrink"] | None
-) -> list[str]:
-    from client.collection import Changeable, Collection
-
-    collection = client.collection(_known(name))
-    if isinstance(collection, Collection) and len(refs) > 1:
-        await collection.bulk(delete=refs, fleet=fleet, approve=approve)
-        return [*refs]
-    if not isinstance(collection, Changeable):
-        raise BadWish(f"nothing of {name} is deleted")
-    if len(refs) > 1:
-        raise BadWish(f"{name} are deleted one at a time", mend="name one")
-    await collection.delete(refs[0], fleet=fleet, approve=approve)
-    return [*refs]
 
 
 def _filters(given: Iterable[str]) -> dict[str, str]:

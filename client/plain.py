@@ -10,7 +10,7 @@ from typing import Any
 
 from api.paths import BASE_PATH
 from client.errors import ApiUnreachable
-from client.transport import Operation, Transport, Value
+from client.transport import Body, Operation, Transport, Value
 
 
 class Item(dict[str, Any]):
@@ -56,8 +56,20 @@ class Plain:
         """One thing of a collection, by its id or name."""
         return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
 
-    async def _send(self, method: str, path: str, place: Iterable[str], query: Mapping[str, Value]) -> Item:
+    async def delete(self, collection: str, *refs: str, fleet: str | None = None, approve: str | None = None) -> None:
+        """Things of a collection, by ids or names: all of them in one revision, or none. Not every collection takes several."""
+        query = {"fleet": fleet, "approve": approve}
+        if len(refs) == 1:
+            path = f"{BASE_PATH}/{collection}/{{ref}}"
+            one: Operation[None] = Operation(f"DELETE {path}", "DELETE", path, None, None, repeatable=False)
+            await self._transport.send(one, *refs, query=query)
+        else:
+            await self._send("POST", f"/{collection}/bulk", (), query, {"delete": refs})
+
+    async def _send(
+        self, method: str, path: str, place: Iterable[str], query: Mapping[str, Value], body: Body | None = None
+    ) -> Item:
         operation: Operation[Item] = Operation(
             f"{method} {path}", method, f"{BASE_PATH}{path}", None, Item, keyed=method == "POST"
         )
-        return (await self._transport.send(operation, *place, query=query)).value
+        return (await self._transport.send(operation, *place, query=query, body=body)).value

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Value: TypeAlias = object
+Body: TypeAlias = "BaseModel | Mapping[str, Any]"
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
@@ -111,7 +112,7 @@ class Transport:
         operation: Operation[T],
         *place: str,
         query: Mapping[str, Value] | None = None,
-        body: BaseModel | None = None,
+        body: Body | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply[T]:
         """Ask for an operation; `place` fills its path. Raises ApiRefused, ApiUnreachable."""
@@ -124,7 +125,7 @@ class Transport:
         operation: Operation[Any],
         *place: str,
         query: Mapping[str, Value] | None = None,
-        body: BaseModel | None = None,
+        body: Body | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DryRunOut:
         """What an operation would do, without doing it. Raises ApiRefused, ApiUnreachable."""
@@ -155,13 +156,13 @@ class Transport:
         operation: Operation[Any],
         place: tuple[str, ...],
         query: Mapping[str, Value] | None,
-        body: BaseModel | None,
+        body: Body | None,
         headers: Mapping[str, str] | None,
     ) -> tuple[bytes, Mapping[str, str]]:
         sent = dict(headers or {})
         content = b""
         if body is not None:
-            content = body.model_dump_json(by_alias=True, exclude_unset=True).encode()
+            content = _as_json(body).encode()
             sent["Content-Type"] = "application/json"
         if operation.keyed:
             sent["Idempotency-Key"] = str(uuid4())
@@ -254,6 +255,10 @@ def _validate(kind: Any, content: bytes) -> Any:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_validate_json(content)
     return TypeAdapter(kind).validate_json(content)
+
+
+def _as_json(body: Body) -> str:
+    return json.dumps(body) if isinstance(body, Mapping) else body.model_dump_json(by_alias=True, exclude_unset=True)
 
 
 def _path(template: str, place: tuple[str, ...]) -> str:

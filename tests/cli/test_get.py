@@ -11,8 +11,8 @@ from api.exits.schemas import ExitIn
 from api.fleets.schemas import FirstListenerIn, FleetIn
 from api.pools.schemas import PoolIn
 from api.users.schemas import UserIn
-from cli.collections import _COLUMNS
-from client import COLLECTIONS
+from cli.collections import _COLUMNS, _DELETED_ONE_BY_ONE, _NEVER_DELETED
+from client import COLLECTIONS, Client
 from tests.cli.conftest import run_main
 
 pytestmark = pytest.mark.postgres
@@ -72,7 +72,9 @@ async def test_every_collection_of_the_client_has_a_table_of_fields_that_it_has(
         (("get", "pools", "--filter", "country"), "--filter country: this is no FIELD=VALUE"),
         (("get", "pools", "--filter", "colour=red"), "?colour: there is no such field"),
         (("get", "pools", "--sort", "colour"), "?sort: this is no field to sort by"),
+        (("delete", "colours", "red", "--yes"), "there is no collection 'colours'; name one of fleets"),
         (("delete", "audit-events", "1", "--yes"), "nothing of audit-events is deleted"),
+        (("delete", "api-keys", "a", "b", "--yes"), "api-keys are deleted one at a time; name one"),
         (("delete", "pools", "us"), "there is no terminal to ask whether it is meant; add --yes"),
         (("delete", "pools", "us", "--yes"), "the pool has exits"),
         (("delete", "pools", "us", "de", "--yes"), "the pool has exits"),
@@ -99,6 +101,13 @@ async def test_what_leaves_too_little_names_the_word_that_it_takes(demo, exitpla
     refused = await exitplane("delete", "pools", "us", "de", "--yes")
     assert (refused.status, "--approve shrink" in refused.err) == (1, True)
     assert (await exitplane("delete", "pools", "us", "de", "--yes", "--approve", "shrink")).status == 0
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_a_collection_is_deleted_from_as_the_api_allows(name):
+    methods = Client("http://x").collection(name)
+    assert hasattr(methods, "delete") == (name not in _NEVER_DELETED)
+    assert hasattr(methods, "bulk") == (name not in _NEVER_DELETED | _DELETED_ONE_BY_ONE)
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n", 5), ("y", 4)])
