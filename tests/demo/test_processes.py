@@ -21,6 +21,7 @@ from cli.demo.processes import (
 )
 
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+STARTED = "import time; print('started', flush=True); time.sleep(600)"
 
 
 @pytest.fixture
@@ -52,7 +53,8 @@ def test_children_have_sessions_of_their_own_and_end(processes, mark):
 
 
 def test_what_children_leave_behind_ends_too(processes, mark):
-    child = processes.start("parent", Stage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
+    # it says so itself: between fork and exec a process has no environment to be found by
+    child = processes.start("parent", Stage.AGENT, ("sh", "-c", '"$0" -c "$1" & wait', sys.executable, STARTED))
     wait_for_line(child, "started")
     processes.kill(child)
     assert len(marked(mark)) == 1
