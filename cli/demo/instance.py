@@ -24,15 +24,15 @@ _ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - bound for a look, never listened on
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A claimed index and the lock that holds it; `mark` marks the processes that belong to it."""
+    """A claimed index and the lock that holds it."""
 
     index: int
     lock: Path
+    mark: str
+    """What the environment of its processes carries, so that the next holder of the same lock finds them.
 
-    @property
-    def mark(self) -> str:
-        """Processes are found again by this, also by the next holder of the same lock."""
-        return str(self.lock)
+    It tells the lock's file, not only its path: the host sees the processes of its containers, where a demo has the same path.
+    """
 
 
 @contextlib.contextmanager
@@ -46,7 +46,8 @@ def claim_instance(sweep: Callable[[int], None]) -> Iterator[Instance]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            instance = Instance(index, path)
+            file = os.fstat(lock.fileno())
+            instance = Instance(index, path, f"{path}:{file.st_dev}:{file.st_ino}")
             end_marked(instance.mark)
             sweep(index)
             _remove_noted_folder(instance)

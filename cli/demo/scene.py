@@ -186,11 +186,19 @@ class Scene:
             self.control_plane = None
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """The JSON reply of `/api/v1<path>`, None for an empty one. Raises SceneError for a refusal, with its detail."""
+        """The JSON reply of `/api/v1<path>`, None for an empty one.
+
+        Raises SceneError for a refusal, with its detail, and when the control plane has ended or does not answer.
+        """
         url = f"{self.api_url}/api/v1{path}"
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        answer = client.fetch(url, method=method, headers=headers | self.operator_headers, body=data, timeout_s=30)
+        try:
+            answer = client.fetch(url, method=method, headers=headers | self.operator_headers, body=data, timeout_s=30)
+        except OSError as error:
+            if self.control_plane is not None:
+                self.control_plane.check()
+            raise SceneError(f"{method} {path}: the control plane does not answer ({error})") from error
         if answer.status >= 400:
             raise SceneError(f"{method} {path} was refused: {answer.status} {answer.text}")
         return answer.json() if answer.body else None

@@ -12,7 +12,9 @@ import pytest
 
 from cli.demo.check import SENT, Finding, Report, check_scene, judge
 from cli.demo.client import Answer
+from cli.demo.errors import SceneError
 from cli.demo.opening import open_scene
+from cli.demo.processes import Stage
 from cli.demo.scene import SceneSettings
 
 HOST = "203.0.113.2"
@@ -135,6 +137,17 @@ def allow_connection_header(monkeypatch):
 def lenient(finding, answer, expected, host):
     body = answer.body.replace(b', ["connection", "close"]', b"")
     return judge(finding, Answer(answer.status, answer.headers, body, answer.by_proxy), expected, host)
+
+
+def test_a_control_plane_that_is_gone_is_named(scene, monkeypatch):
+    scene.api_key_file.write_text("key")
+    with pytest.raises(SceneError, match=r"^GET /pools: the control plane does not answer \(.*refused"):
+        scene.api("GET", "/pools")
+    ended = scene.processes.start("control-plane", Stage.CONTROL_PLANE, ("sh", "-c", "echo no room; exit 3"))
+    ended.process.wait()
+    monkeypatch.setattr(scene, "control_plane", ended)
+    with pytest.raises(SceneError, match=r"^control-plane ended with status 3\nno room"):
+        scene.api("GET", "/pools")
 
 
 def test_an_honest_gateway_passes(scene):

@@ -19,7 +19,7 @@ from cli.demo.processes import Processes, Stage
 instance._lock_folder = lambda: Path(sys.argv[1])
 with instance.claim_instance(lambda index: None) as held, instance.temporary_folder(held) as folder:
     child = Processes(held.mark, folder).start("sleeper", Stage.PAGE, ("sleep", "600"))
-    print(folder, child.pid, flush=True)
+    print(folder, child.pid, held.mark, flush=True)
     time.sleep(600)
 """
 
@@ -56,9 +56,8 @@ def test_children_do_not_hold_the_lock(tmp_path):
 
 def test_what_a_killed_holder_left_is_swept(locks):
     with subprocess.Popen((sys.executable, "-c", HOLDER, str(locks)), stdout=subprocess.PIPE, text=True) as holder:
-        folder, pid = holder.stdout.readline().split()
+        folder, pid, mark = holder.stdout.readline().split()
         holder.kill()
-    mark = str(locks / "demo-0.lock")
     assert marked(mark) == [int(pid)]
     swept = []
     with claim_instance(swept.append) as instance:
@@ -66,6 +65,20 @@ def test_what_a_killed_holder_left_is_swept(locks):
         assert swept == [0]
         assert marked(mark) == []
         assert not (locks / folder).exists()
+
+
+def test_a_demo_with_a_lock_of_the_same_path_is_left_alone(locks, tmp_path):
+    with claim_instance(lambda _: None) as elsewhere:
+        child = Processes(elsewhere.mark, tmp_path).start("sleeper", Stage.PAGE, ("sleep", "600"))
+        try:
+            # as in a container, whose processes are seen from here and whose files are not
+            elsewhere.lock.rename(locks / "elsewhere.lock")
+            with claim_instance(lambda _: None) as here:
+                assert here.lock == elsewhere.lock
+                assert child.alive
+        finally:
+            child.process.kill()
+            child.process.wait()
 
 
 def test_the_temporary_folder_goes_with_the_scene():
