@@ -6,11 +6,13 @@ cloud's metadata service.
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
 from envoy_data_plane.envoy.type.matcher.v3 import AddressMatcher
 from envoy_data_plane.xds.core.v3 import CidrRange
+
+from xds.translate.networks import prefix_of
 
 LOOPBACK: Final = "127.0.0.1"
 _THIS_HOST: Final = ("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128")
@@ -32,9 +34,6 @@ def forbidden_addresses(egress_address: str | None) -> AddressMatcher:
 
     An exit that leaves from loopback, as in a demo without tunnels, may reach loopback.
     """
-    networks = map(ip_network, _AROUND if stays_here(egress_address) else (*_THIS_HOST, *_AROUND))
-    return AddressMatcher(
-        ranges=[
-            CidrRange(address_prefix=str(network.network_address), prefix_len=network.prefixlen) for network in networks
-        ]
-    )
+    networks = _AROUND if stays_here(egress_address) else (*_THIS_HOST, *_AROUND)
+    ranges = [CidrRange(address_prefix=address, prefix_len=length) for address, length in map(prefix_of, networks)]
+    return AddressMatcher(ranges=ranges)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from ipaddress import ip_network
 from typing import Final, TypeAlias
 
 from envoy_data_plane.envoy.config.core.v3 import CidrRange
@@ -18,6 +17,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 
 from xds.translate.encoding import encode, pack
+from xds.translate.networks import prefix_of
 from xds.wire import template_pb2 as wire
 
 Matcher: TypeAlias = bytes
@@ -58,9 +58,9 @@ def by_network(header: str, entries: Mapping[str, OnMatch]) -> Matcher:
     """A trie of the networks that the address in a header may be in: the smallest first, as with prefixes."""
     networks = wire.IPMatcher()
     for text, on_match in sorted(entries.items()):
-        network = ip_network(text)
-        given = networks.range_matchers.add(on_match=on_match).ranges.add(address_prefix=str(network.network_address))
-        given.prefix_len.value = network.prefixlen
+        address, length = prefix_of(text)
+        given = networks.range_matchers.add(on_match=on_match).ranges.add(address_prefix=address)
+        given.prefix_len.value = length
     custom = wire.TypedExtensionConfig(name="networks")
     custom.typed_config.type_url = _NETWORKS
     custom.typed_config.value = encode(networks)
@@ -93,8 +93,7 @@ def is_there(header: str) -> Predicate:
 def in_networks(header: str, networks: Iterable[str]) -> Predicate:
     """That a header's value is an address in one of these networks."""
     ranges = [
-        CidrRange(address_prefix=str(network.network_address), prefix_len=network.prefixlen)
-        for network in map(ip_network, sorted(networks))
+        CidrRange(address_prefix=address, prefix_len=length) for address, length in map(prefix_of, sorted(networks))
     ]
     config = TypedExtensionConfig(name="networks", typed_config=pack(Ip(cidr_ranges=ranges, stat_prefix="networks")))
     custom = wire.TypedExtensionConfig.FromString(encode(config))

@@ -1,0 +1,20 @@
+"""Networks as Envoy takes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from xds.translate.networks import prefix_of
+
+
+@pytest.mark.parametrize(
+    ("network", "prefix"),
+    [
+        ("10.0.0.0/8", ("10.0.0.0", 8)),
+        ("fd00:0::/8", ("fd00::", 8)),
+        ("::ffff:0:0/96", ("::ffff:0:0", 96)),
+        ("::ffff:1.2.3.0/120", ("::ffff:102:300", 120)),
+    ],
+)
+def test_a_network_is_written_alike_by_every_python(network, prefix):
+    assert prefix_of(network) == prefix
