@@ -315,7 +315,7 @@ async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
             await engine.list({})
         with pytest.raises(kind):
             await engine.inspect("us-1")
-    path.unlink()
+    path.unlink(missing_ok=True)
     async with answering(path, whole(body)), Engine(f"unix://{path}") as engine:
         with pytest.raises(kind):
             await engine.list({})
