@@ -6,7 +6,8 @@ import asyncio
 import math
 import socket
 import statistics
-from contextlib import closing
+from contextlib import closing, suppress
+from ipaddress import ip_address
 from typing import Final
 
 from agent.observing.asking import Way
@@ -48,6 +49,9 @@ def two_digits(value: float) -> float:
 
 
 async def _resolve(target: Endpoint, way: Way) -> tuple[str, int]:
+    # where there is no network but loopback, a resolver knows not even an address
+    with suppress(ValueError):
+        return str(ip_address(target.host)), target.port
     found = await way.names().resolve(target.host, target.port, socket.AddressFamily(way.family))
     return found[0]["host"], target.port
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,6 +21,8 @@ from xds.wire.endpoint_pb2 import (
     LocalityLbEndpoints,
     SocketAddress,
 )
+
+needs_ss = pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss: install iproute2")
 
 
 def assignment(*places: Place) -> Kept:
@@ -54,6 +57,7 @@ def record() -> Record:
     return Record()
 
 
+@needs_ss
 async def test_an_exit_that_left_is_asked_about_while_connections_to_it_are_open(record):
     async with an_exit() as (place, _):
         unused = Place("127.0.0.1", 1)
@@ -64,6 +68,7 @@ async def test_an_exit_that_left_is_asked_about_while_connections_to_it_are_open
         assert await cutter.gone() == [place]
 
 
+@needs_ss
 async def test_an_exit_that_came_back_or_stands_in_another_pool_too_has_not_left(record):
     async with an_exit() as (place, _):
         record.put(ENDPOINTS, {"a": assignment(place), "b": assignment(place)})
@@ -90,6 +95,7 @@ async def test_the_control_plane_is_asked_at_once(record):
         await asyncio.wait_for(changed.wait(), 60)
 
 
+@needs_ss
 async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(record):
     async with an_exit() as (leaking, cut), an_exit() as (draining, kept):
         record.put(ENDPOINTS, {"a": assignment(leaking, draining)})
