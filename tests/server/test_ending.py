@@ -147,6 +147,12 @@ async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing
         assert server.publisher.streams == 0
 
 
+async def test_a_stream_that_comes_while_a_replica_ends_is_sent_elsewhere(plane, serve, connect, services):
+    async with serve() as server, connect(server, plane.identity) as client:
+        services[0].shut_down()
+        assert await client.end() is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.usefixtures("calm")
 async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, connect, services, until):
     async with connect_later(connect) as later:
