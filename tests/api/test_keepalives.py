@@ -137,9 +137,11 @@ async def serving(api, until, **tls):
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
-    yield f"{'https' if tls else 'http'}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await task
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
 
 
 async def test_the_client_in_python_works_unchanged(api, key, until, clock):
@@ -190,6 +192,7 @@ def make_certificate(folder):
     return os.fspath(cert), os.fspath(private)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 async def test_the_client_in_shell_works_unchanged(api, key, until):
     body = payload("shell")
     del body["client_version"]

@@ -96,17 +96,19 @@ async def test_an_exit_whose_pool_changes_is_given_the_routes_of_the_other(plane
         await client.until(lambda it: it.versions[names.ROUTE][names.EXIT_ROUTES] != before)
 
 
-async def test_two_replicas_send_equal_versions(plane, server, serve, connect, has_all):
-    async with serve() as other, connect(server, plane.identity) as one, connect(other, plane.identity) as two:
+async def test_two_replicas_send_equal_versions(plane, server, serve, drive, until, has_all):
+    async with serve() as other, drive(server, plane.identity) as one, drive(other, plane.identity) as two:
         assert server.ports != other.ports
-        for client in (one, two):
-            await client.start()
-        await asyncio.gather(*(client.until(has_all(2)) for client in (one, two)))
-        assert one.versions == two.versions
+
+        async def hold_the_same(pools):
+            await until(lambda: all(has_all(pools)(each.client) for each in (one, two)))
+            await until(lambda: not server.publisher.rolling_out() and not other.publisher.rolling_out())
+            assert one.client.versions == two.client.versions
+            assert one.client.bodies == two.client.bodies
+
+        await hold_the_same(2)
         await plane.add_pool("jp")
-        await asyncio.gather(*(client.until(has_all(3)) for client in (one, two)))
-        assert one.versions == two.versions
-        assert one.bodies == two.bodies
+        await hold_the_same(3)
 
 
 async def test_after_a_restart_nothing_is_sent_again_and_the_next_change_still_arrives(plane, serve, connect, has_all):
