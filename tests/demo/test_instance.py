@@ -10,6 +10,7 @@ from cli.demo.errors import SceneError
 from cli.demo.instance import choose_ports, claim_instance, temporary_folder
 from cli.demo.plan import MAX_INSTANCES
 from cli.demo.processes import Processes, Stage, marked
+from tests.demo.marks import wait_for_marked
 
 HOLDER = """
 import sys, time
@@ -58,7 +59,7 @@ def test_what_a_killed_holder_left_is_swept(locks):
     with subprocess.Popen((sys.executable, "-c", HOLDER, str(locks)), stdout=subprocess.PIPE, text=True) as holder:
         folder, pid, mark = holder.stdout.readline().split()
         holder.kill()
-    assert marked(mark) == [int(pid)]
+    assert wait_for_marked(mark, 1) == [int(pid)]
     swept = []
     with claim_instance(swept.append) as instance:
         assert instance.index == 0

@@ -19,9 +19,9 @@ from cli.demo.processes import (
     marked,
     shielded,
 )
+from tests.demo.marks import wait_for_marked
 
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-STARTED = "import time; print('started', flush=True); time.sleep(600)"
 
 
 @pytest.fixture
@@ -46,18 +46,17 @@ def wait_for_line(child, line):
 def test_children_have_sessions_of_their_own_and_end(processes, mark):
     child = processes.start("sleeper", Stage.PAGE, ("sleep", "600"))
     assert os.getsid(child.pid) == child.pid
-    assert marked(mark) == [child.pid]
+    assert wait_for_marked(mark, 1) == [child.pid]
     processes.end_all()
     assert child.process.returncode == -signal.SIGTERM
     assert marked(mark) == []
 
 
 def test_what_children_leave_behind_ends_too(processes, mark):
-    # it says so itself: between fork and exec a process has no environment to be found by
-    child = processes.start("parent", Stage.AGENT, ("sh", "-c", '"$0" -c "$1" & wait', sys.executable, STARTED))
+    child = processes.start("parent", Stage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
     wait_for_line(child, "started")
     processes.kill(child)
-    assert len(marked(mark)) == 1
+    wait_for_marked(mark, 1)
     processes.end_all()
     assert marked(mark) == []
     processes.end_all()
