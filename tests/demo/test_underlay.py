@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cli.demo.plan import PAGE_NAME
 from cli.demo.processes import marked
 from cli.demo.scene import SceneSettings
 from cli.demo.underlay import choose_underlay_block, remove_underlay, why_no_tunnels
+from tests.demo.marks import wait_for_marked
 
 pytestmark = [
     pytest.mark.tunnels,
@@ -154,10 +154,7 @@ def test_nothing_is_left_when_setting_up_fails_half_way(monkeypatch):
     def fail(tunnels):
         tunnels[0].start_server()
         tunnels[0].start_client()
-        mark, by = tunnels[0].processes._mark, time.monotonic() + 60
-        # one that was just started bears its mark only once it runs its own program
-        while len(pids := marked(mark)) < 2 and time.monotonic() < by:
-            time.sleep(0.01)
+        pids = wait_for_marked(tunnels[0].processes._mark, 2)
         seen.update(index=tunnels[0].plan.index, pids=pids)
         raise SceneError("no more tunnels today")
 

@@ -65,7 +65,7 @@ def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
             False,
         ),
         (
-            [">STATE:1,CONNECTED,SUCCESS,10.8.0.5,,,,", ">STATE:1,EXITING,ping-restart,,,,,"],
+            [">STATE:1,CONNECTED,SUCCESS,10.8.0.5,,,,", ">STATE:1,RECONNECTING,ping-restart,,,,,"],
             "vpn:1 was lost (ping-restart)",
             False,
         ),
