@@ -29,9 +29,9 @@ class Instance:
     index: int
     lock: Path
     mark: str
-    """What the environment of its processes carries, so that the next holder of the same lock finds them.
+    """Stands in the environment of its processes, by which the next holder of the same lock finds them.
 
-    It tells the lock's file, not only its path: the host sees the processes of its containers, where a demo has the same path.
+    It names the lock's file, not only its path: the host sees the processes of its containers, where a demo has the same path.
     """
 
 
