@@ -57,7 +57,7 @@ class Plain:
         return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
 
     async def delete(self, collection: str, *refs: str, fleet: str | None = None, approve: str | None = None) -> None:
-        """Things of a collection, by ids or names: all of them in one revision, or none. Not every collection takes several."""
+        """Delete things of a collection, by ids or names: all in one revision, or none. Not every collection takes several."""
         query = {"fleet": fleet, "approve": approve}
         if len(refs) == 1:
             path = f"{BASE_PATH}/{collection}/{{ref}}"

@@ -9,6 +9,7 @@ import pytest
 
 from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.repositories import heartbeats
+from tests import tasks
 
 pytestmark = pytest.mark.postgres
 
@@ -19,12 +20,8 @@ SOON_S = 60.0
 
 @asynccontextmanager
 async def running(feed: Feed):
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(feed.run())
-        try:
-            yield feed
-        finally:
-            task.cancel()
+    async with tasks.running(feed.run()):
+        yield feed
 
 
 async def wakes(feed: Feed) -> None:

@@ -26,6 +26,11 @@ async def test_it_is_the_time_that_connections_take(target, until):
     await until(lambda: len(made) == SAMPLES)
 
 
+async def test_an_address_needs_no_resolver(target, monkeypatch):
+    monkeypatch.setattr(Way, "names", lambda _: pytest.fail("a resolver was asked"))
+    assert await measure_rtt_ms(target[0], Way()) is not None
+
+
 async def test_a_target_that_is_not_there_has_none(target):
     assert await measure_rtt_ms(Endpoint("127.0.0.1", 1), Way()) is None
     assert await measure_rtt_ms(Endpoint("nowhere.invalid", 1), Way()) is None
