@@ -83,7 +83,7 @@ wire: .make/wire ## Compile proto/
 	test -x $(BIN)/python || $(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m compileall -q agent api cli client keeper model xds
+	$(BIN)/python -m compileall -q agent api cli client demo keeper model xds
 	@mkdir -p .make && touch $@
 
 # A uv of this version that is on the PATH will do, so that a warm cache is enough (UV_OFFLINE=1).

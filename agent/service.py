@@ -15,36 +15,36 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from agent import journal
-from agent.admin import Admin, AdminSilent
-from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
-from agent.cutting import Cutter
-from agent.enrolment import Enrolment, ensure_enrolled
-from agent.folder import StateFolder
+from agent.ads.connection_cutter import Cutter
+from agent.ads.marked_forwarder import marked_socket
+from agent.ads.relay import Relay
+from agent.config.settings import AgentSettings
+from agent.config.state_dir import StateFolder
+from agent.config.status import Board, wait
+from agent.control import log_buffer
+from agent.control.api_client import Plane
+from agent.control.enrolment import Enrolment, ensure_enrolled
+from agent.control.heartbeat import Deregistered, Heart
+from agent.control.orders import Handler, OrderFailed, Orders
+from agent.egress.observer import Observer
+from agent.egress.speed import Speedometer, SpeedUnknown
+from agent.envoy.admin import Admin, AdminSilent
+from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
+from agent.envoy.envoy_stats import Load
+from agent.envoy.health_check import HealthCheck
+from agent.envoy.leak_cutoff import cut_when_leaking
+from agent.envoy.process import descriptors_max
+from agent.envoy.secrets import write_secrets
+from agent.envoy.stalled_connects import end_unanswered
+from agent.envoy.supervisor import Launch, Supervisor, find_envoy
 from agent.gluetun.client import Gluetun
-from agent.gluetun.rotating import rotate as rotate_gluetun
-from agent.healthcheck import HealthCheck
-from agent.heartbeat import Deregistered, Heart
-from agent.leaking import cut_when_leaking
-from agent.load import Load
+from agent.gluetun.server_change import rotate as rotate_gluetun
 from agent.memory import give_back
-from agent.netlink import note_changes
-from agent.observing.observer import Observer
-from agent.observing.speed import Speedometer, SpeedUnknown
-from agent.orders import Handler, OrderFailed, Orders
-from agent.passage import marked_socket
-from agent.plane import Plane
-from agent.process import descriptors_max
-from agent.relay import Relay
-from agent.report import Board, wait
-from agent.rotating import Drain, Exchange, Rotation
-from agent.secrets import write_secrets
-from agent.settings import AgentSettings
-from agent.supervisor import Launch, Supervisor, find_envoy
-from agent.tunnel import PERIOD_S, Check, TunnelWatch, checks_of
-from agent.tunnels.kill_switch import MARK
-from agent.tunnels.managed import ManagedTunnel
-from agent.unanswered import end_unanswered
+from agent.net.netlink import note_changes
+from agent.rotation import Drain, Exchange, Rotation
+from agent.vpn.firewall.rules import MARK
+from agent.vpn.managed_tunnel import ManagedTunnel
+from agent.vpn.tunnel_health import PERIOD_S, Check, TunnelWatch, checks_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
@@ -185,7 +185,7 @@ class _Agent:
     def _handlers(self) -> Mapping[str, Handler]:
         """What operators may ask of an exit's agent."""
         return {
-            "logs": partial(journal.tell, self._folder),
+            "logs": partial(log_buffer.tell, self._folder),
             "speed-test": self._measure_speed,
             "rotate": self._rotate,
         }

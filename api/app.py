@@ -9,38 +9,38 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from api import problems
-from api.api_keys.endpoints import router as api_keys
-from api.audit_events.endpoints import router as audit_events
-from api.auth.endpoints import router as auth
-from api.certificates.endpoints import router as certificates
-from api.containers.endpoints import router as containers
-from api.context import ApiContext
-from api.declared.endpoints import router as declared
-from api.enrolment.endpoints import router as enrolment
-from api.events.endpoints import router as events
-from api.events.hub import Hub
-from api.exits.best import router as best_exit
-from api.exits.endpoints import router as exits
-from api.explain.endpoints import router as explain
-from api.fleets.endpoints import router as fleets
-from api.guard import Guard
-from api.health.endpoints import router as health
-from api.health.probe import DatabaseProbe
-from api.heartbeats.endpoints import router as heartbeats
-from api.keepalives.endpoints import router as keepalives
-from api.keepalives.throttle import Throttle
-from api.listeners.endpoints import router as listeners
-from api.openapi import document
-from api.operators.endpoints import router as operators
-from api.orders.endpoints import router as orders
-from api.paths import BASE_PATH
-from api.plans.endpoints import router as plans
-from api.pools.endpoints import router as pools
-from api.proxies.endpoints import router as proxies
-from api.rollouts.endpoints import router as rollouts
-from api.routes.endpoints import router as routes
-from api.users.endpoints import router as users
+from api.features.api_keys.endpoints import router as api_keys
+from api.features.audit_events.endpoints import router as audit_events
+from api.features.auth.endpoints import router as auth
+from api.features.certificates.endpoints import router as certificates
+from api.features.containers.endpoints import router as containers
+from api.features.declared.endpoints import router as declared
+from api.features.enrolment.endpoints import router as enrolment
+from api.features.events.endpoints import router as events
+from api.features.exits.best_exit import router as best_exit
+from api.features.exits.endpoints import router as exits
+from api.features.explain.endpoints import router as explain
+from api.features.fleets.endpoints import router as fleets
+from api.features.health.endpoints import router as health
+from api.features.heartbeats.endpoints import router as heartbeats
+from api.features.keepalives.endpoints import router as keepalives
+from api.features.keepalives.keepalive_throttle import Throttle
+from api.features.listeners.endpoints import router as listeners
+from api.features.operators.endpoints import router as operators
+from api.features.orders.endpoints import router as orders
+from api.features.plans.endpoints import router as plans
+from api.features.pools.endpoints import router as pools
+from api.features.proxies.endpoints import router as proxies
+from api.features.rollouts.endpoints import router as rollouts
+from api.features.routes.endpoints import router as routes
+from api.features.users.endpoints import router as users
+from api.http import problems
+from api.http.openapi import document
+from api.http.paths import BASE_PATH
+from api.kernel.auth_middleware import Guard
+from api.kernel.context import ApiContext
+from api.runtime.database_probe import DatabaseProbe
+from api.runtime.event_hub import Hub
 from model.version import exitplane_version
 
 DECLARED = (declared, explain, listeners, routes, users, plans, certificates)

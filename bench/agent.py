@@ -19,8 +19,8 @@ from typing import Final
 from agent.memory import SETTLED_S
 from bench.process import Memory, Process
 from bench.report import figure, heading, spread_of
-from cli.demo.opening import open_scene
-from cli.demo.scene import SceneSettings
+from demo.lab import SceneSettings
+from demo.setup import open_scene
 
 AIM_MB: Final = 60.0
 AIM_CPU: Final = 1.0

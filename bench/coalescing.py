@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 
-from bench.bed import Bed, Commit, Fleet, open_bed, run
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation, report_memory
+from bench.testbed import Bed, Commit, Fleet, open_bed, run
 
 AIM_S = 2.0
 AT_ONCE = 8

@@ -21,11 +21,11 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from bench.plane import Plane, open_plane
+from bench.control_plane import Plane, open_plane
 from bench.report import spread
-from model.changes import write
 from model.identity import Identity
-from model.repositories import upkeep
+from model.repositories import retention
+from model.unit_of_work import write
 from model.world import ExitState, Rejection, Role
 from xds.protocol.stream import Answered
 from xds.server import server
@@ -103,7 +103,7 @@ async def declare(plane: Plane) -> Sequence[UUID]:
         ids.append(UUID(made["id"]))
     async with write(plane.database) as unit:
         for exit_id in ids:
-            await upkeep.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
+            await retention.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
     return ids
 
 

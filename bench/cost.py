@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.bed import open_bed, run
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation
+from bench.testbed import open_bed, run
 
 AIM_CPU = 1.5
 AIM_BYTES = 1.1

@@ -2,7 +2,7 @@
 
 Each change moves one exit to another port. The times are those of each proxy's ACK of the endpoints at that revision, and, for
 each change, of the slowest proxy. As a baseline of the same run the same proxies are pushed the same bytes by a bare gRPC
-server (bench/bare.py), which knows them all and reads their ACKs, and does nothing else.
+server (bench/grpc_baseline.py), which knows them all and reads their ACKs, and does nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.bare import open_bare
-from bench.bed import Bed, Commit, Fleet, Replica, open_bed, run
+from bench.grpc_baseline import open_bare
 from bench.report import figure, heading, spread
 from bench.simulation import Simulation, open_simulation, report_memory
+from bench.testbed import Bed, Commit, Fleet, Replica, open_bed, run
 
 AIM_S = 0.2
 

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import insert, text
 
-from bench.bed import Bed, Fleet, open_bed, run
 from bench.reads import ask, get
 from bench.report import figure, heading, spread
-from model.changes import write
+from bench.testbed import Bed, Fleet, open_bed, run
 from model.tables import CertificateRow
+from model.unit_of_work import write
 
 _AIM_S = 0.100
 _STATEMENTS_AIM = 0.02

@@ -1,6 +1,6 @@
 """What clients that misbehave cost those that do not: commit to ACK of a fleet, without them and with them.
 
-The same proxies, changes and control plane, first alone, then beside rogues (bench/rogues.py): clients that never read, never
+The same proxies, changes and control plane, first alone, then beside rogues (bench/bad_clients.py): clients that never read, never
 answer, reject for ever, acknowledge what they were not sent, ask for unknown types or for a million names, or send garbage.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.bed import Bed, Replica, open_bed, run
 from bench.fleet import changes
 from bench.process import ended
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation, report_memory
+from bench.testbed import Bed, Replica, open_bed, run
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -56,7 +56,7 @@ async def rogues(bed: Bed, replica: Replica, certificates: Sequence[Path]) -> As
     command = (
         sys.executable,
         "-m",
-        "bench.rogues",
+        "bench.bad_clients",
         str(replica.xds_port),
         str(bed.authority_file),
         *map(str, certificates),

@@ -18,12 +18,12 @@ from uuid import uuid4
 
 from sqlalchemy import insert
 
-from bench.bed import Bed, Fleet, Replica, open_bed, run
+from bench.control_plane import make_admin
 from bench.http_load import pack
-from bench.plane import make_admin
 from bench.report import figure, heading, quantile, spread
-from model.changes import write
+from bench.testbed import Bed, Fleet, Replica, open_bed, run
 from model.tables import UserRow
+from model.unit_of_work import write
 from model.world import Kind
 
 _AIM_S = 0.020

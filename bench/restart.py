@@ -10,9 +10,9 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
-from bench.bed import open_bed, run
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation
+from bench.testbed import open_bed, run
 
 QUIET_S = 3.0
 

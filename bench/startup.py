@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from bench.bed import open_bed, run
-from bench.plane import make_admin
+from bench.control_plane import make_admin
 from bench.report import heading, spread_of
+from bench.testbed import open_bed, run
 
 AIM_MS: Final = 350
 EXIT: Final = "exit-1"

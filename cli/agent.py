@@ -9,17 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from agent import journal
-from agent.endpoints import BadSetting, check_address, read_endpoint, read_locality
-from agent.plane import parse_api
-from agent.settings import AgentSettings, Exit
-from agent.tunnel import INTERFACE_NAME_MAX
-from agent.tunnels.managed import open_kill_switch
-from agent.tunnels.options import read_tunnel
-from cli.agent_observing import read_observing
-from cli.agent_parent import read_gluetun, read_parent
+from agent.config.option_parsing import BadSetting, check_address, read_endpoint, read_locality
+from agent.config.settings import AgentSettings, Exit
+from agent.control import log_buffer
+from agent.control.api_client import parse_api
+from agent.vpn.managed_tunnel import open_kill_switch
+from agent.vpn.options import read_tunnel
+from agent.vpn.tunnel_health import INTERFACE_NAME_MAX
 from cli.alone import serve
 from cli.logging import configure_logging
+from cli.observation_options import read_observing
+from cli.parent_options import read_gluetun, read_parent
 from model.world import Role
 
 
@@ -238,7 +238,7 @@ def agent(
     certificate in the state folder. SIGTERM or Ctrl-C sends clients elsewhere, lets open tunnels end for up to
     --drain-time-s (5 s by default) and ends Envoy; a second one does not wait.
     """
-    configure_logging(journal.keep)
+    configure_logging(log_buffer.keep)
     placed = {
         "--pool": pool,
         "--address": address,

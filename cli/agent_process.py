@@ -13,12 +13,12 @@ def main() -> None:
     import asyncio
     import pickle
 
-    from agent import journal
+    from agent.control import log_buffer
     from agent.service import serve
-    from cli.ending import told_in_short
+    from cli.error_exit import told_in_short
     from cli.logging import configure_logging
 
-    configure_logging(journal.keep)
+    configure_logging(log_buffer.keep)
     with told_in_short():
         with os.fdopen(int(sys.argv[1]), "rb") as file:
             settings = pickle.load(file)  # noqa: S301 - of the process that this one was

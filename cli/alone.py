@@ -7,7 +7,7 @@ import pickle
 import sys
 from typing import NoReturn
 
-from agent.settings import AgentSettings
+from agent.config.settings import AgentSettings
 
 
 def serve(settings: AgentSettings) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from cli.api import HERE, Api, AsJson, as_json_text, print_json, run, tell
+from cli.api_command import HERE, Api, AsJson, as_json_text, print_json, run, tell
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from api.declared.schemas import AppliedOut
-    from api.dry_run import DryRunOut
-    from api.proxies.schemas import ProxyOut
+    from api.features.declared.schemas import AppliedOut
+    from api.features.proxies.schemas import ProxyOut
+    from api.kernel.dry_run import DryRunOut
     from cli.declared.documents import Documents
     from client import Client, Tally
     from client.collection import Given
@@ -142,8 +142,8 @@ def diff(
 
       exitplane diff -f fleets/ --prune || test $? = 1
     """
+    from cli.declared.change_report import told_configuration, told_steps
     from cli.declared.documents import load
-    from cli.declared.reporting import told_configuration, told_steps
 
     try:
         # a diff is no less of one when it takes away too much; `apply` is where that is approved
@@ -180,7 +180,7 @@ def export(
 
       exitplane export -o state.yaml && git diff state.yaml
     """
-    from cli.declared.dumping import as_yaml
+    from cli.declared.yaml_output import as_yaml
 
     declared = run(api, lambda client: client.plain.get("/declared", fleet=fleet, defaults=as_json))
     text = as_json_text(declared) + "\n" if as_json else as_yaml(declared)
@@ -198,7 +198,7 @@ async def _try(client: Client, wish: _Wish) -> tuple[AppliedOut, DryRunOut]:
 
 
 async def _apply(client: Client, wish: _Wish, wait_s: int | None) -> _Outcome:
-    from cli.declared.reporting import told_rejections
+    from cli.declared.change_report import told_rejections
     from client import collect
 
     given: Given = {"approve": wish.approve}
@@ -229,7 +229,7 @@ def _placed(documents: Documents) -> Iterator[None]:
 
 def _confirm(steps: AppliedOut, *, asks: bool) -> None:
     """Raises NotConfirmed unless nothing is deleted, or somebody at the terminal says yes."""
-    from cli.declared.reporting import told_steps
+    from cli.declared.change_report import told_steps
 
     deleted = [step for step in steps.steps if step.action == "deleted"]
     if not deleted:
@@ -244,7 +244,7 @@ def _confirm(steps: AppliedOut, *, asks: bool) -> None:
 
 
 def _tell(outcome: _Outcome, *, as_json: bool, dry_run: bool = False) -> None:
-    from cli.declared.reporting import told_steps, told_sum
+    from cli.declared.change_report import told_steps, told_sum
 
     applied, tally = outcome.applied, outcome.tally
     if as_json:

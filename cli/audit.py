@@ -14,11 +14,11 @@ import typer
 from sqlalchemy import ColumnElement
 from sqlmodel import col
 
-from cli.state import open_database, run
+from cli.local_database import open_database, run
 from model.errors import ExitplaneError
-from model.migrating import check_migration
 from model.repositories.audit import FINDINGS_MAX, Checkpoint, Verdict, read
 from model.repositories.audit import verify as check
+from model.schema_version import check_migration
 from model.tables import AuditRow
 
 audit = typer.Typer(help="Check the audit, or export it.", no_args_is_help=True)

@@ -12,10 +12,10 @@ from uuid import UUID
 import typer
 import yaml
 
-from agent.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
-from agent.endpoints import BadSetting, read_endpoint
-from agent.enrolment import Enrolment, load
-from agent.folder import StateFolder
+from agent.config.option_parsing import BadSetting, read_endpoint
+from agent.config.state_dir import StateFolder
+from agent.control.enrolment import Enrolment, load
+from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
 from model.endpoint import Endpoint
 from model.world import Role
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from client import Client
-    from client.plain import Item
+    from client.json_client import Item
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "fleets": ("name", "listener", "created_at"),
@@ -121,7 +121,7 @@ def get(
     if as_json:
         print_json(found if ref is None else found[0])
     elif yaml:
-        from cli.declared.dumping import as_yaml
+        from cli.declared.yaml_output import as_yaml
 
         sys.stdout.write(as_yaml(found if ref is None else found[0]))
     else:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from api.limits import CONTAINER_LOG_LINES_MAX
-from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from api.http.limits import CONTAINER_LOG_LINES_MAX
+from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api.containers.schemas import Verb
+    from api.features.containers.schemas import Verb
     from client import Client
-    from client.plain import Item
+    from client.json_client import Item
 
 containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")
 Country = Annotated[str | None, typer.Option(help="Those of all pools of this country.")]
@@ -38,7 +38,7 @@ def list_(
     *, pool: Pool = None, country: Country = None, fleet: Fleet = None, api: Api = HERE, as_json: AsJson = False
 ) -> None:
     """Show the containers of pools (by default of all that have any), and what is wrong with them."""
-    from client.plain import Item
+    from client.json_client import Item
 
     async def read(client: Client) -> list[Item]:
         pools = await _pools(client, pool, country, fleet)

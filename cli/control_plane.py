@@ -14,33 +14,33 @@ import structlog
 import uvicorn
 import uvloop
 
-from agent.supervisor import find_envoy
+from agent.envoy.supervisor import find_envoy
 from api.app import create_app
-from api.auth.oidc import Provider
-from api.auth.ports import Auth
-from api.context import ApiContext
-from api.heartbeats.credentials import Credentials
-from api.heartbeats.sink import HeartbeatSink
-from api.orders.book import OrderBook
-from cli.collector import calm_collector
+from api.kernel.context import ApiContext
+from api.runtime.auth_state import Auth
+from api.runtime.certificate_cache import Credentials
+from api.runtime.heartbeat_sink import HeartbeatSink
+from api.runtime.oidc import Provider
+from api.runtime.pending_orders import OrderBook
+from cli.gc_tuning import calm_collector
 from cli.logging import configure_logging
-from keeper.containers.making import Ground
-from keeper.containers.working import run_containers
+from keeper.containers.container_spec import Ground
+from keeper.containers.reconciler import run_containers
+from keeper.exit_health import Patience
 from keeper.keeper import run_keeper
-from keeper.states import Patience
 from model.authority import Authority, create_authority
 from model.database import Database
-from model.embedded import embedded_server
+from model.embedded_postgres import embedded_server
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
-from model.migrating import check_migration, upgrade
-from model.proof import thumbprint_of
 from model.repositories import enrolment
+from model.request_signature import thumbprint_of
+from model.schema_version import check_migration, upgrade
 from model.settings import BadSettings, Settings, read_settings
-from xds.server.follower import Debounce
-from xds.server.limits import Limits
-from xds.server.releaser import CanaryPolicy
+from xds.server.admission import Limits
+from xds.server.rollout_controller import CanaryPolicy
 from xds.server.server import XdsServer, run_server
+from xds.server.world_watcher import Debounce
 
 log = structlog.get_logger()
 API_STOP_S = 3

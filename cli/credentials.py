@@ -16,7 +16,7 @@ from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
-    from api.auth.schemas import TokensOut
+    from api.features.auth.schemas import TokensOut
     from client import Client
 
 _EARLY_S: Final = 30
@@ -98,7 +98,7 @@ def normal(api: str) -> str:
 
 def _renew(api: str) -> Login | None:
     """New tokens. Two commands at once take turns, for a refresh token is good once."""
-    from api.auth.schemas import RefreshIn
+    from api.features.auth.schemas import RefreshIn
 
     with _locked():
         login = _read().get(normal(api))

@@ -19,11 +19,11 @@ import asyncpg
 import typer
 from sqlalchemy.engine import URL
 
-from cli.state import connect, database_url, run
+from cli.local_database import connect, database_url, run
 from model.database import Database, parse_url
-from model.embedded import embedded_server
+from model.embedded_postgres import embedded_server
 from model.errors import ExitplaneError
-from model.migrating import check_migration, current_migration, known_migrations, newest_migration, upgrade
+from model.schema_version import check_migration, current_migration, known_migrations, newest_migration, upgrade
 from model.settings import read_settings
 
 LEAP: Final = 1_000_000

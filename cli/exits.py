@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from api.limits import AGENT_LOG_LINES_MAX, HISTORY_HOURS_MAX
-from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from api.http.limits import AGENT_LOG_LINES_MAX, HISTORY_HOURS_MAX
+from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api.orders.schemas import OrderKind
+    from api.features.orders.schemas import OrderKind
     from client import Client
     from client.exits import Switch
-    from client.plain import Item
+    from client.json_client import Item
 
 WAIT_S: Final = 60.0
 _ASK_FOR_S: Final = 20.0

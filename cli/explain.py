@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.api import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from client.plain import Item
+    from client.json_client import Item
 
 
 def explain(

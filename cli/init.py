@@ -17,15 +17,15 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
-from api.auth.passwords import Passwords, refuse_weak
-from api.auth.tokens import digest_of, new_key
-from api.operators.schemas import OperatorIn
-from api.problems import Problem, invalid
-from cli.state import open_database, run
-from model.audit import Actor, Entry, append
+from api.features.operators.schemas import OperatorIn
+from api.http.problems import Problem, invalid
+from api.runtime.passwords import Passwords, refuse_weak
+from api.runtime.tokens import digest_of, new_key
+from cli.local_database import open_database, run
+from model.audit_log import Actor, Entry, append
 from model.errors import ExitplaneError
-from model.migrating import check_migration
 from model.repositories import operators
+from model.schema_version import check_migration
 from model.tables import ApiKeyRow, OperatorRow
 
 KEY_NAME = "init"

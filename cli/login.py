@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cli import credentials
-from cli.api import HERE, Api, AsJson, print_json
+from cli.api_command import HERE, Api, AsJson, print_json
 from cli.credentials import BadCredentials, Login
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
@@ -29,7 +29,7 @@ def login(
     totp: Annotated[str | None, typer.Option(help="What your second factor shows; asked for if it takes one.")] = None,
 ) -> None:
     """Log in to the API. What it gives is kept for you alone, below XDG_CONFIG_HOME, and renewed as needed."""
-    from api.auth.schemas import LoginIn
+    from api.features.auth.schemas import LoginIn
 
     _warn_of_eavesdroppers(api)
     name = name or _ask("Name", "--name")

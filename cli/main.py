@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cli.ending import told_in_short
+from cli.error_exit import told_in_short
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("cli.serve:serve", "Run the control plane: the REST API, the xDS server and the keeper."),
     "demo": (
-        "cli.demo.command:demo",
+        "cli.demo_command:demo",
         "Run a whole Exitplane on this machine: control plane, gateway, exits behind real tunnels, and a small internet.",
     ),
     "agent": ("cli.agent:agent", "Enrol a proxy, run its Envoy, and tell the control plane how both stand."),

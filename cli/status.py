@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.api import HERE, Api, AsJson, print_json, run
+from cli.api_command import HERE, Api, AsJson, print_json, run
 from client.errors import ApiRefused
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from client import Client
-    from client.plain import Item
+    from client.json_client import Item
 
 
 def status(*, api: Api = HERE, as_json: AsJson = False) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cli.state import open_database, run
+from cli.local_database import open_database, run
 from model.errors import ExitplaneError
-from model.migrating import check_migration
 from model.repositories import declared, enrolment
+from model.schema_version import check_migration
 from model.world import Role
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from api.auth.schemas import LoginIn, MeOut, PasswordIn, RefreshIn, TokensOut, TotpIn, TotpOut, TotpRemovalIn
-from api.paths import BASE_PATH
+from api.features.auth.schemas import LoginIn, MeOut, PasswordIn, RefreshIn, TokensOut, TotpIn, TotpOut, TotpRemovalIn
+from api.http.paths import BASE_PATH
 from client.transport import Operation, Transport
 
 _PATH = f"{BASE_PATH}/auth"

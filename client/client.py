@@ -10,21 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
-from api.paths import BASE_PATH
+from api.http.paths import BASE_PATH
 from client.transport import Operation, Transport, Value
 
 if TYPE_CHECKING:
-    from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
-    from api.audit_events.schemas import AuditEventOut
-    from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
-    from api.explain.schemas import ExplainOut
-    from api.health.schemas import HealthOut
-    from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
-    from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
-    from api.plans.schemas import PlanIn, PlanOut, PlanPatch
-    from api.pools.schemas import PoolIn, PoolOut, PoolPatch
-    from api.routes.schemas import RouteIn, RouteOut, RoutePatch
-    from api.users.schemas import UserIn, UserOut, UserPatch
+    from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
+    from api.features.audit_events.schemas import AuditEventOut
+    from api.features.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+    from api.features.explain.schemas import ExplainOut
+    from api.features.health.schemas import HealthOut
+    from api.features.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
+    from api.features.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
+    from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch
+    from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
+    from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
+    from api.features.users.schemas import UserIn, UserOut, UserPatch
     from client.auth import Auth
     from client.collection import Collection, Creatable, In, Out, Patch, Readable
     from client.containers import Containers
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from client.events import Events
     from client.exits import Exits
     from client.fleets import Fleets
-    from client.neighbours import Neighbours
-    from client.plain import Plain
+    from client.json_client import Plain
     from client.proxies import Proxies
+    from client.vpn_sentinel import Neighbours
 
 COLLECTIONS: Final = (
     "fleets",
@@ -86,77 +86,77 @@ class Client:
 
     @cached_property
     def fleets(self) -> Fleets:
-        from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
+        from api.features.fleets.schemas import FleetIn, FleetOut, FleetPatch
         from client.fleets import Fleets
 
         return Fleets(self._transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
 
     @cached_property
     def exits(self) -> Exits:
-        from api.exits.schemas import ExitIn, ExitOut, ExitPatch
+        from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch
         from client.exits import Exits
 
         return Exits(self._transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
 
     @cached_property
     def proxies(self) -> Proxies:
-        from api.proxies.schemas import ProxyIn, ProxyOut, ProxyPatch
+        from api.features.proxies.schemas import ProxyIn, ProxyOut, ProxyPatch
         from client.proxies import Proxies
 
         return Proxies(self._transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
 
     @cached_property
     def pools(self) -> Collection[PoolIn, PoolPatch, PoolOut]:
-        from api.pools.schemas import PoolIn, PoolOut, PoolPatch
+        from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
 
         return self._collection("pools", "pool", (PoolIn, PoolPatch, PoolOut))
 
     @cached_property
     def listeners(self) -> Collection[ListenerIn, ListenerPatch, ListenerOut]:
-        from api.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
+        from api.features.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
 
         return self._collection("listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
 
     @cached_property
     def routes(self) -> Collection[RouteIn, RoutePatch, RouteOut]:
-        from api.routes.schemas import RouteIn, RouteOut, RoutePatch
+        from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
 
         return self._collection("routes", "route", (RouteIn, RoutePatch, RouteOut))
 
     @cached_property
     def users(self) -> Collection[UserIn, UserPatch, UserOut]:
-        from api.users.schemas import UserIn, UserOut, UserPatch
+        from api.features.users.schemas import UserIn, UserOut, UserPatch
 
         return self._collection("users", "user", (UserIn, UserPatch, UserOut))
 
     @cached_property
     def plans(self) -> Collection[PlanIn, PlanPatch, PlanOut]:
-        from api.plans.schemas import PlanIn, PlanOut, PlanPatch
+        from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch
 
         return self._collection("plans", "plan", (PlanIn, PlanPatch, PlanOut))
 
     @cached_property
     def certificates(self) -> Collection[CertificateIn, CertificatePatch, CertificateOut]:
-        from api.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+        from api.features.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
 
         return self._collection("certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut))
 
     @cached_property
     def operators(self) -> Collection[OperatorIn, OperatorPatch, OperatorOut]:
-        from api.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
+        from api.features.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
 
         return self._collection("operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
 
     @cached_property
     def api_keys(self) -> Creatable[ApiKeyIn, ApiKeyPatch, ApiKeyOut]:
-        from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
+        from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
         from client.collection import Creatable
 
         return Creatable(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
 
     @cached_property
     def audit_events(self) -> Readable[AuditEventOut]:
-        from api.audit_events.schemas import AuditEventOut
+        from api.features.audit_events.schemas import AuditEventOut
         from client.collection import Readable
 
         return Readable(self._transport, "audit-events", "audit-event", AuditEventOut)
@@ -164,7 +164,7 @@ class Client:
     @cached_property
     def plain(self) -> Plain:
         """The API without its schemas, for programs that only show what it says."""
-        from client.plain import Plain
+        from client.json_client import Plain
 
         return Plain(self._transport)
 
@@ -194,7 +194,7 @@ class Client:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        from client.neighbours import Neighbours
+        from client.vpn_sentinel import Neighbours
 
         return Neighbours(self._transport)
 
@@ -229,12 +229,12 @@ class Client:
 
     @cached_property
     def _explain(self) -> Operation[ExplainOut]:
-        from api.explain.schemas import ExplainOut
+        from api.features.explain.schemas import ExplainOut
 
         return Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
 
     def _health(self, part: HealthPart) -> Operation[HealthOut]:
-        from api.health.schemas import HealthOut
+        from api.features.health.schemas import HealthOut
 
         name, path = _HEALTH_OPERATIONS[part]
         return Operation(name, "GET", path, None, HealthOut)

@@ -8,9 +8,9 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
-from api.collections.schemas import BulkIn, BulkOut, Page
-from api.dry_run import DryRunOut
-from api.paths import BASE_PATH, PATH_FIELDS
+from api.http.paths import BASE_PATH, PATH_FIELDS
+from api.kernel.collections.schemas import BulkIn, BulkOut, Page
+from api.kernel.dry_run import DryRunOut
 from client.transport import Operation, Reply, Transport, Value
 
 In = TypeVar("In", bound=BaseModel)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Unpack
 
-from api.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
-from api.dry_run import DryRunOut
-from api.paths import BASE_PATH
+from api.features.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
+from api.http.paths import BASE_PATH
+from api.kernel.dry_run import DryRunOut
 from client.collection import GivenOne, sort_out
 from client.transport import Operation, Transport
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Unpack
 
-from api.declared.schemas import AppliedOut, Declared
-from api.dry_run import DryRunOut
-from api.paths import BASE_PATH
+from api.features.declared.schemas import AppliedOut, Declared
+from api.http.paths import BASE_PATH
+from api.kernel.dry_run import DryRunOut
 from client.collection import Given, sort_out
 from client.transport import Operation, Reply, Transport
 

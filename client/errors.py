@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from api.field_errors import FieldError
+from api.http.field_errors import FieldError
 from model.errors import ExitplaneError
 
 

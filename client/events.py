@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from api.events.schemas import EventOut, EventPage
-from api.paths import BASE_PATH
+from api.features.events.schemas import EventOut, EventPage
+from api.http.paths import BASE_PATH
 from client.transport import Operation, Transport, Value
 
 _LIST = Operation("list_events", "GET", f"{BASE_PATH}/events", None, EventPage)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, Unpack
 
-from api.dry_run import DryRunOut
-from api.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
-from api.orders.schemas import OrderKind, OrderOut
-from api.paths import BASE_PATH
+from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
+from api.features.orders.schemas import OrderKind, OrderOut
+from api.http.paths import BASE_PATH
+from api.kernel.dry_run import DryRunOut
 from client.collection import Collection, GivenOne, sort_out
 from client.transport import Operation, Value
 

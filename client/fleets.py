@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Unpack
 
-from api.dry_run import DryRunOut
-from api.fleets.schemas import FleetIn, FleetOut, FleetPatch
-from api.paths import BASE_PATH
-from api.rollouts.schemas import RolloutOut
+from api.features.fleets.schemas import FleetIn, FleetOut, FleetPatch
+from api.features.rollouts.schemas import RolloutOut
+from api.http.paths import BASE_PATH
+from api.kernel.dry_run import DryRunOut
 from client.collection import Collection, Given, sort_out
 from client.transport import Operation
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from api.paths import BASE_PATH
-from api.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
+from api.features.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
+from api.http.paths import BASE_PATH
 from client.collection import Changeable
 from client.transport import Operation, Value
 

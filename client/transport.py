@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-from api.paths import PROXIES_HEADER, REVISION_HEADER
+from api.http.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
 from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, NotTrusted, Origin, Response
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from api.dry_run import DryRunOut
+    from api.kernel.dry_run import DryRunOut
 
 T = TypeVar("T")
 Value: TypeAlias = object
@@ -129,7 +129,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
     ) -> DryRunOut:
         """What an operation would do, without doing it. Raises ApiRefused, ApiUnreachable."""
-        from api.dry_run import DryRunOut
+        from api.kernel.dry_run import DryRunOut
 
         content, _ = await self._exchange(operation, place, {**(query or {}), "dry_run": True}, body, headers)
         return self._read(DryRunOut, content)

@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from keeper.hearing import Hearing
+from keeper.exit_health import Patience, Verdict, hold_back, judge, reword
+from keeper.ingest_window import Hearing
 from keeper.lease import Alive, hold_lease
-from keeper.states import Patience, Verdict, hold_back, judge, reword
-from keeper.weighing import Scales
-from model.changes import HEARTBEAT_CHANNEL, Feed, write
+from keeper.weights import Scales
 from model.database import Database
-from model.repositories import clocks, heartbeats, history, idempotency, keepalives, orders, upkeep
+from model.repositories import clock_skew, exit_history, heartbeats, idempotency, keepalives, orders, retention
 from model.repositories.heartbeats import Standing
+from model.unit_of_work import HEARTBEAT_CHANNEL, Feed, write
 from model.world import SERVING, ExitState, WeighBy
 
 Clock = Callable[[], datetime]
@@ -81,7 +81,7 @@ class Keeper:
         if _due(self._pulled_at, now, PULL_BACK_EVERY):
             self._pulled_at = now
             async with self._database.session() as session:
-                pulled = await clocks.pull_back(session, now)
+                pulled = await clock_skew.pull_back(session, now)
             if pulled:
                 log.warning("clock.was_ahead", exits=pulled)
         await self._judge_exits(now)
@@ -100,19 +100,19 @@ class Keeper:
         if _due(self._pruned_at, now, PRUNE_EVERY):
             self._pruned_at = now
             async with self._database.session() as session:
-                await upkeep.prune(session, before=now - KEEP_CHANGES_FOR, keep=KEEP_CHANGES)
+                await retention.prune(session, before=now - KEEP_CHANGES_FOR, keep=KEEP_CHANGES)
             async with self._database.session() as session:
-                await upkeep.prune_logins(session, now)
+                await retention.prune_logins(session, now)
                 await idempotency.prune(session, before=now - KEEP_ANSWERS_FOR)
                 await keepalives.prune(session, before=now - KEEP_CLIENTS_FOR)
-                await history.prune(session, before=now - KEEP_HISTORY_FOR)
+                await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
                 await orders.prune(session, before=now - KEEP_ORDERS_FOR)
             async with write(self._database) as unit:
-                await upkeep.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
+                await retention.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
         if _due(self._buried_at, now, BURY_EVERY):
             self._buried_at = now
             async with self._database.session() as session:
-                for replica in await upkeep.bury_replicas(session):
+                for replica in await retention.bury_replicas(session):
                     log.warning("xds.replica_dead", replica=str(replica))
 
     async def _judge_exits(self, now: datetime) -> None:
@@ -137,7 +137,7 @@ class Keeper:
             return
         async with write(self._database) as unit:
             for standing, verdict in verdicts:
-                if await upkeep.change_state(
+                if await retention.change_state(
                     unit, standing.exit_id, standing.state, verdict.state, verdict.reason, now
                 ):
                     log.info(
@@ -161,12 +161,12 @@ class Keeper:
             return
         async with write(self._database) as unit:
             for standing, reason in reworded:
-                await upkeep.change_reason(unit, standing, reason)
+                await retention.change_reason(unit, standing, reason)
 
     async def _heed_caps(self, now: datetime) -> None:
         """Drain exits that have carried what they may this month, and let them serve again when that is over."""
         async with self._database.session() as session:
-            caps = await upkeep.caps_in_question(session, now)
+            caps = await retention.caps_in_question(session, now)
         if not caps:
             return
         async with write(self._database) as unit:
@@ -175,36 +175,36 @@ class Keeper:
                     state, reason = ExitState.REGISTERING, "its monthly cap lets it carry again"
                 else:
                     state, reason = ExitState.DRAINING, f"it has carried its {cap.monthly_cap_gb:g} GB of {now:%Y-%m}"
-                if await upkeep.change_state(unit, cap.exit_id, cap.state, state, reason, now):
+                if await retention.change_state(unit, cap.exit_id, cap.state, state, reason, now):
                     log.info("exit.state", exit=str(cap.exit_id), old=cap.state, new=state, reason=reason)
-                    await upkeep.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
+                    await retention.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
 
     async def _weigh(self, now: datetime) -> None:
         """Give exits the shares that their pools weigh them to."""
         async with self._database.session() as session:
-            candidates = await upkeep.candidates(session)
-            stray = await upkeep.stray_shares(session)
+            candidates = await retention.candidates(session)
+            stray = await retention.stray_shares(session)
             judged = [each.exit_id for each in candidates if each.weigh_by is WeighBy.HEALTH]
-            uptimes = await history.uptimes(session, judged, now - UPTIME_OVER, now) if judged else {}
+            uptimes = await exit_history.uptimes(session, judged, now - UPTIME_OVER, now) if judged else {}
         changed = {**self._scales.weigh(candidates, uptimes), **dict.fromkeys(stray, 1)}
         if not changed:
             return
         async with write(self._database) as unit:
             before = {each.exit_id: each.share for each in candidates}
             for exit_id, share in sorted(changed.items()):
-                await upkeep.set_share(unit, exit_id, before.get(exit_id), share)
+                await retention.set_share(unit, exit_id, before.get(exit_id), share)
         log.info("exits.weighed", changed=len(changed))
 
     async def _resolve_names(self) -> None:
         """Follow the host names of exits: EDS takes addresses only. A name that fails keeps what it resolved to."""
         async with self._database.session() as session:
-            named = await upkeep.named_exits(session)
+            named = await retention.named_exits(session)
         addresses = await asyncio.gather(*(_resolve(address) for _, address, _ in named))
         for (exit_id, address, endpoint), resolved in zip(named, addresses, strict=True):
             if resolved is not None and resolved != endpoint:
                 log.info("exit.resolved", exit=str(exit_id), address=address, endpoint=resolved)
                 async with write(self._database) as unit:
-                    await upkeep.set_endpoint(unit, exit_id, address, resolved)
+                    await retention.set_endpoint(unit, exit_id, address, resolved)
 
 
 async def _held_back(
@@ -218,7 +218,7 @@ async def _held_back(
     }
     if not coming:
         return verdicts
-    falls = await history.falls_since(session, coming)
+    falls = await exit_history.falls_since(session, coming)
     held = (
         (standing, hold_back(standing, verdict, falls.get(standing.exit_id, 0), now)) for standing, verdict in verdicts
     )

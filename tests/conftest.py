@@ -24,8 +24,8 @@ from hypothesis import settings, strategies
 from sqlalchemy.engine import URL
 
 from model.database import Database, parse_url
-from model.embedded import embedded_server, get_server, pg_ctl
-from model.migrating import upgrade
+from model.embedded_postgres import embedded_server, get_server, pg_ctl
+from model.schema_version import upgrade
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
 from tests.scale import at_night
 from tests.scheduling import SceneScheduling

@@ -10,8 +10,8 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from agent.credentials import Credentials, basic
-from agent.endpoints import plain_address
+from agent.config.credentials import Credentials, basic
+from agent.config.option_parsing import plain_address
 from model.errors import ExitplaneError
 
 TIMEOUT_S: Final = 2.0

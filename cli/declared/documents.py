@@ -11,9 +11,9 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from api.declared.schemas import Declared
-from api.field_errors import FieldError, shown
-from api.validation import field_errors
+from api.features.declared.schemas import Declared
+from api.http.field_errors import FieldError, shown
+from api.http.validators import field_errors
 from cli.declared.yaml import compose, entries, value_of
 from model.errors import ExitplaneError
 

@@ -17,7 +17,8 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 from yarl import URL
 
-from keeper.containers.answers import (
+from keeper.containers.api_version import ApiVersion, EngineVersion, choose_api_version
+from keeper.containers.engine_responses import (
     Inspected,
     Seen,
     read_id,
@@ -27,7 +28,6 @@ from keeper.containers.answers import (
     read_message,
     read_version,
 )
-from keeper.containers.api_version import ApiVersion, EngineVersion, choose_api_version
 from keeper.containers.errors import (
     BadAnswer,
     EngineForbidden,

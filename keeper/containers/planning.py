@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-from keeper.containers.answers import Life
+from keeper.containers.engine_responses import Life
 from keeper.containers.scaling import Scale, failed, scaled
-from model.containers import DRAIN_S, Containers
+from model.stored_containers import DRAIN_S, Containers
 from model.world import SERVING, ExitState
 
 ENROL_WITHIN: Final = timedelta(seconds=120)

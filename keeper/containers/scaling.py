@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from model.containers import Containers
+from model.stored_containers import Containers
 
 BUSY_FOR: Final = timedelta(seconds=30)
 """How long exits must have too much to do until there is one more."""

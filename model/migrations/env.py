@@ -1,4 +1,4 @@
-"""Runs the migrations on a connection that `model.migrating` opened."""
+"""Runs the migrations on a connection that `model.schema_version` opened."""
 
 from __future__ import annotations
 

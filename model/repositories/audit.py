@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.audit import hash_of
+from model.audit_log import hash_of
 from model.tables import AuditHeadRow, AuditRow
 
 BATCH: Final = 2_000

@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, delete, func, 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
-from model.changes import Unit
 from model.database import fetch_in
 from model.tables import (
     ExitRow,
@@ -28,6 +27,7 @@ from model.tables import (
     ServerCertificateRow,
     UserRow,
 )
+from model.unit_of_work import Unit
 from model.world import FIRST_LISTENER, SERVING, Kind, Role
 
 Row = TypeVar(

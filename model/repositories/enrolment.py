@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.authority import LEAF_LIFETIME, Authority
-from model.changes import Unit
 from model.database import Database
-from model.proof import public_key_of, thumbprint_of
+from model.request_signature import public_key_of, thumbprint_of
 from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
+from model.unit_of_work import Unit
 from model.world import ExitState, Kind, Role
 
 _CREDENTIALS: Final = """

@@ -1,6 +1,6 @@
 """Events: what the change log says of things that changed, in the order in which it was committed.
 
-The ids of the change log are taken under the revision's lock (`model.changes`), so whoever has read up to an id has read all that
+The ids of the change log are taken under the revision's lock (`model.unit_of_work`), so whoever has read up to an id has read all that
 is before it: nothing is committed there later. Rolled back writes leave holes, which mean nothing.
 """
 

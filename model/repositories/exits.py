@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from model.changes import Unit
 from model.repositories import declared, heartbeats, sync
 from model.tables import ExitRow
+from model.unit_of_work import Unit
 
 
 async def deregister(unit: Unit, row: ExitRow, fleet_id: UUID) -> None:

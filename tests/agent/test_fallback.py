@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agent.fallback import Fallback
-from agent.record import Kept
+from agent.ads.config_record import Kept
+from agent.ads.offline_ads import Fallback
 from model.identity import Identity
 from model.world import Role
 from xds.protocol.stream import Close, Send

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.folder import StateFolder, StateUnusable
+from agent.config.state_dir import StateFolder, StateUnusable
 
 BOUND_S = 60
 
@@ -33,7 +33,7 @@ def test_two_writes_at_once_leave_one_of_both_and_no_draft(folder, monkeypatch):
         fsync(descriptor)
         both.wait()
 
-    monkeypatch.setattr("agent.folder.os.fsync", meet)
+    monkeypatch.setattr("agent.config.state_dir.os.fsync", meet)
     contents = [b"a" * 100_000, b"b" * 50_000]
     with ThreadPoolExecutor(2) as threads:
         for writing in [threads.submit(folder.write, "record.bin", content) for content in contents]:
@@ -50,7 +50,7 @@ def test_write_is_on_the_disk_before_the_file_is_replaced(folder, monkeypatch):
     def note(descriptor: int) -> None:
         synced.append((os.fstat(descriptor).st_size, folder.read("key.pem")))
 
-    monkeypatch.setattr("agent.folder.os.fsync", note)
+    monkeypatch.setattr("agent.config.state_dir.os.fsync", note)
     folder.write("key.pem", "newer")
     assert synced == [(len("newer"), "old")]
     assert folder.read("key.pem") == "newer"
@@ -73,7 +73,7 @@ def test_write_that_fails_keeps_the_file_and_leaves_no_draft(folder, monkeypatch
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(f"agent.folder.{failing}", full)
+    monkeypatch.setattr(f"agent.config.state_dir.{failing}", full)
     with pytest.raises(StateUnusable, match=r"record\.bin cannot be written \(No space left on device\)"):
         folder.write("record.bin", b"new")
     assert folder.read_bytes("record.bin", 10) == b"old"

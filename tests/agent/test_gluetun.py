@@ -8,11 +8,11 @@ import json
 import pytest
 from yarl import URL
 
-from agent.credentials import Credentials
+from agent.config.credentials import Credentials
 from agent.gluetun.client import BODY_MAX_BYTES, Access, BadAnswer, Gluetun, GluetunSilent, KeyRefused, PublicIp, Status
 from agent.gluetun.countries import UnknownCountry, full_name
-from agent.gluetun.rotating import NotRotated, rotate
-from agent.gluetun.watching import gluetun_trouble
+from agent.gluetun.server_change import NotRotated, rotate
+from agent.gluetun.tunnel_state import gluetun_trouble
 from tests.gluetun import ADDRESSES
 from tests.gluetun import Gluetun as StandIn
 

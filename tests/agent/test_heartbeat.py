@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from agent.enrolment import ensure_enrolled
-from agent.folder import StateFolder
-from agent.heartbeat import Deregistered, Heart
-from agent.plane import Plane
-from agent.report import Board, Observation, State
+from agent.config.state_dir import StateFolder
+from agent.config.status import Board, Observation, State
+from agent.control.api_client import Plane
+from agent.control.enrolment import ensure_enrolled
+from agent.control.heartbeat import Deregistered, Heart
 from model.world import Role
 
 LONG_S = 300.0

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from agent.netlink import note_changes
-from agent.report import Board
+from agent.config.status import Board
+from agent.net.netlink import note_changes
 from tests.tasks import running
 from tests.tunnels.lab import why_no_lab
 from tests.tunnels.namespaces import private_network

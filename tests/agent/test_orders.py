@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from agent.orders import OrderFailed, Orders
-from agent.report import Board
+from agent.config.status import Board
+from agent.control.orders import OrderFailed, Orders
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from agent.credentials import Credentials, read_credentials, read_key
-from agent.endpoints import BadSetting
-from agent.enrolment import _placed
+from agent.config.credentials import Credentials, read_credentials, read_key
+from agent.config.option_parsing import BadSetting
+from agent.config.settings import AgentSettings, Exit
+from agent.config.status import Board, State
+from agent.control.enrolment import _placed
+from agent.egress.observer import Observer
+from agent.egress.parent_proxy import Parent, parent_trouble
 from agent.gluetun.client import Access
-from agent.observing.observer import Observer
-from agent.parent import Parent, parent_trouble
-from agent.report import Board, State
-from agent.settings import AgentSettings, Exit
-from agent.tunnel import TunnelWatch, checks_of
+from agent.vpn.tunnel_health import TunnelWatch, checks_of
 from cli.agent import _read_exit
 from model.endpoint import Endpoint
 from model.world import Role
@@ -68,7 +68,7 @@ async def test_one_that_cannot_reach_the_target_is_no_way_out(stand_in):
 
 
 async def test_one_that_hangs_is_not_waited_for(stand_in, monkeypatch):
-    monkeypatch.setattr("agent.parent.TIMEOUT_S", 0.1)
+    monkeypatch.setattr("agent.egress.parent_proxy.TIMEOUT_S", 0.1)
     stand_in.hangs = True
     assert "does not answer in time" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from agent.record import Kept, Record, Witness
+from agent.ads.config_record import Kept, Record, Witness
 from xds.translate.names import CLUSTER, ENDPOINT
 from xds.wire import discovery_pb2 as wire
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from agent.record import Kept, Record
-from agent.record_writer import RecordWriter
+from agent.ads.config_record import Kept, Record
+from agent.ads.record_writer import RecordWriter
 from xds.translate.names import CLUSTER
 
 BOUND_S = 60
@@ -52,7 +52,7 @@ def record():
 
 @pytest.fixture
 def writer(record, vault, monkeypatch):
-    monkeypatch.setattr("agent.record_writer.QUIET_S", 0)
+    monkeypatch.setattr("agent.ads.record_writer.QUIET_S", 0)
     return RecordWriter(record, vault)
 
 

@@ -16,10 +16,10 @@ from cryptography.x509 import CertificateSigningRequestBuilder, Name
 from google.protobuf.any_pb2 import Any as AnyMessage
 from structlog.testing import capture_logs
 
-from agent.enrolment import Enrolment
-from agent.folder import StateFolder
-from agent.relay import Relay
-from agent.upstream import METHOD, SERVICE
+from agent.ads.relay import Relay
+from agent.ads.upstream import METHOD, SERVICE
+from agent.config.state_dir import StateFolder
+from agent.control.enrolment import Enrolment
 from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
 from model.identity import Identity
@@ -37,10 +37,10 @@ DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
     for name, value in {
-        "upstream.PROBE_BASE_S": 0.02,
-        "upstream.PROBE_LIMIT_S": 0.1,
-        "record_writer.QUIET_S": 0.01,
-        "relay._EARLY_S": 10 * PATIENCE_S,
+        "ads.upstream.PROBE_BASE_S": 0.02,
+        "ads.upstream.PROBE_LIMIT_S": 0.1,
+        "ads.record_writer.QUIET_S": 0.01,
+        "ads.relay._EARLY_S": 10 * PATIENCE_S,
     }.items():
         monkeypatch.setattr(f"agent.{name}", value)
 
@@ -53,8 +53,8 @@ def expect(monkeypatch):
     """
 
     def set_patience(*, serves: bool, refuses: bool) -> None:
-        monkeypatch.setattr("agent.upstream.PATIENCE_S", PATIENCE_S if serves else 0.05)
-        monkeypatch.setattr("agent.upstream.ACCEPTED_S", PATIENCE_S / 4 if refuses else 0.02)
+        monkeypatch.setattr("agent.ads.upstream.PATIENCE_S", PATIENCE_S if serves else 0.05)
+        monkeypatch.setattr("agent.ads.upstream.ACCEPTED_S", PATIENCE_S / 4 if refuses else 0.02)
 
     return set_patience
 
@@ -405,7 +405,7 @@ async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay
 
 
 async def test_an_envoy_that_reads_nothing_keeps_no_stream(make_relay, pair, envoy, until, monkeypatch):
-    monkeypatch.setattr("agent.relay.READ_WITHIN_S", 0.2)
+    monkeypatch.setattr("agent.ads.relay.READ_WITHIN_S", 0.2)
     await make_relay()
     session = await pair()
     saying = asyncio.create_task(say_for_ever(session))
@@ -499,7 +499,7 @@ async def test_what_was_accepted_last_is_written_at_the_end(make_relay, accepted
     relay = await make_relay()
     session = await accepted()
     before = (folder.path / "record.bin").read_bytes()
-    monkeypatch.setattr("agent.record_writer.QUIET_S", 300)
+    monkeypatch.setattr("agent.ads.record_writer.QUIET_S", 300)
     await session.say(gives("2", a="v2"))
     await envoy.hear()
     await envoy.ask(nonce="2")

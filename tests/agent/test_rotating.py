@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from agent.orders import OrderFailed
-from agent.report import Board, Observation, State
-from agent.rotating import Drain, Exchange, Rotation
-from agent.tunnels.errors import TunnelFailed
-from agent.tunnels.managed import Taken
+from agent.config.status import Board, Observation, State
+from agent.control.orders import OrderFailed
+from agent.rotation import Drain, Exchange, Rotation
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.managed_tunnel import Taken
 from model.errors import ExitplaneError
 
 SEEN = Observation(address="198.51.100.7", country="us")

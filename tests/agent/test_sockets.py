@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from agent.sockets import ss
+from agent.net.ss import ss
 
 
 async def test_ss_ends_with_who_asked(tmp_path, monkeypatch, until):

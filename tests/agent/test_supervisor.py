@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.folder import StateFolder
-from agent.process import find_left, spawn
-from agent.report import Board, State
-from agent.supervisor import BootstrapRefused, EnvoyMissing, Launch, Supervisor, find_envoy
+from agent.config.state_dir import StateFolder
+from agent.config.status import Board, State
+from agent.envoy.process import find_left, spawn
+from agent.envoy.supervisor import BootstrapRefused, EnvoyMissing, Launch, Supervisor, find_envoy
 
 pytestmark = pytest.mark.envoy
 

@@ -7,9 +7,9 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from agent.report import Board, State
-from agent.settings import Exit
-from agent.tunnel import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
+from agent.config.settings import Exit
+from agent.config.status import Board, State
+from agent.vpn.tunnel_health import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
 from model.endpoint import Endpoint
 from tests.tasks import running
 
@@ -132,7 +132,7 @@ async def test_another_way_out_proves_nothing(listener):
 
 
 async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
-    monkeypatch.setattr("agent.tunnel.PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("agent.vpn.tunnel_health.PROBE_TIMEOUT_S", 0.05)
     with socket.socket() as full:
         # a queue that is full takes no more connections and says nothing
         full.bind(("127.0.0.1", 0))

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.report import Board, State
-from agent.unanswered import end_unanswered, unheard
+from agent.config.status import Board, State
+from agent.envoy.stalled_connects import end_unanswered, unheard
 from model.endpoint import Endpoint
 from tests.tasks import running
 

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from agent import vault as vaults
-from agent.folder import StateFolder
-from agent.record import Kept, Record
-from agent.vault import Vault
+from agent.ads import encrypted_store as vaults
+from agent.ads.config_record import Kept, Record
+from agent.ads.encrypted_store import Vault
+from agent.config.state_dir import StateFolder
 from xds.translate.names import CLUSTER
 
 PROXY = UUID(int=7)

@@ -23,19 +23,19 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from api.app import create_app
-from api.auth.passwords import Passwords
-from api.auth.ports import Auth
-from api.auth.tokens import digest_of, new_key
-from api.context import ApiContext
-from api.heartbeats.credentials import Credentials
-from api.heartbeats.sink import HeartbeatSink
-from api.orders.book import OrderBook
-from model import proof
+from api.kernel.context import ApiContext
+from api.runtime.auth_state import Auth
+from api.runtime.certificate_cache import Credentials
+from api.runtime.heartbeat_sink import HeartbeatSink
+from api.runtime.passwords import Passwords
+from api.runtime.pending_orders import OrderBook
+from api.runtime.tokens import digest_of, new_key
+from model import request_signature
 from model.authority import Authority, create_authority
 from model.database import Database
-from model.proof import thumbprint_of
 from model.repositories import operators
 from model.repositories.enrolment import create_token
+from model.request_signature import thumbprint_of
 from model.tables import ApiKeyRow, OperatorRow
 from model.world import Role
 from tests.conftest import TEMPLATE, Clock, administer, as_text
@@ -208,7 +208,7 @@ class Proxy:
 
     def prove(self, body: bytes, path: str) -> dict[str, str]:
         now = self.api.context.clock()
-        token = proof.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
+        token = request_signature.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
         return {"authorization": f"Bearer {token}"}
 
 

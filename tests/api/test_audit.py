@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
-from model.audit import Actor, Entry, append, hash_of
+from model.audit_log import Actor, Entry, append, hash_of
 from model.database import Database
 from model.repositories.audit import Checkpoint, Fault, verify
 from model.tables import AuditRow

@@ -14,9 +14,9 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import event
 
-from api.auth.passwords import Passwords
-from api.auth.ports import Auth
-from api.auth.tokens import Access, BadToken, Signer
+from api.runtime.auth_state import Auth
+from api.runtime.passwords import Passwords
+from api.runtime.tokens import Access, BadToken, Signer
 
 LOGIN, REFRESH, LOGOUT, ME = (f"/api/v1/auth/{name}" for name in ("login", "refresh", "logout", "me"))
 PASSWORD = "correct horse battery"

@@ -12,8 +12,8 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from api.auth.oidc import Provider as Client
-from api.auth.ports import Auth
+from api.runtime.auth_state import Auth
+from api.runtime.oidc import Provider as Client
 from model.settings import OidcSettings
 from tests.api import oidc_provider
 

@@ -12,9 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model.changes import write
 from model.repositories import declared
 from model.tables import ProxyRow
+from model.unit_of_work import write
 
 BASE = "/api/v1"
 

@@ -328,7 +328,7 @@ async def test_an_unexpected_error_says_nothing_of_what_is_inside(api, monkeypat
     def fail(*_):
         raise RuntimeError("the password is hunter2")
 
-    monkeypatch.setattr("api.fleets.service.Fleets.show", fail)
+    monkeypatch.setattr("api.features.fleets.service.Fleets.show", fail)
     with capture_logs() as logged:
         reply = await api("GET", "/api/v1/fleets")
     assert_problem(reply, 500, "internal")

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from api.containers import service
-from model.repositories import container_wishes, containers, enrolment
+from api.features.containers import service
+from model.repositories import container_commands, containers, enrolment
 from model.tables import ContainerPoolRow, ContainerRow, ContainerWishRow, FleetRow
 from model.world import Role
 
@@ -51,7 +51,7 @@ async def one(contained, database, clock):
 
 async def wishes(database):
     async with database.session() as session:
-        return [(row.container, row.verb, row.in_turn) for row in await container_wishes.undone(session)]
+        return [(row.container, row.verb, row.in_turn) for row in await container_commands.undone(session)]
 
 
 # -- declared ----------------------------------------------------------------------------------------------------------
@@ -223,12 +223,12 @@ async def test_logs_come_from_whoever_has_the_engine(contained, one, database, c
 
     async def asked():
         async with database.session() as session:
-            return await container_wishes.undone(session)
+            return await container_commands.undone(session)
 
     (wish,) = await until(asked)
     assert (wish.verb, wish.lines) == ("logs", 7)
     async with database.session() as session:
-        await container_wishes.done(session, wish.id, clock(), answer="a line\n")
+        await container_commands.done(session, wish.id, clock(), answer="a line\n")
     reply = await asking
     assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
     async with database.session() as session:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from api.heartbeats.credentials import Credentials
+from api.runtime.certificate_cache import Credentials
 from model.database import DatabaseUnreachable
-from model.proof import thumbprint_of
 from model.repositories import enrolment
+from model.request_signature import thumbprint_of
 from model.world import ExitState, Role
 
 

@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 import uvicorn
 
-from api.auth.tokens import digest_of, new_key
-from api.events.hub import Hub
-from model.changes import write
-from model.repositories import declared, events, operators, upkeep
+from api.runtime.event_hub import Hub
+from api.runtime.tokens import digest_of, new_key
+from model.repositories import declared, events, operators, retention
 from model.repositories.events import Event, Wanted
 from model.tables import ApiKeyRow, ExitRow, FleetRow
+from model.unit_of_work import write
 from model.world import ExitState, Kind
 
 pytestmark = pytest.mark.postgres
@@ -163,7 +163,7 @@ async def test_what_the_keeper_finds_out_about_an_exit_is_an_event(demo, databas
     async with write(database) as unit:
         exit_id = UUID(made["id"])
         row = (await unit.session.get(ExitRow, exit_id)).state
-        await upkeep.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
+        await retention.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
     await until(lambda: heard.events)
     (event,) = heard.events
     assert (event["kind"], event["action"], event["name"]) == ("exit", "changed", "us-1")

@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from model.authority import LEAF_LIFETIME, sign_request
 from model.identity import Identity
-from model.proof import thumbprint_of
+from model.request_signature import thumbprint_of
 from model.world import Role
 
 GOOD = {"tunnel": "up", "envoy": "up"}

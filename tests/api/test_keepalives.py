@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from api.auth.tokens import digest_of, new_key
-from api.keepalives.throttle import Throttle
+from api.features.keepalives.keepalive_throttle import Throttle
+from api.runtime.tokens import digest_of, new_key
 from model.database import Database
 from model.repositories import keepalives, operators
 from model.tables import ApiKeyRow

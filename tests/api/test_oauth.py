@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 import pytest
 from aiohttp import web
 
-from api.auth.oauth import (
+from api.runtime.oauth import (
     BODY_MAX_BYTES,
     Client,
     LoginRefused,

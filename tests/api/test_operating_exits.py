@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from model.stays import Stay, stays_of, summarize
+from model.state_history import Stay, stays_of, summarize
 from model.world import ExitState
 
 EXITS = "/api/v1/exits"

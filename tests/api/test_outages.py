@@ -68,7 +68,7 @@ async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_beh
         await wire.cut()
 
     # the connection breaks after the rows were inserted and before the revision is taken
-    monkeypatch.setattr("model.changes.Unit.seal", wait_forever)
+    monkeypatch.setattr("model.unit_of_work.Unit.seal", wait_forever)
     reply = await api("POST", "/api/v1/fleets", FLEET)
     assert inserted.is_set()
     assert reply.status == 503

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from api.pools.schemas import BalancingIn, ResilienceIn
+from api.features.pools.schemas import BalancingIn, ResilienceIn
 from model.repositories import worlds
 from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 

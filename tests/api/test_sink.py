@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from api.heartbeats.sink import HeartbeatSink
-from model.changes import HEARTBEAT_CHANNEL
+from api.runtime.heartbeat_sink import HeartbeatSink
 from model.database import Database, DatabaseUnreachable
 from model.repositories.heartbeats import Heartbeat
+from model.unit_of_work import HEARTBEAT_CHANNEL
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 

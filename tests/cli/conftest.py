@@ -19,13 +19,13 @@ import uvicorn
 from argon2 import PasswordHasher
 
 from api.app import create_app
-from api.auth.passwords import Passwords
-from api.auth.ports import Auth
-from api.auth.tokens import digest_of, new_key
-from api.context import ApiContext
-from api.heartbeats.credentials import Credentials
-from api.heartbeats.sink import HeartbeatSink
-from api.orders.book import OrderBook
+from api.kernel.context import ApiContext
+from api.runtime.auth_state import Auth
+from api.runtime.certificate_cache import Credentials
+from api.runtime.heartbeat_sink import HeartbeatSink
+from api.runtime.passwords import Passwords
+from api.runtime.pending_orders import OrderBook
+from api.runtime.tokens import digest_of, new_key
 from cli.main import main
 from client import Client
 from model.authority import create_authority

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.declared.schemas import Declared
+from api.features.declared.schemas import Declared
 from cli.declared.documents import load
 from model.tables import ProxyRow, ReplicaRow, SyncRow
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from sqlalchemy import text
 
-from model.audit import Actor, Entry, append
+from model.audit_log import Actor, Entry, append
 
 
 @pytest.fixture

@@ -17,20 +17,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from api.api_keys.schemas import ApiKeyIn, ApiKeyPatch
-from api.auth.schemas import LoginIn, PasswordIn, RefreshIn, TotpIn, TotpRemovalIn
-from api.certificates.schemas import CertificateIn, CertificatePatch
-from api.declared.schemas import Declared
-from api.exits.schemas import ExitIn, ExitPatch
-from api.fleets.schemas import FirstListenerIn, FleetIn, FleetPatch
-from api.keepalives.schemas import KeepaliveIn
-from api.listeners.schemas import ListenerIn, ListenerPatch
-from api.operators.schemas import OperatorIn, OperatorPatch
-from api.plans.schemas import PlanIn, PlanPatch
-from api.pools.schemas import PoolIn, PoolPatch
-from api.proxies.schemas import ProxyIn, ProxyPatch
-from api.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
-from api.users.schemas import UserIn, UserPatch
+from api.features.api_keys.schemas import ApiKeyIn, ApiKeyPatch
+from api.features.auth.schemas import LoginIn, PasswordIn, RefreshIn, TotpIn, TotpRemovalIn
+from api.features.certificates.schemas import CertificateIn, CertificatePatch
+from api.features.declared.schemas import Declared
+from api.features.exits.schemas import ExitIn, ExitPatch
+from api.features.fleets.schemas import FirstListenerIn, FleetIn, FleetPatch
+from api.features.keepalives.schemas import KeepaliveIn
+from api.features.listeners.schemas import ListenerIn, ListenerPatch
+from api.features.operators.schemas import OperatorIn, OperatorPatch
+from api.features.plans.schemas import PlanIn, PlanPatch
+from api.features.pools.schemas import PoolIn, PoolPatch
+from api.features.proxies.schemas import ProxyIn, ProxyPatch
+from api.features.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
+from api.features.users.schemas import UserIn, UserPatch
 from client import ApiRefused, ApiUnreachable, Client, Tally, collect
 from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from api.containers.schemas import ContainersIn
-from api.exits.schemas import ExitIn
-from api.fleets.schemas import FirstListenerIn, FleetIn
-from api.pools.schemas import PoolIn
-from model.repositories import container_wishes, containers
+from api.features.containers.schemas import ContainersIn
+from api.features.exits.schemas import ExitIn
+from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.schemas import PoolIn
+from model.repositories import container_commands, containers
 from model.tables import ContainerRow
 
 pytestmark = pytest.mark.postgres
@@ -37,7 +37,7 @@ async def pools(api, database, clock):
 def asked(database):
     async def read():
         async with database.session() as session:
-            return sorted((row.container, row.verb) for row in await container_wishes.undone(session))
+            return sorted((row.container, row.verb) for row in await container_commands.undone(session))
 
     return read
 
@@ -73,8 +73,8 @@ async def test_neither_nothing_nor_two_ways_of_saying_it_are_taken(exitplane, as
 async def test_logs_are_printed_as_they_are(exitplane, database, clock, until):
     async def answer():
         async with database.session() as session:
-            for wish in await container_wishes.undone(session):
-                await container_wishes.done(session, wish.id, clock(), answer="[bold]a line\n")
+            for wish in await container_commands.undone(session):
+                await container_commands.done(session, wish.id, clock(), answer="[bold]a line\n")
                 return True
         return False
 

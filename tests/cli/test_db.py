@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.db import db
-from cli.state import NoDatabase
-from model.migrating import newest_migration
+from cli.local_database import NoDatabase
+from model.schema_version import newest_migration
 
 
 def test_db_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):

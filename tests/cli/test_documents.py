@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
-from api.declared.schemas import Declared
+from api.features.declared.schemas import Declared
 from cli.declared.documents import BadDocument, NoDocument, load
-from cli.declared.dumping import as_yaml
 from cli.declared.yaml import BadYaml, compose, value_of
+from cli.declared.yaml_output import as_yaml
 from model.errors import ExitplaneError
 
 

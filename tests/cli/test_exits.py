@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from api.exits.schemas import ExitIn
-from api.fleets.schemas import FirstListenerIn, FleetIn
-from api.pools.schemas import PoolIn
+from api.features.exits.schemas import ExitIn
+from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.schemas import PoolIn
 
 pytestmark = pytest.mark.postgres
 

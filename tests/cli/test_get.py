@@ -7,10 +7,10 @@ import json
 import pytest
 import yaml
 
-from api.exits.schemas import ExitIn
-from api.fleets.schemas import FirstListenerIn, FleetIn
-from api.pools.schemas import PoolIn
-from api.users.schemas import UserIn
+from api.features.exits.schemas import ExitIn
+from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.schemas import PoolIn
+from api.features.users.schemas import UserIn
 from cli.collections import _COLUMNS, _DELETED_ONE_BY_ONE, _NEVER_DELETED
 from client import COLLECTIONS, Client
 from tests.cli.conftest import run_main

@@ -10,8 +10,8 @@ import stat
 import pytest
 from sqlalchemy import select
 
-from api.auth.passwords import Passwords
-from api.auth.tokens import digest_of
+from api.runtime.passwords import Passwords
+from api.runtime.tokens import digest_of
 from model.repositories.audit import verify
 from model.tables import ApiKeyRow, OperatorRow
 

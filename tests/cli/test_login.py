@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api.auth.passwords import Passwords
-from api.auth.tokens import digest_of, new_key
+from api.runtime.passwords import Passwords
+from api.runtime.tokens import digest_of, new_key
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
 

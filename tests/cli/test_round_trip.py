@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from api.declared.schemas import Declared
+from api.features.declared.schemas import Declared
 from cli.declared.documents import load_texts
-from cli.declared.dumping import as_yaml
+from cli.declared.yaml_output import as_yaml
 from tests.scale import scaled
 
 pytestmark = pytest.mark.postgres

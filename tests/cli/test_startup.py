@@ -63,7 +63,7 @@ async def test_help_imports_no_command(tmp_path):
     assert (status, "whoami" in out) == (0, True)
     assert not heavy(modules)
     assert not {"pydantic", "asyncio", "client"} & modules
-    assert {name for name in modules if name.startswith(("cli.", "api."))} == {"cli.main", "cli.ending"}
+    assert {name for name in modules if name.startswith(("cli.", "api."))} == {"cli.main", "cli.error_exit"}
     assert len(modules) < 400
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cli.demo.processes import marked
+from demo.processes import marked
 
 
 def wait_for_marked(mark: str, count: int) -> list[int]:

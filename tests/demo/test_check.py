@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from cli.demo.check import SENT, Finding, Report, check_scene, judge
-from cli.demo.client import Answer
-from cli.demo.errors import SceneError
-from cli.demo.opening import open_scene
-from cli.demo.processes import Stage
-from cli.demo.scene import SceneSettings
+from demo.check import SENT, Finding, Report, check_scene, judge
+from demo.errors import SceneError
+from demo.http_client import Answer
+from demo.lab import SceneSettings
+from demo.processes import Stage
+from demo.setup import open_scene
 
 HOST = "203.0.113.2"
 ASKED = Finding("jp", "plain", "header", f"http://{HOST}", 0)
@@ -131,7 +131,7 @@ def checked(scene):
 # "connection: close" is the small proxy's own, so that it need not count bytes; the check has to be told.
 @pytest.fixture(autouse=True)
 def allow_connection_header(monkeypatch):
-    monkeypatch.setattr("cli.demo.check.judge", lenient)
+    monkeypatch.setattr("demo.check.judge", lenient)
 
 
 def lenient(finding, answer, expected, host):

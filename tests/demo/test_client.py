@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cli.demo.client import fetch, fetch_through, user_headers
+from demo.http_client import fetch, fetch_through, user_headers
 
 
 @contextmanager

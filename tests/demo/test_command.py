@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.underlay import why_no_tunnels
+from demo.underlay import why_no_tunnels
 from tests.ports import reserved_port
 
 DEMO = (sys.executable, "-m", "cli", "demo", "--gateway-port", "0", "--api-port", "0", "--xds-port", "0")

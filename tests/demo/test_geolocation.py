@@ -7,11 +7,11 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 from aiohttp.test_utils import TestServer
 
-from agent.observing.formats import read_answer
-from agent.observing.sight import Place, Sight, Useless
-from cli.demo.atlas import HOST_COUNTRY, Atlas, atlas_of
-from cli.demo.internet import create_app
-from cli.demo.plan import PAGE_NAME, plan_loopback, plan_tunnels
+from agent.egress.answer_formats import read_answer
+from agent.egress.types import Place, Sight, Useless
+from demo.geo_map import HOST_COUNTRY, Atlas, atlas_of
+from demo.internet import create_app
+from demo.plan import PAGE_NAME, plan_loopback, plan_tunnels
 
 ATLAS = Atlas({"127.0.0.1": "us", "198.51.100.1": "jp"})
 

@@ -5,18 +5,18 @@ from contextlib import ExitStack
 
 import pytest
 
-from cli.demo import instance as module
-from cli.demo.errors import SceneError
-from cli.demo.instance import choose_ports, claim_instance, temporary_folder
-from cli.demo.plan import MAX_INSTANCES
-from cli.demo.processes import Processes, Stage, marked
+from demo import instance as module
+from demo.errors import SceneError
+from demo.instance import choose_ports, claim_instance, temporary_folder
+from demo.plan import MAX_INSTANCES
+from demo.processes import Processes, Stage, marked
 from tests.demo.marks import wait_for_marked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cli.demo import instance
-from cli.demo.processes import Processes, Stage
+from demo import instance
+from demo.processes import Processes, Stage
 instance._lock_folder = lambda: Path(sys.argv[1])
 with instance.claim_instance(lambda index: None) as held, instance.temporary_folder(held) as folder:
     child = Processes(held.mark, folder).start("sleeper", Stage.PAGE, ("sleep", "600"))

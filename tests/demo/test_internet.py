@@ -5,7 +5,7 @@ import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
 from aiohttp.test_utils import TestServer
 
-from cli.demo.internet import create_app
+from demo.internet import create_app
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import dns.message
 import dns.rcode
 import pytest
 
-from agent.observing.lookup import look_up
-from agent.observing.sight import Place, Useless
-from agent.observing.zones import Asker, reveal
-from cli.demo import names
-from cli.demo.atlas import Atlas
-from cli.demo.names import ZONE, serve_names
+from agent.egress.types import Place, Useless
+from agent.egress.whoami_dns import Asker, reveal
+from agent.net.dns_query import look_up
+from demo import name_servers
+from demo.geo_map import Atlas
+from demo.name_servers import ZONE, serve_names
 from model.endpoint import Endpoint
 
 ATTEMPTS = 20
@@ -27,7 +27,7 @@ async def port(monkeypatch):
     async with AsyncExitStack() as stack:
         for _ in range(ATTEMPTS):
             chosen = random.randrange(1024, 32768)  # below those that Linux gives to whoever sends
-            monkeypatch.setattr(names, "_PORT", chosen)
+            monkeypatch.setattr(name_servers, "_PORT", chosen)
             with suppress(OSError):  # somebody else has it on one of the addresses
                 await stack.enter_async_context(serve_names(ATLAS))
                 yield chosen
@@ -59,7 +59,7 @@ async def test_what_nobody_knows_is_no_name(port):
 
 
 async def test_garbage_is_not_answered_and_breaks_nothing(port):
-    authority = names.Authority(ATLAS)
+    authority = name_servers.Authority(ATLAS)
     for data in (b"", b"\xff" * 30, dns.message.make_query("a.", "A").to_wire()[:12]):
         authority.datagram_received(data, ("127.0.0.1", 1))
     assert (await look_up("page.internet.test", "A", Endpoint(US, port))).rcode() == dns.rcode.NOERROR

@@ -2,8 +2,8 @@ from itertools import combinations
 
 import pytest
 
-from cli.demo.errors import SceneError
-from cli.demo.plan import (
+from demo.errors import SceneError
+from demo.plan import (
     LOOPBACK_BLOCK,
     MAX_EXITS,
     MAX_INSTANCES,

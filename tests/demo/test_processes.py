@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from cli.demo.errors import SceneError
-from cli.demo.processes import (
+from demo.errors import SceneError
+from demo.processes import (
     MARK,
     Processes,
     Stage,

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo import opening, underlay
-from cli.demo.client import fetch
-from cli.demo.errors import SceneError
-from cli.demo.opening import open_scene
-from cli.demo.plan import PAGE_NAME
-from cli.demo.processes import marked
-from cli.demo.scene import SceneSettings
-from cli.demo.underlay import choose_underlay_block, remove_underlay, why_no_tunnels
+from demo import setup, underlay
+from demo.errors import SceneError
+from demo.http_client import fetch
+from demo.lab import SceneSettings
+from demo.plan import PAGE_NAME
+from demo.processes import marked
+from demo.setup import open_scene
+from demo.underlay import choose_underlay_block, remove_underlay, why_no_tunnels
 from tests.demo.marks import wait_for_marked
 
 pytestmark = [
@@ -33,8 +33,8 @@ MARKER = "192.0.2.255"
 ASK = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=60).read().decode())"
 HOLDER = """
 import time
-from cli.demo.opening import open_scene
-from cli.demo.scene import SceneSettings
+from demo.setup import open_scene
+from demo.lab import SceneSettings
 with open_scene(SceneSettings(exits=("us",), tunnels=True, gateway_port=0, api_port=0, xds_port=0)) as scene:
     print(scene.plan.index, scene.state_dir, flush=True)
     time.sleep(600)
@@ -158,7 +158,7 @@ def test_nothing_is_left_when_setting_up_fails_half_way(monkeypatch):
         seen.update(index=tunnels[0].plan.index, pids=pids)
         raise SceneError("no more tunnels today")
 
-    monkeypatch.setattr(opening, "open_tunnels", fail)
+    monkeypatch.setattr(setup, "open_tunnels", fail)
     with pytest.raises(SceneError, match="no more tunnels today"), open_scene(SETTINGS):
         pass
     assert left_of(seen["index"]) == []
@@ -167,7 +167,7 @@ def test_nothing_is_left_when_setting_up_fails_half_way(monkeypatch):
 
 
 def test_nothing_is_left_after_a_signal():
-    script = HOLDER.replace("import time", "import time\nfrom cli.demo.processes import interruptible").replace(
+    script = HOLDER.replace("import time", "import time\nfrom demo.processes import interruptible").replace(
         "with open", "with interruptible(), open"
     )
     with subprocess.Popen(
@@ -211,7 +211,7 @@ def test_what_a_killed_scene_left_is_swept_by_the_next_holder():
 
 
 def test_removing_what_is_not_there_is_fine():
-    with opening.claim_instance(remove_underlay) as instance:
+    with setup.claim_instance(remove_underlay) as instance:
         remove_underlay(instance.index)
         remove_underlay(instance.index)
 
@@ -242,6 +242,6 @@ def test_missing_tools_are_named(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert why_no_tunnels() == "not running as root"
     with pytest.raises(SceneError, match="no tunnels can be made: not running as root"):
-        opening._choose_mode(True)
-    assert opening._choose_mode(None) == (False, "not running as root")
-    assert opening._choose_mode(False) == (False, "--plain was asked for")
+        setup._choose_mode(True)
+    assert setup._choose_mode(None) == (False, "not running as root")
+    assert setup._choose_mode(False) == (False, "--plain was asked for")

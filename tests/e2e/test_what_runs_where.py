@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cli.demo import client
-from cli.demo.agents import EXITPLANE
+from demo import http_client
+from demo.agents import EXITPLANE
 from xds.translate import names
 
 LDS = "listener_manager.lds"
@@ -19,7 +19,7 @@ def waiting(scene):
     """`waiting(method, path, body)`: a write that waits for the proxies; what its reply says of them."""
 
     def write(method: str, path: str, body: object = None) -> dict[str, int]:
-        answer = client.fetch(
+        answer = http_client.fetch(
             f"{scene.api_url}/api/v1{path}",
             method=method,
             headers={"Content-Type": "application/json", "Prefer": "wait=20", **scene.operator_headers},

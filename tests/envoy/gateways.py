@@ -18,8 +18,8 @@ from model.world import World
 from tests.envoy.processes import ADMIN, BOUND_S, EnvoyProcess, envoy_process, eventually
 from xds.translate import names
 from xds.translate.encoding import encode
-from xds.translate.group import GatewayGroup
-from xds.translate.readable import as_json
+from xds.translate.json_view import as_json
+from xds.translate.scopes import GatewayGroup
 
 _EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 

@@ -20,7 +20,7 @@ from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, Stream
 from xds.snapshot.snapshot import View, build
 from xds.translate import names
-from xds.translate.group import scopes_of
+from xds.translate.scopes import scopes_of
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 

@@ -36,7 +36,7 @@ from tests.envoy.gateways import (
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
-from xds.translate.readable import as_json
+from xds.translate.json_view import as_json
 
 pytestmark = pytest.mark.envoy
 FLEET = UUID(int=1)

@@ -34,7 +34,7 @@ from model.world import (
 from tests.envoy.gateways import fetch
 from tests.envoy.planes import Envoy, Plane, envoy_of
 from tests.envoy.processes import BOUND_S, eventually
-from xds.server.checker import write_secrets
+from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 
 pytestmark = pytest.mark.envoy

@@ -13,7 +13,7 @@ import pytest
 from tests.envoy.gateways import exits, fetch, running, static_fleet
 from tests.translate.scenes import FLEET, Now, make_request, make_world
 from xds.translate import names
-from xds.translate.explaining import Explanation, Request, explain
+from xds.translate.explain import Explanation, Request, explain
 
 pytestmark = pytest.mark.envoy
 SEED = 7

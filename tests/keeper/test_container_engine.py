@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from keeper.containers.answers import Life, read_inspected, read_list, read_logs, read_version
 from keeper.containers.api_version import NEWEST, OLDEST, ApiVersion
 from keeper.containers.engine import Engine
+from keeper.containers.engine_responses import Life, read_inspected, read_list, read_logs, read_version
 from keeper.containers.errors import (
     BadAnswer,
     EngineError,

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
+from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, Ground
 from keeper.containers.engine import Engine
-from keeper.containers.making import INSTANCE, POOL, SLOT, TOKEN_PATH, Ground
-from keeper.containers.working import ContainerKeeper, run_containers, while_alive
-from model.changes import write
+from keeper.containers.reconciler import ContainerKeeper, run_containers, while_alive
 from model.database import Database
-from model.repositories import container_wishes, containers, declared, enrolment, heartbeats, upkeep
+from model.repositories import container_commands, containers, declared, enrolment, heartbeats, retention
 from model.tables import ContainerRow, ContainerWishRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
+from model.unit_of_work import write
 from model.world import ExitState, Role
 from tests.keeper.conftest import House
 from tests.keeper.engine_stand_in import StandIn
@@ -72,7 +72,7 @@ class Yard(House):
         async with write(self.database) as unit:
             row = await declared.lock(unit.session, ExitRow, exit_id)
             if row.state not in (ExitState.DRAINING, ExitState.HEALTHY):
-                await upkeep.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
+                await retention.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
         async with self.database.session() as session:
             load = {"load": said.get("open_requests", 0), "id": exit_id}
             await session.execute(text("UPDATE heartbeat SET open_requests = :load WHERE proxy_id = :id"), load)
@@ -85,12 +85,12 @@ class Yard(House):
     async def wish(self, slot: int, verb: str, **more: Any) -> Any:
         wish = ContainerWishRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
         async with self.database.session() as session:
-            await container_wishes.ask(session, wish)
+            await container_commands.ask(session, wish)
         return wish.id
 
     async def answer(self, wish_id):
         async with self.database.session() as session:
-            return await container_wishes.find(session, wish_id)
+            return await container_commands.find(session, wish_id)
 
     async def exits(self) -> dict[str, str]:
         async with self.database.session() as session:
@@ -227,7 +227,7 @@ async def test_one_that_somebody_removed_is_made_again(serving):
 async def test_one_whose_exit_is_lost_is_replaced(serving):
     exit_id = await serving.enrol(1)
     async with write(serving.database) as unit:
-        await upkeep.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
+        await retention.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
     before = serving.engine.named(serving.name(1)).id
     await serving.tend(times=3)
     assert serving.engine.named(serving.name(1)).id != before

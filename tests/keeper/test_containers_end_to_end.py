@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import pytest
 
-from api.auth.tokens import digest_of, new_key
-from api.containers.schemas import ContainersIn
-from api.exits.schemas import ExitOut
-from api.fleets.schemas import FirstListenerIn, FleetIn
-from api.pools.schemas import PoolIn, PoolPatch
+from api.features.containers.schemas import ContainersIn
+from api.features.exits.schemas import ExitOut
+from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.schemas import PoolIn, PoolPatch
+from api.runtime.tokens import digest_of, new_key
 from cli.control_plane import open_control_plane
 from client import ApiRefused, Client, collect
 from model.repositories import operators
@@ -43,10 +43,10 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 from agent import enrolment, heartbeat
-from agent.folder import StateFolder
-from agent.plane import Plane
-from agent.report import Board, State
-from agent.settings import AgentSettings, Exit
+from agent.config.state_dir import StateFolder
+from agent.control.api_client import Plane
+from agent.config.status import Board, State
+from agent.config.settings import AgentSettings, Exit
 
 said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in os.environ.items()}
 enrolment.exitplane_version = heartbeat.exitplane_version = lambda: "0"

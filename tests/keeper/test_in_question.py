@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
 from keeper import keeper as module
-from keeper.hearing import Hearing
-from keeper.states import Patience, judge
+from keeper.exit_health import Patience, judge
+from keeper.ingest_window import Hearing
 from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat, Standing
 from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text, update
 
 from keeper import keeper as module
-from model.changes import write
 from model.database import DatabaseUnreachable
-from model.repositories import declared, history, upkeep, worlds
+from model.repositories import declared, exit_history, retention, worlds
 from model.tables import ExitRow, PoolRow
+from model.unit_of_work import write
 from model.world import ExitState
 
 pytestmark = pytest.mark.postgres
@@ -175,7 +175,7 @@ async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(
     await house.hear(one, tunnel_up=False, reason="no route")
     await house.look()
     async with house.database.session() as session:
-        noted = await history.states_since(session, one, clock() - timedelta(hours=1))
+        noted = await exit_history.states_since(session, one, clock() - timedelta(hours=1))
     assert [(each.state, each.reason) for each in noted] == [
         ("registering", ""),
         ("healthy", ""),
@@ -190,8 +190,8 @@ async def test_states_that_ended_long_ago_are_forgotten_but_not_the_one_that_las
     await house.hear(one)
     await house.look()
     async with house.database.session() as session:
-        await history.prune(session, before=clock() + timedelta(days=1))
-        assert [each.state for each in await history.states_since(session, one, clock() - timedelta(hours=1))] == [
+        await exit_history.prune(session, before=clock() + timedelta(days=1))
+        assert [each.state for each in await exit_history.states_since(session, one, clock() - timedelta(hours=1))] == [
             "healthy"
         ]
 
@@ -206,7 +206,7 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
     one = await house.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     await house.hear(one, tunnel_up=False)
-    change_state = upkeep.change_state
+    change_state = retention.change_state
 
     async def after_the_operator(unit, exit_id, *given):
         async with write(database) as other:
@@ -214,7 +214,7 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
             await declared.save_changes(other, row, {"state": ExitState.DISABLED})
         return await change_state(unit, exit_id, *given)
 
-    monkeypatch.setattr(upkeep, "change_state", after_the_operator)
+    monkeypatch.setattr(retention, "change_state", after_the_operator)
     await house.look()
     assert await house.state(one) is ExitState.DISABLED
 
@@ -298,7 +298,7 @@ async def test_what_a_clock_wrote_that_was_ahead_does_not_hide_what_comes_after(
     assert await house.state(healthy) is ExitState.HEALTHY
     assert (await house.row(healthy)).state_since == clock()
     async with house.database.session() as session:
-        stays = await history.states_since(session, healthy, clock() - timedelta(days=1))
+        stays = await exit_history.states_since(session, healthy, clock() - timedelta(days=1))
     times = [each.at for each in stays]
     assert times == sorted(times)
     assert [each.state for each in stays][-2:] == ["unreachable", "healthy"]
@@ -411,7 +411,7 @@ async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house
 async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, database):
     one = await house.declare(address="new.example", endpoint=None)
     async with write(database) as unit:
-        await upkeep.set_endpoint(unit, one, "old.example", "198.51.100.7")
+        await retention.set_endpoint(unit, one, "old.example", "198.51.100.7")
     assert unit.revision is None
     assert await endpoint(house, one) is None
 
@@ -550,7 +550,7 @@ async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
     await hear_and_look(house, one)
     async with write(house.database) as unit:
         for old, new in ((ExitState.HEALTHY, ExitState.DRAINING), (ExitState.DRAINING, ExitState.REGISTERING)):
-            await upkeep.change_state(unit, one, old, new, "", house.clock())
+            await retention.change_state(unit, one, old, new, "", house.clock())
     assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
 
 

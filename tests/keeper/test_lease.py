@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from keeper import lease
+from keeper.exit_health import Patience
 from keeper.keeper import Keeper, run_keeper
 from keeper.lease import LEASE_ID, hold_lease
-from keeper.states import Patience
 from model.repositories import heartbeats
 from model.world import ExitState
 from tests.tasks import running

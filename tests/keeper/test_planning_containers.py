@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.containers.answers import Life
+from keeper.containers.engine_responses import Life
 from keeper.containers.planning import ENROL_WITHIN, Drain, Make, Remove, SeenExit, Slot, Start, plan
 from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, Scale, failed
-from model.containers import Containers
+from model.stored_containers import Containers
 from model.world import ExitState
 from tests.scale import scaled
 

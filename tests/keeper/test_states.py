@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from keeper.hearing import Hearing
-from keeper.states import Patience, judge, reword
+from keeper.exit_health import Patience, judge, reword
+from keeper.ingest_window import Hearing
 from model.repositories.heartbeats import Heartbeat, Standing
 from model.world import ExitState
 

@@ -8,14 +8,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, text
 
-from model.changes import write
 from model.repositories import (
+    config_requests,
     declared,
     idempotency,
     keepalives,
     logins,
     operators,
-    questions,
     rollout,
     sync,
     worlds,
@@ -36,6 +35,7 @@ from model.tables import (
     SessionRow,
     ThrottleRow,
 )
+from model.unit_of_work import write
 from model.world import Rejection, ResourceKey, Role
 
 pytestmark = pytest.mark.postgres
@@ -114,7 +114,7 @@ async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count
 
 async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count):
     async with house.database.session() as session:
-        await questions.ask(session, uuid4(), None)
+        await config_requests.ask(session, uuid4(), None)
         await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
     await house.look()
     assert await count(QuestionRow) == 0

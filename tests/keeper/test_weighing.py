@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.weighing import TOP, Scales, step
-from model.repositories.upkeep import Candidate
+from keeper.weights import TOP, Scales, step
+from model.repositories.retention import Candidate
 from model.world import ExitState, WeighBy
 
 POOL = UUID(int=1)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from model.changes import Unit
 from model.database import Database
 from model.repositories import declared
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.unit_of_work import Unit
 from model.world import ExitState, Role
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
-from model.changes import write
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
 from model.repositories import enrolment
+from model.unit_of_work import write
 from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

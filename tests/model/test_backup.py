@@ -25,14 +25,14 @@ from sqlmodel import col
 
 from cli.db import _SEAL, LEAP, RestoreFailed, _digest_of, _look, _restore, _tools, _where
 from model import migrations
-from model.audit import Actor, Entry, append, hash_of
+from model.audit_log import Actor, Entry, append, hash_of
 from model.authority import create_authority
-from model.changes import write
 from model.database import Database, parse_url
-from model.migrating import check_migration, newest_migration
 from model.repositories import declared, enrolment, events, logins, operators, worlds
 from model.repositories.events import EventsGone
+from model.schema_version import check_migration, newest_migration
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
+from model.unit_of_work import write
 from tests.conftest import new_database
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]

@@ -13,14 +13,14 @@ import asyncpg
 import pytest
 
 from model.database import DatabaseUnreachable
-from model.embedded import StateInUse, embedded_server, running_server
+from model.embedded_postgres import StateInUse, embedded_server, running_server
 
 pytestmark = pytest.mark.postgres
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from model.embedded import embedded_server
+from model.embedded_postgres import embedded_server
 with embedded_server(Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(60)

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from model.changes import HEARTBEAT_CHANNEL, Feed, write
 from model.repositories import heartbeats
+from model.unit_of_work import HEARTBEAT_CHANNEL, Feed, write
 from tests import tasks
 
 pytestmark = pytest.mark.postgres

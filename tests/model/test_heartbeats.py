@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from model.changes import write
 from model.repositories import declared, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
 from model.repositories.sync import Standing
 from model.tables import ExitRow, ProxyRow
+from model.unit_of_work import write
 
 pytestmark = pytest.mark.postgres
 

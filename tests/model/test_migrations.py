@@ -23,10 +23,10 @@ from sqlalchemy import event
 from sqlmodel import SQLModel
 
 from model import migrations
-from model.changes import write
 from model.database import BadDatabaseUrl, Database, DatabaseUnreachable, parse_url
-from model.migrating import MigrationBehind, check_migration, current_migration, newest_migration, upgrade
 from model.repositories import worlds
+from model.schema_version import MigrationBehind, check_migration, current_migration, newest_migration, upgrade
+from model.unit_of_work import write
 from model.world import Kind
 from tests.conftest import new_database
 
@@ -118,7 +118,7 @@ BEFORE_LOCALITIES = [
 UPGRADE = """
 import asyncio, sys
 from model.database import Database
-from model.migrating import upgrade
+from model.schema_version import upgrade
 asyncio.run(upgrade(Database(sys.argv[1])))
 """
 

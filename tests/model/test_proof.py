@@ -11,10 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model import proof
+from model import request_signature
 from model.authority import create_authority, sign_request
 from model.identity import Identity
-from model.proof import BadProof, public_key_of, thumbprint_of
+from model.request_signature import BadProof, public_key_of, thumbprint_of
 from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,10 +35,10 @@ class Holder:
         self.thumbprint, self.public_key = thumbprint_of(certificate), public_key_of(certificate)
 
     def sign(self, *, path: str = PATH, body: bytes = BODY, now: datetime = NOW) -> str:
-        return f"Bearer {proof.sign(self.key, self.thumbprint, path, body, now)}"
+        return f"Bearer {request_signature.sign(self.key, self.thumbprint, path, body, now)}"
 
     def verify(self, authorization: str, *, path: str = PATH, body: bytes = BODY, now: datetime = NOW) -> None:
-        proof.verify(proof.read(authorization), self.public_key, path, body, now)
+        request_signature.verify(request_signature.read(authorization), self.public_key, path, body, now)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def holder() -> Holder:
 
 def test_a_proof_names_the_certificate_and_holds_for_its_request(holder):
     authorization = holder.sign()
-    assert proof.read(authorization).thumbprint == holder.thumbprint
+    assert request_signature.read(authorization).thumbprint == holder.thumbprint
     holder.verify(authorization)
 
 
@@ -59,7 +59,7 @@ def test_the_scheme_may_be_written_in_any_case(holder):
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi"])
 def test_a_request_without_a_proof_is_refused(authorization):
     with pytest.raises(BadProof, match="carries no proof"):
-        proof.read(authorization)
+        request_signature.read(authorization)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_request_without_a_proof_is_refused(authorization):
 )
 def test_a_token_that_names_no_certificate_is_refused(token):
     with pytest.raises(BadProof, match="names a certificate"):
-        proof.read(f"Bearer {token}")
+        request_signature.read(f"Bearer {token}")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/exits/2/heartbeat", PATH + "/", ""])
@@ -110,7 +110,7 @@ def test_a_proof_by_a_weaker_algorithm_is_refused(holder, algorithm):
 
 @pytest.mark.parametrize("missing", ["aud", "iat", "exp", "sha256"])
 def test_a_proof_that_leaves_something_out_is_refused(holder, missing):
-    claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": proof._digest(BODY)}
+    claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": request_signature._digest(BODY)}
     del claims[missing]
     token = jwt.encode(claims, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint})
     with pytest.raises(BadProof):

@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from model.changes import CHANNEL, decode_key, encode_key, write
 from model.repositories import declared, worlds
 from model.tables import FleetRow
+from model.unit_of_work import CHANNEL, decode_key, encode_key, write
 from model.world import Kind, ResourceKey
 
 pytestmark = pytest.mark.postgres

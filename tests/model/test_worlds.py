@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import insert
 
-from model.changes import write
 from model.locality import Locality
-from model.repositories import declared, rollout, upkeep, worlds
+from model.repositories import declared, retention, rollout, worlds
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
+from model.unit_of_work import write
 from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
 
 pytestmark = pytest.mark.postgres
@@ -217,7 +217,7 @@ async def test_touched_since_names_what_changed_of_the_kinds_asked_for(database,
 
 async def prune(database, *, before, keep):
     async with database.session() as session:
-        await upkeep.prune(session, before=before, keep=keep)
+        await retention.prune(session, before=before, keep=keep)
 
 
 @pytest.mark.parametrize(("keep", "left"), [(12, [1, 2, 3, 4, 5, 6]), (4, [5, 6]), (2, [6])])

@@ -11,9 +11,9 @@ from model.world import Pool
 from tests.protocol.client import DELTA, IDENTITY, SOTW, AnyScope, Client, resource_of, version_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Stream
-from xds.server.limits import Limits
+from xds.server.admission import Limits
+from xds.server.discovery_service import DiscoveryService
 from xds.server.publisher import Publisher
-from xds.server.service import DiscoveryService
 from xds.snapshot.order import ADDITIONS, FULL_STATE
 from xds.snapshot.resource import make_resource
 from xds.snapshot.snapshot import Snapshot, View

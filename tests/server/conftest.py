@@ -22,15 +22,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import Authority, KeyPair, create_authority, sign_request
-from model.changes import Unit, write
 from model.database import Database
 from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import declared, sync
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
+from model.unit_of_work import Unit, write
 from model.world import ExitState, Role
-from xds.server.limits import Limits
+from xds.server.admission import Limits
+from xds.server.discovery_service import DiscoveryService
 from xds.server.server import XdsServer, run_server
-from xds.server.service import DiscoveryService
 from xds.translate import names
 from xds.wire.discovery_pb2 import (
     DeltaDiscoveryRequest,

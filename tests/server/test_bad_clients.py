@@ -17,7 +17,7 @@ import pytest
 from model.identity import XDS_SERVER_NAME
 from xds.protocol.messages import MAX_NAMES
 from xds.protocol.stream import MAX_NODE_BYTES
-from xds.server.limits import MAX_REQUEST_BYTES
+from xds.server.admission import MAX_REQUEST_BYTES
 from xds.translate import names
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
 
@@ -72,9 +72,9 @@ def now_s(monkeypatch) -> list[float]:
     """`now_s[0] += 61`: the time that the server reads. It stands until a test moves it: nobody is slow by accident."""
     now = [1000.0]
     stands = SimpleNamespace(monotonic=lambda: now[0])
-    for module in ("service", "conversation"):
+    for module in ("discovery_service", "stream_handler"):
         monkeypatch.setattr(f"xds.server.{module}.time", stands)
-    monkeypatch.setattr("xds.server.service._LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("xds.server.discovery_service._LOOK_EVERY_S", 0.02)
     return now
 
 

@@ -12,13 +12,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
-from model.changes import write
 from model.repositories import rollout, worlds
 from model.tables import AcceptedRow, CanaryRow, ReplicaRow
+from model.unit_of_work import write
 from model.world import ResourceKey
 from xds.server import recorder as recorder_module
-from xds.server import releaser as releaser_module
-from xds.server.releaser import CanaryPolicy, Releaser
+from xds.server import rollout_controller as releaser_module
+from xds.server.rollout_controller import CanaryPolicy, Releaser
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres

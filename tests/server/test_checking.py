@@ -10,7 +10,7 @@ import pytest
 
 from model.repositories import rollout
 from model.world import Parent
-from xds.server.checker import Checker, _can_be_checked
+from xds.server.envoy_validator import Checker, _can_be_checked
 from xds.snapshot.resource import make_resource
 from xds.translate import names
 from xds.translate.encoding import encode

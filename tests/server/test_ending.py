@@ -21,7 +21,7 @@ from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
 from tests.server.conftest import Client, Gateway, certify
 from tests.server.fault_proxy import FaultProxy
-from xds.server.limits import Admission, Age
+from xds.server.admission import Admission, Age
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -37,7 +37,7 @@ def sent_resources(client) -> list[str]:
 @pytest.fixture
 def middling(monkeypatch) -> None:
     """Ages as far from their bounds as can be: a busy machine must not matter."""
-    monkeypatch.setattr("xds.server.limits.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
+    monkeypatch.setattr("xds.server.admission.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
     plane, serve, connect, drive, has_all, until, monkeypatch, services
 ):
     now = [1000.0]
-    monkeypatch.setattr("xds.server.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("xds.server.discovery_service.time", SimpleNamespace(monotonic=lambda: now[0]))
     async with serve(admissions_per_s=1, admissions_burst=2) as server, AsyncExitStack() as stack:
         within = [await stack.enter_async_context(drive(server, plane.identity)) for _ in range(2)]
         await until(lambda: all(has_all(2)(each.client) for each in within))

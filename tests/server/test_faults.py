@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 import xds.server.server
-from model.changes import CHANNEL
 from model.database import Database, parse_url
 from model.repositories import sync
+from model.unit_of_work import CHANNEL
 from tests.server.fault_proxy import Connection, before_port, before_unix_socket
-from xds.server.follower import Debounce
+from xds.server.world_watcher import Debounce
 from xds.translate import names
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("calm")]

@@ -38,8 +38,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 
 from model import authority as authorities
 from model.authority import KeyPair
-from model.changes import write
 from model.repositories import rollout
+from model.unit_of_work import write
 from tests.server.fault_proxy import before_port
 from xds.translate import names
 from xds.translate.encoding import pack
@@ -100,7 +100,7 @@ def translation(monkeypatch) -> None:
         "translate_pool_cluster": plain_cluster,
         "translate_endpoints": plain_endpoints,
     }.items():
-        monkeypatch.setattr(f"xds.translate.group.{name}", function)
+        monkeypatch.setattr(f"xds.translate.scopes.{name}", function)
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from api.auth.caller import Caller
-from api.auth.roles import OperatorRole
-from api.proxies import config
-from model.changes import write
-from model.repositories import declared, questions
+from api.features.proxies import held_config
+from api.kernel.caller import Caller
+from api.kernel.roles import OperatorRole
+from model.repositories import config_requests, declared
 from model.tables import ServerCertificateRow
+from model.unit_of_work import write
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -26,7 +26,7 @@ def asked(plane, server):
     """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
-        found = await config.show(
+        found = await held_config.show(
             plane.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
         )
         return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
@@ -40,7 +40,7 @@ def known(plane, server, synced, until):
 
     async def wait(identity):
         async def written():
-            found = await config.show(
+            found = await held_config.show(
                 plane.database, CALLER, str(identity.proxy_id), resource="none", differences=False
             )
             return bool(found.sync)
@@ -132,14 +132,14 @@ async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_
 
 
 async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
-    monkeypatch.setattr(config, "_ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)
         found, _ = await asked(plane.identity)
         assert not found.answered
         async with plane.database.session() as session:
-            assert await questions.asked(session, {plane.gateway.id}) == []
+            assert await config_requests.asked(session, {plane.gateway.id}) == []
 
 
 async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
@@ -154,11 +154,11 @@ async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_al
         await gateway.client.ask(names.SECRET, name)
         await until(lambda: gateway.client.held(names.SECRET) == {name})
         async with database.session() as session:
-            question = await questions.ask(session, plane.gateway.id, name)
+            question = await config_requests.ask(session, plane.gateway.id, name)
 
         async def answered():
             async with database.session() as session:
-                return await questions.answer_to(session, question)
+                return await config_requests.answer_to(session, question)
 
         types = {each["type_url"]: each["resources"] for each in (await until(answered))["types"]}
         (secret,) = types[names.SECRET]

@@ -8,7 +8,7 @@ import socket
 import grpc
 import pytest
 
-from xds.server.limits import Limits
+from xds.server.admission import Limits
 from xds.server.server import PortInUse, run_server
 from xds.translate import names
 

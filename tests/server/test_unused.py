@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from model.changes import write
 from model.repositories import declared, rollout, sync, worlds
 from model.tables import AcceptedRow, ListenerRow, RouteRow, ServerCertificateRow, UserRow
-from xds.server.releaser import CanaryPolicy
+from model.unit_of_work import write
+from xds.server.rollout_controller import CanaryPolicy
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres

@@ -18,7 +18,7 @@ from xds.protocol.stream import Send, Stream
 from xds.server.publisher import Publisher
 from xds.snapshot.snapshot import build
 from xds.translate import names
-from xds.translate.group import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 EU, US = Locality("eu", "a"), Locality("us")
@@ -263,7 +263,7 @@ from uuid import UUID
 from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
 from xds.snapshot.snapshot import build
 from model.locality import Locality
-from xds.translate.group import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
 fleet = Fleet(UUID(int=1), "demo")
 pools = [Pool(UUID(int=100 + number), fleet.id, f"pool-{number}", country) for number, country in enumerate(("us", "de"))]
 exits = [Exit(UUID(int=200 + number), pools[0].id, f"exit-{number}", f"198.51.100.{number}", 1, ExitState.HEALTHY,

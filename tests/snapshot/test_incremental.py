@@ -51,8 +51,9 @@ from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.rollout import ChangeSet, Rollout, Verdict
 from xds.snapshot.snapshot import Snapshot, View, advance, build, differences
-from xds.translate import group
-from xds.translate.group import (
+from xds.translate import scopes
+from xds.translate.references import references
+from xds.translate.scopes import (
     ExitGroup,
     ExitOverlay,
     GatewayEndpoints,
@@ -62,7 +63,6 @@ from xds.translate.group import (
     scope_keys,
     scopes_of,
 )
-from xds.translate.references import references
 
 FLEETS = [UUID(int=number) for number in (1, 2)]
 POOLS = [UUID(int=number) for number in (11, 12, 13)]
@@ -192,7 +192,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
     if kind == "approval":
         fleet_id = draw(fleet_ids)
         return [put(Approval(fleet_id)) if draw(st.booleans()) else removal(Kind.APPROVAL, fleet_id)]
-    scope = draw(st.sampled_from([scope for scope in scopes(world) if not scope.types.isdisjoint(ROLLED_OUT)]))
+    scope = draw(st.sampled_from([scope for scope in all_scopes(world) if not scope.types.isdisjoint(ROLLED_OUT)]))
     found = rollout.build(scope, world)
     if kind == "strange":
         keys = [ResourceKey(scope.key, each.type_url, each.name) for each in sorted(ids(found), key=str)]
@@ -276,7 +276,7 @@ def start() -> World:
     return World().changed(1, map(put, things))
 
 
-def scopes(world: World) -> list[Scope]:
+def all_scopes(world: World) -> list[Scope]:
     """Every scope that there may be, whether the World has what it is of or not."""
     endpoints = [GatewayEndpoints(fleet_id, locality) for fleet_id in FLEETS for locality in LOCALITIES]
     return [*map(GatewayGroup, FLEETS), *endpoints, *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
@@ -305,8 +305,8 @@ def differing(old: dict, new: dict) -> set[ResourceId]:
 def remembered():
     """Translators are functions of what they are given, so that each need run once for the same; so is the encoder."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in vars(group) if name.startswith("translate_")]:
-            patch.setattr(group, name, remember(getattr(group, name)))
+        for name in [name for name in vars(scopes) if name.startswith("translate_")]:
+            patch.setattr(scopes, name, remember(getattr(scopes, name)))
         patch.setattr(snapshot_module, "encode", remember(snapshot_module.encode, by=id))
         yield
 
@@ -335,7 +335,7 @@ PROPERTY = settings(
 @given(st.data())
 def test_an_advanced_snapshot_equals_one_that_is_built_and_says_exactly_what_differs(data):
     world = start()
-    snapshots = {scope.key: build(scope, world) for scope in scopes(world)}
+    snapshots = {scope.key: build(scope, world) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
         changes = data.draw(change_sets(world))
         newer = world.changed(revision, changes)
@@ -366,7 +366,7 @@ def tables(world: World) -> list[Mapping]:
 @given(st.data())
 def test_an_advanced_rollout_equals_one_that_is_built_and_says_exactly_what_differs(data):
     world, canaries = start(), data.draw(st.booleans())
-    rollouts = {scope.key: rollout.build(scope, world, canaries=canaries) for scope in scopes(world)}
+    rollouts = {scope.key: rollout.build(scope, world, canaries=canaries) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
         changes = data.draw(change_sets(world))
         newer = world.changed(revision, changes)
@@ -408,7 +408,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
     world = start()
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
         world = world.changed(revision, data.draw(change_sets(world, strange=False)))
-        for scope in scopes(world):
+        for scope in all_scopes(world):
             if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
                 continue
             built = rollout.build(scope, world)

@@ -31,8 +31,8 @@ from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.rollout import ChangeSet, Rollout, Verdict, advance, build, compare
 from xds.snapshot.snapshot import Snapshot
-from xds.translate import group, names
-from xds.translate.group import ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId, Scope
+from xds.translate import names, scopes
+from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId, Scope
 
 FLEET = UUID(int=1)
 SOMEBODY = UUID(int=99)
@@ -74,7 +74,7 @@ class Written:
     def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
         if change.kind is Kind.POOL:
             return {_written(pool) for world in (old, new) if (pool := world.pools.get(change.key))}
-        return group._of_rollout(self.key, change)
+        return scopes._of_rollout(self.key, change)
 
 
 def _written(pool: Pool) -> ResourceId:

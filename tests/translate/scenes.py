@@ -21,8 +21,8 @@ from model.world import (
     put,
 )
 from xds.translate import names
-from xds.translate.explaining import Explanation, Request
-from xds.translate.wishing import Place
+from xds.translate.client_intent import Place
+from xds.translate.explain import Explanation, Request
 
 FLEET = UUID(int=1)
 LISTENERS = (UUID(int=2), UUID(int=3), UUID(int=4))

@@ -17,8 +17,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-from model.balancing import read_balancing, read_resilience
 from model.locality import Locality
+from model.stored_balancing import read_balancing, read_resilience
 from model.world import (
     BALANCING,
     RESILIENCE,
@@ -35,14 +35,14 @@ from model.world import (
 )
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
+from xds.translate.client_intent import Place
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.destinations import Destination
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
-from xds.translate.explaining import Request, explain
-from xds.translate.group import GatewayEndpoints, GatewayGroup
+from xds.translate.explain import Request, explain
 from xds.translate.route_actions import forward, lead_to
-from xds.translate.wishing import Place
+from xds.translate.scopes import GatewayEndpoints, GatewayGroup
 
 FLEET = UUID(int=2)
 POOL = Pool(UUID(int=1), FLEET, "de", "de")

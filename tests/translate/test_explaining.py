@@ -24,9 +24,9 @@ from model.world import (
     World,
     put,
 )
-from xds.translate.explaining import Request, explain
+from xds.translate.client_intent import Place, Source
+from xds.translate.explain import Request, explain
 from xds.translate.match_failures import Because
-from xds.translate.wishing import Place, Source
 
 FLEET = UUID(int=1)
 US = Pool(UUID(int=11), FLEET, "us", "us")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xds.translate.networks import prefix_of
+from xds.translate.cidr import prefix_of
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from tests.translate.matching import Outcome, decide
 from tests.translate.scenes import FLEET, Now, make_request, make_world, understood
 from xds.translate import names
 from xds.translate.encoding import encode
-from xds.translate.explaining import Explanation, explain
-from xds.translate.group import GatewayGroup, ResourceId
+from xds.translate.explain import Explanation, explain
 from xds.translate.references import references
+from xds.translate.scopes import GatewayGroup, ResourceId
 
 nows = st.builds(Now, st.integers(0, 6), st.integers(0, 24 * 60 - 1))
 

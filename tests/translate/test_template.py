@@ -32,21 +32,21 @@ from model.world import (
 )
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
-from xds.translate import group, names
+from xds.translate import names, scopes
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
 from xds.translate.destinations import Destination
+from xds.translate.direct_responses import Refusal
 from xds.translate.encoding import encode
 from xds.translate.exit_listener import define_exit_listener, translate_exit_listener
 from xds.translate.exit_routes import define_exit_routes, translate_exit_routes
 from xds.translate.exit_targets import define_exit_targets, translate_exit_targets
 from xds.translate.gateway_routes import translate_gateway_routes
-from xds.translate.group import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
 from xds.translate.parent_cluster import define_parent, translate_credentials, translate_parent
 from xds.translate.parent_routes import define_parent_routes, translate_parent_routes
 from xds.translate.references import references
-from xds.translate.refusals import Refusal
 from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
 from xds.translate.template import ANY_EXIT, ANY_POOL
 
 FLEET = UUID(int=1)
@@ -166,8 +166,8 @@ def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
     )
     envoy = Proxy(exit_.id, FLEET, "x", Role.EXIT)
     world = World().changed(1, map(put, [Fleet(FLEET, "demo"), pool, exit_, envoy]))
-    scopes = group.scopes_of(envoy, world)
-    found = {each: encode(scope.translate(world, each)) for scope in scopes for each in scope.resources(world)}
+    given = scopes.scopes_of(envoy, world)
+    found = {each: encode(scope.translate(world, each)) for scope in given for each in scope.resources(world)}
     assert {each.name for each in found} == {
         names.EXIT_LISTENER,
         names.PARENT,

@@ -13,14 +13,14 @@ from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.clusters import HTTP_OPTIONS, translate_pool_cluster
 from xds.translate.destinations import Destination
+from xds.translate.direct_responses import Refusal
 from xds.translate.encoding import encode
 from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
 from xds.translate.exit_targets import translate_exit_targets
+from xds.translate.json_view import as_json
 from xds.translate.parent_cluster import translate_parent
 from xds.translate.parent_routes import translate_parent_routes
-from xds.translate.readable import as_json
-from xds.translate.refusals import Refusal
 from xds.translate.route_actions import forward, refuse
 
 FLEET = UUID(int=1)

@@ -9,8 +9,8 @@ import signal
 import agent.service
 import cli.agent
 from agent.service import serve
-from agent.tunnels.keeping import Pace
-from agent.tunnels.managed import ManagedTunnel
+from agent.vpn.managed_tunnel import ManagedTunnel
+from agent.vpn.tunnel_supervisor import Pace
 from cli.main import main
 from model.errors import ExitplaneError
 from tests.tunnels.drain import wait_for_none_open

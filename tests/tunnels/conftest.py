@@ -18,12 +18,12 @@ import grpc
 import pytest
 from aiohttp import web
 
-from agent.report import Board, wait
-from agent.settings import Exit
-from agent.tunnel import TunnelWatch
-from agent.tunnels.keeping import Pace
-from agent.tunnels.managed import ManagedTunnel
-from agent.tunnels.servers import read_servers
+from agent.config.settings import Exit
+from agent.config.status import Board, wait
+from agent.vpn.managed_tunnel import ManagedTunnel
+from agent.vpn.servers import read_servers
+from agent.vpn.tunnel_health import TunnelWatch
+from agent.vpn.tunnel_supervisor import Pace
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.agent.conftest import Plane, Source
@@ -50,7 +50,7 @@ def waits(monkeypatch):
         asked.append(at_most_s)
         return await wait(event, at_most_s)
 
-    monkeypatch.setattr("agent.tunnels.keeping.wait", note)
+    monkeypatch.setattr("agent.vpn.tunnel_supervisor.wait", note)
     return asked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from agent.sockets import ss
+from agent.net.ss import ss
 
 
 async def wait_for_none_open(addresses: Iterable[str]) -> None:

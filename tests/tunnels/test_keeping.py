@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agent.report import Board, State
-from agent.tunnels.driver import Line
-from agent.tunnels.errors import TunnelFailed
-from agent.tunnels.keeping import Pace, TunnelKeeper
-from agent.tunnels.lanes import Lane, lanes_of
+from agent.config.status import Board, State
+from agent.vpn.driver import Line
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.slots import Lane, lanes_of
+from agent.vpn.tunnel_supervisor import Pace, TunnelKeeper
 
 FAST = Pace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agent.tunnels.managed import open_kill_switch
+from agent.vpn.managed_tunnel import open_kill_switch
 from tests.agent.conftest import Plane
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PATIENCE_S

@@ -8,12 +8,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from agent.credentials import Credentials
-from agent.tunnels.errors import TunnelFailed
-from agent.tunnels.lanes import lanes_of
-from agent.tunnels.management import Conversation
-from agent.tunnels.openvpn import OpenVpn, socket_of
-from agent.tunnels.openvpn_file import OpenVpnFile, Remote
+from agent.config.credentials import Credentials
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
+from agent.vpn.openvpn.management import Conversation
+from agent.vpn.openvpn.openvpn import OpenVpn, socket_of
+from agent.vpn.slots import lanes_of
 from model.endpoint import Endpoint
 
 PUSH = (
@@ -102,7 +102,7 @@ class Ending(asyncio.Event):
 
 async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monkeypatch, until):
     ended = Ending()
-    monkeypatch.setattr("agent.tunnels.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
+    monkeypatch.setattr("agent.vpn.openvpn.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
     resolve = AsyncMock(return_value=["192.0.2.1"])
     tunnel = OpenVpn(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)

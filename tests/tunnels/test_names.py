@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from agent.bootstrap import Bootstrap, render
+from agent.envoy.bootstrap import Bootstrap, render
 from model.world import Role
 from tests.tunnels import lab, proxy
 

@@ -89,7 +89,7 @@ async def test_a_server_that_names_no_resolver_needs_one_from_the_options(proces
 async def test_a_server_that_keeps_silent_is_given_up_after_a_while(
     network, keep, until, processes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("agent.tunnels.openvpn.UP_WITHIN_S", 1.0)
+    monkeypatch.setattr("agent.vpn.openvpn.openvpn.UP_WITHIN_S", 1.0)
     provider = providers.OpenVpnProvider(processes, tmp_path)
     async with keep(provider.file()) as kept:
         await until(lambda: kept.says("does not answer within 1 s"))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.credentials import read_credentials
-from agent.endpoints import BadSetting
-from agent.tunnels.errors import BadTunnelFile
-from agent.tunnels.openvpn_file import Remote, parse_openvpn
-from agent.tunnels.servers import is_openvpn, read_servers
+from agent.config.credentials import read_credentials
+from agent.config.option_parsing import BadSetting
+from agent.vpn.errors import BadTunnelFile
+from agent.vpn.openvpn.client_file import Remote, parse_openvpn
+from agent.vpn.servers import is_openvpn, read_servers
 from model.endpoint import Endpoint
 
 CA = "<ca>\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n</ca>\n"

@@ -10,7 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import cli.agent
-from agent.settings import AgentSettings
+from agent.config.settings import AgentSettings
 from model.errors import ExitplaneError
 
 KEY = base64.b64encode(os.urandom(32)).decode()

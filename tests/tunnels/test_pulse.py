@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.tunnels.pulse import Pulse, Sample
+from agent.vpn.wireguard.liveness import Pulse, Sample
 
 
 def pulse():

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import pytest
 from yarl import URL
 
-from agent.observing.asking import Way, ask_all
-from agent.observing.observer import Observer
-from agent.tunnels.commands import run
-from agent.tunnels.errors import TunnelFailed
+from agent.egress.http_sources import Way, ask_all
+from agent.egress.observer import Observer
+from agent.net.commands import run
+from agent.vpn.errors import TunnelFailed
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PATIENCE_S
 from tests.tunnels.drain import wait_for_none_open
@@ -170,7 +170,7 @@ async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, inter
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE, lab.PAGE_6)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
+        monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
         with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
             await kept.tunnel.rotate_beside(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
@@ -197,7 +197,7 @@ async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
 async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
     wireguard, another, internet, keep, until, clients, monkeypatch
 ):
-    monkeypatch.setattr("agent.tunnels.verifying.WITHIN_S", 2.0)
+    monkeypatch.setattr("agent.vpn.verification.WITHIN_S", 2.0)
     other = another()
     mute = other.file().replace(f"DNS = {other.server}", "DNS = 192.0.2.53")
     async with keep(wireguard.file(), mute) as kept:
@@ -266,7 +266,7 @@ async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
     async with keep(wireguard.file(), dead.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         with monkeypatch.context() as patience:
-            patience.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+            patience.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
             with pytest.raises(TunnelFailed):
                 await kept.tunnel.rotate_beside(None, None, at_once)
         taken = await kept.tunnel.rotate_beside(None, None, at_once)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agent.tunnels.errors import NotEquipped
-from agent.tunnels.kill_switch import Openings, Way, output_rules, render
-from agent.tunnels.nftables import compare
-from agent.tunnels.requirements import may_administer, require
+from agent.vpn.errors import NotEquipped
+from agent.vpn.firewall.nftables import compare
+from agent.vpn.firewall.rules import Openings, Way, output_rules, render
+from agent.vpn.requirements import may_administer, require
 
 OPENINGS = Openings(
     interfaces=("ep0", "ep0-b"),
@@ -80,14 +80,14 @@ def test_what_the_kernel_has_is_compared_with_what_was_asked(listed, trouble):
 def test_an_agent_without_the_right_to_change_the_network_is_told_so(monkeypatch, tmp_path):
     status = tmp_path / "status"
     status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")
-    monkeypatch.setattr("agent.tunnels.requirements._STATUS", status)
+    monkeypatch.setattr("agent.vpn.requirements._STATUS", status)
     with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
         require([])
     assert may_administer("CapEff:\t00000000a80435fb\n")
 
 
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch):
-    monkeypatch.setattr("agent.tunnels.requirements.may_administer", lambda _: True)
+    monkeypatch.setattr("agent.vpn.requirements.may_administer", lambda _: True)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NotEquipped, match="nft is not installed; install nftables"):
         require(["nft"])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.tunnels.errors import BadTunnelFile
-from agent.tunnels.servers import read_servers
-from agent.tunnels.wg_quick import parse_wg_quick
+from agent.vpn.errors import BadTunnelFile
+from agent.vpn.servers import read_servers
+from agent.vpn.wireguard.wg_quick import parse_wg_quick
 from model.endpoint import Endpoint
 
 OWN, THEIRS, SHARED, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3, 4))

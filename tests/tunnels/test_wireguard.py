@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from agent.tunnels.commands import run
-from agent.tunnels.errors import NotEquipped
+from agent.net.commands import run
+from agent.vpn.errors import NotEquipped
 from tests.tunnels import lab, providers
 from tests.tunnels.conftest import PACE
 
@@ -68,7 +68,7 @@ async def test_a_server_that_dies_is_noticed_by_its_resolver_and_found_again_whe
 ):
     async with keep(wireguard.file(), pace=replace(PACE, useless_s=1.0)) as kept:
         await until(lambda: kept.is_up)
-        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
+        monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
         wireguard.stop()
         await until(lambda: kept.says("does not answer"))
         await until(lambda: kept.says("shakes no hands"))
@@ -80,7 +80,7 @@ async def test_a_server_that_dies_is_noticed_by_its_resolver_and_found_again_whe
 async def test_a_key_that_the_server_does_not_know_never_comes_up_and_says_so(
     wireguard, internet, keep, until, monkeypatch
 ):
-    monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 1.0)
+    monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
     stranger = base64.b64encode(os.urandom(32)).decode()
     async with keep(wireguard.file(key=stranger)) as kept:
         await until(lambda: kept.says("shakes no hands"))
@@ -90,7 +90,7 @@ async def test_a_key_that_the_server_does_not_know_never_comes_up_and_says_so(
 
 
 async def test_the_next_server_is_taken_when_one_does_not_come_up(wireguard, internet, keep, until, monkeypatch):
-    monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+    monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
     async with keep(dead.file(), wireguard.file()) as kept:
         await until(lambda: kept.is_up)
@@ -116,7 +116,7 @@ async def test_to_rotate_goes_back_from_a_server_that_does_not_come_up(
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
     async with keep(wireguard.file(), dead.file()) as kept:
         await until(lambda: kept.is_up)
-        monkeypatch.setattr("agent.tunnels.wireguard.UP_WITHIN_S", 0.5)
+        monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
         assert await kept.tunnel.rotate() == f"{lab.NET_ADDRESS}:{wireguard.port}"
         await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == wireguard.address

@@ -20,7 +20,7 @@ from xds.protocol.stream import Stream
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Differences, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot, View
-from xds.translate.group import ResourceId, Scope, scope_keys, scopes_of
+from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
 
 log = structlog.get_logger()
 

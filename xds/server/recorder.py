@@ -11,11 +11,11 @@ from uuid import UUID
 
 import structlog
 
-from model.changes import write
 from model.database import Database, DatabaseUnreachable
 from model.identity import Identity
 from model.repositories import rollout, sync
 from model.repositories.sync import Standing
+from model.unit_of_work import write
 from model.world import Rejection, ResourceKey
 from xds.protocol.stream import Answered
 from xds.snapshot.order import ROLLED_OUT

@@ -14,18 +14,18 @@ from uuid import uuid4
 import grpc
 
 from model.authority import Authority, issue_server
-from model.changes import Feed
 from model.database import Database
 from model.errors import ExitplaneError
+from model.unit_of_work import Feed
 from model.world import Rejection
-from xds.server.checker import Checker
-from xds.server.follower import Debounce, follow
-from xds.server.inspector import Inspector
-from xds.server.limits import MAX_REQUEST_BYTES, Age, Limits
+from xds.server.admission import MAX_REQUEST_BYTES, Age, Limits
+from xds.server.config_dump import Inspector
+from xds.server.discovery_service import DiscoveryService
+from xds.server.envoy_validator import Checker
 from xds.server.publisher import Publisher
 from xds.server.recorder import Recorder
-from xds.server.releaser import CanaryPolicy, Releaser
-from xds.server.service import DiscoveryService
+from xds.server.rollout_controller import CanaryPolicy, Releaser
+from xds.server.world_watcher import Debounce, follow
 
 SHUTDOWN_S: Final = 3.0
 _LIMITS, _DEBOUNCE, _CANARY = Limits(), Debounce(), CanaryPolicy()

@@ -26,9 +26,9 @@ from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
-from xds.translate.group import ResourceId, Scope
 from xds.translate.names import CLUSTER, EXTENSION, LISTENER, ROUTE
 from xds.translate.references import references
+from xds.translate.scopes import ResourceId, Scope
 
 _NAMED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
 """Types of what others name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from model.world import Change, World
 from xds.snapshot.resource import Resource, make_resource
 from xds.translate.encoding import encode
-from xds.translate.group import ResourceId, Scope
+from xds.translate.scopes import ResourceId, Scope
 
 Table = Mapping[str, Mapping[str, Resource]]
 """Resources by type URL and name."""

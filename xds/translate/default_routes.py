@@ -13,8 +13,7 @@ from operator import attrgetter
 from model.world import Pool
 from xds.translate import names
 from xds.translate.destinations import Destination, evenly
-from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, go_into, is_there, unless
-from xds.translate.refusals import (
+from xds.translate.direct_responses import (
     CITY_ALONE,
     no_city_of_country,
     no_city_served,
@@ -22,6 +21,7 @@ from xds.translate.refusals import (
     no_such_pool,
     nothing_asked,
 )
+from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, go_into, is_there, unless
 from xds.translate.route_actions import forward, lead_to, refuse
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from envoy_data_plane.envoy.type.matcher.v3 import AddressMatcher
 from envoy_data_plane.xds.core.v3 import CidrRange
 
-from xds.translate.networks import prefix_of
+from xds.translate.cidr import prefix_of
 
 LOOPBACK: Final = "127.0.0.1"
 _THIS_HOST: Final = ("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128")

@@ -31,7 +31,7 @@ from model.world import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
 from xds.translate.http import TUNNEL_IDLE, connection_manager, http_filter, local_replies, over_ads, socket
-from xds.translate.scripts import quoted, read_script
+from xds.translate.lua import quoted, read_script
 from xds.translate.tls import to_clients
 
 WISH_SCRIPT: Final = read_script("wish")

@@ -29,10 +29,10 @@ from model.world import Allow, Deny, Pool, Route, ToPools
 from xds.translate import names
 from xds.translate.default_routes import default_way, refuse_city_alone, what_is_served
 from xds.translate.destinations import destinations
+from xds.translate.direct_responses import denied, pools_are_gone
 from xds.translate.encoding import encode, pack
 from xds.translate.http import PROXY_HEADERS
 from xds.translate.matchers import OnMatch, first_of, go_into, is_there, unless
-from xds.translate.refusals import denied, pools_are_gone
 from xds.translate.route_actions import forward, look_up_again, refuse
 from xds.translate.route_blocks import Rule, compile_rules
 from xds.wire import template_pb2 as wire

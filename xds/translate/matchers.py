@@ -16,8 +16,8 @@ from envoy_data_plane.envoy.extensions.matching.input_matchers.ip.v3 import Ip
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 
+from xds.translate.cidr import prefix_of
 from xds.translate.encoding import encode, pack
-from xds.translate.networks import prefix_of
 from xds.wire import template_pb2 as wire
 
 Matcher: TypeAlias = bytes

@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from xds.translate import names
 from xds.translate.encoding import overwrite
 from xds.translate.http import http_filter, local_replies
-from xds.translate.scripts import read_script
+from xds.translate.lua import read_script
 
 PARENT_SCRIPT: Final = read_script("parent")
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"

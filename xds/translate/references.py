@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from xds.translate import names
-from xds.translate.group import ResourceId
+from xds.translate.scopes import ResourceId
 
 _CLUSTER: Final = re.compile(f"{names.POOL_CLUSTER_PATTERN}|{names.AGGREGATE_PATTERN}".encode())
 

@@ -26,9 +26,9 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from model.world import Balancing, Pool
 from xds.translate import names
 from xds.translate.destinations import Destination
+from xds.translate.direct_responses import NOT_LOOKED_UP_AGAIN, Refusal
 from xds.translate.encoding import encode, metadata, overwrite, pack
 from xds.translate.matchers import OnMatch
-from xds.translate.refusals import NOT_LOOKED_UP_AGAIN, Refusal
 from xds.translate.template import ANY_POOL, name_pool
 from xds.wire import template_pb2 as wire
 

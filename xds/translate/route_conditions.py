@@ -10,9 +10,9 @@ from typing import Final
 
 from model.world import Match
 from xds.translate import names
-from xds.translate.digits import port_patterns, window_patterns
+from xds.translate.client_intent import reversed_domain
 from xds.translate.matchers import Predicate, all_of, any_of, begins, equals, fits, in_networks
-from xds.translate.wishing import reversed_domain
+from xds.translate.number_patterns import port_patterns, window_patterns
 
 
 class Condition(StrEnum):

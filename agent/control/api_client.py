@@ -1,0 +1,141 @@
+"""The control plane's REST API, as an agent sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from agent.config.option_parsing import BadSetting, read_url
+from model.errors import ExitplaneError
+
+PROBLEM: Final = "application/problem+json"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_TOO_MANY_REQUESTS: Final = 429
+_SHOWN_CHARS: Final = 300
+_SECRET_FIELDS: Final = ("join_token", "csr")
+
+
+class PlaneUnavailable(ExitplaneError):
+    """Try again later: it cannot be reached, or says so. `retry_after_s` is its own wish, or None."""
+
+    code = "plane_unavailable"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Refused(ExitplaneError):
+    """Trying again is of no use. `problem` is what a problem+json said, empty when the answer was something else.
+
+    `at` is when that was said, by the clock of whoever said it; None when the answer does not tell.
+    """
+
+    code = "refused"
+
+    def __init__(
+        self, status: int, message: str, mend: str, problem: Mapping[str, Any], at: datetime | None = None
+    ) -> None:
+        super().__init__(message, mend=mend)
+        self.status = status
+        self.problem = problem
+        self.at = at
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Posts JSON to the API at `url` (`http://host:port`, or below a path)."""
+
+    session: aiohttp.ClientSession
+    url: URL
+    timeout: aiohttp.ClientTimeout = field(default=_TIMEOUT)
+
+    async def post(self, path: str, body: bytes, authorization: str | None = None) -> Mapping[str, Any]:
+        """The reply's JSON object. `path` is the API's own, from `/api/v1` on.
+
+        Raises PlaneUnavailable or Refused.
+        """
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        url = self.url.with_path(self.url.path.rstrip("/") + path)
+        try:
+            async with self.session.post(
+                url, data=body, headers=headers, timeout=self.timeout, allow_redirects=False
+            ) as response:
+                return _judge(url, response, await response.read())
+        except TimeoutError as error:
+            raise PlaneUnavailable(f"{self.url} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PlaneUnavailable(f"{self.url} cannot be reached ({error})") from error
+
+
+def parse_api(text: str) -> URL:
+    """The API's URL. Raises BadSetting."""
+    url = read_url("--api", text)
+    if url.query:
+        raise BadSetting(f"--api {text!r} is not the URL of an API", mend="leave out what follows the ?")
+    return url
+
+
+def _judge(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[str, Any]:
+    answer = _object(body)
+    if response.ok and response.status < 300:
+        if answer is None:
+            raise Refused(response.status, f"{url} answered with something else than JSON", "check --api", {})
+        return answer
+    problem = answer if answer is not None and response.content_type == PROBLEM else {}
+    if response.status >= 500 or response.status == _TOO_MANY_REQUESTS:
+        said = _first_line(problem.get("detail")) or response.reason or ""
+        raise PlaneUnavailable(f"{url} answered {response.status} ({said})", _retry_after_s(response))
+    message, mend = _explain(problem)
+    said = f"{url} answered {response.status}: {message or response.reason}"
+    raise Refused(response.status, said, mend, problem, _at(response))
+
+
+def _object(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdecimal() else None
+
+
+def _at(response: aiohttp.ClientResponse) -> datetime | None:
+    try:
+        at = parsedate_to_datetime(response.headers.get("Date", ""))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """What a problem says and its mend; of several errors the first one's field, value and message."""
+    errors = problem.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
+    message = _first_line(problem.get("detail")) or _first_line(problem.get("title"))
+    field_ = _first_line(first.get("field")).lstrip("/")
+    if field_ and first.get("value") is not None and field_ not in _SECRET_FIELDS:
+        field_ += f"={_first_line(str(first['value']))!r}"
+    detail = _first_line(first.get("message"))
+    parts = [message, field_, "" if detail == message else detail]
+    mend = _first_line(first.get("mend")) or _first_line(problem.get("mend"))
+    return ": ".join(part for part in parts if part), mend
+
+
+def _first_line(text: object) -> str:
+    if not isinstance(text, str):
+        return ""
+    return next(iter(text.strip().splitlines()), "")[:_SHOWN_CHARS]

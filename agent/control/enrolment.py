@@ -1,0 +1,187 @@
+"""Enrolment: a join token and a signing request become a certificate, once for each state folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.config import state_dir as files
+from agent.config.settings import AgentSettings, read_token
+from agent.config.state_dir import StateFolder, StateUnusable
+from agent.control.api_client import Plane, PlaneUnavailable
+from agent.egress.parent_proxy import Parent
+from agent.net.backoff import Backoff
+from model.endpoint import Endpoint
+from model.errors import ExitplaneError
+from model.request_signature import public_key_of
+from model.version import exitplane_version
+from model.world import Role
+
+log = structlog.get_logger()
+
+PATHS: Final[Mapping[Role, str]] = {Role.EXIT: "/api/v1/exits", Role.GATEWAY: "/api/v1/proxies"}
+RETRY_BASE_S: Final = 0.5
+RETRY_LIMIT_S: Final = 15.0
+_RETRY_AFTER_MAX_S: Final = 60.0
+
+
+class BadEnrolment(ExitplaneError):
+    """What the API answered, or the folder holds, is no enrolment."""
+
+    code = "bad_enrolment"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a proxy was given: its id, its certificate and the authority's (PEM), and where to go with them.
+
+    `id` is the exit's id for an exit. Heartbeats are sent every `interval_s` seconds until a reply says otherwise.
+    """
+
+    role: Role
+    name: str
+    id: UUID
+    fleet_id: UUID
+    key_pem: str
+    certificate_pem: str
+    authority_pem: str
+    xds: Endpoint
+    interval_s: float
+
+
+async def ensure_enrolled(settings: AgentSettings, folder: StateFolder, plane: Plane) -> Enrolment:
+    """The enrolment in the state folder; a new one, as soon as the API gives it, when there is none.
+
+    Raises BadSetting, BadEnrolment, StateUnusable and Refused.
+    """
+    api_host = settings.api.host or ""
+    known = load(folder, api_host)
+    if known is not None:
+        if (known.role, known.name) != (settings.role, settings.name):
+            raise StateUnusable(
+                f"{folder.path} belongs to the {known.role} {known.name!r}, not to the {settings.role} {settings.name!r}",
+                mend="name another folder with --state, or remove this one to enrol anew",
+            )
+        return known
+    key_pem = _ensure_key(folder)
+    reply = await _register(settings, plane, key_pem)
+    given = {**reply, "role": settings.role, "name": settings.name, "api_host": api_host}
+    enrolment = _read(given, key_pem, api_host)
+    folder.write(files.ENROLMENT, json.dumps(given, indent=2))
+    log.info("agent.enrolled", role=enrolment.role, id=str(enrolment.id), fleet=str(enrolment.fleet_id))
+    return enrolment
+
+
+def load(folder: StateFolder, api_host: str | None = None) -> Enrolment | None:
+    """The enrolment in a state folder, or None. Raises BadEnrolment.
+
+    `api_host` is where the API is by now, None when it is where it was.
+    """
+    key_pem, text = folder.read(files.KEY), folder.read(files.ENROLMENT)
+    if key_pem is None or text is None:
+        return None
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise BadEnrolment(f"{folder.path / files.ENROLMENT} is no JSON", mend="remove it to enrol anew") from error
+    return _read(given, key_pem, api_host)
+
+
+def _ensure_key(folder: StateFolder) -> str:
+    """The folder's key, made at the first attempt: a repeated enrolment asks for the same key again."""
+    known = folder.read(files.KEY)
+    if known is not None:
+        return known
+    key = ec.generate_private_key(ec.SECP256R1())
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key_pem = key.private_bytes(serialization.Encoding.PEM, form, plain).decode()
+    folder.write(files.KEY, key_pem)
+    return key_pem
+
+
+def _signing_request(key_pem: str) -> str:
+    """A CSR without names: the control plane alone says who a proxy is."""
+    try:
+        key = serialization.load_pem_private_key(key_pem.encode(), password=None)
+    except ValueError as error:
+        raise BadEnrolment(f"{files.KEY} holds no private key", mend="remove it to make a new one") from error
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+async def _register(settings: AgentSettings, plane: Plane, key_pem: str) -> Mapping[str, Any]:
+    """Ask until the API gives an answer. Raises Refused."""
+    path = f"{PATHS[settings.role]}/register"
+    wish = {
+        "join_token": read_token(settings.token_file),
+        "csr": _signing_request(key_pem),
+        "name": settings.name,
+        "version": exitplane_version(),
+        **_placed(settings),
+    }
+    body = json.dumps(wish).encode()
+    backoff = Backoff(RETRY_BASE_S, RETRY_LIMIT_S)
+    while True:
+        try:
+            return await plane.post(path, body)
+        except PlaneUnavailable as error:
+            wait_s = max(backoff.next_s(), min(error.retry_after_s or 0, _RETRY_AFTER_MAX_S))
+            log.warning("agent.not_enrolled_yet", reason=error.message, retry_in_s=round(wait_s, 1))
+        await asyncio.sleep(wait_s)
+
+
+def _placed(settings: AgentSettings) -> dict[str, Any]:
+    """Where a proxy stands, and how an exit is reached; what was not said is left to the API."""
+    values: dict[str, Any] = {"locality": settings.locality and str(settings.locality)}
+    if settings.exit is not None:
+        fields = ("pool", "address", "port", "bind_address", "egress_address")
+        values |= {name: getattr(settings.exit, name) for name in fields}
+        values["parent"] = settings.exit.parent and _parent(settings.exit.parent)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _parent(parent: Parent) -> dict[str, Any]:
+    known = parent.credentials
+    shown = {"username": known.username, "password": known.password} if known else {}
+    return {"address": parent.place.host, "port": parent.place.port, **shown}
+
+
+def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrolment:
+    """What enrolment answered, with the role, the name and the API's host added. Raises BadEnrolment."""
+    try:
+        xds = given["xds"]
+        enrolment = Enrolment(
+            role=Role(given["role"]),
+            name=str(given["name"]),
+            id=UUID(given["id"]),
+            fleet_id=UUID(given["fleet_id"]),
+            key_pem=key_pem,
+            certificate_pem=str(given["certificate"]),
+            authority_pem=str(given["authority"]),
+            # without an address the xDS server is where the API is
+            xds=Endpoint(str(xds["address"] or api_host or given["api_host"]), int(xds["port"])),
+            interval_s=float(given["heartbeat"]["interval_s"]),
+        )
+        x509.load_pem_x509_certificate(enrolment.authority_pem.encode())
+        own_key = serialization.load_pem_private_key(key_pem.encode(), password=None).public_key()
+        matches = (
+            public_key_of(enrolment.certificate_pem)
+            == own_key.public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            ).decode()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadEnrolment(f"this is no enrolment ({type(error).__name__}: {error})", mend="check --api") from error
+    if not matches:
+        raise BadEnrolment("the certificate is for another key", mend="remove the state folder to enrol anew")
+    return enrolment

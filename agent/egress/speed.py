@@ -1,0 +1,186 @@
+"""How fast an exit is: a download and an upload through its tunnel, bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from agent.config.settings import Exit
+from agent.config.status import Board, State
+from agent.egress.http_sources import Session, through_tunnel
+from agent.vpn.active_interface import Course
+from model.errors import ExitplaneError
+
+log = structlog.get_logger()
+
+BYTES_MAX: Final = 25_000_000
+SECONDS_MAX: Final = 5.0
+"""For each direction."""
+BYTES_MIN: Final = 65_536
+"""Of less than that no speed is told: it says how far it is, not how fast."""
+SPEED_FIELDS: Final = frozenset({"download_mbps", "upload_mbps", "speed_measured_at"})
+"""Of an observation."""
+_CHUNK: Final = bytes(65_536)
+_GRACE_S: Final = 5.0
+"""For connecting, and for the answer to an upload."""
+_JITTER: Final = 0.1
+
+
+class SpeedUnknown(ExitplaneError):
+    """A measurement came to nothing."""
+
+    code = "speed_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """In Mbit/s, to three digits, at a time."""
+
+    download_mbps: float
+    upload_mbps: float
+    measured_at: datetime
+
+
+class Speedometer:
+    """Measures on demand and, if the exit's settings say so, on a schedule; never twice at the same time.
+
+    What it finds goes onto the board, into the observation that is there.
+    """
+
+    def __init__(
+        self,
+        exit_: Exit,
+        board: Board,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        bytes_max: int = BYTES_MAX,
+        seconds_max: float = SECONDS_MAX,
+        course: Course | None = None,
+    ) -> None:
+        self._exit = exit_
+        self._course = course or Course(exit_.tunnel_interface, exit_.resolvers)
+        self._board = board
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._measuring: asyncio.Task[Speed] | None = None
+
+    async def measure(self) -> Speed:
+        """Measure now; who asks while somebody measures gets the same result. Raises SpeedUnknown."""
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.create_task(self._measure(), name="speed")
+        return await asyncio.shield(self._measuring)
+
+    async def run(self) -> None:
+        """Measure once in a while, when the tunnel is up, until cancelled."""
+        every_s = self._exit.speed_every_s
+        if every_s is None:
+            return
+        try:
+            while True:
+                # not all exits at once, and none while it only just begins to serve
+                await asyncio.sleep(every_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
+                await self._until_up()
+                try:
+                    await self.measure()
+                except SpeedUnknown as error:
+                    log.warning("speed.unknown", reason=str(error))
+        finally:
+            if self._measuring is not None:
+                self._measuring.cancel()
+
+    async def _until_up(self) -> None:
+        changed = self._board.changed
+        while self._board.report.tunnel is State.DOWN:
+            await changed.wait()
+            changed = self._board.changed
+
+    async def _measure(self) -> Speed:
+        download, upload = self._exit.speed_url, self._exit.speed_upload_url or self._exit.speed_url
+        if download is None or upload is None:
+            raise SpeedUnknown("there is nothing to measure against", mend="start the agent with --speed-url")
+        if self._board.report.tunnel is not State.UP:
+            raise SpeedUnknown("the tunnel is down", mend="measure again when it is up")
+        async with through_tunnel(self._course.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
+            down_mbps = await _told(download, self._download(session, download))
+            up_mbps = await _told(upload, self._upload(session, upload))
+        speed = Speed(down_mbps, up_mbps, self._clock())
+        log.info("speed.measured", download_mbps=down_mbps, upload_mbps=up_mbps)
+        self._put(speed)
+        return speed
+
+    def _put(self, speed: Speed) -> None:
+        observation = self._board.report.observation
+        if observation is not None:
+            seen = replace(
+                observation,
+                download_mbps=speed.download_mbps,
+                upload_mbps=speed.upload_mbps,
+                speed_measured_at=speed.measured_at,
+            )
+            self._board.update(observation=seen)
+
+    async def _download(self, session: Session, url: URL) -> float:
+        loop = asyncio.get_running_loop()
+        # a target that compresses zeros would be fast
+        async with session.get(url, {"Accept-Encoding": "identity"}) as response:
+            _check(response)
+            begun_s, got_bytes = loop.time(), 0
+            while got_bytes < self._bytes_max and loop.time() < begun_s + self._seconds_max:
+                try:
+                    async with asyncio.timeout_at(begun_s + self._seconds_max):
+                        chunk = await response.content.readany()
+                except TimeoutError:
+                    break
+                if not chunk:
+                    break
+                got_bytes += len(chunk)
+            return _mbps(got_bytes, loop.time() - begun_s)
+
+    async def _upload(self, session: Session, url: URL) -> float:
+        loop = asyncio.get_running_loop()
+        begun_s, sent_bytes = loop.time(), 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal sent_bytes
+            while sent_bytes < self._bytes_max and loop.time() < begun_s + self._seconds_max:
+                yield _CHUNK
+                sent_bytes += len(_CHUNK)
+
+        async with session.post(url, body()) as response:
+            _check(response)
+            # until it is answered, the last bytes may still be on their way
+            return _mbps(sent_bytes, loop.time() - begun_s)
+
+
+async def _told(url: URL, measuring: Awaitable[float]) -> float:
+    """What is measured against `url`. Raises SpeedUnknown for whatever keeps it from being so."""
+    try:
+        return await measuring
+    except TimeoutError as error:
+        raise SpeedUnknown(f"{url.host} does not answer in time", mend="name another --speed-url") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise SpeedUnknown(
+            f"{url.host} cannot be reached, or ends too early", mend="name another --speed-url"
+        ) from error
+
+
+def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status // 100 != 2:
+        raise SpeedUnknown(f"{response.url.host} answers {response.status}", mend="name another --speed-url")
+
+
+def _mbps(moved_bytes: int, seconds: float) -> float:
+    if moved_bytes < BYTES_MIN:
+        raise SpeedUnknown(
+            f"only {moved_bytes} bytes were moved", mend=f"name a --speed-url of {BYTES_MIN} bytes or more"
+        )
+    return float(f"{moved_bytes * 8 / 1e6 / max(seconds, 1e-6):.3g}")

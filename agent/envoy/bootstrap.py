@@ -1,0 +1,136 @@
+"""The bootstrap that an Envoy starts from: `envoy/bootstrap.yaml` with its placeholders replaced by typed values."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from typing import Any, Final
+from uuid import UUID
+
+import yaml
+
+from agent.config import state_dir as files
+from agent.envoy import secrets
+from model.endpoint import Endpoint
+from model.errors import ExitplaneError
+from model.identity import XDS_SERVER_NAME
+from model.version import exitplane_version
+from model.world import Role
+
+FORMAT_VERSION: Final = 2
+"""Of the template. A proxy tells it in its metadata, so that the control plane knows what it may rely on."""
+CONNECTIONS_MAX: Final = 50_000
+"""Downstream connections of one Envoy, unless somebody says otherwise."""
+UNUSED_COLLECTOR: Final = Endpoint("127.0.0.1", 4317)
+DIRECT_S: Final = 120
+"""How long a stream that passes by the agent may last, so that Envoy comes back to an agent that was away."""
+
+_DNS_PORT: Final = 53
+_DIALLED: Final = ("xds", "otel-collector")
+_TEMPLATE: Final = resources("xds") / "envoy" / "bootstrap.yaml"
+
+
+class BadTemplate(ExitplaneError):
+    code = "bad_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What differs from one Envoy's bootstrap to another's.
+
+    `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
+    `relayed` is whether there is an agent, which Envoy asks before the control plane itself
+    (docs/decisions/0009-the-agent-relays.md). `resolvers` are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are. `mark` is on the packets
+    to control plane and collector, for a kill switch that lets out no others.
+    """
+
+    role: Role
+    node_id: UUID
+    fleet_id: UUID
+    xds: tuple[Endpoint, ...]
+    otlp: Endpoint = UNUSED_COLLECTOR
+    max_downstream_connections: int = CONNECTIONS_MAX
+    relayed: bool = True
+    resolvers: tuple[str, ...] = ()
+    mark: int | None = None
+
+
+def render(bootstrap: Bootstrap) -> dict[str, Any]:
+    """The bootstrap as JSON-like data (envoy.config.bootstrap.v3.Bootstrap)."""
+    values = {
+        "node_id": str(bootstrap.node_id),
+        "fleet_id": str(bootstrap.fleet_id),
+        "role": str(bootstrap.role),
+        "format_version": FORMAT_VERSION,
+        "exitplane_version": exitplane_version(),
+        "admin_port": 0,
+        "max_downstream_connections": bootstrap.max_downstream_connections,
+        "xds_endpoints": _lb_endpoints(*bootstrap.xds),
+        "xds_server_name": XDS_SERVER_NAME,
+        "identity_name": secrets.IDENTITY,
+        "identity_path": secrets.IDENTITY_PATH,
+        "authority_name": secrets.AUTHORITY,
+        "authority_path": secrets.AUTHORITY_PATH,
+        "secrets_folder": secrets.FOLDER,
+        "agent_path": files.SOCKET,
+        "sources": ["agent", "xds"] if bootstrap.relayed else ["xds"],
+        "direct_duration": f"{DIRECT_S}s" if bootstrap.relayed else "0s",
+        "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
+    }
+    rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
+    if bootstrap.resolvers:
+        rendered["typed_dns_resolver_config"] = _resolver(bootstrap.resolvers)
+    if bootstrap.mark is not None:
+        for cluster in rendered["static_resources"]["clusters"]:
+            if cluster["name"] in _DIALLED:
+                cluster["upstream_bind_config"] = {"socket_options": [_mark(bootstrap.mark)]}
+    return rendered
+
+
+def _mark(number: int) -> dict[str, Any]:
+    return {
+        "level": socket.SOL_SOCKET,
+        "name": socket.SO_MARK,
+        "int_value": number,
+        "state": "STATE_PREBIND",
+        "description": "SO_MARK",
+    }
+
+
+def _resolver(addresses: tuple[str, ...]) -> dict[str, Any]:
+    """Names are asked of these resolvers and as they stand: a search domain would be the host's."""
+    return {
+        "name": "envoy.network.dns_resolver.cares",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+            "resolvers": [{"socket_address": {"address": each, "port_value": _DNS_PORT}} for each in addresses],
+            "use_resolvers_as_fallback": False,
+            "dns_resolver_options": {"no_default_search_domain": True},
+        },
+    }
+
+
+def fill(template: Any, values: Mapping[str, Any]) -> Any:
+    """Replace each value of a template that is exactly `${name}`; keys and longer texts stay as they are.
+
+    Raises BadTemplate for a name that is not among `values`.
+    """
+    if isinstance(template, dict):
+        return {key: fill(value, values) for key, value in template.items()}
+    if isinstance(template, list):
+        return [fill(item, values) for item in template]
+    if isinstance(template, str) and template.startswith("${") and template.endswith("}"):
+        name = template[2:-1]
+        if name not in values:
+            raise BadTemplate(f"the bootstrap template asks for {name!r}, which nobody gives")
+        return values[name]
+    return template
+
+
+def _lb_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
+    return [
+        {"endpoint": {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}}
+        for endpoint in endpoints
+    ]

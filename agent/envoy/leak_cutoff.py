@@ -1,0 +1,26 @@
+"""Ends what goes through an exit that leaks: at once, open tunnels too."""
+
+from __future__ import annotations
+
+import structlog
+
+from agent.config.status import Board
+from agent.envoy.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+
+async def cut_when_leaking(board: Board, supervisor: Supervisor) -> None:
+    """Until cancelled: whenever the exit begins to leak, end its Envoy, and every tunnel with it.
+
+    The Envoy that is started then fails its health check as long as the leak lasts (agent/envoy/health_check.py).
+    """
+    leak = ""
+    while True:
+        changed = board.changed
+        seen = board.report.observation
+        before, leak = leak, seen.leak if seen is not None else ""
+        if leak and not before:
+            log.error("exit.leaks", reason=leak)
+            await supervisor.cut()
+        await changed.wait()

@@ -1,0 +1,102 @@
+"""One running Envoy, held by its pidfd: our own child, or one that an earlier agent left."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agent.config import state_dir as files
+from agent.config.state_dir import StateFolder
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class EnvoyProcess:
+    """A process and the news of its end. `status` is what Popen.returncode is, None for one that is not our child."""
+
+    def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        self.ended = asyncio.Event()
+        self._pidfd = pidfd
+        self._child = child
+        asyncio.get_running_loop().add_reader(pidfd, self._reap)
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._child is not None:
+            self.status = self._child.wait()
+        self.ended.set()
+
+    async def end(self, patience_s: float) -> None:
+        """SIGTERM, and SIGKILL when that takes longer than `patience_s`; returns when it is gone."""
+        for number, limit_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
+            if self.ended.is_set():
+                return
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self.ended.wait()
+
+
+def spawn(command: Sequence[str], folder: StateFolder, *, ends_with_agent: bool) -> EnvoyProcess:
+    """Start an Envoy in the state folder, its output appended to the folder's log. Raises OSError.
+
+    It gets a session of its own: Ctrl-C on the terminal is the agent's to hear, which then ends Envoy in order.
+    """
+    with (folder.path / files.ENVOY_LOG).open("ab") as log_file:
+        child = subprocess.Popen(
+            command,
+            cwd=folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
+            start_new_session=True,
+            # one prctl and no Python besides, so that threads of this process cannot get in its way
+            preexec_fn=end_with_parent if ends_with_agent else None,  # noqa: PLW1509
+        )
+    return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
+
+
+def find_left(pid: int, folder: StateFolder) -> EnvoyProcess | None:
+    """The Envoy of this state folder with that process id, if it still runs."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return None
+    # the pidfd is held before looking, so that what was looked at cannot be replaced by another of the same id
+    if _is_envoy_of(pid, folder):
+        return EnvoyProcess(pid, pidfd, None)
+    os.close(pidfd)
+    return None
+
+
+def descriptors_max() -> int:
+    """How many descriptors an Envoy may open: it raises its own soft limit to the hard one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 2**31 - 1 if hard == resource.RLIM_INFINITY else hard
+
+
+def _is_envoy_of(pid: int, folder: StateFolder) -> bool:
+    process = Path("/proc") / str(pid)
+    try:
+        arguments = (process / "cmdline").read_bytes().split(b"\0")
+        return files.BOOTSTRAP.encode() in arguments and (process / "cwd").samefile(folder.path)
+    except OSError:
+        return False
+
+
+def end_with_parent() -> None:
+    """In the child: have the kernel end it when its parent dies, however that happens."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

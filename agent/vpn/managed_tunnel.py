@@ -1,0 +1,220 @@
+"""All of an exit's tunnel and kill switch, as the agent's life needs it: to begin, to wait for, and to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+
+from agent.config.settings import Exit
+from agent.config.status import Board
+from agent.net.commands import CommandFailed
+from agent.vpn import policy_routing
+from agent.vpn.active_interface import Course
+from agent.vpn.connection_pinning import Connections
+from agent.vpn.driver import Driver, Line
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.firewall import nftables
+from agent.vpn.firewall.kill_switch import Guard
+from agent.vpn.openvpn.openvpn import OpenVpn
+from agent.vpn.requirements import require
+from agent.vpn.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
+from agent.vpn.servers import OpenVpnServer, Server, WireGuardServer
+from agent.vpn.slots import Lane, lanes_of
+from agent.vpn.tunnel_health import Check, checks_of
+from agent.vpn.tunnel_supervisor import DEFAULT_PACE, Pace, TunnelKeeper
+from agent.vpn.verification import Look, verify, with_tunnel
+from agent.vpn.wireguard.wireguard import Resolve, WireGuard
+from model.endpoint import Endpoint
+
+log = structlog.get_logger()
+
+OnResolvers: TypeAlias = Callable[[tuple[str, ...]], Awaitable[None]]
+Drain: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits until no client's request is open, but not for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A server's name, and the address that it comes out at, where that was looked at."""
+
+    server: str
+    address: str | None
+
+
+class ManagedTunnel:
+    """`control` is what the agent and its Envoy speak to beside the tunnel; `on_resolvers` hears whose resolvers are to be used."""
+
+    def __init__(
+        self,
+        exit_: Exit,
+        control: Iterable[Endpoint],
+        folder: Path,
+        board: Board,
+        on_resolvers: OnResolvers,
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
+        self._exit = exit_
+        self._board = board
+        self._on_resolvers = on_resolvers
+        self.guard = Guard(exit_, control)
+        self.keeper: TunnelKeeper | None = None
+        """None for a tunnel that somebody else brings up."""
+        self.course = Course(exit_.tunnel_interface, exit_.resolvers)
+        self._line: Line | None = None
+        """The tunnel that carries clients, or did last."""
+        self._probe = ResolverProbe(self.course, pace.resolver_s)
+        self._connections = Connections()
+        self._begun = False
+        if exit_.servers:
+            assert exit_.tunnel_interface is not None
+            self._lanes = lanes_of(exit_.tunnel_interface)
+            drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
+            self.keeper = TunnelKeeper(drivers, self._lanes, board, self._carry, pace)
+
+    async def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
+        require(programs(self._exit))
+        if self.keeper is not None:
+            for lane in self._lanes:
+                await policy_routing.remove_interface(lane.interface)  # what a killed agent left
+        self._begun = True
+        await self.guard.admit()
+        if self.keeper is not None:
+            await self._connections.forget()
+            tasks.create_task(self.keeper.run(), name="tunnel's keeper")
+        tasks.create_task(self.guard.run(), name="kill switch")
+
+    def checks(self) -> list[Check]:
+        """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
+        if self.keeper is None:
+            return checks_of(self._exit)
+        own = checks_of(self._exit, lambda: self.course.interface)
+        return [Check(self.keeper.look), *own, Check(self._probe, RESOLVER_PATIENCE)]
+
+    async def rotate(self) -> str:
+        """Take another server in place of the present one; gives its name. Raises TunnelFailed for somebody else's tunnel."""
+        if self.keeper is None:
+            raise TunnelFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
+        return await self.keeper.rotate()
+
+    @property
+    def has_room_beside(self) -> bool:
+        """Whether another server can be tried while the present one carries clients."""
+        return self.keeper is not None and self.keeper.has_room_beside
+
+    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> Taken:
+        """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
+
+        `country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known.
+        What began by the old one ends by it, or with `drain`. Other resolvers take another Envoy: then `drain` comes first, while
+        the exit takes no new requests. If anything goes wrong, nothing is changed.
+        """
+        assert self.keeper is not None
+        seen, drained = None, False
+
+        async def prepare(line: Line, lane: Lane) -> None:
+            nonlocal seen, drained
+            resolvers = self._resolvers_of(line)
+            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), country, look)
+            if resolvers != self.course.resolvers:
+                self._board.update(resting="it takes another server")
+                await drain()
+                drained = True
+
+        async def clear() -> None:
+            if not drained:
+                await drain()
+            await self._leave_others()
+
+        try:
+            server = await self.keeper.rotate_beside(prepare, clear)
+        finally:
+            self._board.update(resting="")
+            await self._leave_others()
+        return Taken(server, seen.address if seen else None)
+
+    async def end(self) -> None:
+        """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
+        if not self._begun:
+            return
+        if self.keeper is not None:
+            await self.keeper.stop()
+            await self._connections.forget()
+            try:
+                await policy_routing.remove(self._lanes)
+            except CommandFailed as error:
+                log.warning("tunnel.routes_left", reason=str(error))
+        if self._exit.kill_switch:
+            log.info("kill_switch.stays", mend="`exitplane agent --open-kill-switch` opens it")
+
+    async def _carry(self, line: Line, lane: Lane) -> None:
+        """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
+        resolvers = self._resolvers_of(line)
+        if lane.interface == self.course.interface:
+            await self._connections.begin(lane)
+            await policy_routing.lead_into(lane.interface, line.networks)
+            self.course.resolvers = resolvers
+        else:
+            async with self.course.still:
+                await self._hold_old(line)
+                await self._connections.begin(lane, self._line)
+                await policy_routing.lead_into(lane.interface, line.networks)
+                self.course.interface, self.course.resolvers = lane.interface, resolvers
+        self._line = line
+        self._probe.forget()
+        await self._on_resolvers(resolvers)
+
+    async def _hold_old(self, new: Line) -> None:
+        """What comes from the old tunnel's addresses goes by it, as long as it is there."""
+        old = self._line
+        for lane in self._lanes:
+            if old is not None and lane.interface == self.course.interface:
+                await policy_routing.hold(lane, set(old.addresses) - set(new.addresses))
+
+    async def _leave_others(self) -> None:
+        """What began by a tunnel that carries clients no longer may go on no longer."""
+        for lane in self._lanes:
+            if lane.interface != self.course.interface:
+                await self._connections.leave(lane)
+        try:
+            await policy_routing.let_go()
+        except CommandFailed as error:
+            log.warning("tunnel.routes_left", reason=str(error))
+
+    def _resolvers_of(self, line: Line) -> tuple[str, ...]:
+        resolvers = self._exit.resolvers or line.resolvers
+        if not resolvers:
+            raise TunnelFailed(f"{line.server} names no resolver", mend="name one with --dns", slowly=True)
+        return resolvers
+
+
+def driver_of(server: Server, folder: Path, resolve: Resolve) -> Driver:
+    """What brings up the tunnel to a server."""
+    match server:
+        case WireGuardServer(file):
+            return WireGuard(file, folder, resolve)
+        case OpenVpnServer(file, remote, credentials):
+            return OpenVpn(file, remote, credentials, folder, resolve)
+
+
+def programs(exit_: Exit) -> Iterator[str]:
+    """What has to be installed."""
+    if exit_.kill_switch:
+        yield "nft"
+    if exit_.servers:
+        yield "ip"
+    if any(isinstance(each, WireGuardServer) for each in exit_.servers):
+        yield "wg"
+    if any(isinstance(each, OpenVpnServer) for each in exit_.servers):
+        yield "openvpn"
+
+
+async def open_kill_switch() -> None:
+    """Remove the kill switch that an agent left in this namespace. Raises ExitplaneError."""
+    require(["nft"])
+    await nftables.open_()

@@ -1,0 +1,221 @@
+"""OpenVPN's client files (`.ovpn`), read without running anything that they say. Pure.
+
+Only options that are known to be harmless reach OpenVPN (openvpn_options.py): it starts from what is rendered here, never from
+the provider's file.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+from agent.vpn.errors import BadTunnelFile
+from agent.vpn.openvpn.file_options import CARRIED, INLINE, LEFT_OUT, why_refused
+from model.endpoint import Endpoint, parse_endpoint
+
+_SHOWN_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
+_PROTOCOLS: Final = {
+    **dict.fromkeys(("udp", "udp4", "udp6"), "udp"),
+    **dict.fromkeys(("tcp", "tcp4", "tcp6", "tcp-client", "tcp4-client", "tcp6-client"), "tcp"),
+}
+_PORT: Final = 1194
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A server: where it is, and whether it is spoken to by `udp` or `tcp`."""
+
+    endpoint: Endpoint
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVpnFile:
+    """A tunnel as a file declares it. `settings` and `blocks` are what OpenVPN is given of it."""
+
+    name: str
+    remotes: tuple[Remote, ...]
+    settings: tuple[tuple[str, ...], ...]
+    blocks: tuple[tuple[str, str], ...] = field(repr=False)
+    needs_credentials: bool
+    resolvers: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """The part of OpenVPN's configuration that is the provider's."""
+        lines = [" ".join((option, *map(_quote, values))) for option, *values in self.settings]
+        blocks = [f"<{name}>\n{text}</{name}>" for name, text in self.blocks]
+        return "\n".join([*lines, *blocks, ""])
+
+
+def parse_openvpn(text: str, name: str) -> OpenVpnFile:
+    """Read a file's text; `name` is what errors call it. Raises BadTunnelFile."""
+    reader = _Reader(name)
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        reader.read(number, line)
+    return reader.finish()
+
+
+class _Reader:
+    """Takes lines one by one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._line = 0
+        self._block: tuple[str, int, list[str]] | None = None
+        self._blocks: dict[str, str] = {}
+        self._settings: list[tuple[str, ...]] = []
+        self._remotes: list[tuple[int, list[str]]] = []
+        self._resolvers: list[str] = []
+        self._protocol, self._port = "udp", _PORT
+        self._asks = False
+
+    def read(self, number: int, line: str) -> None:
+        """Take the next line. Raises BadTunnelFile."""
+        self._line = number
+        if self._block is not None:
+            self._continue_block(line)
+            return
+        if line.strip().startswith("<"):
+            self._open_block(line.strip())
+            return
+        option, *values = self._split(line) or [""]
+        if option:
+            self._take(option.removeprefix("--").lower(), values)
+
+    def finish(self) -> OpenVpnFile:
+        """What was read. Raises BadTunnelFile."""
+        if self._block is not None:
+            block, self._line, _ = self._block
+            raise self._bad(f"<{block}> is not closed", f"end it with </{block}>")
+        if not self._remotes:
+            raise BadTunnelFile(self._name, "has no remote", mend="add the server as `remote host port`")
+        if not ({"ca"} & self._blocks.keys()):
+            raise BadTunnelFile(self._name, "has no <ca>", mend="add the provider's authority between <ca> and </ca>")
+        if ("cert" in self._blocks) != ("key" in self._blocks):
+            raise BadTunnelFile(self._name, "has one of <cert> and <key>", mend="add the other one")
+        if "cert" not in self._blocks and not self._asks:
+            raise BadTunnelFile(self._name, "proves nobody's identity", mend="add <cert> and <key>, or auth-user-pass")
+        return OpenVpnFile(
+            name=self._name,
+            remotes=tuple(dict.fromkeys(self._remote(*given) for given in self._remotes)),
+            settings=tuple(self._settings),
+            blocks=tuple(self._blocks.items()),
+            needs_credentials=self._asks,
+            resolvers=tuple(dict.fromkeys(self._resolvers)),
+        )
+
+    # -- blocks
+
+    def _open_block(self, line: str) -> None:
+        block = line.removeprefix("<").removesuffix(">").lower()
+        if not line.endswith(">") or block not in INLINE:
+            shown = f"<{block}>" if _SHOWN_NAME.fullmatch(block) else "this"
+            mend = f"known are {', '.join(sorted(INLINE))}; write servers as `remote` lines"
+            raise self._bad(f"{shown} opens no block that is known", mend)
+        if block in self._blocks:
+            raise self._bad(f"<{block}> is given a second time", "leave one of them")
+        self._block = (block, self._line, [])
+
+    def _continue_block(self, line: str) -> None:
+        assert self._block is not None
+        block, begun, lines = self._block
+        if line.strip().lower() == f"</{block}>":
+            self._blocks[block] = "".join(f"{each}\n" for each in lines)
+            self._block = None
+        elif line.strip().startswith("<"):
+            self._line = begun
+            raise self._bad(f"<{block}> is not closed", f"end it with </{block}>")
+        else:
+            lines.append(line.strip())
+
+    # -- options
+
+    def _split(self, line: str) -> list[str]:
+        if line.lstrip().startswith(("#", ";")):
+            return []
+        try:
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+            lexer.whitespace_split, lexer.commenters = True, "#;"
+            words = list(lexer)
+        except ValueError:
+            raise self._bad("has a quotation mark without its other one", "close it") from None
+        if not all(word.isprintable() for word in words):
+            raise self._bad("holds what is no text", "write it anew")
+        return words
+
+    def _take(self, option: str, values: list[str]) -> None:
+        reason = why_refused(option)
+        if reason is not None:
+            raise self._bad(f"{option} is refused: {reason}", "remove the line")
+        match option, values:
+            case "remote", _:
+                self._remotes.append((self._line, values))
+            case "proto", _:
+                self._protocol = self._read_protocol(values[0] if values else "")
+            case (("port" | "rport"), _):
+                self._port = self._read_port(values[0] if values else "")
+            case (("dev" | "dev-type"), _):
+                if not values or not values[0].lower().startswith("tun"):
+                    raise self._bad(f"{option} is no tun", "an exit routes packets: write `dev tun`")
+            case "script-security", _:
+                if values not in (["0"], ["1"]):
+                    raise self._bad("script-security allows programs to be run", "remove the line")
+            case "auth-user-pass", _:
+                self._asks = True
+                if values:
+                    raise self._bad("auth-user-pass names a file", "leave the name out and use --tunnel-credentials")
+            case ("dhcp-option", ["DNS" | "DNS6", address, *_]):
+                self._resolvers.append(self._read_resolver(address))
+            case _ if option in INLINE:
+                self._take_reference(option, values)
+            case _ if option in CARRIED:
+                self._settings.append((option, *values))
+            case _ if option not in LEFT_OUT:
+                shown = option if _SHOWN_NAME.fullmatch(option) else "this"
+                raise self._bad(f"{shown} is no option that is known to be harmless", "remove the line")
+
+    def _take_reference(self, option: str, values: list[str]) -> None:
+        """`ca [inline]` says nothing new; `tls-auth [inline] 1` says the direction."""
+        if not values or values[0] != "[inline]":
+            raise self._bad(f"{option} names a file", f"put what it holds between <{option}> and </{option}>")
+        if option == "tls-auth" and len(values) > 1:
+            self._settings.append(("key-direction", values[1]))
+
+    def _remote(self, line: int, values: list[str]) -> Remote:
+        self._line = line
+        if not 1 <= len(values) <= 3:
+            raise self._bad("remote is not `remote host port protocol`", "write it so")
+        port = self._read_port(values[1]) if len(values) > 1 else self._port
+        protocol = self._read_protocol(values[2]) if len(values) > 2 else self._protocol
+        host = values[0]
+        try:
+            endpoint = parse_endpoint(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except ValueError:
+            raise self._bad("remote names no host", "write a name or an IP address") from None
+        return Remote(endpoint, protocol)
+
+    def _read_port(self, text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) <= 65535):
+            raise self._bad("has no port from 1 to 65535", "write a number")
+        return int(text)
+
+    def _read_protocol(self, text: str) -> str:
+        if text.lower() not in _PROTOCOLS:
+            raise self._bad("names a protocol that is neither udp nor tcp", "write udp or tcp")
+        return _PROTOCOLS[text.lower()]
+
+    def _read_resolver(self, text: str) -> str:
+        try:
+            return str(ip_address(text))
+        except ValueError:
+            raise self._bad("dhcp-option DNS is no IP address", "write the resolver's address") from None
+
+    def _bad(self, what: str, mend: str) -> BadTunnelFile:
+        return BadTunnelFile(self._name, what, line=self._line, mend=mend)
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

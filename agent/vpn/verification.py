@@ -1,0 +1,70 @@
+"""Looking through a tunnel that carries no clients yet: bound to its interface, so that nothing goes by another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from agent.config.settings import Exit
+from agent.config.status import Observation
+from agent.net import dns_probe
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.tunnel_health import target_trouble
+
+WITHIN_S: Final = 30.0
+"""How long it may take until everything that is asked through it answers."""
+_AGAIN_S: Final = 0.5
+_RESOLVER_WITHIN_S: Final = 1.0
+_STAYS: Final = "the old server stays; see that the files of --tunnel are of servers in the pool's country"
+
+Look = Callable[[Exit], Awaitable[Observation]]
+"""Where an exit comes out whose `tunnel_interface` and `resolvers` are the new tunnel's."""
+
+
+async def verify(exit_: Exit, country: str | None, look: Look | None) -> Observation | None:
+    """What was seen through the tunnel, None where nobody looks; `country` is the only one that will do. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + WITHIN_S
+    while True:
+        seen, trouble = None, await _mute(exit_)
+        if trouble is None and look is not None:
+            seen = await look(exit_)
+            trouble = seen.trouble or None
+            _judge(seen, country)
+        if trouble is None:
+            return seen
+        if loop.time() + _AGAIN_S >= deadline_s:
+            raise TunnelFailed(f"it is not verified after {WITHIN_S:g} s: {trouble}", mend="the old server stays")
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _mute(exit_: Exit) -> str | None:
+    """What does not answer through the tunnel."""
+    for resolver in exit_.resolvers:
+        try:
+            await dns_probe.ask(
+                resolver, ".", dns_probe.NS, within_s=_RESOLVER_WITHIN_S, interface=exit_.tunnel_interface
+            )
+        except dns_probe.Unanswered:
+            continue
+        break
+    else:
+        return f"the resolver {exit_.resolvers[0]} does not answer through the tunnel"
+    return None if exit_.probe is None else await target_trouble(exit_.probe, exit_.tunnel_interface, None)
+
+
+def _judge(seen: Observation, country: str | None) -> None:
+    """Raises TunnelFailed for what no further look would change."""
+    if seen.leak:
+        raise TunnelFailed(f"it leaks: {seen.leak}", mend="the old server stays")
+    if country is not None and seen.country not in {None, country}:
+        raise TunnelFailed(
+            f"its address {seen.address} is in {seen.country}, and its pool is for {country}", mend=_STAYS
+        )
+
+
+def with_tunnel(exit_: Exit, interface: str, resolvers: tuple[str, ...]) -> Exit:
+    """The exit as it would be by another tunnel."""
+    return replace(exit_, tunnel_interface=interface, resolvers=resolvers)

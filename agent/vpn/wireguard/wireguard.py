@@ -1,0 +1,202 @@
+"""WireGuard, of the kernel where it has it, else wireguard-go's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+
+from agent.envoy.process import EnvoyProcess
+from agent.net.commands import CommandFailed, run, start_child
+from agent.vpn import policy_routing
+from agent.vpn.driver import Line
+from agent.vpn.errors import TunnelFailed
+from agent.vpn.firewall.rules import MARK
+from agent.vpn.slots import Lane
+from agent.vpn.tunnel_health import interface_trouble
+from agent.vpn.wireguard.liveness import Pulse, Sample
+from agent.vpn.wireguard.wg_quick import WireGuardFile
+from model.endpoint import Endpoint
+
+log = structlog.get_logger()
+
+UP_WITHIN_S: Final = 15.0
+"""A handshake is tried every 5 s: this is three of them."""
+_DEVICE_WITHIN_S: Final = 5.0
+_STOP_S: Final = 2.0
+_POLL_S: Final = 0.05
+
+Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
+"""The addresses of a host. Raises NameUnknown."""
+
+
+class WireGuard:
+    """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
+
+    def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
+        self._file = file
+        self._lane: Lane | None = None
+        """Where it is up, or tries to be."""
+        self._folder = folder
+        self._resolve = resolve
+        self._process: EnvoyProcess | None = None
+        self._pulse = Pulse(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
+
+    @property
+    def server(self) -> str:
+        return str(self._file.main_peer.endpoint)
+
+    @property
+    def _interface(self) -> str:
+        assert self._lane is not None
+        return self._lane.interface
+
+    async def up(self, lane: Lane) -> Line:
+        """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
+        self._lane = lane
+        networks = tuple(each for peer in self._file.peers for each in peer.allowed)
+        try:
+            await self._make_device(lane)
+            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(lane))
+            await self._address()
+            await policy_routing.pave(lane, networks)
+        except CommandFailed as error:
+            raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
+        await self._await_handshake()
+        return Line(self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses))
+
+    async def look(self) -> str | None:
+        """What is wrong: the device, its routes, or a server that does not answer."""
+        trouble = self._process_trouble() or await interface_trouble(self._interface)
+        if trouble is not None:
+            return trouble
+        try:
+            sample = await self._sample()
+        except CommandFailed as error:
+            return error.message
+        return self._pulse.hear(time.monotonic(), sample) or self._route_trouble()
+
+    async def down(self) -> None:
+        """Remove the device and end wireguard-go."""
+        if self._process is not None:
+            await self._process.end(_STOP_S)
+            self._process = None
+        if self._lane is not None:
+            await policy_routing.remove_interface(self._interface)
+            self._lane = None
+
+    # -- beginning
+
+    async def _make_device(self, lane: Lane) -> None:
+        try:
+            await run("ip", "link", "add", self._interface, "type", "wireguard")
+        except CommandFailed as error:
+            log.debug("tunnel.no_kernel_wireguard", reason=error.message)
+        else:
+            return
+        self._process = self._start(lane)
+        deadline_s = time.monotonic() + _DEVICE_WITHIN_S
+        while True:
+            try:
+                await self._sample()
+            except CommandFailed:
+                if time.monotonic() > deadline_s:
+                    raise TunnelFailed(
+                        "wireguard-go makes no interface",
+                        mend=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
+                    ) from None
+                await asyncio.sleep(_POLL_S)
+                if self._process.ended.is_set():  # the device of the one before it may still be on its way out
+                    self._process = self._start(lane)
+            else:
+                return
+
+    def _start(self, lane: Lane) -> EnvoyProcess:
+        command = ("wireguard-go", "--foreground", lane.interface)
+        try:
+            return start_child(command, self._folder, log_of(lane), environment={"LOG_LEVEL": "error"})
+        except OSError as error:
+            raise TunnelFailed(
+                f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
+                mend="install wireguard-go, or load the kernel's module",
+            ) from error
+
+    async def _settings(self, lane: Lane) -> str:
+        """What `wg setconf` reads: names resolved, and a sign of life often enough."""
+        lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
+        if self._file.listen_port and not lane.suffix:  # the other lane may be of a file that says the same
+            lines.append(f"ListenPort = {self._file.listen_port}")
+        for peer in self._file.peers:
+            assert peer.endpoint is not None
+            addresses = await self._resolve(peer.endpoint.host)
+            lines += [
+                "[Peer]",
+                f"PublicKey = {peer.public_key}",
+                f"Endpoint = {Endpoint(addresses[0], peer.endpoint.port)}",
+                f"AllowedIPs = {', '.join(map(str, peer.allowed))}",
+                f"PersistentKeepalive = {peer.keepalive_s}",
+            ]
+            if peer.preshared_key is not None:
+                lines.append(f"PresharedKey = {peer.preshared_key}")
+        return "\n".join([*lines, ""])
+
+    async def _address(self) -> None:
+        lines = [
+            f"address add {each} dev {self._interface}"
+            for each in self._file.addresses
+            if each.version == 4 or policy_routing.has_ipv6(self._interface)
+        ]
+        if self._file.mtu is not None:
+            lines.append(f"link set {self._interface} mtu {self._file.mtu}")
+        await run("ip", "-batch", "-", text="\n".join([*lines, f"link set {self._interface} up", ""]))
+
+    async def _await_handshake(self) -> None:
+        deadline_s = time.monotonic() + UP_WITHIN_S
+        while time.monotonic() < deadline_s:
+            trouble = self._process_trouble() or await interface_trouble(self._interface)
+            if trouble is not None:
+                raise TunnelFailed(trouble)
+            try:
+                sample = await self._sample()
+            except CommandFailed as error:
+                raise TunnelFailed(error.message) from error
+            if sample.handshake_at:
+                self._pulse.begin(time.monotonic(), sample)
+                return
+            await asyncio.sleep(_POLL_S)
+        raise TunnelFailed(
+            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", mend="is it there, and are the keys right?"
+        )
+
+    # -- watching
+
+    async def _sample(self) -> Sample:
+        """What the device counts of the main peer. Raises CommandFailed."""
+        # the first line holds the device's own key: only the peer's counters leave this function
+        for line in (await run("wg", "show", self._interface, "dump")).splitlines()[1:]:
+            match line.split("\t"):
+                case [key, _, _, _, handshake, received, sent, _] if key == self._file.main_peer.public_key:
+                    return Sample(int(handshake), int(received), int(sent))
+        return Sample(0, 0, 0)
+
+    def _process_trouble(self) -> str | None:
+        ended = self._process is not None and self._process.ended.is_set()
+        return f"interface {self._interface} is gone: wireguard-go has ended" if ended else None
+
+    def _route_trouble(self) -> str | None:
+        covered = {network.version for peer in self._file.peers for network in peer.allowed if network.prefixlen == 0}
+        versions = {
+            each.version
+            for each in self._file.addresses
+            if each.version in covered and (each.version == 4 or policy_routing.has_ipv6(self._interface))
+        }
+        return policy_routing.route_trouble(self._interface, versions)
+
+
+def log_of(lane: Lane) -> str:
+    """The name of the file in which wireguard-go's words are."""
+    return f"wireguard{lane.suffix}.log"

@@ -1,0 +1,50 @@
+"""The collection /audit-events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from api.features.audit_events.schemas import AuditEventOut, AuditQuery
+from api.features.audit_events.service import AUDIT_EVENTS
+from api.http.openapi import for_operators
+from api.http.request_body import JsonRoute
+from api.kernel.caller import Caller, Permit
+from api.kernel.collections.schemas import Page
+from api.kernel.context import Context
+
+NDJSON = "application/x-ndjson"
+router = APIRouter(prefix=f"/{AUDIT_EVENTS.name}", tags=[AUDIT_EVENTS.name], route_class=JsonRoute)
+May = Annotated[Caller, Depends(Permit(AUDIT_EVENTS.name))]
+_LISTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page; as NDJSON, all pages from the cursor on, unless there is a limit.",
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("", response_model=Page[AuditEventOut], responses={**for_operators(422), **_LISTED})
+async def list_audit_events(
+    query: Annotated[AuditQuery, Query()],
+    context: Context,
+    caller: May,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
+    """Who did what, the newest first. `Accept: application/x-ndjson` streams all of it, a line each."""
+    page = await AUDIT_EVENTS.read(context, caller, query)
+    if NDJSON not in accept.lower():
+        return Response(page.__pydantic_serializer__.to_json(page), media_type="application/json")
+    return StreamingResponse(AUDIT_EVENTS.export(context, caller, query, page), media_type=NDJSON)
+
+
+@router.get("/{sequence}", responses=for_operators(404))
+async def read_audit_event(
+    sequence: Annotated[str, Path(description="Its number.")], context: Context, caller: May
+) -> AuditEventOut:
+    """One entry."""
+    async with context.database.session() as session:
+        found = await AUDIT_EVENTS.find(session, caller, sequence)
+        return await AUDIT_EVENTS.show_one(context.look(session), found)

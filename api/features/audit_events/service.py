@@ -1,0 +1,81 @@
+"""The audit: who did what. It is read here, and written by what is done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlmodel import col
+
+from api.features.audit_events.schemas import SEQUENCE_MAX, AuditEventOut, AuditQuery
+from api.http.field_types import View, as_id
+from api.kernel.caller import Caller
+from api.kernel.collections.collection import Collection
+from api.kernel.collections.schemas import Page
+from api.kernel.context import ApiContext, Look
+from model.repositories import declared
+from model.tables import AuditRow, FleetRow
+
+_FIELDS = {"kind": "kind", "action": "action", "object_id": "object_id", "actor": "actor_id"}
+
+
+class AuditEvents(Collection[AuditRow, View, AuditEventOut]):
+    name, kind = "audit-events", "audit-event"
+    table, view, query = AuditRow, AuditEventOut, AuditQuery
+    has_name = in_fleets = has_fleet = False
+    sort = "-sequence"
+
+    @property
+    def row_id(self) -> Any:
+        return col(AuditRow.sequence)
+
+    def sortable(self) -> Mapping[str, Any]:
+        return {"sequence": col(AuditRow.sequence), "at": col(AuditRow.at)}
+
+    def filters(self, query: AuditQuery) -> list[ColumnElement[bool]]:
+        wanted = [
+            getattr(AuditRow, column) == getattr(query, name)
+            for name, column in _FIELDS.items()
+            if getattr(query, name) is not None
+        ]
+        if query.since is not None:
+            wanted.append(col(AuditRow.at) >= query.since)
+        if query.until is not None:
+            wanted.append(col(AuditRow.at) < query.until)
+        if query.fleet is not None:
+            fleet = as_id(query.fleet)
+            fleets = [fleet] if fleet else declared.ids_of(FleetRow, query.fleet)
+            wanted.append(col(AuditRow.fleet_id).in_(fleets))
+        return wanted
+
+    def read_id(self, ref: str) -> int | None:
+        number = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else 0
+        return number if 0 < number <= SEQUENCE_MAX else None
+
+    async def show(self, look: Look, rows: Sequence[AuditRow]) -> list[AuditEventOut]:  # noqa: ARG002 - the base class's
+        return [AuditEventOut.of(row) for row in rows]
+
+    async def read(self, context: ApiContext, caller: Caller, query: AuditQuery) -> Page[AuditEventOut]:
+        """One page. Raises Problem (422)."""
+        async with context.database.session() as session:
+            return await self.page(context.look(session), caller, query)
+
+    async def export(
+        self, context: ApiContext, caller: Caller, query: AuditQuery, page: Page[AuditEventOut]
+    ) -> AsyncIterator[bytes]:
+        """A page and, unless there is a limit, all that follow; a line of JSON for each entry.
+
+        Between two pages no connection is held, for whoever reads may be slow.
+        """
+        yield _lines(page)
+        while page.next is not None and "limit" not in query.model_fields_set:
+            page = await self.read(context, caller, query.model_copy(update={"cursor": page.next}))
+            yield _lines(page)
+
+
+def _lines(page: Page[AuditEventOut]) -> bytes:
+    return b"".join(item.model_dump_json().encode() + b"\n" for item in page.items)
+
+
+AUDIT_EVENTS = AuditEvents()

@@ -1,0 +1,54 @@
+"""The declared state as one document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.features.exits.schemas import ExitIn
+from api.features.fleets.schemas import FleetIn
+from api.features.listeners.schemas import ListenerIn
+from api.features.plans.schemas import PlanIn
+from api.features.pools.schemas import PoolIn
+from api.features.routes.schemas import RouteIn
+from api.features.users.schemas import UserIn
+from api.http.field_types import View, Wish
+
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(max_length=50_000)]
+_EXAMPLE: dict[str, Any] = {
+    "fleets": [{"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}],
+    "pools": [{"name": "us", "fleet": "demo", "country": "us"}],
+}
+
+
+class Declared(Wish):
+    """What should be, whole or in part: a collection that is missing is left as it is. Things are found by fleet and name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    fleets: Items[FleetIn] | None = None
+    plans: Items[PlanIn] | None = None
+    pools: Items[PoolIn] | None = None
+    listeners: Items[ListenerIn] | None = None
+    exits: Items[ExitIn] | None = None
+    routes: Items[RouteIn] | None = None
+    users: Items[UserIn] | None = None
+
+
+class StepOut(View):
+    """What was done to one thing."""
+
+    action: Literal["created", "changed", "deleted"]
+    kind: str
+    id: UUID
+    fleet: str | None = Field(description="null: of a fleet itself.")
+    name: str
+    changes: dict[str, tuple[Any, Any]] = Field(description="The old and the new value of what changed, by field.")
+
+
+class AppliedOut(View):
+    steps: list[StepOut] = Field(description="In the order in which they were done; none: all was as it should be.")
+    unchanged: int

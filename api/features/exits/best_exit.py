@@ -1,0 +1,30 @@
+"""GET /exits/best: which exit of a country is the best now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from api.features.exits.schemas import ExitOut
+from api.features.exits.service import EXITS
+from api.http.field_types import Country
+from api.http.openapi import for_operators
+from api.http.request_body import JsonRoute
+from api.kernel.caller import Caller, Permit
+from api.kernel.collections.router import OfFleet
+from api.kernel.context import Context
+
+router = APIRouter(prefix="/exits", tags=["exits"], route_class=JsonRoute)
+
+
+@router.get("/best", responses=for_operators(404, 422))
+async def find_best_exit(
+    context: Context,
+    caller: Annotated[Caller, Depends(Permit("exits"))],
+    country: Annotated[Country, Query(description="Where it should come out.")],
+    of_fleet: OfFleet = None,
+) -> ExitOut:
+    """The exit of a country that a request would be best served by now: healthy, with little to do, and near."""
+    async with context.database.snapshot() as session:
+        return await EXITS.best(context.look(session), caller, country, of_fleet)

@@ -1,0 +1,242 @@
+"""Exits: VPN tunnels with a way in. The Envoy of an exit is a proxy with the exit's id, and comes and goes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement
+from sqlmodel import col
+
+from api.features.exits.parent_proxy import parent_columns, show_parent
+from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
+from api.features.pools import service as pools
+from api.features.rollouts.rejections import standing
+from api.http.field_errors import FieldError
+from api.http.problems import Problem, clashes, duplicate, unknown
+from api.kernel.caller import Caller
+from api.kernel.collections.collection import Collection
+from api.kernel.context import Look
+from api.kernel.shrink_guard import no_silent_shrink
+from api.kernel.writes import Work
+from model.repositories import declared, exits, heartbeats
+from model.repositories.retention import GB
+from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
+from model.unit_of_work import Unit
+from model.world import TAKEN_OUT, ExitState, Role
+from xds.translate.scopes import ExitGroup, ExitOverlay, ParentGroup
+
+DISABLED = "disabled by an operator"
+ENABLED = "enabled by an operator, not heard of since"
+DRAINED = "drained by an operator"
+DECLARED = "declared, not heard of yet"
+_SWITCHES = {ExitState.REGISTERING: ENABLED, ExitState.DRAINING: DRAINED, ExitState.DISABLED: DISABLED}
+_SHARED_FIELDS = ("name", "locality")
+"""What an exit has in common with the proxy that is its Envoy."""
+
+
+class Exits(Collection[ExitRow, ExitIn, ExitOut]):
+    name, kind = "exits", "exit"
+    table, wish, patch, view, query = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
+    volatile = frozenset(
+        {
+            "endpoint",
+            "share",
+            "open_requests",
+            "month_gb",
+            "state",
+            "state_reason",
+            "state_since",
+            "last_heartbeat_at",
+            "observation",
+            "rejections",
+        }
+    )
+
+    def fleet_of(self) -> ColumnElement[UUID]:
+        return declared.fleet_of_exit()
+
+    def sortable(self) -> Mapping[str, Any]:
+        more = {"state": col(ExitRow.state), "state_since": col(ExitRow.state_since)}
+        return {**super().sortable(), **more}
+
+    def filters(self, query: ExitQuery) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = []
+        if query.pool is not None:
+            found.append(col(ExitRow.pool_id).in_(declared.ids_of(PoolRow, query.pool)))
+        if query.country is not None:
+            found.append(col(ExitRow.pool_id).in_(declared.pool_ids_in(query.country)))
+        if query.state is not None:
+            found.append(col(ExitRow.state) == query.state)
+        if query.locality is not None:
+            found.append(col(ExitRow.locality) == query.locality)
+        return found
+
+    async def create(self, work: Work, wish: ExitIn) -> ExitRow:
+        """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
+        pool, _ = await pools.refer(work.session, wish.pool, wish.fleet, caller=work.caller)
+        fields = wish.model_dump(exclude={"pool", "fleet", "enabled"})
+        fields |= parent_columns(fields.pop("parent"))
+        state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
+        return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
+
+    async def change(self, work: Work, row: ExitRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 422 for a pool that is not in the fleet, 409 when the name is taken or too little would be left."""
+        pool, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
+        ref = fields.pop("fleet", None)
+        if ref not in (None, fleet.name, str(fleet.id)):
+            message, mend = "an exit stays in its fleet", "leave it out, or create another there"
+            raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, mend, ref)])
+        if "pool" in fields:
+            pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
+            fields["pool_id"] = pool.id
+        if "parent" in fields:
+            fields |= parent_columns(fields.pop("parent"), row)
+        enabled = fields.pop("enabled", None)
+        if enabled is not None and enabled != (row.state != ExitState.DISABLED):
+            fields |= _switched(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
+        async with no_silent_shrink(work, [fleet.id]):
+            await update(work.unit, row, pool, fields)
+
+    async def switch(self, work: Work, row: ExitRow, state: ExitState) -> None:
+        """Put a locked exit into a state that operators decide on. One that is in it already stays as it is.
+
+        Raises Problem: 409 when too little of its fleet would be left, or when there is nothing to drain.
+        """
+        if row.state == state or (state is ExitState.REGISTERING and row.state not in TAKEN_OUT):
+            return
+        if state is ExitState.DRAINING and row.state == ExitState.DISABLED:
+            message, mend = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
+            raise Problem(409, "nothing_to_drain", message, mend=mend)
+        _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
+        async with no_silent_shrink(work, [fleet.id]):
+            await declared.save_changes(work.unit, row, _switched(state, work.now), fleet.id)
+
+    async def remove(self, work: Work, row: ExitRow) -> None:
+        """Deregister an exit: its proxy, certificates and last heartbeat go with it.
+
+        Raises Problem: 409 when too little of its fleet would be left.
+        """
+        _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
+        async with no_silent_shrink(work, [fleet.id]):
+            await exits.deregister(work.unit, row, fleet.id)
+        work.forget_proxy(row.id)
+
+    async def show(self, look: Look, rows: Sequence[ExitRow]) -> list[ExitOut]:
+        owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
+        heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
+        rejections = await standing(look.session)
+        return [
+            ExitOut.of(
+                row,
+                **owners[row.pool_id],
+                parent=show_parent(row),
+                enabled=row.state != ExitState.DISABLED,
+                state=ExitState(row.state),
+                **_heard(heard.get(row.id)),
+                rejections=rejections.of_groups([ExitOverlay(row.id).key, _group_of(row).key]),
+            )
+            for row in rows
+        ]
+
+    async def best(self, look: Look, caller: Caller, country: str, fleet: str | None) -> ExitOut:
+        """The exit of a country that a request would be best served by now. Raises Problem (404) when none serves there.
+
+        Before others goes one that is no standby, then a healthy one, then the one with the least to do beside its weight, then
+        the one with the shortest round trips.
+        """
+        found = self._select().where(*self.visible(caller), declared.serving_in(country))
+        if fleet is not None:
+            found = found.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
+        shown = await self.show(look, (await look.session.execute(found)).all())
+        if not shown:
+            message, mend = f"no exit in {country} serves", "GET /api/v1/exits?country= tells what each one there lacks"
+            raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, mend, country)])
+        return min(shown, key=_rank)
+
+
+def _rank(shown: ExitOut) -> tuple[Any, ...]:
+    seen = shown.observation
+    rtt_ms = None if seen is None else seen.rtt_ms
+    load = shown.open_requests / (shown.weight * shown.share)
+    return shown.standby, shown.state is not ExitState.HEALTHY, load, math.inf if rtt_ms is None else rtt_ms, shown.name
+
+
+EXITS = Exits()
+
+
+def _heard(last: heartbeats.Heard | None) -> dict[str, Any]:
+    if last is None:
+        return {"last_heartbeat_at": None, "observation": None, "open_requests": 0, "month_gb": 0.0}
+    return {
+        "last_heartbeat_at": last.heard_at,
+        "observation": last.observation,
+        "open_requests": last.open_requests,
+        "month_gb": last.month_bytes / GB,
+    }
+
+
+async def add(
+    unit: Unit, pool: PoolRow, fields: dict[str, Any], *, state: ExitState, reason: str, now: datetime
+) -> ExitRow:
+    """A new exit in `pool` with the proxy that is its Envoy. Raises Problem (409) when the name is taken in the fleet."""
+    exit_id = uuid4()
+    shared = {name: fields[name] for name in _SHARED_FIELDS}
+    proxy = ProxyRow(id=exit_id, fleet_id=pool.fleet_id, role=Role.EXIT, created_at=now, **shared)
+    row = ExitRow(
+        id=exit_id,
+        pool_id=pool.id,
+        endpoint=endpoint_of(fields["address"]),
+        state=state,
+        state_reason=reason,
+        state_since=now,
+        created_at=now,
+        **fields,
+    )
+    with clashes(_clashing(fields["name"], pool.name)):
+        await declared.save(unit, proxy)
+        await declared.save(unit, row, pool.fleet_id)
+    return row
+
+
+async def update(unit: Unit, row: ExitRow, pool: PoolRow, fields: dict[str, Any]) -> None:
+    """Give a locked exit, and the proxy that is its Envoy, new values. Raises Problem (409) when a name is taken."""
+    if "address" in fields and fields["address"] != row.address:
+        fields["endpoint"] = endpoint_of(fields["address"])
+    with clashes(_clashing(fields.get("name", row.name), pool.name)):
+        if shared := {name: fields[name] for name in _SHARED_FIELDS if name in fields}:
+            proxy = await declared.find_proxy(unit.session, row.id)
+            assert proxy is not None, "an exit has a proxy"
+            await declared.save_changes(unit, proxy, shared)
+        await declared.save_changes(unit, row, fields, pool.fleet_id)
+
+
+def endpoint_of(address: str) -> str | None:
+    """What gateways dial at once: an IP address. A host name is resolved later, by the keeper."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return None
+
+
+def _group_of(row: ExitRow) -> ExitGroup | ParentGroup:
+    return ParentGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
+
+
+def _switched(state: ExitState, now: datetime) -> dict[str, Any]:
+    """The fields of a state that an operator decides on. What is enabled is not healthy yet: fail closed."""
+    return {"state": state, "state_reason": _SWITCHES[state], "state_since": now, "capped": False}
+
+
+def _clashing(name: str, pool: str) -> dict[str, Problem]:
+    taken = duplicate("/name", name, "another exit of the fleet has this name")
+    return {
+        "uq_proxy_fleet_id_role_name": taken,
+        "uq_exit_pool_id_name": taken,
+        "fk_exit_pool_id_pool": unknown("pool", "/pool", pool),
+        "fk_proxy_fleet_id_fleet": unknown("fleet", "/fleet", "", "the fleet was removed meanwhile"),
+    }

@@ -1,0 +1,60 @@
+"""Fleets as the API takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.features.rollouts.schemas import RejectedOut
+from api.http.field_types import LoopbackAddress, Name, Port, View, Wish, absent
+from api.kernel.collections.schemas import ListQuery, Pattern
+
+_EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
+
+
+class FirstListenerIn(Wish):
+    """Where the fleet's gateways take clients in."""
+
+    address: LoopbackAddress
+    port: Port
+
+
+class FirstListenerPatch(Wish):
+    address: LoopbackAddress = Field(default_factory=absent)
+    port: Port = Field(default_factory=absent)
+
+
+class FleetIn(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: Name
+    listener: FirstListenerIn | None = Field(
+        default=None, description="The listener `clients`. null: none yet, or leave it as it is."
+    )
+
+
+class FleetPatch(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"listener": {"port": 8081}}]})
+
+    name: Name = Field(default_factory=absent)
+    listener: FirstListenerPatch = Field(default_factory=absent)
+
+
+class FleetQuery(ListQuery):
+    name: Pattern | None = None
+
+
+class FirstListenerOut(View):
+    address: str
+    port: int
+
+
+class FleetOut(View):
+    id: UUID
+    name: str
+    listener: FirstListenerOut | None = Field(description="The listener `clients`; /listeners has them all.")
+    rejections: list[RejectedOut] = Field(description="What gateways refused of the fleet's listeners and routes.")
+    created_at: datetime

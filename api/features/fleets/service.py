@@ -1,0 +1,120 @@
+"""Fleets: gateways that share configuration. One is usually declared together with the listener of its gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from api.features.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
+from api.features.rollouts.rejections import standing
+from api.http.field_errors import FieldError
+from api.http.problems import Problem, clashes, duplicate, in_use, unknown
+from api.kernel.caller import Caller
+from api.kernel.collections.collection import Collection
+from api.kernel.context import Look
+from api.kernel.writes import Work
+from model.repositories import declared
+from model.tables import FleetRow, ListenerRow
+from xds.translate import names
+from xds.translate.scopes import GatewayGroup
+
+
+class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
+    name, kind = "fleets", "fleet"
+    table, wish, patch, view, query = FleetRow, FleetIn, FleetPatch, FleetOut, FleetQuery
+    volatile = frozenset({"rejections"})
+    has_fleet = False
+
+    def fleet_of(self) -> Any:
+        return col(FleetRow.id)
+
+    async def create(self, work: Work, wish: FleetIn) -> FleetRow:
+        """Raises Problem: 409 when the name is taken."""
+        work.caller.demand_all_fleets("a new fleet")
+        fleet = FleetRow(name=wish.name, created_at=work.now)
+        with clashes({"uq_fleet_name": _name_taken(wish.name)}):
+            await declared.save(work.unit, fleet)
+        if wish.listener is not None:
+            await declared.save(
+                work.unit, ListenerRow(fleet_id=fleet.id, created_at=work.now, **wish.listener.model_dump())
+            )
+        return fleet
+
+    async def change(self, work: Work, row: FleetRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 409 when the name, or the listener's address and port, are taken."""
+        listener: dict[str, Any] = fields.pop("listener", None) or {}
+        with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
+            await declared.save_changes(work.unit, row, fields)
+        if not listener:
+            return
+        first = await declared.lock_first_listener(work.session, row.id)
+        taken = duplicate("/listener/port", str(listener.get("port", "")), "another listener of the fleet is there")
+        with clashes({"uq_listener_fleet_id_address_port": taken}):
+            if first is not None:
+                await declared.save_changes(work.unit, first, listener)
+            elif {"address", "port"} <= listener.keys():
+                await declared.save(work.unit, ListenerRow(fleet_id=row.id, created_at=work.now, **listener))
+            else:
+                message = "the fleet has no first listener to change"
+                error = FieldError("/listener", message, "send its address and its port")
+                raise Problem(422, "no_listener", message, errors=[error])
+
+    async def remove(self, work: Work, row: FleetRow) -> None:
+        """With its listeners. Raises Problem: 409 while anything else is in it."""
+        work.caller.demand_all_fleets("removing a fleet")
+        for listener in await declared.listeners_of(work.session, row.id):
+            await declared.remove(work.unit, listener)
+        with clashes({f"fk_{table}_fleet_id_fleet": _in_use(row, what) for table, what in _CONTENTS.items()}):
+            await declared.remove(work.unit, row)
+
+    async def show(self, look: Look, rows: Sequence[FleetRow]) -> list[FleetOut]:
+        listeners = await declared.first_listeners(look.session, [row.id for row in rows])
+        rejections = await standing(look.session)
+        return [
+            FleetOut(
+                id=row.id,
+                name=row.name,
+                listener=_show_listener(listeners.get(row.id)),
+                rejections=rejections.of_groups(
+                    [GatewayGroup(row.id).key], names.GATEWAY_LISTENER, names.GATEWAY_ROUTES
+                ),
+                created_at=row.created_at,
+            )
+            for row in rows
+        ]
+
+
+FLEETS = Fleets()
+_CONTENTS = {
+    "pool": "pools",
+    "proxy": "proxies",
+    "route": "routes",
+    "user_account": "users",
+    "plan": "plans",
+    "server_certificate": "certificates",
+}
+"""Tables of what is in a fleet, and the collections of the API."""
+
+
+async def refer(session: AsyncSession, ref: str, field: str = "/fleet", caller: Caller | None = None) -> FleetRow:
+    """The fleet that a body names. Raises Problem (422), also for one that does not exist for the caller."""
+    found = await declared.find_fleet(session, ref)
+    if found is None or (caller is not None and not caller.sees(found.id)):
+        raise unknown("fleet", field, ref)
+    return found
+
+
+def _show_listener(row: ListenerRow | None) -> FirstListenerOut | None:
+    return None if row is None else FirstListenerOut(address=row.address, port=row.port)
+
+
+def _in_use(fleet: FleetRow, what: str) -> Problem:
+    mend = f"delete them first: GET /api/v1/{what}?fleet={fleet.name}"
+    return in_use("fleet", fleet.name, f"the fleet has {what}", mend)
+
+
+def _name_taken(name: str) -> Problem:
+    return duplicate("/name", name, "another fleet has this name")

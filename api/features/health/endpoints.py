@@ -1,0 +1,55 @@
+"""/health, /health/ready and /health/startup, for whoever watches over the process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from api.features.health.schemas import HealthOut, PartOut
+from api.kernel.context import ApiContext, Context
+from api.runtime.database_probe import DatabaseProbe
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+async def _probe_of(request: Request) -> DatabaseProbe:
+    probe: DatabaseProbe = request.app.state.probe
+    return probe
+
+
+Probe = Annotated[DatabaseProbe, Depends(_probe_of)]
+_NOT_YET: dict[int | str, dict[str, Any]] = {503: {"model": HealthOut, "description": "Not now"}}
+
+
+@router.get("")
+async def show_health(context: Context, probe: Probe) -> HealthOut:
+    """The process lives; `parts` says how its parts are."""
+    return await _look(context, probe)
+
+
+@router.get("/ready", responses=_NOT_YET)
+async def show_readiness(context: Context, probe: Probe, response: Response) -> HealthOut:
+    """Whether requests and streams should be sent here."""
+    health = await _look(context, probe)
+    if not health.ok:
+        response.status_code = 503
+    return health
+
+
+@router.get("/startup", responses=_NOT_YET)
+async def show_startup(context: Context, response: Response) -> HealthOut:
+    """Whether the process has started."""
+    started = context.started()
+    if not started:
+        response.status_code = 503
+    return HealthOut(ok=started, parts={})
+
+
+async def _look(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
+    reason = await probe.ask()
+    parts = {"database": PartOut(ok=reason is None, reason=reason or "")}
+    for name, ready in context.readiness.items():
+        ok = ready()
+        parts[name] = PartOut(ok=ok, reason="" if ok else "not ready")
+    return HealthOut(ok=all(part.ok for part in parts.values()), parts=parts)

@@ -1,0 +1,17 @@
+"""Health as the API shows it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from api.http.field_types import View
+
+
+class PartOut(View):
+    ok: bool
+    reason: str = ""
+
+
+class HealthOut(View):
+    ok: bool = Field(description="Whether every part is.")
+    parts: dict[str, PartOut]

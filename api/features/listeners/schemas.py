@@ -1,0 +1,69 @@
+"""Listeners as the API takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.http.field_types import Country, LoopbackAddress, Name, Port, Reference, ServerName, View, Wish, absent
+from api.kernel.collections.schemas import FleetListQuery
+
+ByServerName = Annotated[dict[ServerName, Country], Field(max_length=1_000)]
+
+
+class ListenerIn(Wish):
+    """Where the gateways of a fleet take clients in. A changed listener drains: its open tunnels end after a while."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "de", "fleet": "demo", "address": "127.0.0.1", "port": 8049, "country": "de"}]
+        }
+    )
+
+    name: Name
+    fleet: Reference
+    address: LoopbackAddress
+    port: Port
+    country: Country | None = Field(default=None, description="What a client wishes here that says nothing itself.")
+    pool: Reference | None = Field(default=None, description="Likewise; instead of a country.")
+    certificate: Reference | None = Field(
+        default=None, description="What it shows to clients; null: it speaks no TLS to them."
+    )
+    countries_by_server_name: ByServerName = Field(
+        default={}, description="What a client wishes that dialled this TLS server name and says nothing itself."
+    )
+
+
+class ListenerPatch(Wish):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"port": 8050}]})
+
+    name: Name = Field(default_factory=absent)
+    address: LoopbackAddress = Field(default_factory=absent)
+    port: Port = Field(default_factory=absent)
+    country: Country | None = Field(default_factory=absent)
+    pool: Reference | None = Field(default_factory=absent)
+    certificate: Reference | None = Field(default_factory=absent)
+    countries_by_server_name: ByServerName = Field(default_factory=absent)
+
+
+class ListenerQuery(FleetListQuery):
+    pool: Reference | None = None
+
+
+class ListenerOut(View):
+    id: UUID
+    name: str
+    fleet: str
+    fleet_id: UUID
+    address: str
+    port: int
+    country: str | None
+    pool: str | None
+    pool_id: UUID | None
+    certificate: str | None
+    certificate_id: UUID | None
+    countries_by_server_name: dict[str, str]
+    created_at: datetime | None = Field(description="null: before listeners were a collection.")

@@ -1,0 +1,132 @@
+"""Operators: who administers. What is written here is no configuration and makes no revision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.features.auth import second_factor
+from api.features.operators.schemas import KEEP, OperatorIn, OperatorOut, OperatorPatch, OperatorQuery
+from api.http.problems import Problem, clashes, duplicate, unknown
+from api.kernel.collections.collection import Collection
+from api.kernel.context import Look
+from api.kernel.roles import OperatorRole
+from api.kernel.writes import Work
+from api.runtime.passwords import Passwords, refuse_weak
+from model.audit_log import Entry
+from model.repositories import declared, logins, operators
+from model.repositories.operators import as_fleets
+from model.tables import OperatorRow
+
+_PASSWORDS = Passwords()
+
+
+class Operators(Collection[OperatorRow, OperatorIn, OperatorOut]):
+    name, kind = "operators", "operator"
+    table, wish, patch, view, query = OperatorRow, OperatorIn, OperatorPatch, OperatorOut, OperatorQuery
+    in_fleets = has_fleet = False
+    volatile = frozenset({"last_login_at"})
+
+    async def create(self, work: Work, wish: OperatorIn) -> OperatorRow:
+        """Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken."""
+        fields = await _stored(work, wish.model_dump(), wish.name)
+        row = OperatorRow(created_at=work.now, **fields)
+        with clashes(_taken(fields)):
+            await operators.save(work.session, row)
+        _audit(work, "created", row, [name for name, value in fields.items() if value not in (None, False)])
+        return row
+
+    async def change(self, work: Work, row: OperatorRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 422 likewise, 409 likewise, or when it would leave nobody who may do everything."""
+        stored = await _stored(work, fields, fields.get("name", row.name))
+        with clashes(_taken(stored)):
+            changed = await operators.save_changes(work.session, row, stored)
+        await _demand_an_admin(work.session)
+        if "password_hash" in changed or row.disabled:
+            await logins.end_sessions(work.session, row.id)
+        if changed:
+            _audit(work, "changed", row, changed)
+
+    async def remove(self, work: Work, row: OperatorRow) -> None:
+        """Raises Problem (409) for the last who may do everything."""
+        await operators.remove(work.session, row)
+        await _demand_an_admin(work.session)
+        work.unit.audit(Entry("deleted", self.kind, str(row.id)))
+
+    async def lock(self, work: Work, ref: str, fleet: str | None = None) -> OperatorRow:
+        """One at a time, so that no two take away each other, and nobody is left."""
+        await operators.hold_admins(work.session)
+        return await super().lock(work, ref, fleet)
+
+    async def show(self, look: Look, rows: Sequence[OperatorRow]) -> list[OperatorOut]:  # noqa: ARG002 - the base class's
+        return [_show(row) for row in rows]
+
+
+async def _stored(work: Work, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What was sent, as the table has it."""
+    stored = dict(fields)
+    if "fleets" in stored:
+        stored["fleet_ids"] = await resolve_fleets(work, stored.pop("fleets"))
+    if stored.pop("has_totp", None) is False:
+        stored |= {"totp_secret": None, "totp_step": None}
+    password = stored.pop("password", KEEP)
+    if password is None:
+        stored["password_hash"] = None
+    elif password != KEEP:
+        refuse_weak(password, name)
+        stored["password_hash"] = await _PASSWORDS.make(password)
+    return stored
+
+
+async def resolve_fleets(work: Work, refs: Iterable[str] | None) -> list[str] | None:
+    """The ids, in order, of the fleets that a body names. Raises Problem (422) for one that there is not for the caller."""
+    if refs is None:
+        return None
+    found = set()
+    for place, ref in enumerate(refs):
+        fleet = await declared.find_fleet(work.session, ref)
+        if fleet is None or not work.caller.sees(fleet.id):
+            raise unknown("fleet", f"/fleets/{place}", ref)
+        found.add(str(fleet.id))
+    return sorted(found)
+
+
+async def _demand_an_admin(session: AsyncSession) -> None:
+    if not await operators.count_admins(session):
+        message = "this is the last enabled admin of all fleets"
+        raise Problem(409, "last_admin", message, mend="make another one first: POST /api/v1/operators")
+
+
+def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
+    subject = fields.get("oidc_subject") or ""
+    return {
+        "uq_operator_name": duplicate("/name", fields.get("name", ""), "another operator has this name"),
+        "uq_operator_oidc_subject": duplicate("/oidc_subject", subject, "another operator has this account"),
+    }
+
+
+def _audit(work: Work, action: str, row: OperatorRow, fields: Iterable[str]) -> None:
+    """Which fields, and no more: what they hold are people's data."""
+    work.unit.audit(Entry(action, "operator", str(row.id), detail={"fields": sorted(fields)}))
+
+
+def _show(row: OperatorRow) -> OperatorOut:
+    fleets = as_fleets(row.fleet_ids)
+    return OperatorOut(
+        id=row.id,
+        name=row.name,
+        role=OperatorRole(row.role),
+        fleets=None if fleets is None else sorted(fleets, key=UUID.__str__),
+        has_password=row.password_hash is not None,
+        has_totp=second_factor.is_enabled(row),
+        oidc_subject=row.oidc_subject,
+        disabled=row.disabled,
+        last_login_at=row.last_login_at,
+        created_at=row.created_at,
+    )
+
+
+OPERATORS = Operators()

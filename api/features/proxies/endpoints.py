@@ -1,0 +1,36 @@
+"""The collection /proxies."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query
+
+from api.features.proxies import held_config
+from api.features.proxies.schemas import ConfigOut
+from api.features.proxies.service import PROXIES
+from api.http.openapi import for_operators
+from api.http.parameters import Id
+from api.kernel.caller import Caller, Permit
+from api.kernel.collections.router import CHANGE, DELETE, READ, router_of
+from api.kernel.context import Context
+
+Resource = Annotated[
+    str | None,
+    Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="Only this one, with its content as JSON."),
+]
+Differences = Annotated[bool, Query(description="Only what differs.")]
+router = router_of(PROXIES, can=frozenset({READ, CHANGE, DELETE}))
+
+
+@router.get("/{proxy_id}/config", responses=for_operators(404, 422))
+async def read_config(
+    proxy_id: Id,
+    context: Context,
+    caller: Annotated[Caller, Depends(Permit("proxies"))],
+    *,
+    resource: Resource = None,
+    differences: Differences = False,
+) -> ConfigOut:
+    """The resources that the proxy holds, and the difference to what it should hold, as of now."""
+    return await held_config.show(context.database, caller, proxy_id, resource=resource, differences=differences)

@@ -1,0 +1,119 @@
+"""Proxies: the Envoys under control, gateways and those of exits. They come by enrolment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from api.features.proxies.schemas import (
+    AtOut,
+    LastHeartbeatOut,
+    ProxyIn,
+    ProxyOut,
+    ProxyPatch,
+    ProxyQuery,
+    SyncOut,
+    SyncStatus,
+)
+from api.features.rollouts.rejections import standing
+from api.http.field_errors import FieldError
+from api.http.paths import PATH_FIELDS
+from api.http.problems import Problem, in_use
+from api.kernel.collections.collection import Collection
+from api.kernel.context import Look
+from api.kernel.writes import Work
+from model.repositories import declared, heartbeats, sync
+from model.tables import HeartbeatRow, ProxyRow, SyncRow
+from model.world import Role
+
+
+class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
+    """`heard_since` tells from when on a proxy must have been heard of to count as connected."""
+
+    name, kind = "proxies", "proxy"
+    table, wish, patch, view, query = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
+    has_name = False
+    volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
+
+    async def change(self, work: Work, row: ProxyRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 409 for the Envoy of an exit, which changes with it."""
+        if row.role == Role.EXIT:
+            message, mend = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
+            error = FieldError(PATH_FIELDS["proxy"], message, mend, str(row.id))
+            raise Problem(409, "envoy_of_exit", message, errors=[error])
+        await declared.save_changes(work.unit, row, fields)
+
+    async def remove(self, work: Work, row: ProxyRow) -> None:
+        """Deregister a gateway. Raises Problem: 409 for the Envoy of an exit."""
+        if row.role == Role.EXIT:
+            mend = f"remove the exit: DELETE /api/v1/exits/{row.id}"
+            raise in_use("proxy", str(row.id), "this is the Envoy of an exit", mend)
+        await declared.remove(work.unit, row)
+        await heartbeats.forget(work.session, row.id)
+        await sync.forget(work.session, row.id)
+        work.forget_proxy(row.id)
+
+    async def show(self, look: Look, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
+        ids = [row.id for row in rows]
+        owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
+        heard = await heartbeats.of_proxies(look.session, ids)
+        standings = await sync.of_proxies(look.session, ids)
+        rejections = await standing(look.session)
+        return [
+            ProxyOut.of(
+                row,
+                role=Role(row.role),
+                fleet=owners[row.fleet_id],
+                connected=_is_connected(heard.get(row.id), look.heard_since),
+                last_heartbeat=_show_heartbeat(heard.get(row.id)),
+                sync=[show_sync(each) for each in standings.get(row.id, ())],
+                rejections=rejections.by_proxy(row.id),
+            )
+            for row in rows
+        ]
+
+
+PROXIES = Proxies()
+
+
+def _is_connected(beat: HeartbeatRow | None, heard_since: datetime) -> bool:
+    return beat is not None and beat.heard_at >= heard_since and not beat.leaving
+
+
+def _show_heartbeat(row: HeartbeatRow | None) -> LastHeartbeatOut | None:
+    if row is None:
+        return None
+    return LastHeartbeatOut(
+        at=row.heard_at,
+        tunnel="up" if row.tunnel_up else "down",
+        envoy="up" if row.envoy_up else "down",
+        leaving=row.leaving,
+        reason=row.reason,
+        version=row.version,
+    )
+
+
+def show_sync(row: SyncRow) -> SyncOut:
+    """Where a proxy stands for a type."""
+    return SyncOut(
+        type_url=row.type_url,
+        status=_status(row),
+        connected=row.replica is not None,
+        desired=_at_revision(row.wanted_revision, row.wanted_at),
+        sent=_at_revision(row.sent_revision, row.sent_at),
+        acknowledged=_at_revision(row.accepted_revision, row.accepted_at),
+        rejected=_at_revision(row.rejected_revision, row.rejected_at),
+        detail=row.detail,
+    )
+
+
+def _status(row: SyncRow) -> SyncStatus:
+    accepted, rejected = row.accepted_revision or 0, row.rejected_revision or 0
+    if rejected > accepted:
+        return "rejected"
+    return "accepted" if row.accepted_revision is not None and accepted >= row.wanted_revision else "pending"
+
+
+def _at_revision(revision: int | None, at: datetime | None) -> AtOut | None:
+    return None if revision is None or at is None else AtOut(revision=revision, at=at)

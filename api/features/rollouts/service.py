@@ -1,0 +1,66 @@
+"""Rollouts: what of a fleet's configuration is being tried, or held back, and the word that lets it through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.features.fleets.service import FLEETS
+from api.features.rollouts.schemas import ChangeSetOut, GroupOut, ResourceOut, RolloutOut
+from api.kernel.caller import Caller
+from api.kernel.writes import Work
+from model.repositories import rollout
+from model.tables import RolloutRow
+
+
+async def show(session: AsyncSession, caller: Caller, ref: str) -> RolloutOut:
+    """Raises Problem (404)."""
+    fleet = await FLEETS.find(session, caller, ref)
+    return await _show(session, fleet.id)
+
+
+async def approve(work: Work, ref: str) -> RolloutOut:
+    """Let the next change of a fleet take more than half of what there is. Raises Problem (404)."""
+    fleet = await FLEETS.find(work.session, work.caller, ref)
+    await rollout.approve(work.unit, fleet.id)
+    return await _show(work.session, fleet.id)
+
+
+async def withdraw(work: Work, ref: str) -> RolloutOut:
+    """Take that back. Raises Problem (404)."""
+    fleet = await FLEETS.find(work.session, work.caller, ref)
+    await rollout.withdraw_approval(work.unit, fleet.id)
+    return await _show(work.session, fleet.id)
+
+
+async def _show(session: AsyncSession, fleet_id: UUID) -> RolloutOut:
+    rows = await rollout.rollouts_of(session, fleet_id)
+    return RolloutOut(
+        settled=not rows,
+        shrink_approved=await rollout.is_approved(session, fleet_id),
+        groups=[_show_group(row) for row in rows],
+    )
+
+
+def _show_group(row: RolloutRow) -> GroupOut:
+    return GroupOut(group=row.group, at=row.at, change_sets=_show_change_sets(row.change_sets))
+
+
+def _show_change_sets(stored: Sequence[dict[str, Any]]) -> list[ChangeSetOut]:
+    return [
+        ChangeSetOut(
+            id=each["change_set"],
+            given_to=each["given_to"],
+            reason=each["reason"],
+            canaries=each["canaries"],
+            resources=[
+                ResourceOut(type_url=type_url, name=name, version=version)
+                for type_url, name, version in each["resources"]
+            ],
+        )
+        for each in stored
+        if each["given_to"] != "everybody"
+    ]

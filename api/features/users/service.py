@@ -1,0 +1,80 @@
+"""Users: who uses gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement
+from sqlmodel import col
+
+from api.features.fleets import service as fleets
+from api.features.users.schemas import UserIn, UserOut, UserPatch, UserQuery
+from api.http.problems import clashes, duplicate, unknown
+from api.kernel.collections.collection import Collection
+from api.kernel.context import Look
+from api.kernel.writes import Work
+from model.repositories import declared
+from model.tables import PlanRow, UserRow
+
+
+class Users(Collection[UserRow, UserIn, UserOut]):
+    name, kind = "users", "user"
+    table, wish, patch, view, query = UserRow, UserIn, UserPatch, UserOut, UserQuery
+
+    def filters(self, query: UserQuery) -> list[ColumnElement[bool]]:
+        found = []
+        if query.group is not None:
+            found.append(col(UserRow.group) == query.group)
+        if query.plan is not None:
+            found.append(col(UserRow.plan_id).in_(declared.ids_of(PlanRow, query.plan)))
+        return found
+
+    async def create(self, work: Work, wish: UserIn) -> UserRow:
+        """Raises Problem: 422 for an unknown fleet or plan, 409 when the name is taken."""
+        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
+        plan_id = await _plan(work, fleet.id, wish.plan)
+        row = UserRow(fleet_id=fleet.id, name=wish.name, group=wish.group, plan_id=plan_id, created_at=work.now)
+        gone = {"fk_user_account_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
+        with clashes(_clashing(wish.name, wish.plan) | gone):
+            return await declared.save(work.unit, row)
+
+    async def change(self, work: Work, row: UserRow, fields: dict[str, Any]) -> None:
+        """Raises Problem: 422 for an unknown plan, 409 when the name is taken."""
+        await self.stay(work, row, fields)
+        plan = fields.get("plan")
+        if "plan" in fields:
+            fields["plan_id"] = await _plan(work, row.fleet_id, fields.pop("plan"))
+        with clashes(_clashing(fields.get("name", ""), plan)):
+            await declared.save_changes(work.unit, row, fields)
+
+    async def remove(self, work: Work, row: UserRow) -> None:
+        await declared.remove(work.unit, row)
+
+    async def show(self, look: Look, rows: Sequence[UserRow]) -> list[UserOut]:
+        owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
+        plans = await declared.names_of(look.session, PlanRow, {row.plan_id for row in rows if row.plan_id})
+        return [
+            UserOut.of(row, fleet=owners[row.fleet_id], plan=plans[row.plan_id] if row.plan_id else None)
+            for row in rows
+        ]
+
+
+USERS = Users()
+
+
+async def _plan(work: Work, fleet_id: UUID, ref: str | None) -> UUID | None:
+    if ref is None:
+        return None
+    found = await declared.find_named(work.session, PlanRow, fleet_id, ref)
+    if found is None:
+        raise unknown("plan", "/plan", ref, "the fleet has no such plan")
+    return found.id
+
+
+def _clashing(name: str, plan: str | None) -> dict[str, Any]:
+    return {
+        "uq_user_account_fleet_id_name": duplicate("/name", name, "another user of the fleet has this name"),
+        "fk_user_account_plan_id_plan": unknown("plan", "/plan", plan or ""),
+    }

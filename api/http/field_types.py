@@ -1,0 +1,252 @@
+"""The types of fields that more than one schema has, each with a refusal that says the mend."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from api.http.validators import bad_value
+from model.locality import LOCALITY_PATTERN
+from model.locality import Locality as Place
+
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = re.compile(NAME_PATTERN)
+_USER_NAME = re.compile(r"[a-z0-9]([a-z0-9_.]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_HOST_NAME_MAX = 253
+_ALIASES = {"uk": "gb"}
+"""Codes that ISO 3166 reserves for a country which has another."""
+
+
+class Wish(BaseModel):
+    """What a client sends: exactly the declared fields, each of its own type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class View(BaseModel):
+    """What the API shows."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    @classmethod
+    def of(cls, row: Any, **more: Any) -> Self:
+        """What is stored, with what is not."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields if name not in more}, **more)
+
+
+def absent() -> Any:
+    """The default of a field of a change that need not be there, yet may not be null; see `model_fields_set`."""
+    return None
+
+
+def as_id(text: str) -> UUID | None:
+    """The UUID that `text` is, if it is one in its usual form."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text.lower() else None
+
+
+def as_reference(text: str) -> str | None:
+    """A name or an id as the repositories look them up; None for what can be neither."""
+    parsed = as_id(text)
+    if parsed is not None:
+        return str(parsed)
+    return text if _NAME.fullmatch(text) else None
+
+
+def _check_name(value: str) -> str:
+    mend = "use 1 to 63 lower-case letters, digits and inner hyphens"
+    if not _NAME.fullmatch(value):
+        raise bad_value("bad_name", "this is not a name", mend)
+    try:
+        UUID(value)
+    except ValueError:
+        return value
+    raise bad_value("bad_name", "a name must not look like an id", mend + ", and not 32 hexadecimal digits")
+
+
+def _check_reference(value: str) -> str:
+    found = as_reference(value)
+    if found is None:
+        raise bad_value("bad_reference", "this is neither a name nor an id", "send the name or the id of one")
+    return found
+
+
+@cache
+def _country_codes() -> frozenset[str]:
+    # imported for the first country that is checked: the list takes longer than the rest of this module
+    import pycountry  # noqa: PLC0415
+
+    return frozenset(country.alpha_2.lower() for country in pycountry.countries)
+
+
+def _check_country(value: str) -> str:
+    code = value.lower()
+    code = _ALIASES.get(code, code)
+    if code not in _country_codes():
+        mend = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
+        raise bad_value("bad_country", "this is not a country code of ISO 3166-1", mend)
+    return code
+
+
+def _parse_ip(value: str) -> IPv4Address | IPv6Address:
+    try:
+        # a zone has a meaning on one host only
+        return ip_address(value if "%" not in value else "")
+    except ValueError as error:
+        mend = "send an IPv4 or IPv6 address without a port or a zone"
+        raise bad_value("bad_address", "this is not an IP address", mend) from error
+
+
+def _check_ip(value: str) -> str:
+    return str(_parse_ip(value))
+
+
+def _check_source(value: str) -> str:
+    address = _parse_ip(value)
+    if address.is_unspecified or address.is_multicast:
+        raise bad_value("bad_address", "nothing can be sent from this address", "send an address of the exit's host")
+    return str(address)
+
+
+def _check_loopback(value: str) -> str:
+    address = _parse_ip(value)
+    if not address.is_loopback:
+        raise bad_value(
+            "not_loopback",
+            "clients do not authenticate yet, so a listener binds to loopback only",
+            "use 127.0.0.1 or ::1",
+        )
+    return str(address)
+
+
+def _check_host(value: str) -> str:
+    try:
+        address = ip_address(value)
+    except ValueError:
+        return _check_host_name(value)
+    if "%" in value or address.is_unspecified or address.is_multicast:
+        mend = "send a unicast IP address without a zone, or a host name"
+        raise bad_value("bad_host", "gateways cannot dial this address", mend)
+    return str(address)
+
+
+def _check_host_name(value: str) -> str:
+    labels = value.lower().split(".")
+    # RFC 1123, section 2.1: a name whose last label is numeric would be taken for an address
+    if len(value) > _HOST_NAME_MAX or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
+        mend = "send an IP address or a host name such as exit-1.example.net (other alphabets as xn--)"
+        raise bad_value("bad_host", "this is neither an IP address nor a host name", mend)
+    return value.lower()
+
+
+def _check_locality(value: str) -> str:
+    try:
+        return str(Place.parse(value))
+    except ValueError as error:
+        mend = "send a region, or region/zone, each of 1 to 63 lower-case letters, digits and hyphens"
+        raise bad_value("bad_locality", "this is not a locality", mend) from error
+
+
+def _check_city(value: str) -> str:
+    plain = unicodedata.normalize("NFKD", value).lower()
+    city = "".join(character for character in plain if character.isascii() and character.isalnum())
+    if not city:
+        raise bad_value("bad_city", "this is not a city", "send its name with Latin letters, for example berlin")
+    return city
+
+
+def _check_user_name(value: str) -> str:
+    if not _USER_NAME.fullmatch(value):
+        mend = "use 1 to 63 lower-case letters, digits, _ and . (a - separates the wishes that follow a name)"
+        raise bad_value("bad_user_name", "this is not a user's name", mend)
+    return value
+
+
+def _check_server_name(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        return _check_host_name(value)
+    raise bad_value("bad_server_name", "clients name no address in TLS", "send a host name")
+
+
+def _check_domain(value: str) -> str:
+    return _check_host_name(value.removeprefix("*").removeprefix("."))
+
+
+def _check_network(value: str) -> str:
+    try:
+        return str(ip_network(value if "%" not in value else "", strict=True))
+    except ValueError as error:
+        mend = "send CIDR whose host bits are zero, for example 192.0.2.0/24 or 2001:db8::/32"
+        raise bad_value("bad_network", "this is not a network", mend) from error
+
+
+def _check_ports(value: str) -> str:
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value, re.ASCII)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high <= 65535:
+        raise bad_value("bad_ports", "this is neither a port nor a range of them", "send 443 or 8000-8999")
+    return f"{low}-{high}" if low < high else str(low)
+
+
+def _check_time_of_day(value: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d|24:00", value, re.ASCII):
+        raise bad_value("bad_time", "this is not a time of day", "send hours and minutes in UTC, for example 09:30")
+    return value
+
+
+def _check_text(value: str) -> str:
+    # PostgreSQL has no NUL in text; the other controls would only deceive whoever reads them
+    if _CONTROLS.search(value):
+        raise bad_value("bad_text", "this holds control characters", "send printable text")
+    return value
+
+
+def _described(kind: str, example: str, **more: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": kind, "examples": [example], **more})
+
+
+Name = Annotated[str, AfterValidator(_check_name), _described("A name", "us-1", pattern=f"^{NAME_PATTERN}$")]
+Reference = Annotated[str, AfterValidator(_check_reference), _described("A name or an id", "demo")]
+Country = Annotated[
+    str,
+    AfterValidator(_check_country),
+    _described("ISO 3166-1 alpha-2, or `uk` for `gb`", "us", pattern="^[A-Za-z]{2}$"),
+]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True, examples=[8443])]
+IpAddress = Annotated[str, AfterValidator(_check_ip), _described("An IP address", "0.0.0.0")]  # noqa: S104 - an example
+SourceAddress = Annotated[str, AfterValidator(_check_source), _described("An IP address to send from", "192.0.2.10")]
+LoopbackAddress = Annotated[str, AfterValidator(_check_loopback), _described("A loopback address", "127.0.0.1")]
+Host = Annotated[str, AfterValidator(_check_host), _described("An IP address or a host name", "198.51.100.7")]
+Locality = Annotated[
+    str,
+    AfterValidator(_check_locality),
+    _described("A region, or a region and a zone", "eu-west/a", pattern=f"^{LOCALITY_PATTERN}$"),
+]
+City = Annotated[
+    str,
+    Field(max_length=100),
+    AfterValidator(_check_city),
+    _described("A city; case, spaces and marks do not matter", "berlin", maxLength=100),
+]
+UserName = Annotated[str, AfterValidator(_check_user_name), _described("A user's name", "alice")]
+ServerName = Annotated[str, AfterValidator(_check_server_name), _described("A host name", "de.gateway.example")]
+Domain = Annotated[
+    str, AfterValidator(_check_domain), _described("A domain, which stands for all below it too", "example.com")
+]
+Network = Annotated[str, AfterValidator(_check_network), _described("CIDR", "192.0.2.0/24")]
+Ports = Annotated[str, AfterValidator(_check_ports), _described("A port, or a range of them", "8000-8999")]
+TimeOfDay = Annotated[str, AfterValidator(_check_time_of_day), _described("Hours and minutes, in UTC", "09:30")]
+Text = Annotated[str, AfterValidator(_check_text)]

@@ -1,0 +1,103 @@
+"""Reading request bodies: JSON only, at most 1 MiB, and nothing that a later step could choke on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any, NoReturn
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from api.http.problems import Problem
+
+BODY_MAX_BYTES = 1024 * 1024
+LONG_BODY_MAX_BYTES = 16 * BODY_MAX_BYTES
+"""For a document with all that is declared."""
+
+
+class JsonRequest(Request):
+    """A request whose `body` is bounded while it streams in, and whose `json` is strict."""
+
+    max_bytes = BODY_MAX_BYTES
+
+    async def body(self) -> bytes:
+        """The body. Raises Problem: 415 unless it says JSON, 413 when it is over `max_bytes`, 400 when it is empty."""
+        self._check_type()
+        if not await self.content():
+            raise _not_json("the body is empty")
+        return self._body
+
+    async def content(self) -> bytes:
+        """What was sent, be it nothing. Raises Problem (413)."""
+        if not hasattr(self, "_body"):
+            self._body = await self._read()
+        return self._body
+
+    async def json(self) -> Any:
+        """The parsed body. Raises Problem (400) when it is not JSON."""
+        try:
+            return json.loads((await self.body()).decode(), parse_constant=_refuse_constant)
+        except RecursionError as error:
+            raise _not_json("the body is nested too deeply") from error
+        except json.JSONDecodeError as error:
+            raise _not_json(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
+        except ValueError as error:  # bytes that are not UTF-8, numbers of thousands of digits
+            raise _not_json("the body holds what is no UTF-8 text or no usable number") from error
+
+    def _check_type(self) -> None:
+        given = self.headers.get("content-type", "")
+        parsed = Message()
+        parsed["content-type"] = given
+        if parsed.get_content_type() != "application/json" or parsed.get_content_charset("utf-8") != "utf-8":
+            message = f"the body's content type is {given[:100] or 'not given'!r}"
+            raise Problem(415, "not_json_type", message, mend="send Content-Type: application/json")
+
+    async def _read(self) -> bytes:
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        body = bytearray()
+        async for chunk in self.stream():
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise _too_large(self.max_bytes)
+        return bytes(body)
+
+
+class LongJsonRequest(JsonRequest):
+    max_bytes = LONG_BODY_MAX_BYTES
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body as JsonRequest does."""
+
+    request: type[JsonRequest] = JsonRequest
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(self.request(request.scope, request.receive))
+
+        return handle
+
+
+class LongJsonRoute(JsonRoute):
+    request = LongJsonRequest
+
+
+def _not_json(reason: str) -> Problem:
+    return Problem(400, "not_json", f"the body is not JSON: {reason}", mend="send one JSON object in UTF-8")
+
+
+def _too_large(max_bytes: int) -> Problem:
+    # what was not read stays in the connection, which therefore cannot carry another request
+    headers = {"Connection": "close"}
+    message = f"the body is over {max_bytes} bytes"
+    return Problem(413, "too_large", message, mend="send less in one request", headers=headers)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)

@@ -1,0 +1,28 @@
+"""What the authentication of operators works with; one replica has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from api.runtime.oidc import Provider
+from api.runtime.passwords import Passwords
+from api.runtime.tokens import SigningKey
+from model.database import Database
+from model.repositories import operators
+
+
+@dataclass(slots=True)
+class Auth:
+    """`provider` is where operators may log in by OIDC; None: nowhere."""
+
+    signing_key: SigningKey = field(default_factory=SigningKey)
+    passwords: Passwords = field(default_factory=Passwords)
+    provider: Provider | None = None
+    _has_operators: bool = False
+
+    async def has_operators(self, database: Database) -> bool:
+        """Whether there is an operator; once there was one, it is not asked again."""
+        if not self._has_operators:
+            async with database.session() as session:
+                self._has_operators = await operators.any_operator(session)
+        return self._has_operators

@@ -1,0 +1,165 @@
+"""Services on loopback that say what a test wants: sources over HTTP, and resolvers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import dns.message
+import dns.rrset
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from agent.config.settings import Exit
+from agent.egress.types import Place, Sight
+from model.endpoint import Endpoint
+
+IPINFO = {
+    "ip": "198.51.100.9",
+    "country": "US",
+    "city": "Ashburn",
+    "org": "AS64500 Example",
+    "timezone": "America/New_York",
+}
+IP_API = {
+    "status": "success",
+    "query": "198.51.100.9",
+    "country": "United States",
+    "countryCode": "US",
+    "city": "Ashburn",
+    "isp": "AS64500 Example",
+    "timezone": "America/New_York",
+}
+SEEN = Sight("198.51.100.9", Place("us", "Ashburn", "AS64500 Example", "America/New_York"))
+
+
+def an_exit(*sources: URL, **more) -> Exit:
+    return Exit("us", "192.0.2.1", 8443, sources=sources, **more)
+
+
+class Source:
+    """Says what the test wants, to whoever asks and wherever."""
+
+    def __init__(self) -> None:
+        self.answers: list[web.Response] = []
+        self.asked: list[str] = []
+        """From which address, each time."""
+        self.paths: list[str] = []
+        self.url = URL()
+
+    def say(self, said: object) -> None:
+        self.answers = [web.json_response(said)] if not isinstance(said, web.Response) else [said]
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.remote)
+        self.paths.append(request.path)
+        given = self.answers[0]
+        return web.Response(status=given.status, body=given.body, headers=given.headers)
+
+
+@pytest.fixture
+async def make_source():
+    """`await make_source(host)`: one more source, on an address of loopback."""
+    runners = []
+
+    async def make(host: str = "127.0.0.1", said: object = IPINFO) -> Source:
+        made = Source()
+        app = web.Application()
+        app.router.add_get("/{path:.*}", made.answer)
+        runner = web.AppRunner(app)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, host, 0).start()
+        port = runner.addresses[0][1]
+        made.url = URL.build(scheme="http", host=host, port=port, path="/json")
+        made.say(said)
+        return made
+
+    yield make
+    for runner in runners:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def source(make_source):
+    return await make_source()
+
+
+Reply = Callable[[dns.message.Message], list[bytes]]
+
+
+@dataclass
+class Resolver(asyncio.DatagramProtocol):
+    """Answers each question by UDP, and by TCP, with what the test says."""
+
+    reply: Reply
+    by_tcp: Reply | None = None
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Name and type of each question."""
+    endpoint: Endpoint | None = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        for answer in self.reply(self.note(data)):
+            self.transport.sendto(answer, addr)
+
+    async def serve(self, reader, writer):
+        query = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+        for answer in self.by_tcp(self.note(query)):
+            writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    def note(self, data):
+        query = dns.message.from_wire(data)
+        question = query.question[0]
+        self.asked.append((question.name.to_text(omit_final_dot=True), question.rdtype.name))
+        return query
+
+
+def saying(*records: str) -> Reply:
+    """Answers `TXT "a" "b"` or `A 192.0.2.1`, as master files write them, to questions of that type and none to others."""
+
+    def reply(query: dns.message.Message) -> list[bytes]:
+        answer, question = dns.message.make_response(query), query.question[0]
+        for record in records:
+            kind, _, text = record.partition(" ")
+            if kind == question.rdtype.name:
+                answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", kind, text))
+        return [answer.to_wire()]
+
+    return reply
+
+
+async def _listen_by_both(resolver: Resolver) -> tuple[asyncio.Server, asyncio.BaseTransport, int]:
+    """One port for TCP and for UDP: what the kernel gives for the one may be somebody else's for the other."""
+    loop = asyncio.get_running_loop()
+    while True:
+        transport, _ = await loop.create_datagram_endpoint(lambda: resolver, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        try:
+            return await asyncio.start_server(resolver.serve, "127.0.0.1", port), transport, port
+        except OSError:
+            transport.close()
+
+
+@pytest.fixture
+async def make_resolver():
+    """`await make_resolver(reply)`: a resolver on loopback."""
+    made = []
+
+    async def make(reply: Reply, by_tcp: Reply | None = None) -> Resolver:
+        resolver = Resolver(reply, by_tcp)
+        server, transport, port = await _listen_by_both(resolver)
+        resolver.endpoint = Endpoint("127.0.0.1", port)
+        made.append((server, transport))
+        return resolver
+
+    yield make
+    for server, transport in made:
+        transport.close()
+        server.close()

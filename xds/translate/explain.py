@@ -1,0 +1,258 @@
+"""Why a request goes where it goes, without a gateway: the routes and pools of a World, taken one by one.
+
+It reads what is declared, not what that was compiled to, so that each can be held against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final
+from uuid import UUID
+
+from model.locality import Locality
+from model.world import (
+    FIRST_LISTENER,
+    SERVING,
+    Allow,
+    Deny,
+    Exit,
+    Listener,
+    Match,
+    Pool,
+    Route,
+    ToPools,
+    Window,
+    World,
+)
+from xds.translate import direct_responses
+from xds.translate.client_intent import (
+    NOWHERE,
+    Place,
+    Target,
+    Wish,
+    understand_target,
+    understand_wish,
+    understood_name,
+)
+from xds.translate.default_routes import Served, what_is_served
+from xds.translate.destinations import Destination, destinations
+from xds.translate.direct_responses import Refusal
+from xds.translate.endpoints import distance, is_offered
+from xds.translate.fleet_index import pools_of, routes_of
+from xds.translate.gateway_routes import in_order
+from xds.translate.match_failures import Because
+
+_DAY: Final = 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks a gateway of a fleet for, and when.
+
+    `listener_id` None is the fleet's first one. `wish` and `session` are what the client's headers say, `user_name` what it
+    gives as the proxy's user name, with all that stands there (`alice-country-de`), `server_name` the name that it dialled
+    with TLS. `day` (0: Monday) and `minute` of it are UTC.
+    """
+
+    target_host: str
+    target_port: int
+    listener_id: UUID | None = None
+    server_name: str = ""
+    user_name: str = ""
+    wish: Place = NOWHERE
+    session: str | None = None
+    day: int = 0
+    minute: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A route that was looked at, and the first of its conditions that did not hold; None for the one that decided."""
+
+    route: Route
+    failed: Because | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExitSeen:
+    """An exit of a pool, and why it would serve nobody (empty: it would).
+
+    Of those that would, the ones with the lowest `distance` are used first: 0 is the gateway's zone, 1 its region, 2 elsewhere;
+    and those on standby when no other would.
+    """
+
+    exit: Exit
+    distance: int
+    why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSeen:
+    """A pool and its exits, in the order in which a gateway prefers them."""
+
+    pool: Pool
+    exits: tuple[ExitSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One of the ways that a request may go, with its share: pools in order, each when those before it have no exit."""
+
+    weight: int
+    pools: tuple[PoolSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a gateway makes of a request: where it goes, or why it is refused."""
+
+    listener: Listener
+    wish: Wish
+    group: str | None
+    target: Target
+    tried: tuple[Tried, ...]
+    """The routes that were looked at, in order; the last one decided if it failed in nothing."""
+    ways: tuple[Way, ...]
+    refusal: Refusal | None
+    """Of a request that goes nowhere. One that goes somewhere is answered with 503 if none of the exits there would serve."""
+
+
+def explain(world: World, fleet_id: UUID, request: Request, seen_from: Locality | None = None) -> Explanation | None:
+    """What the gateways of a fleet make of a request, as one that stands at `seen_from` does it.
+
+    None if the fleet has no such listener.
+    """
+    listener = _listener(world, fleet_id, request.listener_id)
+    if listener is None:
+        return None
+    wish = _wish(world, listener, request)
+    group = _group(world, fleet_id, wish.user)
+    target = understand_target(request.target_host, request.target_port)
+    tried: list[Tried] = []
+    decided = _decide(world, fleet_id, wish, group, target, request, tried)
+    ways: tuple[Way, ...] = ()
+    if not isinstance(decided, Refusal):
+        ways = tuple(
+            Way(each.weight, tuple(_pool_seen(world, pool, seen_from) for pool in each.pools)) for each in decided
+        )
+    refusal = decided if isinstance(decided, Refusal) else None
+    return Explanation(listener, wish, group, target, tuple(tried), ways, refusal)
+
+
+def _listener(world: World, fleet_id: UUID, listener_id: UUID | None) -> Listener | None:
+    listeners = [world.listeners[each] for each in world.listeners_of.get(fleet_id, ())]
+    if listener_id is None:
+        return min(listeners, key=lambda each: (each.name != FIRST_LISTENER, each.id.int), default=None)
+    return next((each for each in listeners if each.id == listener_id), None)
+
+
+def _wish(world: World, listener: Listener, request: Request) -> Wish:
+    pool = world.pools.get(listener.pool_id) if listener.pool_id else None
+    default = Place(pool=pool.name) if pool and pool.fleet_id == listener.fleet_id else Place(listener.country)
+    dialled = request.server_name.lower() if listener.certificate_id else ""
+    by_name = {name.lower(): country for name, country in listener.countries_by_server_name}
+    return understand_wish(request.wish, request.session, request.user_name, Place(by_name.get(dialled)), default)
+
+
+def _group(world: World, fleet_id: UUID, user: str | None) -> str | None:
+    users = sorted((world.users[each] for each in world.users_of.get(fleet_id, ())), key=lambda each: each.id.int)
+    found = [understood_name(each.group) for each in users if user and understood_name(each.name) == user]
+    return found[-1] if found else None
+
+
+def _decide(
+    world: World, fleet_id: UUID, wish: Wish, group: str | None, target: Target, request: Request, tried: list[Tried]
+) -> tuple[Destination, ...] | Refusal:
+    if wish.place.city and not wish.place.country:
+        return direct_responses.CITY_ALONE
+    pools = {pool.id: pool for pool in pools_of(world, fleet_id)}
+    for route in in_order(routes_of(world, fleet_id)):
+        failed = _first_failure(route.match, wish, group, target, request)
+        tried.append(Tried(route, failed))
+        if failed is None:
+            if isinstance(route.action, Allow):
+                break
+            return _act(route, pools.get)
+    return _by_itself(wish.place, what_is_served(pools.values()))
+
+
+def _act(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | Refusal:
+    if isinstance(route.action, Deny):
+        return direct_responses.denied(route.action.status, route.action.text)
+    assert isinstance(route.action, ToPools)
+    return destinations(route.action, find) or direct_responses.pools_are_gone(route.name)
+
+
+def _by_itself(place: Place, served: Served) -> tuple[Destination, ...] | Refusal:
+    """Where a wish leads that no route decides."""
+    if place.pool:
+        pool = served.by_name.get(place.pool)
+        return (Destination(1, (pool,)),) if pool else direct_responses.no_such_pool(served.by_name)
+    if not place.country:
+        return direct_responses.nothing_asked(served.all_countries)
+    if place.city:
+        cities = served.cities.get(place.country)
+        if cities is None:
+            return direct_responses.no_city_of_country(served.cities)
+        pool = cities.get(place.city)
+        return (Destination(1, (pool,)),) if pool else direct_responses.no_city_served(cities, place.country)
+    return served.of_country(place.country) or direct_responses.no_country_served(served.all_countries)
+
+
+def _first_failure(match: Match, wish: Wish, group: str | None, target: Target, request: Request) -> Because | None:
+    address = target.address
+    conditions: Sequence[tuple[Because, bool]] = (
+        (Because.COUNTRY, not match.countries or wish.place.country in match.countries),
+        (Because.CITY, not match.cities or wish.place.city in match.cities),
+        (Because.POOL, not match.pools or wish.place.pool in match.pools),
+        (Because.SESSION, not match.sessions or any(_is_session(each, wish.session) for each in match.sessions)),
+        (Because.USER, not match.users or wish.user in match.users),
+        (Because.GROUP, not match.groups or group in match.groups),
+        (
+            Because.DOMAIN,
+            not match.domains or any(_is_below(target.domain and target.host, each) for each in match.domains),
+        ),
+        (
+            Because.NETWORK,
+            not match.networks
+            or (address is not None and any(address in ip_network(each, strict=False) for each in match.networks)),
+        ),
+        (Because.PORT, not match.ports or any(low <= target.port <= high for low, high in match.ports)),
+        (Because.TIME, not match.times or any(_is_within(each, request.day, request.minute) for each in match.times)),
+    )
+    return next((because for because, holds in conditions if not holds), None)
+
+
+def _is_session(wanted: str, session: str | None) -> bool:
+    if session is None:
+        return False
+    return session.startswith(wanted[:-1]) if wanted.endswith("*") else session == wanted
+
+
+def _is_below(name: str | None, domain: str) -> bool:
+    return name is not None and f".{name}".endswith(f".{domain}")
+
+
+def _is_within(window: Window, day: int, minute: int) -> bool:
+    if window.start < window.end:
+        return day in window.days and window.start <= minute < window.end
+    return (day in window.days and window.start <= minute) or ((day - 1) % 7 in window.days and minute < window.end)
+
+
+def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> PoolSeen:
+    exits = [
+        ExitSeen(exit_, distance(seen_from, exit_.locality), _why_not(exit_))
+        for exit_ in (world.exits[each] for each in world.exits_of.get(pool.id, ()))
+    ]
+    exits.sort(key=lambda each: (bool(each.why_not), each.exit.standby, each.distance, each.exit.id.int))
+    return PoolSeen(pool, tuple(exits))
+
+
+def _why_not(exit_: Exit) -> str:
+    if is_offered(exit_):
+        return ""
+    if exit_.state not in SERVING:
+        return f"it is {exit_.state}"
+    return "its address is not resolved yet"
