@@ -1,6 +1,6 @@
 """Taking another server or address when an operator asks for it, with no client's request on the way.
 
-A tunnel of the agent's own keeps the old server until the new one is verified (`Exchange`). Where there is one tunnel and no room
+A tunnel of the agent's own keeps the old server until the new one is verified (`TunnelRotation`). Where there is one tunnel and no room
 for a second beside it, the exit rests meanwhile (`Rotation`).
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from agent.config.status import Board, Report, State, wait
+from agent.config.status import AgentStatus, HealthState, StatusBoard, wait
 from agent.control.orders import OrderFailed
-from agent.envoy.admin import AdminSilent
-from agent.envoy.supervisor import Supervisor
-from agent.vpn.managed_tunnel import Taken
+from agent.envoy.admin import AdminUnreachable
+from agent.envoy.supervisor import EnvoySupervisor
+from agent.vpn.managed_tunnel import RotationResult
 from agent.vpn.verification import Look
 from model.errors import ExitplaneError
 
@@ -25,19 +25,19 @@ VERIFIED_WITHIN_S: Final = 90.0
 _POLL_S: Final = 0.2
 
 
-class Beside(Protocol):
+class RotatableTunnel(Protocol):
     """A tunnel that can try another server while the present one carries clients."""
 
     async def rotate_beside(
         self, country: str | None, look: Look | None, drain: Callable[[], Awaitable[None]]
-    ) -> Taken:
+    ) -> RotationResult:
         """As ManagedTunnel's."""
 
 
-class Drain:
+class RequestDrain:
     """Waits until no request is open at the Envoy that runs, or for as long as they may hold it up."""
 
-    def __init__(self, supervisor: Callable[[], Supervisor | None], limit_s: float = DRAIN_S) -> None:
+    def __init__(self, supervisor: Callable[[], EnvoySupervisor | None], limit_s: float = DRAIN_S) -> None:
         self._supervisor = supervisor
         self._limit_s = limit_s
 
@@ -47,16 +47,16 @@ class Drain:
         while loop.time() < deadline_s:
             supervisor = self._supervisor()
             admin = supervisor.admin if supervisor else None
-            with suppress(AdminSilent):
+            with suppress(AdminUnreachable):
                 if admin is None or await admin.open_requests() == 0:
                     return
             await asyncio.sleep(_POLL_S)
 
 
-class Exchange:
+class TunnelRotation:
     """The order `rotate` for a tunnel that is up and has room beside it. `look` tells where the new one comes out."""
 
-    def __init__(self, tunnel: Beside, look: Look | None, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, tunnel: RotatableTunnel, look: Look | None, drain: Callable[[], Awaitable[None]]) -> None:
         self._tunnel = tunnel
         self._look = look
         self._drain = drain
@@ -72,7 +72,7 @@ class Exchange:
                 country if isinstance(country, str) else None, self._look, self._drain
             )
         except ExitplaneError as error:
-            raise OrderFailed(error.message, mend=error.mend) from error
+            raise OrderFailed(error.message, hint=error.hint) from error
         return {"server": taken.server, "address": taken.address}
 
 
@@ -81,15 +81,15 @@ class Rotation:
 
     def __init__(
         self,
-        board: Board,
-        supervisor: Callable[[], Supervisor | None],
+        board: StatusBoard,
+        supervisor: Callable[[], EnvoySupervisor | None],
         take_another: Callable[[], Awaitable[str]],
         *,
         drain_s: float = DRAIN_S,
         verified_within_s: float = VERIFIED_WITHIN_S,
     ) -> None:
         self._board = board
-        self._drain = Drain(supervisor, drain_s)
+        self._drain = RequestDrain(supervisor, drain_s)
         self._take_another = take_another
         self._verified_within_s = verified_within_s
 
@@ -101,23 +101,23 @@ class Rotation:
             try:
                 server = await self._take_another()
             except ExitplaneError as error:
-                raise OrderFailed(error.message, mend=error.mend) from error
+                raise OrderFailed(error.message, hint=error.hint) from error
             report = await self._verified()
         finally:
             self._board.update(resting="")
         return {"server": server, "address": report.observation and report.observation.address}
 
-    async def _verified(self) -> Report:
+    async def _verified(self) -> AgentStatus:
         """The report once the tunnel is up and, where that is looked at, where it comes out is known."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._verified_within_s
         while (left_s := deadline_s - loop.time()) > 0:
             changed, report = self._board.changed, self._board.report
             seen = report.observation
-            if report.tunnel is State.UP and (seen is None or seen.country is not None):
+            if report.tunnel is HealthState.UP and (seen is None or seen.country is not None):
                 return report
             await wait(changed, left_s)
         raise OrderFailed(
             f"it is not verified after {self._verified_within_s:g} s: {self._board.report.reason}",
-            mend="see `exitplane history`; it serves as soon as it is",
+            hint="see `exitplane history`; it serves as soon as it is",
         )

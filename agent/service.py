@@ -15,36 +15,36 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from agent.ads.connection_cutter import Cutter
+from agent.ads.connection_cutter import ConnectionCutter
 from agent.ads.marked_forwarder import marked_socket
 from agent.ads.relay import Relay
 from agent.config.settings import AgentSettings
-from agent.config.state_dir import StateFolder
-from agent.config.status import Board, wait
+from agent.config.state_dir import StateDir
+from agent.config.status import StatusBoard, wait
 from agent.control import log_buffer
-from agent.control.api_client import Plane
+from agent.control.api_client import ApiClient
 from agent.control.enrolment import Enrolment, ensure_enrolled
-from agent.control.heartbeat import Deregistered, Heart
+from agent.control.heartbeat import Deregistered, HeartbeatSender
 from agent.control.orders import Handler, OrderFailed, Orders
 from agent.egress.observer import Observer
-from agent.egress.speed import Speedometer, SpeedUnknown
-from agent.envoy.admin import Admin, AdminSilent
+from agent.egress.speed import SpeedTest, SpeedUnknown
+from agent.envoy.admin import Admin, AdminUnreachable
 from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
-from agent.envoy.envoy_stats import Load
+from agent.envoy.envoy_stats import LoadReader
 from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
 from agent.envoy.process import descriptors_max
 from agent.envoy.secrets import write_secrets
 from agent.envoy.stalled_connects import end_unanswered
-from agent.envoy.supervisor import Launch, Supervisor, find_envoy
-from agent.gluetun.client import Gluetun
+from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
+from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
 from agent.memory import give_back
 from agent.net.netlink import note_changes
-from agent.rotation import Drain, Exchange, Rotation
+from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.firewall.rules import MARK
 from agent.vpn.managed_tunnel import ManagedTunnel
-from agent.vpn.tunnel_health import PERIOD_S, Check, TunnelWatch, checks_of
+from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, checks_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
@@ -58,7 +58,7 @@ DRAIN_S: Final = 5.0
 _POLL_S: Final = 0.1
 
 
-class Stop:
+class StopReason:
     """The wish that an agent end, and, when it is wished again, that it not wait for open tunnels."""
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class Stop:
 
 async def serve(settings: AgentSettings) -> None:
     """Be an agent until SIGTERM or SIGINT. Raises ExitplaneError when it cannot be one, or must not be any longer."""
-    stop = Stop()
+    stop = StopReason()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.ask)
     await run_agent(settings, stop)
 
 
-async def run_agent(settings: AgentSettings, stop: Stop, checks: Sequence[Check] | None = None) -> None:
+async def run_agent(settings: AgentSettings, stop: StopReason, checks: Sequence[HealthProbe] | None = None) -> None:
     """The same until `stop`. `checks` replace those that an exit's settings ask for."""
-    folder = StateFolder(settings.state)
+    folder = StateDir(settings.state)
     with folder.held():
         factory = marked_socket if settings.kill_switch else None
         # A connection for each request: one that is kept may be closed by the other side just when it is needed.
@@ -92,15 +92,15 @@ class _Agent:
     def __init__(
         self,
         settings: AgentSettings,
-        folder: StateFolder,
+        folder: StateDir,
         session: aiohttp.ClientSession,
-        checks: Sequence[Check] | None,
+        checks: Sequence[HealthProbe] | None,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._session = session
-        self._plane = Plane(session, settings.api)
-        self._board = Board()
+        self._plane = ApiClient(session, settings.api)
+        self._board = StatusBoard()
         self._tunnel = self._managed_tunnel()
         self._resolvers = settings.exit.resolvers if settings.exit else ()
         self._resolvable = asyncio.Event()
@@ -108,18 +108,18 @@ class _Agent:
         watched = checks_of(settings.exit) if settings.exit else []
         if self._tunnel is not None:
             watched = self._tunnel.checks()
-        self._watch = TunnelWatch(watched if checks is None else checks, self._board, PERIOD_S)
+        self._watch = TunnelMonitor(watched if checks is None else checks, self._board, PERIOD_S)
         self._observer: Observer | None = None
-        self._speedometer: Speedometer | None = None
+        self._speedometer: SpeedTest | None = None
         if settings.exit is not None and settings.exit.sources:
             course = self._tunnel.course if self._tunnel else None
             self._observer = Observer(settings.exit, self._board, course=course)
-            self._speedometer = Speedometer(settings.exit, self._board, course=course)
-        self._heart: Heart | None = None
+            self._speedometer = SpeedTest(settings.exit, self._board, course=course)
+        self._heart: HeartbeatSender | None = None
         self._relay: Relay | None = None
-        self._supervisor: Supervisor | None = None
+        self._supervisor: EnvoySupervisor | None = None
 
-    async def live(self, stop: Stop) -> None:
+    async def live(self, stop: StopReason) -> None:
         try:
             await self._work_until(stop)
             await self._leave(stop)
@@ -131,7 +131,7 @@ class _Agent:
             if self._relay is not None:  # last: an Envoy that ends in order is configured until its end
                 await self._relay.stop()
 
-    async def _work_until(self, stop: Stop) -> None:
+    async def _work_until(self, stop: StopReason) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._work(), name="agent")
@@ -158,11 +158,13 @@ class _Agent:
             self._relay = Relay(enrolment, self._folder, marked=self._settings.kill_switch)
             await self._relay.start()
             self._enrolment = enrolment
-            self._supervisor = Supervisor(
+            self._supervisor = EnvoySupervisor(
                 await self._launch(envoy, enrolment), self._folder, self._session, self._board
             )
             if enrolment.role is Role.EXIT:
-                self._heart = Heart(self._plane, enrolment, self._board, orders=orders, load=Load(self._supervisor))
+                self._heart = HeartbeatSender(
+                    self._plane, enrolment, self._board, orders=orders, load=LoadReader(self._supervisor)
+                )
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
@@ -175,8 +177,8 @@ class _Agent:
                     place = self._settings.exit.parent.place
                     tasks.create_task(end_unanswered(place, self._board, self._supervisor), name="unanswered")
             else:
-                cutter = Cutter(self._relay.record, self._board)
-                self._heart = Heart(self._plane, enrolment, self._board, cutter=cutter)
+                cutter = ConnectionCutter(self._relay.record, self._board)
+                self._heart = HeartbeatSender(self._plane, enrolment, self._board, cutter=cutter)
                 tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
@@ -194,25 +196,25 @@ class _Agent:
         """Another server: beside the present one, which serves until it is verified, where there is room for both."""
         if self._tunnel is not None and self._tunnel.has_room_beside:
             look = self._observer.look_ahead if self._observer else None
-            return await Exchange(self._tunnel, look, Drain(lambda: self._supervisor))(detail)
+            return await TunnelRotation(self._tunnel, look, RequestDrain(lambda: self._supervisor))(detail)
         return await Rotation(self._board, lambda: self._supervisor, self._take_another)(detail)
 
     async def _take_another(self) -> str:
         """Another server or address, of whatever the tunnel is. Raises ExitplaneError."""
         exit_ = self._settings.exit
         if exit_ is not None and exit_.gluetun is not None:
-            return await rotate_gluetun(Gluetun(exit_.gluetun))
+            return await rotate_gluetun(GluetunClient(exit_.gluetun))
         if self._tunnel is not None:
             return await self._tunnel.rotate()
-        raise OrderFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
+        raise OrderFailed("the tunnel is not the agent's to change", hint="ask whoever brings it up")
 
     async def _measure_speed(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._speedometer is None:
-            raise OrderFailed("nothing is measured here", mend="start the agent with --observe and --speed-url")
+            raise OrderFailed("nothing is measured here", hint="start the agent with --observe and --speed-url")
         try:
             speed = await self._speedometer.measure()
         except SpeedUnknown as error:
-            raise OrderFailed(error.message, mend=error.mend) from error
+            raise OrderFailed(error.message, hint=error.hint) from error
         seen = self._board.report.observation
         return {
             "download_mbps": speed.download_mbps,
@@ -237,7 +239,7 @@ class _Agent:
         if self._supervisor is not None and self._enrolment is not None:
             await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
 
-    async def _run_envoy(self, supervisor: Supervisor) -> None:
+    async def _run_envoy(self, supervisor: EnvoySupervisor) -> None:
         """Not before it is known whom an exit's Envoy may ask for names."""
         if self._settings.exit is not None and self._settings.exit.servers and not self._resolvers:
             await self._resolvable.wait()
@@ -245,9 +247,9 @@ class _Agent:
 
     # -- Envoy
 
-    async def _launch(self, envoy: Path, enrolment: Enrolment) -> Launch:
+    async def _launch(self, envoy: Path, enrolment: Enrolment) -> EnvoyCommand:
         bootstrap = await self._bootstrap(enrolment)
-        return Launch(envoy, self._arguments(), bootstrap, enrolment.role is Role.EXIT)
+        return EnvoyCommand(envoy, self._arguments(), bootstrap, enrolment.role is Role.EXIT)
 
     async def _bootstrap(self, enrolment: Enrolment) -> str:
         # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane
@@ -276,23 +278,23 @@ class _Agent:
             arguments += ["--concurrency", str(self._settings.concurrency)]
         return tuple(arguments)
 
-    async def _leave(self, stop: Stop) -> None:
+    async def _leave(self, stop: StopReason) -> None:
         """Send clients elsewhere, tell the control plane, and let open tunnels end."""
         if self._heart is None or self._supervisor is None:
             return
         log.info("agent.leaving")
         admin = self._supervisor.admin
         if admin is not None and self._settings.role is Role.EXIT:
-            with suppress(AdminSilent):
+            with suppress(AdminUnreachable):
                 await admin.fail_health_check()
         with suppress(TimeoutError, Deregistered):
             async with asyncio.timeout(LAST_WORD_S):
                 await self._heart.beat(leaving=True)
         if admin is not None:
-            with suppress(AdminSilent):
+            with suppress(AdminUnreachable):
                 await self._drain(admin, stop)
 
-    async def _drain(self, admin: Admin, stop: Stop) -> None:
+    async def _drain(self, admin: Admin, stop: StopReason) -> None:
         """Until nothing is open, or the time is over, or somebody is in a hurry. Raises AdminSilent."""
         if self._settings.role is Role.GATEWAY:
             await admin.drain_listeners()

@@ -24,7 +24,7 @@ from api.features.fleets.endpoints import router as fleets
 from api.features.health.endpoints import router as health
 from api.features.heartbeats.endpoints import router as heartbeats
 from api.features.keepalives.endpoints import router as keepalives
-from api.features.keepalives.keepalive_throttle import Throttle
+from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.features.listeners.endpoints import router as listeners
 from api.features.operators.endpoints import router as operators
 from api.features.orders.endpoints import router as orders
@@ -37,10 +37,10 @@ from api.features.users.endpoints import router as users
 from api.http import problems
 from api.http.openapi import document
 from api.http.paths import BASE_PATH
-from api.kernel.auth_middleware import Guard
+from api.kernel.auth_middleware import AuthMiddleware
 from api.kernel.context import ApiContext
 from api.runtime.database_probe import DatabaseProbe
-from api.runtime.event_hub import Hub
+from api.runtime.event_hub import EventHub
 from model.version import exitplane_version
 
 DECLARED = (declared, explain, listeners, routes, users, plans, certificates)
@@ -48,7 +48,7 @@ TITLE = "Exitplane"
 DESCRIPTION = """\
 Declare fleets, pools and exits; see what became of them.
 
-Every refusal is `application/problem+json` with a stable `code`, and `errors` that name the field, the value and the mend.
+Every refusal is `application/problem+json` with a stable `code`, and `errors` that name the field, the value and the hint.
 Every write answers with the revision that it made in `Exitplane-Revision`.
 Operators send `Authorization: Bearer` with an access token (`POST /api/v1/auth/login`) or an API key.
 """
@@ -65,10 +65,10 @@ def create_app(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.probe = DatabaseProbe(context.database, context.clock)
-    app.state.events = Hub(context.database)
-    app.state.keepalive_throttle = Throttle(context.clock)
+    app.state.events = EventHub(context.database)
+    app.state.keepalive_throttle = KeepaliveThrottle(context.clock)
     app.openapi = _document  # type: ignore[method-assign]  # the documented way to extend it
-    app.add_middleware(Guard, context=context)
+    app.add_middleware(AuthMiddleware, context=context)
     problems.install(app)
     return app
 

@@ -19,7 +19,7 @@ from typing import Final
 from agent.memory import SETTLED_S
 from bench.process import Memory, Process
 from bench.report import figure, heading, spread_of
-from demo.lab import SceneSettings
+from demo.lab import LabSettings
 from demo.setup import open_scene
 
 AIM_MB: Final = 60.0
@@ -40,12 +40,12 @@ def main(given: Sequence[str]) -> None:
     heading(f"agent: an exit's and a gateway's, in steady state for {options.seconds} s")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
     observing = ("--observe-every-s", "10")
-    settings = SceneSettings(exits=("us",), tunnels=False, exit_arguments=observing, **ports)
+    settings = LabSettings(exits=("us",), tunnels=False, exit_arguments=observing, **ports)
     with bare() as baseline, open_scene(settings) as scene:
         scene.start()
         time.sleep(SETTLED_S * 2)
         children = {"exit": scene.exits[0].child, "gateway": scene.gateway.child}
-        seen = {name: Seen(Process(child.pid)) for name, child in children.items() if child is not None}
+        seen = {name: ProcessUsage(Process(child.pid)) for name, child in children.items() if child is not None}
         for second in range(options.seconds + 1):
             for each in seen.values():
                 each.look(share=second % _SHARE_OVER_S == 0)
@@ -68,7 +68,7 @@ def bare() -> Iterator[Process]:
 
 
 @dataclass
-class Seen:
+class ProcessUsage:
     """What was seen of a process."""
 
     process: Process

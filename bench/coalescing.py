@@ -14,7 +14,7 @@ from itertools import cycle, islice
 
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation, report_memory
-from bench.testbed import Bed, Commit, Fleet, open_bed, run
+from bench.testbed import Commit, DeclaredFleet, Testbed, open_bed, run
 
 AIM_S = 2.0
 AT_ONCE = 8
@@ -69,7 +69,7 @@ def per_transaction(options: argparse.Namespace) -> int:
     return int(options.endpoints) // int(options.transactions)
 
 
-async def storm(bed: Bed, fleet: Fleet, options: argparse.Namespace) -> list[Commit]:
+async def storm(bed: Testbed, fleet: DeclaredFleet, options: argparse.Namespace) -> list[Commit]:
     """Commit at a fixed rate; what was committed, by revision."""
     # every pool in turn, so that the changes of a transaction are spread as far as they can be
     exits = cycle(exit_id for place in range(options.exits) for exit_id in fleet.exits[place :: options.exits])

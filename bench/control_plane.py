@@ -29,7 +29,7 @@ STOP_S = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class InProcessPlane:
     """A running control plane with one fleet to come, and a port for that fleet's listener."""
 
     database: Database
@@ -69,7 +69,7 @@ class Plane:
 
 
 @asynccontextmanager
-async def open_plane(folder: Path) -> AsyncIterator[Plane]:
+async def open_plane(folder: Path) -> AsyncIterator[InProcessPlane]:
     """Start a control plane in `folder`; what it listens on is on loopback."""
     folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; as root, PostgreSQL runs as somebody else
     listening = socket.create_server(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ async def open_plane(folder: Path) -> AsyncIterator[Plane]:
             await upgrade(database)
             async with open_control_plane(settings, database, [listening]):
                 api_key = await make_admin(database)
-                yield Plane(database, f"http://127.0.0.1:{api_port}", api_key, gateway_port, folder)
+                yield InProcessPlane(database, f"http://127.0.0.1:{api_port}", api_key, gateway_port, folder)
         finally:
             await database.close()
 

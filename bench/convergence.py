@@ -21,7 +21,7 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from bench.control_plane import Plane, open_plane
+from bench.control_plane import InProcessPlane, open_plane
 from bench.report import spread
 from model.identity import Identity
 from model.repositories import retention
@@ -29,8 +29,8 @@ from model.unit_of_work import write
 from model.world import ExitState, Rejection, Role
 from xds.protocol.stream import Answered
 from xds.server import server
-from xds.server.recorder import Recorder
-from xds.snapshot.snapshot import View
+from xds.server.recorder import AckRecorder
+from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import ENDPOINT
 
 CHANGES = 200
@@ -63,13 +63,15 @@ class AckTimes:
 
 @asynccontextmanager
 async def watched(acks: AckTimes) -> AsyncIterator[None]:
-    class Watching(Recorder):
-        def answered(self, identity: Identity, view: View, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
+    class Watching(AckRecorder):
+        def answered(
+            self, identity: Identity, view: ProxyView, answered: Answered, *, kept: bool
+        ) -> Sequence[Rejection]:
             if identity.role is Role.GATEWAY and answered.type_url == ENDPOINT and answered.error is None:
                 acks.note(answered.revision)
             return super().answered(identity, view, answered, kept=kept)
 
-    with patch.object(server, "Recorder", Watching):
+    with patch.object(server, "AckRecorder", Watching):
         yield
 
 
@@ -91,7 +93,7 @@ async def measure() -> None:
     spread("baseline: request", requests_s)
 
 
-async def declare(plane: Plane) -> Sequence[UUID]:
+async def declare(plane: InProcessPlane) -> Sequence[UUID]:
     """A fleet, a pool and its exits, healthy without anybody behind them."""
     listener = {"address": "127.0.0.1", "port": plane.gateway_port}
     await asyncio.to_thread(call, plane, "POST", "/fleets", {"name": "bench", "listener": listener})
@@ -107,14 +109,14 @@ async def declare(plane: Plane) -> Sequence[UUID]:
     return ids
 
 
-def change(plane: Plane, exit_id: UUID, port: int) -> tuple[float, float, int]:
+def change(plane: InProcessPlane, exit_id: UUID, port: int) -> tuple[float, float, int]:
     """Move an exit: when it was asked, when the reply was here, and the revision it became."""
     asked = time.perf_counter()
     headers, _ = call(plane, "PATCH", f"/exits/{exit_id}", {"port": port})
     return asked, time.perf_counter(), int(headers["exitplane-revision"])
 
 
-def call(plane: Plane, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
+def call(plane: InProcessPlane, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
     parts = urlsplit(plane.api_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:

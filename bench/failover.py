@@ -21,8 +21,8 @@ from typing import Final
 
 from bench.report import figure, heading, spread
 from demo import http_client
-from demo.agents import Exit
-from demo.lab import Scene, SceneSettings
+from demo.agents import ExitAgent
+from demo.lab import Lab, LabSettings
 from demo.setup import open_scene
 from demo.underlay import ip_batch
 
@@ -46,16 +46,14 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     heading(f"trust: {options.deaths} deaths under {options.clients} clients, {options.leaks} leaks")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_scene(
-        SceneSettings(exits=("us", "us"), tunnels=True, resilience={"falls_borne": 1_000}, **ports)
-    ) as scene:
+    with open_scene(LabSettings(exits=("us", "us"), tunnels=True, resilience={"falls_borne": 1_000}, **ports)) as scene:
         scene.start()
         deaths(scene, options)
         leaks(scene, options)
 
 
 @dataclass
-class Asked:
+class TimedRequest:
     """What became of requests: when each began, how long it took, and its status or failure."""
 
     took: list[tuple[float, float, str]] = field(default_factory=list)
@@ -65,9 +63,9 @@ class Asked:
 
 
 @contextmanager
-def asking(scene: Scene, clients: int) -> Iterator[Asked]:
+def asking(scene: Lab, clients: int) -> Iterator[TimedRequest]:
     """Clients that ask one request after the other, while the block lasts."""
-    asked, stop = Asked(), threading.Event()
+    asked, stop = TimedRequest(), threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
@@ -89,7 +87,7 @@ def asking(scene: Scene, clients: int) -> Iterator[Asked]:
             thread.join()
 
 
-def deaths(scene: Scene, options: argparse.Namespace) -> None:
+def deaths(scene: Lab, options: argparse.Namespace) -> None:
     last_s: list[float] = []
     back_s: list[float] = []
     dying = scene.exits[0]
@@ -113,7 +111,7 @@ def deaths(scene: Scene, options: argparse.Namespace) -> None:
         figure(f"  {word}", failed.count(word))
 
 
-def _last_request_after(scene: Scene, exit_: Exit, kill: Callable[[], None]) -> float:
+def _last_request_after(scene: Lab, exit_: ExitAgent, kill: Callable[[], None]) -> float:
     """Seconds from its death until the gateway sent its last request there; watched until nothing came for five seconds."""
     seen, last_s = _requests(scene, exit_), time.monotonic()
     kill()
@@ -127,7 +125,7 @@ def _last_request_after(scene: Scene, exit_: Exit, kill: Callable[[], None]) -> 
     return last_s - died_s
 
 
-def _requests(scene: Scene, exit_: Exit) -> int:
+def _requests(scene: Lab, exit_: ExitAgent) -> int:
     """How many requests the gateway has sent to an exit, attempts that failed included."""
     key = f"::{exit_.site.address}:{exit_.site.port}::rq_total::"
     return sum(int(line.rpartition("::")[2]) for line in scene.gateway.admin("/clusters").splitlines() if key in line)
@@ -141,7 +139,7 @@ def _until(so: Callable[[], bool]) -> None:
         time.sleep(_LOOK_S)
 
 
-def leaks(scene: Scene, options: argparse.Namespace) -> None:
+def leaks(scene: Lab, options: argparse.Namespace) -> None:
     cut_s: list[float] = []
     kept = 0
     for _ in range(options.leaks):
@@ -170,7 +168,7 @@ def leaks(scene: Scene, options: argparse.Namespace) -> None:
 class _Tunnel:
     """A CONNECT through the gateway with a slow download in it, and when that ended."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Lab) -> None:
         host, _, port = scene.gateway_address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=10)
         target = f"{scene.plan.page_address}:{scene.plan.page_port}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.grpc_baseline import open_bare
 from bench.report import figure, heading, spread
 from bench.simulation import Simulation, open_simulation, report_memory
-from bench.testbed import Bed, Commit, Fleet, Replica, open_bed, run
+from bench.testbed import Commit, DeclaredFleet, Replica, Testbed, open_bed, run
 
 AIM_S = 0.2
 
@@ -61,7 +61,13 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 async def changes(
-    bed: Bed, fleet: Fleet, replica: Replica, simulation: Simulation, count: int, *, first_port: int = 20_000
+    bed: Testbed,
+    fleet: DeclaredFleet,
+    replica: Replica,
+    simulation: Simulation,
+    count: int,
+    *,
+    first_port: int = 20_000,
 ) -> tuple[Times, int, float]:
     """Change endpoints one after the other: the times, the size of a response, the control plane's CPU seconds.
 
@@ -85,7 +91,7 @@ async def changes(
     return times, size, cpu_s
 
 
-async def pushes(bed: Bed, simulation: Simulation, proxies: int, count: int, size: int) -> Times:
+async def pushes(bed: Testbed, simulation: Simulation, proxies: int, count: int, size: int) -> Times:
     """Push responses of this size from a bare server, as often."""
     await simulation.ask("forget")
     times = Times()

@@ -20,7 +20,7 @@ import grpc
 import uvloop
 
 from bench.process import Process, ended
-from bench.testbed import Bed
+from bench.testbed import Testbed
 from model.authority import issue_server
 from xds.translate.names import ENDPOINT
 from xds.wire.discovery_pb2 import DeltaDiscoveryResponse, Resource
@@ -28,7 +28,7 @@ from xds.wire.discovery_pb2 import DeltaDiscoveryResponse, Resource
 _SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 
-class Pusher:
+class BaselineService:
     """Keeps the streams, each with what is to be written to it."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ async def serve(folder: Path) -> None:
         root_certificates=(folder / "authority.pem").read_bytes(),
         require_client_auth=True,
     )
-    pusher = Pusher()
+    pusher = BaselineService()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     handler = grpc.stream_stream_rpc_method_handler(pusher.serve)
     server.add_generic_rpc_handlers(
@@ -90,7 +90,7 @@ async def serve(folder: Path) -> None:
     await server.stop(None)
 
 
-class Bare:
+class Baseline:
     """The benchmark's end of it."""
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
@@ -116,7 +116,7 @@ class Bare:
 
 
 @asynccontextmanager
-async def open_bare(bed: Bed) -> AsyncIterator[Bare]:
+async def open_bare(bed: Testbed) -> AsyncIterator[Baseline]:
     """A bare server with a certificate of the bed's authority, while the block lasts."""
     pair = issue_server(bed.authority, datetime.now(UTC))
     (bed.folder / "bare.key").write_text(pair.key_pem)
@@ -127,7 +127,7 @@ async def open_bare(bed: Bed) -> AsyncIterator[Bare]:
     )
     async with ended(process):
         assert process.stdout is not None
-        yield Bare(process, json.loads(await process.stdout.readline())["port"])
+        yield Baseline(process, json.loads(await process.stdout.readline())["port"])
 
 
 if __name__ == "__main__":

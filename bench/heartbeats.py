@@ -22,7 +22,7 @@ from sqlalchemy import insert, text
 
 from bench.reads import ask, get
 from bench.report import figure, heading, spread
-from bench.testbed import Bed, Fleet, open_bed, run
+from bench.testbed import DeclaredFleet, Testbed, open_bed, run
 from model.tables import CertificateRow
 from model.unit_of_work import write
 
@@ -58,7 +58,7 @@ async def measure(exits: int, seconds: float) -> None:
             figure("exits whose last heartbeat was lost at the stop", exits - await stored(bed, since), at_most=0)
 
 
-async def certify(bed: Bed, fleet: Fleet, key: ec.EllipticCurvePrivateKey) -> list[str]:
+async def certify(bed: Testbed, fleet: DeclaredFleet, key: ec.EllipticCurvePrivateKey) -> list[str]:
     """A certificate for each exit, in name: thumbprints of their own, and one key."""
     now = datetime.now(UTC)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -83,7 +83,7 @@ async def certify(bed: Bed, fleet: Fleet, key: ec.EllipticCurvePrivateKey) -> li
 
 
 def signed(
-    fleet: Fleet, thumbprints: Sequence[str], key: ec.EllipticCurvePrivateKey, rate: float, seconds: float
+    fleet: DeclaredFleet, thumbprints: Sequence[str], key: ec.EllipticCurvePrivateKey, rate: float, seconds: float
 ) -> list[bytes]:
     """The heartbeats of all exits in turn, each signed for the time when it will be sent."""
     began = time.time()
@@ -104,7 +104,7 @@ def signed(
     return requests
 
 
-async def statements(bed: Bed) -> int:
+async def statements(bed: Testbed) -> int:
     """How many transactions the database has seen."""
     async with bed.database.session() as session:
         await session.execute(text("SELECT pg_stat_force_next_flush()"))
@@ -114,7 +114,7 @@ async def statements(bed: Bed) -> int:
         return int(found.scalar_one())
 
 
-async def stored(bed: Bed, since: datetime) -> int:
+async def stored(bed: Testbed, since: datetime) -> int:
     """How many exits were heard of since then."""
     async with bed.database.session() as session:
         found = await session.execute(text("SELECT count(*) FROM heartbeat WHERE heard_at >= :since"), {"since": since})

@@ -18,7 +18,7 @@ from bench.fleet import changes
 from bench.process import ended
 from bench.report import figure, heading, spread
 from bench.simulation import open_simulation, report_memory
-from bench.testbed import Bed, Replica, open_bed, run
+from bench.testbed import Replica, Testbed, open_bed, run
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -51,7 +51,7 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 @asynccontextmanager
-async def rogues(bed: Bed, replica: Replica, certificates: Sequence[Path]) -> AsyncIterator[dict[str, int]]:
+async def rogues(bed: Testbed, replica: Replica, certificates: Sequence[Path]) -> AsyncIterator[dict[str, int]]:
     """Rogues with these certificates, while the block lasts; what they did is there after it."""
     command = (
         sys.executable,

@@ -57,7 +57,7 @@ def _opening(path: str, authority: str) -> bytes:
     )
 
 
-class Stream:
+class GrpcStream:
     """One bidirectional call. What is to be written is in `out`; `ended` when the server closed the call."""
 
     __slots__ = (

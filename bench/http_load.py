@@ -41,7 +41,7 @@ def unpack(path: Path) -> list[bytes]:
     return requests
 
 
-class Load:
+class OpenLoopClient:
     def __init__(self, port: int) -> None:
         self._port = port
         self._free: list[tuple[float, Connection]] = []
@@ -83,8 +83,8 @@ async def exchange(connection: Connection, request: bytes) -> int:
     return int(head[9:12])
 
 
-async def run(port: int, rate: float, seconds: float, requests: list[bytes]) -> Load:
-    load = Load(port)
+async def run(port: int, rate: float, seconds: float, requests: list[bytes]) -> OpenLoopClient:
+    load = OpenLoopClient(port)
     began = time.monotonic() + 0.5
     async with asyncio.TaskGroup() as tasks:
         for number, request in enumerate(islice(cycle(requests), int(rate * seconds))):

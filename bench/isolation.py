@@ -24,8 +24,8 @@ from bench.http_load import pack
 from bench.process import Process
 from bench.report import figure, heading, quantile, spread
 from demo import http_client
-from demo.agents import Agent
-from demo.lab import Scene, SceneSettings
+from demo.agents import AgentProcess
+from demo.lab import Lab, LabSettings
 from demo.setup import open_scene
 
 COUNTRY: Final = "gb"
@@ -71,7 +71,7 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     heading(f"bystander: {options.rate:g} requests/s beside {options.clients} clients that do not read")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_scene(SceneSettings(exits=(COUNTRY,), tunnels=options.tunnels, **ports)) as scene:
+    with open_scene(LabSettings(exits=(COUNTRY,), tunnels=options.tunnels, **ports)) as scene:
         scene.start()
         idle: list[Turn] = []
         loaded: list[Turn] = []
@@ -104,7 +104,7 @@ def _report(idle: Sequence[Turn], loaded: Sequence[Turn]) -> None:
         figure(f"exit's Envoy: resident, {kind}", quantile([turn.exit_mb for turn in turns], 50), "MB")
 
 
-def _ask(scene: Scene, options: argparse.Namespace, seconds: float | None = None) -> Turn:
+def _ask(scene: Lab, options: argparse.Namespace, seconds: float | None = None) -> Turn:
     """The bystander's requests, from a process of its own, one turn long."""
     path = scene.state_dir / "requests"
     pack([_head("GET", f"{scene.page_url}/", scene.page_address)], path)
@@ -118,7 +118,7 @@ def _ask(scene: Scene, options: argparse.Namespace, seconds: float | None = None
 
 
 @contextmanager
-def _not_reading(scene: Scene, clients: int) -> Iterator[None]:
+def _not_reading(scene: Lab, clients: int) -> Iterator[None]:
     """Clients that asked and do not read, while the block lasts; it begins when nothing more comes for them."""
     with ExitStack() as stack:
         for number in range(clients):
@@ -132,7 +132,7 @@ def _not_reading(scene: Scene, clients: int) -> Iterator[None]:
         time.sleep(_LOOK_S)
 
 
-def _begin(scene: Scene, *, tunnel: bool) -> socket.socket:
+def _begin(scene: Lab, *, tunnel: bool) -> socket.socket:
     host, _, port = scene.gateway_address.rpartition(":")
     asking = socket.create_connection((host, int(port)), timeout=10)
     page, path = scene.page_address, f"/bytes?n={BODY_BYTES}"
@@ -153,7 +153,7 @@ def _head(method: str, target: str, host: str) -> bytes:
     return f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{wish}\r\n".encode()
 
 
-def _until_still(gateway: Agent) -> None:
+def _until_still(gateway: AgentProcess) -> None:
     deadline_s, received, still = time.monotonic() + _WITHIN_S, -1, 0
     while still < _STILL_LOOKS:
         if time.monotonic() > deadline_s:
@@ -164,7 +164,7 @@ def _until_still(gateway: Agent) -> None:
         received = now
 
 
-def _counter(gateway: Agent, name: str) -> int:
+def _counter(gateway: AgentProcess, name: str) -> int:
     """What a gateway's Envoy counts of its pool, the one that it has."""
     told = gateway.admin(f"/stats?filter=^cluster.pool/.*{name}$")
     return sum(int(line.rpartition(":")[2]) for line in told.split("\n") if ":" in line)

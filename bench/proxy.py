@@ -16,7 +16,7 @@ NAMED: Final = (names.ENDPOINT, names.ROUTE, names.EXTENSION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Response:
+class ResponseView:
     """What a proxy needs to know of a response."""
 
     type_url: str
@@ -30,10 +30,10 @@ class Response:
 
 
 @lru_cache(maxsize=64)  # a change reaches most proxies as the same bytes
-def read(raw: bytes) -> Response:
+def read(raw: bytes) -> ResponseView:
     """Read a response; the bodies of its resources are only measured."""
     message = DeltaDiscoveryResponse.FromString(raw)
-    return Response(
+    return ResponseView(
         type_url=message.type_url,
         nonce=message.nonce,
         revision=int(message.system_version_info or 0),
@@ -48,14 +48,14 @@ def acknowledgement(type_url: str, nonce: str) -> bytes:
     return DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce).SerializeToString()
 
 
-class Held:
+class HeldResources:
     """What proxies hold of a type: version by name. One object for all who hold the same."""
 
     def __init__(self, versions: Mapping[str, str]) -> None:
         self.versions = versions
-        self._after: WeakValueDictionary[object, Held] = WeakValueDictionary()
+        self._after: WeakValueDictionary[object, HeldResources] = WeakValueDictionary()
 
-    def after(self, response: Response) -> Held:
+    def after(self, response: ResponseView) -> HeldResources:
         """What is held once a response was taken."""
         key = (response.given, response.removed)
         found = self._after.get(key)
@@ -63,7 +63,7 @@ class Held:
             versions = {**self.versions, **dict(response.given)}
             for name in response.removed:
                 versions.pop(name, None)
-            found = self._after[key] = Held(versions)
+            found = self._after[key] = HeldResources(versions)
         return found
 
     @cached_property
@@ -77,13 +77,13 @@ class Held:
         return DeltaDiscoveryRequest(resource_names_subscribe=self.versions).SerializeToString()
 
 
-_NOTHING: Final = Held({})
+_NOTHING: Final = HeldResources({})
 _TYPES: Final = {
     type_url: DeltaDiscoveryRequest(type_url=type_url).SerializeToString() for type_url in (*WILDCARD, *NAMED)
 }
 
 
-class Proxy:
+class SimulatedProxy:
     """One proxy. It keeps what it holds across streams, as Envoy does."""
 
     __slots__ = ("_asked", "_node", "held", "revision")
@@ -106,7 +106,7 @@ class Proxy:
             subscribed = held.subscription if type_url in NAMED else b""
             yield node + _TYPES[type_url] + subscribed + held.first_request  # protobuf messages concatenate
 
-    def take(self, response: Response) -> Iterator[bytes]:
+    def take(self, response: ResponseView) -> Iterator[bytes]:
         """Take a response: its acknowledgement, and requests for what it refers to."""
         type_url = response.type_url
         before = self.held[type_url]
@@ -131,7 +131,7 @@ _NAMED_BY_LISTENER: Final = tuple(
 )
 
 
-def _endpoints_of(before: Held, response: Response) -> Iterator[bytes]:
+def _endpoints_of(before: HeldResources, response: ResponseView) -> Iterator[bytes]:
     """Ask for the endpoints of clusters that are new, and no more for those of clusters that are gone."""
     added = tuple(name for name, _ in response.given if name not in before.versions)
     if added or response.removed:

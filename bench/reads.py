@@ -21,7 +21,7 @@ from sqlalchemy import insert
 from bench.control_plane import make_admin
 from bench.http_load import pack
 from bench.report import figure, heading, quantile, spread
-from bench.testbed import Bed, Fleet, Replica, open_bed, run
+from bench.testbed import DeclaredFleet, Replica, Testbed, open_bed, run
 from model.tables import UserRow
 from model.unit_of_work import write
 from model.world import Kind
@@ -48,7 +48,7 @@ async def measure(rate: float, seconds: float) -> None:
             figure("its size", lists[0][1] / 2**20, "MiB")
 
 
-def paths(fleet: Fleet) -> list[str]:
+def paths(fleet: DeclaredFleet) -> list[str]:
     """Single things, pages and filtered pages, as people and programs ask for them."""
     singles = [f"/exits/{exit_id}" for exit_id in fleet.exits[:200:2]]
     names = [f"/users?name=user{number}&limit=10" for number in range(0, 10_000, 200)]
@@ -66,7 +66,7 @@ def get(path: str, key: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
 
 
-async def ask(bed: Bed, replica: Replica, requests: list[bytes], rate: float, seconds: float) -> list[float]:
+async def ask(bed: Testbed, replica: Replica, requests: list[bytes], rate: float, seconds: float) -> list[float]:
     """The delays of requests, all of which were answered."""
     file = bed.folder / "requests"
     pack(requests, file)
@@ -94,7 +94,7 @@ def list_exits(replica: Replica, key: str) -> tuple[float, int]:
     return took, len(body)
 
 
-async def declare_users(bed: Bed, fleet: Fleet, count: int) -> None:
+async def declare_users(bed: Testbed, fleet: DeclaredFleet, count: int) -> None:
     now = datetime.now(UTC)
     rows = [
         {"id": uuid4(), "fleet_id": fleet.id, "name": f"user{number}", "group": f"g{number % 20}", "created_at": now}

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.http2 import Stream
-from bench.proxy import Proxy, read
+from bench.http2 import GrpcStream
+from bench.proxy import SimulatedProxy, read
 from model.identity import XDS_SERVER_NAME
 from xds.translate.names import ENDPOINT
 
@@ -40,7 +40,7 @@ class Link:
 
     __slots__ = ("established", "proxy", "sock", "stream", "wants")
 
-    def __init__(self, proxy: Proxy, context: ssl.SSLContext, port: int) -> None:
+    def __init__(self, proxy: SimulatedProxy, context: ssl.SSLContext, port: int) -> None:
         self.proxy = proxy
         self.established = False
         self.wants = select.EPOLLIN | select.EPOLLOUT
@@ -50,7 +50,7 @@ class Link:
         with contextlib.suppress(BlockingIOError):
             plain.connect(("127.0.0.1", port))
         self.sock = context.wrap_socket(plain, server_hostname=XDS_SERVER_NAME, do_handshake_on_connect=False)
-        self.stream = Stream(METHOD, XDS_SERVER_NAME)
+        self.stream = GrpcStream(METHOD, XDS_SERVER_NAME)
 
     def establish(self) -> bool:
         """Go on with the handshake; says whether requests may be sent. Raises OSError."""
@@ -106,14 +106,14 @@ class Simulator:
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._links: dict[int, Link] = {}
-        self._proxies: list[Proxy] = []
-        self._numbers: dict[Proxy, int] = {}
+        self._proxies: list[SimulatedProxy] = []
+        self._numbers: dict[SimulatedProxy, int] = {}
         self._certificates: list[Path] = []
         self._authority = ""
         self._port = 0
         self._counts: Mapping[str, int] = {}
-        self._to_open: deque[tuple[float, Proxy]] = deque()
-        self._opening: dict[Proxy, None] = {}
+        self._to_open: deque[tuple[float, SimulatedProxy]] = deque()
+        self._opening: dict[SimulatedProxy, None] = {}
         """Connected, or about to be, and without all that they should hold."""
         self._most_opening = 1
         self._waiting: Waiting | None = None
@@ -246,7 +246,7 @@ class Simulator:
         """Who the proxies are: a file for each, with its certificate and key."""
         self._authority = Path(authority).read_text()
         self._certificates = [Path(path) for path in certificates]
-        self._proxies = [Proxy(path.stem) for path in self._certificates]
+        self._proxies = [SimulatedProxy(path.stem) for path in self._certificates]
         self._numbers = {proxy: number for number, proxy in enumerate(self._proxies)}
         return {}
 
@@ -286,7 +286,7 @@ class Simulator:
     def do_forget(self) -> Mapping[str, Any]:
         """Start anew with proxies that hold nothing; what is connected is disconnected."""
         self.do_disconnect()
-        self._proxies = [Proxy(path.stem) for path in self._certificates]
+        self._proxies = [SimulatedProxy(path.stem) for path in self._certificates]
         self._numbers = {proxy: number for number, proxy in enumerate(self._proxies)}
         return {}
 

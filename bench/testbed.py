@@ -24,14 +24,14 @@ from sqlalchemy import insert, update
 from sqlmodel import SQLModel, col
 
 from bench.process import Process, ended, free_port
-from model.authority import Authority, create_authority, sign_request
+from model.authority import CertificateAuthority, create_authority, sign_request
 from model.database import Database
 from model.embedded_postgres import embedded_server
 from model.identity import Identity
 from model.repositories import enrolment
 from model.schema_version import upgrade
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
-from model.unit_of_work import Unit, write
+from model.unit_of_work import UnitOfWork, write
 from model.world import ExitState, Kind, Role
 from xds.translate import names
 
@@ -68,7 +68,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class DeclaredFleet:
     """What was declared."""
 
     id: UUID
@@ -97,10 +97,10 @@ class Commit:
     done_ns: int
 
 
-class Bed:
+class Testbed:
     """PostgreSQL with an empty schema, and a folder that goes away."""
 
-    def __init__(self, folder: Path, url: str, database: Database, authority: Authority) -> None:
+    def __init__(self, folder: Path, url: str, database: Database, authority: CertificateAuthority) -> None:
         self.folder = folder
         self.database = database
         self.authority = authority
@@ -142,7 +142,7 @@ class Bed:
                     raise RuntimeError("the control plane ended:\n" + (self.folder / "serve.log").read_text()[-2000:])
                 await asyncio.sleep(0.02)
 
-    async def declare(self, *, pools: int, exits: int, gateways: int) -> Fleet:
+    async def declare(self, *, pools: int, exits: int, gateways: int) -> DeclaredFleet:
         """A fleet whose pools have so many healthy exits each, written as one revision."""
         now = datetime.now(UTC)
         fleet_id, name = uuid4(), f"bench-{uuid4().hex[:8]}"
@@ -165,9 +165,9 @@ class Bed:
             await _insert(unit, ProxyRow, Kind.PROXY, [*rows])
             rows = (_exit(exit_id, pool_id, number, now) for number, (exit_id, pool_id) in enumerate(pool_of.items()))
             await _insert(unit, ExitRow, Kind.EXIT, [*rows])
-        return Fleet(fleet_id, pool_ids, [*pool_of], gateway_ids)
+        return DeclaredFleet(fleet_id, pool_ids, [*pool_of], gateway_ids)
 
-    def certify(self, fleet: Fleet) -> list[Path]:
+    def certify(self, fleet: DeclaredFleet) -> list[Path]:
         """A file for each gateway of a fleet, with a certificate of its own and the key that all share."""
         key = ec.generate_private_key(ec.SECP256R1())
         key_pem = key.private_bytes(
@@ -217,7 +217,7 @@ def _exit(exit_id: UUID, pool_id: UUID, number: int, now: datetime) -> dict[str,
     }
 
 
-async def _insert(unit: Unit, table: type[SQLModel], kind: Kind, rows: Sequence[dict[str, Any]]) -> None:
+async def _insert(unit: UnitOfWork, table: type[SQLModel], kind: Kind, rows: Sequence[dict[str, Any]]) -> None:
     for start in range(0, len(rows), _CHUNK):
         await unit.session.execute(insert(table), rows[start : start + _CHUNK])
     for row in rows:
@@ -235,7 +235,7 @@ async def _is_ready(api_port: int) -> bool:
 
 
 @asynccontextmanager
-async def open_bed() -> AsyncIterator[Bed]:
+async def open_bed() -> AsyncIterator[Testbed]:
     """PostgreSQL in a temporary folder, migrated, with an authority."""
     with tempfile.TemporaryDirectory(prefix="exitplane-bench-") as name:
         folder = Path(name)
@@ -246,7 +246,7 @@ async def open_bed() -> AsyncIterator[Bed]:
                 await upgrade(database)
                 async with database.session() as session:
                     authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
-                yield Bed(folder, url, database, authority)
+                yield Testbed(folder, url, database, authority)
             finally:
                 await database.close()
 

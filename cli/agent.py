@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.config.option_parsing import BadSetting, check_address, read_endpoint, read_locality
-from agent.config.settings import AgentSettings, Exit
+from agent.config.settings import AgentSettings, ExitSettings
 from agent.control import log_buffer
 from agent.control.api_client import parse_api
 from agent.vpn.managed_tunnel import open_kill_switch
@@ -285,18 +285,18 @@ def agent(
     serve(settings)
 
 
-def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
+def _read_exit(role: Role, placed: dict[str, Any]) -> ExitSettings | None:
     """What an exit needs; None for a gateway. Raises BadSetting for what is missing, or does not belong."""
     if role is Role.GATEWAY:
         for option, value in placed.items():
             if value is not None:
                 raise BadSetting(
-                    f"{option} {str(value)!r}: a gateway has none", mend=f"leave it out, or use --role {Role.EXIT}"
+                    f"{option} {str(value)!r}: a gateway has none", hint=f"leave it out, or use --role {Role.EXIT}"
                 )
         return None
     for option in ("--pool", "--address", "--port"):
         if placed[option] is None:
-            raise BadSetting(f"an exit needs {option}", mend=f"add {option}")
+            raise BadSetting(f"an exit needs {option}", hint=f"add {option}")
     managed = read_tunnel(placed)
     interface, probe = placed["--tunnel-interface"] or managed.interface, placed["--probe"]
     target = None if probe is None else read_endpoint("--probe", probe)
@@ -304,8 +304,8 @@ def _read_exit(role: Role, placed: dict[str, Any]) -> Exit | None:
         # a name would be looked up outside the tunnel, and say nothing about it
         check_address("--probe", target.host)
     if interface is not None and not 0 < len(interface.encode()) <= INTERFACE_NAME_MAX:
-        raise BadSetting(f"--tunnel-interface {interface!r} is no interface's name", mend="see `ip link`")
-    return Exit(
+        raise BadSetting(f"--tunnel-interface {interface!r} is no interface's name", hint="see `ip link`")
+    return ExitSettings(
         pool=placed["--pool"],
         address=placed["--address"],
         port=placed["--port"],

@@ -44,7 +44,7 @@ def run(api: str, do: Callable[[Client], Awaitable[T]]) -> T:
     except ApiRefused as refused:
         if refused.code != "would_shrink":
             raise
-        raise WouldShrink(refused.message, mend="add --approve shrink if it is meant") from refused
+        raise WouldShrink(refused.message, hint="add --approve shrink if it is meant") from refused
 
 
 def print_json(value: Any) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from api.kernel.dry_run import DryRunOut
     from cli.declared.documents import Documents
     from client import Client, Tally
-    from client.collection import Given
+    from client.collection import WriteOptions
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 """As diff(1) ends."""
@@ -47,16 +47,16 @@ Approve = Annotated[
 ]
 
 
-class NotConfirmed(ExitplaneError):
+class ApplyNotConfirmed(ExitplaneError):
     code = "not_confirmed"
 
 
-class FileInTheWay(ExitplaneError):
+class ExportFileExists(ExitplaneError):
     code = "file_in_the_way"
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _ApplyOptions:
     """What is asked of the API, whichever command does."""
 
     documents: Documents
@@ -111,7 +111,7 @@ def apply(
     """
     from cli.declared.documents import load
 
-    wish = _Wish(load(file), fleet, prune, approve)
+    wish = _ApplyOptions(load(file), fleet, prune, approve)
     if dry_run:
         steps, _ = run(api, lambda client: _try(client, wish))
         _tell(_Outcome(steps), as_json=as_json, dry_run=True)
@@ -147,7 +147,7 @@ def diff(
 
     try:
         # a diff is no less of one when it takes away too much; `apply` is where that is approved
-        wish = _Wish(load(file), fleet, prune, "shrink")
+        wish = _ApplyOptions(load(file), fleet, prune, "shrink")
         steps, tried = run(api, lambda client: _try(client, wish))
         proxies = run(api, _proxies) if configuration and not as_json else {}
     except ExitplaneError as error:
@@ -190,18 +190,18 @@ def export(
         _write(output, text)
 
 
-async def _try(client: Client, wish: _Wish) -> tuple[AppliedOut, DryRunOut]:
+async def _try(client: Client, wish: _ApplyOptions) -> tuple[AppliedOut, DryRunOut]:
     with _placed(wish.documents):
         return await client.declared.try_apply(
             wish.documents.document, prune=wish.prune, fleet=wish.fleet, approve=wish.approve
         )
 
 
-async def _apply(client: Client, wish: _Wish, wait_s: int | None) -> _Outcome:
+async def _apply(client: Client, wish: _ApplyOptions, wait_s: int | None) -> _Outcome:
     from cli.declared.change_report import told_rejections
     from client import collect
 
-    given: Given = {"approve": wish.approve}
+    given: WriteOptions = {"approve": wish.approve}
     if wait_s is not None:
         given["wait_s"] = wait_s
     with _placed(wish.documents):
@@ -236,11 +236,13 @@ def _confirm(steps: AppliedOut, *, asks: bool) -> None:
         return
     things = f"{len(deleted)} thing{'s' if len(deleted) > 1 else ''}"
     if not asks:
-        raise NotConfirmed(f"this deletes {things}, and nothing was done", mend="look at --dry-run, then add --yes")
+        raise ApplyNotConfirmed(
+            f"this deletes {things}, and nothing was done", hint="look at --dry-run, then add --yes"
+        )
     for line in told_steps(deleted):
         print(line, file=sys.stderr)
     if not typer.confirm(f"Delete {things}?", err=True):
-        raise NotConfirmed("nothing was done")
+        raise ApplyNotConfirmed("nothing was done")
 
 
 def _tell(outcome: _Outcome, *, as_json: bool, dry_run: bool = False) -> None:
@@ -274,4 +276,4 @@ def _write(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise FileInTheWay(f"{path} cannot be written ({error.strerror})", mend="correct -o") from error
+        raise ExportFileExists(f"{path} cannot be written ({error.strerror})", hint="correct -o") from error

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from cli.local_database import open_database, run
 from model.errors import ExitplaneError
-from model.repositories.audit import FINDINGS_MAX, Checkpoint, Verdict, read
+from model.repositories.audit import FINDINGS_MAX, ChainVerdict, Checkpoint, read
 from model.repositories.audit import verify as check
 from model.schema_version import check_migration
 from model.tables import AuditRow
@@ -73,7 +73,7 @@ def audit_export(
     run(_export(which))
 
 
-async def _verify(checkpoint: Checkpoint | None) -> Verdict:
+async def _verify(checkpoint: Checkpoint | None) -> ChainVerdict:
     async with open_database() as database:
         await check_migration(database)
         async with database.session() as session:
@@ -88,7 +88,7 @@ async def _export(which: list[ColumnElement[bool]]) -> None:
                 print(row.model_dump_json())
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: ChainVerdict) -> None:
     if verdict.ok:
         print(f"ok: {verdict.count} entries, the last is {verdict.end.sequence} with hash {verdict.end.hash or 'none'}")
         return
@@ -106,7 +106,7 @@ def _read_checkpoint(path: Path) -> Checkpoint:
             raise TypeError(said["sequence"])  # noqa: TRY301 - one refusal for all that is wrong with it
         return Checkpoint(said["sequence"], str(said["hash"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"{path} is no checkpoint ({error})", mend="correct --checkpoint, or remove it") from error
+        raise BadCheckpoint(f"{path} is no checkpoint ({error})", hint="correct --checkpoint, or remove it") from error
 
 
 def _write_checkpoint(path: Path, end: Checkpoint) -> None:
@@ -115,7 +115,7 @@ def _write_checkpoint(path: Path, end: Checkpoint) -> None:
         partial.write_text(json.dumps(asdict(end)) + "\n")
         partial.replace(path)
     except OSError as error:
-        raise BadCheckpoint(f"{path} cannot be written ({error.strerror})", mend="correct --checkpoint") from error
+        raise BadCheckpoint(f"{path} cannot be written ({error.strerror})", hint="correct --checkpoint") from error
 
 
 def _as_utc(given: datetime) -> datetime:

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from agent.config.option_parsing import BadSetting, read_endpoint
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.control.enrolment import Enrolment, load
 from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
 from model.endpoint import Endpoint
@@ -67,17 +67,17 @@ def bootstrap(
 
 
 def _enrolment(state: Path, role: Role) -> Enrolment:
-    enrolment = load(StateFolder(state))
+    enrolment = load(StateDir(state))
     if enrolment is None:
-        raise BadSetting(f"--state {state}: nothing enrolled there yet", mend="start `exitplane agent` there first")
+        raise BadSetting(f"--state {state}: nothing enrolled there yet", hint="start `exitplane agent` there first")
     if enrolment.role is not role:
-        raise BadSetting(f"--state {state} belongs to a proxy of role {enrolment.role}", mend="name its own role")
+        raise BadSetting(f"--state {state} belongs to a proxy of role {enrolment.role}", hint="name its own role")
     return enrolment
 
 
 def _given(option: str, value: UUID | None, known: UUID | None) -> UUID:
     if value is None and known is None:
-        raise BadSetting(f"{option} is missing", mend=f"add {option}, or --state of an agent that has enrolled")
+        raise BadSetting(f"{option} is missing", hint=f"add {option}, or --state of an agent that has enrolled")
     found = value or known
     assert found is not None
     return found
@@ -87,5 +87,5 @@ def _control_planes(xds: list[str], enrolment: Enrolment | None) -> tuple[Endpoi
     if xds:
         return tuple(read_endpoint("--xds", text) for text in xds)
     if enrolment is None:
-        raise BadSetting("--xds is missing", mend="add --xds HOST:PORT, or --state of an agent that has enrolled")
+        raise BadSetting("--xds is missing", hint="add --xds HOST:PORT, or --state of an agent that has enrolled")
     return (enrolment.xds,)

@@ -43,7 +43,7 @@ class UnknownCollection(ExitplaneError):
     code = "unknown_collection"
 
 
-class BadWish(ExitplaneError):
+class BadFilter(ExitplaneError):
     code = "bad_wish"
 
 
@@ -152,12 +152,12 @@ def delete(
       exitplane delete exits us-1 us-2 --fleet demo --yes
     """
     if _known(collection) in _NEVER_DELETED:
-        raise BadWish(f"nothing of {collection} is deleted")
+        raise BadFilter(f"nothing of {collection} is deleted")
     if collection in _DELETED_ONE_BY_ONE and len(refs) > 1:
-        raise BadWish(f"{collection} are deleted one at a time", mend="name one")
+        raise BadFilter(f"{collection} are deleted one at a time", hint="name one")
     if not yes:
         if not sys.stdin.isatty():
-            raise NotConfirmed("there is no terminal to ask whether it is meant", mend="add --yes")
+            raise NotConfirmed("there is no terminal to ask whether it is meant", hint="add --yes")
         if not typer.confirm(f"Delete {', '.join(refs)} of {collection}?", err=True):
             raise NotConfirmed("nothing was done")
     run(api, lambda client: client.plain.delete(collection, *refs, fleet=fleet, approve=approve))
@@ -171,7 +171,7 @@ def delete(
 def _known(collection: str) -> str:
     """The name of a collection, if there is one of that name. Raises UnknownCollection."""
     if collection not in _COLUMNS:
-        raise UnknownCollection(f"there is no collection {collection!r}", mend=f"name one of {', '.join(_COLUMNS)}")
+        raise UnknownCollection(f"there is no collection {collection!r}", hint=f"name one of {', '.join(_COLUMNS)}")
     return collection
 
 
@@ -189,7 +189,7 @@ def _filters(given: Iterable[str]) -> dict[str, str]:
     for each in given:
         name, found, value = each.partition("=")
         if not found or not name:
-            raise BadWish(f"--filter {each}: this is no FIELD=VALUE", mend="write, for example, --filter country=us")
+            raise BadFilter(f"--filter {each}: this is no FIELD=VALUE", hint="write, for example, --filter country=us")
         filters[name] = value
     return filters
 

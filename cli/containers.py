@@ -137,7 +137,7 @@ def _ask(
 ) -> None:
     pool, country, fleet = where
     if (not exits) == (pool is None and country is None):
-        raise NothingNamed("this needs exits, or a pool or a country", mend="name exits, or add --pool or --country")
+        raise NothingNamed("this needs exits, or a pool or a country", hint="name exits, or add --pool or --country")
 
     async def do(client: Client) -> list[Item]:
         if exits:

@@ -17,18 +17,18 @@ import uvloop
 from agent.envoy.supervisor import find_envoy
 from api.app import create_app
 from api.kernel.context import ApiContext
-from api.runtime.auth_state import Auth
-from api.runtime.certificate_cache import Credentials
+from api.runtime.auth_state import AuthState
+from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
-from api.runtime.oidc import Provider
-from api.runtime.pending_orders import OrderBook
+from api.runtime.oidc import OidcProvider
+from api.runtime.pending_orders import PendingOrders
 from cli.gc_tuning import calm_collector
 from cli.logging import configure_logging
-from keeper.containers.container_spec import Ground
+from keeper.containers.container_spec import SpecContext
 from keeper.containers.reconciler import run_containers
-from keeper.exit_health import Patience
+from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
-from model.authority import Authority, create_authority
+from model.authority import CertificateAuthority, create_authority
 from model.database import Database
 from model.embedded_postgres import embedded_server
 from model.endpoint import Endpoint, parse_endpoint
@@ -83,7 +83,7 @@ def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
             except OSError as error:
                 raise PortInUse(
                     f"the API cannot listen on {address} ({error.strerror})",
-                    mend="end what uses the port, or set EXITPLANE_API_LISTEN",
+                    hint="end what uses the port, or set EXITPLANE_API_LISTEN",
                 ) from error
         yield sockets
     finally:
@@ -154,7 +154,7 @@ async def _calm(xds: XdsServer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]:
-    patience = Patience(
+    patience = HealthThresholds(
         unreachable_after=timedelta(seconds=settings.silence_timeout_s),
         lost_after=timedelta(seconds=settings.lost_after_s),
     )
@@ -167,7 +167,7 @@ async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _containers(database: Database, authority: Authority, settings: Settings) -> AsyncIterator[None]:
+async def _containers(database: Database, authority: CertificateAuthority, settings: Settings) -> AsyncIterator[None]:
     """Look after containers while the block lasts, if this replica has an engine. Raises BadSettings."""
     if settings.container_engine is None:
         yield
@@ -175,9 +175,9 @@ async def _containers(database: Database, authority: Authority, settings: Settin
     if settings.container_api is None:
         raise BadSettings(
             "EXITPLANE_CONTAINER_ENGINE without EXITPLANE_CONTAINER_API",
-            mend="set it to the URL that containers reach this API under",
+            hint="set it to the URL that containers reach this API under",
         )
-    ground = Ground(
+    ground = SpecContext(
         instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
         api=settings.container_api,
         secrets=settings.container_secrets,
@@ -193,7 +193,11 @@ async def _containers(database: Database, authority: Authority, settings: Settin
 
 @asynccontextmanager
 async def _api(
-    settings: Settings, database: Database, authority: Authority, xds: XdsServer, sockets: list[socket.socket]
+    settings: Settings,
+    database: Database,
+    authority: CertificateAuthority,
+    xds: XdsServer,
+    sockets: list[socket.socket],
 ) -> AsyncIterator[None]:
     """Serve the API; when the block ends, first the HTTP server stops, then what it heard is stored."""
     context = _context(settings, database, authority, xds)
@@ -226,7 +230,7 @@ async def _api(
 def _context(
     settings: Settings,
     database: Database,
-    authority: Authority,
+    authority: CertificateAuthority,
     xds: XdsServer,
 ) -> ApiContext:
     advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
@@ -237,13 +241,13 @@ def _context(
         authority=authority,
         clock=_now,
         sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
-        credentials=Credentials(database),
-        orders=OrderBook(database, _now),
+        credentials=CertificateCache(database),
+        orders=PendingOrders(database, _now),
         xds_address=advertised.host if advertised else None,
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
-        auth=Auth(provider=Provider(oidc) if oidc else None),
+        auth=AuthState(provider=OidcProvider(oidc) if oidc else None),
         readiness=readiness,
     )
 

@@ -118,7 +118,7 @@ def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadCredentials(f"{path} cannot be read ({error})", mend="correct EXITPLANE_API_KEY_FILE") from error
+        raise BadCredentials(f"{path} cannot be read ({error})", hint="correct EXITPLANE_API_KEY_FILE") from error
 
 
 def _folder() -> Path:
@@ -135,7 +135,7 @@ def _read() -> dict[str, Login]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadCredentials(f"{_file()} cannot be read ({error})", mend="remove it, and log in again") from error
+        raise BadCredentials(f"{_file()} cannot be read ({error})", hint="remove it, and log in again") from error
 
 
 def _write(api: str, login: Login | None) -> None:

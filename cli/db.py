@@ -95,7 +95,7 @@ class RestoreFailed(ExitplaneError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RestoreTarget:
     """What a restore goes to: PostgreSQL's version, what is there, who is connected, and what was told already."""
 
     major: int
@@ -135,7 +135,7 @@ def db_backup(
         url = parse_url(given)
         target = run(_look(url))
         if not target.tables:
-            raise BackupFailed("the database is empty", mend="set EXITPLANE_DATABASE_URL to the one that is meant")
+            raise BackupFailed("the database is empty", hint="set EXITPLANE_DATABASE_URL to the one that is meant")
         _dump(url, _tools(target.major), file)
     print(f"{file} holds the database, {file.stat().st_size} bytes; it is a secret")
 
@@ -158,12 +158,12 @@ def db_restore(
         if target.others:
             raise RestoreRefused(
                 f"{target.others} others are connected to the database",
-                mend="stop every control plane that uses it, and repeat it",
+                hint="stop every control plane that uses it, and repeat it",
             )
         if target.tables and not force:
             raise RestoreRefused(
                 f"the database holds {target.tables} tables",
-                mend="restore to an empty one, or remove them with --force",
+                hint="restore to an empty one, or remove them with --force",
             )
         _restore(url, tools, file, target)
     behind = "" if migration == newest_migration() else "; run `exitplane db upgrade`"
@@ -196,7 +196,7 @@ def _destination() -> Iterator[URL]:
         yield parse_url(started)
 
 
-async def _look(url: URL) -> Target:
+async def _look(url: URL) -> RestoreTarget:
     """Raises DatabaseUnreachable."""
     database = Database(url.render_as_string(hide_password=False), pool_size=1)
     connection = await database.connect()
@@ -208,7 +208,7 @@ async def _look(url: URL) -> Target:
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND usesysid IS NOT NULL AND pid <> pg_backend_pid()"
         )
-        return Target(
+        return RestoreTarget(
             major=connection.get_server_version().major,
             tables=tables,
             others=others,
@@ -216,7 +216,7 @@ async def _look(url: URL) -> Target:
             event=await _newest(connection, "change", "id"),
         )
     except asyncpg.InsufficientPrivilegeError as error:
-        raise NotPermitted(f"PostgreSQL refuses it ({error})", mend="connect as the owner of the database") from error
+        raise NotPermitted(f"PostgreSQL refuses it ({error})", hint="connect as the owner of the database") from error
     finally:
         await connection.close()
         await database.close()
@@ -242,7 +242,7 @@ def _tools(major: int) -> Path:
         if (folder / "pg_dump").exists() and _version_of(folder / "pg_dump") >= major:
             return folder
     raise ToolMissing(
-        f"there is no pg_dump for PostgreSQL {major}", mend=f"install its client programs (postgresql-client-{major})"
+        f"there is no pg_dump for PostgreSQL {major}", hint=f"install its client programs (postgresql-client-{major})"
     )
 
 
@@ -264,9 +264,9 @@ def _dump(url: URL, tools: Path, file: Path) -> None:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise BackupFailed(f"{file} exists", mend="name another file, or move that one away") from error
+        raise BackupFailed(f"{file} exists", hint="name another file, or move that one away") from error
     except OSError as error:
-        raise BackupFailed(f"{file} cannot be made ({error.strerror})", mend="name a place to write to") from error
+        raise BackupFailed(f"{file} cannot be made ({error.strerror})", hint="name a place to write to") from error
     try:
         with os.fdopen(descriptor, "wb") as made:
             done = subprocess.run(
@@ -286,7 +286,7 @@ def _dump(url: URL, tools: Path, file: Path) -> None:
         raise
     if done.returncode:
         file.unlink()
-        raise BackupFailed(f"pg_dump failed ({_reason(done.stderr)})", mend="mend that, and repeat it")
+        raise BackupFailed(f"pg_dump failed ({_reason(done.stderr)})", hint="hint that, and repeat it")
 
 
 def _digest_of(file: Path, size: int = -1) -> str:
@@ -301,13 +301,13 @@ def _digest_of(file: Path, size: int = -1) -> str:
 def _check_seal(file: Path) -> None:
     """Raises RestoreRefused unless a backup is whole: pg_restore itself is content with one whose end is missing."""
     if not file.is_file():
-        raise RestoreRefused(f"there is no file {file}", mend="name what `exitplane db backup` made")
+        raise RestoreRefused(f"there is no file {file}", hint="name what `exitplane db backup` made")
     size = file.stat().st_size - len(_SEAL) - hashlib.sha256().digest_size * 2
     with file.open("rb") as opened:
         opened.seek(max(size, 0))
         if opened.read() != _SEAL + _digest_of(file, max(size, 0)).encode():
             raise RestoreRefused(
-                f"{file} is no whole backup", mend="name what `exitplane db backup` made, as it was made"
+                f"{file} is no whole backup", hint="name what `exitplane db backup` made, as it was made"
             )
 
 
@@ -324,17 +324,17 @@ def _read_migration(tools: Path, file: Path) -> str:
     if done.returncode or found is None:
         reason = _reason(done.stderr) or "it has no migration"
         raise RestoreRefused(
-            f"{file} is no backup of Exitplane ({reason})", mend="name what `exitplane db backup` made"
+            f"{file} is no backup of Exitplane ({reason})", hint="name what `exitplane db backup` made"
         )
     if found[1] not in known_migrations():
         raise RestoreRefused(
             f"{file} is at migration {found[1]}, which this version does not know",
-            mend="restore it with the version of Exitplane that made it, or a later one",
+            hint="restore it with the version of Exitplane that made it, or a later one",
         )
     return found[1]
 
 
-def _restore(url: URL, tools: Path, file: Path, target: Target) -> None:
+def _restore(url: URL, tools: Path, file: Path, target: RestoreTarget) -> None:
     """Replace all that the database holds by what a backup does, in one transaction."""
     where, environment = _where(url)
     with tempfile.TemporaryFile() as complaints, tempfile.TemporaryFile() as refusals:
@@ -361,15 +361,15 @@ def _restore(url: URL, tools: Path, file: Path, target: Target) -> None:
                 writing.stdin.close()
         if reading.wait() and not writing.wait():
             raise RestoreFailed(
-                f"pg_restore failed ({_reason(complaints)})", mend="nothing was changed; see that FILE is whole"
+                f"pg_restore failed ({_reason(complaints)})", hint="nothing was changed; see that FILE is whole"
             )
         if writing.wait():
             raise RestoreFailed(
-                f"PostgreSQL refused it ({_reason(refusals)})", mend="nothing was changed; mend that, and repeat it"
+                f"PostgreSQL refused it ({_reason(refusals)})", hint="nothing was changed; hint that, and repeat it"
             )
 
 
-def _replay(reading: subprocess.Popen[bytes], script: IO[bytes], target: Target) -> None:
+def _replay(reading: subprocess.Popen[bytes], script: IO[bytes], target: RestoreTarget) -> None:
     assert reading.stdout is not None
     script.write(f"BEGIN;\nSET LOCAL lock_timeout = '4s';\n{_EMPTY}".encode())
     head = reading.stdout.read(65536)

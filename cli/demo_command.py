@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from demo.check import Finding, Report, check_scene
+from demo.check import CheckReport, RequestCheck, check_scene
 from demo.display import show_finding, show_report, show_scene
-from demo.lab import Scene, SceneSettings
+from demo.lab import Lab, LabSettings
 from demo.plan import parse_countries
 from demo.processes import interruptible
 from demo.setup import open_scene
@@ -40,7 +40,7 @@ def demo(
     console = Console(stderr=as_json, highlight=False)
     try:
         with interruptible():
-            settings = SceneSettings(
+            settings = LabSettings(
                 exits=parse_countries(exits),
                 tunnels=tunnels,
                 state_dir=state,
@@ -55,7 +55,7 @@ def demo(
     raise typer.Exit(status)
 
 
-def _run(settings: SceneSettings, console: Console, *, check: bool, as_json: bool) -> int:
+def _run(settings: LabSettings, console: Console, *, check: bool, as_json: bool) -> int:
     """The exit status: of a check 0 or 1; a demo that was watched until Ctrl-C ends with 0."""
     started = time.monotonic()
     with console.status("starting") as spinner, open_scene(settings, _teller(console, started)) as scene:
@@ -78,9 +78,9 @@ def _run(settings: SceneSettings, console: Console, *, check: bool, as_json: boo
     return 0 if report.ok else 1
 
 
-def _check(scene: Scene, console: Console) -> Report:
+def _check(scene: Lab, console: Console) -> CheckReport:
     for found in check_scene(scene):
-        if isinstance(found, Finding):
+        if isinstance(found, RequestCheck):
             show_finding(console, found)
         else:
             return found

@@ -153,7 +153,7 @@ def _order(
     if done["state"] != "done":
         why = done["trouble"] or "its agent has not answered"
         raise OrderNotDone(
-            f"{done['exit']} did not: {why}", mend="see what `exitplane history` says of it, or --wait longer"
+            f"{done['exit']} did not: {why}", hint="see what `exitplane history` says of it, or --wait longer"
         )
     return None if as_json else done
 

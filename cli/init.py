@@ -19,10 +19,10 @@ from sqlalchemy.exc import IntegrityError
 
 from api.features.operators.schemas import OperatorIn
 from api.http.problems import Problem, invalid
-from api.runtime.passwords import Passwords, refuse_weak
+from api.runtime.passwords import Argon2Hasher, refuse_weak
 from api.runtime.tokens import digest_of, new_key
 from cli.local_database import open_database, run
-from model.audit_log import Actor, Entry, append
+from model.audit_log import Actor, AuditEntry, append
 from model.errors import ExitplaneError
 from model.repositories import operators
 from model.schema_version import check_migration
@@ -44,7 +44,7 @@ class FileInTheWay(ExitplaneError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _InitOptions:
     name: str | None
     generate: bool
     password_file: Path | None
@@ -68,7 +68,7 @@ def init(
 
     The password is asked for twice, unless it is generated or in a file. There is no default one.
     """
-    made = run(_init(_Wish(name, generate, password_file, force), api_key_file))
+    made = run(_init(_InitOptions(name, generate, password_file, force), api_key_file))
     if as_json:
         print(json.dumps(made))
         return
@@ -79,14 +79,14 @@ def init(
         print(f"an API key is in {made['api_key_file']}; programs read it by EXITPLANE_API_KEY_FILE")
 
 
-async def _init(wish: _Wish, api_key_file: Path | None) -> dict[str, str]:
+async def _init(wish: _InitOptions, api_key_file: Path | None) -> dict[str, str]:
     async with open_database() as database:
         await check_migration(database)
         async with database.session() as session:
             _refuse_another(await operators.count_admins(session), force=wish.force)
         admin = _ask(wish)
         now, key = datetime.now(UTC), new_key()
-        hashed = await Passwords().make(admin.password or "")
+        hashed = await Argon2Hasher().make(admin.password or "")
         row = OperatorRow(name=admin.name, role=admin.role, password_hash=hashed, created_at=now)
         with _written(api_key_file, key, force=wish.force):
             try:
@@ -94,16 +94,16 @@ async def _init(wish: _Wish, api_key_file: Path | None) -> dict[str, str]:
                     await operators.hold_admins(session)
                     _refuse_another(await operators.count_admins(session), force=wish.force)
                     await operators.save(session, row)
-                    made = [Entry("created", "operator", str(row.id), detail={"by": "exitplane init"})]
+                    made = [AuditEntry("created", "operator", str(row.id), detail={"by": "exitplane init"})]
                     if api_key_file is not None:
                         stored = ApiKeyRow(
                             operator_id=row.id, name=KEY_NAME, digest=digest_of(key), role="admin", created_at=now
                         )
                         await operators.save(session, stored)
-                        made.append(Entry("created", "api-key", str(stored.id), detail={"by": "exitplane init"}))
+                        made.append(AuditEntry("created", "api-key", str(stored.id), detail={"by": "exitplane init"}))
                     await append(session, Actor(), made)
             except IntegrityError as error:
-                raise BadAdmin(f"there is an operator {admin.name!r}", mend="choose another --name") from error
+                raise BadAdmin(f"there is an operator {admin.name!r}", hint="choose another --name") from error
     told = {"id": str(row.id), "name": row.name}
     if wish.generate:
         told["password"] = admin.password or ""
@@ -114,11 +114,11 @@ async def _init(wish: _Wish, api_key_file: Path | None) -> dict[str, str]:
 
 def _refuse_another(admins: int, *, force: bool) -> None:
     if admins and not force:
-        mend = "let them make others (POST /api/v1/operators), or give --force if nobody can log in any more"
-        raise AdminExists("there is an admin", mend=mend)
+        hint = "let them make others (POST /api/v1/operators), or give --force if nobody can log in any more"
+        raise AdminExists("there is an admin", hint=hint)
 
 
-def _ask(wish: _Wish) -> OperatorIn:
+def _ask(wish: _InitOptions) -> OperatorIn:
     """The name and the password, by the rules of the API. Raises BadAdmin."""
     name = wish.name or _prompt("Name of the admin", "--name")
     try:
@@ -132,10 +132,10 @@ def _ask(wish: _Wish) -> OperatorIn:
 
 
 def _refused(problem: Problem) -> BadAdmin:
-    return BadAdmin(problem.message.removeprefix("/"), mend=problem.mend)
+    return BadAdmin(problem.message.removeprefix("/"), hint=problem.hint)
 
 
-def _password(wish: _Wish) -> str:
+def _password(wish: _InitOptions) -> str:
     if wish.generate:
         return secrets.token_urlsafe(18)
     if wish.password_file is None:
@@ -143,12 +143,12 @@ def _password(wish: _Wish) -> str:
     try:
         return wish.password_file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadAdmin(f"{wish.password_file} cannot be read ({error})", mend="correct --password-file") from error
+        raise BadAdmin(f"{wish.password_file} cannot be read ({error})", hint="correct --password-file") from error
 
 
 def _prompt(what: str, option: str, *, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
-        raise BadAdmin(f"there is no terminal to ask for the {what.lower()}", mend=f"give {option}")
+        raise BadAdmin(f"there is no terminal to ask for the {what.lower()}", hint=f"give {option}")
     asked: str = typer.prompt(what, hide_input=hidden, confirmation_prompt=hidden)
     return asked
 
@@ -160,12 +160,12 @@ def _written(path: Path | None, content: str, *, force: bool) -> Iterator[None]:
         yield
         return
     if path.exists() and not force:
-        raise FileInTheWay(f"{path} is there already", mend="name another --api-key-file, or give --force")
+        raise FileInTheWay(f"{path} is there already", hint="name another --api-key-file, or give --force")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise FileInTheWay(f"{path} cannot be written ({error.strerror})", mend="correct --api-key-file") from error
+        raise FileInTheWay(f"{path} cannot be written ({error.strerror})", hint="correct --api-key-file") from error
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(content + "\n")

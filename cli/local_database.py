@@ -27,7 +27,7 @@ async def open_database() -> AsyncIterator[Database]:
     if url is None:
         raise DatabaseUnreachable(
             f"no control plane runs in {settings.state_dir}",
-            mend="start `exitplane serve`, or set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL",
+            hint="start `exitplane serve`, or set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL",
         )
     async with connect(url) as database:
         yield database
@@ -59,7 +59,7 @@ def database_url(*, create: bool = False) -> Iterator[str]:
     else:
         raise NoDatabase(
             f"there is no database in {settings.state_dir}",
-            mend="set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL to where it is, or make one: `exitplane db upgrade`",
+            hint="set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL to where it is, or make one: `exitplane db upgrade`",
         )
 
 

@@ -71,7 +71,7 @@ def whoami(
     """Show who you are to the API, and what you may."""
     header = credentials.authorization(api)
     if header is None:
-        raise NotLoggedIn(f"nobody is logged in to {api}", mend="run `exitplane login`, or set EXITPLANE_API_KEY")
+        raise NotLoggedIn(f"nobody is logged in to {api}", hint="run `exitplane login`, or set EXITPLANE_API_KEY")
     me = credentials.ask(api, lambda client: client.plain.get("/auth/me"), header)
     if as_json:
         print_json(me)
@@ -87,12 +87,12 @@ def _password(path: Path | None) -> str:
     try:
         return path.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadCredentials(f"{path} cannot be read ({error})", mend="correct --password-file") from error
+        raise BadCredentials(f"{path} cannot be read ({error})", hint="correct --password-file") from error
 
 
 def _ask(what: str, option: str, *, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
-        raise BadCredentials(f"there is no terminal to ask for the {what.lower()}", mend=f"give {option}")
+        raise BadCredentials(f"there is no terminal to ask for the {what.lower()}", hint=f"give {option}")
     asked: str = typer.prompt(what, hide_input=hidden)
     return asked
 

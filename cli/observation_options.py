@@ -26,11 +26,11 @@ def read_observing(placed: Mapping[str, Any]) -> dict[str, Any]:
     for needed, (*options, reason) in _NEED.items():
         for option in options:
             if placed.get(option) is not None and placed.get(needed) is None:
-                raise BadSetting(f"{option} needs {needed}: {reason}", mend=f"add {needed}, or leave {option} out")
+                raise BadSetting(f"{option} needs {needed}: {reason}", hint=f"add {needed}, or leave {option} out")
     if placed.get("--dns-zone") is not None and placed.get("--parent") is not None:
         raise BadSetting(
             "--dns-zone with --parent: names are resolved by the parent, which cannot be asked who does",
-            mend="leave --dns-zone out",
+            hint="leave --dns-zone out",
         )
     every_s = placed.get("--observe-every-s")
     return {
@@ -58,4 +58,4 @@ def _read_network(option: str, text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise BadSetting(f"{option} {text!r} is no network", mend="write 198.51.100.0/24 or 2001:db8::/32") from error
+        raise BadSetting(f"{option} {text!r} is no network", hint="write 198.51.100.0/24 or 2001:db8::/32") from error

@@ -41,6 +41,6 @@ async def _create(role: Role, fleet: str, ttl_s: float) -> str:
         async with database.session() as session:
             found = await declared.find_fleet(session, fleet)
             if found is None:
-                raise UnknownFleet(f"there is no fleet {fleet!r}", mend="create it first: POST /api/v1/fleets")
+                raise UnknownFleet(f"there is no fleet {fleet!r}", hint="create it first: POST /api/v1/fleets")
             ttl = timedelta(seconds=ttl_s)
             return await enrolment.create_token(session, fleet_id=found.id, role=role, ttl=ttl, now=datetime.now(UTC))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from client.client import COLLECTIONS, Client, collect
     from client.errors import ApiRefused, ApiUnreachable
-    from client.transport import Reply, Tally
+    from client.transport import ConvergenceTally, Reply
 
-__all__ = ["COLLECTIONS", "ApiRefused", "ApiUnreachable", "Client", "Reply", "Tally", "collect"]
+__all__ = ["COLLECTIONS", "ApiRefused", "ApiUnreachable", "Client", "ConvergenceTally", "Reply", "collect"]
 
 _MODULES: Final = {
     "COLLECTIONS": "client.client",
@@ -23,7 +23,7 @@ _MODULES: Final = {
     "ApiRefused": "client.errors",
     "ApiUnreachable": "client.errors",
     "Reply": "client.transport",
-    "Tally": "client.transport",
+    "ConvergenceTally": "client.transport",
 }
 
 

@@ -28,7 +28,7 @@ _BEGIN_OIDC: Operation[None] = Operation("begin_oidc", "GET", f"{_PATH}/oidc/log
 _FINISH_OIDC = Operation("finish_oidc", "GET", f"{_PATH}/oidc/callback", None, TokensOut, repeatable=False)
 
 
-class Auth:
+class AuthClient:
     """What an operator does about themselves. None of it is sent twice: a code or a token is good once."""
 
     def __init__(self, transport: Transport) -> None:

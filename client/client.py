@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
     from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
     from api.features.users.schemas import UserIn, UserOut, UserPatch
-    from client.auth import Auth
-    from client.collection import Collection, Creatable, In, Out, Patch, Readable
-    from client.containers import Containers
-    from client.declared import Declaring
-    from client.events import Events
-    from client.exits import Exits
-    from client.fleets import Fleets
-    from client.json_client import Plain
-    from client.proxies import Proxies
-    from client.vpn_sentinel import Neighbours
+    from client.auth import AuthClient
+    from client.collection import CollectionClient, CreatableCollection, In, Out, Patch, ReadableCollection
+    from client.containers import ContainersClient
+    from client.declared import DeclaredClient
+    from client.events import EventsClient
+    from client.exits import ExitsClient
+    from client.fleets import FleetsClient
+    from client.json_client import JsonClient
+    from client.proxies import ProxiesClient
+    from client.vpn_sentinel import VpnSentinelClient
 
 COLLECTIONS: Final = (
     "fleets",
@@ -85,132 +85,132 @@ class Client:
         return self._transport.url
 
     @cached_property
-    def fleets(self) -> Fleets:
+    def fleets(self) -> FleetsClient:
         from api.features.fleets.schemas import FleetIn, FleetOut, FleetPatch
-        from client.fleets import Fleets
+        from client.fleets import FleetsClient
 
-        return Fleets(self._transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
+        return FleetsClient(self._transport, "fleets", "fleet", (FleetIn, FleetPatch, FleetOut))
 
     @cached_property
-    def exits(self) -> Exits:
+    def exits(self) -> ExitsClient:
         from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch
-        from client.exits import Exits
+        from client.exits import ExitsClient
 
-        return Exits(self._transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
+        return ExitsClient(self._transport, "exits", "exit", (ExitIn, ExitPatch, ExitOut))
 
     @cached_property
-    def proxies(self) -> Proxies:
+    def proxies(self) -> ProxiesClient:
         from api.features.proxies.schemas import ProxyIn, ProxyOut, ProxyPatch
-        from client.proxies import Proxies
+        from client.proxies import ProxiesClient
 
-        return Proxies(self._transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
+        return ProxiesClient(self._transport, "proxies", "proxy", (ProxyIn, ProxyPatch, ProxyOut))
 
     @cached_property
-    def pools(self) -> Collection[PoolIn, PoolPatch, PoolOut]:
+    def pools(self) -> CollectionClient[PoolIn, PoolPatch, PoolOut]:
         from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
 
         return self._collection("pools", "pool", (PoolIn, PoolPatch, PoolOut))
 
     @cached_property
-    def listeners(self) -> Collection[ListenerIn, ListenerPatch, ListenerOut]:
+    def listeners(self) -> CollectionClient[ListenerIn, ListenerPatch, ListenerOut]:
         from api.features.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
 
         return self._collection("listeners", "listener", (ListenerIn, ListenerPatch, ListenerOut))
 
     @cached_property
-    def routes(self) -> Collection[RouteIn, RoutePatch, RouteOut]:
+    def routes(self) -> CollectionClient[RouteIn, RoutePatch, RouteOut]:
         from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
 
         return self._collection("routes", "route", (RouteIn, RoutePatch, RouteOut))
 
     @cached_property
-    def users(self) -> Collection[UserIn, UserPatch, UserOut]:
+    def users(self) -> CollectionClient[UserIn, UserPatch, UserOut]:
         from api.features.users.schemas import UserIn, UserOut, UserPatch
 
         return self._collection("users", "user", (UserIn, UserPatch, UserOut))
 
     @cached_property
-    def plans(self) -> Collection[PlanIn, PlanPatch, PlanOut]:
+    def plans(self) -> CollectionClient[PlanIn, PlanPatch, PlanOut]:
         from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch
 
         return self._collection("plans", "plan", (PlanIn, PlanPatch, PlanOut))
 
     @cached_property
-    def certificates(self) -> Collection[CertificateIn, CertificatePatch, CertificateOut]:
+    def certificates(self) -> CollectionClient[CertificateIn, CertificatePatch, CertificateOut]:
         from api.features.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
 
         return self._collection("certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut))
 
     @cached_property
-    def operators(self) -> Collection[OperatorIn, OperatorPatch, OperatorOut]:
+    def operators(self) -> CollectionClient[OperatorIn, OperatorPatch, OperatorOut]:
         from api.features.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
 
         return self._collection("operators", "operator", (OperatorIn, OperatorPatch, OperatorOut))
 
     @cached_property
-    def api_keys(self) -> Creatable[ApiKeyIn, ApiKeyPatch, ApiKeyOut]:
+    def api_keys(self) -> CreatableCollection[ApiKeyIn, ApiKeyPatch, ApiKeyOut]:
         from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
-        from client.collection import Creatable
+        from client.collection import CreatableCollection
 
-        return Creatable(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
+        return CreatableCollection(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
 
     @cached_property
-    def audit_events(self) -> Readable[AuditEventOut]:
+    def audit_events(self) -> ReadableCollection[AuditEventOut]:
         from api.features.audit_events.schemas import AuditEventOut
-        from client.collection import Readable
+        from client.collection import ReadableCollection
 
-        return Readable(self._transport, "audit-events", "audit-event", AuditEventOut)
+        return ReadableCollection(self._transport, "audit-events", "audit-event", AuditEventOut)
 
     @cached_property
-    def plain(self) -> Plain:
+    def plain(self) -> JsonClient:
         """The API without its schemas, for programs that only show what it says."""
-        from client.json_client import Plain
+        from client.json_client import JsonClient
 
-        return Plain(self._transport)
-
-    @cached_property
-    def containers(self) -> Containers:
-        from client.containers import Containers
-
-        return Containers(self._transport)
+        return JsonClient(self._transport)
 
     @cached_property
-    def declared(self) -> Declaring:
-        from client.declared import Declaring
+    def containers(self) -> ContainersClient:
+        from client.containers import ContainersClient
 
-        return Declaring(self._transport)
-
-    @cached_property
-    def events(self) -> Events:
-        from client.events import Events
-
-        return Events(self._transport)
+        return ContainersClient(self._transport)
 
     @cached_property
-    def auth(self) -> Auth:
-        from client.auth import Auth
+    def declared(self) -> DeclaredClient:
+        from client.declared import DeclaredClient
 
-        return Auth(self._transport)
+        return DeclaredClient(self._transport)
 
     @cached_property
-    def neighbours(self) -> Neighbours:
-        from client.vpn_sentinel import Neighbours
+    def events(self) -> EventsClient:
+        from client.events import EventsClient
 
-        return Neighbours(self._transport)
+        return EventsClient(self._transport)
 
-    def collection(self, name: str) -> Readable[Any]:
+    @cached_property
+    def auth(self) -> AuthClient:
+        from client.auth import AuthClient
+
+        return AuthClient(self._transport)
+
+    @cached_property
+    def neighbours(self) -> VpnSentinelClient:
+        from client.vpn_sentinel import VpnSentinelClient
+
+        return VpnSentinelClient(self._transport)
+
+    def collection(self, name: str) -> ReadableCollection[Any]:
         """The collection that the API calls `name`, one of COLLECTIONS. Raises KeyError."""
         if name not in COLLECTIONS:
             raise KeyError(name)
-        found: Readable[Any] = getattr(self, name.replace("-", "_"))
+        found: ReadableCollection[Any] = getattr(self, name.replace("-", "_"))
         return found
 
     def _collection(
         self, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
-    ) -> Collection[In, Patch, Out]:
-        from client.collection import Collection
+    ) -> CollectionClient[In, Patch, Out]:
+        from client.collection import CollectionClient
 
-        return Collection(self._transport, name, kind, schemas)
+        return CollectionClient(self._transport, name, kind, schemas)
 
     def operations(self) -> Iterator[Operation[Any]]:
         """Those of the OpenAPI document that this client asks for."""

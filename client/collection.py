@@ -18,7 +18,7 @@ Patch = TypeVar("Patch", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
 
 
-class Given(TypedDict, total=False):
+class WriteOptions(TypedDict, total=False):
     """What a write may be given beside what it writes."""
 
     approve: Literal["shrink"] | None
@@ -27,14 +27,14 @@ class Given(TypedDict, total=False):
     """Return once the proxies have answered, after this many seconds at most."""
 
 
-class GivenOne(Given, total=False):
+class GivenOne(WriteOptions, total=False):
     fleet: str | None
     """Where several fleets have a thing of this name."""
     if_match: str
     """The ETag that it was read with: refused if it changed since."""
 
 
-class Readable(Generic[Out]):
+class ReadableCollection(Generic[Out]):
     """What can be listed and read."""
 
     def __init__(self, transport: Transport, name: str, kind: str, out: type[Out]) -> None:
@@ -77,7 +77,7 @@ class Readable(Generic[Out]):
         return await self._transport.send(self._read, str(ref), query={"fleet": fleet})
 
 
-class Changeable(Readable[Out], Generic[In, Patch, Out]):
+class ChangeableCollection(ReadableCollection[Out], Generic[In, Patch, Out]):
     """What can be changed and deleted too."""
 
     def __init__(
@@ -125,7 +125,7 @@ class Changeable(Readable[Out], Generic[In, Patch, Out]):
         return await self._transport.dry_run(self._delete, str(ref), query=query, headers=headers)
 
 
-class Creatable(Changeable[In, Patch, Out], Generic[In, Patch, Out]):
+class CreatableCollection(ChangeableCollection[In, Patch, Out], Generic[In, Patch, Out]):
     """What can be created too."""
 
     def __init__(
@@ -139,18 +139,18 @@ class Creatable(Changeable[In, Patch, Out], Generic[In, Patch, Out]):
         yield from super().operations()
         yield self._create
 
-    async def create(self, wish: In, **given: Unpack[Given]) -> Out:
+    async def create(self, wish: In, **given: Unpack[WriteOptions]) -> Out:
         """Create one."""
         query, headers = sort_out(given)
         return (await self._transport.send(self._create, query=query, body=wish, headers=headers)).value
 
-    async def try_create(self, wish: In, **given: Unpack[Given]) -> DryRunOut:
+    async def try_create(self, wish: In, **given: Unpack[WriteOptions]) -> DryRunOut:
         """What `create` would do."""
         query, headers = sort_out(given)
         return await self._transport.dry_run(self._create, query=query, body=wish, headers=headers)
 
 
-class Collection(Creatable[In, Patch, Out], Generic[In, Patch, Out]):
+class CollectionClient(CreatableCollection[In, Patch, Out], Generic[In, Patch, Out]):
     """What can be created and deleted in bulk too."""
 
     def __init__(
@@ -179,7 +179,7 @@ class Collection(Creatable[In, Patch, Out], Generic[In, Patch, Out]):
         create: Sequence[In] = (),
         delete: Sequence[object] = (),
         fleet: str | None = None,
-        **given: Unpack[Given],
+        **given: Unpack[WriteOptions],
     ) -> BulkOut[Out]:
         """Delete and create many in one revision, or nothing. `fleet` is that of what is deleted by name."""
         query, headers = sort_out(given)
@@ -194,7 +194,7 @@ class Collection(Creatable[In, Patch, Out], Generic[In, Patch, Out]):
         create: Sequence[In] = (),
         delete: Sequence[object] = (),
         fleet: str | None = None,
-        **given: Unpack[Given],
+        **given: Unpack[WriteOptions],
     ) -> DryRunOut:
         """What `bulk` would do."""
         query, headers = sort_out(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Unpack
 
-from api.features.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
+from api.features.containers.schemas import ContainerCommandsOut, ContainersOut, LogsOut, Verb
 from api.http.paths import BASE_PATH
 from api.kernel.dry_run import DryRunOut
 from client.collection import GivenOne, sort_out
@@ -16,15 +16,17 @@ _OF_POOL: Final = f"{BASE_PATH}/pools/{{pool}}/containers"
 _EXIT: Final = f"{BASE_PATH}/exits/{{exit_id}}"
 _LIST = Operation("list_containers", "GET", _OF_POOL, None, ContainersOut)
 _LOGS = Operation("read_container_logs", "GET", f"{_EXIT}/container/logs", None, LogsOut)
-_POOLS: Final[Mapping[str, Operation[WishesOut]]] = {
-    verb: Operation(f"{verb}_containers", "POST", f"{_OF_POOL}/{verb}", None, WishesOut, keyed=True) for verb in _VERBS
+_POOLS: Final[Mapping[str, Operation[ContainerCommandsOut]]] = {
+    verb: Operation(f"{verb}_containers", "POST", f"{_OF_POOL}/{verb}", None, ContainerCommandsOut, keyed=True)
+    for verb in _VERBS
 }
-_EXITS: Final[Mapping[str, Operation[WishesOut]]] = {
-    verb: Operation(f"{verb}_exit", "POST", f"{_EXIT}/{verb}", None, WishesOut, keyed=True) for verb in _VERBS
+_EXITS: Final[Mapping[str, Operation[ContainerCommandsOut]]] = {
+    verb: Operation(f"{verb}_exit", "POST", f"{_EXIT}/{verb}", None, ContainerCommandsOut, keyed=True)
+    for verb in _VERBS
 }
 
 
-class Containers:
+class ContainersClient:
     """The containers of pools. What is asked of them is done within seconds by whoever has the engine."""
 
     def __init__(self, transport: Transport) -> None:
@@ -45,11 +47,11 @@ class Containers:
         """The last lines that the container of an exit wrote."""
         return (await self._transport.send(_LOGS, str(exit_id), query={"lines": lines, "fleet": fleet})).value
 
-    async def ask_pool(self, verb: Verb, pool: object, **given: Unpack[GivenOne]) -> WishesOut:
+    async def ask_pool(self, verb: Verb, pool: object, **given: Unpack[GivenOne]) -> ContainerCommandsOut:
         """Start, stop or restart the containers of a pool."""
         return await self._ask(_POOLS[verb], pool, given)
 
-    async def ask_exit(self, verb: Verb, exit_id: object, **given: Unpack[GivenOne]) -> WishesOut:
+    async def ask_exit(self, verb: Verb, exit_id: object, **given: Unpack[GivenOne]) -> ContainerCommandsOut:
         """Start, stop or restart the container of an exit."""
         return await self._ask(_EXITS[verb], exit_id, given)
 
@@ -63,6 +65,8 @@ class Containers:
         query, headers = sort_out(given)
         return await self._transport.dry_run(_EXITS[verb], str(exit_id), query=query, headers=headers)
 
-    async def _ask(self, operation: Operation[WishesOut], ref: object, given: GivenOne) -> WishesOut:
+    async def _ask(
+        self, operation: Operation[ContainerCommandsOut], ref: object, given: GivenOne
+    ) -> ContainerCommandsOut:
         query, headers = sort_out(given)
         return (await self._transport.send(operation, str(ref), query=query, headers=headers)).value

@@ -16,12 +16,12 @@ class ApiUnreachable(ExitplaneError):
 
 
 class ApiRefused(ExitplaneError):
-    """The API said no: `code`, `message` and `mend` are its own, and `errors` say which field is wrong."""
+    """The API said no: `code`, `message` and `hint` are its own, and `errors` say which field is wrong."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, mend: str = "", errors: Sequence[FieldError] = ()
+        self, status: int, code: str, message: str, *, hint: str = "", errors: Sequence[FieldError] = ()
     ) -> None:
-        super().__init__(message, mend=mend)
+        super().__init__(message, hint=hint)
         self.status = status
         self.code = code
         self.errors = tuple(errors)
@@ -31,19 +31,19 @@ class ApiRefused(ExitplaneError):
         """What a `problem+json` says; None when it is none."""
         try:
             errors = [
-                FieldError(each["field"], each["message"], each["mend"], each["value"]) for each in problem["errors"]
+                FieldError(each["field"], each["message"], each["hint"], each["value"]) for each in problem["errors"]
             ]
-            return cls(status, problem["code"], problem["detail"], mend=problem["mend"], errors=errors)
+            return cls(status, problem["code"], problem["detail"], hint=problem["hint"], errors=errors)
         except (KeyError, TypeError):
             return None
 
     def __str__(self) -> str:
         told = "; ".join(describe(error) for error in self.errors) or self.message
-        return f"{told}; {self.mend}" if self.mend else told
+        return f"{told}; {self.hint}" if self.hint else told
 
 
 def describe(error: FieldError) -> str:
-    """One thing wrong, without its mend: `/pools/3/country: this is not a country code (it is "zz")`."""
+    """One thing wrong, without its hint: `/pools/3/country: this is not a country code (it is "zz")`."""
     # {pool} stands for what the caller named in the path
     field = "" if error.field.startswith("{") else f"{error.field}: "
     value = "" if error.value is None else f' (it is "{error.value}")'

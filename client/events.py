@@ -12,7 +12,7 @@ from client.transport import Operation, Transport, Value
 _LIST = Operation("list_events", "GET", f"{BASE_PATH}/events", None, EventPage)
 
 
-class Events:
+class EventsClient:
     """Events of the declared state and of what became of it."""
 
     def __init__(self, transport: Transport) -> None:

@@ -9,7 +9,7 @@ from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, HistoryOut
 from api.features.orders.schemas import OrderKind, OrderOut
 from api.http.paths import BASE_PATH
 from api.kernel.dry_run import DryRunOut
-from client.collection import Collection, GivenOne, sort_out
+from client.collection import CollectionClient, GivenOne, sort_out
 from client.transport import Operation, Value
 
 Switch = Literal["drain", "enable", "disable"]
@@ -31,7 +31,7 @@ _BEST = Operation("find_best_exit", "GET", f"{BASE_PATH}/exits/best", None, Exit
 _HISTORY = Operation("read_exit_history", "GET", f"{_EXIT}/history", None, HistoryOut)
 
 
-class Exits(Collection[ExitIn, ExitPatch, ExitOut]):
+class ExitsClient(CollectionClient[ExitIn, ExitPatch, ExitOut]):
     """Exits, how they are operated, and what they went through."""
 
     def operations(self) -> Iterator[Operation[Any]]:

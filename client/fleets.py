@@ -9,7 +9,7 @@ from api.features.fleets.schemas import FleetIn, FleetOut, FleetPatch
 from api.features.rollouts.schemas import RolloutOut
 from api.http.paths import BASE_PATH
 from api.kernel.dry_run import DryRunOut
-from client.collection import Collection, Given, sort_out
+from client.collection import CollectionClient, WriteOptions, sort_out
 from client.transport import Operation
 
 _APPROVAL = f"{BASE_PATH}/fleets/{{fleet}}/rollout/approval"
@@ -18,7 +18,7 @@ _APPROVE = Operation("approve_shrink", "PUT", _APPROVAL, None, RolloutOut)
 _WITHDRAW = Operation("withdraw_approval", "DELETE", _APPROVAL, None, RolloutOut)
 
 
-class Fleets(Collection[FleetIn, FleetPatch, FleetOut]):
+class FleetsClient(CollectionClient[FleetIn, FleetPatch, FleetOut]):
     """Fleets, and what of them is being rolled out."""
 
     def operations(self) -> Iterator[Operation[Any]]:
@@ -29,11 +29,11 @@ class Fleets(Collection[FleetIn, FleetPatch, FleetOut]):
         """What of a fleet is not with everybody yet, and why."""
         return (await self._transport.send(_ROLLOUT, str(fleet))).value
 
-    async def approve_shrink(self, fleet: object, **given: Unpack[Given]) -> RolloutOut:
+    async def approve_shrink(self, fleet: object, **given: Unpack[WriteOptions]) -> RolloutOut:
         """Let the next change through that takes more than half."""
         return await self._decide(_APPROVE, fleet, given)
 
-    async def withdraw_approval(self, fleet: object, **given: Unpack[Given]) -> RolloutOut:
+    async def withdraw_approval(self, fleet: object, **given: Unpack[WriteOptions]) -> RolloutOut:
         """Take an approval back."""
         return await self._decide(_WITHDRAW, fleet, given)
 
@@ -45,6 +45,6 @@ class Fleets(Collection[FleetIn, FleetPatch, FleetOut]):
         """What `withdraw_approval` would do."""
         return await self._transport.dry_run(_WITHDRAW, str(fleet))
 
-    async def _decide(self, operation: Operation[RolloutOut], fleet: object, given: Given) -> RolloutOut:
+    async def _decide(self, operation: Operation[RolloutOut], fleet: object, given: WriteOptions) -> RolloutOut:
         query, headers = sort_out(given)
         return (await self._transport.send(operation, str(fleet), query=query, headers=headers)).value

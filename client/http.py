@@ -42,7 +42,7 @@ class ConnectionBroken(Exception):
     """The connection ended, or fell silent, before the reply was complete."""
 
 
-class Response:
+class HttpResponse:
     """A reply whose body is read as it comes. Its methods raise ConnectionBroken."""
 
     def __init__(self, connection: _Connection, head: h11.Response) -> None:
@@ -71,7 +71,7 @@ class Response:
             yield rest
 
 
-class Origin:
+class HttpOrigin:
     """One server: it keeps connections to it, and the cookies that it set."""
 
     def __init__(self, url: str) -> None:
@@ -90,7 +90,7 @@ class Origin:
     @asynccontextmanager
     async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncIterator[HttpResponse]:
         """Ask for a target below the origin's URL.
 
         Raises BadUrl, BadHeader, NotConnected, ConnectionBroken.
@@ -106,7 +106,7 @@ class Origin:
         head = _head(method, path, fields)
         connection = self._take() or await _connect(base.hostname or "", port, secure=secure)
         try:
-            response = Response(connection, await connection.ask(head, body))
+            response = HttpResponse(connection, await connection.ask(head, body))
             self._cookies.keep(response.headers.all_of("Set-Cookie"))
             yield response
         finally:

@@ -17,10 +17,10 @@ class Item(dict[str, Any]):
     """An object of JSON. Raises ApiUnreachable for a field that it does not have: then the API is of another version."""
 
     def __missing__(self, field: str) -> Any:
-        raise ApiUnreachable(f"what the API says has no {field}", mend="use the same version on both sides")
+        raise ApiUnreachable(f"what the API says has no {field}", hint="use the same version on both sides")
 
 
-class Plain:
+class JsonClient:
     """Asks by path and by collection. All methods raise ApiRefused, ApiUnreachable.
 
     A path is below the API's base, such as `/fleets/{fleet}/rollout`, and `place` fills its braces.

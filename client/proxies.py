@@ -7,13 +7,13 @@ from typing import Any
 
 from api.features.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
 from api.http.paths import BASE_PATH
-from client.collection import Changeable
+from client.collection import ChangeableCollection
 from client.transport import Operation, Value
 
 _CONFIG = Operation("read_config", "GET", f"{BASE_PATH}/proxies/{{proxy_id}}/config", None, ConfigOut)
 
 
-class Proxies(Changeable[ProxyIn, ProxyPatch, ProxyOut]):
+class ProxiesClient(ChangeableCollection[ProxyIn, ProxyPatch, ProxyOut]):
     """Proxies, and what they hold."""
 
     def operations(self) -> Iterator[Operation[Any]]:

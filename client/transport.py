@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from api.http.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
-from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, NotTrusted, Origin, Response
+from client.http import BadHeader, BadUrl, ConnectionBroken, HttpOrigin, HttpResponse, NotConnected, NotTrusted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,7 +48,7 @@ class Operation(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ConvergenceTally:
     """Of the connected proxies that a write concerns: how many have it, refused it, or did not answer in time."""
 
     acknowledged: int
@@ -75,13 +75,13 @@ class Reply(Generic[T]):
         return None if found is None else int(found)
 
     @property
-    def proxies(self) -> Tally | None:
+    def proxies(self) -> ConvergenceTally | None:
         """Of a write that waited: what the proxies made of it."""
         found = self.headers.get(PROXIES_HEADER)
         if found is None:
             return None
         counts = dict(part.strip().split("=") for part in found.split(","))
-        return Tally(**{name: int(counts[name]) for name in ("acknowledged", "rejected", "pending")})
+        return ConvergenceTally(**{name: int(counts[name]) for name in ("acknowledged", "rejected", "pending")})
 
 
 class Transport:
@@ -97,10 +97,10 @@ class Transport:
         self.url = url.rstrip("/")
         self._authorization = authorization
         self._sleep = sleep
-        self._origin: Origin | None = None
+        self._origin: HttpOrigin | None = None
 
     async def __aenter__(self) -> Self:
-        self._origin = Origin(self.url)
+        self._origin = HttpOrigin(self.url)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -192,7 +192,7 @@ class Transport:
         query: Mapping[str, Value] | None,
         content: bytes,
         headers: Mapping[str, str],
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncIterator[HttpResponse]:
         assert self._origin is not None, "the client is used as a context: `async with Client(…) as api`"
         sent = dict(headers)
         if self._authorization is not None:
@@ -204,26 +204,26 @@ class Transport:
                 yield response
         except BadUrl as error:
             raise ApiUnreachable(
-                f"{self.url} is no address of an API", mend="give --api as http://HOST:PORT"
+                f"{self.url} is no address of an API", hint="give --api as http://HOST:PORT"
             ) from error
         except BadHeader as error:
-            raise ApiUnreachable("the credential is none that can be sent", mend="correct the API key") from error
+            raise ApiUnreachable("the credential is none that can be sent", hint="correct the API key") from error
         except NotTrusted as error:
             raise ApiUnreachable(
                 f"the certificate of the API at {self.url} is not trusted ({error})",
-                mend="use the name that it is for, or set SSL_CERT_FILE to the file of the authority that signed it",
+                hint="use the name that it is for, or set SSL_CERT_FILE to the file of the authority that signed it",
             ) from error
         except NotConnected as error:
-            raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", mend=_MEND) from error
+            raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", hint=_MEND) from error
         except ConnectionBroken as error:
-            raise _Broken(f"the connection to the API at {self.url} broke ({error})", mend=_MEND) from error
+            raise _Broken(f"the connection to the API at {self.url} broke ({error})", hint=_MEND) from error
 
     def _read(self, kind: type[T], content: bytes) -> T:
         try:
             value: T = _validate(kind, content)
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is one
             message = f"what answers at {self.url} is no Exitplane that this version understands"
-            raise ApiUnreachable(message, mend="correct --api, or use the same version on both sides") from error
+            raise ApiUnreachable(message, hint="correct --api, or use the same version on both sides") from error
         return value
 
     def _refusal(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
@@ -232,7 +232,7 @@ class Transport:
         except ValueError:
             refused = None
         return refused or ApiUnreachable(
-            f"what answers at {self.url} is no Exitplane (it said {status})", mend="correct --api"
+            f"what answers at {self.url} is no Exitplane (it said {status})", hint="correct --api"
         )
 
 
@@ -270,7 +270,7 @@ def _plain(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _retry_after_s(response: Response) -> float | None:
+def _retry_after_s(response: HttpResponse) -> float | None:
     """How long the API says that it is away; None when it does not, or is not."""
     found = response.headers.get("Retry-After", "")
     return float(found) if response.status == 503 and found.isdecimal() else None

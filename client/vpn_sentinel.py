@@ -13,7 +13,7 @@ _KEEPALIVE = Operation("hear_keepalive", "POST", f"{BASE_PATH}/keepalive", Keepa
 _STATUS = Operation("read_status", "GET", f"{BASE_PATH}/status", None, dict[str, ClientOut])
 
 
-class Neighbours:
+class VpnSentinelClient:
     """VPN Sentinel's two endpoints."""
 
     def __init__(self, transport: Transport) -> None:

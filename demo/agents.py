@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from agent.config.state_dir import ENROLMENT, ENVOY
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.name_servers import ZONE
-from demo.plan import Site
-from demo.processes import Child, Processes, Stage
-from demo.wireguard import Tunnel
+from demo.plan import ExitSite
+from demo.processes import Child, ProcessGroup, StopStage
+from demo.wireguard import DemoTunnel
 
 EXITPLANE: Final = (sys.executable, "-P", "-m", "cli")
 _ENVOY_WITHIN_S = 20.0
@@ -28,7 +28,7 @@ _ASK_ADMIN = (
 
 
 @dataclass(slots=True)
-class Agent:
+class AgentProcess:
     """An agent: how it is started, and its process while it runs. `namespace` is None on the host.
 
     `environment` is what it is started with beyond what every process of the scene has.
@@ -37,7 +37,7 @@ class Agent:
     name: str
     state_dir: Path
     arguments: tuple[str, ...]
-    processes: Processes
+    processes: ProcessGroup
     namespace: str | None = None
     child: Child | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Agent:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         argv = (*EXITPLANE, "agent", *self.arguments, "--name", self.name, "--state", str(self.state_dir))
         self.child = self.processes.start(
-            self.name, Stage.AGENT, argv, namespace=self.namespace, environment=self.environment
+            self.name, StopStage.AGENT, argv, namespace=self.namespace, environment=self.environment
         )
 
     def forget(self) -> None:
@@ -87,15 +87,15 @@ class Agent:
                 if self.processes.owns(int(told["pid"])):
                     return str(told[field])
             time.sleep(0.05)
-        raise SceneError(f"{self.name} has no Envoy after {_ENVOY_WITHIN_S:g} s")
+        raise LabError(f"{self.name} has no Envoy after {_ENVOY_WITHIN_S:g} s")
 
 
 @dataclass(slots=True, kw_only=True)
-class Exit(Agent):
+class ExitAgent(AgentProcess):
     """An exit: its agent, where it stands, and its tunnel, which a plain process does not have."""
 
-    site: Site
-    tunnel: Tunnel | None = None
+    site: ExitSite
+    tunnel: DemoTunnel | None = None
 
     @property
     def country(self) -> str:
@@ -127,14 +127,14 @@ class Exit(Agent):
             tunnel.start_client()
             tunnel.configure_client()
 
-    def _own_tunnel(self) -> Tunnel:
+    def _own_tunnel(self) -> DemoTunnel:
         if self.tunnel is None:
-            raise SceneError(f"{self.name} is a plain process on {self.egress_address}: it has no tunnel")
+            raise LabError(f"{self.name} is a plain process on {self.egress_address}: it has no tunnel")
         return self.tunnel
 
 
 def exit_arguments(
-    site: Site, *, api_url: str, token_file: Path, probe: str, host_address: str, extra: tuple[str, ...] = ()
+    site: ExitSite, *, api_url: str, token_file: Path, probe: str, host_address: str, extra: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """How the agent of the exit at `site` is started: with its tunnel, or with the address it has instead of one.
 

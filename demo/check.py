@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any, Final
 
 from demo import http_client
-from demo.http_client import Answer
-from demo.lab import Scene
+from demo.http_client import HttpAnswer
+from demo.lab import Lab
 
 # What the client itself sends to the page, with every request: the page is to see this and nothing else.
 SENT: Final[Mapping[str, str]] = {"Accept-Encoding": "identity", "User-Agent": "exitplane-demo"}
@@ -17,7 +17,7 @@ _UNSERVED: Final = ("aq", "bv", "tf")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RequestCheck:
     """One request and its verdict. `problem` is None if all was as it has to be; `headers` are those the page saw."""
 
     country: str
@@ -38,14 +38,14 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """What a check found. `expected` names, for each country, the addresses of its exits."""
 
     mode: str
     reason: str
     host_source: str
     expected: Mapping[str, list[str]]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[RequestCheck] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What is wrong beside the single requests."""
     seconds: float = 0
@@ -61,10 +61,10 @@ class Report:
         return {"ok": self.ok, **asdict(self), "findings": findings}
 
 
-def check_scene(scene: Scene) -> Iterator[Finding | Report]:
+def check_scene(scene: Lab) -> Iterator[RequestCheck | CheckReport]:
     """Ask and judge: every finding as it comes, and the report at last."""
     expected = {country: sorted(scene.egress_addresses(country)) for country in scene.countries}
-    report = Report(scene.mode, scene.reason, scene.host_source, expected)
+    report = CheckReport(scene.mode, scene.reason, scene.host_source, expected)
     seen_before = scene.seen()
     for country in scene.countries:
         for finding in _ask_every_way(scene, country):
@@ -77,7 +77,7 @@ def check_scene(scene: Scene) -> Iterator[Finding | Report]:
     yield report
 
 
-def judge(finding: Finding, answer: Answer, expected: Collection[str], host: str) -> Finding:
+def judge(finding: RequestCheck, answer: HttpAnswer, expected: Collection[str], host: str) -> RequestCheck:
     """`finding` with what `answer` tells: it has to be the page's, asked by one of `expected`, with no header added."""
     who = "the gateway" if answer.by_proxy else "the page, or the gateway,"
     if answer.status != 200:
@@ -97,41 +97,41 @@ def judge(finding: Finding, answer: Answer, expected: Collection[str], host: str
     return _with(finding, answer, source=source, headers=headers, problem=problem)
 
 
-def _with(finding: Finding, answer: Answer, **found: Any) -> Finding:
-    return Finding(finding.country, finding.way, finding.by, finding.target, answer.status, **found)
+def _with(finding: RequestCheck, answer: HttpAnswer, **found: Any) -> RequestCheck:
+    return RequestCheck(finding.country, finding.way, finding.by, finding.target, answer.status, **found)
 
 
-def _ask_every_way(scene: Scene, country: str) -> Iterator[Finding]:
+def _ask_every_way(scene: Lab, country: str) -> Iterator[RequestCheck]:
     for way, by in product(("plain", "CONNECT"), ("user name", "header")):
-        yield _ask(scene, Finding(country, way, by, scene.page_url, 0))
+        yield _ask(scene, RequestCheck(country, way, by, scene.page_url, 0))
     if scene.page_name_url:
         # This machine cannot resolve the page's name: an answer means that the exit did.
-        yield _ask(scene, Finding(country, "CONNECT", "user name", scene.page_name_url, 0))
+        yield _ask(scene, RequestCheck(country, "CONNECT", "user name", scene.page_name_url, 0))
 
 
-def _ask(scene: Scene, finding: Finding) -> Finding:
+def _ask(scene: Lab, finding: RequestCheck) -> RequestCheck:
     tunnel = finding.way == "CONNECT"
     try:
         answer = scene.ask(finding.country, tunnel=tunnel, by=finding.by, base_url=finding.target, headers=SENT)
     except OSError as error:
-        return Finding(finding.country, finding.way, finding.by, finding.target, 0, problem=f"no answer: {error}")
+        return RequestCheck(finding.country, finding.way, finding.by, finding.target, 0, problem=f"no answer: {error}")
     expected = scene.egress_addresses(finding.country)
     return judge(finding, answer, expected, finding.target.removeprefix("http://"))
 
 
-def _ask_for_nobody(scene: Scene) -> Finding:
+def _ask_for_nobody(scene: Lab) -> RequestCheck:
     """A country that has no pool has to be refused, not served from elsewhere."""
     country = next(country for country in _UNSERVED if country not in scene.countries)
-    finding = Finding(country, "CONNECT", "user name", scene.page_url, 0)
+    finding = RequestCheck(country, "CONNECT", "user name", scene.page_url, 0)
     try:
         answer = scene.ask(country)
     except OSError as error:
-        return Finding(country, finding.way, finding.by, finding.target, 0, problem=f"no answer: {error}")
+        return RequestCheck(country, finding.way, finding.by, finding.target, 0, problem=f"no answer: {error}")
     problem = None if answer.by_proxy else f"nobody serves {country}, and yet the gateway opened a tunnel"
     return _with(finding, answer, problem=problem)
 
 
-def _leaks(scene: Scene, before: Mapping[str, int]) -> list[str]:
+def _leaks(scene: Lab, before: Mapping[str, int]) -> list[str]:
     """Whether the page was reached past the exits. It would notice: a request straight from this host shows its address."""
     during = scene.seen()
     exits = {exit_.egress_address for exit_ in scene.exits}

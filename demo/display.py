@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from demo.agents import Exit
-from demo.check import Finding, Report
-from demo.lab import Scene
+from demo.agents import ExitAgent
+from demo.check import CheckReport, RequestCheck
+from demo.lab import Lab
 
 
-def show_scene(console: Console, scene: Scene) -> None:
+def show_scene(console: Console, scene: Lab) -> None:
     """A table of what runs, and lines to copy and paste."""
     console.print()
     console.print(_table(scene))
@@ -21,7 +21,7 @@ def show_scene(console: Console, scene: Scene) -> None:
     console.print()
 
 
-def show_finding(console: Console, finding: Finding) -> None:
+def show_finding(console: Console, finding: RequestCheck) -> None:
     """One line: what was asked for, how, and what the page saw."""
     mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
     how = f"{finding.way} by {finding.by}"
@@ -34,7 +34,7 @@ def show_finding(console: Console, finding: Finding) -> None:
         console.print(f"     [red]{escape(finding.problem)}[/]", soft_wrap=True)
 
 
-def show_report(console: Console, report: Report) -> None:
+def show_report(console: Console, report: CheckReport) -> None:
     """The verdict, in one line after the problems that belong to no single request."""
     for problem in report.problems:
         console.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)
@@ -47,11 +47,11 @@ def show_report(console: Console, report: Report) -> None:
     console.print(f"{verdict}; {report.mode} ({report.reason}); {report.seconds:g} s", soft_wrap=True)
 
 
-def _headers(finding: Finding) -> str:
+def _headers(finding: RequestCheck) -> str:
     return "headers " + ", ".join(name for name, _ in finding.headers)
 
 
-def _table(scene: Scene) -> Table:
+def _table(scene: Lab) -> Table:
     table = Table(title=f"Exitplane demo: {scene.mode} ({scene.reason})", title_justify="left")
     for column in ("what", "where", "targets see"):
         table.add_column(column)
@@ -66,7 +66,7 @@ def _table(scene: Scene) -> Table:
     return table
 
 
-def _curl_lines(scene: Scene) -> list[str]:
+def _curl_lines(scene: Lab) -> list[str]:
     page, gateway = f"{scene.page_url}/", scene.gateway_address
     lines = ["", "Ask for a country, in the user name or in a header:"]
     for country in scene.countries:
@@ -82,7 +82,7 @@ def _curl_lines(scene: Scene) -> list[str]:
     return [*lines, "", "See what runs, as the API tells an operator:", status, "", *_failover_lines(scene.exits[0])]
 
 
-def _failover_lines(exit_: Exit) -> list[str]:
+def _failover_lines(exit_: ExitAgent) -> list[str]:
     """How to take an exit away, and its tunnel: then ask for its country again."""
     lines = [f"Take {exit_.name} away, then ask for {exit_.country} again:"]
     if exit_.site.tunnel:

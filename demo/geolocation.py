@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from demo.geo_map import Atlas
+from demo.geo_map import GeoMap
 
 PATHS: Final = ("/ipinfo", "/ip-api", "/trace")
 HTML: Final = "html"
@@ -25,7 +25,7 @@ Answer = Mapping[str, Any] | str
 class Geolocation:
     """The service with its moods, one for each format."""
 
-    def __init__(self, atlas: Atlas, source_of: Callable[[web.Request], str]) -> None:
+    def __init__(self, atlas: GeoMap, source_of: Callable[[web.Request], str]) -> None:
         self._places = dict(atlas.places)
         self._source_of = source_of
         self._moods = dict.fromkeys(PATHS, "")

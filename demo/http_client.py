@@ -15,7 +15,7 @@ TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """What came back. `by_proxy`: a gateway refused a CONNECT, the target never heard of it."""
 
     status: int
@@ -40,7 +40,7 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> Answer:
+) -> HttpAnswer:
     """Ask the server of `url` itself. Raises OSError if it cannot be reached or does not answer in time."""
     host, port, path = _split(url)
     return _exchange(http.client.HTTPConnection(host, port, timeout=timeout_s), method, path, headers, body)
@@ -56,7 +56,7 @@ def fetch_through(
     method: str = "GET",
     body: bytes | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> Answer:
+) -> HttpAnswer:
     """Ask for `url` through `gateway` (`host:port`): by CONNECT if `tunnel`, else as a plain proxy request.
 
     `proxy_headers` go to the gateway, `headers` to the target; a plain request has but one head for both.
@@ -82,7 +82,7 @@ def user_headers(name: str, secret: str = "x") -> dict[str, str]:  # noqa: S107 
     return {"Proxy-Authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
 
 
-def _connect(stream: socket.socket, authority: str, headers: Mapping[str, str]) -> Answer | None:
+def _connect(stream: socket.socket, authority: str, headers: Mapping[str, str]) -> HttpAnswer | None:
     """Ask for a tunnel to `authority` on `stream`. The gateway's answer if it refuses, else None."""
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", *(f"{name}: {headers[name]}" for name in headers)]
     stream.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
@@ -91,7 +91,7 @@ def _connect(stream: socket.socket, authority: str, headers: Mapping[str, str]) 
         response.begin()
         if response.status // 100 == 2:
             return None
-        return Answer(response.status, tuple(response.getheaders()), response.read(), by_proxy=True)
+        return HttpAnswer(response.status, tuple(response.getheaders()), response.read(), by_proxy=True)
     except http.client.HTTPException as error:
         raise OSError(f"no proper answer to CONNECT: {error!r}") from error
 
@@ -102,11 +102,11 @@ def _exchange(
     path: str,
     headers: Mapping[str, str] | None,
     body: bytes | None,
-) -> Answer:
+) -> HttpAnswer:
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
         response = connection.getresponse()
-        return Answer(response.status, tuple(response.getheaders()), response.read())
+        return HttpAnswer(response.status, tuple(response.getheaders()), response.read())
     except http.client.HTTPException as error:
         raise OSError(f"no proper answer: {error!r}") from error
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.plan import MAX_INSTANCES
 from demo.processes import end_marked
 
@@ -53,7 +53,7 @@ def claim_instance(sweep: Callable[[int], None]) -> Iterator[Instance]:
             _remove_noted_folder(instance)
             yield instance
             return
-    raise SceneError(f"{MAX_INSTANCES} demos run on this machine already; end one of them")
+    raise LabError(f"{MAX_INSTANCES} demos run on this machine already; end one of them")
 
 
 @contextlib.contextmanager
@@ -80,10 +80,10 @@ def choose_ports(instance: Instance, wanted: Mapping[str, int], address: str = "
     chosen = {}
     for option, port in wanted.items():
         if port and not _is_free(address, port):
-            raise SceneError(f"port {port} on {address} is in use; choose another with {option} (0 takes a free one)")
+            raise LabError(f"port {port} on {address} is in use; choose another with {option} (0 takes a free one)")
         chosen[option] = port or next(free, 0)
         if not chosen[option]:
-            raise SceneError(f"no port from {first} on is free on {address}; name one with {option}")
+            raise LabError(f"no port from {first} on is free on {address}; name one with {option}")
     return chosen
 
 
@@ -107,7 +107,7 @@ def _lock_folder() -> Path:
         folder = Path(tempfile.gettempdir()) / f"exitplane-{os.geteuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.geteuid():
-        raise SceneError(f"{folder} belongs to another user; remove it, or set XDG_RUNTIME_DIR")
+        raise LabError(f"{folder} belongs to another user; remove it, or set XDG_RUNTIME_DIR")
     return folder
 
 

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from demo.geo_map import Atlas
+from demo.geo_map import GeoMap
 from demo.geolocation import PATHS, Geolocation
 from demo.name_servers import serve_names
 
@@ -30,9 +30,9 @@ _NOT_COUNTED = ("/seen", *PATHS)
 _SEEN: web.AppKey[Counter[str]] = web.AppKey("seen", Counter)
 
 
-def create_app(atlas: Atlas | None = None) -> web.Application:
+def create_app(atlas: GeoMap | None = None) -> web.Application:
     """The page and its tools, with nothing seen yet."""
-    atlas = atlas or Atlas()
+    atlas = atlas or GeoMap()
 
     async def names(_app: web.Application) -> AsyncIterator[None]:
         async with serve_names(atlas):
@@ -130,7 +130,7 @@ def _source(request: web.Request) -> tuple[str, int]:
 def main(address: str, atlas: str | None = None) -> None:
     """Serve on `HOST:PORT` until SIGTERM; `atlas` is JSON."""
     host, _, port = address.rpartition(":")
-    app = create_app(None if atlas is None else Atlas.from_json(atlas))
+    app = create_app(None if atlas is None else GeoMap.from_json(atlas))
     web.run_app(app, host=host, port=int(port), print=None, access_log=None, shutdown_timeout=1)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from demo import http_client
-from demo.agents import EXITPLANE, Agent, Exit, exit_arguments, gateway_arguments
-from demo.errors import SceneError
+from demo.agents import EXITPLANE, AgentProcess, ExitAgent, exit_arguments, gateway_arguments
+from demo.errors import LabError
 from demo.geo_map import atlas_of
-from demo.http_client import Answer
-from demo.plan import PAGE_NAME, Plan
-from demo.processes import Child, Processes, Stage
-from demo.wireguard import Tunnel
+from demo.http_client import HttpAnswer
+from demo.plan import PAGE_NAME, AddressPlan
+from demo.processes import Child, ProcessGroup, StopStage
+from demo.wireguard import DemoTunnel
 
 FLEET: Final = "demo"
 GATEWAY: Final = "gw-1"
@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class SceneSettings:
+class LabSettings:
     """What a scene is to be. Port 0 takes a free one; `tunnels` None means: if this process can make them.
 
     `environment` goes to the control plane and overrides what the scene sets there. The `…_arguments` go to the agents.
@@ -54,7 +54,7 @@ class SceneSettings:
     """How long each thing that the scene waits for may take."""
 
 
-class Scene:
+class Lab:
     """What stands on this machine. Made by `open_scene`; every method acts at once and says with SceneError if it failed.
 
     exits       the exits, in the order asked for; `.namespace`, `.egress_address`, `.state_dir`, `.envoy_pid`, …
@@ -65,12 +65,12 @@ class Scene:
 
     def __init__(
         self,
-        settings: SceneSettings,
-        plan: Plan,
+        settings: LabSettings,
+        plan: AddressPlan,
         reason: str,
         ports: Mapping[str, int],
         state_dir: Path,
-        processes: Processes,
+        processes: ProcessGroup,
         tell: Tell,
     ) -> None:
         self.settings = settings
@@ -133,7 +133,7 @@ class Scene:
         """Start the small internet's page."""
         self._tell(f"internet: a page at {self.page_url}/")
         argv = (sys.executable, "-P", "-m", "demo.internet", self.page_address, atlas_of(self.plan).to_json())
-        self.page = self.processes.start("page", Stage.PAGE, argv, namespace=self.plan.internet)
+        self.page = self.processes.start("page", StopStage.PAGE, argv, namespace=self.plan.internet)
         if wait:
             self.wait_for("the page to answer", self._page_trouble, [self.page])
 
@@ -166,7 +166,7 @@ class Scene:
         self._tell(f"control plane: API at {self.api_url}, database in {self.state_dir}")
         self.control_plane = self.processes.start(
             "control-plane",
-            Stage.CONTROL_PLANE,
+            StopStage.CONTROL_PLANE,
             (*EXITPLANE, "serve"),
             environment=self.control_plane_environment,
         )
@@ -200,9 +200,9 @@ class Scene:
         except OSError as error:
             if self.control_plane is not None:
                 self.control_plane.check()
-            raise SceneError(f"{method} {path}: the control plane does not answer ({error})") from error
+            raise LabError(f"{method} {path}: the control plane does not answer ({error})") from error
         if answer.status >= 400:
-            raise SceneError(f"{method} {path} was refused: {answer.status} {answer.text}")
+            raise LabError(f"{method} {path} was refused: {answer.status} {answer.text}")
         return answer.json() if answer.body else None
 
     @property
@@ -253,7 +253,7 @@ class Scene:
         base_url: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = http_client.TIMEOUT_S,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """What the page answers through the gateway, asked for in `country`: `by` "user name" or "header".
 
         `tunnel` asks by CONNECT, else as a plain proxy request; `headers` go to the page. Raises OSError if no answer
@@ -300,7 +300,7 @@ class Scene:
                 if child is not None:
                     child.check()
             if time.monotonic() > deadline:
-                raise SceneError(f"waited {patience_s:g} s for {what}: {missing}")
+                raise LabError(f"waited {patience_s:g} s for {what}: {missing}")
             time.sleep(0.1)
 
     def _page_trouble(self) -> str | None:
@@ -328,21 +328,21 @@ class Scene:
             return f"{answer.status} {answer.text}"
         source = answer.json()["source"]
         if source not in self.egress_addresses(country):
-            raise SceneError(f"a request for {country} reached the page from {source}, which is no exit there")
+            raise LabError(f"a request for {country} reached the page from {source}, which is no exit there")
         return None
 
     # -- parts
 
-    def _make_gateway(self) -> Agent:
+    def _make_gateway(self) -> AgentProcess:
         arguments = gateway_arguments(
             api_url=self.api_url,
             token_file=self._token_file("gateway"),
             drain_time_s=self.settings.gateway_drain_time_s,
             extra=self.settings.gateway_arguments,
         )
-        return Agent(GATEWAY, self.state_dir / GATEWAY, arguments, self.processes)
+        return AgentProcess(GATEWAY, self.state_dir / GATEWAY, arguments, self.processes)
 
-    def _make_exit(self, number: int) -> Exit:
+    def _make_exit(self, number: int) -> ExitAgent:
         site = self.plan.sites[number]
         arguments = exit_arguments(
             site,
@@ -352,9 +352,9 @@ class Scene:
             host_address=self.host_source,
             extra=self.settings.exit_arguments,
         )
-        tunnel = Tunnel(self.plan, site, self.processes) if site.tunnel else None
+        tunnel = DemoTunnel(self.plan, site, self.processes) if site.tunnel else None
         folder = self.state_dir / site.name
-        return Exit(site.name, folder, arguments, self.processes, site.namespace, site=site, tunnel=tunnel)
+        return ExitAgent(site.name, folder, arguments, self.processes, site.namespace, site=site, tunnel=tunnel)
 
     def _token_file(self, role: str) -> Path:
         return self.state_dir / f"{role}.token"

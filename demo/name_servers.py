@@ -21,7 +21,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from demo.geo_map import Atlas
+from demo.geo_map import GeoMap
 
 ZONE: Final = "who.internet.test"
 _PORT: Final = 53
@@ -31,10 +31,10 @@ _ZONE: Final = dns.name.from_text(ZONE)
 _Place = tuple[str, int]
 
 
-class Authority(asyncio.DatagramProtocol):
+class AuthoritativeServer(asyncio.DatagramProtocol):
     """Answers for the zone and for the names of the atlas, and knows nothing else."""
 
-    def __init__(self, atlas: Atlas) -> None:
+    def __init__(self, atlas: GeoMap) -> None:
         self._places = atlas.places
         self._hosts: Mapping[dns.name.Name, str] = {
             dns.name.from_text(name): address for name, address in atlas.hosts.items()
@@ -74,7 +74,7 @@ def _add(answer: dns.message.Message, question: dns.rrset.RRset, kind: dns.rdata
         answer.answer.append(dns.rrset.from_text(question.name, _TTL_S, "IN", kind, text))
 
 
-class Resolver(asyncio.DatagramProtocol):
+class RecursiveResolver(asyncio.DatagramProtocol):
     """Asks the authority what it is asked, from its own address, and hands the answer back; it remembers nothing."""
 
     def __init__(self, address: str, authority: str) -> None:
@@ -119,7 +119,7 @@ class _OneAnswer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def serve_names(atlas: Atlas) -> AsyncIterator[None]:
+async def serve_names(atlas: GeoMap) -> AsyncIterator[None]:
     """The authority and all resolvers of an atlas, on port 53 of their addresses; none if it has no authority."""
     transports: list[asyncio.DatagramTransport] = []
     try:
@@ -133,16 +133,16 @@ async def serve_names(atlas: Atlas) -> AsyncIterator[None]:
             transport.close()
 
 
-async def _open_authority(atlas: Atlas, address: str) -> asyncio.DatagramTransport:
+async def _open_authority(atlas: GeoMap, address: str) -> asyncio.DatagramTransport:
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: Authority(atlas), local_addr=(address, _PORT)
+        lambda: AuthoritativeServer(atlas), local_addr=(address, _PORT)
     )
     return transport
 
 
 async def _open_resolver(address: str, authority: str) -> asyncio.DatagramTransport:
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: Resolver(address, authority), local_addr=(address, _PORT)
+        lambda: RecursiveResolver(address, authority), local_addr=(address, _PORT)
     )
     return transport
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from demo.errors import SceneError
+from demo.errors import LabError
 
 MAX_INSTANCES = 16
 MAX_EXITS = 12
@@ -31,7 +31,7 @@ _SHARE_BITS = 28
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ExitSite:
     """Where one exit stands.
 
     `address`:`port` is what gateways dial, `egress_address` what targets see. `namespace`, `ethernet` (its leg on the
@@ -52,7 +52,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AddressPlan:
     """One demo's names and addresses. `underlay` and `page_network` are None where exits are plain processes.
 
     On the page's network live the page, the server of names, and a resolver for each country: a /28 has room for twelve.
@@ -61,7 +61,7 @@ class Plan:
     """
 
     index: int
-    sites: tuple[Site, ...]
+    sites: tuple[ExitSite, ...]
     host_address: IPv4Address
     page_address: IPv4Address
     page_port: int
@@ -141,18 +141,18 @@ def parse_countries(text: str) -> tuple[str, ...]:
     countries = tuple(part.strip().lower() for part in text.split(","))
     for country in countries:
         if not re.fullmatch("[a-z]{2}", country):
-            raise SceneError(f"--exits: {country!r} is no two-letter country; write for example --exits us,gb,jp")
+            raise LabError(f"--exits: {country!r} is no two-letter country; write for example --exits us,gb,jp")
     if len(countries) > MAX_EXITS:
-        raise SceneError(f"--exits: {len(countries)} exits are too many, a demo has room for {MAX_EXITS}")
+        raise LabError(f"--exits: {len(countries)} exits are too many, a demo has room for {MAX_EXITS}")
     return tuple("gb" if country == "uk" else country for country in countries)
 
 
-def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Network) -> Plan:
+def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Network) -> AddressPlan:
     """The plan of demo `index` with one namespace and one tunnel per exit, on its share of `underlay_block`."""
     underlay, public, page = (_share(block, index) for block in (underlay_block, PUBLIC_BLOCK, PAGE_BLOCK))
     letters = _interface_prefix(index)
     sites = tuple(
-        Site(
+        ExitSite(
             name=name,
             country=country,
             address=underlay[number + 1],
@@ -166,17 +166,19 @@ def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Netwo
         )
         for number, (name, country) in enumerate(_named(countries), start=1)
     )
-    return Plan(index, sites, underlay[1], page[2], 80, underlay, page)
+    return AddressPlan(index, sites, underlay[1], page[2], 80, underlay, page)
 
 
-def plan_loopback(index: int, countries: Sequence[str], page_port: int = 8088, exit_port: int = EXIT_PORT) -> Plan:
+def plan_loopback(
+    index: int, countries: Sequence[str], page_port: int = 8088, exit_port: int = EXIT_PORT
+) -> AddressPlan:
     """The plan of demo `index` with exits as processes, each on a loopback address of its own."""
     block = IPv4Network((int(LOOPBACK_BLOCK[0]) + (index << 8), 24))
     sites = tuple(
-        Site(name=name, country=country, address=block[number], port=exit_port, egress_address=block[number])
+        ExitSite(name=name, country=country, address=block[number], port=exit_port, egress_address=block[number])
         for number, (name, country) in enumerate(_named(countries), start=1)
     )
-    return Plan(index, sites, IPv4Address("127.0.0.1"), block[254], page_port)
+    return AddressPlan(index, sites, IPv4Address("127.0.0.1"), block[254], page_port)
 
 
 def _share(block: IPv4Network, index: int) -> IPv4Network:

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from demo.errors import SceneError
+from demo.errors import LabError
 
 MARK: Final = "EXITPLANE_SCENE"
 """The environment variable by which a process, and whatever it starts, belongs to a scene."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stage(IntEnum):
+class StopStage(IntEnum):
     """When a process ends: higher stages first, those of one stage together."""
 
     TUNNEL = 0
@@ -37,7 +37,7 @@ class Child:
     """A process of the scene and the file that takes its output."""
 
     name: str
-    stage: Stage
+    stage: StopStage
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -54,7 +54,7 @@ class Child:
     def check(self) -> None:
         """Raise SceneError, with the end of its log, if it does not run any more."""
         if not self.alive:
-            raise SceneError(f"{self.name} ended with status {self.process.returncode}\n{self.tail()}".rstrip())
+            raise LabError(f"{self.name} ended with status {self.process.returncode}\n{self.tail()}".rstrip())
 
     def tail(self, lines: int = 8) -> str:
         """The last `lines` lines it wrote."""
@@ -63,7 +63,7 @@ class Child:
         return ""
 
 
-class Processes:
+class ProcessGroup:
     """Starts and ends the children of one scene. `mark` tells this scene from every other one on the machine."""
 
     def __init__(self, mark: str, folder: Path) -> None:
@@ -74,7 +74,7 @@ class Processes:
     def start(
         self,
         name: str,
-        stage: Stage,
+        stage: StopStage,
         argv: Sequence[str],
         *,
         namespace: str | None = None,
@@ -118,10 +118,10 @@ class Processes:
                 check=True,
             )
         except subprocess.TimeoutExpired as error:
-            raise SceneError(f"`{' '.join(argv)}` took longer than {timeout_s:g} s") from error
+            raise LabError(f"`{' '.join(argv)}` took longer than {timeout_s:g} s") from error
         except subprocess.CalledProcessError as error:
             said = (error.stderr or error.stdout or "").strip()
-            raise SceneError(f"`{' '.join(argv)}` ended with status {error.returncode}\n{said}".rstrip()) from error
+            raise LabError(f"`{' '.join(argv)}` ended with status {error.returncode}\n{said}".rstrip()) from error
         return done.stdout
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -159,7 +159,7 @@ class Processes:
 
     def end_all(self) -> None:
         """End every child, stage by stage, and then whatever they left behind. Can be repeated."""
-        for stage in sorted(Stage, reverse=True):
+        for stage in sorted(StopStage, reverse=True):
             self.end(child for child in self._children if child.stage == stage)
         end_marked(self._mark)
 

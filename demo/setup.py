@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.instance import Instance, choose_ports, claim_instance, temporary_folder
-from demo.lab import Scene, SceneSettings, Tell
-from demo.plan import Plan, plan_loopback, plan_tunnels
-from demo.processes import Processes, shielded
+from demo.lab import Lab, LabSettings, Tell
+from demo.plan import AddressPlan, plan_loopback, plan_tunnels
+from demo.processes import ProcessGroup, shielded
 from demo.underlay import build_underlay, choose_underlay_block, remove_underlay, why_no_tunnels
 from demo.wireguard import open_tunnels
 
@@ -24,12 +24,12 @@ _EXIT: Final = "the exits"
 
 
 @contextlib.contextmanager
-def open_scene(settings: SceneSettings | None = None, tell: Tell = lambda _text: None) -> Iterator[Scene]:
+def open_scene(settings: LabSettings | None = None, tell: Tell = lambda _text: None) -> Iterator[Lab]:
     """Prepare names, ports, network and tunnels; `Scene.start` starts the rest. At the end nothing of it is left.
 
     `tell` is told of every step. Raises SceneError, after removing what was made, if something is in the way.
     """
-    settings = settings or SceneSettings()
+    settings = settings or LabSettings()
     stack = contextlib.ExitStack()
     try:
         yield _prepare(stack, settings, tell)
@@ -38,7 +38,7 @@ def open_scene(settings: SceneSettings | None = None, tell: Tell = lambda _text:
             stack.close()
 
 
-def _prepare(stack: contextlib.ExitStack, settings: SceneSettings, tell: Tell) -> Scene:
+def _prepare(stack: contextlib.ExitStack, settings: LabSettings, tell: Tell) -> Lab:
     """Each thing's removal is on the stack before the thing is made: processes first, then the network, then files."""
     tunnels, reason = _choose_mode(settings.tunnels)
     instance = stack.enter_context(claim_instance(_sweep))
@@ -50,11 +50,11 @@ def _prepare(stack: contextlib.ExitStack, settings: SceneSettings, tell: Tell) -
         state_dir = settings.state_dir.resolve()
     logs = state_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    processes = Processes(instance.mark, logs)
+    processes = ProcessGroup(instance.mark, logs)
     if tunnels:
         stack.callback(remove_underlay, plan.index)
     stack.callback(processes.end_all)
-    scene = Scene(settings, plan, reason, ports, state_dir, processes, tell)
+    scene = Lab(settings, plan, reason, ports, state_dir, processes, tell)
     for agent in (scene.gateway, *scene.exits):
         agent.forget()
     tell(f"mode: {scene.mode}, because {reason}")
@@ -74,11 +74,11 @@ def _choose_mode(wanted: bool | None) -> tuple[bool, str]:  # noqa: FBT001 - a s
     if obstacle is None:
         return True, "this is root, and wireguard-go is here"
     if wanted:
-        raise SceneError(f"no tunnels can be made: {obstacle}")
+        raise LabError(f"no tunnels can be made: {obstacle}")
     return False, obstacle
 
 
-def _choose_ports(instance: Instance, settings: SceneSettings, tunnels: bool) -> dict[str, int]:  # noqa: FBT001
+def _choose_ports(instance: Instance, settings: LabSettings, tunnels: bool) -> dict[str, int]:  # noqa: FBT001
     wanted = {
         "--gateway-port": settings.gateway_port,
         "--api-port": settings.api_port,
@@ -89,7 +89,7 @@ def _choose_ports(instance: Instance, settings: SceneSettings, tunnels: bool) ->
     return choose_ports(instance, wanted)
 
 
-def _plan(instance: Instance, settings: SceneSettings, ports: Mapping[str, int], tunnels: bool) -> Plan:  # noqa: FBT001
+def _plan(instance: Instance, settings: LabSettings, ports: Mapping[str, int], tunnels: bool) -> AddressPlan:  # noqa: FBT001
     if tunnels:
         return plan_tunnels(instance.index, settings.exits, choose_underlay_block())
     return plan_loopback(instance.index, settings.exits, ports[_PAGE], ports[_EXIT])

@@ -20,14 +20,14 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.plan import (
     MAX_INSTANCES,
     PAGE_BLOCK,
     PUBLIC_BLOCK,
     UNDERLAY_BLOCKS,
-    Plan,
-    Site,
+    AddressPlan,
+    ExitSite,
     namespace_prefix,
     tunnel_prefix,
     uplink_name,
@@ -63,14 +63,14 @@ def choose_underlay_block() -> IPv4Network:
     routes = _own_networks()
     for block in (PUBLIC_BLOCK, PAGE_BLOCK):
         if any(block.overlaps(route) for route in routes):
-            raise SceneError(f"this machine has a route of its own into {block}, which the demo needs; use --plain")
+            raise LabError(f"this machine has a route of its own into {block}, which the demo needs; use --plain")
     for block in UNDERLAY_BLOCKS:
         if not any(block.overlaps(route) for route in routes):
             return block
-    raise SceneError(f"this machine has routes of its own into {_listed(UNDERLAY_BLOCKS)}; use --plain")
+    raise LabError(f"this machine has routes of its own into {_listed(UNDERLAY_BLOCKS)}; use --plain")
 
 
-def build_underlay(plan: Plan) -> None:
+def build_underlay(plan: AddressPlan) -> None:
     """Make the namespaces and cables of `plan`. On failure, what was made so far is `remove_underlay`'s to remove."""
     if plan.underlay is None or plan.internet is None:
         raise ValueError("a plan without tunnels has no underlay")
@@ -126,7 +126,7 @@ def remove_underlay(index: int) -> None:
 
 def _end_inhabitants(namespace: str) -> None:
     # `ip` refuses a name that a killed `ip netns add` left without a namespace behind it: then nobody lives there.
-    with contextlib.suppress(SceneError):
+    with contextlib.suppress(LabError):
         end_pids(map(int, _ip("netns", "pids", namespace).split()), patience_s=2)
 
 
@@ -136,7 +136,7 @@ def ip_batch(namespace: str | None, *lines: str) -> None:
     _ip(*where, "-batch", "-", text="\n".join(lines))
 
 
-def _write_resolver_files(plan: Plan) -> None:
+def _write_resolver_files(plan: AddressPlan) -> None:
     """Only the exits know the page's name: the resolver that they ask is on the internet, behind their tunnel."""
     for site in plan.sites:
         folder = _NAMESPACE_FILES / str(site.namespace)
@@ -145,17 +145,17 @@ def _write_resolver_files(plan: Plan) -> None:
         resolver_file(site).write_text(f"nameserver {plan.resolver_of(site.country)}\n")
 
 
-def resolver_file(site: Site) -> Path:
+def resolver_file(site: ExitSite) -> Path:
     """What an exit's namespace has for /etc/resolv.conf."""
     return _NAMESPACE_FILES / str(site.namespace) / "resolv.conf"
 
 
-def _addresses_of_internet(plan: Plan) -> Sequence[object]:
+def _addresses_of_internet(plan: AddressPlan) -> Sequence[object]:
     resolvers = dict.fromkeys(plan.resolver_of(site.country) for site in plan.sites)
     return (plan.page_address, plan.name_server, *resolvers)
 
 
-def _cable(site: Site, bridge: str) -> Iterable[str]:
+def _cable(site: ExitSite, bridge: str) -> Iterable[str]:
     yield f"link add {site.port_interface} type veth peer name {site.ethernet} netns {site.namespace}"
     yield from _plugged(str(site.port_interface), bridge)
 
@@ -181,7 +181,7 @@ def _ip(*arguments: str, text: str = "") -> str:
         ("ip", *arguments), input=text, capture_output=True, text=True, timeout=30, start_new_session=True, check=False
     )
     if done.returncode:
-        raise SceneError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
+        raise LabError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -194,7 +194,7 @@ def _status_field(name: str) -> str:
         key, _, value = line.partition(":")
         if key == name:
             return value.strip()
-    raise SceneError(f"/proc/self/status has no {name}")
+    raise LabError(f"/proc/self/status has no {name}")
 
 
 def _listed(blocks: Iterable[IPv4Network]) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from demo.errors import SceneError
-from demo.plan import Plan, Site
-from demo.processes import Child, Processes, Stage
+from demo.errors import LabError
+from demo.plan import AddressPlan, ExitSite
+from demo.processes import Child, ProcessGroup, StopStage
 from demo.underlay import WIREGUARD_SOCKETS, ip_batch
 
 _FIRST_PORT = 51820
@@ -19,12 +19,12 @@ _READY_WITHIN_S = 10.0
 
 
 @dataclass(slots=True)
-class Tunnel:
+class DemoTunnel:
     """The tunnel of one exit: the client beside the exit, the server on the internet."""
 
-    plan: Plan
-    site: Site
-    processes: Processes
+    plan: AddressPlan
+    site: ExitSite
+    processes: ProcessGroup
     client: Child | None = None
     server: Child | None = None
     _client_key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
@@ -82,10 +82,10 @@ class Tunnel:
 
     def _start(self, interface: str, namespace: str | None) -> Child:
         argv = ("wireguard-go", "--foreground", interface)
-        return self.processes.start(interface, Stage.TUNNEL, argv, namespace=namespace)
+        return self.processes.start(interface, StopStage.TUNNEL, argv, namespace=namespace)
 
 
-def open_tunnels(tunnels: Sequence[Tunnel]) -> None:
+def open_tunnels(tunnels: Sequence[DemoTunnel]) -> None:
     """Start both ends of every tunnel, all at once, and configure each when it is there."""
     for tunnel in tunnels:
         tunnel.start_server()
@@ -102,7 +102,7 @@ def _configure(child: Child, interface: str, *settings: str) -> None:
         stream.flush()
         reply = stream.readline().strip()
     if reply != "errno=0":
-        raise SceneError(f"WireGuard refused the settings of {interface}: {reply}")
+        raise LabError(f"WireGuard refused the settings of {interface}: {reply}")
 
 
 def _connected(child: Child, interface: str) -> socket.socket:
@@ -117,7 +117,7 @@ def _connected(child: Child, interface: str) -> socket.socket:
             control.close()
             child.check()
             if time.monotonic() > deadline:
-                raise SceneError(f"no control socket of {interface} after {_READY_WITHIN_S:g} s") from error
+                raise LabError(f"no control socket of {interface} after {_READY_WITHIN_S:g} s") from error
             time.sleep(0.02)
         else:
             return control

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from keeper.ingest_window import Hearing
+from keeper.ingest_window import IngestWindow
 from model.repositories import heartbeats
-from model.repositories.heartbeats import Heartbeat, Standing
+from model.repositories.heartbeats import ExitReport, Heartbeat
 from model.world import SERVING, TAKEN_OUT, ExitState
 
 _UP: Final = SERVING | {ExitState.VERIFYING, ExitState.LEAKING}
@@ -18,7 +18,7 @@ _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HealthThresholds:
     """How long silence is borne."""
 
     unreachable_after: timedelta
@@ -26,14 +26,16 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthVerdict:
     """A state, and why."""
 
     state: ExitState
     reason: str
 
 
-def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patience) -> Verdict | None:
+def judge(
+    standing: ExitReport, now: datetime, hearing: IngestWindow, patience: HealthThresholds
+) -> HealthVerdict | None:
     """The state that an exit should move to; None to stay.
 
     An exit comes up again only on a heartbeat that is newer than its present state (fail closed), and is healthy only if its
@@ -53,7 +55,7 @@ def judge(standing: Standing, now: datetime, hearing: Hearing, patience: Patienc
     return verdict
 
 
-def reword(standing: Standing, now: datetime, hearing: Hearing, patience: Patience) -> str | None:
+def reword(standing: ExitReport, now: datetime, hearing: IngestWindow, patience: HealthThresholds) -> str | None:
     """Why an exit is in its state by now, if that is another matter than what is said of it: other numbers are not."""
     beat = standing.heard
     if beat is None or standing.state in TAKEN_OUT:
@@ -68,7 +70,9 @@ def _words(reason: str) -> str:
     return _NUMBER.sub("", reason)
 
 
-def _by_what_is_known(standing: Standing, beat: Heartbeat, silence: timedelta, patience: Patience) -> Verdict:
+def _by_what_is_known(
+    standing: ExitReport, beat: Heartbeat, silence: timedelta, patience: HealthThresholds
+) -> HealthVerdict:
     if silence > patience.lost_after:
         return _silent(ExitState.LOST, silence)
     complaint = _complaint(beat)
@@ -79,32 +83,32 @@ def _by_what_is_known(standing: Standing, beat: Heartbeat, silence: timedelta, p
     return _seen(beat, standing)
 
 
-def _nothing_new(standing: Standing) -> bool:
+def _nothing_new(standing: ExitReport) -> bool:
     return standing.heard is None or standing.heard.heard_at <= standing.state_since
 
 
-def _complaint(beat: Heartbeat) -> Verdict | None:
+def _complaint(beat: Heartbeat) -> HealthVerdict | None:
     if beat.leaving:
-        return Verdict(ExitState.UNREACHABLE, "its agent was stopped")
+        return HealthVerdict(ExitState.UNREACHABLE, "its agent was stopped")
     if not beat.envoy_up and not _leak(beat):  # an exit that leaks ends its Envoy: that is not what is wrong with it
-        return Verdict(ExitState.UNREACHABLE, "its Envoy is down")
+        return HealthVerdict(ExitState.UNREACHABLE, "its Envoy is down")
     if not beat.tunnel_up:
-        return Verdict(ExitState.UNREACHABLE, f"its tunnel is down: {beat.reason}")
+        return HealthVerdict(ExitState.UNREACHABLE, f"its tunnel is down: {beat.reason}")
     return None
 
 
-def _seen(beat: Heartbeat, standing: Standing) -> Verdict:
+def _seen(beat: Heartbeat, standing: ExitReport) -> HealthVerdict:
     """What an exit is worth that is up, by where its traffic was seen to come out."""
     seen = beat.observation
     if seen is None:
         return _measured(beat, standing)
     if _leak(beat):
-        return Verdict(ExitState.LEAKING, _leak(beat))
+        return HealthVerdict(ExitState.LEAKING, _leak(beat))
     if seen.get("country") is None:
-        return Verdict(ExitState.VERIFYING, str(seen.get("trouble") or "its address is not known yet"))
+        return HealthVerdict(ExitState.VERIFYING, str(seen.get("trouble") or "its address is not known yet"))
     if seen["country"] != standing.country:
         reason = f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {standing.country}"
-        return Verdict(ExitState.VERIFYING, reason)
+        return HealthVerdict(ExitState.VERIFYING, reason)
     return _measured(beat, standing)
 
 
@@ -112,23 +116,23 @@ def _leak(beat: Heartbeat) -> str:
     return str((beat.observation or {}).get("leak") or "")
 
 
-def _measured(beat: Heartbeat, standing: Standing) -> Verdict:
+def _measured(beat: Heartbeat, standing: ExitReport) -> HealthVerdict:
     """Whether an exit that comes out where it should is as good as it should be."""
     seen = beat.observation or {}
     if seen.get("disagreement"):
-        return Verdict(ExitState.DEGRADED, f"sources disagree: {seen['disagreement']}")
+        return HealthVerdict(ExitState.DEGRADED, f"sources disagree: {seen['disagreement']}")
     enough = heartbeats.BETTER if standing.state is ExitState.DEGRADED else 1
     limit, takes = standing.resilience.degraded_above_ms, seen.get("rtt_ms")
     if limit is not None and takes is not None and takes > limit * enough:
         reason = f"its round trips take {takes:g} ms, and its pool calls more than {limit} ms slow"
-        return Verdict(ExitState.DEGRADED, reason)
+        return HealthVerdict(ExitState.DEGRADED, reason)
     if standing.capacity is not None and beat.open_requests >= standing.capacity * enough:
         reason = f"it carries {beat.open_requests} requests, and its capacity is {standing.capacity}"
-        return Verdict(ExitState.DEGRADED, reason)
-    return Verdict(ExitState.HEALTHY, "")
+        return HealthVerdict(ExitState.DEGRADED, reason)
+    return HealthVerdict(ExitState.HEALTHY, "")
 
 
-def hold_back(standing: Standing, verdict: Verdict, falls: int, now: datetime) -> Verdict | None:
+def hold_back(standing: ExitReport, verdict: HealthVerdict, falls: int, now: datetime) -> HealthVerdict | None:
     """The verdict on an exit that is about to serve again, if it fell out so often lately: it has to be up for a while first."""
     bears = standing.resilience
     if verdict.state not in SERVING or standing.state in SERVING or falls <= bears.falls_borne:
@@ -136,8 +140,8 @@ def hold_back(standing: Standing, verdict: Verdict, falls: int, now: datetime) -
     if standing.state is ExitState.VERIFYING:
         return verdict if now - standing.state_since >= timedelta(seconds=bears.hold_down_s) else None
     reason = f"it fell out {falls} times within {bears.falls_window_s} s: it has to be up for {bears.hold_down_s} s"
-    return Verdict(ExitState.VERIFYING, reason)
+    return HealthVerdict(ExitState.VERIFYING, reason)
 
 
-def _silent(state: ExitState, silence: timedelta) -> Verdict:
-    return Verdict(state, f"silent for {silence.total_seconds():.0f} s")
+def _silent(state: ExitState, silence: timedelta) -> HealthVerdict:
+    return HealthVerdict(state, f"silent for {silence.total_seconds():.0f} s")

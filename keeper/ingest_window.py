@@ -11,7 +11,7 @@ ATTENTION = timedelta(seconds=5)
 """How old the API's last successful flush, or the keeper's own last look, may be before hearing counts as interrupted."""
 
 
-class Hearing:
+class IngestWindow:
     """Follows whether heartbeats could arrive and be stored without a break."""
 
     def __init__(self) -> None:

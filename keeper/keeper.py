@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from keeper.exit_health import Patience, Verdict, hold_back, judge, reword
-from keeper.ingest_window import Hearing
+from keeper.exit_health import HealthThresholds, HealthVerdict, hold_back, judge, reword
+from keeper.ingest_window import IngestWindow
 from keeper.lease import Alive, hold_lease
-from keeper.weights import Scales
+from keeper.weights import WeightSmoother
 from model.database import Database
 from model.repositories import clock_skew, exit_history, heartbeats, idempotency, keepalives, orders, retention
-from model.repositories.heartbeats import Standing
-from model.unit_of_work import HEARTBEAT_CHANNEL, Feed, write
+from model.repositories.heartbeats import ExitReport
+from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
 from model.world import SERVING, ExitState, WeighBy
 
 Clock = Callable[[], datetime]
@@ -42,9 +42,11 @@ UPTIME_OVER = timedelta(days=1)
 log = structlog.get_logger()
 
 
-async def run_keeper(database: Database, clock: Clock, patience: Patience, *, look_every_s: float = 1.0) -> None:
+async def run_keeper(
+    database: Database, clock: Clock, patience: HealthThresholds, *, look_every_s: float = 1.0
+) -> None:
     """Look after the exits whenever this replica holds the lease, until cancelled."""
-    feed = Feed(database, HEARTBEAT_CHANNEL, poll_s=look_every_s)
+    feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=look_every_s)
 
     async def work(alive: Alive) -> None:
         keeper = Keeper(database, clock, patience)
@@ -61,11 +63,11 @@ async def run_keeper(database: Database, clock: Clock, patience: Patience, *, lo
 class Keeper:
     """What one holder of the lease remembers between two looks."""
 
-    def __init__(self, database: Database, clock: Clock, patience: Patience) -> None:
+    def __init__(self, database: Database, clock: Clock, patience: HealthThresholds) -> None:
         self._database = database
         self._clock = clock
         self._patience = patience
-        self._hearing = Hearing()
+        self._hearing = IngestWindow()
         self._pulled_at: datetime | None = None
         self._resolved_at: datetime | None = None
         self._pruned_at: datetime | None = None
@@ -73,7 +75,7 @@ class Keeper:
         self._reworded_at: datetime | None = None
         self._capped_at: datetime | None = None
         self._weighed_at: datetime | None = None
-        self._scales = Scales()
+        self._scales = WeightSmoother()
 
     async def look(self) -> None:
         """Look once at everything that is due. Raises DatabaseUnreachable."""
@@ -208,8 +210,8 @@ class Keeper:
 
 
 async def _held_back(
-    session: AsyncSession, now: datetime, verdicts: Sequence[tuple[Standing, Verdict]]
-) -> Sequence[tuple[Standing, Verdict]]:
+    session: AsyncSession, now: datetime, verdicts: Sequence[tuple[ExitReport, HealthVerdict]]
+) -> Sequence[tuple[ExitReport, HealthVerdict]]:
     """The verdicts, less those that would let an exit serve again that fell out too often lately."""
     coming = {
         standing.exit_id: now - timedelta(seconds=standing.resilience.falls_window_s)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from model.repositories.retention import Candidate
+from model.repositories.retention import WeighedExit
 from model.world import SERVING, ExitState, WeighBy
 
 TOP: Final = 16
@@ -19,21 +19,21 @@ _STEADY: Final = 0.75
 _DEGRADED: Final = 0.25
 
 
-class Scales:
+class WeightSmoother:
     """Weighs the exits of pools, remembering what was measured before."""
 
     def __init__(self) -> None:
         self._smooth: dict[UUID, float] = {}
 
-    def weigh(self, candidates: Sequence[Candidate], uptimes: Mapping[UUID, float]) -> dict[UUID, int]:
+    def weigh(self, candidates: Sequence[WeighedExit], uptimes: Mapping[UUID, float]) -> dict[UUID, int]:
         """The shares that are to change, by exit. `uptimes` are from 0 to 1; who is missing there has not been due."""
-        pools: dict[UUID, list[Candidate]] = {}
+        pools: dict[UUID, list[WeighedExit]] = {}
         for each in candidates:
             pools.setdefault(each.pool_id, []).append(each)
         self._smooth = {each.exit_id: self._smooth[each.exit_id] for each in candidates if each.exit_id in self._smooth}
         return {exit_id: share for members in pools.values() for exit_id, share in self._pool(members, uptimes).items()}
 
-    def _pool(self, members: Sequence[Candidate], uptimes: Mapping[UUID, float]) -> dict[UUID, int]:
+    def _pool(self, members: Sequence[WeighedExit], uptimes: Mapping[UUID, float]) -> dict[UUID, int]:
         worth = self._worth(members, uptimes)
         best = max((worth[each.exit_id] for each in members if each.state in SERVING), default=0.0)
         if best <= 0:
@@ -41,7 +41,7 @@ class Scales:
         found = {each.exit_id: step(each.share, min(1.0, worth[each.exit_id] / best)) for each in members}
         return {each.exit_id: found[each.exit_id] for each in members if found[each.exit_id] != each.share}
 
-    def _worth(self, members: Sequence[Candidate], uptimes: Mapping[UUID, float]) -> dict[UUID, float]:
+    def _worth(self, members: Sequence[WeighedExit], uptimes: Mapping[UUID, float]) -> dict[UUID, float]:
         """What each is worth beside the others; only ratios count."""
         match members[0].weigh_by:
             case WeighBy.LATENCY:

@@ -29,7 +29,7 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """What was done: an action (`created`, `login`), to what kind of thing, and which one.
 
     `detail` holds JSON values, and no data of people.
@@ -42,7 +42,7 @@ class Entry:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def append(session: AsyncSession, actor: Actor, entries: Sequence[Entry]) -> None:
+async def append(session: AsyncSession, actor: Actor, entries: Sequence[AuditEntry]) -> None:
     """Add entries to the chain, in the session's transaction. Whoever else adds waits until it ends."""
     if not entries:
         return

@@ -27,7 +27,7 @@ class BadSigningRequest(ExitplaneError):
 
 
 @dataclass(frozen=True, slots=True)
-class Authority:
+class CertificateAuthority:
     """A root certificate and its private key, both PEM."""
 
     certificate_pem: str
@@ -42,7 +42,7 @@ class KeyPair:
     key_pem: str
 
 
-def create_authority(now: datetime) -> Authority:
+def create_authority(now: datetime) -> CertificateAuthority:
     """A new self-signed root."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Exitplane authority")])
@@ -52,10 +52,10 @@ def create_authority(now: datetime) -> Authority:
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA384())
     )
-    return Authority(_pem(certificate), _key_pem(key))
+    return CertificateAuthority(_pem(certificate), _key_pem(key))
 
 
-def sign_request(authority: Authority, csr_pem: str, identity: Identity, now: datetime) -> str:
+def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identity, now: datetime) -> str:
     """The certificate (PEM) that binds the key of a signing request to `identity`; the names in the request are ignored.
 
     Raises BadSigningRequest when the request is malformed, wrongly signed or not for a P-256 key.
@@ -63,17 +63,17 @@ def sign_request(authority: Authority, csr_pem: str, identity: Identity, now: da
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
     except ValueError as error:
-        raise BadSigningRequest("the CSR is not a PEM certificate signing request", mend="send one in PEM") from error
+        raise BadSigningRequest("the CSR is not a PEM certificate signing request", hint="send one in PEM") from error
     public_key = request.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
-        raise BadSigningRequest("the CSR's key is not ECDSA on P-256", mend="make the key on P-256 (prime256v1)")
+        raise BadSigningRequest("the CSR's key is not ECDSA on P-256", hint="make the key on P-256 (prime256v1)")
     if not request.is_signature_valid:
-        raise BadSigningRequest("the CSR's signature does not match its key", mend="sign it with the key it holds")
+        raise BadSigningRequest("the CSR's signature does not match its key", hint="sign it with the key it holds")
     names = [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(identity.server_name)]
     return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now)
 
 
-def issue_server(authority: Authority, now: datetime) -> KeyPair:
+def issue_server(authority: CertificateAuthority, now: datetime) -> KeyPair:
     """A fresh certificate and key for the xDS port of this replica."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
@@ -84,7 +84,7 @@ def issue_server(authority: Authority, now: datetime) -> KeyPair:
 
 
 def _sign_leaf(
-    authority: Authority,
+    authority: CertificateAuthority,
     public_key: ec.EllipticCurvePublicKey,
     common_name: str,
     names: list[x509.GeneralName],

@@ -55,10 +55,10 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise BadDatabaseUrl("EXITPLANE_DATABASE_URL is not a URL", mend="write postgresql://user@host/name") from error
+        raise BadDatabaseUrl("EXITPLANE_DATABASE_URL is not a URL", hint="write postgresql://user@host/name") from error
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise BadDatabaseUrl(
-            f"EXITPLANE_DATABASE_URL names {parsed.get_backend_name()!r}", mend="only postgresql:// is supported"
+            f"EXITPLANE_DATABASE_URL names {parsed.get_backend_name()!r}", hint="only postgresql:// is supported"
         )
     return parsed.set(drivername="postgresql+asyncpg")
 
@@ -176,9 +176,9 @@ def unreachable(error: BaseException) -> DatabaseUnreachable:
     if isinstance(error, PoolTimeoutError):
         return DatabaseUnreachable(
             f"no connection to PostgreSQL was free within {CONNECT_TIMEOUT_S:g} s",
-            mend="ask less of it at once, or find what holds the connections",
+            hint="ask less of it at once, or find what holds the connections",
         )
     cause = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
     return DatabaseUnreachable(
-        f"PostgreSQL cannot be reached ({cause[0]})", mend="start it, or set EXITPLANE_DATABASE_URL to one that runs"
+        f"PostgreSQL cannot be reached ({cause[0]})", hint="start it, or set EXITPLANE_DATABASE_URL to one that runs"
     )

@@ -35,14 +35,14 @@ def embedded_server(state: Path) -> Iterator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StateInUse(
-                f"another control plane runs in {state}", mend="stop it, or set EXITPLANE_STATE_DIR to another folder"
+                f"another control plane runs in {state}", hint="stop it, or set EXITPLANE_STATE_DIR to another folder"
             ) from error
         data = state / "postgres"
         try:
             server = get_server(data, cleanup_mode=None)
         except (subprocess.SubprocessError, OSError) as error:
             raise DatabaseUnreachable(
-                f"the embedded PostgreSQL does not start ({error})", mend=f"read {data / 'log'}"
+                f"the embedded PostgreSQL does not start ({error})", hint=f"read {data / 'log'}"
             ) from error
         try:
             yield server.get_uri()

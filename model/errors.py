@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 class ExitplaneError(Exception):
-    """An error with a stable `code`, a one-line message, and the mend.
+    """An error with a stable `code`, a one-line message, and the hint.
 
     The command line prints it as one line and ends with 1; the API turns it into problem+json.
     """
 
     code = "error"
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.mend}" if self.mend else self.message
+        return f"{self.message}; {self.hint}" if self.hint else self.message

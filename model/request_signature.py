@@ -28,12 +28,12 @@ LEEWAY = timedelta(minutes=5)
 _THUMBPRINT = "x5t#S256"
 
 
-class BadProof(ExitplaneError):
+class BadSignature(ExitplaneError):
     code = "bad_proof"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SignatureClaim:
     """What a token says before its signature was checked: which certificate would have to have signed it."""
 
     thumbprint: str
@@ -58,20 +58,22 @@ def sign(key_pem: str, thumbprint: str, path: str, body: bytes, now: datetime) -
     return jwt.encode(claims, key_pem, algorithm="ES256", headers={_THUMBPRINT: thumbprint})
 
 
-def read(authorization: str | None) -> Claim:
+def read(authorization: str | None) -> SignatureClaim:
     """The claim in an `Authorization` header; raises BadProof when there is none."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise BadProof("the request carries no proof", mend="sign it with the key of the certificate (Bearer token)")
+        raise BadSignature(
+            "the request carries no proof", hint="sign it with the key of the certificate (Bearer token)"
+        )
     header = token.partition(".")[0]
     try:
         thumbprint = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))[_THUMBPRINT]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadProof("the proof is not a token that names a certificate", mend=f"set {_THUMBPRINT}") from error
-    return Claim(str(thumbprint), token)
+        raise BadSignature("the proof is not a token that names a certificate", hint=f"set {_THUMBPRINT}") from error
+    return SignatureClaim(str(thumbprint), token)
 
 
-def verify(claim: Claim, public_key_pem: str, path: str, body: bytes, now: datetime) -> None:
+def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, now: datetime) -> None:
     """Raises BadProof unless `claim` was signed by that key for this very request, about now."""
     try:
         claims = jwt.decode(
@@ -82,12 +84,12 @@ def verify(claim: Claim, public_key_pem: str, path: str, body: bytes, now: datet
             options={"require": ["exp", "iat", "aud"], "verify_exp": False, "verify_iat": False},
         )
     except jwt.InvalidTokenError as error:
-        raise BadProof(f"the proof is not valid: {error}", mend="sign it with the certificate's key") from error
+        raise BadSignature(f"the proof is not valid: {error}", hint="sign it with the certificate's key") from error
     if claims.get("sha256") != _digest(body):
-        raise BadProof("the proof is for another body", mend="sign the bytes that are sent")
+        raise BadSignature("the proof is for another body", hint="sign the bytes that are sent")
     # so written that NaN, which compares with nothing, is refused too
     if not abs(float(claims["iat"]) - now.timestamp()) <= (LIFETIME + LEEWAY).total_seconds():
-        raise BadProof("the proof was made at another time", mend="set the agent's clock (NTP)")
+        raise BadSignature("the proof was made at another time", hint="set the agent's clock (NTP)")
 
 
 @lru_cache(maxsize=32_768)

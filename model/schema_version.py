@@ -65,7 +65,7 @@ async def check_migration(database: Database) -> None:
     if current != newest:
         raise MigrationBehind(
             f"the database is at migration {current or 'none'}, this version needs {newest}",
-            mend="run `exitplane db upgrade`",
+            hint="run `exitplane db upgrade`",
         )
 
 
@@ -90,7 +90,7 @@ async def upgrade(database: Database) -> None:
             raise
         raise MigrationBlocked(
             f"the migration {reason}, and left everything as it was",
-            mend="repeat it when there is less to do, or see in pg_stat_activity who is in a long transaction",
+            hint="repeat it when there is less to do, or see in pg_stat_activity who is in a long transaction",
         ) from error
 
 

@@ -167,9 +167,9 @@ class Settings(BaseSettings):
         if self.oidc_issuer is None:
             return None
         if not self.oidc_client_id:
-            raise BadSettings("EXITPLANE_OIDC_ISSUER without EXITPLANE_OIDC_CLIENT_ID", mend="set both, or neither")
+            raise BadSettings("EXITPLANE_OIDC_ISSUER without EXITPLANE_OIDC_CLIENT_ID", hint="set both, or neither")
         if bool(self.oidc_role_claim) != bool(self.oidc_roles):
-            raise BadSettings("EXITPLANE_OIDC_ROLE_CLAIM and EXITPLANE_OIDC_ROLES belong together", mend="set both")
+            raise BadSettings("EXITPLANE_OIDC_ROLE_CLAIM and EXITPLANE_OIDC_ROLES belong together", hint="set both")
         return OidcSettings(
             issuer=self.oidc_issuer,
             client_id=self.oidc_client_id,
@@ -189,10 +189,10 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Raises BadSettings, one line, naming the variable, its value and the mend."""
+    """The settings of this process. Raises BadSettings, one line, naming the variable, its value and the hint."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = f"EXITPLANE_{'_'.join(str(part) for part in first['loc']).upper()}"
-        raise BadSettings(f"{name}={first['input']!r}: {first['msg']}", mend=f"correct {name}") from error
+        raise BadSettings(f"{name}={first['input']!r}: {first['msg']}", hint=f"correct {name}") from error

@@ -10,7 +10,7 @@ from model.world import SERVING, TAKEN_OUT, ExitState
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
+class StateInterval:
     """A state that an exit was in. `until` is None for the one that it is in."""
 
     state: ExitState
@@ -20,7 +20,7 @@ class Stay:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class HistorySummary:
     """What the stays within a time say. Ratios and means are None where there is nothing to divide by."""
 
     serving: timedelta
@@ -46,7 +46,7 @@ class Summary:
         return self.recovering / self.recoveries if self.recoveries else None
 
 
-def summarize(stays: Sequence[Stay], start: datetime, end: datetime) -> Summary:
+def summarize(stays: Sequence[StateInterval], start: datetime, end: datetime) -> HistorySummary:
     """What stays, which are in order and without holes, say of the time from `start` to `end`.
 
     Time in which an operator had taken the exit out counts neither for it nor against it.
@@ -74,11 +74,11 @@ def summarize(stays: Sequence[Stay], start: datetime, end: datetime) -> Summary:
             failures += 1
             failed_at = stay.since
         before = stay.state
-    return Summary(serving, due, failures, recovering, recoveries)
+    return HistorySummary(serving, due, failures, recovering, recoveries)
 
 
-def stays_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[Stay]:
+def stays_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[StateInterval]:
     """Changes of state, in order, as stays."""
     for number, (at, state, reason) in enumerate(changes):
         until = changes[number + 1][0] if number + 1 < len(changes) else None
-        yield Stay(state, reason, at, until)
+        yield StateInterval(state, reason, at, until)

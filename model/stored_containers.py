@@ -12,7 +12,7 @@ DRAIN_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Containers:
+class ContainerSettings:
     """How many exits of a pool run as containers, and what they are made of.
 
     Between `minimum` and `maximum` the number follows the load: `requests_per_exit` is how many open requests an exit should
@@ -38,12 +38,12 @@ class Containers:
     drain_s: int = DRAIN_S
 
 
-_KNOBS: Final = frozenset(each.name for each in fields(Containers))
+_KNOBS: Final = frozenset(each.name for each in fields(ContainerSettings))
 
 
-def read_containers(stored: Mapping[str, Any]) -> Containers:
+def read_containers(stored: Mapping[str, Any]) -> ContainerSettings:
     """For example `{"minimum": 1, "maximum": 3, "image": "exit:1"}`."""
     # a newer version beside this one may know of more
     known = {name: value for name, value in stored.items() if name in _KNOBS}
     lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
-    return Containers(**(known | lists))
+    return ContainerSettings(**(known | lists))

@@ -285,7 +285,7 @@ class HeartbeatRow(SQLModel, table=True):
     """What it has carried in the month (UTC) of `heard_at`."""
 
 
-class EarRow(SQLModel, table=True):
+class IngestWatermarkRow(SQLModel, table=True):
     """Until when a replica of the API is known to have been able to hear heartbeats and to store them."""
 
     __tablename__ = "ear"
@@ -450,7 +450,7 @@ class ApprovalRow(SQLModel, table=True):
     at: datetime = Field(sa_column=_timestamp())
 
 
-class QuestionRow(SQLModel, table=True):
+class ConfigRequestRow(SQLModel, table=True):
     """Somebody wants to know what a proxy holds; answered by the replica that it has its stream with.
 
     Of the one `resource` that it names the answer has the content too.
@@ -637,7 +637,7 @@ class ContainerEngineRow(SQLModel, table=True):
     error_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
 
-class ContainerWishRow(SQLModel, table=True):
+class ContainerCommandRow(SQLModel, table=True):
     """What somebody wishes of a container: carried out by the keeper, which is the only one that has an engine."""
 
     __tablename__ = "container_wish"

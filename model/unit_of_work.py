@@ -23,7 +23,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.audit_log import Actor, Entry, append
+from model.audit_log import Actor, AuditEntry, append
 from model.database import UNREACHABLE, Database
 from model.errors import ExitplaneError
 from model.tables import ChangeRow, RevisionRow
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
+class TouchedRow:
     """What befell a thing: `created`, `changed` or `deleted`; None for rollout state, which is no event.
 
     `detail` is what events and the audit say of it: JSON values, no secret, no data of people.
@@ -52,14 +52,14 @@ class Touch:
     fleet_id: UUID | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
 
-    def then(self, later: Touch) -> Touch:
+    def then(self, later: TouchedRow) -> TouchedRow:
         """Both in one: what is changed after it was created in the same unit was created."""
         action = self.action if self.action == "created" and later.action == "changed" else later.action
-        return Touch(action or self.action, later.fleet_id or self.fleet_id, {**self.detail, **later.detail})
+        return TouchedRow(action or self.action, later.fleet_id or self.fleet_id, {**self.detail, **later.detail})
 
 
 @dataclass(slots=True)
-class Unit:
+class UnitOfWork:
     """One transaction that becomes one revision. Repositories write through it and say what they touched."""
 
     session: AsyncSession
@@ -68,8 +68,8 @@ class Unit:
     """On whose behalf; what nobody asked for (None) is not in the audit."""
     revision: int | None = None
     """The revision that the transaction became; None until it ended, or if it touched nothing."""
-    touched: dict[tuple[Kind, str], Touch] = field(default_factory=dict)
-    _entries: list[Entry] = field(default_factory=list)
+    touched: dict[tuple[Kind, str], TouchedRow] = field(default_factory=dict)
+    _entries: list[AuditEntry] = field(default_factory=list)
     _sealed: bool = False
 
     def touch(
@@ -82,11 +82,11 @@ class Unit:
         detail: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Say that the thing under `key` was added, changed or removed."""
-        what, new = (kind, encode_key(key)), Touch(action, fleet_id, detail)
+        what, new = (kind, encode_key(key)), TouchedRow(action, fleet_id, detail)
         before = self.touched.get(what)
         self.touched[what] = before.then(new) if before else new
 
-    def audit(self, entry: Entry) -> None:
+    def audit(self, entry: AuditEntry) -> None:
         """Say what was done beside what was touched."""
         self._entries.append(entry)
 
@@ -102,7 +102,7 @@ class Unit:
             await self._become_revision()
         if self.actor is not None:
             events = [
-                Entry(touch.action, kind, key, touch.fleet_id, touch.detail)
+                AuditEntry(touch.action, kind, key, touch.fleet_id, touch.detail)
                 for (kind, key), touch in self.touched.items()
                 if touch.action
             ]
@@ -139,10 +139,10 @@ async def notify(session: AsyncSession, channel: str) -> None:
 @asynccontextmanager
 async def write(
     database: Database, *, traceparent: str | None = None, actor: Actor | None = None
-) -> AsyncIterator[Unit]:
+) -> AsyncIterator[UnitOfWork]:
     """A unit that commits, as one revision, when the block ends well, and leaves nothing behind otherwise."""
     async with database.session() as session:
-        unit = Unit(session, traceparent, actor)
+        unit = UnitOfWork(session, traceparent, actor)
         yield unit
         await unit.seal()
 
@@ -167,7 +167,7 @@ def decode_key(kind: Kind, raw: str) -> Key:
     return (resource, version[0]) if version else resource
 
 
-class Feed:
+class ChangeFeed:
     """Wakes whoever follows the revisions: on NOTIFY, on every (re)connection, and at least every `poll_s`.
 
     It never says what changed: the follower reads that from the change log. A LISTEN connection that is closed is made

@@ -303,7 +303,7 @@ async def _wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
 
 @pytest.fixture
 async def wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
-    """A database of this test's own, with the wire to it that the test may cut and mend."""
+    """A database of this test's own, with the wire to it that the test may cut and hint."""
     async with _wired(database_url) as pair:
         yield pair
 

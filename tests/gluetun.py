@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass
-class Gluetun:
+class GluetunStandIn:
     """Set what it is to be like; it may be changed while it runs."""
 
     username: str | None = None
@@ -275,7 +275,7 @@ async def _first_of(*coroutines: Any) -> None:
 
 
 @contextmanager
-def running(gluetun: Gluetun) -> Iterator[Gluetun]:
+def running(gluetun: GluetunStandIn) -> Iterator[GluetunStandIn]:
     """In a thread of its own, for tests that wait."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -1,6 +1,6 @@
 """What an Envoy was last given and accepted, learnt by reading along what the agent relays to it. No I/O.
 
-A `Witness` reads along one stream; the `Record` is what all of them have seen.
+A `AckTracker` reads along one stream; the `ConfigRecord` is what all of them have seen.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _UNKNOWN_VERSION: Final = ""
 """Tells the control plane that Envoy holds a resource, and not which: it sends it again, or says that it is gone."""
 
 
-class Kept(NamedTuple):
+class AcceptedResource(NamedTuple):
     """A resource as Envoy accepted it: its version and the value of its Any."""
 
     version: str
     body: bytes
 
 
-class Record:
+class ConfigRecord:
     """The accepted resources by type URL and name. A type that was answered with nothing is there, and empty."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self._seen = asyncio.Event()
         self.revision = 0
-        self._types: dict[str, dict[str, Kept]] = {}
+        self._types: dict[str, dict[str, AcceptedResource]] = {}
 
     @property
     def seen(self) -> asyncio.Event:
@@ -43,10 +43,10 @@ class Record:
         return self._seen
 
     @property
-    def types(self) -> Mapping[str, Mapping[str, Kept]]:
+    def types(self) -> Mapping[str, Mapping[str, AcceptedResource]]:
         return self._types
 
-    def put(self, type_url: str, given: Mapping[str, Kept], removed: Iterable[str] = ()) -> None:
+    def put(self, type_url: str, given: Mapping[str, AcceptedResource], removed: Iterable[str] = ()) -> None:
         """Envoy accepted these, and that those are gone."""
         known = self._types.get(type_url)
         kept = {**(known or {}), **given}
@@ -86,7 +86,7 @@ class Record:
         return whole.SerializeToString()
 
     @classmethod
-    def decode(cls, raw: bytes) -> Record:
+    def decode(cls, raw: bytes) -> ConfigRecord:
         """Raises ValueError for what is no record."""
         record = cls()
         try:
@@ -121,14 +121,14 @@ class _Flight(NamedTuple):
     """A response that was passed on and not yet answered."""
 
     type_url: str
-    given: Mapping[str, Kept]
+    given: Mapping[str, AcceptedResource]
     removed: Collection[str]
 
 
-class Witness:
+class AckTracker:
     """Reads along one delta stream between an Envoy and its control plane, and writes what it learns into the record."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: ConfigRecord) -> None:
         self._record = record
         self._interests: dict[str, _Interest] = {}
         self._flights: dict[str, _Flight] = {}
@@ -202,7 +202,9 @@ class Witness:
         return bool(unseen)
 
 
-def _given(message: DeltaDiscoveryResponse) -> dict[str, Kept]:
+def _given(message: DeltaDiscoveryResponse) -> dict[str, AcceptedResource]:
     return {
-        each.name: Kept(each.version, each.resource.value) for each in message.resources if each.HasField("resource")
+        each.name: AcceptedResource(each.version, each.resource.value)
+        for each in message.resources
+        if each.HasField("resource")
     }

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from agent.ads.config_record import Kept, Record
-from agent.config.status import Board
+from agent.ads.config_record import AcceptedResource, ConfigRecord
+from agent.config.status import StatusBoard
 from agent.net.ss import ss
 from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 
@@ -22,22 +22,22 @@ ENDPOINTS: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssi
 ASKED_MAX: Final = 100
 
 
-class Place(NamedTuple):
+class ExitAddress(NamedTuple):
     """Where gateways dial an exit: an IP literal and a port."""
 
     address: str
     port: int
 
 
-class Cutter:
+class ConnectionCutter:
     """Knows which exits left what Envoy was given, and cuts the connections to those that the control plane names."""
 
-    def __init__(self, record: Record, board: Board) -> None:
+    def __init__(self, record: ConfigRecord, board: StatusBoard) -> None:
         self._record = record
         self._board = board
-        self._read: dict[str, tuple[Kept, frozenset[Place]]] = {}
-        self._offered: frozenset[Place] = self._places()
-        self._gone: dict[Place, None] = {}
+        self._read: dict[str, tuple[AcceptedResource, frozenset[ExitAddress]]] = {}
+        self._offered: frozenset[ExitAddress] = self._places()
+        self._gone: dict[ExitAddress, None] = {}
 
     async def run(self) -> None:
         """Follow what Envoy is given until cancelled."""
@@ -56,7 +56,7 @@ class Cutter:
             self._gone.update(dict.fromkeys(sorted(left)))
             self._board.update(gone=self._board.report.gone + 1)
 
-    async def gone(self) -> Sequence[Place]:
+    async def gone(self) -> Sequence[ExitAddress]:
         """Those that left while connections to them are open."""
         if not self._gone:
             return ()
@@ -64,7 +64,7 @@ class Cutter:
         self._gone = {place: None for place in self._gone if place in open_}
         return list(self._gone)[:ASKED_MAX]
 
-    async def cut(self, places: Iterable[Place]) -> None:
+    async def cut(self, places: Iterable[ExitAddress]) -> None:
         """End every open connection to these."""
         for place in places:
             if place not in self._gone:
@@ -75,37 +75,37 @@ class Cutter:
                 log.error(
                     "exit.tunnels_not_cut",
                     exit=f"{place.address}:{place.port}",
-                    mend="run the agent with CAP_NET_ADMIN in Envoy's network namespace",
+                    hint="run the agent with CAP_NET_ADMIN in Envoy's network namespace",
                 )
             else:
                 self._gone.pop(place, None)
 
-    def _places(self) -> frozenset[Place]:
-        kept: Mapping[str, Kept] = self._record.types.get(ENDPOINTS, {})
+    def _places(self) -> frozenset[ExitAddress]:
+        kept: Mapping[str, AcceptedResource] = self._record.types.get(ENDPOINTS, {})
         self._read = {name: self._read_one(name, each) for name, each in kept.items()}
         return frozenset(place for _, places in self._read.values() for place in places)
 
-    def _read_one(self, name: str, kept: Kept) -> tuple[Kept, frozenset[Place]]:
+    def _read_one(self, name: str, kept: AcceptedResource) -> tuple[AcceptedResource, frozenset[ExitAddress]]:
         known = self._read.get(name)
         if known is not None and known[0] is kept:
             return known
         found = ClusterLoadAssignment.FromString(kept.body)
         addresses = (each.endpoint.address.socket_address for at in found.endpoints for each in at.lb_endpoints)
-        return kept, frozenset(Place(each.address, each.port_value) for each in addresses)
+        return kept, frozenset(ExitAddress(each.address, each.port_value) for each in addresses)
 
 
-async def open_places() -> frozenset[Place]:
+async def open_places() -> frozenset[ExitAddress]:
     """Where the open TCP connections of this network namespace lead to."""
     return frozenset(_peers(await ss()))
 
 
-def _peers(listed: str) -> Iterable[Place]:
+def _peers(listed: str) -> Iterable[ExitAddress]:
     for line in listed.splitlines():
         peer = line.split()[3] if len(line.split()) > 3 else ""
         address, _, port = peer.rpartition(":")
         if address and port.isdigit():
-            yield Place(address.strip("[]").removeprefix("::ffff:").partition("%")[0], int(port))
+            yield ExitAddress(address.strip("[]").removeprefix("::ffff:").partition("%")[0], int(port))
 
 
-def _to(place: Place) -> Sequence[str]:
+def _to(place: ExitAddress) -> Sequence[str]:
     return ("dst", f"[{place.address}]" if ":" in place.address else place.address, "dport", "=", f":{place.port}")

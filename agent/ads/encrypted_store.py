@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from agent.ads.config_record import Record
+from agent.ads.config_record import ConfigRecord
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder, StateUnusable
+from agent.config.state_dir import StateDir, StateDirUnusable
 
 log = structlog.get_logger()
 
@@ -29,32 +29,32 @@ _NONCE_BYTES: Final = 12
 _INFO: Final = b"exitplane agent record"
 
 
-class Vault:
+class EncryptedStore:
     """Puts one proxy's record into its state folder and takes it out again."""
 
-    def __init__(self, folder: StateFolder, key_pem: str, proxy_id: UUID) -> None:
+    def __init__(self, folder: StateDir, key_pem: str, proxy_id: UUID) -> None:
         self._folder = folder
         self._cipher = AESGCM(_derive(key_pem))
         # of another format, or of another proxy in a folder that was copied: then it does not decrypt
         self._context = _VERSION + proxy_id.bytes
         self._warned = False
 
-    def load(self) -> Record:
+    def load(self) -> ConfigRecord:
         """The record; an empty one, and a warning, when the file is not what this proxy wrote."""
         raw = self._folder.read_bytes(files.RECORD, MAX_BYTES + 1)
         if raw is None:
-            return Record()
+            return ConfigRecord()
         try:
-            return Record.decode(self._open(raw))
+            return ConfigRecord.decode(self._open(raw))
         except (ValueError, InvalidTag) as error:
             log.warning("record.unreadable", reason=str(error) or "it was changed, or is another proxy's")
-            return Record()
+            return ConfigRecord()
 
     def save(self, content: bytes) -> None:
         """Replace the file by an encoded record. What keeps it from being written is told once."""
         try:
             self._folder.write(files.RECORD, self._seal(content))
-        except StateUnusable as error:
+        except StateDirUnusable as error:
             if not self._warned:
                 log.warning("record.not_written", reason=str(error))
             self._warned = True
@@ -68,7 +68,7 @@ class Vault:
     def _seal(self, content: bytes) -> bytes:
         """Raises StateUnusable."""
         if len(content) > _MAX_CONTENT_BYTES:
-            raise StateUnusable(f"a record of {len(content)} bytes is not kept")
+            raise StateDirUnusable(f"a record of {len(content)} bytes is not kept")
         nonce = os.urandom(_NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, content, self._context)
 

@@ -1,7 +1,7 @@
 """What the agent says to its control plane behind a kill switch carries a mark, so that nobody else may say anything there.
 
 Clients may name the control plane's address too, and their connections leave from the same namespace. Whatever the agent dials
-itself is marked as it is made; gRPC offers no such thing, so it dials a socket in the state folder, and a `Passage` goes on.
+itself is marked as it is made; gRPC offers no such thing, so it dials a socket in the state folder, and a `MarkedForwarder` goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.vpn.firewall.rules import MARK
 from model.endpoint import Endpoint
 
@@ -36,10 +36,10 @@ def marked_socket(place: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class Passage:
+class MarkedForwarder:
     """Passes on each connection to a socket in the folder, as it is, to `place`; from `start` to `stop`."""
 
-    def __init__(self, folder: StateFolder, place: Endpoint) -> None:
+    def __init__(self, folder: StateDir, place: Endpoint) -> None:
         self._folder = folder
         self._place = place
         self._held = ExitStack()

@@ -9,20 +9,20 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
-from agent.ads.config_record import WILDCARD, Kept
+from agent.ads.config_record import WILDCARD, AcceptedResource
 from model.identity import Identity
 from model.world import Change, World
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Action, Stream
+from xds.protocol.stream import Action, XdsStream
 from xds.snapshot.resource import Resource
-from xds.snapshot.snapshot import Snapshot, View
+from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.scopes import ResourceId
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest
 
-Types = Mapping[str, Mapping[str, Kept]]
+Types = Mapping[str, Mapping[str, AcceptedResource]]
 
 
-class Fallback:
+class OfflineAds:
     """One stream answered from the record as it is now.
 
     An Envoy that started anew gets everything, in the order of make before break. One that lives is left as it is, even
@@ -31,7 +31,7 @@ class Fallback:
 
     def __init__(self, types: Types, identity: Identity) -> None:
         self._types = types
-        self._stream = Stream(Variant.DELTA, identity, _view(types))
+        self._stream = XdsStream(Variant.DELTA, identity, _view(types))
         self._seen: set[str] = set()
 
     def receive(self, raw: bytes, now: float) -> Sequence[Action]:
@@ -49,7 +49,9 @@ class Fallback:
                 return self._resume(message, known, now)
         return self._stream.receive(raw, now)
 
-    def _resume(self, message: DeltaDiscoveryRequest, known: Mapping[str, Kept], now: float) -> Sequence[Action]:
+    def _resume(
+        self, message: DeltaDiscoveryRequest, known: Mapping[str, AcceptedResource], now: float
+    ) -> Sequence[Action]:
         """Tell the core that Envoy holds what the record has, where it holds anything of that name."""
         held = dict(message.initial_resource_versions)
         names = [*message.resource_names_subscribe]
@@ -88,10 +90,10 @@ class _Recorded:
         return ()
 
 
-def _view(types: Types) -> View:
+def _view(types: Types) -> ProxyView:
     """With the versions that the control plane gave, so that what came from here need not be sent again."""
     table = {
         type_url: {name: Resource(type_url, name, each.version, each.body) for name, each in kept.items()}
         for type_url, kept in types.items()
     }
-    return View([Snapshot(_Recorded(), 0, table)])
+    return ProxyView([Snapshot(_Recorded(), 0, table)])

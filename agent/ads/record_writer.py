@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from agent.ads.config_record import Record
-from agent.ads.encrypted_store import Vault
+from agent.ads.config_record import ConfigRecord
+from agent.ads.encrypted_store import EncryptedStore
 
 QUIET_S: Final = 0.5
 """The record is written once it has not changed for this long, …"""
@@ -17,7 +17,7 @@ WRITTEN_AFTER_S: Final = 5.0
 class RecordWriter:
     """Keeps the file up to the record from `start` to `stop`."""
 
-    def __init__(self, record: Record, vault: Vault) -> None:
+    def __init__(self, record: ConfigRecord, vault: EncryptedStore) -> None:
         self._record = record
         self._vault = vault
         self._turn = asyncio.Lock()

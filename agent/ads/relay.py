@@ -16,13 +16,13 @@ from typing import Any, Final, TypeAlias
 import grpc
 import structlog
 
-from agent.ads.config_record import Record, Witness
-from agent.ads.encrypted_store import Vault
-from agent.ads.marked_forwarder import Passage
+from agent.ads.config_record import AckTracker, ConfigRecord
+from agent.ads.encrypted_store import EncryptedStore
+from agent.ads.marked_forwarder import MarkedForwarder
 from agent.ads.record_writer import RecordWriter
 from agent.ads.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.control.enrolment import Enrolment
 from model.errors import ExitplaneError
 from model.identity import Identity
@@ -64,12 +64,12 @@ class Relay:
     `marked` is whether there is a kill switch, which lets only marked packets out.
     """
 
-    def __init__(self, enrolment: Enrolment, folder: StateFolder, *, marked: bool = False) -> None:
+    def __init__(self, enrolment: Enrolment, folder: StateDir, *, marked: bool = False) -> None:
         self._folder = folder
         self._identity = Identity(enrolment.fleet_id, enrolment.role, enrolment.id)
-        self._passage = Passage(folder, enrolment.xds) if marked else None
+        self._passage = MarkedForwarder(folder, enrolment.xds) if marked else None
         self._upstream = Upstream(enrolment, self._passage.target if self._passage else None)
-        vault = Vault(folder, enrolment.key_pem, enrolment.id)
+        vault = EncryptedStore(folder, enrolment.key_pem, enrolment.id)
         self._record = vault.load()
         self._writer = RecordWriter(self._record, vault)
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -77,7 +77,7 @@ class Relay:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
 
     @property
-    def record(self) -> Record:
+    def record(self) -> ConfigRecord:
         """What its Envoy was given and accepted."""
         return self._record
 
@@ -107,7 +107,7 @@ class Relay:
         except (RuntimeError, OSError) as error:
             raise SocketUnusable(
                 f"{self._folder.path / files.SOCKET} cannot be listened on ({error})",
-                mend="name another folder with --state",
+                hint="name another folder with --state",
             ) from error
 
     # -- a stream of Envoy's
@@ -133,7 +133,7 @@ class Relay:
 
     async def _pair(self, context: Context, call: Call) -> None:
         """Pass on what either side says until one ends. Raises Denied, _EnvoyLeft and _EnvoyStuck."""
-        witness = Witness(self._record)
+        witness = AckTracker(self._record)
         begun_s = time.monotonic()
         served = asyncio.Event()
         up = asyncio.create_task(self._pass_requests(context, call, witness))
@@ -153,7 +153,7 @@ class Relay:
         if code is not grpc.StatusCode.OK:
             await context.abort(code, details)
 
-    async def _pass_requests(self, context: Context, call: Call, witness: Witness) -> None:
+    async def _pass_requests(self, context: Context, call: Call, witness: AckTracker) -> None:
         """Until the control plane takes no more. Raises _EnvoyLeft."""
         while (raw := await context.read()) is not grpc.aio.EOF:
             try:
@@ -162,7 +162,7 @@ class Relay:
                 return
         raise _EnvoyLeft
 
-    async def _pass_responses(self, context: Context, call: Call, witness: Witness, served: asyncio.Event) -> None:
+    async def _pass_responses(self, context: Context, call: Call, witness: AckTracker, served: asyncio.Event) -> None:
         """Until the control plane has nothing more to say. Raises _EnvoyStuck."""
         with suppress(grpc.RpcError):
             while (raw := await call.read()) is not grpc.aio.EOF:
@@ -180,12 +180,12 @@ class Relay:
         """
         # some 15 MB and a second of work that an agent does without until now
         await asyncio.to_thread(import_module, "agent.ads.offline_ads")
-        from agent.ads.offline_ads import Fallback  # noqa: PLC0415 - it was just imported
+        from agent.ads.offline_ads import OfflineAds  # noqa: PLC0415 - it was just imported
         from xds.protocol.stream import Close, Send  # noqa: PLC0415 - likewise
 
         types = self._record.types
         log.info("ads.from_record", resources={type_url: len(kept) for type_url, kept in types.items()})
-        fallback = Fallback(types, self._identity)
+        fallback = OfflineAds(types, self._identity)
         back = asyncio.create_task(self._upstream.wait_until_back())
         reading = asyncio.ensure_future(context.read())
         try:

@@ -38,8 +38,8 @@ def read_credentials(option: str, path: Path, *, colons: bool = False) -> Creden
     two = len(lines) == 2 and all(line.strip() and line.isprintable() for line in lines)
     if len(content) > _LONGEST or not two or (":" in lines[0] and not colons):
         but = "" if colons else " (without a colon)"
-        mend = f"write the user name{but} in the first line and the password in the second"
-        raise BadSetting(f"{option} {path} does not hold two lines of text", mend=mend)
+        hint = f"write the user name{but} in the first line and the password in the second"
+        raise BadSetting(f"{option} {path} does not hold two lines of text", hint=hint)
     return Credentials(lines[0].strip(), lines[1])
 
 
@@ -48,7 +48,7 @@ def read_key(option: str, path: Path) -> str:
     content = _read(option, path)
     key = content.strip()
     if len(content) > _LONGEST or not key or not key.isprintable() or not key.isascii():
-        raise BadSetting(f"{option} {path} holds no key", mend="write the key into its one line")
+        raise BadSetting(f"{option} {path} holds no key", hint="write the key into its one line")
     return key
 
 
@@ -61,8 +61,8 @@ def _read(option: str, path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadSetting(
-            f"{option} {path} cannot be read ({reason})", mend="name a file that the agent may read"
+            f"{option} {path} cannot be read ({reason})", hint="name a file that the agent may read"
         ) from error
     if mode & _OTHERS:
-        raise BadSetting(f"{option} {path} is open to others (mode {mode:03o})", mend=f"chmod 600 {path}")
+        raise BadSetting(f"{option} {path} is open to others (mode {mode:03o})", hint=f"chmod 600 {path}")
     return content

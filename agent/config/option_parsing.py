@@ -12,7 +12,7 @@ from model.locality import Locality
 
 
 class BadSetting(ExitplaneError):
-    """An option, its value and the mend, in one line."""
+    """An option, its value and the hint, in one line."""
 
     code = "bad_setting"
 
@@ -22,13 +22,13 @@ def read_endpoint(option: str, text: str) -> Endpoint:
     try:
         return parse_endpoint(text)
     except ValueError as error:
-        raise BadSetting(f"{option} {error}", mend="write example.net:18000 or [2001:db8::1]:18000") from error
+        raise BadSetting(f"{option} {error}", hint="write example.net:18000 or [2001:db8::1]:18000") from error
 
 
 def check_address(option: str, text: str | None) -> str | None:
     """`text`, if it is an IP literal or None. Raises BadSetting, which names `option`."""
     if text is not None and not is_literal(text):
-        raise BadSetting(f"{option} {text!r} is not an IP address", mend="write an address, not a name")
+        raise BadSetting(f"{option} {text!r} is not an IP address", hint="write an address, not a name")
     return text
 
 
@@ -46,7 +46,7 @@ def read_address(option: str, text: str) -> str:
 
 def read_url(option: str, text: str) -> URL:
     """Read the URL of an HTTP service. Raises BadSetting, which names `option`."""
-    refusal = BadSetting(f"{option} {text!r} is no URL of a service", mend="write http://host:port or https://host")
+    refusal = BadSetting(f"{option} {text!r} is no URL of a service", hint="write http://host:port or https://host")
     try:
         url = URL(text)
         port = url.port
@@ -62,8 +62,8 @@ def read_locality(option: str, text: str) -> Locality:
     try:
         return Locality.parse(text)
     except ValueError as error:
-        mend = "write eu-west or eu-west/a: each part 1 to 63 of a-z, 0-9 and -"
-        raise BadSetting(f"{option} {error}", mend=mend) from error
+        hint = "write eu-west or eu-west/a: each part 1 to 63 of a-z, 0-9 and -"
+        raise BadSetting(f"{option} {error}", hint=hint) from error
 
 
 def is_literal(host: str) -> bool:

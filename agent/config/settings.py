@@ -10,8 +10,8 @@ from typing import Final
 from yarl import URL
 
 from agent.config.option_parsing import BadSetting
-from agent.egress.parent_proxy import Parent
-from agent.gluetun.client import Access
+from agent.egress.parent_proxy import ParentProxy
+from agent.gluetun.client import GluetunAccess
 from agent.vpn.servers import Server
 from model.endpoint import Endpoint
 from model.locality import Locality
@@ -21,7 +21,7 @@ OBSERVE_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ExitSettings:
     """What an exit tells about itself, and how its tunnel is watched.
 
     Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
@@ -56,8 +56,8 @@ class Exit:
     speed_url: URL | None = None
     speed_upload_url: URL | None = None
     speed_every_s: float | None = None
-    parent: Parent | None = None
-    gluetun: Access | None = None
+    parent: ParentProxy | None = None
+    gluetun: GluetunAccess | None = None
     servers: tuple[Server, ...] = ()
     kill_switch: bool = False
     tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
@@ -75,7 +75,7 @@ class AgentSettings:
     state: Path
     name: str
     token_file: Path | None
-    exit: Exit | None = None
+    exit: ExitSettings | None = None
     locality: Locality | None = None
     drain_time_s: float | None = None
     concurrency: int | None = None
@@ -96,14 +96,14 @@ class AgentSettings:
 
 def read_token(path: Path | None) -> str:
     """The join token in a file. Raises BadSetting."""
-    mend = "write what `exitplane token` prints into a file and name it with --token-file"
+    hint = "write what `exitplane token` prints into a file and name it with --token-file"
     if path is None:
-        raise BadSetting("there is no join token", mend=mend)
+        raise BadSetting("there is no join token", hint=hint)
     try:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise BadSetting(f"--token-file {path} cannot be read ({reason})", mend=mend) from error
+        raise BadSetting(f"--token-file {path} cannot be read ({reason})", hint=hint) from error
     if not token:
-        raise BadSetting(f"--token-file {path} is empty", mend=mend)
+        raise BadSetting(f"--token-file {path} is empty", hint=hint)
     return token

@@ -41,11 +41,11 @@ _DRAFT: Final = ".new"
 """How a file's name ends that is not whole yet. It begins with a dot."""
 
 
-class StateUnusable(ExitplaneError):
+class StateDirUnusable(ExitplaneError):
     code = "state_unusable"
 
 
-class StateFolder:
+class StateDir:
     """Reads and writes an agent's files; every write replaces a file as a whole, readable by its owner alone."""
 
     def __init__(self, path: Path) -> None:
@@ -62,8 +62,8 @@ class StateFolder:
             self.path.chmod(0o700)
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise StateUnusable(
-                f"the state folder {self.path} cannot be used ({error.strerror})", mend="name another with --state"
+            raise StateDirUnusable(
+                f"the state folder {self.path} cannot be used ({error.strerror})", hint="name another with --state"
             ) from error
         try:
             self._lock(lock)
@@ -108,8 +108,8 @@ class StateFolder:
                     Path(draft).unlink()
                 raise
         except OSError as error:
-            raise StateUnusable(
-                f"{target} cannot be written ({error.strerror})", mend="make room or name another folder with --state"
+            raise StateDirUnusable(
+                f"{target} cannot be written ({error.strerror})", hint="make room or name another folder with --state"
             ) from error
 
     @contextmanager
@@ -132,14 +132,14 @@ class StateFolder:
                 for draft in self.path.glob(pattern):
                     draft.unlink(missing_ok=True)
         except OSError as error:
-            raise StateUnusable(
-                f"a draft in {self.path} cannot be removed ({error.strerror})", mend="name another folder with --state"
+            raise StateDirUnusable(
+                f"a draft in {self.path} cannot be removed ({error.strerror})", hint="name another folder with --state"
             ) from error
 
     def _lock(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StateUnusable(
-                f"another agent works in {self.path}", mend="end it, or name another folder with --state"
+            raise StateDirUnusable(
+                f"another agent works in {self.path}", hint="end it, or name another folder with --state"
             ) from error

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class State(StrEnum):
+class HealthState(StrEnum):
     UP = "up"
     DOWN = "down"
 
@@ -43,16 +43,16 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AgentStatus:
     """How the tunnel and Envoy stand. Both are down until they were seen to be up.
 
     `reason` says why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started. Without an
     `observation` nobody looks where the traffic comes out.
     """
 
-    tunnel: State = State.DOWN
+    tunnel: HealthState = HealthState.DOWN
     reason: str = "not observed yet"
-    envoy: State = State.DOWN
+    envoy: HealthState = HealthState.DOWN
     starts: int = 0
     observation: Observation | None = None
     settled: int = 0
@@ -68,14 +68,14 @@ class Report:
     def well(self) -> bool:
         """Whether an exit may carry requests."""
         leaks = self.observation is not None and bool(self.observation.leak)
-        return self.tunnel is State.UP and not leaks and not self.resting
+        return self.tunnel is HealthState.UP and not leaks and not self.resting
 
 
-class Board:
+class StatusBoard:
     """The one place where the current Report hangs. Tasks of one loop write to it and wait at it."""
 
     def __init__(self) -> None:
-        self.report = Report()
+        self.report = AgentStatus()
         self._changed = asyncio.Event()
 
     @property

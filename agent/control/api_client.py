@@ -22,7 +22,7 @@ _SHOWN_CHARS: Final = 300
 _SECRET_FIELDS: Final = ("join_token", "csr")
 
 
-class PlaneUnavailable(ExitplaneError):
+class ApiUnavailable(ExitplaneError):
     """Try again later: it cannot be reached, or says so. `retry_after_s` is its own wish, or None."""
 
     code = "plane_unavailable"
@@ -32,7 +32,7 @@ class PlaneUnavailable(ExitplaneError):
         self.retry_after_s = retry_after_s
 
 
-class Refused(ExitplaneError):
+class RefusedByApi(ExitplaneError):
     """Trying again is of no use. `problem` is what a problem+json said, empty when the answer was something else.
 
     `at` is when that was said, by the clock of whoever said it; None when the answer does not tell.
@@ -41,16 +41,16 @@ class Refused(ExitplaneError):
     code = "refused"
 
     def __init__(
-        self, status: int, message: str, mend: str, problem: Mapping[str, Any], at: datetime | None = None
+        self, status: int, message: str, hint: str, problem: Mapping[str, Any], at: datetime | None = None
     ) -> None:
-        super().__init__(message, mend=mend)
+        super().__init__(message, hint=hint)
         self.status = status
         self.problem = problem
         self.at = at
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class ApiClient:
     """Posts JSON to the API at `url` (`http://host:port`, or below a path)."""
 
     session: aiohttp.ClientSession
@@ -72,16 +72,16 @@ class Plane:
             ) as response:
                 return _judge(url, response, await response.read())
         except TimeoutError as error:
-            raise PlaneUnavailable(f"{self.url} did not answer in time") from error
+            raise ApiUnavailable(f"{self.url} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise PlaneUnavailable(f"{self.url} cannot be reached ({error})") from error
+            raise ApiUnavailable(f"{self.url} cannot be reached ({error})") from error
 
 
 def parse_api(text: str) -> URL:
     """The API's URL. Raises BadSetting."""
     url = read_url("--api", text)
     if url.query:
-        raise BadSetting(f"--api {text!r} is not the URL of an API", mend="leave out what follows the ?")
+        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out what follows the ?")
     return url
 
 
@@ -89,15 +89,15 @@ def _judge(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[s
     answer = _object(body)
     if response.ok and response.status < 300:
         if answer is None:
-            raise Refused(response.status, f"{url} answered with something else than JSON", "check --api", {})
+            raise RefusedByApi(response.status, f"{url} answered with something else than JSON", "check --api", {})
         return answer
     problem = answer if answer is not None and response.content_type == PROBLEM else {}
     if response.status >= 500 or response.status == _TOO_MANY_REQUESTS:
         said = _first_line(problem.get("detail")) or response.reason or ""
-        raise PlaneUnavailable(f"{url} answered {response.status} ({said})", _retry_after_s(response))
-    message, mend = _explain(problem)
+        raise ApiUnavailable(f"{url} answered {response.status} ({said})", _retry_after_s(response))
+    message, hint = _explain(problem)
     said = f"{url} answered {response.status}: {message or response.reason}"
-    raise Refused(response.status, said, mend, problem, _at(response))
+    raise RefusedByApi(response.status, said, hint, problem, _at(response))
 
 
 def _object(body: bytes) -> Mapping[str, Any] | None:
@@ -122,7 +122,7 @@ def _at(response: aiohttp.ClientResponse) -> datetime | None:
 
 
 def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
-    """What a problem says and its mend; of several errors the first one's field, value and message."""
+    """What a problem says and its hint; of several errors the first one's field, value and message."""
     errors = problem.get("errors")
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     message = _first_line(problem.get("detail")) or _first_line(problem.get("title"))
@@ -131,8 +131,8 @@ def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
         field_ += f"={_first_line(str(first['value']))!r}"
     detail = _first_line(first.get("message"))
     parts = [message, field_, "" if detail == message else detail]
-    mend = _first_line(first.get("mend")) or _first_line(problem.get("mend"))
-    return ": ".join(part for part in parts if part), mend
+    hint = _first_line(first.get("hint")) or _first_line(problem.get("hint"))
+    return ": ".join(part for part in parts if part), hint
 
 
 def _first_line(text: object) -> str:

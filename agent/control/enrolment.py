@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.config import state_dir as files
 from agent.config.settings import AgentSettings, read_token
-from agent.config.state_dir import StateFolder, StateUnusable
-from agent.control.api_client import Plane, PlaneUnavailable
-from agent.egress.parent_proxy import Parent
+from agent.config.state_dir import StateDir, StateDirUnusable
+from agent.control.api_client import ApiClient, ApiUnavailable
+from agent.egress.parent_proxy import ParentProxy
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
@@ -58,7 +58,7 @@ class Enrolment:
     interval_s: float
 
 
-async def ensure_enrolled(settings: AgentSettings, folder: StateFolder, plane: Plane) -> Enrolment:
+async def ensure_enrolled(settings: AgentSettings, folder: StateDir, plane: ApiClient) -> Enrolment:
     """The enrolment in the state folder; a new one, as soon as the API gives it, when there is none.
 
     Raises BadSetting, BadEnrolment, StateUnusable and Refused.
@@ -67,9 +67,9 @@ async def ensure_enrolled(settings: AgentSettings, folder: StateFolder, plane: P
     known = load(folder, api_host)
     if known is not None:
         if (known.role, known.name) != (settings.role, settings.name):
-            raise StateUnusable(
+            raise StateDirUnusable(
                 f"{folder.path} belongs to the {known.role} {known.name!r}, not to the {settings.role} {settings.name!r}",
-                mend="name another folder with --state, or remove this one to enrol anew",
+                hint="name another folder with --state, or remove this one to enrol anew",
             )
         return known
     key_pem = _ensure_key(folder)
@@ -81,7 +81,7 @@ async def ensure_enrolled(settings: AgentSettings, folder: StateFolder, plane: P
     return enrolment
 
 
-def load(folder: StateFolder, api_host: str | None = None) -> Enrolment | None:
+def load(folder: StateDir, api_host: str | None = None) -> Enrolment | None:
     """The enrolment in a state folder, or None. Raises BadEnrolment.
 
     `api_host` is where the API is by now, None when it is where it was.
@@ -92,11 +92,11 @@ def load(folder: StateFolder, api_host: str | None = None) -> Enrolment | None:
     try:
         given = json.loads(text)
     except ValueError as error:
-        raise BadEnrolment(f"{folder.path / files.ENROLMENT} is no JSON", mend="remove it to enrol anew") from error
+        raise BadEnrolment(f"{folder.path / files.ENROLMENT} is no JSON", hint="remove it to enrol anew") from error
     return _read(given, key_pem, api_host)
 
 
-def _ensure_key(folder: StateFolder) -> str:
+def _ensure_key(folder: StateDir) -> str:
     """The folder's key, made at the first attempt: a repeated enrolment asks for the same key again."""
     known = folder.read(files.KEY)
     if known is not None:
@@ -113,13 +113,13 @@ def _signing_request(key_pem: str) -> str:
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     except ValueError as error:
-        raise BadEnrolment(f"{files.KEY} holds no private key", mend="remove it to make a new one") from error
+        raise BadEnrolment(f"{files.KEY} holds no private key", hint="remove it to make a new one") from error
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-async def _register(settings: AgentSettings, plane: Plane, key_pem: str) -> Mapping[str, Any]:
+async def _register(settings: AgentSettings, plane: ApiClient, key_pem: str) -> Mapping[str, Any]:
     """Ask until the API gives an answer. Raises Refused."""
     path = f"{PATHS[settings.role]}/register"
     wish = {
@@ -134,7 +134,7 @@ async def _register(settings: AgentSettings, plane: Plane, key_pem: str) -> Mapp
     while True:
         try:
             return await plane.post(path, body)
-        except PlaneUnavailable as error:
+        except ApiUnavailable as error:
             wait_s = max(backoff.next_s(), min(error.retry_after_s or 0, _RETRY_AFTER_MAX_S))
             log.warning("agent.not_enrolled_yet", reason=error.message, retry_in_s=round(wait_s, 1))
         await asyncio.sleep(wait_s)
@@ -150,7 +150,7 @@ def _placed(settings: AgentSettings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _parent(parent: Parent) -> dict[str, Any]:
+def _parent(parent: ParentProxy) -> dict[str, Any]:
     known = parent.credentials
     shown = {"username": known.username, "password": known.password} if known else {}
     return {"address": parent.place.host, "port": parent.place.port, **shown}
@@ -181,7 +181,7 @@ def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrol
             ).decode()
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadEnrolment(f"this is no enrolment ({type(error).__name__}: {error})", mend="check --api") from error
+        raise BadEnrolment(f"this is no enrolment ({type(error).__name__}: {error})", hint="check --api") from error
     if not matches:
-        raise BadEnrolment("the certificate is for another key", mend="remove the state folder to enrol anew")
+        raise BadEnrolment("the certificate is for another key", hint="remove the state folder to enrol anew")
     return enrolment

@@ -12,13 +12,13 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from agent.ads.connection_cutter import Cutter, Place
-from agent.config.status import Board, State, wait
-from agent.control.api_client import Plane, PlaneUnavailable, Refused
+from agent.ads.connection_cutter import ConnectionCutter, ExitAddress
+from agent.config.status import HealthState, StatusBoard, wait
+from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
 from agent.control.enrolment import PATHS, Enrolment
 from agent.control.orders import Orders
 from agent.egress.wire_format import as_said
-from agent.envoy.envoy_stats import Load
+from agent.envoy.envoy_stats import LoadReader
 from model import request_signature
 from model.errors import ExitplaneError
 from model.version import exitplane_version
@@ -41,7 +41,7 @@ class Deregistered(ExitplaneError):
     code = "deregistered"
 
 
-class Heart:
+class HeartbeatSender:
     """Sends the board's report for one proxy, signed with its certificate's key.
 
     See docs/decisions/0003-heartbeats-are-signed.md.
@@ -49,15 +49,15 @@ class Heart:
 
     def __init__(
         self,
-        plane: Plane,
+        plane: ApiClient,
         enrolment: Enrolment,
-        board: Board,
+        board: StatusBoard,
         *,
         orders: Orders | None = None,
-        load: Load | None = None,
-        cutter: Cutter | None = None,
+        load: LoadReader | None = None,
+        cutter: ConnectionCutter | None = None,
     ) -> None:
-        self._plane = Plane(plane.session, plane.url, TIMEOUT)
+        self._plane = ApiClient(plane.session, plane.url, TIMEOUT)
         self._enrolment = enrolment
         self._board = board
         self._orders = orders
@@ -83,14 +83,14 @@ class Heart:
         said = self._say(leaving=leaving) | await self._say_more()
         try:
             reply = await self._send(json.dumps(said).encode())
-        except Refused as error:
+        except RefusedByApi as error:
             if _means_deregistered(error):
                 raise Deregistered(
                     f"the control plane knows this {self._enrolment.role} no more ({error.message})",
-                    mend="remove the state folder to enrol anew",
+                    hint="remove the state folder to enrol anew",
                 ) from error
             self._miss(error)
-        except PlaneUnavailable as error:
+        except ApiUnavailable as error:
             self._miss(error)
         else:
             self._hear(reply)
@@ -103,7 +103,7 @@ class Heart:
         """
         try:
             return await self._send_once(body)
-        except Refused as error:
+        except RefusedByApi as error:
             if not self._learn_time(error):
                 raise
         return await self._send_once(body)
@@ -116,7 +116,7 @@ class Heart:
         """The control plane's time, as far as it is known."""
         return datetime.now(UTC) + self._ahead
 
-    def _learn_time(self, error: Refused) -> bool:
+    def _learn_time(self, error: RefusedByApi) -> bool:
         """Whether a refusal may have been for the time of the proof, so that another one is worth a try."""
         if error.status != _UNAUTHORIZED or error.at is None:
             return False
@@ -126,12 +126,12 @@ class Heart:
         if abs(self._ahead) < _ALIKE:
             self._ahead = timedelta(0)
         ahead_s = round(self._ahead.total_seconds())
-        log.warning("clock.differs", control_plane_ahead_s=ahead_s, mend="set the clocks of both (NTP)")
+        log.warning("clock.differs", control_plane_ahead_s=ahead_s, hint="set the clocks of both (NTP)")
         return True
 
     async def _gather(self) -> None:
         """Let the first one tell of an Envoy that is up, if that takes no longer than an interval."""
-        while self._board.report.envoy is State.DOWN:
+        while self._board.report.envoy is HealthState.DOWN:
             changed = self._board.changed
             if not await wait(changed, self._interval_s):
                 return
@@ -140,7 +140,7 @@ class Heart:
         report = self._board.report
         said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
-            tunnel = State.DOWN if report.resting else report.tunnel
+            tunnel = HealthState.DOWN if report.resting else report.tunnel
             said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
             if report.observation is not None:
                 said["observation"] = as_said(report.observation, self._now())
@@ -180,15 +180,15 @@ class Heart:
         self._heard = False
 
 
-def _places(said: object) -> list[Place]:
+def _places(said: object) -> list[ExitAddress]:
     places = []
     for each in said if isinstance(said, list) else ():
         with suppress(KeyError, TypeError, ValueError):
-            places.append(Place(str(each["address"]), int(each["port"])))
+            places.append(ExitAddress(str(each["address"]), int(each["port"])))
     return places
 
 
-def _means_deregistered(error: Refused) -> bool:
+def _means_deregistered(error: RefusedByApi) -> bool:
     """Whether the API itself says that this proxy was removed.
 
     A 404 does not: a control plane that was restored from an older backup never heard of the proxy either, and a database

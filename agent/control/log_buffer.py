@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.control.orders import OrderFailed
 
 LINES_MAX: Final = 1_000
@@ -26,15 +26,15 @@ def keep(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
-async def tell(folder: StateFolder, detail: Mapping[str, Any]) -> Mapping[str, Any]:
+async def tell(folder: StateDir, detail: Mapping[str, Any]) -> Mapping[str, Any]:
     """The outcome of the order `logs`: `lines` of the agent and `envoy` of its Envoy, the newest last."""
     wanted = detail.get("lines", 100)
     if not isinstance(wanted, int) or not 0 < wanted <= LINES_MAX:
-        raise OrderFailed(f"{wanted!r} is no number of lines", mend=f"ask for 1 to {LINES_MAX}")
+        raise OrderFailed(f"{wanted!r} is no number of lines", hint=f"ask for 1 to {LINES_MAX}")
     return {"lines": _fitting([*_kept][-wanted:]), "envoy": _fitting(_tail(folder)[-wanted:])}
 
 
-def _tail(folder: StateFolder) -> list[str]:
+def _tail(folder: StateDir) -> list[str]:
     try:
         with (folder.path / files.ENVOY_LOG).open("rb") as log_file:
             log_file.seek(0, 2)

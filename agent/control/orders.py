@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from agent.config.status import Board
+from agent.config.status import StatusBoard
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ class OrderFailed(ExitplaneError):
 class Orders:
     """Carries out orders, each in a task of its own, as `handlers` know how. `aclose` gives up what is under way."""
 
-    def __init__(self, board: Board, handlers: Mapping[str, Handler], *, within_s: float = WITHIN_S) -> None:
+    def __init__(self, board: StatusBoard, handlers: Mapping[str, Handler], *, within_s: float = WITHIN_S) -> None:
         self._board = board
         self._handlers = handlers
         self._within_s = within_s
@@ -94,5 +94,5 @@ class Orders:
             return self._handlers[kind]
         except KeyError:
             raise OrderFailed(
-                f"this agent does not know how to {kind}", mend="give it what that takes; see docs/exits.md"
+                f"this agent does not know how to {kind}", hint="give it what that takes; see docs/exits.md"
             ) from None

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agent.config.settings import Exit
+from agent.config.settings import ExitSettings
 from agent.egress.dns_leak import Route
-from agent.egress.finding import Finding, joined
-from agent.egress.geolocation import Locator
+from agent.egress.finding import LeakFinding, joined
+from agent.egress.geolocation import Geolocator
 from agent.egress.http_sources import Answers, as_clients, ask_all, through_tunnel
-from agent.egress.types import Sight
+from agent.egress.types import SeenAddress
 
 _EVERYWHERE: Final = ("8.8.8.8", "77.88.8.8", "149.112.112.112", "208.67.222.222")
 """One address in each quarter of IPv4, which VPNs that take everything route by halves. Nothing is sent to them."""
@@ -24,24 +24,26 @@ _IF_INET6: Final = Path("/proc/self/net/if_inet6")
 _GLOBAL_SCOPE: Final = "00"
 
 
-async def look_for_bypass(exit_: Exit, route: Route) -> Finding:
+async def look_for_bypass(exit_: ExitSettings, route: Route) -> LeakFinding:
     """Whether what clients send takes the tunnel: first by the kernel's routes, and where they lead elsewhere by asking."""
     interface = exit_.tunnel_interface
     if interface is None or through_tunnel(exit_).family != socket.AF_INET:
-        return Finding()
+        return LeakFinding()
     ways = [await asyncio.to_thread(route, address, exit_.egress_address) for address in _EVERYWHERE]
     if None in ways:
-        return Finding(trouble=f"nothing routes its traffic into its tunnel {interface}")
+        return LeakFinding(trouble=f"nothing routes its traffic into its tunnel {interface}")
     others = [way for way in ways if way is not None and way != interface]
     if not others:
-        return Finding()
+        return LeakFinding()
     sights = _sights(await ask_all(as_clients(exit_), exit_.sources, _BRIEFLY_S))
     if not sights:
-        return Finding(trouble=f"its traffic would leave by {others[0]}, not by its tunnel {interface}")
-    return Finding(leak=f"its traffic leaves by {others[0]}, outside its tunnel {interface}, from {sights[0].address}")
+        return LeakFinding(trouble=f"its traffic would leave by {others[0]}, not by its tunnel {interface}")
+    return LeakFinding(
+        leak=f"its traffic leaves by {others[0]}, outside its tunnel {interface}, from {sights[0].address}"
+    )
 
 
-async def look_over_ipv6(exit_: Exit, route: Route) -> tuple[Answers, str | None]:
+async def look_over_ipv6(exit_: ExitSettings, route: Route) -> tuple[Answers, str | None]:
     """What sources see over IPv6, if anything can leave so, and the interface that it leaves by."""
     if exit_.parent is not None:
         return (), None  # what the parent does not carry leaves nowhere
@@ -53,7 +55,7 @@ async def look_over_ipv6(exit_: Exit, route: Route) -> tuple[Answers, str | None
     return await ask_all(as_clients(exit_, socket.AF_INET6), exit_.sources, _BRIEFLY_S), way
 
 
-async def look_over_ipv6_by(exit_: Exit) -> tuple[Answers, str | None]:
+async def look_over_ipv6_by(exit_: ExitSettings) -> tuple[Answers, str | None]:
     """What sources see over IPv6 of what is bound to the exit's tunnel, which carries no clients yet."""
     if through_tunnel(exit_).family != socket.AF_INET:
         return (), None
@@ -61,7 +63,9 @@ async def look_over_ipv6_by(exit_: Exit) -> tuple[Answers, str | None]:
     return await ask_all(way, exit_.sources, _BRIEFLY_S), exit_.tunnel_interface
 
 
-async def judge_ipv6(answers: Answers, way: str | None, exit_: Exit, seen: Sight | None, locator: Locator) -> Finding:
+async def judge_ipv6(
+    answers: Answers, way: str | None, exit_: ExitSettings, seen: SeenAddress | None, locator: Geolocator
+) -> LeakFinding:
     """What the same says of an exit that comes out as `seen` over IPv4; None while that is not known."""
     leaks, troubles = [], []
     sights = _sights(answers)
@@ -81,11 +85,11 @@ async def judge_ipv6(answers: Answers, way: str | None, exit_: Exit, seen: Sight
                 f"its IPv6 traffic leaves from {sight.address} in {country}, and its IPv4 traffic from {seen.address}"
                 f" in {seen.place.country}"
             )
-    return Finding(joined(leaks), joined(troubles), seen=sights[0].address if sights else None)
+    return LeakFinding(joined(leaks), joined(troubles), seen=sights[0].address if sights else None)
 
 
-def _sights(answers: Answers) -> list[Sight]:
-    return [answer for _, answer in answers if isinstance(answer, Sight)]
+def _sights(answers: Answers) -> list[SeenAddress]:
+    return [answer for _, answer in answers if isinstance(answer, SeenAddress)]
 
 
 def _has_global_address() -> bool:

@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.config.status import Observation
-from agent.egress.finding import Finding, joined
+from agent.egress.finding import LeakFinding, joined
 from agent.egress.http_sources import Answers
-from agent.egress.types import Place, Sight
+from agent.egress.types import Location, SeenAddress
 
-Places = Mapping[str, Place]
+Places = Mapping[str, Location]
 """Where addresses are, as far as the Geo-IP file or the service for addresses knows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Consensus:
     """Where traffic comes out, by the sources; `sight` is None, and `trouble` says why, while that is not known.
 
     `addresses` are all that were seen, also by sources whose word is of no use otherwise.
     """
 
-    sight: Sight | None = None
+    sight: SeenAddress | None = None
     addresses: frozenset[str] = frozenset()
     trouble: str = ""
     told: str = ""
     leak: str = ""
 
 
-def combine(answers: Answers, host_addresses: frozenset[str], places: Places) -> Outcome:
+def combine(answers: Answers, host_addresses: frozenset[str], places: Places) -> Consensus:
     """The first source's word counts, and where it does not know the country, `places`'.
 
     Where another source or the Geo-IP file says otherwise, that is told, not hidden. An address that is the host's own is a leak,
     whoever saw it.
     """
-    found = [(name, _filled(each, places)) for name, each in answers if isinstance(each, Sight)]
+    found = [(name, _filled(each, places)) for name, each in answers if isinstance(each, SeenAddress)]
     addresses = frozenset(each.address for _, each in found)
     leaks = sorted(addresses & host_addresses)
     leak = f"its traffic leaves from the host's own address {leaks[0]}" if leaks else ""
@@ -42,7 +42,7 @@ def combine(answers: Answers, host_addresses: frozenset[str], places: Places) ->
     if not named:
         failures = [(name, each) for name, each in answers if isinstance(each, str)]
         failures += [(name, f"nobody says where {each.address} is") for name, each in found]
-        return Outcome(None, addresses, joined(f"{name}: {why}" for name, why in failures), leak=leak)
+        return Consensus(None, addresses, joined(f"{name}: {why}" for name, why in failures), leak=leak)
     (first_name, first), *_ = named
     others = [
         f"{first_name} sees {_said(first)}, {name} sees {_said(each)}"
@@ -52,17 +52,17 @@ def combine(answers: Answers, host_addresses: frozenset[str], places: Places) ->
     known = places.get(first.address)
     if known is not None and known.country != first.place.country:
         others.append(f"{first_name} sees {_said(first)}, the Geo-IP file has it in {known.country}")
-    return Outcome(first, addresses, told=joined(others), leak=leak)
+    return Consensus(first, addresses, told=joined(others), leak=leak)
 
 
-def _filled(sight: Sight, places: Places) -> Sight:
+def _filled(sight: SeenAddress, places: Places) -> SeenAddress:
     """A sight with what its source did not say, unless it contradicts what it said."""
     said, known = sight.place, places.get(sight.address)
     if known is None or said.country not in {None, known.country}:
         return sight
     return replace(
         sight,
-        place=Place(
+        place=Location(
             country=known.country,
             city=said.city or known.city,
             network=said.network or known.network,
@@ -71,15 +71,15 @@ def _filled(sight: Sight, places: Places) -> Sight:
     )
 
 
-def _said(sight: Sight) -> str:
+def _said(sight: SeenAddress) -> str:
     return f"{sight.address} in {sight.place.country or 'no country'}"
 
 
-def compose(outcome: Outcome, names: Finding, bypass: Finding, ipv6: Finding) -> Observation:
+def compose(outcome: Consensus, names: LeakFinding, bypass: LeakFinding, ipv6: LeakFinding) -> Observation:
     """One observation of all. With any trouble no country is told: what is not known to be right is not verified."""
     findings = (names, bypass, ipv6)
     trouble = joined((outcome.trouble, *(each.trouble for each in findings)))
-    place = outcome.sight.place if outcome.sight else Place()
+    place = outcome.sight.place if outcome.sight else Location()
     return Observation(
         address=outcome.sight.address if outcome.sight else None,
         address_v6=ipv6.seen,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
-from agent.config.settings import Exit
-from agent.egress.finding import Finding, joined
-from agent.egress.geolocation import Locator
-from agent.egress.types import Sight, Useless
-from agent.egress.whoami_dns import Asker, reveal
+from agent.config.settings import ExitSettings
+from agent.egress.finding import LeakFinding, joined
+from agent.egress.geolocation import Geolocator
+from agent.egress.types import SeenAddress, UnusableAnswer
+from agent.egress.whoami_dns import ResolverSeen, reveal
 from model.endpoint import Endpoint
 
 TRIES: Final = 3
@@ -20,7 +20,7 @@ TRIES: Final = 3
 
 Route = Callable[..., str | None]
 """As `agent.net.route_query.interface_towards`."""
-Asked = Sequence[tuple[str, Asker | str]]
+Asked = Sequence[tuple[str, ResolverSeen | str]]
 """For each question the resolver's address, with who asked the zone or why that is not known."""
 
 
@@ -31,26 +31,26 @@ async def ask_zone(zone: str, servers: Sequence[Endpoint], interface: str | None
     return list(dict.fromkeys(zip((server.host for server in asked), answers, strict=True)))
 
 
-async def _ask(zone: str, server: Endpoint, interface: str | None) -> Asker | str:
+async def _ask(zone: str, server: Endpoint, interface: str | None) -> ResolverSeen | str:
     try:
         return await reveal(zone, server, interface)
-    except Useless as useless:
+    except UnusableAnswer as useless:
         return str(useless)
 
 
-async def located(asked: Asked, locator: Locator) -> Asked:
+async def located(asked: Asked, locator: Geolocator) -> Asked:
     """The same, with the place of each asker that the zone did not tell of."""
-    placed: list[tuple[str, Asker | str]] = []
+    placed: list[tuple[str, ResolverSeen | str]] = []
     for host, asker in asked:
         found = asker
-        if isinstance(asker, Asker) and asker.place.country is None:
+        if isinstance(asker, ResolverSeen) and asker.place.country is None:
             place = await locator.find(asker.address)
             found = asker if place is None else replace(asker, place=place)
         placed.append((host, found))
     return placed
 
 
-def judge(asked: Asked, exit_: Exit, seen: Sight | None, route: Route) -> Finding:
+def judge(asked: Asked, exit_: ExitSettings, seen: SeenAddress | None, route: Route) -> LeakFinding:
     """What the askers say of an exit that comes out as `seen`; None while that is not known.
 
     A resolver is as it should be if it is in the exit's country, is the exit's own address, or is in `exit_.dns_allow`. One that
@@ -66,11 +66,13 @@ def judge(asked: Asked, exit_: Exit, seen: Sight | None, route: Route) -> Findin
         leaks.append(leak)
         troubles.append(trouble)
     if not askers:
-        return Finding(trouble=joined(told))
-    return Finding(joined(leaks), joined(troubles), joined(told), joined(askers))
+        return LeakFinding(trouble=joined(told))
+    return LeakFinding(joined(leaks), joined(troubles), joined(told), joined(askers))
 
 
-def _judge_one(host: str, asker: Asker, exit_: Exit, seen: Sight | None, route: Route) -> tuple[str, str]:
+def _judge_one(
+    host: str, asker: ResolverSeen, exit_: ExitSettings, seen: SeenAddress | None, route: Route
+) -> tuple[str, str]:
     """Its leak and its trouble."""
     if asker.address in exit_.host_addresses:
         return f"its names are resolved from the host's own address {asker.address}, outside the tunnel", ""
@@ -87,11 +89,11 @@ def _judge_one(host: str, asker: Asker, exit_: Exit, seen: Sight | None, route: 
     return "", ""
 
 
-def _allowed(address: str, exit_: Exit) -> bool:
+def _allowed(address: str, exit_: ExitSettings) -> bool:
     return any(ip_address(address) in network for network in exit_.dns_allow)
 
 
-def _way_beside(host: str, exit_: Exit, route: Route) -> str | None:
+def _way_beside(host: str, exit_: ExitSettings, route: Route) -> str | None:
     """The interface other than the tunnel's by which a resolver is asked; one on loopback asks for itself, unseen here."""
     if exit_.tunnel_interface is None or ip_address(host).is_loopback:
         return None

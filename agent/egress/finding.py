@@ -11,7 +11,7 @@ TOLD_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LeakFinding:
     """`leak`: what leaves outside the tunnel; `trouble`: why that is not known; `told`: what an operator should see."""
 
     leak: str = ""

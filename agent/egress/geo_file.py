@@ -13,7 +13,7 @@ import maxminddb
 import structlog
 
 from agent.config.option_parsing import BadSetting
-from agent.egress.types import Place, read_country, read_text
+from agent.egress.types import Location, read_country, read_text
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class GeoFile:
         self._mark = _mark_of(path)
         self._reader = _open(path)
 
-    def find(self, address: str) -> Place | None:
+    def find(self, address: str) -> Location | None:
         """Where an address is; None if the file does not know."""
         self._follow()
         try:
@@ -79,28 +79,28 @@ def _mark_of(path: Path) -> tuple[int, int, int] | None:
 
 
 def _open(path: Path) -> maxminddb.Reader:
-    mend = "name a MaxMind DB (.mmdb) file that knows countries, whole and readable"
+    hint = "name a MaxMind DB (.mmdb) file that knows countries, whole and readable"
     try:
         reader = maxminddb.open_database(path, maxminddb.MODE_FILE)
     except OSError as error:
         if error.errno == errno.EINVAL:  # there is nothing in it to be read
-            raise BadSetting(f"--geoip {path} is empty", mend=mend) from error
-        raise BadSetting(f"--geoip {path} cannot be read ({error.strerror})", mend=mend) from error
+            raise BadSetting(f"--geoip {path} is empty", hint=hint) from error
+        raise BadSetting(f"--geoip {path} cannot be read ({error.strerror})", hint=hint) from error
     except _BROKEN as error:
-        raise BadSetting(f"--geoip {path} is truncated or no MaxMind DB", mend=mend) from error
+        raise BadSetting(f"--geoip {path} is truncated or no MaxMind DB", hint=hint) from error
     try:
         known = any(_place_of(record) for _, record in islice(reader, _LOOKED_THROUGH))
     except _BROKEN as error:
         reader.close()
-        raise BadSetting(f"--geoip {path} is damaged ({read_text(str(error)) or 'unreadable'})", mend=mend) from error
+        raise BadSetting(f"--geoip {path} is damaged ({read_text(str(error)) or 'unreadable'})", hint=hint) from error
     if not known:
         kind = read_text(str(reader.metadata().database_type)) or "unknown"
         reader.close()
-        raise BadSetting(f"--geoip {path} names no countries: its kind is {kind}", mend=mend)
+        raise BadSetting(f"--geoip {path} names no countries: its kind is {kind}", hint=hint)
     return reader
 
 
-def _place_of(record: Any) -> Place | None:
+def _place_of(record: Any) -> Location | None:
     """The place in a record as MaxMind writes it (`country.iso_code`), or flat (`country_code`, `country`)."""
     if not isinstance(record, Mapping):
         return None
@@ -111,7 +111,7 @@ def _place_of(record: Any) -> Place | None:
         return None
     network = record.get("autonomous_system_organization", record.get("as_name"))
     time_zone = record.get("location")
-    return Place(
+    return Location(
         country=country,
         city=read_text(_name_of(record.get("city"))),
         network=read_text(network),

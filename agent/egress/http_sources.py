@@ -14,11 +14,11 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from agent.config.settings import Exit
+from agent.config.settings import ExitSettings
 from agent.egress.answer_formats import read_answer
-from agent.egress.parent_proxy import Parent, request_options
-from agent.egress.tunnel_resolver import Names
-from agent.egress.types import Sight, Useless
+from agent.egress.parent_proxy import ParentProxy, request_options
+from agent.egress.tunnel_resolver import TunnelResolver
+from agent.egress.types import SeenAddress, UnusableAnswer
 from agent.vpn.tunnel_health import socket_through
 
 log = structlog.get_logger()
@@ -29,12 +29,12 @@ CONNECT_TIMEOUT_S: Final = 3.0
 
 Request: TypeAlias = Any
 """aiohttp's: an async context of a response."""
-Answers = Sequence[tuple[str, Sight | str]]
+Answers = Sequence[tuple[str, SeenAddress | str]]
 """Each source's name, with what it saw or why that is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class EgressPath:
     """How what is asked leaves: by an interface, from an address, and over one family; None is the kernel's choice.
 
     Names are asked of `resolvers` (IP addresses), or as the host does, without any. With a parent proxy it all goes through that,
@@ -44,7 +44,7 @@ class Way:
     interface: str | None = None
     address: str | None = None
     family: int = socket.AF_INET
-    parent: Parent | None = None
+    parent: ParentProxy | None = None
     resolvers: tuple[str, ...] = ()
 
     def new_socket(self) -> socket.socket:
@@ -53,9 +53,9 @@ class Way:
 
     def names(self) -> AbstractResolver:
         """Who knows the addresses of what is asked."""
-        return Names(self.resolvers, self.interface) if self.resolvers else aiohttp.ThreadedResolver()
+        return TunnelResolver(self.resolvers, self.interface) if self.resolvers else aiohttp.ThreadedResolver()
 
-    def session(self, timeout_s: float = TIMEOUT_S) -> Session:
+    def session(self, timeout_s: float = TIMEOUT_S) -> EgressSession:
         """Whatever is asked in it leaves this way."""
         if self.parent is not None:
             connector = aiohttp.TCPConnector(force_close=True)
@@ -67,13 +67,13 @@ class Way:
                 socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
             )
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        return Session(aiohttp.ClientSession(connector=connector, timeout=timeout), self.parent)
+        return EgressSession(aiohttp.ClientSession(connector=connector, timeout=timeout), self.parent)
 
 
-class Session:
+class EgressSession:
     """Requests that leave one way, and follow no redirect. Use it as an async context."""
 
-    def __init__(self, client: aiohttp.ClientSession, parent: Parent | None) -> None:
+    def __init__(self, client: aiohttp.ClientSession, parent: ParentProxy | None) -> None:
         self._client = client
         self._parent = parent
 
@@ -90,23 +90,23 @@ class Session:
         return self._client.post(url, allow_redirects=False, data=body, **request_options(self._parent, url, {}))
 
 
-def through_tunnel(exit_: Exit) -> Way:
+def through_tunnel(exit_: ExitSettings) -> EgressPath:
     """The way of an exit's traffic, if all is as it should be."""
     if exit_.parent is not None:
-        return Way(parent=exit_.parent)
+        return EgressPath(parent=exit_.parent)
     family = socket.AF_INET6 if _of_ipv6(exit_) else socket.AF_INET
-    return Way(exit_.tunnel_interface, exit_.egress_address, family, resolvers=exit_.resolvers)
+    return EgressPath(exit_.tunnel_interface, exit_.egress_address, family, resolvers=exit_.resolvers)
 
 
-def as_clients(exit_: Exit, family: int = socket.AF_INET) -> Way:
+def as_clients(exit_: ExitSettings, family: int = socket.AF_INET) -> EgressPath:
     """The way that the kernel chooses for what clients send: the exit's Envoy binds to no interface."""
     if exit_.parent is not None:
-        return Way(parent=exit_.parent)
+        return EgressPath(parent=exit_.parent)
     address = exit_.egress_address if family == through_tunnel(exit_).family else None
-    return Way(None, address, family, resolvers=exit_.resolvers)
+    return EgressPath(None, address, family, resolvers=exit_.resolvers)
 
 
-def _of_ipv6(exit_: Exit) -> bool:
+def _of_ipv6(exit_: ExitSettings) -> bool:
     hosts = [literal(str(source.host)) for source in exit_.sources]
     if exit_.egress_address is not None:
         return isinstance(literal(exit_.egress_address), IPv6Address)
@@ -121,7 +121,7 @@ def literal(host: str) -> object:
         return None
 
 
-async def ask_all(way: Way, sources: Sequence[URL], timeout_s: float = TIMEOUT_S) -> Answers:
+async def ask_all(way: EgressPath, sources: Sequence[URL], timeout_s: float = TIMEOUT_S) -> Answers:
     """Ask those sources, all at once, that can be reached by the way's family."""
     version = 6 if way.family == socket.AF_INET6 else 4
     fit = [each for each in sources if getattr(literal(str(each.host)), "version", version) == version]
@@ -130,7 +130,7 @@ async def ask_all(way: Way, sources: Sequence[URL], timeout_s: float = TIMEOUT_S
     return [(str(source.host), answer) for source, answer in zip(fit, answers, strict=True)]
 
 
-async def ask(session: Session, source: URL) -> Sight | str:
+async def ask(session: EgressSession, source: URL) -> SeenAddress | str:
     """What a source saw, or why that is of no use."""
     try:
         async with session.get(source, {"Accept": "application/json"}) as response:
@@ -145,5 +145,5 @@ async def ask(session: Session, source: URL) -> Sight | str:
     except (aiohttp.ClientError, OSError, ValueError) as error:
         log.debug("observation.unanswered", source=str(source), reason=str(error))
         return "it cannot be reached"
-    except Useless as useless:
+    except UnusableAnswer as useless:
         return str(useless)

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from ipaddress import ip_address
 from typing import Final
 
-from agent.egress.http_sources import Way
+from agent.egress.http_sources import EgressPath
 from model.endpoint import Endpoint
 
 SAMPLES: Final = 5
@@ -20,7 +20,7 @@ _STEADY: Final = 0.25
 _STEADY_MS: Final = 2.0
 
 
-async def measure_rtt_ms(target: Endpoint, way: Way) -> float | None:
+async def measure_rtt_ms(target: Endpoint, way: EgressPath) -> float | None:
     """The median of some connections to a target, in milliseconds; None if it answers none of them in time."""
     samples: list[float] = []
     try:
@@ -48,7 +48,7 @@ def two_digits(value: float) -> float:
     return round(value, 1 - math.floor(math.log10(value)))
 
 
-async def _resolve(target: Endpoint, way: Way) -> tuple[str, int]:
+async def _resolve(target: Endpoint, way: EgressPath) -> tuple[str, int]:
     # where there is no network but loopback, a resolver knows not even an address
     with suppress(ValueError):
         return str(ip_address(target.host)), target.port
@@ -56,7 +56,7 @@ async def _resolve(target: Endpoint, way: Way) -> tuple[str, int]:
     return found[0]["host"], target.port
 
 
-async def _connect_ms(place: tuple[str, int], way: Way) -> float:
+async def _connect_ms(place: tuple[str, int], way: EgressPath) -> float:
     loop = asyncio.get_running_loop()
     with closing(way.new_socket()) as dialled:
         async with asyncio.timeout(_EACH_S):

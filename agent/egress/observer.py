@@ -10,20 +10,20 @@ from typing import Final
 
 import structlog
 
-from agent.config.settings import Exit
-from agent.config.status import Board, Observation, State, wait
+from agent.config.settings import ExitSettings
+from agent.config.status import HealthState, Observation, StatusBoard, wait
 from agent.egress.bypass import judge_ipv6, look_for_bypass, look_over_ipv6, look_over_ipv6_by
-from agent.egress.consensus import Outcome, combine, compose
+from agent.egress.consensus import Consensus, combine, compose
 from agent.egress.dns_leak import Asked, Route, ask_zone, judge, located
-from agent.egress.finding import Finding
+from agent.egress.finding import LeakFinding
 from agent.egress.geo_file import GeoFile
-from agent.egress.geolocation import Locator
+from agent.egress.geolocation import Geolocator
 from agent.egress.http_sources import Answers, ask_all, through_tunnel
 from agent.egress.latency import measure_rtt_ms, steady
 from agent.egress.resolvers import resolvers_of
-from agent.egress.types import Place, Sight
+from agent.egress.types import Location, SeenAddress
 from agent.net.route_query import interface_towards
-from agent.vpn.active_interface import Course
+from agent.vpn.active_interface import ActiveInterface
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -34,13 +34,13 @@ NOT_YET: Final = Observation(trouble="its address is not known yet")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class EgressSnapshot:
     """What was found at one time, of the tunnel on `interface`. `resolvers` are those that were asked."""
 
-    outcome: Outcome
-    names: Finding
-    bypass: Finding
-    ipv6: Finding
+    outcome: Consensus
+    names: LeakFinding
+    bypass: LeakFinding
+    ipv6: LeakFinding
     resolvers: tuple[Endpoint, ...] = ()
     rtt_ms: float | None = None
     interface: str | None = None
@@ -49,7 +49,7 @@ class Look:
     def observation(self) -> Observation:
         return compose(self.outcome, self.names, self.bypass, self.ipv6)
 
-    def holding(self, before: Look | None) -> Look:
+    def holding(self, before: EgressSnapshot | None) -> EgressSnapshot:
         """The same, where a service failed, with what it said before through the same tunnel.
 
         Not what was seen of the routes, which no service tells; nor of another address, or of other resolvers than are asked by
@@ -75,27 +75,27 @@ class Observer:
 
     def __init__(
         self,
-        exit_: Exit,
-        board: Board,
+        exit_: ExitSettings,
+        board: StatusBoard,
         *,
         again_s: float = AGAIN_S,
-        resolvers: Callable[[Exit], Sequence[Endpoint]] = resolvers_of,
+        resolvers: Callable[[ExitSettings], Sequence[Endpoint]] = resolvers_of,
         route: Route = interface_towards,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        course: Course | None = None,
+        course: ActiveInterface | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or Course(exit_.tunnel_interface, exit_.resolvers)
+        self._course = course or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._again_s = again_s
         self._resolvers = resolvers
         self._route = route
         self._clock = clock
         geo_file = None if exit_.geoip is None else GeoFile(exit_.geoip)
-        self._locator = Locator(geo_file, exit_.locate, through_tunnel(exit_))
-        self._held: Look | None = None
+        self._locator = Geolocator(geo_file, exit_.locate, through_tunnel(exit_))
+        self._held: EgressSnapshot | None = None
         """Since the tunnel came up."""
-        self._ahead: Look | None = None
+        self._ahead: EgressSnapshot | None = None
         """Of the tunnel that is to be taken next."""
         self._addresses = Observation()
         """The last address that was seen, through whichever tunnel, and the one before."""
@@ -112,7 +112,7 @@ class Observer:
     async def _watch(self) -> None:
         """Wait for a tunnel that is up, look once, and rest."""
         changed = self._board.changed
-        if self._board.report.tunnel is State.DOWN:
+        if self._board.report.tunnel is HealthState.DOWN:
             # what was seen through the tunnel before says nothing of the one that comes
             self._held = self._ahead = None
             self._put(NOT_YET)
@@ -120,11 +120,11 @@ class Observer:
             return
         changes = self._board.report.network_changes
         look = await self.look()
-        if self._board.report.tunnel is State.UP:
+        if self._board.report.tunnel is HealthState.UP:
             self._tell(look)
         await self._rest(self._again_s if look.observation.trouble else self._exit.observe_every_s, changes)
 
-    async def look(self) -> Look:
+    async def look(self) -> EgressSnapshot:
         """Look once, at everything at the same time."""
         async with self._course.still:  # a look at one tunnel and the routes to another would be a leak
             exit_ = self._course.of(self._exit)
@@ -137,7 +137,7 @@ class Observer:
             )
             return await self._compose(exit_, resolvers, self._route, *asked)
 
-    async def look_ahead(self, exit_: Exit) -> Observation:
+    async def look_ahead(self, exit_: ExitSettings) -> Observation:
         """Look through the tunnel that `exit_` would have, which is up and carries no clients yet."""
         resolvers = tuple(resolvers_of(exit_)) if exit_.dns_zone else ()
         asked = (
@@ -150,24 +150,24 @@ class Observer:
 
     async def _compose(
         self,
-        exit_: Exit,
+        exit_: ExitSettings,
         resolvers: tuple[Endpoint, ...],
         route: Route,
         zone: Awaitable[Asked],
-        beside: Awaitable[Finding],
+        beside: Awaitable[LeakFinding],
         by_ipv6: Awaitable[tuple[Answers, str | None]],
-    ) -> Look:
+    ) -> EgressSnapshot:
         answers, asked, bypass, (over_ipv6, way_6), rtt_ms = await asyncio.gather(
             ask_all(through_tunnel(exit_), exit_.sources), zone, beside, by_ipv6, self._measure_rtt_ms(exit_)
         )
         outcome = combine(answers, exit_.host_addresses, await self._places_of(answers))
-        names = judge(await located(asked, self._locator), exit_, outcome.sight, route) if resolvers else Finding()
+        names = judge(await located(asked, self._locator), exit_, outcome.sight, route) if resolvers else LeakFinding()
         ipv6 = await judge_ipv6(over_ipv6, way_6, exit_, outcome.sight, self._locator)
-        return Look(outcome, names, bypass, ipv6, resolvers, rtt_ms, exit_.tunnel_interface)
+        return EgressSnapshot(outcome, names, bypass, ipv6, resolvers, rtt_ms, exit_.tunnel_interface)
 
-    async def _places_of(self, answers: Answers) -> dict[str, Place]:
+    async def _places_of(self, answers: Answers) -> dict[str, Location]:
         """Where the addresses are that were seen: by the file, and where no source says, by the service too."""
-        sights = [each for _, each in answers if isinstance(each, Sight)]
+        sights = [each for _, each in answers if isinstance(each, SeenAddress)]
         unknown = not any(each.place.country for each in sights)
         places = {}
         for address in dict.fromkeys(each.address for each in sights):
@@ -176,7 +176,7 @@ class Observer:
                 places[address] = place
         return places
 
-    async def _measure_rtt_ms(self, exit_: Exit) -> float | None:
+    async def _measure_rtt_ms(self, exit_: ExitSettings) -> float | None:
         if exit_.parent is not None:
             return None  # a connection to the parent is as near as the parent, whatever is behind it
         target = exit_.probe
@@ -185,7 +185,7 @@ class Observer:
             target = Endpoint(str(first.host), first.port or 80)
         return None if target is None else await measure_rtt_ms(target, through_tunnel(exit_))
 
-    def _tell(self, look: Look) -> None:
+    def _tell(self, look: EgressSnapshot) -> None:
         known = (each for each in (self._held, self._ahead) if each is not None and each.interface == look.interface)
         held = look.holding(next(known, None))
         troubles = look.observation.trouble
@@ -229,10 +229,10 @@ class Observer:
         deadline = asyncio.get_running_loop().time() + seconds
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
             changed = self._board.changed
-            if self._board.report.tunnel is State.DOWN or self._board.report.network_changes != changes:
+            if self._board.report.tunnel is HealthState.DOWN or self._board.report.network_changes != changes:
                 return
             await wait(changed, left)
 
 
-async def _nothing() -> Finding:
-    return Finding()
+async def _nothing() -> LeakFinding:
+    return LeakFinding()

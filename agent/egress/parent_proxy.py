@@ -24,7 +24,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r?\n)")
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class ParentProxy:
     """The HTTP proxy that an exit sends all traffic on to. `file` is where the credentials came from."""
 
     place: Endpoint
@@ -41,7 +41,7 @@ class Parent:
             return self.credentials
 
 
-def request_options(parent: Parent | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
+def request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
     """The arguments by which aiohttp sends a request for `url` through the parent, if there is one.
 
     By plain HTTP the request itself is what the parent reads; by HTTPS it is for the target's eyes alone.
@@ -56,7 +56,7 @@ def request_options(parent: Parent | None, url: URL, headers: Mapping[str, str])
     return {"proxy": proxy, "headers": {**headers, **shown}}
 
 
-async def parent_trouble(parent: Parent, target: Endpoint | None) -> str | None:
+async def parent_trouble(parent: ParentProxy, target: Endpoint | None) -> str | None:
     """What keeps the parent from serving the exit: it must answer a CONNECT, and make one to `target` if there is one."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -75,7 +75,7 @@ async def parent_trouble(parent: Parent, target: Endpoint | None) -> str | None:
     return None
 
 
-async def _connect(parent: Parent, target: Endpoint) -> int | None:
+async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
     """The status that it answers a CONNECT with; None for what is none. Raises OSError."""
     reader, writer = await asyncio.open_connection(parent.place.host, parent.place.port, limit=_HEAD_MAX_BYTES)
     try:
@@ -89,7 +89,7 @@ async def _connect(parent: Parent, target: Endpoint) -> int | None:
         writer.transport.abort()
 
 
-def _request(parent: Parent, target: Endpoint) -> bytes:
+def _request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if (known := parent.known()) is not None:
         lines.append(f"Proxy-Authorization: {basic(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from agent.config.settings import Exit
+from agent.config.settings import ExitSettings
 from agent.egress.http_sources import literal
 from model.endpoint import Endpoint
 
@@ -17,7 +17,7 @@ _LOOPBACK: Final = "127.0.0.1"
 """Who is asked where resolv.conf names nobody."""
 
 
-def resolvers_of(exit_: Exit, path: Path = RESOLV_CONF) -> tuple[Endpoint, ...]:
+def resolvers_of(exit_: ExitSettings, path: Path = RESOLV_CONF) -> tuple[Endpoint, ...]:
     """Who is asked for names in the exit's network namespace, read anew each time."""
     hosts = exit_.resolvers or _read(path)
     return tuple(Endpoint(host, PORT) for host in hosts)

@@ -13,10 +13,10 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from agent.config.settings import Exit
-from agent.config.status import Board, State
-from agent.egress.http_sources import Session, through_tunnel
-from agent.vpn.active_interface import Course
+from agent.config.settings import ExitSettings
+from agent.config.status import HealthState, StatusBoard
+from agent.egress.http_sources import EgressSession, through_tunnel
+from agent.vpn.active_interface import ActiveInterface
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class SpeedUnknown(ExitplaneError):
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class SpeedResult:
     """In Mbit/s, to three digits, at a time."""
 
     download_mbps: float
@@ -49,7 +49,7 @@ class Speed:
     measured_at: datetime
 
 
-class Speedometer:
+class SpeedTest:
     """Measures on demand and, if the exit's settings say so, on a schedule; never twice at the same time.
 
     What it finds goes onto the board, into the observation that is there.
@@ -57,23 +57,23 @@ class Speedometer:
 
     def __init__(
         self,
-        exit_: Exit,
-        board: Board,
+        exit_: ExitSettings,
+        board: StatusBoard,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         bytes_max: int = BYTES_MAX,
         seconds_max: float = SECONDS_MAX,
-        course: Course | None = None,
+        course: ActiveInterface | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or Course(exit_.tunnel_interface, exit_.resolvers)
+        self._course = course or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._clock = clock
         self._bytes_max = bytes_max
         self._seconds_max = seconds_max
-        self._measuring: asyncio.Task[Speed] | None = None
+        self._measuring: asyncio.Task[SpeedResult] | None = None
 
-    async def measure(self) -> Speed:
+    async def measure(self) -> SpeedResult:
         """Measure now; who asks while somebody measures gets the same result. Raises SpeedUnknown."""
         if self._measuring is None or self._measuring.done():
             self._measuring = asyncio.create_task(self._measure(), name="speed")
@@ -99,25 +99,25 @@ class Speedometer:
 
     async def _until_up(self) -> None:
         changed = self._board.changed
-        while self._board.report.tunnel is State.DOWN:
+        while self._board.report.tunnel is HealthState.DOWN:
             await changed.wait()
             changed = self._board.changed
 
-    async def _measure(self) -> Speed:
+    async def _measure(self) -> SpeedResult:
         download, upload = self._exit.speed_url, self._exit.speed_upload_url or self._exit.speed_url
         if download is None or upload is None:
-            raise SpeedUnknown("there is nothing to measure against", mend="start the agent with --speed-url")
-        if self._board.report.tunnel is not State.UP:
-            raise SpeedUnknown("the tunnel is down", mend="measure again when it is up")
+            raise SpeedUnknown("there is nothing to measure against", hint="start the agent with --speed-url")
+        if self._board.report.tunnel is not HealthState.UP:
+            raise SpeedUnknown("the tunnel is down", hint="measure again when it is up")
         async with through_tunnel(self._course.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
             down_mbps = await _told(download, self._download(session, download))
             up_mbps = await _told(upload, self._upload(session, upload))
-        speed = Speed(down_mbps, up_mbps, self._clock())
+        speed = SpeedResult(down_mbps, up_mbps, self._clock())
         log.info("speed.measured", download_mbps=down_mbps, upload_mbps=up_mbps)
         self._put(speed)
         return speed
 
-    def _put(self, speed: Speed) -> None:
+    def _put(self, speed: SpeedResult) -> None:
         observation = self._board.report.observation
         if observation is not None:
             seen = replace(
@@ -128,7 +128,7 @@ class Speedometer:
             )
             self._board.update(observation=seen)
 
-    async def _download(self, session: Session, url: URL) -> float:
+    async def _download(self, session: EgressSession, url: URL) -> float:
         loop = asyncio.get_running_loop()
         # a target that compresses zeros would be fast
         async with session.get(url, {"Accept-Encoding": "identity"}) as response:
@@ -145,7 +145,7 @@ class Speedometer:
                 got_bytes += len(chunk)
             return _mbps(got_bytes, loop.time() - begun_s)
 
-    async def _upload(self, session: Session, url: URL) -> float:
+    async def _upload(self, session: EgressSession, url: URL) -> float:
         loop = asyncio.get_running_loop()
         begun_s, sent_bytes = loop.time(), 0
 
@@ -166,21 +166,21 @@ async def _told(url: URL, measuring: Awaitable[float]) -> float:
     try:
         return await measuring
     except TimeoutError as error:
-        raise SpeedUnknown(f"{url.host} does not answer in time", mend="name another --speed-url") from error
+        raise SpeedUnknown(f"{url.host} does not answer in time", hint="name another --speed-url") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise SpeedUnknown(
-            f"{url.host} cannot be reached, or ends too early", mend="name another --speed-url"
+            f"{url.host} cannot be reached, or ends too early", hint="name another --speed-url"
         ) from error
 
 
 def _check(response: aiohttp.ClientResponse) -> None:
     if response.status // 100 != 2:
-        raise SpeedUnknown(f"{response.url.host} answers {response.status}", mend="name another --speed-url")
+        raise SpeedUnknown(f"{response.url.host} answers {response.status}", hint="name another --speed-url")
 
 
 def _mbps(moved_bytes: int, seconds: float) -> float:
     if moved_bytes < BYTES_MIN:
         raise SpeedUnknown(
-            f"only {moved_bytes} bytes were moved", mend=f"name a --speed-url of {BYTES_MIN} bytes or more"
+            f"only {moved_bytes} bytes were moved", hint=f"name a --speed-url of {BYTES_MIN} bytes or more"
         )
     return float(f"{moved_bytes * 8 / 1e6 / max(seconds, 1e-6):.3g}")

@@ -15,7 +15,7 @@ TRIES = 2
 _WITHIN_S = 1.0
 
 
-class Names(AbstractResolver):
+class TunnelResolver(AbstractResolver):
     """What /etc/hosts says, else what the first of `resolvers` (IP addresses) says that answers, asked by `interface`."""
 
     def __init__(self, resolvers: Sequence[str], interface: str | None) -> None:
@@ -48,6 +48,6 @@ class Names(AbstractResolver):
         for resolver in [*self._resolvers] * TRIES:
             try:
                 return await dns_probe.ask(resolver, host, kind, within_s=_WITHIN_S, interface=self._interface)
-            except dns_probe.Unanswered as unanswered:
+            except dns_probe.DnsUnanswered as unanswered:
                 said = f"{resolver} {unanswered}"
         raise OSError(f"{host} is not known: {said}")

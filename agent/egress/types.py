@@ -10,12 +10,12 @@ from agent.config.option_parsing import plain_address
 _TEXT_MAX: Final = 100
 
 
-class Useless(Exception):
+class UnusableAnswer(Exception):
     """What was answered is of no use; why, in words that stay the same while it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where an address is, as far as somebody knows. `country` is ISO 3166-1 alpha-2, in lower case."""
 
     country: str | None = None
@@ -25,11 +25,11 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class SeenAddress:
     """An address in its one form (see `plain_address`), and where its source says it is."""
 
     address: str
-    place: Place = field(default_factory=Place)
+    place: Location = field(default_factory=Location)
 
 
 def read_address(said: object) -> str:
@@ -37,7 +37,7 @@ def read_address(said: object) -> str:
     try:
         return plain_address(said.strip() if isinstance(said, str) else "")
     except ValueError as error:
-        raise Useless("it names no IP address") from error
+        raise UnusableAnswer("it names no IP address") from error
 
 
 def read_country(said: object) -> str | None:

@@ -16,7 +16,7 @@ import dns.name
 import dns.rdatatype
 
 from agent.config.option_parsing import BadSetting
-from agent.egress.types import Place, Useless, read_address, read_country, read_text
+from agent.egress.types import Location, UnusableAnswer, read_address, read_country, read_text
 from agent.net.dns_query import look_up
 from model.endpoint import Endpoint
 
@@ -28,11 +28,11 @@ _LABEL_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class ResolverSeen:
     """The resolver that asked a zone, and what the zone says of it beside its address."""
 
     address: str
-    place: Place = field(default_factory=Place)
+    place: Location = field(default_factory=Location)
 
 
 def read_zone(option: str, text: str) -> str:
@@ -45,18 +45,18 @@ def read_zone(option: str, text: str) -> str:
     except dns.exception.DNSException:
         plain = False
     if not plain:
-        raise BadSetting(f"{option} {text!r} is no zone's name", mend="write a name such as who.example.net")
+        raise BadSetting(f"{option} {text!r} is no zone's name", hint="write a name such as who.example.net")
     return text.lower().rstrip(".")
 
 
-async def reveal(zone: str, server: Endpoint, interface: str | None = None) -> Asker:
+async def reveal(zone: str, server: Endpoint, interface: str | None = None) -> ResolverSeen:
     """Who asks the zone when `server` is asked for a name in it, by `interface` if one is given. Raises Useless."""
     if zone in PUBLIC:
         return read_asker(await look_up(zone, PUBLIC[zone], server, interface))
     answer = await look_up(_fresh(zone), dns.rdatatype.TXT, server, interface)
     try:
         return read_asker(answer)
-    except Useless:
+    except UnusableAnswer:
         if answer.answer:
             raise
     # a zone that has no text has addresses
@@ -68,7 +68,7 @@ def _fresh(zone: str) -> str:
     return f"{secrets.token_hex(_LABEL_BYTES)}.{zone}"
 
 
-def read_asker(answer: dns.message.Message) -> Asker:
+def read_asker(answer: dns.message.Message) -> ResolverSeen:
     """The asker in an answer: an A or AAAA record, or text of which one word is an address. Raises Useless.
 
     Of the words `ip=`, `country=` and `network=` each is taken for what it says; a network may have blanks within one string.
@@ -79,10 +79,12 @@ def read_asker(answer: dns.message.Message) -> Asker:
     for word in words:
         try:
             address = read_address(word)
-        except Useless:
+        except UnusableAnswer:
             continue
-        return Asker(address, Place(country=read_country(said.get("country")), network=read_text(said.get("network"))))
-    raise Useless("it does not say who asked")
+        return ResolverSeen(
+            address, Location(country=read_country(said.get("country")), network=read_text(said.get("network")))
+        )
+    raise UnusableAnswer("it does not say who asked")
 
 
 def _strings(answer: dns.message.Message) -> Iterator[str]:

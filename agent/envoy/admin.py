@@ -20,7 +20,7 @@ _CARRIED: Final = re.compile(
 _OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
 
 
-class AdminSilent(Exception):
+class AdminUnreachable(Exception):
     """Envoy's admin interface did not answer, or not with 200."""
 
 
@@ -62,7 +62,7 @@ class Admin:
             async with self.session.request(method, f"http://{self.address}{path}", timeout=_TIMEOUT) as response:
                 text = await response.text()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise AdminSilent(f"{path}: {error}") from error
+            raise AdminUnreachable(f"{path}: {error}") from error
         if response.status != 200:
-            raise AdminSilent(f"{path}: {response.status}")
+            raise AdminUnreachable(f"{path}: {response.status}")
         return text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import structlog
 
-from agent.config.status import Board, wait
-from agent.envoy.admin import Admin, AdminSilent
-from agent.envoy.supervisor import Supervisor
+from agent.config.status import StatusBoard, wait
+from agent.envoy.admin import Admin, AdminUnreachable
+from agent.envoy.supervisor import EnvoySupervisor
 
 log = structlog.get_logger()
 
@@ -17,7 +17,7 @@ _AT_LATEST_S = 3600.0
 class HealthCheck:
     """Tells each Envoy whether the exit is well; a new Envoy knows nothing of what the last one was told."""
 
-    def __init__(self, supervisor: Supervisor, board: Board) -> None:
+    def __init__(self, supervisor: EnvoySupervisor, board: StatusBoard) -> None:
         self._supervisor = supervisor
         self._board = board
         self._told: tuple[Admin, bool] | None = None
@@ -40,7 +40,7 @@ class HealthCheck:
                 await admin.pass_health_check()
             else:
                 await admin.fail_health_check()
-        except AdminSilent as error:
+        except AdminUnreachable as error:
             log.warning("envoy.health_not_set", well=well, reason=str(error))
             return False
         self._told = (admin, well)

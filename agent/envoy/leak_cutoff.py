@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import structlog
 
-from agent.config.status import Board
-from agent.envoy.supervisor import Supervisor
+from agent.config.status import StatusBoard
+from agent.envoy.supervisor import EnvoySupervisor
 
 log = structlog.get_logger()
 
 
-async def cut_when_leaking(board: Board, supervisor: Supervisor) -> None:
+async def cut_when_leaking(board: StatusBoard, supervisor: EnvoySupervisor) -> None:
     """Until cancelled: whenever the exit begins to leak, end its Envoy, and every tunnel with it.
 
     The Envoy that is started then fails its health check as long as the leak lasts (agent/envoy/health_check.py).

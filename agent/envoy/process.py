@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +50,7 @@ class EnvoyProcess:
                     await self.ended.wait()
 
 
-def spawn(command: Sequence[str], folder: StateFolder, *, ends_with_agent: bool) -> EnvoyProcess:
+def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) -> EnvoyProcess:
     """Start an Envoy in the state folder, its output appended to the folder's log. Raises OSError.
 
     It gets a session of its own: Ctrl-C on the terminal is the agent's to hear, which then ends Envoy in order.
@@ -69,7 +69,7 @@ def spawn(command: Sequence[str], folder: StateFolder, *, ends_with_agent: bool)
     return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
 
 
-def find_left(pid: int, folder: StateFolder) -> EnvoyProcess | None:
+def find_left(pid: int, folder: StateDir) -> EnvoyProcess | None:
     """The Envoy of this state folder with that process id, if it still runs."""
     try:
         pidfd = os.pidfd_open(pid)
@@ -88,7 +88,7 @@ def descriptors_max() -> int:
     return 2**31 - 1 if hard == resource.RLIM_INFINITY else hard
 
 
-def _is_envoy_of(pid: int, folder: StateFolder) -> bool:
+def _is_envoy_of(pid: int, folder: StateDir) -> bool:
     process = Path("/proc") / str(pid)
     try:
         arguments = (process / "cmdline").read_bytes().split(b"\0")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 
 FOLDER: Final = "secrets"
 IDENTITY: Final = "identity"
@@ -24,7 +24,7 @@ AUTHORITY_PATH: Final = f"{FOLDER}/{AUTHORITY}.yaml"
 _TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
-def write_secrets(folder: StateFolder, *, key_pem: str, certificate_pem: str, authority_pem: str) -> None:
+def write_secrets(folder: StateDir, *, key_pem: str, certificate_pem: str, authority_pem: str) -> None:
     """Replace both files, each as a whole: Envoy never sees a certificate beside another one's key."""
     identity = {
         "certificate_chain": {"inline_string": certificate_pem},

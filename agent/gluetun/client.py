@@ -33,11 +33,11 @@ class GluetunSilent(GluetunError):
     """It cannot be reached, or does not answer in time."""
 
 
-class BadAnswer(GluetunError):
+class BadGluetunAnswer(GluetunError):
     """What it answers is not what is documented."""
 
 
-class Status(StrEnum):
+class GluetunStatus(StrEnum):
     """What its tunnel may be told to be."""
 
     RUNNING = "running"
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class GluetunAccess:
     """Where its control API is, and what opens it: a key, credentials, or nothing."""
 
     url: URL
@@ -61,10 +61,10 @@ class PublicIp:
     country: str | None = None
 
 
-class Gluetun:
+class GluetunClient:
     """A client of the control API. Every method raises GluetunError."""
 
-    def __init__(self, access: Access, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, access: GluetunAccess, timeout_s: float = TIMEOUT_S) -> None:
         self._access = access
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
@@ -72,7 +72,7 @@ class Gluetun:
         """What it says of its tunnel: `running`, `stopped`, or another word, on the way from one to the other."""
         return _text(await self._ask("GET", "vpn/status"), "status")
 
-    async def set_status(self, status: Status) -> None:
+    async def set_status(self, status: GluetunStatus) -> None:
         """Start or stop the tunnel."""
         await self._ask("PUT", "vpn/status", {"status": status})
 
@@ -85,7 +85,7 @@ class Gluetun:
         try:
             address = plain_address(address if isinstance(address, str) else "")
         except ValueError as error:
-            raise BadAnswer("gluetun names a public address that is none", mend=_CHECK_URL) from error
+            raise BadGluetunAnswer("gluetun names a public address that is none", hint=_CHECK_URL) from error
         named = isinstance(country, str) and 0 < len(country) <= _TEXT_MAX and country.isprintable()
         return PublicIp(address, country if named else None)
 
@@ -114,11 +114,11 @@ class Gluetun:
             ):
                 return _read(response.status, await _body(response))
         except TimeoutError as error:
-            raise GluetunSilent("gluetun's control API does not answer in time", mend=_CHECK_URL) from error
+            raise GluetunSilent("gluetun's control API does not answer in time", hint=_CHECK_URL) from error
         except aiohttp.ClientConnectionError as error:
-            raise GluetunSilent("gluetun's control API cannot be reached", mend=_CHECK_URL) from error
+            raise GluetunSilent("gluetun's control API cannot be reached", hint=_CHECK_URL) from error
         except aiohttp.ClientError as error:
-            raise BadAnswer("gluetun's control API answers what is no HTTP", mend=_CHECK_URL) from error
+            raise BadGluetunAnswer("gluetun's control API answers what is no HTTP", hint=_CHECK_URL) from error
 
 
 _CHECK_URL: Final = "check --gluetun, and gluetun's HTTP_CONTROL_SERVER_ADDRESS"
@@ -130,26 +130,26 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     while more := await response.content.read(BODY_MAX_BYTES + 1 - len(body)):
         body += more
         if len(body) > BODY_MAX_BYTES:
-            raise BadAnswer("gluetun's control API answers too much", mend=_CHECK_URL)
+            raise BadGluetunAnswer("gluetun's control API answers too much", hint=_CHECK_URL)
     return body
 
 
 def _read(status: int, body: bytes) -> dict[str, Any]:
     if status in {401, 403}:
-        raise KeyRefused("gluetun's control API refuses the agent's key or credentials", mend=_CHECK_KEY)
+        raise KeyRefused("gluetun's control API refuses the agent's key or credentials", hint=_CHECK_KEY)
     if status != 200:
-        raise BadAnswer(f"gluetun's control API answers {status}", mend=_CHECK_URL)
+        raise BadGluetunAnswer(f"gluetun's control API answers {status}", hint=_CHECK_URL)
     try:
         said = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadAnswer("gluetun's control API answers what is no JSON", mend=_CHECK_URL) from error
+        raise BadGluetunAnswer("gluetun's control API answers what is no JSON", hint=_CHECK_URL) from error
     if not isinstance(said, dict):
-        raise BadAnswer("gluetun's control API answers no JSON object", mend=_CHECK_URL)
+        raise BadGluetunAnswer("gluetun's control API answers no JSON object", hint=_CHECK_URL)
     return said
 
 
 def _text(said: dict[str, Any], name: str) -> str:
     value = said.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= _TEXT_MAX or not value.isprintable():
-        raise BadAnswer(f"gluetun's control API says no {name}", mend=_CHECK_URL)
+        raise BadGluetunAnswer(f"gluetun's control API says no {name}", hint=_CHECK_URL)
     return value

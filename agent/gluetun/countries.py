@@ -21,6 +21,6 @@ def full_name(country: str) -> str:
     found = pycountry.countries.get(alpha_2="GB" if country.lower() == "uk" else country.upper())
     if found is None:
         raise UnknownCountry(
-            f"{country!r} is no country of ISO 3166-1", mend="send two letters, or the provider's name"
+            f"{country!r} is no country of ISO 3166-1", hint="send two letters, or the provider's name"
         )
     return str(getattr(found, "common_name", found.name))

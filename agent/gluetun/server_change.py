@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from agent.gluetun.client import Gluetun, GluetunError, KeyRefused, Status
+from agent.gluetun.client import GluetunClient, GluetunError, GluetunStatus, KeyRefused
 from agent.gluetun.countries import full_name
 from model.errors import ExitplaneError
 
@@ -24,7 +24,7 @@ class NotRotated(ExitplaneError):
 
 
 async def rotate(
-    gluetun: Gluetun, country: str | None = None, *, within_s: float = WITHIN_S, poll_s: float = _POLL_S
+    gluetun: GluetunClient, country: str | None = None, *, within_s: float = WITHIN_S, poll_s: float = _POLL_S
 ) -> str:
     """Have gluetun come out at another address, and give that: of `country`, by two letters or the provider's name for it.
 
@@ -36,33 +36,33 @@ async def rotate(
         async with asyncio.timeout(within_s):
             before = await _address(gluetun)
             if name is None:
-                await gluetun.set_status(Status.STOPPED)
+                await gluetun.set_status(GluetunStatus.STOPPED)
                 await _start(gluetun, poll_s)
             else:
                 await gluetun.choose_country(name)
             found = await _until_elsewhere(gluetun, before, poll_s)
     except TimeoutError as error:
-        mend = "see gluetun's log; its provider may have one server only"
-        raise NotRotated(f"gluetun has no other address after {within_s:g} s", mend=mend) from error
+        hint = "see gluetun's log; its provider may have one server only"
+        raise NotRotated(f"gluetun has no other address after {within_s:g} s", hint=hint) from error
     except KeyRefused:
         raise
     except GluetunError as error:
-        raise NotRotated(f"gluetun was not told to move: {error.message}", mend=error.mend) from error
+        raise NotRotated(f"gluetun was not told to move: {error.message}", hint=error.hint) from error
     log.info("gluetun.rotated", before=before, address=found, country=name)
     return found
 
 
-async def _address(gluetun: Gluetun) -> str | None:
+async def _address(gluetun: GluetunClient) -> str | None:
     """Where it comes out; None when the tunnel is down, or does not know."""
-    known = await gluetun.public_ip() if await gluetun.status() == Status.RUNNING else None
+    known = await gluetun.public_ip() if await gluetun.status() == GluetunStatus.RUNNING else None
     return known.address if known else None
 
 
-async def _start(gluetun: Gluetun, poll_s: float) -> None:
+async def _start(gluetun: GluetunClient, poll_s: float) -> None:
     """Until it was told: whatever happens, a tunnel that was stopped here is started again."""
     while True:
         try:
-            await gluetun.set_status(Status.RUNNING)
+            await gluetun.set_status(GluetunStatus.RUNNING)
         except KeyRefused:
             raise
         except GluetunError as error:
@@ -72,7 +72,7 @@ async def _start(gluetun: Gluetun, poll_s: float) -> None:
             return
 
 
-async def _until_elsewhere(gluetun: Gluetun, before: str | None, poll_s: float) -> str:
+async def _until_elsewhere(gluetun: GluetunClient, before: str | None, poll_s: float) -> str:
     while True:
         try:
             found = await _address(gluetun)

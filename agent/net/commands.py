@@ -33,7 +33,7 @@ async def run(*argv: str, text: str = "", timeout_s: float = TIMEOUT_S) -> str:
             *argv, stdin=given, stdout=pipe, stderr=pipe, start_new_session=True
         )
     except OSError as error:
-        raise CommandFailed(f"`{argv[0]}` cannot be run ({error.strerror})", mend=f"install {argv[0]}") from error
+        raise CommandFailed(f"`{argv[0]}` cannot be run ({error.strerror})", hint=f"install {argv[0]}") from error
     finally:
         os.close(given)
     try:

@@ -22,7 +22,7 @@ PORT: Final = 53
 _LONGEST: Final = 4096
 
 
-class Unanswered(Exception):
+class DnsUnanswered(Exception):
     """A resolver did not answer, or answered with what is no answer."""
 
 
@@ -32,9 +32,9 @@ def decode_addresses(number: int, wire: bytes) -> list[str]:
         answer = dns.message.from_wire(wire)
         found = [each.address for records in answer.answer for each in records if records.rdtype in (A, AAAA)]
     except UNREADABLE as error:
-        raise Unanswered("is garbled") from error
+        raise DnsUnanswered("is garbled") from error
     if answer.id != number or not answer.flags & dns.flags.QR:
-        raise Unanswered("is no answer to the question")
+        raise DnsUnanswered("is no answer to the question")
     return found
 
 
@@ -55,6 +55,6 @@ async def ask(
                 await loop.sock_sendall(asking, query.to_wire())
                 return decode_addresses(query.id, await loop.sock_recv(asking, _LONGEST))
     except TimeoutError as error:
-        raise Unanswered("does not answer") from error
+        raise DnsUnanswered("does not answer") from error
     except (OSError, dns.exception.DNSException) as error:
-        raise Unanswered(f"cannot be asked ({error})") from error
+        raise DnsUnanswered(f"cannot be asked ({error})") from error

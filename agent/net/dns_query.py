@@ -18,7 +18,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from agent.egress.types import Useless
+from agent.egress.types import UnusableAnswer
 from agent.vpn.tunnel_health import socket_through
 from model.endpoint import Endpoint
 
@@ -39,13 +39,13 @@ async def look_up(
         if answer.flags & dns.flags.TC:
             answer = await _by_tcp(query, server, interface)
     except TimeoutError as error:
-        raise Useless("it does not answer in time") from error
+        raise UnusableAnswer("it does not answer in time") from error
     except OSError as error:
-        raise Useless("it cannot be reached") from error
+        raise UnusableAnswer("it cannot be reached") from error
     if answer.rcode() == dns.rcode.NXDOMAIN:
-        raise Useless("it says that there is no such name")
+        raise UnusableAnswer("it says that there is no such name")
     if answer.rcode() != dns.rcode.NOERROR:
-        raise Useless(f"it answers {dns.rcode.to_text(answer.rcode())}")
+        raise UnusableAnswer(f"it answers {dns.rcode.to_text(answer.rcode())}")
     return answer
 
 
@@ -62,7 +62,7 @@ async def _by_udp(query: dns.message.Message, server: Endpoint, interface: str |
                     while True:
                         try:
                             return _read(await loop.sock_recv(asking, _BYTES_MAX), query)
-                        except Useless as useless:
+                        except UnusableAnswer as useless:
                             strange = useless
             except TimeoutError:
                 continue
@@ -85,7 +85,7 @@ async def _by_tcp(query: dns.message.Message, server: Endpoint, interface: str |
             length = int.from_bytes(await reader.readexactly(2), "big")
             return _read(await reader.readexactly(length), query)
         except asyncio.IncompleteReadError as error:
-            raise Useless("its answer is cut short") from error
+            raise UnusableAnswer("its answer is cut short") from error
         finally:
             writer.transport.abort()
 
@@ -95,7 +95,7 @@ def _read(wire: bytes, query: dns.message.Message) -> dns.message.Message:
         answer = dns.message.from_wire(wire)
         fits = query.is_response(answer)
     except UNREADABLE as error:
-        raise Useless("it answers what is no DNS message") from error
+        raise UnusableAnswer("it answers what is no DNS message") from error
     if not fits:
-        raise Useless("it answers another question than was asked")
+        raise UnusableAnswer("it answers another question than was asked")
     return answer

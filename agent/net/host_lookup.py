@@ -29,14 +29,14 @@ async def resolve(host: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(hosts_entries(read(HOSTS), host)))
     if found:
         return found
-    mend = f"write its address instead of its name, or add it to {HOSTS}"
+    hint = f"write its address instead of its name, or add it to {HOSTS}"
     resolvers = list(loopback_resolvers(read(RESOLVERS)))
     if not resolvers:
         what = f"{host!r} is not in {HOSTS}, and a resolver outside must not be asked"
-        raise NameUnknown(what, mend=mend, for_good=True)
+        raise NameUnknown(what, hint=hint, for_good=True)
     addresses = [each for kind in (dns_probe.A, dns_probe.AAAA) for each in await _ask(resolvers[0], host, kind)]
     if not addresses:
-        raise NameUnknown(f"{host!r} is not known to {HOSTS} nor to the resolver {resolvers[0]}", mend=mend)
+        raise NameUnknown(f"{host!r} is not known to {HOSTS} nor to the resolver {resolvers[0]}", hint=hint)
     return tuple(dict.fromkeys(addresses))
 
 
@@ -59,7 +59,7 @@ def loopback_resolvers(text: str) -> Iterator[str]:
 async def _ask(resolver: str, host: str, kind: RdataType) -> list[str]:
     try:
         return await dns_probe.ask(resolver, host, kind, within_s=_WITHIN_S)
-    except dns_probe.Unanswered:
+    except dns_probe.DnsUnanswered:
         return []
 
 

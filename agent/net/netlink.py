@@ -7,7 +7,7 @@ import socket
 from contextlib import closing
 from typing import Final
 
-from agent.config.status import Board
+from agent.config.status import StatusBoard
 
 # the multicast groups of rtnetlink(7): links, addresses and routes of IPv4, and the same of IPv6
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
@@ -15,7 +15,7 @@ _SETTLE_S: Final = 0.05
 _LONGEST: Final = 65_536
 
 
-async def note_changes(board: Board) -> None:
+async def note_changes(board: StatusBoard) -> None:
     """Count changes up on the board, those within a moment as one, until cancelled."""
     loop = asyncio.get_running_loop()
     with closing(

@@ -20,7 +20,7 @@ async def ss(*arguments: str) -> str:
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
     except OSError as error:
-        log.error("ss.missing", reason=str(error), mend="install iproute2")  # noqa: TRY400 - one line says it
+        log.error("ss.missing", reason=str(error), hint="install iproute2")  # noqa: TRY400 - one line says it
         return ""
     try:
         async with asyncio.timeout(_SS_WITHIN_S):

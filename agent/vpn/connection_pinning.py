@@ -15,8 +15,8 @@ import structlog
 
 from agent.net.commands import CommandFailed, run
 from agent.net.ss import ss
-from agent.vpn.driver import Line
-from agent.vpn.slots import Lane
+from agent.vpn.driver import ActiveTunnel
+from agent.vpn.slots import InterfaceSlot
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ _TOGETHER: Final = 100
 """Connections that are ended with one command."""
 
 
-def render(marks: Mapping[Lane, int], staying: Lane | None = None) -> str:
+def render(marks: Mapping[InterfaceSlot, int], staying: InterfaceSlot | None = None) -> str:
     """The table, as `nft -f` reads it: each lane's connections by their mark, and whose stay though the way of all is another."""
     notes = "".join(f'    oifname "{lane.interface}" ct mark set {mark:#x}\n' for lane, mark in marks.items())
     stays = "" if staying is None else f"    ct mark {marks[staying]:#x} meta mark set {staying.mark:#x}\n"
@@ -40,23 +40,23 @@ def render(marks: Mapping[Lane, int], staying: Lane | None = None) -> str:
     )
 
 
-class Connections:
+class ConnectionPinning:
     """Those that go by the tunnels of an exit. Without nftables they are not told apart, and end when the tunnel changes."""
 
     def __init__(self) -> None:
         self._numbers = count(_FIRST_MARK)
-        self._marks: dict[Lane, int] = {}
+        self._marks: dict[InterfaceSlot, int] = {}
         self._left: list[str] = []
         """Filters of ss(8) for connections that began by the old tunnel."""
 
-    async def begin(self, lane: Lane, before: Line | None = None) -> None:
+    async def begin(self, lane: InterfaceSlot, before: ActiveTunnel | None = None) -> None:
         """From now on they begin by this lane, those of another lane stay there; `before` is the tunnel that is up on that."""
         others = [each for each in self._marks if each != lane]
         self._marks = {**{each: self._marks[each] for each in others}, lane: next(self._numbers)}
         await _apply(render(self._marks, others[0] if others else None))
         self._left = [] if before is None else await _open_from(before.addresses)
 
-    async def leave(self, lane: Lane) -> None:
+    async def leave(self, lane: InterfaceSlot) -> None:
         """End those that stayed on a lane whose tunnel is to be taken down: they would hang where they can learn of no end."""
         if self._marks.pop(lane, None) is None:
             return  # nothing began there, or it was left before

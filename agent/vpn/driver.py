@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.vpn.policy_routing import Network
-from agent.vpn.slots import Lane
+from agent.vpn.slots import InterfaceSlot
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ActiveTunnel:
     """A tunnel that is up: its server's name, the resolvers (IP addresses) that belong to it, and what it may carry.
 
     `addresses` are its own, inside.
@@ -22,14 +22,14 @@ class Line:
     addresses: tuple[str, ...] = ()
 
 
-class Driver(Protocol):
+class TunnelDriver(Protocol):
     """A tunnel to one server, on whichever lane. Two drivers may be up at once, on different lanes."""
 
     @property
     def server(self) -> str:
         """What it is called towards people."""
 
-    async def up(self, lane: Lane) -> Line:
+    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
         """Bring it up, and see that the server answers: only what is bound to its interface goes by it as yet.
 
         Raises TunnelFailed, and leaves what `down` removes.

@@ -12,9 +12,9 @@ class BadTunnelFile(ExitplaneError):
 
     code = "bad_tunnel_file"
 
-    def __init__(self, file: str, what: str, *, line: int | None = None, mend: str) -> None:
+    def __init__(self, file: str, what: str, *, line: int | None = None, hint: str) -> None:
         place = file if line is None else f"{file} line {line}"
-        super().__init__(f"{place}: {what}", mend=mend)
+        super().__init__(f"{place}: {what}", hint=hint)
         self.line = line
 
 
@@ -23,8 +23,8 @@ class TunnelFailed(ExitplaneError):
 
     code = "tunnel_failed"
 
-    def __init__(self, message: str, *, mend: str = "", slowly: bool = False) -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, hint: str = "", slowly: bool = False) -> None:
+        super().__init__(message, hint=hint)
         self.slowly = slowly
 
 
@@ -45,8 +45,8 @@ class NameUnknown(ExitplaneError):
 
     code = "name_unknown"
 
-    def __init__(self, message: str, *, mend: str, for_good: bool = False) -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, hint: str, for_good: bool = False) -> None:
+        super().__init__(message, hint=hint)
         self.for_good = for_good
 
 
@@ -56,13 +56,13 @@ def read_text(path: Path, option: str, at_most: int = 65_536) -> str:
         with path.open("rb") as file:
             content = file.read(at_most + 1)
     except OSError as error:
-        raise BadTunnelFile(str(path), f"cannot be read ({error.strerror})", mend=f"see {option}") from error
+        raise BadTunnelFile(str(path), f"cannot be read ({error.strerror})", hint=f"see {option}") from error
     if len(content) > at_most:
-        raise BadTunnelFile(str(path), f"is larger than {at_most} bytes", mend="name the provider's own file")
+        raise BadTunnelFile(str(path), f"is larger than {at_most} bytes", hint="name the provider's own file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadTunnelFile(str(path), "is not text", mend="name the provider's own file") from error
+        raise BadTunnelFile(str(path), "is not text", hint="name the provider's own file") from error
     if "\0" in text:
-        raise BadTunnelFile(str(path), "is not text", mend="name the provider's own file")
+        raise BadTunnelFile(str(path), "is not text", hint="name the provider's own file")
     return text

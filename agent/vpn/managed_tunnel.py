@@ -10,25 +10,25 @@ from typing import TypeAlias
 
 import structlog
 
-from agent.config.settings import Exit
-from agent.config.status import Board
+from agent.config.settings import ExitSettings
+from agent.config.status import StatusBoard
 from agent.net.commands import CommandFailed
 from agent.vpn import policy_routing
-from agent.vpn.active_interface import Course
-from agent.vpn.connection_pinning import Connections
-from agent.vpn.driver import Driver, Line
+from agent.vpn.active_interface import ActiveInterface
+from agent.vpn.connection_pinning import ConnectionPinning
+from agent.vpn.driver import ActiveTunnel, TunnelDriver
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall import nftables
-from agent.vpn.firewall.kill_switch import Guard
-from agent.vpn.openvpn.openvpn import OpenVpn
+from agent.vpn.firewall.kill_switch import KillSwitch
+from agent.vpn.openvpn.openvpn import OpenVpnDriver
 from agent.vpn.requirements import require
 from agent.vpn.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
 from agent.vpn.servers import OpenVpnServer, Server, WireGuardServer
-from agent.vpn.slots import Lane, lanes_of
-from agent.vpn.tunnel_health import Check, checks_of
-from agent.vpn.tunnel_supervisor import DEFAULT_PACE, Pace, TunnelKeeper
+from agent.vpn.slots import InterfaceSlot, lanes_of
+from agent.vpn.tunnel_health import HealthProbe, checks_of
+from agent.vpn.tunnel_supervisor import DEFAULT_PACE, RetryPace, TunnelSupervisor
 from agent.vpn.verification import Look, verify, with_tunnel
-from agent.vpn.wireguard.wireguard import Resolve, WireGuard
+from agent.vpn.wireguard.wireguard import Resolve, WireGuardDriver
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ Drain: TypeAlias = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class RotationResult:
     """A server's name, and the address that it comes out at, where that was looked at."""
 
     server: str
@@ -51,30 +51,30 @@ class ManagedTunnel:
 
     def __init__(
         self,
-        exit_: Exit,
+        exit_: ExitSettings,
         control: Iterable[Endpoint],
         folder: Path,
-        board: Board,
+        board: StatusBoard,
         on_resolvers: OnResolvers,
-        pace: Pace = DEFAULT_PACE,
+        pace: RetryPace = DEFAULT_PACE,
     ) -> None:
         self._exit = exit_
         self._board = board
         self._on_resolvers = on_resolvers
-        self.guard = Guard(exit_, control)
-        self.keeper: TunnelKeeper | None = None
+        self.guard = KillSwitch(exit_, control)
+        self.keeper: TunnelSupervisor | None = None
         """None for a tunnel that somebody else brings up."""
-        self.course = Course(exit_.tunnel_interface, exit_.resolvers)
-        self._line: Line | None = None
+        self.course = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self._line: ActiveTunnel | None = None
         """The tunnel that carries clients, or did last."""
         self._probe = ResolverProbe(self.course, pace.resolver_s)
-        self._connections = Connections()
+        self._connections = ConnectionPinning()
         self._begun = False
         if exit_.servers:
             assert exit_.tunnel_interface is not None
             self._lanes = lanes_of(exit_.tunnel_interface)
             drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelKeeper(drivers, self._lanes, board, self._carry, pace)
+            self.keeper = TunnelSupervisor(drivers, self._lanes, board, self._carry, pace)
 
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
@@ -89,17 +89,17 @@ class ManagedTunnel:
             tasks.create_task(self.keeper.run(), name="tunnel's keeper")
         tasks.create_task(self.guard.run(), name="kill switch")
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[HealthProbe]:
         """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
         if self.keeper is None:
             return checks_of(self._exit)
         own = checks_of(self._exit, lambda: self.course.interface)
-        return [Check(self.keeper.look), *own, Check(self._probe, RESOLVER_PATIENCE)]
+        return [HealthProbe(self.keeper.look), *own, HealthProbe(self._probe, RESOLVER_PATIENCE)]
 
     async def rotate(self) -> str:
         """Take another server in place of the present one; gives its name. Raises TunnelFailed for somebody else's tunnel."""
         if self.keeper is None:
-            raise TunnelFailed("the tunnel is not the agent's to change", mend="ask whoever brings it up")
+            raise TunnelFailed("the tunnel is not the agent's to change", hint="ask whoever brings it up")
         return await self.keeper.rotate()
 
     @property
@@ -107,7 +107,7 @@ class ManagedTunnel:
         """Whether another server can be tried while the present one carries clients."""
         return self.keeper is not None and self.keeper.has_room_beside
 
-    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> Taken:
+    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> RotationResult:
         """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
 
         `country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known.
@@ -117,7 +117,7 @@ class ManagedTunnel:
         assert self.keeper is not None
         seen, drained = None, False
 
-        async def prepare(line: Line, lane: Lane) -> None:
+        async def prepare(line: ActiveTunnel, lane: InterfaceSlot) -> None:
             nonlocal seen, drained
             resolvers = self._resolvers_of(line)
             seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), country, look)
@@ -136,7 +136,7 @@ class ManagedTunnel:
         finally:
             self._board.update(resting="")
             await self._leave_others()
-        return Taken(server, seen.address if seen else None)
+        return RotationResult(server, seen.address if seen else None)
 
     async def end(self) -> None:
         """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
@@ -150,9 +150,9 @@ class ManagedTunnel:
             except CommandFailed as error:
                 log.warning("tunnel.routes_left", reason=str(error))
         if self._exit.kill_switch:
-            log.info("kill_switch.stays", mend="`exitplane agent --open-kill-switch` opens it")
+            log.info("kill_switch.stays", hint="`exitplane agent --open-kill-switch` opens it")
 
-    async def _carry(self, line: Line, lane: Lane) -> None:
+    async def _carry(self, line: ActiveTunnel, lane: InterfaceSlot) -> None:
         """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
         resolvers = self._resolvers_of(line)
         if lane.interface == self.course.interface:
@@ -169,7 +169,7 @@ class ManagedTunnel:
         self._probe.forget()
         await self._on_resolvers(resolvers)
 
-    async def _hold_old(self, new: Line) -> None:
+    async def _hold_old(self, new: ActiveTunnel) -> None:
         """What comes from the old tunnel's addresses goes by it, as long as it is there."""
         old = self._line
         for lane in self._lanes:
@@ -186,23 +186,23 @@ class ManagedTunnel:
         except CommandFailed as error:
             log.warning("tunnel.routes_left", reason=str(error))
 
-    def _resolvers_of(self, line: Line) -> tuple[str, ...]:
+    def _resolvers_of(self, line: ActiveTunnel) -> tuple[str, ...]:
         resolvers = self._exit.resolvers or line.resolvers
         if not resolvers:
-            raise TunnelFailed(f"{line.server} names no resolver", mend="name one with --dns", slowly=True)
+            raise TunnelFailed(f"{line.server} names no resolver", hint="name one with --dns", slowly=True)
         return resolvers
 
 
-def driver_of(server: Server, folder: Path, resolve: Resolve) -> Driver:
+def driver_of(server: Server, folder: Path, resolve: Resolve) -> TunnelDriver:
     """What brings up the tunnel to a server."""
     match server:
         case WireGuardServer(file):
-            return WireGuard(file, folder, resolve)
+            return WireGuardDriver(file, folder, resolve)
         case OpenVpnServer(file, remote, credentials):
-            return OpenVpn(file, remote, credentials, folder, resolve)
+            return OpenVpnDriver(file, remote, credentials, folder, resolve)
 
 
-def programs(exit_: Exit) -> Iterator[str]:
+def programs(exit_: ExitSettings) -> Iterator[str]:
     """What has to be installed."""
     if exit_.kill_switch:
         yield "nft"

@@ -33,23 +33,23 @@ def read_tunnel(given: Mapping[str, Any]) -> TunnelOptions:
     files = given.get("--tunnel")
     if not files:
         if given.get("--tunnel-credentials") is not None:
-            raise BadSetting("--tunnel-credentials without --tunnel", mend="add --tunnel FILE")
+            raise BadSetting("--tunnel-credentials without --tunnel", hint="add --tunnel FILE")
         closed = bool(given.get("--kill-switch"))
         if closed and not (given.get("--tunnel-interface") and endpoints):
             what = "--kill-switch for a tunnel that somebody else brings up needs its interface and where it goes"
-            raise BadSetting(what, mend="add --tunnel-interface NAME and --tunnel-endpoint udp:HOST:PORT")
+            raise BadSetting(what, hint="add --tunnel-interface NAME and --tunnel-endpoint udp:HOST:PORT")
         return TunnelOptions(resolvers=resolvers, kill_switch=closed, endpoints=endpoints)
     if endpoints:
-        raise BadSetting("--tunnel-endpoint with --tunnel", mend="leave it out: the file says where the tunnel goes")
+        raise BadSetting("--tunnel-endpoint with --tunnel", hint="leave it out: the file says where the tunnel goes")
     if given.get("--egress-address") is not None:
         raise BadSetting(
-            "--egress-address with --tunnel", mend="leave it out: traffic leaves from the tunnel's address"
+            "--egress-address with --tunnel", hint="leave it out: traffic leaves from the tunnel's address"
         )
     servers = read_servers(files, given.get("--tunnel-credentials"))
     for server in servers:
         if isinstance(server, WireGuardServer) and not (resolvers or server.file.resolvers):
-            mend = "add --dns ADDRESS of one behind the tunnel"
-            raise BadSetting(f"--tunnel {server.file.name} names no resolver (DNS = …)", mend=mend)
+            hint = "add --dns ADDRESS of one behind the tunnel"
+            raise BadSetting(f"--tunnel {server.file.name} names no resolver (DNS = …)", hint=hint)
     return TunnelOptions(INTERFACE, servers, resolvers, given.get("--kill-switch") is not False)
 
 
@@ -57,7 +57,7 @@ def _resolver(text: str) -> str:
     address = read_address("--dns", text)
     if ip_address(address).is_loopback or ip_address(address).is_unspecified:
         raise BadSetting(
-            f"--dns {text!r} is not behind the tunnel", mend="name the provider's resolver, or a public one"
+            f"--dns {text!r} is not behind the tunnel", hint="name the provider's resolver, or a public one"
         )
     return address
 
@@ -65,5 +65,5 @@ def _resolver(text: str) -> str:
 def _endpoint(text: str) -> tuple[Endpoint, str]:
     protocol, _, place = text.partition(":")
     if protocol not in {"udp", "tcp"}:
-        raise BadSetting(f"--tunnel-endpoint {text!r} names neither udp nor tcp", mend="write udp:HOST:PORT")
+        raise BadSetting(f"--tunnel-endpoint {text!r} names neither udp nor tcp", hint="write udp:HOST:PORT")
     return read_endpoint("--tunnel-endpoint", place), protocol

@@ -25,7 +25,7 @@ import structlog
 from agent.net.commands import run
 from agent.net.route_query import interface_towards
 from agent.vpn.errors import NotEquipped
-from agent.vpn.slots import Lane
+from agent.vpn.slots import InterfaceSlot
 
 log = structlog.get_logger()
 
@@ -44,14 +44,14 @@ _FAR: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class BypassAddresses:
     """IP addresses that are spoken to outside the tunnel."""
 
     provider: frozenset[str] = frozenset()
     control: frozenset[str] = frozenset()
 
 
-async def lay(around: Around, lanes: Sequence[Lane], *, anew: bool = True) -> None:
+async def lay(around: BypassAddresses, lanes: Sequence[InterfaceSlot], *, anew: bool = True) -> None:
     """Set the rules; the lanes' interfaces are there or not. Raises CommandFailed.
 
     Unless `anew`, those that never change are left, so that what goes through a tunnel finds its way all the while.
@@ -69,7 +69,7 @@ async def lay(around: Around, lanes: Sequence[Lane], *, anew: bool = True) -> No
         await _batch(version, lines)
 
 
-def _steady(lanes: Sequence[Lane]) -> Iterator[str]:
+def _steady(lanes: Sequence[InterfaceSlot]) -> Iterator[str]:
     for priority, lane in enumerate(lanes, _FIRST_LANE):
         yield f"rule add pref {priority} oif {lane.interface} lookup {lane.table}"
         yield f"rule add pref {priority} fwmark {lane.mark:#x} lookup {lane.table}"
@@ -77,13 +77,13 @@ def _steady(lanes: Sequence[Lane]) -> Iterator[str]:
     yield f"rule add pref {_ALL} lookup {TABLE}"
 
 
-async def pave(lane: Lane, networks: Iterable[Network]) -> None:
+async def pave(lane: InterfaceSlot, networks: Iterable[Network]) -> None:
     """Have a lane carry what goes to these networks of what is bound to its interface. Raises CommandFailed."""
     _loosen(lane.interface)
     await _lead(lane.interface, lane.table, networks)
 
 
-async def hold(lane: Lane, addresses: Iterable[str]) -> None:
+async def hold(lane: InterfaceSlot, addresses: Iterable[str]) -> None:
     """Have what comes from these addresses of a tunnel go by it, until it is let go. Raises CommandFailed.
 
     A connection that is being made has an address before it has a route: the two would be of different tunnels.
@@ -120,7 +120,7 @@ async def _lead(interface: str, table: int, networks: Iterable[Network]) -> None
         await _batch(version, lines)
 
 
-async def remove(lanes: Sequence[Lane]) -> None:
+async def remove(lanes: Sequence[InterfaceSlot]) -> None:
     """Remove rules and routes; nothing there is fine. Raises CommandFailed."""
     for version in _versions():
         lines = [f"rule del pref {priority}" for priority in await _ours(version)]
@@ -141,7 +141,7 @@ async def remove_interface(name: str) -> None:
         if link.get("ifname") == name:
             if link.get("linkinfo", {}).get("info_kind") not in _KINDS:
                 raise NotEquipped(
-                    f"the interface {name} is there and is no tunnel", mend="name another with --tunnel-interface"
+                    f"the interface {name} is there and is no tunnel", hint="name another with --tunnel-interface"
                 )
             await run("ip", "link", "delete", name)
 

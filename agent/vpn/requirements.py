@@ -24,11 +24,11 @@ def require(programs: Iterable[str]) -> None:
     if not may_administer(_STATUS.read_text()):
         raise NotEquipped(
             "the agent may not change the network (it lacks CAP_NET_ADMIN)",
-            mend="run it as root, or its container with --cap-add NET_ADMIN",
+            hint="run it as root, or its container with --cap-add NET_ADMIN",
         )
     for program in programs:
         if shutil.which(program) is None:
-            raise NotEquipped(f"{program} is not installed", mend=f"install {PACKAGES.get(program, program)}")
+            raise NotEquipped(f"{program} is not installed", hint=f"install {PACKAGES.get(program, program)}")
 
 
 def may_administer(status: str) -> bool:

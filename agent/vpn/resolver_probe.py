@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from agent.net import dns_probe
-from agent.vpn.active_interface import Course
+from agent.vpn.active_interface import ActiveInterface
 
 RESOLVER_PATIENCE: Final = 3
 _RESOLVER_WITHIN_S: Final = 1.0
@@ -18,7 +18,7 @@ class ResolverProbe:
     It also gives a server that died something to leave unanswered.
     """
 
-    def __init__(self, course: Course, every_s: float) -> None:
+    def __init__(self, course: ActiveInterface, every_s: float) -> None:
         self._course = course
         self._every_s = every_s
         self._again_s = 0.0
@@ -37,7 +37,7 @@ class ResolverProbe:
             await dns_probe.ask(
                 resolver, ".", dns_probe.NS, within_s=_RESOLVER_WITHIN_S, interface=self._course.interface
             )
-        except dns_probe.Unanswered:
+        except dns_probe.DnsUnanswered:
             self._turn += 1
             return f"the resolver {resolver} does not answer through the tunnel"
         self._again_s = time.monotonic() + self._every_s

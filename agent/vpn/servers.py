@@ -54,7 +54,7 @@ def read_servers(paths: Sequence[Path], credentials: Path | None) -> tuple[Serve
     known = None if credentials is None else read_credentials("--tunnel-credentials", credentials, colons=True)
     servers = tuple(server for path in paths for server in _servers(path, known))
     if known is not None and not any(isinstance(each, OpenVpnServer) and each.credentials for each in servers):
-        raise BadSetting("--tunnel-credentials: no file of --tunnel asks for them", mend="leave them out")
+        raise BadSetting("--tunnel-credentials: no file of --tunnel asks for them", hint="leave them out")
     return servers
 
 
@@ -63,8 +63,8 @@ def _servers(path: Path, credentials: Credentials | None) -> Iterator[Server]:
     if is_openvpn(path.name, text):
         file = parse_openvpn(text, path.name)
         if file.needs_credentials and credentials is None:
-            mend = "add --tunnel-credentials FILE"
-            raise BadTunnelFile(path.name, "asks for a user name and password", mend=mend)
+            hint = "add --tunnel-credentials FILE"
+            raise BadTunnelFile(path.name, "asks for a user name and password", hint=hint)
         for remote in file.remotes:
             yield OpenVpnServer(file, remote, credentials if file.needs_credentials else None)
     else:
@@ -79,4 +79,4 @@ def is_openvpn(name: str, text: str) -> bool:
         return False
     if _REMOTE.search(text):
         return True
-    raise BadTunnelFile(name, "is neither wg-quick's nor OpenVPN's", mend="name a wg-quick file or an .ovpn file")
+    raise BadTunnelFile(name, "is neither wg-quick's nor OpenVPN's", hint="name a wg-quick file or an .ovpn file")

@@ -12,7 +12,7 @@ _OTHERWISE: Final = "-c"
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class InterfaceSlot:
     """An interface, the routing table of what goes by it alone, and the mark of packets that do.
 
     `suffix` tells its files from the other lane's.
@@ -24,9 +24,9 @@ class Lane:
     suffix: str = ""
 
 
-def lanes_of(interface: str) -> tuple[Lane, Lane]:
+def lanes_of(interface: str) -> tuple[InterfaceSlot, InterfaceSlot]:
     """The lane of `--tunnel-interface`, which is taken first, and the one beside it."""
-    return Lane(interface, 5255, 0x4551), Lane(_second(interface), 5256, 0x4552, _SECOND)
+    return InterfaceSlot(interface, 5255, 0x4551), InterfaceSlot(_second(interface), 5256, 0x4552, _SECOND)
 
 
 def _second(interface: str) -> str:

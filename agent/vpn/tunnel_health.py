@@ -15,10 +15,10 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from agent.config.settings import Exit
-from agent.config.status import Board, State
+from agent.config.settings import ExitSettings
+from agent.config.status import HealthState, StatusBoard
 from agent.egress.parent_proxy import parent_trouble
-from agent.gluetun.client import Gluetun
+from agent.gluetun.client import GluetunClient
 from agent.gluetun.tunnel_state import gluetun_trouble
 from model.endpoint import Endpoint
 
@@ -38,7 +38,7 @@ Probe: TypeAlias = Callable[[], Awaitable[str | None]]
 
 
 @dataclass(slots=True)
-class Check:
+class HealthProbe:
     """A probe and its record: `patience` failures in a row are a failure, one success ends it.
 
     Nothing is taken for good before it was seen to be (docs/architecture.md#fail-closed).
@@ -58,10 +58,10 @@ class Check:
         return self.trouble
 
 
-class TunnelWatch:
+class TunnelMonitor:
     """Keeps the board's tunnel state: up while every check is content."""
 
-    def __init__(self, checks: Sequence[Check], board: Board, period_s: float) -> None:
+    def __init__(self, checks: Sequence[HealthProbe], board: StatusBoard, period_s: float) -> None:
         self._checks = checks
         self._board = board
         self._period_s = period_s
@@ -83,16 +83,16 @@ class TunnelWatch:
                 break
         before = self._board.report
         if trouble is None:
-            self._board.update(tunnel=State.UP, reason="" if self._checks else NOT_WATCHED)
+            self._board.update(tunnel=HealthState.UP, reason="" if self._checks else NOT_WATCHED)
         else:
-            self._board.update(tunnel=State.DOWN, reason=trouble)
+            self._board.update(tunnel=HealthState.DOWN, reason=trouble)
         after = self._board.report
         if (after.tunnel, after.reason) != (before.tunnel, before.reason):
-            tell = log.info if after.tunnel is State.UP else log.warning
+            tell = log.info if after.tunnel is HealthState.UP else log.warning
             tell(f"tunnel.{after.tunnel}", reason=after.reason)
 
 
-def checks_of(exit_: Exit, by: Callable[[], str | None] | None = None) -> list[Check]:
+def checks_of(exit_: ExitSettings, by: Callable[[], str | None] | None = None) -> list[HealthProbe]:
     """What is watched of an exit: its interface, what gluetun says, its parent, and whether a target answers through it.
 
     `by` tells which interface is the tunnel's now, where that changes.
@@ -101,14 +101,14 @@ def checks_of(exit_: Exit, by: Callable[[], str | None] | None = None) -> list[C
     target, parent = exit_.probe, exit_.parent
     interface = by or (lambda: exit_.tunnel_interface)
     if exit_.tunnel_interface is not None:
-        checks.append(Check(lambda: interface_trouble(interface() or "")))
+        checks.append(HealthProbe(lambda: interface_trouble(interface() or "")))
     if exit_.gluetun is not None:
-        gluetun = Gluetun(exit_.gluetun)
-        checks.append(Check(lambda: gluetun_trouble(gluetun), patience=2))
+        gluetun = GluetunClient(exit_.gluetun)
+        checks.append(HealthProbe(lambda: gluetun_trouble(gluetun), patience=2))
     if parent is not None:
-        checks.append(Check(lambda: parent_trouble(parent, target), patience=2))
+        checks.append(HealthProbe(lambda: parent_trouble(parent, target), patience=2))
     elif target is not None:
-        checks.append(Check(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
+        checks.append(HealthProbe(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
     return checks
 
 

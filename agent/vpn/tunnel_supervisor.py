@@ -9,12 +9,12 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from agent.config.status import Board, State, wait
+from agent.config.status import HealthState, StatusBoard, wait
 from agent.net.backoff import Backoff
 from agent.net.commands import CommandFailed
-from agent.vpn.driver import Driver, Line
+from agent.vpn.driver import ActiveTunnel, TunnelDriver
 from agent.vpn.errors import NameUnknown, NotEquipped, TunnelFailed
-from agent.vpn.slots import Lane
+from agent.vpn.slots import InterfaceSlot
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -24,24 +24,24 @@ SWITCH_AFTER: Final = 3
 _STABLE_S: Final = 60.0
 _FAILURES: Final = (TunnelFailed, NameUnknown, NotEquipped, CommandFailed)
 
-OnUp: TypeAlias = Callable[[Line, Lane], Awaitable[None]]
+OnUp: TypeAlias = Callable[[ActiveTunnel, InterfaceSlot], Awaitable[None]]
 """Has clients go by the tunnel that is up on a lane."""
 Wish: TypeAlias = asyncio.Future[str]
 """To take another server; its result is the server that is in use then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class StandbyTunnel:
     """A tunnel that is up beside the one that carries clients, and verified; `taken` is done when it carries them."""
 
     number: int
-    lane: Lane
-    line: Line
+    lane: InterfaceSlot
+    line: ActiveTunnel
     taken: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RetryPace:
     """How often is looked, how soon tried again, and for how long a tunnel may carry nothing. All in seconds."""
 
     look_s: float = 1.0
@@ -56,10 +56,10 @@ class Pace:
     """How often the tunnel's resolvers are asked while they answer."""
 
 
-DEFAULT_PACE: Final = Pace()
+DEFAULT_PACE: Final = RetryPace()
 
 
-class TunnelKeeper:
+class TunnelSupervisor:
     """`drivers` are the servers, in the order in which they are taken. `on_up` is awaited whenever a tunnel is to be used.
 
     Of the two `lanes` it uses one, and the other while it takes another server.
@@ -68,12 +68,17 @@ class TunnelKeeper:
     """
 
     def __init__(
-        self, drivers: Sequence[Driver], lanes: tuple[Lane, Lane], board: Board, on_up: OnUp, pace: Pace = DEFAULT_PACE
+        self,
+        drivers: Sequence[TunnelDriver],
+        lanes: tuple[InterfaceSlot, InterfaceSlot],
+        board: StatusBoard,
+        on_up: OnUp,
+        pace: RetryPace = DEFAULT_PACE,
     ) -> None:
         self._drivers = drivers
         self._lanes = lanes
         self._lane = lanes[0]
-        self._line: Line | None = None
+        self._line: ActiveTunnel | None = None
         """What carries clients."""
         self._board = board
         self._on_up = on_up
@@ -84,7 +89,7 @@ class TunnelKeeper:
         self._slow = Backoff(pace.slow_base_s, pace.slow_limit_s)
         self._trouble: str | None = "the tunnel is being brought up"
         self._wish: Wish | None = None
-        self._candidate: Candidate | None = None
+        self._candidate: StandbyTunnel | None = None
         self._tried: int | None = None
         """Which server is tried beside the present one, or was last and did not do."""
         self._woken = asyncio.Event()
@@ -127,14 +132,14 @@ class TunnelKeeper:
         async with self._one_wish:
             number = self._next_beside()
             if number is None:
-                raise TunnelFailed("there is no other server", mend="name another with --tunnel")
+                raise TunnelFailed("there is no other server", hint="name another with --tunnel")
             self._tried = number
             driver, lane = self._drivers[number], self._lanes[self._lane == self._lanes[0]]
             try:
                 await driver.down()
                 line = await driver.up(lane)
                 await verify(line, lane)
-                await self._offer(Candidate(number, lane, line, asyncio.get_running_loop().create_future()))
+                await self._offer(StandbyTunnel(number, lane, line, asyncio.get_running_loop().create_future()))
                 self._tried = None
                 log.info("tunnel.taken", server=line.server, interface=lane.interface)
                 await clear()
@@ -143,7 +148,7 @@ class TunnelKeeper:
                     await _take_down(left)
             return line.server
 
-    async def _offer(self, candidate: Candidate) -> None:
+    async def _offer(self, candidate: StandbyTunnel) -> None:
         """Have `run` take it. Raises what keeps it from being used."""
         self._candidate = candidate
         self._woken.set()
@@ -197,7 +202,7 @@ class TunnelKeeper:
             self._slow.reset()
         return 0.0 if self._wished() else self._backoff.next_s()
 
-    async def _up(self) -> Line:
+    async def _up(self) -> ActiveTunnel:
         driver = self._drivers[self._current]
         await driver.down()  # what a killed agent left
         line = await driver.up(self._lane)
@@ -264,7 +269,7 @@ class TunnelKeeper:
                     useful_s = loop.time()
                 continue
             trouble = await self._drivers[self._current].look()
-            if self._board.report.tunnel is State.UP:
+            if self._board.report.tunnel is HealthState.UP:
                 useful_s = loop.time()
             elif trouble is None and loop.time() - useful_s >= self._pace.useless_s:
                 trouble = self._board.report.reason
@@ -285,7 +290,7 @@ class TunnelKeeper:
         if trouble != self._trouble:
             log.warning("tunnel.trouble", server=self.server, reason=trouble)
         self._trouble = trouble
-        self._board.update(tunnel=State.DOWN, reason=trouble)
+        self._board.update(tunnel=HealthState.DOWN, reason=trouble)
 
 
 def _fulfil(wish: Wish | None, server: str) -> None:
@@ -293,7 +298,7 @@ def _fulfil(wish: Wish | None, server: str) -> None:
         wish.set_result(server)
 
 
-async def _take_down(driver: Driver) -> None:
+async def _take_down(driver: TunnelDriver) -> None:
     try:
         await driver.down()
     except _FAILURES as failure:

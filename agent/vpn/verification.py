@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-from agent.config.settings import Exit
+from agent.config.settings import ExitSettings
 from agent.config.status import Observation
 from agent.net import dns_probe
 from agent.vpn.errors import TunnelFailed
@@ -19,11 +19,11 @@ _AGAIN_S: Final = 0.5
 _RESOLVER_WITHIN_S: Final = 1.0
 _STAYS: Final = "the old server stays; see that the files of --tunnel are of servers in the pool's country"
 
-Look = Callable[[Exit], Awaitable[Observation]]
+Look = Callable[[ExitSettings], Awaitable[Observation]]
 """Where an exit comes out whose `tunnel_interface` and `resolvers` are the new tunnel's."""
 
 
-async def verify(exit_: Exit, country: str | None, look: Look | None) -> Observation | None:
+async def verify(exit_: ExitSettings, country: str | None, look: Look | None) -> Observation | None:
     """What was seen through the tunnel, None where nobody looks; `country` is the only one that will do. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + WITHIN_S
@@ -36,18 +36,18 @@ async def verify(exit_: Exit, country: str | None, look: Look | None) -> Observa
         if trouble is None:
             return seen
         if loop.time() + _AGAIN_S >= deadline_s:
-            raise TunnelFailed(f"it is not verified after {WITHIN_S:g} s: {trouble}", mend="the old server stays")
+            raise TunnelFailed(f"it is not verified after {WITHIN_S:g} s: {trouble}", hint="the old server stays")
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _mute(exit_: Exit) -> str | None:
+async def _mute(exit_: ExitSettings) -> str | None:
     """What does not answer through the tunnel."""
     for resolver in exit_.resolvers:
         try:
             await dns_probe.ask(
                 resolver, ".", dns_probe.NS, within_s=_RESOLVER_WITHIN_S, interface=exit_.tunnel_interface
             )
-        except dns_probe.Unanswered:
+        except dns_probe.DnsUnanswered:
             continue
         break
     else:
@@ -58,13 +58,13 @@ async def _mute(exit_: Exit) -> str | None:
 def _judge(seen: Observation, country: str | None) -> None:
     """Raises TunnelFailed for what no further look would change."""
     if seen.leak:
-        raise TunnelFailed(f"it leaks: {seen.leak}", mend="the old server stays")
+        raise TunnelFailed(f"it leaks: {seen.leak}", hint="the old server stays")
     if country is not None and seen.country not in {None, country}:
         raise TunnelFailed(
-            f"its address {seen.address} is in {seen.country}, and its pool is for {country}", mend=_STAYS
+            f"its address {seen.address} is in {seen.country}, and its pool is for {country}", hint=_STAYS
         )
 
 
-def with_tunnel(exit_: Exit, interface: str, resolvers: tuple[str, ...]) -> Exit:
+def with_tunnel(exit_: ExitSettings, interface: str, resolvers: tuple[str, ...]) -> ExitSettings:
     """The exit as it would be by another tunnel."""
     return replace(exit_, tunnel_interface=interface, resolvers=resolvers)

@@ -20,7 +20,7 @@ class FieldError:
 
     field: str
     message: str
-    mend: str
+    hint: str
     value: object = None
 
 

@@ -1,4 +1,4 @@
-"""The types of fields that more than one schema has, each with a refusal that says the mend."""
+"""The types of fields that more than one schema has, each with a refusal that says the hint."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ALIASES = {"uk": "gb"}
 """Codes that ISO 3166 reserves for a country which has another."""
 
 
-class Wish(BaseModel):
+class RequestModel(BaseModel):
     """What a client sends: exactly the declared fields, each of its own type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class View(BaseModel):
+class ResponseModel(BaseModel):
     """What the API shows."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -65,14 +65,14 @@ def as_reference(text: str) -> str | None:
 
 
 def _check_name(value: str) -> str:
-    mend = "use 1 to 63 lower-case letters, digits and inner hyphens"
+    hint = "use 1 to 63 lower-case letters, digits and inner hyphens"
     if not _NAME.fullmatch(value):
-        raise bad_value("bad_name", "this is not a name", mend)
+        raise bad_value("bad_name", "this is not a name", hint)
     try:
         UUID(value)
     except ValueError:
         return value
-    raise bad_value("bad_name", "a name must not look like an id", mend + ", and not 32 hexadecimal digits")
+    raise bad_value("bad_name", "a name must not look like an id", hint + ", and not 32 hexadecimal digits")
 
 
 def _check_reference(value: str) -> str:
@@ -94,8 +94,8 @@ def _check_country(value: str) -> str:
     code = value.lower()
     code = _ALIASES.get(code, code)
     if code not in _country_codes():
-        mend = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
-        raise bad_value("bad_country", "this is not a country code of ISO 3166-1", mend)
+        hint = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
+        raise bad_value("bad_country", "this is not a country code of ISO 3166-1", hint)
     return code
 
 
@@ -104,8 +104,8 @@ def _parse_ip(value: str) -> IPv4Address | IPv6Address:
         # a zone has a meaning on one host only
         return ip_address(value if "%" not in value else "")
     except ValueError as error:
-        mend = "send an IPv4 or IPv6 address without a port or a zone"
-        raise bad_value("bad_address", "this is not an IP address", mend) from error
+        hint = "send an IPv4 or IPv6 address without a port or a zone"
+        raise bad_value("bad_address", "this is not an IP address", hint) from error
 
 
 def _check_ip(value: str) -> str:
@@ -136,8 +136,8 @@ def _check_host(value: str) -> str:
     except ValueError:
         return _check_host_name(value)
     if "%" in value or address.is_unspecified or address.is_multicast:
-        mend = "send a unicast IP address without a zone, or a host name"
-        raise bad_value("bad_host", "gateways cannot dial this address", mend)
+        hint = "send a unicast IP address without a zone, or a host name"
+        raise bad_value("bad_host", "gateways cannot dial this address", hint)
     return str(address)
 
 
@@ -145,8 +145,8 @@ def _check_host_name(value: str) -> str:
     labels = value.lower().split(".")
     # RFC 1123, section 2.1: a name whose last label is numeric would be taken for an address
     if len(value) > _HOST_NAME_MAX or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
-        mend = "send an IP address or a host name such as exit-1.example.net (other alphabets as xn--)"
-        raise bad_value("bad_host", "this is neither an IP address nor a host name", mend)
+        hint = "send an IP address or a host name such as exit-1.example.net (other alphabets as xn--)"
+        raise bad_value("bad_host", "this is neither an IP address nor a host name", hint)
     return value.lower()
 
 
@@ -154,8 +154,8 @@ def _check_locality(value: str) -> str:
     try:
         return str(Place.parse(value))
     except ValueError as error:
-        mend = "send a region, or region/zone, each of 1 to 63 lower-case letters, digits and hyphens"
-        raise bad_value("bad_locality", "this is not a locality", mend) from error
+        hint = "send a region, or region/zone, each of 1 to 63 lower-case letters, digits and hyphens"
+        raise bad_value("bad_locality", "this is not a locality", hint) from error
 
 
 def _check_city(value: str) -> str:
@@ -168,8 +168,8 @@ def _check_city(value: str) -> str:
 
 def _check_user_name(value: str) -> str:
     if not _USER_NAME.fullmatch(value):
-        mend = "use 1 to 63 lower-case letters, digits, _ and . (a - separates the wishes that follow a name)"
-        raise bad_value("bad_user_name", "this is not a user's name", mend)
+        hint = "use 1 to 63 lower-case letters, digits, _ and . (a - separates the wishes that follow a name)"
+        raise bad_value("bad_user_name", "this is not a user's name", hint)
     return value
 
 
@@ -189,8 +189,8 @@ def _check_network(value: str) -> str:
     try:
         return str(ip_network(value if "%" not in value else "", strict=True))
     except ValueError as error:
-        mend = "send CIDR whose host bits are zero, for example 192.0.2.0/24 or 2001:db8::/32"
-        raise bad_value("bad_network", "this is not a network", mend) from error
+        hint = "send CIDR whose host bits are zero, for example 192.0.2.0/24 or 2001:db8::/32"
+        raise bad_value("bad_network", "this is not a network", hint) from error
 
 
 def _check_ports(value: str) -> str:

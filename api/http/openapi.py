@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.routing import BaseRoute
 
 from api.http.field_errors import Scalar
-from api.http.field_types import View
+from api.http.field_types import ResponseModel
 from api.http.paths import PROXIES_HEADER, REVISION_HEADER
 from api.http.problems import MEDIA_TYPE
 from api.http.public_routes import is_open
@@ -36,22 +36,22 @@ _FRAMEWORK_SCHEMAS = ("HTTPValidationError", "ValidationError")
 """The framework's own form of refusals, which is never sent."""
 
 
-class FieldErrorView(View):
+class FieldErrorView(ResponseModel):
     field: str = Field(description="A JSON pointer into the body, `?name` of the query or `{name}` of the path.")
     value: Scalar = Field(description="What was refused, shortened; never a secret.")
     message: str
-    mend: str
+    hint: str
 
 
-class ProblemView(View):
-    """RFC 9457, with a stable `code` and the mend."""
+class ProblemView(ResponseModel):
+    """RFC 9457, with a stable `code` and the hint."""
 
     type: str
     title: str
     status: int
     detail: str
     code: str
-    mend: str
+    hint: str
     errors: list[FieldErrorView]
 
 

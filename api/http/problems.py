@@ -1,4 +1,4 @@
-"""What the API says when it refuses: `application/problem+json` (RFC 9457) that names the field, the value and the mend."""
+"""What the API says when it refuses: `application/problem+json` (RFC 9457) that names the field, the value and the hint."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ class Problem(HTTPException):
         code: str,
         message: str,
         *,
-        mend: str = "",
+        hint: str = "",
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.code = code
         self.message = message
-        self.mend = mend or (errors[0].mend if errors else "")
+        self.hint = hint or (errors[0].hint if errors else "")
         self.errors = tuple(errors)
 
 
 def not_found(kind: str, ref: str) -> Problem:
     """404 for a path that names a thing that is not there."""
-    mend = f"GET /api/v1/{PLURALS.get(kind, kind + 's')} lists those there are"
+    hint = f"GET /api/v1/{PLURALS.get(kind, kind + 's')} lists those there are"
     message = f"there is no such {kind}"
     return Problem(
-        404, f"unknown_{kind}", message, mend=mend, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)]
+        404, f"unknown_{kind}", message, hint=hint, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)]
     )
 
 
@@ -61,14 +61,14 @@ def unknown(kind: str, field: str, value: str, message: str = "") -> Problem:
     return Problem(422, f"unknown_{kind}", message, errors=[error])
 
 
-def duplicate(field: str, value: str, message: str, mend: str = "choose another") -> Problem:
+def duplicate(field: str, value: str, message: str, hint: str = "choose another") -> Problem:
     """409 for a value that something else has already."""
-    return Problem(409, DUPLICATE, message, errors=[FieldError(field, message, mend, value)])
+    return Problem(409, DUPLICATE, message, errors=[FieldError(field, message, hint, value)])
 
 
-def in_use(kind: str, ref: str, message: str, mend: str) -> Problem:
+def in_use(kind: str, ref: str, message: str, hint: str) -> Problem:
     """409 for removing what others refer to."""
-    return Problem(409, "in_use", message, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)])
+    return Problem(409, "in_use", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
 
 
 @contextmanager
@@ -94,9 +94,9 @@ def respond(problem: Problem) -> Response:
         "status": problem.status_code,
         "detail": problem.message,
         "code": problem.code,
-        "mend": problem.mend,
+        "hint": problem.hint,
         "errors": [
-            {"field": error.field, "value": shown(error.value), "message": error.message, "mend": error.mend}
+            {"field": error.field, "value": shown(error.value), "message": error.message, "hint": error.hint}
             for error in problem.errors
         ],
     }
@@ -109,7 +109,7 @@ def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """422 for what pydantic found; `errors` as it lists them, with `loc` beginning with where the value stood."""
     listed = field_errors(errors)
     first = listed[0]
-    return Problem(422, "invalid", f"{first.field or 'the body'}: {first.message}", mend=first.mend, errors=listed)
+    return Problem(422, "invalid", f"{first.field or 'the body'}: {first.message}", hint=first.hint, errors=listed)
 
 
 _PLAIN = {
@@ -120,8 +120,8 @@ _PLAIN = {
 
 def _of_framework(error: StarletteHTTPException) -> Problem:
     fallback = ("refused", str(error.detail), "see /docs")
-    code, message, mend = _PLAIN.get(error.status_code, fallback)
-    return Problem(error.status_code, code, message, mend=mend, headers=error.headers)
+    code, message, hint = _PLAIN.get(error.status_code, fallback)
+    return Problem(error.status_code, code, message, hint=hint, headers=error.headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -135,7 +135,7 @@ def _methods(request: Request) -> list[str]:
 def of_outage(error: DatabaseUnreachable) -> Problem:
     """503: PostgreSQL is away, a named mode that ends by itself."""
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return Problem(503, error.code, error.message, mend=error.mend, headers=headers)
+    return Problem(503, error.code, error.message, hint=error.hint, headers=headers)
 
 
 def install(app: FastAPI) -> None:

@@ -52,7 +52,7 @@ class JsonRequest(Request):
         parsed["content-type"] = given
         if parsed.get_content_type() != "application/json" or parsed.get_content_charset("utf-8") != "utf-8":
             message = f"the body's content type is {given[:100] or 'not given'!r}"
-            raise Problem(415, "not_json_type", message, mend="send Content-Type: application/json")
+            raise Problem(415, "not_json_type", message, hint="send Content-Type: application/json")
 
     async def _read(self) -> bytes:
         declared = self.headers.get("content-length", "")
@@ -89,14 +89,14 @@ class LongJsonRoute(JsonRoute):
 
 
 def _not_json(reason: str) -> Problem:
-    return Problem(400, "not_json", f"the body is not JSON: {reason}", mend="send one JSON object in UTF-8")
+    return Problem(400, "not_json", f"the body is not JSON: {reason}", hint="send one JSON object in UTF-8")
 
 
 def _too_large(max_bytes: int) -> Problem:
     # what was not read stays in the connection, which therefore cannot carry another request
     headers = {"Connection": "close"}
     message = f"the body is over {max_bytes} bytes"
-    return Problem(413, "too_large", message, mend="send less in one request", headers=headers)
+    return Problem(413, "too_large", message, hint="send less in one request", headers=headers)
 
 
 def _refuse_constant(name: str) -> NoReturn:

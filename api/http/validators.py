@@ -31,9 +31,9 @@ _MENDS = {
 _MESSAGES = {"missing": "this is required", "extra_forbidden": "there is no such field"}
 
 
-def bad_value(code: str, message: str, mend: str) -> PydanticCustomError:
+def bad_value(code: str, message: str, hint: str) -> PydanticCustomError:
     """What a schema's validators raise."""
-    return PydanticCustomError(code, "{message}", {"message": message, "mend": mend})
+    return PydanticCustomError(code, "{message}", {"message": message, "hint": hint})
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
@@ -43,12 +43,12 @@ def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
     kind, context, location = error["type"], error.get("ctx") or {}, error["loc"]
-    template = context.get("mend") or _MENDS.get(kind, "see /docs for what it takes")
+    template = context.get("hint") or _MENDS.get(kind, "see /docs for what it takes")
     hidden = kind == "missing" or not _SECRET_FIELDS.isdisjoint(map(str, location))
     return FieldError(
         field=_pointer(location),
         message=_MESSAGES.get(kind, error["msg"]),
-        mend=template if "mend" in context else template.format_map(context),
+        hint=template if "hint" in context else template.format_map(context),
         value=None if hidden else error["input"],
     )
 

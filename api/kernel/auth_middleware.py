@@ -28,7 +28,7 @@ _OF_ONESELF: Final = "auth"
 """What is below /api/v1/auth is about the caller alone; whoever authenticated may."""
 
 
-class Guard:
+class AuthMiddleware:
     """Lets in whoever may do what a request is for, by its path and method."""
 
     def __init__(self, app: ASGIApp, *, context: ApiContext) -> None:
@@ -70,7 +70,7 @@ class Guard:
             log.exception("api.failed", method=scope["method"], path=scope["path"])
             if started:
                 raise
-            problem = Problem(500, "internal", "the control plane failed at this request", mend="see its log")
+            problem = Problem(500, "internal", "the control plane failed at this request", hint="see its log")
             await respond(problem)(scope, receive, send)
 
 

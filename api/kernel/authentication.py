@@ -13,7 +13,7 @@ from api.kernel.roles import OperatorRole
 from api.runtime.tokens import KEY_PREFIX, BadToken, TokenExpired, digest_of
 from model.database import DatabaseUnreachable
 from model.repositories import operators
-from model.repositories.operators import KeyStanding, Standing
+from model.repositories.operators import ApiKeyRights, OperatorRights
 
 _BEARER: Final = re.compile(r"bearer +(?P<token>[\x21-\x7e]{1,4096}) *", re.IGNORECASE)
 _LOG_IN: Final = "log in (POST /api/v1/auth/login, `exitplane login`), or send an API key, as Authorization: Bearer"
@@ -32,10 +32,10 @@ async def identify(context: ApiContext, authorization: str | None) -> Caller:
 
 async def _nobody(context: ApiContext) -> Problem:
     try:
-        mend = _LOG_IN if await context.auth.has_operators(context.database) else _INIT
+        hint = _LOG_IN if await context.auth.has_operators(context.database) else _INIT
     except DatabaseUnreachable:
-        mend = _LOG_IN
-    return unauthenticated("not_authenticated", "this is for operators, and the request says of none", mend)
+        hint = _LOG_IN
+    return unauthenticated("not_authenticated", "this is for operators, and the request says of none", hint)
 
 
 async def _by_token(context: ApiContext, token: str) -> Caller:
@@ -46,8 +46,8 @@ async def _by_token(context: ApiContext, token: str) -> Caller:
     except BadToken as error:
         raise _refused("bad_token", "this is no access token of this control plane", _LOG_IN) from error
     except TokenExpired as error:
-        mend = "get a new one with the refresh token: POST /api/v1/auth/refresh"
-        raise _refused("token_expired", "the access token has expired", mend) from error
+        hint = "get a new one with the refresh token: POST /api/v1/auth/refresh"
+        raise _refused("token_expired", "the access token has expired", hint) from error
     standing = await operators.standing_in_session(context.database, access.session_id, access.operator_id, now)
     if standing is None:
         raise _refused("session_ended", "the session of this access token has ended", "log in again")
@@ -65,7 +65,7 @@ async def _by_key(context: ApiContext, key: str) -> Caller:
     return _of_key(standing)
 
 
-def _of_key(standing: KeyStanding) -> Caller:
+def _of_key(standing: ApiKeyRights) -> Caller:
     """Both must allow it: the key, and its owner as they stand now."""
     role, fleets = _rights(standing.owner)
     if standing.fleets is not None:
@@ -80,11 +80,11 @@ def _of_key(standing: KeyStanding) -> Caller:
     )
 
 
-def _rights(standing: Standing) -> tuple[OperatorRole, frozenset[UUID] | None]:
+def _rights(standing: OperatorRights) -> tuple[OperatorRole, frozenset[UUID] | None]:
     if standing.disabled:
         raise _refused("operator_disabled", "this operator is disabled", "ask an admin")
     return OperatorRole(standing.role), standing.fleets
 
 
-def _refused(code: str, message: str, mend: str) -> Problem:
-    return unauthenticated(code, message, mend, error=_INVALID)
+def _refused(code: str, message: str, hint: str) -> Problem:
+    return unauthenticated(code, message, hint, error=_INVALID)

@@ -59,17 +59,17 @@ class Caller:
         """Why the caller may not read a collection (or write to it); None: they may."""
         scope = f"{collection}:{'write' if write else 'read'}"
         if self.scopes is not None and scope not in self.scopes:
-            return Problem(403, "out_of_scope", f"the API key has no scope {scope}", mend="use a key that has it")
+            return Problem(403, "out_of_scope", f"the API key has no scope {scope}", hint="use a key that has it")
         if collection in _OF_ADMINS and not self.is_global_admin:
-            return Problem(403, "not_allowed", f"only admins of all fleets see {collection}", mend="ask an admin")
+            return Problem(403, "not_allowed", f"only admins of all fleets see {collection}", hint="ask an admin")
         if write and collection not in _OF_EVERYBODY and self.role is OperatorRole.VIEWER:
-            return Problem(403, "not_allowed", "a viewer changes nothing", mend="ask an admin for the role operator")
+            return Problem(403, "not_allowed", "a viewer changes nothing", hint="ask an admin for the role operator")
         return None
 
     def demand_all_fleets(self, what: str) -> None:
         """Raises Problem (403) when the caller is for some fleets only."""
         if self.fleets is not None:
-            raise Problem(403, "not_allowed", f"{what} takes an operator of all fleets", mend="ask an admin")
+            raise Problem(403, "not_allowed", f"{what} takes an operator of all fleets", hint="ask an admin")
 
 
 def lesser(one: OperatorRole, other: OperatorRole) -> OperatorRole:
@@ -85,13 +85,13 @@ async def authenticate(request: Request) -> Caller:
     return caller
 
 
-def unauthenticated(code: str, message: str, mend: str, *, error: str | None = None) -> Problem:
+def unauthenticated(code: str, message: str, hint: str, *, error: str | None = None) -> Problem:
     """401, with the challenge that RFC 6750 (section 3) asks for; `error` is its word for a credential that is no good."""
     challenge = 'Bearer realm="exitplane"' + (f', error="{error}"' if error else "")
-    return Problem(401, code, message, mend=mend, headers={"WWW-Authenticate": challenge})
+    return Problem(401, code, message, hint=hint, headers={"WWW-Authenticate": challenge})
 
 
-class Permit:
+class Permission:
     """A dependency that gives the caller if they may read a collection, or write to it."""
 
     def __init__(self, collection: str, *, write: bool = False) -> None:
@@ -110,7 +110,7 @@ Authenticated = Annotated[Caller, Depends(authenticate)]
 
 async def _logged_in(caller: Authenticated) -> Caller:
     if caller.session_id is None:
-        raise Problem(403, "needs_login", "an API key cannot do this", mend="log in: POST /api/v1/auth/login")
+        raise Problem(403, "needs_login", "an API key cannot do this", hint="log in: POST /api/v1/auth/login")
     return caller
 
 

@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.runtime.auth_state import Auth
-from api.runtime.certificate_cache import Credentials
+from api.runtime.auth_state import AuthState
+from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
-from api.runtime.pending_orders import OrderBook
-from model.authority import Authority
+from api.runtime.pending_orders import PendingOrders
+from model.authority import CertificateAuthority
 from model.database import Database
 from model.repositories import worlds
 from model.world import World
@@ -25,7 +25,7 @@ def _always() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReadContext:
     """A look at what is stored: the session, and since when a proxy must have been heard of to count as connected."""
 
     session: AsyncSession
@@ -42,24 +42,24 @@ class ApiContext:
     """
 
     database: Database
-    authority: Authority
+    authority: CertificateAuthority
     clock: Callable[[], datetime]
     sink: HeartbeatSink
-    credentials: Credentials
-    orders: OrderBook
+    credentials: CertificateCache
+    orders: PendingOrders
     xds_address: str | None
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
-    auth: Auth = field(default_factory=Auth)
+    auth: AuthState = field(default_factory=AuthState)
     readiness: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
     started: Callable[[], bool] = _always
     _worlds: list[World] = field(default_factory=lambda: [World()])
     """The newest World that was read, so that the next one costs only what changed since."""
 
-    def look(self, session: AsyncSession) -> Look:
+    def look(self, session: AsyncSession) -> ReadContext:
         """A look at what is stored, now."""
-        return Look(session, self.clock() - self.silence_timeout)
+        return ReadContext(session, self.clock() - self.silence_timeout)
 
     async def world(self) -> World:
         """The World as it is committed now."""

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.http.field_types import View
+from api.http.field_types import ResponseModel
 
 
-class ResourceDifference(View):
+class ResourceDifference(ResponseModel):
     type_url: str
     name: str
     change: Literal["added", "changed", "removed"]
@@ -18,21 +18,21 @@ class ResourceDifference(View):
     after: dict[str, Any] | None
 
 
-class Difference(View):
+class ProxyDifference(ResponseModel):
     """What would change for some proxies, all in the same way."""
 
     proxies: list[UUID]
     resources: list[ResourceDifference]
 
 
-class Differences(View):
+class DryRunDiff(ResponseModel):
     changed: list[str] = Field(description="What of the declared state would change: `pool ID created`.")
-    configuration: list[Difference]
+    configuration: list[ProxyDifference]
 
 
-class DryRunOut(View):
+class DryRunOut(ResponseModel):
     """What a write would have answered, and what it would have changed. Nothing was done."""
 
     status: int
     body: Any
-    differences: Differences
+    differences: DryRunDiff

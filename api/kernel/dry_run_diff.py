@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
-from api.kernel.dry_run import Difference, Differences, ResourceDifference
+from api.kernel.dry_run import DryRunDiff, ProxyDifference, ResourceDifference
 from model.repositories import worlds
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import Change, World
 from xds.snapshot.order import ADDITIONS
 from xds.translate import names
@@ -22,16 +22,16 @@ _CONTENTS_MAX: Final = 50
 _ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
 
 
-async def compare(unit: Unit, world: World) -> Differences:
+async def compare(unit: UnitOfWork, world: World) -> DryRunDiff:
     """What the unit, as far as it got, would change in a World."""
     touched = list(unit.touched)
     changes = await worlds.read_touched(unit.session, touched)
     later = world.changed(world.revision + 1, changes)
     shown = (f"{kind} {key} {unit.touched[kind, key].action or 'changed'}" for kind, key in touched)
-    return Differences(changed=list(shown), configuration=_configuration(changes, world, later))
+    return DryRunDiff(changed=list(shown), configuration=_configuration(changes, world, later))
 
 
-def _configuration(changes: Iterable[Change], old: World, new: World) -> list[Difference]:
+def _configuration(changes: Iterable[Change], old: World, new: World) -> list[ProxyDifference]:
     changes = list(changes)
     keys = {key for change in changes for key in scope_keys(change, old, new)}
     proxies: dict[Scope, set[UUID]] = defaultdict(set)
@@ -43,7 +43,7 @@ def _configuration(changes: Iterable[Change], old: World, new: World) -> list[Di
     found = [(scope, _resources(scope, changes, old, new)) for scope in sorted(proxies, key=lambda scope: scope.key)]
     contents = iter(range(_CONTENTS_MAX))
     return [
-        Difference(
+        ProxyDifference(
             proxies=sorted(proxies[scope]),
             resources=[
                 _show(resource, before, after, with_content=next(contents, None) is not None)

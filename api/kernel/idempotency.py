@@ -26,7 +26,7 @@ _FIELD: Final = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True)
-class Keyed:
+class IdempotentRequest:
     """A request under a key: the same key with another request is a mistake."""
 
     key: str
@@ -49,11 +49,11 @@ class Keyed:
         self, session: AsyncSession, caller: Caller, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
         """Keep what is answered."""
-        answer = idempotency.Kept(self.digest, status, headers, body.decode())
+        answer = idempotency.StoredReply(self.digest, status, headers, body.decode())
         await idempotency.keep(session, caller.operator_id, self.key, answer)
 
 
-async def read_key(request: JsonRequest, key: str | None) -> Keyed | None:
+async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest | None:
     """The key of a request, with a digest of what it asks. Raises Problem (422) for one that is no key."""
     if key is None:
         return None
@@ -63,4 +63,4 @@ async def read_key(request: JsonRequest, key: str | None) -> Keyed | None:
             422, "bad_key", message, errors=[FieldError(_FIELD, message, "send 1 to 255 printable ASCII", key)]
         )
     asked = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
-    return Keyed(key, hashlib.sha256(asked + b"\0" + await request.content()).hexdigest())
+    return IdempotentRequest(key, hashlib.sha256(asked + b"\0" + await request.content()).hexdigest())

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from api.http.field_errors import FieldError
 from api.http.problems import Problem
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from model.repositories import declared, rollout
-from model.repositories.declared import Offer
+from model.repositories.declared import PoolOffer
 
 
 @asynccontextmanager
-async def no_silent_shrink(work: Work, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
+async def no_silent_shrink(work: WriteContext, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
     """Compare what fleets offer before the block and after it. Raises Problem (409) when one shrank without approval.
 
     What is approved is written down too, so that the replicas of the xDS server let it through. Within a block another one
@@ -31,13 +31,13 @@ async def no_silent_shrink(work: Work, fleet_ids: Iterable[UUID]) -> AsyncIterat
         await _check(work, fleet_id, offer, await declared.offer_of(work.session, fleet_id))
 
 
-async def no_silent_loss(work: Work, fleet_id: UUID, exits: int) -> None:
+async def no_silent_loss(work: WriteContext, fleet_id: UUID, exits: int) -> None:
     """The same for healthy exits of a fleet that are to stop later. Raises Problem (409) without approval."""
     before = await declared.offer_of(work.session, fleet_id)
-    await _check(work, fleet_id, before, Offer(before.pools, before.exits - exits))
+    await _check(work, fleet_id, before, PoolOffer(before.pools, before.exits - exits))
 
 
-async def _check(work: Work, fleet_id: UUID, before: Offer, after: Offer) -> None:
+async def _check(work: WriteContext, fleet_id: UUID, before: PoolOffer, after: PoolOffer) -> None:
     for what, were, are in (("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)):
         if are * 2 >= were:
             continue

@@ -17,15 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.http.paths import BASE_PATH, PROXIES_HEADER, REVISION_HEADER
 from api.http.request_body import JsonRequest
-from api.kernel.caller import Authenticated, Caller, Permit
-from api.kernel.context import ApiContext, Context, Look
+from api.kernel.caller import Authenticated, Caller, Permission
+from api.kernel.context import ApiContext, Context, ReadContext
 from api.kernel.dry_run import DryRunOut
 from api.kernel.dry_run_diff import compare
-from api.kernel.idempotency import Keyed, read_key
+from api.kernel.idempotency import IdempotentRequest, read_key
 from model.audit_log import Actor
 from model.repositories import sync, worlds
-from model.repositories.sync import Tally
-from model.unit_of_work import Unit
+from model.repositories.sync import AckCount
+from model.unit_of_work import UnitOfWork
 from model.unit_of_work import write as begin
 
 LONGEST_WAIT_S = 30.0
@@ -46,7 +46,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WriteReply:
     """What a write replies: a status, maybe a body, and headers."""
 
     status: int
@@ -58,12 +58,12 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Work:
+class WriteContext:
     """What is done within one write: the unit, for whom, and when."""
 
-    unit: Unit
+    unit: UnitOfWork
     caller: Caller
-    look: Look
+    look: ReadContext
     now: datetime
     approve: str | None = None
     """`shrink`: yes, although it leaves less than half of a fleet."""
@@ -97,7 +97,7 @@ class Write:
     actor: Actor = field(default_factory=Actor)
 
     @asynccontextmanager
-    async def unit(self) -> AsyncIterator[Unit]:
+    async def unit(self) -> AsyncIterator[UnitOfWork]:
         """A unit that is committed when the block ends well; the reply then says its revision.
 
         A block that touched nothing makes no revision: the reply says the one that holds.
@@ -110,7 +110,7 @@ class Write:
         """Say where the created thing is, below the base path."""
         self.response.headers["Location"] = f"{BASE_PATH}/{path}"
 
-    async def outcome(self, unit: Unit) -> dict[str, str]:
+    async def outcome(self, unit: UnitOfWork) -> dict[str, str]:
         """The headers that tell what became of a committed unit."""
         revision = unit.revision
         if revision is None:
@@ -124,7 +124,7 @@ class Write:
             )
         return headers
 
-    async def _wait(self, revision: int, wait_s: float) -> Tally:
+    async def _wait(self, revision: int, wait_s: float) -> AckCount:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
@@ -141,7 +141,7 @@ class OperatorWrite:
 
     write: Write
     caller: Caller
-    keyed: Keyed | None
+    keyed: IdempotentRequest | None
     """The Idempotency-Key and what was asked under it."""
     dry_run: bool
     approve: str | None
@@ -150,13 +150,13 @@ class OperatorWrite:
     def context(self) -> ApiContext:
         return self.write.context
 
-    async def run(self, do: Callable[[Work], Awaitable[Answer]]) -> Response:
+    async def run(self, do: Callable[[WriteContext], Awaitable[WriteReply]]) -> Response:
         """Do it in one transaction and reply; in a dry run, tell what would have been and leave nothing.
 
         Under an Idempotency-Key the answer is kept with what was done, and given again to whoever repeats it.
         """
         context, write = self.context, self.write
-        work: Work | None = None
+        work: WriteContext | None = None
         tried: DryRunOut | None = None
         try:
             async with begin(context.database, traceparent=write.traceparent, actor=self.caller.actor) as unit:
@@ -164,7 +164,7 @@ class OperatorWrite:
                     kept = await self.keyed.recall(unit.session, self.caller)
                     if kept is not None:
                         return kept
-                work = Work(unit, self.caller, context.look(unit.session), context.clock(), self.approve)
+                work = WriteContext(unit, self.caller, context.look(unit.session), context.clock(), self.approve)
                 answer = await do(work)
                 if self.dry_run:
                     tried = await self._tell(unit, answer)
@@ -183,7 +183,7 @@ class OperatorWrite:
             context.sink.forget(proxy_id)
         return _response(answer.status, answer.content(), {**answer.headers, **await write.outcome(unit)})
 
-    async def _tell(self, unit: Unit, answer: Answer) -> DryRunOut:
+    async def _tell(self, unit: UnitOfWork, answer: WriteReply) -> DryRunOut:
         await unit.session.flush()
         differences = await compare(unit, await self.context.world())
         body = None if answer.body is None else answer.body.model_dump(mode="json", by_alias=True)
@@ -217,7 +217,7 @@ Writing = Annotated[Write, Depends(_writing)]
 
 def writing(collection: str) -> Any:
     """A dependency: what an operator who may write to a collection is given. The type is OperatorWrite."""
-    permit = Permit(collection, write=True)
+    permit = Permission(collection, write=True)
 
     async def given(
         request: JsonRequest,

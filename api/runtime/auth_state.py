@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from api.runtime.oidc import Provider
-from api.runtime.passwords import Passwords
+from api.runtime.oidc import OidcProvider
+from api.runtime.passwords import Argon2Hasher
 from api.runtime.tokens import SigningKey
 from model.database import Database
 from model.repositories import operators
 
 
 @dataclass(slots=True)
-class Auth:
+class AuthState:
     """`provider` is where operators may log in by OIDC; None: nowhere."""
 
     signing_key: SigningKey = field(default_factory=SigningKey)
-    passwords: Passwords = field(default_factory=Passwords)
-    provider: Provider | None = None
+    passwords: Argon2Hasher = field(default_factory=Argon2Hasher)
+    provider: OidcProvider | None = None
     _has_operators: bool = False
 
     async def has_operators(self, database: Database) -> bool:

@@ -12,7 +12,7 @@ import structlog
 from model.database import Database, DatabaseUnreachable
 from model.repositories import enrolment, worlds
 from model.repositories.enrolment import Credential
-from model.unit_of_work import Feed
+from model.unit_of_work import ChangeFeed
 from model.world import Kind
 
 log = structlog.get_logger()
@@ -21,7 +21,7 @@ CERTIFICATES_MAX = 100_000
 _KINDS = (Kind.EXIT, Kind.PROXY)
 
 
-class Credentials:
+class CertificateCache:
     """A bounded memory of certificates, which follows the change log.
 
     What is remembered of a proxy is dropped when a revision touches it or its exit: removed, disabled, declared lost.
@@ -32,7 +32,7 @@ class Credentials:
     def __init__(self, database: Database, *, certificates_max: int = CERTIFICATES_MAX) -> None:
         self._database = database
         self._certificates_max = certificates_max
-        self._feed = Feed(database)
+        self._feed = ChangeFeed(database)
         self._revision: int | None = None
         self._known: OrderedDict[str, Credential] = OrderedDict()
         self._thumbprints: dict[UUID, set[str]] = {}

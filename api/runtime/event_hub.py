@@ -12,15 +12,15 @@ import structlog
 from api.http.problems import Problem
 from model.database import Database, DatabaseUnreachable
 from model.repositories import events
-from model.repositories.events import Event, EventsGone, Reading, Wanted
-from model.unit_of_work import Feed
+from model.repositories.events import Event, EventBatch, EventFilter, EventsGone
+from model.unit_of_work import ChangeFeed
 
 log = structlog.get_logger()
 _PAGE = 500
 _RETRY_AFTER_S = 5
 
 
-class Hub:
+class EventHub:
     """Follows the change log while there are streams; each change is read once, however many they are.
 
     A stream that is behind `tail` events reads the table itself, a page at a time, and only when its client takes it: what is
@@ -64,7 +64,7 @@ class Hub:
         if self.closing or self.streams >= self._streams_max:
             message = "this replica ends" if self.closing else f"this replica has {self.streams} event streams"
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
-            raise Problem(503, "too_many_streams", message, mend="try again in a moment", headers=headers)
+            raise Problem(503, "too_many_streams", message, hint="try again in a moment", headers=headers)
         self.streams += 1
         if self._task is None or self._task.done():
             self._from, self._tail = None, []
@@ -82,17 +82,17 @@ class Hub:
         self.closing = True
         self._turn()
 
-    async def after(self, position: int, wanted: Wanted) -> Reading:
+    async def after(self, position: int, wanted: EventFilter) -> EventBatch:
         """What follows an id. Raises EventsGone, DatabaseUnreachable."""
         if self._from is None or not self._from <= position <= self._position:
             async with self._database.session() as session:
                 return await events.read(session, position, _PAGE, wanted)
         begin = bisect_right(self._tail, position, key=lambda event: event.id)
         found = [event for event in self._tail[begin:] if wanted.has(event)]
-        return Reading(found, self._position, more=False)
+        return EventBatch(found, self._position, more=False)
 
     async def _follow(self) -> None:
-        feed = Feed(self._database, poll_s=self._poll_s)
+        feed = ChangeFeed(self._database, poll_s=self._poll_s)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(feed.run(), name="api.features.events.feed")
@@ -114,7 +114,7 @@ class Hub:
             self._turn()
 
     async def _catch_up(self) -> None:
-        reading: Reading | None = None
+        reading: EventBatch | None = None
         while reading is None or reading.more:
             if self._from is None:
                 async with self._database.session() as session:
@@ -129,7 +129,7 @@ class Hub:
             self._append(reading)
             self._turn()
 
-    def _append(self, reading: Reading) -> None:
+    def _append(self, reading: EventBatch) -> None:
         self._position = reading.position
         self._tail += reading.events
         if len(self._tail) > self._tail_max:

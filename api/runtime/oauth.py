@@ -33,7 +33,7 @@ class LoginRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class OAuthClient:
     """A client as it is registered at the provider. Without a secret it is a public one (RFC 6749, section 2.1)."""
 
     id: str
@@ -59,7 +59,7 @@ async def fetch_document(url: str, timeout_s: float = TIMEOUT_S) -> dict[str, An
 
 
 async def redeem_code(
-    endpoint: str, client: Client, parameters: Mapping[str, str], timeout_s: float = TIMEOUT_S
+    endpoint: str, client: OAuthClient, parameters: Mapping[str, str], timeout_s: float = TIMEOUT_S
 ) -> dict[str, Any]:
     """Redeem an authorization code for the token endpoint's answer (RFC 6749, section 4.1.3).
 

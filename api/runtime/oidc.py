@@ -22,15 +22,15 @@ from cryptography.hazmat.primitives import hashes
 from jwt.types import Options
 
 from api.runtime.oauth import (
-    Client,
     LoginRefused,
+    OAuthClient,
     ProviderUnavailable,
     build_authorization_url,
     compute_code_challenge,
     fetch_document,
     redeem_code,
 )
-from api.runtime.tokens import Signer
+from api.runtime.tokens import TokenSigner
 from model.settings import OidcSettings
 
 _REREAD_AFTER: Final = timedelta(hours=1)
@@ -53,7 +53,7 @@ _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OidcAccount:
     """Somebody whom the provider knows. `subject` is `issuer#subject`; `role` what their claims are mapped to, if to any."""
 
     subject: str
@@ -69,17 +69,17 @@ class _Metadata:
     read_at: datetime
 
 
-class Provider:
+class OidcProvider:
     """The one provider of the settings. What it publishes of itself is read when it is needed, and again every hour."""
 
     def __init__(self, settings: OidcSettings) -> None:
         self.settings = settings
-        self._client = Client(settings.client_id, settings.client_secret)
+        self._client = OAuthClient(settings.client_id, settings.client_secret)
         self._metadata: _Metadata | None = None
         self._keys: jwt.PyJWKSet | None = None
         self._reading = asyncio.Lock()
 
-    async def address(self, signer: Signer, state: str, redirect_uri: str, now: datetime) -> str:
+    async def address(self, signer: TokenSigner, state: str, redirect_uri: str, now: datetime) -> str:
         """Where a browser has to go to log in. Raises ProviderUnavailable."""
         metadata = await self._read_metadata(now)
         return build_authorization_url(
@@ -96,7 +96,9 @@ class Provider:
             },
         )
 
-    async def account(self, signer: Signer, state: str, code: str, redirect_uri: str, now: datetime) -> Account:
+    async def account(
+        self, signer: TokenSigner, state: str, code: str, redirect_uri: str, now: datetime
+    ) -> OidcAccount:
         """Whose a code is. Raises ProviderUnavailable, LoginRefused."""
         metadata = await self._read_metadata(now)
         token = await redeem_code(
@@ -105,7 +107,7 @@ class Provider:
             {"code": code, "redirect_uri": redirect_uri, "code_verifier": signer.derive("oidc verifier", state)},
         )
         claims = await self._check(token, signer.derive("oidc nonce", state), metadata, now)
-        return Account(f"{self.settings.issuer}#{claims['sub']}", _name_of(claims), self._role_of(claims))
+        return OidcAccount(f"{self.settings.issuer}#{claims['sub']}", _name_of(claims), self._role_of(claims))
 
     async def _check(
         self, token: Mapping[str, Any], nonce: str, metadata: _Metadata, now: datetime

@@ -25,14 +25,14 @@ _AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PasswordCheck:
     """Whether a password was right; `renewed` is its hash by today's parameters, if those of the kept one are older."""
 
     right: bool
     renewed: str | None = None
 
 
-class Passwords:
+class Argon2Hasher:
     """Hashes and checks passwords."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
@@ -44,22 +44,22 @@ class Passwords:
         """The hash to keep."""
         return await self._run(self._hasher.hash, _normal(password))
 
-    async def check(self, password: str, kept: str | None) -> Verdict:
+    async def check(self, password: str, kept: str | None) -> PasswordCheck:
         """Whether a password is the one whose hash was kept; None takes as long, and is never it."""
         return await self._run(self._check, _normal(password), kept)
 
     async def _run(self, do: Callable[..., Result], *given: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *given))
 
-    def _check(self, password: str, kept: str | None) -> Verdict:
+    def _check(self, password: str, kept: str | None) -> PasswordCheck:
         try:
             self._hasher.verify(kept or self._nobodys, password)
         except (VerificationError, InvalidHashError):
-            return Verdict(right=False)
+            return PasswordCheck(right=False)
         if kept is None:
-            return Verdict(right=False)
+            return PasswordCheck(right=False)
         renewed = self._hasher.hash(password) if self._hasher.check_needs_rehash(kept) else None
-        return Verdict(right=True, renewed=renewed)
+        return PasswordCheck(right=True, renewed=renewed)
 
 
 def _of_nobody(hasher: PasswordHasher) -> str:

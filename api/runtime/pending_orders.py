@@ -10,20 +10,20 @@ from uuid import UUID
 
 from model.database import Database, DatabaseUnreachable
 from model.repositories import orders
-from model.repositories.orders import ORDER_CHANNEL, Order
-from model.unit_of_work import Feed
+from model.repositories.orders import ORDER_CHANNEL, ExitOrder
+from model.unit_of_work import ChangeFeed
 
 
-class OrderBook:
+class PendingOrders:
     """Follows what is ordered. `run` is a task for a TaskGroup. While PostgreSQL is away it tells what it knew."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
-        self._feed = Feed(database, ORDER_CHANNEL)
-        self._pending: dict[UUID, list[Order]] = {}
+        self._feed = ChangeFeed(database, ORDER_CHANNEL)
+        self._pending: dict[UUID, list[ExitOrder]] = {}
 
-    def of(self, exit_id: UUID) -> Sequence[Order]:
+    def of(self, exit_id: UUID) -> Sequence[ExitOrder]:
         """What an exit's agent should do now, the oldest first."""
         waiting = self._pending.get(exit_id)
         if not waiting:
@@ -37,7 +37,7 @@ class OrderBook:
 
     async def look(self) -> None:
         """Read what is ordered. Raises DatabaseUnreachable."""
-        pending: dict[UUID, list[Order]] = {}
+        pending: dict[UUID, list[ExitOrder]] = {}
         for order in await orders.pending(self._database, self._clock()):
             pending.setdefault(order.exit_id, []).append(order)
         self._pending = pending

@@ -43,14 +43,14 @@ class TokenExpired(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessToken:
     """What an access token says."""
 
     operator_id: UUID
     session_id: UUID
 
 
-class Signer:
+class TokenSigner:
     """Makes and reads tokens. Each purpose has a key or an audience of its own: none passes for another."""
 
     def __init__(self, secret: bytes) -> None:
@@ -58,16 +58,16 @@ class Signer:
         self._private = Ed25519PrivateKey.from_private_bytes(secret)
         self._public = self._private.public_key()
 
-    def issue_access(self, access: Access, now: datetime) -> str:
+    def issue_access(self, access: AccessToken, now: datetime) -> str:
         """A token that is good for ACCESS_LIFETIME, as long as its session lives."""
         said = {"sub": str(access.operator_id), "sid": str(access.session_id)}
         return self._sign(said, "api", now, ACCESS_LIFETIME)
 
-    def read_access(self, token: str, now: datetime) -> Access:
+    def read_access(self, token: str, now: datetime) -> AccessToken:
         """Raises BadToken, TokenExpired."""
         said = self._read(token, "api", now)
         try:
-            return Access(UUID(said["sub"]), UUID(said["sid"]))
+            return AccessToken(UUID(said["sub"]), UUID(said["sid"]))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise BadToken from error
 
@@ -134,14 +134,14 @@ class SigningKey:
     """The signer of this replica, once the key that all of them share was read or made."""
 
     def __init__(self) -> None:
-        self._signer: Signer | None = None
+        self._signer: TokenSigner | None = None
 
-    async def signer(self, database: Database) -> Signer:
+    async def signer(self, database: Database) -> TokenSigner:
         """Raises DatabaseUnreachable as long as it was never read."""
         if self._signer is None:
             async with database.session() as session:
                 secret = await logins.ensure_signing_key(session, secrets.token_bytes(_SECRET_BYTES))
-            self._signer = Signer(secret)
+            self._signer = TokenSigner(secret)
         return self._signer
 
 

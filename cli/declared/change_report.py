@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from api.features.declared.schemas import AppliedOut, StepOut
     from api.features.proxies.schemas import ProxyOut
-    from api.kernel.dry_run import Difference, ResourceDifference
+    from api.kernel.dry_run import ProxyDifference, ResourceDifference
 
 _SIGNS: Final = {"created": "+", "changed": "~", "deleted": "-"}
 _RESOURCE_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-"}
@@ -35,7 +35,7 @@ def told_sum(applied: AppliedOut) -> str:
     return f"{done}, {applied.unchanged} unchanged"
 
 
-def told_configuration(differences: Iterable[Difference], proxies: Mapping[UUID, ProxyOut]) -> Iterator[str]:
+def told_configuration(differences: Iterable[ProxyDifference], proxies: Mapping[UUID, ProxyOut]) -> Iterator[str]:
     """What of which proxies' configuration would change, with the lines that differ."""
     for difference in differences:
         names = sorted(proxies[each].name if each in proxies else str(each) for each in difference.proxies)

@@ -49,7 +49,7 @@ class Documents:
         return f"{source}:{_deepest(node, parts[2:]).start_mark.line + 1}"
 
     def told(self, errors: Iterable[FieldError]) -> BadDocument:
-        """Refusals, a line each: file, line, field, value and mend."""
+        """Refusals, a line each: file, line, field, value and hint."""
         return BadDocument("\n".join(self._tell(error) for error in errors))
 
     def _tell(self, error: FieldError) -> str:
@@ -57,7 +57,7 @@ class Documents:
         field_ = error.field.split("/", 3)[-1] if where and error.field.count("/") > 2 else error.field
         value = shown(error.value)
         told = f"{error.message}" + ("" if value is None else f' (it is "{value}")')
-        return ": ".join(part for part in (where, field_, told) if part) + (f"; {error.mend}" if error.mend else "")
+        return ": ".join(part for part in (where, field_, told) if part) + (f"; {error.hint}" if error.hint else "")
 
 
 def load(places: Sequence[str]) -> Documents:
@@ -84,13 +84,13 @@ def _texts(places: Sequence[str]) -> Iterator[tuple[str, str]]:
         path = Path(place)
         files = sorted(_files_in(path)) if path.is_dir() else [path]
         if not files:
-            raise NoDocument(f"{path} holds no YAML", mend="name a folder with *.yaml, *.yml or *.json in it")
+            raise NoDocument(f"{path} holds no YAML", hint="name a folder with *.yaml, *.yml or *.json in it")
         for file in files:
             try:
                 with file.open("rb") as opened:
                     content = opened.read(_BYTES_MAX + 1)
             except OSError as error:
-                raise NoDocument(f"{file} cannot be read ({error.strerror})", mend="correct -f") from error
+                raise NoDocument(f"{file} cannot be read ({error.strerror})", hint="correct -f") from error
             yield str(file), _decoded(content, str(file))
 
 
@@ -103,11 +103,11 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 def _decoded(content: bytes, source: str) -> str:
     if len(content) > _BYTES_MAX:
-        raise NoDocument(f"{source} is over {_BYTES_MAX} bytes", mend="apply it in parts")
+        raise NoDocument(f"{source} is over {_BYTES_MAX} bytes", hint="apply it in parts")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise NoDocument(f"{source} is no UTF-8 text", mend="save it as UTF-8") from error
+        raise NoDocument(f"{source} is no UTF-8 text", hint="save it as UTF-8") from error
 
 
 def _merge(documents: Documents, merged: dict[str, list[Any]], node: yaml.Node, source: str) -> None:
@@ -117,15 +117,15 @@ def _merge(documents: Documents, merged: dict[str, list[Any]], node: yaml.Node, 
     collections = ", ".join(Declared.model_fields)
     if not isinstance(node, yaml.MappingNode):
         where = f"{source}:{node.start_mark.line + 1}"
-        raise BadDocument(f"{where}: a document has collections", mend=f"begin with one of {collections}")
+        raise BadDocument(f"{where}: a document has collections", hint=f"begin with one of {collections}")
     for name, items in entries(node).items():
         where = f"{source}:{items.start_mark.line + 1}"
         if name not in Declared.model_fields:
-            raise BadDocument(f"{where}: {name}: there is no such collection", mend=f"name one of {collections}")
+            raise BadDocument(f"{where}: {name}: there is no such collection", hint=f"name one of {collections}")
         if isinstance(items, yaml.ScalarNode) and value_of(items) is None:
             continue  # as if it were not there, as the API has it
         if not isinstance(items, yaml.SequenceNode):
-            raise BadDocument(f"{where}: {name}: this is a list", mend="write `- name: …` below it")
+            raise BadDocument(f"{where}: {name}: this is a list", hint="write `- name: …` below it")
         merged.setdefault(name, []).extend(value_of(each) for each in items.value)
         documents._items.setdefault(name, []).extend((source, each) for each in items.value)  # noqa: SLF001 - its own file
 

@@ -64,10 +64,10 @@ def compose(text: str, source: str) -> Iterator[yaml.Node]:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = f"{source}:{error.problem_mark.line + 1}" if error.problem_mark else source
-        raise BadYaml(f"{where}: this is not YAML ({error.problem})", mend="correct it there, or just above") from error
+        raise BadYaml(f"{where}: this is not YAML ({error.problem})", hint="correct it there, or just above") from error
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise BadYaml(f"{source}: this is not YAML ({reason})", mend="write UTF-8 text") from error
+        raise BadYaml(f"{source}: this is not YAML ({reason})", hint="write UTF-8 text") from error
 
 
 class _Composer:
@@ -86,7 +86,7 @@ class _Composer:
             where = f"{self._source}:{event.start_mark.line + 1}"
             if isinstance(event, yaml.CollectionStartEvent):
                 if len(self._open) >= DEPTH_MAX:
-                    raise BadYaml(f"{where}: this is nested too deeply", mend="write it flat")
+                    raise BadYaml(f"{where}: this is nested too deeply", hint="write it flat")
                 self._open.append((event, self._begin(event)))
                 continue
             if isinstance(event, yaml.CollectionEndEvent):
@@ -118,10 +118,10 @@ class _Composer:
 
     def _follow(self, anchor: str, where: str) -> yaml.Node:
         if anchor not in self._anchors:
-            raise BadYaml(f"{where}: there is no anchor {anchor!r}", mend=f"write &{anchor} above")
+            raise BadYaml(f"{where}: there is no anchor {anchor!r}", hint=f"write &{anchor} above")
         node = self._anchors[anchor]
         if node is None:
-            raise BadYaml(f"{where}: {anchor!r} is within itself", mend="write it out")
+            raise BadYaml(f"{where}: {anchor!r} is within itself", hint="write it out")
         return node
 
 
@@ -167,9 +167,9 @@ def _check(node: yaml.Node, source: str, known: dict[int, tuple[int, int]]) -> t
         _check_number(node, where)
     count, depth = 1 + sum(count for count, _ in inner), 1 + max((depth for _, depth in inner), default=0)
     if count > VALUES_MAX:
-        raise BadYaml(f"{where}: its aliases make this more than {VALUES_MAX:,} values", mend="write it out")
+        raise BadYaml(f"{where}: its aliases make this more than {VALUES_MAX:,} values", hint="write it out")
     if depth > DEPTH_MAX + 1:
-        raise BadYaml(f"{where}: this is nested too deeply", mend="write it flat")
+        raise BadYaml(f"{where}: this is nested too deeply", hint="write it flat")
     known[id(node)] = count, depth
     return count, depth
 
@@ -179,12 +179,12 @@ def _check_key(key: yaml.Node, value: yaml.Node, seen: set[str], source: str) ->
     if key.tag == _MERGE:
         others = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(other, yaml.MappingNode) for other in others):
-            raise BadYaml(f"{where}: << takes a mapping over", mend="name an anchor of one")
+            raise BadYaml(f"{where}: << takes a mapping over", hint="name an anchor of one")
         return
     if not isinstance(key, yaml.ScalarNode):
-        raise BadYaml(f"{where}: a key is a word", mend="write it as KEY: VALUE")
+        raise BadYaml(f"{where}: a key is a word", hint="write it as KEY: VALUE")
     if key.value in seen:
-        raise BadYaml(f"{where}: {key.value!r} is here twice", mend="write it once")
+        raise BadYaml(f"{where}: {key.value!r} is here twice", hint="write it once")
     seen.add(key.value)
 
 
@@ -193,9 +193,9 @@ def _check_number(node: yaml.Node, where: str) -> None:
     try:
         _READ[node.tag](node.value)
     except ValueError as error:
-        raise BadYaml(f"{where}: {node.value!r} is no number", mend="leave the tag out") from error
+        raise BadYaml(f"{where}: {node.value!r} is no number", hint="leave the tag out") from error
 
 
 def _check_tag(node: yaml.Node, where: str, *known: str) -> None:
     if node.tag not in known:
-        raise BadYaml(f"{where}: the tag {node.tag} is not taken", mend="leave it out")
+        raise BadYaml(f"{where}: the tag {node.tag} is not taken", hint="leave it out")

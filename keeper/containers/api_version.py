@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from keeper.containers.errors import BadAnswer, NoCommonVersion
+from keeper.containers.errors import BadEngineResponse, NoCommonVersion
 
 _PATTERN: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(\.\d{1,4})?")
 
@@ -39,9 +39,9 @@ def read_api_version(text: str) -> ApiVersion:
     """Read `1.44`, or `1.44.0` as podman may write it. Raises BadAnswer."""
     found = _PATTERN.fullmatch(text)
     if found is None:
-        raise BadAnswer(
+        raise BadEngineResponse(
             f"the container engine answers an API version that is none ({text[:60]!r})",
-            mend="check EXITPLANE_CONTAINER_ENGINE",
+            hint="check EXITPLANE_CONTAINER_ENGINE",
         )
     return ApiVersion(int(found[1]), int(found[2]))
 
@@ -53,7 +53,7 @@ def choose_api_version(engine: EngineVersion) -> ApiVersion:
     raise NoCommonVersion(
         f"the container engine {engine.engine} speaks API {engine.oldest} to {engine.newest},"
         f" and Exitplane {OLDEST} to {NEWEST}",
-        mend="update the engine"
+        hint="update the engine"
         if engine.newest < OLDEST
         else "update Exitplane, or let the engine take older clients",
     )

@@ -7,21 +7,23 @@ from typing import Final
 
 import structlog
 
-from keeper.containers.container_spec import Ground
+from keeper.containers.container_spec import SpecContext
 from keeper.containers.engine import Engine
 from keeper.containers.errors import EngineError, NoSuchContainer
-from keeper.containers.inventory import Sight
+from keeper.containers.inventory import Inventory
 from keeper.containers.planning import ENROL_WITHIN
 from model.database import Database
 from model.repositories import container_commands, containers
-from model.tables import ContainerRow, ContainerWishRow
+from model.tables import ContainerCommandRow, ContainerRow
 
 log = structlog.get_logger()
 STOP_S: Final = 15
 """How long a container may take to end: the agent in it lets open tunnels end for 5 s, unless it is told otherwise."""
 
 
-async def carry_out(wish: ContainerWishRow, sight: Sight, engine: Engine, database: Database, now: datetime) -> None:
+async def carry_out(
+    wish: ContainerCommandRow, sight: Inventory, engine: Engine, database: Database, now: datetime
+) -> None:
     """Do what is wished, and say what became of it. Raises DatabaseUnreachable."""
     answer, error = "", ""
     row = sight.known.get(wish.container)
@@ -37,7 +39,7 @@ async def carry_out(wish: ContainerWishRow, sight: Sight, engine: Engine, databa
 
 
 async def _do(
-    wish: ContainerWishRow, row: ContainerRow, sight: Sight, engine: Engine, database: Database, now: datetime
+    wish: ContainerCommandRow, row: ContainerRow, sight: Inventory, engine: Engine, database: Database, now: datetime
 ) -> str:
     found = sight.seen.get(row.name)
     if wish.verb == "logs":
@@ -60,7 +62,7 @@ async def _do(
     return ""
 
 
-def must_wait(wish: ContainerWishRow, sight: Sight, ground: Ground, now: datetime) -> bool:
+def must_wait(wish: ContainerCommandRow, sight: Inventory, ground: SpecContext, now: datetime) -> bool:
     """Whether another container of the pool is coming up, so that this one's turn has not come."""
     row = sight.known.get(wish.container)
     if row is None or not wish.in_turn:

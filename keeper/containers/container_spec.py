@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from model.repositories.containers import PoolOfContainers
-from model.stored_containers import Containers
+from model.repositories.containers import ContainerPool
+from model.stored_containers import ContainerSettings
 from model.world import Role
 
 INSTANCE: Final = "exitplane.instance"
@@ -27,7 +27,7 @@ _TEMPLATE_FIELDS: Final = frozenset({"minimum", "maximum", "requests_per_exit", 
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SpecContext:
     """What all containers of an installation have in common.
 
     `instance` tells its containers from those of others at the same engine. `api` is the URL that they reach the API under,
@@ -40,7 +40,7 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PoolSlot:
     """A place that a container takes: which pool's, which of its slots, and what it is called."""
 
     pool_id: UUID
@@ -48,19 +48,19 @@ class Place:
     name: str
 
 
-def name_of(pool: PoolOfContainers, slot: int) -> str:
+def name_of(pool: ContainerPool, slot: int) -> str:
     """The name of a new container: readable, and never that of another pool's or installation's."""
     return f"{pool.name[:_NAME_PART]}-{pool.id.hex[:8]}-{slot}"
 
 
-def digest_of(wish: Containers, ground: Ground) -> str:
+def digest_of(wish: ContainerSettings, ground: SpecContext) -> str:
     """What changes whenever what containers are made of does."""
     fields = {name: value for name, value in asdict(wish).items() if name not in _TEMPLATE_FIELDS}
     written = json.dumps([fields, ground.api, str(ground.secrets)], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
-def body_of(wish: Containers, place: Place, ground: Ground) -> dict[str, Any]:
+def body_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, Any]:
     """All but the join token, which is put into the container as a file: what is here can be read by `inspect`."""
     address, port = address_of(wish, place)
     published = f"{port}/tcp"
@@ -89,7 +89,7 @@ def body_of(wish: Containers, place: Place, ground: Ground) -> dict[str, Any]:
     return body
 
 
-def labels_of(wish: Containers, place: Place, ground: Ground) -> dict[str, str]:
+def labels_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, str]:
     """How a container is found again."""
     return {
         INSTANCE: ground.instance,
@@ -99,22 +99,24 @@ def labels_of(wish: Containers, place: Place, ground: Ground) -> dict[str, str]:
     }
 
 
-def place_of(name: str, labels: Mapping[str, str]) -> Place | None:
+def place_of(name: str, labels: Mapping[str, str]) -> PoolSlot | None:
     """The place that a container has by its labels; None when they say none."""
     try:
-        return Place(UUID(labels[POOL]), int(labels[SLOT]), name)
+        return PoolSlot(UUID(labels[POOL]), int(labels[SLOT]), name)
     except (KeyError, ValueError):
         return None
 
 
-def address_of(wish: Containers, place: Place) -> tuple[str, int]:
+def address_of(wish: ContainerSettings, place: PoolSlot) -> tuple[str, int]:
     """Where gateways reach the exit."""
     if wish.address is None:
         return place.name, wish.port
     return wish.address, wish.port + place.slot - 1
 
 
-def _environment(wish: Containers, place: Place, ground: Ground, address: str, port: int) -> dict[str, str]:
+def _environment(
+    wish: ContainerSettings, place: PoolSlot, ground: SpecContext, address: str, port: int
+) -> dict[str, str]:
     return {
         "EXITPLANE_AGENT_STATE": STATE_PATH,
         **wish.environment,

@@ -19,8 +19,8 @@ from yarl import URL
 
 from keeper.containers.api_version import ApiVersion, EngineVersion, choose_api_version
 from keeper.containers.engine_responses import (
-    Inspected,
-    Seen,
+    InspectedContainer,
+    ListedContainer,
     read_id,
     read_inspected,
     read_list,
@@ -29,7 +29,7 @@ from keeper.containers.engine_responses import (
     read_version,
 )
 from keeper.containers.errors import (
-    BadAnswer,
+    BadEngineResponse,
     EngineForbidden,
     EngineUnreachable,
     NoSuchContainer,
@@ -74,12 +74,12 @@ class Engine:
         """What answers, and which versions of the API it speaks. Asked outside of any version."""
         return read_version(await self._request("GET", "version"))
 
-    async def list(self, labels: Mapping[str, str]) -> list[Seen]:
+    async def list(self, labels: Mapping[str, str]) -> list[ListedContainer]:
         """The containers that have all these labels, whether they run or not."""
         filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
         return read_list(await self._call("GET", "containers/json", query={"all": "true", "filters": filters}))
 
-    async def inspect(self, ref: str) -> Inspected:
+    async def inspect(self, ref: str) -> InspectedContainer:
         """One, by its id or name."""
         return read_inspected(await self._call("GET", f"containers/{quote(ref, safe='')}/json"))
 
@@ -166,13 +166,13 @@ class Engine:
     def _unreachable(self, reason: str) -> EngineUnreachable:
         return EngineUnreachable(
             f"no container engine answers at {self.address} ({reason})",
-            mend="start it, or correct EXITPLANE_CONTAINER_ENGINE",
+            hint="start it, or correct EXITPLANE_CONTAINER_ENGINE",
         )
 
     def _forbidden(self) -> EngineForbidden:
         return EngineForbidden(
             f"the control plane may not use the container engine at {self.address}",
-            mend="run it as a user who may, or give it a socket that it may use: see docs/containers.md",
+            hint="run it as a user who may, or give it a socket that it may use: see docs/containers.md",
         )
 
 
@@ -182,7 +182,7 @@ async def _read(reply: aiohttp.ClientResponse, limit: int) -> bytes:
     async for piece in reply.content.iter_chunked(_CHUNK):
         size += len(piece)
         if size > limit:
-            raise BadAnswer(f"the container engine answers more than {limit} bytes", mend="ask for less")
+            raise BadEngineResponse(f"the container engine answers more than {limit} bytes", hint="ask for less")
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -9,14 +9,14 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keeper.containers.api_version import EngineVersion, read_api_version
-from keeper.containers.errors import BadAnswer
+from keeper.containers.errors import BadEngineResponse
 
 _FRAME: Final = 8
 """Bytes before each piece of a log: the stream (0 to 2), three zeros, and the piece's length, big-endian."""
 _STREAMS: Final = 3
 
 
-class Life(StrEnum):
+class ContainerStatus(StrEnum):
     """How a container stands, as far as it matters here."""
 
     CREATED = "created"
@@ -29,36 +29,36 @@ class Life(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ListedContainer:
     """A container as an engine lists it. `status` is the engine's own sentence."""
 
     id: str
     name: str
-    life: Life
+    life: ContainerStatus
     labels: Mapping[str, str]
     status: str
 
 
 @dataclass(frozen=True, slots=True)
-class Inspected:
+class InspectedContainer:
     """A container as an engine shows it. `addresses` are those in its networks, by network."""
 
     id: str
     name: str
-    life: Life
+    life: ContainerStatus
     exit_code: int
     error: str
     addresses: Mapping[str, str]
 
 
-_LIVES: Final[Mapping[str, Life]] = {
-    "created": Life.CREATED,
-    "configured": Life.CREATED,  # podman's own word
-    "initialized": Life.CREATED,
-    "running": Life.RUNNING,
-    "paused": Life.RUNNING,
-    "restarting": Life.RUNNING,
-    "stopping": Life.RUNNING,
+_LIVES: Final[Mapping[str, ContainerStatus]] = {
+    "created": ContainerStatus.CREATED,
+    "configured": ContainerStatus.CREATED,  # podman's own word
+    "initialized": ContainerStatus.CREATED,
+    "running": ContainerStatus.RUNNING,
+    "paused": ContainerStatus.RUNNING,
+    "restarting": ContainerStatus.RUNNING,
+    "stopping": ContainerStatus.RUNNING,
 }
 
 
@@ -80,14 +80,14 @@ def read_version(body: bytes) -> EngineVersion:
     return EngineVersion(str(said.get("Version", "")), oldest, newest)
 
 
-def read_list(body: bytes) -> list[Seen]:
+def read_list(body: bytes) -> list[ListedContainer]:
     """The answer to GET /containers/json. Raises BadAnswer."""
     try:
         return [
-            Seen(
+            ListedContainer(
                 id=str(each["Id"]),
                 name=str(each["Names"][0]).removeprefix("/"),
-                life=_LIVES.get(str(each["State"]).lower(), Life.ENDED),
+                life=_LIVES.get(str(each["State"]).lower(), ContainerStatus.ENDED),
                 labels={str(name): str(value) for name, value in (each.get("Labels") or {}).items()},
                 status=str(each.get("Status") or each["State"]),
             )
@@ -97,16 +97,16 @@ def read_list(body: bytes) -> list[Seen]:
         raise _strange(f"a list that is none ({error!r})") from error
 
 
-def read_inspected(body: bytes) -> Inspected:
+def read_inspected(body: bytes) -> InspectedContainer:
     """The answer to GET /containers/{id}/json. Raises BadAnswer."""
     try:
         said = read_json(body)
         state = said["State"]
         networks = (said.get("NetworkSettings") or {}).get("Networks") or {}
-        return Inspected(
+        return InspectedContainer(
             id=str(said["Id"]),
             name=str(said["Name"]).removeprefix("/"),
-            life=_LIVES.get(str(state["Status"]).lower(), Life.ENDED),
+            life=_LIVES.get(str(state["Status"]).lower(), ContainerStatus.ENDED),
             exit_code=int(state.get("ExitCode") or 0),
             error=str(state.get("Error") or ""),
             addresses={str(name): str(each.get("IPAddress") or "") for name, each in networks.items()},
@@ -145,5 +145,5 @@ def read_logs(body: bytes) -> str:
     return b"".join(pieces).decode(errors="replace")
 
 
-def _strange(what: str) -> BadAnswer:
-    return BadAnswer(f"the container engine answers {what}", mend="check EXITPLANE_CONTAINER_ENGINE")
+def _strange(what: str) -> BadEngineResponse:
+    return BadEngineResponse(f"the container engine answers {what}", hint="check EXITPLANE_CONTAINER_ENGINE")

@@ -1,4 +1,4 @@
-"""What a container engine refuses, each with its mend."""
+"""What a container engine refuses, each with its hint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OutOfDisk(EngineError):
     code = "container_engine_out_of_disk"
 
 
-class BadAnswer(EngineError):
+class BadEngineResponse(EngineError):
     """What answers is no container engine, or says more than it should."""
 
     code = "container_engine_bad_answer"
@@ -66,17 +66,17 @@ def refusal(status: int, message: str, *, creating: bool) -> EngineError:
     """The error that a status and a message of the engine stand for. `creating`: a container was to be made."""
     said, words = f"the container engine says {status}: {message}", message.lower()
     if any(word in words for word in _DISK_WORDS):
-        return OutOfDisk(said, mend="make room on the engine's host, for example by removing images that nobody uses")
+        return OutOfDisk(said, hint="make room on the engine's host, for example by removing images that nobody uses")
     if status == _BAD_REQUEST and _VERSION_WORDS.search(words):
-        return VersionRefused(said, mend="update the engine, or Exitplane, so that both know one version of the API")
+        return VersionRefused(said, hint="update the engine, or Exitplane, so that both know one version of the API")
     # podman says 500 where Docker says 409 or 404
     if creating and "network" in words and "not found" in words:
-        return EngineError(said, mend="create the network at the engine, or name one that it has")
+        return EngineError(said, hint="create the network at the engine, or name one that it has")
     if status == _CONFLICT or (creating and "already in use" in words):
-        return NameTaken(said, mend="remove or rename what has this name at the engine")
+        return NameTaken(said, hint="remove or rename what has this name at the engine")
     if status == _NOT_FOUND:
-        mend = "pull or build the image on the engine's host, or correct the pool's image"
-        return NoSuchImage(said, mend=mend) if creating else NoSuchContainer(said)
+        hint = "pull or build the image on the engine's host, or correct the pool's image"
+        return NoSuchImage(said, hint=hint) if creating else NoSuchContainer(said)
     if status in (_FORBIDDEN, _UNAUTHORISED):
-        return EngineForbidden(said, mend="let the control plane do this: see docs/containers.md on socket proxies")
-    return EngineError(said, mend="see the engine's log")
+        return EngineForbidden(said, hint="let the control plane do this: see docs/containers.md on socket proxies")
+    return EngineError(said, hint="see the engine's log")

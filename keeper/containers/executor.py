@@ -11,16 +11,16 @@ from typing import Final
 import structlog
 
 from keeper.containers.commands import STOP_S
-from keeper.containers.container_spec import TOKEN_PATH, Ground, Place, body_of, name_of
+from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, body_of, name_of
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import Life
+from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError, NoSuchContainer
-from keeper.containers.inventory import Sight
-from keeper.containers.planning import Action, Drain, Make, Remove, Start
+from keeper.containers.inventory import Inventory
+from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
 from model.database import Database
 from model.repositories import containers, enrolment, retention
-from model.repositories.containers import PoolOfContainers
-from model.stored_containers import Containers
+from model.repositories.containers import ContainerPool
+from model.stored_containers import ContainerSettings
 from model.tables import ContainerRow
 from model.unit_of_work import write
 from model.world import SERVING, ExitState, Role
@@ -32,39 +32,39 @@ _NO_SECRETS: Final = "set EXITPLANE_CONTAINER_SECRETS where `exitplane serve` ru
 
 
 @dataclass(frozen=True, slots=True)
-class Hand:
+class ActionExecutor:
     """Does one action after the other, for one pool at one look. All of it may be done again."""
 
     database: Database
     engine: Engine
-    ground: Ground
+    ground: SpecContext
     clock: Callable[[], datetime]
-    sight: Sight
-    pool: PoolOfContainers | None
+    sight: Inventory
+    pool: ContainerPool | None
     """None: it is gone, or wants no containers any more."""
-    wish: Containers | None
+    wish: ContainerSettings | None
 
     async def do(self, action: Action) -> None:
         """Raises EngineError, DatabaseUnreachable."""
-        name = action.slot if isinstance(action, Make) else action.name
+        name = action.slot if isinstance(action, CreateContainer) else action.name
         log.info("container.action", action=type(action).__name__, container=name, reason=action.reason)
         match action:
-            case Make(slot=slot):
+            case CreateContainer(slot=slot):
                 await self._make(slot)
-            case Start(name=name):
+            case StartContainer(name=name):
                 await self._start(self.sight.known[name], self.sight.seen[name].id)
-            case Drain(name=name, reason=reason):
+            case DrainExit(name=name, reason=reason):
                 async with write(self.database) as unit:
                     row, inside = self.sight.known[name], self.sight.exits.get(name)
                     await containers.leave(unit, row, inside, reason, self.clock())
-            case Remove(name=name, reason=reason, for_good=for_good):
+            case RemoveContainer(name=name, reason=reason, for_good=for_good):
                 await self._remove(self.sight.known[name], reason, for_good=for_good)
 
     async def _make(self, slot: int) -> None:
         assert self.pool is not None
         assert self.wish is not None
         if self.wish.secrets and self.ground.secrets is None:
-            raise EngineError("the pool names secrets, and there is no folder for them", mend=_NO_SECRETS)
+            raise EngineError("the pool names secrets, and there is no folder for them", hint=_NO_SECRETS)
         known = [row for row in self.sight.of_pool(self.pool.id) if row.slot == slot]
         name = known[0].name if known else name_of(self.pool, slot)
         row = known[0] if known else ContainerRow(name=name, pool_id=self.pool.id, slot=slot, started_at=self.clock())
@@ -72,7 +72,7 @@ class Hand:
             self.database.session() as session
         ):  # first: what is made and not known would be found by its labels only
             await containers.keep(session, row)
-        made = await self.engine.create(name, body_of(self.wish, Place(self.pool.id, slot, name), self.ground))
+        made = await self.engine.create(name, body_of(self.wish, PoolSlot(self.pool.id, slot, name), self.ground))
         await self._start(row, made)
 
     async def _start(self, row: ContainerRow, container_id: str) -> None:
@@ -90,7 +90,7 @@ class Hand:
         await self.engine.put_file(container_id, TOKEN_PATH, f"{token}\n".encode())
         row.started_at = self.clock()
         await self.engine.start(container_id)
-        row.life, row.status = Life.RUNNING, ""
+        row.life, row.status = ContainerStatus.RUNNING, ""
         async with self.database.session() as session:
             await containers.keep(session, row)
 
@@ -104,7 +104,7 @@ class Hand:
                     unit, inside.id, old, new, f"its container is replaced: {reason}", self.clock()
                 )
         if found is not None:
-            if found.life is Life.RUNNING:
+            if found.life is ContainerStatus.RUNNING:
                 with suppress(NoSuchContainer):
                     await self.engine.stop(found.id, STOP_S)
             await self.engine.remove(found.id)
@@ -112,6 +112,6 @@ class Hand:
             async with write(self.database) as unit:
                 await containers.forget(unit, row)
             return
-        row.life, row.status = Life.MISSING, ""
+        row.life, row.status = ContainerStatus.MISSING, ""
         async with self.database.session() as session:
             await containers.keep(session, row)

@@ -7,36 +7,36 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from keeper.containers.container_spec import TEMPLATE, Ground, digest_of, place_of
-from keeper.containers.engine_responses import Life, Seen
-from keeper.containers.planning import SeenExit, Slot
-from model.repositories.containers import ExitInContainer, PoolOfContainers
-from model.stored_containers import Containers
+from keeper.containers.container_spec import TEMPLATE, SpecContext, digest_of, place_of
+from keeper.containers.engine_responses import ContainerStatus, ListedContainer
+from keeper.containers.planning import ObservedExit, Slot
+from model.repositories.containers import ContainerExit, ContainerPool
+from model.stored_containers import ContainerSettings
 from model.tables import ContainerRow
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Inventory:
     """One look. `known` are the containers by name, as they are to be kept; `seen` those that the engine has."""
 
-    pools: Mapping[UUID, PoolOfContainers]
+    pools: Mapping[UUID, ContainerPool]
     known: Mapping[str, ContainerRow]
-    exits: Mapping[str, ExitInContainer]
-    seen: Mapping[str, Seen] = field(default_factory=dict)
+    exits: Mapping[str, ContainerExit]
+    seen: Mapping[str, ListedContainer] = field(default_factory=dict)
 
     def of_pool(self, pool_id: UUID) -> Sequence[ContainerRow]:
         """The containers of a pool, by slot."""
         rows = (row for row in self.known.values() if row.pool_id == pool_id)
         return sorted(rows, key=lambda row: row.slot)
 
-    def slot(self, row: ContainerRow, wish: Containers | None, ground: Ground) -> Slot:
+    def slot(self, row: ContainerRow, wish: ContainerSettings | None, ground: SpecContext) -> Slot:
         """A container as planning takes it."""
         found, inside = self.seen.get(row.name), self.exits.get(row.name)
         made_of = found.labels.get(TEMPLATE) if found else None
         return Slot(
             number=row.slot,
             name=row.name,
-            life=found.life if found else Life.MISSING,
+            life=found.life if found else ContainerStatus.MISSING,
             started_at=row.started_at,
             leaving_since=row.leaving_since,
             held=row.held,
@@ -46,11 +46,11 @@ class Sight:
         )
 
 
-def _as_seen(inside: ExitInContainer) -> SeenExit:
-    return SeenExit(inside.state, inside.state_since, inside.heard_at, inside.open_requests)
+def _as_seen(inside: ContainerExit) -> ObservedExit:
+    return ObservedExit(inside.state, inside.state_since, inside.heard_at, inside.open_requests)
 
 
-def strangers(seen: Iterable[Seen], known: Mapping[str, ContainerRow], now: datetime) -> list[ContainerRow]:
+def strangers(seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow], now: datetime) -> list[ContainerRow]:
     """The rows of containers that are this installation's by their labels, and that nobody knows of any more.
 
     That is so after a backup was restored. One whose slot another has by now has leave to go.

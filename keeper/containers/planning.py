@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-from keeper.containers.engine_responses import Life
-from keeper.containers.scaling import Scale, failed, scaled
-from model.stored_containers import DRAIN_S, Containers
+from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.scaling import PoolScale, failed, scaled
+from model.stored_containers import DRAIN_S, ContainerSettings
 from model.world import SERVING, ExitState
 
 ENROL_WITHIN: Final = timedelta(seconds=120)
@@ -23,7 +23,7 @@ SETTLED_AFTER: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
-class SeenExit:
+class ObservedExit:
     """What is known of the exit in a container. `heard_at` is None for one that was never heard of."""
 
     state: ExitState
@@ -38,7 +38,7 @@ class Slot:
 
     number: int
     name: str
-    life: Life
+    life: ContainerStatus
     started_at: datetime
     """When it was started last, or was to be."""
     leaving_since: datetime | None = None
@@ -49,11 +49,13 @@ class Slot:
     """Whether it was made of something else than the pool says now."""
     status: str = ""
     """The engine's words."""
-    exit: SeenExit | None = None
+    exit: ObservedExit | None = None
 
     @property
     def serves(self) -> bool:
-        return self.life is Life.RUNNING and self.exit is not None and self.exit.state in SERVING and self.heard
+        return (
+            self.life is ContainerStatus.RUNNING and self.exit is not None and self.exit.state in SERVING and self.heard
+        )
 
     @property
     def heard(self) -> bool:
@@ -62,7 +64,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Make:
+class CreateContainer:
     """Make a container in a free slot, or in one whose container is gone."""
 
     slot: int
@@ -70,7 +72,7 @@ class Make:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartContainer:
     """Start a container that was made and not started."""
 
     name: str
@@ -78,7 +80,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainExit:
     """Send no clients to its exit any more, so that it may go for good."""
 
     name: str
@@ -86,7 +88,7 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class RemoveContainer:
     """Remove a container. `for_good`: with its exit and its slot; otherwise it is made again."""
 
     name: str
@@ -94,18 +96,20 @@ class Remove:
     for_good: bool
 
 
-Action: TypeAlias = Make | Start | Drain | Remove
+Action: TypeAlias = CreateContainer | StartContainer | DrainExit | RemoveContainer
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PoolPlan:
     """What to do now, in order, and what to remember."""
 
     actions: tuple[Action, ...]
-    scale: Scale
+    scale: PoolScale
 
 
-def plan(wish: Containers | None, slots: Sequence[Slot], scale: Scale, now: datetime, heard_since: datetime) -> Plan:
+def plan(
+    wish: ContainerSettings | None, slots: Sequence[Slot], scale: PoolScale, now: datetime, heard_since: datetime
+) -> PoolPlan:
     """What to do about a pool's containers; without a `wish` all of them go.
 
     `heard_since` is from when on exits could be heard without a break: silence before it says nothing.
@@ -114,7 +118,9 @@ def plan(wish: Containers | None, slots: Sequence[Slot], scale: Scale, now: date
     leaving = [slot for slot in slots if slot.leaving_since is not None]
     gone = [*_gone(leaving, timedelta(seconds=wish.drain_s if wish else DRAIN_S), now)]
     if wish is None:
-        return Plan((*gone, *(_let_go(slot, "its pool has no containers any more") for slot in staying)), Scale())
+        return PoolPlan(
+            (*gone, *(_let_go(slot, "its pool has no containers any more") for slot in staying)), PoolScale()
+        )
     loads = [slot.exit.open_requests for slot in staying if slot.serves and slot.exit]
     out = sum(slot.held or _taken_out(slot) for slot in staying)
     scale = scaled(wish, loads, out, scale, now)
@@ -127,48 +133,51 @@ def plan(wish: Containers | None, slots: Sequence[Slot], scale: Scale, now: date
     going = {slot.name for slot in surplus}
     actions: list[Action] = [*gone, *(_let_go(slot, f"{scale.wanted} are enough") for slot in surplus)]
     actions += [action for action, _ in broken if action.name not in going]
-    actions += [Start(slot.name, "it was not started yet") for slot in _in_life(staying, going, Life.CREATED)]
+    actions += [
+        StartContainer(slot.name, "it was not started yet")
+        for slot in _in_life(staying, going, ContainerStatus.CREATED)
+    ]
     if scale.retry_at is None or now >= scale.retry_at:
-        missing = _in_life(staying, going, Life.MISSING)
-        actions += [Make(slot.number, "its container is gone") for slot in missing]
+        missing = _in_life(staying, going, ContainerStatus.MISSING)
+        actions += [CreateContainer(slot.number, "its container is gone") for slot in missing]
         actions += _new(wish, slots, scale.wanted - len(staying))
     if not actions:
         actions += _renewal(staying, scale)
-    return Plan(tuple(actions), scale)
+    return PoolPlan(tuple(actions), scale)
 
 
-def _gone(leaving: Sequence[Slot], drain: timedelta, now: datetime) -> Iterator[Drain | Remove]:
+def _gone(leaving: Sequence[Slot], drain: timedelta, now: datetime) -> Iterator[DrainExit | RemoveContainer]:
     """Those that nobody uses any more, or that had time enough."""
     for slot in leaving:
         assert slot.leaving_since is not None
         if slot.serves:  # whatever made it serve again, it goes
-            yield Drain(slot.name, "it is to go")
+            yield DrainExit(slot.name, "it is to go")
         seen = slot.exit
         told = seen is not None and seen.heard_at is not None and seen.heard_at > slot.leaving_since
-        if slot.life is not Life.RUNNING or seen is None:
-            yield Remove(slot.name, "it does not run any more", for_good=True)
+        if slot.life is not ContainerStatus.RUNNING or seen is None:
+            yield RemoveContainer(slot.name, "it does not run any more", for_good=True)
         elif told and seen.open_requests == 0:
-            yield Remove(slot.name, "nothing of it is open any more", for_good=True)
+            yield RemoveContainer(slot.name, "nothing of it is open any more", for_good=True)
         elif now - slot.leaving_since >= drain:
-            yield Remove(slot.name, f"it had {drain.total_seconds():.0f} s to end what it had", for_good=True)
+            yield RemoveContainer(slot.name, f"it had {drain.total_seconds():.0f} s to end what it had", for_good=True)
 
 
-def _broken(staying: Sequence[Slot], now: datetime, heard_since: datetime) -> Iterator[tuple[Remove, bool]]:
+def _broken(staying: Sequence[Slot], now: datetime, heard_since: datetime) -> Iterator[tuple[RemoveContainer, bool]]:
     """Those to replace, and whether that speaks against what they are made of."""
     for slot in staying:
         if slot.held:
             continue
-        if slot.life is Life.ENDED:
-            yield Remove(slot.name, f"it ended: {slot.status}", for_good=False), True
-        elif slot.life is not Life.RUNNING:
+        if slot.life is ContainerStatus.ENDED:
+            yield RemoveContainer(slot.name, f"it ended: {slot.status}", for_good=False), True
+        elif slot.life is not ContainerStatus.RUNNING:
             continue
         elif slot.exit is not None and slot.exit.state is ExitState.LOST and slot.exit.state_since > slot.started_at:
-            yield Remove(slot.name, "its exit is lost", for_good=False), True
+            yield RemoveContainer(slot.name, "its exit is lost", for_good=False), True
         elif not slot.heard and now - max(slot.started_at, heard_since) > ENROL_WITHIN:
             within = f"{ENROL_WITHIN.total_seconds():.0f} s"
-            yield Remove(slot.name, f"its exit was not heard of within {within}", for_good=False), True
+            yield RemoveContainer(slot.name, f"its exit was not heard of within {within}", for_good=False), True
         elif slot.outdated and not slot.serves and not _taken_out(slot):
-            yield Remove(slot.name, "it is made of something else than its pool says", for_good=False), False
+            yield RemoveContainer(slot.name, "it is made of something else than its pool says", for_good=False), False
 
 
 def _taken_out(slot: Slot) -> bool:
@@ -192,26 +201,26 @@ def _surplus(staying: Sequence[Slot], number: int) -> Sequence[Slot]:
 
 
 def _let_go(slot: Slot, reason: str) -> Action:
-    if slot.life is Life.RUNNING and slot.exit is not None:
-        return Drain(slot.name, reason)
-    return Remove(slot.name, reason, for_good=True)
+    if slot.life is ContainerStatus.RUNNING and slot.exit is not None:
+        return DrainExit(slot.name, reason)
+    return RemoveContainer(slot.name, reason, for_good=True)
 
 
-def _in_life(staying: Sequence[Slot], going: set[str], life: Life) -> list[Slot]:
+def _in_life(staying: Sequence[Slot], going: set[str], life: ContainerStatus) -> list[Slot]:
     return [slot for slot in staying if slot.life is life and not slot.held and slot.name not in going]
 
 
-def _new(wish: Containers, slots: Sequence[Slot], number: int) -> list[Action]:
+def _new(wish: ContainerSettings, slots: Sequence[Slot], number: int) -> list[Action]:
     """New ones in the lowest free slots; those that drain count too, so that there are never more than the maximum."""
     taken = {slot.number for slot in slots}
     free = (candidate for candidate in range(1, len(taken) + wish.maximum + 1) if candidate not in taken)
     room = min(number, wish.maximum - len(slots))
-    return [Make(next(free), "there are fewer than wanted") for _ in range(max(0, room))]
+    return [CreateContainer(next(free), "there are fewer than wanted") for _ in range(max(0, room))]
 
 
-def _renewal(staying: Sequence[Slot], scale: Scale) -> list[Action]:
+def _renewal(staying: Sequence[Slot], scale: PoolScale) -> list[Action]:
     """When all is well otherwise, one of those that are outdated goes at a time, and a new one comes."""
     outdated = [slot for slot in staying if slot.outdated and not slot.held and not _taken_out(slot)]
     if not outdated or len(staying) < scale.wanted or not all(slot.serves for slot in staying if not slot.held):
         return []
-    return [Drain(outdated[0].name, "it is made of something else than its pool says")]
+    return [DrainExit(outdated[0].name, "it is made of something else than its pool says")]

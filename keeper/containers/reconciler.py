@@ -14,21 +14,21 @@ from uuid import UUID
 import structlog
 
 from keeper.containers.commands import carry_out, must_wait
-from keeper.containers.container_spec import INSTANCE, Ground
+from keeper.containers.container_spec import INSTANCE, SpecContext
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import Life
+from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError
-from keeper.containers.executor import Hand
-from keeper.containers.inventory import Sight, strangers
-from keeper.containers.planning import Make, Remove, Start, plan
-from keeper.containers.scaling import Scale, failed
-from keeper.ingest_window import Hearing
+from keeper.containers.executor import ActionExecutor
+from keeper.containers.inventory import Inventory, strangers
+from keeper.containers.planning import CreateContainer, RemoveContainer, StartContainer, plan
+from keeper.containers.scaling import PoolScale, failed
+from keeper.ingest_window import IngestWindow
 from keeper.lease import CONTAINER_LEASE_ID, Alive, hold_lease
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
 from model.stored_containers import read_containers
-from model.tables import ContainerPoolRow, ContainerWishRow
-from model.unit_of_work import CONTAINER_CHANNEL, Feed
+from model.tables import ContainerCommandRow, ContainerPoolRow
+from model.unit_of_work import CONTAINER_CHANNEL, ChangeFeed
 
 Clock = Callable[[], datetime]
 LOOK_EVERY_S: Final = 2.0
@@ -38,14 +38,14 @@ log = structlog.get_logger()
 
 
 async def run_containers(
-    database: Database, address: str, ground: Ground, clock: Clock, *, look_every_s: float = LOOK_EVERY_S
+    database: Database, address: str, ground: SpecContext, clock: Clock, *, look_every_s: float = LOOK_EVERY_S
 ) -> None:
     """Look after containers whenever this replica holds the lease of those that have an engine, until cancelled."""
-    feed = Feed(database, CONTAINER_CHANNEL, poll_s=look_every_s)
+    feed = ChangeFeed(database, CONTAINER_CHANNEL, poll_s=look_every_s)
 
     async def look_on() -> None:
         async with Engine(address) as engine:
-            keeper = ContainerKeeper(database, engine, ground, clock)
+            keeper = ContainerReconciler(database, engine, ground, clock)
             while True:
                 if not await keeper.look():
                     await feed.wait()
@@ -79,16 +79,16 @@ async def _watch(alive: Alive) -> None:
         await asyncio.sleep(_ALIVE_EVERY_S)
 
 
-class ContainerKeeper:
+class ContainerReconciler:
     """What one holder of the lease remembers between two looks."""
 
-    def __init__(self, database: Database, engine: Engine, ground: Ground, clock: Clock) -> None:
+    def __init__(self, database: Database, engine: Engine, ground: SpecContext, clock: Clock) -> None:
         self._database = database
         self._engine = engine
         self._ground = ground
         self._clock = clock
-        self._hearing = Hearing()
-        self._scales: dict[UUID, Scale] = {}
+        self._hearing = IngestWindow()
+        self._scales: dict[UUID, PoolScale] = {}
 
     async def look(self) -> bool:
         """Look once, and do what is due; says whether to look again at once. Raises DatabaseUnreachable."""
@@ -109,7 +109,7 @@ class ContainerKeeper:
                 await containers.keep(session, row)
                 known[row.name] = row
             pools = {pool.id: pool for pool in await containers.pools(session)}
-            sight = Sight(pools, known, await containers.exits_in(session), seen)
+            sight = Inventory(pools, known, await containers.exits_in(session), seen)
             await self._keep_lives(session, sight)
             await container_commands.prune(session, before=now - _KEEP_WISHES_FOR)
             wishes = await container_commands.undone(session)
@@ -119,17 +119,17 @@ class ContainerKeeper:
         await self._tend_all(sight, standings, now)
         return False
 
-    async def _keep_lives(self, session: Any, sight: Sight) -> None:
+    async def _keep_lives(self, session: Any, sight: Inventory) -> None:
         for row in sight.known.values():
             found = sight.seen.get(row.name)
-            life = found.life if found else Life.MISSING
+            life = found.life if found else ContainerStatus.MISSING
             # how long it has been up is no news
-            status = found.status if found and life is not Life.RUNNING else ""
+            status = found.status if found and life is not ContainerStatus.RUNNING else ""
             if (row.life, row.status) != (life, status):
                 row.life, row.status = life, status
                 await containers.keep(session, row)
 
-    async def _grant(self, wishes: Sequence[ContainerWishRow], sight: Sight, now: datetime) -> bool:
+    async def _grant(self, wishes: Sequence[ContainerCommandRow], sight: Inventory, now: datetime) -> bool:
         """Carry out what is wished, of what goes in turn one of a pool; says whether anything was."""
         granted, busy = False, set[UUID]()
         for wish in wishes:
@@ -142,7 +142,7 @@ class ContainerKeeper:
             granted = True
         return granted
 
-    async def _tend_all(self, sight: Sight, standings: dict[UUID, ContainerPoolRow], now: datetime) -> None:
+    async def _tend_all(self, sight: Inventory, standings: dict[UUID, ContainerPoolRow], now: datetime) -> None:
         pool_ids = {*sight.pools, *(row.pool_id for row in sight.known.values())}
         self._scales = {pool_id: scale for pool_id, scale in self._scales.items() if pool_id in pool_ids}
         # beside each other, for one that takes long to end must not hold up the others' replacements
@@ -153,19 +153,19 @@ class ContainerKeeper:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _tend(self, pool_id: UUID, sight: Sight, standing: ContainerPoolRow | None, now: datetime) -> None:
+    async def _tend(self, pool_id: UUID, sight: Inventory, standing: ContainerPoolRow | None, now: datetime) -> None:
         pool = sight.pools.get(pool_id)
         wish = read_containers(pool.containers) if pool else None
         slots = [sight.slot(row, wish, self._ground) for row in sight.of_pool(pool_id)]
         planned = plan(wish, slots, self._scale(pool_id, standing), now, self._hearing.since or now)
         scale, error = planned.scale, ""
-        hand = Hand(self._database, self._engine, self._ground, self._clock, sight, pool, wish)
+        hand = ActionExecutor(self._database, self._engine, self._ground, self._clock, sight, pool, wish)
         stuck = False
         for action in planned.actions:
-            making = isinstance(action, Make | Start)
+            making = isinstance(action, CreateContainer | StartContainer)
             if making and stuck:
                 continue
-            if isinstance(action, Remove) and not action.for_good:
+            if isinstance(action, RemoveContainer) and not action.for_good:
                 error = f"{action.name}: {action.reason}"
             try:
                 await hand.do(action)
@@ -178,14 +178,14 @@ class ContainerKeeper:
         if pool is not None:
             await self._record(pool_id, scale, standing, error, now)
 
-    def _scale(self, pool_id: UUID, standing: ContainerPoolRow | None) -> Scale:
+    def _scale(self, pool_id: UUID, standing: ContainerPoolRow | None) -> PoolScale:
         """What is remembered of a pool: by this holder of the lease, or by the one before it."""
         if pool_id in self._scales or standing is None:
-            return self._scales.get(pool_id, Scale())
-        return Scale(wanted=standing.wanted, failures=standing.failures, retry_at=standing.retry_at)
+            return self._scales.get(pool_id, PoolScale())
+        return PoolScale(wanted=standing.wanted, failures=standing.failures, retry_at=standing.retry_at)
 
     async def _record(
-        self, pool_id: UUID, scale: Scale, standing: ContainerPoolRow | None, error: str, now: datetime
+        self, pool_id: UUID, scale: PoolScale, standing: ContainerPoolRow | None, error: str, now: datetime
     ) -> None:
         """Keep how it stands; an error stays until the pool has settled."""
         before = standing or ContainerPoolRow(pool_id=pool_id)

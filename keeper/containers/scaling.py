@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from model.stored_containers import Containers
+from model.stored_containers import ContainerSettings
 
 BUSY_FOR: Final = timedelta(seconds=30)
 """How long exits must have too much to do until there is one more."""
@@ -20,7 +20,7 @@ _DOUBLINGS_MAX: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class PoolScale:
     """What is remembered of a pool: how many containers it should have, and since when that seems too few or too many.
 
     `failures` counts the looks in a row that found containers dead; none is made before `retry_at`.
@@ -33,7 +33,7 @@ class Scale:
     retry_at: datetime | None = None
 
 
-def scaled(wish: Containers, loads: Sequence[int], out: int, scale: Scale, now: datetime) -> Scale:
+def scaled(wish: ContainerSettings, loads: Sequence[int], out: int, scale: PoolScale, now: datetime) -> PoolScale:
     """The scale by the open requests of each exit that serves, between the pool's bounds.
 
     `out` is how many an operator took out. Nothing is judged while fewer serve than should: whoever comes will take its part.
@@ -53,7 +53,7 @@ def scaled(wish: Containers, loads: Sequence[int], out: int, scale: Scale, now: 
     return replace(scale, wanted=wanted, busy_since=busy_since, idle_since=idle_since)
 
 
-def failed(scale: Scale, now: datetime) -> Scale:
+def failed(scale: PoolScale, now: datetime) -> PoolScale:
     """After a failure the pool waits: 1 s, 2 s, 4 s and so on up to 60 s."""
     pause = min(timedelta(seconds=2 ** min(scale.failures, _DOUBLINGS_MAX)), BACKOFF_MAX)
     return replace(scale, failures=scale.failures + 1, retry_at=now + pause)

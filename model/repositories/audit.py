@@ -20,7 +20,7 @@ _NEAR: Final = 1_000
 """How far from its place an entry is looked for that is out of order."""
 
 
-class Fault(StrEnum):
+class ChainFault(StrEnum):
     TAMPERED = "tampered"
     """An entry is not what was written."""
     MISSING = "missing"
@@ -34,10 +34,10 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChainFinding:
     """What is wrong, from one sequence to another (the same, for one entry)."""
 
-    fault: Fault
+    fault: ChainFault
     first: int
     last: int
     message: str
@@ -52,27 +52,27 @@ class Checkpoint:
 
 
 @dataclass(slots=True)
-class Verdict:
+class ChainVerdict:
     """What became of the chain. At most FINDINGS_MAX findings are listed; `end` is where it ends."""
 
     count: int = 0
     end: Checkpoint = field(default_factory=lambda: Checkpoint(0, ""))
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ChainFinding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return not self.findings
 
-    def find(self, fault: Fault, first: int, last: int, message: str) -> None:
+    def find(self, fault: ChainFault, first: int, last: int, message: str) -> None:
         if len(self.findings) < FINDINGS_MAX:
-            self.findings.append(Finding(fault, first, last, message))
+            self.findings.append(ChainFinding(fault, first, last, message))
 
 
-async def verify(session: AsyncSession, checkpoint: Checkpoint | None = None) -> Verdict:
+async def verify(session: AsyncSession, checkpoint: Checkpoint | None = None) -> ChainVerdict:
     """Check the whole chain as it is at this moment, against its noted end and maybe a checkpoint. A new transaction."""
     await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     head = (await session.execute(select(AuditHeadRow))).scalar_one_or_none()
-    verdict = Verdict()
+    verdict = ChainVerdict()
     kept = checkpoint is None or checkpoint.sequence == 0
     async for row in read(session):
         _check(verdict, row)
@@ -80,11 +80,11 @@ async def verify(session: AsyncSession, checkpoint: Checkpoint | None = None) ->
             kept = True
             if row.hash != checkpoint.hash:
                 message = f"entry {row.sequence} is not the one of the checkpoint"
-                verdict.find(Fault.REWRITTEN, row.sequence, row.sequence, message)
+                verdict.find(ChainFault.REWRITTEN, row.sequence, row.sequence, message)
     _check_end(verdict, head)
     if checkpoint is not None and not kept and checkpoint.sequence > verdict.end.sequence:
         message = f"entry {checkpoint.sequence}, of the checkpoint, is after the end"
-        verdict.find(Fault.CUT_OFF, verdict.end.sequence + 1, checkpoint.sequence, message)
+        verdict.find(ChainFault.CUT_OFF, verdict.end.sequence + 1, checkpoint.sequence, message)
     return verdict
 
 
@@ -111,28 +111,28 @@ async def read_batch(
     return (await session.execute(query)).scalars().all()
 
 
-def _check(verdict: Verdict, row: AuditRow) -> None:
+def _check(verdict: ChainVerdict, row: AuditRow) -> None:
     before, place = verdict.end, row.sequence
     follows = row.previous == before.hash
     if place > before.sequence + 1:
         first, last = before.sequence + 1, place - 1
         which = f"entry {first} is" if first == last else f"entries {first} to {last} are"
-        verdict.find(Fault.MISSING, first, last, f"{which} missing")
+        verdict.find(ChainFault.MISSING, first, last, f"{which} missing")
         follows = True  # nothing can be said of what is not there
     if hash_of(row) != row.hash:
         written = _place_of(row) if len(verdict.findings) < FINDINGS_MAX else None
         if written is None:
-            verdict.find(Fault.TAMPERED, place, place, f"entry {place} is not what was written")
+            verdict.find(ChainFault.TAMPERED, place, place, f"entry {place} is not what was written")
         else:
-            verdict.find(Fault.OUT_OF_ORDER, place, place, f"entry {written} stands in the place of entry {place}")
+            verdict.find(ChainFault.OUT_OF_ORDER, place, place, f"entry {written} stands in the place of entry {place}")
     elif not follows and not _is_questioned(verdict, before.sequence):
         message = f"entry {place} does not follow entry {before.sequence}: one of them is not what was written"
-        verdict.find(Fault.TAMPERED, before.sequence or place, place, message)
+        verdict.find(ChainFault.TAMPERED, before.sequence or place, place, message)
     verdict.count += 1
     verdict.end = Checkpoint(place, row.hash)
 
 
-def _is_questioned(verdict: Verdict, sequence: int) -> bool:
+def _is_questioned(verdict: ChainVerdict, sequence: int) -> bool:
     """Whether something was found about an entry already; that the next one does not follow it is no news then."""
     return bool(verdict.findings) and verdict.findings[-1].last >= sequence
 
@@ -148,16 +148,16 @@ def _place_of(row: AuditRow) -> int | None:
     return None
 
 
-def _check_end(verdict: Verdict, head: AuditHeadRow | None) -> None:
+def _check_end(verdict: ChainVerdict, head: AuditHeadRow | None) -> None:
     end = verdict.end
     if head is None:
-        verdict.find(Fault.CUT_OFF, end.sequence, end.sequence, "the noted end of the chain is missing")
+        verdict.find(ChainFault.CUT_OFF, end.sequence, end.sequence, "the noted end of the chain is missing")
     elif head.sequence > end.sequence:
         first, last = end.sequence + 1, head.sequence
         which = f"entry {first} is" if first == last else f"entries {first} to {last} are"
-        verdict.find(Fault.CUT_OFF, first, last, f"{which} cut off at the end")
+        verdict.find(ChainFault.CUT_OFF, first, last, f"{which} cut off at the end")
     elif head.sequence < end.sequence:
         message = f"there are entries after {head.sequence}, the noted end"
-        verdict.find(Fault.TAMPERED, head.sequence + 1, end.sequence, message)
+        verdict.find(ChainFault.TAMPERED, head.sequence + 1, end.sequence, message)
     elif head.hash != end.hash and not _is_questioned(verdict, end.sequence):
-        verdict.find(Fault.TAMPERED, end.sequence, end.sequence, f"entry {end.sequence} is not the noted end")
+        verdict.find(ChainFault.TAMPERED, end.sequence, end.sequence, f"entry {end.sequence} is not the noted end")

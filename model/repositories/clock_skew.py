@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.tables import EarRow, ExitHistoryRow, ExitRow, HeartbeatRow
+from model.tables import ExitHistoryRow, ExitRow, HeartbeatRow, IngestWatermarkRow
 
 ALIKE: Final = timedelta(seconds=30)
 """Clocks of replicas may differ by this much."""
@@ -28,5 +28,7 @@ async def pull_back(session: AsyncSession, now: datetime) -> int:
         await session.execute(update(ExitHistoryRow).where(of_them, col(ExitHistoryRow.at) > now).values(at=now))
         await session.execute(update(ExitRow).where(col(ExitRow.id).in_(exits)).values(state_since=now))
     await session.execute(update(HeartbeatRow).where(col(HeartbeatRow.heard_at) > limit).values(heard_at=now))
-    await session.execute(update(EarRow).where(col(EarRow.heard_until) > limit).values(heard_until=now))
+    await session.execute(
+        update(IngestWatermarkRow).where(col(IngestWatermarkRow.heard_until) > limit).values(heard_until=now)
+    )
     return len(exits)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.tables import QuestionRow
+from model.tables import ConfigRequestRow
 from model.unit_of_work import QUESTION_CHANNEL, notify
 
 
@@ -18,28 +18,28 @@ async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UU
     """Ask all replicas what a proxy holds, with the content of the resources of one name (None: of none)."""
     question = uuid4()
     row = {"id": question, "proxy_id": proxy_id, "resource": resource, "asked_at": func.clock_timestamp()}
-    await session.execute(insert(QuestionRow).values(row))
+    await session.execute(insert(ConfigRequestRow).values(row))
     await notify(session, QUESTION_CHANNEL)
     return question
 
 
-async def asked(session: AsyncSession, about: Collection[UUID]) -> Sequence[QuestionRow]:
+async def asked(session: AsyncSession, about: Collection[UUID]) -> Sequence[ConfigRequestRow]:
     """The questions about these proxies that nobody answered yet."""
-    query = select(QuestionRow).where(col(QuestionRow.answer).is_(None))
+    query = select(ConfigRequestRow).where(col(ConfigRequestRow.answer).is_(None))
     return [row for row in (await session.execute(query)).scalars() if row.proxy_id in about]
 
 
 async def answer(session: AsyncSession, question: UUID, content: dict[str, Any]) -> None:
     """Answer one; nothing if whoever asked waits no more."""
-    await session.execute(update(QuestionRow).where(col(QuestionRow.id) == question).values(answer=content))
+    await session.execute(update(ConfigRequestRow).where(col(ConfigRequestRow.id) == question).values(answer=content))
 
 
 async def answer_to(session: AsyncSession, question: UUID) -> dict[str, Any] | None:
     """The answer, once there is one."""
-    query = select(col(QuestionRow.answer)).where(col(QuestionRow.id) == question)
+    query = select(col(ConfigRequestRow.answer)).where(col(ConfigRequestRow.id) == question)
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def forget(session: AsyncSession, question: UUID) -> None:
     """Whoever asked waits no more."""
-    await session.execute(delete(QuestionRow).where(col(QuestionRow.id) == question))
+    await session.execute(delete(ConfigRequestRow).where(col(ConfigRequestRow.id) == question))

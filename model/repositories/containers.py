@@ -15,14 +15,14 @@ from sqlmodel import col
 
 from model.repositories import exits, retention
 from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, HeartbeatRow, PoolRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import TAKEN_OUT, ExitState
 
 RETIRED = "its pool has no containers any more"
 
 
 @dataclass(frozen=True, slots=True)
-class PoolOfContainers:
+class ContainerPool:
     """A pool that wants containers."""
 
     id: UUID
@@ -32,7 +32,7 @@ class PoolOfContainers:
 
 
 @dataclass(frozen=True, slots=True)
-class ExitInContainer:
+class ContainerExit:
     """The exit in a container, and what was heard of it last."""
 
     id: UUID
@@ -44,12 +44,10 @@ class ExitInContainer:
     """What gateways dial; None: nothing yet."""
 
 
-async def pools(session: AsyncSession) -> Sequence[PoolOfContainers]:
+async def pools(session: AsyncSession) -> Sequence[ContainerPool]:
     """The pools that want containers."""
     query = select(col(PoolRow.id), col(PoolRow.name), col(PoolRow.fleet_id), col(PoolRow.containers))
-    return [
-        PoolOfContainers(*row) for row in (await session.execute(query.where(col(PoolRow.containers).is_not(None))))
-    ]
+    return [ContainerPool(*row) for row in (await session.execute(query.where(col(PoolRow.containers).is_not(None))))]
 
 
 async def all_rows(session: AsyncSession) -> Sequence[ContainerRow]:
@@ -72,7 +70,7 @@ async def find(session: AsyncSession, pool_id: UUID, name: str) -> ContainerRow 
     return row if row is not None and row.pool_id == pool_id else None
 
 
-async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) -> dict[str, ExitInContainer]:
+async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) -> dict[str, ContainerExit]:
     """The exits in containers (None: in all), by the name that both have."""
     query = (
         select(
@@ -93,7 +91,7 @@ async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) ->
     if names is not None:
         query = query.where(col(ContainerRow.name).in_(names))
     return {
-        name: ExitInContainer(exit_id, ExitState(state), since, heard_at, open_requests or 0, endpoint)
+        name: ContainerExit(exit_id, ExitState(state), since, heard_at, open_requests or 0, endpoint)
         for name, exit_id, state, since, heard_at, open_requests, endpoint in (await session.execute(query)).all()
     }
 
@@ -105,7 +103,7 @@ async def keep(session: AsyncSession, row: ContainerRow) -> None:
     await session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
-async def leave(unit: Unit, row: ContainerRow, seen: ExitInContainer | None, reason: str, now: datetime) -> None:
+async def leave(unit: UnitOfWork, row: ContainerRow, seen: ContainerExit | None, reason: str, now: datetime) -> None:
     """A container is to go for good: its exit is drained, unless an operator took it out, and it is told."""
     if seen is not None and seen.state not in TAKEN_OUT:
         await retention.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
@@ -113,7 +111,7 @@ async def leave(unit: Unit, row: ContainerRow, seen: ExitInContainer | None, rea
     await keep(unit.session, row)
 
 
-async def retire(unit: Unit, pool_id: UUID, now: datetime) -> None:
+async def retire(unit: UnitOfWork, pool_id: UUID, now: datetime) -> None:
     """The same for all containers of a pool that wants none any more."""
     seen = await exits_in(unit.session)
     for row in (await of_pools(unit.session, [pool_id])).get(pool_id, ()):
@@ -121,7 +119,7 @@ async def retire(unit: Unit, pool_id: UUID, now: datetime) -> None:
             await leave(unit, row, seen.get(row.name), RETIRED, now)
 
 
-async def forget(unit: Unit, row: ContainerRow) -> None:
+async def forget(unit: UnitOfWork, row: ContainerRow) -> None:
     """A container is gone for good, and so is its exit."""
     query = select(ExitRow, col(PoolRow.fleet_id)).join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
     query = query.where(col(ExitRow.pool_id) == row.pool_id, col(ExitRow.name) == row.name)

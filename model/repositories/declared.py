@@ -27,7 +27,7 @@ from model.tables import (
     ServerCertificateRow,
     UserRow,
 )
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import FIRST_LISTENER, SERVING, Kind, Role
 
 Row = TypeVar(
@@ -56,7 +56,7 @@ _UNSAID: Mapping[Kind, frozenset[str]] = {
 """Fields whose values neither events nor the audit repeat."""
 
 
-async def save(unit: Unit, row: Row, fleet_id: UUID | None = None) -> Row:
+async def save(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> Row:
     """Add a row, or one that changed. `fleet_id` is that of a row that does not say it itself.
 
     Raises sqlalchemy.exc.IntegrityError, with the constraint's name, when it clashes with another.
@@ -69,7 +69,7 @@ async def save(unit: Unit, row: Row, fleet_id: UUID | None = None) -> Row:
     return row
 
 
-async def save_changes(unit: Unit, row: Row, fields: Mapping[str, Any], fleet_id: UUID | None = None) -> None:
+async def save_changes(unit: UnitOfWork, row: Row, fields: Mapping[str, Any], fleet_id: UUID | None = None) -> None:
     """Give a row new values. One that has them already is not touched, so that nothing new is no revision."""
     changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
     if not changed:
@@ -83,14 +83,14 @@ async def save_changes(unit: Unit, row: Row, fields: Mapping[str, Any], fleet_id
     _touch(unit, row, "changed", fleet_id, {"name": _name_of(row), "changes": pairs})
 
 
-async def remove(unit: Unit, row: Row, fleet_id: UUID | None = None) -> None:
+async def remove(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> None:
     """Remove a row. Raises sqlalchemy.exc.IntegrityError while others refer to it."""
     _touch(unit, row, "deleted", fleet_id, {"name": _name_of(row)})
     await unit.session.delete(row)
     await unit.session.flush()
 
 
-def _touch(unit: Unit, row: AnyRow, action: str, fleet_id: UUID | None, detail: Mapping[str, Any]) -> None:
+def _touch(unit: UnitOfWork, row: AnyRow, action: str, fleet_id: UUID | None, detail: Mapping[str, Any]) -> None:
     fleet = row.id if isinstance(row, FleetRow) else fleet_id or getattr(row, "fleet_id", None)
     unit.touch(KINDS[type(row)], row.id, action, fleet_id=fleet, detail=detail)
 
@@ -245,7 +245,7 @@ def _matches(table: Any, ref: str) -> ColumnElement[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class PoolOffer:
     """How much of a fleet clients can be sent to."""
 
     pools: int
@@ -253,7 +253,7 @@ class Offer:
     """Those that serve."""
 
 
-async def offer_of(session: AsyncSession, fleet_id: UUID) -> Offer:
+async def offer_of(session: AsyncSession, fleet_id: UUID) -> PoolOffer:
     """What a fleet offers now."""
     pools = select(func.count()).select_from(PoolRow).where(col(PoolRow.fleet_id) == fleet_id)
     exits = (
@@ -267,4 +267,4 @@ async def offer_of(session: AsyncSession, fleet_id: UUID) -> Offer:
         )
     )
     row = (await session.execute(select(pools.scalar_subquery(), exits.scalar_subquery()))).one()
-    return Offer(pools=row[0], exits=row[1])
+    return PoolOffer(pools=row[0], exits=row[1])

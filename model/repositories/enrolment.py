@@ -15,11 +15,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.authority import LEAF_LIFETIME, Authority
+from model.authority import LEAF_LIFETIME, CertificateAuthority
 from model.database import Database
 from model.request_signature import public_key_of, thumbprint_of
 from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import ExitState, Kind, Role
 
 _CREDENTIALS: Final = """
@@ -40,7 +40,7 @@ class Credential:
     state: ExitState | None
 
 
-async def ensure_authority(session: AsyncSession, create: Callable[[], Authority]) -> Authority:
+async def ensure_authority(session: AsyncSession, create: Callable[[], CertificateAuthority]) -> CertificateAuthority:
     """The one authority; the first caller's is kept."""
     row = await session.get(AuthorityRow, 1)
     if row is None:
@@ -48,7 +48,7 @@ async def ensure_authority(session: AsyncSession, create: Callable[[], Authority
         statement = insert(AuthorityRow).values(id=1, certificate=made.certificate_pem, key=made.key_pem)
         await session.execute(statement.on_conflict_do_nothing())
         row = (await session.execute(select(AuthorityRow))).scalar_one()
-    return Authority(row.certificate, row.key)
+    return CertificateAuthority(row.certificate, row.key)
 
 
 async def create_token(
@@ -82,7 +82,7 @@ async def use_token(session: AsyncSession, token: JoinTokenRow, public_key_pem: 
     return True
 
 
-async def record_certificate(unit: Unit, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
+async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
     """Keep a certificate's public key, so that proofs by it can be checked."""
     unit.session.add(
         CertificateRow(

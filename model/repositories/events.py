@@ -41,7 +41,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EventFilter:
     """Which events; None: all. Those of no fleet are for whoever takes those of all."""
 
     kinds: frozenset[str] | None = None
@@ -62,11 +62,11 @@ class Wanted:
         return query
 
 
-EVERYTHING = Wanted()
+EVERYTHING = EventFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class EventBatch:
     """Events in order, and the id up to which there are no others that are wanted."""
 
     events: Sequence[Event]
@@ -75,7 +75,7 @@ class Reading:
     """Whether there may be further ones already."""
 
 
-async def read(session: AsyncSession, after: int | None, limit: int, wanted: Wanted = EVERYTHING) -> Reading:
+async def read(session: AsyncSession, after: int | None, limit: int, wanted: EventFilter = EVERYTHING) -> EventBatch:
     """What follows an id that was read before; None: all that the log still has.
 
     Raises EventsGone when the log has that id no more, or never had it: what followed may be gone too. The session must not have
@@ -85,14 +85,14 @@ async def read(session: AsyncSession, after: int | None, limit: int, wanted: Wan
     if after is not None and not await _has(session, after):
         raise EventsGone(
             "the log of changes has not all that followed this event",
-            mend="open the stream without an event's id, and then read anew what you keep",
+            hint="open the stream without an event's id, and then read anew what you keep",
         )
     newest = await newest_id(session)
     query = select(ChangeRow).where(col(ChangeRow.id) > (after or 0), col(ChangeRow.action).is_not(None))
     query = wanted.restrict(query).order_by(col(ChangeRow.id)).limit(limit + 1)
     found = [_event(row) for row in (await session.execute(query)).scalars()]
     more = len(found) > limit
-    return Reading(found[:limit], found[limit - 1].id if more else newest, more)
+    return EventBatch(found[:limit], found[limit - 1].id if more else newest, more)
 
 
 async def newest_id(session: AsyncSession) -> int:

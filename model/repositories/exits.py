@@ -6,10 +6,10 @@ from uuid import UUID
 
 from model.repositories import declared, heartbeats, sync
 from model.tables import ExitRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 
 
-async def deregister(unit: Unit, row: ExitRow, fleet_id: UUID) -> None:
+async def deregister(unit: UnitOfWork, row: ExitRow, fleet_id: UUID) -> None:
     """Remove an exit: its proxy, certificates and last heartbeat go with it."""
     await declared.remove(unit, row, fleet_id)
     proxy = await declared.find_proxy(unit.session, row.id)

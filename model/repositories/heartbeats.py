@@ -31,7 +31,7 @@ from sqlmodel import col
 
 from model.database import fetch_in
 from model.stored_balancing import read_resilience
-from model.tables import EarRow, ExitRow, HeartbeatRow, PoolRow
+from model.tables import ExitRow, HeartbeatRow, IngestWatermarkRow, PoolRow
 from model.unit_of_work import HEARTBEAT_CHANNEL, notify
 from model.world import RESILIENCE, SERVING, ExitState, Resilience
 
@@ -118,7 +118,7 @@ async def find(session: AsyncSession, proxy_id: UUID) -> HeartbeatRow | None:
 
 async def record_hearing(session: AsyncSession, replica: str, until: datetime) -> None:
     """Say that `replica` could hear and store heartbeats until then."""
-    statement = insert(EarRow).values(replica=replica, heard_until=until)
+    statement = insert(IngestWatermarkRow).values(replica=replica, heard_until=until)
     await session.execute(
         statement.on_conflict_do_update(
             index_elements=["replica"], set_={"heard_until": statement.excluded.heard_until}
@@ -128,7 +128,7 @@ async def record_hearing(session: AsyncSession, replica: str, until: datetime) -
 
 async def heard_until(session: AsyncSession) -> datetime | None:
     """Until when some replica was able to hear; None when none ever was."""
-    return (await session.execute(select(func.max(col(EarRow.heard_until))))).scalar_one()
+    return (await session.execute(select(func.max(col(IngestWatermarkRow.heard_until))))).scalar_one()
 
 
 async def wake_keeper(session: AsyncSession) -> None:
@@ -137,7 +137,7 @@ async def wake_keeper(session: AsyncSession) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ExitReport:
     """An exit's state beside the last that was heard of it; `heard` is None for one never heard of."""
 
     exit_id: UUID
@@ -156,7 +156,7 @@ class Standing:
 
 async def in_question(
     session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
-) -> Sequence[Standing]:
+) -> Sequence[ExitReport]:
     """The exits that what was heard of them may move to another state; the others need not be looked at.
 
     Whoever was heard of last before the two times has been silent for too long; None: nobody has.
@@ -164,14 +164,14 @@ async def in_question(
     return await _standings(session, _may_change(unreachable_before, lost_before))
 
 
-async def in_trouble(session: AsyncSession) -> Sequence[Standing]:
+async def in_trouble(session: AsyncSession) -> Sequence[ExitReport]:
     """The exits that are not well and were heard of since: why may be another matter by now."""
     not_well = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
     new = col(HeartbeatRow.heard_at) > col(ExitRow.state_since)
     return await _standings(session, and_(col(ExitRow.state).in_(not_well), new))
 
 
-async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Sequence[Standing]:
+async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Sequence[ExitReport]:
     exit_columns = (
         col(ExitRow.id),
         col(ExitRow.state),
@@ -190,7 +190,7 @@ async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Seque
     )
     rows: Iterable[Any] = (await session.execute(query)).all()
     return [
-        Standing(
+        ExitReport(
             exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity, reason
         )
         for exit_id, state, since, reason, country, resilience, capacity, *beat in rows
@@ -234,7 +234,7 @@ async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[U
     return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
 
 
-class Heard(NamedTuple):
+class LastReport(NamedTuple):
     """What was heard of an exit last."""
 
     heard_at: datetime
@@ -243,11 +243,11 @@ class Heard(NamedTuple):
     month_bytes: int
 
 
-async def heard_of(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, Heard]:
+async def heard_of(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
     """What was heard of some exits last, by id. For a session whose transaction has begun."""
-    statement = f"SELECT proxy_id, {', '.join(Heard._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
+    statement = f"SELECT proxy_id, {', '.join(LastReport._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
     found = await fetch_in(session, statement, [*proxy_ids])
-    return {row["proxy_id"]: Heard(*(row[name] for name in Heard._fields)) for row in found}
+    return {row["proxy_id"]: LastReport(*(row[name] for name in LastReport._fields)) for row in found}
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:

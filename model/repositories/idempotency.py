@@ -17,7 +17,7 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0x6964656d))")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredReply:
     """A request's digest, and what was answered to it."""
 
     digest: str
@@ -26,14 +26,14 @@ class Kept:
     body: str
 
 
-async def recall(session: AsyncSession, actor_id: UUID, key: str) -> Kept | None:
+async def recall(session: AsyncSession, actor_id: UUID, key: str) -> StoredReply | None:
     """What was answered to somebody under a key; whoever asks for the same meanwhile waits until the session ends."""
     await session.execute(_LOCK, {"key": f"{actor_id} {key}"})
     row = await session.get(IdempotencyRow, (actor_id, key))
-    return None if row is None else Kept(row.digest, row.status, row.headers, row.body)
+    return None if row is None else StoredReply(row.digest, row.status, row.headers, row.body)
 
 
-async def keep(session: AsyncSession, actor_id: UUID, key: str, answer: Kept) -> None:
+async def keep(session: AsyncSession, actor_id: UUID, key: str, answer: StoredReply) -> None:
     """Keep what is answered to somebody under a key."""
     row = IdempotencyRow(
         actor_id=actor_id,

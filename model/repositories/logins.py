@@ -59,7 +59,7 @@ async def end_sessions(session: AsyncSession, operator_id: UUID, *, but: UUID | 
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class LoginAllowance:
     """How many failures are free. The last of these blocks for a second, each further one twice as long as the one before."""
 
     free: int
@@ -67,7 +67,7 @@ class Allowance:
     forgotten_after: timedelta
 
 
-async def attempt(session: AsyncSession, allowances: Mapping[str, Allowance], now: datetime) -> datetime | None:
+async def attempt(session: AsyncSession, allowances: Mapping[str, LoginAllowance], now: datetime) -> datetime | None:
     """Count an attempt as failed for each of these keys; or, while one of them is blocked, say until when.
 
     It is counted before anybody knows whether it fails, so that many at once do not all pass; `forgive` takes it back.

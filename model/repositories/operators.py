@@ -22,7 +22,7 @@ _LOCK: Final = 0x65706F70
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class OperatorRights:
     """What an operator may, as stored."""
 
     operator_id: UUID
@@ -32,10 +32,10 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyStanding:
+class ApiKeyRights:
     """The same of the owner of an API key, and what the key itself may."""
 
-    owner: Standing
+    owner: OperatorRights
     key_id: UUID
     role: str
     fleets: frozenset[UUID] | None
@@ -62,20 +62,20 @@ WHERE k.digest = $1
 
 async def standing_in_session(
     database: Database, session_id: UUID, operator_id: UUID, now: datetime
-) -> Standing | None:
+) -> OperatorRights | None:
     """What an operator may who is logged in; None when the login has ended. One statement."""
     rows = await database.fetch(_IN_SESSION, session_id, operator_id, now)
     return _standing(rows[0]) if rows else None
 
 
-async def standing_of_key(database: Database, digest: str, now: datetime) -> KeyStanding | None:
+async def standing_of_key(database: Database, digest: str, now: datetime) -> ApiKeyRights | None:
     """What an API key may, by its SHA-256; None when there is none. One statement, which also notes the use."""
     rows = await database.fetch(_OF_KEY, digest, now, now - USED_EVERY)
     if not rows:
         return None
     row = rows[0]
     scopes, fleets = row["scopes"], as_fleets(row["key_fleet_ids"])
-    return KeyStanding(
+    return ApiKeyRights(
         _standing(row),
         row["key_id"],
         row["key_role"],
@@ -85,8 +85,8 @@ async def standing_of_key(database: Database, digest: str, now: datetime) -> Key
     )
 
 
-def _standing(row: Mapping[str, Any]) -> Standing:
-    return Standing(row["id"], row["role"], as_fleets(row["fleet_ids"]), row["disabled"])
+def _standing(row: Mapping[str, Any]) -> OperatorRights:
+    return OperatorRights(row["id"], row["role"], as_fleets(row["fleet_ids"]), row["disabled"])
 
 
 def as_fleets(stored: list[str] | None) -> frozenset[UUID] | None:

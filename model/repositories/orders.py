@@ -23,7 +23,7 @@ _CUT: Final = frozenset({ExitState.LEAKING})
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ExitOrder:
     """One that an agent should carry out until `expires_at`."""
 
     id: UUID
@@ -40,13 +40,13 @@ async def ask(session: AsyncSession, row: ExitOrderRow) -> None:
     await notify(session, ORDER_CHANNEL)
 
 
-async def pending(database: Database, now: datetime) -> Sequence[Order]:
+async def pending(database: Database, now: datetime) -> Sequence[ExitOrder]:
     """All that are neither done nor expired, the oldest first. Raises DatabaseUnreachable."""
     statement = """
         SELECT id, exit_id, kind, expires_at, detail FROM exit_order WHERE done_at IS NULL AND expires_at > $1
         ORDER BY asked_at, id
     """
-    return [Order(**row) for row in await database.fetch(statement, now)]
+    return [ExitOrder(**row) for row in await database.fetch(statement, now)]
 
 
 async def find(session: AsyncSession, exit_id: UUID, order_id: UUID) -> ExitOrderRow | None:

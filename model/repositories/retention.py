@@ -12,18 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.repositories import declared, rollout
-from model.repositories.heartbeats import Standing
+from model.repositories.heartbeats import ExitReport
 from model.repositories.logins import KEEP_THROTTLES_FOR
 from model.tables import (
     AcceptedRow,
     CanaryRow,
     ChangeRow,
+    ConfigRequestRow,
     ExitRow,
     HeartbeatRow,
     JoinTokenRow,
     PoolRow,
     ProxyRow,
-    QuestionRow,
     RejectionRow,
     ReplicaRow,
     RolloutRow,
@@ -31,13 +31,15 @@ from model.tables import (
     SyncRow,
     ThrottleRow,
 )
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import TAKEN_OUT, ExitState, Kind, ResourceKey, WeighBy
 
 GB: Final = 1_000_000_000
 
 
-async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState, reason: str, now: datetime) -> bool:
+async def change_state(
+    unit: UnitOfWork, exit_id: UUID, old: ExitState, new: ExitState, reason: str, now: datetime
+) -> bool:
     """Move an exit from one state to another; False when it is not in the old one any more."""
     statement = (
         update(ExitRow)
@@ -54,7 +56,7 @@ async def change_state(unit: Unit, exit_id: UUID, old: ExitState, new: ExitState
     return True
 
 
-async def change_reason(unit: Unit, standing: Standing, reason: str) -> None:
+async def change_reason(unit: UnitOfWork, standing: ExitReport, reason: str) -> None:
     """Say another reason for the state that an exit is in, unless somebody else has said something meanwhile."""
     statement = (
         update(ExitRow)
@@ -73,7 +75,7 @@ async def change_reason(unit: Unit, standing: Standing, reason: str) -> None:
         unit.touch(Kind.EXIT, standing.exit_id, "changed", fleet_id=fleet_id, detail=detail)
 
 
-class Cap(NamedTuple):
+class TrafficCap(NamedTuple):
     """An exit that has carried what it may in a month, or one that was taken out for that and may carry again."""
 
     exit_id: UUID
@@ -82,7 +84,7 @@ class Cap(NamedTuple):
     monthly_cap_gb: float | None
 
 
-async def caps_in_question(session: AsyncSession, now: datetime) -> Sequence[Cap]:
+async def caps_in_question(session: AsyncSession, now: datetime) -> Sequence[TrafficCap]:
     """Exits that their monthly cap takes out now, and those that it lets back in."""
     this_month = func.date_trunc("month", col(HeartbeatRow.heard_at), "UTC") == func.date_trunc("month", now, "UTC")
     carried = case((this_month, col(HeartbeatRow.month_bytes)), else_=0)
@@ -98,7 +100,7 @@ async def caps_in_question(session: AsyncSession, now: datetime) -> Sequence[Cap
         )
     )
     found = (await session.execute(query)).all()
-    return [Cap(row.id, ExitState(row.state), row.capped, row.monthly_cap_gb) for row in found]
+    return [TrafficCap(row.id, ExitState(row.state), row.capped, row.monthly_cap_gb) for row in found]
 
 
 async def set_capped(session: AsyncSession, exit_id: UUID, *, capped: bool) -> None:
@@ -106,7 +108,7 @@ async def set_capped(session: AsyncSession, exit_id: UUID, *, capped: bool) -> N
     await session.execute(update(ExitRow).where(col(ExitRow.id) == exit_id).values(capped=capped))
 
 
-class Candidate(NamedTuple):
+class WeighedExit(NamedTuple):
     """An exit of a pool that weighs, with what its weight is found by. `rtt_ms` is None where nobody measures."""
 
     exit_id: UUID
@@ -118,7 +120,7 @@ class Candidate(NamedTuple):
     rtt_ms: float | None
 
 
-async def candidates(session: AsyncSession) -> Sequence[Candidate]:
+async def candidates(session: AsyncSession) -> Sequence[WeighedExit]:
     """The exits of all pools that weigh."""
     weigh_by = PoolRow.__table__.c.balancing["weigh_by"].astext  # type: ignore[attr-defined]
     rtt = HeartbeatRow.__table__.c.observation["rtt_ms"].astext  # type: ignore[attr-defined]
@@ -137,7 +139,7 @@ async def candidates(session: AsyncSession) -> Sequence[Candidate]:
         .where(weigh_by.is_not(None))
     )
     return [
-        Candidate(exit_id, pool_id, WeighBy(by), ExitState(state), share, cost, rtt_ms)
+        WeighedExit(exit_id, pool_id, WeighBy(by), ExitState(state), share, cost, rtt_ms)
         for exit_id, pool_id, by, state, share, cost, rtt_ms in (await session.execute(query)).all()
     ]
 
@@ -153,7 +155,7 @@ async def stray_shares(session: AsyncSession) -> Sequence[UUID]:
     return (await session.execute(query)).scalars().all()
 
 
-async def set_share(unit: Unit, exit_id: UUID, old: int | None, new: int) -> None:
+async def set_share(unit: UnitOfWork, exit_id: UUID, old: int | None, new: int) -> None:
     """Give an exit another share."""
     statement = (
         update(ExitRow)
@@ -177,7 +179,7 @@ async def named_exits(session: AsyncSession) -> Sequence[tuple[UUID, str, str | 
     return [(row.id, row.address, row.endpoint) for row in (await session.execute(query)).all()]
 
 
-async def set_endpoint(unit: Unit, exit_id: UUID, address: str, endpoint: str) -> None:
+async def set_endpoint(unit: UnitOfWork, exit_id: UUID, address: str, endpoint: str) -> None:
     """Keep what an exit's host name resolved to, unless its address changed meanwhile."""
     statement = (
         update(ExitRow)
@@ -202,7 +204,7 @@ async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
     young = select(func.min(revision)).where(col(ChangeRow.at) >= before).scalar_subquery()
     await session.execute(delete(ChangeRow).where(revision < newest, revision < func.coalesce(young, newest)))
     await session.execute(delete(JoinTokenRow).where(col(JoinTokenRow.expires_at) < before))
-    await session.execute(delete(QuestionRow).where(col(QuestionRow.asked_at) < before))
+    await session.execute(delete(ConfigRequestRow).where(col(ConfigRequestRow.asked_at) < before))
 
 
 async def prune_logins(session: AsyncSession, now: datetime) -> None:
@@ -211,7 +213,7 @@ async def prune_logins(session: AsyncSession, now: datetime) -> None:
     await session.execute(delete(ThrottleRow).where(col(ThrottleRow.at) < now - KEEP_THROTTLES_FOR))
 
 
-async def forget_groups(unit: Unit, *, before: datetime) -> None:
+async def forget_groups(unit: UnitOfWork, *, before: datetime) -> None:
     """Forget the rollout state of groups whose fleet, pool or exit is gone.
 
     And what was rejected before a time, in groups where nothing is held back now: nobody wants that any more.
@@ -231,7 +233,9 @@ async def forget_groups(unit: Unit, *, before: datetime) -> None:
     await _forget(unit, CanaryRow, col(CanaryRow.proxy_id).not_in(proxies))
 
 
-async def _forget(unit: Unit, table: type[AcceptedRow | RejectionRow | RolloutRow | CanaryRow], *which: Any) -> None:
+async def _forget(
+    unit: UnitOfWork, table: type[AcceptedRow | RejectionRow | RolloutRow | CanaryRow], *which: Any
+) -> None:
     for row in (await unit.session.execute(delete(table).where(*which).returning(table))).scalars():
         if isinstance(row, AcceptedRow | RejectionRow):
             key = ResourceKey(row.group, row.type_url, row.name)

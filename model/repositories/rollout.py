@@ -22,7 +22,7 @@ from model.tables import (
     ReplicaRow,
     RolloutRow,
 )
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import Kind, Rejection, ResourceKey
 
 _ROLLOUT_LOCK = 0x726F_6C6C  # "roll"
@@ -31,7 +31,7 @@ REPLICA_DEAD_AFTER_S = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class AcceptedChangeSet:
     """A change-set of a group that was accepted by its canaries, or by anybody where there are none.
 
     `wanted` is version and bytes by resource, None for what is gone; `revision` is of the World by which that was judged.
@@ -47,7 +47,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TriedChangeSet:
     """A change-set that is not with everybody: who is given it (`canaries`, `nobody`), and why."""
 
     change_set: str
@@ -59,12 +59,12 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class GroupRollout:
     """What of a group is not settled."""
 
     group: str
     fleet_id: UUID
-    change_sets: tuple[Tried, ...]
+    change_sets: tuple[TriedChangeSet, ...]
 
 
 async def lock(session: AsyncSession) -> None:
@@ -102,7 +102,7 @@ async def give_up_canaries(session: AsyncSession, group: str, replica: UUID, pro
     await session.execute(of_replica.where(col(CanaryRow.proxy_id).in_(list(proxies))))
 
 
-async def release(unit: Unit, due: Sequence[Release], now: datetime) -> Sequence[Release]:
+async def release(unit: UnitOfWork, due: Sequence[AcceptedChangeSet], now: datetime) -> Sequence[AcceptedChangeSet]:
     """Make change-sets what their groups accepted last; gives those that were released.
 
     Not released is what somebody rejected meanwhile, what was judged by a World that does not know yet what its group is
@@ -150,7 +150,7 @@ async def _settled_at(session: AsyncSession, after: int) -> Mapping[str, int]:
     return {row.group: row.revision for row in (await session.execute(found, given)).all()}
 
 
-async def _may_be_released(session: AsyncSession, release: Release) -> bool:
+async def _may_be_released(session: AsyncSession, release: AcceptedChangeSet) -> bool:
     versions = {(key.type_url, key.name, content[0]) for key, content in release.wanted.items() if content}
     rejected = select(col(RejectionRow.type_url), col(RejectionRow.name), col(RejectionRow.version)).where(
         col(RejectionRow.group) == release.group
@@ -178,7 +178,7 @@ async def _may_be_released(session: AsyncSession, release: Release) -> bool:
     return int((await session.execute(others)).scalar_one()) == 0
 
 
-async def approve(unit: Unit, fleet_id: UUID) -> None:
+async def approve(unit: UnitOfWork, fleet_id: UUID) -> None:
     """Let the next change-set of a fleet take more than half of what there is."""
     statement = insert(ApprovalRow).values(fleet_id=fleet_id, at=func.clock_timestamp())
     made = statement.on_conflict_do_nothing().returning(col(ApprovalRow.fleet_id))
@@ -186,7 +186,7 @@ async def approve(unit: Unit, fleet_id: UUID) -> None:
         unit.touch(Kind.APPROVAL, fleet_id, "created", fleet_id=fleet_id)
 
 
-async def withdraw_approval(unit: Unit, fleet_id: UUID) -> None:
+async def withdraw_approval(unit: UnitOfWork, fleet_id: UUID) -> None:
     """Use an approval up, or take it back."""
     gone = delete(ApprovalRow).where(col(ApprovalRow.fleet_id) == fleet_id).returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(gone)).first() is not None:
@@ -198,7 +198,7 @@ async def is_approved(session: AsyncSession, fleet_id: UUID) -> bool:
     return await session.get(ApprovalRow, fleet_id) is not None
 
 
-async def show(session: AsyncSession, standings: Sequence[Standing], gone: Collection[str], now: datetime) -> None:
+async def show(session: AsyncSession, standings: Sequence[GroupRollout], gone: Collection[str], now: datetime) -> None:
     """Write down what is not settled, for the API; `gone` are groups that are. What did not change keeps its time.
 
     The canaries are those of all replicas.
@@ -233,7 +233,7 @@ async def show(session: AsyncSession, standings: Sequence[Standing], gone: Colle
     )
 
 
-def _as_json(change_sets: Sequence[Tried], canaries: Sequence[str]) -> list[dict[str, Any]]:
+def _as_json(change_sets: Sequence[TriedChangeSet], canaries: Sequence[str]) -> list[dict[str, Any]]:
     return [
         asdict(each)
         | {"canaries": canaries if each.given_to == "canaries" else [], "resources": [*map(list, each.resources)]}
@@ -295,7 +295,7 @@ def _where_is(key: ResourceKey) -> Any:
     )
 
 
-async def record_rejection(unit: Unit, rejection: Rejection, now: datetime) -> None:
+async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime) -> None:
     """Keep that a version was refused first by this proxy; a revision, for the snapshots that hold it change."""
     key = rejection.key
     statement = insert(RejectionRow).values(

@@ -17,7 +17,7 @@ from model.tables import SyncRow
 
 
 @dataclass(slots=True)
-class Standing:
+class TypeSync:
     """One proxy and one type of resource; revisions are those of the World that a response was made of."""
 
     proxy_id: UUID
@@ -65,7 +65,7 @@ _RECORD: Final = text(
 )
 
 
-async def record(session: AsyncSession, replica: UUID, standings: Sequence[Standing]) -> None:
+async def record(session: AsyncSession, replica: UUID, standings: Sequence[TypeSync]) -> None:
     """Keep where these stand.
 
     That a stream ended counts unless the proxy has one with another replica since, which knows better.
@@ -113,7 +113,7 @@ async def forget(session: AsyncSession, proxy_id: UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class AckCount:
     """How far a revision has come, in proxies with a stream. `told` says whether all replicas know of it."""
 
     told: bool
@@ -147,7 +147,7 @@ _TALLY: Final = text(
 )
 
 
-async def tally(session: AsyncSession, revision: int) -> Tally:
+async def tally(session: AsyncSession, revision: int) -> AckCount:
     """How many of the proxies that `revision` concerns have acknowledged it, rejected it, or not answered yet."""
     row = (await session.execute(_TALLY, {"revision": revision})).one()
-    return Tally(row.told, row.acknowledged, row.rejected, row.pending)
+    return AckCount(row.told, row.acknowledged, row.rejected, row.pending)

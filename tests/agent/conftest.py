@@ -19,12 +19,12 @@ from aiohttp import web
 from google.protobuf.any_pb2 import Any as AnyMessage
 from yarl import URL
 
-from agent.config.settings import AgentSettings, Exit
-from agent.config.state_dir import StateFolder
+from agent.config.settings import AgentSettings, ExitSettings
+from agent.config.state_dir import StateDir
 from agent.envoy.admin import Admin
-from agent.service import Stop, run_agent
+from agent.service import StopReason, run_agent
 from model import request_signature
-from model.authority import Authority, KeyPair, create_authority, issue_server, sign_request
+from model.authority import CertificateAuthority, KeyPair, create_authority, issue_server, sign_request
 from model.identity import Identity
 from model.world import Role
 from tests.held_port import held_port
@@ -49,7 +49,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def authority() -> Authority:
+def authority() -> CertificateAuthority:
     return create_authority(datetime.now(UTC))
 
 
@@ -70,7 +70,7 @@ class Answer:
 class Plane:
     """Enrols whoever asks and hears every heartbeat whose proof is good."""
 
-    authority: Authority
+    authority: CertificateAuthority
     xds_port: int = 1
     interval_s: float = 0.05
     url: str = ""
@@ -133,7 +133,7 @@ class Plane:
         now = datetime.now(UTC) + self.ahead
         try:
             request_signature.verify(claim, request_signature.public_key_of(self.certificate), request.path, body, now)
-        except request_signature.BadProof as error:
+        except request_signature.BadSignature as error:
             if "another time" not in error.message:
                 raise
             return respond(Answer(401, {"detail": error.message}, headers={"Date": format_datetime(now, usegmt=True)}))
@@ -157,7 +157,7 @@ def respond(answer: Answer) -> web.Response:
 
 
 @pytest.fixture
-async def plane(authority: Authority) -> AsyncIterator[Plane]:
+async def plane(authority: CertificateAuthority) -> AsyncIterator[Plane]:
     with held_port() as port:
         standing_in = Plane(authority, port=port)
         await standing_in.start()
@@ -174,7 +174,7 @@ class Source:
 
     target: str
     """A held port of 127.0.0.1, or `unix:PATH` without TLS."""
-    authority: Authority
+    authority: CertificateAuthority
     held: dict[str, dict[str, bytes]] = field(default_factory=dict)
     streams: list[dict[str, dict[str, str]]] = field(default_factory=list)
     """What each stream's first request of a type said it holds: names and versions."""
@@ -239,7 +239,7 @@ class Source:
 
 
 @pytest.fixture
-async def source(authority: Authority, plane: Plane) -> AsyncIterator[Source]:
+async def source(authority: CertificateAuthority, plane: Plane) -> AsyncIterator[Source]:
     """An ADS server with nothing to send, which the stand-in API tells proxies of."""
     with held_port() as port:
         standing_in = Source(f"127.0.0.1:{port}", authority)
@@ -257,13 +257,13 @@ class Running:
     """An agent that runs in this process."""
 
     settings: AgentSettings
-    stop: Stop
+    stop: StopReason
     task: asyncio.Task[None]
 
     @property
     def record(self) -> dict[str, Any] | None:
         """envoy.json."""
-        text = StateFolder(self.settings.state).read("envoy.json")
+        text = StateDir(self.settings.state).read("envoy.json")
         return None if text is None else json.loads(text)
 
     async def end(self) -> None:
@@ -280,7 +280,7 @@ def make_settings(plane: Plane, tmp_path: Path) -> Callable[..., AgentSettings]:
     token.write_text(f"{TOKEN}\n")
 
     def make(role: Role, **other: Any) -> AgentSettings:
-        exit_ = Exit(pool="us", address="192.0.2.3", port=8443) if role is Role.EXIT else None
+        exit_ = ExitSettings(pool="us", address="192.0.2.3", port=8443) if role is Role.EXIT else None
         given = {"name": f"{role}-1", "state": tmp_path / f"{role}", "concurrency": 1, "exit": exit_, **other}
         return AgentSettings(api=URL(plane.url), token_file=token, **given)
 
@@ -293,7 +293,7 @@ async def start() -> AsyncIterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def begin(settings: AgentSettings, checks: Any = None) -> Running:
-        stop = Stop()
+        stop = StopReason()
         task = asyncio.create_task(run_agent(settings, stop, checks))
         started.append(Running(settings, stop, task))
         return started[-1]

@@ -13,10 +13,10 @@ from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 
-from agent.config.state_dir import StateUnusable
+from agent.config.state_dir import StateDirUnusable
 from agent.control.heartbeat import Deregistered
 from agent.envoy.supervisor import EnvoyMissing
-from agent.vpn.tunnel_health import Check
+from agent.vpn.tunnel_health import HealthProbe
 from model.world import Role
 from tests.held_port import held_port
 from xds.translate import names
@@ -53,7 +53,7 @@ async def test_an_exit_whose_tunnel_fails_is_unhealthy_at_once_and_healthy_again
 ):
     plane.interval_s = 300.0
     tunnel = Tunnel()
-    running = start(make_settings(Role.EXIT), [Check(tunnel)])
+    running = start(make_settings(Role.EXIT), [HealthProbe(tunnel)])
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
     admin = await admin_of(running)
 
@@ -80,7 +80,7 @@ async def test_an_exit_whose_tunnel_fails_is_unhealthy_at_once_and_healthy_again
 async def test_a_new_envoy_is_told_that_the_tunnel_is_down(
     plane, source, make_settings, start, until, admin_of, envoy_state
 ):
-    running = start(make_settings(Role.EXIT), [Check(Tunnel("gone"))])
+    running = start(make_settings(Role.EXIT), [HealthProbe(Tunnel("gone"))])
     first = await admin_of(running)
     pid = running.record["pid"]
 
@@ -182,7 +182,7 @@ async def test_a_second_agent_is_refused(plane, source, make_settings, start, un
     start(make_settings(Role.GATEWAY))
     await until(lambda: plane.enrolled)
 
-    with pytest.raises(StateUnusable, match="another agent works"):
+    with pytest.raises(StateDirUnusable, match="another agent works"):
         await start(make_settings(Role.GATEWAY)).task
 
 

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 from agent.config import state_dir as files
 from agent.config.option_parsing import BadSetting
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, render
 from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
-from model.authority import Authority, KeyPair, sign_request
+from model.authority import CertificateAuthority, KeyPair, sign_request
 from model.endpoint import Endpoint
 from model.identity import Identity
 from model.world import Role
@@ -39,7 +39,7 @@ def wanted(role=Role.GATEWAY, *xds, **other):
     return Bootstrap(role, NODE, FLEET, xds or (Endpoint("127.0.0.1", 18000),), **other)
 
 
-def enrolled(authority: Authority, serial: int, role: Role = Role.GATEWAY) -> KeyPair:
+def enrolled(authority: CertificateAuthority, serial: int, role: Role = Role.GATEWAY) -> KeyPair:
     """A proxy's certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = CertificateSigningRequestBuilder().subject_name(Name([])).sign(key, hashes.SHA256())
@@ -49,10 +49,10 @@ def enrolled(authority: Authority, serial: int, role: Role = Role.GATEWAY) -> Ke
     return KeyPair(certificate, key.private_bytes(serialization.Encoding.PEM, form, plain).decode())
 
 
-def give_secrets(folder: Path, authority: Authority, serial: int = 1) -> None:
+def give_secrets(folder: Path, authority: CertificateAuthority, serial: int = 1) -> None:
     own = enrolled(authority, serial)
     write_secrets(
-        StateFolder(folder),
+        StateDir(folder),
         key_pem=own.key_pem,
         certificate_pem=own.certificate_pem,
         authority_pem=authority.certificate_pem,

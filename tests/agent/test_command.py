@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.service import serve
 from cli.main import main
 from model.world import Role
@@ -99,7 +99,7 @@ async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
     settings = make_settings(role)
     process = await run_command(*arguments_of(settings))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
-    pid = json.loads(StateFolder(settings.state).read("envoy.json"))["pid"]
+    pid = json.loads(StateDir(settings.state).read("envoy.json"))["pid"]
     process.kill()
     await process.wait()
     if not survives:
@@ -194,7 +194,7 @@ OBSERVED = ("--observe", "http://127.0.0.1:1/json")
         (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )
-def test_an_option_that_cannot_be_is_named_with_the_mend(refused, tmp_path, arguments, said_):
+def test_an_option_that_cannot_be_is_named_with_the_hint(refused, tmp_path, arguments, said_):
     if "--role" not in arguments:
         arguments = ("--role", "exit", "--pool", "us", "--address", "192.0.2.3", "--port", "1", *arguments)
     line = refused(*arguments, "--api", "http://127.0.0.1:1", "--state", str(tmp_path), "--name", "x")

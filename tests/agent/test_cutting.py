@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agent.ads.config_record import Kept, Record
-from agent.ads.connection_cutter import ENDPOINTS, Cutter, Place
-from agent.config.status import Board, Observation
+from agent.ads.config_record import AcceptedResource, ConfigRecord
+from agent.ads.connection_cutter import ENDPOINTS, ConnectionCutter, ExitAddress
+from agent.config.status import Observation, StatusBoard
 from agent.envoy.leak_cutoff import cut_when_leaking
 from tests.tasks import running
 from xds.wire.endpoint_pb2 import (
@@ -25,7 +25,7 @@ from xds.wire.endpoint_pb2 import (
 needs_ss = pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss: install iproute2")
 
 
-def assignment(*places: Place) -> Kept:
+def assignment(*places: ExitAddress) -> AcceptedResource:
     endpoints = [
         LbEndpoint(
             endpoint=Endpoint(address=Address(socket_address=SocketAddress(address=each.address, port_value=each.port)))
@@ -33,7 +33,7 @@ def assignment(*places: Place) -> Kept:
         for each in places
     ]
     body = ClusterLoadAssignment(endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]).SerializeToString()
-    return Kept(str(hash(body)), body)
+    return AcceptedResource(str(hash(body)), body)
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def an_exit():
     """Something that listens, and a connection to it; gives its place and the connection."""
     came: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     server = await asyncio.start_server(lambda _, writer: came.put_nowait(writer), "127.0.0.1", 0)
-    place = Place(*server.sockets[0].getsockname()[:2])
+    place = ExitAddress(*server.sockets[0].getsockname()[:2])
     reader, writer = await asyncio.open_connection(*place)
     accepted = await came.get()
     try:
@@ -53,16 +53,16 @@ async def an_exit():
 
 
 @pytest.fixture
-def record() -> Record:
-    return Record()
+def record() -> ConfigRecord:
+    return ConfigRecord()
 
 
 @needs_ss
 async def test_an_exit_that_left_is_asked_about_while_connections_to_it_are_open(record):
     async with an_exit() as (place, _):
-        unused = Place("127.0.0.1", 1)
+        unused = ExitAddress("127.0.0.1", 1)
         record.put(ENDPOINTS, {"pool": assignment(place, unused)})
-        cutter = Cutter(record, Board())
+        cutter = ConnectionCutter(record, StatusBoard())
         record.put(ENDPOINTS, {"pool": assignment()})
         cutter.look()
         assert await cutter.gone() == [place]
@@ -72,7 +72,7 @@ async def test_an_exit_that_left_is_asked_about_while_connections_to_it_are_open
 async def test_an_exit_that_came_back_or_stands_in_another_pool_too_has_not_left(record):
     async with an_exit() as (place, _):
         record.put(ENDPOINTS, {"a": assignment(place), "b": assignment(place)})
-        cutter = Cutter(record, Board())
+        cutter = ConnectionCutter(record, StatusBoard())
         record.put(ENDPOINTS, {"a": assignment()})
         cutter.look()
         assert await cutter.gone() == ()
@@ -85,10 +85,10 @@ async def test_an_exit_that_came_back_or_stands_in_another_pool_too_has_not_left
 
 
 async def test_the_control_plane_is_asked_at_once(record):
-    board = Board()
-    place = Place("127.0.0.1", 1)
+    board = StatusBoard()
+    place = ExitAddress("127.0.0.1", 1)
     record.put(ENDPOINTS, {"a": assignment(place)})
-    async with running(Cutter(record, board).run()):
+    async with running(ConnectionCutter(record, board).run()):
         await asyncio.sleep(0)
         changed = board.changed
         record.put(ENDPOINTS, {"a": assignment()})
@@ -99,7 +99,7 @@ async def test_the_control_plane_is_asked_at_once(record):
 async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(record):
     async with an_exit() as (leaking, cut), an_exit() as (draining, kept):
         record.put(ENDPOINTS, {"a": assignment(leaking, draining)})
-        cutter = Cutter(record, Board())
+        cutter = ConnectionCutter(record, StatusBoard())
         record.put(ENDPOINTS, {"a": assignment()})
         cutter.look()
         await cutter.cut([leaking])
@@ -112,7 +112,7 @@ async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(recor
 async def test_what_never_left_is_not_cut_whatever_is_said(record):
     async with an_exit() as (place, reader):
         record.put(ENDPOINTS, {"a": assignment(place)})
-        cutter = Cutter(record, Board())
+        cutter = ConnectionCutter(record, StatusBoard())
         await cutter.cut([place])
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)
@@ -132,7 +132,7 @@ class Supervisor:
 
 
 async def test_an_exit_that_begins_to_leak_ends_its_envoy_once_for_each_leak():
-    board, supervisor = Board(), Supervisor()
+    board, supervisor = StatusBoard(), Supervisor()
     async with running(cut_when_leaking(board, supervisor)):
         for leak in ("by DNS", "by DNS and IPv6", "", "again"):
             board.update(observation=Observation(leak=leak))

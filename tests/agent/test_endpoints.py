@@ -50,7 +50,7 @@ def test_an_endpoint_is_read_and_written_alike(text, host, port):
         "h:¹",
     ],
 )
-def test_what_is_no_endpoint_is_refused_with_option_value_and_mend(text):
+def test_what_is_no_endpoint_is_refused_with_option_value_and_hint(text):
     with pytest.raises(BadSetting) as refused:
         read_endpoint("--xds", text)
 
@@ -76,7 +76,7 @@ def test_a_join_token_is_read_without_the_line_s_end(tmp_path):
     assert read_token(tmp_path / "token") == "secret"
 
 
-def test_a_join_token_that_is_not_there_names_the_mend(tmp_path):
+def test_a_join_token_that_is_not_there_names_the_hint(tmp_path):
     (tmp_path / "empty").touch()
     for path, said in (
         (None, "there is no join token"),
@@ -95,7 +95,7 @@ def test_a_place_is_read_and_written_alike(text):
 @pytest.mark.parametrize(
     "text", ["", "/", "eu/", "/a", "eu/a/b", "EU", "eu west", "eu_west", "a" * 64, "eu/" + "b" * 64]
 )
-def test_what_is_no_place_is_refused_with_the_mend(text):
+def test_what_is_no_place_is_refused_with_the_hint(text):
     with pytest.raises(BadSetting) as refused:
         read_locality("--locality", text)
 

@@ -11,10 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.config.option_parsing import BadSetting
-from agent.config.settings import Exit
-from agent.config.state_dir import StateFolder, StateUnusable
+from agent.config.settings import ExitSettings
+from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control import enrolment as enrolments
-from agent.control.api_client import Plane, Refused, parse_api
+from agent.control.api_client import ApiClient, RefusedByApi, parse_api
 from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
@@ -36,15 +36,15 @@ def enrol(http):
     """`await enrol(settings)` gives the enrolment and its folder."""
 
     async def ask(settings):
-        folder = StateFolder(settings.state)
+        folder = StateDir(settings.state)
         with folder.held():
-            return await ensure_enrolled(settings, folder, Plane(http, settings.api)), folder
+            return await ensure_enrolled(settings, folder, ApiClient(http, settings.api)), folder
 
     return ask
 
 
 async def test_an_exit_says_where_it_stands_and_gets_an_identity(plane, make_settings, enrol):
-    exit_ = Exit("us", "192.0.2.3", 8443, bind_address="192.0.2.9", egress_address="10.0.0.2")
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, bind_address="192.0.2.9", egress_address="10.0.0.2")
     plane.xds_port = 18000
     enrolment, _ = await enrol(make_settings(Role.EXIT, exit=exit_, name="us-1"))
 
@@ -120,9 +120,9 @@ async def test_an_api_that_moved_takes_the_xds_server_along(plane, make_settings
 async def test_a_state_folder_belongs_to_one_proxy(make_settings, enrol, tmp_path):
     await enrol(make_settings(Role.GATEWAY, name="gw-1"))
 
-    with pytest.raises(StateUnusable, match="belongs to the gateway 'gw-1', not to the gateway 'gw-2'"):
+    with pytest.raises(StateDirUnusable, match="belongs to the gateway 'gw-1', not to the gateway 'gw-2'"):
         await enrol(make_settings(Role.GATEWAY, name="gw-2"))
-    with pytest.raises(StateUnusable, match="not to the exit"):
+    with pytest.raises(StateDirUnusable, match="not to the exit"):
         await enrol(make_settings(Role.EXIT, state=tmp_path / "gateway"))
 
 
@@ -164,14 +164,14 @@ async def test_retry_after_is_heeded(plane, make_settings, enrol, answer, monkey
     assert 7 in waits
 
 
-async def test_a_refusal_ends_it_in_one_line_that_names_field_value_and_mend(plane, make_settings, enrol, answer):
+async def test_a_refusal_ends_it_in_one_line_that_names_field_value_and_hint(plane, make_settings, enrol, answer):
     errors = [
-        {"field": "/pool", "value": "atlantis", "message": "there is no such pool", "mend": "create it first"},
-        {"field": "/port", "value": 0, "message": "too small", "mend": "more"},
+        {"field": "/pool", "value": "atlantis", "message": "there is no such pool", "hint": "create it first"},
+        {"field": "/port", "value": 0, "message": "too small", "hint": "more"},
     ]
     plane.instead = [answer(422, {"detail": "there is no such pool", "code": "unknown_pool", "errors": errors})]
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedByApi) as refused:
         await enrol(make_settings(Role.EXIT))
 
     assert str(refused.value) == (
@@ -181,10 +181,10 @@ async def test_a_refusal_ends_it_in_one_line_that_names_field_value_and_mend(pla
 
 
 async def test_a_refused_token_is_not_repeated(plane, make_settings, enrol, answer):
-    errors = [{"field": "/join_token", "value": TOKEN, "message": "it has expired", "mend": "ask for another"}]
+    errors = [{"field": "/join_token", "value": TOKEN, "message": "it has expired", "hint": "ask for another"}]
     plane.instead = [answer(401, {"detail": "the join token is unknown", "errors": errors})]
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedByApi) as refused:
         await enrol(make_settings(Role.EXIT))
 
     assert str(refused.value).endswith("401: the join token is unknown: join_token: it has expired; ask for another")
@@ -202,7 +202,7 @@ async def test_a_refused_token_is_not_repeated(plane, make_settings, enrol, answ
 async def test_strange_refusals_end_it_in_one_line_too(plane, make_settings, enrol, answer, status, body, content_type):
     plane.instead = [answer(status, body, content_type)]
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedByApi) as refused:
         await enrol(make_settings(Role.GATEWAY))
 
     assert f"answered {status}" in str(refused.value)
@@ -217,7 +217,7 @@ async def test_an_answer_that_is_no_enrolment_leaves_none_behind(plane, make_set
     with pytest.raises(BadEnrolment, match="this is no enrolment"):
         await enrol(settings)
 
-    assert load(StateFolder(settings.state)) is None
+    assert load(StateDir(settings.state)) is None
 
 
 async def test_a_certificate_for_another_key_is_refused(make_settings, enrol, tmp_path):
@@ -248,20 +248,20 @@ async def test_without_a_token_nothing_is_asked(plane, make_settings, enrol, tmp
 
 
 async def test_an_api_below_a_path_is_found(http, plane):
-    with pytest.raises(Refused, match="/below/api/v1/x answered 404"):
-        await Plane(http, parse_api(f"{plane.url}/below/")).post("/api/v1/x", b"{}")
+    with pytest.raises(RefusedByApi, match="/below/api/v1/x answered 404"):
+        await ApiClient(http, parse_api(f"{plane.url}/below/")).post("/api/v1/x", b"{}")
 
 
 def test_two_agents_cannot_share_a_folder(tmp_path):
-    with StateFolder(tmp_path / "state").held(), pytest.raises(StateUnusable, match="another agent works in"):
-        StateFolder(tmp_path / "state").held().__enter__()
+    with StateDir(tmp_path / "state").held(), pytest.raises(StateDirUnusable, match="another agent works in"):
+        StateDir(tmp_path / "state").held().__enter__()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(StateUnusable, match="--state"):
-        StateFolder(tmp_path / "file" / "state").held().__enter__()
+    with pytest.raises(StateDirUnusable, match="--state"):
+        StateDir(tmp_path / "file" / "state").held().__enter__()
 
 
 def test_waits_double_to_a_limit_and_spread_over_their_upper_half():

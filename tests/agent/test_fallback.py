@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agent.ads.config_record import Kept
-from agent.ads.offline_ads import Fallback
+from agent.ads.config_record import AcceptedResource
+from agent.ads.offline_ads import OfflineAds
 from model.identity import Identity
 from model.world import Role
 from xds.protocol.stream import Close, Send
@@ -13,7 +13,7 @@ from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, S
 from xds.wire import discovery_pb2 as wire
 
 IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
-V1 = Kept("v1", b"one")
+V1 = AcceptedResource("v1", b"one")
 TYPES = {
     CLUSTER: {"a": V1, "b": V1},
     ENDPOINT: {"a": V1, "b": V1},
@@ -28,7 +28,7 @@ class Envoy:
     """Asks a fallback."""
 
     def __init__(self, types=TYPES) -> None:
-        self.fallback = Fallback(types, IDENTITY)
+        self.fallback = OfflineAds(types, IDENTITY)
         self.responses: list[wire.DeltaDiscoveryResponse] = []
 
     def ask(self, type_url, names=(), *, nonce="", holds=None) -> list[str]:
@@ -101,7 +101,7 @@ def test_what_was_never_answered_is_not_empty():
 
 
 def test_what_cannot_be_read_ends_the_stream():
-    (action,) = Fallback(TYPES, IDENTITY).receive(b"\xff", 0.0)
+    (action,) = OfflineAds(TYPES, IDENTITY).receive(b"\xff", 0.0)
 
     assert isinstance(action, Close)
     assert action.status == "INVALID_ARGUMENT"

@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.config.state_dir import StateFolder, StateUnusable
+from agent.config.state_dir import StateDir, StateDirUnusable
 
 BOUND_S = 60
 
 
 @pytest.fixture
 def folder(tmp_path):
-    state = StateFolder(tmp_path / "state")
+    state = StateDir(tmp_path / "state")
     with state.held():
         yield state
 
 
-def files_in(folder: StateFolder) -> set[str]:
+def files_in(folder: StateDir) -> set[str]:
     return {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()} - {"agent.lock"}
 
 
@@ -74,14 +74,14 @@ def test_write_that_fails_keeps_the_file_and_leaves_no_draft(folder, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(f"agent.config.state_dir.{failing}", full)
-    with pytest.raises(StateUnusable, match=r"record\.bin cannot be written \(No space left on device\)"):
+    with pytest.raises(StateDirUnusable, match=r"record\.bin cannot be written \(No space left on device\)"):
         folder.write("record.bin", b"new")
     assert folder.read_bytes("record.bin", 10) == b"old"
     assert files_in(folder) == {"record.bin"}
 
 
 def test_drafts_that_a_killed_agent_left_are_removed_at_the_start(folder):
-    state = StateFolder(folder.path.parent / "another")
+    state = StateDir(folder.path.parent / "another")
     kept, left = {"key.pem", "secrets/identity.yaml"}, {".record.bin.new", ".key.pem.x1y2.new", "secrets/.a.yaml.q.new"}
     (state.path / "secrets").mkdir(parents=True)
     for name in kept | left:
@@ -92,7 +92,7 @@ def test_drafts_that_a_killed_agent_left_are_removed_at_the_start(folder):
 
 def test_another_agents_drafts_are_left_alone(folder):
     (folder.path / ".record.bin.x.new").touch()
-    with pytest.raises(StateUnusable, match="another agent works in"), StateFolder(folder.path).held():
+    with pytest.raises(StateDirUnusable, match="another agent works in"), StateDir(folder.path).held():
         pass
     assert files_in(folder) == {".record.bin.x.new"}
 
@@ -100,7 +100,7 @@ def test_another_agents_drafts_are_left_alone(folder):
 def test_draft_that_cannot_be_removed_is_named(tmp_path):
     (tmp_path / ".x.new").mkdir()
     with (
-        pytest.raises(StateUnusable, match=r"a draft in .* cannot be removed \(Is a directory\)"),
-        StateFolder(tmp_path).held(),
+        pytest.raises(StateDirUnusable, match=r"a draft in .* cannot be removed \(Is a directory\)"),
+        StateDir(tmp_path).held(),
     ):
         pass

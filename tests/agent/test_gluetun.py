@@ -9,12 +9,21 @@ import pytest
 from yarl import URL
 
 from agent.config.credentials import Credentials
-from agent.gluetun.client import BODY_MAX_BYTES, Access, BadAnswer, Gluetun, GluetunSilent, KeyRefused, PublicIp, Status
+from agent.gluetun.client import (
+    BODY_MAX_BYTES,
+    BadGluetunAnswer,
+    GluetunAccess,
+    GluetunClient,
+    GluetunSilent,
+    GluetunStatus,
+    KeyRefused,
+    PublicIp,
+)
 from agent.gluetun.countries import UnknownCountry, full_name
 from agent.gluetun.server_change import NotRotated, rotate
 from agent.gluetun.tunnel_state import gluetun_trouble
 from tests.gluetun import ADDRESSES
-from tests.gluetun import Gluetun as StandIn
+from tests.gluetun import GluetunStandIn as StandIn
 
 
 @pytest.fixture
@@ -26,18 +35,18 @@ async def stand_in():
     made.release()
 
 
-def client_of(stand_in, *, timeout_s: float = 60, **access) -> Gluetun:
-    return Gluetun(Access(URL(stand_in.control_url), **access), timeout_s)
+def client_of(stand_in, *, timeout_s: float = 60, **access) -> GluetunClient:
+    return GluetunClient(GluetunAccess(URL(stand_in.control_url), **access), timeout_s)
 
 
 async def test_it_says_how_its_tunnel_stands_where_it_comes_out_and_what_it_is(stand_in):
     gluetun = client_of(stand_in)
-    assert await gluetun.status() == Status.RUNNING
+    assert await gluetun.status() == GluetunStatus.RUNNING
     assert await gluetun.public_ip() == PublicIp(ADDRESSES["Netherlands"], "Netherlands")
     assert await gluetun.version() == "v3.40.0"
     assert await gluetun_trouble(gluetun) is None
-    await gluetun.set_status(Status.STOPPED)
-    assert await gluetun.status() == Status.STOPPED
+    await gluetun.set_status(GluetunStatus.STOPPED)
+    assert await gluetun.status() == GluetunStatus.STOPPED
     assert await gluetun.public_ip() is None
 
 
@@ -108,7 +117,7 @@ async def test_a_tunnel_that_runs_and_is_known_to_come_out_nowhere_is_not_up(sta
 @pytest.mark.parametrize("said", ["somewhere", 7, {"a": 1}])
 async def test_a_public_address_that_is_none_is_refused(stand_in, said):
     stand_in.says = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
-    with pytest.raises(BadAnswer, match="public address"):
+    with pytest.raises(BadGluetunAnswer, match="public address"):
         await client_of(stand_in).public_ip()
 
 

@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.state_dir import StateFolder
-from agent.config.status import Board, Observation, State
-from agent.control.api_client import Plane
+from agent.config.state_dir import StateDir
+from agent.config.status import HealthState, Observation, StatusBoard
+from agent.control.api_client import ApiClient
 from agent.control.enrolment import ensure_enrolled
-from agent.control.heartbeat import Deregistered, Heart
+from agent.control.heartbeat import Deregistered, HeartbeatSender
 from model.world import Role
 
 LONG_S = 300.0
@@ -24,12 +24,12 @@ def beating(http, make_settings):
     """`async with beating(role, board)`: a heart that runs, and the enrolment it runs for."""
 
     @asynccontextmanager
-    async def begin(role: Role, board: Board):
+    async def begin(role: Role, board: StatusBoard):
         settings = make_settings(role)
-        folder = StateFolder(settings.state)
+        folder = StateDir(settings.state)
         with folder.held():
-            enrolment = await ensure_enrolled(settings, folder, Plane(http, settings.api))
-        heart = Heart(Plane(http, settings.api), enrolment, board)
+            enrolment = await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
+        heart = HeartbeatSender(ApiClient(http, settings.api), enrolment, board)
         task = asyncio.create_task(heart.run())
         yield enrolment, task
         task.cancel()
@@ -39,14 +39,17 @@ def beating(http, make_settings):
     return begin
 
 
-def a_board(**report) -> Board:
-    board = Board()
-    board.update(**{"envoy": State.UP, "tunnel": State.UP, "reason": "", **report})
+def a_board(**report) -> StatusBoard:
+    board = StatusBoard()
+    board.update(**{"envoy": HealthState.UP, "tunnel": HealthState.UP, "reason": "", **report})
     return board
 
 
 async def test_an_exit_tells_of_its_tunnel_and_its_envoy(plane, beating, until):
-    async with beating(Role.EXIT, a_board(tunnel=State.DOWN, reason="interface wg0 is not there")) as (enrolment, _):
+    async with beating(Role.EXIT, a_board(tunnel=HealthState.DOWN, reason="interface wg0 is not there")) as (
+        enrolment,
+        _,
+    ):
         said = await until(lambda: plane.beats and plane.beats[0])
 
     assert plane.paths[-1] == f"/api/v1/exits/{enrolment.id}/heartbeat"
@@ -88,9 +91,9 @@ async def test_a_change_is_told_at_once(plane, beating, until):
     board = a_board()
     async with beating(Role.EXIT, board):
         await until(lambda: len(plane.beats) == 1)
-        board.update(tunnel=State.DOWN, reason="gone")
+        board.update(tunnel=HealthState.DOWN, reason="gone")
         await until(lambda: len(plane.beats) == 2)
-        board.update(envoy=State.DOWN)
+        board.update(envoy=HealthState.DOWN)
         await until(lambda: len(plane.beats) == 3)
 
     assert [(beat["tunnel"], beat["envoy"]) for beat in plane.beats] == [("up", "up"), ("down", "up"), ("down", "down")]
@@ -98,17 +101,17 @@ async def test_a_change_is_told_at_once(plane, beating, until):
 
 async def test_the_first_one_waits_for_envoy_an_interval_long(plane, beating, until):
     plane.interval_s = LONG_S
-    board = a_board(envoy=State.DOWN)
+    board = a_board(envoy=HealthState.DOWN)
     async with beating(Role.EXIT, board):
         board.update(reason="still down")
-        board.update(envoy=State.UP)
+        board.update(envoy=HealthState.UP)
         await until(lambda: plane.beats)
 
     assert plane.beats[0]["envoy"] == "up"
 
 
 async def test_an_envoy_that_does_not_come_up_is_told(plane, beating, until):
-    async with beating(Role.EXIT, a_board(envoy=State.DOWN)):
+    async with beating(Role.EXIT, a_board(envoy=HealthState.DOWN)):
         await until(lambda: plane.beats)
 
     assert plane.beats[0]["envoy"] == "down"
@@ -172,7 +175,7 @@ async def test_an_interval_that_is_none_changes_nothing(plane, beating, until):
 
 
 def test_a_board_wakes_nobody_for_no_news():
-    board = Board()
+    board = StatusBoard()
     changed = board.changed
     board.update(reason=board.report.reason)
     assert not changed.is_set()

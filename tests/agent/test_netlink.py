@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from agent.config.status import Board
+from agent.config.status import StatusBoard
 from agent.net.netlink import note_changes
 from tests.tasks import running
 from tests.tunnels.lab import why_no_lab
@@ -29,7 +29,7 @@ async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
 
 
 async def _come_and_go() -> None:
-    board = Board()
+    board = StatusBoard()
     async with running(note_changes(board)):
         await asyncio.sleep(0)
         changed = board.changed

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from agent.config.status import Board
+from agent.config.status import StatusBoard
 from agent.control.orders import OrderFailed, Orders
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board()
+def board() -> StatusBoard:
+    return StatusBoard()
 
 
 def order(id_="1", kind="measure", detail=None):
@@ -66,7 +66,7 @@ async def test_an_agent_says_what_it_does_not_know(board):
 
 async def test_failures_are_told_and_end_nothing(board):
     async def refuse(_):
-        raise OrderFailed("it has one server only", mend="give it another")
+        raise OrderFailed("it has one server only", hint="give it another")
 
     async def break_(_):
         raise ZeroDivisionError

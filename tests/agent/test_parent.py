@@ -11,17 +11,17 @@ from yarl import URL
 
 from agent.config.credentials import Credentials, read_credentials, read_key
 from agent.config.option_parsing import BadSetting
-from agent.config.settings import AgentSettings, Exit
-from agent.config.status import Board, State
+from agent.config.settings import AgentSettings, ExitSettings
+from agent.config.status import HealthState, StatusBoard
 from agent.control.enrolment import _placed
 from agent.egress.observer import Observer
-from agent.egress.parent_proxy import Parent, parent_trouble
-from agent.gluetun.client import Access
-from agent.vpn.tunnel_health import TunnelWatch, checks_of
+from agent.egress.parent_proxy import ParentProxy, parent_trouble
+from agent.gluetun.client import GluetunAccess
+from agent.vpn.tunnel_health import TunnelMonitor, checks_of
 from cli.agent import _read_exit
 from model.endpoint import Endpoint
 from model.world import Role
-from tests.gluetun import Gluetun as StandIn
+from tests.gluetun import GluetunStandIn as StandIn
 from tests.gluetun import basic
 
 KNOWN = Credentials("exit", "p\u00e4ss word")
@@ -49,33 +49,33 @@ def place_of(stand_in) -> Endpoint:
 
 
 async def test_one_that_lets_the_exit_in_and_goes_where_it_is_asked_is_fine(stand_in, somewhere):
-    parent = Parent(place_of(stand_in), KNOWN)
+    parent = ParentProxy(place_of(stand_in), KNOWN)
     assert await parent_trouble(parent, somewhere) is None
     assert await parent_trouble(parent, None) is None
     assert [each.method for each in stand_in.requests] == ["CONNECT", "CONNECT"]
 
 
 async def test_one_that_asks_for_credentials_is_told_from_one_that_refuses_them(stand_in):
-    found = await parent_trouble(Parent(place_of(stand_in), Credentials("exit", "x")), None)
+    found = await parent_trouble(ParentProxy(place_of(stand_in), Credentials("exit", "x")), None)
     assert found == f"the parent proxy {place_of(stand_in)} refuses the exit's credentials"
-    found = await parent_trouble(Parent(place_of(stand_in)), None)
+    found = await parent_trouble(ParentProxy(place_of(stand_in)), None)
     assert found == f"the parent proxy {place_of(stand_in)} asks for credentials"
 
 
 async def test_one_that_cannot_reach_the_target_is_no_way_out(stand_in):
-    found = await parent_trouble(Parent(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
+    found = await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
     assert found == f"127.0.0.1:1 cannot be reached through the parent proxy {place_of(stand_in)} (it answers 503)"
 
 
 async def test_one_that_hangs_is_not_waited_for(stand_in, monkeypatch):
     monkeypatch.setattr("agent.egress.parent_proxy.TIMEOUT_S", 0.1)
     stand_in.hangs = True
-    assert "does not answer in time" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
+    assert "does not answer in time" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
 
 
 async def test_one_that_is_not_there_cannot_be_reached(stand_in):
     await stand_in.stop()
-    assert "cannot be reached" in (await parent_trouble(Parent(place_of(stand_in), KNOWN), None) or "")
+    assert "cannot be reached" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
 
 
 @pytest.mark.parametrize(
@@ -89,29 +89,29 @@ async def test_what_answers_something_else_is_no_proxy(said):
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     place = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
-    assert "no HTTP" in (await parent_trouble(Parent(place), None) or "")
+    assert "no HTTP" in (await parent_trouble(ParentProxy(place), None) or "")
     server.close()
 
 
 async def test_the_tunnel_is_up_while_gluetun_and_its_proxy_say_so(stand_in):
-    access = Access(URL(stand_in.control_url))
-    exit_ = Exit("us", "192.0.2.3", 8443, parent=Parent(place_of(stand_in), KNOWN), gluetun=access)
-    board = Board()
-    watch = TunnelWatch(checks_of(exit_), board, period_s=1)
+    access = GluetunAccess(URL(stand_in.control_url))
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, parent=ParentProxy(place_of(stand_in), KNOWN), gluetun=access)
+    board = StatusBoard()
+    watch = TunnelMonitor(checks_of(exit_), board, period_s=1)
 
-    async def seen(times: int = 1) -> tuple[State, str]:
+    async def seen(times: int = 1) -> tuple[HealthState, str]:
         for _ in range(times):
             await watch.observe()
         return board.report.tunnel, board.report.reason
 
-    assert await seen() == (State.UP, "")
+    assert await seen() == (HealthState.UP, "")
     stand_in.status = "stopped"
-    assert await seen() == (State.UP, "")
-    assert await seen() == (State.DOWN, "gluetun says that its tunnel is stopped")
+    assert await seen() == (HealthState.UP, "")
+    assert await seen() == (HealthState.DOWN, "gluetun says that its tunnel is stopped")
     stand_in.status = "running"
-    assert await seen() == (State.UP, "")
+    assert await seen() == (HealthState.UP, "")
     stand_in.password = "another"
-    assert await seen(2) == (State.DOWN, f"the parent proxy {place_of(stand_in)} refuses the exit's credentials")
+    assert await seen(2) == (HealthState.DOWN, f"the parent proxy {place_of(stand_in)} refuses the exit's credentials")
 
 
 async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
@@ -127,9 +127,9 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     port = runner.addresses[0][1]
     stand_in.names["ipinfo.example"] = "127.0.0.1"
     source = URL(f"http://ipinfo.example:{port}/json")
-    exit_ = Exit("us", "192.0.2.3", 8443, sources=(source,), parent=Parent(place_of(stand_in), KNOWN))
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
 
-    observation = (await Observer(exit_, Board()).look()).observation
+    observation = (await Observer(exit_, StatusBoard()).look()).observation
 
     await runner.cleanup()
     assert (observation.address, observation.country) == ("198.51.100.9", "us")
@@ -140,8 +140,8 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
 async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, somewhere):
     stand_in.names["ipinfo.example"] = "127.0.0.1"
     source = URL(f"https://ipinfo.example:{somewhere.port}/json")
-    exit_ = Exit("us", "192.0.2.3", 8443, sources=(source,), parent=Parent(place_of(stand_in), KNOWN))
-    observation = (await Observer(exit_, Board()).look()).observation
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
+    observation = (await Observer(exit_, StatusBoard()).look()).observation
     assert observation.trouble == "ipinfo.example: it cannot be reached"  # it speaks no TLS
     (asked,) = stand_in.requests
     assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
@@ -149,7 +149,7 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
 
 async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
     path = write(tmp_path / "parent", "exit\nold\n")
-    parent = Parent(place_of(stand_in), Credentials("exit", "old"), path)
+    parent = ParentProxy(place_of(stand_in), Credentials("exit", "old"), path)
     assert "refuses" in (await parent_trouble(parent, None) or "")
     write(path, f"{KNOWN.username}\n{KNOWN.password}\n")
     assert await parent_trouble(parent, None) is None
@@ -196,8 +196,8 @@ def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
     given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
     exit_ = _read_exit(Role.EXIT, options(**given))
-    assert exit_.parent == Parent(Endpoint("127.0.0.1", 8888), KNOWN, path)
-    assert exit_.gluetun == Access(URL("http://127.0.0.1:8000"))
+    assert exit_.parent == ParentProxy(Endpoint("127.0.0.1", 8888), KNOWN, path)
+    assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
     said = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
     assert _placed(settings)["parent"] == said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from agent.ads.config_record import Kept, Record, Witness
+from agent.ads.config_record import AcceptedResource, AckTracker, ConfigRecord
 from xds.translate.names import CLUSTER, ENDPOINT
 from xds.wire import discovery_pb2 as wire
 
@@ -34,9 +34,9 @@ def versions(record, type_url=CLUSTER) -> dict[str, str] | None:
     return None if kept is None else {name: each.version for name, each in kept.items()}
 
 
-def recorded(type_url=CLUSTER, **resources) -> Record:
-    record = Record()
-    record.put(type_url, {name: Kept(version, version.encode()) for name, version in resources.items()})
+def recorded(type_url=CLUSTER, **resources) -> ConfigRecord:
+    record = ConfigRecord()
+    record.put(type_url, {name: AcceptedResource(version, version.encode()) for name, version in resources.items()})
     record.changed.clear()
     return record
 
@@ -44,9 +44,9 @@ def recorded(type_url=CLUSTER, **resources) -> Record:
 class Stream:
     """A witness of a stream, and its record."""
 
-    def __init__(self, record: Record | None = None) -> None:
-        self.record = Record() if record is None else record
-        self.witness = Witness(self.record)
+    def __init__(self, record: ConfigRecord | None = None) -> None:
+        self.record = ConfigRecord() if record is None else record
+        self.witness = AckTracker(self.record)
 
     def ask(self, *args, **more) -> bytes:
         return self.witness.request(asks(*args, **more))
@@ -63,7 +63,7 @@ def test_what_is_accepted_is_kept_and_nothing_before():
     assert stream.record.types == {}
 
     stream.ask(nonce="1")
-    assert stream.record.types == {CLUSTER: {"a": Kept("v1", b"v1"), "b": Kept("v1", b"v1")}}
+    assert stream.record.types == {CLUSTER: {"a": AcceptedResource("v1", b"v1"), "b": AcceptedResource("v1", b"v1")}}
     assert stream.record.changed.is_set()
 
 
@@ -167,7 +167,7 @@ def test_the_rest_of_a_request_is_passed_on_as_it_is():
     node = wire.Node(id="n")
     node.MergeFromString(b"\x4a\x03abc")  # user_agent_name, which nobody here reads
     message = wire.DeltaDiscoveryRequest(node=node, type_url=CLUSTER, initial_resource_versions={"unseen": "v1"})
-    passed_on = Witness(Record()).request(message.SerializeToString())
+    passed_on = AckTracker(ConfigRecord()).request(message.SerializeToString())
 
     message.initial_resource_versions["unseen"] = ""
     assert passed_on == message.SerializeToString()
@@ -175,7 +175,7 @@ def test_the_rest_of_a_request_is_passed_on_as_it_is():
 
 
 def test_what_cannot_be_read_is_passed_on_for_the_other_side_to_judge():
-    witness = Witness(Record())
+    witness = AckTracker(ConfigRecord())
     witness.response(b"\xff")
 
     assert witness.request(b"\xff") == b"\xff"
@@ -193,11 +193,11 @@ def test_a_record_is_read_as_it_was_written():
     record = recorded(a="v1", b="v1")
     record.put(ENDPOINT, {})
 
-    assert Record.decode(record.encode()).types == record.types
-    assert Record.decode(b"").types == {}
+    assert ConfigRecord.decode(record.encode()).types == record.types
+    assert ConfigRecord.decode(b"").types == {}
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"\x12\x03\x12\x01\xff"])
 def test_what_is_no_record_is_an_error(raw):
     with pytest.raises(ValueError):
-        Record.decode(raw)
+        ConfigRecord.decode(raw)

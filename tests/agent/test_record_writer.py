@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agent.ads.config_record import Kept, Record
+from agent.ads.config_record import AcceptedResource, ConfigRecord
 from agent.ads.record_writer import RecordWriter
 from xds.translate.names import CLUSTER
 
@@ -31,7 +31,7 @@ class SlowVault:
         self._loop.call_soon_threadsafe(self.begun.set)
         if first:
             assert self.gate.wait(BOUND_S)
-        (version,) = {kept.version for kept in Record.decode(content).types[CLUSTER].values()}
+        (version,) = {kept.version for kept in ConfigRecord.decode(content).types[CLUSTER].values()}
         self.written.append(version)
 
     def remove(self) -> None:
@@ -47,7 +47,7 @@ async def vault():
 
 @pytest.fixture
 def record():
-    return Record()
+    return ConfigRecord()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def writer(record, vault, monkeypatch):
 
 
 def accept(record, version: str) -> None:
-    record.put(CLUSTER, {"a": Kept(version, b"")})
+    record.put(CLUSTER, {"a": AcceptedResource(version, b"")})
 
 
 async def begun(vault) -> None:

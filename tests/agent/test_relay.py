@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from agent.ads.relay import Relay
 from agent.ads.upstream import METHOD, SERVICE
-from agent.config.state_dir import StateFolder
+from agent.config.state_dir import StateDir
 from agent.control.enrolment import Enrolment
 from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
@@ -162,7 +162,7 @@ async def control_plane(authority, expect):
 
 @pytest.fixture
 def folder(tmp_path):
-    state = StateFolder(tmp_path / "state")
+    state = StateDir(tmp_path / "state")
     with state.held():
         yield state
 
@@ -232,7 +232,7 @@ class Envoy:
     Each has a connection of its own: one to a relay that has stopped may be dead without its being known.
     """
 
-    def __init__(self, folder: StateFolder) -> None:
+    def __init__(self, folder: StateDir) -> None:
         self._target = f"unix:{folder.path / 'agent.sock'}"
         self._channels: list[grpc.aio.Channel] = []
         self._call = None

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from agent.config.status import Board, Observation, State
+from agent.config.status import HealthState, Observation, StatusBoard
 from agent.control.orders import OrderFailed
-from agent.rotation import Drain, Exchange, Rotation
+from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.managed_tunnel import Taken
+from agent.vpn.managed_tunnel import RotationResult
 from model.errors import ExitplaneError
 
 SEEN = Observation(address="198.51.100.7", country="us")
@@ -30,9 +30,9 @@ class Envoy:
 
 
 @pytest.fixture
-def board() -> Board:
-    board = Board()
-    board.update(tunnel=State.UP, observation=SEEN)
+def board() -> StatusBoard:
+    board = StatusBoard()
+    board.update(tunnel=HealthState.UP, observation=SEEN)
     return board
 
 
@@ -78,7 +78,7 @@ async def test_it_waits_until_the_new_one_is_verified(board):
 
 async def test_what_is_never_verified_is_a_failure_and_the_exit_does_not_rest_for_ever(board):
     async def take():
-        board.update(tunnel=State.DOWN, reason="no handshake")
+        board.update(tunnel=HealthState.DOWN, reason="no handshake")
         return "us-9"
 
     with pytest.raises(OrderFailed, match="no handshake"):
@@ -88,7 +88,7 @@ async def test_what_is_never_verified_is_a_failure_and_the_exit_does_not_rest_fo
 
 async def test_a_tunnel_that_cannot_be_changed_says_why(board):
     async def take():
-        raise ExitplaneError("the tunnel is not the agent's to change", mend="ask whoever brings it up")
+        raise ExitplaneError("the tunnel is not the agent's to change", hint="ask whoever brings it up")
 
     with pytest.raises(OrderFailed, match="not the agent's"):
         await Rotation(board, lambda: None, take)({})
@@ -107,12 +107,12 @@ class Tunnel:
         if self.failure is not None:
             raise self.failure
         await drain()
-        return Taken("us-9", "198.51.100.8")
+        return RotationResult("us-9", "198.51.100.8")
 
 
 async def test_with_room_for_both_the_exit_does_not_rest_while_it_takes_another_server(board):
     envoy, tunnel = Envoy(1), Tunnel()
-    ordered = asyncio.create_task(Exchange(tunnel, None, Drain(lambda: envoy))({"country": "us"}))
+    ordered = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
     await asyncio.wait_for(envoy.asked.wait(), 60)
     assert board.report.well
     assert not ordered.done()
@@ -122,7 +122,7 @@ async def test_with_room_for_both_the_exit_does_not_rest_while_it_takes_another_
 
 
 async def test_why_another_server_was_not_taken_is_what_the_order_says():
-    tunnel = Tunnel(TunnelFailed("its address is in fr", mend="the old server stays"))
+    tunnel = Tunnel(TunnelFailed("its address is in fr", hint="the old server stays"))
     with pytest.raises(OrderFailed, match="in fr; the old server stays"):
-        await Exchange(tunnel, None, Drain(lambda: None))({"country": 7})
+        await TunnelRotation(tunnel, None, RequestDrain(lambda: None))({"country": 7})
     assert tunnel.country is None

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.state_dir import StateFolder
-from agent.config.status import Board, State
+from agent.config.state_dir import StateDir
+from agent.config.status import HealthState, StatusBoard
 from agent.envoy.process import find_left, spawn
-from agent.envoy.supervisor import BootstrapRefused, EnvoyMissing, Launch, Supervisor, find_envoy
+from agent.envoy.supervisor import BootstrapRefused, EnvoyCommand, EnvoyMissing, EnvoySupervisor, find_envoy
 
 pytestmark = pytest.mark.envoy
 
@@ -25,14 +25,14 @@ LIVE = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_v
 
 @pytest.fixture
 def folder(tmp_path):
-    state = StateFolder(tmp_path / "state")
+    state = StateDir(tmp_path / "state")
     with state.held():
         yield state
 
 
-def launch(bootstrap=LIVE, *arguments: str, ends_with_agent: bool = False) -> Launch:
+def launch(bootstrap=LIVE, *arguments: str, ends_with_agent: bool = False) -> EnvoyCommand:
     text = bootstrap if isinstance(bootstrap, str) else json.dumps(bootstrap)
-    return Launch(find_envoy(None), ("--concurrency", "1", *arguments), text, ends_with_agent)
+    return EnvoyCommand(find_envoy(None), ("--concurrency", "1", *arguments), text, ends_with_agent)
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ async def supervise(folder, http):
     """`supervise(launch)`: a supervisor whose task runs, its board, and the task."""
     begun = []
 
-    def begin(wanted: Launch):
-        board = Board()
-        supervisor = Supervisor(wanted, folder, http, board)
+    def begin(wanted: EnvoyCommand):
+        board = StatusBoard()
+        supervisor = EnvoySupervisor(wanted, folder, http, board)
         begun.append((supervisor, asyncio.create_task(supervisor.run())))
         return supervisor, board, begun[-1][1]
 
@@ -54,7 +54,7 @@ async def supervise(folder, http):
         await supervisor.stop()
 
 
-def record(folder: StateFolder) -> dict | None:
+def record(folder: StateDir) -> dict | None:
     text = folder.read("envoy.json")
     return text and json.loads(text)
 
@@ -63,8 +63,8 @@ def runs_in(pid: int) -> Path:
     return Path(f"/proc/{pid}/cwd").readlink()
 
 
-async def up(board: Board, until):
-    await until(lambda: board.report.envoy is State.UP, timeout_s=PATIENCE_S)
+async def up(board: StatusBoard, until):
+    await until(lambda: board.report.envoy is HealthState.UP, timeout_s=PATIENCE_S)
 
 
 async def test_envoy_runs_in_the_state_folder_in_a_session_of_its_own(supervise, folder, until):
@@ -83,7 +83,7 @@ async def test_an_envoy_that_dies_is_started_again(supervise, folder, until):
     await up(board, until)
     first = record(folder)["pid"]
     os.kill(first, signal.SIGKILL)
-    await until(lambda: board.report.envoy is State.DOWN)
+    await until(lambda: board.report.envoy is HealthState.DOWN)
     await up(board, until)
 
     assert board.report.starts == 2
@@ -98,7 +98,7 @@ async def test_stopping_ends_it_and_says_so(supervise, folder, until, is_running
     await supervisor.stop()
 
     assert not is_running(pid)
-    assert (board.report.envoy, record(folder), supervisor.admin) == (State.DOWN, None, None)
+    assert (board.report.envoy, record(folder), supervisor.admin) == (HealthState.DOWN, None, None)
 
 
 async def test_an_envoy_that_does_not_listen_is_killed(supervise, folder, until, is_running):
@@ -131,7 +131,7 @@ async def test_a_missing_envoy_is_named(supervise, tmp_path):
 
     (tmp_path / "envoy").write_text("no program")
     (tmp_path / "envoy").chmod(0o755)
-    _, _, task = supervise(Launch(tmp_path / "envoy", (), "{}", ends_with_agent=False))
+    _, _, task = supervise(EnvoyCommand(tmp_path / "envoy", (), "{}", ends_with_agent=False))
     with pytest.raises(EnvoyMissing, match="cannot be started"):
         await task
 
@@ -139,7 +139,7 @@ async def test_a_missing_envoy_is_named(supervise, tmp_path):
 # -- an Envoy that an agent left ---------------------------------------------------------------------------------------
 
 
-async def leave(supervise, until, wanted: Launch) -> int:
+async def leave(supervise, until, wanted: EnvoyCommand) -> int:
     """An Envoy whose agent is gone without a word."""
     supervisor, board, task = supervise(wanted)
     await up(board, until)
@@ -175,7 +175,7 @@ async def test_an_envoy_that_is_not_what_is_wanted_is_replaced(supervise, folder
 
 
 async def test_another_process_under_a_recorded_id_is_left_alone(folder, tmp_path):
-    elsewhere = StateFolder(tmp_path / "elsewhere")
+    elsewhere = StateDir(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
     stranger = spawn(["sleep", "60"], folder, ends_with_agent=False)
     other_folder = spawn(["sh", "-c", "sleep 60", "bootstrap.json"], elsewhere, ends_with_agent=False)

@@ -7,9 +7,16 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.settings import Exit
-from agent.config.status import Board, State
-from agent.vpn.tunnel_health import Check, TunnelWatch, checks_of, flags_trouble, interface_trouble, target_trouble
+from agent.config.settings import ExitSettings
+from agent.config.status import HealthState, StatusBoard
+from agent.vpn.tunnel_health import (
+    HealthProbe,
+    TunnelMonitor,
+    checks_of,
+    flags_trouble,
+    interface_trouble,
+    target_trouble,
+)
 from model.endpoint import Endpoint
 from tests.tasks import running
 
@@ -36,21 +43,23 @@ def scripted(*findings):
     ],
 )
 async def test_a_check_is_patient_with_failures_and_glad_of_a_success(patience, found, troubles):
-    check = Check(scripted(*found), patience=patience)
+    check = HealthProbe(scripted(*found), patience=patience)
 
     assert [await check.look() for _ in found] == troubles
 
 
 async def test_the_board_says_what_the_checks_find():
-    board = Board()
-    watch = TunnelWatch([Check(scripted("a", "a", None)), Check(scripted("b", None, "c"))], board, period_s=1)
+    board = StatusBoard()
+    watch = TunnelMonitor(
+        [HealthProbe(scripted("a", "a", None)), HealthProbe(scripted("b", None, "c"))], board, period_s=1
+    )
     seen = []
     with capture_logs() as logs:
         for _ in range(5):
             await watch.observe()
             seen.append((board.report.tunnel, board.report.reason))
 
-    down, up = State.DOWN, State.UP
+    down, up = HealthState.DOWN, HealthState.UP
     assert seen == [(down, "a"), (down, "a"), (down, "b"), (up, ""), (down, "c")]
     assert [(entry["event"], entry["reason"]) for entry in logs] == [
         ("tunnel.down", "a"),
@@ -61,20 +70,20 @@ async def test_the_board_says_what_the_checks_find():
 
 
 async def test_a_tunnel_that_nobody_watches_is_up_and_says_so():
-    board = Board()
-    await TunnelWatch(checks_of(Exit("us", "192.0.2.3", 8443)), board, period_s=1).observe()
+    board = StatusBoard()
+    await TunnelMonitor(checks_of(ExitSettings("us", "192.0.2.3", 8443)), board, period_s=1).observe()
 
-    assert (board.report.tunnel, board.report.reason) == (State.UP, "not watched")
+    assert (board.report.tunnel, board.report.reason) == (HealthState.UP, "not watched")
 
 
 async def test_a_watch_looks_again_and_again(until):
-    board = Board()
-    async with running(TunnelWatch([Check(scripted(None, None, "x"))], board, period_s=0.01).run()):
+    board = StatusBoard()
+    async with running(TunnelMonitor([HealthProbe(scripted(None, None, "x"))], board, period_s=0.01).run()):
         await until(lambda: board.report.reason == "x")
 
 
 def test_an_exit_s_settings_say_what_is_watched():
-    exit_ = Exit("us", "192.0.2.3", 8443, tunnel_interface="wg0", probe=Endpoint("192.0.2.1", 443))
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, tunnel_interface="wg0", probe=Endpoint("192.0.2.1", 443))
 
     assert [check.patience for check in checks_of(exit_)] == [1, 2]
 

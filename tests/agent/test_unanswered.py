@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.config.status import Board, State
+from agent.config.status import HealthState, StatusBoard
 from agent.envoy.stalled_connects import end_unanswered, unheard
 from model.endpoint import Endpoint
 from tests.tasks import running
@@ -55,13 +55,13 @@ def is_reset(connection: socket.socket) -> bool:
 @pytest.mark.skipif(os.geteuid() != 0, reason="ending a connection takes CAP_NET_ADMIN")
 async def test_while_the_tunnel_is_down_what_waits_is_ended_and_what_was_answered_goes_on(parent, until):
     place, answered, waiting = parent
-    board = Board()
-    board.update(tunnel=State.UP)
+    board = StatusBoard()
+    board.update(tunnel=HealthState.UP)
     async with running(end_unanswered(place, board, SimpleNamespace(pid=os.getpid()))):
         await asyncio.sleep(0)
         assert not is_reset(waiting)
 
-        board.update(tunnel=State.DOWN, reason="the parent proxy does not answer in time")
+        board.update(tunnel=HealthState.DOWN, reason="the parent proxy does not answer in time")
         await until(lambda: is_reset(waiting))
     answered.sendall(b"GET / HTTP/1.1\r\n")
     assert not is_reset(answered)

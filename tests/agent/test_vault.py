@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
 from agent.ads import encrypted_store as vaults
-from agent.ads.config_record import Kept, Record
-from agent.ads.encrypted_store import Vault
-from agent.config.state_dir import StateFolder
+from agent.ads.config_record import AcceptedResource, ConfigRecord
+from agent.ads.encrypted_store import EncryptedStore
+from agent.config.state_dir import StateDir
 from xds.translate.names import CLUSTER
 
 PROXY = UUID(int=7)
@@ -29,28 +29,28 @@ KEY = a_key()
 
 @pytest.fixture
 def folder(tmp_path):
-    state = StateFolder(tmp_path / "state")
+    state = StateDir(tmp_path / "state")
     with state.held():
         yield state
 
 
 @pytest.fixture
 def record():
-    kept = Record()
-    kept.put(CLUSTER, {"a": Kept("v1", SECRET)})
+    kept = ConfigRecord()
+    kept.put(CLUSTER, {"a": AcceptedResource("v1", SECRET)})
     return kept
 
 
 @pytest.fixture
 def file(folder, record):
     """The record's file, written by the proxy PROXY with KEY."""
-    Vault(folder, KEY, PROXY).save(record.encode())
+    EncryptedStore(folder, KEY, PROXY).save(record.encode())
     return folder.path / "record.bin"
 
 
 def load(folder, key=KEY, proxy=PROXY):
     with capture_logs() as logs:
-        record = Vault(folder, key, proxy).load()
+        record = EncryptedStore(folder, key, proxy).load()
     return record.types, [(entry["event"], entry["log_level"]) for entry in logs]
 
 
@@ -74,7 +74,7 @@ def test_the_file_is_its_owners_alone_and_tells_nothing(file):
 
 def test_the_same_record_is_never_written_alike(folder, file, record):
     first = file.read_bytes()
-    Vault(folder, KEY, PROXY).save(record.encode())
+    EncryptedStore(folder, KEY, PROXY).save(record.encode())
 
     assert file.read_bytes()[4:16] != first[4:16]
 
@@ -109,7 +109,7 @@ def test_a_file_that_is_too_large_is_none(folder, file, monkeypatch):
 def test_what_cannot_be_written_is_told_once(folder, file, record, monkeypatch):
     before = file.read_bytes()
     monkeypatch.setattr(vaults, "_MAX_CONTENT_BYTES", 10)
-    vault = Vault(folder, KEY, PROXY)
+    vault = EncryptedStore(folder, KEY, PROXY)
     with capture_logs() as logs:
         vault.save(record.encode())
         vault.save(record.encode())
@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_told_once(folder, file, record, monkeypatch):
 
 
 def test_what_is_removed_is_gone(folder, file):
-    Vault(folder, KEY, PROXY).remove()
-    Vault(folder, KEY, PROXY).remove()
+    EncryptedStore(folder, KEY, PROXY).remove()
+    EncryptedStore(folder, KEY, PROXY).remove()
 
     assert load(folder) == ({}, [])

@@ -24,14 +24,14 @@ from sqlalchemy.engine import URL
 
 from api.app import create_app
 from api.kernel.context import ApiContext
-from api.runtime.auth_state import Auth
-from api.runtime.certificate_cache import Credentials
+from api.runtime.auth_state import AuthState
+from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
-from api.runtime.passwords import Passwords
-from api.runtime.pending_orders import OrderBook
+from api.runtime.passwords import Argon2Hasher
+from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from model import request_signature
-from model.authority import Authority, create_authority
+from model.authority import CertificateAuthority, create_authority
 from model.database import Database
 from model.repositories import operators
 from model.repositories.enrolment import create_token
@@ -213,7 +213,7 @@ class Proxy:
 
 
 @pytest.fixture(scope="session")
-def authority() -> Authority:
+def authority() -> CertificateAuthority:
     return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -263,7 +263,7 @@ def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
 
 @pytest.fixture(scope="session")
 def demo_template(
-    postgres: URL, admin_template: tuple[str, Person], authority: Authority, routes: None
+    postgres: URL, admin_template: tuple[str, Person], authority: CertificateAuthority, routes: None
 ) -> Iterator[str]:
     """The same with the fleet `demo` and its pool `us`; made once in each process."""
     name, (origin, admin) = f"template_demo_{os.getpid()}", admin_template
@@ -301,24 +301,26 @@ def make_operator(database: Database) -> Callable[..., Any]:
 
 
 def _make_api(
-    authority: Authority, clock: Callable[[], datetime], admin: Person, database: Database, **given: Any
+    authority: CertificateAuthority, clock: Callable[[], datetime], admin: Person, database: Database, **given: Any
 ) -> Api:
     context = ApiContext(
         database=database,
         authority=authority,
         clock=clock,
         sink=HeartbeatSink(database, replica="a", clock=clock),
-        credentials=Credentials(database),
-        orders=OrderBook(database, clock),
+        credentials=CertificateCache(database),
+        orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        **{"auth": Auth(passwords=Passwords(CHEAP)), **given},
+        **{"auth": AuthState(passwords=Argon2Hasher(CHEAP)), **given},
     )
     return Api(create_app(context), context, credential=admin.key)
 
 
 @pytest.fixture
-def make_api(authority: Authority, clock: Callable[[], datetime], admin: Person, routes: None) -> Callable[..., Api]:
+def make_api(
+    authority: CertificateAuthority, clock: Callable[[], datetime], admin: Person, routes: None
+) -> Callable[..., Api]:
     """An API on a given database, called by an admin; what else it works with may be given too."""
     return partial(_make_api, authority, clock, admin)
 

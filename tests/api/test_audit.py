@@ -12,14 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
-from model.audit_log import Actor, Entry, append, hash_of
+from model.audit_log import Actor, AuditEntry, append, hash_of
 from model.database import Database
-from model.repositories.audit import Checkpoint, Fault, verify
+from model.repositories.audit import ChainFault, Checkpoint, verify
 from model.tables import AuditRow
 from tests.scale import scaled
 
 AUDIT = "/api/v1/audit-events"
-CHANGE, MISS, MOVE, CUT, REWRITE = Fault.TAMPERED, Fault.MISSING, Fault.OUT_OF_ORDER, Fault.CUT_OFF, Fault.REWRITTEN
+CHANGE, MISS, MOVE, CUT, REWRITE = (
+    ChainFault.TAMPERED,
+    ChainFault.MISSING,
+    ChainFault.OUT_OF_ORDER,
+    ChainFault.CUT_OFF,
+    ChainFault.REWRITTEN,
+)
 
 
 @pytest.fixture
@@ -28,8 +34,8 @@ def write(database):
 
     async def run(count=1, **fields):
         async with database.session() as session:
-            entries = [Entry("changed", "pool", str(number), detail={"number": number}) for number in range(count)]
-            await append(session, Actor(), [Entry("created", "pool", **fields)] if fields else entries)
+            entries = [AuditEntry("changed", "pool", str(number), detail={"number": number}) for number in range(count)]
+            await append(session, Actor(), [AuditEntry("created", "pool", **fields)] if fields else entries)
 
     return run
 
@@ -220,7 +226,7 @@ def loop_of_its_own(database_url):
         database = Database(database_url, pool_size=1)
         try:
             async with database.session() as session:
-                await append(session, Actor(), [Entry("changed", "pool", detail=each) for each in details])
+                await append(session, Actor(), [AuditEntry("changed", "pool", detail=each) for each in details])
             async with database.session() as session:
                 assert (await verify(session)).findings == []
         finally:

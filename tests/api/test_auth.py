@@ -14,9 +14,9 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import event
 
-from api.runtime.auth_state import Auth
-from api.runtime.passwords import Passwords
-from api.runtime.tokens import Access, BadToken, Signer
+from api.runtime.auth_state import AuthState
+from api.runtime.passwords import Argon2Hasher
+from api.runtime.tokens import AccessToken, BadToken, TokenSigner
 
 LOGIN, REFRESH, LOGOUT, ME = (f"/api/v1/auth/{name}" for name in ("login", "refresh", "logout", "me"))
 PASSWORD = "correct horse battery"
@@ -67,7 +67,7 @@ def counting(database):
 
 def refused(reply, code, status=401):
     assert (reply.status, reply.is_problem, reply.json["code"]) == (status, True, code), reply.body
-    assert reply.json["mend"]
+    assert reply.json["hint"]
     if status == 401:
         assert reply.headers["www-authenticate"].startswith('Bearer realm="exitplane"')
     return True
@@ -136,7 +136,7 @@ async def test_an_unknown_name_takes_the_time_of_a_wrong_password(make_api, data
             return super().verify(kept, password)
 
     hasher = Watched(time_cost=1, memory_cost=8, parallelism=1)
-    api = make_api(database, auth=Auth(passwords=Passwords(hasher)))
+    api = make_api(database, auth=AuthState(passwords=Argon2Hasher(hasher)))
     for name in ("ada", "nobody", "\0"):
         await api.anonymous("POST", LOGIN, {"name": name, "password": "wrong horse battery"})
     assert checked == ["m=8,t=1,p=1"] * 3
@@ -160,7 +160,7 @@ async def test_what_is_sent_to_log_in_is_not_repeated(api):
 async def test_a_password_is_kept_by_the_librarys_parameters_once_it_was_used(make_api, database, ada, query):
     (before,) = await query("SELECT password_hash FROM operator WHERE name = 'ada'")
     assert "m=8,t=1,p=1" in before["password_hash"]
-    api = make_api(database, auth=Auth())
+    api = make_api(database, auth=AuthState())
     assert (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).status == 200
     (after,) = await query("SELECT password_hash FROM operator WHERE name = 'ada'")
     assert after["password_hash"].startswith("$argon2id$v=19$m=65536,t=3,p=4$")
@@ -195,7 +195,7 @@ async def test_a_token_is_good_for_an_hour(log_in, api, clock):
     clock.advance(seconds=1)
     reply = await mine("GET", ME)
     assert refused(reply, "token_expired")
-    assert "refresh" in reply.json["mend"]
+    assert "refresh" in reply.json["hint"]
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane", error="invalid_token"'
 
 
@@ -216,12 +216,12 @@ async def test_without_a_bearer_token_nobody_is_known(header, api):
     reply = await api("GET", ME, headers={"authorization": header})
     assert refused(reply, "not_authenticated")
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane"'
-    assert "exitplane login" in reply.json["mend"]
+    assert "exitplane login" in reply.json["hint"]
 
 
-async def test_before_there_is_an_operator_the_mend_is_to_make_one(api, query):
+async def test_before_there_is_an_operator_the_hint_is_to_make_one(api, query):
     await query("DELETE FROM operator")
-    assert "exitplane init" in (await api.anonymous("GET", ME)).json["mend"]
+    assert "exitplane init" in (await api.anonymous("GET", ME)).json["hint"]
 
 
 async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, query):
@@ -230,7 +230,7 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
     (session,) = await query("SELECT id FROM session")
     said = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
     said |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
-    stranger = Signer(bytes(32))
+    stranger = TokenSigner(bytes(32))
     ours = await api.context.auth.signing_key.signer(api.context.database)
     for bad in (
         "x",
@@ -239,7 +239,7 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
         f"{header}.{body}.{signature[:-4]}AAAA",
         jwt.encode(said, None, "none"),
         jwt.encode(said, "secret" * 10, "HS256"),
-        stranger.issue_access(Access(ada.id, session["id"]), clock()),
+        stranger.issue_access(AccessToken(ada.id, session["id"]), clock()),
         ours.issue_state(clock()),
         ours._sign({"sub": str(ada.id), "sid": str(session["id"])}, "oidc", clock(), timedelta(hours=1)),
         ours._sign({"sub": "1", "sid": "2"}, "api", clock(), timedelta(hours=1)),
@@ -249,8 +249,8 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
 
 
 async def test_a_token_for_one_thing_is_none_for_another(clock):
-    signer = Signer(bytes(32))
-    access = signer.issue_access(Access(UUID(int=1), UUID(int=2)), clock())
+    signer = TokenSigner(bytes(32))
+    access = signer.issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
     for wrong in (access, signer.new_refresh(UUID(int=1))):
         with pytest.raises(BadToken):
             signer.check_state(wrong, clock())
@@ -262,8 +262,8 @@ async def test_a_token_for_one_thing_is_none_for_another(clock):
 async def test_all_replicas_sign_with_one_key_however_many_make_it_at_once(make_api, database, log_in, clock):
     replicas = [make_api(database) for _ in range(8)]
     signers = await asyncio.gather(*(each.context.auth.signing_key.signer(database) for each in replicas))
-    token = signers[0].issue_access(Access(UUID(int=1), UUID(int=2)), clock())
-    assert {signer.read_access(token, clock()) for signer in signers} == {Access(UUID(int=1), UUID(int=2))}
+    token = signers[0].issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
+    assert {signer.read_access(token, clock()) for signer in signers} == {AccessToken(UUID(int=1), UUID(int=2))}
 
 
 async def test_whoever_has_ended_their_session_has_no_use_for_its_tokens(log_in, api, audited):
@@ -337,7 +337,7 @@ async def test_a_session_ends_after_thirty_days_however_often_it_was_refreshed(l
 async def test_a_made_up_refresh_token_ends_no_session(log_in, api, query):
     tokens = (await log_in()).json
     (session,) = await query("SELECT id FROM session")
-    made_up = Signer(bytes(32)).new_refresh(session["id"])
+    made_up = TokenSigner(bytes(32)).new_refresh(session["id"])
     for bad in (
         made_up,
         "",

@@ -12,8 +12,8 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from api.runtime.auth_state import Auth
-from api.runtime.oidc import Provider as Client
+from api.runtime.auth_state import AuthState
+from api.runtime.oidc import OidcProvider as Client
 from model.settings import OidcSettings
 from tests.api import oidc_provider
 
@@ -32,7 +32,7 @@ def configure(make_api, database, provider):
 
     def make(**more):
         settings = OidcSettings(provider.issuer, provider.client, provider.secret, **more)
-        return make_api(database, auth=Auth(provider=Client(settings)))
+        return make_api(database, auth=AuthState(provider=Client(settings)))
 
     return make
 

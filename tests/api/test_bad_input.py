@@ -128,15 +128,15 @@ def assert_problem(reply, status, code):
     assert problem["type"] == f"urn:exitplane:problem:{code}"
     assert problem["title"]
     assert problem["detail"]
-    assert problem["mend"]
+    assert problem["hint"]
     for error in problem["errors"]:
-        assert set(error) == {"field", "value", "message", "mend"}
+        assert set(error) == {"field", "value", "message", "hint"}
         assert error["message"]
-        assert error["mend"]
+        assert error["hint"]
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_wrong_field_is_named_with_its_value_and_the_mend_and_nothing_is_left(case, demo, stored):
+async def test_a_wrong_field_is_named_with_its_value_and_the_hint_and_nothing_is_left(case, demo, stored):
     collection, wish, change, status, code, field, value = WRONG[case]
     before = await stored()
     reply = await demo("POST", f"/api/v1/{collection}", changed(wish, change))
@@ -328,7 +328,7 @@ async def test_an_unexpected_error_says_nothing_of_what_is_inside(api, monkeypat
     def fail(*_):
         raise RuntimeError("the password is hunter2")
 
-    monkeypatch.setattr("api.features.fleets.service.Fleets.show", fail)
+    monkeypatch.setattr("api.features.fleets.service.FleetCollection.show", fail)
     with capture_logs() as logged:
         reply = await api("GET", "/api/v1/fleets")
     assert_problem(reply, 500, "internal")

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from api.features.containers import service
 from model.repositories import container_commands, containers, enrolment
-from model.tables import ContainerPoolRow, ContainerRow, ContainerWishRow, FleetRow
+from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow, FleetRow
 from model.world import Role
 
 pytestmark = pytest.mark.postgres
@@ -103,11 +103,11 @@ async def test_a_document_has_them_too(contained):
         ({"command": ["x\0"]}, "/containers/command/0"),
     ],
 )
-async def test_what_must_not_be_is_refused_with_its_place_and_mend(demo, stored, said, field):
+async def test_what_must_not_be_is_refused_with_its_place_and_hint(demo, stored, said, field):
     before = await stored()
     reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})
     (error,) = reply.json["errors"]
-    assert (reply.status, bool(error["mend"])) == (422, True)
+    assert (reply.status, bool(error["hint"])) == (422, True)
     assert field in (None, error["field"])
     assert await stored() == before
 
@@ -182,7 +182,7 @@ async def test_an_exit_that_is_no_container_is_refused_in_words(demo, verb):
     await demo.declare_exit(name="us-1")
     reply = await demo("POST", f"{EXITS}/us-1/{verb}")
     assert (reply.status, reply.json["code"]) == (409, "no_container")
-    assert reply.json["errors"][0]["mend"]
+    assert reply.json["errors"][0]["hint"]
 
 
 async def test_to_stop_what_serves_takes_an_approval(contained, one, database, query):
@@ -215,7 +215,7 @@ async def test_a_pool_that_wants_none_any_more_has_its_exits_drained(contained, 
 
 async def test_a_pool_with_containers_is_not_deleted_and_says_what_to_do(contained, one):
     reply = await contained("DELETE", f"{POOLS}/us?approve=shrink")
-    assert (reply.status, '"containers": null' in reply.json["errors"][0]["mend"]) == (409, True)
+    assert (reply.status, '"containers": null' in reply.json["errors"][0]["hint"]) == (409, True)
 
 
 async def test_logs_come_from_whoever_has_the_engine(contained, one, database, clock, until):
@@ -232,14 +232,14 @@ async def test_logs_come_from_whoever_has_the_engine(contained, one, database, c
     reply = await asking
     assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
     async with database.session() as session:
-        assert (await session.execute(select(ContainerWishRow))).all() == []
+        assert (await session.execute(select(ContainerCommandRow))).all() == []
 
 
-async def test_logs_without_an_engine_are_refused_with_the_mend(contained, one, monkeypatch):
+async def test_logs_without_an_engine_are_refused_with_the_hint(contained, one, monkeypatch):
     monkeypatch.setattr(service, "_LOGS_WITHIN_S", 0.1)
     reply = await contained("GET", f"{EXITS}/us-1/container/logs")
     assert (reply.status, reply.json["code"]) == (503, "no_container_engine")
-    assert "EXITPLANE_CONTAINER_ENGINE" in reply.json["mend"]
+    assert "EXITPLANE_CONTAINER_ENGINE" in reply.json["hint"]
 
 
 # -- tokens for one ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from api.runtime.certificate_cache import Credentials
+from api.runtime.certificate_cache import CertificateCache
 from model.database import DatabaseUnreachable
 from model.repositories import enrolment
 from model.request_signature import thumbprint_of
@@ -13,7 +13,7 @@ from model.world import ExitState, Role
 
 
 async def test_what_a_certificate_is_worth(exit_proxy, gateway, database):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     found = await credentials.find(thumbprint_of(exit_proxy.certificate))
     assert (str(found.proxy_id), found.role, found.state) == (exit_proxy.id, Role.EXIT, ExitState.REGISTERING)
     found = await credentials.find(thumbprint_of(gateway.certificate))
@@ -22,7 +22,7 @@ async def test_what_a_certificate_is_worth(exit_proxy, gateway, database):
 
 
 async def test_a_change_of_another_exit_leaves_what_is_remembered(exit_proxy, demo, database, monkeypatch):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     await credentials.catch_up()
     thumbprint = thumbprint_of(exit_proxy.certificate)
     first = await credentials.find(thumbprint)
@@ -36,7 +36,7 @@ async def test_a_change_of_another_exit_leaves_what_is_remembered(exit_proxy, de
 
 
 async def test_a_gap_in_the_change_log_forgets_everything(exit_proxy, demo, database, query):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     await credentials.catch_up()
     thumbprint = thumbprint_of(exit_proxy.certificate)
     first = await credentials.find(thumbprint)
@@ -48,7 +48,7 @@ async def test_a_gap_in_the_change_log_forgets_everything(exit_proxy, demo, data
 
 
 async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, database, query):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     await credentials.catch_up()
     first = await credentials.find(thumbprint_of(exit_proxy.certificate))
     await query("UPDATE revision SET value = 1 RETURNING id")
@@ -57,7 +57,7 @@ async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, 
 
 
 async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_proxy, database, monkeypatch):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
     read, done, gate = enrolment.find_credentials, asyncio.Event(), asyncio.Event()
 
@@ -77,7 +77,7 @@ async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_pr
 
 
 async def test_those_that_are_asked_for_meanwhile_are_looked_up_together(exit_proxy, gateway, database, monkeypatch):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     read, statements = enrolment.find_credentials, []
 
     async def counted(database, given):
@@ -96,11 +96,11 @@ async def test_those_that_are_asked_for_meanwhile_are_looked_up_together(exit_pr
 async def test_whoever_asks_while_postgresql_is_away_is_told_and_the_next_is_answered(
     exit_proxy, database, monkeypatch
 ):
-    credentials = Credentials(database)
+    credentials = CertificateCache(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
 
     async def away(*_):
-        raise DatabaseUnreachable("away", mend="start it")
+        raise DatabaseUnreachable("away", hint="start it")
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr("model.repositories.enrolment.find_credentials", away)
@@ -110,7 +110,7 @@ async def test_whoever_asks_while_postgresql_is_away_is_told_and_the_next_is_ans
 
 
 async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_token):
-    credentials = Credentials(database, certificates_max=2)
+    credentials = CertificateCache(database, certificates_max=2)
     token = await make_token(Role.EXIT)
     thumbprints = []
     for name in "abc":

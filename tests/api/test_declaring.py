@@ -55,11 +55,11 @@ async def test_a_deleted_fleet_takes_its_listener_along_and_says_so_to_the_repli
     assert [row["kind"] for row in touched] == ["fleet", "listener"]
 
 
-async def test_a_fleet_with_pools_is_not_deleted_and_the_mend_says_what_to_delete_first(demo, stored):
+async def test_a_fleet_with_pools_is_not_deleted_and_the_hint_says_what_to_delete_first(demo, stored):
     before = await stored()
     reply = await demo("DELETE", "/api/v1/fleets/demo")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
-    assert "/api/v1/pools?fleet=demo" in reply.json["mend"]
+    assert "/api/v1/pools?fleet=demo" in reply.json["hint"]
     assert await stored() == before
 
 
@@ -68,7 +68,7 @@ async def test_a_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
     before = await stored()
     reply = await demo("DELETE", "/api/v1/fleets/demo")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
-    assert "proxies" in reply.json["mend"]
+    assert "proxies" in reply.json["hint"]
     assert await stored() == before
 
 
@@ -94,7 +94,7 @@ async def test_a_pool_name_that_fleets_share_needs_the_fleet(demo, stored):
     for method, body in (("GET", None), ("PATCH", {"country": "jp"}), ("DELETE", None)):
         reply = await demo(method, "/api/v1/pools/us", body)
         assert (reply.status, reply.json["code"]) == (409, "ambiguous")
-        assert "demo, other" in reply.json["mend"]
+        assert "demo, other" in reply.json["hint"]
     reply = await demo("POST", "/api/v1/exits", {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1})
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "ambiguous", "/pool")
     assert await stored() == before
@@ -107,13 +107,13 @@ async def test_a_pool_with_exits_is_not_deleted_and_one_without_is(demo, stored)
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
-    assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["mend"]
+    assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["hint"]
     assert await stored() == before
     await demo("DELETE", f"/api/v1/exits/{made['id']}")
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "would_shrink")
-    assert "?approve=shrink" in reply.json["mend"]
+    assert "?approve=shrink" in reply.json["hint"]
     assert await stored() == before
     assert (await demo("DELETE", "/api/v1/pools/us?approve=shrink")).status == 204
     assert (await demo("GET", "/api/v1/fleets/demo/rollout")).json["shrink_approved"]
@@ -322,7 +322,7 @@ async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, de
     before = await stored()
     reply = await demo("DELETE", f"/api/v1/proxies/{exit_proxy.id}")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
-    assert f"/api/v1/exits/{exit_proxy.id}" in reply.json["mend"]
+    assert f"/api/v1/exits/{exit_proxy.id}" in reply.json["hint"]
     assert await stored() == before
 
 
@@ -363,7 +363,7 @@ async def test_the_envoy_of_an_exit_moves_with_its_exit_only(exit_proxy, demo, s
     before = await stored()
     reply = await demo("PATCH", f"/api/v1/proxies/{exit_proxy.id}", {"locality": "eu"})
     assert (reply.status, reply.json["code"], reply.is_problem) == (409, "envoy_of_exit", True)
-    assert f"PATCH /api/v1/exits/{exit_proxy.id}" in reply.json["mend"]
+    assert f"PATCH /api/v1/exits/{exit_proxy.id}" in reply.json["hint"]
     assert [error["field"] for error in reply.json["errors"]] == ["{proxy_id}"]
     assert await stored() == before
 
@@ -396,4 +396,4 @@ async def test_what_a_proxy_without_a_stream_holds_is_not_known(demo, gateway):
 async def test_what_a_proxy_holds_is_asked_for_well(demo, gateway, path, status):
     reply = await demo("GET", f"/api/v1/proxies/{path.format(id=gateway.id)}")
     assert reply.status == status
-    assert reply.json["mend"]
+    assert reply.json["hint"]

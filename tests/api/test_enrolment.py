@@ -163,7 +163,7 @@ async def test_a_token_of_another_role_is_refused(demo, make_proxy, make_token, 
     for mine, other in ((Role.EXIT, Role.GATEWAY), (Role.GATEWAY, Role.EXIT)):
         reply = await make_proxy(mine).enrol(tokens[other])
         assert (reply.status, reply.json["code"]) == (403, "join_token_of_another_role")
-        assert mine in reply.json["mend"]
+        assert mine in reply.json["hint"]
         assert tokens[other].encode() not in reply.body
     assert await stored() == before
 

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 import uvicorn
 
-from api.runtime.event_hub import Hub
+from api.runtime.event_hub import EventHub
 from api.runtime.tokens import digest_of, new_key
 from model.repositories import declared, events, operators, retention
-from model.repositories.events import Event, Wanted
+from model.repositories.events import Event, EventFilter
 from model.tables import ApiKeyRow, ExitRow, FleetRow
 from model.unit_of_work import write
 from model.world import ExitState, Kind
@@ -119,7 +119,7 @@ async def listen(until):
 
 def give_hub(api, **settings):
     """Replace what the replica's streams share by one with other settings."""
-    api.app.state.events = Hub(api.context.database, **settings)
+    api.app.state.events = EventHub(api.context.database, **settings)
     return api.app.state.events
 
 
@@ -442,11 +442,11 @@ async def test_a_key_without_the_scope_reads_no_events(demo, database, admin):
 @pytest.mark.parametrize(
     "wanted",
     [
-        Wanted(),
-        Wanted(kinds=frozenset({"pool"})),
-        Wanted(fleets=frozenset()),
-        Wanted(fleets=frozenset({uuid4()})),
-        Wanted(kinds=frozenset({"pool"}), fleets=frozenset({uuid4()})),
+        EventFilter(),
+        EventFilter(kinds=frozenset({"pool"})),
+        EventFilter(fleets=frozenset()),
+        EventFilter(fleets=frozenset({uuid4()})),
+        EventFilter(kinds=frozenset({"pool"}), fleets=frozenset({uuid4()})),
     ],
 )
 async def test_the_table_and_the_memory_give_the_same_events(wanted, database):

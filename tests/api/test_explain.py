@@ -90,5 +90,5 @@ async def test_where_there_are_several_fleets_the_question_names_one(declared):
     await declared.declare("other", "other", "us")
     reply = await declared("GET", "/api/v1/explain?target=x")
     assert (reply.status, reply.json["code"]) == (422, "which_fleet")
-    assert "demo, other" in reply.json["mend"]
+    assert "demo, other" in reply.json["hint"]
     assert (await declared("GET", "/api/v1/explain?target=x&fleet=other")).json["fleet"] == "other"

@@ -335,5 +335,5 @@ async def test_a_body_that_is_no_heartbeat_is_refused_and_not_heard(case, exit_p
     reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
     assert (reply.status, reply.is_problem) == (status, True)
     assert [error["field"] for error in reply.json["errors"]] == ([] if field is None else [field])
-    assert reply.json["mend"]
+    assert reply.json["hint"]
     assert demo.context.sink.pending_count == 0

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from api.features.keepalives.keepalive_throttle import Throttle
+from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.runtime.tokens import digest_of, new_key
 from model.database import Database
 from model.repositories import keepalives, operators
@@ -339,7 +339,7 @@ async def test_a_viewer_sees_the_clients_and_is_none(api, make_operator):
 
 
 async def test_a_key_that_is_used_too_often_waits_and_others_do_not(api, make_key, clock):
-    api.app.state.keepalive_throttle = Throttle(clock, per_s=2, burst=4)
+    api.app.state.keepalive_throttle = KeepaliveThrottle(clock, per_s=2, burst=4)
     keys = [await make_key("keepalive:write") for _ in range(2)]
 
     async def post(key):

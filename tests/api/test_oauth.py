@@ -14,8 +14,8 @@ from aiohttp import web
 
 from api.runtime.oauth import (
     BODY_MAX_BYTES,
-    Client,
     LoginRefused,
+    OAuthClient,
     ProviderUnavailable,
     build_authorization_url,
     compute_code_challenge,
@@ -23,7 +23,7 @@ from api.runtime.oauth import (
     redeem_code,
 )
 
-PUBLIC = Client("exitplane")
+PUBLIC = OAuthClient("exitplane")
 CODE = {"code": "c-1", "redirect_uri": "https://api.example.net/callback?x=1&y=é", "code_verifier": "v" * 43}
 
 
@@ -88,7 +88,7 @@ def test_code_challenge_is_that_of_rfc_7636_appendix_b():
 
 @pytest.mark.parametrize("characters", ["exitplane", "a b", "a:b", "a+b", "a%20b", "a/b?c=d&e", "é☃", "~-._*"])
 async def test_client_credentials_are_form_encoded_before_base64(characters, server):
-    await redeem_code(server.url, Client(characters, characters[::-1]), CODE)
+    await redeem_code(server.url, OAuthClient(characters, characters[::-1]), CODE)
     scheme, _, pair = server.headers["Authorization"].partition(" ")
     user, colon, password = b64decode(pair).decode("ascii").partition(":")
     assert (scheme, colon) == ("Basic", ":")
@@ -173,7 +173,7 @@ async def test_answer_that_is_no_token_response_is_an_outage(status, body, serve
 async def test_redirects_are_not_followed(status, server):
     server.answer = text(b"", status, headers={"Location": "/elsewhere"})
     with pytest.raises(ProviderUnavailable, match=f"answers {status}"):
-        await redeem_code(server.url, Client("exitplane", "word"), CODE)
+        await redeem_code(server.url, OAuthClient("exitplane", "word"), CODE)
     with pytest.raises(ProviderUnavailable, match=f"answers {status}"):
         await fetch_document(server.url)
     assert server.paths == ["/token", "/token"]

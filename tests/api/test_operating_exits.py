@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from model.state_history import Stay, stays_of, summarize
+from model.state_history import StateInterval, stays_of, summarize
 from model.world import ExitState
 
 EXITS = "/api/v1/exits"
@@ -63,7 +63,7 @@ async def test_of_a_disabled_exit_nothing_is_left_to_drain(demo, one):
     await demo("POST", f"{EXITS}/us-1/disable")
     reply = await demo("POST", f"{EXITS}/us-1/drain")
     assert (reply.status, reply.json["code"]) == (409, "nothing_to_drain")
-    assert reply.json["mend"]
+    assert reply.json["hint"]
 
 
 async def test_an_exit_that_drains_stays_enabled_for_whoever_declares_it(demo, one):
@@ -128,8 +128,8 @@ def summary(*changes: tuple[float, ExitState], start: float = 0, end: float = 10
 
 def test_stays_have_no_holes_and_the_last_one_lasts():
     assert list(stays_of([(at(0), HEALTHY, ""), (at(5), UNREACHABLE, "why")])) == [
-        Stay(HEALTHY, "", at(0), at(5)),
-        Stay(UNREACHABLE, "why", at(5), None),
+        StateInterval(HEALTHY, "", at(0), at(5)),
+        StateInterval(UNREACHABLE, "why", at(5), None),
     ]
 
 

@@ -28,7 +28,7 @@ async def test_what_needs_the_database_is_answered_with_the_reason_and_when_to_c
     reply = await api(method, path, body)
     assert (reply.status, reply.is_problem, reply.json["code"]) == (503, True, "database_unreachable")
     assert "PostgreSQL cannot be reached" in reply.json["detail"]
-    assert "EXITPLANE_DATABASE_URL" in reply.json["mend"]
+    assert "EXITPLANE_DATABASE_URL" in reply.json["hint"]
     assert int(reply.headers["retry-after"]) > 0
     assert "exitplane-revision" not in reply.headers
 
@@ -68,7 +68,7 @@ async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_beh
         await wire.cut()
 
     # the connection breaks after the rows were inserted and before the revision is taken
-    monkeypatch.setattr("model.unit_of_work.Unit.seal", wait_forever)
+    monkeypatch.setattr("model.unit_of_work.UnitOfWork.seal", wait_forever)
     reply = await api("POST", "/api/v1/fleets", FLEET)
     assert inserted.is_set()
     assert reply.status == 503

@@ -20,11 +20,11 @@ from argon2 import PasswordHasher
 
 from api.app import create_app
 from api.kernel.context import ApiContext
-from api.runtime.auth_state import Auth
-from api.runtime.certificate_cache import Credentials
+from api.runtime.auth_state import AuthState
+from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
-from api.runtime.passwords import Passwords
-from api.runtime.pending_orders import OrderBook
+from api.runtime.passwords import Argon2Hasher
+from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from cli.main import main
 from client import Client
@@ -85,11 +85,11 @@ async def plane(authority, database: Database, clock, until) -> AsyncIterator[Pl
         authority=authority,
         clock=clock,
         sink=HeartbeatSink(database, replica="a", clock=clock),
-        credentials=Credentials(database),
-        orders=OrderBook(database, clock),
+        credentials=CertificateCache(database),
+        orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        auth=Auth(passwords=Passwords(cheap)),
+        auth=AuthState(passwords=Argon2Hasher(cheap)),
     )
     app = create_app(context)
     async with serving(app, until) as url:

@@ -161,7 +161,7 @@ async def test_what_takes_too_much_names_the_word_that_it_takes(exitplane, file)
         ("alice, fleet: demo", "alice, fleet: nowhere", "state.yaml:10: fleet: there is no such fleet"),
     ],
 )
-async def test_a_refusal_names_file_line_field_value_and_mend_and_nothing_is_done(old, new, said, exitplane, file, api):
+async def test_a_refusal_names_file_line_field_value_and_hint_and_nothing_is_done(old, new, said, exitplane, file, api):
     done = await exitplane("apply", "-f", file(STATE.replace(old, new)))
     assert (done.status, done.out) == (1, "")
     assert said in done.err

@@ -8,7 +8,7 @@ import json
 import pytest
 from sqlalchemy import text
 
-from model.audit_log import Actor, Entry, append
+from model.audit_log import Actor, AuditEntry, append
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def audit(command, database_url):
 @pytest.fixture
 async def entries(database):
     async with database.session() as session:
-        await append(session, Actor(), [Entry("created", "pool", str(number)) for number in range(3)])
-        await append(session, Actor(), [Entry("login", "operator")])
+        await append(session, Actor(), [AuditEntry("created", "pool", str(number)) for number in range(3)])
+        await append(session, Actor(), [AuditEntry("login", "operator")])
         return [tuple(row) for row in (await session.execute(text("SELECT sequence, hash FROM audit_event"))).all()]
 
 
@@ -68,7 +68,7 @@ async def test_a_checkpoint_is_written_compared_and_kept_when_it_does_not_hold(
     await tamper("DELETE FROM audit_event")
     async with database.session() as session:
         await session.execute(text("UPDATE audit_head SET sequence = 0, hash = ''"))
-        await append(session, Actor(), [Entry("created", "pool", str(number)) for number in range(9)])
+        await append(session, Actor(), [AuditEntry("created", "pool", str(number)) for number in range(9)])
     assert (await audit("verify")).status == 0
     done = await audit("verify", "--checkpoint", str(path))
     assert (done.status, done.out) == (1, "rewritten: entry 4 is not the one of the checkpoint\n")

@@ -31,7 +31,7 @@ from api.features.pools.schemas import PoolIn, PoolPatch
 from api.features.proxies.schemas import ProxyIn, ProxyPatch
 from api.features.routes.schemas import ActionIn, DenyIn, RouteIn, RoutePatch
 from api.features.users.schemas import UserIn, UserPatch
-from client import ApiRefused, ApiUnreachable, Client, Tally, collect
+from client import ApiRefused, ApiUnreachable, Client, ConvergenceTally, collect
 from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow
 
@@ -300,7 +300,7 @@ async def test_names_are_quoted_in_paths(demo):
 
 async def test_a_write_that_waits_is_told_what_the_proxies_made_of_it(demo):
     applied = await demo.declared.apply(Declared(pools=[POOL]), wait_s=1)
-    assert (applied.revision, applied.proxies) == (2, Tally(0, 0, 0))
+    assert (applied.revision, applied.proxies) == (2, ConvergenceTally(0, 0, 0))
     assert (await demo.declared.apply(Declared(pools=[POOL]))).proxies is None
 
 
@@ -324,7 +324,7 @@ async def flaky():
             request.transport.abort()
             return web.Response()
         if status == 503:
-            problem = {"code": "database_unreachable", "detail": "away", "mend": "wait", "errors": []}
+            problem = {"code": "database_unreachable", "detail": "away", "hint": "wait", "errors": []}
             return web.json_response(problem, status=503, headers={"Retry-After": "2"})
         if status == 502:
             return web.Response(status=502, text="<html>Bad Gateway</html>")

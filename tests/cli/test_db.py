@@ -21,7 +21,7 @@ def test_db_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):
     monkeypatch.delenv("EXITPLANE_DATABASE_URL", raising=False)
     done = CliRunner().invoke(db, ["check"])
     assert isinstance(done.exception, NoDatabase)
-    assert "exitplane db upgrade" in done.exception.mend
+    assert "exitplane db upgrade" in done.exception.hint
 
 
 @pytest.mark.postgres

@@ -145,7 +145,7 @@ def test_aliases_of_aliases_are_not_nested_too_deeply_either(refused):
     assert "nested too deeply" in refused("\n".join(lines))[0]
 
 
-def test_every_wrong_field_is_named_with_its_file_and_line_value_and_mend(refused):
+def test_every_wrong_field_is_named_with_its_file_and_line_value_and_hint(refused):
     lines = refused(
         """\
         pools:
@@ -158,9 +158,9 @@ def test_every_wrong_field_is_named_with_its_file_and_line_value_and_mend(refuse
         """,
         "exits:\n  - {name: a, fleet: demo, pool: us, address: 192.0.2.1, port: 70000}",
     )
-    mend = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
+    hint = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
     assert lines == [
-        f'a.yaml:4: country: this is not a country code of ISO 3166-1 (it is "zz"); {mend}',
+        f'a.yaml:4: country: this is not a country code of ISO 3166-1 (it is "zz"); {hint}',
         'a.yaml:5: colour: there is no such field (it is "red"); remove it; /docs lists the fields',
         "a.yaml:6: name: this is required; add it",
         'b.yaml:2: port: Input should be less than or equal to 65535 (it is "70000"); send at most 65535',

@@ -32,7 +32,7 @@ async def test_exits_are_drained_disabled_and_enabled_by_name(exitplane):
     assert [(each["name"], each["state"]) for each in json.loads(done.out)] == [("us-1", "registering")]
 
 
-async def test_what_cannot_be_done_is_refused_with_its_mend(exitplane):
+async def test_what_cannot_be_done_is_refused_with_its_hint(exitplane):
     for arguments in (("drain", "nowhere"), ("history", "nowhere")):
         done = await exitplane(*arguments)
         assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)

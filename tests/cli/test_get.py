@@ -80,7 +80,7 @@ async def test_every_collection_of_the_client_has_a_table_of_fields_that_it_has(
         (("delete", "pools", "us", "de", "--yes"), "the pool has exits"),
     ],
 )
-async def test_a_refusal_is_one_line_with_its_mend(arguments, said, demo, exitplane):
+async def test_a_refusal_is_one_line_with_its_hint(arguments, said, demo, exitplane):
     done = await exitplane(*arguments)
     assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
     assert said in done.err

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api.runtime.passwords import Passwords
+from api.runtime.passwords import Argon2Hasher
 from api.runtime.tokens import digest_of, new_key
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
@@ -20,7 +20,7 @@ PASSWORD = "correct horse battery"
 @pytest.fixture(autouse=True)
 async def ada(database):
     now = datetime.now(UTC)
-    row = OperatorRow(name="ada", role="operator", password_hash=await Passwords().make(PASSWORD), created_at=now)
+    row = OperatorRow(name="ada", role="operator", password_hash=await Argon2Hasher().make(PASSWORD), created_at=now)
     async with database.session() as session:
         await operators.save(session, row)
     return row
@@ -83,7 +83,7 @@ async def test_a_wrong_password_is_refused_in_the_apis_words(log_in, kept):
     assert not kept.exists()
 
 
-async def test_without_a_credential_the_mend_is_to_log_in(command, api_url):
+async def test_without_a_credential_the_hint_is_to_log_in(command, api_url):
     done = await command("status", "--api", api_url)
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "exitplane login" in done.err

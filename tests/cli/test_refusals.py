@@ -1,4 +1,4 @@
-"""A command that cannot do its work ends with one clear line, which names the mend, and a status of 1."""
+"""A command that cannot do its work ends with one clear line, which names the hint, and a status of 1."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client import ApiUnreachable, Client, http
-from client.http import BadHeader, BadUrl, ConnectionBroken, NotConnected, NotTrusted, Origin
+from client.http import BadHeader, BadUrl, ConnectionBroken, HttpOrigin, NotConnected, NotTrusted
 from model import authority as authorities
 from model.authority import create_authority
 
@@ -49,7 +49,7 @@ class Script:
 @asynccontextmanager
 async def origin_of(script: Script):
     server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
-    origin = Origin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base/")
+    origin = HttpOrigin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base/")
     try:
         yield origin
     finally:
@@ -170,13 +170,13 @@ async def test_secure_cookie_is_not_sent_in_the_clear():
 )
 async def test_address_that_is_no_origin_is_refused(url):
     with pytest.raises(BadUrl):
-        await read(Origin(url))
+        await read(HttpOrigin(url))
 
 
 @pytest.mark.parametrize("value", ["Bearer a\r\nHost: evil", "Bearer \N{SNOWMAN}"])
 async def test_header_that_http_cannot_carry_is_refused(value):
     with pytest.raises(BadHeader):
-        await read(Origin("http://127.0.0.1:9"), Authorization=value)
+        await read(HttpOrigin("http://127.0.0.1:9"), Authorization=value)
 
 
 async def test_header_names_have_no_case():
@@ -206,7 +206,7 @@ async def secure(tmp_path):
 
 
 async def ask_over_tls(host, port):
-    origin = Origin(f"https://{host}:{port}")
+    origin = HttpOrigin(f"https://{host}:{port}")
     try:
         return await read(origin)
     finally:

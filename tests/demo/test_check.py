@@ -10,20 +10,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from demo.check import SENT, Finding, Report, check_scene, judge
-from demo.errors import SceneError
-from demo.http_client import Answer
-from demo.lab import SceneSettings
-from demo.processes import Stage
+from demo.check import SENT, CheckReport, RequestCheck, check_scene, judge
+from demo.errors import LabError
+from demo.http_client import HttpAnswer
+from demo.lab import LabSettings
+from demo.processes import StopStage
 from demo.setup import open_scene
 
 HOST = "203.0.113.2"
-ASKED = Finding("jp", "plain", "header", f"http://{HOST}", 0)
+ASKED = RequestCheck("jp", "plain", "header", f"http://{HOST}", 0)
 
 
 def page(source="198.51.100.4", more=()):
     headers = [["Host", HOST], *([name, value] for name, value in SENT.items()), *more]
-    return Answer(200, (), json.dumps({"source": source, "headers": headers}).encode())
+    return HttpAnswer(200, (), json.dumps({"source": source, "headers": headers}).encode())
 
 
 def test_an_exits_address_and_no_headers_are_fine():
@@ -33,7 +33,7 @@ def test_an_exits_address_and_no_headers_are_fine():
 
 
 def test_names_of_headers_are_compared_as_http_does():
-    answer = Answer(200, (), page().body.replace(b"User-Agent", b"user-agent"))
+    answer = HttpAnswer(200, (), page().body.replace(b"User-Agent", b"user-agent"))
     assert judge(ASKED, answer, {"198.51.100.4"}, HOST).ok
 
 
@@ -45,10 +45,10 @@ def test_names_of_headers_are_compared_as_http_does():
         (page(more=[("x-request-id", "7")]), "x-request-id: 7"),
         (page(more=[("exit-country", "jp")]), "exit-country: jp"),
         (page(more=[("user-agent", "other")]), "user-agent: other"),
-        (Answer(503, (), b"no exit", by_proxy=True), "the gateway answered 503: no exit"),
-        (Answer(200, (), b"<html>"), "not the page's answer"),
-        (Answer(200, (), b'{"source": "198.51.100.4"}'), "not the page's answer"),
-        (Answer(200, (), b"[]"), "not the page's answer"),
+        (HttpAnswer(503, (), b"no exit", by_proxy=True), "the gateway answered 503: no exit"),
+        (HttpAnswer(200, (), b"<html>"), "not the page's answer"),
+        (HttpAnswer(200, (), b'{"source": "198.51.100.4"}'), "not the page's answer"),
+        (HttpAnswer(200, (), b"[]"), "not the page's answer"),
     ],
 )
 def test_anything_else_is_a_problem(answer, problem):
@@ -115,7 +115,7 @@ def gateway(scene, *, lie=None):
 
 @pytest.fixture(scope="module")
 def scene():
-    settings = SceneSettings(exits=("us", "us", "jp"), tunnels=False, gateway_port=0, api_port=0, xds_port=0)
+    settings = LabSettings(exits=("us", "us", "jp"), tunnels=False, gateway_port=0, api_port=0, xds_port=0)
     with open_scene(settings) as scene:
         scene.start_page()
         yield scene
@@ -123,7 +123,7 @@ def scene():
 
 def checked(scene):
     *findings, report = check_scene(scene)
-    assert isinstance(report, Report)
+    assert isinstance(report, CheckReport)
     assert report.findings == findings
     return report
 
@@ -136,17 +136,17 @@ def allow_connection_header(monkeypatch):
 
 def lenient(finding, answer, expected, host):
     body = answer.body.replace(b', ["connection", "close"]', b"")
-    return judge(finding, Answer(answer.status, answer.headers, body, answer.by_proxy), expected, host)
+    return judge(finding, HttpAnswer(answer.status, answer.headers, body, answer.by_proxy), expected, host)
 
 
 def test_a_control_plane_that_is_gone_is_named(scene, monkeypatch):
     scene.api_key_file.write_text("key")
-    with pytest.raises(SceneError, match=r"^GET /pools: the control plane does not answer \(.*refused"):
+    with pytest.raises(LabError, match=r"^GET /pools: the control plane does not answer \(.*refused"):
         scene.api("GET", "/pools")
-    ended = scene.processes.start("control-plane", Stage.CONTROL_PLANE, ("sh", "-c", "echo no room; exit 3"))
+    ended = scene.processes.start("control-plane", StopStage.CONTROL_PLANE, ("sh", "-c", "echo no room; exit 3"))
     ended.process.wait()
     monkeypatch.setattr(scene, "control_plane", ended)
-    with pytest.raises(SceneError, match=r"^control-plane ended with status 3\nno room"):
+    with pytest.raises(LabError, match=r"^control-plane ended with status 3\nno room"):
         scene.api("GET", "/pools")
 
 

@@ -8,12 +8,12 @@ from aiohttp import ClientSession, ClientTimeout
 from aiohttp.test_utils import TestServer
 
 from agent.egress.answer_formats import read_answer
-from agent.egress.types import Place, Sight, Useless
-from demo.geo_map import HOST_COUNTRY, Atlas, atlas_of
+from agent.egress.types import Location, SeenAddress, UnusableAnswer
+from demo.geo_map import HOST_COUNTRY, GeoMap, atlas_of
 from demo.internet import create_app
 from demo.plan import PAGE_NAME, plan_loopback, plan_tunnels
 
-ATLAS = Atlas({"127.0.0.1": "us", "198.51.100.1": "jp"})
+ATLAS = GeoMap({"127.0.0.1": "us", "198.51.100.1": "jp"})
 
 
 @pytest.fixture
@@ -33,17 +33,17 @@ async def ask():
 @pytest.mark.parametrize("path", ["/ipinfo", "/ip-api"])
 async def test_json_says_where_the_caller_and_any_address_is(ask, path):
     seen = read_answer(await ask(path))
-    assert seen == Sight("127.0.0.1", Place("us", "US City", "AS64500 US Network", "Etc/UTC"))
+    assert seen == SeenAddress("127.0.0.1", Location("us", "US City", "AS64500 US Network", "Etc/UTC"))
     assert read_answer(await ask(f"{path}/198.51.100.1")).place.country == "jp"
 
 
 async def test_a_trace_says_where_the_caller_is(ask):
-    assert read_answer(await ask("/trace")) == Sight("127.0.0.1", Place("us"))
+    assert read_answer(await ask("/trace")) == SeenAddress("127.0.0.1", Location("us"))
 
 
 async def test_an_unknown_address_is_answered_as_the_services_do(ask):
     assert json.loads(await ask("/ipinfo/10.0.0.1")) == {"ip": "10.0.0.1", "bogon": True}
-    with pytest.raises(Useless, match="reserved range"):
+    with pytest.raises(UnusableAnswer, match="reserved range"):
         read_answer(await ask("/ip-api/10.0.0.1"))
 
 
@@ -52,7 +52,7 @@ async def test_it_lies_when_it_is_told_to_and_each_format_for_itself(ask):
     assert read_answer(await ask("/ipinfo")).place.country == "fr"
     assert read_answer(await ask("/ip-api")).place.country == "us"
     await ask("/ipinfo", "html")
-    with pytest.raises(Useless, match="no JSON"):
+    with pytest.raises(UnusableAnswer, match="no JSON"):
         read_answer(await ask("/ipinfo"))
     await ask("/ipinfo", "silent")
     with pytest.raises(TimeoutError):
@@ -81,7 +81,7 @@ def test_every_address_of_a_demo_has_its_place():
     for address in (plan.host_address, *(site.address for site in plan.sites)):
         assert atlas.places[str(address)] == HOST_COUNTRY
     assert atlas.hosts == {PAGE_NAME: str(plan.page_address)}
-    assert Atlas.from_json(atlas.to_json()) == atlas
+    assert GeoMap.from_json(atlas.to_json()) == atlas
 
 
 def test_twelve_countries_have_a_resolver_each_on_the_pages_network():

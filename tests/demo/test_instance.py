@@ -6,20 +6,20 @@ from contextlib import ExitStack
 import pytest
 
 from demo import instance as module
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.instance import choose_ports, claim_instance, temporary_folder
 from demo.plan import MAX_INSTANCES
-from demo.processes import Processes, Stage, marked
+from demo.processes import ProcessGroup, StopStage, marked
 from tests.demo.marks import wait_for_marked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from demo import instance
-from demo.processes import Processes, Stage
+from demo.processes import ProcessGroup, StopStage
 instance._lock_folder = lambda: Path(sys.argv[1])
 with instance.claim_instance(lambda index: None) as held, instance.temporary_folder(held) as folder:
-    child = Processes(held.mark, folder).start("sleeper", Stage.PAGE, ("sleep", "600"))
+    child = ProcessGroup(held.mark, folder).start("sleeper", StopStage.PAGE, ("sleep", "600"))
     print(folder, child.pid, held.mark, flush=True)
     time.sleep(600)
 """
@@ -43,13 +43,13 @@ def test_the_seventeenth_demo_is_refused():
     with ExitStack() as stack:
         for _ in range(MAX_INSTANCES):
             stack.enter_context(claim_instance(lambda _: None))
-        with pytest.raises(SceneError, match="16 demos"):
+        with pytest.raises(LabError, match="16 demos"):
             stack.enter_context(claim_instance(lambda _: None))
 
 
 def test_children_do_not_hold_the_lock(tmp_path):
     with claim_instance(lambda _: None) as held:
-        child = Processes(held.mark, tmp_path).start("sleeper", Stage.PAGE, ("sleep", "600"))
+        child = ProcessGroup(held.mark, tmp_path).start("sleeper", StopStage.PAGE, ("sleep", "600"))
     with claim_instance(lambda _: None) as again:
         assert again.index == held.index
         assert child.process.wait(60) is not None
@@ -70,7 +70,7 @@ def test_what_a_killed_holder_left_is_swept(locks):
 
 def test_a_demo_with_a_lock_of_the_same_path_is_left_alone(locks, tmp_path):
     with claim_instance(lambda _: None) as elsewhere:
-        child = Processes(elsewhere.mark, tmp_path).start("sleeper", Stage.PAGE, ("sleep", "600"))
+        child = ProcessGroup(elsewhere.mark, tmp_path).start("sleeper", StopStage.PAGE, ("sleep", "600"))
         try:
             # as in a container, whose processes are seen from here and whose files are not
             elsewhere.lock.rename(locks / "elsewhere.lock")
@@ -93,7 +93,7 @@ def test_the_temporary_folder_goes_with_the_scene():
 def test_a_port_in_use_is_named_with_its_option():
     with claim_instance(lambda _: None) as instance, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(SceneError, match=rf"port {port} on 127.0.0.1 is in use.*--api-port"):
+        with pytest.raises(LabError, match=rf"port {port} on 127.0.0.1 is in use.*--api-port"):
             choose_ports(instance, {"--gateway-port": 0, "--api-port": port})
 
 
@@ -110,5 +110,5 @@ def test_a_lock_folder_of_somebody_else_is_refused(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr(module.os, "geteuid", lambda: 4242)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(SceneError, match="belongs to another user"):
+    with pytest.raises(LabError, match="belongs to another user"):
         module._lock_folder()

@@ -7,17 +7,17 @@ import dns.message
 import dns.rcode
 import pytest
 
-from agent.egress.types import Place, Useless
-from agent.egress.whoami_dns import Asker, reveal
+from agent.egress.types import Location, UnusableAnswer
+from agent.egress.whoami_dns import ResolverSeen, reveal
 from agent.net.dns_query import look_up
 from demo import name_servers
-from demo.geo_map import Atlas
+from demo.geo_map import GeoMap
 from demo.name_servers import ZONE, serve_names
 from model.endpoint import Endpoint
 
 ATTEMPTS = 20
 AUTHORITY, US, JP = "127.0.95.3", "127.0.95.4", "127.0.95.5"
-ATLAS = Atlas({US: "us", JP: "jp"}, {"page.internet.test": "203.0.113.2"}, AUTHORITY, (US, JP))
+ATLAS = GeoMap({US: "us", JP: "jp"}, {"page.internet.test": "203.0.113.2"}, AUTHORITY, (US, JP))
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,11 @@ async def port(monkeypatch):
 @pytest.mark.parametrize(("resolver", "country"), [(US, "us"), (JP, "jp")])
 async def test_the_zone_reveals_the_resolver_and_its_country(resolver, country, port):
     asker = await reveal(ZONE, Endpoint(resolver, port))
-    assert asker == Asker(resolver, Place(country, None, f"AS64500 {country.upper()} Network"))
+    assert asker == ResolverSeen(resolver, Location(country, None, f"AS64500 {country.upper()} Network"))
 
 
 async def test_who_asks_the_authority_himself_is_revealed_without_a_country(port):
-    assert await reveal(ZONE, Endpoint(AUTHORITY, port)) == Asker("127.0.0.1")
+    assert await reveal(ZONE, Endpoint(AUTHORITY, port)) == ResolverSeen("127.0.0.1")
 
 
 async def test_names_have_addresses_and_of_other_kinds_nothing(port):
@@ -54,12 +54,12 @@ async def test_names_have_addresses_and_of_other_kinds_nothing(port):
 
 
 async def test_what_nobody_knows_is_no_name(port):
-    with pytest.raises(Useless, match="no such name"):
+    with pytest.raises(UnusableAnswer, match="no such name"):
         await look_up("page.example.net", "A", Endpoint(US, port))
 
 
 async def test_garbage_is_not_answered_and_breaks_nothing(port):
-    authority = name_servers.Authority(ATLAS)
+    authority = name_servers.AuthoritativeServer(ATLAS)
     for data in (b"", b"\xff" * 30, dns.message.make_query("a.", "A").to_wire()[:12]):
         authority.datagram_received(data, ("127.0.0.1", 1))
     assert (await look_up("page.internet.test", "A", Endpoint(US, port))).rcode() == dns.rcode.NOERROR

@@ -2,20 +2,20 @@ from itertools import combinations
 
 import pytest
 
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.plan import (
     LOOPBACK_BLOCK,
     MAX_EXITS,
     MAX_INSTANCES,
     UNDERLAY_BLOCKS,
-    Plan,
+    AddressPlan,
     parse_countries,
     plan_loopback,
     plan_tunnels,
 )
 
 
-def everything(plan: Plan) -> list[object]:
+def everything(plan: AddressPlan) -> list[object]:
     """All that must be a demo's own on the machine."""
     sites = [
         value
@@ -86,5 +86,5 @@ def test_countries_are_read(text, countries):
 
 @pytest.mark.parametrize("text", ["", "us,", "usa", "u1", "us;gb", ",".join(["us"] * (MAX_EXITS + 1))])
 def test_what_is_no_list_of_countries_is_refused_with_the_option_named(text):
-    with pytest.raises(SceneError, match="--exits"):
+    with pytest.raises(LabError, match="--exits"):
         parse_countries(text)

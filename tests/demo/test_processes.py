@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.processes import (
     MARK,
-    Processes,
-    Stage,
+    ProcessGroup,
+    StopStage,
     end_marked,
     end_pids,
     in_namespace,
@@ -33,7 +33,7 @@ def mark():
 
 @pytest.fixture
 def processes(mark, tmp_path):
-    return Processes(mark, tmp_path)
+    return ProcessGroup(mark, tmp_path)
 
 
 def wait_for_line(child, line):
@@ -44,7 +44,7 @@ def wait_for_line(child, line):
 
 
 def test_children_have_sessions_of_their_own_and_end(processes, mark):
-    child = processes.start("sleeper", Stage.PAGE, ("sleep", "600"))
+    child = processes.start("sleeper", StopStage.PAGE, ("sleep", "600"))
     assert os.getsid(child.pid) == child.pid
     assert wait_for_marked(mark, 1) == [child.pid]
     processes.end_all()
@@ -53,7 +53,7 @@ def test_children_have_sessions_of_their_own_and_end(processes, mark):
 
 
 def test_what_children_leave_behind_ends_too(processes, mark):
-    child = processes.start("parent", Stage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
+    child = processes.start("parent", StopStage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
     wait_for_line(child, "started")
     processes.kill(child)
     wait_for_marked(mark, 1)
@@ -63,14 +63,14 @@ def test_what_children_leave_behind_ends_too(processes, mark):
 
 
 def test_the_deaf_are_killed_after_a_bound(processes):
-    child = processes.start("deaf", Stage.AGENT, (sys.executable, "-c", DEAF))
+    child = processes.start("deaf", StopStage.AGENT, (sys.executable, "-c", DEAF))
     wait_for_line(child, "deaf")
     processes.end([child], patience_s=0.2)
     assert child.process.returncode == -signal.SIGKILL
 
 
 def test_deaf_strangers_are_killed_after_a_bound(processes, mark):
-    child = processes.start("deaf", Stage.AGENT, (sys.executable, "-c", DEAF))
+    child = processes.start("deaf", StopStage.AGENT, (sys.executable, "-c", DEAF))
     wait_for_line(child, "deaf")
     end_pids([child.pid, 2**22 - 1], patience_s=0.2)
     assert child.process.wait(60) == -signal.SIGKILL
@@ -80,7 +80,7 @@ def test_later_stages_end_first(processes, tmp_path):
     script = "trap 'date +%s%N >>order; echo {0} >>order; exit' TERM; echo ready; while :; do sleep 0.05; done"
     children = [
         processes.start(stage.name, stage, ("sh", "-c", script.format(stage.name)))
-        for stage in (Stage.AGENT, Stage.TUNNEL, Stage.CONTROL_PLANE)
+        for stage in (StopStage.AGENT, StopStage.TUNNEL, StopStage.CONTROL_PLANE)
     ]
     for child in children:
         wait_for_line(child, "ready")
@@ -90,8 +90,8 @@ def test_later_stages_end_first(processes, tmp_path):
 
 
 def test_only_the_mark_itself_counts(processes, mark):
-    other = Processes(f"{mark}-other", processes._folder)
-    child = other.start("other", Stage.PAGE, ("sleep", "600"))
+    other = ProcessGroup(f"{mark}-other", processes._folder)
+    child = other.start("other", StopStage.PAGE, ("sleep", "600"))
     try:
         assert marked(mark) == []
         processes.end_all()
@@ -101,9 +101,9 @@ def test_only_the_mark_itself_counts(processes, mark):
 
 
 def test_a_child_that_ended_is_reported_with_its_last_words(processes):
-    child = processes.start("talker", Stage.PAGE, ("sh", "-c", "echo no such thing; exit 3"))
+    child = processes.start("talker", StopStage.PAGE, ("sh", "-c", "echo no such thing; exit 3"))
     child.process.wait()
-    with pytest.raises(SceneError, match="talker ended with status 3\nno such thing"):
+    with pytest.raises(LabError, match="talker ended with status 3\nno such thing"):
         child.check()
 
 
@@ -116,9 +116,9 @@ def test_settings_of_another_exitplane_do_not_reach_the_children(processes, mark
 
 def test_a_command_that_fails_is_reported_with_what_it_said(processes):
     assert processes.run(("echo", "fine")) == "fine\n"
-    with pytest.raises(SceneError, match="status 4\nbroken"):
+    with pytest.raises(LabError, match="status 4\nbroken"):
         processes.run(("sh", "-c", "echo broken >&2; exit 4"))
-    with pytest.raises(SceneError, match=r"longer than 0\.1 s"):
+    with pytest.raises(LabError, match=r"longer than 0\.1 s"):
         processes.run(("sleep", "9"), timeout_s=0.1)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from demo import setup, underlay
-from demo.errors import SceneError
+from demo.errors import LabError
 from demo.http_client import fetch
-from demo.lab import SceneSettings
+from demo.lab import LabSettings
 from demo.plan import PAGE_NAME
 from demo.processes import marked
 from demo.setup import open_scene
@@ -27,15 +27,15 @@ pytestmark = [
     pytest.mark.skipif(why_no_tunnels() is not None, reason=f"no tunnels: {why_no_tunnels()}"),
 ]
 
-SETTINGS = SceneSettings(exits=("us", "jp"), tunnels=True, gateway_port=0, api_port=0, xds_port=0)
+SETTINGS = LabSettings(exits=("us", "jp"), tunnels=True, gateway_port=0, api_port=0, xds_port=0)
 MARKER = "192.0.2.255"
 """An address that no scene gives to its internet."""
 ASK = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=60).read().decode())"
 HOLDER = """
 import time
 from demo.setup import open_scene
-from demo.lab import SceneSettings
-with open_scene(SceneSettings(exits=("us",), tunnels=True, gateway_port=0, api_port=0, xds_port=0)) as scene:
+from demo.lab import LabSettings
+with open_scene(LabSettings(exits=("us",), tunnels=True, gateway_port=0, api_port=0, xds_port=0)) as scene:
     print(scene.plan.index, scene.state_dir, flush=True)
     time.sleep(600)
 """
@@ -96,7 +96,7 @@ def test_without_its_tunnel_an_exit_reaches_nothing(scene):
     exit_.kill_tunnel()
     try:
         assert exit_.tunnel_pid is None
-        with pytest.raises(SceneError, match="Network is unreachable"):
+        with pytest.raises(LabError, match="Network is unreachable"):
             ask_from(scene, exit_, f"{scene.page_url}/")
         assert scene.seen() == before
         assert ask_from(scene, other, f"{scene.page_url}/") == other.egress_address
@@ -156,10 +156,10 @@ def test_nothing_is_left_when_setting_up_fails_half_way(monkeypatch):
         tunnels[0].start_client()
         pids = wait_for_marked(tunnels[0].processes._mark, 2)
         seen.update(index=tunnels[0].plan.index, pids=pids)
-        raise SceneError("no more tunnels today")
+        raise LabError("no more tunnels today")
 
     monkeypatch.setattr(setup, "open_tunnels", fail)
-    with pytest.raises(SceneError, match="no more tunnels today"), open_scene(SETTINGS):
+    with pytest.raises(LabError, match="no more tunnels today"), open_scene(SETTINGS):
         pass
     assert left_of(seen["index"]) == []
     assert len(seen["pids"]) == 2
@@ -222,10 +222,10 @@ def test_addresses_that_this_machine_uses_itself_are_not_taken(monkeypatch):
     monkeypatch.setattr(underlay, "_own_networks", lambda: [IPv4Network("10.0.0.0/8")])
     assert choose_underlay_block() == IPv4Network("192.0.2.0/24")
     monkeypatch.setattr(underlay, "_own_networks", lambda: [IPv4Network("192.0.0.0/8"), IPv4Network("198.18.0.0/15")])
-    with pytest.raises(SceneError, match="use --plain"):
+    with pytest.raises(LabError, match="use --plain"):
         choose_underlay_block()
     monkeypatch.setattr(underlay, "_own_networks", lambda: [IPv4Network("203.0.113.128/25")])
-    with pytest.raises(SceneError, match=r"203\.0\.113\.0/24.*use --plain"):
+    with pytest.raises(LabError, match=r"203\.0\.113\.0/24.*use --plain"):
         choose_underlay_block()
 
 
@@ -241,7 +241,7 @@ def test_missing_tools_are_named(monkeypatch):
     assert why_no_tunnels() == "wireguard-go is not installed (apt-get install wireguard-go)"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert why_no_tunnels() == "not running as root"
-    with pytest.raises(SceneError, match="no tunnels can be made: not running as root"):
+    with pytest.raises(LabError, match="no tunnels can be made: not running as root"):
         setup._choose_mode(True)
     assert setup._choose_mode(None) == (False, "not running as root")
     assert setup._choose_mode(False) == (False, "--plain was asked for")

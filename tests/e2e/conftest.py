@@ -12,9 +12,9 @@ from itertools import cycle
 
 import pytest
 
-from demo.errors import SceneError
-from demo.http_client import Answer
-from demo.lab import Scene
+from demo.errors import LabError
+from demo.http_client import HttpAnswer
+from demo.lab import Lab
 from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
 from tests.scheduling import LONGEST_FIRST, scene_of
 
@@ -52,13 +52,13 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def opener() -> Callable[[], AbstractContextManager[Scene]]:
+def opener() -> Callable[[], AbstractContextManager[Lab]]:
     """How the scene of a module is opened; modules with the same one share a scene."""
     return with_two_in_us
 
 
 @pytest.fixture(scope="module")
-def scene(request, stage, opener) -> Iterator[Scene]:
+def scene(request, stage, opener) -> Iterator[Lab]:
     """The scene of a module. One in which a test failed is not handed on: the test may have left it in any state."""
     failed = request.session.testsfailed
     yield stage.show(opener)
@@ -70,9 +70,9 @@ def scene(request, stage, opener) -> Iterator[Scene]:
 class Clients:
     """Clients that ask for a country over and over, by CONNECT and by plain HTTP in turn."""
 
-    scene: Scene
+    scene: Lab
     country: str
-    answers: list[tuple[float, Answer | OSError]] = field(default_factory=list)
+    answers: list[tuple[float, HttpAnswer | OSError]] = field(default_factory=list)
     """When it was asked, and what came of it."""
     closings: dict[str, dict[str, int] | str] = field(default_factory=dict)
     """Who closed how much on whom, by Envoy, once the clients are done and if one was not answered."""
@@ -100,7 +100,7 @@ class Clients:
 
 
 @pytest.fixture
-def asking(scene: Scene) -> Callable[..., object]:
+def asking(scene: Lab) -> Callable[..., object]:
     @contextmanager
     def ask(country: str) -> Iterator[Clients]:
         clients = Clients(scene, country)
@@ -122,7 +122,7 @@ def closings(agent) -> dict[str, int] | str:
     """What `agent`'s Envoy counted of CLOSINGS since it started, or why it does not say."""
     try:
         lines = agent.admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
-    except SceneError as error:
+    except LabError as error:
         return str(error)
     counted = (line.rpartition(": ") for line in lines if line)
     return {name: int(count) for name, _, count in counted if int(count)}
@@ -142,7 +142,7 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture
-def remove_pool(scene: Scene, eventually: Callable[..., None]) -> Callable[[str], None]:
+def remove_pool(scene: Lab, eventually: Callable[..., None]) -> Callable[[str], None]:
     """`remove_pool(id)`: delete a pool, and wait until the gateway has nothing of it: its cluster goes last, after a grace.
 
     The next test counts updates, and would count that one.
@@ -172,10 +172,10 @@ def stat() -> Callable[..., int]:
 class Load:
     """Clients that ask at an even pace, so that what is measured beside them has the machine too."""
 
-    scene: Scene
+    scene: Lab
     choose: Callable[[], str]
     every_s: float
-    answers: list[tuple[str, Answer | OSError]] = field(default_factory=list)
+    answers: list[tuple[str, HttpAnswer | OSError]] = field(default_factory=list)
     """The country that was asked for, and what came of it."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -207,7 +207,7 @@ class Load:
 
 
 @pytest.fixture
-def loading(scene: Scene) -> Callable[..., object]:
+def loading(scene: Lab) -> Callable[..., object]:
     """`with loading(choose) as load`: three clients that ask for what `choose()` says, some 20 requests a second each."""
 
     @contextmanager

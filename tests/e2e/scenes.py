@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.agents import EXITPLANE
-from demo.lab import Scene, SceneSettings
+from demo.lab import Lab, LabSettings
 from demo.setup import open_scene
 from demo.underlay import why_no_tunnels
 from model.embedded_postgres import embedded_server
@@ -25,14 +25,14 @@ UNHINDERED = {"falls_borne": 1_000, "check_timeout_s": 10}
 """The resilience of pools whose exits fall all the time and are not held back for it, nor for an answer that comes late."""
 
 
-def settings_of(*exits: str, **more: Any) -> SceneSettings:
+def settings_of(*exits: str, **more: Any) -> LabSettings:
     """Settings with free ports and patience; Envoy drains listeners within 2 s, so that a test of open tunnels can fail."""
     given = {"gateway_drain_time_s": 2, "silence_timeout_s": NEVER_S, "resilience": UNHINDERED, "patience_s": BOUND_S}
-    return SceneSettings(exits=exits, gateway_port=0, api_port=0, xds_port=0, **given | more)
+    return LabSettings(exits=exits, gateway_port=0, api_port=0, xds_port=0, **given | more)
 
 
 @contextmanager
-def opened(settings: SceneSettings) -> Iterator[Scene]:
+def opened(settings: LabSettings) -> Iterator[Lab]:
     """Open a scene with tunnels that is not started yet."""
     obstacle = why_no_tunnels()
     if obstacle:
@@ -42,7 +42,7 @@ def opened(settings: SceneSettings) -> Iterator[Scene]:
 
 
 @contextmanager
-def started(settings: SceneSettings) -> Iterator[Scene]:
+def started(settings: LabSettings) -> Iterator[Lab]:
     """Open a scene with tunnels, and start it."""
     with opened(settings) as scene:
         scene.start()
@@ -50,7 +50,7 @@ def started(settings: SceneSettings) -> Iterator[Scene]:
 
 
 @contextmanager
-def on_postgres(settings: SceneSettings) -> Iterator[tuple[Scene, Path]]:
+def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
     """Open a scene on a PostgreSQL that is not the control plane's own; the folder of that server's data."""
     # not pytest's folder: as root the server runs as somebody else, who may not enter that one
     with tempfile.TemporaryDirectory(prefix="exitplane-e2e-", ignore_cleanup_errors=True) as folder:
@@ -66,14 +66,14 @@ def on_postgres(settings: SceneSettings) -> Iterator[tuple[Scene, Path]]:
 
 
 @contextmanager
-def with_two_in_us() -> Iterator[Scene]:
+def with_two_in_us() -> Iterator[Lab]:
     """Two exits in us, one in gb."""
     with started(settings_of("us", "us", "gb")) as scene:
         yield scene
 
 
 @contextmanager
-def with_lasting_database() -> Iterator[Scene]:
+def with_lasting_database() -> Iterator[Lab]:
     """An exit each in us, gb and jp, on a PostgreSQL that stays while the control plane restarts."""
     with on_postgres(settings_of("us", "gb", "jp")) as (scene, _):
         scene.start()
@@ -83,7 +83,7 @@ def with_lasting_database() -> Iterator[Scene]:
 class LogFromNow:
     """What a process of a scene writes from now on; its earlier lines, of other tests, are left out."""
 
-    def __init__(self, scene: Scene, name: str) -> None:
+    def __init__(self, scene: Lab, name: str) -> None:
         self._path = scene.state_dir / "logs" / f"{name}.log"
         self._start = self._path.stat().st_size if self._path.exists() else 0
 
@@ -95,11 +95,11 @@ class LogFromNow:
 class Stage:
     """Holds one scene at a time, open for as long as tests in a row need the same one."""
 
-    _opener: Callable[[], AbstractContextManager[Scene]] | None = None
-    _scene: Scene | None = None
+    _opener: Callable[[], AbstractContextManager[Lab]] | None = None
+    _scene: Lab | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def show(self, opener: Callable[[], AbstractContextManager[Scene]]) -> Scene:
+    def show(self, opener: Callable[[], AbstractContextManager[Lab]]) -> Lab:
         """The scene that `opener` opens: the one that is open, if it is of the same opener."""
         if self._scene is None or self._opener is not opener:
             self.close()

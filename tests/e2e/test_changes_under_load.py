@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from demo import http_client
-from demo.processes import Stage
+from demo.processes import StopStage
 from tests.e2e.scenes import with_lasting_database
 from tests.e2e.test_surviving import downloading, still_moving
 from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
@@ -113,7 +113,7 @@ def newer_control_plane(scene, connect_timeout_s: int):
     scene.stop_control_plane()
     scene.control_plane = scene.processes.start(
         "control-plane",
-        Stage.CONTROL_PLANE,
+        StopStage.CONTROL_PLANE,
         (sys.executable, "-c", program, "serve"),
         environment=scene.control_plane_environment,
     )

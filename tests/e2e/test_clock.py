@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from agent.envoy.supervisor import find_envoy
-from demo.lab import Scene
+from demo.lab import Lab
 from tests.e2e.conftest import Clients
 from tests.e2e.scenes import LogFromNow, on_postgres, settings_of
 
@@ -75,7 +75,7 @@ def new_clock() -> Iterator[Clock]:
 
 
 @contextmanager
-def with_two_clocks() -> Iterator[Scene]:
+def with_two_clocks() -> Iterator[Lab]:
     """A scene whose control plane sees a clock of its own, and whose first exit's agent another."""
     with new_clock() as of_the_control_plane, new_clock() as of_the_agent:
         settings = settings_of(
@@ -111,7 +111,7 @@ def set_clock(scene, eventually):
 
 
 @contextmanager
-def asking(scene: Scene, country: str) -> Iterator[Clients]:
+def asking(scene: Lab, country: str) -> Iterator[Clients]:
     clients = Clients(scene, country)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(clients.run)
@@ -122,11 +122,11 @@ def asking(scene: Scene, country: str) -> Iterator[Clients]:
         running.result()
 
 
-def states(scene: Scene) -> dict[str, tuple[str, str]]:
+def states(scene: Lab) -> dict[str, tuple[str, str]]:
     return {each["name"]: (each["state"], each["state_reason"]) for each in scene.api("GET", "/exits")["items"]}
 
 
-def stays(scene: Scene) -> dict[str, list[tuple[str, str, str, str | None]]]:
+def stays(scene: Lab) -> dict[str, list[tuple[str, str, str, str | None]]]:
     """The history of each exit: states, their reasons, and when each began and ended."""
     told = {}
     for exit_ in scene.api("GET", "/exits")["items"]:
@@ -135,7 +135,7 @@ def stays(scene: Scene) -> dict[str, list[tuple[str, str, str, str | None]]]:
     return told
 
 
-def what_befell(scene: Scene) -> dict[str, list[tuple[str, str]]]:
+def what_befell(scene: Lab) -> dict[str, list[tuple[str, str]]]:
     """The states of each exit and their reasons. Their times may be pulled back to a clock that is behind."""
     told = stays(scene)
     assert all(until is None or since <= until for each in told.values() for _, _, since, until in each), told

@@ -74,7 +74,7 @@ def test_traffic_goes_on_and_everything_recovers_by_itself(scene, server, eventu
     server.stop()
     away_since = time.monotonic()
 
-    def asked() -> http_client.Answer:
+    def asked() -> http_client.HttpAnswer:
         return http_client.fetch(f"{scene.api_url}/api/v1/exits", headers=scene.operator_headers)
 
     eventually(lambda: asked().status == 503)

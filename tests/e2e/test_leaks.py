@@ -9,7 +9,7 @@ import pytest
 
 from demo import wireguard
 from demo.geolocation import HTML, SILENT
-from demo.processes import Stage
+from demo.processes import StopStage
 from demo.underlay import ip_batch, resolver_file
 from tests.e2e.scenes import settings_of, started
 
@@ -79,7 +79,7 @@ def test_what_was_seen_of_an_exit_is_shown(scene, mended):
 def test_names_that_are_resolved_beside_the_tunnel_are_a_leak(scene, mended, eventually, number):
     leaking = scene.exits[number]
     argv = (sys.executable, "-m", "demo.name_servers", scene.host_source, str(scene.plan.name_server))
-    outside = scene.processes.start("resolver-outside", Stage.PAGE, argv)
+    outside = scene.processes.start("resolver-outside", StopStage.PAGE, argv)
     mended.callback(scene.processes.end, [outside])
     configured = resolver_file(leaking.site)
     mended.callback(configured.write_text, configured.read_text())
@@ -99,7 +99,7 @@ def test_ipv6_beside_the_tunnel_is_a_leak(scene, mended, eventually):
     ip_batch(plan.internet, f"address add {OUTSIDE_6}::1/64 dev {plan.bridge} nodad")
     mended.callback(ip_batch, plan.internet, f"address delete {OUTSIDE_6}::1/64 dev {plan.bridge}")
     argv = (sys.executable, "-m", "demo.internet", f"{OUTSIDE_6}::1:80")
-    page = scene.processes.start("page-6", Stage.PAGE, argv, namespace=plan.internet)
+    page = scene.processes.start("page-6", StopStage.PAGE, argv, namespace=plan.internet)
     mended.callback(scene.processes.end, [page])
     ip_batch(
         leaking.namespace,

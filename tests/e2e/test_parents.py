@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.lab import Scene
+from demo.lab import Lab
 from demo.setup import open_scene
 from tests.e2e.scenes import settings_of
-from tests.gluetun import Gluetun, running
+from tests.gluetun import GluetunStandIn, running
 
 NAME = "page.internet.test"
 PASSWORD, ANOTHER = "correct horse", "battery staple"
@@ -22,8 +22,8 @@ PASSWORD, ANOTHER = "correct horse", "battery staple"
 class Behind:
     """A scene whose two exits have a parent each."""
 
-    scene: Scene
-    parents: list[Gluetun]
+    scene: Lab
+    parents: list[GluetunStandIn]
     files: list[Path]
 
     def ask(self, *, tunnel: bool):
@@ -46,7 +46,7 @@ def behind(tmp_path_factory) -> Iterator[Behind]:
     with open_scene(settings_of("us", "us", tunnels=False)) as scene, ExitStack() as stack:
         made = Behind(scene, [], [])
         for number, exit_ in enumerate(scene.exits, 1):
-            parent = Gluetun(
+            parent = GluetunStandIn(
                 username="exit",
                 password=PASSWORD,
                 names={NAME: str(scene.plan.page_address)},

@@ -17,8 +17,8 @@ from model.identity import Identity
 from model.world import Change, Proxy, World
 from tests.envoy.processes import ADMIN, EnvoyProcess, envoy_process
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Answered, Send, Stream
-from xds.snapshot.snapshot import View, build
+from xds.protocol.stream import Answered, Send, XdsStream
+from xds.snapshot.snapshot import ProxyView, build
 from xds.translate import names
 from xds.translate.scopes import scopes_of
 
@@ -42,8 +42,8 @@ class Plane(grpc.GenericRpcHandler):
             return None
         return grpc.stream_stream_rpc_method_handler(self._serve)
 
-    def _view(self) -> View:
-        return View([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
+    def _view(self) -> ProxyView:
+        return ProxyView([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
 
     def change(self, *changes: Change) -> None:
         """Publish a World with these changes."""
@@ -65,7 +65,7 @@ class Plane(grpc.GenericRpcHandler):
         context.add_callback(lambda: self._events.put(None))
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
         identity = Identity(self.proxy.fleet_id, self.proxy.role, self.proxy.id)
-        stream = Stream(Variant.DELTA, identity, self._view())
+        stream = XdsStream(Variant.DELTA, identity, self._view())
         while (event := self._events.get()) is not None:
             now = time.monotonic()
             actions = stream.receive(event, now) if isinstance(event, bytes) else stream.publish(*event, now)

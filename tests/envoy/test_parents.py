@@ -20,7 +20,7 @@ from model.world import Parent, put
 from tests.envoy.gateways import exchange
 from tests.envoy.processes import BOUND_S, eventually
 from tests.envoy.two_hops import POOL, make_exit, two_hops
-from tests.gluetun import Gluetun, basic, running
+from tests.gluetun import GluetunStandIn, basic, running
 from xds.translate import names
 
 pytestmark = pytest.mark.envoy
@@ -62,8 +62,8 @@ def target() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def stand_in() -> Iterator[Gluetun]:
-    gluetun = Gluetun(username="exit", password=PASSWORD, names={TARGET: "127.0.0.1"}, source="127.0.0.77")
+def stand_in() -> Iterator[GluetunStandIn]:
+    gluetun = GluetunStandIn(username="exit", password=PASSWORD, names={TARGET: "127.0.0.1"}, source="127.0.0.77")
     with running(gluetun) as started:
         yield started
 
@@ -78,7 +78,7 @@ def hops(stand_in, tmp_path_factory):
 
 
 @pytest.fixture
-def parent(hops, stand_in) -> Iterator[Gluetun]:
+def parent(hops, stand_in) -> Iterator[GluetunStandIn]:
     """The stand-in, as it was at first."""
     stand_in.requests.clear()
     yield stand_in
@@ -346,7 +346,7 @@ def test_each_exit_of_a_pool_is_spoken_to_as_it_offers_and_tunnels_share_a_conne
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    parents = [Gluetun(username="exit", password=PASSWORD, names={TARGET: "127.0.0.1"}) for _ in range(2)]
+    parents = [GluetunStandIn(username="exit", password=PASSWORD, names={TARGET: "127.0.0.1"}) for _ in range(2)]
     with running(parents[0]), running(parents[1]):
         exits = [
             make_exit(2 + number, Parent("localhost", each.proxy_port, "exit", PASSWORD))

@@ -13,7 +13,7 @@ import pytest
 from tests.envoy.gateways import exits, fetch, running, static_fleet
 from tests.translate.scenes import FLEET, Now, make_request, make_world
 from xds.translate import names
-from xds.translate.explain import Explanation, Request, explain
+from xds.translate.explain import ExplainRequest, Explanation, explain
 
 pytestmark = pytest.mark.envoy
 SEED = 7
@@ -25,7 +25,7 @@ def now() -> Now:
     return Now(at.weekday(), at.hour * 60 + at.minute)
 
 
-def ask(port: int, request: Request, *, tunnel: bool) -> tuple[int, str]:
+def ask(port: int, request: ExplainRequest, *, tunnel: bool) -> tuple[int, str]:
     said = {
         names.COUNTRY_HEADER: request.wish.country,
         names.CITY_HEADER: request.wish.city,

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model.authority import Authority, create_authority, sign_request
+from model.authority import CertificateAuthority, create_authority, sign_request
 from model.identity import Identity
 from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, World, put
 from tests.envoy.planes import Envoy, Plane, envoy_of
@@ -71,7 +71,7 @@ def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
 
 
 @contextmanager
-def _all(planes: dict[UUID, Plane], folder: Path, authority: Authority) -> Iterator[dict[UUID, Envoy]]:
+def _all(planes: dict[UUID, Plane], folder: Path, authority: CertificateAuthority) -> Iterator[dict[UUID, Envoy]]:
     if not planes:
         yield {}
         return
@@ -82,7 +82,7 @@ def _all(planes: dict[UUID, Plane], folder: Path, authority: Authority) -> Itera
         yield {**envoys, proxy_id: envoy}
 
 
-def _certify(folder: Path, authority: Authority, proxy: Proxy) -> None:
+def _certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> None:
     """What an agent would have its Envoy find."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())

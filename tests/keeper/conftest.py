@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from keeper.exit_health import Patience
+from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper
 from model.database import Database
 from model.repositories import declared, heartbeats
@@ -19,7 +19,7 @@ from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import write
 from model.world import ExitState, Role
 
-PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 
 
 @dataclass

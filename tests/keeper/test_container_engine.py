@@ -14,9 +14,9 @@ import pytest
 
 from keeper.containers.api_version import NEWEST, OLDEST, ApiVersion
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import Life, read_inspected, read_list, read_logs, read_version
+from keeper.containers.engine_responses import ContainerStatus, read_inspected, read_list, read_logs, read_version
 from keeper.containers.errors import (
-    BadAnswer,
+    BadEngineResponse,
     EngineError,
     EngineForbidden,
     EngineUnreachable,
@@ -60,7 +60,7 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
     made = await engine.create(name, body)
     try:
         (seen,) = await engine.list(wanted)
-        assert (seen.id, seen.name, seen.life) == (made, name, Life.CREATED)
+        assert (seen.id, seen.name, seen.life) == (made, name, ContainerStatus.CREATED)
         assert seen.labels.items() >= labels.items()
         with pytest.raises(NameTaken):
             await engine.create(name, body)
@@ -68,13 +68,13 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
         await engine.start(made)
         await engine.start(made)
         inspected = await engine.inspect(name)
-        assert (inspected.id, inspected.name, inspected.life) == (made, name, Life.RUNNING)
+        assert (inspected.id, inspected.name, inspected.life) == (made, name, ContainerStatus.RUNNING)
         written = await until(lambda: engine.logs(made, 2))
         await engine.restart(made, 1)
-        assert (await engine.inspect(made)).life is Life.RUNNING
+        assert (await engine.inspect(made)).life is ContainerStatus.RUNNING
         await engine.stop(made, 1)
         await engine.stop(made, 1)
-        assert [each.life for each in await engine.list(wanted)] == [Life.ENDED]
+        assert [each.life for each in await engine.list(wanted)] == [ContainerStatus.ENDED]
     finally:
         await engine.remove(made)
     await engine.remove(made)
@@ -83,7 +83,7 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
         await engine.start(made)
     with pytest.raises(NoSuchImage) as refused:
         await engine.create(name, body | {"Image": "localhost/nowhere:1"})
-    assert refused.value.mend
+    assert refused.value.hint
     return written
 
 
@@ -157,7 +157,7 @@ async def test_engine_without_a_common_version_is_refused(stand_in, oldest, newe
     async with Engine(stand_in.address) as engine:
         with pytest.raises(NoCommonVersion, match=f"{oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}") as refused:
             await engine.list({})
-    assert hint in refused.value.mend
+    assert hint in refused.value.hint
     assert stand_in.spoken == []
 
 
@@ -180,7 +180,7 @@ async def test_engine_that_refuses_what_it_announces_is_asked_twice(stand_in, wo
     async with Engine(stand_in.address) as engine:
         with pytest.raises(VersionRefused, match=words) as refused:
             await engine.list({})
-    assert refused.value.mend
+    assert refused.value.hint
     assert stand_in.asked == ["GET /version", "GET /containers/json"] * 2
 
 
@@ -218,9 +218,9 @@ def test_versions_are_read_in_two_parts_or_three(body, oldest):
     ],
 )
 def test_version_that_is_none_is_said_to_be_none(body):
-    with pytest.raises(BadAnswer) as refused:
+    with pytest.raises(BadEngineResponse) as refused:
         read_version(body)
-    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.mend
+    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.hint
 
 
 def test_addresses_are_read_from_the_networks_alone():
@@ -237,7 +237,7 @@ async def test_an_engine_that_is_not_there_is_said_to_be_away(tmp_path):
     async with Engine(f"unix://{tmp_path}/none.sock") as engine:
         with pytest.raises(EngineUnreachable, match=r"none\.sock") as refused:
             await engine.list({})
-    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.mend
+    assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -268,7 +268,7 @@ async def test_what_an_engine_refuses_is_told_apart_with_its_own_words(stand_in,
         with pytest.raises(EngineError) as refused:
             await engine.create("us-1", {"Image": "exit:1"})
     assert type(refused.value) is kind
-    assert (message in str(refused.value), bool(refused.value.mend)) == (True, True)
+    assert (message in str(refused.value), bool(refused.value.hint)) == (True, True)
 
 
 @asynccontextmanager
@@ -297,12 +297,12 @@ async def answering(path: Path, reply: bytes, version: bytes | None = None):
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        (b"<html>", BadAnswer),
-        (b"[1]", BadAnswer),
-        (b'{"message": 3}', BadAnswer),
-        (b'[{"Id": "a", "Names": [], "State": "running"}]', BadAnswer),
-        (b"\xff\xfe", BadAnswer),
-        (b" " * (5 * 2**20), BadAnswer),
+        (b"<html>", BadEngineResponse),
+        (b"[1]", BadEngineResponse),
+        (b'{"message": 3}', BadEngineResponse),
+        (b'[{"Id": "a", "Names": [], "State": "running"}]', BadEngineResponse),
+        (b"\xff\xfe", BadEngineResponse),
+        (b" " * (5 * 2**20), BadEngineResponse),
     ],
 )
 async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
@@ -345,9 +345,18 @@ async def test_something_that_speaks_no_http_is_said_to_be_away(tmp_path):
 @pytest.mark.parametrize(
     ("said", "life"),
     [
-        *(("created", Life.CREATED), ("configured", Life.CREATED)),
-        *(("running", Life.RUNNING), ("Running", Life.RUNNING), ("paused", Life.RUNNING)),
-        *(("exited", Life.ENDED), ("dead", Life.ENDED), ("removing", Life.ENDED), ("something new", Life.ENDED)),
+        *(("created", ContainerStatus.CREATED), ("configured", ContainerStatus.CREATED)),
+        *(
+            ("running", ContainerStatus.RUNNING),
+            ("Running", ContainerStatus.RUNNING),
+            ("paused", ContainerStatus.RUNNING),
+        ),
+        *(
+            ("exited", ContainerStatus.ENDED),
+            ("dead", ContainerStatus.ENDED),
+            ("removing", ContainerStatus.ENDED),
+            ("something new", ContainerStatus.ENDED),
+        ),
     ],
 )
 def test_every_state_of_an_engine_is_one_of_three(said, life):

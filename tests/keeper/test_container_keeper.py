@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, Ground
+from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, SpecContext
 from keeper.containers.engine import Engine
-from keeper.containers.reconciler import ContainerKeeper, run_containers, while_alive
+from keeper.containers.reconciler import ContainerReconciler, run_containers, while_alive
 from model.database import Database
 from model.repositories import container_commands, containers, declared, enrolment, heartbeats, retention
-from model.tables import ContainerRow, ContainerWishRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
+from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import write
 from model.world import ExitState, Role
 from tests.keeper.conftest import House
@@ -29,14 +29,14 @@ from tests.keeper.engine_stand_in import StandIn
 
 pytestmark = pytest.mark.postgres
 WANTED = {"minimum": 2, "maximum": 3, "image": "exit:1"}
-GROUND = Ground("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"))
+GROUND = SpecContext("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"))
 
 
 class Yard(House):
     """A house whose pool wants containers, an engine, and the keeper of both."""
 
     engine: StandIn
-    keeper_of_containers: ContainerKeeper
+    keeper_of_containers: ContainerReconciler
 
     async def declare_containers(self, wanted: dict[str, Any] | None) -> None:
         async with write(self.database) as unit:
@@ -83,7 +83,7 @@ class Yard(House):
         await super().hear(exit_id, **said)
 
     async def wish(self, slot: int, verb: str, **more: Any) -> Any:
-        wish = ContainerWishRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
+        wish = ContainerCommandRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
         async with self.database.session() as session:
             await container_commands.ask(session, wish)
         return wish.id
@@ -104,7 +104,7 @@ async def yard(database: Database, clock, tmp_path) -> AsyncIterator[Yard]:
     await opened.declare_containers(WANTED)
     async with StandIn(tmp_path / "engine.sock").serving() as stand_in, Engine(stand_in.address) as engine:
         opened.engine = stand_in
-        opened.keeper_of_containers = ContainerKeeper(database, engine, GROUND, clock)
+        opened.keeper_of_containers = ContainerReconciler(database, engine, GROUND, clock)
         yield opened
 
 
@@ -252,7 +252,7 @@ async def test_a_crash_between_making_and_starting_is_mended(yard):
     assert all(TOKEN_PATH in each.files for each in yard.engine.containers.values())
 
 
-async def test_an_image_that_is_not_there_is_told_with_its_mend_and_since_when(yard):
+async def test_an_image_that_is_not_there_is_told_with_its_hint_and_since_when(yard):
     yard.engine.images.clear()
     await yard.tend(times=4)
     standing = await yard.standing()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.ingest_window import ATTENTION, Hearing
+from keeper.ingest_window import ATTENTION, IngestWindow
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=1)
@@ -17,7 +17,7 @@ def s(seconds: float) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def listen(hearing: Hearing, start: datetime, seconds: float) -> datetime:
+def listen(hearing: IngestWindow, start: datetime, seconds: float) -> datetime:
     """Look every second, with the API flushing all the time; gives the time of the last look."""
     for second in range(int(seconds) + 1):
         hearing.look(start + s(second), start + s(second))
@@ -25,36 +25,36 @@ def listen(hearing: Hearing, start: datetime, seconds: float) -> datetime:
 
 
 def test_before_the_first_look_there_is_no_silence():
-    assert Hearing().silence(NOW, LONG_AGO) == s(0)
+    assert IngestWindow().silence(NOW, LONG_AGO) == s(0)
 
 
 def test_silence_counts_from_when_the_keeper_began_to_look():
-    hearing = Hearing()
+    hearing = IngestWindow()
     now = listen(hearing, NOW, 60)
     assert hearing.silence(now, LONG_AGO) == s(60)
 
 
 def test_silence_counts_from_the_last_heartbeat():
-    hearing = Hearing()
+    hearing = IngestWindow()
     now = listen(hearing, NOW, 60)
     assert hearing.silence(now, NOW + s(45)) == s(15)
 
 
 def test_a_heartbeat_from_a_clock_that_is_ahead_is_no_silence():
-    hearing = Hearing()
+    hearing = IngestWindow()
     now = listen(hearing, NOW, 60)
     assert hearing.silence(now, now + s(10)) == s(0)
 
 
 def test_while_no_api_ever_heard_there_is_no_silence():
-    hearing = Hearing()
+    hearing = IngestWindow()
     for second in range(60):
         hearing.look(NOW + s(second), None)
     assert hearing.silence(NOW + s(59), LONG_AGO) == s(0)
 
 
 def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_count():
-    hearing = Hearing()
+    hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(40):
         hearing.look(down + s(second), down)
@@ -64,7 +64,7 @@ def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_coun
 
 
 def test_a_moment_without_a_flush_is_borne():
-    hearing = Hearing()
+    hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(1, 5):
         hearing.look(down + s(second), down)
@@ -74,7 +74,7 @@ def test_a_moment_without_a_flush_is_borne():
 
 def test_a_keeper_that_could_not_look_begins_anew():
     """PostgreSQL was away, the process was paused, or its machine slept."""
-    hearing = Hearing()
+    hearing = IngestWindow()
     away = listen(hearing, NOW, 60)
     back = away + s(120)
     hearing.look(back, back)
@@ -82,14 +82,14 @@ def test_a_keeper_that_could_not_look_begins_anew():
 
 
 def test_a_clock_that_jumps_ahead_makes_no_silence():
-    hearing = Hearing()
+    hearing = IngestWindow()
     jumped = listen(hearing, NOW, 60) + timedelta(hours=1)
     now = listen(hearing, jumped, 10)
     assert hearing.silence(now, NOW + s(60)) == s(10)
 
 
 def test_a_clock_that_jumps_back_makes_no_silence():
-    hearing = Hearing()
+    hearing = IngestWindow()
     jumped = listen(hearing, NOW, 60) - timedelta(hours=1)
     now = listen(hearing, jumped, 10)
     assert hearing.silence(now, LONG_AGO) == s(10)
@@ -101,7 +101,7 @@ STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), m
 @given(STEPS, st.floats(0, 600))
 def test_silence_is_the_time_since_the_last_heartbeat_that_was_heard_without_a_break(steps, heard_ago_s):
     """Each look is some time after the one before, at an API that flushed some time ago (None: never)."""
-    hearing, now, unbroken = Hearing(), NOW, s(0)
+    hearing, now, unbroken = IngestWindow(), NOW, s(0)
     heard_before = False
     for after_s, flushed_ago_s in steps:
         now += s(after_s)

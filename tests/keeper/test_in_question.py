@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
 from keeper import keeper as module
-from keeper.exit_health import Patience, judge
-from keeper.ingest_window import Hearing
+from keeper.exit_health import HealthThresholds, judge
+from keeper.ingest_window import IngestWindow
 from model.repositories import heartbeats
-from model.repositories.heartbeats import Heartbeat, Standing
+from model.repositories.heartbeats import ExitReport, Heartbeat
 from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
 from model.world import ExitState, Resilience, Role
 from tests.scale import scaled
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.postgres
 
 BEARS = Resilience(degraded_above_ms=100)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 LIMITS = (timedelta(0), PATIENCE.unreachable_after, PATIENCE.lost_after)
 TICK = timedelta(microseconds=1)
 
@@ -63,12 +63,12 @@ def standings(draw):
     since = draw(
         TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
     )
-    return Standing(
+    return ExitReport(
         UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", BEARS, draw(st.none() | st.just(10))
     )
 
 
-def numbered(drawn: list[Standing]) -> list[Standing]:
+def numbered(drawn: list[ExitReport]) -> list[ExitReport]:
     """The same, of exits with ids of their own."""
     return [
         replace(each, exit_id=id_, heard=each.heard and replace(each.heard, proxy_id=id_))
@@ -105,7 +105,7 @@ async def keep(session, house, standings):
 @given(st.lists(standings(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
 async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearing_since):
     """If: or one would stay what it is not. Only if: or each look would cost what the others have said."""
-    hearing = Hearing()
+    hearing = IngestWindow()
     hearing.since = hearing_since
     async with house.database.session() as session:
         await keep(session, house, drawn)
@@ -121,7 +121,7 @@ async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearin
 
 @given(AGOS, AGOS, st.none() | TIMES)
 def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(ago, limit, since):
-    hearing = Hearing()
+    hearing = IngestWindow()
     hearing.since = since
     before = hearing.silent_before(NOW, abs(limit))
     heard_at = NOW - ago

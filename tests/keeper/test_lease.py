@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from keeper import lease
-from keeper.exit_health import Patience
+from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper, run_keeper
 from keeper.lease import LEASE_ID, hold_lease
 from model.repositories import heartbeats
@@ -17,7 +17,7 @@ from tests.tasks import running
 
 pytestmark = pytest.mark.postgres
 
-PATIENCE = Patience(timedelta(seconds=30), timedelta(seconds=300))
+PATIENCE = HealthThresholds(timedelta(seconds=30), timedelta(seconds=300))
 
 
 class Workers:

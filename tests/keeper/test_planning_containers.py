@@ -9,27 +9,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.containers.engine_responses import Life
-from keeper.containers.planning import ENROL_WITHIN, Drain, Make, Remove, SeenExit, Slot, Start, plan
-from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, Scale, failed
-from model.stored_containers import Containers
+from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.planning import (
+    ENROL_WITHIN,
+    CreateContainer,
+    DrainExit,
+    ObservedExit,
+    RemoveContainer,
+    Slot,
+    StartContainer,
+    plan,
+)
+from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, failed
+from model.stored_containers import ContainerSettings
 from model.world import ExitState
 from tests.scale import scaled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
-WISH = Containers(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
-SERVES = SeenExit(ExitState.HEALTHY, NOW - timedelta(minutes=50), NOW - timedelta(seconds=3), 0)
+WISH = ContainerSettings(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
+SERVES = ObservedExit(ExitState.HEALTHY, NOW - timedelta(minutes=50), NOW - timedelta(seconds=3), 0)
 
 
 def slot(number: int, **fields) -> Slot:
     """One that runs and serves, and has nothing to do, unless something else is said."""
-    given = {"life": Life.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
+    given = {"life": ContainerStatus.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
     return Slot(number, f"us-{number}", **(given | fields))
 
 
-def decide(*slots: Slot, wish: Containers | None = WISH, scale: Scale | None = None, now: datetime = NOW):
-    return plan(wish, slots, Scale(wanted=2) if scale is None else scale, now, LONG_AGO)
+def decide(*slots: Slot, wish: ContainerSettings | None = WISH, scale: PoolScale | None = None, now: datetime = NOW):
+    return plan(wish, slots, PoolScale(wanted=2) if scale is None else scale, now, LONG_AGO)
 
 
 def actions(*slots: Slot, **given):
@@ -44,7 +53,7 @@ def brief(found):
 
 
 def test_a_new_pool_gets_its_minimum():
-    assert brief(actions(scale=Scale())) == [("Make", 1), ("Make", 2)]
+    assert brief(actions(scale=PoolScale())) == [("CreateContainer", 1), ("CreateContainer", 2)]
 
 
 def test_when_all_is_well_nothing_is_done():
@@ -52,26 +61,28 @@ def test_when_all_is_well_nothing_is_done():
 
 
 def test_a_container_that_ended_makes_room_for_another_with_the_reason():
-    assert actions(slot(1), slot(2, life=Life.ENDED, status="Exited (137)")) == (
-        Remove("us-2", "it ended: Exited (137)", for_good=False),
+    assert actions(slot(1), slot(2, life=ContainerStatus.ENDED, status="Exited (137)")) == (
+        RemoveContainer("us-2", "it ended: Exited (137)", for_good=False),
     )
 
 
 def test_what_the_engine_has_not_is_made_again_in_its_own_slot():
-    assert actions(slot(1), slot(2, life=Life.MISSING)) == (Make(2, "its container is gone"),)
+    assert actions(slot(1), slot(2, life=ContainerStatus.MISSING)) == (CreateContainer(2, "its container is gone"),)
 
 
 def test_what_was_made_and_not_started_is_started():
-    assert actions(slot(1), slot(2, life=Life.CREATED, exit=None)) == (Start("us-2", "it was not started yet"),)
+    assert actions(slot(1), slot(2, life=ContainerStatus.CREATED, exit=None)) == (
+        StartContainer("us-2", "it was not started yet"),
+    )
 
 
 def test_one_whose_exit_was_lost_since_it_started_is_replaced():
     lost = replace(SERVES, state=ExitState.LOST, state_since=NOW)
-    assert actions(slot(1), slot(2, exit=lost)) == (Remove("us-2", "its exit is lost", for_good=False),)
+    assert actions(slot(1), slot(2, exit=lost)) == (RemoveContainer("us-2", "its exit is lost", for_good=False),)
 
 
 def test_one_whose_exit_was_lost_before_has_its_time_to_come_up():
-    lost = SeenExit(ExitState.LOST, NOW - timedelta(seconds=30), NOW - timedelta(minutes=6), 0)
+    lost = ObservedExit(ExitState.LOST, NOW - timedelta(seconds=30), NOW - timedelta(minutes=6), 0)
     assert actions(slot(1), slot(2, exit=lost, started_at=NOW - timedelta(seconds=10))) == ()
 
 
@@ -83,16 +94,16 @@ def test_an_exit_that_does_not_serve_is_not_lost_yet(state):
 def test_one_that_was_never_heard_of_is_replaced_when_its_time_is_over():
     late, early = NOW - ENROL_WITHIN - timedelta(seconds=1), NOW - ENROL_WITHIN + timedelta(seconds=1)
     (found,) = actions(slot(1), slot(2, exit=None, started_at=late))
-    assert found == Remove("us-2", "its exit was not heard of within 120 s", for_good=False)
+    assert found == RemoveContainer("us-2", "its exit was not heard of within 120 s", for_good=False)
     assert actions(slot(1), slot(2, exit=None, started_at=early)) == ()
 
 
 def test_silence_in_which_nobody_could_be_heard_says_nothing():
     silent = slot(2, exit=None, started_at=LONG_AGO)
-    assert plan(WISH, [slot(1), silent], Scale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
+    assert plan(WISH, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
 
 
-@pytest.mark.parametrize("life", [Life.ENDED, Life.MISSING, Life.RUNNING])
+@pytest.mark.parametrize("life", [ContainerStatus.ENDED, ContainerStatus.MISSING, ContainerStatus.RUNNING])
 def test_what_an_operator_stopped_stays_as_it_is_and_is_not_replaced(life):
     assert actions(slot(1), slot(2, life=life, held=True, exit=None)) == ()
 
@@ -103,9 +114,9 @@ def test_what_an_operator_took_out_is_not_replaced(state):
 
 
 def test_a_pool_that_is_gone_drains_what_serves_and_removes_the_rest():
-    found = actions(slot(1), slot(2, exit=None), slot(3, life=Life.ENDED), wish=None)
-    assert brief(found) == [("Drain", "us-1"), ("Remove", "us-2"), ("Remove", "us-3")]
-    assert all(action.for_good for action in found if isinstance(action, Remove))
+    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), wish=None)
+    assert brief(found) == [("DrainExit", "us-1"), ("RemoveContainer", "us-2"), ("RemoveContainer", "us-3")]
+    assert all(action.for_good for action in found if isinstance(action, RemoveContainer))
 
 
 def leaving(seconds_ago: float, **fields):
@@ -121,32 +132,32 @@ def leaving(seconds_ago: float, **fields):
         (leaving(30, open_requests=5), False),
         (leaving(60, open_requests=5), True),
         (leaving(2, open_requests=0), False),  # what it said last was said before it was drained
-        (slot(3, leaving_since=NOW, life=Life.ENDED), True),
+        (slot(3, leaving_since=NOW, life=ContainerStatus.ENDED), True),
         (slot(3, leaving_since=NOW, exit=None), True),
     ],
 )
 def test_one_that_drains_goes_when_nothing_is_open_or_its_time_is_over(one, goes):
     found = actions(slot(1), slot(2), one)
-    assert brief(found) == ([("Remove", "us-3")] if goes else [])
+    assert brief(found) == ([("RemoveContainer", "us-3")] if goes else [])
     assert all(action.for_good for action in found)
 
 
 def test_one_that_is_to_go_and_serves_again_is_drained_again():
-    assert brief(actions(slot(1), slot(2), slot(3, leaving_since=NOW))) == [("Drain", "us-3")]
+    assert brief(actions(slot(1), slot(2), slot(3, leaving_since=NOW))) == [("DrainExit", "us-3")]
 
 
 def test_one_that_drains_counts_towards_the_maximum():
     wish = replace(WISH, minimum=3, maximum=3)
-    found = actions(slot(1), slot(2), leaving(1, open_requests=9), wish=wish, scale=Scale(wanted=3))
+    found = actions(slot(1), slot(2), leaving(1, open_requests=9), wish=wish, scale=PoolScale(wanted=3))
     assert found == ()
 
 
 def test_what_is_made_of_something_else_is_renewed_one_at_a_time():
     old = [slot(number, outdated=True) for number in (1, 2)]
-    assert brief(actions(*old)) == [("Drain", "us-1")]
+    assert brief(actions(*old)) == [("DrainExit", "us-1")]
     assert actions(slot(1, leaving_since=NOW, exit=replace(SERVES, state=ExitState.DRAINING, open_requests=1)), old[1])[
         :1
-    ] == (Make(3, "there are fewer than wanted"),)
+    ] == (CreateContainer(3, "there are fewer than wanted"),)
     coming = slot(3, exit=None, started_at=NOW)
     assert actions(old[1], coming) == ()
 
@@ -154,15 +165,15 @@ def test_what_is_made_of_something_else_is_renewed_one_at_a_time():
 def test_what_is_made_of_something_else_and_does_not_serve_is_renewed_at_once():
     down = replace(SERVES, state=ExitState.UNREACHABLE)
     found = decide(slot(1), slot(2, outdated=True, exit=down))
-    assert (brief(found.actions), found.scale.failures) == ([("Remove", "us-2")], 0)
+    assert (brief(found.actions), found.scale.failures) == ([("RemoveContainer", "us-2")], 0)
 
 
 def test_of_too_many_those_go_first_that_serve_nobody_then_those_with_least_to_do():
     wish, busy = replace(WISH, minimum=1), replace(SERVES, open_requests=7)
     three = slot(1, exit=replace(SERVES, state=ExitState.UNREACHABLE)), slot(2), slot(3, exit=busy)
-    assert brief(actions(*three, wish=wish, scale=Scale(wanted=2))) == [("Drain", "us-1")]
-    assert brief(actions(*three[1:], wish=wish, scale=Scale(wanted=1))) == [("Drain", "us-2")]
-    assert brief(actions(slot(1), slot(2), wish=wish, scale=Scale(wanted=1))) == [("Drain", "us-2")]
+    assert brief(actions(*three, wish=wish, scale=PoolScale(wanted=2))) == [("DrainExit", "us-1")]
+    assert brief(actions(*three[1:], wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
+    assert brief(actions(slot(1), slot(2), wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
 
 
 # -- load --------------------------------------------------------------------------------------------------------------
@@ -172,7 +183,7 @@ def with_load(*loads: int):
     return [slot(number + 1, exit=replace(SERVES, open_requests=load)) for number, load in enumerate(loads)]
 
 
-def over(seconds: int, *loads: int, scale: Scale, step: int = 2):
+def over(seconds: int, *loads: int, scale: PoolScale, step: int = 2):
     """The scale after a time of the same load."""
     for second in range(0, seconds + 1, step):
         now = NOW + timedelta(seconds=second)
@@ -182,39 +193,39 @@ def over(seconds: int, *loads: int, scale: Scale, step: int = 2):
 
 
 def test_load_that_lasts_brings_one_more_and_no_sooner():
-    assert over(int(BUSY_FOR.total_seconds()) - 2, 15, 12, scale=Scale(wanted=2)).wanted == 2
-    assert over(int(BUSY_FOR.total_seconds()), 15, 12, scale=Scale(wanted=2)).wanted == 3
+    assert over(int(BUSY_FOR.total_seconds()) - 2, 15, 12, scale=PoolScale(wanted=2)).wanted == 2
+    assert over(int(BUSY_FOR.total_seconds()), 15, 12, scale=PoolScale(wanted=2)).wanted == 3
 
 
 def test_load_that_ends_meanwhile_brings_none():
-    scale = over(20, 15, 12, scale=Scale(wanted=2))
+    scale = over(20, 15, 12, scale=PoolScale(wanted=2))
     scale = over(2, 3, 3, scale=scale)
     assert over(20, 15, 12, scale=scale).wanted == 2
 
 
 def test_no_load_brings_more_than_the_maximum():
-    assert all(over(seconds, 99, 99, 99, 99, scale=Scale(wanted=4)).wanted == 4 for seconds in range(0, 80, 2))
+    assert all(over(seconds, 99, 99, 99, 99, scale=PoolScale(wanted=4)).wanted == 4 for seconds in range(0, 80, 2))
 
 
 def test_idle_time_that_lasts_takes_one_away_and_never_below_the_minimum():
-    assert over(int(IDLE_FOR.total_seconds()) - 2, 1, 1, 1, scale=Scale(wanted=3)).wanted == 3
-    assert over(int(IDLE_FOR.total_seconds()), 1, 1, 1, scale=Scale(wanted=3)).wanted == 2
-    assert all(over(seconds, 0, 0, scale=Scale(wanted=2)).wanted == 2 for seconds in range(290, 320, 2))
+    assert over(int(IDLE_FOR.total_seconds()) - 2, 1, 1, 1, scale=PoolScale(wanted=3)).wanted == 3
+    assert over(int(IDLE_FOR.total_seconds()), 1, 1, 1, scale=PoolScale(wanted=3)).wanted == 2
+    assert all(over(seconds, 0, 0, scale=PoolScale(wanted=2)).wanted == 2 for seconds in range(290, 320, 2))
 
 
 def test_one_fewer_must_be_enough_with_room_to_spare():
     # 3 exits with 10 between them: 2 would have 5 each, which is half of what they may
-    assert over(600, 4, 3, 3, scale=Scale(wanted=3)).wanted == 3
+    assert over(600, 4, 3, 3, scale=PoolScale(wanted=3)).wanted == 3
 
 
 def test_nothing_is_judged_while_one_is_coming():
     coming = slot(3, exit=None, started_at=NOW)
-    scale = Scale(wanted=3, busy_since=NOW - BUSY_FOR)
+    scale = PoolScale(wanted=3, busy_since=NOW - BUSY_FOR)
     assert decide(*with_load(20, 20), coming, scale=scale).scale.wanted == 3
 
 
 def test_without_a_bound_on_requests_there_are_as_many_as_the_minimum():
-    found = decide(*with_load(99, 99), wish=replace(WISH, requests_per_exit=None), scale=Scale(wanted=3))
+    found = decide(*with_load(99, 99), wish=replace(WISH, requests_per_exit=None), scale=PoolScale(wanted=3))
     assert found.scale.wanted == 2
 
 
@@ -222,7 +233,7 @@ def test_without_a_bound_on_requests_there_are_as_many_as_the_minimum():
 
 
 def test_a_pool_whose_containers_keep_dying_waits_twice_as_long_each_time():
-    scale, pauses = Scale(), []
+    scale, pauses = PoolScale(), []
     for _ in range(9):
         scale = failed(scale, NOW)
         pauses.append((scale.retry_at - NOW).total_seconds())
@@ -230,13 +241,15 @@ def test_a_pool_whose_containers_keep_dying_waits_twice_as_long_each_time():
 
 
 def test_none_is_made_before_the_wait_is_over():
-    scale = Scale(wanted=2, failures=3, retry_at=NOW + timedelta(seconds=4))
-    assert actions(slot(1), slot(2, life=Life.MISSING), scale=scale) == ()
-    assert brief(actions(slot(1), slot(2, life=Life.MISSING), scale=replace(scale, retry_at=NOW))) == [("Make", 2)]
+    scale = PoolScale(wanted=2, failures=3, retry_at=NOW + timedelta(seconds=4))
+    assert actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=scale) == ()
+    assert brief(actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=replace(scale, retry_at=NOW))) == [
+        ("CreateContainer", 2)
+    ]
 
 
 def test_failures_are_forgotten_when_all_have_served_for_a_while():
-    scale = Scale(wanted=2, failures=3, retry_at=NOW)
+    scale = PoolScale(wanted=2, failures=3, retry_at=NOW)
     young = slot(2, started_at=NOW - timedelta(seconds=10))
     assert decide(slot(1), young, scale=scale).scale.failures == 3
     assert decide(slot(1), slot(2), scale=scale).scale.failures == 0
@@ -249,9 +262,9 @@ def test_failures_are_forgotten_when_all_have_served_for_a_while():
 class House:
     """An engine and exits, as simple as can be; containers come up 10 s after they are started, unless they are broken."""
 
-    wish: Containers
+    wish: ContainerSettings
     now: datetime = NOW
-    scale: Scale = field(default_factory=Scale)
+    scale: PoolScale = field(default_factory=PoolScale)
     slots: dict[int, Slot] = field(default_factory=dict)
     load: int = 0
     broken: bool = False
@@ -265,40 +278,40 @@ class House:
         self.scale = found.scale
         for action in found.actions:
             self._do(action)
-        running = [each for each in self.slots.values() if each.life is not Life.MISSING]
+        running = [each for each in self.slots.values() if each.life is not ContainerStatus.MISSING]
         self.most = max(self.most, len(running))
         return found.actions
 
     def _lived(self, each: Slot) -> Slot:
-        if each.life is not Life.RUNNING:
+        if each.life is not ContainerStatus.RUNNING:
             return each
         if self.broken and each.exit is None:
-            return replace(each, life=Life.ENDED, status="Exited (1)")
+            return replace(each, life=ContainerStatus.ENDED, status="Exited (1)")
         if self.now - each.started_at < timedelta(seconds=10):
             return each
         old = each.exit
         state = old.state if old and old.state is ExitState.DRAINING else ExitState.HEALTHY
         serving = [one for one in self.slots.values() if one.serves]
         share = self.load // len(serving) if serving and state is ExitState.HEALTHY else 0
-        return replace(each, exit=SeenExit(state, self.now, self.now, share))
+        return replace(each, exit=ObservedExit(state, self.now, self.now, share))
 
     def _do(self, action):
         by_name = {each.name: number for number, each in self.slots.items()}
         match action:
-            case Make(slot=number):
-                self.slots[number] = Slot(number, f"us-{number}", Life.RUNNING, self.now)
-            case Start(name=name):
+            case CreateContainer(slot=number):
+                self.slots[number] = Slot(number, f"us-{number}", ContainerStatus.RUNNING, self.now)
+            case StartContainer(name=name):
                 number = by_name[name]
-                self.slots[number] = replace(self.slots[number], life=Life.RUNNING, started_at=self.now)
-            case Drain(name=name):
+                self.slots[number] = replace(self.slots[number], life=ContainerStatus.RUNNING, started_at=self.now)
+            case DrainExit(name=name):
                 old = self.slots[by_name[name]]
                 gone = old.exit and replace(old.exit, state=ExitState.DRAINING)
                 self.slots[by_name[name]] = replace(old, leaving_since=old.leaving_since or self.now, exit=gone)
-            case Remove(name=name, for_good=True):
+            case RemoveContainer(name=name, for_good=True):
                 del self.slots[by_name[name]]
-            case Remove(name=name):
+            case RemoveContainer(name=name):
                 number = by_name[name]
-                self.slots[number] = replace(self.slots[number], life=Life.MISSING, exit=None)
+                self.slots[number] = replace(self.slots[number], life=ContainerStatus.MISSING, exit=None)
 
     def serving(self) -> int:
         return sum(each.serves for each in self.slots.values())
@@ -325,13 +338,13 @@ def befall(house: House, event: str, value: int):
         case "wait":
             house.step(value)
         case "kill" if each:
-            house.slots[value] = replace(each, life=Life.ENDED, status="Exited (137)")
+            house.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
         case "delete" if each:
-            house.slots[value] = replace(each, life=Life.MISSING)
+            house.slots[value] = replace(each, life=ContainerStatus.MISSING)
         case "lose" if each and each.exit:
             house.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=house.now))
-        case "crash between making and starting" if each and each.life is Life.MISSING:
-            house.slots[value] = replace(each, life=Life.CREATED)
+        case "crash between making and starting" if each and each.life is ContainerStatus.MISSING:
+            house.slots[value] = replace(each, life=ContainerStatus.CREATED)
 
 
 @settings(max_examples=scaled(50), deadline=None)
@@ -342,7 +355,7 @@ def befall(house: House, event: str, value: int):
     st.one_of(st.none(), st.integers(1, 50)),
 )
 def test_whatever_befalls_there_are_never_too_many_and_soon_enough_again(events, minimum, more, requests):
-    wish = Containers(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
+    wish = ContainerSettings(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
     house = House(wish)
     for event, value in events:
         befall(house, event, value)
@@ -362,5 +375,5 @@ def test_whatever_befalls_there_are_never_too_many_and_soon_enough_again(events,
 
 def test_a_pool_whose_containers_die_at_once_makes_few_of_them():
     house = House(replace(WISH, minimum=1), broken=True)
-    made = sum(isinstance(action, Make) for _ in range(900) for action in house.step(1))
+    made = sum(isinstance(action, CreateContainer) for _ in range(900) for action in house.step(1))
     assert made <= 6 + 900 / 60 + 1

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from keeper.exit_health import Patience, judge, reword
-from keeper.ingest_window import Hearing
-from model.repositories.heartbeats import Heartbeat, Standing
+from keeper.exit_health import HealthThresholds, judge, reword
+from keeper.ingest_window import IngestWindow
+from model.repositories.heartbeats import ExitReport, Heartbeat
 from model.world import ExitState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PATIENCE = Patience(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 REGISTERING, HEALTHY, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
@@ -140,18 +140,18 @@ TABLE = {
 }
 
 
-def standing(state: ExitState, heard: str) -> Standing:
+def standing(state: ExitState, heard: str) -> ExitReport:
     if HEARD[heard] is None:
-        return Standing(UUID(int=1), state, NOW, None, "us")
+        return ExitReport(UUID(int=1), state, NOW, None, "us")
     said, ago_s, order = HEARD[heard]
     heard_at = NOW - timedelta(seconds=ago_s)
     since = heard_at + timedelta(seconds=1 if order == "before" else -1)
-    return Standing(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said), "us")
+    return ExitReport(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said), "us")
 
 
-def hearing_for(seconds: float) -> Hearing:
+def hearing_for(seconds: float) -> IngestWindow:
     """One that has been hearing without a break for so long."""
-    hearing = Hearing()
+    hearing = IngestWindow()
     for ago_s in [*range(int(seconds), 0, -4), 0]:
         at = NOW - timedelta(seconds=ago_s)
         hearing.look(at, at)
@@ -168,7 +168,7 @@ def test_the_next_state_follows_from_the_present_one_and_what_was_heard(state, h
 @pytest.mark.parametrize("heard", TABLE)
 @pytest.mark.parametrize("state", ExitState)
 def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
-    deaf = Hearing()
+    deaf = IngestWindow()
     deaf.look(NOW, None)
     verdict = judge(standing(state, heard), NOW, deaf, PATIENCE)
     assert verdict is None or "silent" not in verdict.reason
@@ -214,13 +214,13 @@ def test_why_an_exit_is_in_its_state_is_said_anew_when_it_is_another_matter(stat
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
 def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
-    verdict = judge(Standing(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
+    verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == state
 
 
 @pytest.mark.parametrize(("after_s", "state"), [(-0.001, None), (0, None), (0.001, HEALTHY)])
 def test_heartbeat_counts_as_new_only_after_the_state_began(after_s, state):
     beat = Heartbeat(UUID(int=1), NOW, **GOOD)
-    known = Standing(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
+    known = ExitReport(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
     verdict = judge(known, NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == state

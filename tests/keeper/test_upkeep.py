@@ -19,16 +19,16 @@ from model.repositories import (
     sync,
     worlds,
 )
-from model.repositories.idempotency import Kept
-from model.repositories.sync import Standing
+from model.repositories.idempotency import StoredReply
+from model.repositories.sync import TypeSync
 from model.tables import (
     AcceptedRow,
     CanaryRow,
+    ConfigRequestRow,
     FleetRow,
     IdempotencyRow,
     OperatorRow,
     ProxyRow,
-    QuestionRow,
     RejectionRow,
     ReplicaRow,
     RolloutRow,
@@ -60,7 +60,7 @@ def settle(house, clock):
         revision = (await worlds.load(house.database)).revision
         async with write(house.database) as unit:
             await rollout.release(
-                unit, [rollout.Release(group, "set", {key: ("v1", b"one")}, frozenset(), revision)], clock()
+                unit, [rollout.AcceptedChangeSet(group, "set", {key: ("v1", b"one")}, frozenset(), revision)], clock()
             )
             await rollout.record_rejection(unit, Rejection(key, "v2", uuid4(), "no"), clock())
             unit.session.add(CanaryRow(group=group, proxy_id=uuid4(), replica=uuid4()))
@@ -117,13 +117,13 @@ async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count
         await config_requests.ask(session, uuid4(), None)
         await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
     await house.look()
-    assert await count(QuestionRow) == 0
+    assert await count(ConfigRequestRow) == 0
 
 
 async def test_what_was_answered_is_kept_for_a_day(house, clock, count):
     async with house.database.session() as session:
         for key, age in (("new", timedelta(hours=23)), ("old", timedelta(hours=25))):
-            await idempotency.keep(session, uuid4(), key, Kept("digest", 201, {}, "{}"))
+            await idempotency.keep(session, uuid4(), key, StoredReply("digest", 201, {}, "{}"))
             at = text("UPDATE idempotency SET at = :at WHERE key = :key")
             await session.execute(at, {"at": clock() - age, "key": key})
     await house.look()
@@ -163,7 +163,7 @@ async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, 
     async with house.database.session() as session:
         for replica, proxy_id in proxies.items():
             assert await rollout.beat(session, replica, 1) is False
-            await sync.record(session, replica, [Standing(proxy_id, TYPE)])
+            await sync.record(session, replica, [TypeSync(proxy_id, TYPE)])
         session.add(CanaryRow(group=f"gateway/{house.pool.fleet_id}", proxy_id=proxies[dead], replica=dead))
         await session.flush()
         age = text("UPDATE replica SET seen_at = clock_timestamp() - interval '11 seconds' WHERE id = :dead")

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.weights import TOP, Scales, step
-from model.repositories.retention import Candidate
+from keeper.weights import TOP, WeightSmoother, step
+from model.repositories.retention import WeighedExit
 from model.world import ExitState, WeighBy
 
 POOL = UUID(int=1)
 
 
-def candidate(number: int, by: WeighBy, **more) -> Candidate:
+def candidate(number: int, by: WeighBy, **more) -> WeighedExit:
     given = {"state": ExitState.HEALTHY, "share": 1, "cost": None, "rtt_ms": None} | more
-    return Candidate(UUID(int=number), POOL, by, **given)
+    return WeighedExit(UUID(int=number), POOL, by, **given)
 
 
 def weigh(candidates, uptimes=None, scales=None) -> list[int]:
     """The share of each after one look."""
-    changed = (scales or Scales()).weigh(candidates, uptimes or {})
+    changed = (scales or WeightSmoother()).weigh(candidates, uptimes or {})
     return [changed.get(each.exit_id, each.share) for each in candidates]
 
 
@@ -67,7 +67,7 @@ def test_nothing_changes_while_none_serves():
 
 def test_an_hour_of_noise_moves_no_share():
     """Each measurement is off by up to a third, either way."""
-    noise, scales = random.Random(1), Scales()
+    noise, scales = random.Random(1), WeightSmoother()
     exits = [candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40))]
     exits = [each._replace(share=share) for each, share in zip(exits, weigh(exits, scales=scales), strict=True)]
     for _ in range(60):
@@ -76,7 +76,7 @@ def test_an_hour_of_noise_moves_no_share():
 
 
 def test_an_exit_that_stays_slower_loses_its_share():
-    scales = Scales()
+    scales = WeightSmoother()
     fast, slow = candidate(1, WeighBy.LATENCY, rtt_ms=10), candidate(2, WeighBy.LATENCY, rtt_ms=10)
     exits = [fast._replace(share=16), slow._replace(share=16)]
     assert scales.weigh(exits, {}) == {}

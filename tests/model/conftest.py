@@ -12,7 +12,7 @@ from sqlalchemy import text
 from model.database import Database
 from model.repositories import declared
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import ExitState, Role
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -21,21 +21,21 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 class Declare:
     """Saves rows through a unit; fields that a test does not care for are made up."""
 
-    async def fleet(self, unit: Unit, name: str = "demo") -> FleetRow:
+    async def fleet(self, unit: UnitOfWork, name: str = "demo") -> FleetRow:
         fleet = await declared.save(unit, FleetRow(name=name, created_at=AT))
         await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
         return fleet
 
-    async def pool(self, unit: Unit, fleet: FleetRow, country: str = "us") -> PoolRow:
+    async def pool(self, unit: UnitOfWork, fleet: FleetRow, country: str = "us") -> PoolRow:
         return await declared.save(unit, PoolRow(fleet_id=fleet.id, name=country, country=country, created_at=AT))
 
-    async def exit(self, unit: Unit, pool: PoolRow, name: str = "one", **fields: Any) -> ExitRow:
+    async def exit(self, unit: UnitOfWork, pool: PoolRow, name: str = "one", **fields: Any) -> ExitRow:
         locality = fields.get("locality")
         proxy = ProxyRow(fleet_id=pool.fleet_id, name=name, role=Role.EXIT, locality=locality, created_at=AT)
         await declared.save(unit, proxy)
         return await declared.save(unit, exit_row(pool, name, id=proxy.id, **fields))
 
-    async def gateway(self, unit: Unit, fleet: FleetRow, name: str = "gw-1", **fields: Any) -> ProxyRow:
+    async def gateway(self, unit: UnitOfWork, fleet: FleetRow, name: str = "gw-1", **fields: Any) -> ProxyRow:
         row = ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT, **fields)
         return await declared.save(unit, row)
 

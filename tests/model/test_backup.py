@@ -25,7 +25,7 @@ from sqlmodel import col
 
 from cli.db import _SEAL, LEAP, RestoreFailed, _digest_of, _look, _restore, _tools, _where
 from model import migrations
-from model.audit_log import Actor, Entry, append, hash_of
+from model.audit_log import Actor, AuditEntry, append, hash_of
 from model.authority import create_authority
 from model.database import Database, parse_url
 from model.repositories import declared, enrolment, events, logins, operators, worlds
@@ -83,7 +83,7 @@ async def fill(database: Database, declare) -> None:
         await logins.start(
             session, SessionRow(operator_id=operator.id, refresh_digest="x", created_at=AT, expires_at=AT)
         )
-        await append(session, Actor(operator.id), [Entry("login", "operator", str(operator.id))])
+        await append(session, Actor(operator.id), [AuditEntry("login", "operator", str(operator.id))])
     for name in ("one", "two"):
         async with write(database, actor=Actor(operator.id)) as unit:
             fleet = await declare.fleet(unit, name)
@@ -459,7 +459,7 @@ async def upgrade_to(database: Database, revision: str) -> None:
 # -- PostgreSQL's own programs -----------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_newer_than_all_programs_is_named_with_the_mend():
+def test_a_server_that_is_newer_than_all_programs_is_named_with_the_hint():
     with pytest.raises(Exception, match="postgresql-client-99") as caught:
         _tools(99)
     assert caught.value.code == "tool_missing"

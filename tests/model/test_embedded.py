@@ -75,7 +75,7 @@ def test_nothing_runs_in_a_folder_that_nobody_used(state):
     assert running_server(state) is None
 
 
-def test_a_folder_that_holds_something_else_is_an_error_with_a_mend(state):
+def test_a_folder_that_holds_something_else_is_an_error_with_a_hint(state):
     (state / "postgres").mkdir(parents=True)
     (state / "postgres" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(DatabaseUnreachable, match="the embedded PostgreSQL does not start"):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from model.repositories import heartbeats
-from model.unit_of_work import HEARTBEAT_CHANNEL, Feed, write
+from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
 from tests import tasks
 
 pytestmark = pytest.mark.postgres
@@ -19,12 +19,12 @@ SOON_S = 60.0
 
 
 @asynccontextmanager
-async def running(feed: Feed):
+async def running(feed: ChangeFeed):
     async with tasks.running(feed.run()):
         yield feed
 
 
-async def wakes(feed: Feed) -> None:
+async def wakes(feed: ChangeFeed) -> None:
     async with asyncio.timeout(SOON_S):
         await feed.wait()
 
@@ -36,13 +36,13 @@ async def listeners(query) -> list[int]:
 
 async def test_a_follower_is_woken_once_it_is_connected(database):
     """What was written before anybody listened would be missed otherwise."""
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         assert feed.connected
 
 
 async def test_a_write_wakes_the_follower(database, declare):
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         waiting = asyncio.ensure_future(wakes(feed))
         async with write(database) as unit:
@@ -51,7 +51,7 @@ async def test_a_write_wakes_the_follower(database, declare):
 
 
 async def test_a_write_while_the_follower_is_busy_wakes_it_when_it_waits_again(database, declare, until):
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         async with write(database) as unit:
             await declare.fleet(unit)
@@ -70,7 +70,7 @@ class Counted(asyncio.Event):
 
 
 async def test_only_the_channels_asked_for_wake_the_follower(database, declare):
-    async with running(Feed(database, HEARTBEAT_CHANNEL, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         feed._hint = Counted()
         async with write(database) as unit:
@@ -83,7 +83,7 @@ async def test_only_the_channels_asked_for_wake_the_follower(database, declare):
 
 async def test_a_follower_is_woken_when_its_connection_was_made_anew(database, declare, query):
     """Notifications of the time between are lost; nothing else would tell."""
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         (pid,) = await listeners(query)
         waiting = asyncio.ensure_future(wakes(feed))
@@ -97,7 +97,7 @@ async def test_a_follower_is_woken_when_its_connection_was_made_anew(database, d
 
 
 async def test_a_feed_whose_connection_is_lost_again_and_again_does_not_slow_down(database, query, until):
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         for _ in range(6):
             (pid,) = await until(lambda: listeners(query))
@@ -108,7 +108,7 @@ async def test_a_feed_whose_connection_is_lost_again_and_again_does_not_slow_dow
 
 async def test_an_outage_of_postgresql_is_outlived(wired, declare, until):
     database, wire = wired
-    async with running(Feed(database, poll_s=NEVER_S)) as feed:
+    async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         await wire.cut()
         await until(lambda: not feed.connected)
@@ -121,7 +121,7 @@ async def test_an_outage_of_postgresql_is_outlived(wired, declare, until):
 async def test_a_connection_that_fell_silent_is_given_up(wired, until):
     """Behind a network that swallows everything no end ever arrives: only the question every poll tells."""
     database, wire = wired
-    async with running(Feed(database, poll_s=0.1)) as feed:
+    async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
         for writer in wire._writers:
             writer.transport.pause_reading()
@@ -132,7 +132,7 @@ async def test_a_connection_that_fell_silent_is_given_up(wired, until):
 async def test_a_connection_that_the_server_has_ended_is_made_anew_before_the_end_arrives(wired, until):
     """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
     database, wire = wired
-    async with running(Feed(database, poll_s=0.1)) as feed:
+    async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
         first = {*wire._writers}
         for writer in first:
@@ -149,6 +149,6 @@ def last_words() -> bytes:
 
 
 async def test_without_any_notification_the_follower_is_woken_by_the_poll(database):
-    feed = Feed(database, poll_s=0.05)  # it is not run, so it never listens
+    feed = ChangeFeed(database, poll_s=0.05)  # it is not run, so it never listens
     await wakes(feed)
     assert not feed.connected

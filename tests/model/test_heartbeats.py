@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from model.repositories import declared, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
-from model.repositories.sync import Standing
+from model.repositories.sync import TypeSync
 from model.tables import ExitRow, ProxyRow
 from model.unit_of_work import write
 
@@ -128,7 +128,7 @@ async def test_replicas_that_store_the_same_answers_in_another_order_do_not_bloc
         async with database.session() as session:
             await sync.record(session, uuid4(), statuses)
 
-    statuses = [Standing(row.id, "type.googleapis.com/x", wanted_revision=1) for row in exits]
+    statuses = [TypeSync(row.id, "type.googleapis.com/x", wanted_revision=1) for row in exits]
     await record(statuses)
     held = f"SELECT FROM sync WHERE proxy_id = '{exits[10].id}' FOR UPDATE"
     await meet(database, until, query, held, record(statuses), record(statuses[::-1]))

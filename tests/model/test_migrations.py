@@ -396,7 +396,7 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     assert await differences(empty) == []
 
 
-async def test_a_database_that_is_behind_is_refused_with_the_mend(empty):
+async def test_a_database_that_is_behind_is_refused_with_the_hint(empty):
     with pytest.raises(MigrationBehind, match=r"the database is at migration none.*exitplane db upgrade"):
         await check_migration(empty)
     await upgrade(empty)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model import request_signature
 from model.authority import create_authority, sign_request
 from model.identity import Identity
-from model.request_signature import BadProof, public_key_of, thumbprint_of
+from model.request_signature import BadSignature, public_key_of, thumbprint_of
 from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ def test_the_scheme_may_be_written_in_any_case(holder):
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi"])
 def test_a_request_without_a_proof_is_refused(authorization):
-    with pytest.raises(BadProof, match="carries no proof"):
+    with pytest.raises(BadSignature, match="carries no proof"):
         request_signature.read(authorization)
 
 
@@ -68,24 +68,24 @@ def test_a_request_without_a_proof_is_refused(authorization):
     ids=["word", "dots", "no thumbprint"],
 )
 def test_a_token_that_names_no_certificate_is_refused(token):
-    with pytest.raises(BadProof, match="names a certificate"):
+    with pytest.raises(BadSignature, match="names a certificate"):
         request_signature.read(f"Bearer {token}")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/exits/2/heartbeat", PATH + "/", ""])
 def test_a_proof_for_another_path_is_refused(holder, path):
-    with pytest.raises(BadProof, match="not valid"):
+    with pytest.raises(BadSignature, match="not valid"):
         holder.verify(holder.sign(path=path))
 
 
 @pytest.mark.parametrize("body", [b"", BODY + b" ", b'{"tunnel": "down"}'])
 def test_a_proof_for_another_body_is_refused(holder, body):
-    with pytest.raises(BadProof, match="another body"):
+    with pytest.raises(BadSignature, match="another body"):
         holder.verify(holder.sign(), body=body)
 
 
 def test_a_proof_by_another_key_is_refused(holder):
-    with pytest.raises(BadProof, match="not valid"):
+    with pytest.raises(BadSignature, match="not valid"):
         holder.verify(Holder().sign())
 
 
@@ -95,7 +95,7 @@ def test_a_tampered_proof_is_refused(holder, part):
     middle = len(parts[part]) // 2
     swapped = "A" if parts[part][middle] != "A" else "B"
     parts[part] = parts[part][:middle] + swapped + parts[part][middle + 1 :]
-    with pytest.raises(BadProof):
+    with pytest.raises(BadSignature):
         holder.verify(".".join(parts))
 
 
@@ -104,7 +104,7 @@ def test_a_proof_by_a_weaker_algorithm_is_refused(holder, algorithm):
     claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": "x"}
     key = "k" * 32 if algorithm == "HS256" else None
     token = jwt.encode(claims, key, algorithm=algorithm, headers={"x5t#S256": holder.thumbprint})
-    with pytest.raises(BadProof, match="not valid"):
+    with pytest.raises(BadSignature, match="not valid"):
         holder.verify(f"Bearer {token}")
 
 
@@ -113,7 +113,7 @@ def test_a_proof_that_leaves_something_out_is_refused(holder, missing):
     claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": request_signature._digest(BODY)}
     del claims[missing]
     token = jwt.encode(claims, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint})
-    with pytest.raises(BadProof):
+    with pytest.raises(BadSignature):
         holder.verify(f"Bearer {token}")
 
 
@@ -124,7 +124,7 @@ def test_a_clock_may_be_off_by_some_minutes(holder, off):
 
 @pytest.mark.parametrize("off", [timedelta(minutes=-7), timedelta(minutes=7), timedelta(days=-365)])
 def test_an_old_proof_is_refused(holder, off):
-    with pytest.raises(BadProof, match="another time"):
+    with pytest.raises(BadSignature, match="another time"):
         holder.verify(holder.sign(now=NOW + off))
 
 
@@ -134,5 +134,5 @@ def test_a_proof_made_at_no_time_is_refused(holder, made_at):
     token = jwt.encode(
         claims | {"iat": made_at}, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint}
     )
-    with pytest.raises(BadProof):
+    with pytest.raises(BadSignature):
         holder.verify(f"Bearer {token}")

@@ -1,4 +1,4 @@
-"""Settings: a bad one is one line that names the variable, the value and the mend."""
+"""Settings: a bad one is one line that names the variable, the value and the hint."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypat
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(f"EXITPLANE_{name}={value!r}: ")
-    assert caught.value.mend == f"correct EXITPLANE_{name}"
+    assert caught.value.hint == f"correct EXITPLANE_{name}"
 
 
 @pytest.mark.parametrize(

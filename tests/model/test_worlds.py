@@ -271,7 +271,7 @@ async def test_after_pruning_who_is_behind_loads_and_who_is_not_catches_up(datab
 async def released(database, version: str, body: bytes, *, revision: int, **fields) -> bool:
     """Whether a change-set of one resource, judged by the World at `revision`, is what its group accepted now."""
     async with write(database) as unit:
-        due = rollout.Release(KEY.group, version, {KEY: (version, body)}, frozenset(), revision, **fields)
+        due = rollout.AcceptedChangeSet(KEY.group, version, {KEY: (version, body)}, frozenset(), revision, **fields)
         return bool(await rollout.release(unit, [due], NOW))
 
 

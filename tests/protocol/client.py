@@ -10,9 +10,9 @@ from uuid import UUID
 from model.identity import Identity
 from model.world import Role
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Action, Answered, Close, Send, Stream
+from xds.protocol.stream import Action, Answered, Close, Send, XdsStream
 from xds.snapshot.resource import Resource, make_resource
-from xds.snapshot.snapshot import Snapshot, View
+from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.names import CLUSTER, LISTENER
 from xds.wire.discovery_pb2 import (
     DeltaDiscoveryRequest,
@@ -46,13 +46,13 @@ class AnyScope:
     types: frozenset[str] = frozenset()
 
 
-def view_of(tables: Tables, revision: int = 1) -> View:
+def view_of(tables: Tables, revision: int = 1) -> ProxyView:
     """The view of these contents."""
     resources = {
         type_url: {name: resource_of(type_url, name, content) for name, content in contents.items()}
         for type_url, contents in tables.items()
     }
-    return View([Snapshot(AnyScope(), revision, resources)])
+    return ProxyView([Snapshot(AnyScope(), revision, resources)])
 
 
 def differences(old: Tables, new: Tables) -> dict[str, set[str]]:
@@ -106,7 +106,7 @@ class Client:
     tables: Tables = field(default_factory=dict)
     only: str | None = None
     grace_s: float = 0
-    stream: Stream = field(init=False)
+    stream: XdsStream = field(init=False)
     now: float = 0
     revision: int = 1
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -126,9 +126,9 @@ class Client:
     def __post_init__(self) -> None:
         self.stream = self._open()
 
-    def _open(self) -> Stream:
+    def _open(self) -> XdsStream:
         view = view_of(self.tables, self.revision)
-        return Stream(self.variant, IDENTITY, view, only=self.only, removal_grace_s=self.grace_s)
+        return XdsStream(self.variant, IDENTITY, view, only=self.only, removal_grace_s=self.grace_s)
 
     # -- what a client does --
 

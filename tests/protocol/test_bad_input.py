@@ -16,7 +16,7 @@ from xds.protocol.messages import Malformed, parse
 from xds.protocol.stream import MAX_NODE_BYTES, Answered, Close, Send
 from xds.protocol.subscription import MOST_REFUSALS
 from xds.snapshot.order import ADDITIONS
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
 
@@ -251,7 +251,7 @@ def test_a_change_costs_as_much_however_much_else_the_stream_holds(number):
         client.settle(client.subscribe(type_url, "*", *names))
     looked_up = []
 
-    class CountingView(View):
+    class CountingView(ProxyView):
         def get(self, type_url, name):
             looked_up.append((type_url, name))
             return super().get(type_url, name)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.protocol.client import DELTA, IDENTITY, SOTW, Response, differences, parse, version_of, view_of
 from tests.scale import scaled
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Answered, Close, Send, Stream
+from xds.protocol.stream import Answered, Close, Send, XdsStream
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 
@@ -167,7 +167,9 @@ class Conversation(RuleBasedStateMachine):
         self._open_stream()
 
     def _open_stream(self):
-        self.stream = Stream(self.variant, IDENTITY, view_of(self.world, self.revision), removal_grace_s=self.grace_s)
+        self.stream = XdsStream(
+            self.variant, IDENTITY, view_of(self.world, self.revision), removal_grace_s=self.grace_s
+        )
         self.known: dict[str, Known] = {}
         self.requests: deque[dict] = deque()
         self.responses: deque[Response] = deque()

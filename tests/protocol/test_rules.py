@@ -10,13 +10,13 @@ import pytest
 from model.world import Pool
 from tests.protocol.client import DELTA, IDENTITY, SOTW, AnyScope, Client, resource_of, version_of
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.stream import XdsStream
 from xds.server.admission import Limits
 from xds.server.discovery_service import DiscoveryService
 from xds.server.publisher import Publisher
 from xds.snapshot.order import ADDITIONS, FULL_STATE
 from xds.snapshot.resource import make_resource
-from xds.snapshot.snapshot import Snapshot, View
+from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.endpoints import translate_endpoints
 from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE
 from xds.wire.discovery_pb2 import (
@@ -248,7 +248,9 @@ def test_rule_07_an_overlay_hides_what_lies_below(variant):
         return Snapshot(AnyScope(key), 1, {CLUSTER: {"a": resource_of(CLUSTER, "a", content)}})
 
     client = Client(variant)
-    client.stream = Stream(variant, IDENTITY, View([snapshot("group", "shared"), snapshot("overlay", "its own")]))
+    client.stream = XdsStream(
+        variant, IDENTITY, ProxyView([snapshot("group", "shared"), snapshot("overlay", "its own")])
+    )
     (response,) = client.subscribe(CLUSTER)
     assert response.contents == {"a": "its own"}
 
@@ -441,7 +443,7 @@ def test_rule_17_a_pool_without_exits_has_an_explicit_empty_list(variant):
     assignment = translate_endpoints(pool, ())
     name = assignment.cluster_name
     resource = make_resource(ENDPOINT, name, assignment.SerializeToString())
-    stream = Stream(variant, IDENTITY, View([Snapshot(AnyScope(), 1, {ENDPOINT: {name: resource}})]))
+    stream = XdsStream(variant, IDENTITY, ProxyView([Snapshot(AnyScope(), 1, {ENDPOINT: {name: resource}})]))
     if variant is DELTA:
         request = DeltaDiscoveryRequest(type_url=ENDPOINT, resource_names_subscribe=[name])
     else:

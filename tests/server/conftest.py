@@ -21,12 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model.authority import Authority, KeyPair, create_authority, sign_request
+from model.authority import CertificateAuthority, KeyPair, create_authority, sign_request
 from model.database import Database
 from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import declared, sync
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
-from model.unit_of_work import Unit, write
+from model.unit_of_work import UnitOfWork, write
 from model.world import ExitState, Role
 from xds.server.admission import Limits
 from xds.server.discovery_service import DiscoveryService
@@ -52,11 +52,11 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def authority() -> Authority:
+def authority() -> CertificateAuthority:
     return create_authority(datetime.now(UTC))
 
 
-def certify(authority: Authority, identity: Identity) -> KeyPair:
+def certify(authority: CertificateAuthority, identity: Identity) -> KeyPair:
     """A key of one's own and the certificate that the authority gives for it."""
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
@@ -68,10 +68,10 @@ def certify(authority: Authority, identity: Identity) -> KeyPair:
 
 
 @pytest.fixture
-def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, Authority], None]:
+def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, CertificateAuthority], None]:
     """`certified(context, identity, authority)`: give a client of Python's own TLS a certificate."""
 
-    def give(context: ssl.SSLContext, identity: Identity, signed_by: Authority) -> None:
+    def give(context: ssl.SSLContext, identity: Identity, signed_by: CertificateAuthority) -> None:
         pair = certify(signed_by, identity)
         (tmp_path / "pair.pem").write_text(pair.certificate_pem + pair.key_pem)
         context.load_cert_chain(tmp_path / "pair.pem")
@@ -104,10 +104,10 @@ class Plane:
         return plane
 
     @staticmethod
-    async def _gateway(unit: Unit, fleet: FleetRow, name: str) -> ProxyRow:
+    async def _gateway(unit: UnitOfWork, fleet: FleetRow, name: str) -> ProxyRow:
         return await declared.save(unit, ProxyRow(fleet_id=fleet.id, name=name, role=Role.GATEWAY, created_at=AT))
 
-    async def _pool(self, unit: Unit, country: str) -> None:
+    async def _pool(self, unit: UnitOfWork, country: str) -> None:
         pool = PoolRow(fleet_id=self.fleet.id, name=country, country=country, created_at=AT)
         self.pools[country] = await declared.save(unit, pool)
         proxy = ProxyRow(fleet_id=self.fleet.id, name=f"{country}-1", role=Role.EXIT, created_at=AT)
@@ -171,7 +171,7 @@ Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
 
 
 @pytest.fixture
-def serve(database: Database, authority: Authority, until: Callable[..., Any]) -> Serve:
+def serve(database: Database, authority: CertificateAuthority, until: Callable[..., Any]) -> Serve:
     """`async with serve() as server`: a replica, ready; on the test's database unless another is given.
 
     `canary`, `debounce`, `envoy` and `clock` are those of `run_server`, all else are its limits.
@@ -307,12 +307,12 @@ Dial = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
 @pytest.fixture
-def dial(authority: Authority) -> Dial:
+def dial(authority: CertificateAuthority) -> Dial:
     """`async with dial(server, identity) as channel`; with another authority's certificate, or none, if told so."""
 
     @asynccontextmanager
     async def connect(
-        server: XdsServer, identity: Identity | None, *, signed_by: Authority = authority
+        server: XdsServer, identity: Identity | None, *, signed_by: CertificateAuthority = authority
     ) -> AsyncIterator[grpc.aio.Channel]:
         pair = certify(signed_by, identity) if identity else None
         credentials = grpc.ssl_channel_credentials(
@@ -336,7 +336,11 @@ def connect(dial: Dial) -> Connect:
 
     @asynccontextmanager
     async def start(
-        server: XdsServer, identity: Identity | None, *, node_id: str = "", signed_by: Authority | None = None
+        server: XdsServer,
+        identity: Identity | None,
+        *,
+        node_id: str = "",
+        signed_by: CertificateAuthority | None = None,
     ) -> AsyncIterator[Client]:
         given = {} if signed_by is None else {"signed_by": signed_by}
         async with dial(server, identity, **given) as channel:

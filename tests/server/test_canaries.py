@@ -18,7 +18,7 @@ from model.unit_of_work import write
 from model.world import ResourceKey
 from xds.server import recorder as recorder_module
 from xds.server import rollout_controller as releaser_module
-from xds.server.rollout_controller import CanaryPolicy, Releaser
+from xds.server.rollout_controller import CanaryPolicy, RolloutController
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -169,13 +169,13 @@ def now_s(monkeypatch) -> list[float]:
 def looked(monkeypatch, until):
     """`await looked()`: once the releaser has looked at everything, from now on."""
     looks = []
-    look = Releaser._look
+    look = RolloutController._look
 
     async def counted(releaser):
         await look(releaser)
         looks.append(releaser)
 
-    monkeypatch.setattr(Releaser, "_look", counted)
+    monkeypatch.setattr(RolloutController, "_look", counted)
 
     async def wait() -> None:
         before = len(looks)
@@ -449,7 +449,7 @@ async def test_a_release_that_comes_too_late_changes_nothing(plane, database, un
     key = ResourceKey(key_of(plane), *ROUTES)
 
     async def release(version, revision):
-        due = rollout.Release(key.group, version, {key: (version, version.encode())}, frozenset(), revision)
+        due = rollout.AcceptedChangeSet(key.group, version, {key: (version, version.encode())}, frozenset(), revision)
         async with write(database) as unit:
             return await rollout.release(unit, [due], datetime.now(UTC)), unit
 

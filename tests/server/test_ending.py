@@ -21,7 +21,7 @@ from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
 from tests.server.conftest import Client, Gateway, certify
 from tests.server.fault_proxy import FaultProxy
-from xds.server.admission import Admission, Age
+from xds.server.admission import Admission, ConnectionAge
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -74,7 +74,7 @@ async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_conn
 
 
 async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
-    assert Age(0).options == []
+    assert ConnectionAge(0).options == []
     async with serve(connection_age_s=0) as server, connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -83,7 +83,7 @@ async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
 
 
 def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
-    age = Age(1_000)
+    age = ConnectionAge(1_000)
     told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
     grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
     drawn = [age.of_stream() for _ in range(10_000)]

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from xds.server.admission import Limits
-from xds.server.server import PortInUse, run_server
+from xds.server.server import XdsPortInUse, run_server
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -101,16 +101,16 @@ async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(pl
         await wire.cut()
 
 
-async def test_a_port_that_is_in_use_is_refused_with_the_mend(plane, database, authority):
+async def test_a_port_that_is_in_use_is_refused_with_the_hint(plane, database, authority):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(PortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
+        with pytest.raises(XdsPortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
             await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
 async def test_two_replicas_do_not_share_a_port_unnoticed(plane, server, database, authority):
     address = f"127.0.0.1:{server.ports[0]}"
-    with pytest.raises(PortInUse):
+    with pytest.raises(XdsPortInUse):
         await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 

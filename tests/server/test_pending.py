@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from model.repositories import sync
-from xds.protocol.stream import Stream
+from xds.protocol.stream import XdsStream
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
-def publications(monkeypatch) -> list[Stream]:
+def publications(monkeypatch) -> list[XdsStream]:
     """The streams that were given a new view, each time."""
     given = []
-    publish = Stream.publish
+    publish = XdsStream.publish
 
     def counted(stream, *rest):
         given.append(stream)
         return publish(stream, *rest)
 
-    monkeypatch.setattr(Stream, "publish", counted)
+    monkeypatch.setattr(XdsStream, "publish", counted)
     return given
 
 

@@ -14,7 +14,7 @@ from model.identity import Identity
 from model.locality import Locality
 from model.world import Change, ExitState, Fleet, Kind, Proxy, Role, World, put
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Send, Stream
+from xds.protocol.stream import Send, XdsStream
 from xds.server.publisher import Publisher
 from xds.snapshot.snapshot import build
 from xds.translate import names
@@ -196,7 +196,7 @@ def test_a_gateway_that_moves_is_given_other_endpoints_where_they_differ_and_not
     gateway = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
     identity = Identity(gateway.fleet_id, gateway.role, gateway.id)
     box = publisher.open(identity)
-    stream = Stream(Variant.DELTA, identity, box.view)
+    stream = XdsStream(Variant.DELTA, identity, box.view)
     first = {kind: {*box.view.names(kind)} for kind in (names.CLUSTER, names.LISTENER, names.ENDPOINT, names.ROUTE)}
     assert converse(stream, [subscribe(kind, resources) for kind, resources in first.items()]) == first
     publish(publisher, put(replace(gateway, locality=EU)))

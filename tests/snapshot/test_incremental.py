@@ -45,12 +45,12 @@ from model.world import (
     put,
 )
 from tests.scale import scaled
-from xds.server.publisher import Mailbox, Publisher
+from xds.server.publisher import PendingUpdate, Publisher
 from xds.snapshot import rollout
 from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
-from xds.snapshot.rollout import ChangeSet, Rollout, Verdict
-from xds.snapshot.snapshot import Snapshot, View, advance, build, differences
+from xds.snapshot.rollout import Audience, ChangeSet, Rollout
+from xds.snapshot.snapshot import ProxyView, Snapshot, advance, build, differences
 from xds.translate import scopes
 from xds.translate.references import references
 from xds.translate.scopes import (
@@ -201,7 +201,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
         key = draw(st.sampled_from(keys))
         body = draw(st.sampled_from((b"one", b"another", None)))
         return [put(Accepted(key, str(body), body)) if body else Change(Kind.ACCEPTED, key, None)]
-    able = [each for each in found.change_sets if each.verdict is not Verdict.NOBODY]
+    able = [each for each in found.change_sets if each.verdict is not Audience.NOBODY]
     if not able:
         return []
     change_set = draw(st.sampled_from(able))
@@ -287,8 +287,8 @@ def subscribed(*worlds: World) -> set[str]:
     return {scope.key for world in worlds for proxy in world.proxies.values() for scope in scopes_of(proxy, world)}
 
 
-def as_content(snapshot: Snapshot | View) -> dict:
-    tables = snapshot.snapshots if isinstance(snapshot, View) else [snapshot]
+def as_content(snapshot: Snapshot | ProxyView) -> dict:
+    tables = snapshot.snapshots if isinstance(snapshot, ProxyView) else [snapshot]
     return {
         ResourceId(type_url, name): (resource.version, resource.body)
         for table in tables
@@ -428,7 +428,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
 def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_them(data):
     publisher, world = Publisher(), start()
     publisher.start(world)
-    boxes: dict[UUID, Mailbox] = {}
+    boxes: dict[UUID, PendingUpdate] = {}
     held: dict[UUID, dict] = {}
     canaries = {proxy_id for proxy_id in [*GATEWAYS, *EXITS] if data.draw(st.booleans())}
 
@@ -478,7 +478,7 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
 def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
     """What a replica that starts now gives a proxy."""
     rollouts = [rollout.build(scope, world) for scope in scopes_of(proxy, world)]
-    return as_content(View([each.trial if canary else each.settled for each in rollouts]))
+    return as_content(ProxyView([each.trial if canary else each.settled for each in rollouts]))
 
 
 @PROPERTY

@@ -29,7 +29,7 @@ from xds.server.publisher import Publisher
 from xds.snapshot import rollout as rollout_module
 from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
-from xds.snapshot.rollout import ChangeSet, Rollout, Verdict, advance, build, compare
+from xds.snapshot.rollout import Audience, ChangeSet, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot
 from xds.translate import names, scopes
 from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId, Scope
@@ -112,13 +112,13 @@ class Group:
             )
         )
 
-    def release(self, *, verdict: Verdict | None = None) -> None:
+    def release(self, *, verdict: Audience | None = None) -> None:
         """Whoever was given something accepted it."""
         self.change(
             *(
                 change
                 for each in self.rollout.change_sets
-                if each.verdict is not Verdict.NOBODY and verdict in (None, each.verdict)
+                if each.verdict is not Audience.NOBODY and verdict in (None, each.verdict)
                 for change in self._accepted(each)
             )
         )
@@ -141,7 +141,7 @@ class Group:
         return ResourceKey(self.scope.key, each.type_url, each.name)
 
     @property
-    def sets(self) -> list[tuple[set[ResourceId], Verdict]]:
+    def sets(self) -> list[tuple[set[ResourceId], Audience]]:
         return [({*each.wanted}, each.verdict) for each in self.rollout.change_sets]
 
     @property
@@ -199,7 +199,7 @@ def test_a_group_that_never_accepted_anything_is_given_everything_at_once(writte
     fresh = written()
     wanted = {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
     fresh.declare(wanted)
-    assert fresh.sets == [({*wanted}, Verdict.EVERYBODY)]
+    assert fresh.sets == [({*wanted}, Audience.EVERYBODY)]
     assert fresh.settled == fresh.trial == wanted
 
 
@@ -211,7 +211,7 @@ def test_what_is_accepted_and_wanted_is_settled_and_nothing_is_tried(written):
 def test_a_change_is_given_to_canaries_while_the_others_keep_what_they_have(written):
     settled = written({ONE: "a", TWO: "b"})
     settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Verdict.CANARIES)]
+    assert settled.sets == [({ONE}, Audience.CANARIES)]
     assert settled.trial == {ONE: "new", TWO: "b"}
     assert settled.settled == {ONE: "a", TWO: "b"}
 
@@ -227,7 +227,7 @@ def test_what_canaries_accepted_is_given_to_everybody(written):
 def test_without_canaries_a_change_goes_to_everybody(written):
     settled = written({ONE: "a"}, canaries=False)
     settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Verdict.EVERYBODY)]
+    assert settled.sets == [({ONE}, Audience.EVERYBODY)]
     assert settled.settled == {ONE: "new"}
 
 
@@ -241,19 +241,19 @@ def test_without_canaries_a_rejected_change_still_goes_to_nobody(written):
 def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
     own = written({ONE: "a"}, shared=False)
     own.declare({ONE: "new"})
-    assert own.sets == [({ONE}, Verdict.EVERYBODY)]
+    assert own.sets == [({ONE}, Audience.EVERYBODY)]
     world = make_world(1)
     (exit_,) = world.exits.values()
     overlay = Group(ExitOverlay(exit_.id), world)
     overlay.release()
     overlay.change(put(replace(exit_, port=9000)))
-    assert [verdict for _, verdict in overlay.sets] == [Verdict.EVERYBODY]
+    assert [verdict for _, verdict in overlay.sets] == [Audience.EVERYBODY]
 
 
 def test_a_proxys_own_resources_may_name_what_its_group_has_and_may_all_go(written):
     own = written({ONE: "a", TWO: "b", THREE: "c"}, shared=False)
     own.declare({ONE: None, TWO: None, THREE: None, ROUTES: TO_TWO})
-    assert {verdict for _, verdict in own.sets} == {Verdict.EVERYBODY}
+    assert {verdict for _, verdict in own.sets} == {Audience.EVERYBODY}
     assert own.settled == {ROUTES: TO_TWO}
 
 
@@ -285,16 +285,16 @@ def test_a_cluster_and_the_routes_that_name_it_are_one_set_and_unrelated_changes
     some = written({ONE: "a", ROUTES: TO_ONE, THREE: "c", FILTER: "x"})
     some.declare({TWO: "b", ROUTES: TO_BOTH, THREE: "new", FILTER: "new"})
     assert sorted(some.sets, key=lambda each: len(each[0])) == [
-        ({THREE}, Verdict.CANARIES),
-        ({FILTER}, Verdict.CANARIES),
-        ({TWO, ROUTES}, Verdict.CANARIES),
+        ({THREE}, Audience.CANARIES),
+        ({FILTER}, Audience.CANARIES),
+        ({TWO, ROUTES}, Audience.CANARIES),
     ]
 
 
 def test_a_cluster_goes_together_with_the_routes_that_named_it_before(written):
     some = written({ONE: "a", TWO: "b", ROUTES: TO_BOTH})
     some.declare({TWO: None, ROUTES: TO_ONE})
-    assert some.sets == [({TWO, ROUTES}, Verdict.CANARIES)]
+    assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
     assert some.settled == {ONE: "a", TWO: "b", ROUTES: TO_BOTH}
     assert some.trial == {ONE: "a", ROUTES: TO_ONE}
 
@@ -334,7 +334,7 @@ def test_what_no_listener_names_nobody_can_try(written):
 def test_a_pool_that_is_declared_is_its_cluster_and_the_routes(gateways):
     pool = replace(next(iter(gateways.world.pools.values())), id=FLEET, country="zz", name="new")
     gateways.change(put(pool))
-    assert gateways.sets == [({ResourceId(names.CLUSTER, names.pool_cluster(pool)), ROUTES}, Verdict.CANARIES)]
+    assert gateways.sets == [({ResourceId(names.CLUSTER, names.pool_cluster(pool)), ROUTES}, Audience.CANARIES)]
 
 
 def test_two_replicas_call_a_change_set_the_same(written):
@@ -366,7 +366,7 @@ def test_a_rejected_set_goes_to_nobody_and_what_was_accepted_stays(written):
     some.declare({TWO: "bad", ROUTES: TO_BOTH, FILTER: "new"})
     some.reject(TWO, "cluster: no thanks")
     verdicts = {frozenset(each): verdict for each, verdict in some.sets}
-    assert verdicts == {frozenset({TWO, ROUTES}): Verdict.NOBODY, frozenset({FILTER}): Verdict.CANARIES}
+    assert verdicts == {frozenset({TWO, ROUTES}): Audience.NOBODY, frozenset({FILTER}): Audience.CANARIES}
     assert some.settled == {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
     assert some.trial == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
 
@@ -383,7 +383,7 @@ def test_fixing_what_was_rejected_clears_it(written):
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.declare({ONE: "mended"})
-    assert some.sets == [({ONE}, Verdict.CANARIES)]
+    assert some.sets == [({ONE}, Audience.CANARIES)]
     some.release()
     assert some.settled == {ONE: "mended"}
     assert some.sets == []
@@ -405,7 +405,7 @@ def test_coming_back_to_what_was_rejected_is_held_again(written):
     some.declare({ONE: "mended"})
     some.release()
     some.declare({ONE: "bad"})
-    assert some.sets == [({ONE}, Verdict.NOBODY)]
+    assert some.sets == [({ONE}, Audience.NOBODY)]
     assert some.settled == some.trial == {ONE: "mended"}
 
 
@@ -415,7 +415,7 @@ def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written)
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
     some.reject(TWO)
     some.declare({ROUTES: f"{TO_BOTH} otherwise"})
-    assert some.sets == [({TWO, ROUTES}, Verdict.NOBODY)]
+    assert some.sets == [({TWO, ROUTES}, Audience.NOBODY)]
 
 
 def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_with_all_that_belongs_to_it(written):
@@ -424,8 +424,8 @@ def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_w
     fresh.reject(ROUTES)
     assert fresh.settled == fresh.trial == {TWO: "b", FILTER: "x"}
     assert sorted(fresh.sets, key=lambda each: each[1]) == [
-        ({TWO, FILTER}, Verdict.EVERYBODY),
-        ({ONE, ROUTES, CLIENTS}, Verdict.NOBODY),
+        ({TWO, FILTER}, Audience.EVERYBODY),
+        ({ONE, ROUTES, CLIENTS}, Audience.NOBODY),
     ]
 
 
@@ -447,7 +447,7 @@ def test_a_rejection_in_one_group_holds_nothing_back_from_another(written):
     some.declare({ONE: "new"})
     version = some.rollout.wanted.get(ONE).version
     some.change(put(Rejection(ResourceKey("gateway/elsewhere", *_parts(ONE)), version, SOMEBODY, "no")))
-    assert some.sets == [({ONE}, Verdict.CANARIES)]
+    assert some.sets == [({ONE}, Audience.CANARIES)]
 
 
 def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_see_it(gateways):
@@ -483,11 +483,11 @@ def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_se
 def test_what_names_something_that_does_not_exist_is_held_and_says_so(written):
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({ROUTES: TO_BOTH})
-    assert some.sets == [({ROUTES}, Verdict.NOBODY)]
+    assert some.sets == [({ROUTES}, Audience.NOBODY)]
     assert some.reasons == [f"{ROUTES.name} names {TWO.name}, which does not exist"]
     assert some.settled == some.trial == {ONE: "a", ROUTES: TO_ONE}
     some.declare({TWO: "b"})
-    assert some.sets == [({TWO, ROUTES}, Verdict.CANARIES)]
+    assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
 def test_of_several_missing_names_the_same_one_is_told_on_every_replica(written):
@@ -499,31 +499,31 @@ def test_of_several_missing_names_the_same_one_is_told_on_every_replica(written)
 def test_taking_away_what_unchanged_routes_name_is_held(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({TWO: None})
-    assert [verdict for _, verdict in some.sets] == [Verdict.NOBODY]
+    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
     assert f"{ROUTES.name} names {TWO.name}" in some.reasons[0]
     assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
     some.declare({ROUTES: TO_ONE})
-    assert some.sets == [({TWO, ROUTES}, Verdict.CANARIES)]
+    assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
 def test_also_what_was_never_accepted_is_held_while_it_names_nothing(written):
     fresh = written()
     fresh.declare({ROUTES: TO_ONE, TWO: "b"})
     assert fresh.settled == {TWO: "b"}
-    assert (({ROUTES}, Verdict.NOBODY)) in fresh.sets
+    assert (({ROUTES}, Audience.NOBODY)) in fresh.sets
 
 
 def test_half_of_a_kind_may_go(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None})
-    assert {verdict for _, verdict in some.sets} == {Verdict.CANARIES}
+    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
     assert some.trial == {THREE: "c", FOUR: "d"}
 
 
 def test_more_than_half_of_a_kind_is_held_and_says_how_many_would_be_left(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None, THREE: None})
-    assert {verdict for _, verdict in some.sets} == {Verdict.NOBODY}
+    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
     assert {*some.reasons} == {"it would leave 1 of 4 Clusters: approve it, or put them back"}
     assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", FOUR: "d"}
 
@@ -533,7 +533,7 @@ def test_the_last_of_a_kind_is_held(written, count):
     all_of_them = {cluster(number): "a" for number in range(count)}
     some = written({**all_of_them, FILTER: "x"})
     some.declare(dict.fromkeys(all_of_them))
-    assert {verdict for _, verdict in some.sets} == {Verdict.NOBODY}
+    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
     assert some.settled == {**all_of_them, FILTER: "x"}
 
 
@@ -546,21 +546,21 @@ def test_what_shrinks_holds_nothing_else(written):
 def test_others_in_place_of_those_that_go_are_no_shrink(written):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: None, TWO: None, THREE: "c", FOUR: "d"})
-    assert {verdict for _, verdict in some.sets} == {Verdict.CANARIES}
+    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
 
 
 def test_putting_back_what_went_clears_a_shrink(written):
     some = written({ONE: "a", TWO: "b", THREE: "c"})
     some.declare({ONE: None, TWO: None})
     some.declare({ONE: "a"})
-    assert some.sets == [({TWO}, Verdict.CANARIES)]
+    assert some.sets == [({TWO}, Audience.CANARIES)]
 
 
 def test_an_approved_shrink_is_tried_and_says_that_it_needed_one(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, FILTER: "new"})
     some.approve()
-    assert {verdict for _, verdict in some.sets} == {Verdict.CANARIES}
+    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
     assert some.trial == {THREE: "c", FILTER: "new"}
     shrinks = {frozenset(each.wanted): each.shrinks for each in some.rollout.change_sets}
     assert shrinks == {frozenset({ONE}): True, frozenset({TWO}): True, frozenset({FILTER}): False}
@@ -571,7 +571,7 @@ def test_an_approval_lets_nothing_through_that_was_rejected(written):
     some.declare({ONE: None, TWO: None, ROUTES: THREE.name})
     some.approve()
     some.reject(ROUTES)
-    assert [verdict for _, verdict in some.sets] == [Verdict.NOBODY]
+    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
     assert some.settled == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
 
 
@@ -579,7 +579,7 @@ def test_an_approval_of_another_fleet_lets_nothing_through(written):
     some = written({ONE: "a"})
     some.declare({ONE: None})
     some.change(put(Approval(SOMEBODY)))
-    assert some.sets == [({ONE}, Verdict.NOBODY)]
+    assert some.sets == [({ONE}, Audience.NOBODY)]
 
 
 def test_pools_that_go_are_held_when_too_many_and_pass_when_approved(gateways):
@@ -587,10 +587,10 @@ def test_pools_that_go_are_held_when_too_many_and_pass_when_approved(gateways):
     exits = [*gateways.world.exits.values()]
     gateways.change(*(Change(Kind.EXIT, each.id, None) for each in exits))
     gateways.change(*(Change(Kind.POOL, each.id, None) for each in pools[:2]))
-    assert [verdict for _, verdict in gateways.sets] == [Verdict.NOBODY]
+    assert [verdict for _, verdict in gateways.sets] == [Audience.NOBODY]
     assert "1 of 3 Clusters" in gateways.reasons[0]
     gateways.change(put(Approval(gateways.scope.fleet_id)))
-    assert [verdict for _, verdict in gateways.sets] == [Verdict.CANARIES]
+    assert [verdict for _, verdict in gateways.sets] == [Audience.CANARIES]
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------

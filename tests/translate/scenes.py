@@ -21,8 +21,8 @@ from model.world import (
     put,
 )
 from xds.translate import names
-from xds.translate.client_intent import Place
-from xds.translate.explain import Explanation, Request
+from xds.translate.client_intent import RequestedLocation
+from xds.translate.explain import ExplainRequest, Explanation
 
 FLEET = UUID(int=1)
 LISTENERS = (UUID(int=2), UUID(int=3), UUID(int=4))
@@ -134,7 +134,7 @@ def make_route(random: Random, number: int, pools: list[Pool], now: Now, kinds: 
     )
 
 
-def make_request(random: Random, now: Now) -> Request:
+def make_request(random: Random, now: Now) -> ExplainRequest:
     def perhaps(choices, share=0.3):
         return random.choice(choices) if random.random() < share else None
 
@@ -151,8 +151,8 @@ def make_request(random: Random, now: Now) -> Request:
         pairs = [f"-{key}-{value}" for key, value in said.items() if value]
         random.shuffle(pairs)
         user_name += "".join(pairs)
-    wish = Place(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
-    return Request(
+    wish = RequestedLocation(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
+    return ExplainRequest(
         random.choice(HOSTS),
         random.choice(ASKED_PORTS),
         listener_id=random.choice((None, *LISTENERS)),
@@ -164,7 +164,7 @@ def make_request(random: Random, now: Now) -> Request:
     )
 
 
-def understood(explained: Explanation, request: Request) -> dict[str, str]:
+def understood(explained: Explanation, request: ExplainRequest) -> dict[str, str]:
     """The headers that say what a gateway understood."""
     wish, target = explained.wish, explained.target
     said = {

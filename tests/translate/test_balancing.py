@@ -35,12 +35,12 @@ from model.world import (
 )
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
-from xds.translate.client_intent import Place
+from xds.translate.client_intent import RequestedLocation
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.destinations import Destination
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
-from xds.translate.explain import Request, explain
+from xds.translate.explain import ExplainRequest, explain
 from xds.translate.route_actions import forward, lead_to
 from xds.translate.scopes import GatewayEndpoints, GatewayGroup
 
@@ -188,7 +188,7 @@ def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
         make_exit(4, HERE),
     ]
     world = make_world(POOL, *exits)
-    found = explain(world, FLEET, Request("example.com", 443, wish=Place(country="de")), HERE)
+    found = explain(world, FLEET, ExplainRequest("example.com", 443, wish=RequestedLocation(country="de")), HERE)
     assert [each.exit.name for each in found.ways[0].pools[0].exits] == ["x4", "x2", "x1", "x3"]
 
 

@@ -24,9 +24,9 @@ from model.world import (
     World,
     put,
 )
-from xds.translate.client_intent import Place, Source
-from xds.translate.explain import Request, explain
-from xds.translate.match_failures import Because
+from xds.translate.client_intent import IntentSource, RequestedLocation
+from xds.translate.explain import ExplainRequest, explain
+from xds.translate.match_failures import MatchFailure
 
 FLEET = UUID(int=1)
 US = Pool(UUID(int=11), FLEET, "us", "us")
@@ -55,23 +55,27 @@ def route(number: int, match: Match, action=None) -> Route:
 
 
 def asked(world: World, **given):
-    return explain(world, FLEET, Request("www.example.com", 443, **given))
+    return explain(world, FLEET, ExplainRequest("www.example.com", 443, **given))
 
 
 @pytest.mark.parametrize(
     ("given", "source", "place"),
     [
-        ({}, Source.NOTHING, Place()),
-        ({"listener_id": SECOND}, Source.LISTENER, Place("us")),
-        ({"listener_id": SECOND, "server_name": "DE.example.com"}, Source.SERVER_NAME, Place("de")),
-        ({"listener_id": SECOND, "server_name": "x.example.com"}, Source.LISTENER, Place("us")),
-        ({"listener_id": FIRST, "server_name": "de.example.com"}, Source.NOTHING, Place()),
+        ({}, IntentSource.NOTHING, RequestedLocation()),
+        ({"listener_id": SECOND}, IntentSource.LISTENER, RequestedLocation("us")),
+        ({"listener_id": SECOND, "server_name": "DE.example.com"}, IntentSource.SERVER_NAME, RequestedLocation("de")),
+        ({"listener_id": SECOND, "server_name": "x.example.com"}, IntentSource.LISTENER, RequestedLocation("us")),
+        ({"listener_id": FIRST, "server_name": "de.example.com"}, IntentSource.NOTHING, RequestedLocation()),
         (
             {"listener_id": SECOND, "server_name": "de.example.com", "user_name": "alice-pool-us"},
-            Source.USER_NAME,
-            Place(pool="us"),
+            IntentSource.USER_NAME,
+            RequestedLocation(pool="us"),
         ),
-        ({"user_name": "alice-country-de", "wish": Place("UK")}, Source.HEADERS, Place("gb")),
+        (
+            {"user_name": "alice-country-de", "wish": RequestedLocation("UK")},
+            IntentSource.HEADERS,
+            RequestedLocation("gb"),
+        ),
     ],
 )
 def test_the_first_source_that_says_where_is_named(given, source, place):
@@ -82,30 +86,30 @@ def test_the_first_source_that_says_where_is_named(given, source, place):
 @pytest.mark.parametrize(
     ("match", "failed"),
     [
-        (Match(countries=frozenset({"de"}), users=frozenset({"bob"})), Because.COUNTRY),
-        (Match(cities=frozenset({"berlin"})), Because.CITY),
-        (Match(pools=frozenset({"us"})), Because.POOL),
-        (Match(sessions=frozenset({"*"})), Because.SESSION),
-        (Match(users=frozenset({"bob"})), Because.USER),
-        (Match(groups=frozenset({"guests"})), Because.GROUP),
-        (Match(domains=frozenset({"w.example.com", "ww.example.com"})), Because.DOMAIN),
-        (Match(networks=frozenset({"0.0.0.0/0"})), Because.NETWORK),
-        (Match(ports=frozenset({(80, 442), (444, 65535)})), Because.PORT),
-        (Match(times=frozenset({Window(frozenset({1}), 0, 1440)})), Because.TIME),
-        (Match(times=frozenset({Window(frozenset({6}), 1380, 0)})), Because.TIME),
+        (Match(countries=frozenset({"de"}), users=frozenset({"bob"})), MatchFailure.COUNTRY),
+        (Match(cities=frozenset({"berlin"})), MatchFailure.CITY),
+        (Match(pools=frozenset({"us"})), MatchFailure.POOL),
+        (Match(sessions=frozenset({"*"})), MatchFailure.SESSION),
+        (Match(users=frozenset({"bob"})), MatchFailure.USER),
+        (Match(groups=frozenset({"guests"})), MatchFailure.GROUP),
+        (Match(domains=frozenset({"w.example.com", "ww.example.com"})), MatchFailure.DOMAIN),
+        (Match(networks=frozenset({"0.0.0.0/0"})), MatchFailure.NETWORK),
+        (Match(ports=frozenset({(80, 442), (444, 65535)})), MatchFailure.PORT),
+        (Match(times=frozenset({Window(frozenset({1}), 0, 1440)})), MatchFailure.TIME),
+        (Match(times=frozenset({Window(frozenset({6}), 1380, 0)})), MatchFailure.TIME),
         (Match(times=frozenset({Window(frozenset({6}), 1380, 1)})), None),
         (Match(users=frozenset({"alice"}), groups=frozenset({"staff", "guests"}), domains=frozenset({"com"})), None),
     ],
 )
 def test_a_route_says_what_it_failed_in_first(match, failed):
-    (tried,) = asked(make(route(1, match)), user_name="alice", wish=Place("us"), day=0, minute=0).tried
+    (tried,) = asked(make(route(1, match)), user_name="alice", wish=RequestedLocation("us"), day=0, minute=0).tried
     assert tried.failed == failed
 
 
 def test_routes_after_the_one_that_decides_are_not_tried():
     world = make(route(1, Match(countries=frozenset({"de"}))), route(2, Match()), route(3, Match()))
-    explained = asked(world, wish=Place("us"))
-    assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", Because.COUNTRY), ("r2", None)]
+    explained = asked(world, wish=RequestedLocation("us"))
+    assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", MatchFailure.COUNTRY), ("r2", None)]
     assert explained.refusal.status == 403
     assert explained.ways == ()
 
@@ -125,12 +129,14 @@ def test_pools_are_told_in_the_order_in_which_they_are_used():
 
 
 def test_a_country_of_cities_is_all_of_them_and_a_city_is_never_its_country():
-    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in asked(make(), wish=Place("de")).ways]
+    ways = [
+        (way.weight, [each.pool.name for each in way.pools]) for way in asked(make(), wish=RequestedLocation("de")).ways
+    ]
     assert ways == [(1, ["berlin", "munich"]), (1, ["munich", "berlin"])]
-    refusal = asked(make(), wish=Place("de", "hamburg")).refusal
+    refusal = asked(make(), wish=RequestedLocation("de", "hamburg")).refusal
     assert (refusal.status, "served in de are: berlin, munich" in refusal.text) == (404, True)
-    assert asked(make(), wish=Place("us", "austin")).refusal.status == 404
-    assert asked(make(), wish=Place(city="berlin")).refusal.status == 400
+    assert asked(make(), wish=RequestedLocation("us", "austin")).refusal.status == 404
+    assert asked(make(), wish=RequestedLocation(city="berlin")).refusal.status == 400
 
 
 def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
@@ -139,7 +145,7 @@ def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
 
     near, far = Locality("eu", "a"), Locality("us")
     exits = [exit_(1, ExitState.LOST), exit_(2, endpoint=None), exit_(3, place=far), exit_(4, place=near)]
-    explained = explain(make(exits=exits), FLEET, Request("x", 1, wish=Place("us")), near)
+    explained = explain(make(exits=exits), FLEET, ExplainRequest("x", 1, wish=RequestedLocation("us")), near)
     ((pool,),) = (way.pools for way in explained.ways)
     assert [(each.exit.name, each.distance, each.why_not) for each in pool.exits] == [
         ("e4", 0, ""),
@@ -151,4 +157,4 @@ def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
 
 def test_a_listener_that_the_fleet_does_not_have_explains_nothing():
     assert asked(make(), listener_id=UUID(int=99)) is None
-    assert explain(World(), FLEET, Request("x", 1)) is None
+    assert explain(World(), FLEET, ExplainRequest("x", 1)) is None

@@ -10,21 +10,21 @@ from model.world import Deny, Match, Pool, Route, ToPools
 from tests.translate.matching import decide
 from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
-from xds.translate.direct_responses import Refusal
+from xds.translate.direct_responses import DirectResponse
 from xds.translate.encoding import encode
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.matchers import OnMatch
 from xds.translate.references import references
 from xds.translate.route_actions import refuse
-from xds.translate.route_blocks import Rule, compile_rules
+from xds.translate.route_blocks import RouteRule, compile_rules
 from xds.translate.scopes import ResourceId
 
 FLEET = UUID(int=1)
-NOTHING: OnMatch = refuse(Refusal(403, "no"))
+NOTHING: OnMatch = refuse(DirectResponse(403, "no"))
 
 
 def blocks(*matches: Match) -> int:
-    return len(compile_rules([Rule(match, NOTHING) for match in matches]))
+    return len(compile_rules([RouteRule(match, NOTHING) for match in matches]))
 
 
 def match(**conditions) -> Match:

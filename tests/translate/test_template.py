@@ -36,7 +36,7 @@ from xds.translate import names, scopes
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
 from xds.translate.destinations import Destination
-from xds.translate.direct_responses import Refusal
+from xds.translate.direct_responses import DirectResponse
 from xds.translate.encoding import encode
 from xds.translate.exit_listener import define_exit_listener, translate_exit_listener
 from xds.translate.exit_routes import define_exit_routes, translate_exit_routes
@@ -109,7 +109,7 @@ def test_what_leads_to_a_pool_is_what_was_defined(pool):
 
 
 @drawn
-@given(st.builds(Refusal, st.integers(200, 599), TEXTS))
+@given(st.builds(DirectResponse, st.integers(200, 599), TEXTS))
 def test_a_refusal_is_what_was_defined(refusal):
     assert MatcherOnMatch.parse(refuse(refusal)) == MatcherOnMatch.parse(encode(define_refusal(refusal)))
 

@@ -13,7 +13,7 @@ from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.clusters import HTTP_OPTIONS, translate_pool_cluster
 from xds.translate.destinations import Destination
-from xds.translate.direct_responses import Refusal
+from xds.translate.direct_responses import DirectResponse
 from xds.translate.encoding import encode
 from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
@@ -138,7 +138,7 @@ def test_refusal_answers_with_its_status_text_and_proxy_status():
         "direct_response": {"status": 407, "body": {"inline_string": "who are you"}},
         "response_headers_to_add": [header],
     }
-    assert routes_of(refuse(Refusal(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
+    assert routes_of(refuse(DirectResponse(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
 
 
 def test_aggregate_cluster_goes_through_its_pools_in_their_order():

@@ -10,12 +10,12 @@ import agent.service
 import cli.agent
 from agent.service import serve
 from agent.vpn.managed_tunnel import ManagedTunnel
-from agent.vpn.tunnel_supervisor import Pace
+from agent.vpn.tunnel_supervisor import RetryPace
 from cli.main import main
 from model.errors import ExitplaneError
 from tests.tunnels.drain import wait_for_none_open
 
-PACE = Pace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=1.0, resolver_s=0.5)
+PACE = RetryPace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=1.0, resolver_s=0.5)
 
 
 class RotatingTunnel(ManagedTunnel):

@@ -18,12 +18,12 @@ import grpc
 import pytest
 from aiohttp import web
 
-from agent.config.settings import Exit
-from agent.config.status import Board, wait
+from agent.config.settings import ExitSettings
+from agent.config.status import StatusBoard, wait
 from agent.vpn.managed_tunnel import ManagedTunnel
 from agent.vpn.servers import read_servers
-from agent.vpn.tunnel_health import TunnelWatch
-from agent.vpn.tunnel_supervisor import Pace
+from agent.vpn.tunnel_health import TunnelMonitor
+from agent.vpn.tunnel_supervisor import RetryPace
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.agent.conftest import Plane, Source
@@ -32,7 +32,7 @@ from tests.tunnels import lab, providers
 
 PATIENCE_S = 120.0
 """A bound for what takes a moment, on a machine that has much else to do."""
-PACE = Pace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
+PACE = RetryPace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
 
 
 @pytest.fixture
@@ -298,10 +298,10 @@ class Kept:
     """A tunnel under test."""
 
     tunnel: ManagedTunnel
-    board: Board
+    board: StatusBoard
     resolvers: list[tuple[str, ...]]
     living: asyncio.Task[None]
-    exit_: Exit
+    exit_: ExitSettings
 
     def ended(self) -> bool:
         return self.living.done()
@@ -322,7 +322,7 @@ def keep(in_exit, tmp_path):
     async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), pace=PACE, **more):
         state = tmp_path / "state"
         state.mkdir(mode=0o700, exist_ok=True)
-        exit_ = Exit(
+        exit_ = ExitSettings(
             pool="us",
             address=lab.EXIT_ADDRESS,
             port=8443,
@@ -332,14 +332,14 @@ def keep(in_exit, tmp_path):
             kill_switch=kill_switch,
             sources=sources,
         )
-        board = Board()
+        board = StatusBoard()
         heard = []
 
         async def hear(resolvers):
             heard.append(resolvers)
 
         tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear, pace)
-        watch = TunnelWatch(tunnel.checks(), board, 0.05)
+        watch = TunnelMonitor(tunnel.checks(), board, 0.05)
 
         async def live():
             async with asyncio.TaskGroup() as tasks:

@@ -25,18 +25,18 @@ def test_addresses_are_read_past_names_of_every_form():
 
 
 def test_another_question_s_answer_is_none():
-    with pytest.raises(dns_probe.Unanswered):
+    with pytest.raises(dns_probe.DnsUnanswered):
         dns_probe.decode_addresses(8, ANSWER)
 
 
 @given(st.integers(0, len(ANSWER)), st.binary(max_size=40))
 def test_garbage_is_unanswered_and_nothing_worse(cut, garbage):
-    with contextlib.suppress(dns_probe.Unanswered):
+    with contextlib.suppress(dns_probe.DnsUnanswered):
         dns_probe.decode_addresses(7, ANSWER[:cut] + garbage)
 
 
 async def test_a_resolver_that_is_not_there_is_told_of():
-    with pytest.raises(dns_probe.Unanswered):
+    with pytest.raises(dns_probe.DnsUnanswered):
         await dns_probe.ask("127.0.0.1", "x", dns_probe.A, within_s=0.5, port=1)
 
 

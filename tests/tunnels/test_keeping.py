@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agent.config.status import Board, State
-from agent.vpn.driver import Line
+from agent.config.status import HealthState, StatusBoard
+from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.slots import Lane, lanes_of
-from agent.vpn.tunnel_supervisor import Pace, TunnelKeeper
+from agent.vpn.slots import InterfaceSlot, lanes_of
+from agent.vpn.tunnel_supervisor import RetryPace, TunnelSupervisor
 
-FAST = Pace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
+FAST = RetryPace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Scripted:
     failure: TunnelFailed | None = None
     trouble: str | None = None
     is_up: bool = False
-    lane: Lane | None = None
+    lane: InterfaceSlot | None = None
 
     async def up(self, lane):
         self.said.append(f"up {self.server}")
@@ -34,7 +34,7 @@ class Scripted:
         if self.failure is not None:
             raise self.failure
         self.is_up, self.trouble = True, None
-        return Line(self.server, ("10.0.0.1",))
+        return ActiveTunnel(self.server, ("10.0.0.1",))
 
     async def look(self):
         return self.trouble
@@ -46,8 +46,8 @@ class Scripted:
 @dataclass
 class Scene:
     drivers: list[Scripted]
-    board: Board
-    keeper: TunnelKeeper
+    board: StatusBoard
+    keeper: TunnelSupervisor
     said: list[str]
     heard: list[str] = field(default_factory=list)
 
@@ -61,15 +61,15 @@ def keep():
     async def begin(*servers, pace=FAST, unusable=(), **failures):
         said = []
         drivers = [Scripted(server, said, failures.get(server)) for server in servers]
-        board, heard = Board(), []
+        board, heard = StatusBoard(), []
 
         async def hear(line, lane):
             heard.append(line.server)
             if line.server in unusable:
                 raise TunnelFailed("its routes cannot be laid")
-            board.update(tunnel=State.UP, reason="")  # as the watch does when all its checks are content
+            board.update(tunnel=HealthState.UP, reason="")  # as the watch does when all its checks are content
 
-        scene = Scene(drivers, board, TunnelKeeper(drivers, lanes_of("ep0"), board, hear, pace), said, heard)
+        scene = Scene(drivers, board, TunnelSupervisor(drivers, lanes_of("ep0"), board, hear, pace), said, heard)
         running = asyncio.create_task(scene.keeper.run())
         yield scene
         running.cancel()
@@ -110,7 +110,7 @@ async def test_the_next_server_is_taken_after_three_failures(keep, until):
 async def test_a_tunnel_that_carries_nothing_is_brought_up_anew(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
-        scene.board.update(tunnel=State.DOWN, reason="the target does not answer")
+        scene.board.update(tunnel=HealthState.DOWN, reason="the target does not answer")
         await until(lambda: scene.heard == ["a", "a"])
 
 

@@ -11,8 +11,8 @@ import pytest
 from agent.config.credentials import Credentials
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
-from agent.vpn.openvpn.management import Conversation
-from agent.vpn.openvpn.openvpn import OpenVpn, socket_of
+from agent.vpn.openvpn.management import ManagementProtocol
+from agent.vpn.openvpn.openvpn import OpenVpnDriver, socket_of
 from agent.vpn.slots import lanes_of
 from model.endpoint import Endpoint
 
@@ -24,7 +24,7 @@ PUSH = (
 
 
 def hear(*lines, credentials=None):
-    made = Conversation("vpn:1", credentials)
+    made = ManagementProtocol("vpn:1", credentials)
     answers = [answer for line in lines for answer in made.receive(line)]
     return made, answers
 
@@ -105,7 +105,7 @@ async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monke
     monkeypatch.setattr("agent.vpn.openvpn.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
     resolve = AsyncMock(return_value=["192.0.2.1"])
-    tunnel = OpenVpn(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)
+    tunnel = OpenVpnDriver(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)
     lane, _ = lanes_of("eptun9")
     coming_up = asyncio.create_task(tunnel.up(lane))
     await until((tmp_path / socket_of(lane)).exists)

@@ -29,7 +29,7 @@ def refusal(text):
     with pytest.raises(BadTunnelFile) as raised:
         parse(text)
     assert "SECRET" not in str(raised.value)
-    assert raised.value.mend
+    assert raised.value.hint
     return str(raised.value)
 
 

@@ -92,6 +92,6 @@ def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
         (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
     ],
 )
-def test_what_does_not_go_together_is_named_with_its_mend(read, options, said):
+def test_what_does_not_go_together_is_named_with_its_hint(read, options, said):
     with pytest.raises(ExitplaneError, match=said):
         read(*options)

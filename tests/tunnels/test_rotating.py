@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from yarl import URL
 
-from agent.egress.http_sources import Way, ask_all
+from agent.egress.http_sources import EgressPath, ask_all
 from agent.egress.observer import Observer
 from agent.net.commands import run
 from agent.vpn.errors import TunnelFailed
@@ -305,7 +305,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
         asked = asyncio.Event()
 
         async def look(exit_):
-            way = Way(exit_.tunnel_interface, None, socket.AF_INET6)
+            way = EgressPath(exit_.tunnel_interface, None, socket.AF_INET6)
             ((_, sight),) = await ask_all(way, [URL(f"http://[{lab.PAGE_6}]/where")])
             assert sight.address == other.address_6
             asked.set()

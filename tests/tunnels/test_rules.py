@@ -6,14 +6,14 @@ import pytest
 
 from agent.vpn.errors import NotEquipped
 from agent.vpn.firewall.nftables import compare
-from agent.vpn.firewall.rules import Openings, Way, output_rules, render
+from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic, output_rules, render
 from agent.vpn.requirements import may_administer, require
 
-OPENINGS = Openings(
+OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
     port=8443,
-    provider=frozenset({Way("192.0.2.1", 51820, "udp"), Way("2001:db8::1", 443, "tcp")}),
-    control=frozenset({Way("10.0.0.9", 8000, "tcp")}),
+    provider=frozenset({AllowedPeer("192.0.2.1", 51820, "udp"), AllowedPeer("2001:db8::1", 443, "tcp")}),
+    control=frozenset({AllowedPeer("10.0.0.9", 8000, "tcp")}),
 )
 
 
@@ -41,20 +41,20 @@ def test_it_lets_out_what_it_names_and_nothing_else():
 
 
 def test_the_packets_of_somebody_elses_tunnel_carry_no_mark_and_the_agent_s_own_do():
-    rules = output_rules(Openings(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
+    rules = output_rules(AllowedTraffic(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
     assert [rule for rule in rules if "mark" in rule] == ["ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"]
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
 def test_an_interface_s_name_cannot_become_a_rule(name):
     with pytest.raises(ValueError, match="no interface's name"):
-        render(Openings((name,), 1, frozenset(), frozenset()))
+        render(AllowedTraffic((name,), 1, frozenset(), frozenset()))
 
 
 @pytest.mark.parametrize("way", [("x", 1, "udp"), ("192.0.2.1", 0, "udp"), ("192.0.2.1", 1, "icmp")])
 def test_a_way_out_is_an_address_a_port_and_a_protocol(way):
     with pytest.raises(ValueError, match=r"no way out|does not appear"):
-        Way(*way)
+        AllowedPeer(*way)
 
 
 def chain(name, policy="drop"):

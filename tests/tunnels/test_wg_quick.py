@@ -28,7 +28,7 @@ def refusal(text):
         parse(text)
     for key in (OWN, THEIRS, SHARED, OTHER):
         assert key not in str(raised.value)
-    assert raised.value.mend
+    assert raised.value.hint
     return str(raised.value)
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_is_named_with_its_line_and_no_key_is_shown(text, said):
 )
 def test_whatever_a_file_holds_it_is_read_or_refused(lines):
     said = what_is_wrong("\n".join(lines))
-    assert said is None or said.mend
+    assert said is None or said.hint
     assert OWN not in str(said)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from xds.protocol.messages import Request
+from xds.protocol.messages import XdsRequest
 from xds.protocol.subscription import UNKNOWN, WILDCARD, Subscription
 from xds.snapshot.order import WILDCARD_BY_DEFAULT
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 
 
-def subscribe(subscription: Subscription, request: Request, view: View, *, first: bool) -> bool:
+def subscribe(subscription: Subscription, request: XdsRequest, view: ProxyView, *, first: bool) -> bool:
     """Apply the names of a request, whatever its nonce (rules 20 and 21); it may always be answered."""
     if not (first or request.subscribe or request.unsubscribe):
         return True

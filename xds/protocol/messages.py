@@ -40,7 +40,7 @@ class TooManyNames(ValueError):
     """A request has more than MAX_NAMES; they were counted, and not read."""
 
 
-class Request(NamedTuple):
+class XdsRequest(NamedTuple):
     """A request of either variant."""
 
     type_url: str
@@ -58,7 +58,7 @@ class Request(NamedTuple):
     """Delta: version by name of what the client holds from an earlier stream."""
 
 
-def parse(variant: Variant, raw: bytes) -> Request:
+def parse(variant: Variant, raw: bytes) -> XdsRequest:
     """Read a request. Raises Malformed, or TooManyNames."""
     try:
         return _parse_delta(raw) if variant is Variant.DELTA else _parse_sotw(raw)
@@ -66,10 +66,10 @@ def parse(variant: Variant, raw: bytes) -> Request:
         raise Malformed(str(error)) from error
 
 
-def _parse_delta(raw: bytes) -> Request:
+def _parse_delta(raw: bytes) -> XdsRequest:
     message = DeltaDiscoveryRequest.FromString(raw)
     _count(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
-    return Request(
+    return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
         error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
@@ -80,10 +80,10 @@ def _parse_delta(raw: bytes) -> Request:
     )
 
 
-def _parse_sotw(raw: bytes) -> Request:
+def _parse_sotw(raw: bytes) -> XdsRequest:
     message = DiscoveryRequest.FromString(raw)
     _count(message.resource_names)
-    return Request(
+    return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
         error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
@@ -114,14 +114,14 @@ def sotw_response(type_url: str, nonce: str, resources: Iterable[Resource], vers
     return b"".join([*(resource.sotw_part for resource in resources), envelope.SerializeToString()])
 
 
-class Part(NamedTuple):
+class ResponsePart(NamedTuple):
     """One of the responses that a change is split into."""
 
     given: Sequence[Resource]
     removed: frozenset[str]
 
 
-def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[Part]:
+def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[ResponsePart]:
     """Parts below the size limit that hold it all: at least one, and one for each resource that is larger by itself."""
     resources: list[Resource] = []
     names: list[str] = []
@@ -130,14 +130,14 @@ def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[Part]:
     for item in items:
         more = _size(item)
         if size and size + more > MAX_RESPONSE_BYTES:
-            yield Part(resources, frozenset(names))
+            yield ResponsePart(resources, frozenset(names))
             resources, names, size = [], [], 0
         if isinstance(item, Resource):
             resources.append(item)
         else:
             names.append(item)
         size += more
-    yield Part(resources, frozenset(names))
+    yield ResponsePart(resources, frozenset(names))
 
 
 def _size(item: Resource | str) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from xds.protocol.messages import Request
+from xds.protocol.messages import XdsRequest
 from xds.protocol.subscription import ABSENT, WILDCARD, Subscription
 from xds.snapshot.order import FULL_STATE, WILDCARD_BY_DEFAULT
 from xds.snapshot.resource import Resource
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 
 
-def subscribe(subscription: Subscription, request: Request, view: View, *, first: bool) -> bool:
+def subscribe(subscription: Subscription, request: XdsRequest, view: ProxyView, *, first: bool) -> bool:
     """Apply the names of a request; says whether it may be answered (one with a stale nonce may not: rule 15)."""
     type_url = request.type_url
     names = {name for name in request.subscribe if name != WILDCARD}
@@ -38,7 +38,7 @@ def subscribe(subscription: Subscription, request: Request, view: View, *, first
     return first or not request.nonce or request.nonce == subscription.last_nonce
 
 
-def _resume(type_url: str, subscription: Subscription, view: View) -> None:
+def _resume(type_url: str, subscription: Subscription, view: ProxyView) -> None:
     """The client's version covers names and contents: it holds it all (rules 10 and 16)."""
     for name in subscription.dirty:
         resource = view.get(type_url, name)
@@ -50,7 +50,7 @@ def _resume(type_url: str, subscription: Subscription, view: View) -> None:
     subscription.answer_due = False
 
 
-def _version_of(type_url: str, subscription: Subscription, view: View) -> str:
+def _version_of(type_url: str, subscription: Subscription, view: ProxyView) -> str:
     """The version of all that is subscribed to, as it is now."""
     names = {*subscription.names, *(view.names(type_url) if subscription.wildcard else ())}
     return version_over(resource for name in names if (resource := view.get(type_url, name)))

@@ -17,18 +17,18 @@ from xds.protocol import delta, sotw
 from xds.protocol.messages import (
     MAX_NAMES,
     Malformed,
-    Request,
     TooManyNames,
     Variant,
+    XdsRequest,
     delta_response,
     parse,
     sotw_response,
     split,
 )
-from xds.protocol.subscription import ABSENT, Flight, Subscription, blamed
+from xds.protocol.subscription import ABSENT, InFlightResponse, Subscription, blamed
 from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, FULL_STATE, REMOVALS
 from xds.snapshot.resource import Resource
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 
 MAX_NODE_BYTES = 1024 * 1024
 """What a node may have; Envoy's own has some KiB, most of it the list of its extensions."""
@@ -90,7 +90,7 @@ class Holding(NamedTuple):
     progress: Progress
 
 
-class Stream:
+class XdsStream:
     """The server's side of one stream.
 
     `identity` is who the client is, from its certificate; `only` the type of a per-type service, None for ADS. `wake_at` is
@@ -98,7 +98,13 @@ class Stream:
     """
 
     def __init__(
-        self, variant: Variant, identity: Identity, view: View, *, only: str | None = None, removal_grace_s: float = 0
+        self,
+        variant: Variant,
+        identity: Identity,
+        view: ProxyView,
+        *,
+        only: str | None = None,
+        removal_grace_s: float = 0,
     ) -> None:
         self.variant = variant
         self.identity = identity
@@ -131,7 +137,7 @@ class Stream:
             return []  # nothing of this type is served, so there is nothing to say about it
         return self._receive(request, now)
 
-    def publish(self, view: View, changed: Mapping[str, AbstractSet[str]] | None, now: float) -> Sequence[Action]:
+    def publish(self, view: ProxyView, changed: Mapping[str, AbstractSet[str]] | None, now: float) -> Sequence[Action]:
         """What to do about a new view; `changed` are the names by type URL that may differ, None for any."""
         old, self._view = self._view, view
         for type_url, subscription in self._types.items():
@@ -183,7 +189,7 @@ class Stream:
             return False
         return subscription.held.get(name, ABSENT) == (resource.version if resource else ABSENT)
 
-    def holdings(self, type_url: str, wanted: View) -> Iterator[Holding]:
+    def holdings(self, type_url: str, wanted: ProxyView) -> Iterator[Holding]:
         """What the client has of each name of a type that it asks for or may hold, by name, beside what is `wanted`."""
         subscription = self._types.get(type_url)
         if subscription is None:
@@ -208,7 +214,7 @@ class Stream:
         """What to do when `wake_at` has come."""
         return self._advance(now)
 
-    def _receive(self, request: Request, now: float) -> Sequence[Action]:
+    def _receive(self, request: XdsRequest, now: float) -> Sequence[Action]:
         first = request.type_url not in self._types
         if first:  # what it refers to is not known yet, so nothing is free before it is settled
             for other in self._types.values():
@@ -222,7 +228,7 @@ class Stream:
             return [*actions, _too_many_names()]
         return [*actions, *self._advance(now)] if may_answer else actions
 
-    def _answers(self, subscription: Subscription, request: Request) -> Iterator[Action]:
+    def _answers(self, subscription: Subscription, request: XdsRequest) -> Iterator[Action]:
         """The acknowledgement or rejection that a request carries; one with a stale or foreign nonce carries none."""
         # rule 3: a rejection is the presence of an error, never a comparison of versions
         if request.error is None:
@@ -340,12 +346,12 @@ class Stream:
         revision = self._view.revision
         if self.variant is Variant.SOTW:
             nonce = next(self._nonces)
-            subscription.take_off(nonce, Flight(given, removed, revision, now))
+            subscription.take_off(nonce, InFlightResponse(given, removed, revision, now))
             yield Send(type_url, nonce, self._sotw_response(type_url, subscription, given, removed, nonce))
             return
         for part in split(given.values(), removed):
             nonce = next(self._nonces)
-            flight = Flight({resource.name: resource for resource in part.given}, part.removed, revision, now)
+            flight = InFlightResponse({resource.name: resource for resource in part.given}, part.removed, revision, now)
             subscription.take_off(nonce, flight)
             yield Send(type_url, nonce, delta_response(type_url, nonce, part.given, part.removed, str(revision)))
 
@@ -383,7 +389,7 @@ class Stream:
         return bool(subscription.flights or subscription.doubtful or self._gone(type_url, subscription))
 
 
-def _version(view: View, type_url: str, name: str) -> str | None:
+def _version(view: ProxyView, type_url: str, name: str) -> str | None:
     resource = view.get(type_url, name)
     return resource.version if resource else None
 
@@ -392,5 +398,5 @@ def _too_many_names() -> Close:
     return Close("RESOURCE_EXHAUSTED", f"more than {MAX_NAMES} names of one type")
 
 
-def _any_names(type_url: str, old: View, new: View) -> set[str]:
+def _any_names(type_url: str, old: ProxyView, new: ProxyView) -> set[str]:
     return {*old.names(type_url), *new.names(type_url)}

@@ -20,7 +20,7 @@ MOST_REFUSALS: Final = 8
 _WORDS: Final = re.compile(r"""[^\s,;:'"`()\[\]{}<>]+""")
 
 
-class Flight(NamedTuple):
+class InFlightResponse(NamedTuple):
     """A response that was sent and not yet answered."""
 
     given: Mapping[str, Resource]
@@ -59,7 +59,7 @@ class Subscription:
     """Names of which the client may hold something else than it should, because it rejected that (rule 8)."""
     left: set[str] = field(default_factory=set)
     """State of the world: names that ceased to exist, of which the client could not be told."""
-    flights: dict[str, Flight] = field(default_factory=dict)
+    flights: dict[str, InFlightResponse] = field(default_factory=dict)
     """By nonce."""
     last_nonce: str = ""
     """Of the newest response; any other is stale or foreign."""
@@ -137,7 +137,7 @@ class Subscription:
         for names in (self.dirty, self.forced, self.doubtful):
             names.discard(name)
 
-    def take_off(self, nonce: str, flight: Flight) -> None:
+    def take_off(self, nonce: str, flight: InFlightResponse) -> None:
         """A response goes out: from now on it is assumed to be accepted."""
         self.last_nonce = nonce
         self.flights[nonce] = flight
@@ -152,7 +152,7 @@ class Subscription:
         for name in flight.removed:
             self.held[name] = ABSENT
 
-    def accept(self, nonce: str) -> Flight | None:
+    def accept(self, nonce: str) -> InFlightResponse | None:
         """The client acknowledged a response; None when the nonce is not of one in flight."""
         flight = self.flights.pop(nonce, None)
         if flight is None:
@@ -174,7 +174,7 @@ class Subscription:
                 self.held.setdefault(name, resource.version)
         return flight
 
-    def reject(self, nonce: str, error: str) -> Flight | None:
+    def reject(self, nonce: str, error: str) -> InFlightResponse | None:
         """The client rejected a response.
 
         A rejection is for the whole, and which resources were taken all the same is not known (rule 8), so that all count

@@ -63,7 +63,7 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
-class Age:
+class ConnectionAge:
     """When connections and their streams end, so that replicas rebalance and no two clients come back at once.
 
     gRPC says GOAWAY at the connection's age, give or take a tenth. The stream then ends by itself, with OK, before gRPC

@@ -12,24 +12,24 @@ import structlog
 
 from model.database import Database, DatabaseUnreachable
 from model.repositories import config_requests
-from model.unit_of_work import QUESTION_CHANNEL, Feed
+from model.unit_of_work import QUESTION_CHANNEL, ChangeFeed
 from xds.protocol.stream import Holding, Progress
-from xds.server.publisher import Mailbox, Publisher
-from xds.server.recorder import Recorder
+from xds.server.publisher import PendingUpdate, Publisher
+from xds.server.recorder import AckRecorder
 from xds.snapshot.resource import Resource
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import SECRET
 from xds.translate.scopes import ResourceId
 
 log = structlog.get_logger()
 
 
-class Inspector:
+class ConfigDumpResponder:
     """Answers the questions of `model.repositories.config_requests` that concern proxies with a stream here; `run` is its task."""
 
-    def __init__(self, database: Database, publisher: Publisher, recorder: Recorder) -> None:
+    def __init__(self, database: Database, publisher: Publisher, recorder: AckRecorder) -> None:
         self._database = database
-        self._feed = Feed(database, QUESTION_CHANNEL)
+        self._feed = ChangeFeed(database, QUESTION_CHANNEL)
         self._publisher = publisher
         self._recorder = recorder
 
@@ -62,7 +62,7 @@ class Inspector:
                     yield {"type_url": type_url, "resources": shown}
 
     def _show(
-        self, box: Mailbox, wanted: View, type_url: str, holding: Holding, content_of: str | None
+        self, box: PendingUpdate, wanted: ProxyView, type_url: str, holding: Holding, content_of: str | None
     ) -> dict[str, Any]:
         shown: dict[str, Any] = {
             "name": holding.name,
@@ -76,7 +76,7 @@ class Inspector:
             shown["content"] = {"wanted": _body(holding.wanted, *both), "held": _body(holding.held, *both)}
         return shown
 
-    def _reason(self, box: Mailbox, type_url: str, holding: Holding) -> str:
+    def _reason(self, box: PendingUpdate, type_url: str, holding: Holding) -> str:
         if holding.progress is Progress.REJECTED:
             standing = self._recorder.standings(box.identity.proxy_id).get(type_url)
             return standing.detail if standing else ""

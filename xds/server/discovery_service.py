@@ -13,11 +13,11 @@ import structlog
 
 from model.identity import Identity, parse_uri
 from xds.protocol.messages import Variant
-from xds.protocol.stream import Close, Stream
-from xds.server.admission import Admission, Age, Limits
+from xds.protocol.stream import Close, XdsStream
+from xds.server.admission import Admission, ConnectionAge, Limits
 from xds.server.publisher import Publisher
-from xds.server.recorder import Recorder
-from xds.server.stream_handler import Context, Conversation, Poke
+from xds.server.recorder import AckRecorder
+from xds.server.stream_handler import Context, Poke, StreamHandler
 from xds.translate import names
 
 _DISCOVERY: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -53,14 +53,14 @@ log = structlog.get_logger()
 class DiscoveryService:
     """Serves the streams of one replica. `shut_down` ends them in order."""
 
-    def __init__(self, publisher: Publisher, recorder: Recorder, limits: Limits, poke: Poke) -> None:
+    def __init__(self, publisher: Publisher, recorder: AckRecorder, limits: Limits, poke: Poke) -> None:
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
         self._poke = poke
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
-        self._age = Age(limits.connection_age_s)
-        self._conversations: set[Conversation] = set()
+        self._age = ConnectionAge(limits.connection_age_s)
+        self._conversations: set[StreamHandler] = set()
         self._closing = False
 
     def handlers(self) -> Iterable[grpc.GenericRpcHandler]:
@@ -85,7 +85,7 @@ class DiscoveryService:
             for conversation in [*self._conversations]:
                 self._look_at(conversation, now)
 
-    def _look_at(self, conversation: Conversation, now: float) -> None:
+    def _look_at(self, conversation: StreamHandler, now: float) -> None:
         writing, waiting = conversation.writing_since, conversation.stream.waiting_since
         if writing is not None and now - writing > self._limits.write_timeout_s:
             conversation.end("DEADLINE_EXCEEDED", "the client does not read its responses")
@@ -119,8 +119,8 @@ class DiscoveryService:
         box = self._publisher.open(identity)
         if box is None:
             return Close("PERMISSION_DENIED", "no such proxy: it was deregistered; enrol it anew")
-        stream = Stream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
-        conversation = Conversation(stream, box, context, self._publisher, self._recorder, self._poke)
+        stream = XdsStream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
+        conversation = StreamHandler(stream, box, context, self._publisher, self._recorder, self._poke)
         retiring = self._retire_later(conversation)
         self._conversations.add(conversation)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
@@ -139,7 +139,7 @@ class DiscoveryService:
             self._admission.punish(identity.proxy_id, time.monotonic())
         return ending
 
-    def _retire_later(self, conversation: Conversation) -> asyncio.TimerHandle | None:
+    def _retire_later(self, conversation: StreamHandler) -> asyncio.TimerHandle | None:
         if self._limits.connection_age_s <= 0:
             return None
         loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 
-from model.authority import Authority, issue_server
+from model.authority import CertificateAuthority, issue_server
 from model.world import Rejection, ResourceKey
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet
@@ -46,7 +46,7 @@ _NO_CLUSTERS_ASKED_FOR: Final = b"\x3a\x00"
 log = structlog.get_logger()
 
 
-class Checker:
+class EnvoyValidator:
     """Has Envoy look at the listeners, routes and clusters of change-sets; `run` is its task.
 
     `refuse` is called with what Envoy refused, `poke` when something was looked at. An Envoy that cannot be run refuses
@@ -56,7 +56,7 @@ class Checker:
     def __init__(
         self,
         envoy: Path,
-        authority: Authority,
+        authority: CertificateAuthority,
         refuse: Callable[[Sequence[Rejection]], None],
         poke: Callable[[], None],
     ) -> None:
@@ -206,7 +206,7 @@ def _surroundings() -> tuple[bytes, bytes, bytes]:
     return encode(node), encode(ads), encode(Cluster(name="exitplane-check"))
 
 
-def write_secrets(folder: Path, authority: Authority) -> None:
+def write_secrets(folder: Path, authority: CertificateAuthority) -> None:
     """Secrets of the usual form where proxies have theirs (docs/decisions/0002-secrets-by-relative-path.md)."""
     pair = issue_server(authority, datetime.now(UTC))
     chain, key = {"inline_string": pair.certificate_pem}, {"inline_string": pair.key_pem}

@@ -16,26 +16,26 @@ import structlog
 
 from model.identity import Identity
 from model.world import Change, Kind, Rejection, ResourceKey, World
-from xds.protocol.stream import Stream
+from xds.protocol.stream import XdsStream
 from xds.snapshot.resource import Resource
-from xds.snapshot.rollout import ChangeSet, Differences, Rollout, advance, build, compare
-from xds.snapshot.snapshot import Snapshot, View
+from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
+from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class Mailbox:
+class PendingUpdate:
     """What a stream has not seen yet: the newest view, and which names may differ in it (None: any)."""
 
     identity: Identity
-    view: View
+    view: ProxyView
     keys: tuple[str, ...]
     changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
     revoked: bool = False
     """The proxy is no more: its stream must end."""
-    stream: Stream | None = None
+    stream: XdsStream | None = None
     """Once it converses."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -53,7 +53,7 @@ class Mailbox:
         """Whether something of a type may have changed that the stream does not know of yet."""
         return self.changed is None or type_url in self.changed
 
-    def take(self) -> tuple[View, Mapping[str, frozenset[str]] | None]:
+    def take(self) -> tuple[ProxyView, Mapping[str, frozenset[str]] | None]:
         """Empty the box."""
         changed, self.changed = self.changed, {}
         self.event.clear()
@@ -86,8 +86,8 @@ class Publisher:
         """Versions that a proxy rejected here, and that the World does not know of yet."""
         self._new: set[str] = set()
         """The keys of the rollouts that were begun since somebody asked."""
-        self._boxes: dict[str, set[Mailbox]] = defaultdict(set)
-        self._of_proxy: dict[UUID, set[Mailbox]] = defaultdict(set)
+        self._boxes: dict[str, set[PendingUpdate]] = defaultdict(set)
+        self._of_proxy: dict[UUID, set[PendingUpdate]] = defaultdict(set)
 
     @property
     def streams(self) -> int:
@@ -100,7 +100,7 @@ class Publisher:
 
     # -- streams
 
-    def open(self, identity: Identity) -> Mailbox | None:
+    def open(self, identity: Identity) -> PendingUpdate | None:
         """A mailbox for a stream; None when the World knows no such proxy, or none in that fleet and role."""
         assert self.world is not None
         scopes = self._scopes(identity, self.world)
@@ -108,15 +108,15 @@ class Publisher:
             return None
         self._ensure(scopes, self.world)
         keys = tuple(scope.key for scope in scopes)
-        box = Mailbox(identity, self._view(identity, keys), keys)
+        box = PendingUpdate(identity, self._view(identity, keys), keys)
         self._enter(box)
         return box
 
-    def close(self, box: Mailbox) -> None:
+    def close(self, box: PendingUpdate) -> None:
         """The stream has ended."""
         self._leave(box)
 
-    def connected(self, proxy_id: UUID) -> Iterable[Mailbox]:
+    def connected(self, proxy_id: UUID) -> Iterable[PendingUpdate]:
         """The mailboxes of a proxy's streams."""
         return self._of_proxy.get(proxy_id, ())
 
@@ -163,11 +163,11 @@ class Publisher:
         """The rollouts with change-sets, by the key of their scope."""
         return {key: self._rollouts[key] for key in self._unsettled}
 
-    def is_rolling_out(self, box: Mailbox) -> bool:
+    def is_rolling_out(self, box: PendingUpdate) -> bool:
         """Whether what a client answers may bring a rollout further."""
         return not self._unsettled.isdisjoint(box.keys)
 
-    def is_kept_from(self, box: Mailbox, type_url: str) -> bool:
+    def is_kept_from(self, box: PendingUpdate, type_url: str) -> bool:
         """Whether a client is not given all that it should have of a type."""
         for key in box.keys:
             if key in self._unsettled:
@@ -177,11 +177,11 @@ class Publisher:
                     return True
         return False
 
-    def wanted(self, box: Mailbox) -> View:
+    def wanted(self, box: PendingUpdate) -> ProxyView:
         """What a client should hold, whatever it is given in its place."""
-        return View([self._rollouts[key].wanted for key in box.keys])
+        return ProxyView([self._rollouts[key].wanted for key in box.keys])
 
-    def why_withheld(self, box: Mailbox, each: ResourceId) -> str:
+    def why_withheld(self, box: PendingUpdate, each: ResourceId) -> str:
         """Why a client is given something else than what is wanted."""
         for key in box.keys:
             for change_set in self._rollouts[key].change_sets:
@@ -254,7 +254,7 @@ class Publisher:
             some = some or bool(told)
         return some
 
-    def _stands(self, box: Mailbox, key: str, each: ResourceId, resource: Resource | None) -> bool | None:
+    def _stands(self, box: PendingUpdate, key: str, each: ResourceId, resource: Resource | None) -> bool | None:
         for over in box.keys[box.keys.index(key) + 1 :]:
             if self._given(over, box.identity.proxy_id).get(each) is not None:
                 return None  # the overlay has its own, so that this one is not used
@@ -262,7 +262,7 @@ class Publisher:
 
     # -- inside
 
-    def _replace(self, key: str, rollout: Rollout, differences: Differences) -> None:
+    def _replace(self, key: str, rollout: Rollout, differences: RolloutDiff) -> None:
         self._rollouts[key] = rollout
         if rollout.change_sets:
             self._unsettled.add(key)
@@ -274,7 +274,7 @@ class Publisher:
             return
         canaries = self._canaries.get(key, frozenset())
         wanted = {each.type_url for each in differences.wanted}
-        views: dict[tuple[str, ...], View] = {}
+        views: dict[tuple[str, ...], ProxyView] = {}
         trial, settled = _by_type(differences.trial), _by_type(differences.settled)
         for box in self._boxes.get(key, ()):
             is_canary = box.identity.proxy_id in canaries
@@ -289,7 +289,7 @@ class Publisher:
                 box.view = views.get(box.keys) or views.setdefault(box.keys, self._view(box.identity, box.keys))
             box.merge(differing)
 
-    def _rescope(self, box: Mailbox, world: World) -> None:
+    def _rescope(self, box: PendingUpdate, world: World) -> None:
         """A proxy was changed: it may belong elsewhere now, or nowhere."""
         scopes = self._scopes(box.identity, world)
         keys, before = tuple(scope.key for scope in scopes), box.keys
@@ -328,21 +328,21 @@ class Publisher:
         rollout = self._rollouts[key]
         return rollout.trial if proxy_id in self._canaries.get(key, ()) else rollout.settled
 
-    def _view(self, identity: Identity, keys: Iterable[str]) -> View:
-        return View([self._given(key, identity.proxy_id) for key in keys])
+    def _view(self, identity: Identity, keys: Iterable[str]) -> ProxyView:
+        return ProxyView([self._given(key, identity.proxy_id) for key in keys])
 
-    def _enter(self, box: Mailbox) -> None:
+    def _enter(self, box: PendingUpdate) -> None:
         self._of_proxy[box.identity.proxy_id].add(box)
         for key in box.keys:
             self._boxes[key].add(box)
         if not self._unsettled.isdisjoint(box.keys):
             self._on_rollout()
 
-    def _leave(self, box: Mailbox) -> None:
+    def _leave(self, box: PendingUpdate) -> None:
         _discard(self._of_proxy, box.identity.proxy_id, box)
         self._leave_scopes(box, box.keys)
 
-    def _leave_scopes(self, box: Mailbox, keys: Iterable[str]) -> None:
+    def _leave_scopes(self, box: PendingUpdate, keys: Iterable[str]) -> None:
         for key in keys:
             if box.identity.proxy_id in self._canaries.get(key, ()):
                 self._on_rollout()  # somebody else has to try what this one was given
@@ -360,7 +360,7 @@ def _by_type(differing: Iterable[ResourceId]) -> Mapping[str, frozenset[str]]:
     return {type_url: frozenset(names) for type_url, names in found.items()}
 
 
-def _discard(table: dict[Any, set[Mailbox]], key: UUID | str, box: Mailbox) -> bool:
+def _discard(table: dict[Any, set[PendingUpdate]], key: UUID | str, box: PendingUpdate) -> bool:
     """Remove a box; says whether it was the last under its key."""
     boxes = table.get(key, set())
     boxes.discard(box)

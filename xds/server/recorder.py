@@ -14,13 +14,13 @@ import structlog
 from model.database import Database, DatabaseUnreachable
 from model.identity import Identity
 from model.repositories import rollout, sync
-from model.repositories.sync import Standing
+from model.repositories.sync import TypeSync
 from model.unit_of_work import write
 from model.world import Rejection, ResourceKey
 from xds.protocol.stream import Answered
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
-from xds.snapshot.snapshot import View
+from xds.snapshot.snapshot import ProxyView
 
 _FLUSH_S: Final = 0.25
 _BEAT_EVERY_S: Final = 2.0
@@ -30,7 +30,7 @@ _MOST_REJECTIONS: Final = 10_000
 log = structlog.get_logger()
 
 
-class Recorder:
+class AckRecorder:
     """Collects where proxies stand and stores it; `run` is its task.
 
     `revision` gives the newest revision that all streams were told of, or None before the first.
@@ -43,14 +43,14 @@ class Recorder:
         self._replica = replica
         self._revision = revision
         self._clock = clock
-        self._standings: dict[UUID, dict[str, Standing]] = {}
-        self._changed: dict[tuple[UUID, str], Standing] = {}
+        self._standings: dict[UUID, dict[str, TypeSync]] = {}
+        self._changed: dict[tuple[UUID, str], TypeSync] = {}
         self._rejections: dict[tuple[ResourceKey, str], Rejection] = {}
         self._event = asyncio.Event()
 
     # -- what streams say
 
-    def standings(self, proxy_id: UUID) -> Mapping[str, Standing]:
+    def standings(self, proxy_id: UUID) -> Mapping[str, TypeSync]:
         """Where a proxy with a stream stands, by type URL."""
         return self._standings.get(proxy_id, {})
 
@@ -72,12 +72,12 @@ class Recorder:
         standing.sent_revision, standing.sent_at = revision, self._clock()
         self._note(standing)
 
-    def settled(self, standing: Standing) -> None:
+    def settled(self, standing: TypeSync) -> None:
         """The proxy holds all that it should of a type."""
         standing.accepted_revision, standing.accepted_at = standing.wanted_revision, self._clock()
         self._note(standing)
 
-    def answered(self, identity: Identity, view: View, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
+    def answered(self, identity: Identity, view: ProxyView, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
         """A response was accepted or rejected; gives the rejections of versions that nobody else is to be sent.
 
         One who is `kept` from what is wanted has not accepted that, whatever it was given in its place.
@@ -114,14 +114,14 @@ class Recorder:
             standing.connected = False
             self._note(standing)
 
-    def _standing(self, proxy_id: UUID, type_url: str) -> Standing:
+    def _standing(self, proxy_id: UUID, type_url: str) -> TypeSync:
         of_proxy = self._standings.setdefault(proxy_id, {})
         standing = of_proxy.get(type_url)
         if standing is None:
-            standing = of_proxy[type_url] = Standing(proxy_id, type_url)
+            standing = of_proxy[type_url] = TypeSync(proxy_id, type_url)
         return standing
 
-    def _note(self, standing: Standing) -> None:
+    def _note(self, standing: TypeSync) -> None:
         self._changed[standing.proxy_id, standing.type_url] = standing
         self._event.set()
 
@@ -164,7 +164,7 @@ class Recorder:
                 self._changed = {**changed, **self._changed}
                 self._rejections = {**rejections, **self._rejections}
 
-    async def _store(self, changed: Iterable[Standing], rejections: Iterable[Rejection], revision: int | None) -> None:
+    async def _store(self, changed: Iterable[TypeSync], rejections: Iterable[Rejection], revision: int | None) -> None:
         rejections = tuple(rejections)
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
@@ -186,7 +186,7 @@ class Recorder:
             return  # the others find out by themselves
 
 
-def _rejections(identity: Identity, view: View, answered: Answered) -> Sequence[Rejection]:
+def _rejections(identity: Identity, view: ProxyView, answered: Answered) -> Sequence[Rejection]:
     if answered.error is None or answered.type_url not in ROLLED_OUT:
         return ()
     keyed = [(_key(view, answered.given[name]), answered.given[name]) for name in sorted(answered.at_fault)]
@@ -202,6 +202,6 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
-def _key(view: View, resource: Resource) -> ResourceKey | None:
+def _key(view: ProxyView, resource: Resource) -> ResourceKey | None:
     scope = view.scope_of(resource)
     return ResourceKey(scope, resource.type_url, resource.name) if scope else None

@@ -18,9 +18,9 @@ from model.database import Database, DatabaseUnreachable
 from model.repositories import rollout as stored
 from model.unit_of_work import write
 from model.world import ResourceKey
-from xds.server.envoy_validator import Checker
+from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
-from xds.snapshot.rollout import ChangeSet, Rollout, Verdict
+from xds.snapshot.rollout import Audience, ChangeSet, Rollout
 
 _RETRY_S: Final = 0.5
 _LOOK_EVERY_S: Final = 2.0
@@ -45,7 +45,7 @@ class CanaryPolicy:
         return self.share < 1
 
 
-class Releaser:
+class RolloutController:
     """Looks after the rollouts of one replica; `run` is its task, `poke` says that there may be something to do."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Releaser:
         replica: UUID,
         policy: CanaryPolicy,
         clock: Callable[[], datetime],
-        checker: Checker | None = None,
+        checker: EnvoyValidator | None = None,
     ) -> None:
         self._publisher = publisher
         self._checker = checker
@@ -108,15 +108,15 @@ class Releaser:
         self._forget({(key, each.key) for key, rollout in rollouts.items() for each in rollout.change_sets})
         self._soaked_at = math.inf
         await self._give_up_who_left()
-        due: list[stored.Release] = []
+        due: list[stored.AcceptedChangeSet] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
-                if change_set.verdict is Verdict.NOBODY:
+                if change_set.verdict is Audience.NOBODY:
                     continue
                 # asked for at once, so that it looks while canaries try
                 passed = self._checker is None or self._checker.passed(key, change_set)
                 canaries: frozenset[UUID] = frozenset()
-                if change_set.verdict is Verdict.CANARIES:
+                if change_set.verdict is Audience.CANARIES:
                     canaries = await self._try(key, change_set)
                 if passed and (canaries or self._everybody_may(key, change_set)):
                     due.append(self._release_of(key, change_set, canaries, revision))
@@ -149,7 +149,7 @@ class Releaser:
 
     def _everybody_may(self, group: str, change_set: ChangeSet) -> bool:
         """Whether a change-set is for everybody, and somebody has it already."""
-        proxies = self._publisher.proxies_of(group) if change_set.verdict is Verdict.EVERYBODY else ()
+        proxies = self._publisher.proxies_of(group) if change_set.verdict is Audience.EVERYBODY else ()
         return any(self._publisher.stands(group, proxy, change_set) for proxy in proxies)
 
     async def _try(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
@@ -204,15 +204,15 @@ class Releaser:
 
     def _release_of(
         self, group: str, change_set: ChangeSet, canaries: frozenset[UUID], revision: int
-    ) -> stored.Release:
+    ) -> stored.AcceptedChangeSet:
         wanted = {
             ResourceKey(group, each.type_url, each.name): (resource.version, resource.body) if resource else None
             for each, resource in change_set.wanted.items()
         }
         approved_fleet = self._publisher.fleet_of(group) if change_set.shrinks else None
-        return stored.Release(group, change_set.key, wanted, canaries, revision, approved_fleet)
+        return stored.AcceptedChangeSet(group, change_set.key, wanted, canaries, revision, approved_fleet)
 
-    async def _release(self, due: Sequence[stored.Release]) -> None:
+    async def _release(self, due: Sequence[stored.AcceptedChangeSet]) -> None:
         for start in range(0, len(due), _AT_ONCE):
             async with write(self._database) as unit:
                 released = await stored.release(unit, due[start : start + _AT_ONCE], self._clock())
@@ -222,13 +222,13 @@ class Releaser:
     async def _show(self, rollouts: dict[str, Rollout]) -> None:
         """Write down what is under way and why, where the API finds it; only when that changed."""
         shown = {
-            key: stored.Standing(
+            key: stored.GroupRollout(
                 group=key,
                 fleet_id=fleet_id,
                 change_sets=tuple(self._describe(key, each) for each in rollout.change_sets),
             )
             for key, rollout in rollouts.items()
-            if any(each.verdict is not Verdict.EVERYBODY for each in rollout.change_sets)
+            if any(each.verdict is not Audience.EVERYBODY for each in rollout.change_sets)
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
         changed = [standing for key, standing in shown.items() if self._shown.get(key) != standing]
@@ -240,9 +240,9 @@ class Releaser:
         self._shown = dict(shown)
         self._unchecked.clear()
 
-    def _describe(self, group: str, change_set: ChangeSet) -> stored.Tried:
-        canaries = self._publisher.canaries_of(group) if change_set.verdict is Verdict.CANARIES else ()
-        return stored.Tried(
+    def _describe(self, group: str, change_set: ChangeSet) -> stored.TriedChangeSet:
+        canaries = self._publisher.canaries_of(group) if change_set.verdict is Audience.CANARIES else ()
+        return stored.TriedChangeSet(
             change_set=change_set.key,
             given_to=change_set.verdict,
             reason=change_set.reason,

@@ -13,18 +13,18 @@ from uuid import uuid4
 
 import grpc
 
-from model.authority import Authority, issue_server
+from model.authority import CertificateAuthority, issue_server
 from model.database import Database
 from model.errors import ExitplaneError
-from model.unit_of_work import Feed
+from model.unit_of_work import ChangeFeed
 from model.world import Rejection
-from xds.server.admission import MAX_REQUEST_BYTES, Age, Limits
-from xds.server.config_dump import Inspector
+from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
+from xds.server.config_dump import ConfigDumpResponder
 from xds.server.discovery_service import DiscoveryService
-from xds.server.envoy_validator import Checker
+from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
-from xds.server.recorder import Recorder
-from xds.server.rollout_controller import CanaryPolicy, Releaser
+from xds.server.recorder import AckRecorder
+from xds.server.rollout_controller import CanaryPolicy, RolloutController
 from xds.server.world_watcher import Debounce, follow
 
 SHUTDOWN_S: Final = 3.0
@@ -46,7 +46,7 @@ _OPTIONS: Final = (
 )
 
 
-class PortInUse(ExitplaneError):
+class XdsPortInUse(ExitplaneError):
     code = "port_in_use"
 
 
@@ -66,7 +66,7 @@ class XdsServer:
 @asynccontextmanager
 async def run_server(
     database: Database,
-    authority: Authority,
+    authority: CertificateAuthority,
     addresses: Sequence[str],
     *,
     limits: Limits = _LIMITS,
@@ -84,18 +84,18 @@ async def run_server(
         publisher.refuse(rejections)
         recorder.refused(rejections)
 
-    replica, feed = uuid4(), Feed(database)
+    replica, feed = uuid4(), ChangeFeed(database)
     publisher = Publisher(
         canaries=canary.wanted,
         on_rollout=lambda: releaser.poke(),  # noqa: PLW0108 - made below
         on_wanted=lambda *wanted: recorder.wanted(*wanted),  # noqa: PLW0108 - likewise
     )
-    recorder = Recorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
-    checker = Checker(envoy, authority, refuse, lambda: releaser.poke()) if envoy else None  # noqa: PLW0108 - likewise
-    releaser = Releaser(publisher, database, replica, canary, clock, checker)
-    inspector = Inspector(database, publisher, recorder)
+    recorder = AckRecorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
+    checker = EnvoyValidator(envoy, authority, refuse, lambda: releaser.poke()) if envoy else None  # noqa: PLW0108 - likewise
+    releaser = RolloutController(publisher, database, replica, canary, clock, checker)
+    inspector = ConfigDumpResponder(database, publisher, recorder)
     service = DiscoveryService(publisher, recorder, limits, releaser.poke)
-    server = grpc.aio.server(options=[*_OPTIONS, *Age(limits.connection_age_s).options])
+    server = grpc.aio.server(options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
     async with asyncio.TaskGroup() as tasks:
@@ -119,7 +119,7 @@ async def run_server(
                 task.cancel()
 
 
-def _bind(server: grpc.aio.Server, address: str, authority: Authority, now: datetime) -> int:
+def _bind(server: grpc.aio.Server, address: str, authority: CertificateAuthority, now: datetime) -> int:
     pair = issue_server(authority, now)
     credentials = grpc.ssl_server_credentials(
         [(pair.key_pem.encode(), pair.certificate_pem.encode())],
@@ -129,6 +129,6 @@ def _bind(server: grpc.aio.Server, address: str, authority: Authority, now: date
     try:
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise PortInUse(
-            f"xDS cannot listen on {address}", mend="end what uses the port, or set EXITPLANE_XDS_LISTEN"
+        raise XdsPortInUse(
+            f"xDS cannot listen on {address}", hint="end what uses the port, or set EXITPLANE_XDS_LISTEN"
         ) from error

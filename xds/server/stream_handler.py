@@ -12,9 +12,9 @@ from uuid import UUID
 import grpc
 import structlog
 
-from xds.protocol.stream import Action, Answered, Close, Send, Stream
-from xds.server.publisher import Mailbox, Publisher
-from xds.server.recorder import Recorder
+from xds.protocol.stream import Action, Answered, Close, Send, XdsStream
+from xds.server.publisher import PendingUpdate, Publisher
+from xds.server.recorder import AckRecorder
 
 Context: TypeAlias = Any
 """grpc.aio.ServicerContext; grpcio ships no types."""
@@ -23,14 +23,20 @@ Poke: TypeAlias = Callable[[], None]
 log = structlog.get_logger()
 
 
-class Conversation:
+class StreamHandler:
     """Drives one stream: a reader in the handler's own task, and a second task that sends what is published.
 
     `writing_since` is when the write began that is under way (monotonic seconds), None when there is none.
     """
 
     def __init__(
-        self, stream: Stream, box: Mailbox, context: Context, publisher: Publisher, recorder: Recorder, poke: Poke
+        self,
+        stream: XdsStream,
+        box: PendingUpdate,
+        context: Context,
+        publisher: Publisher,
+        recorder: AckRecorder,
+        poke: Poke,
     ) -> None:
         self.stream = stream
         self.box = box

@@ -9,7 +9,7 @@ import structlog
 
 from model.database import Database, DatabaseUnreachable
 from model.repositories import worlds
-from model.unit_of_work import Feed
+from model.unit_of_work import ChangeFeed
 from xds.server.publisher import Publisher
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ class Debounce:
     floor_s: float = 0.02
     ceiling_s: float = 0.5
 
-    async def settle(self, feed: Feed, published_at: float) -> None:
+    async def settle(self, feed: ChangeFeed, published_at: float) -> None:
         """Return when what the feed hinted at should be published; `published_at` is the end of the last time."""
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -38,7 +38,7 @@ class Debounce:
                 return
 
 
-async def follow(database: Database, feed: Feed, publisher: Publisher, debounce: Debounce) -> None:
+async def follow(database: Database, feed: ChangeFeed, publisher: Publisher, debounce: Debounce) -> None:
     """Load the World, then keep the publisher at the newest revision, until cancelled."""
     reachable = True
     while True:

@@ -38,7 +38,7 @@ _BY_LISTENERS: Final = frozenset({EXTENSION, ROUTE})
 """Types that a client asks for by the names that its listeners have."""
 
 
-class Verdict(StrEnum):
+class Audience(StrEnum):
     """Who is given a change-set."""
 
     EVERYBODY = "everybody"
@@ -52,7 +52,7 @@ class ChangeSet:
     """Resources that change together: what is wanted of each, None for those that are to go."""
 
     wanted: Mapping[ResourceId, Resource | None]
-    verdict: Verdict
+    verdict: Audience
     reason: str = ""
     """Why nobody is given it."""
     shrinks: bool = False
@@ -81,7 +81,7 @@ class Rollout:
     @property
     def tried(self) -> frozenset[ResourceId]:
         """In what canaries may differ from the others."""
-        sets = (each.wanted.keys() for each in self.change_sets if each.verdict is Verdict.CANARIES)
+        sets = (each.wanted.keys() for each in self.change_sets if each.verdict is Audience.CANARIES)
         return frozenset().union(*sets)
 
     def is_used(self, each: ResourceId) -> bool:
@@ -96,7 +96,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Differences:
+class RolloutDiff:
     """Which resources differ between two states of a rollout, for everybody and for canaries."""
 
     settled: frozenset[ResourceId]
@@ -121,7 +121,7 @@ def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
 
 def advance(
     rollout: Rollout, old: World, new: World, changes: Iterable[Change], *, canaries: bool = True
-) -> tuple[Rollout, Differences]:
+) -> tuple[Rollout, RolloutDiff]:
     """The rollout at `new`, and what differs; the cost is that of `changes` and of what is pending."""
     changes = tuple(changes)
     scope = rollout.wanted.scope
@@ -131,16 +131,16 @@ def advance(
     looked_at = touched.union(*(each.wanted.keys() for each in rollout.change_sets))
     pending = {each for each in looked_at if each.type_url in ROLLED_OUT and _differs(wanted, new, each)}
     newer = _plan(wanted, new, pending, canaries=canaries)
-    return newer, Differences(
+    return newer, RolloutDiff(
         _differing(rollout.settled, newer.settled, looked_at),
         _differing(rollout.trial, newer.trial, looked_at),
         differing,
     )
 
 
-def compare(old: Rollout, new: Rollout) -> Differences:
+def compare(old: Rollout, new: Rollout) -> RolloutDiff:
     """What differs between two rollouts of a scope, by comparing all of it."""
-    return Differences(
+    return RolloutDiff(
         snapshots.differences(old.settled, new.settled),
         snapshots.differences(old.trial, new.trial),
         snapshots.differences(old.wanted, new.wanted),
@@ -157,8 +157,8 @@ def _plan(wanted: Snapshot, world: World, pending: set[ResourceId], *, canaries:
         for each in _closed(wanted, world, pending)
     ]
     change_sets = tuple(_at_once(judged) if fresh else _no_silent_shrink(wanted, world, judged))
-    held = [each for each in change_sets if each.verdict is Verdict.NOBODY]
-    tried = [each for each in change_sets if each.verdict is Verdict.CANARIES]
+    held = [each for each in change_sets if each.verdict is Audience.NOBODY]
+    tried = [each for each in change_sets if each.verdict is Audience.CANARIES]
     trial = _fall_back(wanted, world, held)
     return Rollout(wanted, change_sets, _fall_back(trial, world, tried) if tried else trial, trial)
 
@@ -216,18 +216,18 @@ def _judge(
     for each, resource in together.items():
         if resource is None:
             if each in still_named:
-                return ChangeSet(together, Verdict.NOBODY, _dangling(still_named[each], each.name))
+                return ChangeSet(together, Audience.NOBODY, _dangling(still_named[each], each.name))
             continue
         rejection = world.rejections.get((_key(wanted.scope, each), resource.version))
         if rejection is not None:
-            return ChangeSet(together, Verdict.NOBODY, f"{each.name} was rejected: {rejection.detail}")
+            return ChangeSet(together, Audience.NOBODY, f"{each.name} was rejected: {rejection.detail}")
         named = references(resource.type_url, resource.name, resource.body) if wanted.scope.shared else ()
         missing = [other.name for other in named if wanted.get(other) is None]
         if missing:  # all replicas name the same one
-            return ChangeSet(together, Verdict.NOBODY, _dangling(each.name, min(missing)))
+            return ChangeSet(together, Audience.NOBODY, _dangling(each.name, min(missing)))
     if fresh or not canaries or not wanted.scope.shared:
-        return ChangeSet(together, Verdict.EVERYBODY)
-    return ChangeSet(together, Verdict.CANARIES)
+        return ChangeSet(together, Audience.EVERYBODY)
+    return ChangeSet(together, Audience.CANARIES)
 
 
 def _dangling(name: str, missing: str) -> str:
@@ -247,14 +247,14 @@ def _no_silent_shrink(wanted: Snapshot, world: World, change_sets: Sequence[Chan
         removed = {id_.type_url for id_, resource in each.wanted.items() if resource is None} & shrunk
         if not removed:
             yield each
-        elif approved or each.verdict is Verdict.NOBODY:
+        elif approved or each.verdict is Audience.NOBODY:
             yield replace(each, shrinks=True)
         else:
             counts = ", ".join(
                 f"{left[each]} of {accepted[each]} {each.rpartition('.')[2]}s" for each in sorted(removed)
             )
             reason = f"it would leave {counts}: approve it, or put them back"
-            yield ChangeSet(each.wanted, Verdict.NOBODY, reason, shrinks=True)
+            yield ChangeSet(each.wanted, Audience.NOBODY, reason, shrinks=True)
 
 
 def _at_once(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
@@ -262,10 +262,10 @@ def _at_once(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
 
     A part of it, once accepted, would make the rest of it something to be tried, and taken back.
     """
-    free = [each for each in change_sets if each.verdict is Verdict.EVERYBODY]
-    yield from (each for each in change_sets if each.verdict is not Verdict.EVERYBODY)
+    free = [each for each in change_sets if each.verdict is Audience.EVERYBODY]
+    yield from (each for each in change_sets if each.verdict is not Audience.EVERYBODY)
     if free:
-        yield ChangeSet({id_: it for each in free for id_, it in each.wanted.items()}, Verdict.EVERYBODY)
+        yield ChangeSet({id_: it for each in free for id_, it in each.wanted.items()}, Audience.EVERYBODY)
 
 
 def _fall_back(wanted: Snapshot, world: World, change_sets: Iterable[ChangeSet]) -> Snapshot:

@@ -86,7 +86,7 @@ def _render(scope: Scope, world: World, resource_id: ResourceId) -> Resource | N
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ProxyView:
     """What one proxy is to hold: its group's snapshot and, over it, its overlay's."""
 
     snapshots: Sequence[Snapshot]

@@ -19,7 +19,7 @@ _LONGEST_HOST: Final = 255
 _LITERAL: Final = re.compile(r":|^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$")
 
 
-class Source(StrEnum):
+class IntentSource(StrEnum):
     """What says where a client wants to leave, the first one that says anything."""
 
     HEADERS = "headers"
@@ -30,7 +30,7 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RequestedLocation:
     """Where a source says that a client wants to leave: a pool's name, or a country with or without a city of it."""
 
     country: str | None = None
@@ -42,39 +42,45 @@ class Place:
         return any((self.country, self.city, self.pool))
 
 
-NOWHERE: Final = Place()
+NOWHERE: Final = RequestedLocation()
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ClientIntent:
     """Where a client wants to leave, and who it is, as routes match on it."""
 
-    source: Source = Source.NOTHING
-    place: Place = NOWHERE
+    source: IntentSource = IntentSource.NOTHING
+    place: RequestedLocation = NOWHERE
     session: str | None = None
     user: str | None = None
 
 
-def understand_wish(headers: Place, session: str | None, user_name: str, server_name: Place, listener: Place) -> Wish:
+def understand_wish(
+    headers: RequestedLocation,
+    session: str | None,
+    user_name: str,
+    server_name: RequestedLocation,
+    listener: RequestedLocation,
+) -> ClientIntent:
     """The wish of a client that sends these headers and this user name; the places are as they were written."""
     user, said = read_user(user_name)
     sources = {
-        Source.HEADERS: headers,
-        Source.USER_NAME: Place(said.get("country"), said.get("city"), said.get("pool")),
-        Source.SERVER_NAME: server_name,
-        Source.LISTENER: listener,
+        IntentSource.HEADERS: headers,
+        IntentSource.USER_NAME: RequestedLocation(said.get("country"), said.get("city"), said.get("pool")),
+        IntentSource.SERVER_NAME: server_name,
+        IntentSource.LISTENER: listener,
     }
     session = understood_name(session) or understood_name(said.get("session"))
     for source, written in sources.items():
         place = _understood(written)
         if place.said:
-            return Wish(source, place, session, understood_name(user))
-    return Wish(Source.NOTHING, NOWHERE, session, understood_name(user))
+            return ClientIntent(source, place, session, understood_name(user))
+    return ClientIntent(IntentSource.NOTHING, NOWHERE, session, understood_name(user))
 
 
-def _understood(written: Place) -> Place:
+def _understood(written: RequestedLocation) -> RequestedLocation:
     pool = understood_name(written.pool)
-    return Place(pool=pool) if pool else Place(_country(written.country), _city(written.city))
+    return RequestedLocation(pool=pool) if pool else RequestedLocation(_country(written.country), _city(written.city))
 
 
 def read_user(user_name: str) -> tuple[str | None, dict[str, str]]:
@@ -124,7 +130,7 @@ def _without(text: str, pattern: bytes, instead: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """What a request is for: `domain` is the host's labels reversed, and None for an address."""
 
     host: str
@@ -140,15 +146,15 @@ class Target:
             return None
 
 
-def understand_target(host: str, port: int) -> Target:
+def understand_target(host: str, port: int) -> RequestTarget:
     """The target of a request for a host and a port."""
     host = host.rstrip(".")
     if not host or len(host.encode()) > _LONGEST_HOST or ".." in f".{host}":
-        return Target(NOBODYS, port, None)
+        return RequestTarget(NOBODYS, port, None)
     host = _without(host, rb"[^A-Za-z0-9.\-_:]", b"?")
     if _LITERAL.search(host):
-        return Target(host, port, None)
-    return Target(host, port, reversed_domain(host))
+        return RequestTarget(host, port, None)
+    return RequestTarget(host, port, reversed_domain(host))
 
 
 def reversed_domain(name: str) -> str:

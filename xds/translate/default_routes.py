@@ -26,7 +26,7 @@ from xds.translate.route_actions import forward, lead_to, refuse
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedLocations:
     """What a fleet's pools serve. Of several that serve the same, the last by id is meant."""
 
     by_name: Mapping[str, Pool]
@@ -46,7 +46,7 @@ class Served:
         return frozenset((*self.countries, *self.cities))
 
 
-def what_is_served(pools: Iterable[Pool]) -> Served:
+def what_is_served(pools: Iterable[Pool]) -> ServedLocations:
     """What these pools serve."""
     by_name, countries, cities = dict[str, Pool](), dict[str, Pool](), dict[str, dict[str, Pool]]()
     for pool in sorted(pools, key=attrgetter("id.int")):  # UUIDs compare slowly
@@ -57,7 +57,7 @@ def what_is_served(pools: Iterable[Pool]) -> Served:
             cities.setdefault(pool.country, {})[pool.city] = pool
         else:
             countries[pool.country] = pool
-    return Served(by_name, countries, cities)
+    return ServedLocations(by_name, countries, cities)
 
 
 def refuse_city_alone() -> tuple[Predicate, OnMatch]:
@@ -65,7 +65,7 @@ def refuse_city_alone() -> tuple[Predicate, OnMatch]:
     return all_of([is_there(names.WISHED_CITY), unless(is_there(names.WISHED_COUNTRY))]), refuse(CITY_ALONE)
 
 
-def default_way(served: Served) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:
+def default_way(served: ServedLocations) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:
     """Where wishes lead for a pool, and for a city; and all others: those for a country, and none."""
     ways = {
         id(pool): lead_to(pool) for pool in served.by_name.values()

@@ -14,60 +14,62 @@ _LONGEST_BYTES: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class DirectResponse:
     """A status and a text."""
 
     status: int
     text: str
 
 
-def no_country_served(served: Iterable[str]) -> Refusal:
-    return Refusal(404, f"exitplane: no pool serves the country asked for; served are: {_listed(served)}\n")
+def no_country_served(served: Iterable[str]) -> DirectResponse:
+    return DirectResponse(404, f"exitplane: no pool serves the country asked for; served are: {_listed(served)}\n")
 
 
-def nothing_asked(served: Iterable[str]) -> Refusal:
-    return Refusal(
+def nothing_asked(served: Iterable[str]) -> DirectResponse:
+    return DirectResponse(
         400,
         "exitplane: no country was asked for; say it in the user name (NAME-country-de) "
         f"or in the header {names.COUNTRY_HEADER}; served are: {_listed(served)}\n",
     )
 
 
-def no_such_pool(served: Iterable[str]) -> Refusal:
-    return Refusal(404, f"exitplane: there is no pool of the name asked for; there are: {_listed(served)}\n")
+def no_such_pool(served: Iterable[str]) -> DirectResponse:
+    return DirectResponse(404, f"exitplane: there is no pool of the name asked for; there are: {_listed(served)}\n")
 
 
-def no_city_served(served: Iterable[str], country: str) -> Refusal:
+def no_city_served(served: Iterable[str], country: str) -> DirectResponse:
     """Of a country of which some city is served."""
-    return Refusal(404, f"exitplane: no pool serves the city asked for; served in {country} are: {_listed(served)}\n")
+    return DirectResponse(
+        404, f"exitplane: no pool serves the city asked for; served in {country} are: {_listed(served)}\n"
+    )
 
 
-def no_city_of_country(served: Iterable[str]) -> Refusal:
+def no_city_of_country(served: Iterable[str]) -> DirectResponse:
     """Of a country of which no city is served; `served` are countries of which some is."""
-    return Refusal(
+    return DirectResponse(
         404,
         "exitplane: no pool serves a city of the country asked for; "
         f"cities are served in: {_listed(served, nothing='no country')}\n",
     )
 
 
-CITY_ALONE: Final = Refusal(
+CITY_ALONE: Final = DirectResponse(
     400,
     "exitplane: a city was asked for without its country; say both in the user name (NAME-country-de-city-berlin) "
     f"or in the headers {names.COUNTRY_HEADER} and {names.CITY_HEADER}\n",
 )
 
 
-def pools_are_gone(route: str) -> Refusal:
-    return Refusal(503, f"exitplane: the pools that route {route} leads to are gone\n")
+def pools_are_gone(route: str) -> DirectResponse:
+    return DirectResponse(503, f"exitplane: the pools that route {route} leads to are gone\n")
 
 
-def denied(status: int, text: str) -> Refusal:
+def denied(status: int, text: str) -> DirectResponse:
     """In an operator's own words."""
-    return Refusal(status, text.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
+    return DirectResponse(status, text.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
 
 
-NOT_LOOKED_UP_AGAIN: Final = Refusal(503, "exitplane: the gateway did not look the wish up again\n")
+NOT_LOOKED_UP_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
 """Where a route allowed a wish and the filter that knows of it failed."""
 
 

@@ -29,26 +29,26 @@ from model.world import (
 from xds.translate import direct_responses
 from xds.translate.client_intent import (
     NOWHERE,
-    Place,
-    Target,
-    Wish,
+    ClientIntent,
+    RequestedLocation,
+    RequestTarget,
     understand_target,
     understand_wish,
     understood_name,
 )
-from xds.translate.default_routes import Served, what_is_served
+from xds.translate.default_routes import ServedLocations, what_is_served
 from xds.translate.destinations import Destination, destinations
-from xds.translate.direct_responses import Refusal
+from xds.translate.direct_responses import DirectResponse
 from xds.translate.endpoints import distance, is_offered
 from xds.translate.fleet_index import pools_of, routes_of
 from xds.translate.gateway_routes import in_order
-from xds.translate.match_failures import Because
+from xds.translate.match_failures import MatchFailure
 
 _DAY: Final = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ExplainRequest:
     """What a client asks a gateway of a fleet for, and when.
 
     `listener_id` None is the fleet's first one. `wish` and `session` are what the client's headers say, `user_name` what it
@@ -61,22 +61,22 @@ class Request:
     listener_id: UUID | None = None
     server_name: str = ""
     user_name: str = ""
-    wish: Place = NOWHERE
+    wish: RequestedLocation = NOWHERE
     session: str | None = None
     day: int = 0
     minute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TriedRoute:
     """A route that was looked at, and the first of its conditions that did not hold; None for the one that decided."""
 
     route: Route
-    failed: Because | None
+    failed: MatchFailure | None
 
 
 @dataclass(frozen=True, slots=True)
-class ExitSeen:
+class ExplainedExit:
     """An exit of a pool, and why it would serve nobody (empty: it would).
 
     Of those that would, the ones with the lowest `distance` are used first: 0 is the gateway's zone, 1 its region, 2 elsewhere;
@@ -89,19 +89,19 @@ class ExitSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSeen:
+class ExplainedPool:
     """A pool and its exits, in the order in which a gateway prefers them."""
 
     pool: Pool
-    exits: tuple[ExitSeen, ...]
+    exits: tuple[ExplainedExit, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class RequestPath:
     """One of the ways that a request may go, with its share: pools in order, each when those before it have no exit."""
 
     weight: int
-    pools: tuple[PoolSeen, ...]
+    pools: tuple[ExplainedPool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +109,19 @@ class Explanation:
     """What a gateway makes of a request: where it goes, or why it is refused."""
 
     listener: Listener
-    wish: Wish
+    wish: ClientIntent
     group: str | None
-    target: Target
-    tried: tuple[Tried, ...]
+    target: RequestTarget
+    tried: tuple[TriedRoute, ...]
     """The routes that were looked at, in order; the last one decided if it failed in nothing."""
-    ways: tuple[Way, ...]
-    refusal: Refusal | None
+    ways: tuple[RequestPath, ...]
+    refusal: DirectResponse | None
     """Of a request that goes nowhere. One that goes somewhere is answered with 503 if none of the exits there would serve."""
 
 
-def explain(world: World, fleet_id: UUID, request: Request, seen_from: Locality | None = None) -> Explanation | None:
+def explain(
+    world: World, fleet_id: UUID, request: ExplainRequest, seen_from: Locality | None = None
+) -> Explanation | None:
     """What the gateways of a fleet make of a request, as one that stands at `seen_from` does it.
 
     None if the fleet has no such listener.
@@ -130,14 +132,15 @@ def explain(world: World, fleet_id: UUID, request: Request, seen_from: Locality 
     wish = _wish(world, listener, request)
     group = _group(world, fleet_id, wish.user)
     target = understand_target(request.target_host, request.target_port)
-    tried: list[Tried] = []
+    tried: list[TriedRoute] = []
     decided = _decide(world, fleet_id, wish, group, target, request, tried)
-    ways: tuple[Way, ...] = ()
-    if not isinstance(decided, Refusal):
+    ways: tuple[RequestPath, ...] = ()
+    if not isinstance(decided, DirectResponse):
         ways = tuple(
-            Way(each.weight, tuple(_pool_seen(world, pool, seen_from) for pool in each.pools)) for each in decided
+            RequestPath(each.weight, tuple(_pool_seen(world, pool, seen_from) for pool in each.pools))
+            for each in decided
         )
-    refusal = decided if isinstance(decided, Refusal) else None
+    refusal = decided if isinstance(decided, DirectResponse) else None
     return Explanation(listener, wish, group, target, tuple(tried), ways, refusal)
 
 
@@ -148,12 +151,18 @@ def _listener(world: World, fleet_id: UUID, listener_id: UUID | None) -> Listene
     return next((each for each in listeners if each.id == listener_id), None)
 
 
-def _wish(world: World, listener: Listener, request: Request) -> Wish:
+def _wish(world: World, listener: Listener, request: ExplainRequest) -> ClientIntent:
     pool = world.pools.get(listener.pool_id) if listener.pool_id else None
-    default = Place(pool=pool.name) if pool and pool.fleet_id == listener.fleet_id else Place(listener.country)
+    default = (
+        RequestedLocation(pool=pool.name)
+        if pool and pool.fleet_id == listener.fleet_id
+        else RequestedLocation(listener.country)
+    )
     dialled = request.server_name.lower() if listener.certificate_id else ""
     by_name = {name.lower(): country for name, country in listener.countries_by_server_name}
-    return understand_wish(request.wish, request.session, request.user_name, Place(by_name.get(dialled)), default)
+    return understand_wish(
+        request.wish, request.session, request.user_name, RequestedLocation(by_name.get(dialled)), default
+    )
 
 
 def _group(world: World, fleet_id: UUID, user: str | None) -> str | None:
@@ -163,14 +172,20 @@ def _group(world: World, fleet_id: UUID, user: str | None) -> str | None:
 
 
 def _decide(
-    world: World, fleet_id: UUID, wish: Wish, group: str | None, target: Target, request: Request, tried: list[Tried]
-) -> tuple[Destination, ...] | Refusal:
+    world: World,
+    fleet_id: UUID,
+    wish: ClientIntent,
+    group: str | None,
+    target: RequestTarget,
+    request: ExplainRequest,
+    tried: list[TriedRoute],
+) -> tuple[Destination, ...] | DirectResponse:
     if wish.place.city and not wish.place.country:
         return direct_responses.CITY_ALONE
     pools = {pool.id: pool for pool in pools_of(world, fleet_id)}
     for route in in_order(routes_of(world, fleet_id)):
         failed = _first_failure(route.match, wish, group, target, request)
-        tried.append(Tried(route, failed))
+        tried.append(TriedRoute(route, failed))
         if failed is None:
             if isinstance(route.action, Allow):
                 break
@@ -178,14 +193,14 @@ def _decide(
     return _by_itself(wish.place, what_is_served(pools.values()))
 
 
-def _act(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | Refusal:
+def _act(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | DirectResponse:
     if isinstance(route.action, Deny):
         return direct_responses.denied(route.action.status, route.action.text)
     assert isinstance(route.action, ToPools)
     return destinations(route.action, find) or direct_responses.pools_are_gone(route.name)
 
 
-def _by_itself(place: Place, served: Served) -> tuple[Destination, ...] | Refusal:
+def _by_itself(place: RequestedLocation, served: ServedLocations) -> tuple[Destination, ...] | DirectResponse:
     """Where a wish leads that no route decides."""
     if place.pool:
         pool = served.by_name.get(place.pool)
@@ -201,26 +216,31 @@ def _by_itself(place: Place, served: Served) -> tuple[Destination, ...] | Refusa
     return served.of_country(place.country) or direct_responses.no_country_served(served.all_countries)
 
 
-def _first_failure(match: Match, wish: Wish, group: str | None, target: Target, request: Request) -> Because | None:
+def _first_failure(
+    match: Match, wish: ClientIntent, group: str | None, target: RequestTarget, request: ExplainRequest
+) -> MatchFailure | None:
     address = target.address
-    conditions: Sequence[tuple[Because, bool]] = (
-        (Because.COUNTRY, not match.countries or wish.place.country in match.countries),
-        (Because.CITY, not match.cities or wish.place.city in match.cities),
-        (Because.POOL, not match.pools or wish.place.pool in match.pools),
-        (Because.SESSION, not match.sessions or any(_is_session(each, wish.session) for each in match.sessions)),
-        (Because.USER, not match.users or wish.user in match.users),
-        (Because.GROUP, not match.groups or group in match.groups),
+    conditions: Sequence[tuple[MatchFailure, bool]] = (
+        (MatchFailure.COUNTRY, not match.countries or wish.place.country in match.countries),
+        (MatchFailure.CITY, not match.cities or wish.place.city in match.cities),
+        (MatchFailure.POOL, not match.pools or wish.place.pool in match.pools),
+        (MatchFailure.SESSION, not match.sessions or any(_is_session(each, wish.session) for each in match.sessions)),
+        (MatchFailure.USER, not match.users or wish.user in match.users),
+        (MatchFailure.GROUP, not match.groups or group in match.groups),
         (
-            Because.DOMAIN,
+            MatchFailure.DOMAIN,
             not match.domains or any(_is_below(target.domain and target.host, each) for each in match.domains),
         ),
         (
-            Because.NETWORK,
+            MatchFailure.NETWORK,
             not match.networks
             or (address is not None and any(address in ip_network(each, strict=False) for each in match.networks)),
         ),
-        (Because.PORT, not match.ports or any(low <= target.port <= high for low, high in match.ports)),
-        (Because.TIME, not match.times or any(_is_within(each, request.day, request.minute) for each in match.times)),
+        (MatchFailure.PORT, not match.ports or any(low <= target.port <= high for low, high in match.ports)),
+        (
+            MatchFailure.TIME,
+            not match.times or any(_is_within(each, request.day, request.minute) for each in match.times),
+        ),
     )
     return next((because for because, holds in conditions if not holds), None)
 
@@ -241,13 +261,13 @@ def _is_within(window: Window, day: int, minute: int) -> bool:
     return (day in window.days and window.start <= minute) or ((day - 1) % 7 in window.days and minute < window.end)
 
 
-def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> PoolSeen:
+def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> ExplainedPool:
     exits = [
-        ExitSeen(exit_, distance(seen_from, exit_.locality), _why_not(exit_))
+        ExplainedExit(exit_, distance(seen_from, exit_.locality), _why_not(exit_))
         for exit_ in (world.exits[each] for each in world.exits_of.get(pool.id, ()))
     ]
     exits.sort(key=lambda each: (bool(each.why_not), each.exit.standby, each.distance, each.exit.id.int))
-    return PoolSeen(pool, tuple(exits))
+    return ExplainedPool(pool, tuple(exits))
 
 
 def _why_not(exit_: Exit) -> str:

@@ -34,7 +34,7 @@ from xds.translate.encoding import encode, pack
 from xds.translate.http import PROXY_HEADERS
 from xds.translate.matchers import OnMatch, first_of, go_into, is_there, unless
 from xds.translate.route_actions import forward, look_up_again, refuse
-from xds.translate.route_blocks import Rule, compile_rules
+from xds.translate.route_blocks import RouteRule, compile_rules
 from xds.wire import template_pb2 as wire
 
 BEFORE_ANYTHING_WAS_SENT: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
@@ -54,7 +54,7 @@ def translate_gateway_routes(pools: Sequence[Pool], routes: Sequence[Route] = ()
     """The route configuration of a fleet with these pools and, in any order, these routes."""
     served = what_is_served(pools)
     by_id = {pool.id: pool for pool in pools}
-    rules = [Rule(route.match, _action(route, by_id)) for route in in_order(routes)]
+    rules = [RouteRule(route.match, _action(route, by_id)) for route in in_order(routes)]
     entries = [refuse_city_alone()]
     if rules:
         entries.append((unless(is_there(names.ALLOWED)), go_into(first_of(compile_rules(rules)))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Because(StrEnum):
+class MatchFailure(StrEnum):
     """Why a route did not decide."""
 
     COUNTRY = "country"

@@ -26,13 +26,13 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from model.world import Balancing, Pool
 from xds.translate import names
 from xds.translate.destinations import Destination
-from xds.translate.direct_responses import NOT_LOOKED_UP_AGAIN, Refusal
+from xds.translate.direct_responses import NOT_LOOKED_UP_AGAIN, DirectResponse
 from xds.translate.encoding import encode, metadata, overwrite, pack
 from xds.translate.matchers import OnMatch
 from xds.translate.template import ANY_POOL, name_pool
 from xds.wire import template_pb2 as wire
 
-_ANY_REFUSAL: Final = Refusal(404, "<text>")
+_ANY_REFUSAL: Final = DirectResponse(404, "<text>")
 
 
 @lru_cache(maxsize=20_000)
@@ -86,7 +86,7 @@ def define_forward(destinations: tuple[Destination, ...]) -> MatcherOnMatch:
 
 
 @lru_cache(maxsize=20_000)
-def refuse(refusal: Refusal) -> OnMatch:
+def refuse(refusal: DirectResponse) -> OnMatch:
     """Answer at once, tunnels too."""
     entry = wire.Matcher.OnMatch.FromString(_any_refusal())
     routes = wire.RouteList.FromString(entry.action.typed_config.value)
@@ -102,7 +102,7 @@ def _any_refusal() -> bytes:
     return encode(define_refusal(_ANY_REFUSAL))
 
 
-def define_refusal(refusal: Refusal) -> MatcherOnMatch:
+def define_refusal(refusal: DirectResponse) -> MatcherOnMatch:
     """The same in Envoy's own types."""
     return _on_match(_refusing(refusal, []))
 
@@ -115,7 +115,7 @@ def look_up_again() -> OnMatch:
     return encode(_on_match(_refusing(NOT_LOOKED_UP_AGAIN, [], allowed)))
 
 
-def _refusing(refusal: Refusal, headers: list[HeaderMatcher], said: Metadata | None = None) -> list[Route]:
+def _refusing(refusal: DirectResponse, headers: list[HeaderMatcher], said: Metadata | None = None) -> list[Route]:
     reply = DirectResponseAction(status=refusal.status, body=DataSource(inline_string=refusal.text))
     status_header = overwrite("proxy-status", "exitplane; error=http_request_denied")
     return [

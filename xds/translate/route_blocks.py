@@ -32,7 +32,7 @@ _BY_PREFIX: Final = frozenset({Condition.DOMAIN, Condition.SESSION})
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RouteRule:
     """A match, and what it leads to."""
 
     match: Match
@@ -41,19 +41,19 @@ class Rule:
 
 @dataclass(slots=True)
 class _Block:
-    rules: list[Rule]
+    rules: list[RouteRule]
     keys: dict[Condition, set[str]] = field(default_factory=dict)
     """All keys of its rules, by the conditions that all of them have and that can be its table's."""
     shared: dict[Condition, set[str]] = field(default_factory=dict)
     """The same by all conditions that all its rules have."""
 
 
-def compile_rules(rules: Sequence[Rule]) -> Sequence[tuple[Predicate, OnMatch]]:
+def compile_rules(rules: Sequence[RouteRule]) -> Sequence[tuple[Predicate, OnMatch]]:
     """Entries of a matcher that decides as the first of the rules that matches."""
     return [entry for block in _plan(rules) for entry in _entries(block)]
 
 
-def _plan(rules: Sequence[Rule]) -> Sequence[_Block]:
+def _plan(rules: Sequence[RouteRule]) -> Sequence[_Block]:
     blocks: list[_Block] = []
     for rule in rules:
         found = keys(rule.match)
@@ -70,7 +70,7 @@ def _plan(rules: Sequence[Rule]) -> Sequence[_Block]:
     return blocks
 
 
-def _begin(rule: Rule, found: Mapping[Condition, frozenset[str]]) -> _Block:
+def _begin(rule: RouteRule, found: Mapping[Condition, frozenset[str]]) -> _Block:
     return _Block(
         [rule],
         {condition: {*values} for condition, values in found.items()},
@@ -78,7 +78,7 @@ def _begin(rule: Rule, found: Mapping[Condition, frozenset[str]]) -> _Block:
     )
 
 
-def _join(block: _Block, rule: Rule, found: Mapping[Condition, frozenset[str]], able: set[Condition]) -> None:
+def _join(block: _Block, rule: RouteRule, found: Mapping[Condition, frozenset[str]], able: set[Condition]) -> None:
     block.rules.append(rule)
     block.keys = {condition: values for condition, values in block.keys.items() if condition in able}
     block.shared = {condition: values for condition, values in block.shared.items() if condition in found}
@@ -119,7 +119,7 @@ def _entries(block: _Block) -> Iterator[tuple[Predicate, OnMatch]]:
             yield predicate(rule.match) or fits(":method", ".+"), rule.on_match
         return
     condition = max(block.keys, key=lambda condition: (len(block.keys[condition]), condition))
-    found: dict[str, list[Rule]] = {}
+    found: dict[str, list[RouteRule]] = {}
     for rule in block.rules:
         for key in keys(rule.match)[condition]:
             found.setdefault(key, []).append(rule)
@@ -134,7 +134,7 @@ def _entries(block: _Block) -> Iterator[tuple[Predicate, OnMatch]]:
     yield is_there(header), go_into(matcher)
 
 
-def _leaf(rules: Sequence[Rule], known: Condition) -> OnMatch:
+def _leaf(rules: Sequence[RouteRule], known: Condition) -> OnMatch:
     """What the first of some rules decides, which have one condition met."""
     entries: list[tuple[Predicate, OnMatch]] = []
     for rule in rules:

@@ -263,7 +263,7 @@ class ExitGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class ParentGroup:
+class ParentProxyGroup:
     """The exits of a pool that have a parent. They are given nothing that an exit without one would dial a target by."""
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.ROUTE})
@@ -343,7 +343,7 @@ def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
     exit_ = world.exits.get(proxy.id)
     if exit_ is None:
         return ()
-    return (ParentGroup(exit_.pool_id) if exit_.parent else ExitGroup(exit_.pool_id), ExitOverlay(exit_.id))
+    return (ParentProxyGroup(exit_.pool_id) if exit_.parent else ExitGroup(exit_.pool_id), ExitOverlay(exit_.id))
 
 
 def scope_keys(change: Change, old: World, new: World) -> set[str]:
@@ -355,7 +355,7 @@ def scope_keys(change: Change, old: World, new: World) -> set[str]:
         return {_resource_of(change.key).group}
     if change.kind is Kind.APPROVAL:
         pools = new.pools_of.get(change.key, frozenset())
-        of_exits = {each(pool_id).key for pool_id in pools for each in (ExitGroup, ParentGroup)}
+        of_exits = {each(pool_id).key for pool_id in pools for each in (ExitGroup, ParentProxyGroup)}
         return {GatewayGroup(change.key).key, *of_exits}
     keys = {ExitOverlay(exit_id).key for exit_id in _admitting_others(change, old, new)}
     for value in (_before(change, old), change.value):
@@ -363,7 +363,7 @@ def scope_keys(change: Change, old: World, new: World) -> set[str]:
             case Listener() | Route() | User() | ServerCertificate():
                 keys.add(GatewayGroup(value.fleet_id).key)
             case Pool():
-                keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key, ParentGroup(value.id).key}
+                keys |= {GatewayGroup(value.fleet_id).key, ExitGroup(value.id).key, ParentProxyGroup(value.id).key}
                 keys |= _endpoints_keys(value.fleet_id, old, new)
             case Exit():
                 keys.add(ExitOverlay(value.id).key)

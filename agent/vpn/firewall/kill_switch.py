@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from agent.config.settings import Exit
+from agent.config.settings import ExitSettings
 from agent.net import host_lookup
 from agent.vpn import policy_routing
 from agent.vpn.errors import NameUnknown
 from agent.vpn.firewall import nftables
-from agent.vpn.firewall.rules import Openings, Way
+from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic
 from agent.vpn.slots import lanes_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
@@ -30,15 +30,15 @@ _SOON_S: Final = 1.0
 class _Known:
     """Where everybody is by now; `missing` are names that nobody knows yet."""
 
-    provider: frozenset[Way]
-    control: frozenset[Way]
+    provider: frozenset[AllowedPeer]
+    control: frozenset[AllowedPeer]
     missing: tuple[str, ...]
 
 
-class Guard:
+class KillSwitch:
     """The kill switch and the routes beside the tunnel, for an exit whose control plane is at `control` (spoken to by TCP)."""
 
-    def __init__(self, exit_: Exit, control: Iterable[Endpoint]) -> None:
+    def __init__(self, exit_: ExitSettings, control: Iterable[Endpoint]) -> None:
         self._exit = exit_
         self._control = list(control)
         self._known: _Known | None = None
@@ -86,7 +86,7 @@ class Guard:
             if self._exit.kill_switch:
                 await nftables.close(self._openings(known))
             if self._exit.servers:
-                around = policy_routing.Around(_addresses(known.provider), _addresses(known.control))
+                around = policy_routing.BypassAddresses(_addresses(known.provider), _addresses(known.control))
                 await policy_routing.lay(around, self._lanes, anew=first)
             log.info(
                 "kill_switch.closed" if self._exit.kill_switch else "kill_switch.not_used", missing=list(known.missing)
@@ -100,11 +100,11 @@ class Guard:
             log.error("kill_switch.was_open", reason=trouble)
         return trouble is not None
 
-    def _openings(self, known: _Known) -> Openings:
+    def _openings(self, known: _Known) -> AllowedTraffic:
         marked = bool(self._exit.servers)
         lanes = self._lanes if marked else self._lanes[:1]
         interfaces = tuple(lane.interface for lane in lanes)
-        return Openings(interfaces, self._exit.port, known.provider, known.control, marked=marked)
+        return AllowedTraffic(interfaces, self._exit.port, known.provider, known.control, marked=marked)
 
     async def _look_up(self) -> _Known:
         contacts = [contact for server in self._exit.servers for contact in server.contacts]
@@ -114,12 +114,12 @@ class Guard:
         return _Known(provider, control, tuple(missing))
 
 
-async def _ways(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) -> frozenset[Way]:
+async def _ways(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) -> frozenset[AllowedPeer]:
     """Raises NameUnknown for a name that nobody will ever know."""
-    ways: set[Way] = set()
+    ways: set[AllowedPeer] = set()
     for place, protocol in dict.fromkeys(contacts):
         try:
-            ways.update(Way(address, place.port, protocol) for address in await host_lookup.resolve(place.host))
+            ways.update(AllowedPeer(address, place.port, protocol) for address in await host_lookup.resolve(place.host))
         except NameUnknown as error:
             if error.for_good:
                 raise
@@ -127,5 +127,5 @@ async def _ways(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) ->
     return frozenset(ways)
 
 
-def _addresses(ways: Iterable[Way]) -> frozenset[str]:
+def _addresses(ways: Iterable[AllowedPeer]) -> frozenset[str]:
     return frozenset(way.address for way in ways)

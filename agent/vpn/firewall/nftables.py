@@ -7,20 +7,20 @@ from typing import Any, Final
 
 from agent.net.commands import CommandFailed, run
 from agent.vpn.errors import KillSwitchFailed
-from agent.vpn.firewall.rules import FAMILY, OPEN, TABLE, Openings, output_rules, render
+from agent.vpn.firewall.rules import FAMILY, OPEN, TABLE, AllowedTraffic, output_rules, render
 
 _MEND: Final = "see that the kernel has nf_tables and nf_conntrack; --no-kill-switch goes without, and lets traffic out"
 
 
-async def close(openings: Openings) -> None:
+async def close(openings: AllowedTraffic) -> None:
     """Let nothing out but through `openings`, in one step, whatever was there before. Raises KillSwitchFailed."""
     try:
         await run("nft", "-f", "-", text=render(openings))
     except CommandFailed as error:
-        raise KillSwitchFailed(f"the kill switch cannot be closed: {error.message}", mend=_MEND) from error
+        raise KillSwitchFailed(f"the kill switch cannot be closed: {error.message}", hint=_MEND) from error
     trouble = await trouble_with(openings)
     if trouble is not None:
-        raise KillSwitchFailed(f"the kill switch is not closed: {trouble}", mend=_MEND)
+        raise KillSwitchFailed(f"the kill switch is not closed: {trouble}", hint=_MEND)
 
 
 async def open_() -> None:
@@ -28,10 +28,10 @@ async def open_() -> None:
     try:
         await run("nft", "-f", "-", text=OPEN)
     except CommandFailed as error:
-        raise KillSwitchFailed(f"the kill switch cannot be opened: {error.message}", mend="run this as root") from error
+        raise KillSwitchFailed(f"the kill switch cannot be opened: {error.message}", hint="run this as root") from error
 
 
-async def trouble_with(openings: Openings) -> str | None:
+async def trouble_with(openings: AllowedTraffic) -> str | None:
     """What the kernel has that is not what was asked for; None if it is."""
     try:
         listed = json.loads(await run("nft", "-j", "list", "table", FAMILY, TABLE))["nftables"]

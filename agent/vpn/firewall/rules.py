@@ -20,7 +20,7 @@ OPEN: Final = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Way:
+class AllowedPeer:
     """An IP address and a port that may be spoken to by `udp` or `tcp`."""
 
     address: str
@@ -34,7 +34,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Openings:
+class AllowedTraffic:
     """All that may leave: through `interfaces`, to the provider's servers, to the control plane, and answers from `port`.
 
     What goes to the control plane carries MARK; `marked` is whether the tunnel's own packets do too.
@@ -42,12 +42,12 @@ class Openings:
 
     interfaces: tuple[str, ...]
     port: int
-    provider: frozenset[Way]
-    control: frozenset[Way]
+    provider: frozenset[AllowedPeer]
+    control: frozenset[AllowedPeer]
     marked: bool = True
 
 
-def render(openings: Openings) -> str:
+def render(openings: AllowedTraffic) -> str:
     """The table, as `nft -f` reads it: it replaces the one that is there in one transaction, so no packet slips through."""
     rules = "".join(f"    {rule}\n" for rule in output_rules(openings))
     return (
@@ -58,7 +58,7 @@ def render(openings: Openings) -> str:
     )
 
 
-def output_rules(openings: Openings) -> list[str]:
+def output_rules(openings: AllowedTraffic) -> list[str]:
     """What is let out; everything else is dropped."""
     mark = f" meta mark {MARK:#x}"
     return [
@@ -73,7 +73,7 @@ def output_rules(openings: Openings) -> list[str]:
     ]
 
 
-def _to(ways: Iterable[Way], mark: str) -> Iterator[str]:
+def _to(ways: Iterable[AllowedPeer], mark: str) -> Iterator[str]:
     for way in sorted(ways):
         family = "ip6" if ":" in way.address else "ip"
         yield f"{family} daddr {ip_address(way.address)} {way.protocol} dport {way.port:d}{mark} accept"

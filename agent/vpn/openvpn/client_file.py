@@ -91,13 +91,13 @@ class _Reader:
             block, self._line, _ = self._block
             raise self._bad(f"<{block}> is not closed", f"end it with </{block}>")
         if not self._remotes:
-            raise BadTunnelFile(self._name, "has no remote", mend="add the server as `remote host port`")
+            raise BadTunnelFile(self._name, "has no remote", hint="add the server as `remote host port`")
         if not ({"ca"} & self._blocks.keys()):
-            raise BadTunnelFile(self._name, "has no <ca>", mend="add the provider's authority between <ca> and </ca>")
+            raise BadTunnelFile(self._name, "has no <ca>", hint="add the provider's authority between <ca> and </ca>")
         if ("cert" in self._blocks) != ("key" in self._blocks):
-            raise BadTunnelFile(self._name, "has one of <cert> and <key>", mend="add the other one")
+            raise BadTunnelFile(self._name, "has one of <cert> and <key>", hint="add the other one")
         if "cert" not in self._blocks and not self._asks:
-            raise BadTunnelFile(self._name, "proves nobody's identity", mend="add <cert> and <key>, or auth-user-pass")
+            raise BadTunnelFile(self._name, "proves nobody's identity", hint="add <cert> and <key>, or auth-user-pass")
         return OpenVpnFile(
             name=self._name,
             remotes=tuple(dict.fromkeys(self._remote(*given) for given in self._remotes)),
@@ -113,8 +113,8 @@ class _Reader:
         block = line.removeprefix("<").removesuffix(">").lower()
         if not line.endswith(">") or block not in INLINE:
             shown = f"<{block}>" if _SHOWN_NAME.fullmatch(block) else "this"
-            mend = f"known are {', '.join(sorted(INLINE))}; write servers as `remote` lines"
-            raise self._bad(f"{shown} opens no block that is known", mend)
+            hint = f"known are {', '.join(sorted(INLINE))}; write servers as `remote` lines"
+            raise self._bad(f"{shown} opens no block that is known", hint)
         if block in self._blocks:
             raise self._bad(f"<{block}> is given a second time", "leave one of them")
         self._block = (block, self._line, [])
@@ -213,8 +213,8 @@ class _Reader:
         except ValueError:
             raise self._bad("dhcp-option DNS is no IP address", "write the resolver's address") from None
 
-    def _bad(self, what: str, mend: str) -> BadTunnelFile:
-        return BadTunnelFile(self._name, what, line=self._line, mend=mend)
+    def _bad(self, what: str, hint: str) -> BadTunnelFile:
+        return BadTunnelFile(self._name, what, line=self._line, hint=hint)
 
 
 def _quote(text: str) -> str:

@@ -19,7 +19,7 @@ _NEEDS_AUTH: Final = "Need 'Auth' username/password"
 _SLOW: Final = "the provider refuses the name and password"
 
 
-class Conversation:
+class ManagementProtocol:
     """One OpenVPN's life, as it tells it."""
 
     def __init__(self, server: str, credentials: Credentials | None) -> None:
@@ -51,10 +51,10 @@ class Conversation:
                 self.fail(f"OpenVPN gives up on {self._server}: {said[:_SHOWN_CHARS]}")
         return ()
 
-    def fail(self, message: str, *, mend: str = "", slowly: bool = False) -> None:
+    def fail(self, message: str, *, hint: str = "", slowly: bool = False) -> None:
         """Note why there is no tunnel, unless that is known."""
         self.connected = False
-        self.failure = self.failure or TunnelFailed(message, mend=mend, slowly=slowly)
+        self.failure = self.failure or TunnelFailed(message, hint=hint, slowly=slowly)
 
     def end(self) -> None:
         """OpenVPN is gone."""
@@ -62,16 +62,16 @@ class Conversation:
 
     def _answer_password(self, said: str) -> Sequence[str]:
         if said.startswith("Verification Failed: 'Auth'"):
-            self.fail(_SLOW, mend="check --tunnel-credentials", slowly=True)
+            self.fail(_SLOW, hint="check --tunnel-credentials", slowly=True)
         elif said == _NEEDS_AUTH and self._credentials is not None:
             user, password = _quoted(self._credentials.username), _quoted(self._credentials.password)
             return (f'username "Auth" {user}', f'password "Auth" {password}')
         elif said == _NEEDS_AUTH:
-            self.fail("the provider wants a name and password", mend="add --tunnel-credentials", slowly=True)
+            self.fail("the provider wants a name and password", hint="add --tunnel-credentials", slowly=True)
         elif said.startswith("Need 'Private Key'"):
-            self.fail("the file's key is encrypted", mend="decrypt it with `openssl pkey`", slowly=True)
+            self.fail("the file's key is encrypted", hint="decrypt it with `openssl pkey`", slowly=True)
         elif said.startswith(_NEEDS_AUTH):
-            self.fail("the provider wants a one-time password", mend="ask it for another kind of login", slowly=True)
+            self.fail("the provider wants a one-time password", hint="ask it for another kind of login", slowly=True)
         return ()
 
     def _hear_state(self, fields: list[str]) -> None:
@@ -84,7 +84,7 @@ class Conversation:
             self.fail(f"OpenVPN could not set up the interface ({detail})")
         elif state in {"RECONNECTING", "EXITING"}:
             if detail == "auth-failure":
-                self.fail(_SLOW, mend="check --tunnel-credentials", slowly=True)
+                self.fail(_SLOW, hint="check --tunnel-credentials", slowly=True)
             elif self.connected:
                 self.fail(f"{self._server} was lost ({detail or self._last_complaint})")
             else:

@@ -12,12 +12,12 @@ from agent.config.status import wait
 from agent.envoy.process import EnvoyProcess
 from agent.net.commands import CommandFailed, start_child
 from agent.vpn import policy_routing
-from agent.vpn.driver import Line
+from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall.rules import MARK
 from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
-from agent.vpn.openvpn.management import Conversation
-from agent.vpn.slots import Lane
+from agent.vpn.openvpn.management import ManagementProtocol
+from agent.vpn.slots import InterfaceSlot
 from agent.vpn.tunnel_health import interface_trouble
 from agent.vpn.wireguard.wireguard import Resolve
 
@@ -26,7 +26,7 @@ _STOP_S: Final = 3.0
 _LINE_MAX: Final = 65_536
 
 
-class OpenVpn:
+class OpenVpnDriver:
     """The tunnel to one of a file's remotes. `folder` holds the socket and OpenVPN's log."""
 
     def __init__(
@@ -40,23 +40,23 @@ class OpenVpn:
         self._file = file
         self._remote = remote
         self._credentials = credentials
-        self._lane: Lane | None = None
+        self._lane: InterfaceSlot | None = None
         """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
         self._process: EnvoyProcess | None = None
         self._listening: asyncio.Server | None = None
-        self._conversation = Conversation(self.server, credentials)
+        self._conversation = ManagementProtocol(self.server, credentials)
         self._news = asyncio.Event()
 
     @property
     def server(self) -> str:
         return f"{self._remote.endpoint}/{self._remote.protocol}"
 
-    async def up(self, lane: Lane) -> Line:
+    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
         """Start OpenVPN, and return when it is connected. Raises TunnelFailed."""
         self._lane = lane
-        self._conversation = Conversation(self.server, self._credentials)
+        self._conversation = ManagementProtocol(self.server, self._credentials)
         addresses = await self._resolve(self._remote.endpoint.host)
         await self._listen(lane)
         self._start(lane, addresses[0])
@@ -67,7 +67,7 @@ class OpenVpn:
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         resolvers = tuple(self._file.resolvers or self._conversation.resolvers)
-        return Line(self.server, resolvers, networks, tuple(self._conversation.addresses))
+        return ActiveTunnel(self.server, resolvers, networks, tuple(self._conversation.addresses))
 
     async def look(self) -> str | None:
         """What is wrong: OpenVPN, its interface or its routes."""
@@ -92,7 +92,7 @@ class OpenVpn:
 
     # -- beginning
 
-    async def _listen(self, lane: Lane) -> None:
+    async def _listen(self, lane: InterfaceSlot) -> None:
         """Await OpenVPN's call: nobody else can then be the one that leads it."""
         path = self._folder / socket_of(lane)
         path.unlink(missing_ok=True)
@@ -100,9 +100,9 @@ class OpenVpn:
             self._listening = await asyncio.start_unix_server(self._converse, path, limit=_LINE_MAX)
             path.chmod(0o600)
         except (OSError, ValueError) as error:
-            raise TunnelFailed(f"{path} cannot be listened on ({error})", mend="use a shorter --state") from error
+            raise TunnelFailed(f"{path} cannot be listened on ({error})", hint="use a shorter --state") from error
 
-    def _start(self, lane: Lane, address: str) -> None:
+    def _start(self, lane: InterfaceSlot, address: str) -> None:
         remote = self._remote
         protocol = {"udp": "udp", "tcp": "tcp-client"}[remote.protocol] + ("6" if ":" in address else "")
         own = [
@@ -133,9 +133,9 @@ class OpenVpn:
         try:
             self._process = start_child(("openvpn", "--config", "stdin"), self._folder, log_of(lane), text)
         except OSError as error:
-            raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", mend="install openvpn") from error
+            raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", hint="install openvpn") from error
 
-    async def _await_connection(self, lane: Lane) -> None:
+    async def _await_connection(self, lane: InterfaceSlot) -> None:
         """Raises TunnelFailed when it fails, ends, or takes too long."""
         assert self._process is not None
         deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
@@ -144,7 +144,7 @@ class OpenVpn:
             # one that has called is heard out: why it ended may be read after it has
             if self._process.ended.is_set() and not self._conversation.begun and self._conversation.failure is None:
                 path = self._folder / log_of(lane)
-                self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", mend=f"see {path}")
+                self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", hint=f"see {path}")
             if left_s <= 0:
                 self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
             if self._conversation.failure is not None:
@@ -170,12 +170,12 @@ class OpenVpn:
         writer.close()
 
 
-def log_of(lane: Lane) -> str:
+def log_of(lane: InterfaceSlot) -> str:
     """The name of the file in which OpenVPN's words are."""
     return f"openvpn{lane.suffix}.log"
 
 
-def socket_of(lane: Lane) -> str:
+def socket_of(lane: InterfaceSlot) -> str:
     """The name of the socket at which OpenVPN calls."""
     return f"openvpn{lane.suffix}.sock"
 

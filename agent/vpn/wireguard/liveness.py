@@ -17,7 +17,7 @@ _SIGN_OF_LIFE_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TransferSample:
     """When the last handshake was (seconds since 1970, 0: never), and the bytes received and sent since the beginning."""
 
     handshake_at: int
@@ -25,26 +25,26 @@ class Sample:
     sent: int
 
 
-class Pulse:
+class HandshakeLiveness:
     """Hears samples in order. Times are a monotonic clock's seconds."""
 
     def __init__(self, keepalive_s: int, server: str) -> None:
         self._keepalive_s = keepalive_s
         self._server = server
-        self._last = Sample(0, 0, 0)
+        self._last = TransferSample(0, 0, 0)
         self._heard_s = 0.0
         self._shaken_s = 0.0
         self._unanswered_s: float | None = None
 
-    def begin(self, now_s: float, sample: Sample) -> None:
+    def begin(self, now_s: float, sample: TransferSample) -> None:
         """The first handshake was just seen."""
         self._last, self._heard_s, self._shaken_s, self._unanswered_s = sample, now_s, now_s, None
 
-    def hear(self, now_s: float, sample: Sample) -> str | None:
+    def hear(self, now_s: float, sample: TransferSample) -> str | None:
         """What a sample says is wrong. The words hold how long, and are said once: a tunnel that is dead is taken down."""
         if sample.handshake_at != self._last.handshake_at:
             self._shaken_s = now_s
-            self._last = Sample(sample.handshake_at, self._last.received, self._last.sent)
+            self._last = TransferSample(sample.handshake_at, self._last.received, self._last.sent)
         if sample.received != self._last.received:
             self._last, self._heard_s, self._unanswered_s = sample, now_s, None
         elif self._unanswered_s is None and sample.sent - self._last.sent > self._signs_of_life(now_s):

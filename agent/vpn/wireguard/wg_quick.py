@@ -70,10 +70,10 @@ def parse_wg_quick(text: str, name: str) -> WireGuardFile:
     if len(interfaces) != 1:
         line = interfaces[1].line if interfaces else None
         what = "has a second [Interface]" if interfaces else "has no [Interface]"
-        raise BadTunnelFile(name, what, line=line, mend="a file describes one tunnel: write one [Interface]")
+        raise BadTunnelFile(name, what, line=line, hint="a file describes one tunnel: write one [Interface]")
     peers = tuple(_peer(section) for section in sections if section.kind == "peer")
     if not peers:
-        raise BadTunnelFile(name, "has no [Peer]", mend="add the provider's server as a [Peer]")
+        raise BadTunnelFile(name, "has no [Peer]", hint="add the provider's server as a [Peer]")
     _refuse_overlaps(peers, name)
     return _interface(interfaces[0], peers)
 
@@ -87,32 +87,32 @@ class _Section:
     line: int
     values: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
-    def one(self, key: str, read: Callable[[str], Any], mend: str) -> Any:
+    def one(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
         """The only value of a key, or None. Raises BadTunnelFile."""
         found = self.values.get(key.lower(), [])
         if len(found) > 1:
-            raise BadTunnelFile(self.file, f"{key} is given a second time", line=found[1][0], mend="leave one of them")
-        return self._read(key, *found[0], read, mend) if found else None
+            raise BadTunnelFile(self.file, f"{key} is given a second time", line=found[1][0], hint="leave one of them")
+        return self._read(key, *found[0], read, hint) if found else None
 
-    def needed(self, key: str, read: Callable[[str], Any], mend: str) -> Any:
-        value = self.one(key, read, mend)
+    def needed(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
+        value = self.one(key, read, hint)
         if value is None:
             section = self.kind.capitalize()
-            raise BadTunnelFile(self.file, f"[{section}] has no {key}", line=self.line, mend=mend)
+            raise BadTunnelFile(self.file, f"[{section}] has no {key}", line=self.line, hint=hint)
         return value
 
-    def listed(self, key: str, read: Callable[[str], Any], mend: str) -> Iterator[Any]:
+    def listed(self, key: str, read: Callable[[str], Any], hint: str) -> Iterator[Any]:
         """What the lines of a key list, separated by commas."""
         for line, text in self.values.get(key.lower(), []):
             for part in text.split(","):
-                yield self._read(key, line, part.strip(), read, mend)
+                yield self._read(key, line, part.strip(), read, hint)
 
-    def _read(self, key: str, line: int, text: str, read: Callable[[str], Any], mend: str) -> Any:
+    def _read(self, key: str, line: int, text: str, read: Callable[[str], Any], hint: str) -> Any:
         try:
             return read(text)
         except ValueError as error:
             # the value is not shown: whoever mixes up two lines would find a key in a log
-            raise BadTunnelFile(self.file, f"{key} {_why(error)}", line=line, mend=mend) from None
+            raise BadTunnelFile(self.file, f"{key} {_why(error)}", line=line, hint=hint) from None
 
 
 class _Unfit(ValueError):
@@ -138,14 +138,14 @@ def _sections(text: str, name: str) -> list[_Section]:
         if line.startswith("["):
             kind = line.removeprefix("[").removesuffix("]").strip().lower()
             if not line.endswith("]") or kind not in _SECTIONS:
-                raise BadTunnelFile(name, "is no section", line=number, mend="write [Interface] or [Peer]")
+                raise BadTunnelFile(name, "is no section", line=number, hint="write [Interface] or [Peer]")
             sections.append(_Section(kind, name, number))
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not value:
-            raise BadTunnelFile(name, "is no `Key = value`", line=number, mend="write one setting to a line")
+            raise BadTunnelFile(name, "is no `Key = value`", line=number, hint="write one setting to a line")
         if not sections:
-            raise BadTunnelFile(name, "stands before any section", line=number, mend="begin with [Interface]")
+            raise BadTunnelFile(name, "stands before any section", line=number, hint="begin with [Interface]")
         _check_key(sections[-1], key, number)
         sections[-1].values.setdefault(key.lower(), []).append((number, value))
     return sections
@@ -155,11 +155,11 @@ def _check_key(section: _Section, key: str, line: int) -> None:
     shown = key if _SHOWN_NAME.fullmatch(key) else "this"
     if key.lower() in _COMMANDS:
         reason = "an agent runs no commands out of a file that a provider wrote, and writes none back"
-        raise BadTunnelFile(section.file, f"{shown} is refused: {reason}", line=line, mend="remove the line")
+        raise BadTunnelFile(section.file, f"{shown} is refused: {reason}", line=line, hint="remove the line")
     if key.lower() not in _KEYS[section.kind]:
         known = ", ".join(sorted(_KEYS[section.kind]))
         what = f"{shown} is no setting of [{section.kind.capitalize()}]"
-        raise BadTunnelFile(section.file, what, line=line, mend=f"known are {known}")
+        raise BadTunnelFile(section.file, what, line=line, hint=f"known are {known}")
 
 
 def _interface(section: _Section, peers: tuple[Peer, ...]) -> WireGuardFile:
@@ -167,7 +167,7 @@ def _interface(section: _Section, peers: tuple[Peer, ...]) -> WireGuardFile:
     section.one("Table", _table, "leave it out: the agent routes everything into the tunnel")
     addresses = tuple(section.listed("Address", _address, "write an address such as 10.64.0.2/32"))
     if not addresses:
-        raise BadTunnelFile(section.file, "[Interface] has no Address", line=section.line, mend="add the tunnel's own")
+        raise BadTunnelFile(section.file, "[Interface] has no Address", line=section.line, hint="add the tunnel's own")
     resolvers = (each for each in section.listed("DNS", _resolver, "write the address of a resolver") if each)
     return WireGuardFile(
         name=section.file,
@@ -183,8 +183,8 @@ def _interface(section: _Section, peers: tuple[Peer, ...]) -> WireGuardFile:
 def _peer(section: _Section) -> Peer:
     allowed = tuple(section.listed("AllowedIPs", _network, "write networks such as 0.0.0.0/0, ::/0"))
     if not allowed:
-        mend = "add AllowedIPs = 0.0.0.0/0, ::/0: without, nothing would go to it"
-        raise BadTunnelFile(section.file, "[Peer] has no AllowedIPs", line=section.line, mend=mend)
+        hint = "add AllowedIPs = 0.0.0.0/0, ::/0: without, nothing would go to it"
+        raise BadTunnelFile(section.file, "[Peer] has no AllowedIPs", line=section.line, hint=hint)
     seconds = section.one("PersistentKeepalive", _keepalive, "write seconds, or off")
     return Peer(
         public_key=section.needed("PublicKey", _key, _KEY_MEND),
@@ -200,8 +200,8 @@ def _refuse_overlaps(peers: tuple[Peer, ...], name: str) -> None:
     for peer in peers:
         for network in dict.fromkeys(peer.allowed):
             if network in taken:
-                mend = "give each network to one peer; several servers are several files"
-                raise BadTunnelFile(name, f"AllowedIPs gives {network} to two peers", mend=mend)
+                hint = "give each network to one peer; several servers are several files"
+                raise BadTunnelFile(name, f"AllowedIPs gives {network} to two peers", hint=hint)
             taken.add(network)
 
 

@@ -13,12 +13,12 @@ import structlog
 from agent.envoy.process import EnvoyProcess
 from agent.net.commands import CommandFailed, run, start_child
 from agent.vpn import policy_routing
-from agent.vpn.driver import Line
+from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall.rules import MARK
-from agent.vpn.slots import Lane
+from agent.vpn.slots import InterfaceSlot
 from agent.vpn.tunnel_health import interface_trouble
-from agent.vpn.wireguard.liveness import Pulse, Sample
+from agent.vpn.wireguard.liveness import HandshakeLiveness, TransferSample
 from agent.vpn.wireguard.wg_quick import WireGuardFile
 from model.endpoint import Endpoint
 
@@ -34,17 +34,17 @@ Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 """The addresses of a host. Raises NameUnknown."""
 
 
-class WireGuard:
+class WireGuardDriver:
     """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
 
     def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
         self._file = file
-        self._lane: Lane | None = None
+        self._lane: InterfaceSlot | None = None
         """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
         self._process: EnvoyProcess | None = None
-        self._pulse = Pulse(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
+        self._pulse = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
 
     @property
     def server(self) -> str:
@@ -55,7 +55,7 @@ class WireGuard:
         assert self._lane is not None
         return self._lane.interface
 
-    async def up(self, lane: Lane) -> Line:
+    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
         """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
         self._lane = lane
         networks = tuple(each for peer in self._file.peers for each in peer.allowed)
@@ -67,7 +67,9 @@ class WireGuard:
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         await self._await_handshake()
-        return Line(self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses))
+        return ActiveTunnel(
+            self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses)
+        )
 
     async def look(self) -> str | None:
         """What is wrong: the device, its routes, or a server that does not answer."""
@@ -91,7 +93,7 @@ class WireGuard:
 
     # -- beginning
 
-    async def _make_device(self, lane: Lane) -> None:
+    async def _make_device(self, lane: InterfaceSlot) -> None:
         try:
             await run("ip", "link", "add", self._interface, "type", "wireguard")
         except CommandFailed as error:
@@ -107,7 +109,7 @@ class WireGuard:
                 if time.monotonic() > deadline_s:
                     raise TunnelFailed(
                         "wireguard-go makes no interface",
-                        mend=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
+                        hint=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
                     ) from None
                 await asyncio.sleep(_POLL_S)
                 if self._process.ended.is_set():  # the device of the one before it may still be on its way out
@@ -115,17 +117,17 @@ class WireGuard:
             else:
                 return
 
-    def _start(self, lane: Lane) -> EnvoyProcess:
+    def _start(self, lane: InterfaceSlot) -> EnvoyProcess:
         command = ("wireguard-go", "--foreground", lane.interface)
         try:
             return start_child(command, self._folder, log_of(lane), environment={"LOG_LEVEL": "error"})
         except OSError as error:
             raise TunnelFailed(
                 f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
-                mend="install wireguard-go, or load the kernel's module",
+                hint="install wireguard-go, or load the kernel's module",
             ) from error
 
-    async def _settings(self, lane: Lane) -> str:
+    async def _settings(self, lane: InterfaceSlot) -> str:
         """What `wg setconf` reads: names resolved, and a sign of life often enough."""
         lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
         if self._file.listen_port and not lane.suffix:  # the other lane may be of a file that says the same
@@ -169,19 +171,19 @@ class WireGuard:
                 return
             await asyncio.sleep(_POLL_S)
         raise TunnelFailed(
-            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", mend="is it there, and are the keys right?"
+            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", hint="is it there, and are the keys right?"
         )
 
     # -- watching
 
-    async def _sample(self) -> Sample:
+    async def _sample(self) -> TransferSample:
         """What the device counts of the main peer. Raises CommandFailed."""
         # the first line holds the device's own key: only the peer's counters leave this function
         for line in (await run("wg", "show", self._interface, "dump")).splitlines()[1:]:
             match line.split("\t"):
                 case [key, _, _, _, handshake, received, sent, _] if key == self._file.main_peer.public_key:
-                    return Sample(int(handshake), int(received), int(sent))
-        return Sample(0, 0, 0)
+                    return TransferSample(int(handshake), int(received), int(sent))
+        return TransferSample(0, 0, 0)
 
     def _process_trouble(self) -> str | None:
         ended = self._process is not None and self._process.ended.is_set()
@@ -197,6 +199,6 @@ class WireGuard:
         return policy_routing.route_trouble(self._interface, versions)
 
 
-def log_of(lane: Lane) -> str:
+def log_of(lane: InterfaceSlot) -> str:
     """The name of the file in which wireguard-go's words are."""
     return f"wireguard{lane.suffix}.log"

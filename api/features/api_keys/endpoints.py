@@ -14,7 +14,7 @@ from api.http.paths import BASE_PATH
 from api.kernel.collections.router import CHANGE, DELETE, router_of
 from api.kernel.dry_run import DryRunOut
 from api.kernel.idempotency import REPLAYED_HEADER
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 from api.runtime.tokens import new_key
 
 router = router_of(API_KEYS, can=frozenset({CHANGE, DELETE}))
@@ -27,10 +27,10 @@ async def create_api_key(wish: ApiKeyIn, write: Writing) -> Response:
     """Make an API key of one's own. The reply is the only time that it can be read."""
     secret = new_key()
 
-    async def do(work: Work) -> Answer:
+    async def do(work: WriteContext) -> WriteReply:
         made = await API_KEYS.show_one(work.look, await API_KEYS.add(work, wish, secret))
         headers = {"Location": f"{BASE_PATH}/{API_KEYS.name}/{made.id}", "ETag": API_KEYS.etag(made)}
-        return Answer(201, made, headers)
+        return WriteReply(201, made, headers)
 
     reply = await write.run(do)
     if reply.status_code != 201 or REPLAYED_HEADER in reply.headers:

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.features.operators.schemas import Fleets, Role
-from api.http.field_types import Name, View, Wish, absent
+from api.http.field_types import Name, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.api_key_scopes import SCOPES
 from api.kernel.collections.schemas import ListQuery, Pattern
@@ -24,14 +24,14 @@ _EXAMPLE: dict[str, Any] = {
 
 
 def _read_moment(value: object) -> datetime:
-    mend = "send a time with its zone, for example 2027-01-01T00:00:00Z"
+    hint = "send a time with its zone, for example 2027-01-01T00:00:00Z"
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         if moment is None or moment.tzinfo is None:
-            raise bad_value("bad_time", "this is no time with a zone", mend)
+            raise bad_value("bad_time", "this is no time with a zone", hint)
         return moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise bad_value("bad_time", "this is no time with a zone", mend) from error
+        raise bad_value("bad_time", "this is no time with a zone", hint) from error
 
 
 def _check_scope(value: str) -> str:
@@ -51,7 +51,7 @@ Scopes = Annotated[
 ]
 
 
-class ApiKeyIn(Wish):
+class ApiKeyIn(RequestModel):
     """Nothing of it may go beyond what whoever makes it may."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -63,7 +63,7 @@ class ApiKeyIn(Wish):
     expires_at: Moment | None = Field(None, description="Null: never.")
 
 
-class ApiKeyPatch(Wish):
+class ApiKeyPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "exporter-2"}]})
 
     name: Name = Field(default_factory=absent)
@@ -77,7 +77,7 @@ class ApiKeyQuery(ListQuery):
     name: Pattern | None = None
 
 
-class ApiKeyOut(View):
+class ApiKeyOut(ResponseModel):
     id: UUID
     name: str
     operator_id: UUID

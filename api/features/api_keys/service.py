@@ -15,23 +15,23 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
 from api.kernel.caller import Caller, lesser
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
+from api.kernel.context import ReadContext
 from api.kernel.roles import OperatorRole
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from api.runtime.tokens import digest_of
-from model.audit_log import Entry
+from model.audit_log import AuditEntry
 from model.repositories import operators
 from model.repositories.operators import as_fleets
 from model.tables import ApiKeyRow
 
 
-class ApiKeys(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
+class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
     name, kind = "api-keys", "api-key"
     table, wish, patch, view, query = ApiKeyRow, ApiKeyIn, ApiKeyPatch, ApiKeyOut, ApiKeyQuery
     has_name = in_fleets = has_fleet = False
     volatile = frozenset({"last_used_at", "key"})
 
-    async def add(self, work: Work, wish: ApiKeyIn, secret: str) -> ApiKeyRow:
+    async def add(self, work: WriteContext, wish: ApiKeyIn, secret: str) -> ApiKeyRow:
         """Raises Problem: 422 for what goes beyond the caller's rights, 409 when they have a key of this name."""
         fields = await _stored(work, wish.model_dump())
         owner = work.caller.operator_id
@@ -41,7 +41,7 @@ class ApiKeys(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
         work.unit.audit(_entry("created", row, [name for name, value in fields.items() if value is not None]))
         return row
 
-    async def change(self, work: Work, row: ApiKeyRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: ApiKeyRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 and 409 likewise."""
         stored = await _stored(work, fields)
         with clashes(_taken(fields.get("name", ""))):
@@ -49,11 +49,11 @@ class ApiKeys(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
         if changed:
             work.unit.audit(_entry("changed", row, changed))
 
-    async def remove(self, work: Work, row: ApiKeyRow) -> None:
+    async def remove(self, work: WriteContext, row: ApiKeyRow) -> None:
         await operators.remove_key(work.session, row)
-        work.unit.audit(Entry("deleted", self.kind, str(row.id)))
+        work.unit.audit(AuditEntry("deleted", self.kind, str(row.id)))
 
-    async def show(self, look: Look, rows: Sequence[ApiKeyRow]) -> list[ApiKeyOut]:  # noqa: ARG002 - the base class's
+    async def show(self, look: ReadContext, rows: Sequence[ApiKeyRow]) -> list[ApiKeyOut]:  # noqa: ARG002 - the base class's
         return [_show(row) for row in rows]
 
     def visible(self, caller: Caller) -> list[ColumnElement[bool]]:
@@ -61,7 +61,7 @@ class ApiKeys(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
         return [] if caller.is_global_admin else [col(ApiKeyRow.operator_id) == caller.operator_id]
 
 
-async def _stored(work: Work, fields: Mapping[str, Any]) -> dict[str, Any]:
+async def _stored(work: WriteContext, fields: Mapping[str, Any]) -> dict[str, Any]:
     stored = dict(fields)
     if "fleets" in stored:
         stored["fleet_ids"] = await resolve_fleets(work, stored.pop("fleets"))
@@ -71,7 +71,7 @@ async def _stored(work: Work, fields: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _refuse_more(work: Work, stored: Mapping[str, Any]) -> None:
+def _refuse_more(work: WriteContext, stored: Mapping[str, Any]) -> None:
     """Raises Problem (422) for what is more than the caller may, who may be using a lesser key."""
     caller = work.caller
     if "role" in stored and lesser(OperatorRole(stored["role"]), caller.role) != stored["role"]:
@@ -85,20 +85,20 @@ def _refuse_more(work: Work, stored: Mapping[str, Any]) -> None:
         if expires is not None and expires <= work.now:
             raise _beyond("/expires_at", "this is over", "send a time in the future", expires)
         if caller.expires_at is not None and (expires is None or expires > caller.expires_at):
-            mend = f"send {caller.expires_at.isoformat()} or earlier"
-            raise _beyond("/expires_at", "your own key expires before that", mend, expires)
+            hint = f"send {caller.expires_at.isoformat()} or earlier"
+            raise _beyond("/expires_at", "your own key expires before that", hint, expires)
 
 
-def _beyond(field: str, message: str, mend: str, value: object = None) -> Problem:
-    return Problem(422, "beyond_own", message, errors=[FieldError(field, message, mend, value)])
+def _beyond(field: str, message: str, hint: str, value: object = None) -> Problem:
+    return Problem(422, "beyond_own", message, errors=[FieldError(field, message, hint, value)])
 
 
 def _taken(name: str) -> dict[str, Problem]:
     return {"uq_api_key_operator_id_name": duplicate("/name", name, "another key of this operator has this name")}
 
 
-def _entry(action: str, row: ApiKeyRow, fields: Sequence[str]) -> Entry:
-    return Entry(action, "api-key", str(row.id), detail={"fields": sorted(fields)})
+def _entry(action: str, row: ApiKeyRow, fields: Sequence[str]) -> AuditEntry:
+    return AuditEntry(action, "api-key", str(row.id), detail={"fields": sorted(fields)})
 
 
 def _show(row: ApiKeyRow) -> ApiKeyOut:
@@ -116,4 +116,4 @@ def _show(row: ApiKeyRow) -> ApiKeyOut:
     )
 
 
-API_KEYS = ApiKeys()
+API_KEYS = ApiKeyCollection()

@@ -11,13 +11,13 @@ from api.features.audit_events.schemas import AuditEventOut, AuditQuery
 from api.features.audit_events.service import AUDIT_EVENTS
 from api.http.openapi import for_operators
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.schemas import Page
 from api.kernel.context import Context
 
 NDJSON = "application/x-ndjson"
 router = APIRouter(prefix=f"/{AUDIT_EVENTS.name}", tags=[AUDIT_EVENTS.name], route_class=JsonRoute)
-May = Annotated[Caller, Depends(Permit(AUDIT_EVENTS.name))]
+May = Annotated[Caller, Depends(Permission(AUDIT_EVENTS.name))]
 _LISTED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A page; as NDJSON, all pages from the cursor on, unless there is a limit.",

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field
 
 from api.features.api_keys.schemas import Moment
-from api.http.field_types import Reference, Text, View
+from api.http.field_types import Reference, ResponseModel, Text
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import ListQuery
 
@@ -42,7 +42,7 @@ class AuditQuery(ListQuery):
     until: Moment | None = Field(None, description="Before then.")
 
 
-class AuditEventOut(View):
+class AuditEventOut(ResponseModel):
     """Who did what. The chain of hashes is checked by `exitplane audit verify`."""
 
     sequence: int

@@ -9,18 +9,18 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from api.features.audit_events.schemas import SEQUENCE_MAX, AuditEventOut, AuditQuery
-from api.http.field_types import View, as_id
+from api.http.field_types import ResponseModel, as_id
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
 from api.kernel.collections.schemas import Page
-from api.kernel.context import ApiContext, Look
+from api.kernel.context import ApiContext, ReadContext
 from model.repositories import declared
 from model.tables import AuditRow, FleetRow
 
 _FIELDS = {"kind": "kind", "action": "action", "object_id": "object_id", "actor": "actor_id"}
 
 
-class AuditEvents(Collection[AuditRow, View, AuditEventOut]):
+class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
     name, kind = "audit-events", "audit-event"
     table, view, query = AuditRow, AuditEventOut, AuditQuery
     has_name = in_fleets = has_fleet = False
@@ -53,7 +53,7 @@ class AuditEvents(Collection[AuditRow, View, AuditEventOut]):
         number = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else 0
         return number if 0 < number <= SEQUENCE_MAX else None
 
-    async def show(self, look: Look, rows: Sequence[AuditRow]) -> list[AuditEventOut]:  # noqa: ARG002 - the base class's
+    async def show(self, look: ReadContext, rows: Sequence[AuditRow]) -> list[AuditEventOut]:  # noqa: ARG002 - the base class's
         return [AuditEventOut.of(row) for row in rows]
 
     async def read(self, context: ApiContext, caller: Caller, query: AuditQuery) -> Page[AuditEventOut]:
@@ -78,4 +78,4 @@ def _lines(page: Page[AuditEventOut]) -> bytes:
     return b"".join(item.model_dump_json().encode() + b"\n" for item in page.items)
 
 
-AUDIT_EVENTS = AuditEvents()
+AUDIT_EVENTS = AuditEventCollection()

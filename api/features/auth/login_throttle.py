@@ -16,18 +16,18 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.http.problems import Problem
-from api.runtime.tokens import Signer
-from model.audit_log import Actor, Entry, append
+from api.runtime.tokens import TokenSigner
+from model.audit_log import Actor, AuditEntry, append
 from model.repositories import logins
-from model.repositories.logins import Allowance
+from model.repositories.logins import LoginAllowance
 
-OF_A_NAME: Final = Allowance(free=5, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
-OF_AN_ADDRESS: Final = Allowance(free=20, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
+OF_A_NAME: Final = LoginAllowance(free=5, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
+OF_AN_ADDRESS: Final = LoginAllowance(free=20, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
 """Several people share an address behind a router, or behind what ends TLS for the API."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guesses:
+class LoginThrottle:
     """Attempts for a name (None: for no certain one) from an address."""
 
     address: str
@@ -35,7 +35,7 @@ class Guesses:
     pair: str | None
 
     @classmethod
-    def of(cls, signer: Signer, address: str, name: str | None = None) -> Guesses:
+    def of(cls, signer: TokenSigner, address: str, name: str | None = None) -> LoginThrottle:
         """By what an address and a name are digested to; of an IPv6 address its network counts."""
         place = signer.derive("throttle address", _network(address))
         if name is None:
@@ -53,14 +53,14 @@ class Guesses:
             return None
         refused = await logins.count_refused(session, f"refused {self.address}", now)
         if refused is not None:
-            entry = Entry("login_refused", "operator", detail={"attempts": refused})
+            entry = AuditEntry("login_refused", "operator", detail={"attempts": refused})
             await append(session, Actor(), [entry])
         seconds = math.ceil((until - now).total_seconds())
         return Problem(
             429,
             "too_many_attempts",
             "too many attempts failed",
-            mend=f"try again in {seconds} s",
+            hint=f"try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
 

@@ -11,16 +11,16 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.features.auth.login_throttle import Guesses
+from api.features.auth.login_throttle import LoginThrottle
 from api.features.auth.schemas import TokensOut
 from api.features.auth.service import begin_session, failure
 from api.http.problems import RETRY_AFTER_S, Problem, clashes
 from api.kernel.caller import unauthenticated
 from api.kernel.context import ApiContext
 from api.runtime.oauth import LoginRefused, ProviderUnavailable
-from api.runtime.oidc import Account, Provider
-from api.runtime.tokens import BadToken, Signer, TokenExpired
-from model.audit_log import Actor, Entry, append
+from api.runtime.oidc import OidcAccount, OidcProvider
+from api.runtime.tokens import BadToken, TokenExpired, TokenSigner
+from model.audit_log import Actor, AuditEntry, append
 from model.repositories import operators
 from model.tables import OperatorRow
 
@@ -45,7 +45,7 @@ async def finish(
     """What the provider sent the browser back with. Raises Problem: 401, 403 for an account of no operator, 404, 429, 503."""
     provider, signer = await _provider(context)
     now = context.clock()
-    guesses = Guesses.of(signer, address)
+    guesses = LoginThrottle.of(signer, address)
     async with context.database.session() as session:
         refusal = await guesses.attempt(session, now)
     if refusal is not None:
@@ -69,11 +69,11 @@ async def finish(
     if row is not None:
         raise unauthenticated("operator_disabled", "this operator is disabled", "ask an admin")
     message = f"the account {account.subject} is no operator's"
-    raise Problem(403, "account_not_bound", message, mend="ask an admin to set it as an operator's oidc_subject")
+    raise Problem(403, "account_not_bound", message, hint="ask an admin to set it as an operator's oidc_subject")
 
 
 def _read(
-    provider: Provider, signer: Signer, query: Mapping[str, str], cookie: str | None, now: datetime
+    provider: OidcProvider, signer: TokenSigner, query: Mapping[str, str], cookie: str | None, now: datetime
 ) -> tuple[str, str]:
     """The state and the code. Raises LoginRefused unless this browser began the login here, and the provider agreed."""
     state, code = query.get("state", ""), query.get("code", "")
@@ -93,7 +93,7 @@ def _read(
     return state, code
 
 
-async def _provision(session: AsyncSession, account: Account, now: datetime) -> OperatorRow | None:
+async def _provision(session: AsyncSession, account: OidcAccount, now: datetime) -> OperatorRow | None:
     """An operator for an account whose claims are mapped to a role; None for others."""
     if account.role is None:
         return None
@@ -101,19 +101,21 @@ async def _provision(session: AsyncSession, account: Account, now: datetime) -> 
     if await operators.find_named(session, name):
         name = f"{name}-{secrets.token_hex(3)}"
     row = OperatorRow(name=name, role=account.role, oidc_subject=account.subject, created_at=now)
-    taken = Problem(409, "changed_meanwhile", "somebody else was made an operator meanwhile", mend="log in again")
+    taken = Problem(409, "changed_meanwhile", "somebody else was made an operator meanwhile", hint="log in again")
     with clashes({"uq_operator_name": taken, "uq_operator_oidc_subject": taken}):
         await operators.save(session, row)
-    entry = Entry("created", "operator", str(row.id), detail={"fields": ["name", "oidc_subject", "role"], "by": "oidc"})
+    entry = AuditEntry(
+        "created", "operator", str(row.id), detail={"fields": ["name", "oidc_subject", "role"], "by": "oidc"}
+    )
     await append(session, Actor(), [entry])
     return row
 
 
-async def _provider(context: ApiContext) -> tuple[Provider, Signer]:
+async def _provider(context: ApiContext) -> tuple[OidcProvider, TokenSigner]:
     provider = context.auth.provider
     if provider is None:
         message = "operators log in by password here"
-        raise Problem(404, "oidc_not_configured", message, mend="POST /api/v1/auth/login, or set EXITPLANE_OIDC_ISSUER")
+        raise Problem(404, "oidc_not_configured", message, hint="POST /api/v1/auth/login, or set EXITPLANE_OIDC_ISSUER")
     return provider, await context.auth.signing_key.signer(context.database)
 
 
@@ -123,6 +125,6 @@ def _unavailable(error: ProviderUnavailable) -> Problem:
         503,
         "oidc_unavailable",
         "the OIDC provider does not answer as one does",
-        mend="try again, or look at the control plane's log",
+        hint="try again, or look at the control plane's log",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )

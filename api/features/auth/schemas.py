@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.http.field_types import View, Wish
+from api.http.field_types import RequestModel, ResponseModel
 from api.http.secret_fields import Code, LoginName, NewPassword, Password, Token
 from api.http.validators import bad_value
 from api.kernel.roles import OperatorRole
@@ -16,7 +16,7 @@ from api.kernel.roles import OperatorRole
 _PASSWORD = "correct horse battery"  # noqa: S105 - an example
 
 
-class LoginIn(Wish):
+class LoginIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "ada", "password": _PASSWORD}]})
 
     name: LoginName
@@ -24,20 +24,20 @@ class LoginIn(Wish):
     totp: Code | None = Field(None, description="Once a second factor was set up: what it shows.")
 
 
-class RefreshIn(Wish):
+class RefreshIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"refresh_token": "ep-refresh-…"}]})
 
     refresh_token: Token
 
 
-class TokensOut(View):
+class TokensOut(ResponseModel):
     access_token: str = Field(description="For the header `Authorization: Bearer`.")
     token_type: str = "Bearer"  # noqa: S105 - RFC 6749's word
     expires_in: int = Field(description="In seconds.")
     refresh_token: str = Field(description="Good for one new pair of tokens. Using it twice ends the session.")
 
 
-class KeyOfCaller(View):
+class KeyOfCaller(ResponseModel):
     id: UUID
     name: str
     scopes: list[str] | None = Field(
@@ -46,7 +46,7 @@ class KeyOfCaller(View):
     expires_at: datetime | None
 
 
-class MeOut(View):
+class MeOut(ResponseModel):
     """Who calls, and what they may with this credential."""
 
     id: UUID
@@ -58,25 +58,25 @@ class MeOut(View):
     api_key: KeyOfCaller | None = Field(description="The API key that the request came with.")
 
 
-class PasswordIn(Wish):
+class PasswordIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"old": _PASSWORD, "new": "staple battery horse"}]})
 
     old: Password
     new: NewPassword
 
 
-class TotpOut(View):
+class TotpOut(ResponseModel):
     secret: str = Field(description="In base32. Shown this once.")
     uri: str = Field(description="The same as `otpauth://`, to show as a QR code.")
 
 
-class TotpIn(Wish):
+class TotpIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
     code: Code
 
 
-class TotpRemovalIn(Wish):
+class TotpRemovalIn(RequestModel):
     """The password, or a code."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"password": _PASSWORD}]})

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.features.auth import second_factor
-from api.features.auth.login_throttle import Guesses
+from api.features.auth.login_throttle import LoginThrottle
 from api.features.auth.schemas import (
     KeyOfCaller,
     LoginIn,
@@ -24,8 +24,8 @@ from api.http.problems import Problem
 from api.kernel.caller import Caller, unauthenticated
 from api.kernel.context import ApiContext
 from api.runtime.passwords import refuse_weak
-from api.runtime.tokens import ACCESS_LIFETIME, SESSION_LIFETIME, Access, BadToken, Signer, digest_of
-from model.audit_log import Actor, Entry, append
+from api.runtime.tokens import ACCESS_LIFETIME, SESSION_LIFETIME, AccessToken, BadToken, TokenSigner, digest_of
+from model.audit_log import Actor, AuditEntry, append
 from model.repositories import logins, operators
 from model.tables import OperatorRow, SessionRow
 
@@ -35,7 +35,7 @@ _KIND = "operator"
 async def log_in(context: ApiContext, wish: LoginIn, address: str) -> TokensOut:
     """Raises Problem: 401, or 429 after too many failures."""
     now, signer = context.clock(), await context.auth.signing_key.signer(context.database)
-    guesses = Guesses.of(signer, address, wish.name)
+    guesses = LoginThrottle.of(signer, address, wish.name)
     async with context.database.session() as session:
         refusal = await guesses.attempt(session, now)
         is_name = as_id(wish.name) is None and as_reference(wish.name) is not None
@@ -56,8 +56,8 @@ async def log_in(context: ApiContext, wish: LoginIn, address: str) -> TokensOut:
             return await begin_session(session, signer, row, now, by="password")
         await append(session, Actor(), [failure(row, reason or "password")])
     if reason == "totp_missing":
-        mend = "send `totp` too: what the second factor shows now"
-        raise unauthenticated("totp_required", "this operator has a second factor", mend)
+        hint = "send `totp` too: what the second factor shows now"
+        raise unauthenticated("totp_required", "this operator has a second factor", hint)
     raise unauthenticated("bad_login", "the name, the password or the code is not right", "try again, or ask an admin")
 
 
@@ -80,7 +80,7 @@ async def _refuse(
 
 
 async def begin_session(
-    session: AsyncSession, signer: Signer, row: OperatorRow, now: datetime, *, by: str
+    session: AsyncSession, signer: TokenSigner, row: OperatorRow, now: datetime, *, by: str
 ) -> TokensOut:
     """A session of an operator who proved to be one, and its first tokens."""
     session_id = uuid4()
@@ -96,14 +96,14 @@ async def begin_session(
             expires_at=now + SESSION_LIFETIME,
         ),
     )
-    entry = Entry("login", _KIND, str(row.id), detail={"session": str(session_id), "by": by})
+    entry = AuditEntry("login", _KIND, str(row.id), detail={"session": str(session_id), "by": by})
     await append(session, Actor(row.id), [entry])
-    return _tokens(signer, Access(row.id, session_id), refresh_token, now)
+    return _tokens(signer, AccessToken(row.id, session_id), refresh_token, now)
 
 
-def failure(row: OperatorRow | None, reason: str) -> Entry:
+def failure(row: OperatorRow | None, reason: str) -> AuditEntry:
     """An attempt that failed; whoever it was is not known to be the operator, and an unknown name is not repeated."""
-    return Entry("login_failed", _KIND, str(row.id) if row else None, detail={"reason": reason})
+    return AuditEntry("login_failed", _KIND, str(row.id) if row else None, detail={"reason": reason})
 
 
 async def refresh(context: ApiContext, refresh_token: str) -> TokensOut:
@@ -123,10 +123,10 @@ async def refresh(context: ApiContext, refresh_token: str) -> TokensOut:
         if row.refresh_digest == digest_of(refresh_token) and not owner.disabled:
             renewed = signer.new_refresh(session_id)
             row.refresh_digest = digest_of(renewed)
-            return _tokens(signer, Access(owner.id, session_id), renewed, now)
+            return _tokens(signer, AccessToken(owner.id, session_id), renewed, now)
         await logins.end_session(session, session_id)
         if not owner.disabled:
-            entry = Entry("refresh_reused", _KIND, str(owner.id), detail={"session": str(session_id)})
+            entry = AuditEntry("refresh_reused", _KIND, str(owner.id), detail={"session": str(session_id)})
             await append(session, Actor(), [entry])
     if owner.disabled:
         raise unauthenticated("operator_disabled", "this operator is disabled", "ask an admin")
@@ -160,14 +160,14 @@ async def change_password(context: ApiContext, caller: Caller, wish: PasswordIn,
     async with context.database.session() as session:
         row = await _own(session, caller)
     if row.password_hash is None:
-        raise Problem(409, "no_password", "this operator has no password", mend="ask an admin to set one")
+        raise Problem(409, "no_password", "this operator has no password", hint="ask an admin to set one")
     refuse_weak(wish.new, row.name, "/new")
     await _demand_password(context, caller, wish.old, address)
     made = await context.auth.passwords.make(wish.new)
 
     async def change(session: AsyncSession, locked: OperatorRow) -> None:
         if locked.password_hash != row.password_hash:
-            raise Problem(409, "changed_meanwhile", "the password was changed meanwhile", mend="try with the new one")
+            raise Problem(409, "changed_meanwhile", "the password was changed meanwhile", hint="try with the new one")
         locked.password_hash = made
         await logins.end_sessions(session, locked.id, but=caller.session_id)
         await _audit(session, caller, "password_changed")
@@ -182,7 +182,7 @@ async def start_totp(context: ApiContext, caller: Caller) -> TotpOut:
 
     async def change(_: AsyncSession, row: OperatorRow) -> None:
         if second_factor.is_enabled(row):
-            raise Problem(409, "totp_enabled", "there is a second factor", mend="remove it first: DELETE")
+            raise Problem(409, "totp_enabled", "there is a second factor", hint="remove it first: DELETE")
         row.totp_secret, row.totp_step = secret, None
         names.append(row.name)
 
@@ -196,7 +196,7 @@ async def confirm_totp(context: ApiContext, caller: Caller, code: str) -> None:
 
     async def change(session: AsyncSession, row: OperatorRow) -> None:
         if row.totp_secret is None or row.totp_step is not None:
-            raise Problem(409, "totp_not_started", "no second factor waits for this", mend="POST /api/v1/auth/totp")
+            raise Problem(409, "totp_not_started", "no second factor waits for this", hint="POST /api/v1/auth/totp")
         step = second_factor.step_of(row.totp_secret, code, now)
         if step is None:
             raise _bad_code()
@@ -211,7 +211,7 @@ async def remove_totp(context: ApiContext, caller: Caller, wish: TotpRemovalIn, 
     async with context.database.session() as session:
         row = await _own(session, caller)
     if row.totp_secret is None:
-        raise Problem(409, "no_totp", "this operator has no second factor", mend="nothing is to be done")
+        raise Problem(409, "no_totp", "this operator has no second factor", hint="nothing is to be done")
     if wish.password is not None:
         await _demand_password(context, caller, wish.password, address)
     else:
@@ -229,7 +229,7 @@ async def _demand_password(context: ApiContext, caller: Caller, password: str, a
     row, guesses = await _guess(context, caller, address)
     verdict = await context.auth.passwords.check(password, row.password_hash)
     if not verdict.right:
-        raise Problem(403, "bad_password", "the password is not right", mend="send the one that you log in with")
+        raise Problem(403, "bad_password", "the password is not right", hint="send the one that you log in with")
     await _succeed(context, guesses)
 
 
@@ -244,18 +244,18 @@ async def _demand_code(context: ApiContext, caller: Caller, code: str, address: 
     await _succeed(context, guesses)
 
 
-async def _guess(context: ApiContext, caller: Caller, address: str) -> tuple[OperatorRow, Guesses]:
+async def _guess(context: ApiContext, caller: Caller, address: str) -> tuple[OperatorRow, LoginThrottle]:
     signer = await context.auth.signing_key.signer(context.database)
     async with context.database.session() as session:
         row = await _own(session, caller)
-        guesses = Guesses.of(signer, address, row.name)
+        guesses = LoginThrottle.of(signer, address, row.name)
         refusal = await guesses.attempt(session, context.clock())
     if refusal is not None:
         raise refusal
     return row, guesses
 
 
-async def _succeed(context: ApiContext, guesses: Guesses) -> None:
+async def _succeed(context: ApiContext, guesses: LoginThrottle) -> None:
     async with context.database.session() as session:
         await guesses.succeed(session, context.clock())
 
@@ -278,10 +278,10 @@ async def _own(session: AsyncSession, caller: Caller) -> OperatorRow:
 
 
 async def _audit(session: AsyncSession, caller: Caller, action: str, /, **detail: str) -> None:
-    await append(session, caller.actor, [Entry(action, _KIND, str(caller.operator_id), detail=detail)])
+    await append(session, caller.actor, [AuditEntry(action, _KIND, str(caller.operator_id), detail=detail)])
 
 
-def _tokens(signer: Signer, access: Access, refresh_token: str, now: datetime) -> TokensOut:
+def _tokens(signer: TokenSigner, access: AccessToken, refresh_token: str, now: datetime) -> TokensOut:
     return TokensOut(
         access_token=signer.issue_access(access, now),
         expires_in=int(ACCESS_LIFETIME.total_seconds()),
@@ -294,4 +294,4 @@ def _gone() -> Problem:
 
 
 def _bad_code() -> Problem:
-    return Problem(403, "bad_code", "the code is not right, or was used before", mend="send the one that is shown now")
+    return Problem(403, "bad_code", "the code is not right, or was used before", hint="send the one that is shown now")

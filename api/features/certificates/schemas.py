@@ -8,13 +8,13 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.http.field_types import Name, Reference, View, Wish, absent
+from api.http.field_types import Name, Reference, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import FleetListQuery
 
 Pem = Annotated[str, Field(max_length=65_536)]
 
 
-class CertificateIn(Wish):
+class CertificateIn(RequestModel):
     """What listeners show to clients that speak TLS to them."""
 
     name: Name
@@ -23,7 +23,7 @@ class CertificateIn(Wish):
     key: Pem = Field(description="PEM, not encrypted. It is never shown again, and travels to gateways by SDS alone.")
 
 
-class CertificatePatch(Wish):
+class CertificatePatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "gateways"}]})
 
     name: Name = Field(default_factory=absent)
@@ -35,7 +35,7 @@ class CertificateQuery(FleetListQuery):
     pass
 
 
-class CertificateOut(View):
+class CertificateOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

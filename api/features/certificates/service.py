@@ -17,20 +17,20 @@ from api.features.fleets import service as fleets
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import ServerCertificateRow
 
 _RSA_MIN_BITS = 2048
 
 
-class Certificates(Collection[ServerCertificateRow, CertificateIn, CertificateOut]):
+class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, CertificateOut]):
     name, kind = "certificates", "certificate"
     table, wish, patch, view = ServerCertificateRow, CertificateIn, CertificatePatch, CertificateOut
     query = CertificateQuery
 
-    async def create(self, work: Work, wish: CertificateIn) -> ServerCertificateRow:
+    async def create(self, work: WriteContext, wish: CertificateIn) -> ServerCertificateRow:
         """Raises Problem: 422 for an unknown fleet or what is no good certificate, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         read = read_pair(wish.chain, wish.key, work.now)
@@ -47,7 +47,7 @@ class Certificates(Collection[ServerCertificateRow, CertificateIn, CertificateOu
         with clashes(_taken(wish.name) | gone):
             return await declared.save(work.unit, row)
 
-    async def change(self, work: Work, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for what is no good certificate, 409 when the name is taken."""
         await self.stay(work, row, fields)
         if fields.keys() & {"chain", "key"}:
@@ -56,30 +56,30 @@ class Certificates(Collection[ServerCertificateRow, CertificateIn, CertificateOu
         with clashes(_taken(fields.get("name", ""))):
             await declared.save_changes(work.unit, row, fields)
 
-    async def remove(self, work: Work, row: ServerCertificateRow) -> None:
+    async def remove(self, work: WriteContext, row: ServerCertificateRow) -> None:
         """Raises Problem: 409 while a listener shows it."""
-        mend = "give it another first: GET /api/v1/listeners"
-        used = in_use("certificate", row.name, "a listener shows the certificate", mend)
+        hint = "give it another first: GET /api/v1/listeners"
+        used = in_use("certificate", row.name, "a listener shows the certificate", hint)
         with clashes({"fk_listener_certificate_id_server_certificate": used}):
             await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[ServerCertificateRow]) -> list[CertificateOut]:
+    async def show(self, look: ReadContext, rows: Sequence[ServerCertificateRow]) -> list[CertificateOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         return [CertificateOut.of(row, fleet=owners[row.fleet_id]) for row in rows]
 
 
-CERTIFICATES = Certificates()
+CERTIFICATES = CertificateCollection()
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ParsedCertificate:
     """What a chain says of itself."""
 
     server_names: list[str]
     expires_at: datetime
 
 
-def read_pair(chain: str, key: str, now: datetime) -> Pair:
+def read_pair(chain: str, key: str, now: datetime) -> ParsedCertificate:
     """Check a chain and its key. Raises Problem (422)."""
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
@@ -95,7 +95,7 @@ def read_pair(chain: str, key: str, now: datetime) -> Pair:
         raise _bad("/key", "the key is not that of the first certificate", "send the two that belong together")
     if first.not_valid_after_utc <= now:
         raise _bad("/chain", f"it expired at {first.not_valid_after_utc.isoformat()}", "send one that is valid")
-    return Pair(_server_names(first), first.not_valid_after_utc)
+    return ParsedCertificate(_server_names(first), first.not_valid_after_utc)
 
 
 def _check_key(private: Any) -> None:
@@ -103,8 +103,8 @@ def _check_key(private: Any) -> None:
         return
     if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1 | ec.SECP384R1):
         return
-    mend = f"use P-256, P-384, or RSA of at least {_RSA_MIN_BITS} bits"
-    raise _bad("/key", "the key is of a kind that gateways do not take", mend)
+    hint = f"use P-256, P-384, or RSA of at least {_RSA_MIN_BITS} bits"
+    raise _bad("/key", "the key is of a kind that gateways do not take", hint)
 
 
 def _public(key: Any) -> bytes:
@@ -120,8 +120,8 @@ def _server_names(certificate: x509.Certificate) -> list[str]:
     return sorted(extension.value.get_values_for_type(x509.DNSName))
 
 
-def _bad(field: str, message: str, mend: str) -> Problem:
-    return Problem(422, "bad_certificate", message, errors=[FieldError(field, message, mend)])
+def _bad(field: str, message: str, hint: str) -> Problem:
+    return Problem(422, "bad_certificate", message, errors=[FieldError(field, message, hint)])
 
 
 def _taken(name: str) -> dict[str, Problem]:

@@ -7,18 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.features.containers import service
-from api.features.containers.schemas import ContainersOut, LogsOut, Verb, WishesOut
+from api.features.containers.schemas import ContainerCommandsOut, ContainersOut, LogsOut, Verb
 from api.features.exits.service import EXITS
 from api.features.pools.service import POOLS
 from api.http.limits import CONTAINER_LOG_LINES_MAX
 from api.http.openapi import for_operators
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 from model.repositories import containers, declared
 
 router = APIRouter(tags=["containers"], route_class=JsonRoute)
@@ -28,37 +28,37 @@ Lines = Annotated[int, Query(ge=1, le=CONTAINER_LOG_LINES_MAX, description="How 
 _ASKED = {**for_operators(404, 409, 422), 200: {"model": DryRunOut, "description": "Of a dry run"}}
 
 
-@router.post("/exits/{exit_id}/start", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/exits/{exit_id}/start", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def start_exit(exit_id: Ref, write: WritingExits, of_fleet: OfFleet = None) -> Response:
     """Start the container of an exit that was stopped."""
     return await _ask_one(write, exit_id, of_fleet, "start")
 
 
-@router.post("/exits/{exit_id}/stop", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/exits/{exit_id}/stop", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def stop_exit(exit_id: Ref, write: WritingExits, of_fleet: OfFleet = None) -> Response:
     """Stop the container of an exit. It stays as it is until it is started: nothing takes its place."""
     return await _ask_one(write, exit_id, of_fleet, "stop")
 
 
-@router.post("/exits/{exit_id}/restart", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/exits/{exit_id}/restart", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def restart_exit(exit_id: Ref, write: WritingExits, of_fleet: OfFleet = None) -> Response:
     """Restart the container of an exit."""
     return await _ask_one(write, exit_id, of_fleet, "restart")
 
 
-@router.post("/pools/{pool}/containers/start", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/pools/{pool}/containers/start", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def start_containers(pool: Ref, write: WritingPools, of_fleet: OfFleet = None) -> Response:
     """Start all containers of a pool that were stopped."""
     return await _ask_all(write, pool, of_fleet, "start")
 
 
-@router.post("/pools/{pool}/containers/stop", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/pools/{pool}/containers/stop", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def stop_containers(pool: Ref, write: WritingPools, of_fleet: OfFleet = None) -> Response:
     """Stop all containers of a pool, until they are started."""
     return await _ask_all(write, pool, of_fleet, "stop")
 
 
-@router.post("/pools/{pool}/containers/restart", status_code=202, response_model=WishesOut, responses=_ASKED)
+@router.post("/pools/{pool}/containers/restart", status_code=202, response_model=ContainerCommandsOut, responses=_ASKED)
 async def restart_containers(pool: Ref, write: WritingPools, of_fleet: OfFleet = None) -> Response:
     """Restart all containers of a pool, one after the other: each when the one before serves again."""
     return await _ask_all(write, pool, of_fleet, "restart")
@@ -66,7 +66,7 @@ async def restart_containers(pool: Ref, write: WritingPools, of_fleet: OfFleet =
 
 @router.get("/pools/{pool}/containers", responses=for_operators(404, 409, 422))
 async def list_containers(
-    pool: Ref, context: Context, caller: Annotated[Caller, Depends(Permit("pools"))], of_fleet: OfFleet = None
+    pool: Ref, context: Context, caller: Annotated[Caller, Depends(Permission("pools"))], of_fleet: OfFleet = None
 ) -> ContainersOut:
     """The containers of a pool, as they were seen last."""
     async with context.database.snapshot() as session:
@@ -79,7 +79,7 @@ async def list_containers(
 async def read_container_logs(
     exit_id: Ref,
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("exits"))],
+    caller: Annotated[Caller, Depends(Permission("exits"))],
     lines: Lines = 100,
     of_fleet: OfFleet = None,
 ) -> LogsOut:
@@ -91,7 +91,7 @@ async def read_container_logs(
 
 
 async def _ask_one(write: OperatorWrite, ref: str, fleet: str | None, verb: Verb) -> Response:
-    async def do(work: Work) -> Answer:
+    async def do(work: WriteContext) -> WriteReply:
         row = await EXITS.lock(work, ref, fleet)
         container = await service.container_of(work.session, row)
         _, owner = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
@@ -101,7 +101,7 @@ async def _ask_one(write: OperatorWrite, ref: str, fleet: str | None, verb: Verb
 
 
 async def _ask_all(write: OperatorWrite, ref: str, fleet: str | None, verb: Verb) -> Response:
-    async def do(work: Work) -> Answer:
+    async def do(work: WriteContext) -> WriteReply:
         row = await POOLS.lock(work, ref, fleet)
         rows = (await containers.of_pools(work.session, [row.id])).get(row.id, [])
         return await service.wish_for(work, rows, verb, row.fleet_id, in_turn=verb == "restart")

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, model_validator
 
-from api.http.field_types import Host, Port, Text, View, Wish
+from api.http.field_types import Host, Port, RequestModel, ResponseModel, Text
 from api.http.validators import bad_value
 from model.stored_containers import DRAIN_S, MAXIMUM
 from model.world import ExitState
@@ -33,8 +33,8 @@ def _check_variable(value: str) -> str:
     if not _VARIABLE.fullmatch(value):
         raise bad_value("bad_variable", "this is no variable's name", "use letters, digits and _")
     if _SECRET.search(value) and not value.upper().endswith("FILE"):
-        mend = "name the file in `secrets`, and its path /run/secrets/… in the variable's _FILE form"
-        raise bad_value("inline_secret", "a secret does not belong into the environment", mend)
+        hint = "name the file in `secrets`, and its path /run/secrets/… in the variable's _FILE form"
+        raise bad_value("inline_secret", "a secret does not belong into the environment", hint)
     return value
 
 
@@ -46,8 +46,8 @@ def _check_file(value: str) -> str:
 
 def _check_network(value: str) -> str:
     if value in _OF_HOST or not _NETWORK.fullmatch(value):
-        mend = "name a network of the engine; an exit never has the host's"
-        raise bad_value("bad_network", "this is no network for an exit", mend)
+        hint = "name a network of the engine; an exit never has the host's"
+        raise bad_value("bad_network", "this is no network for an exit", hint)
     return value
 
 
@@ -60,7 +60,7 @@ Number = Annotated[int, Field(ge=0, le=MAXIMUM)]
 Verb = Literal["start", "stop", "restart"]
 
 
-class ContainersIn(Wish):
+class ContainersIn(RequestModel):
     """How many exits of a pool run in containers, and what they are made of."""
 
     minimum: Number
@@ -103,16 +103,16 @@ class ContainersIn(Wish):
         return self
 
 
-class ContainersStateOut(View):
+class ContainersStateOut(ResponseModel):
     """How it stands with the containers of a pool."""
 
     wanted: int
     running: int
-    error: str = Field(description="What is wrong, with its mend; empty: nothing.")
+    error: str = Field(description="What is wrong, with its hint; empty: nothing.")
     error_since: datetime | None
 
 
-class WishOut(View):
+class ContainerCommandOut(ResponseModel):
     """Something that was asked of a container. It is done by whoever has the engine, within seconds."""
 
     id: UUID
@@ -121,20 +121,20 @@ class WishOut(View):
     asked_at: datetime
 
 
-class WishesOut(View):
+class ContainerCommandsOut(ResponseModel):
     """In the order in which they are done: a restart waits until the one before serves."""
 
-    wishes: list[WishOut]
+    wishes: list[ContainerCommandOut]
 
 
-class LastWishOut(View):
+class LastCommandOut(ResponseModel):
     verb: Verb
     asked_at: datetime
     done_at: datetime | None = Field(description="null: not yet.")
     error: str = Field(description="Why it could not be done; empty: nothing was in the way.")
 
 
-class ContainerOut(View):
+class ContainerOut(ResponseModel):
     """A container, as it was seen last."""
 
     name: str
@@ -148,14 +148,14 @@ class ContainerOut(View):
     exit_id: UUID | None = Field(description="null: its exit did not enrol yet.")
     exit_state: ExitState | None
     open_requests: int
-    last_wish: LastWishOut | None
+    last_wish: LastCommandOut | None
 
 
-class ContainersOut(View):
+class ContainersOut(ResponseModel):
     state: ContainersStateOut | None
     containers: list[ContainerOut]
 
 
-class LogsOut(View):
+class LogsOut(ResponseModel):
     container: str
     text: str = Field(description="The last lines, of both streams.")

@@ -9,16 +9,23 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.features.containers.schemas import ContainerOut, ContainersStateOut, LastWishOut, Verb, WishesOut, WishOut
+from api.features.containers.schemas import (
+    ContainerCommandOut,
+    ContainerCommandsOut,
+    ContainerOut,
+    ContainersStateOut,
+    LastCommandOut,
+    Verb,
+)
 from api.http.field_errors import FieldError
 from api.http.problems import Problem
-from api.kernel.context import ApiContext, Look
+from api.kernel.context import ApiContext, ReadContext
 from api.kernel.shrink_guard import no_silent_loss
-from api.kernel.writes import Answer, Work
-from model.audit_log import Entry
+from api.kernel.writes import WriteContext, WriteReply
+from model.audit_log import AuditEntry
 from model.repositories import container_commands, containers
 from model.stored_containers import read_containers
-from model.tables import ContainerEngineRow, ContainerRow, ContainerWishRow
+from model.tables import ContainerCommandRow, ContainerEngineRow, ContainerRow
 from model.world import SERVING
 
 FORGOTTEN_AFTER: Final = timedelta(seconds=30)
@@ -30,7 +37,7 @@ _NOBODY: Final = (
 )
 
 
-async def states_of(look: Look, pools: Sequence[Any]) -> dict[Any, ContainersStateOut]:
+async def states_of(look: ReadContext, pools: Sequence[Any]) -> dict[Any, ContainersStateOut]:
     """How it stands with the containers of pools, by pool; without those that want and have none."""
     rows = await containers.of_pools(look.session, [pool.id for pool in pools])
     chosen = [pool for pool in pools if pool.containers is not None or pool.id in rows]
@@ -69,7 +76,7 @@ async def show(session: AsyncSession, pool: Any) -> list[ContainerOut]:
 
 
 def _show(
-    row: ContainerRow, pool: str, inside: containers.ExitInContainer | None, wish: ContainerWishRow | None
+    row: ContainerRow, pool: str, inside: containers.ContainerExit | None, wish: ContainerCommandRow | None
 ) -> ContainerOut:
     return ContainerOut.of(
         row,
@@ -78,7 +85,7 @@ def _show(
         exit_id=inside and inside.id,
         exit_state=inside and inside.state,
         open_requests=inside.open_requests if inside else 0,
-        last_wish=wish and LastWishOut.of(wish),
+        last_wish=wish and LastCommandOut.of(wish),
     )
 
 
@@ -92,7 +99,9 @@ async def container_of(session: AsyncSession, exit_row: Any) -> ContainerRow:
     return row
 
 
-async def wish_for(work: Work, rows: Iterable[ContainerRow], verb: Verb, fleet_id: Any, *, in_turn: bool) -> Answer:
+async def wish_for(
+    work: WriteContext, rows: Iterable[ContainerRow], verb: Verb, fleet_id: Any, *, in_turn: bool
+) -> WriteReply:
     """Ask that something be done to containers. Raises Problem (409) when too little of the fleet would be left."""
     chosen = [row for row in rows if row.leaving_since is None]
     if verb == "stop":
@@ -101,16 +110,16 @@ async def wish_for(work: Work, rows: Iterable[ContainerRow], verb: Verb, fleet_i
         await no_silent_loss(work, fleet_id, len(offered))
     wishes = []
     for row in chosen:
-        wish = ContainerWishRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)
+        wish = ContainerCommandRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)
         await container_commands.ask(work.session, wish)
-        work.unit.audit(Entry(verb, "container", row.name, fleet_id))
-        wishes.append(WishOut.of(wish))
-    return Answer(202, WishesOut(wishes=wishes))
+        work.unit.audit(AuditEntry(verb, "container", row.name, fleet_id))
+        wishes.append(ContainerCommandOut.of(wish))
+    return WriteReply(202, ContainerCommandsOut(wishes=wishes))
 
 
 async def logs(context: ApiContext, container: str, lines: int) -> str:
     """The last lines that a container wrote. Raises Problem (409, 503) with the engine's reason, or when nobody answers."""
-    wish = ContainerWishRow(container=container, verb="logs", lines=lines, asked_at=context.clock())
+    wish = ContainerCommandRow(container=container, verb="logs", lines=lines, asked_at=context.clock())
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _LOGS_WITHIN_S
     async with context.database.session() as session:
@@ -127,4 +136,4 @@ async def logs(context: ApiContext, container: str, lines: int) -> str:
     finally:
         async with context.database.session() as session:
             await container_commands.forget(session, wish.id)
-    raise Problem(503, "no_container_engine", "nobody with a container engine answered in time", mend=_NOBODY)
+    raise Problem(503, "no_container_engine", "nobody with a container engine answered in time", hint=_NOBODY)

@@ -26,7 +26,7 @@ from api.http.field_errors import FieldError
 from api.http.field_types import as_id
 from api.http.problems import Problem, unknown
 from api.kernel.shrink_guard import no_silent_shrink
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from model.tables import FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.world import FIRST_LISTENER
 
@@ -49,7 +49,7 @@ Action: TypeAlias = Literal["created", "changed", "deleted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeclaredItem:
     """What a document wants of one thing, and where in it that stands."""
 
     pointer: str
@@ -57,7 +57,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Existing:
+class ExistingItems:
     """A thing that is there. `now` is what would have to be declared for it to be as it is."""
 
     row: Any
@@ -66,10 +66,10 @@ class Existing:
 
 
 @dataclass(slots=True)
-class Application:
+class ApplyPlan:
     """Used once. `work` has a session of its own; what is left of it after an error is worth nothing."""
 
-    work: Work
+    work: WriteContext
     session: BatchSession
     document: Declared
     prune: bool
@@ -79,8 +79,8 @@ class Application:
     unchanged: int = 0
     _fleets: dict[str, FleetRow] = field(default_factory=dict)
     """The fleets that it is about and that are there, by name."""
-    _wanted: dict[str, dict[Key, Wanted]] = field(default_factory=dict)
-    _there: dict[str, dict[Key, Existing]] = field(default_factory=dict)
+    _wanted: dict[str, dict[Key, DeclaredItem]] = field(default_factory=dict)
+    _there: dict[str, dict[Key, ExistingItems]] = field(default_factory=dict)
     """What there is, by collection: of those that are in the document."""
 
     async def run(self) -> AppliedOut:
@@ -136,7 +136,7 @@ class Application:
                 if key in wanted:
                     message = f"the document has this {collection.kind} twice"
                     raise _problem("twice", message, f"{pointer}/name", "name it once", wish.name)
-                wanted[key] = Wanted(pointer, wish)
+                wanted[key] = DeclaredItem(pointer, wish)
         self._settle_first_listeners()
 
     def _fleet_of(self, collection: AnyCollection, wish: Any, names: Mapping[str, str], pointer: str) -> str:
@@ -183,7 +183,7 @@ class Application:
         stays = {key: each for key, each in there.items() if each.row.id not in moving}
         self._there[collection.name] = stays | fresh
 
-    def _moving(self, collection: AnyCollection, there: Mapping[Key, Existing]) -> set[UUID]:
+    def _moving(self, collection: AnyCollection, there: Mapping[Key, ExistingItems]) -> set[UUID]:
         """The ids of what will change or go."""
         wanted = self._wanted[collection.name]
         return {
@@ -192,14 +192,14 @@ class Application:
             if (_differs(each.now, wanted[key].wish) if key in wanted else self.prune)
         }
 
-    async def _as_existing(self, collection: AnyCollection, rows: Sequence[Any]) -> dict[Key, Existing]:
+    async def _as_existing(self, collection: AnyCollection, rows: Sequence[Any]) -> dict[Key, ExistingItems]:
         views = await shown(self.work.look, collection, rows)
         return {
-            ("" if collection is FLEETS else view.fleet, view.name): Existing(row, as_wish(collection, view))
+            ("" if collection is FLEETS else view.fleet, view.name): ExistingItems(row, as_wish(collection, view))
             for row, view in zip(rows, views, strict=True)
         }
 
-    def _superfluous(self, collection: AnyCollection) -> list[tuple[Key, Existing]]:
+    def _superfluous(self, collection: AnyCollection) -> list[tuple[Key, ExistingItems]]:
         if not self.prune or collection.name not in self._wanted:
             return []
         kept = set(self._wanted[collection.name])
@@ -228,7 +228,7 @@ class Application:
             ]
             await self._park(collection, [*leaving, *moving])
 
-    async def _park(self, collection: AnyCollection, things: Sequence[Existing]) -> None:
+    async def _park(self, collection: AnyCollection, things: Sequence[ExistingItems]) -> None:
         """Not by way of the rows: nobody is to see it, and they still know what was."""
         parked: Any = (
             {PoolRow.only_by_name: True} if collection is POOLS else {ListenerRow.address: cast(ListenerRow.id, Text)}
@@ -244,7 +244,7 @@ class Application:
     async def _make(self, collection: AnyCollection) -> None:
         """Create and change what the document has of a collection."""
         there = self._there[collection.name]
-        changed: dict[Key, Existing] = {}
+        changed: dict[Key, ExistingItems] = {}
         proxies = await self._proxies_of(there) if collection is EXITS else ()
         async with self._together(collection):
             await self._write(collection, changed)
@@ -259,7 +259,7 @@ class Application:
             else:
                 self.unchanged += 1
 
-    async def _write(self, collection: AnyCollection, changed: dict[Key, Existing]) -> None:
+    async def _write(self, collection: AnyCollection, changed: dict[Key, ExistingItems]) -> None:
         there = self._there[collection.name]
         for place, (key, wanted) in enumerate(self._wanted[collection.name].items()):
             if place % _TURN == 0:
@@ -281,7 +281,7 @@ class Application:
         """What is written to a collection reaches the database in few statements, where its order does not matter."""
         return nullcontext() if collection in _ONE_BY_ONE else self.session.together()
 
-    async def _proxies_of(self, exits: Mapping[Key, Existing]) -> Sequence[ProxyRow]:
+    async def _proxies_of(self, exits: Mapping[Key, ExistingItems]) -> Sequence[ProxyRow]:
         """The Envoys of exits that change or go, at hand so that none is asked for alone."""
         return list((await lock(self.session.as_session, ProxyRow, self._moving(EXITS, exits))).values())
 
@@ -326,8 +326,8 @@ def _differs(now: Any, wish: Any) -> bool:
     return any(value != there[name] for name, value in _fields(wish).items())
 
 
-def _problem(code: str, message: str, pointer: str, mend: str, value: object = None) -> Problem:
-    return Problem(422, code, message, errors=[FieldError(pointer, message, mend, value)])
+def _problem(code: str, message: str, pointer: str, hint: str, value: object = None) -> Problem:
+    return Problem(422, code, message, errors=[FieldError(pointer, message, hint, value)])
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from api.http.field_types import Reference
 from api.http.openapi import for_operators, written
 from api.http.parameters import Filter
 from api.http.request_body import LongJsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 
 router = APIRouter(prefix="/declared", tags=["declared"], route_class=LongJsonRoute)
 Prune = Annotated[
@@ -31,7 +31,7 @@ Defaults = Annotated[bool, Query(description="false: without the fields that hav
 @router.get("", response_model=Declared, responses=for_operators(404, 422))
 async def export_declared(
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("declared"))],
+    caller: Annotated[Caller, Depends(Permission("declared"))],
     fleet: Filter = None,
     *,
     defaults: Defaults = True,
@@ -53,7 +53,7 @@ async def apply_declared(
 ) -> Response:
     """Make what is declared what the document says: all of it in one revision, or nothing."""
 
-    async def do(work: Work) -> Answer:
-        return Answer(200, await service.apply(work, document, prune=prune, fleet=fleet))
+    async def do(work: WriteContext) -> WriteReply:
+        return WriteReply(200, await service.apply(work, document, prune=prune, fleet=fleet))
 
     return await write.run(do)

@@ -19,7 +19,7 @@ from api.features.routes.service import ROUTES
 from api.features.users.service import USERS
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
+from api.kernel.context import ReadContext
 
 AnyCollection: TypeAlias = Collection[Any, Any, Any]
 ORDER: Final[tuple[AnyCollection, ...]] = (FLEETS, PLANS, POOLS, LISTENERS, EXITS, ROUTES, USERS)
@@ -29,7 +29,7 @@ _AT_ONCE: Final = 10_000
 
 
 async def rows_of(
-    look: Look, caller: Caller, collection: AnyCollection, fleet_ids: Iterable[UUID] | None = None
+    look: ReadContext, caller: Caller, collection: AnyCollection, fleet_ids: Iterable[UUID] | None = None
 ) -> list[Any]:
     """The rows of a collection (in some fleets) that the caller sees, by name."""
     query = select(collection.table).where(*collection.visible(caller))
@@ -52,7 +52,7 @@ async def lock(session: AsyncSession, table: Any, ids: Iterable[UUID]) -> dict[U
     return held
 
 
-async def shown(look: Look, collection: AnyCollection, rows: Sequence[Any]) -> list[Any]:
+async def shown(look: ReadContext, collection: AnyCollection, rows: Sequence[Any]) -> list[Any]:
     """The rows as the API shows them."""
     views: list[Any] = []
     for start in range(0, len(rows), _AT_ONCE):

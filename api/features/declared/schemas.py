@@ -14,7 +14,7 @@ from api.features.plans.schemas import PlanIn
 from api.features.pools.schemas import PoolIn
 from api.features.routes.schemas import RouteIn
 from api.features.users.schemas import UserIn
-from api.http.field_types import View, Wish
+from api.http.field_types import RequestModel, ResponseModel
 
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(max_length=50_000)]
@@ -24,7 +24,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class Declared(Wish):
+class Declared(RequestModel):
     """What should be, whole or in part: a collection that is missing is left as it is. Things are found by fleet and name."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -38,7 +38,7 @@ class Declared(Wish):
     users: Items[UserIn] | None = None
 
 
-class StepOut(View):
+class StepOut(ResponseModel):
     """What was done to one thing."""
 
     action: Literal["created", "changed", "deleted"]
@@ -49,6 +49,6 @@ class StepOut(View):
     changes: dict[str, tuple[Any, Any]] = Field(description="The old and the new value of what changed, by field.")
 
 
-class AppliedOut(View):
+class AppliedOut(ResponseModel):
     steps: list[StepOut] = Field(description="In the order in which they were done; none: all was as it should be.")
     unchanged: int

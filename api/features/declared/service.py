@@ -7,22 +7,22 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from api.features.declared.apply import Application
+from api.features.declared.apply import ApplyPlan
 from api.features.declared.batch_session import BatchSession
 from api.features.declared.queries import ORDER, as_wish, rows_of, shown
 from api.features.declared.schemas import AppliedOut, Declared
 from api.features.fleets.service import FLEETS
 from api.http.problems import DUPLICATE, RETRY_AFTER_S, Problem
 from api.kernel.caller import Caller
-from api.kernel.context import Look
-from api.kernel.writes import Work
-from model.unit_of_work import Unit
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
+from model.unit_of_work import UnitOfWork
 
 _IN_EACH_OTHERS_WAY = frozenset({"40P01", "40001"})
 """What PostgreSQL says when it had to choose one of two writers: deadlock, serialization failure."""
 
 
-async def export(look: Look, caller: Caller, fleet: str | None) -> Declared:
+async def export(look: ReadContext, caller: Caller, fleet: str | None) -> Declared:
     """All that is declared (in one fleet), as a document that `apply` takes, in an order that does not change.
 
     Keys of certificates are not in it. The first listener of a fleet is among the listeners.
@@ -39,7 +39,7 @@ async def export(look: Look, caller: Caller, fleet: str | None) -> Declared:
     return Declared.model_construct(_fields_set=set(found), **found)
 
 
-async def apply(work: Work, document: Declared, *, prune: bool, fleet: str | None = None) -> AppliedOut:
+async def apply(work: WriteContext, document: Declared, *, prune: bool, fleet: str | None = None) -> AppliedOut:
     """Create and change what the document names; with `prune` delete what it does not.
 
     That touches only the collections that are in the document, and the fleets that it names; if fleets are among what it
@@ -63,16 +63,18 @@ async def apply(work: Work, document: Declared, *, prune: bool, fleet: str | Non
             raise
         message = "another write was in the way, nothing was done"
         headers = {"Retry-After": str(RETRY_AFTER_S)}
-        raise Problem(503, "busy", message, mend="send it again", headers=headers) from error
+        raise Problem(503, "busy", message, hint="send it again", headers=headers) from error
 
 
-async def _apply(work: Work, document: Declared, *, prune: bool, fleet: str | None, batched: bool) -> AppliedOut:
+async def _apply(
+    work: WriteContext, document: Declared, *, prune: bool, fleet: str | None, batched: bool
+) -> AppliedOut:
     async with work.session.begin_nested():
         session = BatchSession(work.session, batched=batched)
-        unit = Unit(session.as_session, work.unit.traceparent, work.unit.actor)
+        unit = UnitOfWork(session.as_session, work.unit.traceparent, work.unit.actor)
         look = replace(work.look, session=session.as_session)
-        trial = Work(unit, work.caller, look, work.now, work.approve)
-        applied = await Application(trial, session, document, prune, fleet).run()
+        trial = WriteContext(unit, work.caller, look, work.now, work.approve)
+        applied = await ApplyPlan(trial, session, document, prune, fleet).run()
     work.unit.touched.update(unit.touched)
     work.forgotten.extend(trial.forgotten)
     return applied

@@ -14,7 +14,7 @@ from api.http.problems import DUPLICATE, Problem
 from api.http.request_body import JsonRoute
 from api.kernel.context import ApiContext, Context
 from api.kernel.writes import Write, Writing
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 
 router = APIRouter(tags=["enrolment"], route_class=JsonRoute)
 _PROBLEMS = problems(400, 401, 403, 409, 413, 415, 422)
@@ -36,7 +36,7 @@ async def register_proxy(wish: ProxyEnrolmentIn, context: Context, write: Writin
     return _show(context, enrolled)
 
 
-async def _enrol(write: Write, enrol: Callable[[Unit], Awaitable[Enrolled]]) -> Enrolled:
+async def _enrol(write: Write, enrol: Callable[[UnitOfWork], Awaitable[Enrolled]]) -> Enrolled:
     try:
         async with write.unit() as unit:
             return await enrol(unit)

@@ -8,12 +8,23 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.features.exits.schemas import ANY_ADDRESS, ParentIn
-from api.http.field_types import Host, IpAddress, Locality, Name, Port, Reference, SourceAddress, Text, View, Wish
+from api.http.field_types import (
+    Host,
+    IpAddress,
+    Locality,
+    Name,
+    Port,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    SourceAddress,
+    Text,
+)
 
 _SECRETS: dict[str, Any] = {"join_token": "ep-exit-…", "csr": "-----BEGIN CERTIFICATE REQUEST-----…"}
 
 
-class EnrolmentIn(Wish):
+class EnrolmentIn(RequestModel):
     join_token: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         description="Of `exitplane token`, for this role and fleet. Never repeated in a reply."
     )
@@ -52,16 +63,16 @@ class ProxyEnrolmentIn(EnrolmentIn):
     model_config = ConfigDict(json_schema_extra={"examples": [_SECRETS | {"name": "gateway-1"}]})
 
 
-class XdsOut(View):
+class XdsOut(ResponseModel):
     address: str | None = Field(description="Where the xDS server is; null: at the host that was just called.")
     port: int
 
 
-class HeartbeatSettingsOut(View):
+class HeartbeatSettingsOut(ResponseModel):
     interval_s: int
 
 
-class EnrolmentOut(View):
+class EnrolmentOut(ResponseModel):
     id: UUID
     fleet_id: UUID
     certificate: str = Field(description="PEM.")

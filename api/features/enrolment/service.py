@@ -20,12 +20,12 @@ from api.features.exits.schemas import ParentIn
 from api.features.pools import service as pools
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
-from model.authority import Authority, BadSigningRequest, sign_request
+from model.authority import BadSigningRequest, CertificateAuthority, sign_request
 from model.identity import Identity
 from model.repositories import declared, enrolment
 from model.request_signature import public_key_of
 from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import TAKEN_OUT, ExitState, Role
 
 ENROLLED = "enrolled, not heard of yet"
@@ -41,7 +41,9 @@ class Enrolled:
     certificate: str
 
 
-async def enrol_exit(unit: Unit, authority: Authority, wish: ExitEnrolmentIn, now: datetime) -> Enrolled:
+async def enrol_exit(
+    unit: UnitOfWork, authority: CertificateAuthority, wish: ExitEnrolmentIn, now: datetime
+) -> Enrolled:
     """Raises Problem: 401 and 403 for the token, 422 for the pool or the CSR, 409 when another pool has the name."""
     token = await _check_token(unit, wish.join_token, Role.EXIT, now)
     pool, _ = await pools.refer(unit.session, wish.pool, str(token.fleet_id))
@@ -52,7 +54,9 @@ async def enrol_exit(unit: Unit, authority: Authority, wish: ExitEnrolmentIn, no
     return enrolled
 
 
-async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn, now: datetime) -> Enrolled:
+async def enrol_gateway(
+    unit: UnitOfWork, authority: CertificateAuthority, wish: ProxyEnrolmentIn, now: datetime
+) -> Enrolled:
     """Raises Problem: 401 and 403 for the token, 422 for the CSR."""
     token = await _check_token(unit, wish.join_token, Role.GATEWAY, now)
     _check_name(token, wish)
@@ -71,12 +75,12 @@ async def enrol_gateway(unit: Unit, authority: Authority, wish: ProxyEnrolmentIn
     return enrolled
 
 
-async def _check_token(unit: Unit, token: str, role: Role, now: datetime) -> JoinTokenRow:
+async def _check_token(unit: UnitOfWork, token: str, role: Role, now: datetime) -> JoinTokenRow:
     row = await enrolment.find_token(unit.session, token, now)
     if row is None:
-        message, mend = "the join token is unknown or has expired", "ask an operator for a new one"
+        message, hint = "the join token is unknown or has expired", "ask an operator for a new one"
         headers = {"WWW-Authenticate": 'Bearer realm="join token"'}
-        errors = [FieldError("/join_token", message, mend)]
+        errors = [FieldError("/join_token", message, hint)]
         raise Problem(401, "bad_join_token", message, errors=errors, headers=headers)
     if row.role != role:
         message = f"the join token is for the role {row.role}"
@@ -92,14 +96,14 @@ def _check_name(token: JoinTokenRow, wish: EnrolmentIn) -> None:
         raise Problem(403, "join_token_of_another_name", message, errors=errors)
 
 
-async def _use(unit: Unit, token: JoinTokenRow, enrolled: Enrolled) -> None:
+async def _use(unit: UnitOfWork, token: JoinTokenRow, enrolled: Enrolled) -> None:
     if not await enrolment.use_token(unit.session, token, public_key_of(enrolled.certificate)):
         message = "another key was enrolled with this join token, which is for one alone"
         errors = [FieldError("/join_token", message, "ask an operator for a new one")]
         raise Problem(403, "join_token_used", message, errors=errors)
 
 
-async def _place_exit(unit: Unit, pool: PoolRow, wish: ExitEnrolmentIn, now: datetime) -> UUID:
+async def _place_exit(unit: UnitOfWork, pool: PoolRow, wish: ExitEnrolmentIn, now: datetime) -> UUID:
     fields: dict[str, Any] = wish.model_dump(include=_ADDRESS_FIELDS)
     found = await declared.find_exit_named(unit.session, pool.id, wish.name)
     row = found and await declared.lock(unit.session, ExitRow, found.id)
@@ -128,17 +132,19 @@ def _place(wish: EnrolmentIn) -> dict[str, Any]:
     return {} if wish.locality is None else {"locality": wish.locality}
 
 
-async def _certify(unit: Unit, authority: Authority, csr: str, identity: Identity, now: datetime) -> Enrolled:
+async def _certify(
+    unit: UnitOfWork, authority: CertificateAuthority, csr: str, identity: Identity, now: datetime
+) -> Enrolled:
     try:
         # a signature on P-384 takes milliseconds, which others should not wait for
         certificate = await asyncio.to_thread(sign_request, authority, csr, identity, now)
     except BadSigningRequest as error:
-        raise _bad_csr(error.message, error.mend) from error
+        raise _bad_csr(error.message, error.hint) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _bad_csr("the CSR's key or signature is of an unsupported kind", "make the key on P-256") from error
     await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
     return Enrolled(identity, certificate)
 
 
-def _bad_csr(message: str, mend: str) -> Problem:
-    return Problem(422, "bad_csr", message, errors=[FieldError("/csr", message, mend)])
+def _bad_csr(message: str, hint: str) -> Problem:
+    return Problem(422, "bad_csr", message, errors=[FieldError("/csr", message, hint)])

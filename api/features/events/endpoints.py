@@ -12,13 +12,13 @@ from api.features.events.event_stream import EventStream
 from api.features.events.schemas import EventPage, EventsQuery
 from api.http.openapi import ProblemView, for_operators
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
-from api.runtime.event_hub import Hub
+from api.runtime.event_hub import EventHub
 
 STREAM = "text/event-stream"
 router = APIRouter(prefix="/events", tags=["events"], route_class=JsonRoute)
-May = Annotated[Caller, Depends(Permit("events"))]
+May = Annotated[Caller, Depends(Permission("events"))]
 LastEventId = Annotated[
     str | None,
     Header(max_length=20, description="The stream goes on after the event with this id; it precedes `after`."),
@@ -54,6 +54,6 @@ async def list_events(
     if STREAM not in accept.lower():
         page = await service.page(context, caller, query)
         return Response(page.model_dump_json(), media_type="application/json")
-    hub: Hub = request.app.state.events
+    hub: EventHub = request.app.state.events
     ask = partial(service.still, context, request.headers.get("authorization"))
     return EventStream(hub, await service.open_stream(hub, context, caller, query, last_event_id, ask))

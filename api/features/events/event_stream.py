@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from api.features.events.rendering import show
 from api.http.problems import Problem, respond
 from api.kernel.caller import Caller
-from api.runtime.event_hub import Hub
+from api.runtime.event_hub import EventHub
 from model.database import DatabaseUnreachable
-from model.repositories.events import Event, EventsGone, Reading, Wanted
+from model.repositories.events import Event, EventBatch, EventFilter, EventsGone
 
 log = structlog.get_logger()
 _SEPARATOR = "\n"
@@ -28,7 +28,7 @@ _PAUSE_S = 0.5
 class EventStream(EventSourceResponse):
     """The response that is a stream; it takes its place among those of the replica when it begins."""
 
-    def __init__(self, hub: Hub, stream: Stream) -> None:
+    def __init__(self, hub: EventHub, stream: EventFeed) -> None:
         # the stream says itself that it is alive, with the id up to which there was nothing
         super().__init__(stream.run(), ping=0, sep=_SEPARATOR, send_timeout=hub.stalled_after_s)
         self._hub = hub
@@ -43,16 +43,16 @@ class EventStream(EventSourceResponse):
             log.info("events.reader_stalled", after_s=self._hub.stalled_after_s)
 
 
-class Stream:
+class EventFeed:
     """What one client is sent: the events that it wants and may see, after those that it has."""
 
     def __init__(
         self,
-        hub: Hub,
+        hub: EventHub,
         *,
         position: int,
         caller: Caller,
-        wanted: Callable[[Caller], Wanted],
+        wanted: Callable[[Caller], EventFilter],
         ask: Callable[[], Awaitable[Caller]],
         clock: Callable[[], datetime],
     ) -> None:
@@ -88,7 +88,7 @@ class Stream:
                 return
             except DatabaseUnreachable:
                 # nothing can have happened that the client could be told of
-                reading = Reading((), self._position, more=False)
+                reading = EventBatch((), self._position, more=False)
                 await asyncio.sleep(_PAUSE_S)
             for event in reading.events:
                 if self._interrupted:

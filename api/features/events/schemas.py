@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.http.field_types import Reference, View
+from api.http.field_types import Reference, ResponseModel
 from api.kernel.collections.schemas import PAGE, PAGE_MAX, Page
 from model.world import Kind
 
@@ -54,7 +54,7 @@ class EventsQuery(BaseModel):
     fleet: Reference | None = Field(None, description="Only those of this fleet, by its name, or by id if it is gone.")
 
 
-class EventOut(View):
+class EventOut(ResponseModel):
     """Something was created, changed or deleted."""
 
     id: int = Field(description="Greater than those of all events before it.")

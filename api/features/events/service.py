@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
-from api.features.events.event_stream import Stream
+from api.features.events.event_stream import EventFeed
 from api.features.events.rendering import show
 from api.features.events.schemas import ID_MAX, EventPage, EventsQuery
 from api.http.field_errors import FieldError
@@ -15,9 +15,9 @@ from api.http.problems import Problem, unknown
 from api.kernel.authentication import identify
 from api.kernel.caller import Caller
 from api.kernel.context import ApiContext
-from api.runtime.event_hub import Hub
+from api.runtime.event_hub import EventHub
 from model.repositories import declared, events
-from model.repositories.events import EventsGone, Wanted
+from model.repositories.events import EventFilter, EventsGone
 
 
 async def page(context: ApiContext, caller: Caller, query: EventsQuery) -> EventPage:
@@ -37,13 +37,13 @@ async def page(context: ApiContext, caller: Caller, query: EventsQuery) -> Event
 
 
 async def open_stream(
-    hub: Hub,
+    hub: EventHub,
     context: ApiContext,
     caller: Caller,
     query: EventsQuery,
     last_event_id: str | None,
     ask: Callable[[], Awaitable[Caller]],
-) -> Stream:
+) -> EventFeed:
     """A stream that begins after an event, or now. Raises Problem: 410, 422."""
     fleet = await _fleet(context, caller, query)
     after = query.after if not last_event_id else _read_id(last_event_id)
@@ -55,7 +55,7 @@ async def open_stream(
                 await events.read(session, after, 1)
     except EventsGone as error:
         raise _gone(error, "Last-Event-ID" if last_event_id else "?after", after) from error
-    return Stream(
+    return EventFeed(
         hub,
         position=after,
         caller=caller,
@@ -74,11 +74,11 @@ async def still(context: ApiContext, authorization: str | None) -> Caller:
     return caller
 
 
-def _wanted(query: EventsQuery, fleet: UUID | None, caller: Caller) -> Wanted:
+def _wanted(query: EventsQuery, fleet: UUID | None, caller: Caller) -> EventFilter:
     fleets = caller.fleets
     if fleet is not None:
         fleets = frozenset({fleet}) if caller.sees(fleet) else frozenset()
-    return Wanted(frozenset(kind.stored for kind in query.kind) or None, fleets)
+    return EventFilter(frozenset(kind.stored for kind in query.kind) or None, fleets)
 
 
 async def _fleet(context: ApiContext, caller: Caller, query: EventsQuery) -> UUID | None:
@@ -98,11 +98,11 @@ async def _fleet(context: ApiContext, caller: Caller, query: EventsQuery) -> UUI
 def _read_id(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number <= ID_MAX:
-        message, mend = "this is no event's id", "send the id of the last event that came, or leave it out"
-        raise Problem(422, "bad_event_id", message, errors=[FieldError("Last-Event-ID", message, mend, text)])
+        message, hint = "this is no event's id", "send the id of the last event that came, or leave it out"
+        raise Problem(422, "bad_event_id", message, errors=[FieldError("Last-Event-ID", message, hint, text)])
     return number
 
 
 def _gone(error: EventsGone, field: str, value: object) -> Problem:
-    mend = error.mend
-    return Problem(410, error.code, error.message, errors=[FieldError(field, error.message, mend, value)])
+    hint = error.hint
+    return Problem(410, error.code, error.message, errors=[FieldError(field, error.message, hint, value)])

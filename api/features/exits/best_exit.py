@@ -11,7 +11,7 @@ from api.features.exits.service import EXITS
 from api.http.field_types import Country
 from api.http.openapi import for_operators
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
 from api.kernel.context import Context
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/exits", tags=["exits"], route_class=JsonRoute)
 @router.get("/best", responses=for_operators(404, 422))
 async def find_best_exit(
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("exits"))],
+    caller: Annotated[Caller, Depends(Permission("exits"))],
     country: Annotated[Country, Query(description="Where it should come out.")],
     of_fleet: OfFleet = None,
 ) -> ExitOut:

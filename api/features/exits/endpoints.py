@@ -13,13 +13,13 @@ from api.features.exits.service import EXITS
 from api.http.limits import HISTORY_HOURS_MAX
 from api.http.openapi import for_operators
 from api.http.parameters import Ref
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 from model.repositories import exit_history
-from model.state_history import Summary, stays_of, summarize
+from model.state_history import HistorySummary, stays_of, summarize
 from model.world import ExitState
 
 router = router_of(EXITS)
@@ -47,11 +47,11 @@ async def disable_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -
 
 
 async def _switch(write: OperatorWrite, ref: str, fleet: str | None, state: ExitState) -> Response:
-    async def do(work: Work) -> Answer:
+    async def do(work: WriteContext) -> WriteReply:
         row = await EXITS.lock(work, ref, fleet)
         await EXITS.switch(work, row, state)
         shown = await EXITS.show_one(work.look, row)
-        return Answer(200, shown, {"ETag": EXITS.etag(shown)})
+        return WriteReply(200, shown, {"ETag": EXITS.etag(shown)})
 
     return await write.run(do)
 
@@ -60,7 +60,7 @@ async def _switch(write: OperatorWrite, ref: str, fleet: str | None, state: Exit
 async def read_exit_history(
     exit_id: Ref,
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("exits"))],
+    caller: Annotated[Caller, Depends(Permission("exits"))],
     hours: Hours = 24,
     of_fleet: OfFleet = None,
 ) -> HistoryOut:
@@ -80,7 +80,7 @@ async def read_exit_history(
     )
 
 
-def _show_summary(summary: Summary) -> SummaryOut:
+def _show_summary(summary: HistorySummary) -> SummaryOut:
     between, recover = summary.mean_time_between_failures, summary.mean_time_to_recover
     return SummaryOut(
         uptime=summary.uptime,

@@ -31,6 +31,6 @@ def parent_columns(parent: Mapping[str, Any] | None, row: ExitRow | None = None)
         return columns
     stays = ("parent_address", "parent_port", "parent_username")
     if row is None or any(getattr(row, name) != columns[name] for name in stays):
-        message, mend = "the parent's password is missing", "send it; what is shown or exported does not hold it"
-        raise Problem(422, "no_password", message, errors=[FieldError("/parent/password", message, mend)])
+        message, hint = "the parent's password is missing", "send it; what is shown or exported does not hold it"
+        raise Problem(422, "no_password", message, errors=[FieldError("/parent/password", message, hint)])
     return columns | {"parent_password": row.parent_password}

@@ -17,9 +17,9 @@ from api.http.field_types import (
     Name,
     Port,
     Reference,
+    RequestModel,
+    ResponseModel,
     SourceAddress,
-    View,
-    Wish,
     absent,
 )
 from api.http.validators import bad_value
@@ -54,7 +54,7 @@ def _check_username(value: str) -> str:
 Credential = Annotated[str, Field(min_length=1, max_length=_CREDENTIAL_MAX), AfterValidator(_check_credential)]
 
 
-class ParentIn(Wish):
+class ParentIn(RequestModel):
     """An HTTP proxy beside the exit, such as gluetun's, that it sends all traffic on to."""
 
     address: Host = Field(description="As the exit sees it: an IP address, or a host name.")
@@ -76,13 +76,13 @@ class ParentIn(Wish):
         return self
 
 
-class ParentOut(View):
+class ParentOut(ResponseModel):
     address: str
     port: int
     username: str | None
 
 
-class ExitIn(Wish):
+class ExitIn(RequestModel):
     """An exit. Its name is unique in its fleet."""
 
     model_config = ConfigDict(
@@ -123,7 +123,7 @@ class ExitIn(Wish):
     enabled: bool = True
 
 
-class ExitPatch(Wish):
+class ExitPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"port": 8444, "enabled": False}]})
 
     name: Name = Field(default_factory=absent)
@@ -151,7 +151,7 @@ class ExitQuery(FleetListQuery):
     locality: Locality | None = None
 
 
-class ObservationOut(View):
+class ObservationOut(ResponseModel):
     """What the agent saw through the tunnel."""
 
     address: str | None = None
@@ -172,7 +172,7 @@ class ObservationOut(View):
     speed_measured_at: datetime | None = None
 
 
-class ExitOut(View):
+class ExitOut(ResponseModel):
     id: UUID
     name: str
     pool: str
@@ -207,7 +207,7 @@ class ExitOut(View):
     created_at: datetime
 
 
-class StayOut(View):
+class StayOut(ResponseModel):
     """A state that the exit was in."""
 
     state: ExitState
@@ -216,7 +216,7 @@ class StayOut(View):
     until: datetime | None = Field(description="null: it still is.")
 
 
-class SummaryOut(View):
+class SummaryOut(ResponseModel):
     """What a time says of an exit. Time in which an operator had taken it out counts neither for it nor against it."""
 
     uptime: float | None = Field(description="The part of the time in which it served clients; null: there was none.")
@@ -226,7 +226,7 @@ class SummaryOut(View):
     mean_time_to_recover_s: float | None
 
 
-class HistoryOut(View):
+class HistoryOut(ResponseModel):
     since: datetime
     until: datetime
     summary: SummaryOut

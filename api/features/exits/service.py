@@ -20,15 +20,15 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
+from api.kernel.context import ReadContext
 from api.kernel.shrink_guard import no_silent_shrink
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from model.repositories import declared, exits, heartbeats
 from model.repositories.retention import GB
 from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
-from model.unit_of_work import Unit
+from model.unit_of_work import UnitOfWork
 from model.world import TAKEN_OUT, ExitState, Role
-from xds.translate.scopes import ExitGroup, ExitOverlay, ParentGroup
+from xds.translate.scopes import ExitGroup, ExitOverlay, ParentProxyGroup
 
 DISABLED = "disabled by an operator"
 ENABLED = "enabled by an operator, not heard of since"
@@ -39,7 +39,7 @@ _SHARED_FIELDS = ("name", "locality")
 """What an exit has in common with the proxy that is its Envoy."""
 
 
-class Exits(Collection[ExitRow, ExitIn, ExitOut]):
+class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
     name, kind = "exits", "exit"
     table, wish, patch, view, query = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
     volatile = frozenset(
@@ -76,7 +76,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             found.append(col(ExitRow.locality) == query.locality)
         return found
 
-    async def create(self, work: Work, wish: ExitIn) -> ExitRow:
+    async def create(self, work: WriteContext, wish: ExitIn) -> ExitRow:
         """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
         pool, _ = await pools.refer(work.session, wish.pool, wish.fleet, caller=work.caller)
         fields = wish.model_dump(exclude={"pool", "fleet", "enabled"})
@@ -84,13 +84,13 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
-    async def change(self, work: Work, row: ExitRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: ExitRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for a pool that is not in the fleet, 409 when the name is taken or too little would be left."""
         pool, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         ref = fields.pop("fleet", None)
         if ref not in (None, fleet.name, str(fleet.id)):
-            message, mend = "an exit stays in its fleet", "leave it out, or create another there"
-            raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, mend, ref)])
+            message, hint = "an exit stays in its fleet", "leave it out, or create another there"
+            raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, hint, ref)])
         if "pool" in fields:
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
             fields["pool_id"] = pool.id
@@ -102,7 +102,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         async with no_silent_shrink(work, [fleet.id]):
             await update(work.unit, row, pool, fields)
 
-    async def switch(self, work: Work, row: ExitRow, state: ExitState) -> None:
+    async def switch(self, work: WriteContext, row: ExitRow, state: ExitState) -> None:
         """Put a locked exit into a state that operators decide on. One that is in it already stays as it is.
 
         Raises Problem: 409 when too little of its fleet would be left, or when there is nothing to drain.
@@ -110,13 +110,13 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
         if row.state == state or (state is ExitState.REGISTERING and row.state not in TAKEN_OUT):
             return
         if state is ExitState.DRAINING and row.state == ExitState.DISABLED:
-            message, mend = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
-            raise Problem(409, "nothing_to_drain", message, mend=mend)
+            message, hint = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
+            raise Problem(409, "nothing_to_drain", message, hint=hint)
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
             await declared.save_changes(work.unit, row, _switched(state, work.now), fleet.id)
 
-    async def remove(self, work: Work, row: ExitRow) -> None:
+    async def remove(self, work: WriteContext, row: ExitRow) -> None:
         """Deregister an exit: its proxy, certificates and last heartbeat go with it.
 
         Raises Problem: 409 when too little of its fleet would be left.
@@ -126,7 +126,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             await exits.deregister(work.unit, row, fleet.id)
         work.forget_proxy(row.id)
 
-    async def show(self, look: Look, rows: Sequence[ExitRow]) -> list[ExitOut]:
+    async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
         heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
         rejections = await standing(look.session)
@@ -143,7 +143,7 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             for row in rows
         ]
 
-    async def best(self, look: Look, caller: Caller, country: str, fleet: str | None) -> ExitOut:
+    async def best(self, look: ReadContext, caller: Caller, country: str, fleet: str | None) -> ExitOut:
         """The exit of a country that a request would be best served by now. Raises Problem (404) when none serves there.
 
         Before others goes one that is no standby, then a healthy one, then the one with the least to do beside its weight, then
@@ -154,8 +154,8 @@ class Exits(Collection[ExitRow, ExitIn, ExitOut]):
             found = found.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
         shown = await self.show(look, (await look.session.execute(found)).all())
         if not shown:
-            message, mend = f"no exit in {country} serves", "GET /api/v1/exits?country= tells what each one there lacks"
-            raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, mend, country)])
+            message, hint = f"no exit in {country} serves", "GET /api/v1/exits?country= tells what each one there lacks"
+            raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, hint, country)])
         return min(shown, key=_rank)
 
 
@@ -166,10 +166,10 @@ def _rank(shown: ExitOut) -> tuple[Any, ...]:
     return shown.standby, shown.state is not ExitState.HEALTHY, load, math.inf if rtt_ms is None else rtt_ms, shown.name
 
 
-EXITS = Exits()
+EXITS = ExitCollection()
 
 
-def _heard(last: heartbeats.Heard | None) -> dict[str, Any]:
+def _heard(last: heartbeats.LastReport | None) -> dict[str, Any]:
     if last is None:
         return {"last_heartbeat_at": None, "observation": None, "open_requests": 0, "month_gb": 0.0}
     return {
@@ -181,7 +181,7 @@ def _heard(last: heartbeats.Heard | None) -> dict[str, Any]:
 
 
 async def add(
-    unit: Unit, pool: PoolRow, fields: dict[str, Any], *, state: ExitState, reason: str, now: datetime
+    unit: UnitOfWork, pool: PoolRow, fields: dict[str, Any], *, state: ExitState, reason: str, now: datetime
 ) -> ExitRow:
     """A new exit in `pool` with the proxy that is its Envoy. Raises Problem (409) when the name is taken in the fleet."""
     exit_id = uuid4()
@@ -203,7 +203,7 @@ async def add(
     return row
 
 
-async def update(unit: Unit, row: ExitRow, pool: PoolRow, fields: dict[str, Any]) -> None:
+async def update(unit: UnitOfWork, row: ExitRow, pool: PoolRow, fields: dict[str, Any]) -> None:
     """Give a locked exit, and the proxy that is its Envoy, new values. Raises Problem (409) when a name is taken."""
     if "address" in fields and fields["address"] != row.address:
         fields["endpoint"] = endpoint_of(fields["address"])
@@ -223,8 +223,8 @@ def endpoint_of(address: str) -> str | None:
         return None
 
 
-def _group_of(row: ExitRow) -> ExitGroup | ParentGroup:
-    return ParentGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
+def _group_of(row: ExitRow) -> ExitGroup | ParentProxyGroup:
+    return ParentProxyGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
 
 
 def _switched(state: ExitState, now: datetime) -> dict[str, Any]:

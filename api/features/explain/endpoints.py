@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from api.features.explain import service
 from api.features.explain.schemas import ExplainOut, ExplainQuery
 from api.http.openapi import for_operators
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 
 router = APIRouter(prefix="/explain", tags=["explain"])
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/explain", tags=["explain"])
 async def explain_request(
     query: Annotated[ExplainQuery, Query()],
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("explain"))],
+    caller: Annotated[Caller, Depends(Permission("explain"))],
 ) -> ExplainOut:
     """Which listener, route, pool and exits would serve a request, in which order, and why others would not."""
     return await service.show(context, caller, query)

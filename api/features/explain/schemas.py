@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.http.field_types import Locality, Reference, View
+from api.http.field_types import Locality, Reference, ResponseModel
 from api.http.validators import bad_value
 from model.world import ExitState
-from xds.translate.client_intent import Source
-from xds.translate.match_failures import Because
+from xds.translate.client_intent import IntentSource
+from xds.translate.match_failures import MatchFailure
 
 
 def _check_sent(value: str) -> str:
@@ -44,10 +44,10 @@ class ExplainQuery(BaseModel):
     at: AwareDatetime | None = Field(None, description="When; by default now.")
 
 
-class WishOut(View):
+class ClientIntentOut(ResponseModel):
     """As the gateway understands it."""
 
-    source: Source = Field(description="What says where it should leave.")
+    source: IntentSource = Field(description="What says where it should leave.")
     country: str | None
     city: str | None
     pool: str | None
@@ -56,21 +56,21 @@ class WishOut(View):
     group: str | None
 
 
-class TargetOut(View):
+class TargetOut(ResponseModel):
     host: str
     port: int
 
 
-class TriedOut(View):
+class TriedRouteOut(ResponseModel):
     """A route that was looked at."""
 
     id: UUID
     name: str
     position: int
-    failed: Because | None = Field(description="The first condition that did not hold; null: this one decided.")
+    failed: MatchFailure | None = Field(description="The first condition that did not hold; null: this one decided.")
 
 
-class ExitSeenOut(View):
+class ExitSeenOut(ResponseModel):
     id: UUID
     name: str
     state: ExitState
@@ -80,32 +80,32 @@ class ExitSeenOut(View):
     why_not: str = Field(description="Empty if it would serve.")
 
 
-class PoolSeenOut(View):
+class PoolSeenOut(ResponseModel):
     id: UUID
     name: str
     exits: list[ExitSeenOut] = Field(description="In the order in which they are preferred.")
 
 
-class WayOut(View):
+class PathOut(ResponseModel):
     weight: int
     pools: list[PoolSeenOut] = Field(description="Each is used when those before it have no exit that serves.")
 
 
-class RefusalOut(View):
+class RefusalOut(ResponseModel):
     status: int
     text: str
 
 
-class ExplainOut(View):
+class ExplainOut(ResponseModel):
     """What the fleet's gateways make of the request."""
 
     fleet: str
     listener: str
     at: datetime
     revision: int = Field(description="Of the declared state that this was told from.")
-    wish: WishOut
+    wish: ClientIntentOut
     target: TargetOut
-    routes: list[TriedOut] = Field(description="Those that were looked at, in order, up to the one that decided.")
-    ways: list[WayOut] = Field(description="Where it goes, one of these by weight; none: it is refused.")
+    routes: list[TriedRouteOut] = Field(description="Those that were looked at, in order, up to the one that decided.")
+    ways: list[PathOut] = Field(description="Where it goes, one of these by weight; none: it is refused.")
     refusal: RefusalOut | None = Field(description="What the client is answered if it goes nowhere.")
     summary: str

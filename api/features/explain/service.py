@@ -9,15 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from api.features.explain.schemas import (
+    ClientIntentOut,
     ExitSeenOut,
     ExplainOut,
     ExplainQuery,
+    PathOut,
     PoolSeenOut,
     RefusalOut,
     TargetOut,
-    TriedOut,
-    WayOut,
-    WishOut,
+    TriedRouteOut,
 )
 from api.features.fleets.service import FLEETS
 from api.features.listeners.service import LISTENERS
@@ -27,8 +27,8 @@ from api.kernel.caller import Caller
 from api.kernel.context import ApiContext
 from model.locality import Locality
 from model.tables import FleetRow, ListenerRow
-from xds.translate.client_intent import Place
-from xds.translate.explain import Explanation, PoolSeen, Request, explain
+from xds.translate.client_intent import RequestedLocation
+from xds.translate.explain import ExplainedPool, ExplainRequest, Explanation, explain
 
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -41,13 +41,13 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
         fleet = await _fleet(session, caller, query.fleet)
         listener = None if query.listener is None else await _listener(session, caller, fleet, query.listener)
     world = await context.world()
-    request = Request(
+    request = ExplainRequest(
         target_host=host,
         target_port=port,
         listener_id=None if listener is None else listener.id,
         server_name=query.server_name,
         user_name=query.user,
-        wish=Place(query.country, query.city, query.pool),
+        wish=RequestedLocation(query.country, query.city, query.pool),
         session=query.session,
         day=at.weekday(),
         minute=at.hour * 60 + at.minute,
@@ -55,8 +55,8 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
     seen_from = None if query.locality is None else Locality.parse(query.locality)
     found = explain(world, fleet.id, request, seen_from)
     if found is None:
-        message, mend = "the fleet has no listener, so no client can ask it for anything", "POST /api/v1/listeners"
-        raise Problem(409, "no_listener", message, errors=[FieldError("?fleet", message, mend, fleet.name)])
+        message, hint = "the fleet has no listener, so no client can ask it for anything", "POST /api/v1/listeners"
+        raise Problem(409, "no_listener", message, errors=[FieldError("?fleet", message, hint, fleet.name)])
     return ExplainOut(
         fleet=fleet.name,
         listener=found.listener.name,
@@ -65,18 +65,18 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
         wish=_wish(found),
         target=TargetOut(host=found.target.host, port=found.target.port),
         routes=[
-            TriedOut(id=each.route.id, name=each.route.name, position=each.route.position, failed=each.failed)
+            TriedRouteOut(id=each.route.id, name=each.route.name, position=each.route.position, failed=each.failed)
             for each in found.tried
         ],
-        ways=[WayOut(weight=way.weight, pools=[_pool(each) for each in way.pools]) for way in found.ways],
+        ways=[PathOut(weight=way.weight, pools=[_pool(each) for each in way.pools]) for way in found.ways],
         refusal=None if found.refusal is None else RefusalOut(status=found.refusal.status, text=found.refusal.text),
         summary=_summary(found),
     )
 
 
-def _wish(found: Explanation) -> WishOut:
+def _wish(found: Explanation) -> ClientIntentOut:
     wish, place = found.wish, found.wish.place
-    return WishOut(
+    return ClientIntentOut(
         source=wish.source,
         country=place.country,
         city=place.city,
@@ -87,7 +87,7 @@ def _wish(found: Explanation) -> WishOut:
     )
 
 
-def _pool(seen: PoolSeen) -> PoolSeenOut:
+def _pool(seen: ExplainedPool) -> PoolSeenOut:
     exits = [
         ExitSeenOut(
             id=each.exit.id,
@@ -122,8 +122,8 @@ async def _fleet(session: AsyncSession, caller: Caller, ref: str | None) -> Flee
     if len(fleets) == 1:
         return fleets[0]
     message = "there are several fleets" if fleets else "there is no fleet"
-    mend = f"add one of {', '.join(each.name for each in fleets)}" if fleets else "create one: POST /api/v1/fleets"
-    raise Problem(422, "which_fleet", message, errors=[FieldError("?fleet", message, mend)])
+    hint = f"add one of {', '.join(each.name for each in fleets)}" if fleets else "create one: POST /api/v1/fleets"
+    raise Problem(422, "which_fleet", message, errors=[FieldError("?fleet", message, hint)])
 
 
 async def _listener(session: AsyncSession, caller: Caller, fleet: FleetRow, ref: str) -> ListenerRow:
@@ -138,5 +138,5 @@ def _target(text: str) -> tuple[str, int]:
             return url.hostname, port
     except ValueError:  # brackets that hold no address, a port that is no number
         pass
-    message, mend = "this is no target", "send https://example.com/ or example.com:443"
-    raise Problem(422, "bad_target", message, errors=[FieldError("?target", message, mend, text)])
+    message, hint = "this is no target", "send https://example.com/ or example.com:443"
+    raise Problem(422, "bad_target", message, errors=[FieldError("?target", message, hint, text)])

@@ -9,25 +9,25 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.features.rollouts.schemas import RejectedOut
-from api.http.field_types import LoopbackAddress, Name, Port, View, Wish, absent
+from api.http.field_types import LoopbackAddress, Name, Port, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import ListQuery, Pattern
 
 _EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
 
 
-class FirstListenerIn(Wish):
+class FirstListenerIn(RequestModel):
     """Where the fleet's gateways take clients in."""
 
     address: LoopbackAddress
     port: Port
 
 
-class FirstListenerPatch(Wish):
+class FirstListenerPatch(RequestModel):
     address: LoopbackAddress = Field(default_factory=absent)
     port: Port = Field(default_factory=absent)
 
 
-class FleetIn(Wish):
+class FleetIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Name
@@ -36,7 +36,7 @@ class FleetIn(Wish):
     )
 
 
-class FleetPatch(Wish):
+class FleetPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"listener": {"port": 8081}}]})
 
     name: Name = Field(default_factory=absent)
@@ -47,12 +47,12 @@ class FleetQuery(ListQuery):
     name: Pattern | None = None
 
 
-class FirstListenerOut(View):
+class FirstListenerOut(ResponseModel):
     address: str
     port: int
 
 
-class FleetOut(View):
+class FleetOut(ResponseModel):
     id: UUID
     name: str
     listener: FirstListenerOut | None = Field(description="The listener `clients`; /listeners has them all.")

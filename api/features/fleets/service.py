@@ -14,15 +14,15 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import FleetRow, ListenerRow
 from xds.translate import names
 from xds.translate.scopes import GatewayGroup
 
 
-class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
+class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
     name, kind = "fleets", "fleet"
     table, wish, patch, view, query = FleetRow, FleetIn, FleetPatch, FleetOut, FleetQuery
     volatile = frozenset({"rejections"})
@@ -31,7 +31,7 @@ class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
     def fleet_of(self) -> Any:
         return col(FleetRow.id)
 
-    async def create(self, work: Work, wish: FleetIn) -> FleetRow:
+    async def create(self, work: WriteContext, wish: FleetIn) -> FleetRow:
         """Raises Problem: 409 when the name is taken."""
         work.caller.demand_all_fleets("a new fleet")
         fleet = FleetRow(name=wish.name, created_at=work.now)
@@ -43,7 +43,7 @@ class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
             )
         return fleet
 
-    async def change(self, work: Work, row: FleetRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: FleetRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 409 when the name, or the listener's address and port, are taken."""
         listener: dict[str, Any] = fields.pop("listener", None) or {}
         with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
@@ -62,7 +62,7 @@ class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
                 error = FieldError("/listener", message, "send its address and its port")
                 raise Problem(422, "no_listener", message, errors=[error])
 
-    async def remove(self, work: Work, row: FleetRow) -> None:
+    async def remove(self, work: WriteContext, row: FleetRow) -> None:
         """With its listeners. Raises Problem: 409 while anything else is in it."""
         work.caller.demand_all_fleets("removing a fleet")
         for listener in await declared.listeners_of(work.session, row.id):
@@ -70,7 +70,7 @@ class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
         with clashes({f"fk_{table}_fleet_id_fleet": _in_use(row, what) for table, what in _CONTENTS.items()}):
             await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[FleetRow]) -> list[FleetOut]:
+    async def show(self, look: ReadContext, rows: Sequence[FleetRow]) -> list[FleetOut]:
         listeners = await declared.first_listeners(look.session, [row.id for row in rows])
         rejections = await standing(look.session)
         return [
@@ -87,7 +87,7 @@ class Fleets(Collection[FleetRow, FleetIn, FleetOut]):
         ]
 
 
-FLEETS = Fleets()
+FLEETS = FleetCollection()
 _CONTENTS = {
     "pool": "pools",
     "proxy": "proxies",
@@ -112,8 +112,8 @@ def _show_listener(row: ListenerRow | None) -> FirstListenerOut | None:
 
 
 def _in_use(fleet: FleetRow, what: str) -> Problem:
-    mend = f"delete them first: GET /api/v1/{what}?fleet={fleet.name}"
-    return in_use("fleet", fleet.name, f"the fleet has {what}", mend)
+    hint = f"delete them first: GET /api/v1/{what}?fleet={fleet.name}"
+    return in_use("fleet", fleet.name, f"the fleet has {what}", hint)
 
 
 def _name_taken(name: str) -> Problem:

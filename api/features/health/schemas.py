@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from api.http.field_types import View
+from api.http.field_types import ResponseModel
 
 
-class PartOut(View):
+class PartOut(ResponseModel):
     ok: bool
     reason: str = ""
 
 
-class HealthOut(View):
+class HealthOut(ResponseModel):
     ok: bool = Field(description="Whether every part is.")
     parts: dict[str, PartOut]

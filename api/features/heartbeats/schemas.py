@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
 
 from api.features.orders.schemas import OrderSaid, SettledIn
-from api.http.field_types import IpAddress, Port, Text, View, Wish
+from api.http.field_types import IpAddress, Port, RequestModel, ResponseModel, Text
 from api.http.validators import bad_value
 from model.world import ExitState
 
@@ -32,7 +32,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
 """A time with its zone that has come, by the clock `now` in the context of validation."""
 
 
-class ObservationIn(Wish):
+class ObservationIn(RequestModel):
     """Where traffic comes out that goes through the tunnel, as services say that were asked through it."""
 
     address: Annotated[str, Field(max_length=45)] | None = None
@@ -57,14 +57,14 @@ class ObservationIn(Wish):
     speed_measured_at: Moment | None = None
 
 
-class HeartbeatIn(Wish):
+class HeartbeatIn(RequestModel):
     envoy: UpOrDown = Field(description="Whether the proxy's Envoy is live.")
     leaving: bool = Field(default=False, description="The proxy is about to stop on purpose: offer it to nobody.")
     reason: Annotated[Text, Field(max_length=500)] = Field(default="", description="Why something is down.")
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
 
 
-class Place(Wish):
+class DialAddress(RequestModel):
     """Where gateways dial an exit."""
 
     address: IpAddress
@@ -94,16 +94,16 @@ class ProxyHeartbeatIn(HeartbeatIn):
     open_requests: Literal[0] = 0
     carried_bytes: Literal[0] = 0
     settled: tuple[()] = ()
-    gone: list[Place] = Field(
+    gone: list[DialAddress] = Field(
         [], max_length=100, description="Exits that left its configuration while connections to them are open."
     )
 
 
-class HeartbeatOut(View):
+class HeartbeatOut(ResponseModel):
     state: ExitState | None = Field(description="How the control plane sees the exit; null for a gateway.")
     interval_s: int = Field(description="When to send the next, in seconds.")
     orders: list[OrderSaid] = Field([], description="What an exit's agent should do, each once.")
-    cut: list[Place] = Field(
+    cut: list[DialAddress] = Field(
         [],
         description="Of the exits that are `gone` those whose open tunnels must not go on: they leak, or were removed.",
     )

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from api.features.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, Place, ProxyHeartbeatIn
+from api.features.heartbeats.schemas import DialAddress, ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
 from api.features.orders.schemas import OrderSaid
 from api.features.orders.service import settle
 from api.http.field_errors import FieldError
@@ -23,7 +23,7 @@ from model import request_signature
 from model.repositories import declared, enrolment, orders
 from model.repositories.enrolment import Credential
 from model.repositories.heartbeats import Heartbeat
-from model.request_signature import BadProof
+from model.request_signature import BadSignature
 from model.world import Role
 
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -40,7 +40,7 @@ async def authenticate(
     with _as_unauthorized():
         claim = request_signature.read(authorization)
         if not _THUMBPRINT.fullmatch(claim.thumbprint):
-            raise BadProof("the proof names no certificate", mend="set x5t#S256 to the SHA-256 of the certificate")
+            raise BadSignature("the proof names no certificate", hint="set x5t#S256 to the SHA-256 of the certificate")
     credential = await context.credentials.find(claim.thumbprint)
     if credential is None:
         raise await _explain_unknown(context, kind, ref)
@@ -48,11 +48,11 @@ async def authenticate(
     with _as_unauthorized():
         request_signature.verify(claim, credential.public_key, path, body, now)
         if credential.expires_at <= now:
-            raise BadProof("the certificate has expired", mend="enrol again")
+            raise BadSignature("the certificate has expired", hint="enrol again")
     if credential.proxy_id != as_id(ref):
-        mend = "send it to the id that enrolment gave"
+        hint = "send it to the id that enrolment gave"
         message = "the certificate belongs to another"
-        raise Problem(403, "not_yours", message, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)])
+        raise Problem(403, "not_yours", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
     if kind == Role.EXIT and credential.role is not Role.EXIT:
         raise not_found(kind, ref)
     return credential
@@ -68,7 +68,7 @@ def read_heartbeat(
         found = error.errors()
         if found[0]["type"] == "json_invalid":
             message = f"the body is not JSON: {found[0]['ctx']['error']}"
-            raise Problem(400, "not_json", message, mend="send one JSON object in UTF-8") from error
+            raise Problem(400, "not_json", message, hint="send one JSON object in UTF-8") from error
         raise invalid(_in_body(found)) from error
 
 
@@ -98,21 +98,21 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
     return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s, **more)
 
 
-async def _to_cut(context: ApiContext, credential: Credential, gone: Sequence[Place]) -> list[Place]:
+async def _to_cut(context: ApiContext, credential: Credential, gone: Sequence[DialAddress]) -> list[DialAddress]:
     async with context.database.session() as session:
         proxy = await declared.find_proxy(session, credential.proxy_id)
         if proxy is None:
             return []
         cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in gone])
-    return [Place(address=address, port=port) for address, port in sorted(cut)]
+    return [DialAddress(address=address, port=port) for address, port in sorted(cut)]
 
 
 @contextmanager
 def _as_unauthorized() -> Iterator[None]:
     try:
         yield
-    except BadProof as error:
-        raise _unauthorized(error.message, error.mend) from error
+    except BadSignature as error:
+        raise _unauthorized(error.message, error.hint) from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         # headers and claims of a kind that nobody would sign on purpose
         raise _unauthorized(
@@ -133,12 +133,12 @@ async def _explain_unknown(context: ApiContext, kind: str, ref: str) -> Problem:
 
 
 def _deregistered(kind: str, ref: str) -> Problem:
-    message, mend = f"this {kind} was deregistered", "stop, or enrol again with a join token"
-    return Problem(410, "deregistered", message, errors=[FieldError(PATH_FIELDS[kind], message, mend, ref)])
+    message, hint = f"this {kind} was deregistered", "stop, or enrol again with a join token"
+    return Problem(410, "deregistered", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
 
 
-def _unauthorized(message: str, mend: str) -> Problem:
-    errors = [FieldError("Authorization", message, mend)]
+def _unauthorized(message: str, hint: str) -> Problem:
+    errors = [FieldError("Authorization", message, hint)]
     return Problem(401, "bad_proof", message, errors=errors, headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from api.features.keepalives import service
-from api.features.keepalives.keepalive_throttle import Throttle
+from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.features.keepalives.schemas import EXAMPLE, ClientOut, KeepaliveIn, KeepaliveOut
 from api.http.openapi import for_operators, written
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Authenticated, Caller, Permit
+from api.kernel.caller import Authenticated, Caller, Permission
 from api.kernel.context import Context
 
 router = APIRouter(tags=["neighbours"], route_class=JsonRoute)
@@ -19,10 +19,10 @@ _SECURITY: list[dict[str, list[str]]] = [{"operator": []}, {"sentinel": []}]
 
 
 def _permit(collection: str, *, write: bool = False) -> Any:
-    permit = Permit(collection, write=write)
+    permit = Permission(collection, write=write)
 
     async def admitted(request: Request, caller: Authenticated) -> Caller:
-        throttle: Throttle = request.app.state.keepalive_throttle
+        throttle: KeepaliveThrottle = request.app.state.keepalive_throttle
         throttle.admit(await permit(caller))
         return caller
 

@@ -14,7 +14,7 @@ from api.kernel.caller import Caller
 _KNOWN_MAX: Final = 10_000
 
 
-class Throttle:
+class KeepaliveThrottle:
     """A bucket for each credential: `burst` calls at once, `per_s` in the long run.
 
     The default is for one key that all clients share: 10,000 of them, each every five minutes, are 33 a second.
@@ -39,7 +39,7 @@ class Throttle:
                 429,
                 "too_many_calls",
                 f"this credential is used more than {self._per_s:g} times a second",
-                mend="call less often, or give clients keys of their own",
+                hint="call less often, or give clients keys of their own",
                 headers={"Retry-After": str(math.ceil(over_s))},
             )
         self._full_at[key] = full_at

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.http.field_types import View
+from api.http.field_types import ResponseModel
 
 
 class KeepaliveIn(BaseModel):
@@ -28,13 +28,13 @@ class KeepaliveIn(BaseModel):
     dns_test: dict[str, str] | None = Field(None, description="location, colo")
 
 
-class KeepaliveOut(View):
+class KeepaliveOut(ResponseModel):
     status: str = "ok"
     message: str = "Keepalive received"
     server_time: datetime
 
 
-class ClientOut(View):
+class ClientOut(ResponseModel):
     """A client as it was heard last."""
 
     last_seen: datetime

@@ -29,7 +29,7 @@ async def hear(context: ApiContext, caller: Caller, body: Any) -> KeepaliveOut:
     """Keep what a client says. Raises Problem: 400, 403."""
     caller.demand_all_fleets(_CLIENTS)
     if not isinstance(body, dict):
-        raise Problem(400, "invalid", "the body is no object", mend="send a JSON object with a client_id")
+        raise Problem(400, "invalid", "the body is no object", hint="send a JSON object with a client_id")
     now = context.clock()
     async with context.database.session() as session:
         await keepalives.store(session, _client_id(body), _said(body), now)
@@ -48,8 +48,8 @@ def _client_id(body: Mapping[str, Any]) -> str:
     given = body.get("client_id")
     client_id = given.strip() if isinstance(given, str) else ""
     if not _CLIENT_ID.fullmatch(client_id):
-        message, mend = "this is no client id", "send 1 to 100 letters, digits, hyphens, dots and underscores"
-        raise Problem(400, "invalid", message, errors=[FieldError("/client_id", message, mend, given)])
+        message, hint = "this is no client id", "send 1 to 100 letters, digits, hyphens, dots and underscores"
+        raise Problem(400, "invalid", message, errors=[FieldError("/client_id", message, hint, given)])
     return client_id
 
 

@@ -8,13 +8,23 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.http.field_types import Country, LoopbackAddress, Name, Port, Reference, ServerName, View, Wish, absent
+from api.http.field_types import (
+    Country,
+    LoopbackAddress,
+    Name,
+    Port,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    ServerName,
+    absent,
+)
 from api.kernel.collections.schemas import FleetListQuery
 
 ByServerName = Annotated[dict[ServerName, Country], Field(max_length=1_000)]
 
 
-class ListenerIn(Wish):
+class ListenerIn(RequestModel):
     """Where the gateways of a fleet take clients in. A changed listener drains: its open tunnels end after a while."""
 
     model_config = ConfigDict(
@@ -37,7 +47,7 @@ class ListenerIn(Wish):
     )
 
 
-class ListenerPatch(Wish):
+class ListenerPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"port": 8050}]})
 
     name: Name = Field(default_factory=absent)
@@ -53,7 +63,7 @@ class ListenerQuery(FleetListQuery):
     pool: Reference | None = None
 
 
-class ListenerOut(View):
+class ListenerOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

@@ -15,13 +15,13 @@ from api.features.pools import service as pools
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import ListenerRow, PoolRow, ServerCertificateRow
 
 
-class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
+class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
     name, kind = "listeners", "listener"
     table, wish, patch, view, query = ListenerRow, ListenerIn, ListenerPatch, ListenerOut, ListenerQuery
 
@@ -31,7 +31,7 @@ class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
     def filters(self, query: ListenerQuery) -> list[ColumnElement[bool]]:
         return [] if query.pool is None else [col(ListenerRow.pool_id).in_(declared.ids_of(PoolRow, query.pool))]
 
-    async def create(self, work: Work, wish: ListenerIn) -> ListenerRow:
+    async def create(self, work: WriteContext, wish: ListenerIn) -> ListenerRow:
         """Raises Problem: 422 for what is not in the fleet, 409 when the name, or address and port, are taken."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         fields = await _stored(work, fleet.id, wish.model_dump(exclude={"fleet"}))
@@ -41,7 +41,7 @@ class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
         with clashes(_clashing(fields) | gone):
             return await declared.save(work.unit, row)
 
-    async def change(self, work: Work, row: ListenerRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: ListenerRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for what is not in the fleet, 409 when the name, or address and port, are taken."""
         await self.stay(work, row, fields)
         stored = await _stored(work, row.fleet_id, fields)
@@ -49,10 +49,10 @@ class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
             await declared.save_changes(work.unit, row, stored)
         _check(row)
 
-    async def remove(self, work: Work, row: ListenerRow) -> None:
+    async def remove(self, work: WriteContext, row: ListenerRow) -> None:
         await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[ListenerRow]) -> list[ListenerOut]:
+    async def show(self, look: ReadContext, rows: Sequence[ListenerRow]) -> list[ListenerOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         named = await declared.names_of(look.session, PoolRow, {row.pool_id for row in rows if row.pool_id})
         shown = {row.certificate_id for row in rows if row.certificate_id}
@@ -68,10 +68,10 @@ class Listeners(Collection[ListenerRow, ListenerIn, ListenerOut]):
         ]
 
 
-LISTENERS = Listeners()
+LISTENERS = ListenerCollection()
 
 
-async def _stored(work: Work, fleet_id: UUID, fields: dict[str, Any]) -> dict[str, Any]:
+async def _stored(work: WriteContext, fleet_id: UUID, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields as they are stored: by id what the body names."""
     if "pool" in fields:
         ref = fields.pop("pool")

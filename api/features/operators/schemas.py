@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from api.http.field_types import Name, Reference, View, Wish, absent
+from api.http.field_types import Name, Reference, RequestModel, ResponseModel, absent
 from api.http.secret_fields import NewPassword
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import ListQuery, Pattern
@@ -22,8 +22,8 @@ _EXAMPLE: dict[str, Any] = {"name": "ada", "role": "operator", "fleets": ["demo"
 def _check_subject(value: str) -> str:
     issuer, found, subject = value.partition("#")
     if not issuer or not found or not subject or not value.isprintable():
-        mend = "send the issuer, a # and the account's subject, for example https://login.example.net#248289761001"
-        raise bad_value("bad_subject", "this is no issuer#subject", mend)
+        hint = "send the issuer, a # and the account's subject, for example https://login.example.net#248289761001"
+        raise bad_value("bad_subject", "this is no issuer#subject", hint)
     return value
 
 
@@ -43,7 +43,7 @@ Subject = Annotated[
 ]
 
 
-class OperatorIn(Wish):
+class OperatorIn(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Name
@@ -56,7 +56,7 @@ class OperatorIn(Wish):
     disabled: bool = Field(False, description="Whether they, and their API keys, are kept out.")
 
 
-class OperatorPatch(Wish):
+class OperatorPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"role": "viewer"}]})
 
     name: Name = Field(default_factory=absent)
@@ -76,7 +76,7 @@ class OperatorQuery(ListQuery):
     disabled: bool | None = None
 
 
-class OperatorOut(View):
+class OperatorOut(ResponseModel):
     id: UUID
     name: str
     role: OperatorRole

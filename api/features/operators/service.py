@@ -12,25 +12,25 @@ from api.features.auth import second_factor
 from api.features.operators.schemas import KEEP, OperatorIn, OperatorOut, OperatorPatch, OperatorQuery
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
+from api.kernel.context import ReadContext
 from api.kernel.roles import OperatorRole
-from api.kernel.writes import Work
-from api.runtime.passwords import Passwords, refuse_weak
-from model.audit_log import Entry
+from api.kernel.writes import WriteContext
+from api.runtime.passwords import Argon2Hasher, refuse_weak
+from model.audit_log import AuditEntry
 from model.repositories import declared, logins, operators
 from model.repositories.operators import as_fleets
 from model.tables import OperatorRow
 
-_PASSWORDS = Passwords()
+_PASSWORDS = Argon2Hasher()
 
 
-class Operators(Collection[OperatorRow, OperatorIn, OperatorOut]):
+class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
     name, kind = "operators", "operator"
     table, wish, patch, view, query = OperatorRow, OperatorIn, OperatorPatch, OperatorOut, OperatorQuery
     in_fleets = has_fleet = False
     volatile = frozenset({"last_login_at"})
 
-    async def create(self, work: Work, wish: OperatorIn) -> OperatorRow:
+    async def create(self, work: WriteContext, wish: OperatorIn) -> OperatorRow:
         """Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken."""
         fields = await _stored(work, wish.model_dump(), wish.name)
         row = OperatorRow(created_at=work.now, **fields)
@@ -39,7 +39,7 @@ class Operators(Collection[OperatorRow, OperatorIn, OperatorOut]):
         _audit(work, "created", row, [name for name, value in fields.items() if value not in (None, False)])
         return row
 
-    async def change(self, work: Work, row: OperatorRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: OperatorRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 likewise, 409 likewise, or when it would leave nobody who may do everything."""
         stored = await _stored(work, fields, fields.get("name", row.name))
         with clashes(_taken(stored)):
@@ -50,22 +50,22 @@ class Operators(Collection[OperatorRow, OperatorIn, OperatorOut]):
         if changed:
             _audit(work, "changed", row, changed)
 
-    async def remove(self, work: Work, row: OperatorRow) -> None:
+    async def remove(self, work: WriteContext, row: OperatorRow) -> None:
         """Raises Problem (409) for the last who may do everything."""
         await operators.remove(work.session, row)
         await _demand_an_admin(work.session)
-        work.unit.audit(Entry("deleted", self.kind, str(row.id)))
+        work.unit.audit(AuditEntry("deleted", self.kind, str(row.id)))
 
-    async def lock(self, work: Work, ref: str, fleet: str | None = None) -> OperatorRow:
+    async def lock(self, work: WriteContext, ref: str, fleet: str | None = None) -> OperatorRow:
         """One at a time, so that no two take away each other, and nobody is left."""
         await operators.hold_admins(work.session)
         return await super().lock(work, ref, fleet)
 
-    async def show(self, look: Look, rows: Sequence[OperatorRow]) -> list[OperatorOut]:  # noqa: ARG002 - the base class's
+    async def show(self, look: ReadContext, rows: Sequence[OperatorRow]) -> list[OperatorOut]:  # noqa: ARG002 - the base class's
         return [_show(row) for row in rows]
 
 
-async def _stored(work: Work, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+async def _stored(work: WriteContext, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What was sent, as the table has it."""
     stored = dict(fields)
     if "fleets" in stored:
@@ -81,7 +81,7 @@ async def _stored(work: Work, fields: Mapping[str, Any], name: str) -> dict[str,
     return stored
 
 
-async def resolve_fleets(work: Work, refs: Iterable[str] | None) -> list[str] | None:
+async def resolve_fleets(work: WriteContext, refs: Iterable[str] | None) -> list[str] | None:
     """The ids, in order, of the fleets that a body names. Raises Problem (422) for one that there is not for the caller."""
     if refs is None:
         return None
@@ -97,7 +97,7 @@ async def resolve_fleets(work: Work, refs: Iterable[str] | None) -> list[str] | 
 async def _demand_an_admin(session: AsyncSession) -> None:
     if not await operators.count_admins(session):
         message = "this is the last enabled admin of all fleets"
-        raise Problem(409, "last_admin", message, mend="make another one first: POST /api/v1/operators")
+        raise Problem(409, "last_admin", message, hint="make another one first: POST /api/v1/operators")
 
 
 def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
@@ -108,9 +108,9 @@ def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
     }
 
 
-def _audit(work: Work, action: str, row: OperatorRow, fields: Iterable[str]) -> None:
+def _audit(work: WriteContext, action: str, row: OperatorRow, fields: Iterable[str]) -> None:
     """Which fields, and no more: what they hold are people's data."""
-    work.unit.audit(Entry(action, "operator", str(row.id), detail={"fields": sorted(fields)}))
+    work.unit.audit(AuditEntry(action, "operator", str(row.id), detail={"fields": sorted(fields)}))
 
 
 def _show(row: OperatorRow) -> OperatorOut:
@@ -129,4 +129,4 @@ def _show(row: OperatorRow) -> OperatorOut:
     )
 
 
-OPERATORS = Operators()
+OPERATORS = OperatorCollection()

@@ -12,7 +12,7 @@ from api.http.limits import AGENT_LOG_LINES_MAX
 from api.http.openapi import for_operators
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
@@ -59,7 +59,7 @@ async def read_exit_order(
     exit_id: Ref,
     order_id: Ref,
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("exits"))],
+    caller: Annotated[Caller, Depends(Permission("exits"))],
     wait: Annotated[
         float, Query(ge=0, le=LONGEST_WAIT_S, description="Answer when it is settled, so many s later at most.")
     ] = 0,

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.http.field_types import Text, View, Wish
+from api.http.field_types import RequestModel, ResponseModel, Text
 
 OrderKind = Literal["rotate", "speed-test", "logs"]
 OUTCOME_BYTES_MAX: Final = 262_144
 
 
-class OrderOut(View):
+class OrderOut(ResponseModel):
     """What an exit's agent was asked to do. It learns so with its next heartbeat."""
 
     id: UUID
@@ -32,7 +32,7 @@ class OrderOut(View):
     trouble: str = Field(description="Why it failed.")
 
 
-class OrderSaid(View):
+class OrderSaid(ResponseModel):
     """An order as the agent is told it."""
 
     id: UUID
@@ -40,7 +40,7 @@ class OrderSaid(View):
     detail: dict[str, Any]
 
 
-class SettledIn(Wish):
+class SettledIn(RequestModel):
     """What came of an order."""
 
     id: UUID

@@ -15,8 +15,8 @@ from api.http.field_types import as_id
 from api.http.problems import Problem
 from api.kernel.caller import Caller
 from api.kernel.context import ApiContext
-from api.kernel.writes import Answer, Work
-from model.audit_log import Entry
+from api.kernel.writes import WriteContext, WriteReply
+from model.audit_log import AuditEntry
 from model.repositories import declared, orders
 from model.tables import ExitOrderRow, ExitRow
 from model.world import ExitState, Kind
@@ -25,7 +25,7 @@ EXPIRES_AFTER: Final = timedelta(minutes=5)
 _LOOK_EVERY_S: Final = 0.2
 
 
-async def order(work: Work, ref: str, fleet: str | None, kind: OrderKind, detail: dict[str, Any]) -> Answer:
+async def order(work: WriteContext, ref: str, fleet: str | None, kind: OrderKind, detail: dict[str, Any]) -> WriteReply:
     """Ask the agent of an exit to do something. Raises Problem: 404, and 409 where that would interrupt clients."""
     row = await EXITS.lock(work, ref, fleet)
     if kind == "rotate":
@@ -37,12 +37,12 @@ async def order(work: Work, ref: str, fleet: str | None, kind: OrderKind, detail
         id=uuid4(), exit_id=row.id, kind=kind, detail=detail, asked_at=work.now, expires_at=work.now + EXPIRES_AFTER
     )
     await orders.ask(work.session, asked)
-    work.unit.audit(Entry(f"{kind}_ordered", Kind.EXIT, str(row.id), owner.id, {"name": row.name}))
+    work.unit.audit(AuditEntry(f"{kind}_ordered", Kind.EXIT, str(row.id), owner.id, {"name": row.name}))
     shown = _show(asked, row.name, work.now)
-    return Answer(202, shown, {"Location": f"/api/v1/exits/{row.id}/orders/{asked.id}"})
+    return WriteReply(202, shown, {"Location": f"/api/v1/exits/{row.id}/orders/{asked.id}"})
 
 
-async def _leave_one_that_serves(work: Work, row: ExitRow) -> None:
+async def _leave_one_that_serves(work: WriteContext, row: ExitRow) -> None:
     if work.approve is not None or row.state == ExitState.DISABLED or await orders.another_serves(work.session, row.id):
         return
     message = "no other exit of its pool serves while it takes another address"
@@ -69,11 +69,11 @@ async def _read_now(context: ApiContext, caller: Caller, ref: str, fleet: str | 
         id_ = as_id(order_id)
         found = None if id_ is None else await orders.find(session, row.id, id_)
         if found is None:
-            message, mend = (
+            message, hint = (
                 "there is no such order of this exit",
                 "name one that was answered when it was ordered, lately",
             )
-            raise Problem(404, "unknown_order", message, errors=[FieldError("{order_id}", message, mend, order_id)])
+            raise Problem(404, "unknown_order", message, errors=[FieldError("{order_id}", message, hint, order_id)])
         return _show(found, row.name, context.clock())
 
 

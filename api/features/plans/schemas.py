@@ -8,14 +8,14 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.http.field_types import Name, Reference, View, Wish, absent
+from api.http.field_types import Name, Reference, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import FleetListQuery
 
 Bytes = Annotated[int, Field(ge=1, le=2**53)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class PlanPatch(Wish):
+class PlanPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"tunnels": 50}]})
 
     name: Name = Field(default_factory=absent)
@@ -25,7 +25,7 @@ class PlanPatch(Wish):
     monthly_bytes: Bytes | None = Field(default_factory=absent)
 
 
-class PlanIn(Wish):
+class PlanIn(RequestModel):
     """What users of it may use; null: without a limit. Kept and shown; gateways do not hold users to it yet."""
 
     model_config = ConfigDict(
@@ -44,7 +44,7 @@ class PlanQuery(FleetListQuery):
     pass
 
 
-class PlanOut(View):
+class PlanOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

@@ -9,17 +9,17 @@ from api.features.fleets import service as fleets
 from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch, PlanQuery
 from api.http.problems import clashes, duplicate, in_use, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import PlanRow
 
 
-class Plans(Collection[PlanRow, PlanIn, PlanOut]):
+class PlanCollection(Collection[PlanRow, PlanIn, PlanOut]):
     name, kind = "plans", "plan"
     table, wish, patch, view, query = PlanRow, PlanIn, PlanPatch, PlanOut, PlanQuery
 
-    async def create(self, work: Work, wish: PlanIn) -> PlanRow:
+    async def create(self, work: WriteContext, wish: PlanIn) -> PlanRow:
         """Raises Problem: 422 for an unknown fleet, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         row = PlanRow(fleet_id=fleet.id, created_at=work.now, **wish.model_dump(exclude={"fleet"}))
@@ -31,22 +31,22 @@ class Plans(Collection[PlanRow, PlanIn, PlanOut]):
         ):
             return await declared.save(work.unit, row)
 
-    async def change(self, work: Work, row: PlanRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: PlanRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 409 when the name is taken."""
         await self.stay(work, row, fields)
         taken = duplicate("/name", fields.get("name", ""), "another plan of the fleet has this name")
         with clashes({"uq_plan_fleet_id_name": taken}):
             await declared.save_changes(work.unit, row, fields)
 
-    async def remove(self, work: Work, row: PlanRow) -> None:
+    async def remove(self, work: WriteContext, row: PlanRow) -> None:
         """Raises Problem: 409 while users are on it."""
-        mend = "give them another first: GET /api/v1/users"
-        with clashes({"fk_user_account_plan_id_plan": in_use("plan", row.name, "users are on the plan", mend)}):
+        hint = "give them another first: GET /api/v1/users"
+        with clashes({"fk_user_account_plan_id_plan": in_use("plan", row.name, "users are on the plan", hint)}):
             await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[PlanRow]) -> list[PlanOut]:
+    async def show(self, look: ReadContext, rows: Sequence[PlanRow]) -> list[PlanOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         return [PlanOut.of(row, fleet=owners[row.fleet_id]) for row in rows]
 
 
-PLANS = Plans()
+PLANS = PlanCollection()

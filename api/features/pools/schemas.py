@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.features.containers.schemas import ContainersIn, ContainersStateOut
 from api.features.rollouts.schemas import RejectedOut
-from api.http.field_types import City, Country, Name, Reference, View, Wish, absent
+from api.http.field_types import City, Country, Name, Reference, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
 from model.world import BALANCING, RESILIENCE
@@ -19,7 +19,7 @@ Percent = Annotated[int, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=100)]
 
 
-class BalancingIn(Wish):
+class BalancingIn(RequestModel):
     """How requests are shared among the exits."""
 
     policy: Literal["least_request", "round_robin", "random", "session"] = Field(
@@ -45,7 +45,7 @@ class BalancingIn(Wish):
         return self
 
 
-class ResilienceIn(Wish):
+class ResilienceIn(RequestModel):
     """What of its exits' failures a pool bears: failures to reach an exit, never those of targets."""
 
     max_ejection_percent: Percent = Field(
@@ -92,7 +92,7 @@ class ResilienceIn(Wish):
         return self
 
 
-class PoolIn(Wish):
+class PoolIn(RequestModel):
     """A pool. A fleet has one for each country, and one for each city, besides those that are only asked for by name."""
 
     model_config = ConfigDict(
@@ -124,7 +124,7 @@ class PoolIn(Wish):
     )
 
 
-class PoolPatch(Wish):
+class PoolPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"country": "gb"}]})
 
     name: Name = Field(default_factory=absent)
@@ -143,7 +143,7 @@ class PoolQuery(FleetListQuery):
     city: City | None = None
 
 
-class PoolOut(View):
+class PoolOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

@@ -18,13 +18,13 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
+from api.kernel.context import ReadContext
 from api.kernel.shrink_guard import no_silent_shrink
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from model.repositories import containers, declared
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
-from xds.translate.scopes import ExitGroup, GatewayGroup, ParentGroup
+from xds.translate.scopes import ExitGroup, GatewayGroup, ParentProxyGroup
 
 _OBJECTS: Mapping[str, type[BaseModel]] = {
     "balancing": BalancingIn,
@@ -35,7 +35,7 @@ _OBJECTS: Mapping[str, type[BaseModel]] = {
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
 
-class Pools(Collection[PoolRow, PoolIn, PoolOut]):
+class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
     name, kind = "pools", "pool"
     table, wish, patch, view, query = PoolRow, PoolIn, PoolPatch, PoolOut, PoolQuery
     volatile = frozenset({"containers_state", "rejections"})
@@ -43,7 +43,7 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
     def sortable(self) -> Mapping[str, Any]:
         return {**super().sortable(), "country": col(PoolRow.country)}
 
-    async def create(self, work: Work, wish: PoolIn) -> PoolRow:
+    async def create(self, work: WriteContext, wish: PoolIn) -> PoolRow:
         """Raises Problem: 422 for an unknown fleet, 409 when its name, or its country and city, are taken there."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         fields = _stored(wish.model_dump(exclude={"fleet"}))
@@ -51,7 +51,7 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
         with clashes(_taken(fields) | gone):
             return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
 
-    async def change(self, work: Work, row: PoolRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: PoolRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 409 when the new name, or country and city, are taken, or too little would be left.
 
         A pool that is to have no containers any more has those drained that it has.
@@ -65,7 +65,7 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
             async with no_silent_shrink(work, [row.fleet_id]):
                 await containers.retire(work.unit, row.id, work.now)
 
-    async def remove(self, work: Work, row: PoolRow) -> None:
+    async def remove(self, work: WriteContext, row: PoolRow) -> None:
         """Raises Problem: 409 while the pool has exits, or anything leads to it, or when too little would be left."""
         fleet = await declared.get_fleet(work.session, row.fleet_id)
         where = f"pool={row.name}&fleet={fleet.name}"
@@ -78,10 +78,10 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
             ),
         }
         async with no_silent_shrink(work, [row.fleet_id]):
-            with clashes({key: in_use("pool", row.name, message, mend) for key, (message, mend) in users.items()}):
+            with clashes({key: in_use("pool", row.name, message, hint) for key, (message, hint) in users.items()}):
                 await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[PoolRow]) -> list[PoolOut]:
+    async def show(self, look: ReadContext, rows: Sequence[PoolRow]) -> list[PoolOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         rejections = await standing(look.session)
         states = await states_of(look, rows)
@@ -96,14 +96,14 @@ class Pools(Collection[PoolRow, PoolIn, PoolOut]):
                 containers_state=states.get(row.id),
                 rejections=[
                     *rejections.of_groups([GatewayGroup(row.fleet_id).key], f"{names.POOL_PREFIX}{row.id}"),
-                    *rejections.of_groups([ExitGroup(row.id).key, ParentGroup(row.id).key]),
+                    *rejections.of_groups([ExitGroup(row.id).key, ParentProxyGroup(row.id).key]),
                 ],
             )
             for row in rows
         ]
 
 
-POOLS = Pools()
+POOLS = PoolCollection()
 
 
 async def refer(

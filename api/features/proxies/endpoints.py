@@ -11,7 +11,7 @@ from api.features.proxies.schemas import ConfigOut
 from api.features.proxies.service import PROXIES
 from api.http.openapi import for_operators
 from api.http.parameters import Id
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import CHANGE, DELETE, READ, router_of
 from api.kernel.context import Context
 
@@ -27,7 +27,7 @@ router = router_of(PROXIES, can=frozenset({READ, CHANGE, DELETE}))
 async def read_config(
     proxy_id: Id,
     context: Context,
-    caller: Annotated[Caller, Depends(Permit("proxies"))],
+    caller: Annotated[Caller, Depends(Permission("proxies"))],
     *,
     resource: Resource = None,
     differences: Differences = False,

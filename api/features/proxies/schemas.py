@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field
 
 from api.features.heartbeats.schemas import UpOrDown
 from api.features.rollouts.schemas import RejectedOut
-from api.http.field_types import Locality, View, Wish, absent
+from api.http.field_types import Locality, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import FleetListQuery
 from model.world import Role
 
 
-class ProxyPatch(Wish):
+class ProxyPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
 
     locality: Locality | None = Field(
@@ -23,7 +23,7 @@ class ProxyPatch(Wish):
     )
 
 
-class ProxyIn(Wish):
+class ProxyIn(RequestModel):
     """All of a gateway that is declared: the rest it says itself when it enrols."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
@@ -36,7 +36,7 @@ class ProxyQuery(FleetListQuery):
     locality: Locality | None = None
 
 
-class LastHeartbeatOut(View):
+class LastHeartbeatOut(ResponseModel):
     at: datetime
     tunnel: UpOrDown
     envoy: UpOrDown
@@ -48,12 +48,12 @@ class LastHeartbeatOut(View):
 SyncStatus: TypeAlias = Literal["accepted", "pending", "rejected"]
 
 
-class AtOut(View):
+class AtOut(ResponseModel):
     revision: int
     at: datetime
 
 
-class SyncOut(View):
+class SyncOut(ResponseModel):
     """Where the proxy stands for a type of resource; revisions are those that responses were made of."""
 
     type_url: str
@@ -66,14 +66,14 @@ class SyncOut(View):
     detail: str = Field(description="Envoy's own words, when it rejected last.")
 
 
-class ContentOut(View):
+class ContentOut(ResponseModel):
     """A resource as Envoy reads it (the JSON form of its API); null for what does not exist or is not known."""
 
     wanted: dict[str, Any] | None
     held: dict[str, Any] | None
 
 
-class HoldingOut(View):
+class HoldingOut(ResponseModel):
     """One resource that the proxy asks for. A version is a hash of the content; null for what does not exist."""
 
     name: str
@@ -87,12 +87,12 @@ class HoldingOut(View):
     content: ContentOut | None = Field(None, description="Of the resource that the query names.")
 
 
-class TypeOut(View):
+class TypeOut(ResponseModel):
     type_url: str
     resources: list[HoldingOut]
 
 
-class ConfigOut(View):
+class ConfigOut(ResponseModel):
     """What a proxy holds and what it should hold, on each of its streams, by type in the order of the protocol."""
 
     proxy_id: UUID
@@ -102,7 +102,7 @@ class ConfigOut(View):
     sync: list[SyncOut] = Field(description="Since when, and what was last known of a proxy without a stream.")
 
 
-class ProxyOut(View):
+class ProxyOut(ResponseModel):
     id: UUID
     name: str
     role: Role

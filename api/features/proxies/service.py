@@ -21,14 +21,14 @@ from api.http.field_errors import FieldError
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, in_use
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared, heartbeats, sync
 from model.tables import HeartbeatRow, ProxyRow, SyncRow
 from model.world import Role
 
 
-class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
+class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     """`heard_since` tells from when on a proxy must have been heard of to count as connected."""
 
     name, kind = "proxies", "proxy"
@@ -36,25 +36,25 @@ class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
     has_name = False
     volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
-    async def change(self, work: Work, row: ProxyRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: ProxyRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 409 for the Envoy of an exit, which changes with it."""
         if row.role == Role.EXIT:
-            message, mend = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
-            error = FieldError(PATH_FIELDS["proxy"], message, mend, str(row.id))
+            message, hint = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
+            error = FieldError(PATH_FIELDS["proxy"], message, hint, str(row.id))
             raise Problem(409, "envoy_of_exit", message, errors=[error])
         await declared.save_changes(work.unit, row, fields)
 
-    async def remove(self, work: Work, row: ProxyRow) -> None:
+    async def remove(self, work: WriteContext, row: ProxyRow) -> None:
         """Deregister a gateway. Raises Problem: 409 for the Envoy of an exit."""
         if row.role == Role.EXIT:
-            mend = f"remove the exit: DELETE /api/v1/exits/{row.id}"
-            raise in_use("proxy", str(row.id), "this is the Envoy of an exit", mend)
+            hint = f"remove the exit: DELETE /api/v1/exits/{row.id}"
+            raise in_use("proxy", str(row.id), "this is the Envoy of an exit", hint)
         await declared.remove(work.unit, row)
         await heartbeats.forget(work.session, row.id)
         await sync.forget(work.session, row.id)
         work.forget_proxy(row.id)
 
-    async def show(self, look: Look, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
+    async def show(self, look: ReadContext, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
         ids = [row.id for row in rows]
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         heard = await heartbeats.of_proxies(look.session, ids)
@@ -74,7 +74,7 @@ class Proxies(Collection[ProxyRow, ProxyIn, ProxyOut]):
         ]
 
 
-PROXIES = Proxies()
+PROXIES = ProxyCollection()
 
 
 def _is_connected(beat: HeartbeatRow | None, heard_since: datetime) -> bool:

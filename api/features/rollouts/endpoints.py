@@ -11,10 +11,10 @@ from api.features.rollouts.schemas import RolloutOut
 from api.http.openapi import for_operators
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
 Writing = Annotated[OperatorWrite, writing("fleets")]
@@ -22,7 +22,7 @@ Writing = Annotated[OperatorWrite, writing("fleets")]
 
 @router.get("", responses=for_operators(404))
 async def read_rollout(
-    fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permit("fleets"))]
+    fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permission("fleets"))]
 ) -> RolloutOut:
     """What of the declared state is not with everybody yet: tried by canaries, or held back, and why."""
     async with context.database.snapshot() as session:
@@ -33,8 +33,8 @@ async def read_rollout(
 async def approve_shrink(fleet: Ref, write: Writing) -> Response:
     """Let the next change through that takes more than half of what the fleet has, or the last of it. Used up by it."""
 
-    async def do(work: Work) -> Answer:
-        return Answer(200, await service.approve(work, fleet))
+    async def do(work: WriteContext) -> WriteReply:
+        return WriteReply(200, await service.approve(work, fleet))
 
     return await write.run(do)
 
@@ -43,7 +43,7 @@ async def approve_shrink(fleet: Ref, write: Writing) -> Response:
 async def withdraw_approval(fleet: Ref, write: Writing) -> Response:
     """Take an approval back that was not used up yet."""
 
-    async def do(work: Work) -> Answer:
-        return Answer(200, await service.withdraw(work, fleet))
+    async def do(work: WriteContext) -> WriteReply:
+        return WriteReply(200, await service.withdraw(work, fleet))
 
     return await write.run(do)

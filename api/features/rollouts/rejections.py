@@ -14,7 +14,7 @@ from model.tables import RejectionRow
 
 
 @dataclass(frozen=True, slots=True)
-class Rejections:
+class StandingRejections:
     """The refusals that hold something back. One of a version that is not wanted any more is history, and not here."""
 
     rows: tuple[RejectionRow, ...]
@@ -31,10 +31,10 @@ class Rejections:
         return [show(row) for row in self.rows if row.proxy_id == proxy_id]
 
 
-async def standing(session: AsyncSession) -> Rejections:
+async def standing(session: AsyncSession) -> StandingRejections:
     """All refusals that hold something back, newest first. For a session whose transaction has begun."""
     if not await rollout.any_held_back(session):
-        return Rejections(())
+        return StandingRejections(())
     held = {
         (row.group, *resource)
         for row in await rollout.all_rollouts(session)
@@ -42,7 +42,7 @@ async def standing(session: AsyncSession) -> Rejections:
         for resource in map(tuple, change_set["resources"])
     }
     rows = await rollout.rejections_by(session)
-    return Rejections(tuple(row for row in rows if (row.group, row.type_url, row.name, row.version) in held))
+    return StandingRejections(tuple(row for row in rows if (row.group, row.type_url, row.name, row.version) in held))
 
 
 def show(row: RejectionRow) -> RejectedOut:

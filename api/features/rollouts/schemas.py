@@ -8,16 +8,16 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.http.field_types import View
+from api.http.field_types import ResponseModel
 
 
-class ResourceOut(View):
+class ResourceOut(ResponseModel):
     type_url: str
     name: str
     version: str | None = Field(description="null: it is to go.")
 
 
-class ChangeSetOut(View):
+class ChangeSetOut(ResponseModel):
     """Resources that change together, and that not everybody has."""
 
     id: str = Field(description="A hash of what it wants.")
@@ -27,7 +27,7 @@ class ChangeSetOut(View):
     resources: list[ResourceOut]
 
 
-class GroupOut(View):
+class GroupOut(ResponseModel):
     """Proxies that share configuration, and what of it is not with all of them."""
 
     group: str
@@ -35,13 +35,13 @@ class GroupOut(View):
     change_sets: list[ChangeSetOut]
 
 
-class RolloutOut(View):
+class RolloutOut(ResponseModel):
     settled: bool = Field(description="Whether all that is declared is with everybody.")
     shrink_approved: bool = Field(description="Whether the next change may take more than half.")
     groups: list[GroupOut]
 
 
-class RejectedOut(View):
+class RejectedOut(ResponseModel):
     """A version that a proxy refused. It is given to nobody; a change of what it is made of clears it."""
 
     type_url: str

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.features.fleets.service import FLEETS
 from api.features.rollouts.schemas import ChangeSetOut, GroupOut, ResourceOut, RolloutOut
 from api.kernel.caller import Caller
-from api.kernel.writes import Work
+from api.kernel.writes import WriteContext
 from model.repositories import rollout
 from model.tables import RolloutRow
 
@@ -22,14 +22,14 @@ async def show(session: AsyncSession, caller: Caller, ref: str) -> RolloutOut:
     return await _show(session, fleet.id)
 
 
-async def approve(work: Work, ref: str) -> RolloutOut:
+async def approve(work: WriteContext, ref: str) -> RolloutOut:
     """Let the next change of a fleet take more than half of what there is. Raises Problem (404)."""
     fleet = await FLEETS.find(work.session, work.caller, ref)
     await rollout.approve(work.unit, fleet.id)
     return await _show(work.session, fleet.id)
 
 
-async def withdraw(work: Work, ref: str) -> RolloutOut:
+async def withdraw(work: WriteContext, ref: str) -> RolloutOut:
     """Take that back. Raises Problem (404)."""
     fleet = await FLEETS.find(work.session, work.caller, ref)
     await rollout.withdraw_approval(work.unit, fleet.id)

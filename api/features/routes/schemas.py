@@ -16,11 +16,11 @@ from api.http.field_types import (
     Network,
     Ports,
     Reference,
+    RequestModel,
+    ResponseModel,
     Text,
     TimeOfDay,
     UserName,
-    View,
-    Wish,
     absent,
 )
 from api.http.validators import bad_value
@@ -33,7 +33,7 @@ Session = Annotated[str, Field(pattern=r"^[a-z0-9_.]{1,63}\*?$|^\*$", descriptio
 Position = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class TimesIn(Wish):
+class TimesIn(RequestModel):
     """A time of day in UTC. One that ends before it begins goes on into the next day."""
 
     days: list[Day] = Field(default=[], max_length=7, description="On which it begins; none: on all.")
@@ -41,7 +41,7 @@ class TimesIn(Wish):
     end: TimeOfDay = Field(alias="to")
 
 
-class MatchIn(Wish):
+class MatchIn(RequestModel):
     """Requests that meet every condition that is there, by any one of its values. None at all: every request."""
 
     countries: Some[Country] = Field(default=[])
@@ -58,17 +58,17 @@ class MatchIn(Wish):
     times: Annotated[list[TimesIn], Field(max_length=50)] = Field(default=[])
 
 
-class WeightedIn(Wish):
+class WeightedIn(RequestModel):
     pool: Reference
     weight: int = Field(default=1, ge=1, le=1_000_000)
 
 
-class DenyIn(Wish):
+class DenyIn(RequestModel):
     status: int = Field(default=403, ge=400, le=599)
     text: Annotated[Text, Field(max_length=1_000)] = "exitplane: this is not allowed\n"
 
 
-class ActionIn(Wish):
+class ActionIn(RequestModel):
     """One of `pools`, `allow` and `deny`."""
 
     pools: Annotated[list[WeightedIn], Field(min_length=1, max_length=100)] | None = Field(
@@ -90,7 +90,7 @@ class ActionIn(Wish):
         return self
 
 
-class RouteIn(Wish):
+class RouteIn(RequestModel):
     """Which wish goes where. Routes are tried by position, then name, and the first that matches decides."""
 
     model_config = ConfigDict(
@@ -115,7 +115,7 @@ class RouteIn(Wish):
     action: ActionIn
 
 
-class RoutePatch(Wish):
+class RoutePatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
 
     name: Name = Field(default_factory=absent)
@@ -130,7 +130,7 @@ class RouteQuery(FleetListQuery):
     pool: Reference | None = Field(None, description="Only those that lead to this pool, by its name or id.")
 
 
-class RouteOut(View):
+class RouteOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

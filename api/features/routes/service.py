@@ -16,14 +16,14 @@ from api.features.routes.summary import sentence
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.stored_routes import pools_of
 from model.tables import PoolRow, RoutePoolRow, RouteRow
 
 
-class Routes(Collection[RouteRow, RouteIn, RouteOut]):
+class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
     name, kind = "routes", "route"
     table, wish, patch, view, query = RouteRow, RouteIn, RoutePatch, RouteOut, RouteQuery
     volatile = frozenset({"explanation"})
@@ -43,7 +43,7 @@ class Routes(Collection[RouteRow, RouteIn, RouteOut]):
             found.append(col(RouteRow.id).in_(led))
         return found
 
-    async def create(self, work: Work, wish: RouteIn) -> RouteRow:
+    async def create(self, work: WriteContext, wish: RouteIn) -> RouteRow:
         """Raises Problem: 422 for an unknown fleet or pool, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         action = await _stored_action(work, fleet.id, wish.action)
@@ -61,7 +61,7 @@ class Routes(Collection[RouteRow, RouteIn, RouteOut]):
             await declared.set_pools_of_route(work.session, row.id, pools_of(action))
         return row
 
-    async def change(self, work: Work, row: RouteRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: RouteRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
         await self.stay(work, row, fields)
         if "match" in fields:
@@ -74,10 +74,10 @@ class Routes(Collection[RouteRow, RouteIn, RouteOut]):
             if "action" in fields:
                 await declared.set_pools_of_route(work.session, row.id, pools_of(row.action))
 
-    async def remove(self, work: Work, row: RouteRow) -> None:
+    async def remove(self, work: WriteContext, row: RouteRow) -> None:
         await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[RouteRow]) -> list[RouteOut]:
+    async def show(self, look: ReadContext, rows: Sequence[RouteRow]) -> list[RouteOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         led = {pool_id for row in rows for pool_id in pools_of(row.action)}
         named = await declared.names_of(look.session, PoolRow, led)
@@ -89,7 +89,7 @@ class Routes(Collection[RouteRow, RouteIn, RouteOut]):
         return RouteOut.of(row, fleet=fleet, match=match, action=action, explanation=sentence(match, action))
 
 
-ROUTES = Routes()
+ROUTES = RouteCollection()
 
 
 def _stored_match(match: MatchIn) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _stored_match(match: MatchIn) -> dict[str, Any]:
     return stored
 
 
-async def _stored_action(work: Work, fleet_id: UUID, action: ActionIn) -> dict[str, Any]:
+async def _stored_action(work: WriteContext, fleet_id: UUID, action: ActionIn) -> dict[str, Any]:
     """With the ids of the pools that it names. Raises Problem (422)."""
     if action.deny is not None:
         return {"deny": action.deny.model_dump()}

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.http.field_types import Name, Reference, UserName, View, Wish, absent
+from api.http.field_types import Name, Reference, RequestModel, ResponseModel, UserName, absent
 from api.kernel.collections.schemas import FleetListQuery
 
 
-class UserIn(Wish):
+class UserIn(RequestModel):
     """Somebody who uses gateways."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "alice", "fleet": "demo", "group": "staff"}]})
@@ -22,7 +22,7 @@ class UserIn(Wish):
     plan: Reference | None = None
 
 
-class UserPatch(Wish):
+class UserPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"group": "staff"}]})
 
     name: UserName = Field(default_factory=absent)
@@ -35,7 +35,7 @@ class UserQuery(FleetListQuery):
     plan: Reference | None = None
 
 
-class UserOut(View):
+class UserOut(ResponseModel):
     id: UUID
     name: str
     fleet: str

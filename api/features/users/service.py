@@ -13,13 +13,13 @@ from api.features.fleets import service as fleets
 from api.features.users.schemas import UserIn, UserOut, UserPatch, UserQuery
 from api.http.problems import clashes, duplicate, unknown
 from api.kernel.collections.collection import Collection
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import PlanRow, UserRow
 
 
-class Users(Collection[UserRow, UserIn, UserOut]):
+class UserCollection(Collection[UserRow, UserIn, UserOut]):
     name, kind = "users", "user"
     table, wish, patch, view, query = UserRow, UserIn, UserPatch, UserOut, UserQuery
 
@@ -31,7 +31,7 @@ class Users(Collection[UserRow, UserIn, UserOut]):
             found.append(col(UserRow.plan_id).in_(declared.ids_of(PlanRow, query.plan)))
         return found
 
-    async def create(self, work: Work, wish: UserIn) -> UserRow:
+    async def create(self, work: WriteContext, wish: UserIn) -> UserRow:
         """Raises Problem: 422 for an unknown fleet or plan, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
         plan_id = await _plan(work, fleet.id, wish.plan)
@@ -40,7 +40,7 @@ class Users(Collection[UserRow, UserIn, UserOut]):
         with clashes(_clashing(wish.name, wish.plan) | gone):
             return await declared.save(work.unit, row)
 
-    async def change(self, work: Work, row: UserRow, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: UserRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for an unknown plan, 409 when the name is taken."""
         await self.stay(work, row, fields)
         plan = fields.get("plan")
@@ -49,10 +49,10 @@ class Users(Collection[UserRow, UserIn, UserOut]):
         with clashes(_clashing(fields.get("name", ""), plan)):
             await declared.save_changes(work.unit, row, fields)
 
-    async def remove(self, work: Work, row: UserRow) -> None:
+    async def remove(self, work: WriteContext, row: UserRow) -> None:
         await declared.remove(work.unit, row)
 
-    async def show(self, look: Look, rows: Sequence[UserRow]) -> list[UserOut]:
+    async def show(self, look: ReadContext, rows: Sequence[UserRow]) -> list[UserOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         plans = await declared.names_of(look.session, PlanRow, {row.plan_id for row in rows if row.plan_id})
         return [
@@ -61,10 +61,10 @@ class Users(Collection[UserRow, UserIn, UserOut]):
         ]
 
 
-USERS = Users()
+USERS = UserCollection()
 
 
-async def _plan(work: Work, fleet_id: UUID, ref: str | None) -> UUID | None:
+async def _plan(work: WriteContext, fleet_id: UUID, ref: str | None) -> UUID | None:
     if ref is None:
         return None
     found = await declared.find_named(work.session, PlanRow, fleet_id, ref)

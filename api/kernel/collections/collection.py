@@ -17,10 +17,10 @@ from api.http.field_types import as_id, as_reference
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, not_found, unknown
 from api.kernel.caller import Caller
-from api.kernel.collections.listing import Order, like, order_by
+from api.kernel.collections.listing import SortOrder, like, order_by
 from api.kernel.collections.schemas import ListQuery, Page
-from api.kernel.context import Look
-from api.kernel.writes import Work
+from api.kernel.context import ReadContext
+from api.kernel.writes import WriteContext
 from model.repositories import declared
 from model.tables import FleetRow
 
@@ -59,18 +59,18 @@ class Collection(ABC, Generic[Row, In, Out]):
     # -- what a collection says of itself ------------------------------------------------------------------------------
 
     @abstractmethod
-    async def show(self, look: Look, rows: Sequence[Row]) -> list[Out]:
+    async def show(self, look: ReadContext, rows: Sequence[Row]) -> list[Out]:
         """The rows as the API shows them."""
 
-    async def create(self, work: Work, wish: In) -> Row:
+    async def create(self, work: WriteContext, wish: In) -> Row:
         """A new row."""
         raise NotImplementedError
 
-    async def change(self, work: Work, row: Row, fields: dict[str, Any]) -> None:
+    async def change(self, work: WriteContext, row: Row, fields: dict[str, Any]) -> None:
         """Give a row the values that were sent, by the names that they have in the schema."""
         raise NotImplementedError
 
-    async def remove(self, work: Work, row: Row) -> None:
+    async def remove(self, work: WriteContext, row: Row) -> None:
         """Remove a row."""
         raise NotImplementedError
 
@@ -97,7 +97,7 @@ class Collection(ABC, Generic[Row, In, Out]):
 
     # -- what follows from that ----------------------------------------------------------------------------------------
 
-    async def page(self, look: Look, caller: Caller, query: Any) -> Page[Out]:
+    async def page(self, look: ReadContext, caller: Caller, query: Any) -> Page[Out]:
         """One page of those that the caller sees and the query asks for."""
         order = order_by(query.sort, self.sort, self.sortable(), self.row_id)
         chosen = self._select().where(*self.visible(caller), *self.filters(query))
@@ -113,7 +113,7 @@ class Collection(ABC, Generic[Row, In, Out]):
         """The table's columns, whose rows have the names of its fields: objects that are followed cost twice as much."""
         return select(*inspect(self.table).columns)
 
-    def _next(self, order: Order, rows: Sequence[Row], page: Sequence[Row]) -> str | None:
+    def _next(self, order: SortOrder, rows: Sequence[Row], page: Sequence[Row]) -> str | None:
         if len(rows) == len(page):
             return None
         return order.cursor_after(getattr(page[-1], order.name), getattr(page[-1], self.row_id.key or "id"))
@@ -135,8 +135,8 @@ class Collection(ABC, Generic[Row, In, Out]):
             owners = select(col(FleetRow.name), self.row_id).where(self.fleet_of() == col(FleetRow.id))
             names = (await session.execute(owners.where(self.row_id.in_([row.id for row in found])))).scalars()
             message = f"several fleets have a {self.kind} of this name"
-            mend = f"add ?fleet= with one of {', '.join(sorted(names))}, or use the id"
-            error = FieldError(PATH_FIELDS[self.kind], message, mend, ref)
+            hint = f"add ?fleet= with one of {', '.join(sorted(names))}, or use the id"
+            error = FieldError(PATH_FIELDS[self.kind], message, hint, ref)
             raise Problem(409, "ambiguous", message, errors=[error])
         return found[0]
 
@@ -153,7 +153,7 @@ class Collection(ABC, Generic[Row, In, Out]):
         """The id that a path names; None when it is none."""
         return as_id(ref)
 
-    async def lock(self, work: Work, ref: str, fleet: str | None = None) -> Row:
+    async def lock(self, work: WriteContext, ref: str, fleet: str | None = None) -> Row:
         """The same, held against other writers until the unit ends."""
         row = await self.find(work.session, work.caller, ref, fleet)
         locked = await work.session.get(self.table, row.id, with_for_update=True, populate_existing=True)
@@ -161,7 +161,7 @@ class Collection(ABC, Generic[Row, In, Out]):
             raise not_found(self.kind, ref)
         return locked
 
-    async def show_one(self, look: Look, row: Row) -> Out:
+    async def show_one(self, look: ReadContext, row: Row) -> Out:
         """One row as the API shows it."""
         return (await self.show(look, [row]))[0]
 
@@ -170,15 +170,15 @@ class Collection(ABC, Generic[Row, In, Out]):
         content = shown.model_dump_json(exclude=set(self.volatile))
         return f'"{hashlib.blake2b(content.encode(), digest_size=12).hexdigest()}"'
 
-    async def stay(self, work: Work, row: Row, fields: dict[str, Any]) -> None:
+    async def stay(self, work: WriteContext, row: Row, fields: dict[str, Any]) -> None:
         """Take the fleet out of `fields`. Raises Problem (422) when it is another than the row's."""
         ref = fields.pop("fleet", None)
         if ref is None:
             return
         found = await declared.find_fleet(work.session, ref)
         if found is None or found.id != row.fleet_id:
-            message, mend = f"a {self.kind} stays in its fleet", "leave it out, or create another there"
-            raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, mend, ref)])
+            message, hint = f"a {self.kind} stays in its fleet", "leave it out, or create another there"
+            raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, hint, ref)])
 
     def visible(self, caller: Caller) -> list[ColumnElement[bool]]:
         """What of the table there is for the caller."""

@@ -16,7 +16,7 @@ from api.http.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SortOrder:
     """By a column, and by id where that is equal."""
 
     name: str
@@ -52,20 +52,20 @@ class Order:
                 raise TypeError(kind)  # noqa: TRY301
             return value, id_kind(row_id)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            message, mend = "this is no cursor of this list", "send `next` of the page before, with the same sort"
-            raise Problem(422, "bad_cursor", message, errors=[FieldError("?cursor", message, mend, cursor)]) from error
+            message, hint = "this is no cursor of this list", "send `next` of the page before, with the same sort"
+            raise Problem(422, "bad_cursor", message, errors=[FieldError("?cursor", message, hint, cursor)]) from error
 
 
 def order_by(
     sort: str | None, default: str, sortable: Mapping[str, ColumnElement[Any]], row_id: ColumnElement[Any]
-) -> Order:
+) -> SortOrder:
     """The order that a query asks for. Raises Problem (422) for a field that is none."""
     wanted = sort or default
     name = wanted.removeprefix("-")
     if name not in sortable:
-        message, mend = "this is no field to sort by", f"send one of {', '.join(sorted(sortable))}, maybe with a -"
-        raise Problem(422, "bad_sort", message, errors=[FieldError("?sort", message, mend, sort)])
-    return Order(name, sortable[name], row_id, wanted.startswith("-"))
+        message, hint = "this is no field to sort by", f"send one of {', '.join(sorted(sortable))}, maybe with a -"
+        raise Problem(422, "bad_sort", message, errors=[FieldError("?sort", message, hint, sort)])
+    return SortOrder(name, sortable[name], row_id, wanted.startswith("-"))
 
 
 def like(column: Any, pattern: str) -> ColumnElement[bool]:

@@ -22,12 +22,12 @@ from api.http.openapi import for_operators, written
 from api.http.paths import BASE_PATH, PATH_FIELDS
 from api.http.problems import Problem
 from api.http.request_body import JsonRoute
-from api.kernel.caller import Caller, Permit
+from api.kernel.caller import Caller, Permission
 from api.kernel.collections.collection import Collection
 from api.kernel.collections.schemas import BulkIn, BulkOut, Page
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import Answer, OperatorWrite, Work, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
 
 READ, CREATE, CHANGE, DELETE = "read", "create", "change", "delete"
 ALL = frozenset({READ, CREATE, CHANGE, DELETE})
@@ -53,7 +53,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
         ),
     ]
     Fleet = OfFleet if collection.has_name and collection.has_fleet else Annotated[None, Depends(_nothing)]
-    May = Annotated[Caller, Depends(Permit(collection.name))]
+    May = Annotated[Caller, Depends(Permission(collection.name))]
     Writing = Annotated[OperatorWrite, writing(collection.name)]
     shown: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
     tried: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "Of a dry run"}}
@@ -69,10 +69,10 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
             "", name=f"create_{kind}", status_code=201, response_model=view, responses={**written(404, 409), **tried}
         )
         async def create(wish: collection.wish, write: Writing) -> Response:
-            async def do(work: Work) -> Answer:
+            async def do(work: WriteContext) -> WriteReply:
                 made = await collection.show_one(work.look, await collection.create(work, wish))
                 headers = {"Location": f"{BASE_PATH}/{collection.name}/{made.id}", "ETag": collection.etag(made)}
-                return Answer(201, made, headers)
+                return WriteReply(201, made, headers)
 
             return await write.run(do)
 
@@ -96,12 +96,12 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     async def change(
         write: OperatorWrite, ref: str, fleet: str | None, if_match: str | None, fields: dict[str, Any]
     ) -> Response:
-        async def do(work: Work) -> Answer:
+        async def do(work: WriteContext) -> WriteReply:
             row = await collection.lock(work, ref, fleet)
             await _check(collection, work, row, if_match)
             await collection.change(work, row, fields)
             changed = await collection.show_one(work.look, row)
-            return Answer(200, changed, {"ETag": collection.etag(changed)})
+            return WriteReply(200, changed, {"ETag": collection.etag(changed)})
 
         return await write.run(do)
 
@@ -126,18 +126,20 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
             one, name=f"delete_{kind}", status_code=204, responses={**for_operators(404, 409, 412, 422), **tried}
         )
         async def delete(ref: Ref, write: Writing, of_fleet: Fleet = None, if_match: IfMatch = None) -> Response:
-            async def do(work: Work) -> Answer:
+            async def do(work: WriteContext) -> WriteReply:
                 row = await collection.lock(work, ref, of_fleet)
                 await _check(collection, work, row, if_match)
                 await collection.remove(work, row)
-                return Answer(204)
+                return WriteReply(204)
 
             return await write.run(do)
 
     return router
 
 
-async def _in_bulk(collection: Collection[Any, Any, Any], wish: BulkIn[Any], fleet: str | None, work: Work) -> Answer:
+async def _in_bulk(
+    collection: Collection[Any, Any, Any], wish: BulkIn[Any], fleet: str | None, work: WriteContext
+) -> WriteReply:
     deleted, rows = [], []
     for place, ref in enumerate(wish.delete):
         with _placed(f"/delete/{place}", whole=True):
@@ -147,7 +149,7 @@ async def _in_bulk(collection: Collection[Any, Any, Any], wish: BulkIn[Any], fle
     for place, each in enumerate(wish.create):
         with _placed(f"/create/{place}"):
             rows.append(await collection.create(work, each))
-    return Answer(200, BulkOut(created=await collection.show(work.look, rows), deleted=deleted))
+    return WriteReply(200, BulkOut(created=await collection.show(work.look, rows), deleted=deleted))
 
 
 @contextmanager
@@ -163,7 +165,7 @@ def _placed(pointer: str, *, whole: bool = False) -> Iterator[None]:
         raise
 
 
-async def _check(collection: Collection[Any, Any, Any], work: Work, row: Any, if_match: str | None) -> None:
+async def _check(collection: Collection[Any, Any, Any], work: WriteContext, row: Any, if_match: str | None) -> None:
     """Raises Problem (412) when a row is not what the caller read. RFC 9110, section 13.1.1."""
     if if_match is None or if_match.strip() == "*":
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.http.field_types import Reference, View, Wish
+from api.http.field_types import Reference, RequestModel, ResponseModel
 from api.http.validators import bad_value
 
 PAGE: Final = 1_000
@@ -44,18 +44,18 @@ class FleetListQuery(ListQuery):
     name: Pattern | None = None
 
 
-class Page(View, Generic[Out]):
+class Page(ResponseModel, Generic[Out]):
     items: list[Out]
     next: str | None = Field(description="The cursor of the next page; null on the last one.")
 
 
-class BulkIn(Wish, Generic[In]):
+class BulkIn(RequestModel, Generic[In]):
     """All of it is done, in one revision, or nothing. Deletions come first."""
 
     create: list[In] = Field(default=[], max_length=BULK_MAX)
     delete: list[str] = Field(default=[], max_length=BULK_MAX, description="Ids, or names.")
 
 
-class BulkOut(View, Generic[Out]):
+class BulkOut(ResponseModel, Generic[Out]):
     created: list[Out]
     deleted: list[str] = Field(description="Ids.")

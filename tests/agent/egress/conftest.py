@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from agent.config.settings import Exit
-from agent.egress.types import Place, Sight
+from agent.config.settings import ExitSettings
+from agent.egress.types import Location, SeenAddress
 from model.endpoint import Endpoint
 
 IPINFO = {
@@ -32,11 +32,11 @@ IP_API = {
     "isp": "AS64500 Example",
     "timezone": "America/New_York",
 }
-SEEN = Sight("198.51.100.9", Place("us", "Ashburn", "AS64500 Example", "America/New_York"))
+SEEN = SeenAddress("198.51.100.9", Location("us", "Ashburn", "AS64500 Example", "America/New_York"))
 
 
-def an_exit(*sources: URL, **more) -> Exit:
-    return Exit("us", "192.0.2.1", 8443, sources=sources, **more)
+def an_exit(*sources: URL, **more) -> ExitSettings:
+    return ExitSettings("us", "192.0.2.1", 8443, sources=sources, **more)
 
 
 class Source:

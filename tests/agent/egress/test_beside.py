@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agent.egress.bypass import judge_ipv6, look_for_bypass, look_over_ipv6
-from agent.egress.geolocation import Locator
-from agent.egress.http_sources import Way
-from agent.egress.types import Place, Sight
+from agent.egress.geolocation import Geolocator
+from agent.egress.http_sources import EgressPath
+from agent.egress.types import Location, SeenAddress
 from agent.net.route_query import interface_towards
 from tests.agent.egress.conftest import IPINFO, SEEN, an_exit
 
@@ -71,7 +71,7 @@ async def test_without_an_interface_there_is_nothing_to_compare(source):
 
 async def over_ipv6(exit_, route, *, seen=SEEN):
     answers, way = await look_over_ipv6(exit_, route)
-    return await judge_ipv6(answers, way, exit_, seen, Locator(None, exit_.locate, Way()))
+    return await judge_ipv6(answers, way, exit_, seen, Geolocator(None, exit_.locate, EgressPath()))
 
 
 @pytest.fixture
@@ -137,5 +137,7 @@ async def test_sources_over_ipv6_alone_are_the_first_word(make_source):
     six = await make_source("::1", IPINFO | {"ip": "2001:db8::9"})
     exit_ = an_exit(six.url)
     assert (await look_over_ipv6(exit_, always("lo"))) == ((), None)
-    found = await judge_ipv6((), None, exit_, Sight("2001:db8::9", Place("us")), Locator(None, None, Way()))
+    found = await judge_ipv6(
+        (), None, exit_, SeenAddress("2001:db8::9", Location("us")), Geolocator(None, None, EgressPath())
+    )
     assert found.seen is None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from agent.egress.consensus import combine, compose
-from agent.egress.finding import Finding
-from agent.egress.types import Place, Sight
+from agent.egress.finding import LeakFinding
+from agent.egress.types import Location, SeenAddress
 from tests.agent.egress.conftest import SEEN
 
-ABROAD = Sight("203.0.113.5", Place("fr"))
-PLACELESS = Sight("198.51.100.9")
-NONE = Finding()
+ABROAD = SeenAddress("203.0.113.5", Location("fr"))
+PLACELESS = SeenAddress("198.51.100.9")
+NONE = LeakFinding()
 
 
 def of(answers, *, hosts=(), places=None):
@@ -28,8 +28,8 @@ def test_without_any_source_the_trouble_is_that_of_each():
 
 
 def test_where_no_source_knows_the_country_the_file_does():
-    found = of([("a", PLACELESS)], places={"198.51.100.9": Place("us", "Ashburn")})
-    assert (found.sight, found.told) == (Sight("198.51.100.9", Place("us", "Ashburn")), "")
+    found = of([("a", PLACELESS)], places={"198.51.100.9": Location("us", "Ashburn")})
+    assert (found.sight, found.told) == (SeenAddress("198.51.100.9", Location("us", "Ashburn")), "")
 
 
 def test_an_address_that_nobody_can_place_is_trouble():
@@ -38,7 +38,7 @@ def test_an_address_that_nobody_can_place_is_trouble():
 
 
 def test_the_file_is_another_voice_and_does_not_count_against_a_source():
-    found = of([("a", SEEN)], places={"198.51.100.9": Place("fr", "Paris")})
+    found = of([("a", SEEN)], places={"198.51.100.9": Location("fr", "Paris")})
     assert found.sight == SEEN
     assert found.told == "a sees 198.51.100.9 in us, the Geo-IP file has it in fr"
 
@@ -54,26 +54,28 @@ def test_no_sentence_is_longer_than_the_control_plane_takes():
 
 
 def test_the_hosts_own_address_is_a_leak_whoever_saw_it():
-    host = Sight("192.0.2.7", Place("us"))
+    host = SeenAddress("192.0.2.7", Location("us"))
     leak = "its traffic leaves from the host's own address 192.0.2.7"
     assert of([("a", SEEN), ("b", host)], hosts={"192.0.2.7"}).leak == leak
     assert of([("a", SEEN)], hosts={"192.0.2.7"}).leak == ""
     # and although nobody can say where that is
-    assert of([("a", Sight("192.0.2.7"))], hosts={"192.0.2.7"}).leak == leak
+    assert of([("a", SeenAddress("192.0.2.7"))], hosts={"192.0.2.7"}).leak == leak
 
 
 def test_what_is_in_doubt_names_no_country_and_keeps_its_address():
     whole = compose(of([("a", SEEN)]), NONE, NONE, NONE)
     assert (whole.country, whole.trouble) == ("us", "")
     for findings in (
-        (Finding(trouble="x"), NONE, NONE),
-        (NONE, Finding(trouble="x"), NONE),
-        (NONE, NONE, Finding(trouble="x")),
+        (LeakFinding(trouble="x"), NONE, NONE),
+        (NONE, LeakFinding(trouble="x"), NONE),
+        (NONE, NONE, LeakFinding(trouble="x")),
     ):
         doubtful = compose(of([("a", SEEN)]), *findings)
         assert (doubtful.address, doubtful.country, doubtful.trouble) == ("198.51.100.9", None, "x")
 
 
 def test_every_leak_is_told():
-    found = compose(of([("a", SEEN)], hosts={"198.51.100.9"}), Finding(leak="b"), Finding(leak="c"), Finding(leak="d"))
+    found = compose(
+        of([("a", SEEN)], hosts={"198.51.100.9"}), LeakFinding(leak="b"), LeakFinding(leak="c"), LeakFinding(leak="d")
+    )
     assert found.leak == "its traffic leaves from the host's own address 198.51.100.9; b; c; d"

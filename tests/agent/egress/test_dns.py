@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from agent.config.option_parsing import BadSetting
 from agent.egress.dns_leak import TRIES, ask_zone
 from agent.egress.resolvers import resolvers_of
-from agent.egress.types import Place, Useless
-from agent.egress.whoami_dns import Asker, read_asker, read_zone, reveal
+from agent.egress.types import Location, UnusableAnswer
+from agent.egress.whoami_dns import ResolverSeen, read_asker, read_zone, reveal
 from agent.net import dns_query
 from agent.net.dns_query import look_up
 from model.endpoint import Endpoint
@@ -33,15 +33,15 @@ def impatient(monkeypatch):
 @pytest.mark.parametrize(
     ("records", "asker"),
     [
-        (["TXT 192.0.2.53"], Asker("192.0.2.53")),
+        (["TXT 192.0.2.53"], ResolverSeen("192.0.2.53")),
         (
             ['TXT "ip=192.0.2.53" "country=US" "network=AS64500 Example"'],
-            Asker("192.0.2.53", Place("us", None, "AS64500 Example")),
+            ResolverSeen("192.0.2.53", Location("us", None, "AS64500 Example")),
         ),
-        (['TXT "ns" "192.0.2.53"'], Asker("192.0.2.53")),
-        (["TXT 2001:DB8::53"], Asker("2001:db8::53")),
-        (['TXT "country=nowhere" "ip=192.0.2.53"'], Asker("192.0.2.53")),
-        (["A 192.0.2.53"], Asker("192.0.2.53")),
+        (['TXT "ns" "192.0.2.53"'], ResolverSeen("192.0.2.53")),
+        (["TXT 2001:DB8::53"], ResolverSeen("2001:db8::53")),
+        (['TXT "country=nowhere" "ip=192.0.2.53"'], ResolverSeen("192.0.2.53")),
+        (["A 192.0.2.53"], ResolverSeen("192.0.2.53")),
     ],
 )
 async def test_a_zone_tells_who_asked(make_resolver, records, asker):
@@ -51,7 +51,7 @@ async def test_a_zone_tells_who_asked(make_resolver, records, asker):
 
 async def test_each_name_is_asked_for_once_and_never_again(make_resolver):
     resolver = await make_resolver(saying("TXT 192.0.2.53"))
-    assert await ask_zone(ZONE, [resolver.endpoint]) == [("127.0.0.1", Asker("192.0.2.53"))]
+    assert await ask_zone(ZONE, [resolver.endpoint]) == [("127.0.0.1", ResolverSeen("192.0.2.53"))]
     names = [name for name, _ in resolver.asked]
     assert len(set(names)) == len(names) == TRIES
     assert all(name.endswith(f".{ZONE}") for name in names)
@@ -66,14 +66,14 @@ async def test_each_name_is_asked_for_once_and_never_again(make_resolver):
 )
 async def test_public_zones_have_one_name(make_resolver, zone, record):
     resolver = await make_resolver(saying(record))
-    assert await reveal(zone, resolver.endpoint) == Asker("192.0.2.53")
+    assert await reveal(zone, resolver.endpoint) == ResolverSeen("192.0.2.53")
     assert resolver.asked == [(zone, record.split()[0])]
 
 
 def test_what_google_adds_of_the_client_is_not_taken_for_the_asker():
     query = dns.message.make_query("o-o.myaddr.l.google.com", "TXT")
     (wire,) = saying('TXT "edns0-client-subnet 203.0.113.0/24"', 'TXT "192.0.2.53"')(query)
-    assert read_asker(dns.message.from_wire(wire)) == Asker("192.0.2.53")
+    assert read_asker(dns.message.from_wire(wire)) == ResolverSeen("192.0.2.53")
 
 
 def failing(code):
@@ -119,13 +119,13 @@ def another_question(query):
 @pytest.mark.usefixtures("impatient")
 async def test_what_is_no_answer_is_named(make_resolver, reply, why):
     resolver = await make_resolver(reply)
-    with pytest.raises(Useless, match=why):
+    with pytest.raises(UnusableAnswer, match=why):
         await reveal(ZONE, resolver.endpoint)
 
 
 async def test_a_forged_answer_does_not_keep_the_true_one_out(make_resolver):
     resolver = await make_resolver(mangled(lambda wire: [b"\0", bytes([wire[0] ^ 1]) + wire[1:], wire]))
-    assert await reveal(ZONE, resolver.endpoint) == Asker("192.0.2.53")
+    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
 async def test_a_question_that_is_lost_is_asked_again(make_resolver, monkeypatch):
@@ -133,13 +133,13 @@ async def test_a_question_that_is_lost_is_asked_again(make_resolver, monkeypatch
     resolver = await make_resolver(lambda _: [])
     true = saying("TXT 192.0.2.53")
     resolver.reply = lambda query: true(query) if len(resolver.asked) > 1 else []
-    assert await reveal(ZONE, resolver.endpoint) == Asker("192.0.2.53")
+    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
 async def test_nobody_there_is_named(make_resolver):
     resolver = await make_resolver(saying())
     resolver.transport.close()
-    with pytest.raises(Useless, match="it cannot be reached"):
+    with pytest.raises(UnusableAnswer, match="it cannot be reached"):
         await look_up(ZONE, "TXT", Endpoint("127.0.0.1", 1))
 
 
@@ -156,7 +156,7 @@ def framed(query):
 
 async def test_an_answer_that_is_too_long_is_asked_for_by_tcp(make_resolver):
     resolver = await make_resolver(cut_short, framed)
-    assert await reveal(ZONE, resolver.endpoint) == Asker("192.0.2.53")
+    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_an_answer_that_is_too_long_is_asked_for_by_tcp(make_resolver):
 )
 async def test_a_long_answer_that_breaks_off_is_none(make_resolver, by_tcp, why):
     resolver = await make_resolver(cut_short, by_tcp)
-    with pytest.raises(Useless, match=why):
+    with pytest.raises(UnusableAnswer, match=why):
         await reveal(ZONE, resolver.endpoint)
 
 
@@ -184,7 +184,7 @@ def test_whatever_bytes_come_only_uselessness_does(change):
     if isinstance(change, tuple):
         position, bytes_ = change
         change = TRUE[:position] + bytes_ + TRUE[position + len(bytes_) :]
-    with suppress(Useless):
+    with suppress(UnusableAnswer):
         read_asker(dns_query._read(change, QUERY))
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agent.egress.answer_formats import read_answer
-from agent.egress.types import Place, Sight, Useless
+from agent.egress.types import Location, SeenAddress, UnusableAnswer
 from tests.agent.egress.conftest import IP_API, IPINFO, SEEN
 
 TRACE = b"fl=47f1\nh=example.net\nip=198.51.100.9\nts=1.5\nuag=curl/8 (x=y)\ncolo=IAD\nloc=US\ntls=off\n"
@@ -19,7 +19,7 @@ def test_both_formats_say_the_same(said):
 
 
 def test_a_trace_names_address_and_country():
-    assert read_answer(TRACE) == Sight("198.51.100.9", Place("us"))
+    assert read_answer(TRACE) == SeenAddress("198.51.100.9", Location("us"))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_trace_names_address_and_country():
     [(b"loc=US\n", "no JSON"), (b"ip=nowhere\nloc=US\n", "no IP address"), (b"ip=198.51.100.9\n<html>\n", "no JSON")],
 )
 def test_a_trace_without_an_address_is_none(body, why):
-    with pytest.raises(Useless, match=why):
+    with pytest.raises(UnusableAnswer, match=why):
         read_answer(body)
 
 
@@ -56,7 +56,7 @@ def test_an_address_has_one_form(written, form):
     ],
 )
 def test_what_is_of_no_use_is_named(body, why):
-    with pytest.raises(Useless, match=why):
+    with pytest.raises(UnusableAnswer, match=why):
         read_answer(body)
 
 
@@ -67,4 +67,4 @@ def test_a_country_that_is_none_leaves_an_address_without_one(country):
 
 def test_what_is_no_text_is_left_out_and_the_rest_is_believed():
     found = read_answer(json.dumps(IPINFO | {"city": ["x"], "org": "a\nb", "timezone": ""}).encode())
-    assert found == Sight("198.51.100.9", Place("us"))
+    assert found == SeenAddress("198.51.100.9", Location("us"))

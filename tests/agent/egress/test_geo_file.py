@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from agent.config.option_parsing import BadSetting
 from agent.egress.geo_file import GeoFile
-from agent.egress.types import Place
+from agent.egress.types import Location
 from tests.agent.egress.mmdb import a_country, mmdb
 
 KNOWN = mmdb({"198.51.100.0/24": a_country("US"), "203.0.113.0/25": a_country("JP")})
@@ -38,7 +38,7 @@ def replace_with(path, content):
 
 def test_it_knows_the_place_of_an_address(path, open_file):
     file = open_file(path)
-    assert file.find("198.51.100.9") == Place("us", "US City", None, "Etc/UTC")
+    assert file.find("198.51.100.9") == Location("us", "US City", None, "Etc/UTC")
     assert file.find("203.0.113.9").country == "jp"
     assert file.find("203.0.113.200") is None
     assert file.find("2001:db8::1") is None
@@ -59,7 +59,7 @@ def test_it_knows_the_place_of_an_address(path, open_file):
 )
 def test_flat_records_are_read_too(path, record, open_file):
     replace_with(path, mmdb({"198.51.100.0/24": record}))
-    assert open_file(path).find("198.51.100.9") == Place("us", "US City", "Example", "Etc/UTC")
+    assert open_file(path).find("198.51.100.9") == Location("us", "US City", "Example", "Etc/UTC")
 
 
 def test_a_file_that_is_replaced_is_read_anew(path, open_file):
@@ -101,7 +101,7 @@ def test_a_file_of_no_use_is_refused_at_the_start_with_its_reason(path, content,
     with pytest.raises(BadSetting, match=why) as refused:
         GeoFile(path)
     assert str(path) in refused.value.message
-    assert refused.value.mend
+    assert refused.value.hint
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -123,6 +123,6 @@ def test_no_damage_is_a_crash(path):
         except BadSetting:
             continue
         with capture_logs():
-            assert isinstance(file.find("198.51.100.9"), Place | None)
+            assert isinstance(file.find("198.51.100.9"), Location | None)
             file.find("203.0.113.9")
         file.close()

@@ -7,13 +7,13 @@ from ipaddress import ip_network
 import pytest
 
 from agent.egress.dns_leak import judge
-from agent.egress.types import Place
-from agent.egress.whoami_dns import Asker
+from agent.egress.types import Location
+from agent.egress.whoami_dns import ResolverSeen
 from tests.agent.egress.conftest import SEEN, an_exit
 
-HERE = Asker("198.51.100.53", Place("us"))
-ELSEWHERE = Asker("192.0.2.53", Place("jp"))
-NOWHERE = Asker("192.0.2.54")
+HERE = ResolverSeen("198.51.100.53", Location("us"))
+ELSEWHERE = ResolverSeen("192.0.2.53", Location("jp"))
+NOWHERE = ResolverSeen("192.0.2.54")
 
 
 def judged(*asked, seen=SEEN, route=lambda _: "wg0", allow=(), **more):
@@ -40,7 +40,7 @@ def test_one_of_several_that_is_elsewhere_is_a_leak():
 
 
 def test_the_exit_itself_may_resolve():
-    assert judged(Asker(SEEN.address)).leak == judged(Asker(SEEN.address)).trouble == ""
+    assert judged(ResolverSeen(SEEN.address)).leak == judged(ResolverSeen(SEEN.address)).trouble == ""
 
 
 def test_the_hosts_own_address_is_a_leak_even_when_it_is_allowed_and_in_the_country():

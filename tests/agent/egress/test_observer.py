@@ -12,7 +12,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from agent.config.option_parsing import BadSetting
-from agent.config.status import Board, Observation, State
+from agent.config.status import HealthState, Observation, StatusBoard
 from agent.egress.http_sources import BODY_MAX
 from agent.egress.observer import NOT_YET, Observer
 from agent.egress.speed import SPEED_FIELDS
@@ -37,12 +37,12 @@ def told(board) -> Observation:
 
 
 async def look(exit_, **more) -> Observation:
-    return (await Observer(exit_, Board(), **more).look()).observation
+    return (await Observer(exit_, StatusBoard(), **more).look()).observation
 
 
-def up() -> Board:
-    board = Board()
-    board.update(tunnel=State.UP)
+def up() -> StatusBoard:
+    board = StatusBoard()
+    board.update(tunnel=HealthState.UP)
     return board
 
 
@@ -72,17 +72,17 @@ async def test_a_source_that_says_nothing_of_use_is_no_crash(source, said, troub
 
 
 async def test_an_exit_is_looked_at_when_its_tunnel_comes_up_and_not_before(source, until):
-    board = Board()
+    board = StatusBoard()
     async with observing(an_exit(source.url), board):
         await until(lambda: board.report.observation == NOT_YET)
         assert source.asked == []
-        board.update(tunnel=State.UP)
+        board.update(tunnel=HealthState.UP)
         await until(lambda: told(board) == SEEN)
         assert 0 < board.report.observation.rtt_ms < 1000
-        board.update(tunnel=State.DOWN)
+        board.update(tunnel=HealthState.DOWN)
         await until(lambda: board.report.observation == NOT_YET)
         asked = len(source.asked)
-        board.update(tunnel=State.UP)
+        board.update(tunnel=HealthState.UP)
         await until(lambda: told(board) == SEEN)
         assert len(source.asked) == asked + 1
 
@@ -97,9 +97,9 @@ async def test_an_address_that_changes_is_told_with_its_time_and_the_one_before(
             await until(lambda: board.report.observation.address == "198.51.100.10")
             changed = board.report.observation
             # also where the tunnel was down in between
-            board.update(tunnel=State.DOWN)
+            board.update(tunnel=HealthState.DOWN)
             source.say(IPINFO | {"ip": "198.51.100.11"})
-            board.update(tunnel=State.UP)
+            board.update(tunnel=HealthState.UP)
             await until(lambda: board.report.observation.address == "198.51.100.11")
     assert (changed.previous_address, changed.changed_at) == ("198.51.100.9", now)
     assert board.report.observation.previous_address == "198.51.100.10"
@@ -204,7 +204,7 @@ async def test_a_file_names_the_country_where_no_source_does(source, tmp_path):
     path = tmp_path / "geo.mmdb"
     path.write_bytes(mmdb({"198.51.100.0/24": a_country("US")}))
     source.say({"ip": "198.51.100.9"})
-    observer = Observer(an_exit(source.url, geoip=path), Board())
+    observer = Observer(an_exit(source.url, geoip=path), StatusBoard())
     seen = (await observer.look()).observation
     assert (seen.country, seen.city, seen.trouble) == ("us", "US City", "")
     path.write_bytes(mmdb({"198.51.100.0/24": a_country("FR")}))
@@ -219,7 +219,7 @@ async def test_a_file_names_the_country_where_no_source_does(source, tmp_path):
 
 async def test_a_file_of_no_use_is_a_bad_setting(source, tmp_path):
     with pytest.raises(BadSetting, match="--geoip"):
-        Observer(an_exit(source.url, geoip=tmp_path / "none"), Board())
+        Observer(an_exit(source.url, geoip=tmp_path / "none"), StatusBoard())
 
 
 async def test_a_service_for_addresses_is_asked_where_nobody_else_knows(source, make_source):

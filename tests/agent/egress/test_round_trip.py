@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agent.egress.http_sources import Way
+from agent.egress.http_sources import EgressPath
 from agent.egress.latency import SAMPLES, measure_rtt_ms, steady, two_digits
 from model.endpoint import Endpoint
 
@@ -22,19 +22,19 @@ async def target():
 
 async def test_it_is_the_time_that_connections_take(target, until):
     endpoint, made = target
-    assert 0 < await measure_rtt_ms(endpoint, Way()) < 1000
+    assert 0 < await measure_rtt_ms(endpoint, EgressPath()) < 1000
     await until(lambda: len(made) == SAMPLES)
 
 
 async def test_an_address_needs_no_resolver(target, monkeypatch):
-    monkeypatch.setattr(Way, "names", lambda _: pytest.fail("a resolver was asked"))
-    assert await measure_rtt_ms(target[0], Way()) is not None
+    monkeypatch.setattr(EgressPath, "names", lambda _: pytest.fail("a resolver was asked"))
+    assert await measure_rtt_ms(target[0], EgressPath()) is not None
 
 
 async def test_a_target_that_is_not_there_has_none(target):
-    assert await measure_rtt_ms(Endpoint("127.0.0.1", 1), Way()) is None
-    assert await measure_rtt_ms(Endpoint("nowhere.invalid", 1), Way()) is None
-    assert await measure_rtt_ms(target[0], Way("nowhere0")) is None
+    assert await measure_rtt_ms(Endpoint("127.0.0.1", 1), EgressPath()) is None
+    assert await measure_rtt_ms(Endpoint("nowhere.invalid", 1), EgressPath()) is None
+    assert await measure_rtt_ms(target[0], EgressPath("nowhere0")) is None
 
 
 @pytest.mark.parametrize(

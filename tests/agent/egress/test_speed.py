@@ -12,8 +12,8 @@ from aiohttp import web
 from structlog.testing import capture_logs
 from yarl import URL
 
-from agent.config.status import Board, Observation, State
-from agent.egress.speed import BYTES_MIN, Speedometer, SpeedUnknown
+from agent.config.status import HealthState, Observation, StatusBoard
+from agent.egress.speed import BYTES_MIN, SpeedTest, SpeedUnknown
 from tests.agent.egress.conftest import an_exit
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -71,13 +71,13 @@ async def target():
 
 def a_speedometer(target, board=None, **more):
     if board is None:
-        board = Board()
-        board.update(tunnel=State.UP, observation=Observation("198.51.100.9", "us"))
+        board = StatusBoard()
+        board.update(tunnel=HealthState.UP, observation=Observation("198.51.100.9", "us"))
     settings = {
         name: more.pop(name) for name in ("speed_every_s", "speed_upload_url", "egress_address") if name in more
     }
     exit_ = an_exit(speed_url=target.url, **settings)
-    return Speedometer(exit_, board, clock=lambda: NOW, **{"bytes_max": 1_000_000, "seconds_max": 60, **more}), board
+    return SpeedTest(exit_, board, clock=lambda: NOW, **{"bytes_max": 1_000_000, "seconds_max": 60, **more}), board
 
 
 async def test_both_directions_are_measured_and_told_with_what_was_seen(target):
@@ -132,7 +132,7 @@ async def test_what_cannot_be_measured_says_why(target, status, gives, why):
     speedometer, board = a_speedometer(target)
     with pytest.raises(SpeedUnknown, match=why) as unknown:
         await speedometer.measure()
-    assert unknown.value.mend
+    assert unknown.value.hint
     assert board.report.observation.download_mbps is None
     assert BYTES_MIN > 0
 
@@ -142,16 +142,16 @@ async def test_a_target_that_is_not_there_and_a_tunnel_that_is_down_are_named(ta
     with pytest.raises(SpeedUnknown, match="cannot be reached"):
         await a_speedometer(target)[0].measure()
     with pytest.raises(SpeedUnknown, match="the tunnel is down"):
-        await a_speedometer(target, Board())[0].measure()
+        await a_speedometer(target, StatusBoard())[0].measure()
 
 
 async def test_on_a_schedule_it_is_measured_while_the_tunnel_is_up(target, until):
-    board = Board()
+    board = StatusBoard()
     board.update(observation=Observation())
     speedometer, _ = a_speedometer(target, board, speed_every_s=0.01)
     with capture_logs() as logs:
         running = asyncio.create_task(speedometer.run())
-        board.update(tunnel=State.UP)
+        board.update(tunnel=HealthState.UP)
         await until(lambda: target.asked > 1)
         target.status = 500
         await until(lambda: any(each["event"] == "speed.unknown" for each in logs))

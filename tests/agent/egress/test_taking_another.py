@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from agent.config.status import Board
+from agent.config.status import StatusBoard
 from agent.egress import dns_leak
 from agent.egress.observer import Observer
-from agent.egress.types import Useless
+from agent.egress.types import UnusableAnswer
 from agent.net.dns_query import look_up
-from agent.vpn.active_interface import Course
+from agent.vpn.active_interface import ActiveInterface
 from tests.agent.egress.conftest import an_exit
 from tests.agent.egress.test_observer import SEEN, observing, told, up
 
 
 async def test_what_was_seen_by_one_interface_does_not_hold_for_another(source, until):
-    board, course = up(), Course("lo")
+    board, course = up(), ActiveInterface("lo")
     exit_ = an_exit(source.url, tunnel_interface="lo", observe_every_s=0.01)
     async with observing(exit_, board, again_s=0.01, course=course, route=lambda *_: course.interface):
         await until(lambda: told(board) == SEEN)
@@ -33,7 +33,7 @@ async def test_what_was_seen_by_one_interface_does_not_hold_for_another(source, 
 
 
 async def test_nobody_looks_while_the_interface_is_changed(source):
-    board, course = Board(), Course("nowhere0")
+    board, course = StatusBoard(), ActiveInterface("nowhere0")
     observer = Observer(an_exit(source.url, tunnel_interface="lo"), board, course=course, route=lambda *_: "lo")
     async with course.still:
         looking = asyncio.create_task(observer.look())
@@ -46,7 +46,7 @@ async def test_nobody_looks_while_the_interface_is_changed(source):
 
 async def test_a_look_ahead_goes_by_the_new_interface_alone_and_minds_no_route(source):
     exit_ = an_exit(source.url, tunnel_interface="ep0")
-    observer = Observer(exit_, Board(), route=lambda *_: "ep0")
+    observer = Observer(exit_, StatusBoard(), route=lambda *_: "ep0")
     assert await observer.look_ahead(replace(exit_, tunnel_interface="lo")) == SEEN
     seen = await observer.look_ahead(replace(exit_, tunnel_interface="nowhere0"))
     assert (seen.country, seen.trouble) == (None, "127.0.0.1: it cannot be reached")
@@ -57,17 +57,19 @@ async def test_a_look_ahead_asks_the_new_resolvers_by_the_new_interface(source, 
 
     async def ask(zone, server, interface):
         asked.append((server.host, interface))
-        raise Useless("it is mute")
+        raise UnusableAnswer("it is mute")
 
     monkeypatch.setattr(dns_leak, "reveal", ask)
     exit_ = an_exit(source.url, tunnel_interface="ep0", dns_zone="who.test")
-    seen = await Observer(exit_, Board()).look_ahead(replace(exit_, tunnel_interface="lo", resolvers=("10.0.0.53",)))
+    seen = await Observer(exit_, StatusBoard()).look_ahead(
+        replace(exit_, tunnel_interface="lo", resolvers=("10.0.0.53",))
+    )
     assert set(asked) == {("10.0.0.53", "lo")}
     assert "it is mute" in seen.trouble
 
 
 async def test_a_question_that_is_bound_to_an_interface_goes_by_no_other(make_resolver):
     resolver = await make_resolver(lambda _: [])
-    with pytest.raises(Useless, match="cannot be reached"):
+    with pytest.raises(UnusableAnswer, match="cannot be reached"):
         await look_up("who.test", "TXT", resolver.endpoint, "nowhere0")
     assert resolver.asked == []
