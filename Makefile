@@ -32,10 +32,11 @@ help: ## This list
 
 ready: .make/venv .make/wire .make/debian ## Prepare the environment (done by the others when needed)
 
-lint: ready ## ruff, mypy --strict, the one-way dependencies, and those declared and imported
+lint: ready ## ruff, mypy --strict, names and docstrings, one-way imports, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/check_language.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry .
 	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
