@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.client import DELTA, SOTW, Client, version_of
-from xds.protocol.subscription import MOST_REFUSALS
+from xds.protocol.subscription import MAX_NACKED_VERSIONS
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
@@ -55,7 +55,7 @@ def test_a_response_in_parts_is_answered_part_by_part_in_any_order():
     assert len(parts) == 4
     for part in reversed(parts):
         client.request(ENDPOINT, nonce=part.nonce)
-    assert [[*answer.given] for answer in client.answers] == [[*part.contents] for part in reversed(parts)]
+    assert [[*answer.resources] for answer in client.answers] == [[*part.contents] for part in reversed(parts)]
 
 
 def test_nothing_is_sent_until_all_parts_are_answered():
@@ -75,7 +75,7 @@ def test_an_answer_tells_what_was_in_the_response_and_of_which_revision(variant)
     (response,) = client.publish({CLUSTER: {"a": "1", "b": "2"}})
     client.ack(response)
     answer = client.answers[-1]
-    assert {name: resource.version for name, resource in answer.given.items()} == {"b": version_of("b", "2")}
+    assert {name: resource.version for name, resource in answer.resources.items()} == {"b": version_of("b", "2")}
     assert (answer.type_url, answer.revision, answer.error) == (CLUSTER, 2, None)
 
 
@@ -108,7 +108,7 @@ def test_a_version_that_was_rejected_is_not_sent_after_it_was_gone_for_a_while(v
 def test_several_versions_of_a_name_are_remembered_as_rejected(variant):
     client = Client(variant, {ENDPOINT: {"a": "0"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
-    bad = [str(number) for number in range(1, MOST_REFUSALS + 1)]
+    bad = [str(number) for number in range(1, MAX_NACKED_VERSIONS + 1)]
     for content in bad:
         (response,) = client.publish({ENDPOINT: {"a": content}})
         client.nack(response)
@@ -120,12 +120,12 @@ def test_several_versions_of_a_name_are_remembered_as_rejected(variant):
 def test_a_client_that_rejects_for_ever_costs_bounded_memory(variant):
     client = Client(variant, {ENDPOINT: {"a": "0"}})
     (response,) = client.subscribe(ENDPOINT, "a")
-    for number in range(1, 10 * MOST_REFUSALS):
+    for number in range(1, 10 * MAX_NACKED_VERSIONS):
         client.nack(response)
         (response,) = client.publish({ENDPOINT: {"a": str(number)}})
-    (subscription,) = client.stream._types.values()
-    assert len(subscription.refused["a"]) == MOST_REFUSALS
-    assert len(subscription.flights) == 1
+    (subscription,) = client.stream._subscriptions.values()
+    assert len(subscription.nacked["a"]) == MAX_NACKED_VERSIONS
+    assert len(subscription.in_flight) == 1
 
 
 @both
@@ -253,18 +253,18 @@ def test_a_name_given_up_under_a_wildcard_and_missing_is_forgotten_once_that_is_
     client = Client(DELTA, {CLUSTER: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER, "*", "missing"))
     client.settle(client.unsubscribe(CLUSTER, "missing"))
-    (subscription,) = client.stream._types.values()
-    assert subscription.held.keys() == {"a"}
+    (subscription,) = client.stream._subscriptions.values()
+    assert subscription.client_versions.keys() == {"a"}
 
 
 def test_names_that_vanish_under_a_wildcard_are_forgotten_once_that_is_acknowledged():
     client = Client(DELTA, {CLUSTER: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(CLUSTER))
     (removal,) = client.publish({CLUSTER: {"a": "1"}})
-    (subscription,) = client.stream._types.values()
-    assert "b" in subscription.held
+    (subscription,) = client.stream._subscriptions.values()
+    assert "b" in subscription.client_versions
     client.ack(removal)
-    assert "b" not in subscription.held
+    assert "b" not in subscription.client_versions
 
 
 def test_the_wildcard_given_up_while_its_answer_waits_needs_none():

@@ -12,9 +12,9 @@ import xds.protocol.messages
 import xds.protocol.stream
 from tests.protocol.client import DELTA, SOTW, Client, view_of
 from tests.scale import scaled
-from xds.protocol.messages import Malformed, parse
+from xds.protocol.messages import MalformedRequest, parse_request
 from xds.protocol.stream import MAX_NODE_BYTES, Answered, Close, Send
-from xds.protocol.subscription import MOST_REFUSALS
+from xds.protocol.subscription import MAX_NACKED_VERSIONS
 from xds.snapshot.order import ADDITIONS
 from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
@@ -46,8 +46,8 @@ def test_bytes_that_are_no_request_end_the_stream(variant, raw):
     client = Client(variant, TABLES)
     assert client.receive(raw) == []
     assert client.closed.status == "INVALID_ARGUMENT"
-    with pytest.raises(Malformed):
-        parse(variant, raw)
+    with pytest.raises(MalformedRequest):
+        parse_request(variant, raw)
 
 
 @both
@@ -125,8 +125,8 @@ def test_a_client_that_never_answers_is_sent_one_response_of_a_type(variant):
     assert len(client.subscribe(ENDPOINT, "a", "b")) == 1
     for number in range(100):
         assert client.publish({**TABLES, ENDPOINT: {"a": str(number), "b": "1"}}) == []
-    (subscription,) = client.stream._types.values()
-    assert len(subscription.flights) == 1
+    (subscription,) = client.stream._subscriptions.values()
+    assert len(subscription.in_flight) == 1
     assert subscription.dirty == {"a"}
 
 
@@ -154,7 +154,7 @@ def test_a_type_that_does_not_exist_is_ignored_whatever_is_said_of_it(variant, t
     client = Client(variant, TABLES)
     assert client.subscribe(type_url, "a", "*") == []
     assert client.request(type_url, nonce="1", error_detail={"message": "no"}) == []
-    assert (client.closed, client.answers, client.stream._types) == (None, [], {})
+    assert (client.closed, client.answers, client.stream._subscriptions) == (None, [], {})
 
 
 # -- what is remembered ------------------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ def _remembered(client):
     """How many entries a stream has in each of its tables."""
     tables = {
         (type_url, field.name): getattr(subscription, field.name)
-        for type_url, subscription in client.stream._types.items()
+        for type_url, subscription in client.stream._subscriptions.items()
         for field in fields(subscription)
     }
-    tables |= {(type_url, "owed"): names for type_url, names in client.stream._owed.items()}
+    tables |= {(type_url, "followers_due"): names for type_url, names in client.stream._followers_due.items()}
     return {key: len(table) for key, table in tables.items() if isinstance(table, (set, dict)) and table}
 
 
@@ -205,7 +205,7 @@ def test_a_client_that_rejects_for_ever_is_sent_each_version_once(variant, type_
     client = Client(variant, {type_url: {"a": "0", "b": "0"}})
     said = client.subscribe(type_url, "a", "b")
     sizes = []
-    for number in range(1, 4 * MOST_REFUSALS):
+    for number in range(1, 4 * MAX_NACKED_VERSIONS):
         for response in said:  # grows while it is read
             said += client.nack(response)
         contents = [response.contents for response in said]
@@ -214,8 +214,8 @@ def test_a_client_that_rejects_for_ever_is_sent_each_version_once(variant, type_
         sizes.append(_remembered(client))
         said = client.publish({type_url: {"a": str(number), "b": "0"}})
     assert sizes == sizes[:1] * len(sizes)
-    (subscription,) = client.stream._types.values()
-    assert {name: len(versions) for name, versions in subscription.refused.items()} == {"a": MOST_REFUSALS, "b": 1}
+    (subscription,) = client.stream._subscriptions.values()
+    assert {name: len(versions) for name, versions in subscription.nacked.items()} == {"a": MAX_NACKED_VERSIONS, "b": 1}
 
 
 @pytest.mark.usefixtures("few_names")

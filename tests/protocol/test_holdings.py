@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.client import DELTA, SOTW, Client, resource_of, version_of, view_of
-from xds.protocol.stream import Holding, Progress
+from xds.protocol.stream import ResourceStatus, SyncState
 from xds.translate.names import CLUSTER, ENDPOINT, ROUTE
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
 ONE, TWO = version_of("a", "1"), version_of("a", "2")
 
 
-def holdings(client: Client, type_url: str, wanted=None) -> list[Holding]:
-    return [*client.stream.holdings(type_url, view_of(client.tables if wanted is None else wanted))]
+def statuses(client: Client, type_url: str, wanted=None) -> list[ResourceStatus]:
+    return [*client.stream.resource_statuses(type_url, view_of(client.tables if wanted is None else wanted))]
 
 
 @both
 def test_what_was_accepted_is_held(variant):
     client = Client(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
-    assert holdings(client, ENDPOINT) == [Holding("a", ONE, ONE, ONE, Progress.HELD)]
-    assert client.stream.is_settled(ENDPOINT)
+    assert statuses(client, ENDPOINT) == [ResourceStatus("a", ONE, ONE, ONE, SyncState.ACKNOWLEDGED)]
+    assert client.stream.is_in_sync(ENDPOINT)
 
 
 @both
@@ -29,8 +29,8 @@ def test_what_was_not_answered_is_sent_and_what_is_held_is_not_known(variant):
     client = Client(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     client.publish({ENDPOINT: {"a": "2"}})
-    assert holdings(client, ENDPOINT) == [Holding("a", TWO, TWO, None, Progress.SENT)]
-    assert not client.stream.is_settled(ENDPOINT)
+    assert statuses(client, ENDPOINT) == [ResourceStatus("a", TWO, TWO, None, SyncState.IN_FLIGHT)]
+    assert not client.stream.is_in_sync(ENDPOINT)
 
 
 @both
@@ -38,8 +38,8 @@ def test_what_another_answer_gates_waits(variant):
     client = Client(variant, {CLUSTER: {"c": "1"}, ROUTE: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER) + client.subscribe(ROUTE, "a"))
     client.publish({CLUSTER: {"c": "2"}, ROUTE: {"a": "2"}})
-    assert holdings(client, ROUTE) == [Holding("a", TWO, TWO, ONE, Progress.WAITING)]
-    assert not client.stream.is_settled(ROUTE)
+    assert statuses(client, ROUTE) == [ResourceStatus("a", TWO, TWO, ONE, SyncState.PENDING)]
+    assert not client.stream.is_in_sync(ROUTE)
 
 
 @both
@@ -47,9 +47,9 @@ def test_a_removal_in_its_grace_waits(variant):
     client = Client(variant, {CLUSTER: {"a": "1"}}, grace_s=5)
     client.settle(client.subscribe(CLUSTER))
     client.publish({})
-    assert holdings(client, CLUSTER) == [Holding("a", None, None, ONE, Progress.WAITING)]
+    assert statuses(client, CLUSTER) == [ResourceStatus("a", None, None, ONE, SyncState.PENDING)]
     client.settle(client.wait(5))
-    assert holdings(client, CLUSTER) == []
+    assert statuses(client, CLUSTER) == []
 
 
 @both
@@ -57,9 +57,9 @@ def test_what_was_refused_is_rejected_until_it_is_something_else(variant):
     client = Client(variant, {ENDPOINT: {"a": "1"}})
     (response,) = client.subscribe(ENDPOINT, "a")
     client.nack(response)
-    assert holdings(client, ENDPOINT) == [Holding("a", ONE, ONE, None, Progress.REJECTED)]
+    assert statuses(client, ENDPOINT) == [ResourceStatus("a", ONE, ONE, None, SyncState.REJECTED)]
     client.settle(client.publish({ENDPOINT: {"a": "2"}}))
-    assert holdings(client, ENDPOINT) == [Holding("a", TWO, TWO, TWO, Progress.HELD)]
+    assert statuses(client, ENDPOINT) == [ResourceStatus("a", TWO, TWO, TWO, SyncState.ACKNOWLEDGED)]
 
 
 @both
@@ -67,43 +67,43 @@ def test_one_who_is_given_something_else_than_what_is_wanted_is_kept_from_it(var
     client = Client(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     wanted = {ENDPOINT: {"a": "2"}}
-    assert holdings(client, ENDPOINT, wanted) == [Holding("a", TWO, ONE, ONE, Progress.WITHHELD)]
+    assert statuses(client, ENDPOINT, wanted) == [ResourceStatus("a", TWO, ONE, ONE, SyncState.WITHHELD)]
 
 
 @both
 def test_a_name_that_does_not_exist_is_held_by_nobody(variant):
     client = Client(variant, {})
     client.settle(client.subscribe(ENDPOINT, "nowhere"))
-    assert holdings(client, ENDPOINT) == [Holding("nowhere", None, None, None, Progress.HELD)]
+    assert statuses(client, ENDPOINT) == [ResourceStatus("nowhere", None, None, None, SyncState.ACKNOWLEDGED)]
 
 
 @both
 def test_a_type_that_nobody_asked_for_has_no_holdings(variant):
     client = Client(variant, {ENDPOINT: {"a": "1"}})
-    assert holdings(client, ENDPOINT) == []
-    assert not client.stream.is_settled(ENDPOINT)
+    assert statuses(client, ENDPOINT) == []
+    assert not client.stream.is_in_sync(ENDPOINT)
 
 
 @both
 def test_only_names_that_were_asked_for_are_shown(variant):
     client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
-    assert [each.name for each in holdings(client, ENDPOINT)] == ["a"]
+    assert [each.name for each in statuses(client, ENDPOINT)] == ["a"]
 
 
 # -- whether a stream could send anything ------------------------------------------------------------------------------
 
 
 @both
-def test_a_stream_is_busy_with_the_types_that_wait_for_an_answer(variant):
+def test_a_stream_is_blocked_with_the_types_that_wait_for_an_answer(variant):
     client = Client(variant, {CLUSTER: {"c": "1"}, ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER) + client.subscribe(ENDPOINT, "a"))
-    assert not client.stream.is_busy([ENDPOINT])
+    assert not client.stream.is_blocked([ENDPOINT])
     sent = client.publish({CLUSTER: {"c": "1"}, ENDPOINT: {"a": "2"}})
-    assert client.stream.is_busy([ENDPOINT])
-    assert not client.stream.is_busy([CLUSTER, ENDPOINT])
+    assert client.stream.is_blocked([ENDPOINT])
+    assert not client.stream.is_blocked([CLUSTER, ENDPOINT])
     client.settle(sent)
-    assert not client.stream.is_busy([ENDPOINT])
+    assert not client.stream.is_blocked([ENDPOINT])
 
 
 # -- whether a change has arrived --------------------------------------------------------------------------------------
@@ -113,14 +113,14 @@ def test_a_stream_is_busy_with_the_types_that_wait_for_an_answer(variant):
 def test_a_version_stands_once_it_was_accepted(variant):
     first, second = resource_of(ENDPOINT, "a", "1"), resource_of(ENDPOINT, "a", "2")
     client = Client(variant, {ENDPOINT: {"a": "1"}})
-    assert client.stream.stands(ENDPOINT, "a", first) is False  # it may ask for the type yet
+    assert client.stream.has_accepted(ENDPOINT, "a", first) is False  # it may ask for the type yet
     client.settle(client.subscribe(ENDPOINT, "a"))
-    assert client.stream.stands(ENDPOINT, "a", first) is True
+    assert client.stream.has_accepted(ENDPOINT, "a", first) is True
     sent = client.publish({ENDPOINT: {"a": "2"}})
-    assert client.stream.stands(ENDPOINT, "a", second) is False
+    assert client.stream.has_accepted(ENDPOINT, "a", second) is False
     client.settle(sent)
-    assert client.stream.stands(ENDPOINT, "a", second) is True
-    assert client.stream.stands(ENDPOINT, "a", first) is False
+    assert client.stream.has_accepted(ENDPOINT, "a", second) is True
+    assert client.stream.has_accepted(ENDPOINT, "a", first) is False
 
 
 @both
@@ -128,14 +128,14 @@ def test_a_rejected_version_does_not_stand(variant):
     client = Client(variant, {ENDPOINT: {"a": "1"}})
     (response,) = client.subscribe(ENDPOINT, "a")
     client.nack(response)
-    assert client.stream.stands(ENDPOINT, "a", resource_of(ENDPOINT, "a", "1")) is False
+    assert client.stream.has_accepted(ENDPOINT, "a", resource_of(ENDPOINT, "a", "1")) is False
 
 
 @both
 def test_nobody_can_tell_of_what_was_not_asked_for(variant):
     client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
-    assert client.stream.stands(ENDPOINT, "b", resource_of(ENDPOINT, "b", "1")) is None
+    assert client.stream.has_accepted(ENDPOINT, "b", resource_of(ENDPOINT, "b", "1")) is None
 
 
 @both
@@ -143,6 +143,6 @@ def test_the_end_of_a_resource_stands_once_the_client_knows(variant):
     client = Client(variant, {CLUSTER: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(CLUSTER))
     sent = client.publish({CLUSTER: {"b": "1"}})
-    assert client.stream.stands(CLUSTER, "a", None) is False
+    assert client.stream.has_accepted(CLUSTER, "a", None) is False
     client.settle(sent)
-    assert client.stream.stands(CLUSTER, "a", None) is True
+    assert client.stream.has_accepted(CLUSTER, "a", None) is True

@@ -389,12 +389,12 @@ class Conversation(RuleBasedStateMachine):
         if response is not None:
             (answer,) = answered
             assert answer.error == request["error"]
-            assert answer.given.keys() <= response.contents.keys()
+            assert answer.resources.keys() <= response.contents.keys()
             full = self.variant is SOTW and type_url in FULL
             if request["error"] is None:
                 known.accept(response, full=full)
             else:
-                known.reject(answer.given, response, request["error"], full=full)
+                known.reject(answer.resources, response, request["error"], full=full)
         if self.variant is DELTA:
             self._learn_names_of_delta(known, request)
         else:

@@ -97,7 +97,7 @@ def test_rule_03_an_error_is_a_rejection_whatever_the_version(variant):
     client.versions[CLUSTER] = response.version  # as if it had accepted
     client.nack(response, "bad cluster a")
     (answer,) = client.answers
-    assert (answer.error, answer.given.keys(), answer.revision) == ("bad cluster a", {"a"}, 1)
+    assert (answer.error, answer.resources.keys(), answer.revision) == ("bad cluster a", {"a"}, 1)
 
 
 def test_rule_03_no_error_is_an_acceptance_whatever_the_version():
@@ -261,7 +261,7 @@ def test_rule_08_an_answer_is_for_a_whole_response(variant):
     (response,) = client.subscribe(CLUSTER)
     client.nack(response)
     (answer,) = client.answers
-    assert {name: resource.version for name, resource in answer.given.items()} == {
+    assert {name: resource.version for name, resource in answer.resources.items()} == {
         "a": version_of("a", "1"),
         "b": version_of("b", "1"),
     }
@@ -302,7 +302,7 @@ class _Context:
 
 @pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"], ids=["sotw", "delta"])
 async def test_rule_09_a_stream_is_refused_until_the_world_is_loaded(method):
-    service = DiscoveryService(Publisher(), SimpleNamespace(), Limits(), lambda: None)
+    service = DiscoveryService(Publisher(), SimpleNamespace(), Limits())
     for handlers in service.handlers():
         call = SimpleNamespace(
             method=f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}",

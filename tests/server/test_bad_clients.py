@@ -44,13 +44,13 @@ async def beside(plane, serve, drive, services, until, has_all, calm):
         bad = await plane.add_gateway("bad")
         async with serve(**limits) as server, drive(server, plane.identity) as good:
             await until(lambda: has_all(2)(good.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             (service,) = services
 
             def remembered():
                 publisher, recorder = server.publisher, service._recorder
-                tables = (publisher._of_proxy, publisher._boxes, publisher._rollouts, recorder._standings)
-                return publisher.streams, len(service._conversations), [{*table} for table in tables]
+                tables = (publisher._by_proxy, publisher._by_scope, publisher._rollouts, recorder._states)
+                return publisher.streams, len(service._streams), [{*table} for table in tables]
 
             async def change_arrives(address):
                 await plane.change(plane.exits["us"], endpoint=address)
@@ -74,7 +74,7 @@ def now_s(monkeypatch) -> list[float]:
     stands = SimpleNamespace(monotonic=lambda: now[0])
     for module in ("discovery_service", "stream_handler"):
         monkeypatch.setattr(f"xds.server.{module}.time", stands)
-    monkeypatch.setattr("xds.server.discovery_service._LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("xds.server.discovery_service._TIMEOUT_CHECK_S", 0.02)
     return now
 
 
@@ -89,10 +89,10 @@ def outstanding(services, until):
         (service,) = services
 
         def count() -> tuple[int, int]:
-            conversations = service._conversations
+            conversations = service._streams
             return (
                 sum(each.writing_since is not None for each in conversations),
-                sum(each.stream.waiting_since is not None for each in conversations),
+                sum(each.protocol.unanswered_since is not None for each in conversations),
             )
 
         await until(lambda: count() == (writes, answers))
@@ -197,7 +197,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothin
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, *UNREADABLE)
         (service,) = services
-        await until(lambda: any(each.writing_since for each in service._conversations))
+        await until(lambda: any(each.writing_since for each in service._streams))
         await change_arrives("198.51.100.2")
         client.call.cancel()
 

@@ -41,7 +41,7 @@ def gateways(plane, drive, until, has_all):
             await until(lambda: all(each.proxy_id in server.publisher.world.proxies for each in identities))
             some = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
             await until(lambda: all(has_all(len(plane.pools))(each.client) for each in some))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             yield some
 
     return start
@@ -161,7 +161,7 @@ def now_s(monkeypatch) -> list[float]:
     """`now_s[0] += 61`: the time that rollouts go by. It stands until a test moves it, and is looked at all the time."""
     now = [1000.0]
     monkeypatch.setattr(releaser_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(releaser_module, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(releaser_module, "_INTERVAL_S", 0.02)
     return now
 
 
@@ -169,13 +169,13 @@ def now_s(monkeypatch) -> list[float]:
 def looked(monkeypatch, until):
     """`await looked()`: once the releaser has looked at everything, from now on."""
     looks = []
-    look = RolloutController._look
+    look = RolloutController._reconcile
 
     async def counted(releaser):
         await look(releaser)
         looks.append(releaser)
 
-    monkeypatch.setattr(RolloutController, "_look", counted)
+    monkeypatch.setattr(RolloutController, "_reconcile", counted)
 
     async def wait() -> None:
         before = len(looks)
@@ -189,7 +189,7 @@ async def test_the_others_are_given_it_when_it_has_soaked_and_not_before(
 ):
     soak_s = 0.3
     async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as some:
-        monkeypatch.setattr(releaser_module, "_LOOK_EVERY_S", 600)  # it is not waited for the next look
+        monkeypatch.setattr(releaser_module, "_INTERVAL_S", 600)  # it is not waited for the next look
         for each in some:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
@@ -304,7 +304,7 @@ async def test_a_group_of_slow_gateways_is_not_given_up(plane, serve, gateways, 
         for each in some:
             await each.resume()
         await until(lambda: holds(some, "jp", plane))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ async def test_of_two_replicas_one_has_the_canary_and_the_other_waits_for_it(
 async def test_with_a_share_each_replica_has_canaries_and_all_of_them_must_accept(
     plane, serve, gateways, sent_to, news_reach, until, monkeypatch, database
 ):
-    monkeypatch.setattr(recorder_module, "_BEAT_EVERY_S", 0.2)
+    monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.2)
     policy = CanaryPolicy(share=0.5)
     released = []
     release = rollout.release
@@ -406,7 +406,7 @@ async def test_a_release_is_one_revision_with_all_that_belongs_to_it(plane, serv
         before = await worlds.current_revision(database)
         await plane.add_pool("jp")
         await until(lambda: holds(some, "jp", plane))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         assert await worlds.current_revision(database) == before + 2
         async with database.session() as session:
             rows = (await session.execute(select(AcceptedRow))).scalars().all()
@@ -422,11 +422,11 @@ async def test_what_goes_is_not_kept_any_more(plane, server, gateways, until, da
     async with gateways(server, 2) as some:
         await plane.add_pool("jp")
         await until(lambda: holds(some, "jp", plane))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         cluster = plane.cluster("jp")
         await plane.remove(plane.exits["jp"], plane.pools["jp"])
         await until(lambda: all(cluster not in each.client.held(names.CLUSTER) for each in some))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         async with database.session() as session:
             assert cluster not in (await session.execute(select(AcceptedRow.name))).scalars().all()
 
@@ -434,11 +434,13 @@ async def test_what_goes_is_not_kept_any_more(plane, server, gateways, until, da
 async def test_two_replicas_that_release_at_once_make_one_revision(plane, server, serve, gateways, until, database):
     """What is released twice would be two revisions, and each of them news for all replicas."""
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
-        await until(lambda: not other.publisher.rolling_out())
+        await until(lambda: not other.publisher.rollouts_in_progress())
         before = await worlds.current_revision(database)
         for _ in range(5):
             await plane.change(plane.pools["us"], name=f"name-{_}")
-            await until(lambda: not server.publisher.rolling_out() and not other.publisher.rolling_out())
+            await until(
+                lambda: not server.publisher.rollouts_in_progress() and not other.publisher.rollouts_in_progress()
+            )
         routes = [each.client.versions[names.ROUTE] for each in (*here, *there)]
         assert await worlds.current_revision(database) <= before + 10
         assert len(routes) == 4
@@ -482,7 +484,7 @@ async def test_while_postgresql_is_away_a_rollout_waits_and_then_goes_on(plane, 
         for each in some:
             await each.resume()
         await until(lambda: holds(some, "jp", plane))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
 
 async def test_a_change_that_comes_while_postgresql_goes_is_tried_when_it_is_back(

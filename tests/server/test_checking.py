@@ -10,7 +10,7 @@ import pytest
 
 from model.repositories import rollout
 from model.world import Parent
-from xds.server.envoy_validator import EnvoyValidator, _can_be_checked
+from xds.server.envoy_validator import EnvoyValidator, _can_validate
 from xds.snapshot.resource import make_resource
 from xds.translate import names
 from xds.translate.encoding import encode
@@ -44,7 +44,7 @@ async def some(plane, serve, drive, until, has_all, looks):
         await until(lambda: len(server.publisher.world.proxies) == 4)
         gateways = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
         await until(lambda: all(has_all(2)(each.client) for each in gateways))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         yield gateways
 
 
@@ -93,14 +93,14 @@ def test_a_cluster_that_takes_a_secret_from_the_stream_is_not_shown_to_an_envoy_
     parent = Parent("127.0.0.1", 8888, "exit", "secret")
     clusters = [encode(translate_parent(each)) for each in (parent, Parent("127.0.0.1", 8888))]
     with_secret, without = (make_resource(names.CLUSTER, names.PARENT, body) for body in clusters)
-    assert not _can_be_checked(with_secret)
-    assert _can_be_checked(without)
+    assert not _can_validate(with_secret)
+    assert _can_validate(without)
 
 
 async def test_an_envoy_that_cannot_be_run_refuses_nothing(plane, serve, drive, until, has_all):
     async with serve(envoy=Path("/nowhere/envoy")) as server, drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         assert await rejections(plane) == []
 
 
@@ -118,7 +118,7 @@ echo x >> {tmp_path}/runs
         await until(lambda: has_all(2)(gateway.client))
 
         async def is_judged():
-            return await rejections(plane) if refused else not server.publisher.rolling_out()
+            return await rejections(plane) if refused else not server.publisher.rollouts_in_progress()
 
         await until(is_judged)
         words = {each.detail for each in await rejections(plane)}

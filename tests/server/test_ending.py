@@ -86,7 +86,7 @@ def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
     age = ConnectionAge(1_000)
     told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
     grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
-    drawn = [age.of_stream() for _ in range(10_000)]
+    drawn = [age.draw_stream_age_s() for _ in range(10_000)]
     assert min(drawn) > told_s * 1.1  # gRPC's own jitter
     assert max(drawn) < told_s * 0.9 + grace_s
     assert max(drawn) - min(drawn) > 300  # no two come back at once
@@ -97,9 +97,9 @@ def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
 
 def test_admission_is_a_burst_and_then_a_rate():
     admission = Admission(per_s=10, burst=3, penalty_s=0)
-    assert [admission.admits(0) for _ in range(5)] == [True, True, True, False, False]
-    assert [admission.admits(0.2) for _ in range(3)] == [True, True, False]
-    assert [admission.admits(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
+    assert [admission.admit(0) for _ in range(5)] == [True, True, True, False, False]
+    assert [admission.admit(0.2) for _ in range(3)] == [True, True, False]
+    assert [admission.admit(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
 
 
 @pytest.mark.usefixtures("calm")
@@ -115,7 +115,7 @@ async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
             async with connect(server, plane.identity) as refused:
                 assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert "try again" in await refused.call.details()
-        assert server.publisher.streams == len(services[0]._conversations) == 2
+        assert server.publisher.streams == len(services[0]._streams) == 2
         await plane.add_pool("jp")
         await until(lambda: all(has_all(3)(each.client) for each in within))
         now[0] += 1
@@ -159,7 +159,7 @@ async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, conn
         async with asyncio.timeout(60), serve() as server:
             client = await later(server, plane.identity)
             await client.ask(names.ENDPOINT, *(f"name-{number:06}-{'x' * 40}" for number in range(80_000)))
-            await until(lambda: any(each.writing_since for each in services[0]._conversations))
+            await until(lambda: any(each.writing_since for each in services[0]._streams))
         assert server.publisher.streams == 0
 
 
@@ -199,7 +199,7 @@ async def test_when_a_replica_ends_its_clients_find_the_other_and_are_sent_nothi
                 await client.start()
             await asyncio.gather(*(client.until(has_all(2)) for client in clients))
             assert (first.publisher.streams, second.publisher.streams) == (len(identities), 0)
-            await until(lambda: not first.publisher.rolling_out())
+            await until(lambda: not first.publisher.rollouts_in_progress())
         assert {await client.end() for client in clients} == {grpc.StatusCode.OK}
         again = [Client(channel) for channel in channels]
         for client, before in zip(again, clients, strict=True):
@@ -276,9 +276,9 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
 def test_who_sent_what_was_refused_stays_out_for_a_while_and_nobody_else():
     admission = Admission(per_s=10, burst=3, penalty_s=5)
     rogue, other = uuid4(), uuid4()
-    admission.punish(rogue, 100.0)
-    assert [admission.is_out(rogue, now) for now in (100.0, 104.9, 105.0)] == [True, True, False]
-    assert not admission.is_out(other, 100.0)
+    admission.block(rogue, 100.0)
+    assert [admission.is_blocked(rogue, now) for now in (100.0, 104.9, 105.0)] == [True, True, False]
+    assert not admission.is_blocked(other, 100.0)
 
 
 async def test_a_proxy_that_sends_garbage_may_not_come_back_at_once(plane, serve, connect, has_all, until):

@@ -45,7 +45,7 @@ def fleet(plane, serve, drive, until, has_all):
             drive(server, second) as near,
         ):
             await until(lambda: has_all(2)(far.client) and has_all(2)(near.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             yield server, proxy, far, near
 
     return start
@@ -184,7 +184,7 @@ def served(plane, path, serve, drive, until, has_all):
         through, proxy = path
         async with serve(through, **given) as server, drive(server, plane.identity) as gateway:
             await until(lambda: has_all(2)(gateway.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             yield server, gateway, proxy
 
     return start

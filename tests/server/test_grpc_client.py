@@ -242,10 +242,10 @@ async def test_a_grpc_client_calls_through_what_it_is_streamed_and_follows_chang
         await offer(plane, "us", backends["alice"])
         await until(lambda: caller.reaches("alice"))
         # a client that has moved on asks for the old cluster no more, and nobody else could try its change
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         await plane.change(plane.pools["de"], name="zz")  # routes and cluster
         await until(lambda: caller.reaches("carol"))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
         async def all_accepted():
             standing = await synced(plane.gateway.id)

@@ -32,7 +32,7 @@ async def busy(plane, server, drive, until, has_all):
     await until(lambda: second.proxy_id in server.publisher.world.proxies)
     async with drive(server, plane.identity) as slow, drive(server, second) as quick:
         await until(lambda: has_all(2)(slow.client) and has_all(2)(quick.client))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         slow.pause(names.ENDPOINT)
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await until(lambda: slow.waiting)
@@ -47,16 +47,16 @@ async def test_a_stream_that_waits_for_an_answer_is_left_alone_until_that_comes(
     plane, server, busy, until, publications
 ):
     slow, quick = busy
-    ((box,),) = (server.publisher.connected(slow.id),)
+    ((pending,),) = (server.publisher.streams_of(slow.id),)
     publications.clear()
     for number in range(3, 13):
         await plane.change(plane.exits["us"], endpoint=f"198.51.100.{number}")
         await until(lambda number=number: has(quick, plane, f"198.51.100.{number}"))
-    assert box.stream not in publications
+    assert pending.stream not in publications
     assert slow.client.count(names.ENDPOINT) == len(slow.waiting) + 1 == 2
     await slow.resume()
     await until(lambda: has(slow, plane, "198.51.100.12"))
-    assert publications.count(box.stream) == 1
+    assert publications.count(pending.stream) == 1
     assert slow.client.count(names.ENDPOINT) == 3
 
 

@@ -55,7 +55,7 @@ async def test_what_a_proxy_accepted_is_its_sync_status_with_the_revision(
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await client.until(lambda it: it.responses[-1].system_version_info == str(revision))
 
@@ -268,7 +268,7 @@ async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all
 async def test_a_replica_that_was_held_to_be_dead_says_anew_which_streams_it_has(
     plane, server, connect, has_all, until, monkeypatch
 ):
-    monkeypatch.setattr(recorder_module, "_BEAT_EVERY_S", 0.1)
+    monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.1)
 
     async def connected():
         async with plane.database.session() as session:

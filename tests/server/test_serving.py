@@ -46,7 +46,7 @@ async def test_a_write_is_pushed_and_nothing_else_is(plane, server, connect, has
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
         before = len(client.responses)
         revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await client.until(lambda it: addresses(it, plane.cluster("us")) == ["198.51.100.2"])
@@ -102,7 +102,9 @@ async def test_two_replicas_send_equal_versions(plane, server, serve, drive, unt
 
         async def hold_the_same(pools):
             await until(lambda: all(has_all(pools)(each.client) for each in (one, two)))
-            await until(lambda: not server.publisher.rolling_out() and not other.publisher.rolling_out())
+            await until(
+                lambda: not server.publisher.rollouts_in_progress() and not other.publisher.rollouts_in_progress()
+            )
             assert one.client.versions == two.client.versions
             assert one.client.bodies == two.client.bodies
 

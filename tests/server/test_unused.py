@@ -52,7 +52,7 @@ def settled(plane, server, until):
 
     async def read(*which):
         revision = await worlds.current_revision(plane.database)
-        await until(lambda: server.publisher.world.revision >= revision and not server.publisher.rolling_out())
+        await until(lambda: server.publisher.world.revision >= revision and not server.publisher.rollouts_in_progress())
         async with plane.database.session() as session:
             row = await session.get(AcceptedRow, (f"gateway/{plane.fleet.id}", *which))
         return row and row.version
@@ -72,7 +72,7 @@ def certificate(plane, add):
     return make
 
 
-async def test_without_a_listener_what_only_listeners_name_is_settled_untried(
+async def test_without_a_listener_what_only_listeners_name_is_in_sync_untried(
     plane, server, drive, until, staff, settled, add, has_all
 ):
     await plane.remove(plane.listener)
@@ -123,22 +123,22 @@ async def test_while_a_listener_names_it_somebody_has_to_accept_it(plane, serve,
         gateway.pause(names.LISTENER)
         await until(lambda: gateway.waiting)
         await until(lambda: len(gateway.client.held(names.ENDPOINT)) == 2)
-        assert server.publisher.rolling_out()
+        assert server.publisher.rollouts_in_progress()
         await gateway.resume()
         await until(lambda: has_all(2)(gateway.client))
         before = {**gateway.client.versions[names.EXTENSION]}
         await staff("alice")
         await until(lambda: gateway.client.versions[names.EXTENSION] != before)
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
         gateway.pause(names.EXTENSION)
         await staff("bob")
         await until(lambda: gateway.waiting)
-        (key,) = server.publisher.rolling_out()
-        (left,) = server.publisher.rolling_out()[key].change_sets
+        (key,) = server.publisher.rollouts_in_progress()
+        (left,) = server.publisher.rollouts_in_progress()[key].change_sets
         assert {(each.type_url, each.name) for each in left.wanted} == {GROUPS}
         await gateway.resume()
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
 
 async def test_a_change_of_users_is_one_resource(plane, server, drive, until, staff, settled, has_all):
@@ -177,4 +177,4 @@ async def test_a_certificate_that_no_listener_shows_is_sent_to_nobody_and_lacked
         assert revision < revision_of_shown
         assert gateway.client.held(names.SECRET) == {name}
         assert len(gateway.versions_sent(names.SECRET, name)) == 2
-        assert not server.publisher.rolling_out()
+        assert not server.publisher.rollouts_in_progress()
