@@ -24,7 +24,7 @@ from model.world import (
     World,
     put,
 )
-from tests.envoy.gateways import (
+from tests.envoy.static_gateway import (
     CLOCK_HEADER,
     exits,
     fetch,
@@ -152,12 +152,12 @@ def test_exits_share_by_weight(ask, policy):
     assert 95 < Counter(ask(pool) for _ in range(160))[f"{pool}-1"] < 145
 
 
-def test_at_random_exits_share_alike_whatever_their_weights(ask):
+def test_random_policy_ignores_weights(ask):
     assert 50 < Counter(ask("by-random") for _ in range(160))["by-random-1"] < 110
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_session_always_leaves_by_one_exit_and_sessions_by_all(ask, method):
+def test_session_keeps_its_exit_and_sessions_use_all_exits(ask, method):
     exits_of = {session: {ask("sessions", session, method) for _ in range(3)} for session in SESSIONS}
     assert {len(found) for found in exits_of.values()} == {1}
     # where a session hashes to depends on the exits' ports: so many that no exit is left out by chance
@@ -176,7 +176,7 @@ def ends_in_s(session: str, ttl: int) -> int:
     return ttl - (NOW + offset) % ttl
 
 
-def test_a_session_with_a_time_to_live_gets_another_exit_when_that_is_over_and_others_do_not(ask):
+def test_only_session_past_its_time_to_live_changes_exit(ask):
     ends = {name: ends_in_s(name, 60) for name in SESSIONS}
     before = {name: ask("brief", name, now=NOW) for name in SESSIONS}
     assert before == {name: ask("brief", name, now=NOW + ends[name] - 1) for name in SESSIONS}
@@ -186,33 +186,33 @@ def test_a_session_with_a_time_to_live_gets_another_exit_when_that_is_over_and_o
     assert after != before
 
 
-def test_sessions_are_one_in_any_case(ask):
+def test_session_names_are_case_insensitive(ask):
     assert {ask("sessions", session) for session in ("abc", "ABC", "aBc")} == {ask("sessions", "abc")}
 
 
-def test_without_a_session_requests_leave_by_all_exits(ask):
+def test_requests_without_session_use_all_exits(ask):
     assert len({ask("sessions") for _ in range(60)}) == 4
 
 
-def test_where_exits_are_not_shared_by_session_one_leaves_by_all(ask):
+def test_session_uses_all_exits_under_other_policies(ask):
     assert len({ask("plain", "abc") for _ in range(60)}) == 4
 
 
-def test_a_session_whose_exit_just_died_leaves_by_another(ask):
+def test_session_with_dead_exit_uses_another(ask):
     found = {ask("dying", session) for session in SESSIONS}
     assert found == {"dying-2", "dying-3"}
 
 
-def test_a_session_stays_with_its_exit_where_its_pool_has_a_fallback(ask):
+def test_session_keeps_exit_in_pool_with_fallback(ask):
     for session in SESSIONS:
         assert ask("first", session) == ask("first", session) == ask("sessions", session)
 
 
-def test_a_session_stays_with_an_exit_of_the_fallback_while_its_pool_has_none(ask):
+def test_session_keeps_exit_of_fallback_while_pool_is_empty(ask):
     for session in SESSIONS:
         assert ask("second", session) == ask("sessions", session)
 
 
-def test_exits_on_standby_serve_nobody_while_one_other_is_well(ask):
+def test_standby_exits_are_unused_while_another_is_healthy(ask):
     """Two of three are not: Envoy by itself would send half of the requests on."""
     assert {ask("standby") for _ in range(60)} == {"standby-1"}

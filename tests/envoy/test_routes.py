@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from tests.envoy.gateways import exits, fetch, running, static_fleet
+from tests.envoy.static_gateway import exits, fetch, running, static_fleet
 from tests.translate.scenes import FLEET, Now, make_request, make_world
 from xds.translate import names
 from xds.translate.explain import ExplainRequest, Explanation, explain
@@ -57,7 +57,7 @@ def prefixed(static: dict, prefix: str) -> dict:
 
 
 @pytest.mark.parametrize("fleets", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_gateway_decides_as_was_explained(tmp_path, fleets):
+def test_gateway_decision_equals_explanation(tmp_path, fleets):
     random, at = Random(SEED), now()
     worlds = [make_world(random, at) for _ in range(fleets)]
     pool_ids = {pool_id for world in worlds for pool_id in world.pools}

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.identity import Identity
 from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, World, put
-from tests.envoy.planes import Envoy, Plane, envoy_of
+from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from tests.ports import reserved_port
 from xds.translate import names
 
@@ -31,10 +31,10 @@ POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout
 class TwoHops:
     """`exits` and their planes are by the id of the exit."""
 
-    gateway: Envoy
-    gateway_plane: Plane
-    exits: dict[UUID, Envoy]
-    planes: dict[UUID, Plane]
+    gateway: RunningEnvoy
+    gateway_plane: WorldServer
+    exits: dict[UUID, RunningEnvoy]
+    planes: dict[UUID, WorldServer]
     parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
@@ -65,13 +65,15 @@ def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     entities = [Fleet(FLEET, "demo"), POOL, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
-    planes = {each.id: Plane(world, each) for each in (gateway, *proxies)}
+    planes = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
     with _all(planes, folder, authority) as envoys:
         yield TwoHops(envoys.pop(GATEWAY), planes.pop(GATEWAY), envoys, planes)
 
 
 @contextmanager
-def _all(planes: dict[UUID, Plane], folder: Path, authority: CertificateAuthority) -> Iterator[dict[UUID, Envoy]]:
+def _all(
+    planes: dict[UUID, WorldServer], folder: Path, authority: CertificateAuthority
+) -> Iterator[dict[UUID, RunningEnvoy]]:
     if not planes:
         yield {}
         return

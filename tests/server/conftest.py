@@ -83,7 +83,7 @@ def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, Certificate
 
 
 @dataclass
-class Plane:
+class FleetFixture:
     """A fleet with a gateway, two pools and an exit in each; and the means to change it."""
 
     database: Database
@@ -94,7 +94,7 @@ class Plane:
     exits: dict[str, ExitRow] = field(default_factory=dict)
 
     @classmethod
-    async def declare(cls, database: Database) -> Plane:
+    async def declare(cls, database: Database) -> FleetFixture:
         async with write(database) as unit:
             fleet = await declared.save(unit, FleetRow(name="demo", created_at=AT))
             listener = await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
@@ -161,8 +161,8 @@ class Plane:
 
 
 @pytest.fixture
-async def plane(database: Database) -> Plane:
-    return await Plane.declare(database)
+async def plane(database: Database) -> FleetFixture:
+    return await FleetFixture.declare(database)
 
 
 # -- the server --------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def serve(database: Database, authority: CertificateAuthority, until: Callable[.
 
 
 @pytest.fixture
-async def server(plane: Plane, serve: Serve) -> AsyncIterator[XdsServer]:
+async def server(plane: FleetFixture, serve: Serve) -> AsyncIterator[XdsServer]:
     async with serve() as started:
         yield started
 
@@ -198,7 +198,7 @@ async def server(plane: Plane, serve: Serve) -> AsyncIterator[XdsServer]:
 # -- the client --------------------------------------------------------------------------------------------------------
 
 
-class Client:
+class AdsTestClient:
     """A proxy on a delta stream. It asks for what Envoy would ask for, and acknowledges unless it is told not to."""
 
     def __init__(self, channel: grpc.aio.Channel, node_id: str = "") -> None:
@@ -254,7 +254,7 @@ class Client:
         error = Status(code=13, message=words)
         await self.ask(response.type_url, response_nonce=response.nonce, error_detail=error)
 
-    async def until(self, holds: Callable[[Client], bool]) -> None:
+    async def until(self, holds: Callable[[AdsTestClient], bool]) -> None:
         """Take what comes until this holds."""
         async with asyncio.timeout(BOUND_S):
             while not holds(self):
@@ -291,14 +291,14 @@ class Client:
                 await self.ask(names.EXTENSION, names.GROUPS_FILTER)
 
 
-def complete(pools: int) -> Callable[[Client], bool]:
+def complete(pools: int) -> Callable[[AdsTestClient], bool]:
     """Whether a gateway has everything of a fleet with so many pools."""
     wanted = {names.CLUSTER: pools, names.ENDPOINT: pools, names.LISTENER: 1, names.ROUTE: 1, names.EXTENSION: 1}
     return lambda client: all(len(client.held(type_url)) == count for type_url, count in wanted.items())
 
 
 @pytest.fixture
-def has_all() -> Callable[[int], Callable[[Client], bool]]:
+def has_all() -> Callable[[int], Callable[[AdsTestClient], bool]]:
     """`client.until(has_all(2))`: a gateway holds everything of a fleet with two pools."""
     return complete
 
@@ -327,7 +327,7 @@ def dial(authority: CertificateAuthority) -> Dial:
     return connect
 
 
-Connect = Callable[..., AbstractAsyncContextManager[Client]]
+Connect = Callable[..., AbstractAsyncContextManager[AdsTestClient]]
 
 
 @pytest.fixture
@@ -341,18 +341,18 @@ def connect(dial: Dial) -> Connect:
         *,
         node_id: str = "",
         signed_by: CertificateAuthority | None = None,
-    ) -> AsyncIterator[Client]:
+    ) -> AsyncIterator[AdsTestClient]:
         given = {} if signed_by is None else {"signed_by": signed_by}
         async with dial(server, identity, **given) as channel:
-            yield Client(channel, node_id)
+            yield AdsTestClient(channel, node_id)
 
     return start
 
 
-class Gateway:
+class GatewayClient:
     """A client that goes on by itself: it takes and acknowledges what comes, unless it is told to wait or to refuse."""
 
-    def __init__(self, client: Client, identity: Identity) -> None:
+    def __init__(self, client: AdsTestClient, identity: Identity) -> None:
         self.client = client
         self.identity = identity
         self.paused: set[str] = set()
@@ -422,15 +422,15 @@ class Gateway:
 
 
 @pytest.fixture
-def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[Gateway]]:
+def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[GatewayClient]]:
     """`async with drive(server, identity) as gateway`: a gateway that goes on by itself."""
 
     @asynccontextmanager
     async def start(
         server: XdsServer, identity: Identity, *, resumed: dict[str, dict[str, str]] | None = None
-    ) -> AsyncIterator[Gateway]:
+    ) -> AsyncIterator[GatewayClient]:
         async with connect(server, identity) as client:
-            gateway = Gateway(client, identity)
+            gateway = GatewayClient(client, identity)
             task = asyncio.create_task(gateway.run(resumed))
             try:
                 yield gateway

@@ -27,7 +27,7 @@ class Fault(Enum):
     """They are taken and lost, and nobody is told."""
 
 
-class Way:
+class ProxiedDirection:
     """One direction of a connection."""
 
     def __init__(self) -> None:
@@ -87,11 +87,11 @@ class Way:
             await sink.drain()
 
 
-class Connection:
+class ProxiedConnection:
     """One connection through the proxy; `up` is the way to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        self.up, self.down = Way(), Way()
+        self.up, self.down = ProxiedDirection(), ProxiedDirection()
         self.ended = asyncio.Event()
         self._writers = (client, server)
 
@@ -136,9 +136,9 @@ class FaultProxy:
 
     def __init__(self, dial: Dial) -> None:
         self.port = 0
-        self.connections: list[Connection] = []
+        self.connections: list[ProxiedConnection] = []
         """All that there ever were, in the order in which they came."""
-        self.on_connect: Callable[[Connection], object] = lambda _: None
+        self.on_connect: Callable[[ProxiedConnection], object] = lambda _: None
         """What befalls connections to come."""
         self.refuses = False
         """Whether connections to come are reset at once."""
@@ -151,7 +151,7 @@ class FaultProxy:
         return [self.port]
 
     @property
-    def living(self) -> list[Connection]:
+    def living(self) -> list[ProxiedConnection]:
         return [each for each in self.connections if not each.ended.is_set()]
 
     def cut(self, *, reset: bool = True) -> None:
@@ -160,13 +160,13 @@ class FaultProxy:
         for each in self.living:
             each.reset() if reset else each.finish()
 
-    def each(self, befall: Callable[[Connection], object]) -> None:
+    def each(self, befall: Callable[[ProxiedConnection], object]) -> None:
         """Do this to all connections, and to those to come."""
         self.on_connect = befall
         for connection in self.living:
             befall(connection)
 
-    def heal(self, connections: Iterable[Connection] | None = None) -> None:
+    def heal(self, connections: Iterable[ProxiedConnection] | None = None) -> None:
         """Let pass what stands, and what comes."""
         self.refuses = False
         self.on_connect = lambda _: None
@@ -205,7 +205,7 @@ class FaultProxy:
             server_reader, server_writer = await self._dial()
         except OSError:
             return
-        connection = Connection(writer, server_writer)
+        connection = ProxiedConnection(writer, server_writer)
         self.connections.append(connection)
         self.on_connect(connection)
         try:

@@ -40,22 +40,22 @@ def trusting(authority) -> ssl.SSLContext:
     return context
 
 
-async def test_a_client_without_a_certificate_is_refused_by_tls(server, trusting):
+async def test_tls_refuses_client_without_certificate(server, trusting):
     assert await shake_hands(server, trusting) == b""
 
 
-async def test_a_client_with_another_authoritys_certificate_is_refused_by_tls(plane, server, trusting, certified):
+async def test_tls_refuses_certificate_of_other_authority(plane, server, trusting, certified):
     certified(trusting, plane.identity, create_authority(datetime.now(UTC)))
     assert await shake_hands(server, trusting) == b""
 
 
-async def test_a_client_with_a_certificate_is_let_in_by_tls(plane, server, trusting, certified, authority):
+async def test_tls_accepts_client_with_certificate(plane, server, trusting, certified, authority):
     certified(trusting, plane.identity, authority)
     assert await shake_hands(server, trusting)
 
 
 @pytest.mark.parametrize("foreign", [True, False])
-async def test_a_grpc_client_that_tls_refuses_gets_no_stream(plane, server, connect, foreign):
+async def test_client_refused_by_tls_gets_no_stream(plane, server, connect, foreign):
     given = (
         {"identity": plane.identity, "signed_by": create_authority(datetime.now(UTC))}
         if foreign
@@ -68,13 +68,13 @@ async def test_a_grpc_client_that_tls_refuses_gets_no_stream(plane, server, conn
         assert server.publisher.streams == 0
 
 
-async def test_a_proxy_that_nobody_knows_is_denied(plane, server, connect):
+async def test_unknown_proxy_is_denied(plane, server, connect):
     async with connect(server, Identity(plane.fleet.id, Role.GATEWAY, uuid4())) as client:
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
         assert "deregistered" in await client.call.details()
 
 
-async def test_a_proxy_that_was_deregistered_is_denied(plane, server, connect, until):
+async def test_deregistered_proxy_is_denied(plane, server, connect, until):
     await plane.remove(plane.gateway)
     await until(lambda: plane.gateway.id not in server.publisher.world.proxies)
     async with connect(server, plane.identity) as client:
@@ -82,7 +82,7 @@ async def test_a_proxy_that_was_deregistered_is_denied(plane, server, connect, u
 
 
 @pytest.mark.parametrize("claimed", ["another role", "another fleet"])
-async def test_a_certificate_for_another_role_or_fleet_is_denied(plane, server, connect, claimed):
+async def test_certificate_of_other_role_or_fleet_is_denied(plane, server, connect, claimed):
     """The proxy of that id is declared, but not as what the certificate says."""
     identity = (
         Identity(plane.fleet.id, Role.EXIT, plane.gateway.id)
@@ -93,7 +93,7 @@ async def test_a_certificate_for_another_role_or_fleet_is_denied(plane, server, 
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_deregistering_a_gateway_ends_its_stream_and_no_other(plane, server, connect, has_all, until):
+async def test_deregistering_gateway_ends_only_its_stream(plane, server, connect, has_all, until):
     second = await plane.add_gateway("gw-2")
     await until(lambda: second.proxy_id in server.publisher.world.proxies)
     async with connect(server, plane.identity) as gone, connect(server, second) as stays:
@@ -106,7 +106,7 @@ async def test_deregistering_a_gateway_ends_its_stream_and_no_other(plane, serve
         await stays.until(has_all(3))
 
 
-async def test_deregistering_an_exit_ends_its_stream_before_it_is_sent_the_loss_of_its_listener(plane, server, connect):
+async def test_deregistered_exit_gets_no_removal_of_its_listener(plane, server, connect):
     async with connect(server, plane.exit_identity("us")) as client:
         await client.start()
         await client.until(lambda it: it.held(names.ROUTE))
@@ -117,7 +117,7 @@ async def test_deregistering_an_exit_ends_its_stream_before_it_is_sent_the_loss_
         assert not [name for response in client.responses for name in response.removed_resources]
 
 
-async def test_who_a_client_is_follows_from_its_certificate_and_not_from_its_node_id(plane, server, connect):
+async def test_identity_is_from_certificate_not_node_id(plane, server, connect):
     exit_ = plane.exit_identity("us")
     async with connect(server, exit_, node_id=str(plane.gateway.id)) as client:
         await client.start()
@@ -125,7 +125,7 @@ async def test_who_a_client_is_follows_from_its_certificate_and_not_from_its_nod
         assert client.held(names.LISTENER) == {names.EXIT_LISTENER}
 
 
-async def test_a_certificate_that_names_no_proxy_is_not_enough(plane, server, dial, authority):
+async def test_certificate_without_proxy_identity_is_refused(plane, server, dial, authority):
     """The server's own certificate is signed by the authority too."""
     pair = issue_server(authority, datetime.now(UTC))
     credentials = grpc.ssl_channel_credentials(
@@ -140,7 +140,7 @@ async def test_a_certificate_that_names_no_proxy_is_not_enough(plane, server, di
             assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_the_server_proves_the_control_planes_name(plane, server, authority, certified):
+async def test_server_certificate_has_control_plane_name(plane, server, authority, certified):
     """A proxy's own certificate would not do: then any exit could pose as the control plane."""
     context = ssl.create_default_context(cadata=authority.certificate_pem)
     certified(context, plane.identity, authority)

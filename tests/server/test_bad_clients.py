@@ -120,7 +120,7 @@ ENDED = {
 
 
 @pytest.mark.parametrize("wrong", ENDED)
-async def test_what_cannot_be_answered_ends_the_stream_with_a_status(plane, beside, connect, wrong):
+async def test_bad_request_ends_stream_with_status(plane, beside, connect, wrong):
     raw, status, words = ENDED[wrong]
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.call.write(raw)
@@ -129,7 +129,7 @@ async def test_what_cannot_be_answered_ends_the_stream_with_a_status(plane, besi
         assert words in await client.call.details()
 
 
-async def test_a_million_names_of_a_state_of_the_world_end_the_stream_too(plane, beside, dial, speak_sotw):
+async def test_million_sotw_names_end_stream(plane, beside, dial, speak_sotw):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         client = speak_sotw(channel)
         request = DiscoveryRequest(type_url=names.ENDPOINT, resource_names=map(str, range(1_000_000)))
@@ -148,7 +148,7 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("odd", IGNORED)
-async def test_what_means_nothing_is_ignored_and_the_stream_goes_on(plane, beside, connect, has_all, odd):
+async def test_meaningless_request_is_ignored(plane, beside, connect, has_all, odd):
     async with beside() as (server, identity, _), connect(server, identity) as client:
         await client.call.write(IGNORED[odd])
         await client.start()
@@ -158,7 +158,7 @@ async def test_what_means_nothing_is_ignored_and_the_stream_goes_on(plane, besid
         await client.until(has_all(3))
 
 
-async def test_foreign_nonces_acknowledge_nothing_and_bring_nothing(plane, beside, connect, until):
+async def test_foreign_nonces_are_ignored(plane, beside, connect, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, plane.cluster("us"), plane.cluster("de"))
         held = await client.read()
@@ -173,9 +173,7 @@ async def test_foreign_nonces_acknowledge_nothing_and_bring_nothing(plane, besid
         assert [resource.name for resource in changed.resources] == [plane.cluster("us")]
 
 
-async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, until, now_s, outstanding
-):
+async def test_client_that_never_reads_is_disconnected(plane, beside, connect, until, now_s, outstanding):
     async with (
         beside(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -191,9 +189,7 @@ async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(
         assert "does not read" in await client.call.details()
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothing(
-    plane, beside, connect, services, until
-):
+async def test_disconnect_during_response_leaves_no_state(plane, beside, connect, services, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, *UNREADABLE)
         (service,) = services
@@ -202,9 +198,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothin
         client.call.cancel()
 
 
-async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, now_s, outstanding
-):
+async def test_client_that_never_answers_is_disconnected(plane, beside, connect, now_s, outstanding):
     async with (
         beside(answer_timeout_s=60) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -220,7 +214,7 @@ async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
         assert len(client.responses) == 1
 
 
-async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, connect, has_all, now_s, outstanding):
+async def test_client_that_answers_in_time_stays_connected(plane, beside, connect, has_all, now_s, outstanding):
     """However long it is quiet after that: only what waits for an answer counts."""
     async with (
         beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
@@ -240,7 +234,7 @@ async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, conne
         await client.until(has_all(3))
 
 
-async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, beside, drive, until):
+async def test_client_that_always_nacks_gets_each_version_once(plane, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses[names.ENDPOINT] = "no"
         await until(lambda: bad.refused)
@@ -257,7 +251,7 @@ async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, b
         assert len(bad.refused) >= 2
 
 
-async def test_a_client_that_rejects_every_cluster_is_sent_them_once(plane, beside, drive, until):
+async def test_client_that_rejects_all_clusters_gets_them_once(plane, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses |= dict.fromkeys((names.CLUSTER, names.LISTENER), "no")
         await until(lambda: len(bad.refused) >= 2)
@@ -275,7 +269,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_method_that_is_not_served_is_unimplemented(plane, beside, dial, method):
+async def test_unserved_method_is_unimplemented(plane, beside, dial, method):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         call = channel.stream_stream(f"/envoy.service.{method}")()
         await change_arrives("198.51.100.2")
@@ -286,7 +280,7 @@ async def test_a_method_that_is_not_served_is_unimplemented(plane, beside, dial,
 # -- below gRPC --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_never_ends_its_handshake_disturbs_nobody(plane, beside):
+async def test_unfinished_tls_handshake_disturbs_nobody(plane, beside):
     async with beside() as (server, _, change_arrives):
         with (
             socket.create_connection(("127.0.0.1", server.ports[0])),
@@ -296,7 +290,7 @@ async def test_a_client_that_never_ends_its_handshake_disturbs_nobody(plane, bes
             await change_arrives("198.51.100.2")
 
 
-async def test_bytes_that_are_no_tls_end_their_connection(plane, beside):
+async def test_plaintext_bytes_end_connection(plane, beside):
     async with beside() as (server, _, change_arrives):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
         writer.write(b"GET / HTTP/1.1\r\nHost: xds\r\n\r\n")
@@ -306,7 +300,7 @@ async def test_bytes_that_are_no_tls_end_their_connection(plane, beside):
         writer.close()
 
 
-async def test_bytes_that_are_no_http2_end_their_connection(plane, beside, authority, certified):
+async def test_malformed_http2_ends_connection(plane, beside, authority, certified):
     async with beside() as (server, identity, change_arrives):
         context = ssl.create_default_context(cadata=authority.certificate_pem)
         context.set_alpn_protocols(["h2"])

@@ -81,7 +81,7 @@ def holds(some, country, plane) -> bool:
     return all(plane.cluster(country) in each.client.held(names.CLUSTER) for each in some)
 
 
-async def test_a_new_pool_goes_to_one_of_three_gateways_and_to_the_others_after_its_ack_only(
+async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
     plane, server, gateways, sent_to, news_reach, until, has_all
 ):
     async with gateways(server, 3) as some:
@@ -108,7 +108,7 @@ async def test_a_new_pool_goes_to_one_of_three_gateways_and_to_the_others_after_
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.34, 3), (0.01, 1), (0.99, 6)])
-async def test_the_share_says_how_many_try_it(plane, serve, gateways, sent_to, news_reach, until, share, count):
+async def test_share_is_number_of_canaries(plane, serve, gateways, sent_to, news_reach, until, share, count):
     async with serve(canary=CanaryPolicy(share=share)) as server, gateways(server, 6) as some:
         for each in some:
             each.pause(names.ROUTE)
@@ -123,9 +123,7 @@ async def test_the_share_says_how_many_try_it(plane, serve, gateways, sent_to, n
         await until(lambda: holds(some, "jp", plane))
 
 
-async def test_as_long_as_one_of_several_canaries_has_not_accepted_the_others_wait(
-    plane, serve, gateways, sent_to, news_reach, until
-):
+async def test_others_wait_for_ack_of_every_canary(plane, serve, gateways, sent_to, news_reach, until):
     async with serve(canary=CanaryPolicy(share=0.5)) as server, gateways(server, 4) as some:
         for each in some:
             each.pause(names.ROUTE)
@@ -139,7 +137,7 @@ async def test_as_long_as_one_of_several_canaries_has_not_accepted_the_others_wa
         assert len(await sent_to(some, "jp", count=4)) == 4
 
 
-async def test_a_share_of_all_tries_nothing(plane, serve, gateways, sent_to):
+async def test_share_of_one_disables_canaries(plane, serve, gateways, sent_to):
     async with serve(canary=CanaryPolicy(share=1)) as server, gateways(server, 3) as some:
         for each in some:
             each.pause(names.CLUSTER)
@@ -147,7 +145,7 @@ async def test_a_share_of_all_tries_nothing(plane, serve, gateways, sent_to):
         assert len(await sent_to(some, "jp", count=3)) == 3
 
 
-async def test_endpoints_wait_for_no_canary(plane, server, gateways, news_reach, sent_to):
+async def test_endpoints_do_not_wait_for_canary(plane, server, gateways, news_reach, sent_to):
     async with gateways(server, 3) as some:
         for each in some:
             each.pause(names.CLUSTER)
@@ -184,9 +182,7 @@ def looked(monkeypatch, until):
     return wait
 
 
-async def test_the_others_are_given_it_when_it_has_soaked_and_not_before(
-    plane, serve, gateways, sent_to, until, monkeypatch
-):
+async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to, until, monkeypatch):
     soak_s = 0.3
     async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as some:
         monkeypatch.setattr(releaser_module, "_INTERVAL_S", 600)  # it is not waited for the next look
@@ -200,7 +196,7 @@ async def test_the_others_are_given_it_when_it_has_soaked_and_not_before(
         assert time.monotonic() - accepted_at >= soak_s
 
 
-async def test_what_changes_while_it_soaks_soaks_anew(plane, serve, gateways, sent_to, until, now_s, looked):
+async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to, until, now_s, looked):
     """What the others are given is what the canary had for as long."""
     async with serve(canary=CanaryPolicy(soak_s=60)) as server, gateways(server, 2) as some:
         now_s[0] += 60  # the first configuration has soaked
@@ -223,7 +219,7 @@ async def test_what_changes_while_it_soaks_soaks_anew(plane, serve, gateways, se
         assert len(other.versions_sent(*ROUTES)) == 2  # the first, and both pools together
 
 
-async def test_a_canary_that_goes_hands_over(plane, server, gateways, sent_to, until):
+async def test_disconnected_canary_is_replaced(plane, server, gateways, sent_to, until):
     async with gateways(server, 3) as some:
         for each in some:
             each.pause(names.ROUTE)
@@ -236,7 +232,7 @@ async def test_a_canary_that_goes_hands_over(plane, server, gateways, sent_to, u
         await sent_to(others, "jp", count=2)
 
 
-async def test_a_canary_that_goes_and_comes_back_to_another_replica_holds_nothing_up(
+async def test_canary_reconnecting_to_other_replica_does_not_block(
     plane, server, serve, gateways, sent_to, until, has_all, drive
 ):
     async with serve() as other, gateways(server, 1) as some, gateways(other, 2) as elsewhere:
@@ -256,9 +252,7 @@ async def test_a_canary_that_goes_and_comes_back_to_another_replica_holds_nothin
             await until(lambda: holds(left, "jp", plane))
 
 
-async def test_when_all_gateways_of_the_canarys_replica_are_gone_another_replica_goes_on(
-    plane, server, serve, gateways, sent_to, until
-):
+async def test_other_replica_continues_when_canarys_gateways_are_gone(plane, server, serve, gateways, sent_to, until):
     async with serve() as other, gateways(server, 1) as here, gateways(other, 1) as there:
         some = [*here, *there]
         for each in some:
@@ -271,7 +265,7 @@ async def test_when_all_gateways_of_the_canarys_replica_are_gone_another_replica
         await until(lambda: holds([left], "jp", plane))
 
 
-async def test_a_canary_that_stays_silent_hands_over(plane, serve, gateways, sent_to, until, now_s, looked):
+async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until, now_s, looked):
     async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 3) as some:
         for each in some:
             each.pause(names.ROUTE)
@@ -288,7 +282,7 @@ async def test_a_canary_that_stays_silent_hands_over(plane, serve, gateways, sen
         await until(lambda: silent.client.versions == others[0].client.versions)
 
 
-async def test_a_group_of_slow_gateways_is_not_given_up(plane, serve, gateways, sent_to, until, now_s):
+async def test_slow_canaries_are_asked_again(plane, serve, gateways, sent_to, until, now_s):
     """All of them took too long once; then they are asked again."""
     async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 2) as some:
         for each in some:
@@ -310,9 +304,7 @@ async def test_a_group_of_slow_gateways_is_not_given_up(plane, serve, gateways, 
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
-async def test_of_two_replicas_one_has_the_canary_and_the_other_waits_for_it(
-    plane, server, serve, gateways, sent_to, news_reach, until
-):
+async def test_two_replicas_share_one_canary(plane, server, serve, gateways, sent_to, news_reach, until):
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
         some = [*here, *there]
         for each in some:
@@ -326,7 +318,7 @@ async def test_of_two_replicas_one_has_the_canary_and_the_other_waits_for_it(
         await until(lambda: holds(some, "jp", plane))
 
 
-async def test_with_a_share_each_replica_has_canaries_and_all_of_them_must_accept(
+async def test_share_gives_each_replica_canaries_that_must_all_accept(
     plane, serve, gateways, sent_to, news_reach, until, monkeypatch, database
 ):
     monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.2)
@@ -372,7 +364,7 @@ async def _beats(database):
         return min((await session.execute(select(ReplicaRow.seen_at))).scalars())
 
 
-async def test_the_canary_of_a_replica_that_died_holds_nothing_up(plane, server, gateways, sent_to, until, database):
+async def test_canary_of_dead_replica_does_not_block(plane, server, gateways, sent_to, until, database):
     async with gateways(server, 2) as some:
         async with database.session() as session:
             dead = uuid4()
@@ -383,9 +375,7 @@ async def test_the_canary_of_a_replica_that_died_holds_nothing_up(plane, server,
         await until(lambda: holds(some, "jp", plane))
 
 
-async def test_a_rollout_goes_on_where_a_replica_that_ended_left_it(
-    plane, server, serve, gateways, sent_to, until, drive
-):
+async def test_rollout_continues_after_replica_stops(plane, server, serve, gateways, sent_to, until, drive):
     """The canary's replica ends; the change is tried again at another one."""
     async with serve() as stays, gateways(stays, 1) as left:
         async with serve() as ends, gateways(ends, 1) as there:
@@ -401,7 +391,7 @@ async def test_a_rollout_goes_on_where_a_replica_that_ended_left_it(
 # -- what is stored ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_release_is_one_revision_with_all_that_belongs_to_it(plane, server, gateways, until, database):
+async def test_release_is_one_revision_with_all_resources(plane, server, gateways, until, database):
     async with gateways(server, 3) as some:
         before = await worlds.current_revision(database)
         await plane.add_pool("jp")
@@ -418,7 +408,7 @@ async def test_a_release_is_one_revision_with_all_that_belongs_to_it(plane, serv
         assert kept == {}
 
 
-async def test_what_goes_is_not_kept_any_more(plane, server, gateways, until, database):
+async def test_removed_resource_leaves_accepted_versions(plane, server, gateways, until, database):
     async with gateways(server, 2) as some:
         await plane.add_pool("jp")
         await until(lambda: holds(some, "jp", plane))
@@ -431,7 +421,7 @@ async def test_what_goes_is_not_kept_any_more(plane, server, gateways, until, da
             assert cluster not in (await session.execute(select(AcceptedRow.name))).scalars().all()
 
 
-async def test_two_replicas_that_release_at_once_make_one_revision(plane, server, serve, gateways, until, database):
+async def test_concurrent_releases_make_one_revision(plane, server, serve, gateways, until, database):
     """What is released twice would be two revisions, and each of them news for all replicas."""
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
         await until(lambda: not other.publisher.rollouts_in_progress())
@@ -446,7 +436,7 @@ async def test_two_replicas_that_release_at_once_make_one_revision(plane, server
         assert len(routes) == 4
 
 
-async def test_a_release_that_comes_too_late_changes_nothing(plane, database, until):
+async def test_late_release_changes_nothing(plane, database, until):
     """It was judged by a World in which what the group is settled at was something else."""
     key = ResourceKey(key_of(plane), *ROUTES)
 
@@ -466,7 +456,7 @@ async def test_a_release_that_comes_too_late_changes_nothing(plane, database, un
     assert (await release("newest", unit.revision))[0]
 
 
-async def test_while_postgresql_is_away_a_rollout_waits_and_then_goes_on(plane, wired, serve, gateways, sent_to, until):
+async def test_rollout_waits_during_outage_and_continues(plane, wired, serve, gateways, sent_to, until):
     database, wire = wired
     async with serve(database) as server, gateways(server, 3) as some:
         for each in some:
@@ -487,9 +477,7 @@ async def test_while_postgresql_is_away_a_rollout_waits_and_then_goes_on(plane, 
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
-async def test_a_change_that_comes_while_postgresql_goes_is_tried_when_it_is_back(
-    plane, wired, serve, gateways, until, monkeypatch
-):
+async def test_change_at_start_of_outage_is_tried_afterwards(plane, wired, serve, gateways, until, monkeypatch):
     """No canary can be claimed then, so nobody is given it."""
     database, wire = wired
     claim, cut = rollout.claim_canaries, asyncio.Event()

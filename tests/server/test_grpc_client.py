@@ -139,7 +139,7 @@ async def backends():
         await server.stop(None)
 
 
-class Caller:
+class GrpcCallerProcess:
     """The process with gRPC's client."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -189,7 +189,7 @@ def calling(tmp_path, authority, plane):
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            yield Caller(process)
+            yield GrpcCallerProcess(process)
         finally:
             process.kill()
             await process.wait()
@@ -206,7 +206,7 @@ async def offer(plane, country: str, port: int) -> int:
 
 
 @pytest.mark.slow
-async def test_a_grpc_client_finds_that_a_listener_does_not_exist(plane, server, calling):
+async def test_grpc_client_sees_missing_listener(plane, server, calling):
     async with calling(server.ports[0]) as caller:
         answer = await caller.call("xds:///nobody")
     assert answer["status"] == "UNAVAILABLE"
@@ -214,7 +214,7 @@ async def test_a_grpc_client_finds_that_a_listener_does_not_exist(plane, server,
     assert "does not exist" in answer["details"]
 
 
-async def test_a_grpc_client_is_told_that_its_listener_is_no_more(plane, server, calling, backends, until):
+async def test_grpc_client_sees_removal_of_listener(plane, server, calling, backends, until):
     await offer(plane, "us", backends["alice"])
     async with calling(server.ports[0]) as caller:
         await until(lambda: caller.reaches("alice"))
@@ -229,9 +229,7 @@ async def test_a_grpc_client_is_told_that_its_listener_is_no_more(plane, server,
         await until(is_told)
 
 
-async def test_a_grpc_client_calls_through_what_it_is_streamed_and_follows_changes(
-    plane, server, calling, backends, synced, until
-):
+async def test_grpc_client_follows_changes_of_resources(plane, server, calling, backends, synced, until):
     await offer(plane, "us", backends["alice"])
     await offer(plane, "de", backends["carol"])
     async with calling(server.ports[0]) as caller:
@@ -254,9 +252,7 @@ async def test_a_grpc_client_calls_through_what_it_is_streamed_and_follows_chang
         await until(all_accepted)
 
 
-async def test_a_grpc_client_goes_on_without_the_control_plane_and_follows_it_again_when_it_is_back(
-    plane, server, calling, backends, until
-):
+async def test_grpc_client_survives_outage_of_control_plane(plane, server, calling, backends, until):
     await offer(plane, "us", backends["alice"])
     async with before_port(server.ports[0]) as proxy, calling(proxy.port) as caller:
         await until(lambda: caller.reaches("alice"))

@@ -15,9 +15,7 @@ from xds.translate import names
 pytestmark = pytest.mark.postgres
 
 
-async def test_until_the_world_is_loaded_streams_are_refused_and_then_served(
-    plane, wired, serve, connect, has_all, until
-):
+async def test_streams_are_refused_until_world_is_loaded(plane, wired, serve, connect, has_all, until):
     """An answer from an empty World would take everything from an Envoy that has it."""
     database, wire = wired
     await wire.cut()
@@ -32,9 +30,7 @@ async def test_until_the_world_is_loaded_streams_are_refused_and_then_served(
             await client.until(has_all(2))
 
 
-async def test_while_postgresql_is_away_streams_go_on_and_the_next_change_arrives_when_it_is_back(
-    plane, wired, serve, connect, has_all, until
-):
+async def test_outage_keeps_streams_and_delivers_change_afterwards(plane, wired, serve, connect, has_all, until):
     database, wire = wired
     second = await plane.add_gateway("gw-2")
     async with serve(database) as server, connect(server, plane.identity) as client:
@@ -56,9 +52,7 @@ async def test_while_postgresql_is_away_streams_go_on_and_the_next_change_arrive
         assert server.ready
 
 
-async def test_what_proxies_answered_while_postgresql_was_away_is_stored_when_it_is_back(
-    plane, wired, serve, connect, has_all, synced, until
-):
+async def test_acks_during_outage_are_stored_afterwards(plane, wired, serve, connect, has_all, synced, until):
     database, wire = wired
     async with serve(database) as server, connect(server, plane.identity) as client:
         await wire.cut()
@@ -72,7 +66,7 @@ async def test_what_proxies_answered_while_postgresql_was_away_is_stored_when_it
         await until(all_types)
 
 
-async def test_a_replica_that_ends_ends_its_streams_with_ok(plane, serve, connect, has_all):
+async def test_stopping_replica_ends_streams_with_ok(plane, serve, connect, has_all):
     """So that Envoy looks for another at once, and does not wait as it does after a failure."""
     async with serve() as server:
         context = connect(server, plane.identity)
@@ -84,7 +78,7 @@ async def test_a_replica_that_ends_ends_its_streams_with_ok(plane, serve, connec
     await context.__aexit__(None, None, None)
 
 
-async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, connect, has_all, synced):
+async def test_stopping_replica_stores_acks(plane, serve, connect, has_all, synced):
     async with serve() as server, connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -93,7 +87,7 @@ async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, con
     assert len(await synced(plane.gateway.id)) == 5
 
 
-async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(plane, wired, serve, connect, has_all):
+async def test_replica_stops_during_outage(plane, wired, serve, connect, has_all):
     database, wire = wired
     async with asyncio.timeout(60), serve(database) as server, connect(server, plane.identity) as client:
         await client.start()
@@ -101,29 +95,27 @@ async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(pl
         await wire.cut()
 
 
-async def test_a_port_that_is_in_use_is_refused_with_the_hint(plane, database, authority):
+async def test_port_in_use_raises_error_with_hint(plane, database, authority):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(XdsPortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
             await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
-async def test_two_replicas_do_not_share_a_port_unnoticed(plane, server, database, authority):
+async def test_second_replica_cannot_share_port(plane, server, database, authority):
     address = f"127.0.0.1:{server.ports[0]}"
     with pytest.raises(XdsPortInUse):
         await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
-async def test_a_replica_listens_on_several_addresses(plane, database, authority, dial, until):
+async def test_replica_listens_on_several_addresses(plane, database, authority, dial, until):
     addresses = ["127.0.0.1:0", "127.0.0.1:0"]
     async with run_server(database, authority, addresses, limits=Limits(removal_grace_s=0)) as server:
         assert len(set(server.ports)) == 2
         assert all(server.ports)
 
 
-async def test_a_gap_in_the_change_log_is_a_full_load_that_streams_hardly_notice(
-    plane, wired, serve, connect, has_all, until
-):
+async def test_gap_in_change_log_causes_full_load_without_resend(plane, wired, serve, connect, has_all, until):
     """After a long outage, when what changed in between has been forgotten."""
     database, wire = wired
     async with serve(database) as server, connect(server, plane.identity) as client:

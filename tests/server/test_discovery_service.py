@@ -20,7 +20,7 @@ def addresses(client, cluster: str) -> list[str]:
     return [each.endpoint.address.socket_address.address for part in assignment.endpoints for each in part.lb_endpoints]
 
 
-async def test_a_gateway_is_sent_its_clusters_endpoints_listener_and_routes(plane, server, connect, has_all):
+async def test_gateway_gets_clusters_endpoints_listener_and_routes(plane, server, connect, has_all):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -33,7 +33,7 @@ async def test_a_gateway_is_sent_its_clusters_endpoints_listener_and_routes(plan
         ].index(names.ROUTE)
 
 
-async def test_an_exit_is_sent_its_listener_routes_and_targets(plane, server, connect):
+async def test_exit_gets_listener_routes_and_targets(plane, server, connect):
     async with connect(server, plane.exit_identity("us")) as client:
         await client.start()
         await client.until(lambda it: it.held(names.ROUTE) and it.held(names.CLUSTER))
@@ -42,7 +42,7 @@ async def test_an_exit_is_sent_its_listener_routes_and_targets(plane, server, co
         assert client.held(names.CLUSTER) == {names.TARGETS}
 
 
-async def test_a_write_is_pushed_and_nothing_else_is(plane, server, connect, has_all, until):
+async def test_write_pushes_only_changed_resource(plane, server, connect, has_all, until):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -55,7 +55,7 @@ async def test_a_write_is_pushed_and_nothing_else_is(plane, server, connect, has
         assert pushed.system_version_info == str(revision)
 
 
-async def test_an_unhealthy_exit_leaves_its_pool_and_comes_back(plane, server, connect, has_all):
+async def test_unhealthy_exit_leaves_pool_and_returns(plane, server, connect, has_all):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -65,7 +65,7 @@ async def test_an_unhealthy_exit_leaves_its_pool_and_comes_back(plane, server, c
         await client.until(lambda it: addresses(it, plane.cluster("us")) == ["198.51.100.1"])
 
 
-async def test_a_pool_comes_and_goes(plane, server, connect, has_all):
+async def test_pool_is_added_and_removed(plane, server, connect, has_all):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -77,7 +77,7 @@ async def test_a_pool_comes_and_goes(plane, server, connect, has_all):
         assert plane.cluster("jp") in gone
 
 
-async def test_many_writes_at_once_arrive_as_their_last_state(plane, server, connect, has_all):
+async def test_concurrent_writes_arrive_as_last_state(plane, server, connect, has_all):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -87,7 +87,7 @@ async def test_many_writes_at_once_arrive_as_their_last_state(plane, server, con
         await client.until(lambda it: addresses(it, plane.cluster("us")) == [last])
 
 
-async def test_an_exit_whose_pool_changes_is_given_the_routes_of_the_other(plane, server, connect):
+async def test_exit_moved_to_other_pool_gets_its_routes(plane, server, connect):
     async with connect(server, plane.exit_identity("us")) as client:
         await client.start()
         await client.until(lambda it: it.held(names.ROUTE))
@@ -113,7 +113,7 @@ async def test_two_replicas_send_equal_versions(plane, server, serve, drive, unt
         await hold_the_same(3)
 
 
-async def test_after_a_restart_nothing_is_sent_again_and_the_next_change_still_arrives(plane, serve, connect, has_all):
+async def test_restart_resends_nothing_and_delivers_next_change(plane, serve, connect, has_all):
     async with serve() as server, connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -126,7 +126,7 @@ async def test_after_a_restart_nothing_is_sent_again_and_the_next_change_still_a
         assert [resource.name for resource in only.resources] == [plane.cluster("us")]
 
 
-async def test_what_changed_while_a_proxy_was_away_is_all_that_it_is_sent(plane, serve, connect, has_all):
+async def test_reconnecting_proxy_gets_only_changes(plane, serve, connect, has_all):
     async with serve() as server, connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -142,7 +142,7 @@ async def test_what_changed_while_a_proxy_was_away_is_all_that_it_is_sent(plane,
         assert sorted(sent) == sorted([plane.cluster("us"), names.GATEWAY_ROUTES])
 
 
-async def test_the_state_of_the_world_is_spoken_too(plane, server, dial, speak_sotw):
+async def test_sotw_variant_is_served(plane, server, dial, speak_sotw):
     async with dial(server, plane.identity) as channel:
         client = speak_sotw(channel)
         await client.ask(names.CLUSTER)
@@ -153,7 +153,7 @@ async def test_the_state_of_the_world_is_spoken_too(plane, server, dial, speak_s
         assert len((await client.read()).resources) == 3
 
 
-async def test_each_type_has_a_service_of_its_own(plane, server, dial):
+async def test_each_type_has_its_own_service(plane, server, dial):
     services = {
         "cluster": ("ClusterDiscoveryService/DeltaClusters", names.CLUSTER),
         "listener": ("ListenerDiscoveryService/DeltaListeners", names.LISTENER),
@@ -177,7 +177,7 @@ FETCHES = ["cluster.v3.ClusterDiscoveryService/FetchClusters", "listener.v3.List
 
 
 @pytest.mark.parametrize("method", FETCHES)
-async def test_fetching_is_not_served(plane, server, dial, method):
+async def test_fetch_methods_are_not_served(plane, server, dial, method):
     async with dial(server, plane.identity) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(f"/envoy.service.{method}")(b"", timeout=60)
@@ -185,7 +185,7 @@ async def test_fetching_is_not_served(plane, server, dial, method):
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff\xff", DeltaDiscoveryRequest().SerializeToString() + b"\x12\x05ab"])
-async def test_bytes_that_are_no_request_end_the_stream_and_no_other(plane, server, connect, has_all, raw):
+async def test_malformed_request_ends_only_its_stream(plane, server, connect, has_all, raw):
     async with connect(server, plane.identity) as good, connect(server, plane.identity) as bad:
         await good.start()
         await good.until(has_all(2))
@@ -195,7 +195,7 @@ async def test_bytes_that_are_no_request_end_the_stream_and_no_other(plane, serv
         await good.until(lambda it: addresses(it, plane.cluster("us")) == ["198.51.100.2"])
 
 
-async def test_a_client_that_goes_away_leaves_nothing_behind(plane, server, connect, has_all, until):
+async def test_disconnected_client_leaves_no_state(plane, server, connect, has_all, until):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -208,7 +208,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(plane, server, conn
     await until(lambda: server.publisher.streams == 0)
 
 
-async def test_a_listener_that_moves_is_pushed(plane, server, connect, has_all):
+async def test_moved_listener_is_pushed(plane, server, connect, has_all):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))

@@ -50,7 +50,7 @@ def known(plane, server, synced, until):
     return wait
 
 
-async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, until, has_all, asked, known):
+async def test_gateway_in_sync_holds_all_desired_resources(plane, server, drive, until, has_all, asked, known):
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)
@@ -78,9 +78,7 @@ async def test_one_resource_is_shown_as_envoy_reads_it(plane, server, drive, unt
         assert content.held["name"] == plane.cluster("us")
 
 
-async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
-    plane, server, drive, until, has_all, asked, known
-):
+async def test_unanswered_resource_is_sent_and_gated_one_waits(plane, server, drive, until, has_all, asked, known):
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)
@@ -96,7 +94,7 @@ async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
         }
 
 
-async def test_what_envoy_rejected_is_shown_with_its_words(plane, server, drive, until, has_all, asked, known):
+async def test_rejected_resource_is_shown_with_envoys_error(plane, server, drive, until, has_all, asked, known):
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)
@@ -116,12 +114,12 @@ async def test_what_envoy_rejected_is_shown_with_its_words(plane, server, drive,
         assert route.wanted != route.held
 
 
-async def test_a_proxy_without_a_stream_is_not_asked_for(plane, server, asked):
+async def test_proxy_without_stream_gets_no_config_request(plane, server, asked):
     found, resources = await asked(plane.identity)
     assert (found.answered, found.in_sync, resources, found.sync) == (False, None, {}, [])
 
 
-async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_that_has_it(
+async def test_only_replica_with_stream_answers_config_request(
     plane, server, serve, drive, until, has_all, asked, known
 ):
     async with serve() as other, drive(other, plane.identity) as gateway:
@@ -131,7 +129,7 @@ async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_
         assert found.answered
 
 
-async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
+async def test_config_request_is_deleted_after_answer(plane, server, drive, until, has_all, asked, known, monkeypatch):
     monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
@@ -142,7 +140,7 @@ async def test_no_question_is_left_behind(plane, server, drive, until, has_all, 
             assert await config_requests.asked(session, {plane.gateway.id}) == []
 
 
-async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
+async def test_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
     async with write(database) as unit:
         row = ServerCertificateRow(fleet_id=plane.fleet.id, name="a", chain="a chain", key="a key")
         row.server_names, row.expires_at, row.created_at = [], AT, AT

@@ -11,7 +11,7 @@ import xds.server.server
 from model.database import Database, parse_url
 from model.repositories import sync
 from model.unit_of_work import CHANNEL
-from tests.server.fault_proxy import Connection, before_port, before_unix_socket
+from tests.server.fault_proxy import ProxiedConnection, before_port, before_unix_socket
 from xds.server.world_watcher import Debounce
 from xds.translate import names
 
@@ -70,7 +70,7 @@ def connected_types(database):
     return read
 
 
-async def test_a_client_that_is_stalled_is_cut_off_and_the_others_are_served(plane, fleet, until):
+async def test_stalled_client_is_disconnected_and_others_are_served(plane, fleet, until):
     async with fleet(answer_timeout_s=1) as (server, proxy, far, near):
         (connection,) = proxy.living
         connection.stall()
@@ -84,10 +84,8 @@ async def test_a_client_that_is_stalled_is_cut_off_and_the_others_are_served(pla
 
 
 @pytest.mark.usefixtures("quick_keepalive")
-@pytest.mark.parametrize("befall", [Connection.stall, Connection.drop], ids=["stalled", "black hole"])
-async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_counts_as_gone(
-    plane, fleet, until, connected_types, befall
-):
+@pytest.mark.parametrize("befall", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_keepalive_detects_silent_connection(plane, fleet, until, connected_types, befall):
     """No end arrives, and nothing waits for an answer: only the server's own question tells."""
     async with fleet(answer_timeout_s=600, write_timeout_s=600) as (server, proxy, far, near):
 
@@ -109,9 +107,7 @@ async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_c
 
 @pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
 @pytest.mark.parametrize("changes", [True, False], ids=["something changed", "nothing changed"])
-async def test_a_client_that_was_cut_comes_back_and_is_sent_only_what_changed(
-    plane, fleet, drive, until, reset, changes
-):
+async def test_reconnected_client_gets_only_changes(plane, fleet, drive, until, reset, changes):
     async with fleet() as (server, proxy, far, near):
         proxy.cut(reset=reset)
         await until(lambda: far.code is not None and server.publisher.streams == 1)
@@ -128,7 +124,7 @@ async def test_a_client_that_was_cut_comes_back_and_is_sent_only_what_changed(
             await until(lambda: back.was_sent(names.CLUSTER, plane.cluster("jp")))
 
 
-async def test_a_client_that_was_stalled_is_sent_the_newest_state_and_nothing_of_what_lay_between(plane, fleet, until):
+async def test_stalled_client_gets_only_newest_state(plane, fleet, until):
     """One pending update for each stream, not a queue."""
     async with fleet() as (server, proxy, far, near):
         (connection,) = proxy.living
@@ -145,7 +141,7 @@ async def test_a_client_that_was_stalled_is_sent_the_newest_state_and_nothing_of
         assert far.client.responses[-1].system_version_info == str(revision)
 
 
-async def test_a_client_far_away_is_sent_what_is_newest_each_time_that_it_answers(plane, fleet, until):
+async def test_slow_client_gets_newest_state_after_each_ack(plane, fleet, until):
     async with fleet() as (_, proxy, far, _):
         for connection in proxy.living:
             connection.delay(0.3)
@@ -190,13 +186,13 @@ def served(plane, path, serve, drive, until, has_all):
     return start
 
 
-def listening(proxy) -> list[Connection]:
+def listening(proxy) -> list[ProxiedConnection]:
     """The living connections that the notifications come over."""
     return [each for each in proxy.living if each.said(f'LISTEN "{CHANNEL}"'.encode())]
 
 
-@pytest.mark.parametrize("befall", [Connection.stall, Connection.drop], ids=["stalled", "black hole"])
-async def test_a_change_arrives_although_the_connection_that_listens_fell_silent(plane, served, until, befall):
+@pytest.mark.parametrize("befall", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_change_arrives_despite_silent_listen_connection(plane, served, until, befall):
     async with served() as (_, gateway, proxy):
         (silent,) = listening(proxy)
         befall(silent)
@@ -210,7 +206,7 @@ async def test_a_change_arrives_although_the_connection_that_listens_fell_silent
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
-async def test_connections_to_postgresql_that_are_cut_cost_no_stream_and_no_change(plane, served, until, reset):
+async def test_cut_database_connections_lose_no_stream_or_change(plane, served, until, reset):
     async with served() as (server, gateway, proxy):
         held, responses = gateway.client.versions, len(gateway.client.responses)
         proxy.cut(reset=reset)
@@ -228,7 +224,7 @@ async def test_connections_to_postgresql_that_are_cut_cost_no_stream_and_no_chan
         assert server.publisher.streams == 1
 
 
-async def test_over_a_slow_path_to_postgresql_everything_arrives(plane, path, serve, drive, until, has_all, synced):
+async def test_slow_database_connection_delivers_every_change(plane, path, serve, drive, until, has_all, synced):
     through, proxy = path
     proxy.each(lambda connection: connection.delay(0.05))
     async with serve(through, debounce=Debounce(0, 0.1)) as server, drive(server, plane.identity) as gateway:
@@ -246,12 +242,12 @@ async def test_over_a_slow_path_to_postgresql_everything_arrives(plane, path, se
 
 
 @pytest.mark.parametrize("mended", ["what stood goes on", "what stood is gone"])
-async def test_while_the_whole_path_to_postgresql_stands_streams_live_and_then_go_on(plane, served, until, mended):
+async def test_stalled_database_keeps_streams_and_recovers(plane, served, until, mended):
     """Nothing fails at first, and nothing is answered: queries must not wait for ever."""
     async with served() as (server, gateway, proxy):
         stood = proxy.living
         reached = len(proxy.connections)
-        proxy.each(Connection.stall)
+        proxy.each(ProxiedConnection.stall)
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await until(lambda: len(proxy.connections) >= reached + 3, timeout_s=30)  # given up, and tried anew
         await gateway.client.ask(names.LISTENER, "nothing")
@@ -269,6 +265,6 @@ async def test_while_the_whole_path_to_postgresql_stands_streams_live_and_then_g
         assert server.publisher.streams == 1
 
 
-async def test_a_replica_ends_while_the_whole_path_to_postgresql_stands(plane, served):
+async def test_replica_stops_while_database_is_stalled(plane, served):
     async with asyncio.timeout(40), served() as (_, _, proxy):
-        proxy.each(Connection.stall)
+        proxy.each(ProxiedConnection.stall)

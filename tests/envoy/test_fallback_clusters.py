@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 
 from model.world import Fleet, Listener, Match, Pool, Route, ToPools, World, put
-from tests.envoy.gateways import exits, fetch, running, static_fleet, unused_port
-from tests.envoy.processes import BOUND_S
+from tests.envoy.envoy_process import BOUND_S
+from tests.envoy.static_gateway import exits, fetch, running, static_fleet, unused_port
 
 pytestmark = pytest.mark.envoy
 FLEET = UUID(int=1)
@@ -136,43 +136,43 @@ def test_pools_share_by_weight(ask):
     assert 240 < answered[served_by(ALIVE)] < 360
 
 
-def test_a_pool_without_exits_leaves_its_share_to_the_next(ask):
+def test_pool_without_exits_passes_share_to_next(ask):
     assert ask("halfempty") == {served_by(ALIVE): 40}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "CONNECT"])
-def test_a_pool_whose_exit_just_died_fails_no_request(ask, method):
+def test_pool_with_dead_exit_fails_no_request(ask, method):
     """The fallback is tried again for the same request: nothing was sent yet."""
     assert ask("justdied", method) == {served_by(ALIVE): 40}
 
 
-def test_the_fallback_is_used_in_order(ask):
+def test_fallback_pools_are_used_in_order(ask):
     assert ask("inorder") == {served_by(ALIVE_TOO): 40}
 
 
-def test_the_fallback_is_not_used_while_the_pool_lives(ask):
+def test_fallback_is_not_used_while_pool_is_healthy(ask):
     assert ask("well") == {served_by(ALIVE): 40}
 
 
-def test_when_no_pool_has_an_exit_the_client_is_told_so(ask):
+def test_client_gets_error_when_no_pool_has_exits(ask):
     ((status, words),) = ask("allempty", times=4)
     assert status == 503
     assert words == "exitplane: no exit of pool empty, empty-too can carry this request now (UH)\n"
 
 
-def test_when_all_exits_are_dead_the_client_is_told_so(ask):
+def test_client_gets_error_when_all_exits_are_dead(ask):
     ((status, words),) = ask("alldead", times=1)
     assert (status, "exitplane" in words) == (503, True)
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_request_that_changes_nothing_goes_on_after_a_reset(ask, resetting, method):
+def test_safe_request_is_retried_after_reset(ask, resetting, method):
     resetting.asked.clear()
     assert ask("reset", method, times=1) == {served_by(ALIVE): 1}
     assert {*resetting.asked} == {method}
 
 
-def test_a_post_that_was_reset_is_not_sent_again(ask, resetting):
+def test_post_is_not_retried_after_reset(ask, resetting):
     """The target may have acted on it before the connection broke."""
     resetting.asked.clear()
     ((status, words),) = ask("reset", "POST", times=1)

@@ -22,7 +22,7 @@ ADMIN = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}
 
 
 @dataclass
-class EnvoyProcess:
+class EnvoyUnderTest:
     """A running Envoy, and the port of its admin interface."""
 
     pid: int
@@ -48,7 +48,7 @@ class EnvoyProcess:
 
 
 @contextmanager
-def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyProcess]:
+def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyUnderTest]:
     """Run an Envoy with a bootstrap, from when it is ready until the end of the block."""
     (folder / "bootstrap.json").write_text(json.dumps(bootstrap))
     # without hot restart, Envoys share no memory and need no base id that another might have
@@ -56,7 +56,7 @@ def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyProc
     with (folder / "log").open("w") as log:
         envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
     try:
-        yield EnvoyProcess(envoy.pid, _ready_admin_port(folder, envoy))
+        yield EnvoyUnderTest(envoy.pid, _ready_admin_port(folder, envoy))
     finally:
         envoy.terminate()
         try:

@@ -39,7 +39,7 @@ def version_of(name: str, content: str) -> str:
 
 
 @dataclass(frozen=True)
-class AnyScope:
+class StubScope:
     """Stands in for a scope, of which the protocol knows nothing but that a view has some."""
 
     key: str = "group"
@@ -52,7 +52,7 @@ def view_of(tables: Tables, revision: int = 1) -> ProxyView:
         type_url: {name: resource_of(type_url, name, content) for name, content in contents.items()}
         for type_url, contents in tables.items()
     }
-    return ProxyView([Snapshot(AnyScope(), revision, resources)])
+    return ProxyView([Snapshot(StubScope(), revision, resources)])
 
 
 def differences(old: Tables, new: Tables) -> dict[str, set[str]]:
@@ -68,7 +68,7 @@ def differences(old: Tables, new: Tables) -> dict[str, set[str]]:
 
 
 @dataclass(frozen=True)
-class Response:
+class ParsedResponse:
     """A response of either variant. Parsing it asserts that no name is in it twice (rule 7)."""
 
     type_url: str
@@ -81,7 +81,7 @@ class Response:
     bytes_: int
 
 
-def parse(variant: Variant, action: Send) -> Response:
+def parse(variant: Variant, action: Send) -> ParsedResponse:
     """The response in an action."""
     message = (DeltaDiscoveryResponse if variant is DELTA else DiscoveryResponse).FromString(action.data)
     assert (message.type_url, message.nonce) == (action.type_url, action.nonce)
@@ -95,11 +95,11 @@ def parse(variant: Variant, action: Send) -> Response:
         assert [item.name for item in message.resources] == [name for name, _ in pairs]
         assert [item.version for item in message.resources] == [version_of(*pair) for pair in pairs]
     version = message.system_version_info if variant is DELTA else message.version_info
-    return Response(message.type_url, message.nonce, dict(pairs), removed, version, len(action.data))
+    return ParsedResponse(message.type_url, message.nonce, dict(pairs), removed, version, len(action.data))
 
 
 @dataclass
-class Client:
+class StreamClient:
     """One stream, both of its ends. What it is sent is returned by whatever made the server send it."""
 
     variant: Variant
@@ -132,58 +132,58 @@ class Client:
 
     # -- what a client does --
 
-    def subscribe(self, type_url: str, *names: str) -> list[Response]:
+    def subscribe(self, type_url: str, *names: str) -> list[ParsedResponse]:
         """Ask for more names."""
         self.names[type_url] += [name for name in names if name not in self.names[type_url]]
         return self.request(type_url, resource_names_subscribe=names)
 
-    def unsubscribe(self, type_url: str, *names: str) -> list[Response]:
+    def unsubscribe(self, type_url: str, *names: str) -> list[ParsedResponse]:
         """Give names up, and forget what was held of them."""
         self.names[type_url] = [name for name in self.names[type_url] if name not in names]
         for name in names:
             self.held[type_url].pop(name, None)
         return self.request(type_url, resource_names_unsubscribe=names)
 
-    def ack(self, *responses: Response) -> list[Response]:
+    def ack(self, *responses: ParsedResponse) -> list[ParsedResponse]:
         """Accept responses, the last of them last."""
-        sent: list[Response] = []
+        sent: list[ParsedResponse] = []
         for response in responses:
             self._take(response)
             sent += self.request(response.type_url, nonce=response.nonce)
         return sent
 
-    def nack(self, response: Response, detail: str = "no") -> list[Response]:
+    def nack(self, response: ParsedResponse, detail: str = "no") -> list[ParsedResponse]:
         """Reject a response, and keep what was held before."""
         return self.request(response.type_url, nonce=response.nonce, error_detail=Status(code=3, message=detail))
 
-    def reconnect(self) -> Client:
+    def reconnect(self) -> StreamClient:
         """The same client on a new stream: it holds what it held, and has asked for nothing yet."""
-        fresh = Client(self.variant, self.tables, self.only, self.grace_s, now=self.now, revision=self.revision)
+        fresh = StreamClient(self.variant, self.tables, self.only, self.grace_s, now=self.now, revision=self.revision)
         fresh.held, fresh.versions = self.held, self.versions
         return fresh
 
     # -- what happens to it --
 
-    def publish(self, tables: Tables, *, known: bool = True) -> list[Response]:
+    def publish(self, tables: Tables, *, known: bool = True) -> list[ParsedResponse]:
         """The server has a new view; `known`: and is told which names differ."""
         changed = differences(self.tables, tables) if known else None
         self.tables, self.revision = tables, self.revision + 1
         return self._took(self.stream.publish(view_of(tables, self.revision), changed, self.now))
 
-    def wait(self, seconds: float) -> list[Response]:
+    def wait(self, seconds: float) -> list[ParsedResponse]:
         """Time goes by, and the server is woken if that is what it asked for."""
         self.now += seconds
         if self.stream.wake_at is None or self.stream.wake_at > self.now:
             return []
         return self._took(self.stream.wake(self.now))
 
-    def removes(self, response: Response, name: str) -> bool:
+    def removes(self, response: ParsedResponse, name: str) -> bool:
         """Whether a response says that there is no such resource: a full state does so by leaving it out (rule 14)."""
         if self.variant is DELTA:
             return name in response.removed
         return response.type_url in (CLUSTER, LISTENER) and name not in response.contents
 
-    def settle(self, responses: Iterable[Response]) -> list[Response]:
+    def settle(self, responses: Iterable[ParsedResponse]) -> list[ParsedResponse]:
         """Accept all there is, and all that comes of it, until there is silence; says what that was."""
         said = [*responses]
         for response in said:  # grows while it is read
@@ -192,7 +192,7 @@ class Client:
 
     # -- bytes --
 
-    def request(self, type_url: str, *, nonce: str | None = None, **fields: object) -> list[Response]:
+    def request(self, type_url: str, *, nonce: str | None = None, **fields: object) -> list[ParsedResponse]:
         """A request as it goes over the wire.
 
         The first one of a type says what the client holds of it. Without a `nonce` it is a request of the client's own
@@ -212,11 +212,11 @@ class Client:
             message = DiscoveryRequest(type_url=type_url, response_nonce=nonce, **{**names, **fields})
         return self.receive(message.SerializeToString())
 
-    def receive(self, raw: bytes) -> list[Response]:
+    def receive(self, raw: bytes) -> list[ParsedResponse]:
         """Let the server read these bytes."""
         return self._took(self.stream.receive(raw, self.now))
 
-    def _took(self, actions: Sequence[Action]) -> list[Response]:
+    def _took(self, actions: Sequence[Action]) -> list[ParsedResponse]:
         responses = []
         for action in actions:
             match action:
@@ -230,7 +230,7 @@ class Client:
                     self.closed = action
         return responses
 
-    def _take(self, response: Response) -> None:
+    def _take(self, response: ParsedResponse) -> None:
         held = self.held[response.type_url]
         if self.variant is SOTW and response.type_url in (CLUSTER, LISTENER):
             held.clear()  # rule 14

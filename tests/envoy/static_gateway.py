@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from model.world import World
-from tests.envoy.processes import ADMIN, BOUND_S, EnvoyProcess, envoy_process, eventually
+from tests.envoy.envoy_process import ADMIN, BOUND_S, EnvoyUnderTest, envoy_process, eventually
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.json_view import as_json
@@ -107,20 +107,20 @@ def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUI
 
 
 @dataclass
-class Gateway:
+class StaticGateway:
     """A running Envoy, and the ports of its listeners by name."""
 
-    envoy: EnvoyProcess
+    envoy: EnvoyUnderTest
     ports: dict[str, int]
 
 
 @contextmanager
-def running(static: dict[str, Any], folder: Path) -> Iterator[Gateway]:
+def running(static: dict[str, Any], folder: Path) -> Iterator[StaticGateway]:
     """An Envoy with these static resources."""
     bootstrap = {"node": {"id": "test", "cluster": "test"}, "static_resources": static, "admin": ADMIN}
     with envoy_process(bootstrap, folder) as envoy:
         eventually(lambda: len(envoy.ports()) == len(static["listeners"]))
-        yield Gateway(envoy, envoy.ports())
+        yield StaticGateway(envoy, envoy.ports())
 
 
 CLOCK_HEADER = "test-clock"

@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from model.world import Parent, put
-from tests.envoy.gateways import exchange
-from tests.envoy.processes import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, make_exit, two_hops
 from tests.gluetun import GluetunStandIn, basic, running
 from xds.translate import names
@@ -120,9 +120,7 @@ def tunnel(hops, authority: str):
         yield client, int(head.split()[1]), head.decode()
 
 
-def test_plain_http_goes_to_the_parent_in_absolute_form_with_its_credentials_and_nothing_of_the_proxies(
-    hops, parent, target
-):
+def test_plain_http_reaches_parent_in_absolute_form_with_credentials(hops, parent, target):
     status, body, _ = ask(hops, f"http://{TARGET}:{target}/a/b?c=d", ("accept", "text/x"))
     assert status == 200, body
     said = json.loads(body)
@@ -133,12 +131,12 @@ def test_plain_http_goes_to_the_parent_in_absolute_form_with_its_credentials_and
     assert asked.headers["proxy-authorization"] == basic("exit", PASSWORD)
 
 
-def test_what_a_client_says_of_itself_to_the_gateway_does_not_reach_the_parent(hops, parent, target):
+def test_client_credentials_do_not_reach_parent(hops, parent, target):
     assert ask(hops, f"http://{TARGET}:{target}/", ("proxy-authorization", basic("alice", "secret")))[0] == 200
     assert [each.headers["proxy-authorization"] for each in parent.requests] == [basic("exit", PASSWORD)]
 
 
-def test_a_tunnel_ends_at_the_target_by_way_of_the_parent(hops, parent, target):
+def test_tunnel_reaches_target_through_parent(hops, parent, target):
     with tunnel(hops, f"{TARGET}:{target}") as (client, status, head):
         assert status == 200, head
         assert "transfer-encoding" not in head.lower()
@@ -190,7 +188,7 @@ def download(client: socket.socket, pauses: Pauses = ()) -> bytes:
     return read_all(client, pauses)
 
 
-def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tail(hops, parent):
+def test_long_http_download_closed_by_target_is_complete(hops, parent):
     with far_side(CONTENT, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") as port:
         client = HTTPConnection("127.0.0.1", hops.gateway.ports["clients"], timeout=BOUND_S)
         with closing(client):
@@ -198,21 +196,21 @@ def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tai
             assert client.getresponse().read() == CONTENT
 
 
-def test_a_download_by_a_tunnel_that_fits_into_a_streams_window_keeps_its_tail(hops, parent):
+def test_short_tunnel_download_closed_by_target_is_complete(hops, parent):
     for _ in range(20):
         with open_download(hops, CONTENT[:200_000]) as client:
             assert download(client) == CONTENT[:200_000]
 
 
 @pytest.mark.parametrize("pauses", [(), SLOW, STALLS], ids=["fast", "slow", "stalls"])
-def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(hops, parent, pauses):
+def test_long_tunnel_download_closed_by_target_is_complete(hops, parent, pauses):
     with ExitStack() as opened, ThreadPoolExecutor(5) as threads:
         clients = [opened.enter_context(open_download(hops, CONTENT)) for _ in range(5)]
         downloads = list(threads.map(partial(download, pauses=pauses), clients))
     assert [len(each) for each in downloads if each != CONTENT] == []
 
 
-def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
+def test_long_tunnel_download_closed_by_client_is_complete(hops, parent):
     """As HTTP does within TLS."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
@@ -230,7 +228,7 @@ def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, pa
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_parent_that_refuses_the_credentials_is_the_exits_failure_and_no_407(hops, parent, target, method):
+def test_parent_refusing_credentials_is_exit_failure_not_407(hops, parent, target, method):
     parent.password = "another"
     where = f"{TARGET}:{target}" if method == "CONNECT" else f"http://{TARGET}:{target}/"
     status, body, headers = ask(hops, where, method=method)
@@ -242,7 +240,7 @@ def test_a_parent_that_refuses_the_credentials_is_the_exits_failure_and_no_407(h
     assert "credentials_refused" in headers["proxy-status"]
 
 
-def test_new_credentials_go_by_sds_alone_and_open_tunnels_live_on(hops, parent, target):
+def test_new_credentials_by_sds_keep_open_tunnels(hops, parent, target):
     (exit_id,) = hops.exits
     envoy, plane = hops.exits[exit_id], hops.planes[exit_id]
     exit_ = plane.world.exits[exit_id]
@@ -262,7 +260,7 @@ def test_new_credentials_go_by_sds_alone_and_open_tunnels_live_on(hops, parent, 
     eventually(lambda: ask(hops, f"http://{TARGET}:{target}/")[0] == 200)
 
 
-def test_the_password_is_in_no_dump_of_either_envoy(hops, parent, target):
+def test_password_is_in_no_config_dump(hops, parent, target):
     (exit_,) = hops.exits.values()
     for envoy in (exit_, hops.gateway):
         dump = envoy.admin("/config_dump?include_eds")
@@ -273,7 +271,7 @@ def test_the_password_is_in_no_dump_of_either_envoy(hops, parent, target):
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_target_that_the_parent_cannot_reach_is_the_targets_failure(hops, parent, method):
+def test_unreachable_target_is_not_exit_failure(hops, parent, method):
     """The parent's own 503 goes to the client, and nobody else is asked."""
     where = f"{TARGET}:1" if method == "CONNECT" else f"http://{TARGET}:1/"
     status, body, _ = ask(hops, where, method=method)
@@ -282,7 +280,7 @@ def test_a_target_that_the_parent_cannot_reach_is_the_targets_failure(hops, pare
 
 
 @pytest.mark.parametrize("answer", [401, 403, 500, 503])
-def test_what_a_target_answers_is_what_the_client_gets(hops, parent, target, answer):
+def test_target_response_reaches_client_unchanged(hops, parent, target, answer):
     assert ask(hops, f"http://{TARGET}:{target}/", ("answer", str(answer)))[0] == answer
 
 
@@ -298,7 +296,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("host", FORBIDDEN)
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(hops, parent, target, host, method):
+def test_requests_for_private_networks_do_not_reach_parent(hops, parent, target, host, method):
     where = f"{host}:{target}" if method == "CONNECT" else f"http://{host}:{target}/"
     status, body, _ = ask(hops, where, method=method)
     assert status in {400, 503}
@@ -314,7 +312,7 @@ def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(ho
         *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside what is refused
     ],
 )
-def test_other_literals_and_names_do(hops, parent, host):
+def test_requests_for_public_addresses_and_names_reach_parent(hops, parent, host):
     parent.names |= {host.strip("[]"): "127.0.0.1"}
     ask(hops, f"{host}:1", method="CONNECT")
     assert [each.target.lower() for each in parent.requests] == [f"{host}:1".lower()]
@@ -323,9 +321,7 @@ def test_other_literals_and_names_do(hops, parent, host):
 # -- one exit of a pool with a parent, and one without ------------------------------------------------------------------
 
 
-def test_each_exit_of_a_pool_is_spoken_to_as_it_offers_and_tunnels_share_a_connection_where_they_can(
-    stand_in, tmp_path_factory
-):
+def test_each_exit_is_reached_by_its_own_http_version(stand_in, tmp_path_factory):
     exits = [make_exit(5, Parent("127.0.0.1", stand_in.proxy_port)), make_exit(6, None, egress_address="127.0.0.1")]
     cluster = f"cluster.{names.pool_cluster(POOL)}"
     with two_hops(tmp_path_factory.mktemp("mixed"), *exits) as hops, socket.create_server(("127.0.0.1", 0)) as far:
@@ -365,7 +361,7 @@ def served_by_both(pair) -> bool:
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_while_one_parent_refuses_its_exit_the_other_exit_serves_all(pair, target, method):
+def test_other_exit_serves_all_while_one_parent_refuses(pair, target, method):
     pair.parents[0].password = "another"
     pair.parents[0].requests.clear()
     assert all_served(pair, target, method) == {200}
@@ -374,7 +370,7 @@ def test_while_one_parent_refuses_its_exit_the_other_exit_serves_all(pair, targe
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_while_one_parent_is_dead_the_other_exit_serves_all(pair, target, method):
+def test_other_exit_serves_all_while_one_parent_is_dead(pair, target, method):
     pair.parents[0].die()
     assert all_served(pair, target, method) == {200}
     pair.parents[0].revive()
@@ -382,7 +378,7 @@ def test_while_one_parent_is_dead_the_other_exit_serves_all(pair, target, method
     eventually(lambda: all_served(pair, target, method) == {200} and pair.parents[0].requests)
 
 
-def test_when_all_parents_are_dead_the_client_is_told_so(pair, target):
+def test_client_gets_error_when_all_parents_are_dead(pair, target):
     for each in pair.parents:
         each.die()
     status, body, _ = ask(pair, f"http://{TARGET}:{target}/")

@@ -53,7 +53,7 @@ async def rejections(plane):
         return await rollout.rejections_by(session)
 
 
-async def test_what_envoy_finds_valid_reaches_everybody_and_is_looked_at_once(plane, some, until, looks):
+async def test_valid_change_set_is_released_and_validated_once(plane, some, until, looks):
     await plane.add_pool("jp")
     cluster = plane.cluster("jp")
     await until(lambda: all(cluster in each.client.held(names.CLUSTER) for each in some))
@@ -64,7 +64,7 @@ async def test_what_envoy_finds_valid_reaches_everybody_and_is_looked_at_once(pl
     assert {type_url for type_url, _ in seen} == {names.CLUSTER, names.LISTENER, names.ROUTE}
 
 
-async def test_what_envoy_refuses_is_taken_back_from_the_canary_and_given_to_nobody_else(plane, some, until):
+async def test_rejected_change_set_is_withdrawn_from_canary(plane, some, until):
     before = some[0].client.versions[names.LISTENER]
     await plane.change(plane.listener, address="not-an-address")
     await until(lambda: rejections(plane))
@@ -80,7 +80,7 @@ async def test_what_envoy_refuses_is_taken_back_from_the_canary_and_given_to_nob
     assert len(sent_it) <= 1
 
 
-async def test_of_several_only_what_envoy_refuses_is_held_back(plane, some, until, looks):
+async def test_only_resource_at_fault_is_withheld(plane, some, until, looks):
     """Declared as one change, a pool and a listener do not name each other."""
     await plane.change(plane.listener, address="not-an-address")
     await plane.add_pool("jp")
@@ -89,7 +89,7 @@ async def test_of_several_only_what_envoy_refuses_is_held_back(plane, some, unti
     assert [each.name for each in await rejections(plane)] == [names.GATEWAY_LISTENER]
 
 
-def test_a_cluster_that_takes_a_secret_from_the_stream_is_not_shown_to_an_envoy_that_would_die_of_it():
+def test_cluster_with_ads_secret_is_not_validated():
     parent = Parent("127.0.0.1", 8888, "exit", "secret")
     clusters = [encode(translate_parent(each)) for each in (parent, Parent("127.0.0.1", 8888))]
     with_secret, without = (make_resource(names.CLUSTER, names.PARENT, body) for body in clusters)
@@ -97,7 +97,7 @@ def test_a_cluster_that_takes_a_secret_from_the_stream_is_not_shown_to_an_envoy_
     assert _can_validate(without)
 
 
-async def test_an_envoy_that_cannot_be_run_refuses_nothing(plane, serve, drive, until, has_all):
+async def test_missing_envoy_rejects_nothing(plane, serve, drive, until, has_all):
     async with serve(envoy=Path("/nowhere/envoy")) as server, drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await until(lambda: not server.publisher.rollouts_in_progress())
@@ -105,7 +105,7 @@ async def test_an_envoy_that_cannot_be_run_refuses_nothing(plane, serve, drive, 
 
 
 @pytest.mark.parametrize(("every", "refused"), [(2, False), (1, True)], ids=["every other time", "always"])
-async def test_an_envoy_that_dies_is_asked_a_second_time(plane, serve, drive, until, has_all, tmp_path, every, refused):
+async def test_crashed_envoy_is_run_a_second_time(plane, serve, drive, until, has_all, tmp_path, every, refused):
     fragile = tmp_path / "envoy"
     fragile.write_text(
         f"""#!/bin/sh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.client import DELTA, SOTW, Client, resource_of, version_of, view_of
+from tests.protocol.stream_client import DELTA, SOTW, StreamClient, resource_of, version_of, view_of
 from xds.protocol.stream import ResourceStatus, SyncState
 from xds.translate.names import CLUSTER, ENDPOINT, ROUTE
 
@@ -12,21 +12,21 @@ both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
 ONE, TWO = version_of("a", "1"), version_of("a", "2")
 
 
-def statuses(client: Client, type_url: str, wanted=None) -> list[ResourceStatus]:
+def statuses(client: StreamClient, type_url: str, wanted=None) -> list[ResourceStatus]:
     return [*client.stream.resource_statuses(type_url, view_of(client.tables if wanted is None else wanted))]
 
 
 @both
-def test_what_was_accepted_is_held(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_accepted_version_is_acknowledged(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     assert statuses(client, ENDPOINT) == [ResourceStatus("a", ONE, ONE, ONE, SyncState.ACKNOWLEDGED)]
     assert client.stream.is_in_sync(ENDPOINT)
 
 
 @both
-def test_what_was_not_answered_is_sent_and_what_is_held_is_not_known(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_unanswered_version_is_in_flight(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     client.publish({ENDPOINT: {"a": "2"}})
     assert statuses(client, ENDPOINT) == [ResourceStatus("a", TWO, TWO, None, SyncState.IN_FLIGHT)]
@@ -34,8 +34,8 @@ def test_what_was_not_answered_is_sent_and_what_is_held_is_not_known(variant):
 
 
 @both
-def test_what_another_answer_gates_waits(variant):
-    client = Client(variant, {CLUSTER: {"c": "1"}, ROUTE: {"a": "1"}})
+def test_gated_version_is_pending(variant):
+    client = StreamClient(variant, {CLUSTER: {"c": "1"}, ROUTE: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER) + client.subscribe(ROUTE, "a"))
     client.publish({CLUSTER: {"c": "2"}, ROUTE: {"a": "2"}})
     assert statuses(client, ROUTE) == [ResourceStatus("a", TWO, TWO, ONE, SyncState.PENDING)]
@@ -43,8 +43,8 @@ def test_what_another_answer_gates_waits(variant):
 
 
 @both
-def test_a_removal_in_its_grace_waits(variant):
-    client = Client(variant, {CLUSTER: {"a": "1"}}, grace_s=5)
+def test_removal_in_its_grace_is_pending(variant):
+    client = StreamClient(variant, {CLUSTER: {"a": "1"}}, grace_s=5)
     client.settle(client.subscribe(CLUSTER))
     client.publish({})
     assert statuses(client, CLUSTER) == [ResourceStatus("a", None, None, ONE, SyncState.PENDING)]
@@ -53,8 +53,8 @@ def test_a_removal_in_its_grace_waits(variant):
 
 
 @both
-def test_what_was_refused_is_rejected_until_it_is_something_else(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_nacked_version_is_rejected_until_it_changes(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     (response,) = client.subscribe(ENDPOINT, "a")
     client.nack(response)
     assert statuses(client, ENDPOINT) == [ResourceStatus("a", ONE, ONE, None, SyncState.REJECTED)]
@@ -63,30 +63,30 @@ def test_what_was_refused_is_rejected_until_it_is_something_else(variant):
 
 
 @both
-def test_one_who_is_given_something_else_than_what_is_wanted_is_kept_from_it(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_other_version_than_desired_is_withheld(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     wanted = {ENDPOINT: {"a": "2"}}
     assert statuses(client, ENDPOINT, wanted) == [ResourceStatus("a", TWO, ONE, ONE, SyncState.WITHHELD)]
 
 
 @both
-def test_a_name_that_does_not_exist_is_held_by_nobody(variant):
-    client = Client(variant, {})
+def test_missing_name_has_no_versions(variant):
+    client = StreamClient(variant, {})
     client.settle(client.subscribe(ENDPOINT, "nowhere"))
     assert statuses(client, ENDPOINT) == [ResourceStatus("nowhere", None, None, None, SyncState.ACKNOWLEDGED)]
 
 
 @both
-def test_a_type_that_nobody_asked_for_has_no_holdings(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_unsubscribed_type_has_no_statuses(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     assert statuses(client, ENDPOINT) == []
     assert not client.stream.is_in_sync(ENDPOINT)
 
 
 @both
-def test_only_names_that_were_asked_for_are_shown(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
+def test_only_subscribed_names_have_statuses(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     assert [each.name for each in statuses(client, ENDPOINT)] == ["a"]
 
@@ -95,8 +95,8 @@ def test_only_names_that_were_asked_for_are_shown(variant):
 
 
 @both
-def test_a_stream_is_blocked_with_the_types_that_wait_for_an_answer(variant):
-    client = Client(variant, {CLUSTER: {"c": "1"}, ENDPOINT: {"a": "1"}})
+def test_types_in_flight_are_blocked(variant):
+    client = StreamClient(variant, {CLUSTER: {"c": "1"}, ENDPOINT: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER) + client.subscribe(ENDPOINT, "a"))
     assert not client.stream.is_blocked([ENDPOINT])
     sent = client.publish({CLUSTER: {"c": "1"}, ENDPOINT: {"a": "2"}})
@@ -110,9 +110,9 @@ def test_a_stream_is_blocked_with_the_types_that_wait_for_an_answer(variant):
 
 
 @both
-def test_a_version_stands_once_it_was_accepted(variant):
+def test_version_is_accepted_after_ack(variant):
     first, second = resource_of(ENDPOINT, "a", "1"), resource_of(ENDPOINT, "a", "2")
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     assert client.stream.has_accepted(ENDPOINT, "a", first) is False  # it may ask for the type yet
     client.settle(client.subscribe(ENDPOINT, "a"))
     assert client.stream.has_accepted(ENDPOINT, "a", first) is True
@@ -124,23 +124,23 @@ def test_a_version_stands_once_it_was_accepted(variant):
 
 
 @both
-def test_a_rejected_version_does_not_stand(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1"}})
+def test_nacked_version_is_not_accepted(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1"}})
     (response,) = client.subscribe(ENDPOINT, "a")
     client.nack(response)
     assert client.stream.has_accepted(ENDPOINT, "a", resource_of(ENDPOINT, "a", "1")) is False
 
 
 @both
-def test_nobody_can_tell_of_what_was_not_asked_for(variant):
-    client = Client(variant, {ENDPOINT: {"a": "1", "b": "1"}})
+def test_acceptance_of_unsubscribed_name_is_unknown(variant):
+    client = StreamClient(variant, {ENDPOINT: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(ENDPOINT, "a"))
     assert client.stream.has_accepted(ENDPOINT, "b", resource_of(ENDPOINT, "b", "1")) is None
 
 
 @both
-def test_the_end_of_a_resource_stands_once_the_client_knows(variant):
-    client = Client(variant, {CLUSTER: {"a": "1", "b": "1"}})
+def test_removal_is_accepted_after_ack(variant):
+    client = StreamClient(variant, {CLUSTER: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(CLUSTER))
     sent = client.publish({CLUSTER: {"b": "1"}})
     assert client.stream.has_accepted(CLUSTER, "a", None) is False

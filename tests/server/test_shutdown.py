@@ -19,7 +19,7 @@ import pytest
 from model.authority import create_authority
 from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
-from tests.server.conftest import Client, Gateway, certify
+from tests.server.conftest import AdsTestClient, GatewayClient, certify
 from tests.server.fault_proxy import FaultProxy
 from xds.server.admission import Admission, ConnectionAge
 from xds.translate import names
@@ -49,22 +49,20 @@ async def one_after_the_other(first, second):
 
 
 @pytest.mark.usefixtures("middling", "calm")
-async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_connection(
-    plane, serve, dial, until, has_all
-):
+async def test_old_stream_ends_with_ok_and_client_reconnects(plane, serve, dial, until, has_all):
     async with (
         serve(connection_age_s=5) as aging,
         serve(connection_age_s=0) as stays,
         one_after_the_other(aging, stays) as proxy,
         dial(proxy, plane.identity) as channel,
     ):
-        old = Client(channel)
+        old = AdsTestClient(channel)
         await old.start()
         await old.until(has_all(2))
         responses = len(old.responses)
         assert await old.end() is grpc.StatusCode.OK
         assert len(old.responses) == responses
-        new = Client(channel)  # on the same channel: it was told to connect anew
+        new = AdsTestClient(channel)  # on the same channel: it was told to connect anew
         await new.start(old.versions)
         await new.ask(names.LISTENER, "nothing")  # answered after all that is due
         assert [*(await new.read()).removed_resources] == ["nothing"]
@@ -73,7 +71,7 @@ async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_conn
         await until(lambda: (aging.publisher.streams, stays.publisher.streams) == (0, 1))
 
 
-async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
+async def test_connections_without_age_stay(plane, serve, connect, has_all):
     assert ConnectionAge(0).options == []
     async with serve(connection_age_s=0) as server, connect(server, plane.identity) as client:
         await client.start()
@@ -82,7 +80,7 @@ async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
         await client.until(has_all(3))
 
 
-def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
+def test_stream_age_is_between_goaway_and_connection_end():
     age = ConnectionAge(1_000)
     told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
     grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
@@ -95,7 +93,7 @@ def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
 # -- admission ---------------------------------------------------------------------------------------------------------
 
 
-def test_admission_is_a_burst_and_then_a_rate():
+def test_admission_allows_burst_then_rate():
     admission = Admission(per_s=10, burst=3, penalty_s=0)
     assert [admission.admit(0) for _ in range(5)] == [True, True, True, False, False]
     assert [admission.admit(0.2) for _ in range(3)] == [True, True, False]
@@ -103,7 +101,7 @@ def test_admission_is_a_burst_and_then_a_rate():
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
+async def test_reconnecting_clients_are_admitted_by_rate(
     plane, serve, connect, drive, has_all, until, monkeypatch, services
 ):
     now = [1000.0]
@@ -129,7 +127,7 @@ async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing(plane, serve, connect, has_all, until):
+async def test_stopping_replica_ends_streams_in_any_state_with_ok(plane, serve, connect, has_all, until):
     async with AsyncExitStack() as stack:
         async with serve() as server:
             clients = [await stack.enter_async_context(connect(server, plane.identity)) for _ in range(4)]
@@ -147,14 +145,14 @@ async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing
         assert server.publisher.streams == 0
 
 
-async def test_a_stream_that_comes_while_a_replica_ends_is_sent_elsewhere(plane, serve, connect, services):
+async def test_stopping_replica_refuses_new_stream(plane, serve, connect, services):
     async with serve() as server, connect(server, plane.identity) as client:
         services[0].shut_down()
         assert await client.end() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, connect, services, until):
+async def test_replica_stops_despite_client_that_does_not_read(plane, serve, connect, services, until):
     async with connect_later(connect) as later:
         async with asyncio.timeout(60), serve() as server:
             client = await later(server, plane.identity)
@@ -184,9 +182,7 @@ async def dial_both(first, second, authority, identity):
 
 
 @pytest.mark.usefixtures("calm")
-async def test_when_a_replica_ends_its_clients_find_the_other_and_are_sent_nothing_twice(
-    plane, serve, authority, has_all, until
-):
+async def test_clients_move_to_other_replica_and_get_nothing_twice(plane, serve, authority, has_all, until):
     others = [await plane.add_gateway(f"gw-{number}") for number in range(2, 7)]
     identities = [plane.identity, *others]
     async with serve() as second, AsyncExitStack() as stack:
@@ -194,14 +190,14 @@ async def test_when_a_replica_ends_its_clients_find_the_other_and_are_sent_nothi
             channels = [
                 await stack.enter_async_context(dial_both(first, second, authority, each)) for each in identities
             ]
-            clients = [Client(channel) for channel in channels]
+            clients = [AdsTestClient(channel) for channel in channels]
             for client in clients:
                 await client.start()
             await asyncio.gather(*(client.until(has_all(2)) for client in clients))
             assert (first.publisher.streams, second.publisher.streams) == (len(identities), 0)
             await until(lambda: not first.publisher.rollouts_in_progress())
         assert {await client.end() for client in clients} == {grpc.StatusCode.OK}
-        again = [Client(channel) for channel in channels]
+        again = [AdsTestClient(channel) for channel in channels]
         for client, before in zip(again, clients, strict=True):
             await client.start(before.versions)
         await until(lambda: second.publisher.streams == len(identities))
@@ -220,7 +216,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, database, database_url, until, has_all):
+async def test_sigterm_ends_streams_with_ok_and_logs_no_error(plane, database, database_url, until, has_all):
     """`exitplane serve`, as it is run; ended by SIGTERM with streams in all states."""
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
@@ -254,7 +250,7 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
                 )
                 async with asyncio.timeout(60):
                     await channel.channel_ready()
-                gateways.append(Gateway(Client(channel), plane.identity))
+                gateways.append(GatewayClient(AdsTestClient(channel), plane.identity))
             running = [asyncio.create_task(each.run(None)) for each in gateways]
             await until(lambda: all(has_all(2)(each.client) for each in gateways), timeout_s=30)
             process.send_signal(signal.SIGTERM)
@@ -273,7 +269,7 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
         process._transport.close()
 
 
-def test_who_sent_what_was_refused_stays_out_for_a_while_and_nobody_else():
+def test_bad_request_blocks_only_its_proxy_for_a_while():
     admission = Admission(per_s=10, burst=3, penalty_s=5)
     rogue, other = uuid4(), uuid4()
     admission.block(rogue, 100.0)
@@ -281,7 +277,7 @@ def test_who_sent_what_was_refused_stays_out_for_a_while_and_nobody_else():
     assert not admission.is_blocked(other, 100.0)
 
 
-async def test_a_proxy_that_sends_garbage_may_not_come_back_at_once(plane, serve, connect, has_all, until):
+async def test_proxy_is_blocked_after_malformed_request(plane, serve, connect, has_all, until):
     """However often it tries, it costs the others next to nothing."""
     second = await plane.add_gateway("gw-2")
     async with serve(penalty_s=600) as server:

@@ -43,9 +43,7 @@ def has(gateway, plane, address: str) -> bool:
     return address.encode() in gateway.client.bodies.get((names.ENDPOINT, plane.cluster("us")), b"")
 
 
-async def test_a_stream_that_waits_for_an_answer_is_left_alone_until_that_comes(
-    plane, server, busy, until, publications
-):
+async def test_updates_merge_until_client_answers(plane, server, busy, until, publications):
     slow, quick = busy
     ((pending,),) = (server.publisher.streams_of(slow.id),)
     publications.clear()
@@ -60,7 +58,7 @@ async def test_a_stream_that_waits_for_an_answer_is_left_alone_until_that_comes(
     assert slow.client.count(names.ENDPOINT) == 3
 
 
-async def test_what_does_not_wait_for_that_answer_is_sent_meanwhile(plane, busy, until):
+async def test_other_types_are_sent_while_one_is_in_flight(plane, busy, until):
     slow, _ = busy
     await plane.change(plane.exits["us"], endpoint="198.51.100.3")
     await plane.add_pool("jp")
@@ -68,7 +66,7 @@ async def test_what_does_not_wait_for_that_answer_is_sent_meanwhile(plane, busy,
     assert len(slow.waiting) == 1
 
 
-async def test_nobody_is_said_to_have_accepted_what_is_still_pending(plane, busy, until):
+async def test_ack_of_older_response_does_not_accept_pending_update(plane, busy, until):
     """The answer to the older response says nothing of the newer one."""
     slow, quick = busy
     newer = await plane.change(plane.exits["us"], endpoint="198.51.100.3")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.protocol.client import DELTA, IDENTITY, SOTW, Response, differences, parse, version_of, view_of
+from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, ParsedResponse, differences, parse, version_of, view_of
 from tests.scale import scaled
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Close, Send, XdsStream
@@ -60,7 +60,7 @@ typed = st.sampled_from(TYPES).flatmap(lambda type_url: st.tuples(st.just(type_u
 
 
 @dataclass
-class Held:
+class ClientTypeState:
     """The client's side of one type."""
 
     names: set[str] = field(default_factory=set)
@@ -79,7 +79,7 @@ class Held:
 
 
 @dataclass
-class Known:
+class ExpectedTypeState:
     """The reference: one type on one stream as the server can know it from the requests that it has read."""
 
     wildcard: bool = False
@@ -97,7 +97,7 @@ class Known:
     """Names that may be sent although the client holds them."""
     given_up: set[str] = field(default_factory=set)
     """Since the last response."""
-    outstanding: dict[str, Response] = field(default_factory=dict)
+    outstanding: dict[str, ParsedResponse] = field(default_factory=dict)
     changed: bool = True
     """Whether the subscription changed since the last response."""
 
@@ -120,7 +120,7 @@ class Known:
                 self.again.discard(name)
                 self.given_up.add(name)
 
-    def accept(self, response: Response, *, full: bool) -> None:
+    def accept(self, response: ParsedResponse, *, full: bool) -> None:
         for name, content in response.contents.items():
             if self.wants(name) and name not in self.given_up:
                 self.certain[name] = self.accepted[name] = content
@@ -134,7 +134,7 @@ class Known:
             self.doubt.discard(name)
         self.doubt.discard("")
 
-    def reject(self, given: Iterable[str], response: Response, error: str, *, full: bool) -> None:
+    def reject(self, given: Iterable[str], response: ParsedResponse, error: str, *, full: bool) -> None:
         named = {name for name in given if name in error.split()} or set(given)
         for name in given:
             if not self.wants(name):
@@ -151,11 +151,11 @@ class Known:
             self.certain.pop(name, None)
             self.again.add(name)
 
-    def _gone(self, response: Response, *, full: bool) -> list[str]:
+    def _gone(self, response: ParsedResponse, *, full: bool) -> list[str]:
         return [name for name in self.accepted if name not in response.contents] if full else response.removed
 
 
-class Conversation(RuleBasedStateMachine):
+class XdsStreamMachine(RuleBasedStateMachine):
     """A client, a server and two queues between them. Subclasses say which variant they speak."""
 
     variant: Variant
@@ -163,16 +163,16 @@ class Conversation(RuleBasedStateMachine):
     @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]))
     def start(self, world, grace_s):
         self.world, self.revision, self.now, self.grace_s = world, 1, 0.0, grace_s
-        self.held = {type_url: Held() for type_url in TYPES}
+        self.held = {type_url: ClientTypeState() for type_url in TYPES}
         self._open_stream()
 
     def _open_stream(self):
         self.stream = XdsStream(
             self.variant, IDENTITY, view_of(self.world, self.revision), removal_grace_s=self.grace_s
         )
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, ExpectedTypeState] = {}
         self.requests: deque[dict] = deque()
-        self.responses: deque[Response] = deque()
+        self.responses: deque[ParsedResponse] = deque()
         self.owed: set[str] = set()
         """Endpoints that must follow their cluster."""
         self.warming: set[str] = set()
@@ -383,7 +383,7 @@ class Conversation(RuleBasedStateMachine):
 
     def _learn(self, request, answered):
         type_url = request["type_url"]
-        known = self.known.setdefault(type_url, Known())
+        known = self.known.setdefault(type_url, ExpectedTypeState())
         response = known.outstanding.pop(request["nonce"], None)
         assert len(answered) == (response is not None)
         if response is not None:
@@ -548,11 +548,11 @@ class Conversation(RuleBasedStateMachine):
             self.settle()
 
 
-class StateOfTheWorld(Conversation):
+class SotwStreamMachine(XdsStreamMachine):
     variant = SOTW
 
 
-class Delta(Conversation):
+class DeltaStreamMachine(XdsStreamMachine):
     variant = DELTA
 
 
@@ -563,7 +563,7 @@ PROFILE = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-TestStateOfTheWorld = StateOfTheWorld.TestCase
+TestStateOfTheWorld = SotwStreamMachine.TestCase
 TestStateOfTheWorld.settings = PROFILE
-TestDelta = Delta.TestCase
+TestDelta = DeltaStreamMachine.TestCase
 TestDelta.settings = PROFILE

@@ -15,7 +15,7 @@ import grpc
 
 from model.identity import Identity
 from model.world import Change, Proxy, World
-from tests.envoy.processes import ADMIN, EnvoyProcess, envoy_process
+from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
 from xds.snapshot.snapshot import ProxyView, build
@@ -25,7 +25,7 @@ from xds.translate.scopes import scopes_of
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
-class Plane(grpc.GenericRpcHandler):
+class WorldServer(grpc.GenericRpcHandler):
     """Serves one proxy what a World is translated to, as the protocol core says."""
 
     def __init__(self, world: World, proxy: Proxy) -> None:
@@ -116,10 +116,10 @@ def bootstrap(port: int) -> dict:
 
 
 @dataclass
-class Envoy:
+class RunningEnvoy:
     """A running one, and the ports of its listeners by name."""
 
-    process: EnvoyProcess
+    process: EnvoyUnderTest
     ports: dict[str, int]
 
     def admin(self, path: str) -> str:
@@ -130,7 +130,7 @@ class Envoy:
 
 
 @contextmanager
-def envoy_of(plane: Plane, folder: Path) -> Iterator[Envoy]:
+def envoy_of(plane: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
     """The proxy of a plane, in a folder that holds its secrets, once nothing is warming any more."""
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((plane,))
@@ -138,6 +138,6 @@ def envoy_of(plane: Plane, folder: Path) -> Iterator[Envoy]:
     server.start()
     try:
         with envoy_process(bootstrap(port), folder) as process:
-            yield Envoy(process, process.ports())
+            yield RunningEnvoy(process, process.ports())
     finally:
         server.stop(None).wait()

@@ -72,7 +72,7 @@ def certificate(plane, add):
     return make
 
 
-async def test_without_a_listener_what_only_listeners_name_is_in_sync_untried(
+async def test_resources_without_listener_are_accepted_untried(
     plane, server, drive, until, staff, settled, add, has_all
 ):
     await plane.remove(plane.listener)
@@ -94,7 +94,7 @@ async def test_without_a_listener_what_only_listeners_name_is_in_sync_untried(
         assert one.client.versions[names.ROUTE] == {names.GATEWAY_ROUTES: await settled(*ROUTES)}
 
 
-async def test_a_name_that_went_with_the_last_listener_holds_nothing_up(
+async def test_resources_of_removed_listener_do_not_block_rollout(
     plane, server, drive, until, settled, has_all, database
 ):
     async with drive(server, plane.identity) as gateway:
@@ -117,7 +117,7 @@ async def test_a_name_that_went_with_the_last_listener_holds_nothing_up(
         assert len(gateway.versions_sent(*ROUTES)) == 1
 
 
-async def test_while_a_listener_names_it_somebody_has_to_accept_it(plane, serve, drive, until, staff, has_all):
+async def test_resource_named_by_listener_needs_an_ack(plane, serve, drive, until, staff, has_all):
     """Also of a type that the canary has not asked for yet."""
     async with serve(canary=CanaryPolicy()) as server, drive(server, plane.identity) as gateway:
         gateway.pause(names.LISTENER)
@@ -141,7 +141,7 @@ async def test_while_a_listener_names_it_somebody_has_to_accept_it(plane, serve,
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
-async def test_a_change_of_users_is_one_resource(plane, server, drive, until, staff, settled, has_all):
+async def test_user_change_is_one_resource(plane, server, drive, until, staff, settled, has_all):
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await staff("alice")
@@ -152,7 +152,7 @@ async def test_a_change_of_users_is_one_resource(plane, server, drive, until, st
         assert [each.type_url for each in gateway.client.responses[count:]] == [names.EXTENSION]
 
 
-async def test_a_certificate_that_no_listener_shows_is_sent_to_nobody_and_lacked_by_nobody(
+async def test_unused_certificate_is_not_sent_and_not_out_of_sync(
     plane, server, drive, until, settled, certificate, synced, has_all
 ):
     async with drive(server, plane.identity) as gateway:

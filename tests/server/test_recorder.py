@@ -49,9 +49,7 @@ async def next_of(client, type_url):
     return response
 
 
-async def test_what_a_proxy_accepted_is_its_sync_status_with_the_revision(
-    plane, server, connect, has_all, synced, until, database
-):
+async def test_accepted_revision_is_sync_status(plane, server, connect, has_all, synced, until, database):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -69,9 +67,7 @@ async def test_what_a_proxy_accepted_is_its_sync_status_with_the_revision(
         assert await worlds.current_revision(database) == revision  # endpoints are not rolled out: no revision
 
 
-async def test_accepted_versions_are_kept_with_their_bytes_but_endpoints_are_not(
-    plane, server, connect, has_all, accepted, until
-):
+async def test_accepted_bytes_are_stored_except_endpoints(plane, server, connect, has_all, accepted, until):
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -101,7 +97,7 @@ async def settled(plane, server, connect, has_all, accepted, until):
         yield client
 
 
-async def test_a_refused_version_is_held_back_from_a_second_proxy(
+async def test_rejected_version_is_withheld_from_second_proxy(
     plane, server, settled, connect, has_all, rejections, synced, until
 ):
     second = await plane.add_gateway("gw-2")
@@ -132,7 +128,7 @@ async def test_a_refused_version_is_held_back_from_a_second_proxy(
     await settled.until(lambda it: b"mended" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
 
 
-async def test_a_refused_version_is_held_back_after_a_restart_and_by_every_replica(
+async def test_rejected_version_is_withheld_by_every_replica(
     plane, server, settled, serve, connect, has_all, rejections, until
 ):
     good = settled.versions[names.ROUTE][names.GATEWAY_ROUTES]
@@ -145,7 +141,7 @@ async def test_a_refused_version_is_held_back_after_a_restart_and_by_every_repli
         assert client.versions[names.ROUTE] == {names.GATEWAY_ROUTES: good}
 
 
-async def test_what_was_never_accepted_in_another_form_is_left_out_with_all_that_belongs_to_it(
+async def test_rejected_first_version_withholds_its_whole_change_set(
     plane, server, connect, has_all, rejections, until
 ):
     second = await plane.add_gateway("gw-2")
@@ -162,7 +158,7 @@ async def test_what_was_never_accepted_in_another_form_is_left_out_with_all_that
         await newcomer.until(has_all(2))
 
 
-async def test_refused_endpoints_are_noted_and_held_back_from_nobody(plane, server, settled, synced, rejections, until):
+async def test_rejected_endpoints_are_recorded_but_not_withheld(plane, server, settled, synced, rejections, until):
     """An older list of endpoints would offer exits that are gone."""
     await plane.change(plane.exits["us"], endpoint="198.51.100.2")
     await settled.reject(await next_of(settled, names.ENDPOINT), "no")
@@ -174,7 +170,7 @@ async def test_refused_endpoints_are_noted_and_held_back_from_nobody(plane, serv
     assert await rejections() == []
 
 
-async def test_of_several_resources_only_the_one_that_is_named_is_held_back(plane, server, connect, rejections, until):
+async def test_only_resource_named_in_nack_is_withheld(plane, server, connect, rejections, until):
     async with connect(server, plane.identity) as client:
         await client.start()
         response = await next_of(client, names.CLUSTER)
@@ -185,7 +181,7 @@ async def test_of_several_resources_only_the_one_that_is_named_is_held_back(plan
 
 
 @pytest.mark.parametrize("words", ["\0", "a\0b", "x" * 100_000, "\U0001f4a5", ""])
-async def test_whatever_a_proxy_says_is_stored_and_ends_nothing(plane, server, settled, rejections, until, words):
+async def test_any_error_message_is_stored(plane, server, settled, rejections, until, words):
     await plane.change(plane.pools["us"], name="bad")
     await settled.reject(await next_of(settled, names.ROUTE), words)
     await until(rejections)
@@ -195,7 +191,7 @@ async def test_whatever_a_proxy_says_is_stored_and_ends_nothing(plane, server, s
     await settled.until(lambda it: b"mended" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
 
 
-async def test_what_is_specific_to_one_exit_is_kept_as_its_own(plane, server, connect, database, until):
+async def test_resources_of_one_exit_are_stored_in_its_overlay(plane, server, connect, database, until):
     """Its source address would be every exit's of the pool otherwise, if they ever had to fall back."""
     revision = await plane.change(plane.exits["us"], egress_address="10.0.0.2")
     await until(lambda: server.publisher.world.revision == revision)
@@ -221,9 +217,7 @@ async def test_what_is_specific_to_one_exit_is_kept_as_its_own(plane, server, co
         }
 
 
-async def test_a_refusal_of_what_is_not_published_any_more_is_laid_to_nothing_else(
-    plane, server, connect, accepted, rejections, until
-):
+async def test_nack_of_outdated_resource_rejects_no_other_version(plane, server, connect, accepted, rejections, until):
     """The exit gave up its source address while its cluster was on the way; now it shares that of its pool."""
     revision = await plane.change(plane.exits["us"], egress_address="10.0.0.2")
     await until(lambda: server.publisher.world.revision == revision)
@@ -243,7 +237,7 @@ async def test_a_refusal_of_what_is_not_published_any_more_is_laid_to_nothing_el
         assert await rejections() == []
 
 
-async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all, synced, until, monkeypatch):
+async def test_failed_store_is_retried(plane, server, connect, has_all, synced, until, monkeypatch):
     failed = asyncio.Event()
     record = sync.record
 
@@ -265,9 +259,7 @@ async def test_a_failure_to_store_is_tried_again(plane, server, connect, has_all
         assert failed.is_set()
 
 
-async def test_a_replica_that_was_held_to_be_dead_says_anew_which_streams_it_has(
-    plane, server, connect, has_all, until, monkeypatch
-):
+async def test_replica_counted_as_dead_records_its_streams_again(plane, server, connect, has_all, until, monkeypatch):
     monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.1)
 
     async def connected():

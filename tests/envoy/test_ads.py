@@ -31,9 +31,9 @@ from model.world import (
     World,
     put,
 )
-from tests.envoy.gateways import fetch
-from tests.envoy.planes import Envoy, Plane, envoy_of
-from tests.envoy.processes import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.static_gateway import fetch
+from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 
@@ -64,12 +64,12 @@ def entities() -> list:
     ]
 
 
-def make_plane() -> Plane:
-    return Plane(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
+def make_plane() -> WorldServer:
+    return WorldServer(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
 
 
 @pytest.fixture
-def plane() -> Plane:
+def plane() -> WorldServer:
     return make_plane()
 
 
@@ -81,7 +81,7 @@ def gateway(plane, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory) -> Iterator[tuple[Plane, Envoy]]:
+def standing(tmp_path_factory) -> Iterator[tuple[WorldServer, RunningEnvoy]]:
     """A plane and its gateway, which no test changes."""
     folder = tmp_path_factory.mktemp("standing")
     write_secrets(folder, create_authority(datetime.now(UTC)))
@@ -94,11 +94,11 @@ def as_user(name: str) -> tuple[str, str]:
     return ("proxy-authorization", "Basic " + base64.b64encode(f"{name}-country-us:x".encode()).decode())
 
 
-def asked_by(gateway: Envoy, name: str) -> tuple[int, str]:
+def asked_by(gateway: RunningEnvoy, name: str) -> tuple[int, str]:
     return fetch(gateway.ports["clients"], "http://example.com/", [as_user(name)])
 
 
-def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(standing):
+def test_gateway_finishes_warming_with_groups_and_certificates(standing):
     plane, gateway = standing
     assert {*gateway.ports} == {"clients", f"clients/{UUID(int=3)}"}
     assert {names.EXTENSION, names.SECRET} <= plane.subscribed
@@ -108,7 +108,7 @@ def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(standin
     assert asked_by(gateway, "bob")[0] == 503  # the pool has no exits
 
 
-def test_users_routes_and_pools_change_and_no_listener_does(plane, gateway):
+def test_users_routes_and_pools_change_without_listener_update(plane, gateway):
     with closing(HTTPConnection("127.0.0.1", gateway.ports["clients"], timeout=BOUND_S)) as kept:
         kept.request("GET", "http://example.com/", headers=dict([as_user("alice")]))
         assert kept.getresponse().read() == b"for staff"
@@ -132,7 +132,7 @@ def test_users_routes_and_pools_change_and_no_listener_does(plane, gateway):
     ("server_name", "status"), [("DE.example.com", 451), ("us.example.com", 503), ("x.example.com", 400)]
 )
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(standing, server_name, status, version):
+def test_tls_server_name_states_client_intent(standing, server_name, status, version):
     _, gateway = standing
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -153,7 +153,7 @@ def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(standin
         assert secure.recv(4096).split(b" ")[1] == str(status).encode()
 
 
-def test_a_new_certificate_is_shown_without_touching_the_listener(plane, gateway):
+def test_new_certificate_is_used_without_listener_update(plane, gateway):
     port = gateway.ports[f"clients/{UUID(int=3)}"]
     before = ssl.get_server_certificate(("127.0.0.1", port))
     pair = issue_server(create_authority(datetime.now(UTC)), datetime.now(UTC))
