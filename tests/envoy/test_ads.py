@@ -1,4 +1,4 @@
-"""A real gateway on the aggregated stream: what comes by ECDS and SDS comes, and changes without touching its listeners."""
+"""A real gateway on an ADS stream: ECDS and SDS resources arrive, and change without a listener update."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def gateway(plane, tmp_path):
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory) -> Iterator[tuple[WorldServer, RunningEnvoy]]:
-    """A plane and its gateway, which no test changes."""
+    """A server and its gateway that no test changes."""
     folder = tmp_path_factory.mktemp("standing")
     write_secrets(folder, create_authority(datetime.now(UTC)))
     plane = make_plane()

@@ -1,4 +1,4 @@
-"""What a real gateway makes of clusters that go on from one pool to the next."""
+"""Aggregate clusters of a real gateway, which fall back from one pool to the next."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def make_pool(number: int, name: str) -> Pool:
 ALIVE, ALIVE_TOO = make_pool(1, "alive"), make_pool(2, "alive-too")
 EMPTY, EMPTY_TOO, EMPTY_AS_WELL = make_pool(3, "empty"), make_pool(4, "empty-too"), make_pool(5, "empty-as-well")
 DEAD, DEAD_TOO = make_pool(6, "dead"), make_pool(7, "dead-too")
-"""Nobody listens at their exits any more."""
+"""Pools whose exits are dead."""
 RESETTING = make_pool(8, "resetting")
-"""Its exit resets the connection once it has the request."""
+"""A pool whose exit resets the connection after the request."""
 POOLS = (ALIVE, ALIVE_TOO, EMPTY, EMPTY_TOO, EMPTY_AS_WELL, DEAD, DEAD_TOO, RESETTING)
 ACTIONS = {
     "shared": ToPools(((ALIVE.id, 3), (ALIVE_TOO.id, 1))),
@@ -42,17 +42,17 @@ ACTIONS = {
     "alldead": ToPools(((DEAD.id, 1),), (DEAD_TOO.id,)),
     "reset": ToPools(((RESETTING.id, 1),), (ALIVE.id,)),
 }
-"""What is asked of the gateway, each by a country of its own."""
+"""Route actions by the country that requests them."""
 Ask = Callable[..., Counter]
 
 
 @dataclass
-class Resetting:
+class ResettingExit:
     """An exit that reads the head of a request and resets the connection."""
 
     port: int = 0
     asked: list[str] = field(default_factory=list)
-    """The methods of the requests that it read."""
+    """Methods of the requests received."""
 
     def serve(self, listening: socket.socket) -> None:
         while True:
@@ -67,14 +67,14 @@ class Resetting:
                     head += more
                 if head:
                     self.asked.append(head.split()[0].decode())
-                # to close without lingering is to reset
+                # closing without lingering sends RST
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @contextmanager
-def resetting_exit() -> Iterator[Resetting]:
+def resetting_exit() -> Iterator[ResettingExit]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        made = Resetting(listening.getsockname()[1])
+        made = ResettingExit(listening.getsockname()[1])
         thread = threading.Thread(target=made.serve, args=(listening,), daemon=True)
         thread.start()
         try:
@@ -85,14 +85,14 @@ def resetting_exit() -> Iterator[Resetting]:
 
 
 @pytest.fixture(scope="module")
-def resetting() -> Iterator[Resetting]:
+def resetting() -> Iterator[ResettingExit]:
     with resetting_exit() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def ask(resetting, tmp_path_factory) -> Iterator[Ask]:
-    """`ask(action)`: how often which answer comes to requests that one of ACTIONS applies to."""
+    """`ask(action)` sends requests for one of ACTIONS and counts the replies."""
     folder = tmp_path_factory.mktemp("gateway")
     routes = [
         Route(
@@ -142,7 +142,7 @@ def test_pool_without_exits_passes_share_to_next(ask):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "CONNECT"])
 def test_pool_with_dead_exit_fails_no_request(ask, method):
-    """The fallback is tried again for the same request: nothing was sent yet."""
+    """Nothing was sent yet, so the request is retried at the fallback."""
     assert ask("justdied", method) == {served_by(ALIVE): 40}
 
 
@@ -173,7 +173,7 @@ def test_safe_request_is_retried_after_reset(ask, resetting, method):
 
 
 def test_post_is_not_retried_after_reset(ask, resetting):
-    """The target may have acted on it before the connection broke."""
+    """The target may have processed it before the reset."""
     resetting.asked.clear()
     ((status, words),) = ask("reset", "POST", times=1)
     assert (status, "exitplane" in words) == (503, True)

@@ -1,4 +1,4 @@
-"""What the gateway's script makes of a request, in the real Envoy and in the listener that gateways are given."""
+"""The gateway's Lua script in a real Envoy, within the listener that gateways are sent."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ ALL = (*names.UNDERSTOOD, ":authority")
 
 
 def echoing_listener() -> dict:
-    """The listener of a gateway, whose only route answers with the request's headers as they are after the script."""
+    """Return a gateway listener whose only route answers with the request's headers after the script."""
     listener = translate_gateway_listener(DECLARED).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    del manager["http_filters"][1]  # groups, which come over the aggregated stream
+    del manager["http_filters"][1]  # user groups come by ECDS
     echo = [
         {"header": {"key": f"saw-{name.strip(':')}", "value": f"%REQ({name})%"}}
         for name in dict.fromkeys((*ECHOED, *ALL))
@@ -69,7 +69,7 @@ def gateway_port(gateway: StaticGateway) -> int:
 
 
 def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, str]]) -> tuple[int, HTTPMessage, bytes]:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=BOUND_S)) as connection:
         connection.putrequest(method, target)
         for name, value in headers:
@@ -81,7 +81,7 @@ def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, s
 
 @pytest.fixture
 def ask(gateway_port: int) -> Ask:
-    """`ask(*headers)`: which of the echoed headers were there after the script, with their values."""
+    """`ask(*headers)` sends a request and returns the echoed headers that it has after the script."""
 
     def send(*headers: tuple[str, str], method: str = "GET", target: str = "/") -> dict[str, str]:
         status, answered, _ = exchange(gateway_port, method, target, headers)
@@ -198,7 +198,7 @@ def test_scheme_is_case_insensitive(ask, scheme):
     ],
 )
 def test_huge_user_name_does_not_block_worker(gateway, ask, authorization):
-    # one worker carries every tunnel of a gateway: what a stranger sends must not cost it more than it cost to send
+    # a worker carries many tunnels, so a hostile request must not keep it busy
     used_s = gateway.envoy.processor_s()
     assert ask(encoded(f"Basic {authorization}")) == {}
     assert gateway.envoy.processor_s() - used_s < 1
@@ -276,12 +276,12 @@ def test_request_without_intent_states_none(ask):
     assert ask() == {}
 
 
-# -- all that is understood --------------------------------------------------------------------------------------------
+# -- all internal headers ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def understood(gateway_port: int) -> Ask:
-    """`understood(*headers)`: what the gateway says of a request, in words without the prefix."""
+    """`understood(*headers)` returns the internal headers of a request, without their prefix."""
 
     def send(*headers: tuple[str, str], method: str = "GET", target: str = "http://example.com/") -> dict[str, str]:
         status, answered, _ = exchange(gateway_port, method, target, headers)

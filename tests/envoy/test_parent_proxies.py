@@ -1,4 +1,4 @@
-"""Exits with a parent proxy, as real Envoys make them of what they are given; the parent is a stand-in for gluetun."""
+"""Exits with a parent proxy, as real Envoys; the parent is a stand-in for gluetun."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TARGET = "target.example.com"
 US = [("exit-country", "us")]
 PASSWORD = "correct horse"
 Pauses = Iterable[float]
-"""How long a client waits before it reads again, time by time, in seconds."""
+"""Pauses of a client between its reads, in seconds."""
 SLOW: Pauses = (0.001,) * 1000
 STALLS: Pauses = (*(0,) * 300, 1.0)
-"""Once, and longer than what is left of a connection may wait by Envoy's own settings."""
+"""One pause that is longer than Envoy's default delayed close timeout."""
 
 
 class _Echo(BaseHTTPRequestHandler):
-    """Says what it was asked, and by whom."""
+    """Answers with the path, headers and source address of the request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,14 +72,14 @@ def stand_in() -> Iterator[GluetunStandIn]:
 def hops(stand_in, tmp_path_factory):
     exit_ = make_exit(1, Parent("127.0.0.1", stand_in.proxy_port, "exit", PASSWORD))
     with two_hops(tmp_path_factory.mktemp("hops"), exit_) as started:
-        eventually(lambda: "no exit of pool" not in ask(started, "http://127.0.0.1/")[1])  # it was checked
+        eventually(lambda: "no exit of pool" not in ask(started, "http://127.0.0.1/")[1])  # the health check has passed
         assert not [answer.error for plane in started.planes.values() for answer in plane.answers if answer.error]
         yield started
 
 
 @pytest.fixture
 def parent(hops, stand_in) -> Iterator[GluetunStandIn]:
-    """The stand-in, as it was at first."""
+    """The stand-in; its settings are restored after the test."""
     stand_in.requests.clear()
     yield stand_in
     stand_in.username, stand_in.password, stand_in.hangs, stand_in.stealth = "exit", PASSWORD, False, False
@@ -91,7 +91,7 @@ def ask(hops, url: str, *headers: tuple[str, str], method: str = "GET"):
 
 @contextmanager
 def connected(hops, authority: str) -> Iterator[socket.socket]:
-    """A client that asked for a tunnel to `authority`."""
+    """Open a connection and send a CONNECT to `authority`."""
     with closing(socket.create_connection(("127.0.0.1", hops.gateway.ports["clients"]), timeout=BOUND_S)) as client:
         lines = (f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", "exit-country: us", "", "")
         client.sendall("\r\n".join(lines).encode())
@@ -99,7 +99,7 @@ def connected(hops, authority: str) -> Iterator[socket.socket]:
 
 
 def head_of(client: socket.socket) -> bytes:
-    """What an answer begins with; nothing beyond is taken."""
+    """Read the head of a response, and no byte after it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         more = client.recv(1)
@@ -114,7 +114,7 @@ def status_of(client: socket.socket) -> int:
 
 @contextmanager
 def tunnel(hops, authority: str):
-    """A tunnel to `authority`, and the status line that it began with."""
+    """Open a tunnel to `authority`. Yields the socket, the status and the head of the response."""
     with connected(hops, authority) as client:
         head = head_of(client)
         yield client, int(head.split()[1]), head.decode()
@@ -161,7 +161,7 @@ CONTENT = hashlib.shake_256(b"x").digest(8 * 1024 * 1024)
 
 @contextmanager
 def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
-    """A server that sends this to the first who says anything, and closes; its port."""
+    """Run a server that sends this to the first client that sends anything, and closes. Yields its port."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def serve() -> None:
@@ -177,7 +177,7 @@ def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
 
 @contextmanager
 def open_download(hops, content: bytes) -> Iterator[socket.socket]:
-    """A client with a tunnel to a far side that sends this as soon as it is asked for anything."""
+    """Open a tunnel to a `far_side`."""
     with far_side(content) as port, tunnel(hops, f"{TARGET}:{port}") as (client, status, head):
         assert status == 200, head
         yield client
@@ -211,7 +211,7 @@ def test_long_tunnel_download_closed_by_target_is_complete(hops, parent, pauses)
 
 
 def test_long_tunnel_download_closed_by_client_is_complete(hops, parent):
-    """As HTTP does within TLS."""
+    """HTTP within TLS ends so."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
         tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _),
@@ -272,7 +272,7 @@ def test_password_is_in_no_config_dump(hops, parent, target):
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 def test_unreachable_target_is_not_exit_failure(hops, parent, method):
-    """The parent's own 503 goes to the client, and nobody else is asked."""
+    """The parent's own 503 goes to the client, and no other exit is tried."""
     where = f"{TARGET}:1" if method == "CONNECT" else f"http://{TARGET}:1/"
     status, body, _ = ask(hops, where, method=method)
     assert (status, body) == (503, "service unavailable")
@@ -296,7 +296,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("host", FORBIDDEN)
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_requests_for_private_networks_do_not_reach_parent(hops, parent, target, host, method):
+def test_requests_for_local_and_private_hosts_do_not_reach_parent(hops, parent, target, host, method):
     where = f"{host}:{target}" if method == "CONNECT" else f"http://{host}:{target}/"
     status, body, _ = ask(hops, where, method=method)
     assert status in {400, 503}
@@ -309,7 +309,7 @@ def test_requests_for_private_networks_do_not_reach_parent(hops, parent, target,
     "host",
     [
         *("192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"),
-        *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside what is refused
+        *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside the refused networks
     ],
 )
 def test_requests_for_public_addresses_and_names_reach_parent(hops, parent, host):
@@ -327,9 +327,7 @@ def test_each_exit_is_reached_by_its_own_http_version(stand_in, tmp_path_factory
     with two_hops(tmp_path_factory.mktemp("mixed"), *exits) as hops, socket.create_server(("127.0.0.1", 0)) as far:
         eventually(lambda: hops.gateway.stat(f"{cluster}.membership_healthy") == len(exits))
         with ExitStack() as opened:
-            where = (
-                f"127.0.0.1:{far.getsockname()[1]}"  # where exits with a parent do not go: so it is told who was asked
-            )
+            where = f"127.0.0.1:{far.getsockname()[1]}"  # exits with a parent refuse it, so the status shows which exit was used
             clients = [opened.enter_context(connected(hops, where)) for _ in range(40)]
             statuses = [status_of(client) for client in clients]
             assert hops.gateway.stat(f"{cluster}.upstream_cx_http2_total") == 1
@@ -365,7 +363,7 @@ def test_other_exit_serves_all_while_one_parent_refuses(pair, target, method):
     pair.parents[0].password = "another"
     pair.parents[0].requests.clear()
     assert all_served(pair, target, method) == {200}
-    assert pair.parents[0].requests  # it was asked, and the client did not notice
+    assert pair.parents[0].requests  # the parent was asked, and the client did not notice
     pair.parents[0].password = PASSWORD
 
 

@@ -1,4 +1,4 @@
-"""What a real gateway decides is what was explained: random fleets, random requests, by plain HTTP and by CONNECT."""
+"""Decisions of a real gateway equal those of `explain`, for random fleets and requests, by plain HTTP and CONNECT."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def expected(explained: Explanation) -> set[tuple[int, str]]:
 
 
 def prefixed(static: dict, prefix: str) -> dict:
-    """The same with other names, so that several fleets fit into one Envoy."""
+    """Return static resources with prefixed names, so that several fleets fit into one Envoy."""
     for listener in static["listeners"]:
         listener["name"] = prefix + listener["name"]
     text = json.dumps(static).replace('"pool/', f'"{prefix}pool/').replace('"pools/', f'"{prefix}pools/')

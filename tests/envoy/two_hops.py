@@ -1,4 +1,4 @@
-"""A real gateway and a real exit, each on a stream of its own, with certificates of one authority between them."""
+"""A real gateway and real exits, each on its own ADS stream, with certificates of one authority."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.ports import reserved_port
 from xds.translate import names
 
 FLEET, GATEWAY = UUID(int=1), UUID(int=9)
-# a check that a busy machine answers late takes no exit away
+# a late answer of a busy machine must not eject an exit
 POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout_s=30, failures_to_eject=1_000))
 
 
 @dataclass
 class TwoHops:
-    """`exits` and their planes are by the id of the exit."""
+    """A gateway and its exits. `exits` and `planes` have the exit's id as key."""
 
     gateway: RunningEnvoy
     gateway_plane: WorldServer
@@ -38,7 +38,7 @@ class TwoHops:
     parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
-        """Tell everybody."""
+        """Publish changes to all Envoys."""
         for plane in (self.gateway_plane, *self.planes.values()):
             plane.change(*changes)
 
@@ -51,7 +51,7 @@ def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
 
 @contextmanager
 def two_hops(folder: Path, *exits: Exit) -> Iterator[TwoHops]:
-    """A gateway in front of these exits, which are one pool's, each on a port that is held for it."""
+    """Run a gateway in front of the exits of one pool, each on a reserved port."""
     with ExitStack() as stack:
         placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
         yield stack.enter_context(_two_hops(folder, placed))
@@ -85,7 +85,7 @@ def _all(
 
 
 def _certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> None:
-    """What an agent would have its Envoy find."""
+    """Write the secrets that an agent writes for its Envoy."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     identity = Identity(proxy.fleet_id, proxy.role, proxy.id)

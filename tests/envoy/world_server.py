@@ -1,4 +1,4 @@
-"""Real Envoys, each on the aggregated stream of a control plane without a database: the protocol core over gRPC."""
+"""Real Envoys on the ADS stream of a control plane without a database: the protocol core over gRPC."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregated
 
 
 class WorldServer(grpc.GenericRpcHandler):
-    """Serves one proxy what a World is translated to, as the protocol core says."""
+    """An ADS server for one proxy. It translates a World and runs the protocol core."""
 
     def __init__(self, world: World, proxy: Proxy) -> None:
         self.world = world
         self.proxy = proxy
         self.answers: list[Answered] = []
         self.sent: list[str] = []
-        """Types of responses."""
+        """Type URLs of the responses."""
         self.subscribed: set[str] = set()
         self._events: queue.Queue = queue.Queue()
 
@@ -46,7 +46,7 @@ class WorldServer(grpc.GenericRpcHandler):
         return ProxyView([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
 
     def change(self, *changes: Change) -> None:
-        """Publish a World with these changes."""
+        """Change the World and publish it."""
         before = self._view()
         self.world = self.world.changed(self.world.revision + 1, changes)
         after, changed = self._view(), {}
@@ -86,7 +86,7 @@ class WorldServer(grpc.GenericRpcHandler):
 
 
 def bootstrap(port: int) -> dict:
-    """The bootstrap of an Envoy whose control plane listens on this port of loopback."""
+    """Return the bootstrap of an Envoy whose control plane is on this port of loopback."""
     source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": {"http2_protocol_options": {}}}
@@ -117,7 +117,7 @@ def bootstrap(port: int) -> dict:
 
 @dataclass
 class RunningEnvoy:
-    """A running one, and the ports of its listeners by name."""
+    """A running Envoy, and the ports of its listeners by name."""
 
     process: EnvoyUnderTest
     ports: dict[str, int]
@@ -131,7 +131,7 @@ class RunningEnvoy:
 
 @contextmanager
 def envoy_of(plane: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
-    """The proxy of a plane, in a folder that holds its secrets, once nothing is warming any more."""
+    """Run the Envoy of a server's proxy, in a folder with its secrets."""
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((plane,))
     port = server.add_insecure_port("127.0.0.1:0")

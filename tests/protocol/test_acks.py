@@ -79,7 +79,7 @@ def test_answer_has_resources_and_revision_of_its_response(variant):
     assert (answer.type_url, answer.revision, answer.error) == (CLUSTER, 2, None)
 
 
-# -- what a rejected version is sent after -----------------------------------------------------------------------------
+# -- rejected versions -----------------------------------------------------------------------------
 
 
 @both
@@ -166,7 +166,7 @@ def test_rejected_endpoints_do_not_follow_changed_cluster(variant):
         ("pool/100 and pool are none of them", {"pool/1", "pool/10", "a"}),
         ("the culprit is 'a'.", {"a"}),
         ("", {"pool/1", "pool/10", "a"}),
-        ("x" * 100_000 + " a", {"pool/1", "pool/10", "a"}),  # nobody reads that far
+        ("x" * 100_000 + " a", {"pool/1", "pool/10", "a"}),  # the message is cut before the name
     ],
 )
 def test_nack_faults_named_resources_or_all(variant, error, at_fault):
@@ -195,7 +195,7 @@ def test_full_state_after_nack_repeats_accepted_version():
     (bad,) = client.publish({CLUSTER: {"a": "bad", "b": "1"}})
     client.nack(bad)
     (state,) = client.publish({CLUSTER: {"a": "bad", "b": "2"}})
-    assert state.contents == {"a": "1", "b": "2"}, "which keeps a: what is missing in a full state is deleted"
+    assert state.contents == {"a": "1", "b": "2"}, "a is kept: the client deletes what a full state leaves out"
 
 
 def test_bad_resource_does_not_withhold_others_from_new_client():
@@ -204,7 +204,7 @@ def test_bad_resource_does_not_withhold_others_from_new_client():
     (state,) = client.nack(everything, "Error adding/updating cluster(s) bad: no such thing")
     assert state.contents == {"a": "1", "b": "1"}
     client.ack(state)
-    assert client.publish({CLUSTER: {"a": "1", "b": "1"}}) == [], "the bad one is gone, and was never there"
+    assert client.publish({CLUSTER: {"a": "1", "b": "1"}}) == [], "the bad one was never accepted"
 
 
 def test_repeated_uncertain_cluster_is_followed_by_endpoints():
@@ -215,7 +215,7 @@ def test_repeated_uncertain_cluster_is_followed_by_endpoints():
     client.ack(followers)
     client.nack(clusters)
     _, followers = client.publish({CLUSTER: {"a": "bad", "b": "2"}, ENDPOINT: {"a": "1", "b": "1"}})
-    assert followers.contents == {"a": "1", "b": "1"}, "if it had taken the bad one, it warms the older one again"
+    assert followers.contents == {"a": "1", "b": "1"}, "if the client took the bad one, the older one warms again"
 
 
 def test_full_state_omits_name_removed_while_resubscribed():
@@ -238,7 +238,7 @@ def test_nack_of_resubscribed_name_does_not_block_it():
     assert again.contents == {"a": "1"}
 
 
-# -- subscriptions that change while a response is on its way ----------------------------------------------------------
+# -- subscriptions that change while a response is in flight ----------------------------------------------------------
 
 
 @both

@@ -1,4 +1,4 @@
-"""What a client can get wrong, or mean ill: each is answered with the right status or ignored, and costs bounded memory."""
+"""Wrong and hostile requests: each ends the stream with the right status or is ignored, and costs bounded memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLES = {type_url: {"a": "1", "b": "1"} for type_url in ADDITIONS}
 
 @pytest.fixture
 def few_names(monkeypatch) -> None:
-    """Ten names are the most."""
+    """Set the limit to ten names."""
     for module in (xds.protocol.messages, xds.protocol.stream):
         monkeypatch.setattr(module, "MAX_NAMES", 10)
 
@@ -142,7 +142,7 @@ def test_any_string_is_a_valid_name(variant):
 @both
 @pytest.mark.parametrize(("more", "status"), [(0, None), (1, "RESOURCE_EXHAUSTED")])
 def test_node_size_limit(variant, more, status):
-    frame = Node(id="x" * 100_000).ByteSize() - 100_000  # a longer name has as long a length before it
+    frame = Node(id="x" * 100_000).ByteSize() - 100_000  # the length prefix of a longer name has the same size
     client = StreamClient(variant, TABLES)
     client.request(CLUSTER, node=Node(id="x" * (MAX_NODE_BYTES - frame + more)))
     assert (client.closed and client.closed.status) == status
@@ -157,11 +157,11 @@ def test_unknown_type_is_ignored(variant, type_url):
     assert (client.closed, client.answers, client.stream._subscriptions) == (None, [], {})
 
 
-# -- what is remembered ------------------------------------------------------------------------------------------------
+# -- state that is kept ------------------------------------------------------------------------------------------------
 
 
 def _remembered(client):
-    """How many entries a stream has in each of its tables."""
+    """Return the number of entries in each table of a stream."""
     tables = {
         (type_url, field.name): getattr(subscription, field.name)
         for type_url, subscription in client.stream._subscriptions.items()
@@ -206,7 +206,7 @@ def test_client_that_always_nacks_gets_each_version_once(variant, type_url):
     said = client.subscribe(type_url, "a", "b")
     sizes = []
     for number in range(1, 4 * MAX_NACKED_VERSIONS):
-        for response in said:  # grows while it is read
+        for response in said:  # grows during the iteration
             said += client.nack(response)
         contents = [response.contents for response in said]
         assert contents == ([{"a": str(number - 1), "b": "0"}] if number == 1 else [{"a": str(number - 1)}])
@@ -293,7 +293,7 @@ delta_requests = st.builds(
 
 @st.composite
 def damaged(draw, requests):
-    """A request with some of its bytes replaced, or cut off."""
+    """Draw a request with some bytes replaced or cut off."""
     raw = bytearray(draw(requests))
     for _ in range(draw(st.integers(0, 3))):
         if raw:

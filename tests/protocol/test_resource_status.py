@@ -1,4 +1,4 @@
-"""What the server knows of a client: what it holds, what is on its way, and whether it is settled."""
+"""The status of resources on a stream: acknowledged, in flight, pending, rejected or withheld."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_only_subscribed_names_have_statuses(variant):
     assert [each.name for each in statuses(client, ENDPOINT)] == ["a"]
 
 
-# -- whether a stream could send anything ------------------------------------------------------------------------------
+# -- whether a stream is blocked ------------------------------------------------------------------------------
 
 
 @both
@@ -106,7 +106,7 @@ def test_types_in_flight_are_blocked(variant):
     assert not client.stream.is_blocked([ENDPOINT])
 
 
-# -- whether a change has arrived --------------------------------------------------------------------------------------
+# -- whether a change was accepted --------------------------------------------------------------------------------------
 
 
 @both

@@ -1,4 +1,4 @@
-"""Make before break (rule 32), as the tables of xds/snapshot/order.py say: who waits for whom, and until when."""
+"""Make before break (rule 32): the order of additions and removals in the tables of xds/snapshot/order.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = {type_url: {"old": "1"} for type_url in ADDITIONS}
 
 
 def connected(variant, tables, *types, grace_s=0.0):
-    """A client that has asked for all of these types by name, and accepted all there is."""
+    """Return a client that subscribed to these types and accepted everything."""
     client = StreamClient(variant, tables, grace_s=grace_s)
     for type_url in types or tables:
         client.settle(client.subscribe(type_url, *(["*"] if type_url in (CLUSTER, LISTENER) else ["old", "new"])))

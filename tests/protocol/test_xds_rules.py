@@ -1,4 +1,4 @@
-"""The numbered rules of docs/xds-rules.md, one after the other; where a rule concerns both variants, in both."""
+"""The numbered rules of docs/xds-rules.md in their order; a rule of both variants is tested in both."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_rule_02_nonces_are_per_type(variant):
     (clusters,) = client.subscribe(CLUSTER)
     client.subscribe(ENDPOINT, "a")
     client.request(ENDPOINT, nonce=clusters.nonce)
-    assert client.answers == [], "a nonce of clusters says nothing about endpoints"
+    assert client.answers == [], "a nonce of clusters is no nonce of endpoints"
     client.request(CLUSTER, nonce=clusters.nonce)
     assert [answer.type_url for answer in client.answers] == [CLUSTER]
 
@@ -87,14 +87,14 @@ def test_rule_02_nonces_end_with_stream(variant):
     client = StreamClient(variant, {CLUSTER: {"a": "1"}})
     (response,) = client.request(CLUSTER, nonce=old.nonce)
     assert client.answers == [], "nothing is in flight on this stream"
-    assert response.contents == {"a": "1"}, "and the first request is answered, whatever its nonce"
+    assert response.contents == {"a": "1"}, "the first request is answered, whatever its nonce"
 
 
 @both
 def test_rule_03_error_is_nack_with_any_version(variant):
     client = StreamClient(variant, {CLUSTER: {"a": "1"}})
     (response,) = client.subscribe(CLUSTER)
-    client.versions[CLUSTER] = response.version  # as if it had accepted
+    client.versions[CLUSTER] = response.version  # as if the client had accepted
     client.nack(response, "bad cluster a")
     (answer,) = client.answers
     assert (answer.error, answer.resources.keys(), answer.revision) == ("bad cluster a", {"a"}, 1)
@@ -162,7 +162,7 @@ def test_rule_04_no_names_means_none_after_a_name_sotw():
     assert response.contents == {"a": "1"}
     client.ack(response)
     (response,) = client.unsubscribe(CLUSTER, "a")
-    assert response.contents == {}, "none, and not all"
+    assert response.contents == {}, "no names means none, not all"
     client.ack(response)
     assert client.publish({CLUSTER: {"a": "2", "b": "2"}}) == []
 
@@ -188,7 +188,7 @@ def test_rule_04_names_end_legacy_wildcard_sotw():
     client = StreamClient(SOTW, {CLUSTER: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(CLUSTER))
     (response,) = client.subscribe(CLUSTER, "a")
-    assert response.contents == {"a": "1"}, "the full state of what is asked for now"
+    assert response.contents == {"a": "1"}, "the full state of the subscribed names"
     client.ack(response)
     assert client.publish({CLUSTER: {"a": "1", "b": "2"}}) == []
 
@@ -222,7 +222,7 @@ def test_rule_05_types_that_are_not_served_get_no_response(variant, type_url):
     client = StreamClient(variant, {type_url: {"a": "1"}, CLUSTER: {"a": "1"}})
     assert client.subscribe(type_url, "*", "a") == []
     assert client.closed is None
-    assert len(client.subscribe(CLUSTER)) == 1, "and the stream goes on"
+    assert len(client.subscribe(CLUSTER)) == 1, "the stream goes on"
 
 
 @both
@@ -273,7 +273,7 @@ def test_rule_08_nack_resends_all_but_named_resources(variant):
     (response,) = client.subscribe(CLUSTER)
     (again,) = client.nack(response, "Error adding/updating cluster(s) bad: no such option")
     assert again.contents == {"good": "1"}
-    assert client.nack(again, "something else") == [], "which ends when nothing is left that was not rejected"
+    assert client.nack(again, "something else") == [], "nothing is left that was not rejected"
 
 
 @both
@@ -291,7 +291,7 @@ def test_rule_08_rollback_to_held_version_ends_uncertainty(variant):
 
 
 class StubStreamContext:
-    """What a gRPC stream gives its handler."""
+    """A stand-in for the context of a gRPC stream."""
 
     def auth_context(self):
         return {"x509_subject_alternative_name": [IDENTITY.uri.encode()]}
@@ -325,7 +325,7 @@ def test_rule_10_version_outlives_its_stream(variant):
     assert client.subscribe(CLUSTER) == []
     assert client.subscribe(ENDPOINT, "a") == []
     changed = client.publish({CLUSTER: {"a": "2"}, ENDPOINT: {"a": "2"}})
-    assert [response.type_url for response in changed] == [CLUSTER, ENDPOINT], "and what changes is sent"
+    assert [response.type_url for response in changed] == [CLUSTER, ENDPOINT], "changes are sent"
 
 
 # -- state of the world ------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_rule_11_ack_with_more_names_is_answered_at_same_version():
     client = StreamClient(SOTW, {ENDPOINT: {"a": "1", "b": "1"}})
     (response,) = client.subscribe(ENDPOINT, "a")
     (more,) = client.request(ENDPOINT, nonce=response.nonce, resource_names=["a", "b"])
-    assert more.contents == {"b": "1"}, "the new one, and not what it holds"
+    assert more.contents == {"b": "1"}, "only the new name, not what the client holds"
     assert len(client.answers) == 1
 
 
@@ -583,7 +583,7 @@ def test_rule_23_asterisk_and_names_together(variant):
     client.ack(response)
     client.settle(client.unsubscribe(CLUSTER, "*"))
     client.settle(client.publish({CLUSTER: {"a": "2", "b": "2", "missing": "2"}}))
-    assert {client.held[CLUSTER].get(name) for name in ("a", "missing")} == {"2"}, "the names outlive the asterisk"
+    assert {client.held[CLUSTER].get(name) for name in ("a", "missing")} == {"2"}, "the names survive the asterisk"
     assert client.held[CLUSTER].get("b") != "2"
 
 
@@ -606,7 +606,7 @@ def test_rule_23_subscribing_to_asterisk_again_sends_dropped_names():
     (response,) = client.subscribe(CLUSTER, "*")
     assert response.contents == {"b": "1"}
     client.ack(response)
-    assert client.subscribe(CLUSTER, "*") == [], "it is subscribed to already"
+    assert client.subscribe(CLUSTER, "*") == [], "it is subscribed already"
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -631,7 +631,7 @@ def test_rule_25_missing_name_is_sent_as_removed_and_stays_subscribed():
     (response,) = client.subscribe(ENDPOINT, "later")
     assert (response.contents, response.removed) == ({}, ["later"])
     client.ack(response)
-    assert client.publish({ENDPOINT: {"other": "1"}}) == [], "once is enough"
+    assert client.publish({ENDPOINT: {"other": "1"}}) == [], "it is sent once"
     (response,) = client.publish({ENDPOINT: {"later": "1"}})
     assert response.contents == {"later": "1"}
 
@@ -689,7 +689,7 @@ def test_rule_27_reconnect_by_name_sends_changes_and_removals():
 
 def test_rule_27_resource_without_version_counts_as_held():
     client = StreamClient(DELTA, {CLUSTER: {"a": "1"}})
-    versions = {"a": "", "vanished": ""}  # of a server that sends none
+    versions = {"a": "", "vanished": ""}  # from a server that sends no versions
     said = client.settle(client.request(CLUSTER, initial_resource_versions=versions))
     assert [(response.contents, response.removed) for response in said] == [({"a": "1"}, []), ({}, ["vanished"])]
 
@@ -734,7 +734,7 @@ def test_rule_30_rollback_after_nack_is_sent(variant):
     (response,) = client.publish({CLUSTER: {"a": "2"}})
     client.nack(response)
     (response,) = client.publish({CLUSTER: {"a": "1"}})
-    assert response.contents == {"a": "1"}, "the client may have taken the second all the same"
+    assert response.contents == {"a": "1"}, "the client may have taken the second version"
 
 
 def test_rule_30_removal_in_rejected_response_is_sent_again():
@@ -751,7 +751,7 @@ def test_rule_30_version_does_not_cover_rejected_resource_sotw():
     (response,) = client.subscribe(ENDPOINT, "a")
     client.nack(response)
     client = client.reconnect()
-    assert client.subscribe(ENDPOINT, "a")[0].contents == {"a": "1"}, "nobody says that it holds it"
+    assert client.subscribe(ENDPOINT, "a")[0].contents == {"a": "1"}, "the version does not cover it"
 
 
 def test_rule_31_large_delta_response_is_split():
@@ -782,14 +782,14 @@ def test_rule_31_large_sotw_response_by_name_is_sent_in_turns():
     assert max(response.bytes_ for response in responses) < 4 * MIB
     assert client.held[ENDPOINT] == names
     client = client.reconnect()
-    assert client.subscribe(ENDPOINT, *names) == [], "and the last version covers them all"
+    assert client.subscribe(ENDPOINT, *names) == [], "the last version covers all of them"
 
 
 def test_rule_31_full_state_is_not_split():
     contents = {f"cluster-{number}": "x" * MIB for number in range(5)}
     client = StreamClient(SOTW, {CLUSTER: contents})
     (response,) = client.subscribe(CLUSTER)
-    assert response.contents == contents, "what it leaves out would be deleted"
+    assert response.contents == contents, "the client would delete what it leaves out"
 
 
 @both
@@ -813,7 +813,7 @@ def test_rule_32_additions_in_order_then_removals_after_acks(variant):
     assert list(dict.fromkeys(response.type_url for response in said)) == [CLUSTER, ENDPOINT, LISTENER, ROUTE]
     steps = [(response.type_url, "new" in response.contents, client.removes(response, "old")) for response in said]
     expected = [(CLUSTER, True, False), (ENDPOINT, True, False), (LISTENER, True, False), (ROUTE, True, False)]
-    expected += [(LISTENER, variant is SOTW, True)]  # a full state repeats what stays
+    expected += [(LISTENER, variant is SOTW, True)]  # a full state repeats the other resources
     expected += [(ROUTE, False, True)] if variant is DELTA else []
     expected += [(CLUSTER, variant is SOTW, True)]
     expected += [(ENDPOINT, False, True)] if variant is DELTA else []
@@ -875,7 +875,7 @@ def test_rule_33_endpoints_follow_cluster_changed_before_reconnect(variant):
     (clusters,) = client.subscribe(CLUSTER)
     assert clusters.contents["a"] == "2"
     (endpoints,) = client.subscribe(ENDPOINT, "a", "b")
-    assert "a" in endpoints.contents, "Envoy subscribes to endpoints after it has asked for clusters"
+    assert "a" in endpoints.contents, "Envoy subscribes to endpoints after clusters"
 
 
 @both

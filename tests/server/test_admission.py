@@ -1,4 +1,4 @@
-"""Who may connect, and as whom: what the certificate says, and nothing that the client states itself."""
+"""Admission of clients: the identity is that of the certificate, never one that the client states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgres
 
 
 async def shake_hands(server, context: ssl.SSLContext) -> bytes:
-    """What the server says first; nothing if it hangs up. In TLS 1.3 a client learns only so that it is refused."""
+    """Return the first byte of the server; empty if it closes. In TLS 1.3 a client learns of its refusal only so."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", server.ports[0], ssl=context, server_hostname=XDS_SERVER_NAME
     )
@@ -34,7 +34,7 @@ async def shake_hands(server, context: ssl.SSLContext) -> bytes:
 
 @pytest.fixture
 def trusting(authority) -> ssl.SSLContext:
-    """A client that trusts the control plane and has no certificate of its own."""
+    """An SSL context that trusts the control plane and has no client certificate."""
     context = ssl.create_default_context(cadata=authority.certificate_pem)
     context.set_alpn_protocols(["h2"])
     return context
@@ -83,7 +83,7 @@ async def test_deregistered_proxy_is_denied(plane, server, connect, until):
 
 @pytest.mark.parametrize("claimed", ["another role", "another fleet"])
 async def test_certificate_of_other_role_or_fleet_is_denied(plane, server, connect, claimed):
-    """The proxy of that id is declared, but not as what the certificate says."""
+    """The proxy exists, but in another role or fleet than its certificate says."""
     identity = (
         Identity(plane.fleet.id, Role.EXIT, plane.gateway.id)
         if claimed == "another role"
@@ -141,7 +141,7 @@ async def test_certificate_without_proxy_identity_is_refused(plane, server, dial
 
 
 async def test_server_certificate_has_control_plane_name(plane, server, authority, certified):
-    """A proxy's own certificate would not do: then any exit could pose as the control plane."""
+    """The certificate of a proxy must not work here, or any exit could pose as the control plane."""
     context = ssl.create_default_context(cadata=authority.certificate_pem)
     certified(context, plane.identity, authority)
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):

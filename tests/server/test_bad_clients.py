@@ -1,6 +1,6 @@
-"""Clients that are wrong, slow or hostile, at the real server.
+"""Faulty, slow and hostile clients at the real server.
 
-Each gets the right status or is ignored; a gateway beside it gets its changes meanwhile; and nothing is left of it.
+Each gets the right status or is ignored. A gateway beside it is served meanwhile, and no state of the bad client stays.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def asking(type_url: str = names.CLUSTER, **fields) -> bytes:
 
 
 UNREADABLE = [f"name-{number:06}-{'x' * 40}" for number in range(80_000)]
-"""Names that do not exist: to say so takes more bytes than fit between the server and a client that does not read."""
+"""Missing names whose removals do not fit into the buffers between the server and a client that does not read."""
 
 
 @pytest.fixture
 async def beside(plane, serve, drive, services, until, has_all, calm):
-    """`async with beside(**limits) as (server, identity)`: a server with a good gateway, and who the bad client may be.
+    """`async with beside(**limits) as (server, identity, change_arrives)`: a server with a good gateway.
 
-    Then the good one is served, and what the server remembers is what it was.
+    `identity` is for the bad client. At the end the good gateway must be served, and the server's state be as before.
     """
 
     @asynccontextmanager
@@ -69,30 +69,30 @@ async def beside(plane, serve, drive, services, until, has_all, calm):
 
 @pytest.fixture
 def now_s(monkeypatch) -> list[float]:
-    """`now_s[0] += 61`: the time that the server reads. It stands until a test moves it: nobody is slow by accident."""
+    """`now_s[0] += 61` moves the server's clock, which stands still otherwise, so that no client is slow by accident."""
     now = [1000.0]
-    stands = SimpleNamespace(monotonic=lambda: now[0])
+    frozen = SimpleNamespace(monotonic=lambda: now[0])
     for module in ("discovery_service", "stream_handler"):
-        monkeypatch.setattr(f"xds.server.{module}.time", stands)
+        monkeypatch.setattr(f"xds.server.{module}.time", frozen)
     monkeypatch.setattr("xds.server.discovery_service._TIMEOUT_CHECK_S", 0.02)
     return now
 
 
 @pytest.fixture
 def outstanding(services, until):
-    """`await outstanding(writes=0, answers=1)`: once so many streams have a write under way, and wait for an answer.
+    """`await outstanding(writes=0, answers=1)` waits until so many streams are writing and wait for an answer.
 
-    Before time moves, it says that only the bad client would be late: a write may be under way although its client has read it.
+    Tests call it before they move the clock, so that only the bad client is late.
     """
 
     async def wait(*, writes: int = 0, answers: int) -> None:
         (service,) = services
 
         def count() -> tuple[int, int]:
-            conversations = service._streams
+            streams = service._streams
             return (
-                sum(each.writing_since is not None for each in conversations),
-                sum(each.protocol.unanswered_since is not None for each in conversations),
+                sum(each.writing_since is not None for each in streams),
+                sum(each.protocol.unanswered_since is not None for each in streams),
             )
 
         await until(lambda: count() == (writes, answers))
@@ -166,8 +166,8 @@ async def test_foreign_nonces_are_ignored(plane, beside, connect, until):
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}")
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}", error_detail={"message": "no"})
         await change_arrives("198.51.100.2")
-        await client.ask(names.LISTENER, "nothing")  # answered after all that came before it
-        assert (await client.read()).type_url == names.LISTENER  # endpoints wait: what is in flight was not answered
+        await client.ask(names.LISTENER, "nothing")  # answered after everything before it
+        assert (await client.read()).type_url == names.LISTENER  # endpoints are in flight, so they wait
         await client.accept(held)
         changed = await client.read()
         assert [resource.name for resource in changed.resources] == [plane.cluster("us")]
@@ -183,7 +183,7 @@ async def test_client_that_never_reads_is_disconnected(plane, beside, connect, u
         await change_arrives("198.51.100.2")
         await outstanding(writes=1, answers=1)
         now_s[0] += 61
-        await until(lambda: server.publisher.streams == 1)  # while it still does not read
+        await until(lambda: server.publisher.streams == 1)  # while the client still does not read
         await change_arrives("198.51.100.3")
         assert await client.end() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "does not read" in await client.call.details()
@@ -215,7 +215,7 @@ async def test_client_that_never_answers_is_disconnected(plane, beside, connect,
 
 
 async def test_client_that_answers_in_time_stays_connected(plane, beside, connect, has_all, now_s, outstanding):
-    """However long it is quiet after that: only what waits for an answer counts."""
+    """Only an unanswered response counts, however long the client is quiet after that."""
     async with (
         beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
         connect(server, identity) as client,
@@ -228,7 +228,7 @@ async def test_client_that_answers_in_time_stays_connected(plane, beside, connec
         await silent.read()
         await outstanding(answers=1)
         now_s[0] += 61
-        assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so they were looked at
+        assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so the timeouts were enforced
         assert not client.call.done()
         await plane.add_pool("jp")
         await client.until(has_all(3))
@@ -286,7 +286,7 @@ async def test_unfinished_tls_handshake_disturbs_nobody(plane, beside):
             socket.create_connection(("127.0.0.1", server.ports[0])),
             socket.create_connection(("127.0.0.1", server.ports[0])) as half,
         ):
-            half.sendall(b"\x16\x03\x01\x02\x00")  # how a ClientHello begins
+            half.sendall(b"\x16\x03\x01\x02\x00")  # the start of a ClientHello
             await change_arrives("198.51.100.2")
 
 

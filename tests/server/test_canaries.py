@@ -1,4 +1,4 @@
-"""A change-set goes to canaries first, and to the others once they accepted it; whatever else happens meanwhile."""
+"""Canary rollouts: a change-set goes to canaries first, and to the other proxies once these accepted it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.tables import AcceptedRow, CanaryRow, ReplicaRow
 from model.unit_of_work import write
 from model.world import ResourceKey
 from xds.server import recorder as recorder_module
-from xds.server import rollout_controller as releaser_module
+from xds.server import rollout_controller as controller_module
 from xds.server.rollout_controller import CanaryPolicy, RolloutController
 from xds.translate import names
 
@@ -32,7 +32,7 @@ def key_of(plane) -> str:
 
 @pytest.fixture
 def gateways(plane, drive, until, has_all):
-    """`async with gateways(server, 3) as […]`: so many gateways that hold everything, and nothing is rolled out."""
+    """`async with gateways(server, 3) as […]`: gateways that hold everything, with no rollout in progress."""
 
     @asynccontextmanager
     async def start(server, count):
@@ -49,7 +49,7 @@ def gateways(plane, drive, until, has_all):
 
 @pytest.fixture
 def sent_to(plane, until):
-    """`await sent_to(gateways, "jp")`: those that were sent a pool's cluster, once there are some."""
+    """`await sent_to(gateways, "jp")` waits for a pool's cluster, and returns the gateways that were sent it."""
 
     async def ask(some, country, *, count=1):
         cluster = plane.cluster(country)
@@ -61,7 +61,7 @@ def sent_to(plane, until):
 
 @pytest.fixture
 def news_reach(plane, until):
-    """`await news_reach(gateways)`: an exit moves, which all are told: whatever was to be sent before that was."""
+    """`await news_reach(gateways)` moves an exit and waits for the new endpoints, so that all earlier updates are sent too."""
     numbers = iter(range(10, 250))
 
     async def tell(some):
@@ -96,7 +96,7 @@ async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
         routes = len(canary.client.responses)
         canary.paused.discard(names.CLUSTER)
         await canary.client.accept(canary.waiting.pop())
-        await until(lambda: canary.waiting)  # of the set, the routes are left
+        await until(lambda: canary.waiting)  # only the routes of the change-set are left
         assert canary.waiting[0].type_url == names.ROUTE
         assert len(canary.client.responses) > routes
         await news_reach(some)
@@ -156,22 +156,22 @@ async def test_endpoints_do_not_wait_for_canary(plane, server, gateways, news_re
 
 @pytest.fixture
 def now_s(monkeypatch) -> list[float]:
-    """`now_s[0] += 61`: the time that rollouts go by. It stands until a test moves it, and is looked at all the time."""
+    """`now_s[0] += 61` moves the clock of rollouts, which stands still otherwise. The controller runs all the time."""
     now = [1000.0]
-    monkeypatch.setattr(releaser_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(releaser_module, "_INTERVAL_S", 0.02)
+    monkeypatch.setattr(controller_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(controller_module, "_INTERVAL_S", 0.02)
     return now
 
 
 @pytest.fixture
 def looked(monkeypatch, until):
-    """`await looked()`: once the releaser has looked at everything, from now on."""
+    """`await looked()` waits until the controller has processed everything from now on."""
     looks = []
     look = RolloutController._reconcile
 
-    async def counted(releaser):
-        await look(releaser)
-        looks.append(releaser)
+    async def counted(controller):
+        await look(controller)
+        looks.append(controller)
 
     monkeypatch.setattr(RolloutController, "_reconcile", counted)
 
@@ -185,7 +185,7 @@ def looked(monkeypatch, until):
 async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to, until, monkeypatch):
     soak_s = 0.3
     async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as some:
-        monkeypatch.setattr(releaser_module, "_INTERVAL_S", 600)  # it is not waited for the next look
+        monkeypatch.setattr(controller_module, "_INTERVAL_S", 600)  # the end of the soak must wake the controller
         for each in some:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
@@ -197,7 +197,7 @@ async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to,
 
 
 async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to, until, now_s, looked):
-    """What the others are given is what the canary had for as long."""
+    """The other proxies get only a change-set that the canary had for the whole soak."""
     async with serve(canary=CanaryPolicy(soak_s=60)) as server, gateways(server, 2) as some:
         now_s[0] += 60  # the first configuration has soaked
         await plane.add_pool("jp")
@@ -283,7 +283,7 @@ async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until,
 
 
 async def test_slow_canaries_are_asked_again(plane, serve, gateways, sent_to, until, now_s):
-    """All of them took too long once; then they are asked again."""
+    """After all proxies were too slow, they are asked again."""
     async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 2) as some:
         for each in some:
             each.pause(names.ROUTE)
@@ -353,7 +353,7 @@ async def test_share_gives_each_replica_canaries_that_must_all_accept(
 
         await until(later)
         assert len(await sent_to(some, "jp")) == 2
-        assert len(released) < 10  # the one that waits for the other does not ask without end
+        assert len(released) < 10  # the waiting replica does not poll endlessly
         await second.resume()
         await until(lambda: first.client.versions[names.ROUTE] == second.client.versions[names.ROUTE])
         await sent_to(some, "jp", count=4)
@@ -376,7 +376,7 @@ async def test_canary_of_dead_replica_does_not_block(plane, server, gateways, se
 
 
 async def test_rollout_continues_after_replica_stops(plane, server, serve, gateways, sent_to, until, drive):
-    """The canary's replica ends; the change is tried again at another one."""
+    """The canary's replica stops, and another replica tries the change-set again."""
     async with serve() as stays, gateways(stays, 1) as left:
         async with serve() as ends, gateways(ends, 1) as there:
             for each in (*left, *there):
@@ -388,7 +388,7 @@ async def test_rollout_continues_after_replica_stops(plane, server, serve, gatew
         await until(lambda: holds(left, "jp", plane))
 
 
-# -- what is stored ----------------------------------------------------------------------------------------------------
+# -- stored state -----------------------------------------------------------------------------------------------------
 
 
 async def test_release_is_one_revision_with_all_resources(plane, server, gateways, until, database):
@@ -422,7 +422,7 @@ async def test_removed_resource_leaves_accepted_versions(plane, server, gateways
 
 
 async def test_concurrent_releases_make_one_revision(plane, server, serve, gateways, until, database):
-    """What is released twice would be two revisions, and each of them news for all replicas."""
+    """Releasing a change-set twice would make two revisions."""
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
         await until(lambda: not other.publisher.rollouts_in_progress())
         before = await worlds.current_revision(database)
@@ -437,7 +437,7 @@ async def test_concurrent_releases_make_one_revision(plane, server, serve, gatew
 
 
 async def test_late_release_changes_nothing(plane, database, until):
-    """It was judged by a World in which what the group is settled at was something else."""
+    """The release was decided with a World in which another version was accepted."""
     key = ResourceKey(key_of(plane), *ROUTES)
 
     async def release(version, revision):
@@ -478,7 +478,7 @@ async def test_rollout_waits_during_outage_and_continues(plane, wired, serve, ga
 
 
 async def test_change_at_start_of_outage_is_tried_afterwards(plane, wired, serve, gateways, until, monkeypatch):
-    """No canary can be claimed then, so nobody is given it."""
+    """Without PostgreSQL no canary can be claimed, so no proxy gets the change-set."""
     database, wire = wired
     claim, cut = rollout.claim_canaries, asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What a proxy holds, beside what it should hold, asked as the API asks it."""
+"""The configuration dump of a proxy, requested as the API does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLER = Caller(UUID(int=1), OperatorRole.VIEWER)
 
 @pytest.fixture
 def asked(plane, server):
-    """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
+    """`await asked(identity)` returns the API's configuration of a proxy, and its resources by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
         found = await held_config.show(
@@ -36,7 +36,7 @@ def asked(plane, server):
 
 @pytest.fixture
 def known(plane, server, synced, until):
-    """`await known(identity)`: when it is written down that a proxy has a stream."""
+    """`await known(identity)` waits until the database has the stream of a proxy."""
 
     async def wait(identity):
         async def written():
@@ -129,7 +129,7 @@ async def test_only_replica_with_stream_answers_config_request(
         assert found.answered
 
 
-async def test_config_request_is_deleted_after_answer(plane, server, drive, until, has_all, asked, known, monkeypatch):
+async def test_unanswered_config_request_is_deleted(plane, server, drive, until, has_all, asked, known, monkeypatch):
     monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))

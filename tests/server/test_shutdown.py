@@ -1,4 +1,4 @@
-"""Streams end in order: when they are old, when their replica ends, and when there is another one to go to."""
+"""The end of streams: by age, by admission, and when their replica stops."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def sent_resources(client) -> list[str]:
 
 @pytest.fixture
 def middling(monkeypatch) -> None:
-    """Ages as far from their bounds as can be: a busy machine must not matter."""
+    """Make stream ages the middle of their range, so that a busy machine does not matter."""
     monkeypatch.setattr("xds.server.admission.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
 
 
 @asynccontextmanager
 async def one_after_the_other(first, second):
-    """A port that leads to the first replica once, and then to the second, where a busy machine may take its time."""
+    """A port that leads to the first replica once, and then to the second."""
     ports = itertools.chain(first.ports, itertools.cycle(second.ports))
     async with FaultProxy(lambda: asyncio.open_connection("127.0.0.1", next(ports))).run() as proxy:
         yield proxy
@@ -62,9 +62,9 @@ async def test_old_stream_ends_with_ok_and_client_reconnects(plane, serve, dial,
         responses = len(old.responses)
         assert await old.end() is grpc.StatusCode.OK
         assert len(old.responses) == responses
-        new = AdsTestClient(channel)  # on the same channel: it was told to connect anew
+        new = AdsTestClient(channel)  # on the same channel, which must reconnect
         await new.start(old.versions)
-        await new.ask(names.LISTENER, "nothing")  # answered after all that is due
+        await new.ask(names.LISTENER, "nothing")  # answered after everything that is due
         assert [*(await new.read()).removed_resources] == ["nothing"]
         assert not sent_resources(new)
         assert len(proxy.connections) == 2
@@ -82,12 +82,12 @@ async def test_connections_without_age_stay(plane, serve, connect, has_all):
 
 def test_stream_age_is_between_goaway_and_connection_end():
     age = ConnectionAge(1_000)
-    told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
+    goaway_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
     grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
     drawn = [age.draw_stream_age_s() for _ in range(10_000)]
-    assert min(drawn) > told_s * 1.1  # gRPC's own jitter
-    assert max(drawn) < told_s * 0.9 + grace_s
-    assert max(drawn) - min(drawn) > 300  # no two come back at once
+    assert min(drawn) > goaway_s * 1.1  # gRPC's own jitter
+    assert max(drawn) < goaway_s * 0.9 + grace_s
+    assert max(drawn) - min(drawn) > 300  # clients reconnect at different times
 
 
 # -- admission ---------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_admission_allows_burst_then_rate():
     admission = Admission(per_s=10, burst=3, penalty_s=0)
     assert [admission.admit(0) for _ in range(5)] == [True, True, True, False, False]
     assert [admission.admit(0.2) for _ in range(3)] == [True, True, False]
-    assert [admission.admit(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
+    assert [admission.admit(1000) for _ in range(4)] == [True, True, True, False]  # at most a burst of tokens is saved
 
 
 @pytest.mark.usefixtures("calm")
@@ -123,7 +123,7 @@ async def test_reconnecting_clients_are_admitted_by_rate(
             assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-# -- the end of a replica ----------------------------------------------------------------------------------------------
+# -- replicas that stop -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("calm")
@@ -170,7 +170,7 @@ async def connect_later(connect):
 
 @asynccontextmanager
 async def dial_both(first, second, authority, identity):
-    """A channel that knows two replicas, and goes to the first that it reaches."""
+    """A channel with the addresses of two replicas; it uses the first that it reaches."""
     pair = certify(authority, identity)
     credentials = grpc.ssl_channel_credentials(
         authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
@@ -217,7 +217,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 async def test_sigterm_ends_streams_with_ok_and_logs_no_error(plane, database, database_url, until, has_all):
-    """`exitplane serve`, as it is run; ended by SIGTERM with streams in all states."""
+    """Run `exitplane serve` as a process, and stop it by SIGTERM with open streams."""
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
     port = free_port()
@@ -278,7 +278,7 @@ def test_bad_request_blocks_only_its_proxy_for_a_while():
 
 
 async def test_proxy_is_blocked_after_malformed_request(plane, serve, connect, has_all, until):
-    """However often it tries, it costs the others next to nothing."""
+    """The other proxies are served meanwhile."""
     second = await plane.add_gateway("gw-2")
     async with serve(penalty_s=600) as server:
         async with connect(server, plane.identity) as rogue:

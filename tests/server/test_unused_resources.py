@@ -1,4 +1,4 @@
-"""What nobody asks for: it holds up no rollout, and nobody is said to lack it."""
+"""Resources that no client subscribes to: they block no rollout, and no proxy counts as out of sync for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DENIED = {"deny": {"status": 403, "text": "no"}}
 
 @pytest.fixture
 def add(plane):
-    """`await add(row)`: declare something."""
+    """`await add(row)` saves a declared row."""
 
     async def save(row):
         async with write(plane.database) as unit:
@@ -33,7 +33,7 @@ def add(plane):
 
 @pytest.fixture
 def staff(plane, add):
-    """`await staff("alice")`: somebody more whose group a route asks for."""
+    """`await staff("alice")` adds a user to a group that a route matches."""
     declared_once = []
 
     async def join(name):
@@ -48,7 +48,7 @@ def staff(plane, add):
 
 @pytest.fixture
 def settled(plane, server, until):
-    """`await settled(*ROUTES)`: once nothing is rolled out any more, the version that the gateways are settled at."""
+    """`await settled(*ROUTES)` waits until no rollout is in progress, and returns the accepted version of a resource."""
 
     async def read(*which):
         revision = await worlds.current_revision(plane.database)
@@ -62,7 +62,7 @@ def settled(plane, server, until):
 
 @pytest.fixture
 def certificate(plane, add):
-    """`await certificate("a")`: one that no listener shows."""
+    """`await certificate("a")` adds a certificate that no listener uses."""
 
     async def make(name):
         row = ServerCertificateRow(fleet_id=plane.fleet.id, name=name, chain=f"chain of {name}", key=f"key of {name}")
@@ -85,7 +85,7 @@ async def test_resources_without_listener_are_accepted_untried(
         assert groups
         await staff("alice")
         assert (await settled(*GROUPS), await settled(*ROUTES)) != (groups, routes)
-        await plane.add_pool("jp")  # clusters are tried as ever
+        await plane.add_pool("jp")  # clusters are tried as usual
         await until(lambda: all(len(each.client.held(names.CLUSTER)) == 3 for each in (one, two)))
         assert not one.client.held(names.ROUTE)
 
@@ -118,7 +118,7 @@ async def test_resources_of_removed_listener_do_not_block_rollout(
 
 
 async def test_resource_named_by_listener_needs_an_ack(plane, serve, drive, until, staff, has_all):
-    """Also of a type that the canary has not asked for yet."""
+    """This holds even for a type that the canary has not subscribed to yet."""
     async with serve(canary=CanaryPolicy()) as server, drive(server, plane.identity) as gateway:
         gateway.pause(names.LISTENER)
         await until(lambda: gateway.waiting)
