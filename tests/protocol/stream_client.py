@@ -74,7 +74,7 @@ class ParsedResponse:
     type_url: str
     nonce: str
     contents: dict[str, str]
-    """By name."""
+    """Contents by name."""
     removed: list[str]
     version: str
     """State of the world: the version of the response. Delta: the revision."""

@@ -203,16 +203,16 @@ def test_repeated_unsubscribe_without_answers_keeps_no_state(variant):
 @pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT])
 def test_client_that_always_nacks_gets_each_version_once(variant, type_url):
     client = StreamClient(variant, {type_url: {"a": "0", "b": "0"}})
-    said = client.subscribe(type_url, "a", "b")
+    responses = client.subscribe(type_url, "a", "b")
     sizes = []
     for number in range(1, 4 * MAX_NACKED_VERSIONS):
-        for response in said:  # grows during the iteration
-            said += client.nack(response)
-        contents = [response.contents for response in said]
+        for response in responses:  # grows during the iteration
+            responses += client.nack(response)
+        contents = [response.contents for response in responses]
         assert contents == ([{"a": str(number - 1), "b": "0"}] if number == 1 else [{"a": str(number - 1)}])
         assert client.publish(client.tables, known=False) == []
         sizes.append(_remembered(client))
-        said = client.publish({type_url: {"a": str(number), "b": "0"}})
+        responses = client.publish({type_url: {"a": str(number), "b": "0"}})
     assert sizes == sizes[:1] * len(sizes)
     (subscription,) = client.stream._subscriptions.values()
     assert {name: len(versions) for name, versions in subscription.nacked.items()} == {"a": MAX_NACKED_VERSIONS, "b": 1}

@@ -67,7 +67,7 @@ class ClientTypeState:
     wildcard: bool = False
     contents: dict[str, str] = field(default_factory=dict)
     opened: bool = False
-    """Whether this stream has requested the type."""
+    """True once this stream has requested the type."""
     explicit: bool = False
     nonce: str = ""
     old_nonces: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class ExpectedTypeState:
     """Names unsubscribed since the last response."""
     outstanding: dict[str, ParsedResponse] = field(default_factory=dict)
     changed: bool = True
-    """Whether the subscription changed since the last response."""
+    """True if the subscription changed since the last response."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names

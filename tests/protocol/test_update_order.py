@@ -176,7 +176,7 @@ def test_accepted_full_state_completes_rejected_removal():
     (first,) = client.publish({CLUSTER: {}, LISTENER: {"other": "1"}})
     assert client.nack(first) == []
     (state,) = client.publish({CLUSTER: {}, LISTENER: {"other": "2"}})
-    assert state.contents == {"other": "2"}, "what is to go does not come back"
+    assert state.contents == {"other": "2"}, "the removed name does not come back"
     (removal,) = client.ack(state)
     assert client.removes(removal, "old")
 
@@ -256,7 +256,7 @@ def test_removal_waits_for_grace(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}}, grace_s=5)
     (routes,) = client.publish({CLUSTER: {}, ROUTE: {"old": "2"}})
     client.wait(60)
-    assert client.ack(routes) == [], "the grace begins when nothing refers to it any more"
+    assert client.ack(routes) == [], "the grace begins once nothing refers to it"
     assert client.stream.wake_at == client.now + 5
     assert client.wait(4.9) == []
     (removal,) = client.wait(0.1)

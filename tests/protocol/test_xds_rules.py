@@ -380,7 +380,7 @@ def test_rule_14_each_response_is_full_state(type_url):
     assert response.contents == {"a": "2"}
     client.ack(response)
     (response,) = client.publish({type_url: {}})
-    assert response.contents == {}, "which deletes everything"
+    assert response.contents == {}, "it deletes everything"
 
 
 @pytest.mark.parametrize("type_url", sorted(ADDITIONS.keys() - FULL_STATE - {EXTENSION}))
@@ -390,9 +390,9 @@ def test_rule_14_absence_means_nothing_for_other_types(type_url):
     (response,) = client.publish({type_url: {"a": "2", "b": "1"}})
     assert response.contents == {"a": "2"}
     client.ack(response)
-    assert client.publish({type_url: {"a": "2"}}) == [], "a removal cannot be said, and is not"
+    assert client.publish({type_url: {"a": "2"}}) == [], "this removal cannot be expressed"
     (response,) = client.publish({type_url: {"a": "2", "b": "1"}})
-    assert response.contents == {"b": "1"}, "but whoever comes back is"
+    assert response.contents == {"b": "1"}, "a resource that exists again is sent"
 
 
 def test_rule_15_stale_nonce_adds_names_without_response():
@@ -488,8 +488,8 @@ def test_rule_19_crossing_response_makes_name_uncertain_delta(accepts):
     client.publish({ENDPOINT: {"a": "1"}})
     client.unsubscribe(ENDPOINT, "*")
     client.subscribe(ENDPOINT, "*")
-    said = client.settle(client.ack(response) if accepts else client.nack(response))
-    assert [(response.contents, response.removed) for response in said] == [({"a": "1"}, []), ({}, ["gone"])]
+    responses = client.settle(client.ack(response) if accepts else client.nack(response))
+    assert [(response.contents, response.removed) for response in responses] == [({"a": "1"}, []), ({}, ["gone"])]
 
 
 def test_rule_19_crossing_response_makes_name_resent_sotw():
@@ -668,8 +668,8 @@ def test_rule_27_reconnect_sends_changes_and_removals():
     client.settle(client.subscribe(CLUSTER))
     client.tables = {CLUSTER: {"same": "1", "changed": "2", "new": "1"}}
     client = client.reconnect()
-    said = client.settle(client.subscribe(CLUSTER))
-    assert [(response.contents, response.removed) for response in said] == [
+    responses = client.settle(client.subscribe(CLUSTER))
+    assert [(response.contents, response.removed) for response in responses] == [
         ({"changed": "2", "new": "1"}, []),
         ({}, ["vanished"]),
     ]
@@ -680,8 +680,8 @@ def test_rule_27_reconnect_by_name_sends_changes_and_removals():
     client.settle(client.subscribe(ENDPOINT, "same", "changed", "vanished", "other"))
     client.tables = {ENDPOINT: {"same": "1", "changed": "2", "other": "2"}}
     client = client.reconnect()
-    said = client.settle(client.subscribe(ENDPOINT, "same", "changed", "vanished", "new"))
-    assert [(response.contents, response.removed) for response in said] == [
+    responses = client.settle(client.subscribe(ENDPOINT, "same", "changed", "vanished", "new"))
+    assert [(response.contents, response.removed) for response in responses] == [
         ({"changed": "2"}, ["new"]),
         ({}, ["vanished"]),
     ]
@@ -690,8 +690,8 @@ def test_rule_27_reconnect_by_name_sends_changes_and_removals():
 def test_rule_27_resource_without_version_counts_as_held():
     client = StreamClient(DELTA, {CLUSTER: {"a": "1"}})
     versions = {"a": "", "vanished": ""}  # from a server that sends no versions
-    said = client.settle(client.request(CLUSTER, initial_resource_versions=versions))
-    assert [(response.contents, response.removed) for response in said] == [({"a": "1"}, []), ({}, ["vanished"])]
+    responses = client.settle(client.request(CLUSTER, initial_resource_versions=versions))
+    assert [(response.contents, response.removed) for response in responses] == [({"a": "1"}, []), ({}, ["vanished"])]
 
 
 def test_rule_27_versions_count_only_in_first_request():
@@ -809,9 +809,9 @@ def test_rule_32_additions_in_order_then_removals_after_acks(variant):
     client = StreamClient(variant, old)
     for type_url, names in ((CLUSTER, ()), (ENDPOINT, ("old", "new")), (LISTENER, ()), (ROUTE, ("old", "new"))):
         client.settle(client.subscribe(type_url, *names))
-    said = client.settle(client.publish(new))
-    assert list(dict.fromkeys(response.type_url for response in said)) == [CLUSTER, ENDPOINT, LISTENER, ROUTE]
-    steps = [(response.type_url, "new" in response.contents, client.removes(response, "old")) for response in said]
+    responses = client.settle(client.publish(new))
+    assert list(dict.fromkeys(response.type_url for response in responses)) == [CLUSTER, ENDPOINT, LISTENER, ROUTE]
+    steps = [(response.type_url, "new" in response.contents, client.removes(response, "old")) for response in responses]
     expected = [(CLUSTER, True, False), (ENDPOINT, True, False), (LISTENER, True, False), (ROUTE, True, False)]
     expected += [(LISTENER, variant is SOTW, True)]  # a full state repeats the other resources
     expected += [(ROUTE, False, True)] if variant is DELTA else []

@@ -141,7 +141,7 @@ class FaultProxy:
         self.on_connect: Callable[[ProxiedConnection], object] = lambda _: None
         """Called with each new connection."""
         self.refuses = False
-        """Whether new connections are reset at once."""
+        """If True, new connections are reset at once."""
         self._dial = dial
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -39,10 +39,10 @@ def gateways(plane, drive, until, has_all):
         async with AsyncExitStack() as stack:
             identities = [await plane.add_gateway(f"gw-{uuid4()}") for _ in range(count)]
             await until(lambda: all(each.proxy_id in server.publisher.world.proxies for each in identities))
-            some = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
-            await until(lambda: all(has_all(len(plane.pools))(each.client) for each in some))
+            proxies = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
+            await until(lambda: all(has_all(len(plane.pools))(each.client) for each in proxies))
             await until(lambda: not server.publisher.rollouts_in_progress())
-            yield some
+            yield proxies
 
     return start
 
@@ -51,21 +51,21 @@ def gateways(plane, drive, until, has_all):
 def sent_to(plane, until):
     """`await sent_to(gateways, "jp")` waits for a pool's cluster, and returns the gateways that were sent it."""
 
-    async def ask(some, country, *, count=1):
+    async def ask(proxies, country, *, count=1):
         cluster = plane.cluster(country)
-        await until(lambda: sum(each.was_sent(names.CLUSTER, cluster) for each in some) >= count)
-        return [each for each in some if each.was_sent(names.CLUSTER, cluster)]
+        await until(lambda: sum(each.was_sent(names.CLUSTER, cluster) for each in proxies) >= count)
+        return [each for each in proxies if each.was_sent(names.CLUSTER, cluster)]
 
     return ask
 
 
 @pytest.fixture
-def news_reach(plane, until):
-    """`await news_reach(gateways)` moves an exit and waits for the new endpoints, so that all earlier updates are sent too."""
+def flush_updates(plane, until):
+    """`await flush_updates(gateways)` moves an exit and waits for the new endpoints, so that all earlier updates are sent too."""
     numbers = iter(range(10, 250))
 
-    async def tell(some):
-        before = {each: each.client.versions[names.ENDPOINT].get(plane.cluster("us")) for each in some}
+    async def tell(proxies):
+        before = {each: each.client.versions[names.ENDPOINT].get(plane.cluster("us")) for each in proxies}
         await plane.change(plane.exits["us"], endpoint=f"198.51.100.{next(numbers)}")
         await until(
             lambda: all(
@@ -77,20 +77,20 @@ def news_reach(plane, until):
     return tell
 
 
-def holds(some, country, plane) -> bool:
-    return all(plane.cluster(country) in each.client.held(names.CLUSTER) for each in some)
+def holds(proxies, country, plane) -> bool:
+    return all(plane.cluster(country) in each.client.held(names.CLUSTER) for each in proxies)
 
 
 async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
-    plane, server, gateways, sent_to, news_reach, until, has_all
+    plane, server, gateways, sent_to, flush_updates, until, has_all
 ):
-    async with gateways(server, 3) as some:
-        for each in some:
+    async with gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.CLUSTER, names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
-        others = [each for each in some if each is not canary]
-        await news_reach(some)
+        (canary,) = await sent_to(proxies, "jp")
+        others = [each for each in proxies if each is not canary]
+        await flush_updates(proxies)
         assert not any(each.was_sent(names.CLUSTER, plane.cluster("jp")) for each in others)
 
         routes = len(canary.client.responses)
@@ -99,59 +99,59 @@ async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
         await until(lambda: canary.waiting)  # only the routes of the change-set are left
         assert canary.waiting[0].type_url == names.ROUTE
         assert len(canary.client.responses) > routes
-        await news_reach(some)
+        await flush_updates(proxies)
         assert not any(each.was_sent(names.CLUSTER, plane.cluster("jp")) for each in others)
 
         for each in [canary, *others]:
             await each.resume()
-        await until(lambda: all(has_all(3)(each.client) for each in some))
+        await until(lambda: all(has_all(3)(each.client) for each in proxies))
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.34, 3), (0.01, 1), (0.99, 6)])
-async def test_share_is_number_of_canaries(plane, serve, gateways, sent_to, news_reach, until, share, count):
-    async with serve(canary=CanaryPolicy(share=share)) as server, gateways(server, 6) as some:
-        for each in some:
+async def test_share_is_number_of_canaries(plane, serve, gateways, sent_to, flush_updates, until, share, count):
+    async with serve(canary=CanaryPolicy(share=share)) as server, gateways(server, 6) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        canaries = await sent_to(some, "jp", count=count)
-        await news_reach(some)
-        assert len(await sent_to(some, "jp")) == count
+        canaries = await sent_to(proxies, "jp", count=count)
+        await flush_updates(proxies)
+        assert len(await sent_to(proxies, "jp")) == count
         for each in canaries:
             await each.resume()
-        for each in some:
+        for each in proxies:
             await each.resume()
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
 
 
-async def test_others_wait_for_ack_of_every_canary(plane, serve, gateways, sent_to, news_reach, until):
-    async with serve(canary=CanaryPolicy(share=0.5)) as server, gateways(server, 4) as some:
-        for each in some:
+async def test_others_wait_for_ack_of_every_canary(plane, serve, gateways, sent_to, flush_updates, until):
+    async with serve(canary=CanaryPolicy(share=0.5)) as server, gateways(server, 4) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        first, second = await sent_to(some, "jp", count=2)
+        first, second = await sent_to(proxies, "jp", count=2)
         await first.resume()
         await until(lambda: first.client.versions[names.ROUTE] != second.client.versions[names.ROUTE])
-        await news_reach(some)
-        assert len(await sent_to(some, "jp")) == 2
+        await flush_updates(proxies)
+        assert len(await sent_to(proxies, "jp")) == 2
         await second.resume()
-        assert len(await sent_to(some, "jp", count=4)) == 4
+        assert len(await sent_to(proxies, "jp", count=4)) == 4
 
 
 async def test_share_of_one_disables_canaries(plane, serve, gateways, sent_to):
-    async with serve(canary=CanaryPolicy(share=1)) as server, gateways(server, 3) as some:
-        for each in some:
+    async with serve(canary=CanaryPolicy(share=1)) as server, gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.CLUSTER)
         await plane.add_pool("jp")
-        assert len(await sent_to(some, "jp", count=3)) == 3
+        assert len(await sent_to(proxies, "jp", count=3)) == 3
 
 
-async def test_endpoints_do_not_wait_for_canary(plane, server, gateways, news_reach, sent_to):
-    async with gateways(server, 3) as some:
-        for each in some:
+async def test_endpoints_do_not_wait_for_canary(plane, server, gateways, flush_updates, sent_to):
+    async with gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.CLUSTER)
         await plane.add_pool("jp")
-        await sent_to(some, "jp")
-        await news_reach(some)
+        await sent_to(proxies, "jp")
+        await flush_updates(proxies)
 
 
 @pytest.fixture
@@ -164,69 +164,69 @@ def now_s(monkeypatch) -> list[float]:
 
 
 @pytest.fixture
-def looked(monkeypatch, until):
-    """`await looked()` waits until the controller has processed everything from now on."""
-    looks = []
-    look = RolloutController._reconcile
+def reconciled(monkeypatch, until):
+    """`await reconciled()` waits until the controller has processed everything from now on."""
+    runs = []
+    reconcile = RolloutController._reconcile
 
     async def counted(controller):
-        await look(controller)
-        looks.append(controller)
+        await reconcile(controller)
+        runs.append(controller)
 
     monkeypatch.setattr(RolloutController, "_reconcile", counted)
 
     async def wait() -> None:
-        before = len(looks)
-        await until(lambda: len(looks) >= before + 3)
+        before = len(runs)
+        await until(lambda: len(runs) >= before + 3)
 
     return wait
 
 
 async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to, until, monkeypatch):
     soak_s = 0.3
-    async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as some:
+    async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as proxies:
         monkeypatch.setattr(controller_module, "_INTERVAL_S", 600)  # the end of the soak must wake the controller
-        for each in some:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
+        (canary,) = await sent_to(proxies, "jp")
         accepted_at = time.monotonic()
         await canary.resume()
-        await sent_to(some, "jp", count=2)
+        await sent_to(proxies, "jp", count=2)
         assert time.monotonic() - accepted_at >= soak_s
 
 
-async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to, until, now_s, looked):
+async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to, until, now_s, reconciled):
     """The other proxies get only a change-set that the canary had for the whole soak."""
-    async with serve(canary=CanaryPolicy(soak_s=60)) as server, gateways(server, 2) as some:
+    async with serve(canary=CanaryPolicy(soak_s=60)) as server, gateways(server, 2) as proxies:
         now_s[0] += 60  # the first configuration has soaked
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
+        (canary,) = await sent_to(proxies, "jp")
         await until(lambda: len(canary.versions_sent(*ROUTES)) == 2)
-        await looked()
+        await reconciled()
         now_s[0] += 40
         await plane.add_pool("gb")
         await until(lambda: len(canary.versions_sent(*ROUTES)) == 3 and holds([canary], "gb", plane))
-        await looked()
+        await reconciled()
         now_s[0] += 40
-        await looked()
-        assert await sent_to(some, "jp") == [canary]
+        await reconciled()
+        assert await sent_to(proxies, "jp") == [canary]
         now_s[0] += 21
-        await sent_to(some, "jp", count=2)
-        (other,) = [each for each in some if each is not canary]
+        await sent_to(proxies, "jp", count=2)
+        (other,) = [each for each in proxies if each is not canary]
         await until(lambda: other.client.versions == canary.client.versions)
         assert holds([other], "gb", plane)
         assert len(other.versions_sent(*ROUTES)) == 2  # the first, and both pools together
 
 
 async def test_disconnected_canary_is_replaced(plane, server, gateways, sent_to, until):
-    async with gateways(server, 3) as some:
-        for each in some:
+    async with gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
+        (canary,) = await sent_to(proxies, "jp")
         canary.client.call.cancel()
-        others = [each for each in some if each is not canary]
+        others = [each for each in proxies if each is not canary]
         (second,) = await sent_to(others, "jp")
         await second.resume()
         await sent_to(others, "jp", count=2)
@@ -235,46 +235,46 @@ async def test_disconnected_canary_is_replaced(plane, server, gateways, sent_to,
 async def test_canary_reconnecting_to_other_replica_does_not_block(
     plane, server, serve, gateways, sent_to, until, has_all, drive
 ):
-    async with serve() as other, gateways(server, 1) as some, gateways(other, 2) as elsewhere:
-        some[0].pause(names.ROUTE)
+    async with serve() as other, gateways(server, 1) as proxies, gateways(other, 2) as elsewhere:
+        proxies[0].pause(names.ROUTE)
         for each in elsewhere:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to([*some, *elsewhere], "jp")
-        home, away = (server, other) if canary in some else (other, server)
+        (canary,) = await sent_to([*proxies, *elsewhere], "jp")
+        home, away = (server, other) if canary in proxies else (other, server)
         canary.client.call.cancel()
         await until(lambda: canary.id not in home.publisher.proxies_of(key_of(plane)))
         async with drive(away, canary.identity) as again:
-            for each in (*some, *elsewhere):
+            for each in (*proxies, *elsewhere):
                 await each.resume()
             await until(lambda: has_all(3)(again.client))
-            left = [each for each in (*some, *elsewhere) if each is not canary]
+            left = [each for each in (*proxies, *elsewhere) if each is not canary]
             await until(lambda: holds(left, "jp", plane))
 
 
 async def test_other_replica_continues_when_canarys_gateways_are_gone(plane, server, serve, gateways, sent_to, until):
     async with serve() as other, gateways(server, 1) as here, gateways(other, 1) as there:
-        some = [*here, *there]
-        for each in some:
+        proxies = [*here, *there]
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
-        (left,) = [each for each in some if each is not canary]
+        (canary,) = await sent_to(proxies, "jp")
+        (left,) = [each for each in proxies if each is not canary]
         canary.client.call.cancel()
         await left.resume()
         await until(lambda: holds([left], "jp", plane))
 
 
-async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until, now_s, looked):
-    async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 3) as some:
-        for each in some:
+async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until, now_s, reconciled):
+    async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (silent,) = await sent_to(some, "jp")
-        await looked()
-        assert await sent_to(some, "jp") == [silent]
+        (silent,) = await sent_to(proxies, "jp")
+        await reconciled()
+        assert await sent_to(proxies, "jp") == [silent]
         now_s[0] += 61
-        others = [each for each in some if each is not silent]
+        others = [each for each in proxies if each is not silent]
         for each in others:
             await each.resume()
         await until(lambda: holds(others, "jp", plane))
@@ -284,42 +284,42 @@ async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until,
 
 async def test_slow_canaries_are_asked_again(plane, serve, gateways, sent_to, until, now_s):
     """After all proxies were too slow, they are asked again."""
-    async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 2) as some:
-        for each in some:
+    async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 2) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (first,) = await sent_to(some, "jp")
+        (first,) = await sent_to(proxies, "jp")
         now_s[0] += 61
-        await sent_to(some, "jp", count=2)
-        (second,) = [each for each in some if each is not first]
+        await sent_to(proxies, "jp", count=2)
+        (second,) = [each for each in proxies if each is not first]
         await until(lambda: server.publisher.canaries_of(key_of(plane)) == {second.id})
         now_s[0] += 61
         await until(lambda: server.publisher.canaries_of(key_of(plane)) == {first.id})
-        for each in some:
+        for each in proxies:
             await each.resume()
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
-async def test_two_replicas_share_one_canary(plane, server, serve, gateways, sent_to, news_reach, until):
+async def test_two_replicas_share_one_canary(plane, server, serve, gateways, sent_to, flush_updates, until):
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
-        some = [*here, *there]
-        for each in some:
+        proxies = [*here, *there]
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
-        await news_reach(some)
-        assert await sent_to(some, "jp") == [canary]
-        for each in some:
+        (canary,) = await sent_to(proxies, "jp")
+        await flush_updates(proxies)
+        assert await sent_to(proxies, "jp") == [canary]
+        for each in proxies:
             await each.resume()
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
 
 
 async def test_share_gives_each_replica_canaries_that_must_all_accept(
-    plane, serve, gateways, sent_to, news_reach, until, monkeypatch, database
+    plane, serve, gateways, sent_to, flush_updates, until, monkeypatch, database
 ):
     monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.2)
     policy = CanaryPolicy(share=0.5)
@@ -336,15 +336,15 @@ async def test_share_gives_each_replica_canaries_that_must_all_accept(
         gateways(server, 2) as here,
         gateways(other, 2) as there,
     ):
-        some = [*here, *there]
-        for each in some:
+        proxies = [*here, *there]
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        canaries = await sent_to(some, "jp", count=2)
+        canaries = await sent_to(proxies, "jp", count=2)
         assert {each in here for each in canaries} == {True, False}
         first, second = canaries
         await first.resume()
-        await news_reach(some)
+        await flush_updates(proxies)
         monkeypatch.setattr(rollout, "release", counted)
         beats = await _beats(database)
 
@@ -352,11 +352,11 @@ async def test_share_gives_each_replica_canaries_that_must_all_accept(
             return await _beats(database) > beats + timedelta(seconds=1.5)
 
         await until(later)
-        assert len(await sent_to(some, "jp")) == 2
+        assert len(await sent_to(proxies, "jp")) == 2
         assert len(released) < 10  # the waiting replica does not poll endlessly
         await second.resume()
         await until(lambda: first.client.versions[names.ROUTE] == second.client.versions[names.ROUTE])
-        await sent_to(some, "jp", count=4)
+        await sent_to(proxies, "jp", count=4)
 
 
 async def _beats(database):
@@ -365,14 +365,14 @@ async def _beats(database):
 
 
 async def test_canary_of_dead_replica_does_not_block(plane, server, gateways, sent_to, until, database):
-    async with gateways(server, 2) as some:
+    async with gateways(server, 2) as proxies:
         async with database.session() as session:
             dead = uuid4()
             long_ago = datetime.now(UTC) - timedelta(minutes=1)
             session.add(ReplicaRow(id=dead, revision=1, seen_at=long_ago))
             session.add(CanaryRow(group=key_of(plane), proxy_id=plane.gateway.id, replica=dead))
         await plane.add_pool("jp")
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
 
 
 async def test_rollout_continues_after_replica_stops(plane, server, serve, gateways, sent_to, until, drive):
@@ -392,16 +392,16 @@ async def test_rollout_continues_after_replica_stops(plane, server, serve, gatew
 
 
 async def test_release_is_one_revision_with_all_resources(plane, server, gateways, until, database):
-    async with gateways(server, 3) as some:
+    async with gateways(server, 3) as proxies:
         before = await worlds.current_revision(database)
         await plane.add_pool("jp")
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
         await until(lambda: not server.publisher.rollouts_in_progress())
         assert await worlds.current_revision(database) == before + 2
         async with database.session() as session:
             rows = (await session.execute(select(AcceptedRow))).scalars().all()
         kept = {(row.type_url, row.name): (row.version, row.body) for row in rows if row.group == key_of(plane)}
-        client = some[0].client
+        client = proxies[0].client
         for type_url in (names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE):
             for name, version in client.versions[type_url].items():
                 assert kept.pop((type_url, name)) == (version, client.bodies[type_url, name])
@@ -409,13 +409,13 @@ async def test_release_is_one_revision_with_all_resources(plane, server, gateway
 
 
 async def test_removed_resource_leaves_accepted_versions(plane, server, gateways, until, database):
-    async with gateways(server, 2) as some:
+    async with gateways(server, 2) as proxies:
         await plane.add_pool("jp")
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
         await until(lambda: not server.publisher.rollouts_in_progress())
         cluster = plane.cluster("jp")
         await plane.remove(plane.exits["jp"], plane.pools["jp"])
-        await until(lambda: all(cluster not in each.client.held(names.CLUSTER) for each in some))
+        await until(lambda: all(cluster not in each.client.held(names.CLUSTER) for each in proxies))
         await until(lambda: not server.publisher.rollouts_in_progress())
         async with database.session() as session:
             assert cluster not in (await session.execute(select(AcceptedRow.name))).scalars().all()
@@ -458,22 +458,24 @@ async def test_late_release_changes_nothing(plane, database, until):
 
 async def test_rollout_waits_during_outage_and_continues(plane, wired, serve, gateways, sent_to, until):
     database, wire = wired
-    async with serve(database) as server, gateways(server, 3) as some:
-        for each in some:
+    async with serve(database) as server, gateways(server, 3) as proxies:
+        for each in proxies:
             each.pause(names.ROUTE)
         await plane.add_pool("jp")
-        (canary,) = await sent_to(some, "jp")
+        (canary,) = await sent_to(proxies, "jp")
         await wire.cut()
         await canary.resume()
         await until(lambda: len(canary.versions_sent(*ROUTES)) == 2)
         await until(
-            lambda: canary.client.versions[names.ROUTE] != some[some.index(canary) - 1].client.versions[names.ROUTE]
+            lambda: (
+                canary.client.versions[names.ROUTE] != proxies[proxies.index(canary) - 1].client.versions[names.ROUTE]
+            )
         )
-        assert await sent_to(some, "jp") == [canary]
+        assert await sent_to(proxies, "jp") == [canary]
         await wire.mend()
-        for each in some:
+        for each in proxies:
             await each.resume()
-        await until(lambda: holds(some, "jp", plane))
+        await until(lambda: holds(proxies, "jp", plane))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
@@ -488,10 +490,10 @@ async def test_change_at_start_of_outage_is_tried_afterwards(plane, wired, serve
             await wire.cut()
         return await claim(*given, **named)
 
-    async with serve(database) as server, gateways(server, 2) as some:
+    async with serve(database) as server, gateways(server, 2) as proxies:
         monkeypatch.setattr(rollout, "claim_canaries", fails_first)
         await plane.change(plane.pools["us"], name="other")
         await asyncio.wait_for(cut.wait(), 60)
-        assert all(len(each.versions_sent(*ROUTES)) == 1 for each in some)
+        assert all(len(each.versions_sent(*ROUTES)) == 1 for each in proxies)
         await wire.mend()
-        await until(lambda: all(len(each.versions_sent(*ROUTES)) == 2 for each in some))
+        await until(lambda: all(len(each.versions_sent(*ROUTES)) == 2 for each in proxies))

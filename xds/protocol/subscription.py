@@ -43,10 +43,10 @@ class Subscription:
     """The state of one resource type on one stream: what the client subscribed to, was sent, acknowledged and rejected."""
 
     full_state: bool
-    """Whether each response repeats everything that the client holds, so that acknowledged resources are kept."""
+    """True if each response repeats everything that the client holds, so that acknowledged resources must be kept."""
     wildcard: bool = False
     explicit: bool = False
-    """State of the world: whether the client ever sent a name or `*`. From then on no names means none (rule 4)."""
+    """State of the world: True once the client has sent a name or `*`. From then on no names means none (rule 4)."""
     names: set[str] = field(default_factory=set)
     """Names subscribed to one by one; they accumulate (rule 23)."""
     client_versions: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Subscription:
     acknowledged: dict[str, Resource] = field(default_factory=dict)
     """The resources that the client accepted last, by name; only with `full_state`."""
     nacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Rejected versions by name. They are not sent again unless the client subscribes to the name anew (rule 3)."""
+    """Rejected versions by name. They are not sent again unless the client subscribes to the name again (rule 3)."""
     uncertain: set[str] = field(default_factory=set)
     """Names of which the client may hold another version than `client_versions` says, because of a NACK (rule 8)."""
     unsent_removals: set[str] = field(default_factory=set)
@@ -68,7 +68,7 @@ class Subscription:
     resend: set[str] = field(default_factory=set)
     """Names to send even if the client holds the current version."""
     response_due: bool = False
-    """Whether a response must be sent even if it is empty (rules 12 and 26)."""
+    """True if a response must be sent even if it is empty (rules 12 and 26)."""
     pending_removals: dict[str, float] = field(default_factory=dict)
     """Names whose removal waits for its grace: the time since when nothing refers to them."""
 
@@ -185,7 +185,7 @@ class Subscription:
     def reject(self, nonce: str, error: str) -> InFlightResponse | None:
         """Record a NACK and return the rejected response; None if no response with this nonce is in flight.
 
-        A NACK is for the whole response, and does not say which resources the client took all the same (rule 8). So all
+        A NACK is for the whole response, and does not say which resources the client took nevertheless (rule 8). So all
         of them become uncertain. Resources at fault are not sent again; the others are sent again without them. Each
         round finds at least one resource at fault, so this ends.
         """

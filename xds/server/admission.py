@@ -15,13 +15,13 @@ class Limits:
     """The limits of one replica. Times are in seconds."""
 
     removal_grace_s: float = 1
-    """How long a resource that nothing refers to stays before it is removed."""
+    """Time for which a resource that nothing refers to stays before it is removed."""
     write_timeout_s: float = 30
-    """How long a client may leave a response unread before its stream ends."""
+    """Time for which a client may leave a response unread before its stream ends."""
     answer_timeout_s: float = 60
-    """How long a client may leave a response unanswered. Envoy acknowledges clusters once they are warm, up to 15 s later."""
+    """Time for which a client may leave a response unanswered. Envoy acknowledges clusters once warm, up to 15 s later."""
     penalty_s: float = 10
-    """How long a proxy is blocked after a bad request. No Envoy sends such requests."""
+    """Time for which a proxy is blocked after a bad request. No Envoy sends such requests."""
     admissions_per_s: float = 500
     """New streams a second, so that many reconnecting clients do not starve those that are served."""
     admissions_burst: int = 1_000

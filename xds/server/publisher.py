@@ -48,13 +48,13 @@ class PendingUpdate:
     """Keys of the scopes of the view."""
     changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
     revoked: bool = False
-    """Whether the proxy was removed, so that its stream must end."""
+    """True once the proxy was removed, so that its stream must end."""
     stream: XdsStream | None = None
     """Set once the stream is served."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def merge(self, changed: Mapping[str, frozenset[str]] | None) -> None:
-        """Add changed names by type URL (None for any) to what is pending, and wake the stream."""
+        """Add changed names by type URL (None for any), and wake the stream."""
         if changed is None:
             self.changed = None
         elif self.changed is not None:
@@ -132,7 +132,7 @@ class Publisher:
     # -- Worlds
 
     def start(self, world: World) -> None:
-        """Publish the first World, or one that was loaded anew; rollouts are compared in full."""
+        """Publish a World that was loaded in full; compare all of each rollout."""
         if self.world is not None and world.revision < self.world.revision:
             log.error("xds.older_revision_ignored", known=self.world.revision, loaded=world.revision)
             return

@@ -1,6 +1,6 @@
 """The rollout controller of one replica: it tries change-sets on canaries and releases them to all.
 
-Replicas agree through PostgreSQL on canaries and on what is released.
+Replicas agree through PostgreSQL on canaries and releases.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class CanaryPolicy:
-    """How change-sets are tried. Endpoints and secrets are not tried: they go to all proxies at once."""
+    """The policy for trying change-sets. Endpoints and secrets are not tried: they go to all proxies at once."""
 
     share: float = 0
     """Share of a group's proxies that are canaries at one replica: 0 is one proxy of the whole group, 1 is no canaries."""
     soak_s: float = 0
-    """How long the canaries must have had a change-set before the other proxies get it."""
+    """Time for which the canaries must have had a change-set before the other proxies get it."""
     patience_s: float = 60
-    """How long a canary may take to accept a change-set before another proxy is asked."""
+    """Time within which a canary must accept a change-set before another proxy is asked."""
 
     @property
     def enabled(self) -> bool:

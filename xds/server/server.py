@@ -56,7 +56,7 @@ class XdsServer:
 
     @property
     def ready(self) -> bool:
-        """Whether the World is loaded, so that streams are served."""
+        """True once the World is loaded, so that streams are served."""
         return self.publisher.world is not None
 
 

@@ -48,7 +48,7 @@ class StreamHandler:
         self._task: asyncio.Task[None] | None = None
         self._sending_metadata: asyncio.Future[None] | None = None
         self._is_deferred = False
-        """Whether the pending update waits for an answer of the client."""
+        """True while the pending update waits for an answer of the client."""
         self._close: Close | None = None
         self._failure: BaseException | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
