@@ -73,7 +73,9 @@ def hops(stand_in, tmp_path_factory):
     exit_ = make_exit(1, Parent("127.0.0.1", stand_in.proxy_port, "exit", PASSWORD))
     with two_hops(tmp_path_factory.mktemp("hops"), exit_) as started:
         eventually(lambda: "no exit of pool" not in ask(started, "http://127.0.0.1/")[1])  # the health check has passed
-        assert not [answer.error for plane in started.planes.values() for answer in plane.answers if answer.error]
+        assert not [
+            answer.error for world_server in started.servers.values() for answer in world_server.answers if answer.error
+        ]
         yield started
 
 
@@ -242,17 +244,17 @@ def test_parent_refusing_credentials_is_exit_failure_not_407(hops, parent, targe
 
 def test_new_credentials_by_sds_keep_open_tunnels(hops, parent, target):
     (exit_id,) = hops.exits
-    envoy, plane = hops.exits[exit_id], hops.planes[exit_id]
-    exit_ = plane.world.exits[exit_id]
+    envoy, world_server = hops.exits[exit_id], hops.servers[exit_id]
+    exit_ = world_server.world.exits[exit_id]
     with tunnel(hops, f"{TARGET}:{target}") as (client, status, _):
         assert status == 200
-        before = len(plane.sent)
+        before = len(world_server.sent)
         parent.password = "another"
         hops.change(put(replace(exit_, parent=replace(exit_.parent, password="another"))))
         eventually(lambda: ask(hops, f"http://{TARGET}:{target}/")[0] == 200)
         client.sendall(f"GET /x HTTP/1.1\r\nHost: {TARGET}\r\nConnection: close\r\n\r\n".encode())
         assert b"200" in read_all(client).partition(b"\r\n")[0]
-    assert plane.sent[before:] == [names.SECRET]
+    assert world_server.sent[before:] == [names.SECRET]
     assert envoy.stat("listener_manager.listener_modified") == 0
     assert envoy.stat("cluster_manager.cluster_modified") == 0
     hops.change(put(exit_))

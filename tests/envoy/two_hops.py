@@ -29,18 +29,18 @@ POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout
 
 @dataclass
 class TwoHops:
-    """A gateway and its exits. `exits` and `planes` have the exit's id as key."""
+    """A gateway and its exits. `exits` and `servers` have the exit's id as key."""
 
     gateway: RunningEnvoy
-    gateway_plane: WorldServer
+    gateway_server: WorldServer
     exits: dict[UUID, RunningEnvoy]
-    planes: dict[UUID, WorldServer]
+    servers: dict[UUID, WorldServer]
     parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
         """Publish changes to all Envoys."""
-        for plane in (self.gateway_plane, *self.planes.values()):
-            plane.change(*changes)
+        for world_server in (self.gateway_server, *self.servers.values()):
+            world_server.change(*changes)
 
 
 def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
@@ -65,22 +65,22 @@ def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     entities = [Fleet(FLEET, "demo"), POOL, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
-    planes = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
-    with _all(planes, folder, authority) as envoys:
-        yield TwoHops(envoys.pop(GATEWAY), planes.pop(GATEWAY), envoys, planes)
+    servers = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
+    with _all(servers, folder, authority) as envoys:
+        yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers)
 
 
 @contextmanager
 def _all(
-    planes: dict[UUID, WorldServer], folder: Path, authority: CertificateAuthority
+    servers: dict[UUID, WorldServer], folder: Path, authority: CertificateAuthority
 ) -> Iterator[dict[UUID, RunningEnvoy]]:
-    if not planes:
+    if not servers:
         yield {}
         return
-    (proxy_id, plane), *others = planes.items()
+    (proxy_id, world_server), *others = servers.items()
     own = folder / str(proxy_id)
-    _certify(own, authority, plane.proxy)
-    with _all(dict(others), folder, authority) as envoys, envoy_of(plane, own) as envoy:
+    _certify(own, authority, world_server.proxy)
+    with _all(dict(others), folder, authority) as envoys, envoy_of(world_server, own) as envoy:
         yield {**envoys, proxy_id: envoy}
 
 

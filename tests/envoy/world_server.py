@@ -130,10 +130,10 @@ class RunningEnvoy:
 
 
 @contextmanager
-def envoy_of(plane: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
+def envoy_of(world_server: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
     """Run the Envoy of a server's proxy, in a folder with its secrets."""
     server = grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers((plane,))
+    server.add_generic_rpc_handlers((world_server,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -98,10 +98,10 @@ class FleetFixture:
         async with write(database) as unit:
             fleet = await declared.save(unit, FleetRow(name="demo", created_at=AT))
             listener = await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
-            plane = cls(database, fleet, listener, await cls._gateway(unit, fleet, "gw-1"))
+            fleet_db = cls(database, fleet, listener, await cls._gateway(unit, fleet, "gw-1"))
             for country in ("us", "de"):
-                await plane._pool(unit, country)
-        return plane
+                await fleet_db._pool(unit, country)
+        return fleet_db
 
     @staticmethod
     async def _gateway(unit: UnitOfWork, fleet: FleetRow, name: str) -> ProxyRow:
@@ -161,7 +161,7 @@ class FleetFixture:
 
 
 @pytest.fixture
-async def plane(database: Database) -> FleetFixture:
+async def fleet_db(database: Database) -> FleetFixture:
     return await FleetFixture.declare(database)
 
 
@@ -190,7 +190,7 @@ def serve(database: Database, authority: CertificateAuthority, until: Callable[.
 
 
 @pytest.fixture
-async def server(plane: FleetFixture, serve: Serve) -> AsyncIterator[XdsServer]:
+async def server(fleet_db: FleetFixture, serve: Serve) -> AsyncIterator[XdsServer]:
     async with serve() as started:
         yield started
 

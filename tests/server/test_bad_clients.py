@@ -33,7 +33,7 @@ UNREADABLE = [f"name-{number:06}-{'x' * 40}" for number in range(80_000)]
 
 
 @pytest.fixture
-async def beside(plane, serve, drive, services, until, has_all, calm):
+async def beside(fleet_db, serve, drive, services, until, has_all, calm):
     """`async with beside(**limits) as (server, identity, change_arrives)`: a server with a good gateway.
 
     `identity` is for the bad client. At the end the good gateway must be served, and the server's state be as before.
@@ -41,8 +41,8 @@ async def beside(plane, serve, drive, services, until, has_all, calm):
 
     @asynccontextmanager
     async def start(**limits):
-        bad = await plane.add_gateway("bad")
-        async with serve(**limits) as server, drive(server, plane.identity) as good:
+        bad = await fleet_db.add_gateway("bad")
+        async with serve(**limits) as server, drive(server, fleet_db.identity) as good:
             await until(lambda: has_all(2)(good.client))
             await until(lambda: not server.publisher.rollouts_in_progress())
             (service,) = services
@@ -53,8 +53,8 @@ async def beside(plane, serve, drive, services, until, has_all, calm):
                 return publisher.streams, len(service._streams), [{*table} for table in tables]
 
             async def change_arrives(address):
-                await plane.change(plane.exits["us"], endpoint=address)
-                await until(lambda: address.encode() in good.client.bodies[names.ENDPOINT, plane.cluster("us")])
+                await fleet_db.change(fleet_db.exits["us"], endpoint=address)
+                await until(lambda: address.encode() in good.client.bodies[names.ENDPOINT, fleet_db.cluster("us")])
 
             before = remembered()
             assert before[0] == before[1] == 1
@@ -120,7 +120,7 @@ ENDED = {
 
 
 @pytest.mark.parametrize("wrong", ENDED)
-async def test_bad_request_ends_stream_with_status(plane, beside, connect, wrong):
+async def test_bad_request_ends_stream_with_status(fleet_db, beside, connect, wrong):
     raw, status, words = ENDED[wrong]
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.call.write(raw)
@@ -129,7 +129,7 @@ async def test_bad_request_ends_stream_with_status(plane, beside, connect, wrong
         assert words in await client.call.details()
 
 
-async def test_million_sotw_names_end_stream(plane, beside, dial, speak_sotw):
+async def test_million_sotw_names_end_stream(fleet_db, beside, dial, speak_sotw):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         client = speak_sotw(channel)
         request = DiscoveryRequest(type_url=names.ENDPOINT, resource_names=map(str, range(1_000_000)))
@@ -148,19 +148,19 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("odd", IGNORED)
-async def test_meaningless_request_is_ignored(plane, beside, connect, has_all, odd):
+async def test_meaningless_request_is_ignored(fleet_db, beside, connect, has_all, odd):
     async with beside() as (server, identity, _), connect(server, identity) as client:
         await client.call.write(IGNORED[odd])
         await client.start()
         await client.until(has_all(2))
         await client.call.write(IGNORED[odd])
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
-async def test_foreign_nonces_are_ignored(plane, beside, connect, until):
+async def test_foreign_nonces_are_ignored(fleet_db, beside, connect, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
-        await client.ask(names.ENDPOINT, plane.cluster("us"), plane.cluster("de"))
+        await client.ask(names.ENDPOINT, fleet_db.cluster("us"), fleet_db.cluster("de"))
         held = await client.read()
         for number in range(50):
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}")
@@ -170,10 +170,10 @@ async def test_foreign_nonces_are_ignored(plane, beside, connect, until):
         assert (await client.read()).type_url == names.LISTENER  # endpoints are in flight, so they wait
         await client.accept(held)
         changed = await client.read()
-        assert [resource.name for resource in changed.resources] == [plane.cluster("us")]
+        assert [resource.name for resource in changed.resources] == [fleet_db.cluster("us")]
 
 
-async def test_client_that_never_reads_is_disconnected(plane, beside, connect, until, now_s, outstanding):
+async def test_client_that_never_reads_is_disconnected(fleet_db, beside, connect, until, now_s, outstanding):
     async with (
         beside(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -189,7 +189,7 @@ async def test_client_that_never_reads_is_disconnected(plane, beside, connect, u
         assert "does not read" in await client.call.details()
 
 
-async def test_disconnect_during_response_leaves_no_state(plane, beside, connect, services, until):
+async def test_disconnect_during_response_leaves_no_state(fleet_db, beside, connect, services, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, *UNREADABLE)
         (service,) = services
@@ -198,7 +198,7 @@ async def test_disconnect_during_response_leaves_no_state(plane, beside, connect
         client.call.cancel()
 
 
-async def test_client_that_never_answers_is_disconnected(plane, beside, connect, now_s, outstanding):
+async def test_client_that_never_answers_is_disconnected(fleet_db, beside, connect, now_s, outstanding):
     async with (
         beside(answer_timeout_s=60) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -214,7 +214,7 @@ async def test_client_that_never_answers_is_disconnected(plane, beside, connect,
         assert len(client.responses) == 1
 
 
-async def test_client_that_answers_in_time_stays_connected(plane, beside, connect, has_all, now_s, outstanding):
+async def test_client_that_answers_in_time_stays_connected(fleet_db, beside, connect, has_all, now_s, outstanding):
     """Only an unanswered response counts, however long the client is quiet after that."""
     async with (
         beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
@@ -230,11 +230,11 @@ async def test_client_that_answers_in_time_stays_connected(plane, beside, connec
         now_s[0] += 61
         assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so the timeouts were enforced
         assert not client.call.done()
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
-async def test_client_that_always_nacks_gets_each_version_once(plane, beside, drive, until):
+async def test_client_that_always_nacks_gets_each_version_once(fleet_db, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses[names.ENDPOINT] = "no"
         await until(lambda: bad.refused)
@@ -243,7 +243,7 @@ async def test_client_that_always_nacks_gets_each_version_once(plane, beside, dr
         last = bad.client.count(names.ENDPOINT)
         await bad.client.ask(names.LISTENER, "a listener that does not exist")
         await until(lambda: bad.was_sent(names.LISTENER, "a listener that does not exist"))
-        versions = bad.versions_sent(names.ENDPOINT, plane.cluster("us"))
+        versions = bad.versions_sent(names.ENDPOINT, fleet_db.cluster("us"))
         assert len(versions) == len(set(versions)) >= 2
         assert bad.client.count(names.ENDPOINT) <= 2 + 10
         assert bad.client.count(names.ENDPOINT) - last <= 1
@@ -251,7 +251,7 @@ async def test_client_that_always_nacks_gets_each_version_once(plane, beside, dr
         assert len(bad.refused) >= 2
 
 
-async def test_client_that_rejects_all_clusters_gets_them_once(plane, beside, drive, until):
+async def test_client_that_rejects_all_clusters_gets_them_once(fleet_db, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses |= dict.fromkeys((names.CLUSTER, names.LISTENER), "no")
         await until(lambda: len(bad.refused) >= 2)
@@ -269,7 +269,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_unserved_method_is_unimplemented(plane, beside, dial, method):
+async def test_unserved_method_is_unimplemented(fleet_db, beside, dial, method):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         call = channel.stream_stream(f"/envoy.service.{method}")()
         await change_arrives("198.51.100.2")
@@ -280,7 +280,7 @@ async def test_unserved_method_is_unimplemented(plane, beside, dial, method):
 # -- below gRPC --------------------------------------------------------------------------------------------------------
 
 
-async def test_unfinished_tls_handshake_disturbs_nobody(plane, beside):
+async def test_unfinished_tls_handshake_disturbs_nobody(fleet_db, beside):
     async with beside() as (server, _, change_arrives):
         with (
             socket.create_connection(("127.0.0.1", server.ports[0])),
@@ -290,7 +290,7 @@ async def test_unfinished_tls_handshake_disturbs_nobody(plane, beside):
             await change_arrives("198.51.100.2")
 
 
-async def test_plaintext_bytes_end_connection(plane, beside):
+async def test_plaintext_bytes_end_connection(fleet_db, beside):
     async with beside() as (server, _, change_arrives):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
         writer.write(b"GET / HTTP/1.1\r\nHost: xds\r\n\r\n")
@@ -300,7 +300,7 @@ async def test_plaintext_bytes_end_connection(plane, beside):
         writer.close()
 
 
-async def test_malformed_http2_ends_connection(plane, beside, authority, certified):
+async def test_malformed_http2_ends_connection(fleet_db, beside, authority, certified):
     async with beside() as (server, identity, change_arrives):
         context = ssl.create_default_context(cadata=authority.certificate_pem)
         context.set_alpn_protocols(["h2"])

@@ -26,21 +26,21 @@ pytestmark = pytest.mark.postgres
 ROUTES = (names.ROUTE, names.GATEWAY_ROUTES)
 
 
-def key_of(plane) -> str:
-    return f"gateway/{plane.fleet.id}"
+def key_of(fleet_db) -> str:
+    return f"gateway/{fleet_db.fleet.id}"
 
 
 @pytest.fixture
-def gateways(plane, drive, until, has_all):
+def gateways(fleet_db, drive, until, has_all):
     """`async with gateways(server, 3) as […]`: gateways that hold everything, with no rollout in progress."""
 
     @asynccontextmanager
     async def start(server, count):
         async with AsyncExitStack() as stack:
-            identities = [await plane.add_gateway(f"gw-{uuid4()}") for _ in range(count)]
+            identities = [await fleet_db.add_gateway(f"gw-{uuid4()}") for _ in range(count)]
             await until(lambda: all(each.proxy_id in server.publisher.world.proxies for each in identities))
             proxies = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
-            await until(lambda: all(has_all(len(plane.pools))(each.client) for each in proxies))
+            await until(lambda: all(has_all(len(fleet_db.pools))(each.client) for each in proxies))
             await until(lambda: not server.publisher.rollouts_in_progress())
             yield proxies
 
@@ -48,11 +48,11 @@ def gateways(plane, drive, until, has_all):
 
 
 @pytest.fixture
-def sent_to(plane, until):
+def sent_to(fleet_db, until):
     """`await sent_to(gateways, "jp")` waits for a pool's cluster, and returns the gateways that were sent it."""
 
     async def ask(proxies, country, *, count=1):
-        cluster = plane.cluster(country)
+        cluster = fleet_db.cluster(country)
         await until(lambda: sum(each.was_sent(names.CLUSTER, cluster) for each in proxies) >= count)
         return [each for each in proxies if each.was_sent(names.CLUSTER, cluster)]
 
@@ -60,16 +60,16 @@ def sent_to(plane, until):
 
 
 @pytest.fixture
-def flush_updates(plane, until):
+def flush_updates(fleet_db, until):
     """`await flush_updates(gateways)` moves an exit and waits for the new endpoints, so that all earlier updates are sent too."""
     numbers = iter(range(10, 250))
 
     async def tell(proxies):
-        before = {each: each.client.versions[names.ENDPOINT].get(plane.cluster("us")) for each in proxies}
-        await plane.change(plane.exits["us"], endpoint=f"198.51.100.{next(numbers)}")
+        before = {each: each.client.versions[names.ENDPOINT].get(fleet_db.cluster("us")) for each in proxies}
+        await fleet_db.change(fleet_db.exits["us"], endpoint=f"198.51.100.{next(numbers)}")
         await until(
             lambda: all(
-                each.client.versions[names.ENDPOINT].get(plane.cluster("us")) != version
+                each.client.versions[names.ENDPOINT].get(fleet_db.cluster("us")) != version
                 for each, version in before.items()
             )
         )
@@ -77,21 +77,21 @@ def flush_updates(plane, until):
     return tell
 
 
-def holds(proxies, country, plane) -> bool:
-    return all(plane.cluster(country) in each.client.held(names.CLUSTER) for each in proxies)
+def holds(proxies, country, fleet_db) -> bool:
+    return all(fleet_db.cluster(country) in each.client.held(names.CLUSTER) for each in proxies)
 
 
 async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
-    plane, server, gateways, sent_to, flush_updates, until, has_all
+    fleet_db, server, gateways, sent_to, flush_updates, until, has_all
 ):
     async with gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.CLUSTER, names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         others = [each for each in proxies if each is not canary]
         await flush_updates(proxies)
-        assert not any(each.was_sent(names.CLUSTER, plane.cluster("jp")) for each in others)
+        assert not any(each.was_sent(names.CLUSTER, fleet_db.cluster("jp")) for each in others)
 
         routes = len(canary.client.responses)
         canary.paused.discard(names.CLUSTER)
@@ -100,7 +100,7 @@ async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
         assert canary.waiting[0].type_url == names.ROUTE
         assert len(canary.client.responses) > routes
         await flush_updates(proxies)
-        assert not any(each.was_sent(names.CLUSTER, plane.cluster("jp")) for each in others)
+        assert not any(each.was_sent(names.CLUSTER, fleet_db.cluster("jp")) for each in others)
 
         for each in [canary, *others]:
             await each.resume()
@@ -108,11 +108,11 @@ async def test_new_pool_reaches_other_gateways_after_ack_of_canary(
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.34, 3), (0.01, 1), (0.99, 6)])
-async def test_share_is_number_of_canaries(plane, serve, gateways, sent_to, flush_updates, until, share, count):
+async def test_share_is_number_of_canaries(fleet_db, serve, gateways, sent_to, flush_updates, until, share, count):
     async with serve(canary=CanaryPolicy(share=share)) as server, gateways(server, 6) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         canaries = await sent_to(proxies, "jp", count=count)
         await flush_updates(proxies)
         assert len(await sent_to(proxies, "jp")) == count
@@ -120,14 +120,14 @@ async def test_share_is_number_of_canaries(plane, serve, gateways, sent_to, flus
             await each.resume()
         for each in proxies:
             await each.resume()
-        await until(lambda: holds(proxies, "jp", plane))
+        await until(lambda: holds(proxies, "jp", fleet_db))
 
 
-async def test_others_wait_for_ack_of_every_canary(plane, serve, gateways, sent_to, flush_updates, until):
+async def test_others_wait_for_ack_of_every_canary(fleet_db, serve, gateways, sent_to, flush_updates, until):
     async with serve(canary=CanaryPolicy(share=0.5)) as server, gateways(server, 4) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         first, second = await sent_to(proxies, "jp", count=2)
         await first.resume()
         await until(lambda: first.client.versions[names.ROUTE] != second.client.versions[names.ROUTE])
@@ -137,19 +137,19 @@ async def test_others_wait_for_ack_of_every_canary(plane, serve, gateways, sent_
         assert len(await sent_to(proxies, "jp", count=4)) == 4
 
 
-async def test_share_of_one_disables_canaries(plane, serve, gateways, sent_to):
+async def test_share_of_one_disables_canaries(fleet_db, serve, gateways, sent_to):
     async with serve(canary=CanaryPolicy(share=1)) as server, gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.CLUSTER)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         assert len(await sent_to(proxies, "jp", count=3)) == 3
 
 
-async def test_endpoints_do_not_wait_for_canary(plane, server, gateways, flush_updates, sent_to):
+async def test_endpoints_do_not_wait_for_canary(fleet_db, server, gateways, flush_updates, sent_to):
     async with gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.CLUSTER)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await sent_to(proxies, "jp")
         await flush_updates(proxies)
 
@@ -182,13 +182,13 @@ def reconciled(monkeypatch, until):
     return wait
 
 
-async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to, until, monkeypatch):
+async def test_others_get_change_set_after_soak(fleet_db, serve, gateways, sent_to, until, monkeypatch):
     soak_s = 0.3
     async with serve(canary=CanaryPolicy(soak_s=soak_s)) as server, gateways(server, 2) as proxies:
         monkeypatch.setattr(controller_module, "_INTERVAL_S", 600)  # the end of the soak must wake the controller
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         accepted_at = time.monotonic()
         await canary.resume()
@@ -196,17 +196,17 @@ async def test_others_get_change_set_after_soak(plane, serve, gateways, sent_to,
         assert time.monotonic() - accepted_at >= soak_s
 
 
-async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to, until, now_s, reconciled):
+async def test_change_during_soak_restarts_soak(fleet_db, serve, gateways, sent_to, until, now_s, reconciled):
     """The other proxies get only a change-set that the canary had for the whole soak."""
     async with serve(canary=CanaryPolicy(soak_s=60)) as server, gateways(server, 2) as proxies:
         now_s[0] += 60  # the first configuration has soaked
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         await until(lambda: len(canary.versions_sent(*ROUTES)) == 2)
         await reconciled()
         now_s[0] += 40
-        await plane.add_pool("gb")
-        await until(lambda: len(canary.versions_sent(*ROUTES)) == 3 and holds([canary], "gb", plane))
+        await fleet_db.add_pool("gb")
+        await until(lambda: len(canary.versions_sent(*ROUTES)) == 3 and holds([canary], "gb", fleet_db))
         await reconciled()
         now_s[0] += 40
         await reconciled()
@@ -215,15 +215,15 @@ async def test_change_during_soak_restarts_soak(plane, serve, gateways, sent_to,
         await sent_to(proxies, "jp", count=2)
         (other,) = [each for each in proxies if each is not canary]
         await until(lambda: other.client.versions == canary.client.versions)
-        assert holds([other], "gb", plane)
+        assert holds([other], "gb", fleet_db)
         assert len(other.versions_sent(*ROUTES)) == 2  # the first, and both pools together
 
 
-async def test_disconnected_canary_is_replaced(plane, server, gateways, sent_to, until):
+async def test_disconnected_canary_is_replaced(fleet_db, server, gateways, sent_to, until):
     async with gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         canary.client.call.cancel()
         others = [each for each in proxies if each is not canary]
@@ -233,43 +233,45 @@ async def test_disconnected_canary_is_replaced(plane, server, gateways, sent_to,
 
 
 async def test_canary_reconnecting_to_other_replica_does_not_block(
-    plane, server, serve, gateways, sent_to, until, has_all, drive
+    fleet_db, server, serve, gateways, sent_to, until, has_all, drive
 ):
     async with serve() as other, gateways(server, 1) as proxies, gateways(other, 2) as elsewhere:
         proxies[0].pause(names.ROUTE)
         for each in elsewhere:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to([*proxies, *elsewhere], "jp")
         home, away = (server, other) if canary in proxies else (other, server)
         canary.client.call.cancel()
-        await until(lambda: canary.id not in home.publisher.proxies_of(key_of(plane)))
+        await until(lambda: canary.id not in home.publisher.proxies_of(key_of(fleet_db)))
         async with drive(away, canary.identity) as again:
             for each in (*proxies, *elsewhere):
                 await each.resume()
             await until(lambda: has_all(3)(again.client))
             left = [each for each in (*proxies, *elsewhere) if each is not canary]
-            await until(lambda: holds(left, "jp", plane))
+            await until(lambda: holds(left, "jp", fleet_db))
 
 
-async def test_other_replica_continues_when_canarys_gateways_are_gone(plane, server, serve, gateways, sent_to, until):
+async def test_other_replica_continues_when_canarys_gateways_are_gone(
+    fleet_db, server, serve, gateways, sent_to, until
+):
     async with serve() as other, gateways(server, 1) as here, gateways(other, 1) as there:
         proxies = [*here, *there]
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         (left,) = [each for each in proxies if each is not canary]
         canary.client.call.cancel()
         await left.resume()
-        await until(lambda: holds([left], "jp", plane))
+        await until(lambda: holds([left], "jp", fleet_db))
 
 
-async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until, now_s, reconciled):
+async def test_silent_canary_is_replaced(fleet_db, serve, gateways, sent_to, until, now_s, reconciled):
     async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (silent,) = await sent_to(proxies, "jp")
         await reconciled()
         assert await sent_to(proxies, "jp") == [silent]
@@ -277,49 +279,49 @@ async def test_silent_canary_is_replaced(plane, serve, gateways, sent_to, until,
         others = [each for each in proxies if each is not silent]
         for each in others:
             await each.resume()
-        await until(lambda: holds(others, "jp", plane))
+        await until(lambda: holds(others, "jp", fleet_db))
         await silent.resume()
         await until(lambda: silent.client.versions == others[0].client.versions)
 
 
-async def test_slow_canaries_are_asked_again(plane, serve, gateways, sent_to, until, now_s):
+async def test_slow_canaries_are_asked_again(fleet_db, serve, gateways, sent_to, until, now_s):
     """After all proxies were too slow, they are asked again."""
     async with serve(canary=CanaryPolicy(patience_s=60)) as server, gateways(server, 2) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (first,) = await sent_to(proxies, "jp")
         now_s[0] += 61
         await sent_to(proxies, "jp", count=2)
         (second,) = [each for each in proxies if each is not first]
-        await until(lambda: server.publisher.canaries_of(key_of(plane)) == {second.id})
+        await until(lambda: server.publisher.canaries_of(key_of(fleet_db)) == {second.id})
         now_s[0] += 61
-        await until(lambda: server.publisher.canaries_of(key_of(plane)) == {first.id})
+        await until(lambda: server.publisher.canaries_of(key_of(fleet_db)) == {first.id})
         for each in proxies:
             await each.resume()
-        await until(lambda: holds(proxies, "jp", plane))
+        await until(lambda: holds(proxies, "jp", fleet_db))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
-async def test_two_replicas_share_one_canary(plane, server, serve, gateways, sent_to, flush_updates, until):
+async def test_two_replicas_share_one_canary(fleet_db, server, serve, gateways, sent_to, flush_updates, until):
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
         proxies = [*here, *there]
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         await flush_updates(proxies)
         assert await sent_to(proxies, "jp") == [canary]
         for each in proxies:
             await each.resume()
-        await until(lambda: holds(proxies, "jp", plane))
+        await until(lambda: holds(proxies, "jp", fleet_db))
 
 
 async def test_share_gives_each_replica_canaries_that_must_all_accept(
-    plane, serve, gateways, sent_to, flush_updates, until, monkeypatch, database
+    fleet_db, serve, gateways, sent_to, flush_updates, until, monkeypatch, database
 ):
     monkeypatch.setattr(recorder_module, "_HEARTBEAT_EVERY_S", 0.2)
     policy = CanaryPolicy(share=0.5)
@@ -339,7 +341,7 @@ async def test_share_gives_each_replica_canaries_that_must_all_accept(
         proxies = [*here, *there]
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         canaries = await sent_to(proxies, "jp", count=2)
         assert {each in here for each in canaries} == {True, False}
         first, second = canaries
@@ -364,43 +366,43 @@ async def _beats(database):
         return min((await session.execute(select(ReplicaRow.seen_at))).scalars())
 
 
-async def test_canary_of_dead_replica_does_not_block(plane, server, gateways, sent_to, until, database):
+async def test_canary_of_dead_replica_does_not_block(fleet_db, server, gateways, sent_to, until, database):
     async with gateways(server, 2) as proxies:
         async with database.session() as session:
             dead = uuid4()
             long_ago = datetime.now(UTC) - timedelta(minutes=1)
             session.add(ReplicaRow(id=dead, revision=1, seen_at=long_ago))
-            session.add(CanaryRow(group=key_of(plane), proxy_id=plane.gateway.id, replica=dead))
-        await plane.add_pool("jp")
-        await until(lambda: holds(proxies, "jp", plane))
+            session.add(CanaryRow(group=key_of(fleet_db), proxy_id=fleet_db.gateway.id, replica=dead))
+        await fleet_db.add_pool("jp")
+        await until(lambda: holds(proxies, "jp", fleet_db))
 
 
-async def test_rollout_continues_after_replica_stops(plane, server, serve, gateways, sent_to, until, drive):
+async def test_rollout_continues_after_replica_stops(fleet_db, server, serve, gateways, sent_to, until, drive):
     """The canary's replica stops, and another replica tries the change-set again."""
     async with serve() as stays, gateways(stays, 1) as left:
         async with serve() as ends, gateways(ends, 1) as there:
             for each in (*left, *there):
                 each.pause(names.ROUTE)
             left[0].client.responses.clear()
-            await plane.add_pool("jp")
+            await fleet_db.add_pool("jp")
             await sent_to([*left, *there], "jp")
         await left[0].resume()
-        await until(lambda: holds(left, "jp", plane))
+        await until(lambda: holds(left, "jp", fleet_db))
 
 
 # -- stored state -----------------------------------------------------------------------------------------------------
 
 
-async def test_release_is_one_revision_with_all_resources(plane, server, gateways, until, database):
+async def test_release_is_one_revision_with_all_resources(fleet_db, server, gateways, until, database):
     async with gateways(server, 3) as proxies:
         before = await worlds.current_revision(database)
-        await plane.add_pool("jp")
-        await until(lambda: holds(proxies, "jp", plane))
+        await fleet_db.add_pool("jp")
+        await until(lambda: holds(proxies, "jp", fleet_db))
         await until(lambda: not server.publisher.rollouts_in_progress())
         assert await worlds.current_revision(database) == before + 2
         async with database.session() as session:
             rows = (await session.execute(select(AcceptedRow))).scalars().all()
-        kept = {(row.type_url, row.name): (row.version, row.body) for row in rows if row.group == key_of(plane)}
+        kept = {(row.type_url, row.name): (row.version, row.body) for row in rows if row.group == key_of(fleet_db)}
         client = proxies[0].client
         for type_url in (names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE):
             for name, version in client.versions[type_url].items():
@@ -408,26 +410,26 @@ async def test_release_is_one_revision_with_all_resources(plane, server, gateway
         assert kept == {}
 
 
-async def test_removed_resource_leaves_accepted_versions(plane, server, gateways, until, database):
+async def test_removed_resource_leaves_accepted_versions(fleet_db, server, gateways, until, database):
     async with gateways(server, 2) as proxies:
-        await plane.add_pool("jp")
-        await until(lambda: holds(proxies, "jp", plane))
+        await fleet_db.add_pool("jp")
+        await until(lambda: holds(proxies, "jp", fleet_db))
         await until(lambda: not server.publisher.rollouts_in_progress())
-        cluster = plane.cluster("jp")
-        await plane.remove(plane.exits["jp"], plane.pools["jp"])
+        cluster = fleet_db.cluster("jp")
+        await fleet_db.remove(fleet_db.exits["jp"], fleet_db.pools["jp"])
         await until(lambda: all(cluster not in each.client.held(names.CLUSTER) for each in proxies))
         await until(lambda: not server.publisher.rollouts_in_progress())
         async with database.session() as session:
             assert cluster not in (await session.execute(select(AcceptedRow.name))).scalars().all()
 
 
-async def test_concurrent_releases_make_one_revision(plane, server, serve, gateways, until, database):
+async def test_concurrent_releases_make_one_revision(fleet_db, server, serve, gateways, until, database):
     """Releasing a change-set twice would make two revisions."""
     async with serve() as other, gateways(server, 2) as here, gateways(other, 2) as there:
         await until(lambda: not other.publisher.rollouts_in_progress())
         before = await worlds.current_revision(database)
         for _ in range(5):
-            await plane.change(plane.pools["us"], name=f"name-{_}")
+            await fleet_db.change(fleet_db.pools["us"], name=f"name-{_}")
             await until(
                 lambda: not server.publisher.rollouts_in_progress() and not other.publisher.rollouts_in_progress()
             )
@@ -436,9 +438,9 @@ async def test_concurrent_releases_make_one_revision(plane, server, serve, gatew
         assert len(routes) == 4
 
 
-async def test_late_release_changes_nothing(plane, database, until):
+async def test_late_release_changes_nothing(fleet_db, database, until):
     """The release was decided with a World in which another version was accepted."""
-    key = ResourceKey(key_of(plane), *ROUTES)
+    key = ResourceKey(key_of(fleet_db), *ROUTES)
 
     async def release(version, revision):
         due = rollout.AcceptedChangeSet(key.group, version, {key: (version, version.encode())}, frozenset(), revision)
@@ -456,12 +458,12 @@ async def test_late_release_changes_nothing(plane, database, until):
     assert (await release("newest", unit.revision))[0]
 
 
-async def test_rollout_waits_during_outage_and_continues(plane, wired, serve, gateways, sent_to, until):
+async def test_rollout_waits_during_outage_and_continues(fleet_db, wired, serve, gateways, sent_to, until):
     database, wire = wired
     async with serve(database) as server, gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
         await wire.cut()
         await canary.resume()
@@ -475,11 +477,11 @@ async def test_rollout_waits_during_outage_and_continues(plane, wired, serve, ga
         await wire.mend()
         for each in proxies:
             await each.resume()
-        await until(lambda: holds(proxies, "jp", plane))
+        await until(lambda: holds(proxies, "jp", fleet_db))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
-async def test_change_at_start_of_outage_is_tried_afterwards(plane, wired, serve, gateways, until, monkeypatch):
+async def test_change_at_start_of_outage_is_tried_afterwards(fleet_db, wired, serve, gateways, until, monkeypatch):
     """Without PostgreSQL no canary can be claimed, so no proxy gets the change-set."""
     database, wire = wired
     claim, cut = rollout.claim_canaries, asyncio.Event()
@@ -492,7 +494,7 @@ async def test_change_at_start_of_outage_is_tried_afterwards(plane, wired, serve
 
     async with serve(database) as server, gateways(server, 2) as proxies:
         monkeypatch.setattr(rollout, "claim_canaries", fails_first)
-        await plane.change(plane.pools["us"], name="other")
+        await fleet_db.change(fleet_db.pools["us"], name="other")
         await asyncio.wait_for(cut.wait(), 60)
         assert all(len(each.versions_sent(*ROUTES)) == 1 for each in proxies)
         await wire.mend()

@@ -36,11 +36,11 @@ def validated(monkeypatch) -> list[list[tuple[str, str]]]:
 
 
 @pytest.fixture
-async def proxies(plane, serve, drive, until, has_all, validated):
+async def proxies(fleet_db, serve, drive, until, has_all, validated):
     """Two gateways that accept everything, at a server with a validator."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(envoy=ENVOY))
-        identities = [plane.identity, await plane.add_gateway("gw-2")]
+        identities = [fleet_db.identity, await fleet_db.add_gateway("gw-2")]
         await until(lambda: len(server.publisher.world.proxies) == 4)
         gateways = [await stack.enter_async_context(drive(server, identity)) for identity in identities]
         await until(lambda: all(has_all(2)(each.client) for each in gateways))
@@ -48,31 +48,31 @@ async def proxies(plane, serve, drive, until, has_all, validated):
         yield gateways
 
 
-async def rejections(plane):
-    async with plane.database.session() as session:
+async def rejections(fleet_db):
+    async with fleet_db.database.session() as session:
         return await rollout.rejections_by(session)
 
 
-async def test_valid_change_set_is_released_and_validated_once(plane, proxies, until, validated):
-    await plane.add_pool("jp")
-    cluster = plane.cluster("jp")
+async def test_valid_change_set_is_released_and_validated_once(fleet_db, proxies, until, validated):
+    await fleet_db.add_pool("jp")
+    cluster = fleet_db.cluster("jp")
     await until(lambda: all(cluster in each.client.held(names.CLUSTER) for each in proxies))
-    assert await rejections(plane) == []
+    assert await rejections(fleet_db) == []
     seen = [resource for run in validated for resource in run]
     assert len(seen) == len(set(seen))
     assert (names.CLUSTER, proxies[0].client.versions[names.CLUSTER][cluster]) in seen
     assert {type_url for type_url, _ in seen} == {names.CLUSTER, names.LISTENER, names.ROUTE}
 
 
-async def test_rejected_change_set_is_withdrawn_from_canary(plane, proxies, until):
+async def test_rejected_change_set_is_withdrawn_from_canary(fleet_db, proxies, until):
     before = proxies[0].client.versions[names.LISTENER]
-    await plane.change(plane.listener, address="not-an-address")
-    await until(lambda: rejections(plane))
-    (refused,) = await rejections(plane)
+    await fleet_db.change(fleet_db.listener, address="not-an-address")
+    await until(lambda: rejections(fleet_db))
+    (refused,) = await rejections(fleet_db)
     assert (refused.name, refused.proxy_id) == (names.GATEWAY_LISTENER, None)
     assert "not-an-address" in refused.detail
-    await plane.add_pool("jp")  # valid changes are released
-    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
+    await fleet_db.add_pool("jp")  # valid changes are released
+    await until(lambda: all(fleet_db.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
     await until(lambda: all(each.client.versions[names.LISTENER] == before for each in proxies))
     versions = {version for each in proxies for version in each.versions_sent(names.LISTENER, names.GATEWAY_LISTENER)}
     assert len(versions) <= 2
@@ -82,13 +82,13 @@ async def test_rejected_change_set_is_withdrawn_from_canary(plane, proxies, unti
     assert len(sent_it) <= 1
 
 
-async def test_only_resource_at_fault_is_withheld(plane, proxies, until, validated):
+async def test_only_resource_at_fault_is_withheld(fleet_db, proxies, until, validated):
     """A pool and a listener do not name each other, so they are two change-sets."""
-    await plane.change(plane.listener, address="not-an-address")
-    await plane.add_pool("jp")
-    await until(lambda: rejections(plane))
-    await until(lambda: all(plane.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
-    assert [each.name for each in await rejections(plane)] == [names.GATEWAY_LISTENER]
+    await fleet_db.change(fleet_db.listener, address="not-an-address")
+    await fleet_db.add_pool("jp")
+    await until(lambda: rejections(fleet_db))
+    await until(lambda: all(fleet_db.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))
+    assert [each.name for each in await rejections(fleet_db)] == [names.GATEWAY_LISTENER]
 
 
 def test_cluster_with_ads_secret_is_not_validated():
@@ -99,15 +99,15 @@ def test_cluster_with_ads_secret_is_not_validated():
     assert _can_validate(without)
 
 
-async def test_missing_envoy_rejects_nothing(plane, serve, drive, until, has_all):
-    async with serve(envoy=Path("/nowhere/envoy")) as server, drive(server, plane.identity) as gateway:
+async def test_missing_envoy_rejects_nothing(fleet_db, serve, drive, until, has_all):
+    async with serve(envoy=Path("/nowhere/envoy")) as server, drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await until(lambda: not server.publisher.rollouts_in_progress())
-        assert await rejections(plane) == []
+        assert await rejections(fleet_db) == []
 
 
 @pytest.mark.parametrize(("every", "refused"), [(2, False), (1, True)], ids=["every other time", "always"])
-async def test_crashed_envoy_is_run_a_second_time(plane, serve, drive, until, has_all, tmp_path, every, refused):
+async def test_crashed_envoy_is_run_a_second_time(fleet_db, serve, drive, until, has_all, tmp_path, every, refused):
     fragile = tmp_path / "envoy"
     fragile.write_text(
         f"""#!/bin/sh
@@ -116,12 +116,12 @@ echo x >> {tmp_path}/runs
 """
     )
     fragile.chmod(0o755)
-    async with serve(envoy=fragile) as server, drive(server, plane.identity) as gateway:
+    async with serve(envoy=fragile) as server, drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
 
         async def is_judged():
-            return await rejections(plane) if refused else not server.publisher.rollouts_in_progress()
+            return await rejections(fleet_db) if refused else not server.publisher.rollouts_in_progress()
 
         await until(is_judged)
-        words = {each.detail for each in await rejections(plane)}
+        words = {each.detail for each in await rejections(fleet_db)}
         assert words == ({"envoy --mode validate ended with -6"} if refused else set())

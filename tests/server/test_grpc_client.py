@@ -160,13 +160,13 @@ class GrpcCallerProcess:
 
 
 @pytest.fixture
-def calling(tmp_path, authority, plane):
+def calling(tmp_path, authority, fleet_db):
     """`async with calling(port) as caller` runs gRPC's client with the gateway's certificate."""
     from tests.server.conftest import certify  # noqa: PLC0415
 
     @asynccontextmanager
     async def start(port: int):
-        pair = certify(authority, plane.identity)
+        pair = certify(authority, fleet_db.identity)
         files = {
             "certificate_file": pair.certificate_pem,
             "private_key_file": pair.key_pem,
@@ -198,15 +198,15 @@ def calling(tmp_path, authority, plane):
     return start
 
 
-async def offer(plane, country: str, port: int) -> int:
-    return await plane.change(plane.exits[country], endpoint="127.0.0.1", port=port)
+async def offer(fleet_db, country: str, port: int) -> int:
+    return await fleet_db.change(fleet_db.exits[country], endpoint="127.0.0.1", port=port)
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-async def test_grpc_client_sees_missing_listener(plane, server, calling):
+async def test_grpc_client_sees_missing_listener(fleet_db, server, calling):
     async with calling(server.ports[0]) as caller:
         answer = await caller.call("xds:///nobody")
     assert answer["status"] == "UNAVAILABLE"
@@ -214,13 +214,13 @@ async def test_grpc_client_sees_missing_listener(plane, server, calling):
     assert "does not exist" in answer["details"]
 
 
-async def test_grpc_client_sees_removal_of_listener(plane, server, calling, backends, until):
-    await offer(plane, "us", backends["alice"])
+async def test_grpc_client_sees_removal_of_listener(fleet_db, server, calling, backends, until):
+    await offer(fleet_db, "us", backends["alice"])
     async with calling(server.ports[0]) as caller:
         await until(lambda: caller.reaches("alice"))
-        async with write(plane.database) as unit:  # it is the last listener of its fleet
-            await rollout.approve(unit, plane.fleet.id)
-        await plane.remove(plane.listener)
+        async with write(fleet_db.database) as unit:  # it is the last listener of its fleet
+            await rollout.approve(unit, fleet_db.fleet.id)
+        await fleet_db.remove(fleet_db.listener)
 
         async def is_told():
             answer = await caller.call()
@@ -229,36 +229,36 @@ async def test_grpc_client_sees_removal_of_listener(plane, server, calling, back
         await until(is_told)
 
 
-async def test_grpc_client_follows_changes_of_resources(plane, server, calling, backends, synced, until):
-    await offer(plane, "us", backends["alice"])
-    await offer(plane, "de", backends["carol"])
+async def test_grpc_client_follows_changes_of_resources(fleet_db, server, calling, backends, synced, until):
+    await offer(fleet_db, "us", backends["alice"])
+    await offer(fleet_db, "de", backends["carol"])
     async with calling(server.ports[0]) as caller:
         await until(lambda: caller.reaches("alice"))
-        await offer(plane, "us", backends["bob"])  # endpoints
+        await offer(fleet_db, "us", backends["bob"])  # endpoints
         await until(lambda: caller.reaches("bob"))
-        await plane.change(plane.pools["us"], name="us-east")  # its cluster, and with it the endpoints
-        await offer(plane, "us", backends["alice"])
+        await fleet_db.change(fleet_db.pools["us"], name="us-east")  # its cluster, and with it the endpoints
+        await offer(fleet_db, "us", backends["alice"])
         await until(lambda: caller.reaches("alice"))
         # the client no longer subscribes to the old cluster, so no other proxy could try a change of it
         await until(lambda: not server.publisher.rollouts_in_progress())
-        await plane.change(plane.pools["de"], name="zz")  # routes and cluster
+        await fleet_db.change(fleet_db.pools["de"], name="zz")  # routes and cluster
         await until(lambda: caller.reaches("carol"))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
         async def all_accepted():
-            standing = await synced(plane.gateway.id)
+            standing = await synced(fleet_db.gateway.id)
             return len(standing) == 4 and all(accepted for _, accepted, _ in standing.values())
 
         await until(all_accepted)
 
 
-async def test_grpc_client_survives_outage_of_control_plane(plane, server, calling, backends, until):
-    await offer(plane, "us", backends["alice"])
+async def test_grpc_client_survives_outage_of_control_plane(fleet_db, server, calling, backends, until):
+    await offer(fleet_db, "us", backends["alice"])
     async with before_port(server.ports[0]) as proxy, calling(proxy.port) as caller:
         await until(lambda: caller.reaches("alice"))
         proxy.cut()
         await until(lambda: server.publisher.streams == 0)
-        await offer(plane, "us", backends["bob"])
+        await offer(fleet_db, "us", backends["bob"])
         assert await caller.reaches("alice")
         proxy.heal()
         await until(lambda: caller.reaches("bob"), timeout_s=BOUND_S)

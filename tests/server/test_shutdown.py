@@ -49,12 +49,12 @@ async def one_after_the_other(first, second):
 
 
 @pytest.mark.usefixtures("middling", "calm")
-async def test_old_stream_ends_with_ok_and_client_reconnects(plane, serve, dial, until, has_all):
+async def test_old_stream_ends_with_ok_and_client_reconnects(fleet_db, serve, dial, until, has_all):
     async with (
         serve(connection_age_s=5) as aging,
         serve(connection_age_s=0) as stays,
         one_after_the_other(aging, stays) as proxy,
-        dial(proxy, plane.identity) as channel,
+        dial(proxy, fleet_db.identity) as channel,
     ):
         old = AdsTestClient(channel)
         await old.start()
@@ -71,12 +71,12 @@ async def test_old_stream_ends_with_ok_and_client_reconnects(plane, serve, dial,
         await until(lambda: (aging.publisher.streams, stays.publisher.streams) == (0, 1))
 
 
-async def test_connections_without_age_stay(plane, serve, connect, has_all):
+async def test_connections_without_age_stay(fleet_db, serve, connect, has_all):
     assert ConnectionAge(0).options == []
-    async with serve(connection_age_s=0) as server, connect(server, plane.identity) as client:
+    async with serve(connection_age_s=0) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
@@ -102,24 +102,24 @@ def test_admission_allows_burst_then_rate():
 
 @pytest.mark.usefixtures("calm")
 async def test_reconnecting_clients_are_admitted_by_rate(
-    plane, serve, connect, drive, has_all, until, monkeypatch, services
+    fleet_db, serve, connect, drive, has_all, until, monkeypatch, services
 ):
     now = [1000.0]
     monkeypatch.setattr("xds.server.discovery_service.time", SimpleNamespace(monotonic=lambda: now[0]))
     async with serve(admissions_per_s=1, admissions_burst=2) as server, AsyncExitStack() as stack:
-        within = [await stack.enter_async_context(drive(server, plane.identity)) for _ in range(2)]
+        within = [await stack.enter_async_context(drive(server, fleet_db.identity)) for _ in range(2)]
         await until(lambda: all(has_all(2)(each.client) for each in within))
         for _ in range(5):
-            async with connect(server, plane.identity) as refused:
+            async with connect(server, fleet_db.identity) as refused:
                 assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert "try again" in await refused.call.details()
         assert server.publisher.streams == len(services[0]._streams) == 2
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await until(lambda: all(has_all(3)(each.client) for each in within))
         now[0] += 1
-        late = await stack.enter_async_context(drive(server, plane.identity))
+        late = await stack.enter_async_context(drive(server, fleet_db.identity))
         await until(lambda: has_all(3)(late.client))
-        async with connect(server, plane.identity) as refused:
+        async with connect(server, fleet_db.identity) as refused:
             assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -127,10 +127,10 @@ async def test_reconnecting_clients_are_admitted_by_rate(
 
 
 @pytest.mark.usefixtures("calm")
-async def test_stopping_replica_ends_streams_in_any_state_with_ok(plane, serve, connect, has_all, until):
+async def test_stopping_replica_ends_streams_in_any_state_with_ok(fleet_db, serve, connect, has_all, until):
     async with AsyncExitStack() as stack:
         async with serve() as server:
-            clients = [await stack.enter_async_context(connect(server, plane.identity)) for _ in range(4)]
+            clients = [await stack.enter_async_context(connect(server, fleet_db.identity)) for _ in range(4)]
             quiet, unanswered, busy, new = clients
             for client in (quiet, busy):
                 await client.start()
@@ -139,23 +139,23 @@ async def test_stopping_replica_ends_streams_in_any_state_with_ok(plane, serve, 
             await unanswered.read()
             await new.call.wait_for_connection()
             await until(lambda: server.publisher.streams == 4)
-            revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+            revision = await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
             await until(lambda: server.publisher.world.revision >= revision)
         assert [await client.end() for client in clients] == [grpc.StatusCode.OK] * 4
         assert server.publisher.streams == 0
 
 
-async def test_stopping_replica_refuses_new_stream(plane, serve, connect, services):
-    async with serve() as server, connect(server, plane.identity) as client:
+async def test_stopping_replica_refuses_new_stream(fleet_db, serve, connect, services):
+    async with serve() as server, connect(server, fleet_db.identity) as client:
         services[0].shut_down()
         assert await client.end() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.usefixtures("calm")
-async def test_replica_stops_despite_client_that_does_not_read(plane, serve, connect, services, until):
+async def test_replica_stops_despite_client_that_does_not_read(fleet_db, serve, connect, services, until):
     async with connect_later(connect) as later:
         async with asyncio.timeout(60), serve() as server:
-            client = await later(server, plane.identity)
+            client = await later(server, fleet_db.identity)
             await client.ask(names.ENDPOINT, *(f"name-{number:06}-{'x' * 40}" for number in range(80_000)))
             await until(lambda: any(each.writing_since for each in services[0]._streams))
         assert server.publisher.streams == 0
@@ -182,9 +182,9 @@ async def dial_both(first, second, authority, identity):
 
 
 @pytest.mark.usefixtures("calm")
-async def test_clients_move_to_other_replica_and_get_nothing_twice(plane, serve, authority, has_all, until):
-    others = [await plane.add_gateway(f"gw-{number}") for number in range(2, 7)]
-    identities = [plane.identity, *others]
+async def test_clients_move_to_other_replica_and_get_nothing_twice(fleet_db, serve, authority, has_all, until):
+    others = [await fleet_db.add_gateway(f"gw-{number}") for number in range(2, 7)]
+    identities = [fleet_db.identity, *others]
     async with serve() as second, AsyncExitStack() as stack:
         async with serve() as first:
             channels = [
@@ -201,10 +201,10 @@ async def test_clients_move_to_other_replica_and_get_nothing_twice(plane, serve,
         for client, before in zip(again, clients, strict=True):
             await client.start(before.versions)
         await until(lambda: second.publisher.streams == len(identities))
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
         for client, before in zip(again, clients, strict=True):
             await client.until(lambda it, before=before: it.versions[names.ENDPOINT] != before.versions[names.ENDPOINT])
-            assert sent_resources(client) == [plane.cluster("us")]
+            assert sent_resources(client) == [fleet_db.cluster("us")]
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-async def test_sigterm_ends_streams_with_ok_and_logs_no_error(plane, database, database_url, until, has_all):
+async def test_sigterm_ends_streams_with_ok_and_logs_no_error(fleet_db, database, database_url, until, has_all):
     """Run `exitplane serve` as a process, and stop it by SIGTERM with open streams."""
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
@@ -238,7 +238,7 @@ async def test_sigterm_ends_streams_with_ok_and_logs_no_error(plane, database, d
     )
     try:
         async with AsyncExitStack() as stack:
-            pair = certify(authority, plane.identity)
+            pair = certify(authority, fleet_db.identity)
             credentials = grpc.ssl_channel_credentials(
                 authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
             )
@@ -250,7 +250,7 @@ async def test_sigterm_ends_streams_with_ok_and_logs_no_error(plane, database, d
                 )
                 async with asyncio.timeout(60):
                     await channel.channel_ready()
-                gateways.append(GatewayClient(AdsTestClient(channel), plane.identity))
+                gateways.append(GatewayClient(AdsTestClient(channel), fleet_db.identity))
             running = [asyncio.create_task(each.run(None)) for each in gateways]
             await until(lambda: all(has_all(2)(each.client) for each in gateways), timeout_s=30)
             process.send_signal(signal.SIGTERM)
@@ -277,14 +277,14 @@ def test_bad_request_blocks_only_its_proxy_for_a_while():
     assert not admission.is_blocked(other, 100.0)
 
 
-async def test_proxy_is_blocked_after_malformed_request(plane, serve, connect, has_all, until):
+async def test_proxy_is_blocked_after_malformed_request(fleet_db, serve, connect, has_all, until):
     """The other proxies are served meanwhile."""
-    second = await plane.add_gateway("gw-2")
+    second = await fleet_db.add_gateway("gw-2")
     async with serve(penalty_s=600) as server:
-        async with connect(server, plane.identity) as rogue:
+        async with connect(server, fleet_db.identity) as rogue:
             await rogue.call.write(b"\xff" * 100)
             assert await rogue.end() is grpc.StatusCode.INVALID_ARGUMENT
-        async with connect(server, plane.identity) as rogue:
+        async with connect(server, fleet_db.identity) as rogue:
             assert await rogue.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
         async with connect(server, second) as good:
             await good.start()
