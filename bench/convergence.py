@@ -64,12 +64,12 @@ class AckTimes:
 @asynccontextmanager
 async def watched(acks: AckTimes) -> AsyncIterator[None]:
     class Watching(AckRecorder):
-        def answered(
-            self, identity: Identity, view: ProxyView, answered: Answered, *, kept: bool
+        def record_answer(
+            self, identity: Identity, view: ProxyView, answered: Answered, *, withheld: bool
         ) -> Sequence[Rejection]:
             if identity.role is Role.GATEWAY and answered.type_url == ENDPOINT and answered.error is None:
                 acks.note(answered.revision)
-            return super().answered(identity, view, answered, kept=kept)
+            return super().record_answer(identity, view, answered, withheld=withheld)
 
     with patch.object(server, "AckRecorder", Watching):
         yield

@@ -1,4 +1,4 @@
-"""Compile the .proto files beside this script into the package xds.wire: `python proto/compile.py`."""
+"""Compiler of the .proto files beside this script into the package xds.wire: `python proto/compile.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Write a module and a stub for each .proto file. Raises CalledProcessError when one does not compile."""
+    """Write a module and a stub for each .proto file. Raises CalledProcessError if one does not compile."""
     source = Path(__file__).resolve().parent
     target = source.parent / "xds" / "wire"
     target.mkdir(exist_ok=True)

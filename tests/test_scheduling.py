@@ -19,8 +19,8 @@ def test_modules_that_need_one_scene_are_one_scope():
 
 
 def test_any_other_module_is_a_scope_of_its_own():
-    assert scope_of("tests/envoy/test_parents.py::Class::test_x") == "tests/envoy/test_parents.py"
-    assert scope_of("tests/envoy/test_parents.py::test_x") != scope_of("tests/e2e/test_parents.py::test_x")
+    assert scope_of("tests/envoy/test_parent_proxies.py::Class::test_x") == "tests/envoy/test_parent_proxies.py"
+    assert scope_of("tests/envoy/test_parent_proxies.py::test_x") != scope_of("tests/e2e/test_parents.py::test_x")
 
 
 def test_scenes_are_those_of_modules_that_exist():

@@ -1,4 +1,4 @@
-"""How a real gateway shares requests among the exits of a pool."""
+"""Load balancing of a real gateway among the exits of a pool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from model.world import (
     World,
     put,
 )
-from tests.envoy.gateways import (
+from tests.envoy.static_gateway import (
     CLOCK_HEADER,
     exits,
     fetch,
@@ -44,7 +44,7 @@ SESSIONS = [f"s{number}" for number in range(20)]
 SICK = frozenset({"standby-2", "standby-3", "sick-1", "sick-2"})
 """Exits that failed their checks."""
 DYING = "dying-1"
-"""An exit that nobody listens at any more, and of which no check said so yet."""
+"""A dead exit that no health check has detected yet."""
 
 
 def make_pool(number: int, name: str, policy: Policy) -> Pool:
@@ -67,7 +67,7 @@ POOLS = {
     )
 }
 FALLBACKS = {"first": ("sessions", "sick"), "second": ("sick", "sessions")}
-"""Sessions that are sent by routes to a pool, and from there on to another."""
+"""Pool and fallback pool by the name of the route."""
 
 
 def make_exits() -> Iterator[Exit]:
@@ -93,7 +93,7 @@ NAMES = {str(each.id): each.name for each in EXITS.values()}
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory) -> Iterator[Callable[..., str]]:
-    """`ask(pool, session=…)`: the name of the exit that a request leaves by."""
+    """`ask(pool, session=…)` sends a request and returns the name of its exit."""
     folder = tmp_path_factory.mktemp("gateway")
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     routes = [
@@ -133,7 +133,7 @@ def ask(tmp_path_factory) -> Iterator[Callable[..., str]]:
 
 
 def assignment(pool_id: UUID, ports: dict[UUID, int]) -> dict:
-    """What gateways are told of a pool's exits, and what their checks would have said."""
+    """Return the endpoints of a pool, with the health that checks would have found."""
     of_pool = [replace(each, port=ports[each.id]) for each in EXITS.values() if each.pool_id == pool_id]
     pool = next(each for each in POOLS.values() if each.id == pool_id)
     told = as_json(names.ENDPOINT, encode(translate_endpoints(pool, of_pool)))
@@ -152,31 +152,31 @@ def test_exits_share_by_weight(ask, policy):
     assert 95 < Counter(ask(pool) for _ in range(160))[f"{pool}-1"] < 145
 
 
-def test_at_random_exits_share_alike_whatever_their_weights(ask):
+def test_random_policy_ignores_weights(ask):
     assert 50 < Counter(ask("by-random") for _ in range(160))["by-random-1"] < 110
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_session_always_leaves_by_one_exit_and_sessions_by_all(ask, method):
+def test_session_keeps_its_exit_and_sessions_use_all_exits(ask, method):
     exits_of = {session: {ask("sessions", session, method) for _ in range(3)} for session in SESSIONS}
     assert {len(found) for found in exits_of.values()} == {1}
-    # where a session hashes to depends on the exits' ports: so many that no exit is left out by chance
+    # hashes depend on the exits' ports: with 80 sessions no exit stays unused by chance
     assert len({ask("sessions", f"other-{number}", method) for number in range(80)}) == 4
 
 
 NOW = 1_700_000_000
-"""What time it is for the gateway's script where a test says so."""
+"""Time of the gateway's script in tests that set it."""
 
 
 def ends_in_s(session: str, ttl: int) -> int:
-    """How soon after NOW a session gets another exit, if its time to live is so long (envoy/wish.lua)."""
+    """Return the seconds from NOW until a session with this time to live gets another exit (envoy/wish.lua)."""
     offset = 0
     for character in session.encode():
         offset = (offset * 31 + character) % 86_400
     return ttl - (NOW + offset) % ttl
 
 
-def test_a_session_with_a_time_to_live_gets_another_exit_when_that_is_over_and_others_do_not(ask):
+def test_only_session_past_its_time_to_live_changes_exit(ask):
     ends = {name: ends_in_s(name, 60) for name in SESSIONS}
     before = {name: ask("brief", name, now=NOW) for name in SESSIONS}
     assert before == {name: ask("brief", name, now=NOW + ends[name] - 1) for name in SESSIONS}
@@ -186,33 +186,33 @@ def test_a_session_with_a_time_to_live_gets_another_exit_when_that_is_over_and_o
     assert after != before
 
 
-def test_sessions_are_one_in_any_case(ask):
+def test_session_names_are_case_insensitive(ask):
     assert {ask("sessions", session) for session in ("abc", "ABC", "aBc")} == {ask("sessions", "abc")}
 
 
-def test_without_a_session_requests_leave_by_all_exits(ask):
+def test_requests_without_session_use_all_exits(ask):
     assert len({ask("sessions") for _ in range(60)}) == 4
 
 
-def test_where_exits_are_not_shared_by_session_one_leaves_by_all(ask):
+def test_session_uses_all_exits_under_other_policies(ask):
     assert len({ask("plain", "abc") for _ in range(60)}) == 4
 
 
-def test_a_session_whose_exit_just_died_leaves_by_another(ask):
+def test_session_with_dead_exit_uses_another(ask):
     found = {ask("dying", session) for session in SESSIONS}
     assert found == {"dying-2", "dying-3"}
 
 
-def test_a_session_stays_with_its_exit_where_its_pool_has_a_fallback(ask):
+def test_session_keeps_exit_in_pool_with_fallback(ask):
     for session in SESSIONS:
         assert ask("first", session) == ask("first", session) == ask("sessions", session)
 
 
-def test_a_session_stays_with_an_exit_of_the_fallback_while_its_pool_has_none(ask):
+def test_session_keeps_exit_of_fallback_while_pool_is_empty(ask):
     for session in SESSIONS:
         assert ask("second", session) == ask("sessions", session)
 
 
-def test_exits_on_standby_serve_nobody_while_one_other_is_well(ask):
-    """Two of three are not: Envoy by itself would send half of the requests on."""
+def test_standby_exits_are_unused_while_another_is_healthy(ask):
+    """Two of three exits are unhealthy; by default Envoy would send half of the requests to the standby."""
     assert {ask("standby") for _ in range(60)} == {"standby-1"}

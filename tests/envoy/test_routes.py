@@ -1,4 +1,4 @@
-"""What a real gateway decides is what was explained: random fleets, random requests, by plain HTTP and by CONNECT."""
+"""Decisions of a real gateway equal those of `explain`, for random fleets and requests, by plain HTTP and CONNECT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from tests.envoy.gateways import exits, fetch, running, static_fleet
+from tests.envoy.static_gateway import exits, fetch, running, static_fleet
 from tests.translate.scenes import FLEET, Now, make_request, make_world
 from xds.translate import names
 from xds.translate.explain import ExplainRequest, Explanation, explain
@@ -49,7 +49,7 @@ def expected(explained: Explanation) -> set[tuple[int, str]]:
 
 
 def prefixed(static: dict, prefix: str) -> dict:
-    """The same with other names, so that several fleets fit into one Envoy."""
+    """Return static resources with prefixed names, so that several fleets fit into one Envoy."""
     for listener in static["listeners"]:
         listener["name"] = prefix + listener["name"]
     text = json.dumps(static).replace('"pool/', f'"{prefix}pool/').replace('"pools/', f'"{prefix}pools/')
@@ -57,7 +57,7 @@ def prefixed(static: dict, prefix: str) -> dict:
 
 
 @pytest.mark.parametrize("fleets", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_gateway_decides_as_was_explained(tmp_path, fleets):
+def test_gateway_decision_equals_explanation(tmp_path, fleets):
     random, at = Random(SEED), now()
     worlds = [make_world(random, at) for _ in range(fleets)]
     pool_ids = {pool_id for world in worlds for pool_id in world.pools}

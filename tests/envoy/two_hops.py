@@ -1,4 +1,4 @@
-"""A real gateway and a real exit, each on a stream of its own, with certificates of one authority between them."""
+"""A real gateway and real exits, each on its own ADS stream, with certificates of one authority."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.identity import Identity
 from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, World, put
-from tests.envoy.planes import Envoy, Plane, envoy_of
+from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from tests.ports import reserved_port
 from xds.translate import names
 
 FLEET, GATEWAY = UUID(int=1), UUID(int=9)
-# a check that a busy machine answers late takes no exit away
+# a late answer of a busy machine must not eject an exit
 POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout_s=30, failures_to_eject=1_000))
 
 
 @dataclass
 class TwoHops:
-    """`exits` and their planes are by the id of the exit."""
+    """A gateway and its exits. `exits` and `servers` have the exit's id as key."""
 
-    gateway: Envoy
-    gateway_plane: Plane
-    exits: dict[UUID, Envoy]
-    planes: dict[UUID, Plane]
+    gateway: RunningEnvoy
+    gateway_server: WorldServer
+    exits: dict[UUID, RunningEnvoy]
+    servers: dict[UUID, WorldServer]
     parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
-        """Tell everybody."""
-        for plane in (self.gateway_plane, *self.planes.values()):
-            plane.change(*changes)
+        """Publish changes to all Envoys."""
+        for world_server in (self.gateway_server, *self.servers.values()):
+            world_server.change(*changes)
 
 
 def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
@@ -51,7 +51,7 @@ def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
 
 @contextmanager
 def two_hops(folder: Path, *exits: Exit) -> Iterator[TwoHops]:
-    """A gateway in front of these exits, which are one pool's, each on a port that is held for it."""
+    """Run a gateway in front of the exits of one pool, each on a reserved port."""
     with ExitStack() as stack:
         placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
         yield stack.enter_context(_two_hops(folder, placed))
@@ -65,25 +65,27 @@ def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     entities = [Fleet(FLEET, "demo"), POOL, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
-    planes = {each.id: Plane(world, each) for each in (gateway, *proxies)}
-    with _all(planes, folder, authority) as envoys:
-        yield TwoHops(envoys.pop(GATEWAY), planes.pop(GATEWAY), envoys, planes)
+    servers = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
+    with _all(servers, folder, authority) as envoys:
+        yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers)
 
 
 @contextmanager
-def _all(planes: dict[UUID, Plane], folder: Path, authority: CertificateAuthority) -> Iterator[dict[UUID, Envoy]]:
-    if not planes:
+def _all(
+    servers: dict[UUID, WorldServer], folder: Path, authority: CertificateAuthority
+) -> Iterator[dict[UUID, RunningEnvoy]]:
+    if not servers:
         yield {}
         return
-    (proxy_id, plane), *others = planes.items()
+    (proxy_id, world_server), *others = servers.items()
     own = folder / str(proxy_id)
-    _certify(own, authority, plane.proxy)
-    with _all(dict(others), folder, authority) as envoys, envoy_of(plane, own) as envoy:
+    _certify(own, authority, world_server.proxy)
+    with _all(dict(others), folder, authority) as envoys, envoy_of(world_server, own) as envoy:
         yield {**envoys, proxy_id: envoy}
 
 
 def _certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> None:
-    """What an agent would have its Envoy find."""
+    """Write the secrets that an agent writes for its Envoy."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     identity = Identity(proxy.fleet_id, proxy.role, proxy.id)

@@ -1,4 +1,4 @@
-"""The xDS server of a replica in this process, and clients that speak to it as Envoy does, over mutual TLS."""
+"""Fixtures: the xDS server of a replica in this process, and clients that behave as Envoy does, over mutual TLS."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def authority() -> CertificateAuthority:
 
 
 def certify(authority: CertificateAuthority, identity: Identity) -> KeyPair:
-    """A key of one's own and the certificate that the authority gives for it."""
+    """Make a key, and have the authority sign a certificate for it."""
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     pem = csr.public_bytes(serialization.Encoding.PEM).decode()
@@ -69,7 +69,7 @@ def certify(authority: CertificateAuthority, identity: Identity) -> KeyPair:
 
 @pytest.fixture
 def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, CertificateAuthority], None]:
-    """`certified(context, identity, authority)`: give a client of Python's own TLS a certificate."""
+    """`certified(context, identity, authority)` loads a certificate into an SSL context of Python."""
 
     def give(context: ssl.SSLContext, identity: Identity, signed_by: CertificateAuthority) -> None:
         pair = certify(signed_by, identity)
@@ -79,12 +79,12 @@ def certified(tmp_path: Path) -> Callable[[ssl.SSLContext, Identity, Certificate
     return give
 
 
-# -- what is declared --------------------------------------------------------------------------------------------------
+# -- the declared state -----------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Plane:
-    """A fleet with a gateway, two pools and an exit in each; and the means to change it."""
+class FleetFixture:
+    """A fleet in the database with a gateway, two pools and an exit in each, and methods to change it."""
 
     database: Database
     fleet: FleetRow
@@ -94,14 +94,14 @@ class Plane:
     exits: dict[str, ExitRow] = field(default_factory=dict)
 
     @classmethod
-    async def declare(cls, database: Database) -> Plane:
+    async def declare(cls, database: Database) -> FleetFixture:
         async with write(database) as unit:
             fleet = await declared.save(unit, FleetRow(name="demo", created_at=AT))
             listener = await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=8080))
-            plane = cls(database, fleet, listener, await cls._gateway(unit, fleet, "gw-1"))
+            fleet_db = cls(database, fleet, listener, await cls._gateway(unit, fleet, "gw-1"))
             for country in ("us", "de"):
-                await plane._pool(unit, country)
-        return plane
+                await fleet_db._pool(unit, country)
+        return fleet_db
 
     @staticmethod
     async def _gateway(unit: UnitOfWork, fleet: FleetRow, name: str) -> ProxyRow:
@@ -137,7 +137,7 @@ class Plane:
             await self._pool(unit, country)
 
     async def change(self, row: Any, **fields: Any) -> int:
-        """Give a row new values; the revision that this is."""
+        """Change fields of a row. Return the new revision."""
         async with write(self.database) as unit:
             held = await declared.lock(unit.session, type(row), row.id)
             await declared.save_changes(unit, held, fields)
@@ -161,8 +161,8 @@ class Plane:
 
 
 @pytest.fixture
-async def plane(database: Database) -> Plane:
-    return await Plane.declare(database)
+async def fleet_db(database: Database) -> FleetFixture:
+    return await FleetFixture.declare(database)
 
 
 # -- the server --------------------------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
 
 @pytest.fixture
 def serve(database: Database, authority: CertificateAuthority, until: Callable[..., Any]) -> Serve:
-    """`async with serve() as server`: a replica, ready; on the test's database unless another is given.
+    """`async with serve() as server` runs a replica, by default on the test's database.
 
-    `canary`, `debounce`, `envoy` and `clock` are those of `run_server`, all else are its limits.
+    `canary`, `debounce`, `envoy` and `clock` are arguments of `run_server`; all others are `Limits`.
     """
 
     @asynccontextmanager
@@ -190,7 +190,7 @@ def serve(database: Database, authority: CertificateAuthority, until: Callable[.
 
 
 @pytest.fixture
-async def server(plane: Plane, serve: Serve) -> AsyncIterator[XdsServer]:
+async def server(fleet_db: FleetFixture, serve: Serve) -> AsyncIterator[XdsServer]:
     async with serve() as started:
         yield started
 
@@ -198,21 +198,21 @@ async def server(plane: Plane, serve: Serve) -> AsyncIterator[XdsServer]:
 # -- the client --------------------------------------------------------------------------------------------------------
 
 
-class Client:
-    """A proxy on a delta stream. It asks for what Envoy would ask for, and acknowledges unless it is told not to."""
+class AdsTestClient:
+    """A proxy on a delta stream. It subscribes as Envoy does; tests choose what it accepts."""
 
     def __init__(self, channel: grpc.aio.Channel, node_id: str = "") -> None:
         self.channel = channel
         self.call = channel.stream_stream(DELTA)()
         self.versions: dict[str, dict[str, str]] = {}
-        """What it holds: version by type URL and name."""
+        """Accepted versions by type URL and name."""
         self.bodies: dict[tuple[str, str], bytes] = {}
         self.responses: list[DeltaDiscoveryResponse] = []
-        """All that it was sent on this stream."""
+        """All responses on this stream."""
         self._node = Node(id=node_id)
         self._named: dict[str, set[str]] = {}
         self._writing = asyncio.Lock()
-        """gRPC takes one write at a time, and a test may ask beside what answers by itself."""
+        """gRPC takes one write at a time, and a test may write beside a GatewayClient."""
 
     async def ask(self, type_url: str, *subscribe: str, **fields: Any) -> None:
         request = DeltaDiscoveryRequest(
@@ -223,7 +223,7 @@ class Client:
         self._named.setdefault(type_url, set()).update(subscribe)
 
     async def start(self, resumed: dict[str, dict[str, str]] | None = None) -> None:
-        """Open as Envoy does; with what it holds from an earlier stream."""
+        """Subscribe as Envoy does, and state the resources `resumed` from an earlier stream."""
         self.versions = {type_url: {**held} for type_url, held in (resumed or {}).items()}
         for type_url in (names.CLUSTER, names.LISTENER):
             await self.ask(type_url, initial_resource_versions=self.versions.get(type_url, {}))
@@ -232,7 +232,7 @@ class Client:
                 await self.ask(type_url, *held, initial_resource_versions=held)
 
     async def read(self) -> DeltaDiscoveryResponse:
-        """The next response; it is neither taken nor acknowledged."""
+        """Read the next response, without accepting it."""
         async with asyncio.timeout(BOUND_S):
             raw = await self.call.read()
         assert raw is not grpc.aio.EOF, "the stream ended"
@@ -254,8 +254,8 @@ class Client:
         error = Status(code=13, message=words)
         await self.ask(response.type_url, response_nonce=response.nonce, error_detail=error)
 
-    async def until(self, holds: Callable[[Client], bool]) -> None:
-        """Take what comes until this holds."""
+    async def until(self, holds: Callable[[AdsTestClient], bool]) -> None:
+        """Accept responses until a condition holds."""
         async with asyncio.timeout(BOUND_S):
             while not holds(self):
                 await self.accept(await self.read())
@@ -264,11 +264,11 @@ class Client:
         return {*self.versions.get(type_url, {})}
 
     def count(self, type_url: str) -> int:
-        """How many responses of a type were sent on this stream."""
+        """Return the number of responses of a type on this stream."""
         return sum(response.type_url == type_url for response in self.responses)
 
     async def end(self) -> grpc.StatusCode:
-        """How the stream ends; what is still sent is kept, and not taken."""
+        """Wait for the end of the stream, without accepting responses. Return its status."""
         async with asyncio.timeout(BOUND_S):
             try:
                 while (raw := await self.call.read()) is not grpc.aio.EOF:
@@ -291,15 +291,15 @@ class Client:
                 await self.ask(names.EXTENSION, names.GROUPS_FILTER)
 
 
-def complete(pools: int) -> Callable[[Client], bool]:
-    """Whether a gateway has everything of a fleet with so many pools."""
+def complete(pools: int) -> Callable[[AdsTestClient], bool]:
+    """Return a condition: a gateway holds everything of a fleet with this number of pools."""
     wanted = {names.CLUSTER: pools, names.ENDPOINT: pools, names.LISTENER: 1, names.ROUTE: 1, names.EXTENSION: 1}
     return lambda client: all(len(client.held(type_url)) == count for type_url, count in wanted.items())
 
 
 @pytest.fixture
-def has_all() -> Callable[[int], Callable[[Client], bool]]:
-    """`client.until(has_all(2))`: a gateway holds everything of a fleet with two pools."""
+def has_all() -> Callable[[int], Callable[[AdsTestClient], bool]]:
+    """`client.until(has_all(2))` waits until a gateway holds everything of a fleet with two pools."""
     return complete
 
 
@@ -308,7 +308,7 @@ Dial = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
 
 @pytest.fixture
 def dial(authority: CertificateAuthority) -> Dial:
-    """`async with dial(server, identity) as channel`; with another authority's certificate, or none, if told so."""
+    """`async with dial(server, identity) as channel`; optionally with another authority's certificate, or with none."""
 
     @asynccontextmanager
     async def connect(
@@ -327,7 +327,7 @@ def dial(authority: CertificateAuthority) -> Dial:
     return connect
 
 
-Connect = Callable[..., AbstractAsyncContextManager[Client]]
+Connect = Callable[..., AbstractAsyncContextManager[AdsTestClient]]
 
 
 @pytest.fixture
@@ -341,28 +341,28 @@ def connect(dial: Dial) -> Connect:
         *,
         node_id: str = "",
         signed_by: CertificateAuthority | None = None,
-    ) -> AsyncIterator[Client]:
+    ) -> AsyncIterator[AdsTestClient]:
         given = {} if signed_by is None else {"signed_by": signed_by}
         async with dial(server, identity, **given) as channel:
-            yield Client(channel, node_id)
+            yield AdsTestClient(channel, node_id)
 
     return start
 
 
-class Gateway:
-    """A client that goes on by itself: it takes and acknowledges what comes, unless it is told to wait or to refuse."""
+class GatewayClient:
+    """A client that answers by itself: it accepts each response, unless its type is paused or rejected."""
 
-    def __init__(self, client: Client, identity: Identity) -> None:
+    def __init__(self, client: AdsTestClient, identity: Identity) -> None:
         self.client = client
         self.identity = identity
         self.paused: set[str] = set()
         """Types whose responses are read and left unanswered."""
         self.refuses: dict[str, str] = {}
-        """Types whose responses are rejected, with these words."""
+        """Error messages by type URL: responses of these types are rejected."""
         self.refused: list[DeltaDiscoveryResponse] = []
         self.waiting: list[DeltaDiscoveryResponse] = []
         self.code: grpc.StatusCode | None = None
-        """How the stream ended."""
+        """Status with which the stream ended."""
         self._turn = asyncio.Lock()
 
     @property
@@ -373,14 +373,14 @@ class Gateway:
         self.paused.update(type_urls)
 
     async def resume(self) -> None:
-        """Answer what was left unanswered, and all that comes; nothing once the stream has ended."""
+        """Answer the waiting responses and all later ones; none once the stream has ended."""
         self.paused.clear()
         async with self._turn:
             while self.waiting and not self.client.call.done():
                 await self._answer(self.waiting.pop(0))
 
     def was_sent(self, type_url: str, name: str) -> bool:
-        """Whether it was sent a resource, or its end, on this stream."""
+        """Return whether a resource, or its removal, was sent on this stream."""
         return any(
             response.type_url == type_url
             and (name in response.removed_resources or name in {resource.name for resource in response.resources})
@@ -388,7 +388,7 @@ class Gateway:
         )
 
     def versions_sent(self, type_url: str, name: str) -> list[str]:
-        """All the versions of a resource that it was sent on this stream."""
+        """Return all versions of a resource that were sent on this stream."""
         return [
             resource.version
             for response in self.client.responses
@@ -422,15 +422,15 @@ class Gateway:
 
 
 @pytest.fixture
-def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[Gateway]]:
-    """`async with drive(server, identity) as gateway`: a gateway that goes on by itself."""
+def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[GatewayClient]]:
+    """`async with drive(server, identity) as gateway`: a gateway that answers by itself."""
 
     @asynccontextmanager
     async def start(
         server: XdsServer, identity: Identity, *, resumed: dict[str, dict[str, str]] | None = None
-    ) -> AsyncIterator[Gateway]:
+    ) -> AsyncIterator[GatewayClient]:
         async with connect(server, identity) as client:
-            gateway = Gateway(client, identity)
+            gateway = GatewayClient(client, identity)
             task = asyncio.create_task(gateway.run(resumed))
             try:
                 yield gateway
@@ -444,7 +444,7 @@ def drive(connect: Connect) -> Callable[..., AbstractAsyncContextManager[Gateway
 
 @dataclass
 class SotwClient:
-    """The least that the state-of-the-world variant needs."""
+    """A minimal client of the state-of-the-world variant."""
 
     call: Any
 
@@ -464,7 +464,7 @@ def speak_sotw() -> Callable[..., SotwClient]:
 
 @pytest.fixture
 def synced(database: Database) -> Callable[..., Any]:
-    """`await synced(proxy_id)`: revision, whether accepted, and detail of what a proxy answered last, by type."""
+    """`await synced(proxy_id)` returns by type the revision of a proxy's last answer, whether it accepted, and the detail."""
 
     async def read(proxy_id: UUID) -> dict[str, tuple[int, bool, str]]:
         async with database.session() as session:
@@ -485,7 +485,7 @@ def synced(database: Database) -> Callable[..., Any]:
 
 @pytest.fixture
 def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is logged as an error while the test runs, by us, by asyncio or by gRPC."""
+    """Assert that nothing is logged as an error while the test runs, including by asyncio and gRPC."""
     caplog.set_level(logging.ERROR)
     with structlog.testing.capture_logs() as events:
         yield
@@ -497,13 +497,13 @@ def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 def services(monkeypatch: pytest.MonkeyPatch) -> list[DiscoveryService]:
-    """The services of all replicas that the test starts, in order: their conversations are to be counted."""
+    """The discovery services of all replicas that the test starts, in order, so that it can count their streams."""
     started: list[DiscoveryService] = []
 
-    class Noted(DiscoveryService):
+    class RecordedDiscoveryService(DiscoveryService):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             started.append(self)
 
-    monkeypatch.setattr("xds.server.server.DiscoveryService", Noted)
+    monkeypatch.setattr("xds.server.server.DiscoveryService", RecordedDiscoveryService)
     return started

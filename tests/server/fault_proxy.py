@@ -1,4 +1,4 @@
-"""A TCP port in front of another one (or a Unix socket) that does to connections what networks do."""
+"""A TCP proxy in front of a port or a Unix socket that can stall, drop, delay and cut connections."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from enum import Enum, auto
 _CHUNK_BYTES = 65536
 _REMEMBERED_BYTES = 65536
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing sends RST at once, whatever was not sent."""
+"""SO_LINGER with 0 s: closing sends RST and discards unsent bytes."""
 
 Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 class Fault(Enum):
-    """What happens to the bytes of one direction."""
+    """A fault in one direction of a connection."""
 
     NONE = auto()
     STALL = auto()
-    """They stay where they are, and go on when the fault ends."""
+    """Bytes stay where they are, and go on when the fault ends."""
     DROP = auto()
-    """They are taken and lost, and nobody is told."""
+    """Bytes are read and discarded silently."""
 
 
-class Way:
-    """One direction of a connection."""
+class ProxiedDirection:
+    """One direction of a proxied connection."""
 
     def __init__(self) -> None:
         self.carried = b""
-        """The first bytes that went this way."""
+        """The first bytes carried in this direction."""
         self.carried_bytes = 0
         self._fault = Fault.NONE
         self._open = asyncio.Event()
@@ -52,16 +52,16 @@ class Way:
             self._open.set()
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Carry bytes until either side ends; an end is passed on like bytes are."""
+        """Carry bytes until either side ends. An end of file is passed on like bytes."""
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._deliver(due, sink))
             while True:
-                await self._open.wait()  # a stalled way is not even read: the sender's buffers fill
+                await self._open.wait()  # a stalled direction is not read, so that the sender's buffers fill
                 try:
                     chunk = await source.read(_CHUNK_BYTES)
                 except OSError:
-                    chunk = b""  # what came before a reset arrives all the same
+                    chunk = b""  # bytes before a reset are still delivered
                 await due.put((asyncio.get_running_loop().time() + self.delay_s, chunk))
                 if not chunk:
                     return
@@ -87,23 +87,23 @@ class Way:
             await sink.drain()
 
 
-class Connection:
-    """One connection through the proxy; `up` is the way to the server."""
+class ProxiedConnection:
+    """One connection through the proxy; `up` is the direction to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        self.up, self.down = Way(), Way()
+        self.up, self.down = ProxiedDirection(), ProxiedDirection()
         self.ended = asyncio.Event()
         self._writers = (client, server)
 
-    def said(self, words: bytes) -> bool:
-        """Whether the client said this, where it is not encrypted."""
-        return words in self.up.carried
+    def has_sent(self, content: bytes) -> bool:
+        """Return whether the client sent these bytes, unencrypted."""
+        return content in self.up.carried
 
     def stall(self) -> None:
         self.up.fault = self.down.fault = Fault.STALL
 
     def drop(self) -> None:
-        """Both sides speak into a black hole."""
+        """Discard the bytes of both sides."""
         self.up.fault = self.down.fault = Fault.DROP
 
     def delay(self, each_way_s: float) -> None:
@@ -129,19 +129,19 @@ class Connection:
 
 
 class FaultProxy:
-    """Connections pass unless a fault is set: on each by itself, on all of them, or on those to come (`on_connect`).
+    """A proxy whose connections pass until a fault is set: on one, on all, or on future ones (`on_connect`).
 
-    It stands in for a server where fixtures want its `ports`.
+    Fixtures can use it as a server, because it has `ports`.
     """
 
     def __init__(self, dial: Dial) -> None:
         self.port = 0
-        self.connections: list[Connection] = []
-        """All that there ever were, in the order in which they came."""
-        self.on_connect: Callable[[Connection], object] = lambda _: None
-        """What befalls connections to come."""
+        self.connections: list[ProxiedConnection] = []
+        """All connections ever made, in their order."""
+        self.on_connect: Callable[[ProxiedConnection], object] = lambda _: None
+        """Called with each new connection."""
         self.refuses = False
-        """Whether connections to come are reset at once."""
+        """If True, new connections are reset at once."""
         self._dial = dial
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,23 +151,23 @@ class FaultProxy:
         return [self.port]
 
     @property
-    def living(self) -> list[Connection]:
+    def living(self) -> list[ProxiedConnection]:
         return [each for each in self.connections if not each.ended.is_set()]
 
     def cut(self, *, reset: bool = True) -> None:
-        """End all connections, and refuse those to come until `heal`."""
+        """End all connections, and refuse new ones until `heal`."""
         self.refuses = True
         for each in self.living:
             each.reset() if reset else each.finish()
 
-    def each(self, befall: Callable[[Connection], object]) -> None:
-        """Do this to all connections, and to those to come."""
-        self.on_connect = befall
+    def each(self, fault: Callable[[ProxiedConnection], object]) -> None:
+        """Apply a fault to all connections, and to new ones."""
+        self.on_connect = fault
         for connection in self.living:
-            befall(connection)
+            fault(connection)
 
-    def heal(self, connections: Iterable[Connection] | None = None) -> None:
-        """Let pass what stands, and what comes."""
+    def heal(self, connections: Iterable[ProxiedConnection] | None = None) -> None:
+        """End the faults of these connections (default: all), and accept new ones."""
         self.refuses = False
         self.on_connect = lambda _: None
         for each in self.living if connections is None else connections:
@@ -175,7 +175,7 @@ class FaultProxy:
 
     @asynccontextmanager
     async def run(self, listening: socket.socket | None = None) -> AsyncIterator[FaultProxy]:
-        """Serve while the block lasts: on a port of 127.0.0.1 unless a socket is given."""
+        """Serve while the block lasts, on a port of 127.0.0.1 unless a socket is given."""
         self._server = await asyncio.start_server(
             self._accept, sock=listening or socket.create_server(("127.0.0.1", 0))
         )
@@ -184,7 +184,7 @@ class FaultProxy:
             yield self
         finally:
             self._server.close()
-            self.refuses = True  # what was accepted before that and comes now
+            self.refuses = True  # connections accepted by the kernel before the close
             for each in self.living:
                 each.reset()
             for task in [*self._tasks]:
@@ -198,14 +198,14 @@ class FaultProxy:
         task = asyncio.create_task(self._carry(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: writer.transport.abort())  # also when it was cancelled while it dialled
+        task.add_done_callback(lambda _: writer.transport.abort())  # also if it was cancelled while dialling
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._dial()
         except OSError:
             return
-        connection = Connection(writer, server_writer)
+        connection = ProxiedConnection(writer, server_writer)
         self.connections.append(connection)
         self.on_connect(connection)
         try:
@@ -220,13 +220,13 @@ class FaultProxy:
 
 @asynccontextmanager
 async def before_port(port: int) -> AsyncIterator[FaultProxy]:
-    """A proxy in front of a port of this host."""
+    """Run a proxy in front of a port of this host."""
     async with FaultProxy(lambda: asyncio.open_connection("127.0.0.1", port)).run() as proxy:
         yield proxy
 
 
 @asynccontextmanager
 async def before_unix_socket(path: str) -> AsyncIterator[FaultProxy]:
-    """A proxy in front of a Unix socket."""
+    """Run a proxy in front of a Unix socket."""
     async with FaultProxy(lambda: asyncio.open_unix_connection(path)).run() as proxy:
         yield proxy

@@ -1,6 +1,6 @@
-"""gRPC's own client, resolving `xds:///` by itself; a process of its own, because the bootstrap is read once.
+"""A program with gRPC's own xDS client, which resolves `xds:///`. gRPC reads its bootstrap once, so this is a process.
 
-Each line on stdin is a target; the answer to each is a line of JSON on stdout.
+Each line on stdin is a target; the result of a call to it is a line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import sys
 import grpc
 
 METHOD = "/greeter.Greeter/Hello"
-PATIENCE_S = 40
-"""A name that was never there is one that stays away for 15 s: full states may cross the request for it."""
+CALL_TIMEOUT_S = 40
+"""gRPC reports a missing resource after 15 s, because full states may cross the request for it."""
 
 
 def call(channel: grpc.Channel) -> dict[str, str]:
-    """What an RPC gave: the body, or status and details."""
+    """Make a call. Return the body, or status and details."""
     try:
-        body = channel.unary_unary(METHOD)(b"hello", timeout=PATIENCE_S)
+        body = channel.unary_unary(METHOD)(b"hello", timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
         return {"status": error.code().name, "details": error.details() or ""}
     return {"status": "OK", "body": body.decode()}

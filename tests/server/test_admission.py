@@ -1,4 +1,4 @@
-"""Who may connect, and as whom: what the certificate says, and nothing that the client states itself."""
+"""Admission of clients: the identity is that of the certificate, never one that the client states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgres
 
 
 async def shake_hands(server, context: ssl.SSLContext) -> bytes:
-    """What the server says first; nothing if it hangs up. In TLS 1.3 a client learns only so that it is refused."""
+    """Return the first byte of the server; empty if it closes. In TLS 1.3 a client learns of its refusal only so."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", server.ports[0], ssl=context, server_hostname=XDS_SERVER_NAME
     )
@@ -34,30 +34,30 @@ async def shake_hands(server, context: ssl.SSLContext) -> bytes:
 
 @pytest.fixture
 def trusting(authority) -> ssl.SSLContext:
-    """A client that trusts the control plane and has no certificate of its own."""
+    """An SSL context that trusts the control plane and has no client certificate."""
     context = ssl.create_default_context(cadata=authority.certificate_pem)
     context.set_alpn_protocols(["h2"])
     return context
 
 
-async def test_a_client_without_a_certificate_is_refused_by_tls(server, trusting):
+async def test_tls_refuses_client_without_certificate(server, trusting):
     assert await shake_hands(server, trusting) == b""
 
 
-async def test_a_client_with_another_authoritys_certificate_is_refused_by_tls(plane, server, trusting, certified):
-    certified(trusting, plane.identity, create_authority(datetime.now(UTC)))
+async def test_tls_refuses_certificate_of_other_authority(fleet_db, server, trusting, certified):
+    certified(trusting, fleet_db.identity, create_authority(datetime.now(UTC)))
     assert await shake_hands(server, trusting) == b""
 
 
-async def test_a_client_with_a_certificate_is_let_in_by_tls(plane, server, trusting, certified, authority):
-    certified(trusting, plane.identity, authority)
+async def test_tls_accepts_client_with_certificate(fleet_db, server, trusting, certified, authority):
+    certified(trusting, fleet_db.identity, authority)
     assert await shake_hands(server, trusting)
 
 
 @pytest.mark.parametrize("foreign", [True, False])
-async def test_a_grpc_client_that_tls_refuses_gets_no_stream(plane, server, connect, foreign):
+async def test_client_refused_by_tls_gets_no_stream(fleet_db, server, connect, foreign):
     given = (
-        {"identity": plane.identity, "signed_by": create_authority(datetime.now(UTC))}
+        {"identity": fleet_db.identity, "signed_by": create_authority(datetime.now(UTC))}
         if foreign
         else {"identity": None}
     )
@@ -68,64 +68,64 @@ async def test_a_grpc_client_that_tls_refuses_gets_no_stream(plane, server, conn
         assert server.publisher.streams == 0
 
 
-async def test_a_proxy_that_nobody_knows_is_denied(plane, server, connect):
-    async with connect(server, Identity(plane.fleet.id, Role.GATEWAY, uuid4())) as client:
+async def test_unknown_proxy_is_denied(fleet_db, server, connect):
+    async with connect(server, Identity(fleet_db.fleet.id, Role.GATEWAY, uuid4())) as client:
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
         assert "deregistered" in await client.call.details()
 
 
-async def test_a_proxy_that_was_deregistered_is_denied(plane, server, connect, until):
-    await plane.remove(plane.gateway)
-    await until(lambda: plane.gateway.id not in server.publisher.world.proxies)
-    async with connect(server, plane.identity) as client:
+async def test_deregistered_proxy_is_denied(fleet_db, server, connect, until):
+    await fleet_db.remove(fleet_db.gateway)
+    await until(lambda: fleet_db.gateway.id not in server.publisher.world.proxies)
+    async with connect(server, fleet_db.identity) as client:
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize("claimed", ["another role", "another fleet"])
-async def test_a_certificate_for_another_role_or_fleet_is_denied(plane, server, connect, claimed):
-    """The proxy of that id is declared, but not as what the certificate says."""
+async def test_certificate_of_other_role_or_fleet_is_denied(fleet_db, server, connect, claimed):
+    """The proxy exists, but in another role or fleet than its certificate says."""
     identity = (
-        Identity(plane.fleet.id, Role.EXIT, plane.gateway.id)
+        Identity(fleet_db.fleet.id, Role.EXIT, fleet_db.gateway.id)
         if claimed == "another role"
-        else Identity(uuid4(), Role.GATEWAY, plane.gateway.id)
+        else Identity(uuid4(), Role.GATEWAY, fleet_db.gateway.id)
     )
     async with connect(server, identity) as client:
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_deregistering_a_gateway_ends_its_stream_and_no_other(plane, server, connect, has_all, until):
-    second = await plane.add_gateway("gw-2")
+async def test_deregistering_gateway_ends_only_its_stream(fleet_db, server, connect, has_all, until):
+    second = await fleet_db.add_gateway("gw-2")
     await until(lambda: second.proxy_id in server.publisher.world.proxies)
-    async with connect(server, plane.identity) as gone, connect(server, second) as stays:
+    async with connect(server, fleet_db.identity) as gone, connect(server, second) as stays:
         for client in (gone, stays):
             await client.start()
             await client.until(has_all(2))
-        await plane.remove(plane.gateway)
+        await fleet_db.remove(fleet_db.gateway)
         assert await gone.end() is grpc.StatusCode.PERMISSION_DENIED
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await stays.until(has_all(3))
 
 
-async def test_deregistering_an_exit_ends_its_stream_before_it_is_sent_the_loss_of_its_listener(plane, server, connect):
-    async with connect(server, plane.exit_identity("us")) as client:
+async def test_deregistered_exit_gets_no_removal_of_its_listener(fleet_db, server, connect):
+    async with connect(server, fleet_db.exit_identity("us")) as client:
         await client.start()
         await client.until(lambda it: it.held(names.ROUTE))
-        exit_ = plane.exits["us"]
-        proxy = type(plane.gateway)(id=exit_.id, fleet_id=plane.fleet.id, name=exit_.name, role="exit")
-        await plane.remove(exit_, proxy)
+        exit_ = fleet_db.exits["us"]
+        proxy = type(fleet_db.gateway)(id=exit_.id, fleet_id=fleet_db.fleet.id, name=exit_.name, role="exit")
+        await fleet_db.remove(exit_, proxy)
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
         assert not [name for response in client.responses for name in response.removed_resources]
 
 
-async def test_who_a_client_is_follows_from_its_certificate_and_not_from_its_node_id(plane, server, connect):
-    exit_ = plane.exit_identity("us")
-    async with connect(server, exit_, node_id=str(plane.gateway.id)) as client:
+async def test_identity_is_from_certificate_not_node_id(fleet_db, server, connect):
+    exit_ = fleet_db.exit_identity("us")
+    async with connect(server, exit_, node_id=str(fleet_db.gateway.id)) as client:
         await client.start()
         await client.until(lambda it: it.held(names.LISTENER))
         assert client.held(names.LISTENER) == {names.EXIT_LISTENER}
 
 
-async def test_a_certificate_that_names_no_proxy_is_not_enough(plane, server, dial, authority):
+async def test_certificate_without_proxy_identity_is_refused(fleet_db, server, dial, authority):
     """The server's own certificate is signed by the authority too."""
     pair = issue_server(authority, datetime.now(UTC))
     credentials = grpc.ssl_channel_credentials(
@@ -140,10 +140,10 @@ async def test_a_certificate_that_names_no_proxy_is_not_enough(plane, server, di
             assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_the_server_proves_the_control_planes_name(plane, server, authority, certified):
-    """A proxy's own certificate would not do: then any exit could pose as the control plane."""
+async def test_server_certificate_has_control_plane_name(fleet_db, server, authority, certified):
+    """The certificate of a proxy must not work here, or any exit could pose as the control plane."""
     context = ssl.create_default_context(cadata=authority.certificate_pem)
-    certified(context, plane.identity, authority)
+    certified(context, fleet_db.identity, authority)
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         await asyncio.open_connection(
             "127.0.0.1", server.ports[0], ssl=context, server_hostname="gateway.exitplane.internal"

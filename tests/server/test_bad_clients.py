@@ -1,6 +1,6 @@
-"""Clients that are wrong, slow or hostile, at the real server.
+"""Faulty, slow and hostile clients at the real server.
 
-Each gets the right status or is ignored; a gateway beside it gets its changes meanwhile; and nothing is left of it.
+Each gets the right status or is ignored. A gateway beside it is served meanwhile, and no state of the bad client stays.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ def asking(type_url: str = names.CLUSTER, **fields) -> bytes:
 
 
 UNREADABLE = [f"name-{number:06}-{'x' * 40}" for number in range(80_000)]
-"""Names that do not exist: to say so takes more bytes than fit between the server and a client that does not read."""
+"""Missing names whose removals do not fit into the buffers between the server and a client that does not read."""
 
 
 @pytest.fixture
-async def beside(plane, serve, drive, services, until, has_all, calm):
-    """`async with beside(**limits) as (server, identity)`: a server with a good gateway, and who the bad client may be.
+async def beside(fleet_db, serve, drive, services, until, has_all, calm):
+    """`async with beside(**limits) as (server, identity, change_arrives)`: a server with a good gateway.
 
-    Then the good one is served, and what the server remembers is what it was.
+    `identity` is for the bad client. At the end the good gateway must be served, and the server's state be as before.
     """
 
     @asynccontextmanager
     async def start(**limits):
-        bad = await plane.add_gateway("bad")
-        async with serve(**limits) as server, drive(server, plane.identity) as good:
+        bad = await fleet_db.add_gateway("bad")
+        async with serve(**limits) as server, drive(server, fleet_db.identity) as good:
             await until(lambda: has_all(2)(good.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             (service,) = services
 
             def remembered():
                 publisher, recorder = server.publisher, service._recorder
-                tables = (publisher._of_proxy, publisher._boxes, publisher._rollouts, recorder._standings)
-                return publisher.streams, len(service._conversations), [{*table} for table in tables]
+                tables = (publisher._by_proxy, publisher._by_scope, publisher._rollouts, recorder._states)
+                return publisher.streams, len(service._streams), [{*table} for table in tables]
 
             async def change_arrives(address):
-                await plane.change(plane.exits["us"], endpoint=address)
-                await until(lambda: address.encode() in good.client.bodies[names.ENDPOINT, plane.cluster("us")])
+                await fleet_db.change(fleet_db.exits["us"], endpoint=address)
+                await until(lambda: address.encode() in good.client.bodies[names.ENDPOINT, fleet_db.cluster("us")])
 
             before = remembered()
             assert before[0] == before[1] == 1
@@ -69,30 +69,30 @@ async def beside(plane, serve, drive, services, until, has_all, calm):
 
 @pytest.fixture
 def now_s(monkeypatch) -> list[float]:
-    """`now_s[0] += 61`: the time that the server reads. It stands until a test moves it: nobody is slow by accident."""
+    """`now_s[0] += 61` moves the server's clock, which stands still otherwise, so that no client is slow by accident."""
     now = [1000.0]
-    stands = SimpleNamespace(monotonic=lambda: now[0])
+    frozen = SimpleNamespace(monotonic=lambda: now[0])
     for module in ("discovery_service", "stream_handler"):
-        monkeypatch.setattr(f"xds.server.{module}.time", stands)
-    monkeypatch.setattr("xds.server.discovery_service._LOOK_EVERY_S", 0.02)
+        monkeypatch.setattr(f"xds.server.{module}.time", frozen)
+    monkeypatch.setattr("xds.server.discovery_service._TIMEOUT_CHECK_S", 0.02)
     return now
 
 
 @pytest.fixture
 def outstanding(services, until):
-    """`await outstanding(writes=0, answers=1)`: once so many streams have a write under way, and wait for an answer.
+    """`await outstanding(writes=0, answers=1)` waits until so many streams are writing and wait for an answer.
 
-    Before time moves, it says that only the bad client would be late: a write may be under way although its client has read it.
+    Tests call it before they move the clock, so that only the bad client is late.
     """
 
     async def wait(*, writes: int = 0, answers: int) -> None:
         (service,) = services
 
         def count() -> tuple[int, int]:
-            conversations = service._conversations
+            streams = service._streams
             return (
-                sum(each.writing_since is not None for each in conversations),
-                sum(each.stream.waiting_since is not None for each in conversations),
+                sum(each.writing_since is not None for each in streams),
+                sum(each.protocol.unanswered_since is not None for each in streams),
             )
 
         await until(lambda: count() == (writes, answers))
@@ -120,7 +120,7 @@ ENDED = {
 
 
 @pytest.mark.parametrize("wrong", ENDED)
-async def test_what_cannot_be_answered_ends_the_stream_with_a_status(plane, beside, connect, wrong):
+async def test_bad_request_ends_stream_with_status(fleet_db, beside, connect, wrong):
     raw, status, words = ENDED[wrong]
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.call.write(raw)
@@ -129,7 +129,7 @@ async def test_what_cannot_be_answered_ends_the_stream_with_a_status(plane, besi
         assert words in await client.call.details()
 
 
-async def test_a_million_names_of_a_state_of_the_world_end_the_stream_too(plane, beside, dial, speak_sotw):
+async def test_million_sotw_names_end_stream(fleet_db, beside, dial, speak_sotw):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         client = speak_sotw(channel)
         request = DiscoveryRequest(type_url=names.ENDPOINT, resource_names=map(str, range(1_000_000)))
@@ -148,34 +148,32 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("odd", IGNORED)
-async def test_what_means_nothing_is_ignored_and_the_stream_goes_on(plane, beside, connect, has_all, odd):
+async def test_meaningless_request_is_ignored(fleet_db, beside, connect, has_all, odd):
     async with beside() as (server, identity, _), connect(server, identity) as client:
         await client.call.write(IGNORED[odd])
         await client.start()
         await client.until(has_all(2))
         await client.call.write(IGNORED[odd])
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
-async def test_foreign_nonces_acknowledge_nothing_and_bring_nothing(plane, beside, connect, until):
+async def test_foreign_nonces_are_ignored(fleet_db, beside, connect, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
-        await client.ask(names.ENDPOINT, plane.cluster("us"), plane.cluster("de"))
+        await client.ask(names.ENDPOINT, fleet_db.cluster("us"), fleet_db.cluster("de"))
         held = await client.read()
         for number in range(50):
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}")
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}", error_detail={"message": "no"})
         await change_arrives("198.51.100.2")
-        await client.ask(names.LISTENER, "nothing")  # answered after all that came before it
-        assert (await client.read()).type_url == names.LISTENER  # endpoints wait: what is in flight was not answered
+        await client.ask(names.LISTENER, "nothing")  # answered after everything before it
+        assert (await client.read()).type_url == names.LISTENER  # endpoints are in flight, so they wait
         await client.accept(held)
         changed = await client.read()
-        assert [resource.name for resource in changed.resources] == [plane.cluster("us")]
+        assert [resource.name for resource in changed.resources] == [fleet_db.cluster("us")]
 
 
-async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, until, now_s, outstanding
-):
+async def test_client_that_never_reads_is_disconnected(fleet_db, beside, connect, until, now_s, outstanding):
     async with (
         beside(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -185,26 +183,22 @@ async def test_a_client_that_never_reads_is_cut_off_and_the_others_are_served(
         await change_arrives("198.51.100.2")
         await outstanding(writes=1, answers=1)
         now_s[0] += 61
-        await until(lambda: server.publisher.streams == 1)  # while it still does not read
+        await until(lambda: server.publisher.streams == 1)  # while the client still does not read
         await change_arrives("198.51.100.3")
         assert await client.end() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "does not read" in await client.call.details()
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_response_leaves_nothing(
-    plane, beside, connect, services, until
-):
+async def test_disconnect_during_response_leaves_no_state(fleet_db, beside, connect, services, until):
     async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, *UNREADABLE)
         (service,) = services
-        await until(lambda: any(each.writing_since for each in service._conversations))
+        await until(lambda: any(each.writing_since for each in service._streams))
         await change_arrives("198.51.100.2")
         client.call.cancel()
 
 
-async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
-    plane, beside, connect, now_s, outstanding
-):
+async def test_client_that_never_answers_is_disconnected(fleet_db, beside, connect, now_s, outstanding):
     async with (
         beside(answer_timeout_s=60) as (server, identity, change_arrives),
         connect(server, identity) as client,
@@ -220,8 +214,8 @@ async def test_a_client_that_never_answers_is_cut_off_and_the_others_are_served(
         assert len(client.responses) == 1
 
 
-async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, connect, has_all, now_s, outstanding):
-    """However long it is quiet after that: only what waits for an answer counts."""
+async def test_client_that_answers_in_time_stays_connected(fleet_db, beside, connect, has_all, now_s, outstanding):
+    """Only an unanswered response counts, however long the client is quiet after that."""
     async with (
         beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
         connect(server, identity) as client,
@@ -234,13 +228,13 @@ async def test_a_client_that_answers_in_time_is_not_cut_off(plane, beside, conne
         await silent.read()
         await outstanding(answers=1)
         now_s[0] += 61
-        assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so they were looked at
+        assert await silent.end() is grpc.StatusCode.DEADLINE_EXCEEDED  # so the timeouts were enforced
         assert not client.call.done()
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
-async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, beside, drive, until):
+async def test_client_that_always_nacks_gets_each_version_once(fleet_db, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses[names.ENDPOINT] = "no"
         await until(lambda: bad.refused)
@@ -249,7 +243,7 @@ async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, b
         last = bad.client.count(names.ENDPOINT)
         await bad.client.ask(names.LISTENER, "a listener that does not exist")
         await until(lambda: bad.was_sent(names.LISTENER, "a listener that does not exist"))
-        versions = bad.versions_sent(names.ENDPOINT, plane.cluster("us"))
+        versions = bad.versions_sent(names.ENDPOINT, fleet_db.cluster("us"))
         assert len(versions) == len(set(versions)) >= 2
         assert bad.client.count(names.ENDPOINT) <= 2 + 10
         assert bad.client.count(names.ENDPOINT) - last <= 1
@@ -257,7 +251,7 @@ async def test_a_client_that_rejects_for_ever_is_sent_each_version_once(plane, b
         assert len(bad.refused) >= 2
 
 
-async def test_a_client_that_rejects_every_cluster_is_sent_them_once(plane, beside, drive, until):
+async def test_client_that_rejects_all_clusters_gets_them_once(fleet_db, beside, drive, until):
     async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses |= dict.fromkeys((names.CLUSTER, names.LISTENER), "no")
         await until(lambda: len(bad.refused) >= 2)
@@ -275,7 +269,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_method_that_is_not_served_is_unimplemented(plane, beside, dial, method):
+async def test_unserved_method_is_unimplemented(fleet_db, beside, dial, method):
     async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
         call = channel.stream_stream(f"/envoy.service.{method}")()
         await change_arrives("198.51.100.2")
@@ -286,17 +280,17 @@ async def test_a_method_that_is_not_served_is_unimplemented(plane, beside, dial,
 # -- below gRPC --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_never_ends_its_handshake_disturbs_nobody(plane, beside):
+async def test_unfinished_tls_handshake_disturbs_nobody(fleet_db, beside):
     async with beside() as (server, _, change_arrives):
         with (
             socket.create_connection(("127.0.0.1", server.ports[0])),
             socket.create_connection(("127.0.0.1", server.ports[0])) as half,
         ):
-            half.sendall(b"\x16\x03\x01\x02\x00")  # how a ClientHello begins
+            half.sendall(b"\x16\x03\x01\x02\x00")  # the start of a ClientHello
             await change_arrives("198.51.100.2")
 
 
-async def test_bytes_that_are_no_tls_end_their_connection(plane, beside):
+async def test_plaintext_bytes_end_connection(fleet_db, beside):
     async with beside() as (server, _, change_arrives):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
         writer.write(b"GET / HTTP/1.1\r\nHost: xds\r\n\r\n")
@@ -306,7 +300,7 @@ async def test_bytes_that_are_no_tls_end_their_connection(plane, beside):
         writer.close()
 
 
-async def test_bytes_that_are_no_http2_end_their_connection(plane, beside, authority, certified):
+async def test_malformed_http2_ends_connection(fleet_db, beside, authority, certified):
     async with beside() as (server, identity, change_arrives):
         context = ssl.create_default_context(cadata=authority.certificate_pem)
         context.set_alpn_protocols(["h2"])

@@ -1,7 +1,7 @@
-"""A second client beside Envoy: gRPC's own, which resolves, balances and speaks state-of-the-world by itself.
+"""A second xDS client beside Envoy: gRPC's own, which resolves and balances, and uses state of the world.
 
-The World, its snapshots, rollouts and streams are the plane's own. Only what a pool, a listener and its routes are translated
-to differs, since gRPC wants an `api_listener` and backends without TLS.
+World, snapshots, rollouts and streams are those of the product. Only the translation of pools, listeners and routes is
+replaced, because gRPC needs an `api_listener` and backends without TLS.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TARGET = f"xds:///{names.GATEWAY_LISTENER}"
 BOUND_S = 45.0
 
 
-# -- what gRPC's client is given ---------------------------------------------------------------------------------------
+# -- resources for gRPC's client ---------------------------------------------------------------------------------------
 
 
 def api_listener(_) -> Listener:
@@ -65,7 +65,7 @@ def api_listener(_) -> Listener:
 
 
 def routes_to_the_last(pools) -> RouteConfiguration:
-    """Everything goes to the pool whose name is the last one."""
+    """Route everything to the pool with the last name."""
     cluster = names.pool_cluster(max(pools, key=lambda pool: pool.name))
     route = Route(match=RouteMatch(prefix=""), route=RouteAction(cluster=cluster))
     host = VirtualHost(name="all", domains=["*"], routes=[route])
@@ -73,7 +73,7 @@ def routes_to_the_last(pools) -> RouteConfiguration:
 
 
 def plain_cluster(pool) -> Cluster:
-    """A cluster whose bytes change with the pool's name, by its timeout."""
+    """Translate a pool to a cluster whose timeout, and so its bytes, changes with the pool's name."""
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
@@ -84,7 +84,7 @@ def plain_cluster(pool) -> Cluster:
 
 
 def plain_endpoints(pool, exits, _=None) -> ClusterLoadAssignment:
-    """Backends in one locality with a weight: gRPC ignores those without."""
+    """Translate exits to one locality with a weight; gRPC ignores localities without one."""
     offered = [
         LbEndpoint(endpoint=Endpoint(address=socket(each.endpoint, each.port))) for each in exits if is_offered(each)
     ]
@@ -105,7 +105,7 @@ def translation(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def named_localhost(monkeypatch) -> None:
-    """gRPC's client checks the name that it dials, and its bootstrap has no word for another one."""
+    """Issue a certificate for localhost: gRPC checks the name that it dials, and its bootstrap cannot set another."""
 
     def issue(authority, now: datetime) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -121,7 +121,7 @@ def named_localhost(monkeypatch) -> None:
 
 @pytest.fixture
 async def backends():
-    """`backends[name]`: the port of a server whose only answer is its name."""
+    """`backends[name]`: the port of a server that answers with its name."""
     servers, ports = [], {}
     for name in ("alice", "bob", "carol"):
 
@@ -139,8 +139,8 @@ async def backends():
         await server.stop(None)
 
 
-class Caller:
-    """The process with gRPC's client."""
+class GrpcCallerProcess:
+    """The process with gRPC's client (grpc_caller.py)."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -155,18 +155,18 @@ class Caller:
 
     async def reaches(self, name: str) -> bool:
         answer = await self.call()
-        assert answer["status"] == "OK", answer  # on the way from one to the other, no call fails
+        assert answer["status"] == "OK", answer  # no call fails during a change
         return answer["body"] == name
 
 
 @pytest.fixture
-def calling(tmp_path, authority, plane):
-    """`async with calling(port) as caller`: gRPC's client with the gateway's certificate."""
+def calling(tmp_path, authority, fleet_db):
+    """`async with calling(port) as caller` runs gRPC's client with the gateway's certificate."""
     from tests.server.conftest import certify  # noqa: PLC0415
 
     @asynccontextmanager
     async def start(port: int):
-        pair = certify(authority, plane.identity)
+        pair = certify(authority, fleet_db.identity)
         files = {
             "certificate_file": pair.certificate_pem,
             "private_key_file": pair.key_pem,
@@ -189,7 +189,7 @@ def calling(tmp_path, authority, plane):
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            yield Caller(process)
+            yield GrpcCallerProcess(process)
         finally:
             process.kill()
             await process.wait()
@@ -198,15 +198,15 @@ def calling(tmp_path, authority, plane):
     return start
 
 
-async def offer(plane, country: str, port: int) -> int:
-    return await plane.change(plane.exits[country], endpoint="127.0.0.1", port=port)
+async def offer(fleet_db, country: str, port: int) -> int:
+    return await fleet_db.change(fleet_db.exits[country], endpoint="127.0.0.1", port=port)
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-async def test_a_grpc_client_finds_that_a_listener_does_not_exist(plane, server, calling):
+async def test_grpc_client_sees_missing_listener(fleet_db, server, calling):
     async with calling(server.ports[0]) as caller:
         answer = await caller.call("xds:///nobody")
     assert answer["status"] == "UNAVAILABLE"
@@ -214,13 +214,13 @@ async def test_a_grpc_client_finds_that_a_listener_does_not_exist(plane, server,
     assert "does not exist" in answer["details"]
 
 
-async def test_a_grpc_client_is_told_that_its_listener_is_no_more(plane, server, calling, backends, until):
-    await offer(plane, "us", backends["alice"])
+async def test_grpc_client_sees_removal_of_listener(fleet_db, server, calling, backends, until):
+    await offer(fleet_db, "us", backends["alice"])
     async with calling(server.ports[0]) as caller:
         await until(lambda: caller.reaches("alice"))
-        async with write(plane.database) as unit:  # it is the last of its fleet
-            await rollout.approve(unit, plane.fleet.id)
-        await plane.remove(plane.listener)
+        async with write(fleet_db.database) as unit:  # it is the last listener of its fleet
+            await rollout.approve(unit, fleet_db.fleet.id)
+        await fleet_db.remove(fleet_db.listener)
 
         async def is_told():
             answer = await caller.call()
@@ -229,40 +229,36 @@ async def test_a_grpc_client_is_told_that_its_listener_is_no_more(plane, server,
         await until(is_told)
 
 
-async def test_a_grpc_client_calls_through_what_it_is_streamed_and_follows_changes(
-    plane, server, calling, backends, synced, until
-):
-    await offer(plane, "us", backends["alice"])
-    await offer(plane, "de", backends["carol"])
+async def test_grpc_client_follows_changes_of_resources(fleet_db, server, calling, backends, synced, until):
+    await offer(fleet_db, "us", backends["alice"])
+    await offer(fleet_db, "de", backends["carol"])
     async with calling(server.ports[0]) as caller:
         await until(lambda: caller.reaches("alice"))
-        await offer(plane, "us", backends["bob"])  # endpoints
+        await offer(fleet_db, "us", backends["bob"])  # endpoints
         await until(lambda: caller.reaches("bob"))
-        await plane.change(plane.pools["us"], name="us-east")  # its cluster, and with it the endpoints
-        await offer(plane, "us", backends["alice"])
+        await fleet_db.change(fleet_db.pools["us"], name="us-east")  # its cluster, and with it the endpoints
+        await offer(fleet_db, "us", backends["alice"])
         await until(lambda: caller.reaches("alice"))
-        # a client that has moved on asks for the old cluster no more, and nobody else could try its change
-        await until(lambda: not server.publisher.rolling_out())
-        await plane.change(plane.pools["de"], name="zz")  # routes and cluster
+        # the client no longer subscribes to the old cluster, so no other proxy could try a change of it
+        await until(lambda: not server.publisher.rollouts_in_progress())
+        await fleet_db.change(fleet_db.pools["de"], name="zz")  # routes and cluster
         await until(lambda: caller.reaches("carol"))
-        await until(lambda: not server.publisher.rolling_out())
+        await until(lambda: not server.publisher.rollouts_in_progress())
 
         async def all_accepted():
-            standing = await synced(plane.gateway.id)
+            standing = await synced(fleet_db.gateway.id)
             return len(standing) == 4 and all(accepted for _, accepted, _ in standing.values())
 
         await until(all_accepted)
 
 
-async def test_a_grpc_client_goes_on_without_the_control_plane_and_follows_it_again_when_it_is_back(
-    plane, server, calling, backends, until
-):
-    await offer(plane, "us", backends["alice"])
+async def test_grpc_client_survives_outage_of_control_plane(fleet_db, server, calling, backends, until):
+    await offer(fleet_db, "us", backends["alice"])
     async with before_port(server.ports[0]) as proxy, calling(proxy.port) as caller:
         await until(lambda: caller.reaches("alice"))
         proxy.cut()
         await until(lambda: server.publisher.streams == 0)
-        await offer(plane, "us", backends["bob"])
+        await offer(fleet_db, "us", backends["bob"])
         assert await caller.reaches("alice")
         proxy.heal()
         await until(lambda: caller.reaches("bob"), timeout_s=BOUND_S)

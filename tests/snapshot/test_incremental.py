@@ -472,7 +472,7 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
         publisher.close(box)
     assert publisher.streams == 0
     assert publisher._rollouts == publisher._canaries == {}
-    assert publisher._unsettled == set()
+    assert publisher._in_progress == set()
 
 
 def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:

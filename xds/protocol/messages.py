@@ -1,4 +1,4 @@
-"""The two variants of the protocol on the wire, reduced to one request and one response."""
+"""Parsing and encoding of discovery messages: both variants of the protocol share one request and one response."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from xds.wire.discovery_pb2 import (
 )
 
 MAX_RESPONSE_BYTES: Final = 2 * 1024 * 1024
-"""Where a response is split: half of what gRPC clients take by default (rule 31)."""
+"""Size at which a response is split: half of what gRPC clients accept by default (rule 31)."""
 MAX_ERROR_CHARS: Final = 16_384
 MAX_NAMES: Final = 200_000
-"""Names of one type that one stream may make the server remember."""
+"""The most names of one type that the server remembers for one stream."""
 _ENVELOPE_BYTES: Final = 160
-"""More than type URL, version and lengths add to a resource, or a length to a name."""
+"""An upper bound of what type URL, version and lengths add to a resource, or a length to a name."""
 
 
 class Variant(Enum):
-    """How a stream speaks: the whole state each time, or what changed."""
+    """A variant of the protocol: state of the world sends everything each time, delta sends what changed."""
 
     SOTW = "sotw"
     DELTA = "delta"
 
 
-class Malformed(ValueError):
-    """The bytes are no request of this variant."""
+class MalformedRequest(ValueError):
+    """The bytes cannot be parsed as a request of this variant."""
 
 
 class TooManyNames(ValueError):
-    """A request has more than MAX_NAMES; they were counted, and not read."""
+    """A request has more than MAX_NAMES names. They were counted, but not converted to strings."""
 
 
 class XdsRequest(NamedTuple):
@@ -46,29 +46,31 @@ class XdsRequest(NamedTuple):
     type_url: str
     nonce: str
     error: str | None
-    """Envoy's own words when it rejects, cut to MAX_ERROR_CHARS; None when it does not."""
+    """Envoy's error message when it rejects a response, cut to MAX_ERROR_CHARS; None when the request is no NACK."""
     node_bytes: int
-    """How large the node is that came with it."""
+    """Size of the encoded node in the request."""
     subscribe: Sequence[str] = ()
     """Delta: names to add. State of the world: all names."""
     unsubscribe: Sequence[str] = ()
     version: str = ""
     """State of the world: the version that the client accepted last."""
     initial_versions: Mapping[str, str] | None = None
-    """Delta: version by name of what the client holds from an earlier stream."""
+    """Delta: versions by name of the resources that the client holds from an earlier stream."""
 
 
-def parse(variant: Variant, raw: bytes) -> XdsRequest:
-    """Read a request. Raises Malformed, or TooManyNames."""
+def parse_request(variant: Variant, raw: bytes) -> XdsRequest:
+    """Parse a request. Raises MalformedRequest, or TooManyNames."""
     try:
         return _parse_delta(raw) if variant is Variant.DELTA else _parse_sotw(raw)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(str(error)) from error
+        raise MalformedRequest(str(error)) from error
 
 
 def _parse_delta(raw: bytes) -> XdsRequest:
     message = DeltaDiscoveryRequest.FromString(raw)
-    _count(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
+    _check_count(
+        message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions
+    )
     return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -82,7 +84,7 @@ def _parse_delta(raw: bytes) -> XdsRequest:
 
 def _parse_sotw(raw: bytes) -> XdsRequest:
     message = DiscoveryRequest.FromString(raw)
-    _count(message.resource_names)
+    _check_count(message.resource_names)
     return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -93,15 +95,15 @@ def _parse_sotw(raw: bytes) -> XdsRequest:
     )
 
 
-def _count(*tables: Sized) -> None:
-    if max(map(len, tables)) > MAX_NAMES:  # to make strings of them costs far more than to have them parsed
+def _check_count(*tables: Sized) -> None:
+    if max(map(len, tables)) > MAX_NAMES:  # converting names to strings costs far more than parsing them
         raise TooManyNames
 
 
 def delta_response(
     type_url: str, nonce: str, resources: Iterable[Resource], removed: Iterable[str], system_version: str
 ) -> bytes:
-    """A response from parts that are already encoded: protobuf messages concatenate."""
+    """Encode a delta response from parts that are already encoded: concatenated protobuf messages merge."""
     envelope = DeltaDiscoveryResponse(
         type_url=type_url, nonce=nonce, removed_resources=sorted(removed), system_version_info=system_version
     )
@@ -109,35 +111,38 @@ def delta_response(
 
 
 def sotw_response(type_url: str, nonce: str, resources: Iterable[Resource], version: str) -> bytes:
-    """A state-of-the-world response, likewise."""
+    """Encode a state-of-the-world response from parts that are already encoded."""
     envelope = DiscoveryResponse(type_url=type_url, nonce=nonce, version_info=version)
     return b"".join([*(resource.sotw_part for resource in resources), envelope.SerializeToString()])
 
 
 class ResponsePart(NamedTuple):
-    """One of the responses that a change is split into."""
+    """One of the responses that a large change is split into."""
 
-    given: Sequence[Resource]
+    resources: Sequence[Resource]
     removed: frozenset[str]
 
 
-def split(given: Iterable[Resource], removed: Iterable[str]) -> Iterator[ResponsePart]:
-    """Parts below the size limit that hold it all: at least one, and one for each resource that is larger by itself."""
-    resources: list[Resource] = []
+def split_response(resources: Iterable[Resource], removed: Iterable[str]) -> Iterator[ResponsePart]:
+    """Split resources and removals into parts below MAX_RESPONSE_BYTES.
+
+    Yields at least one part. A resource that is larger than the limit gets a part of its own.
+    """
+    part: list[Resource] = []
     names: list[str] = []
     size = 0
-    items: Iterable[Resource | str] = (*given, *removed)
+    items: Iterable[Resource | str] = (*resources, *removed)
     for item in items:
         more = _size(item)
         if size and size + more > MAX_RESPONSE_BYTES:
-            yield ResponsePart(resources, frozenset(names))
-            resources, names, size = [], [], 0
+            yield ResponsePart(part, frozenset(names))
+            part, names, size = [], [], 0
         if isinstance(item, Resource):
-            resources.append(item)
+            part.append(item)
         else:
             names.append(item)
         size += more
-    yield ResponsePart(resources, frozenset(names))
+    yield ResponsePart(part, frozenset(names))
 
 
 def _size(item: Resource | str) -> int:

@@ -1,4 +1,4 @@
-"""What a client subscribed to for one type, what it was given, and what is on its way. Pure state; no I/O, no clock."""
+"""The server's state of one resource type on one stream. Pure state: no I/O, no clock. Rules: docs/xds-rules.md."""
 
 from __future__ import annotations
 
@@ -14,193 +14,201 @@ WILDCARD: Final = "*"
 ABSENT: Final = ""
 """The version of a resource that the client was told does not exist."""
 UNKNOWN: Final = "unknown"
-"""The version of a resource that the client holds without one: another server may have sent none."""
-MOST_REFUSALS: Final = 8
-"""Versions of one name that are remembered as rejected, so that a client that rejects for ever costs bounded memory."""
+"""The version of a resource that the client holds without a version: another server may have sent none."""
+MAX_NACKED_VERSIONS: Final = 8
+"""Rejected versions that are remembered of one name, so that a client that always rejects costs bounded memory."""
 _WORDS: Final = re.compile(r"""[^\s,;:'"`()\[\]{}<>]+""")
 
 
 class InFlightResponse(NamedTuple):
-    """A response that was sent and not yet answered."""
+    """A response that was sent and is not yet acknowledged or rejected."""
 
-    given: Mapping[str, Resource]
-    """What it added or changed, by name."""
+    resources: Mapping[str, Resource]
+    """Added or changed resources, by name."""
     removed: frozenset[str]
     revision: int
-    """Of the World that it was made of."""
-    at: float
-    """When it was sent, on the clock of the stream's `now`."""
+    """Revision of the World that the response was made from."""
+    sent_at: float
+    """On the clock of the stream's `now`."""
 
 
-def blamed(names: Collection[str], error: str) -> frozenset[str]:
-    """Which resources of a response a rejection is laid to: those that its words name, or all if they name none."""
+def find_at_fault(names: Collection[str], error: str) -> frozenset[str]:
+    """Return the names that the error of a NACK mentions, or all names if it mentions none."""
     words = {word.strip(".") for word in _WORDS.findall(error)}
     return frozenset(name for name in names if name in words) or frozenset(names)
 
 
 @dataclass(slots=True)
 class Subscription:
-    """One type on one stream."""
+    """The state of one resource type on one stream: what the client subscribed to, was sent, acknowledged and rejected."""
 
-    repeats: bool
-    """Whether each response repeats all that the client holds, so that the resources themselves must be kept."""
+    full_state: bool
+    """True if each response repeats everything that the client holds, so that acknowledged resources must be kept."""
     wildcard: bool = False
     explicit: bool = False
-    """State of the world: whether any name, or `*` itself, was ever asked for; then no names means none (rule 4)."""
+    """State of the world: True once the client has sent a name or `*`. From then on no names means none (rule 4)."""
     names: set[str] = field(default_factory=set)
     """Names subscribed to one by one; they accumulate (rule 23)."""
-    held: dict[str, str] = field(default_factory=dict)
-    """Version by name of what the client holds, once it accepts what is in flight; ABSENT for what it was told is missing."""
-    kept: dict[str, Resource] = field(default_factory=dict)
-    """The accepted resources themselves, where `repeats`."""
-    refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Versions by name that the client rejected: not sent to it again, unless it asks for the name anew (rule 3)."""
-    doubtful: set[str] = field(default_factory=set)
-    """Names of which the client may hold something else than it should, because it rejected that (rule 8)."""
-    left: set[str] = field(default_factory=set)
-    """State of the world: names that ceased to exist, of which the client could not be told."""
-    flights: dict[str, InFlightResponse] = field(default_factory=dict)
-    """By nonce."""
+    client_versions: dict[str, str] = field(default_factory=dict)
+    """Version by name of what the client holds once it accepts what is in flight; ABSENT for what it was told is missing."""
+    acknowledged: dict[str, Resource] = field(default_factory=dict)
+    """The resources that the client accepted last, by name; only with `full_state`."""
+    nacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rejected versions by name. They are not sent again unless the client subscribes to the name again (rule 3)."""
+    uncertain: set[str] = field(default_factory=set)
+    """Names of which the client may hold another version than `client_versions` says, because of a NACK (rule 8)."""
+    unsent_removals: set[str] = field(default_factory=set)
+    """State of the world: names that no longer exist, which a response of this type cannot express (rule 14)."""
+    in_flight: dict[str, InFlightResponse] = field(default_factory=dict)
+    """Responses without an answer, by nonce."""
     last_nonce: str = ""
-    """Of the newest response; any other is stale or foreign."""
+    """Nonce of the newest response; any other nonce is stale or foreign."""
     dirty: set[str] = field(default_factory=set)
-    """Names for which the client may not hold what it should."""
-    forced: set[str] = field(default_factory=set)
-    """Names to answer even if the client holds them."""
-    answer_due: bool = False
-    """Answer even if there is nothing to say (rules 12 and 26)."""
-    free: dict[str, float] = field(default_factory=dict)
-    """Since when nothing refers to a name that is to be removed."""
+    """Names for which the client may not hold the current version."""
+    resend: set[str] = field(default_factory=set)
+    """Names to send even if the client holds the current version."""
+    response_due: bool = False
+    """True if a response must be sent even if it is empty (rules 12 and 26)."""
+    pending_removals: dict[str, float] = field(default_factory=dict)
+    """Names whose removal waits for its grace: the time since when nothing refers to them."""
 
     @property
     def size(self) -> int:
-        """How many names are remembered on the client's behalf."""
-        return max(map(len, (self.names, self.held, self.dirty, self.refused, self.left)))
+        """Number of names remembered for the client."""
+        return max(map(len, (self.names, self.client_versions, self.dirty, self.nacked, self.unsent_removals)))
 
-    def wants(self, name: str) -> bool:
+    def is_subscribed(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
     def may_hold(self, name: str) -> bool:
-        """Whether the client has a version of this resource, or may have taken the one that it rejected."""
-        return self.held.get(name, ABSENT) != ABSENT or name in self.doubtful
+        """Return whether the client has a version of this resource, or may have taken one that it rejected."""
+        return self.client_versions.get(name, ABSENT) != ABSENT or name in self.uncertain
 
-    def has_refused(self, resource: Resource) -> bool:
-        return resource.version in self.refused.get(resource.name, ())
+    def has_nacked(self, resource: Resource) -> bool:
+        return resource.version in self.nacked.get(resource.name, ())
 
-    def touch(self, names: AbstractSet[str]) -> None:
-        """These may be something else now, so whatever freed one of them frees it no more."""
-        touched = names if self.wildcard else self.names & names
-        self.dirty |= touched
-        for name in self.free.keys() & touched:
-            del self.free[name]
+    def mark_dirty(self, names: AbstractSet[str]) -> None:
+        """Mark subscribed names as possibly changed, and cancel their pending removals."""
+        changed = names if self.wildcard else self.names & names
+        self.dirty |= changed
+        for name in self.pending_removals.keys() & changed:
+            del self.pending_removals[name]
 
-    def force(self, names: Iterable[str]) -> None:
-        """Answer these, even if the client holds them."""
+    def mark_resend(self, names: Iterable[str]) -> None:
+        """Mark names to be sent even if the client holds them."""
         for name in names:
             self.dirty.add(name)
-            self.forced.add(name)
+            self.resend.add(name)
 
-    def add(self, names: Iterable[str]) -> None:
-        """Subscribe to names; each must be answered, one that is held too: the client may have forgotten it (rule 22)."""
+    def add_names(self, names: Iterable[str]) -> None:
+        """Subscribe to names. Held ones are sent again, because the client may have dropped them (rule 22)."""
         for name in names:
             self.names.add(name)
-            self.refused.pop(name, None)
-            self.force([name])
+            self.nacked.pop(name, None)
+            self.mark_resend([name])
 
-    def drop(self, names: Iterable[str]) -> None:
-        """Unsubscribe from names. Under a wildcard the client keeps what matches it, and is told so (rule 24)."""
+    def remove_names(self, names: Iterable[str]) -> None:
+        """Unsubscribe from names. Under a wildcard the client keeps what matches it, and is sent it (rule 24)."""
         for name in names:
             if name not in self.names:
-                continue  # a phantom
+                continue  # never subscribed to
             self.names.discard(name)
             if self.wildcard:
-                self.force([name])
+                self.mark_resend([name])
             else:
                 self.forget(name)
 
-    def narrow(self) -> None:
-        """Forget all that is subscribed to no more (rules 13 and 19)."""
-        for name in {*self.held, *self.kept, *self.dirty, *self.refused, *self.doubtful, *self.left}:
-            if not self.wants(name):
+    def forget_unsubscribed(self) -> None:
+        """Forget all names that are no longer subscribed to (rules 13 and 19)."""
+        tables = (
+            self.client_versions,
+            self.acknowledged,
+            self.dirty,
+            self.nacked,
+            self.uncertain,
+            self.unsent_removals,
+        )
+        for name in set[str]().union(*tables):
+            if not self.is_subscribed(name):
                 self.forget(name)
 
     def forget(self, name: str) -> None:
-        """The client gave this name up: what it knew of it counts no more."""
-        self.lose(name)
-        self.left.discard(name)
-        self.refused.pop(name, None)
+        """Forget everything about a name that the client unsubscribed from."""
+        self.forget_version(name)
+        self.unsent_removals.discard(name)
+        self.nacked.pop(name, None)
 
-    def lose(self, name: str) -> None:
-        """The client holds this name no more, and will not be told of it."""
-        for table in (self.held, self.kept, self.free):
+    def forget_version(self, name: str) -> None:
+        """Forget what the client holds of a name; no removal is sent for it."""
+        for table in (self.client_versions, self.acknowledged, self.pending_removals):
             table.pop(name, None)
-        for names in (self.dirty, self.forced, self.doubtful):
+        for names in (self.dirty, self.resend, self.uncertain):
             names.discard(name)
 
-    def take_off(self, nonce: str, flight: InFlightResponse) -> None:
-        """A response goes out: from now on it is assumed to be accepted."""
+    def record_sent(self, nonce: str, response: InFlightResponse) -> None:
+        """Record a response that is being sent, and assume until its answer that it will be accepted."""
         self.last_nonce = nonce
-        self.flights[nonce] = flight
-        self.answer_due = False
-        for name in [*flight.given, *flight.removed]:
+        self.in_flight[nonce] = response
+        self.response_due = False
+        for name in [*response.resources, *response.removed]:
             self.dirty.discard(name)
-            self.forced.discard(name)
-            self.free.pop(name, None)
-        for name, resource in flight.given.items():
-            self.held[name] = resource.version
-            self.left.discard(name)
-        for name in flight.removed:
-            self.held[name] = ABSENT
+            self.resend.discard(name)
+            self.pending_removals.pop(name, None)
+        for name, resource in response.resources.items():
+            self.client_versions[name] = resource.version
+            self.unsent_removals.discard(name)
+        for name in response.removed:
+            self.client_versions[name] = ABSENT
 
     def accept(self, nonce: str) -> InFlightResponse | None:
-        """The client acknowledged a response; None when the nonce is not of one in flight."""
-        flight = self.flights.pop(nonce, None)
-        if flight is None:
+        """Record an ACK and return the accepted response; None if no response with this nonce is in flight."""
+        response = self.in_flight.pop(nonce, None)
+        if response is None:
             return None
-        for name, resource in flight.given.items():
-            self.doubtful.discard(name)
-            if name not in self.held:
-                self._doubt(name)
-            elif self.repeats:
-                self.kept[name] = resource
-        for name in flight.removed:
-            self.doubtful.discard(name)
-            self.kept.pop(name, None)
-            if name not in self.names and self.held.get(name) == ABSENT:
-                del self.held[name]
-        if self.repeats:  # what an accepted state leaves out, the client does not hold
-            self.doubtful.intersection_update(self.kept)
-            for name, resource in self.kept.items():  # and what it repeats, the client does
-                self.held.setdefault(name, resource.version)
-        return flight
+        for name, resource in response.resources.items():
+            self.uncertain.discard(name)
+            if name not in self.client_versions:
+                self._mark_uncertain(name)
+            elif self.full_state:
+                self.acknowledged[name] = resource
+        for name in response.removed:
+            self.uncertain.discard(name)
+            self.acknowledged.pop(name, None)
+            if name not in self.names and self.client_versions.get(name) == ABSENT:
+                del self.client_versions[name]
+        if self.full_state:  # the client deletes what an accepted full state leaves out, and holds what it repeats
+            self.uncertain.intersection_update(self.acknowledged)
+            for name, resource in self.acknowledged.items():
+                self.client_versions.setdefault(name, resource.version)
+        return response
 
     def reject(self, nonce: str, error: str) -> InFlightResponse | None:
-        """The client rejected a response.
+        """Record a NACK and return the rejected response; None if no response with this nonce is in flight.
 
-        A rejection is for the whole, and which resources were taken all the same is not known (rule 8), so that all count
-        as unknown. Those at fault are not sent again; the others are, without them. As each round finds one at fault, this
-        ends.
+        A NACK is for the whole response, and does not say which resources the client took nevertheless (rule 8). So all
+        of them become uncertain. Resources at fault are not sent again; the others are sent again without them. Each
+        round finds at least one resource at fault, so this ends.
         """
-        flight = self.flights.pop(nonce, None)
-        if flight is None:
+        response = self.in_flight.pop(nonce, None)
+        if response is None:
             return None
-        at_fault = blamed(flight.given, error)
-        for name, resource in flight.given.items():
-            given_up = self.held.pop(name, None) is None
-            self._doubt(name)
-            if name in at_fault and not given_up:
-                self.refused[name] = (*self.refused.get(name, ()), resource.version)[-MOST_REFUSALS:]
-        for name in flight.removed & self.held.keys():
-            self.kept.pop(name, None)
-            if flight.given:
-                del self.held[name]
-                self.force([name])  # rule 30: it may have been overlooked
+        at_fault = find_at_fault(response.resources, error)
+        for name, resource in response.resources.items():
+            unsubscribed = self.client_versions.pop(name, None) is None
+            self._mark_uncertain(name)
+            if name in at_fault and not unsubscribed:
+                self.nacked[name] = (*self.nacked.get(name, ()), resource.version)[-MAX_NACKED_VERSIONS:]
+        for name in response.removed & self.client_versions.keys():
+            self.acknowledged.pop(name, None)
+            if response.resources:
+                del self.client_versions[name]
+                self.mark_resend([name])  # rule 30: the client may not have processed it
             else:
-                self.doubtful.add(name)  # the removal itself was rejected: it is not repeated
-        return flight
+                self.uncertain.add(name)  # the removal itself was rejected, so it is not repeated
+        return response
 
-    def _doubt(self, name: str) -> None:
-        """The client may have taken this from a response, even if it gave the name up and asked for it again meanwhile."""
-        if self.wants(name):
-            self.doubtful.add(name)
+    def _mark_uncertain(self, name: str) -> None:
+        """Mark a name that the client may have taken, even if it unsubscribed and subscribed again meanwhile."""
+        if self.is_subscribed(name):
+            self.uncertain.add(name)
             self.dirty.add(name)

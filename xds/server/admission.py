@@ -1,4 +1,4 @@
-"""What protects a replica from its clients, and its clients from each other."""
+"""Limits that protect a replica from its clients, and clients from each other."""
 
 from __future__ import annotations
 
@@ -7,74 +7,71 @@ from dataclasses import dataclass
 from uuid import UUID
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-"""What a request may have; that of a proxy that comes back with 100,000 resources has about 10 MiB."""
+"""The largest request that is read. A proxy that reconnects with 100,000 resources sends about 10 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one replica. Times in seconds."""
+    """The limits of one replica. Times are in seconds."""
 
     removal_grace_s: float = 1
-    """How long a resource stays that nothing refers to any more."""
+    """Time for which a resource that nothing refers to stays before it is removed."""
     write_timeout_s: float = 30
-    """How long a client may leave a response unread before its stream is cut."""
+    """Time for which a client may leave a response unread before its stream ends."""
     answer_timeout_s: float = 60
-    """How long a client may leave a response unanswered. Envoy answers clusters once they are warm: up to 15 s later."""
+    """Time for which a client may leave a response unanswered. Envoy acknowledges clusters once warm, up to 15 s later."""
     penalty_s: float = 10
-    """How long a proxy stays out whose stream was ended for what it sent. No Envoy is meant by this."""
+    """Time for which a proxy is blocked after a bad request. No Envoy sends such requests."""
     admissions_per_s: float = 500
-    """New streams a second, so that a herd that comes back does not starve those that are served."""
+    """New streams a second, so that many reconnecting clients do not starve those that are served."""
     admissions_burst: int = 1_000
     connection_age_s: float = 1_800
-    """After which a client is asked to connect anew, to whichever replica it finds; 0 for never."""
+    """Age at which a client is asked to reconnect, to any replica; 0 for never."""
 
 
 class Admission:
-    """A token bucket for new streams, and who stays out for a while; time is given (monotonic seconds)."""
+    """A token bucket for new streams, and the proxies that are blocked. Callers pass the time in (monotonic seconds)."""
 
     def __init__(self, per_s: float, burst: int, penalty_s: float) -> None:
-        self._out: dict[UUID, float] = {}
-        """Until when, by proxy."""
+        self._blocked_until: dict[UUID, float] = {}
         self._penalty_s = penalty_s
         self._per_s = per_s
         self._burst = burst
         self._tokens = float(burst)
-        self._at: float | None = None
+        self._refilled_at: float | None = None
 
-    def admits(self, now: float) -> bool:
-        """Whether one more may come in now."""
-        if self._at is not None:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
-        self._at = now
+    def admit(self, now: float) -> bool:
+        """Take a token for a new stream. Return False if none is left."""
+        if self._refilled_at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._per_s)
+        self._refilled_at = now
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
 
-    def punish(self, proxy_id: UUID, now: float) -> None:
-        """Keep a proxy out for a while: what it sends is costly, and is refused anyway."""
-        self._out = {each: until for each, until in self._out.items() if until > now} | {
-            proxy_id: now + self._penalty_s
-        }
+    def block(self, proxy_id: UUID, now: float) -> None:
+        """Block a proxy for `penalty_s`, because its requests are costly and are rejected anyway."""
+        current = {each: until for each, until in self._blocked_until.items() if until > now}
+        self._blocked_until = current | {proxy_id: now + self._penalty_s}
 
-    def is_out(self, proxy_id: UUID, now: float) -> bool:
-        """Whether a proxy is to stay out still."""
-        return self._out.get(proxy_id, now) > now
+    def is_blocked(self, proxy_id: UUID, now: float) -> bool:
+        return self._blocked_until.get(proxy_id, now) > now
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionAge:
-    """When connections and their streams end, so that replicas rebalance and no two clients come back at once.
+    """The age at which connections and their streams end, so that replicas rebalance and clients reconnect one by one.
 
-    gRPC says GOAWAY at the connection's age, give or take a tenth. The stream then ends by itself, with OK, before gRPC
-    would cut it; its client opens the next one on a new connection.
+    gRPC sends GOAWAY at the connection's age, plus or minus a tenth. The server then ends the stream with OK before gRPC
+    would cut it, and the client opens the next stream on a new connection.
     """
 
     connection_s: float
 
     @property
     def options(self) -> list[tuple[str, int]]:
-        """For gRPC's server; none when connections do not age."""
+        """Options for gRPC's server; empty if connections do not age."""
         if self.connection_s <= 0:
             return []
         return [
@@ -82,6 +79,6 @@ class ConnectionAge:
             ("grpc.max_connection_age_grace_ms", int(self.connection_s * 600)),
         ]
 
-    def of_stream(self) -> float:
-        """How long a stream lives, in seconds: from after its connection's GOAWAY to before its end."""
-        return self.connection_s * random.uniform(1.12, 1.45)  # noqa: S311 - to spread, not to hide
+    def draw_stream_age_s(self) -> float:
+        """Draw the age of a stream in seconds, between its connection's GOAWAY and its connection's end."""
+        return self.connection_s * random.uniform(1.12, 1.45)  # noqa: S311 - spreads load, keeps no secret

@@ -1,4 +1,4 @@
-"""Answers what a proxy holds, beside what it should hold, from the streams of this replica."""
+"""The configuration dump of proxies: what each proxy accepted beside what it should have, read from its streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 from model.database import Database, DatabaseUnreachable
 from model.repositories import config_requests
 from model.unit_of_work import QUESTION_CHANNEL, ChangeFeed
-from xds.protocol.stream import Holding, Progress
+from xds.protocol.stream import ResourceStatus, SyncState
 from xds.server.publisher import PendingUpdate, Publisher
 from xds.server.recorder import AckRecorder
 from xds.snapshot.resource import Resource
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class ConfigDumpResponder:
-    """Answers the questions of `model.repositories.config_requests` that concern proxies with a stream here; `run` is its task."""
+    """Answers the `config_requests` of the database for proxies that have a stream here; `run` is its task."""
 
     def __init__(self, database: Database, publisher: Publisher, recorder: AckRecorder) -> None:
         self._database = database
@@ -34,9 +34,9 @@ class ConfigDumpResponder:
         self._recorder = recorder
 
     async def run(self) -> None:
-        """Answer until cancelled. A question that is missed goes unanswered: whoever asked does not wait for long."""
+        """Answer requests until cancelled. A missed request stays unanswered: the API waits for a short time only."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._feed.run(), name="xds.questions")
+            tasks.create_task(self._feed.run(), name="xds.config_requests")
             while True:
                 if await self._feed.wait():
                     try:
@@ -44,7 +44,7 @@ class ConfigDumpResponder:
                     except DatabaseUnreachable:
                         continue
                     except Exception:
-                        log.exception("xds.question_unanswered")  # the streams matter more
+                        log.exception("xds.config_request_failed")  # must not end the streams
 
     async def _answer(self) -> None:
         async with self._database.session() as session:
@@ -53,40 +53,40 @@ class ConfigDumpResponder:
                 await config_requests.answer(session, question.id, {"types": found})
 
     def _describe(self, proxy_id: UUID, content_of: str | None) -> Iterator[dict[str, Any]]:
-        for box in self._publisher.connected(proxy_id):
-            if box.stream is not None:
-                wanted = self._publisher.wanted(box)
-                for type_url in sorted(box.stream.subscriptions):
-                    holdings = box.stream.holdings(type_url, wanted)
-                    shown = [self._show(box, wanted, type_url, each, content_of) for each in holdings]
-                    yield {"type_url": type_url, "resources": shown}
+        for pending in self._publisher.streams_of(proxy_id):
+            if pending.stream is not None:
+                desired = self._publisher.desired_view(pending)
+                for type_url in sorted(pending.stream.subscriptions):
+                    statuses = pending.stream.resource_statuses(type_url, desired)
+                    resources = [self._as_json(pending, desired, type_url, each, content_of) for each in statuses]
+                    yield {"type_url": type_url, "resources": resources}
 
-    def _show(
-        self, box: PendingUpdate, wanted: ProxyView, type_url: str, holding: Holding, content_of: str | None
+    def _as_json(
+        self, pending: PendingUpdate, desired: ProxyView, type_url: str, status: ResourceStatus, content_of: str | None
     ) -> dict[str, Any]:
-        shown: dict[str, Any] = {
-            "name": holding.name,
-            "progress": holding.progress,
-            "wanted": holding.wanted,
-            "held": holding.held,
-            "reason": self._reason(box, type_url, holding),
+        found: dict[str, Any] = {
+            "name": status.name,
+            "progress": status.state,
+            "wanted": status.desired,
+            "held": status.acknowledged,
+            "reason": self._reason(pending, type_url, status),
         }
-        if holding.name == content_of and type_url != SECRET:  # no private key in a table of answers
-            both = wanted.get(type_url, holding.name), box.view.get(type_url, holding.name)
-            shown["content"] = {"wanted": _body(holding.wanted, *both), "held": _body(holding.held, *both)}
-        return shown
+        if status.name == content_of and type_url != SECRET:  # a private key must not enter the table of answers
+            both = desired.get(type_url, status.name), pending.view.get(type_url, status.name)
+            found["content"] = {"wanted": _body(status.desired, *both), "held": _body(status.acknowledged, *both)}
+        return found
 
-    def _reason(self, box: PendingUpdate, type_url: str, holding: Holding) -> str:
-        if holding.progress is Progress.REJECTED:
-            standing = self._recorder.standings(box.identity.proxy_id).get(type_url)
-            return standing.detail if standing else ""
-        if holding.progress is Progress.WITHHELD or holding.given != holding.wanted:
-            return self._publisher.why_withheld(box, ResourceId(type_url, holding.name))
+    def _reason(self, pending: PendingUpdate, type_url: str, status: ResourceStatus) -> str:
+        if status.state is SyncState.REJECTED:
+            sync_state = self._recorder.sync_states(pending.identity.proxy_id).get(type_url)
+            return sync_state.detail if sync_state else ""
+        if status.state is SyncState.WITHHELD or status.served != status.desired:
+            return self._publisher.withheld_reason(pending, ResourceId(type_url, status.name))
         return ""
 
 
 def _body(version: str | None, *candidates: Resource | None) -> str | None:
-    """The bytes of a version in base64, if one of these is that."""
+    """Return the body of the candidate that has this version, in base64; None if none has it."""
     for each in candidates:
         if each is not None and each.version == version:
             return b64encode(each.body).decode()

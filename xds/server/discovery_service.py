@@ -1,4 +1,4 @@
-"""The gRPC shell around the protocol core: bytes in, bytes out."""
+"""The gRPC services of the xDS server: they admit clients, and run a stream handler for each stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xds.protocol.stream import Close, XdsStream
 from xds.server.admission import Admission, ConnectionAge, Limits
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
-from xds.server.stream_handler import Context, Poke, StreamHandler
+from xds.server.stream_handler import Context, StreamHandler
 from xds.translate import names
 
 _DISCOVERY: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -44,27 +44,26 @@ _METHODS: Final[Sequence[tuple[str, str, Variant, str | None]]] = (
 )
 
 Handler = Callable[[Any, Context], Awaitable[None]]
-_LOOK_EVERY_S: Final = 1.0
-_FAULTS: Final = frozenset({"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"})
-"""With what the protocol core ends a stream for what it was sent."""
+_TIMEOUT_CHECK_S: Final = 1.0
+_CLIENT_ERRORS: Final = frozenset({"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"})
+"""Statuses with which the protocol core ends a stream because of a bad request."""
 log = structlog.get_logger()
 
 
 class DiscoveryService:
-    """Serves the streams of one replica. `shut_down` ends them in order."""
+    """Serves the streams of one replica until `shut_down` ends them."""
 
-    def __init__(self, publisher: Publisher, recorder: AckRecorder, limits: Limits, poke: Poke) -> None:
+    def __init__(self, publisher: Publisher, recorder: AckRecorder, limits: Limits) -> None:
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
-        self._poke = poke
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
         self._age = ConnectionAge(limits.connection_age_s)
-        self._conversations: set[StreamHandler] = set()
+        self._streams: set[StreamHandler] = set()
         self._closing = False
 
     def handlers(self) -> Iterable[grpc.GenericRpcHandler]:
-        """The handlers of all services; messages stay bytes on both sides. `Fetch*` is not served."""
+        """Return the handlers of all services. Messages stay bytes on both sides; the unary `Fetch*` methods are not served."""
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
         for service, method, variant, only in _METHODS:
             handler = grpc.stream_stream_rpc_method_handler(self._handler(variant, only))
@@ -74,80 +73,80 @@ class DiscoveryService:
     def shut_down(self) -> None:
         """End every stream with OK, so that its client looks for another replica at once."""
         self._closing = True
-        for conversation in [*self._conversations]:
-            conversation.end("OK", "")
+        for stream in [*self._streams]:
+            stream.end("OK", "")
 
-    async def look_after(self) -> None:
-        """Cut off clients that do not read or do not answer, until cancelled: what they hold up is theirs alone."""
+    async def enforce_timeouts(self) -> None:
+        """End the streams of clients that do not read or do not answer, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_TIMEOUT_CHECK_S)
             now = time.monotonic()
-            for conversation in [*self._conversations]:
-                self._look_at(conversation, now)
+            for stream in [*self._streams]:
+                self._enforce_timeouts_of(stream, now)
 
-    def _look_at(self, conversation: StreamHandler, now: float) -> None:
-        writing, waiting = conversation.writing_since, conversation.stream.waiting_since
+    def _enforce_timeouts_of(self, stream: StreamHandler, now: float) -> None:
+        writing, unanswered = stream.writing_since, stream.protocol.unanswered_since
         if writing is not None and now - writing > self._limits.write_timeout_s:
-            conversation.end("DEADLINE_EXCEEDED", "the client does not read its responses")
-        elif waiting is not None and now - waiting > self._limits.answer_timeout_s:
-            conversation.end("DEADLINE_EXCEEDED", "the client does not answer its responses")
+            stream.end("DEADLINE_EXCEEDED", "the client does not read its responses")
+        elif unanswered is not None and now - unanswered > self._limits.answer_timeout_s:
+            stream.end("DEADLINE_EXCEEDED", "the client does not answer its responses")
 
     def _handler(self, variant: Variant, only: str | None) -> Handler:
         async def handle(_: Any, context: Context) -> None:
-            await self._serve(variant, only, context)
+            close = await self._serve(variant, only, context)
+            if close is not None and close.status != "OK":
+                # queued behind a response that the client does not read, this waits for as long as the connection lasts
+                with suppress(grpc.aio.InternalError):  # the client disconnected before it received the status
+                    await context.abort(grpc.StatusCode[close.status], close.message)
 
         return handle
 
-    async def _serve(self, variant: Variant, only: str | None, context: Context) -> None:
-        ending = await self._converse(variant, only, context)
-        if ending is not None and ending.status != "OK":
-            # behind a response that the client does not read, this waits for as long as the connection lasts
-            with suppress(grpc.aio.InternalError):  # the client went without having heard it
-                await context.abort(grpc.StatusCode[ending.status], ending.message)
-
-    async def _converse(self, variant: Variant, only: str | None, context: Context) -> Close | None:
-        """Serve one stream, and forget it; gives with what status to end the call."""
+    async def _serve(self, variant: Variant, only: str | None, context: Context) -> Close | None:
+        """Serve one stream to its end. Return the status for the call; None if the client ended it."""
         identity = identify(context)
         if identity is None:
-            return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent anew")
+            return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent again")
         if self._publisher.world is None or self._closing:
-            return Close("UNAVAILABLE", "the control plane is starting or ending")  # rule 9
-        if self._admission.is_out(identity.proxy_id, time.monotonic()):
-            return Close("RESOURCE_EXHAUSTED", "what this proxy sent last was refused: it may come back in a moment")
-        if not self._admission.admits(time.monotonic()):
+            return Close("UNAVAILABLE", "the control plane is starting or shutting down")  # rule 9
+        if self._admission.is_blocked(identity.proxy_id, time.monotonic()):
+            return Close(
+                "RESOURCE_EXHAUSTED", "the last stream of this proxy sent a bad request: try again in a moment"
+            )
+        if not self._admission.admit(time.monotonic()):
             return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
-        box = self._publisher.open(identity)
-        if box is None:
-            return Close("PERMISSION_DENIED", "no such proxy: it was deregistered; enrol it anew")
-        stream = XdsStream(variant, identity, box.view, only=only, removal_grace_s=self._limits.removal_grace_s)
-        conversation = StreamHandler(stream, box, context, self._publisher, self._recorder, self._poke)
-        retiring = self._retire_later(conversation)
-        self._conversations.add(conversation)
+        pending = self._publisher.open(identity)
+        if pending is None:
+            return Close("PERMISSION_DENIED", "no such proxy: it was deregistered; enrol it again")
+        protocol = XdsStream(variant, identity, pending.view, only=only, removal_grace_s=self._limits.removal_grace_s)
+        stream = StreamHandler(protocol, pending, context, self._publisher, self._recorder)
+        age_timer = self._start_age_timer(stream)
+        self._streams.add(stream)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
         try:
-            ending = await conversation.run()
+            close = await stream.run()
         finally:
-            if retiring is not None:
-                retiring.cancel()
-            self._conversations.discard(conversation)
-            self._publisher.close(box)
-            if not self._publisher.connected(identity.proxy_id):
-                self._recorder.gone(identity.proxy_id)
+            if age_timer is not None:
+                age_timer.cancel()
+            self._streams.discard(stream)
+            self._publisher.close(pending)
+            if not self._publisher.streams_of(identity.proxy_id):
+                self._recorder.record_disconnected(identity.proxy_id)
             log.info("xds.disconnected", node=str(identity.proxy_id))
-        if ending is not None and ending.status in _FAULTS:
-            log.warning("xds.refused", node=str(identity.proxy_id), status=ending.status, reason=ending.message)
-            self._admission.punish(identity.proxy_id, time.monotonic())
-        return ending
+        if close is not None and close.status in _CLIENT_ERRORS:
+            log.warning("xds.stream_rejected", node=str(identity.proxy_id), status=close.status, reason=close.message)
+            self._admission.block(identity.proxy_id, time.monotonic())
+        return close
 
-    def _retire_later(self, conversation: StreamHandler) -> asyncio.TimerHandle | None:
+    def _start_age_timer(self, stream: StreamHandler) -> asyncio.TimerHandle | None:
+        """End a stream with OK when it reaches its age; None if streams do not age."""
         if self._limits.connection_age_s <= 0:
             return None
         loop = asyncio.get_running_loop()
-        return loop.call_later(self._age.of_stream(), conversation.end, "OK", "the connection is old")
+        return loop.call_later(self._age.draw_stream_age_s(), stream.end, "OK", "the connection is old")
 
 
 def identify(context: Context) -> Identity | None:
-    """Who the client is, by the URI name in its certificate (docs/architecture.md#identity-from-certificate)."""
+    """Return the identity in the URI name of the client's certificate (docs/architecture.md#identity-from-certificate)."""
     for name in context.auth_context().get("x509_subject_alternative_name", ()):
         with suppress(ValueError, UnicodeDecodeError):
             return parse_uri(name.decode())

@@ -1,4 +1,4 @@
-"""A second opinion on what is rolled out: `envoy --mode validate`, once for each content, beside the streams."""
+"""Validation of change-sets with `envoy --mode validate`: once for each content, off the path of the streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -29,6 +29,7 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 
 from model.authority import CertificateAuthority, issue_server
 from model.world import Rejection, ResourceKey
+from xds.server.publisher import Publisher
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet
 from xds.translate import names
@@ -37,111 +38,107 @@ from xds.wire import bootstrap_pb2 as wire
 
 _VALIDATE: Final = ("--mode", "validate", "--log-level", "error", "--log-format", "%v", "-c")
 _TIMEOUT_S: Final = 60.0
-_MOST_VERDICTS: Final = 500_000
-"""More than one change-set can hold: else it would be looked at for ever."""
-_MOST_WORDS: Final = 2_000
-_CHECKED: Final = frozenset({names.LISTENER, names.ROUTE, names.CLUSTER})
-_NO_CLUSTERS_ASKED_FOR: Final = b"\x3a\x00"
-"""RouteConfiguration.validate_clusters: false. That what is named exists is seen to by the rollout itself."""
+_MAX_RESULTS: Final = 500_000
+"""More than one change-set can hold; with fewer it would be validated again and again."""
+_MAX_MESSAGE_CHARS: Final = 2_000
+_VALIDATED: Final = frozenset({names.LISTENER, names.ROUTE, names.CLUSTER})
+_SKIP_CLUSTER_CHECK: Final = b"\x3a\x00"
+"""RouteConfiguration.validate_clusters: false. The rollout itself checks that referenced clusters exist."""
 log = structlog.get_logger()
 
 
 class EnvoyValidator:
-    """Has Envoy look at the listeners, routes and clusters of change-sets; `run` is its task.
+    """Validates the listeners, routes and clusters of change-sets with Envoy; `run` is its task.
 
-    `refuse` is called with what Envoy refused, `poke` when something was looked at. An Envoy that cannot be run refuses
-    nothing: proxies have the last word anyway.
+    Rejections go to the publisher, and each result wakes the rollout controller. An Envoy that cannot be run rejects
+    nothing: the proxies validate anyway.
     """
 
-    def __init__(
-        self,
-        envoy: Path,
-        authority: CertificateAuthority,
-        refuse: Callable[[Sequence[Rejection]], None],
-        poke: Callable[[], None],
-    ) -> None:
+    def __init__(self, envoy: Path, authority: CertificateAuthority, publisher: Publisher) -> None:
         self._envoy = envoy
         self._authority = authority
-        self._refuse = refuse
-        self._poke = poke
-        self._verdicts: OrderedDict[tuple[str, str], str] = OrderedDict()
-        """What Envoy said of a version of a type, empty for nothing."""
+        self._publisher = publisher
+        self._results: OrderedDict[tuple[str, str], str] = OrderedDict()
+        """Error messages by type URL and version; empty for a valid resource."""
         self._waiting: dict[ResourceKey, Resource] = {}
         self._event = asyncio.Event()
 
-    def passed(self, group: str, change_set: ChangeSet) -> bool:
-        """Whether Envoy looked at all of a change-set and refused none of it; what it did not see yet is shown to it."""
-        passed = True
+    def is_valid(self, group: str, change_set: ChangeSet) -> bool:
+        """Return whether Envoy validated all of a change-set and rejected none of it; queue what it has not seen yet."""
+        valid = True
         for each in change_set.wanted.values():
-            if each is None or not _can_be_checked(each):
+            if each is None or not _can_validate(each):
                 continue
-            key, words = ResourceKey(group, each.type_url, each.name), self._verdict(each)
-            if words is None:
+            key, message = ResourceKey(group, each.type_url, each.name), self._result(each)
+            if message is None:
                 self._waiting[key] = each
                 self._event.set()
-            elif words:  # seen in another group
-                self._refuse([Rejection(key, each.version, None, words)])
-            passed = passed and words == ""
-        return passed
+            elif message:  # rejected in another group
+                self._publisher.add_rejections([Rejection(key, each.version, None, message)])
+            valid = valid and message == ""
+        return valid
 
-    def _verdict(self, resource: Resource) -> str | None:
-        return self._verdicts.get((resource.type_url, resource.version))
+    def _result(self, resource: Resource) -> str | None:
+        return self._results.get((resource.type_url, resource.version))
 
     async def run(self) -> None:
-        """Look at what waits, until cancelled."""
+        """Validate queued resources until cancelled."""
         with tempfile.TemporaryDirectory(prefix="exitplane-check-") as folder:
             write_secrets(Path(folder), self._authority)
             while True:
                 await self._event.wait()
                 self._event.clear()
                 waiting, self._waiting = self._waiting, {}
-                unseen = [(key, each) for key, each in waiting.items() if self._verdict(each) is None]
-                await self._look_at(unseen, Path(folder))
-                self._poke()
+                unseen = [(key, each) for key, each in waiting.items() if self._result(each) is None]
+                await self._validate(unseen, Path(folder))
+                self._publisher.rollout_due.set()
 
-    async def _look_at(self, resources: Sequence[tuple[ResourceKey, Resource]], folder: Path) -> None:
-        """Judge some: if Envoy refuses them together, the halves of them, down to those that it refuses alone."""
+    async def _validate(self, resources: Sequence[tuple[ResourceKey, Resource]], folder: Path) -> None:
+        """Validate resources together. If Envoy rejects them, validate each half, down to the single resources at fault."""
         if not resources:
             return
-        words = await self._run_envoy([each for _, each in resources], folder)
-        if words and len(resources) > 1:
+        message = await self._run_envoy([each for _, each in resources], folder)
+        if message and len(resources) > 1:
             middle = len(resources) // 2
-            await self._look_at(resources[:middle], folder)
-            await self._look_at(resources[middle:], folder)
+            await self._validate(resources[:middle], folder)
+            await self._validate(resources[middle:], folder)
             return
         for _, each in resources:
-            self._verdicts[each.type_url, each.version] = words
-        while len(self._verdicts) > _MOST_VERDICTS:
-            self._verdicts.popitem(last=False)
-        if words:
+            self._results[each.type_url, each.version] = message
+        while len(self._results) > _MAX_RESULTS:
+            self._results.popitem(last=False)
+        if message:
             ((key, each),) = resources
-            log.warning("xds.check_refused", type=key.type_url, resource=key.name, version=each.version, detail=words)
-            self._refuse([Rejection(key, each.version, None, words)])
+            log.warning(
+                "xds.validation_failed", type=key.type_url, resource=key.name, version=each.version, detail=message
+            )
+            self._publisher.add_rejections([Rejection(key, each.version, None, message)])
 
     async def _run_envoy(self, resources: Iterable[Resource], folder: Path) -> str:
-        """What Envoy says against these; empty for nothing. One that dies of a signal is asked a second time."""
+        """Return Envoy's error message, empty if it accepts all. An Envoy that dies of a signal is run a second time."""
         bootstrap = folder / "bootstrap.pb"
         bootstrap.write_bytes(static_bootstrap(resources))
         command: Sequence[str | Path] = [self._envoy, *_VALIDATE, bootstrap.name]
-        status, said = await _run(command, folder)
+        status, output = await _run(command, folder)
         if status is not None and status < 0:
-            log.warning("xds.check_died", signal=-status, detail=said)
-            status, said = await _run(command, folder)
+            log.warning("xds.validator_crashed", signal=-status, detail=output)
+            status, output = await _run(command, folder)
         if status is None:
-            log.warning("xds.check_impossible", reason=said)
-        return (said or f"envoy --mode validate ended with {status}") if status else ""
+            log.warning("xds.validator_unavailable", reason=output)
+        return (output or f"envoy --mode validate ended with {status}") if status else ""
 
 
-def _can_be_checked(resource: Resource) -> bool:
-    """Not a cluster whose filters take a secret from the stream, like that of an exit's parent.
+def _can_validate(resource: Resource) -> bool:
+    """Return whether Envoy can validate a resource in a static bootstrap.
 
-    Envoy 1.40 dies (SIGSEGV) of one that is static: there is no stream yet. It takes them well from a control plane.
+    It cannot if a cluster's filters take a secret from the ADS stream, as those of an exit's parent do: Envoy 1.40 crashes
+    (SIGSEGV) on such a static cluster, because there is no stream yet. Sent by a control plane they work.
     """
-    return resource.type_url in _CHECKED and names.PARENT_SECRET.encode() not in resource.body
+    return resource.type_url in _VALIDATED and names.PARENT_SECRET.encode() not in resource.body
 
 
 async def _run(command: Sequence[str | Path], folder: Path) -> tuple[int | None, str]:
-    """A program's exit status and what it said; None, and why, when it did not come to one."""
+    """Run a program. Return its exit status and stderr; None and the reason if it did not start or end in time."""
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdin=nothing, stdout=nothing, stderr=pipe)
@@ -157,11 +154,11 @@ async def _run(command: Sequence[str | Path], folder: Path) -> tuple[int | None,
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    return process.returncode, stderr.decode(errors="replace").strip()[-_MOST_WORDS:]
+    return process.returncode, stderr.decode(errors="replace").strip()[-_MAX_MESSAGE_CHARS:]
 
 
 def static_bootstrap(resources: Iterable[Resource]) -> bytes:
-    """A Bootstrap that holds these as they are: clusters and listeners as such, each route in a listener of its own."""
+    """Encode a Bootstrap with these resources unchanged; each route configuration is put into a listener of its own."""
     static = wire.StaticResources()
     for each in resources:
         if each.type_url == names.CLUSTER:
@@ -169,18 +166,18 @@ def static_bootstrap(resources: Iterable[Resource]) -> bytes:
         elif each.type_url == names.LISTENER:
             static.listeners.append(each.body)
         elif each.type_url == names.ROUTE:
-            static.listeners.append(_listener_of(each))
-    node, ads, cluster = _surroundings()
+            static.listeners.append(_route_listener(each))
+    node, ads, cluster = _static_parts()
     static.clusters.append(cluster)
     dynamic = wire.DynamicResources(ads_config=ads)
     return wire.Bootstrap(node=node, static_resources=static, dynamic_resources=dynamic).SerializeToString()
 
 
-def _listener_of(route: Resource) -> bytes:
+def _route_listener(route: Resource) -> bytes:
     router = wire.Filter(name="envoy.filters.http.router")
     router.typed_config.ParseFromString(encode(pack(Router())))
     manager = wire.HttpConnectionManager(
-        stat_prefix=route.name, route_config=route.body + _NO_CLUSTERS_ASKED_FOR, http_filters=[router]
+        stat_prefix=route.name, route_config=route.body + _SKIP_CLUSTER_CHECK, http_filters=[router]
     )
     holder = wire.Filter(name="envoy.filters.network.http_connection_manager")
     holder.typed_config.type_url = (
@@ -195,8 +192,8 @@ def _listener_of(route: Resource) -> bytes:
 
 
 @cache
-def _surroundings() -> tuple[bytes, bytes, bytes]:
-    """The node, the source that clusters and listeners refer to, and the cluster which that is: nobody is dialled."""
+def _static_parts() -> tuple[bytes, bytes, bytes]:
+    """Encode the node, the ADS source that resources refer to, and its cluster. Validation connects to nothing."""
     ads = ApiConfigSource(
         api_type=ApiConfigSourceApiType.DELTA_GRPC,
         transport_api_version=ApiVersion.V3,
@@ -207,7 +204,7 @@ def _surroundings() -> tuple[bytes, bytes, bytes]:
 
 
 def write_secrets(folder: Path, authority: CertificateAuthority) -> None:
-    """Secrets of the usual form where proxies have theirs (docs/decisions/0002-secrets-by-relative-path.md)."""
+    """Write secrets to the paths at which proxies have theirs (docs/decisions/0002-secrets-by-relative-path.md)."""
     pair = issue_server(authority, datetime.now(UTC))
     chain, key = {"inline_string": pair.certificate_pem}, {"inline_string": pair.key_pem}
     secrets: dict[str, dict[str, Any]] = {

@@ -1,15 +1,15 @@
-"""From Worlds to streams: keeps the rollouts of the scopes that somebody subscribes to, and tells who is concerned.
+"""The publisher of one replica: it turns Worlds into rollouts, and hands what changed to the streams that use them.
 
-A stream has one pending update, not a queue: what comes while it is busy is merged into it.
+Each stream has one pending update, not a queue: what changes while the stream is busy is merged into it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -25,119 +25,129 @@ from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
 log = structlog.get_logger()
 
 
+class PublicationObserver(Protocol):
+    """The part of a server that is told what was published; `AckRecorder` stores it."""
+
+    def record_published(self, revision: int) -> None:
+        """Record that all streams have been given the World at `revision`."""
+
+    def record_desired(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """Record that the desired resources of a type changed for a proxy at `revision`."""
+
+    def record_rejections(self, rejections: Iterable[Rejection]) -> None:
+        """Record versions that a proxy or the Envoy validator rejected."""
+
+
 @dataclass(slots=True, eq=False)
 class PendingUpdate:
-    """What a stream has not seen yet: the newest view, and which names may differ in it (None: any)."""
+    """The update that one stream has not seen yet: the newest view, and the names that may differ in it (None: any)."""
 
     identity: Identity
     view: ProxyView
     keys: tuple[str, ...]
+    """Keys of the scopes of the view."""
     changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
     revoked: bool = False
-    """The proxy is no more: its stream must end."""
+    """True once the proxy was removed, so that its stream must end."""
     stream: XdsStream | None = None
-    """Once it converses."""
+    """Set once the stream is served."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def merge(self, differing: Mapping[str, frozenset[str]] | None) -> None:
-        """Add to what is pending (names by type URL, None for any), and wake the stream."""
-        if differing is None:
+    def merge(self, changed: Mapping[str, frozenset[str]] | None) -> None:
+        """Add changed names by type URL (None for any), and wake the stream."""
+        if changed is None:
             self.changed = None
         elif self.changed is not None:
-            for type_url, names in differing.items():
+            for type_url, names in changed.items():
                 pending = self.changed.get(type_url)
                 self.changed[type_url] = names if pending is None else pending | names
         self.event.set()
 
     def is_pending(self, type_url: str) -> bool:
-        """Whether something of a type may have changed that the stream does not know of yet."""
+        """Return whether resources of a type may have changed that the stream has not seen."""
         return self.changed is None or type_url in self.changed
 
     def take(self) -> tuple[ProxyView, Mapping[str, frozenset[str]] | None]:
-        """Empty the box."""
+        """Return the view and the changed names, and leave nothing pending."""
         changed, self.changed = self.changed, {}
         self.event.clear()
         return self.view, changed
 
 
 class Publisher:
-    """Holds the newest World, the rollouts in use and the mailboxes of the streams.
+    """The newest World, the rollouts that streams use, and the pending updates of the streams.
 
-    `canaries` says whether change-sets are tried before everybody is given them. `on_rollout` is called when there may be
-    something to try or to release, `on_wanted` with each proxy, type URL and revision that means something else for it.
+    Without `canaries`, change-sets go to all proxies at once. `rollout_due` is set when the rollout controller may have
+    a change-set to try or to release.
     """
 
-    def __init__(
-        self,
-        *,
-        canaries: bool = True,
-        on_rollout: Callable[[], None] = lambda: None,
-        on_wanted: Callable[[UUID, str, int], None] = lambda _proxy, _type, _revision: None,
-    ) -> None:
+    def __init__(self, observer: PublicationObserver | None = None, *, canaries: bool = True) -> None:
         self.world: World | None = None
-        self._canaries_wanted = canaries
-        self._on_rollout = on_rollout
-        self._on_wanted = on_wanted
+        self.rollout_due = asyncio.Event()
+        self._observer = observer
+        self._canaries_enabled = canaries
         self._rollouts: dict[str, Rollout] = {}
-        self._unsettled: set[str] = set()
-        """The keys of the rollouts with change-sets."""
+        self._in_progress: set[str] = set()
+        """Keys of the rollouts that have change-sets."""
         self._canaries: dict[str, frozenset[UUID]] = {}
-        self._refused: set[tuple[ResourceKey, str]] = set()
-        """Versions that a proxy rejected here, and that the World does not know of yet."""
-        self._new: set[str] = set()
-        """The keys of the rollouts that were begun since somebody asked."""
-        self._boxes: dict[str, set[PendingUpdate]] = defaultdict(set)
-        self._of_proxy: dict[UUID, set[PendingUpdate]] = defaultdict(set)
+        self._local_rejections: set[tuple[ResourceKey, str]] = set()
+        """Versions that were rejected at this replica and are not in the World yet."""
+        self._new_scopes: set[str] = set()
+        """Keys of the rollouts begun since `take_new_scopes` was called."""
+        self._by_scope: dict[str, set[PendingUpdate]] = defaultdict(set)
+        self._by_proxy: dict[UUID, set[PendingUpdate]] = defaultdict(set)
 
     @property
     def streams(self) -> int:
-        return sum(len(boxes) for boxes in self._of_proxy.values())
+        """Number of open streams."""
+        return sum(len(updates) for updates in self._by_proxy.values())
 
     @property
     def proxies(self) -> frozenset[UUID]:
-        """Those that have a stream here."""
-        return frozenset(self._of_proxy)
+        """Proxies that have a stream here."""
+        return frozenset(self._by_proxy)
 
     # -- streams
 
     def open(self, identity: Identity) -> PendingUpdate | None:
-        """A mailbox for a stream; None when the World knows no such proxy, or none in that fleet and role."""
+        """Register a stream. Return None if the World has no such proxy, or has it in another fleet or role."""
         assert self.world is not None
         scopes = self._scopes(identity, self.world)
         if not scopes:
             return None
-        self._ensure(scopes, self.world)
+        self._ensure_rollouts(scopes, self.world)
         keys = tuple(scope.key for scope in scopes)
-        box = PendingUpdate(identity, self._view(identity, keys), keys)
-        self._enter(box)
-        return box
+        pending = PendingUpdate(identity, self._view(identity, keys), keys)
+        self._register(pending)
+        return pending
 
-    def close(self, box: PendingUpdate) -> None:
-        """The stream has ended."""
-        self._leave(box)
+    def close(self, pending: PendingUpdate) -> None:
+        """Unregister a stream that has ended."""
+        self._unregister(pending)
 
-    def connected(self, proxy_id: UUID) -> Iterable[PendingUpdate]:
-        """The mailboxes of a proxy's streams."""
-        return self._of_proxy.get(proxy_id, ())
+    def streams_of(self, proxy_id: UUID) -> Iterable[PendingUpdate]:
+        """Return the pending updates of a proxy's streams."""
+        return self._by_proxy.get(proxy_id, ())
 
     # -- Worlds
 
     def start(self, world: World) -> None:
-        """The first World, or one that was loaded anew: whatever differs is published."""
+        """Publish a World that was loaded in full; compare all of each rollout."""
         if self.world is not None and world.revision < self.world.revision:
-            log.error("xds.lower_revision", known=self.world.revision, loaded=world.revision)
+            log.error("xds.older_revision_ignored", known=self.world.revision, loaded=world.revision)
             return
         self.world = world
-        self._refused = {each for each in self._refused if each not in world.rejections}
+        self._local_rejections = {each for each in self._local_rejections if each not in world.rejections}
         for key, rollout in [*self._rollouts.items()]:
-            rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_wanted)
-            self._replace(key, rebuilt, compare(rollout, rebuilt))
-        for boxes in [*self._of_proxy.values()]:
-            for box in [*boxes]:
-                self._rescope(box, world)
+            rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_enabled)
+            self._replace_rollout(key, rebuilt, compare(rollout, rebuilt))
+        for updates in [*self._by_proxy.values()]:
+            for pending in [*updates]:
+                self._update_scopes(pending, world)
+        self._report_published(world)
 
     def publish(self, world: World, changes: Iterable[Change]) -> None:
-        """A later World that differs by `changes`."""
+        """Publish a later World that differs from the last one by `changes`."""
         old, self.world = self.world, world
         assert old is not None
         by_key: dict[str, list[Change]] = defaultdict(list)
@@ -146,167 +156,183 @@ class Publisher:
             for key in scope_keys(change, old, world):
                 by_key[key].append(change)
             if isinstance(change.value, Rejection):
-                self._refused.discard((change.value.key, change.value.version))
+                self._local_rejections.discard((change.value.key, change.value.version))
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
         for key, of_key in by_key.items():
             rollout = self._rollouts.get(key)
             if rollout is not None:
-                self._replace(key, *advance(rollout, old, world, of_key, canaries=self._canaries_wanted))
+                self._replace_rollout(key, *advance(rollout, old, world, of_key, canaries=self._canaries_enabled))
         for proxy_id in moved:
-            for box in [*self._of_proxy.get(proxy_id, ())]:
-                self._rescope(box, world)
+            for pending in [*self._by_proxy.get(proxy_id, ())]:
+                self._update_scopes(pending, world)
+        self._report_published(world)
 
     # -- rollouts
 
-    def rolling_out(self) -> dict[str, Rollout]:
-        """The rollouts with change-sets, by the key of their scope."""
-        return {key: self._rollouts[key] for key in self._unsettled}
+    def rollouts_in_progress(self) -> dict[str, Rollout]:
+        """Return the rollouts with change-sets, by the key of their scope."""
+        return {key: self._rollouts[key] for key in self._in_progress}
 
-    def is_rolling_out(self, box: PendingUpdate) -> bool:
-        """Whether what a client answers may bring a rollout further."""
-        return not self._unsettled.isdisjoint(box.keys)
+    def wake_rollouts_of(self, pending: PendingUpdate) -> None:
+        """Wake the rollout controller if the answer of this stream's client may advance a rollout."""
+        if not self._in_progress.isdisjoint(pending.keys):
+            self.rollout_due.set()
 
-    def is_kept_from(self, box: PendingUpdate, type_url: str) -> bool:
-        """Whether a client is not given all that it should have of a type."""
-        for key in box.keys:
-            if key in self._unsettled:
+    def is_withheld(self, pending: PendingUpdate, type_url: str) -> bool:
+        """Return whether a rollout withholds a desired resource of this type from a client."""
+        for key in pending.keys:
+            if key in self._in_progress:
                 rollout = self._rollouts[key]
-                given = self._given(key, box.identity.proxy_id)
-                if given.resources.get(type_url) is not rollout.wanted.resources.get(type_url):
+                served = self._served(key, pending.identity.proxy_id)
+                if served.resources.get(type_url) is not rollout.wanted.resources.get(type_url):
                     return True
         return False
 
-    def wanted(self, box: PendingUpdate) -> ProxyView:
-        """What a client should hold, whatever it is given in its place."""
-        return ProxyView([self._rollouts[key].wanted for key in box.keys])
+    def desired_view(self, pending: PendingUpdate) -> ProxyView:
+        """Return the view that a client should have, whatever rollouts withhold from it."""
+        return ProxyView([self._rollouts[key].wanted for key in pending.keys])
 
-    def why_withheld(self, box: PendingUpdate, each: ResourceId) -> str:
-        """Why a client is given something else than what is wanted."""
-        for key in box.keys:
+    def withheld_reason(self, pending: PendingUpdate, each: ResourceId) -> str:
+        """Return why a rollout withholds a resource from a client; empty if none does."""
+        for key in pending.keys:
             for change_set in self._rollouts[key].change_sets:
                 if each in change_set.wanted:
                     tried = ", ".join(map(str, sorted(self.canaries_of(key)))) or "a canary at another replica"
                     return change_set.reason or f"{tried} tries it first"
         return ""
 
-    def holds(self, key: str) -> bool:
-        """Whether some stream here is of a scope."""
+    def has_streams(self, key: str) -> bool:
+        """Return whether a stream here uses a scope."""
         return key in self._rollouts
 
-    def take_new(self) -> set[str]:
-        """The keys of the rollouts that were begun since this was asked last."""
-        new, self._new = self._new, set()
+    def take_new_scopes(self) -> set[str]:
+        """Return the keys of the rollouts begun since the last call."""
+        new, self._new_scopes = self._new_scopes, set()
         return new
 
-    def refuse(self, rejections: Iterable[Rejection]) -> None:
-        """A proxy rejected these: until all replicas know that, nobody else here is asked to try them."""
+    def add_rejections(self, rejections: Sequence[Rejection]) -> None:
+        """Record rejected versions. Nobody else here is asked to try them while other replicas may not know."""
         assert self.world is not None
-        refused = {(each.key, each.version) for each in rejections}
-        self._refused |= {each for each in refused if each not in self.world.rejections}
+        rejected = {(each.key, each.version) for each in rejections}
+        self._local_rejections |= {each for each in rejected if each not in self.world.rejections}
+        if self._observer is not None:
+            self._observer.record_rejections(rejections)
 
-    def is_refusing(self, key: str) -> bool:
-        """Whether something of a scope was rejected here that the others may not know of yet."""
-        return any(each.group == key for each, _ in self._refused)
+    def has_local_rejection(self, key: str) -> bool:
+        """Return whether a version of a scope was rejected here that other replicas may not know of yet."""
+        return any(each.group == key for each, _ in self._local_rejections)
 
     def proxies_of(self, key: str) -> frozenset[UUID]:
-        """The proxies of a scope that have a stream here."""
-        return frozenset(box.identity.proxy_id for box in self._boxes.get(key, ()))
+        """Return the proxies of a scope that have a stream here."""
+        return frozenset(pending.identity.proxy_id for pending in self._by_scope.get(key, ()))
 
     def canaries_of(self, key: str) -> frozenset[UUID]:
-        """Those of them that try its changes."""
+        """Return the canaries of a scope that have a stream here."""
         return self._canaries.get(key, frozenset()) & self.proxies_of(key)
 
     def set_canaries(self, key: str, proxies: frozenset[UUID]) -> None:
-        """From now on these try the changes of a scope."""
+        """Make these proxies the canaries of a scope."""
         before = self._canaries.get(key, frozenset())
-        if proxies == before or key not in self._boxes:
+        if proxies == before or key not in self._by_scope:
             return
         self._canaries[key] = proxies
         rollout = self._rollouts.get(key)
         tried = rollout.tried if rollout else frozenset()
-        for box in self._boxes.get(key, ()):
-            if tried and box.identity.proxy_id in before ^ proxies:
-                box.view = self._view(box.identity, box.keys)
-                box.merge(_by_type(tried))
+        for pending in self._by_scope.get(key, ()):
+            if tried and pending.identity.proxy_id in before ^ proxies:
+                pending.view = self._view(pending.identity, pending.keys)
+                pending.merge(_by_type(tried))
 
     def fleet_of(self, key: str) -> UUID | None:
-        """The fleet that a scope is of."""
+        """Return the fleet that a scope belongs to."""
         rollout = self._rollouts.get(key)
         return rollout.wanted.scope.fleet(self.world) if rollout and self.world else None
 
-    def stands(self, key: str, proxy_id: UUID, change_set: ChangeSet) -> bool:
-        """Whether a proxy accepted a change-set: all of it that it asks for, and that is something.
+    def has_accepted(self, key: str, proxy_id: UUID, change_set: ChangeSet) -> bool:
+        """Return whether a proxy accepted all of a change-set that it subscribes to, and at least one resource of it.
 
-        What is to go counts only where nothing else is in the set: its turn comes after a grace. What nobody uses is
-        accepted as it is.
+        Removals count only in a change-set that has nothing else, because they are sent after a grace. A resource that
+        no client uses counts as accepted.
         """
-        boxes = [box for box in self._of_proxy.get(proxy_id, ()) if key in box.keys]
+        updates = [pending for pending in self._by_proxy.get(proxy_id, ()) if key in pending.keys]
         kept = {each: resource for each, resource in change_set.wanted.items() if resource is not None}
-        some = False
+        any_accepted = False
         for each, resource in (kept or change_set.wanted).items():
-            if boxes and not self._rollouts[key].is_used(each):
-                some = True
+            if updates and not self._rollouts[key].is_used(each):
+                any_accepted = True
                 continue
-            told = [it for box in boxes if (it := self._stands(box, key, each, resource)) is not None]
-            if told and not any(told):
+            answers = [self._stream_accepted(pending, key, each, resource) for pending in updates]
+            known = [answer for answer in answers if answer is not None]
+            if known and not any(known):
                 return False
-            some = some or bool(told)
-        return some
+            any_accepted = any_accepted or bool(known)
+        return any_accepted
 
-    def _stands(self, box: PendingUpdate, key: str, each: ResourceId, resource: Resource | None) -> bool | None:
-        for over in box.keys[box.keys.index(key) + 1 :]:
-            if self._given(over, box.identity.proxy_id).get(each) is not None:
-                return None  # the overlay has its own, so that this one is not used
-        return box.stream.stands(each.type_url, each.name, resource) if box.stream else None
+    def _stream_accepted(
+        self, pending: PendingUpdate, key: str, each: ResourceId, resource: Resource | None
+    ) -> bool | None:
+        for overlay in pending.keys[pending.keys.index(key) + 1 :]:
+            if self._served(overlay, pending.identity.proxy_id).get(each) is not None:
+                return None  # the overlay hides this resource
+        return pending.stream.has_accepted(each.type_url, each.name, resource) if pending.stream else None
 
     # -- inside
 
-    def _replace(self, key: str, rollout: Rollout, differences: RolloutDiff) -> None:
+    def _report_published(self, world: World) -> None:
+        if self._observer is not None:
+            self._observer.record_published(world.revision)
+
+    def _report_desired(self, pending: PendingUpdate, type_urls: Iterable[str], revision: int) -> None:
+        if self._observer is not None:
+            for type_url in type_urls:
+                self._observer.record_desired(pending.identity.proxy_id, type_url, revision)
+
+    def _replace_rollout(self, key: str, rollout: Rollout, differences: RolloutDiff) -> None:
         self._rollouts[key] = rollout
         if rollout.change_sets:
-            self._unsettled.add(key)
-            self._on_rollout()
-        elif key in self._unsettled:
-            self._unsettled.discard(key)
-            self._on_rollout()
+            self._in_progress.add(key)
+            self.rollout_due.set()
+        elif key in self._in_progress:
+            self._in_progress.discard(key)
+            self.rollout_due.set()
         if not (differences.settled or differences.trial or differences.wanted):
             return
         canaries = self._canaries.get(key, frozenset())
         wanted = {each.type_url for each in differences.wanted}
         views: dict[tuple[str, ...], ProxyView] = {}
         trial, settled = _by_type(differences.trial), _by_type(differences.settled)
-        for box in self._boxes.get(key, ()):
-            is_canary = box.identity.proxy_id in canaries
-            differing = trial if is_canary else settled
-            for type_url in wanted:
-                self._on_wanted(box.identity.proxy_id, type_url, rollout.wanted.revision)
-            if not (differing or wanted):
+        for pending in self._by_scope.get(key, ()):
+            is_canary = pending.identity.proxy_id in canaries
+            changed = trial if is_canary else settled
+            self._report_desired(pending, wanted, rollout.wanted.revision)
+            if not (changed or wanted):
                 continue
             if is_canary or self._canaries:
-                box.view = self._view(box.identity, box.keys)
-            else:  # all who have the same scopes share the view
-                box.view = views.get(box.keys) or views.setdefault(box.keys, self._view(box.identity, box.keys))
-            box.merge(differing)
+                pending.view = self._view(pending.identity, pending.keys)
+            else:  # streams with the same scopes share one view
+                view = views.get(pending.keys)
+                pending.view = view or views.setdefault(pending.keys, self._view(pending.identity, pending.keys))
+            pending.merge(changed)
 
-    def _rescope(self, box: PendingUpdate, world: World) -> None:
-        """A proxy was changed: it may belong elsewhere now, or nowhere."""
-        scopes = self._scopes(box.identity, world)
-        keys, before = tuple(scope.key for scope in scopes), box.keys
+    def _update_scopes(self, pending: PendingUpdate, world: World) -> None:
+        """Give a stream the scopes that its proxy has now; revoke it if the proxy was removed."""
+        scopes = self._scopes(pending.identity, world)
+        keys, before = tuple(scope.key for scope in scopes), pending.keys
         if keys == before:
             return
         if not scopes:
-            self._leave(box)
-            box.revoked = True
-            box.event.set()
+            self._unregister(pending)
+            pending.revoked = True
+            pending.event.set()
             return
-        self._ensure(scopes, world)
-        box.view, box.keys = self._view(box.identity, keys), keys
-        self._enter(box)
-        self._leave_scopes(box, set(before) - set(keys))
-        for type_url in {type_url for each in box.view.snapshots for type_url in each.resources}:
-            self._on_wanted(box.identity.proxy_id, type_url, world.revision)
-        box.merge(None)
+        self._ensure_rollouts(scopes, world)
+        pending.view, pending.keys = self._view(pending.identity, keys), keys
+        self._register(pending)
+        self._leave_scopes(pending, set(before) - set(keys))
+        type_urls = {type_url for each in pending.view.snapshots for type_url in each.resources}
+        self._report_desired(pending, type_urls, world.revision)
+        pending.merge(None)
 
     def _scopes(self, identity: Identity, world: World) -> tuple[Scope, ...]:
         proxy = world.proxies.get(identity.proxy_id)
@@ -314,56 +340,56 @@ class Publisher:
             return ()
         return scopes_of(proxy, world)
 
-    def _ensure(self, scopes: Iterable[Scope], world: World) -> None:
+    def _ensure_rollouts(self, scopes: Iterable[Scope], world: World) -> None:
         for scope in scopes:
             if scope.key not in self._rollouts:
-                rollout = build(scope, world, canaries=self._canaries_wanted)
+                rollout = build(scope, world, canaries=self._canaries_enabled)
                 self._rollouts[scope.key] = rollout
-                self._new.add(scope.key)
+                self._new_scopes.add(scope.key)
                 if rollout.change_sets:
-                    self._unsettled.add(scope.key)
-                    self._on_rollout()
+                    self._in_progress.add(scope.key)
+                    self.rollout_due.set()
 
-    def _given(self, key: str, proxy_id: UUID) -> Snapshot:
+    def _served(self, key: str, proxy_id: UUID) -> Snapshot:
+        """Return the snapshot of a scope that a proxy is served."""
         rollout = self._rollouts[key]
         return rollout.trial if proxy_id in self._canaries.get(key, ()) else rollout.settled
 
     def _view(self, identity: Identity, keys: Iterable[str]) -> ProxyView:
-        return ProxyView([self._given(key, identity.proxy_id) for key in keys])
+        return ProxyView([self._served(key, identity.proxy_id) for key in keys])
 
-    def _enter(self, box: PendingUpdate) -> None:
-        self._of_proxy[box.identity.proxy_id].add(box)
-        for key in box.keys:
-            self._boxes[key].add(box)
-        if not self._unsettled.isdisjoint(box.keys):
-            self._on_rollout()
+    def _register(self, pending: PendingUpdate) -> None:
+        self._by_proxy[pending.identity.proxy_id].add(pending)
+        for key in pending.keys:
+            self._by_scope[key].add(pending)
+        self.wake_rollouts_of(pending)
 
-    def _leave(self, box: PendingUpdate) -> None:
-        _discard(self._of_proxy, box.identity.proxy_id, box)
-        self._leave_scopes(box, box.keys)
+    def _unregister(self, pending: PendingUpdate) -> None:
+        _discard(self._by_proxy, pending.identity.proxy_id, pending)
+        self._leave_scopes(pending, pending.keys)
 
-    def _leave_scopes(self, box: PendingUpdate, keys: Iterable[str]) -> None:
+    def _leave_scopes(self, pending: PendingUpdate, keys: Iterable[str]) -> None:
         for key in keys:
-            if box.identity.proxy_id in self._canaries.get(key, ()):
-                self._on_rollout()  # somebody else has to try what this one was given
-            if _discard(self._boxes, key, box):
+            if pending.identity.proxy_id in self._canaries.get(key, ()):
+                self.rollout_due.set()  # another proxy has to try what this one was served
+            if _discard(self._by_scope, key, pending):
                 self._rollouts.pop(key, None)
                 self._canaries.pop(key, None)
-                self._unsettled.discard(key)
+                self._in_progress.discard(key)
 
 
-def _by_type(differing: Iterable[ResourceId]) -> Mapping[str, frozenset[str]]:
-    """Names by type URL; made once for all streams."""
+def _by_type(resource_ids: Iterable[ResourceId]) -> Mapping[str, frozenset[str]]:
+    """Group names by type URL; called once for all streams of a scope."""
     found: dict[str, set[str]] = defaultdict(set)
-    for each in differing:
+    for each in resource_ids:
         found[each.type_url].add(each.name)
     return {type_url: frozenset(names) for type_url, names in found.items()}
 
 
-def _discard(table: dict[Any, set[PendingUpdate]], key: UUID | str, box: PendingUpdate) -> bool:
-    """Remove a box; says whether it was the last under its key."""
-    boxes = table.get(key, set())
-    boxes.discard(box)
-    if not boxes:
+def _discard(table: dict[Any, set[PendingUpdate]], key: UUID | str, pending: PendingUpdate) -> bool:
+    """Remove a pending update from a table. Return whether it was the last one under its key."""
+    updates = table.get(key, set())
+    updates.discard(pending)
+    if not updates:
         table.pop(key, None)
-    return not boxes
+    return not updates

@@ -1,4 +1,4 @@
-"""Writes down where proxies stand, and what they rejected, in batches off the stream's path."""
+"""The recorder of ACKs and NACKs: it stores the sync state of proxies and their rejections, in batches."""
 
 from __future__ import annotations
 
@@ -23,116 +23,117 @@ from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView
 
 _FLUSH_S: Final = 0.25
-_BEAT_EVERY_S: Final = 2.0
-_LAST_WORDS_S: Final = 3.0
-_MOST_REJECTIONS: Final = 10_000
+_HEARTBEAT_EVERY_S: Final = 2.0
+_FINAL_FLUSH_S: Final = 3.0
+_MAX_PENDING_REJECTIONS: Final = 10_000
 
 log = structlog.get_logger()
 
 
 class AckRecorder:
-    """Collects where proxies stand and stores it; `run` is its task.
+    """Collects the sync state of each proxy and type, and stores it off the path of the streams; `run` is its task."""
 
-    `revision` gives the newest revision that all streams were told of, or None before the first.
-    """
-
-    def __init__(
-        self, database: Database, replica: UUID, revision: Callable[[], int | None], clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, database: Database, replica: UUID, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._replica = replica
-        self._revision = revision
         self._clock = clock
-        self._standings: dict[UUID, dict[str, TypeSync]] = {}
+        self._revision: int | None = None
+        """The newest revision that all streams have been given."""
+        self._states: dict[UUID, dict[str, TypeSync]] = {}
         self._changed: dict[tuple[UUID, str], TypeSync] = {}
         self._rejections: dict[tuple[ResourceKey, str], Rejection] = {}
         self._event = asyncio.Event()
 
-    # -- what streams say
+    # -- what the publisher and the streams report
 
-    def standings(self, proxy_id: UUID) -> Mapping[str, TypeSync]:
-        """Where a proxy with a stream stands, by type URL."""
-        return self._standings.get(proxy_id, {})
+    def sync_states(self, proxy_id: UUID) -> Mapping[str, TypeSync]:
+        """Return the sync state of a proxy with a stream, by type URL."""
+        return self._states.get(proxy_id, {})
 
-    def subscribed(self, proxy_id: UUID, type_url: str, revision: int) -> None:
-        """A proxy asked for a type; what it should have is that of the World at `revision`."""
-        self._standing(proxy_id, type_url)
-        self.wanted(proxy_id, type_url, revision)
+    def record_published(self, revision: int) -> None:
+        """Record that all streams have been given the World at `revision`."""
+        self._revision = revision
 
-    def wanted(self, proxy_id: UUID, type_url: str, revision: int) -> None:
-        """Since `revision` a proxy should have something else of a type, if it asks for that at all."""
-        standing = self.standings(proxy_id).get(type_url)
-        if standing is not None and revision > standing.wanted_revision:
-            standing.wanted_revision, standing.wanted_at = revision, self._clock()
-            self._note(standing)
+    def record_subscribed(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """Record that a proxy subscribed to a type, of which it should have the World at `revision`."""
+        self._state(proxy_id, type_url)
+        self.record_desired(proxy_id, type_url, revision)
 
-    def sent(self, proxy_id: UUID, type_url: str, revision: int) -> None:
-        """A response made of the World at `revision` was sent."""
-        standing = self._standing(proxy_id, type_url)
-        standing.sent_revision, standing.sent_at = revision, self._clock()
-        self._note(standing)
+    def record_desired(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """Record that the desired resources changed at `revision`; ignored if the proxy has not subscribed to the type."""
+        state = self.sync_states(proxy_id).get(type_url)
+        if state is not None and revision > state.wanted_revision:
+            state.wanted_revision, state.wanted_at = revision, self._clock()
+            self._mark_changed(state)
 
-    def settled(self, standing: TypeSync) -> None:
-        """The proxy holds all that it should of a type."""
-        standing.accepted_revision, standing.accepted_at = standing.wanted_revision, self._clock()
-        self._note(standing)
+    def record_sent(self, proxy_id: UUID, type_url: str, revision: int) -> None:
+        """Record that a response made from the World at `revision` was sent."""
+        state = self._state(proxy_id, type_url)
+        state.sent_revision, state.sent_at = revision, self._clock()
+        self._mark_changed(state)
 
-    def answered(self, identity: Identity, view: ProxyView, answered: Answered, *, kept: bool) -> Sequence[Rejection]:
-        """A response was accepted or rejected; gives the rejections of versions that nobody else is to be sent.
+    def record_in_sync(self, state: TypeSync) -> None:
+        """Record that the proxy accepted everything that it should have of a type."""
+        state.accepted_revision, state.accepted_at = state.wanted_revision, self._clock()
+        self._mark_changed(state)
 
-        One who is `kept` from what is wanted has not accepted that, whatever it was given in its place.
+    def record_answer(
+        self, identity: Identity, view: ProxyView, answered: Answered, *, withheld: bool
+    ) -> Sequence[Rejection]:
+        """Record an ACK or NACK. Return the rejections of versions that no other proxy may be sent.
+
+        A proxy from which desired resources are `withheld` has not accepted their revision, whatever it was sent instead.
         """
-        standing = self._standing(identity.proxy_id, answered.type_url)
+        state = self._state(identity.proxy_id, answered.type_url)
         rejections = _rejections(identity, view, answered)
         if answered.error is None:
-            revision = min(answered.revision, standing.wanted_revision - 1) if kept else answered.revision
-            standing.accepted_revision, standing.accepted_at = revision, self._clock()
+            revision = min(answered.revision, state.wanted_revision - 1) if withheld else answered.revision
+            state.accepted_revision, state.accepted_at = revision, self._clock()
         else:
             log.warning(
                 "xds.nack",
                 node=str(identity.proxy_id),
                 type=answered.type_url,
-                versions={name: resource.version for name, resource in answered.given.items()},
+                versions={name: resource.version for name, resource in answered.resources.items()},
                 detail=answered.error,
             )
-            standing.rejected_revision, standing.rejected_at = answered.revision, self._clock()
-            standing.detail = _storable(answered.error)
-            self.refused(rejections)
-        self._note(standing)
+            state.rejected_revision, state.rejected_at = answered.revision, self._clock()
+            state.detail = _storable(answered.error)
+        self._mark_changed(state)
         return rejections
 
-    def refused(self, rejections: Iterable[Rejection]) -> None:
-        """These versions were refused."""
+    def record_rejections(self, rejections: Iterable[Rejection]) -> None:
+        """Record versions that a proxy or the Envoy validator rejected."""
         for rejection in rejections:
-            if len(self._rejections) < _MOST_REJECTIONS:
+            if len(self._rejections) < _MAX_PENDING_REJECTIONS:
                 self._rejections.setdefault((rejection.key, rejection.version), rejection)
                 self._event.set()
 
-    def gone(self, proxy_id: UUID) -> None:
-        """The last stream of a proxy has ended."""
-        for standing in self._standings.pop(proxy_id, {}).values():
-            standing.connected = False
-            self._note(standing)
+    def record_disconnected(self, proxy_id: UUID) -> None:
+        """Record that the last stream of a proxy has ended."""
+        for state in self._states.pop(proxy_id, {}).values():
+            state.connected = False
+            self._mark_changed(state)
 
-    def _standing(self, proxy_id: UUID, type_url: str) -> TypeSync:
-        of_proxy = self._standings.setdefault(proxy_id, {})
-        standing = of_proxy.get(type_url)
-        if standing is None:
-            standing = of_proxy[type_url] = TypeSync(proxy_id, type_url)
-        return standing
+    def _state(self, proxy_id: UUID, type_url: str) -> TypeSync:
+        of_proxy = self._states.setdefault(proxy_id, {})
+        state = of_proxy.get(type_url)
+        if state is None:
+            state = of_proxy[type_url] = TypeSync(proxy_id, type_url)
+        return state
 
-    def _note(self, standing: TypeSync) -> None:
-        self._changed[standing.proxy_id, standing.type_url] = standing
+    def _mark_changed(self, state: TypeSync) -> None:
+        self._changed[state.proxy_id, state.type_url] = state
         self._event.set()
 
     # -- what is stored
 
     async def run(self) -> None:
-        """Store what was noted, in batches, until cancelled; what is pending then is stored too."""
+        """Store changes in batches until cancelled, and what is pending then."""
         try:
             while True:
                 try:
-                    async with asyncio.timeout(_BEAT_EVERY_S):
+                    async with asyncio.timeout(_HEARTBEAT_EVERY_S):
                         await self._event.wait()
                     await asyncio.sleep(_FLUSH_S)
                 except TimeoutError:
@@ -140,14 +141,14 @@ class AckRecorder:
                 self._event.clear()
                 await self._flush()
         finally:
-            with suppress(TimeoutError):  # a PostgreSQL that does not answer must not hold up the end
-                async with asyncio.timeout(_LAST_WORDS_S):
+            with suppress(TimeoutError):  # a PostgreSQL that does not answer must not delay the shutdown
+                async with asyncio.timeout(_FINAL_FLUSH_S):
                     await self._flush()
-                    await self._retire()
+                    await self._unregister()
 
     async def _flush(self) -> None:
-        """Store what is pending; what could not be stored stays, also if this is cancelled."""
-        changed, rejections, revision = self._changed, self._rejections, self._revision()
+        """Store what is pending. It stays pending if that fails or is cancelled."""
+        changed, rejections, revision = self._changed, self._rejections, self._revision
         self._changed, self._rejections = {}, {}
         stored = False
         try:
@@ -156,8 +157,8 @@ class AckRecorder:
         except DatabaseUnreachable:
             self._event.set()
         except Exception:
-            # the next attempt may do better (a deadlock); what proxies answered must not end the process
-            log.exception("xds.answers_not_written", answers=len(changed))
+            # the next attempt may succeed (after a deadlock); an answer of a proxy must not end the process
+            log.exception("xds.acks_not_stored", answers=len(changed))
             self._event.set()
         finally:
             if not stored:
@@ -169,27 +170,28 @@ class AckRecorder:
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
             known = await rollout.beat(session, self._replica, revision or 0)
-        if not known:  # it was silent for too long, and its streams were held to be gone
-            for standing in [each for of_proxy in self._standings.values() for each in of_proxy.values()]:
-                self._note(standing)
+        if not known:  # the replica was silent for too long: others counted its streams as gone
+            for state in [each for of_proxy in self._states.values() for each in of_proxy.values()]:
+                self._mark_changed(state)
         if rejections:
             async with write(self._database) as unit:
                 await rollout.lock(unit.session)
                 for rejection in rejections:
                     await rollout.record_rejection(unit, rejection, self._clock())
 
-    async def _retire(self) -> None:
+    async def _unregister(self) -> None:
+        """Remove this replica from the database."""
         try:
             async with self._database.session() as session:
                 await rollout.retire(session, self._replica)
         except DatabaseUnreachable:
-            return  # the others find out by themselves
+            return  # other replicas find out when the heartbeats end
 
 
 def _rejections(identity: Identity, view: ProxyView, answered: Answered) -> Sequence[Rejection]:
     if answered.error is None or answered.type_url not in ROLLED_OUT:
         return ()
-    keyed = [(_key(view, answered.given[name]), answered.given[name]) for name in sorted(answered.at_fault)]
+    keyed = [(_key(view, answered.resources[name]), answered.resources[name]) for name in sorted(answered.at_fault)]
     return [
         Rejection(key, resource.version, identity.proxy_id, _storable(answered.error))
         for key, resource in keyed
@@ -198,7 +200,7 @@ def _rejections(identity: Identity, view: ProxyView, answered: Answered) -> Sequ
 
 
 def _storable(text: str) -> str:
-    """What a client said, without what PostgreSQL's text cannot hold."""
+    """Replace what PostgreSQL's text type cannot hold."""
     return text.replace("\0", "\ufffd")
 
 

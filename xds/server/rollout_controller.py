@@ -1,4 +1,7 @@
-"""Tries change-sets on canaries and releases them to all: the part of a rollout that replicas agree on through PostgreSQL."""
+"""The rollout controller of one replica: it tries change-sets on canaries and releases them to all.
+
+Replicas agree through PostgreSQL on canaries and releases.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +26,30 @@ from xds.server.publisher import Publisher
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout
 
 _RETRY_S: Final = 0.5
-_LOOK_EVERY_S: Final = 2.0
-_AT_ONCE: Final = 500
+_INTERVAL_S: Final = 2.0
+_BATCH_SIZE: Final = 500
 """Change-sets released in one transaction."""
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryPolicy:
-    """How change-sets are tried. Endpoints and secrets are not: they go to everybody at once."""
+    """The policy for trying change-sets. Endpoints and secrets are not tried: they go to all proxies at once."""
 
     share: float = 0
-    """Of a group's proxies at one replica, between 0 (one proxy of the whole group) and 1 (no canaries: all at once)."""
+    """Share of a group's proxies that are canaries at one replica: 0 is one proxy of the whole group, 1 is no canaries."""
     soak_s: float = 0
-    """How long the canaries must have had a change-set before the others are given it."""
+    """Time for which the canaries must have had a change-set before the other proxies get it."""
     patience_s: float = 60
-    """How long a canary may take to accept a change-set before another proxy is asked."""
+    """Time within which a canary must accept a change-set before another proxy is asked."""
 
     @property
-    def wanted(self) -> bool:
+    def enabled(self) -> bool:
         return self.share < 1
 
 
 class RolloutController:
-    """Looks after the rollouts of one replica; `run` is its task, `poke` says that there may be something to do."""
+    """Tries and releases the change-sets of one replica. `run` is its task; `Publisher.rollout_due` wakes it."""
 
     def __init__(
         self,
@@ -55,154 +58,155 @@ class RolloutController:
         replica: UUID,
         policy: CanaryPolicy,
         clock: Callable[[], datetime],
-        checker: EnvoyValidator | None = None,
+        validator: EnvoyValidator | None = None,
     ) -> None:
         self._publisher = publisher
-        self._checker = checker
+        self._validator = validator
         self._database = database
         self._replica = replica
         self._policy = policy
         self._clock = clock
-        self._event = asyncio.Event()
+        self._due = publisher.rollout_due
         self._tried_since: dict[tuple[str, str], float] = {}
-        """Since when a change-set of a group is before its canaries here (monotonic seconds)."""
-        self._accepted_at: dict[tuple[str, str], float] = {}
-        """Since when all the canaries here hold it."""
-        self._soaked_at = math.inf
-        """When the next of those that soak has."""
-        self._tired: dict[tuple[str, UUID], float] = {}
-        """Until when proxies that took too long are not asked again, by group."""
+        """Time since when canaries here try a change-set of a group (monotonic seconds)."""
+        self._accepted_since: dict[tuple[str, str], float] = {}
+        """Time since when all canaries here have accepted it."""
+        self._next_soak_end = math.inf
+        """Earliest end of a soak that has begun."""
+        self._slow_until: dict[tuple[str, UUID], float] = {}
+        """Time until which a proxy of a group that was too slow is not asked again."""
         self._claimed: dict[str, set[UUID]] = {}
-        """The proxies that may be written down as canaries of this replica, by group."""
-        self._claim_at: dict[str, float] = {}
-        """When canaries of a group may be claimed again, that others had or that there were too few of."""
-        self._shown: dict[str, object] = {}
-        self._unchecked: set[str] = set()
-        """Groups of which something may be shown that an earlier replica wrote."""
-
-    def poke(self) -> None:
-        self._event.set()
+        """Proxies that may be stored as canaries of this replica, by group."""
+        self._claim_after: dict[str, float] = {}
+        """Time of the next claim in a group whose canaries were too few, or another replica's."""
+        self._stored: dict[str, object] = {}
+        """Rollouts as the database has them, by group."""
+        self._unverified: set[str] = set()
+        """Groups of which the database may have a rollout that an earlier replica stored."""
 
     async def run(self) -> None:
-        """Release what may be released, until cancelled."""
+        """Try and release change-sets until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._next_look_s()):
-                    await self._event.wait()
-            self._event.clear()
+                async with asyncio.timeout(self._wait_s()):
+                    await self._due.wait()
+            self._due.clear()
             try:
-                await self._look()
+                await self._reconcile()
             except DatabaseUnreachable:
                 await asyncio.sleep(_RETRY_S)
-                self._event.set()
+                self._due.set()
             except Exception:
-                log.exception("xds.rollout_failed")  # the next look may do better; what proxies have stays as it is
+                log.exception("xds.rollout_failed")  # the next attempt may succeed; proxies keep what they have
                 await asyncio.sleep(_RETRY_S)
 
-    def _next_look_s(self) -> float:
-        return max(0.0, min(_LOOK_EVERY_S, self._soaked_at - time.monotonic()))
+    def _wait_s(self) -> float:
+        return max(0.0, min(_INTERVAL_S, self._next_soak_end - time.monotonic()))
 
-    async def _look(self) -> None:
-        rollouts, world = self._publisher.rolling_out(), self._publisher.world
+    async def _reconcile(self) -> None:
+        rollouts, world = self._publisher.rollouts_in_progress(), self._publisher.world
         revision = world.revision if world else 0
-        self._forget({(key, each.key) for key, rollout in rollouts.items() for each in rollout.change_sets})
-        self._soaked_at = math.inf
-        await self._give_up_who_left()
+        self._forget_finished({(key, each.key) for key, rollout in rollouts.items() for each in rollout.change_sets})
+        self._next_soak_end = math.inf
+        await self._release_disconnected_canaries()
         due: list[stored.AcceptedChangeSet] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
                 if change_set.verdict is Audience.NOBODY:
                     continue
-                # asked for at once, so that it looks while canaries try
-                passed = self._checker is None or self._checker.passed(key, change_set)
+                # asked before the canaries, so that both work at the same time
+                valid = self._validator is None or self._validator.is_valid(key, change_set)
                 canaries: frozenset[UUID] = frozenset()
                 if change_set.verdict is Audience.CANARIES:
-                    canaries = await self._try(key, change_set)
-                if passed and (canaries or self._everybody_may(key, change_set)):
-                    due.append(self._release_of(key, change_set, canaries, revision))
+                    canaries = await self._soaked_canaries(key, change_set)
+                if valid and (canaries or self._is_accepted_by_any(key, change_set)):
+                    due.append(self._accepted_change_set(key, change_set, canaries, revision))
         await self._release(due)
-        await self._show(rollouts)
+        await self._store_progress(rollouts)
 
-    def _forget(self, current: set[tuple[str, str]]) -> None:
-        for table in (self._tried_since, self._accepted_at):
+    def _forget_finished(self, current: set[tuple[str, str]]) -> None:
+        for table in (self._tried_since, self._accepted_since):
             for gone in table.keys() - current:
                 del table[gone]
         groups, now = {group for group, _ in current}, time.monotonic()
-        self._tired = {each: until for each, until in self._tired.items() if each[0] in groups and until > now}
-        self._claim_at = {group: at for group, at in self._claim_at.items() if at > now}
+        self._slow_until = {
+            each: until for each, until in self._slow_until.items() if each[0] in groups and until > now
+        }
+        self._claim_after = {group: at for group, at in self._claim_after.items() if at > now}
 
-    async def _give_up_who_left(self) -> None:
-        """Canaries whose streams ended try nothing: others may, here or at another replica."""
+    async def _release_disconnected_canaries(self) -> None:
+        """Release canaries whose streams ended, so that others may be claimed, here or at another replica."""
         for group, claimed in [*self._claimed.items()]:
-            left = claimed - self._publisher.proxies_of(group)
-            if left and not self._publisher.is_refusing(group):  # first all replicas must know what they rejected
-                await self._give_up(group, left)
+            disconnected = claimed - self._publisher.proxies_of(group)
+            # before that, all replicas must know what these canaries rejected
+            if disconnected and not self._publisher.has_local_rejection(group):
+                await self._release_canaries(group, disconnected)
 
-    async def _give_up(self, group: str, proxies: set[UUID]) -> None:
+    async def _release_canaries(self, group: str, proxies: set[UUID]) -> None:
         async with self._database.session() as session:
             await stored.give_up_canaries(session, group, self._replica, proxies)
         self._claimed[group] -= proxies
         if not self._claimed[group]:
             del self._claimed[group]
         self._publisher.set_canaries(group, self._publisher.canaries_of(group) - proxies)
-        self._claim_at.pop(group, None)
+        self._claim_after.pop(group, None)
 
-    def _everybody_may(self, group: str, change_set: ChangeSet) -> bool:
-        """Whether a change-set is for everybody, and somebody has it already."""
+    def _is_accepted_by_any(self, group: str, change_set: ChangeSet) -> bool:
+        """Return whether a change-set is for everybody, and a proxy here has accepted it."""
         proxies = self._publisher.proxies_of(group) if change_set.verdict is Audience.EVERYBODY else ()
-        return any(self._publisher.stands(group, proxy, change_set) for proxy in proxies)
+        return any(self._publisher.has_accepted(group, proxy, change_set) for proxy in proxies)
 
-    async def _try(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
-        """Have a change-set tried; gives the canaries here once they accepted it and it soaked, and none before."""
+    async def _soaked_canaries(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
+        """Have canaries try a change-set. Return the canaries here once all accepted it and it soaked; none before."""
         now, attempt = time.monotonic(), (group, change_set.key)
-        if self._publisher.is_refusing(group):
+        if self._publisher.has_local_rejection(group):
             return frozenset()
-        if attempt not in self._tried_since:  # whoever was slow with another one may be quick with this
-            self._tired = {each: until for each, until in self._tired.items() if each[0] != group}
+        if attempt not in self._tried_since:  # a proxy that was slow with another change-set may be fast with this one
+            self._slow_until = {each: until for each, until in self._slow_until.items() if each[0] != group}
         since = self._tried_since.setdefault(attempt, now)
-        canaries = await self._canaries(group, now)
-        waiting = [proxy for proxy in canaries if not self._publisher.stands(group, proxy, change_set)]
+        canaries = await self._claim_canaries(group, now)
+        waiting = [proxy for proxy in canaries if not self._publisher.has_accepted(group, proxy, change_set)]
         if waiting or not canaries:
-            self._accepted_at.pop(attempt, None)
+            self._accepted_since.pop(attempt, None)
             if waiting and now - since > self._policy.patience_s:
-                await self._pass_on(group, change_set, set(waiting))
+                await self._replace_slow_canaries(group, change_set, set(waiting))
             return frozenset()
-        soaked_at = self._accepted_at.setdefault(attempt, now) + self._policy.soak_s
-        if soaked_at > now:
-            self._soaked_at = min(self._soaked_at, soaked_at)
+        soak_end = self._accepted_since.setdefault(attempt, now) + self._policy.soak_s
+        if soak_end > now:
+            self._next_soak_end = min(self._next_soak_end, soak_end)
             return frozenset()
         return canaries
 
-    async def _canaries(self, group: str, now: float) -> frozenset[UUID]:
-        """The proxies of this replica that try the changes of a group; some are claimed when there are none yet."""
+    async def _claim_canaries(self, group: str, now: float) -> frozenset[UUID]:
+        """Return the canaries of a group at this replica, after claiming more if there are too few."""
         here = self._publisher.proxies_of(group)
         canaries = self._publisher.canaries_of(group)
-        able = [proxy for proxy in here - canaries if self._tired.get((group, proxy), 0) <= now]
-        wanted = max(1, math.ceil(self._policy.share * len(here)))
-        more = sorted(able, key=_spread)[: max(0, wanted - len(canaries))]
-        if not more or self._claim_at.get(group, 0) > now:
+        able = [proxy for proxy in here - canaries if self._slow_until.get((group, proxy), 0) <= now]
+        needed = max(1, math.ceil(self._policy.share * len(here)))
+        more = sorted(able, key=_claim_order)[: max(0, needed - len(canaries))]
+        if not more or self._claim_after.get(group, 0) > now:
             return canaries
-        self._claimed.setdefault(group, set()).update(more)  # before it is known: the answer may get lost
+        self._claimed.setdefault(group, set()).update(more)  # before the reply, which may get lost
         async with self._database.session() as session:
             claimed = await stored.claim_canaries(
                 session, group, self._replica, more, shared_out=self._policy.share > 0
             )
         self._claimed[group] |= claimed
         self._publisher.set_canaries(group, claimed)
-        if len(claimed) < wanted:
-            self._claim_at[group] = now + _LOOK_EVERY_S
+        if len(claimed) < needed:
+            self._claim_after[group] = now + _INTERVAL_S
         return self._publisher.canaries_of(group)
 
-    async def _pass_on(self, group: str, change_set: ChangeSet, waiting: set[UUID]) -> None:
-        """These have taken too long: let others try. If those take too long as well, these are asked again."""
-        log.warning("xds.canary_silent", group=group, proxies=sorted(map(str, waiting)))
+    async def _replace_slow_canaries(self, group: str, change_set: ChangeSet, waiting: set[UUID]) -> None:
+        """Let other proxies try a change-set. If those are too slow as well, the first ones are asked again."""
+        log.warning("xds.canary_timed_out", group=group, proxies=sorted(map(str, waiting)))
         until = time.monotonic() + self._policy.patience_s
-        self._tired |= {(group, proxy): until for proxy in waiting}
-        await self._give_up(group, waiting)
+        self._slow_until |= {(group, proxy): until for proxy in waiting}
+        await self._release_canaries(group, waiting)
         self._tried_since[group, change_set.key] = time.monotonic()
-        self._event.set()
+        self._due.set()
 
-    def _release_of(
+    def _accepted_change_set(
         self, group: str, change_set: ChangeSet, canaries: frozenset[UUID], revision: int
     ) -> stored.AcceptedChangeSet:
         wanted = {
@@ -213,15 +217,20 @@ class RolloutController:
         return stored.AcceptedChangeSet(group, change_set.key, wanted, canaries, revision, approved_fleet)
 
     async def _release(self, due: Sequence[stored.AcceptedChangeSet]) -> None:
-        for start in range(0, len(due), _AT_ONCE):
+        for start in range(0, len(due), _BATCH_SIZE):
             async with write(self._database) as unit:
-                released = await stored.release(unit, due[start : start + _AT_ONCE], self._clock())
+                released = await stored.release(unit, due[start : start + _BATCH_SIZE], self._clock())
             for each in released:
-                log.info("xds.released", group=each.group, resources=len(each.wanted), canaries=len(each.canaries))
+                log.info(
+                    "xds.change_set_released",
+                    group=each.group,
+                    resources=len(each.wanted),
+                    canaries=len(each.canaries),
+                )
 
-    async def _show(self, rollouts: dict[str, Rollout]) -> None:
-        """Write down what is under way and why, where the API finds it; only when that changed."""
-        shown = {
+    async def _store_progress(self, rollouts: dict[str, Rollout]) -> None:
+        """Store which change-sets are in progress and why, for the API; only if that changed."""
+        current = {
             key: stored.GroupRollout(
                 group=key,
                 fleet_id=fleet_id,
@@ -231,14 +240,15 @@ class RolloutController:
             if any(each.verdict is not Audience.EVERYBODY for each in rollout.change_sets)
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
-        changed = [standing for key, standing in shown.items() if self._shown.get(key) != standing]
-        self._unchecked |= self._publisher.take_new()
-        gone = [key for key in self._unchecked | self._shown.keys() if key not in shown and self._publisher.holds(key)]
+        changed = [rollout for key, rollout in current.items() if self._stored.get(key) != rollout]
+        self._unverified |= self._publisher.take_new_scopes()
+        known = self._unverified | self._stored.keys()
+        gone = [key for key in known if key not in current and self._publisher.has_streams(key)]
         if changed or gone:
             async with self._database.session() as session:
                 await stored.show(session, changed, gone, self._clock())
-        self._shown = dict(shown)
-        self._unchecked.clear()
+        self._stored = dict(current)
+        self._unverified.clear()
 
     def _describe(self, group: str, change_set: ChangeSet) -> stored.TriedChangeSet:
         canaries = self._publisher.canaries_of(group) if change_set.verdict is Audience.CANARIES else ()
@@ -254,6 +264,6 @@ class RolloutController:
         )
 
 
-def _spread(proxy: UUID) -> int:
-    """An order that is the same on all replicas, and not that in which proxies were made."""
+def _claim_order(proxy: UUID) -> int:
+    """Order proxies in the same way at all replicas, and not by the time at which they were made."""
     return proxy.int * 0x9E37_79B9_7F4A_7C15 & (2**64 - 1)

@@ -1,4 +1,4 @@
-"""The xDS server of one replica: its port, its tasks, and their end in order."""
+"""The xDS server of one replica: its port, its parts and their tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from model.authority import CertificateAuthority, issue_server
 from model.database import Database
 from model.errors import ExitplaneError
 from model.unit_of_work import ChangeFeed
-from model.world import Rejection
 from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
 from xds.server.config_dump import ConfigDumpResponder
 from xds.server.discovery_service import DiscoveryService
@@ -25,24 +24,22 @@ from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
 from xds.server.rollout_controller import CanaryPolicy, RolloutController
-from xds.server.world_watcher import Debounce, follow
+from xds.server.world_watcher import Debounce, watch_world
 
 SHUTDOWN_S: Final = 3.0
 _LIMITS, _DEBOUNCE, _CANARY = Limits(), Debounce(), CanaryPolicy()
 _OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of its clients
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share its clients silently
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # by default a minute, and gRPC waits for the longer of the two
+    ("grpc.http2.ping_timeout_ms", 5_000),  # default: a minute; gRPC waits for the longer of the two
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
-    (
-        "grpc.max_concurrent_streams",
-        100,
-    ),  # a proxy has one, or one for each type; what it leaves unread is kept for each
+    # a proxy has one stream, or one for each type; gRPC buffers what a client leaves unread of each
+    ("grpc.max_concurrent_streams", 100),
 )
 
 
@@ -52,14 +49,14 @@ class XdsPortInUse(ExitplaneError):
 
 @dataclass(frozen=True, slots=True)
 class XdsServer:
-    """A running server."""
+    """A running xDS server."""
 
     publisher: Publisher
     ports: Sequence[int]
 
     @property
     def ready(self) -> bool:
-        """Whether the World is loaded, so that streams are served."""
+        """True once the World is loaded, so that streams are served."""
         return self.publisher.world is not None
 
 
@@ -75,40 +72,31 @@ async def run_server(
     envoy: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[XdsServer]:
-    """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises PortInUse.
+    """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises XdsPortInUse.
 
-    With an `envoy` to run, that has to find what is rolled out valid too.
+    `envoy` is an Envoy binary: if given, `envoy --mode validate` must accept each change-set before it is released.
     """
-
-    def refuse(rejections: Sequence[Rejection]) -> None:
-        publisher.refuse(rejections)
-        recorder.refused(rejections)
-
     replica, feed = uuid4(), ChangeFeed(database)
-    publisher = Publisher(
-        canaries=canary.wanted,
-        on_rollout=lambda: releaser.poke(),  # noqa: PLW0108 - made below
-        on_wanted=lambda *wanted: recorder.wanted(*wanted),  # noqa: PLW0108 - likewise
-    )
-    recorder = AckRecorder(database, replica, lambda: publisher.world.revision if publisher.world else None, clock)
-    checker = EnvoyValidator(envoy, authority, refuse, lambda: releaser.poke()) if envoy else None  # noqa: PLW0108 - likewise
-    releaser = RolloutController(publisher, database, replica, canary, clock, checker)
-    inspector = ConfigDumpResponder(database, publisher, recorder)
-    service = DiscoveryService(publisher, recorder, limits, releaser.poke)
+    recorder = AckRecorder(database, replica, clock)
+    publisher = Publisher(recorder, canaries=canary.enabled)
+    validator = EnvoyValidator(envoy, authority, publisher) if envoy else None
+    controller = RolloutController(publisher, database, replica, canary, clock, validator)
+    config_dump = ConfigDumpResponder(database, publisher, recorder)
+    service = DiscoveryService(publisher, recorder, limits)
     server = grpc.aio.server(options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(feed.run(), name="xds.feed"),
-            tasks.create_task(follow(database, feed, publisher, debounce), name="xds.follow"),
-            tasks.create_task(recorder.run(), name="xds.record"),
-            tasks.create_task(releaser.run(), name="xds.release"),
-            tasks.create_task(inspector.run(), name="xds.inspect"),
-            tasks.create_task(service.look_after(), name="xds.look_after"),
+            tasks.create_task(feed.run(), name="xds.change_feed"),
+            tasks.create_task(watch_world(database, feed, publisher, debounce), name="xds.world_watcher"),
+            tasks.create_task(recorder.run(), name="xds.recorder"),
+            tasks.create_task(controller.run(), name="xds.rollout_controller"),
+            tasks.create_task(config_dump.run(), name="xds.config_dump"),
+            tasks.create_task(service.enforce_timeouts(), name="xds.timeouts"),
         ]
-        if checker is not None:
-            running.append(tasks.create_task(checker.run(), name="xds.check"))
+        if validator is not None:
+            running.append(tasks.create_task(validator.run(), name="xds.envoy_validator"))
         await server.start()
         try:
             yield XdsServer(publisher, ports)
@@ -130,5 +118,5 @@ def _bind(server: grpc.aio.Server, address: str, authority: CertificateAuthority
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
         raise XdsPortInUse(
-            f"xDS cannot listen on {address}", hint="end what uses the port, or set EXITPLANE_XDS_LISTEN"
+            f"xDS cannot listen on {address}", hint="end the process that uses the port, or set EXITPLANE_XDS_LISTEN"
         ) from error

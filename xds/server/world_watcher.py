@@ -1,4 +1,4 @@
-"""Follows the revisions: reads what changed and publishes it. PostgreSQL away means the last World stays."""
+"""The watcher of revisions: it reads what changed and publishes it. Without PostgreSQL the last World stays published."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Debounce:
-    """How changes that come fast are published together.
+    """The delays that let changes in quick succession be published together, in seconds.
 
-    The first one after `floor_s` (seconds) of quiet is published at once. Those that follow wait until nothing came for
-    `floor_s`, and never longer than `ceiling_s`.
+    The first change after `floor_s` of quiet is published at once. Later changes wait until none came for `floor_s`, but
+    never longer than `ceiling_s`.
     """
 
     floor_s: float = 0.02
     ceiling_s: float = 0.5
 
-    async def settle(self, feed: ChangeFeed, published_at: float) -> None:
-        """Return when what the feed hinted at should be published; `published_at` is the end of the last time."""
+    async def wait_for_quiet(self, feed: ChangeFeed, published_at: float) -> None:
+        """Wait until the changes that the feed announced should be published. `published_at` is in the loop's time."""
         clock = asyncio.get_running_loop().time
-        begun = clock()
-        if begun - published_at >= self.floor_s:
+        started = clock()
+        if started - published_at >= self.floor_s:
             return
-        while (left_s := begun + self.ceiling_s - clock()) > 0:
+        while (left_s := started + self.ceiling_s - clock()) > 0:
             if not await feed.wait(min(self.floor_s, left_s)):
                 return
 
 
-async def follow(database: Database, feed: ChangeFeed, publisher: Publisher, debounce: Debounce) -> None:
-    """Load the World, then keep the publisher at the newest revision, until cancelled."""
+async def watch_world(database: Database, feed: ChangeFeed, publisher: Publisher, debounce: Debounce) -> None:
+    """Load the World, then publish each newer revision, until cancelled."""
     reachable = True
     while True:
         try:
@@ -51,11 +51,11 @@ async def follow(database: Database, feed: ChangeFeed, publisher: Publisher, deb
             await asyncio.sleep(_RETRY_S)
             continue
         if not reachable:
-            log.info("xds.database_back")
+            log.info("xds.database_reachable")
             reachable = True
         published_at = asyncio.get_running_loop().time()
         if await feed.wait():
-            await debounce.settle(feed, published_at)
+            await debounce.wait_for_quiet(feed, published_at)
 
 
 async def _catch_up(database: Database, publisher: Publisher) -> None:

@@ -1,4 +1,4 @@
-"""Exits with a parent proxy, as real Envoys make them of what they are given; the parent is a stand-in for gluetun."""
+"""Exits with a parent proxy, as real Envoys; the parent is a stand-in for gluetun."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from model.world import Parent, put
-from tests.envoy.gateways import exchange
-from tests.envoy.processes import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, make_exit, two_hops
 from tests.gluetun import GluetunStandIn, basic, running
 from xds.translate import names
@@ -28,14 +28,14 @@ TARGET = "target.example.com"
 US = [("exit-country", "us")]
 PASSWORD = "correct horse"
 Pauses = Iterable[float]
-"""How long a client waits before it reads again, time by time, in seconds."""
+"""Pauses of a client between its reads, in seconds."""
 SLOW: Pauses = (0.001,) * 1000
 STALLS: Pauses = (*(0,) * 300, 1.0)
-"""Once, and longer than what is left of a connection may wait by Envoy's own settings."""
+"""One pause that is longer than Envoy's default delayed close timeout."""
 
 
 class _Echo(BaseHTTPRequestHandler):
-    """Says what it was asked, and by whom."""
+    """Answers with the path, headers and source address of the request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,14 +72,16 @@ def stand_in() -> Iterator[GluetunStandIn]:
 def hops(stand_in, tmp_path_factory):
     exit_ = make_exit(1, Parent("127.0.0.1", stand_in.proxy_port, "exit", PASSWORD))
     with two_hops(tmp_path_factory.mktemp("hops"), exit_) as started:
-        eventually(lambda: "no exit of pool" not in ask(started, "http://127.0.0.1/")[1])  # it was checked
-        assert not [answer.error for plane in started.planes.values() for answer in plane.answers if answer.error]
+        eventually(lambda: "no exit of pool" not in ask(started, "http://127.0.0.1/")[1])  # the health check has passed
+        assert not [
+            answer.error for world_server in started.servers.values() for answer in world_server.answers if answer.error
+        ]
         yield started
 
 
 @pytest.fixture
 def parent(hops, stand_in) -> Iterator[GluetunStandIn]:
-    """The stand-in, as it was at first."""
+    """The stand-in; its settings are restored after the test."""
     stand_in.requests.clear()
     yield stand_in
     stand_in.username, stand_in.password, stand_in.hangs, stand_in.stealth = "exit", PASSWORD, False, False
@@ -91,7 +93,7 @@ def ask(hops, url: str, *headers: tuple[str, str], method: str = "GET"):
 
 @contextmanager
 def connected(hops, authority: str) -> Iterator[socket.socket]:
-    """A client that asked for a tunnel to `authority`."""
+    """Open a connection and send a CONNECT to `authority`."""
     with closing(socket.create_connection(("127.0.0.1", hops.gateway.ports["clients"]), timeout=BOUND_S)) as client:
         lines = (f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", "exit-country: us", "", "")
         client.sendall("\r\n".join(lines).encode())
@@ -99,7 +101,7 @@ def connected(hops, authority: str) -> Iterator[socket.socket]:
 
 
 def head_of(client: socket.socket) -> bytes:
-    """What an answer begins with; nothing beyond is taken."""
+    """Read the head of a response, and no byte after it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         more = client.recv(1)
@@ -114,15 +116,13 @@ def status_of(client: socket.socket) -> int:
 
 @contextmanager
 def tunnel(hops, authority: str):
-    """A tunnel to `authority`, and the status line that it began with."""
+    """Open a tunnel to `authority`. Yields the socket, the status and the head of the response."""
     with connected(hops, authority) as client:
         head = head_of(client)
         yield client, int(head.split()[1]), head.decode()
 
 
-def test_plain_http_goes_to_the_parent_in_absolute_form_with_its_credentials_and_nothing_of_the_proxies(
-    hops, parent, target
-):
+def test_plain_http_reaches_parent_in_absolute_form_with_credentials(hops, parent, target):
     status, body, _ = ask(hops, f"http://{TARGET}:{target}/a/b?c=d", ("accept", "text/x"))
     assert status == 200, body
     said = json.loads(body)
@@ -133,12 +133,12 @@ def test_plain_http_goes_to_the_parent_in_absolute_form_with_its_credentials_and
     assert asked.headers["proxy-authorization"] == basic("exit", PASSWORD)
 
 
-def test_what_a_client_says_of_itself_to_the_gateway_does_not_reach_the_parent(hops, parent, target):
+def test_client_credentials_do_not_reach_parent(hops, parent, target):
     assert ask(hops, f"http://{TARGET}:{target}/", ("proxy-authorization", basic("alice", "secret")))[0] == 200
     assert [each.headers["proxy-authorization"] for each in parent.requests] == [basic("exit", PASSWORD)]
 
 
-def test_a_tunnel_ends_at_the_target_by_way_of_the_parent(hops, parent, target):
+def test_tunnel_reaches_target_through_parent(hops, parent, target):
     with tunnel(hops, f"{TARGET}:{target}") as (client, status, head):
         assert status == 200, head
         assert "transfer-encoding" not in head.lower()
@@ -163,7 +163,7 @@ CONTENT = hashlib.shake_256(b"x").digest(8 * 1024 * 1024)
 
 @contextmanager
 def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
-    """A server that sends this to the first who says anything, and closes; its port."""
+    """Run a server that sends this to the first client that sends anything, and closes. Yields its port."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def serve() -> None:
@@ -179,7 +179,7 @@ def far_side(content: bytes, head: bytes = b"") -> Iterator[int]:
 
 @contextmanager
 def open_download(hops, content: bytes) -> Iterator[socket.socket]:
-    """A client with a tunnel to a far side that sends this as soon as it is asked for anything."""
+    """Open a tunnel to a `far_side`."""
     with far_side(content) as port, tunnel(hops, f"{TARGET}:{port}") as (client, status, head):
         assert status == 200, head
         yield client
@@ -190,7 +190,7 @@ def download(client: socket.socket, pauses: Pauses = ()) -> bytes:
     return read_all(client, pauses)
 
 
-def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tail(hops, parent):
+def test_long_http_download_closed_by_target_is_complete(hops, parent):
     with far_side(CONTENT, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") as port:
         client = HTTPConnection("127.0.0.1", hops.gateway.ports["clients"], timeout=BOUND_S)
         with closing(client):
@@ -198,22 +198,22 @@ def test_a_long_download_by_plain_http_whose_far_side_closes_first_keeps_its_tai
             assert client.getresponse().read() == CONTENT
 
 
-def test_a_download_by_a_tunnel_that_fits_into_a_streams_window_keeps_its_tail(hops, parent):
+def test_short_tunnel_download_closed_by_target_is_complete(hops, parent):
     for _ in range(20):
         with open_download(hops, CONTENT[:200_000]) as client:
             assert download(client) == CONTENT[:200_000]
 
 
 @pytest.mark.parametrize("pauses", [(), SLOW, STALLS], ids=["fast", "slow", "stalls"])
-def test_a_long_download_by_a_tunnel_whose_far_side_closes_first_keeps_its_tail(hops, parent, pauses):
+def test_long_tunnel_download_closed_by_target_is_complete(hops, parent, pauses):
     with ExitStack() as opened, ThreadPoolExecutor(5) as threads:
         clients = [opened.enter_context(open_download(hops, CONTENT)) for _ in range(5)]
         downloads = list(threads.map(partial(download, pauses=pauses), clients))
     assert [len(each) for each in downloads if each != CONTENT] == []
 
 
-def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, parent):
-    """As HTTP does within TLS."""
+def test_long_tunnel_download_closed_by_client_is_complete(hops, parent):
+    """HTTP within TLS ends so."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
         tunnel(hops, f"{TARGET}:{server.getsockname()[1]}") as (client, status, _),
@@ -230,7 +230,7 @@ def test_a_long_download_by_a_tunnel_whose_client_closes_first_is_whole(hops, pa
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_parent_that_refuses_the_credentials_is_the_exits_failure_and_no_407(hops, parent, target, method):
+def test_parent_refusing_credentials_is_exit_failure_not_407(hops, parent, target, method):
     parent.password = "another"
     where = f"{TARGET}:{target}" if method == "CONNECT" else f"http://{TARGET}:{target}/"
     status, body, headers = ask(hops, where, method=method)
@@ -242,19 +242,19 @@ def test_a_parent_that_refuses_the_credentials_is_the_exits_failure_and_no_407(h
     assert "credentials_refused" in headers["proxy-status"]
 
 
-def test_new_credentials_go_by_sds_alone_and_open_tunnels_live_on(hops, parent, target):
+def test_new_credentials_by_sds_keep_open_tunnels(hops, parent, target):
     (exit_id,) = hops.exits
-    envoy, plane = hops.exits[exit_id], hops.planes[exit_id]
-    exit_ = plane.world.exits[exit_id]
+    envoy, world_server = hops.exits[exit_id], hops.servers[exit_id]
+    exit_ = world_server.world.exits[exit_id]
     with tunnel(hops, f"{TARGET}:{target}") as (client, status, _):
         assert status == 200
-        before = len(plane.sent)
+        before = len(world_server.sent)
         parent.password = "another"
         hops.change(put(replace(exit_, parent=replace(exit_.parent, password="another"))))
         eventually(lambda: ask(hops, f"http://{TARGET}:{target}/")[0] == 200)
         client.sendall(f"GET /x HTTP/1.1\r\nHost: {TARGET}\r\nConnection: close\r\n\r\n".encode())
         assert b"200" in read_all(client).partition(b"\r\n")[0]
-    assert plane.sent[before:] == [names.SECRET]
+    assert world_server.sent[before:] == [names.SECRET]
     assert envoy.stat("listener_manager.listener_modified") == 0
     assert envoy.stat("cluster_manager.cluster_modified") == 0
     hops.change(put(exit_))
@@ -262,7 +262,7 @@ def test_new_credentials_go_by_sds_alone_and_open_tunnels_live_on(hops, parent, 
     eventually(lambda: ask(hops, f"http://{TARGET}:{target}/")[0] == 200)
 
 
-def test_the_password_is_in_no_dump_of_either_envoy(hops, parent, target):
+def test_password_is_in_no_config_dump(hops, parent, target):
     (exit_,) = hops.exits.values()
     for envoy in (exit_, hops.gateway):
         dump = envoy.admin("/config_dump?include_eds")
@@ -273,8 +273,8 @@ def test_the_password_is_in_no_dump_of_either_envoy(hops, parent, target):
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_target_that_the_parent_cannot_reach_is_the_targets_failure(hops, parent, method):
-    """The parent's own 503 goes to the client, and nobody else is asked."""
+def test_unreachable_target_is_not_exit_failure(hops, parent, method):
+    """The parent's own 503 goes to the client, and no other exit is tried."""
     where = f"{TARGET}:1" if method == "CONNECT" else f"http://{TARGET}:1/"
     status, body, _ = ask(hops, where, method=method)
     assert (status, body) == (503, "service unavailable")
@@ -282,7 +282,7 @@ def test_a_target_that_the_parent_cannot_reach_is_the_targets_failure(hops, pare
 
 
 @pytest.mark.parametrize("answer", [401, 403, 500, 503])
-def test_what_a_target_answers_is_what_the_client_gets(hops, parent, target, answer):
+def test_target_response_reaches_client_unchanged(hops, parent, target, answer):
     assert ask(hops, f"http://{TARGET}:{target}/", ("answer", str(answer)))[0] == answer
 
 
@@ -298,7 +298,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("host", FORBIDDEN)
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(hops, parent, target, host, method):
+def test_requests_for_local_and_private_hosts_do_not_reach_parent(hops, parent, target, host, method):
     where = f"{host}:{target}" if method == "CONNECT" else f"http://{host}:{target}/"
     status, body, _ = ask(hops, where, method=method)
     assert status in {400, 503}
@@ -311,10 +311,10 @@ def test_no_request_for_the_host_or_the_networks_around_it_reaches_the_parent(ho
     "host",
     [
         *("192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"),
-        *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside what is refused
+        *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside the refused networks
     ],
 )
-def test_other_literals_and_names_do(hops, parent, host):
+def test_requests_for_public_addresses_and_names_reach_parent(hops, parent, host):
     parent.names |= {host.strip("[]"): "127.0.0.1"}
     ask(hops, f"{host}:1", method="CONNECT")
     assert [each.target.lower() for each in parent.requests] == [f"{host}:1".lower()]
@@ -323,17 +323,13 @@ def test_other_literals_and_names_do(hops, parent, host):
 # -- one exit of a pool with a parent, and one without ------------------------------------------------------------------
 
 
-def test_each_exit_of_a_pool_is_spoken_to_as_it_offers_and_tunnels_share_a_connection_where_they_can(
-    stand_in, tmp_path_factory
-):
+def test_each_exit_is_reached_by_its_own_http_version(stand_in, tmp_path_factory):
     exits = [make_exit(5, Parent("127.0.0.1", stand_in.proxy_port)), make_exit(6, None, egress_address="127.0.0.1")]
     cluster = f"cluster.{names.pool_cluster(POOL)}"
     with two_hops(tmp_path_factory.mktemp("mixed"), *exits) as hops, socket.create_server(("127.0.0.1", 0)) as far:
         eventually(lambda: hops.gateway.stat(f"{cluster}.membership_healthy") == len(exits))
         with ExitStack() as opened:
-            where = (
-                f"127.0.0.1:{far.getsockname()[1]}"  # where exits with a parent do not go: so it is told who was asked
-            )
+            where = f"127.0.0.1:{far.getsockname()[1]}"  # exits with a parent refuse it, so the status shows which exit was used
             clients = [opened.enter_context(connected(hops, where)) for _ in range(40)]
             statuses = [status_of(client) for client in clients]
             assert hops.gateway.stat(f"{cluster}.upstream_cx_http2_total") == 1
@@ -365,16 +361,16 @@ def served_by_both(pair) -> bool:
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_while_one_parent_refuses_its_exit_the_other_exit_serves_all(pair, target, method):
+def test_other_exit_serves_all_while_one_parent_refuses(pair, target, method):
     pair.parents[0].password = "another"
     pair.parents[0].requests.clear()
     assert all_served(pair, target, method) == {200}
-    assert pair.parents[0].requests  # it was asked, and the client did not notice
+    assert pair.parents[0].requests  # the parent was asked, and the client did not notice
     pair.parents[0].password = PASSWORD
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_while_one_parent_is_dead_the_other_exit_serves_all(pair, target, method):
+def test_other_exit_serves_all_while_one_parent_is_dead(pair, target, method):
     pair.parents[0].die()
     assert all_served(pair, target, method) == {200}
     pair.parents[0].revive()
@@ -382,7 +378,7 @@ def test_while_one_parent_is_dead_the_other_exit_serves_all(pair, target, method
     eventually(lambda: all_served(pair, target, method) == {200} and pair.parents[0].requests)
 
 
-def test_when_all_parents_are_dead_the_client_is_told_so(pair, target):
+def test_client_gets_error_when_all_parents_are_dead(pair, target):
     for each in pair.parents:
         each.die()
     status, body, _ = ask(pair, f"http://{TARGET}:{target}/")

@@ -1,4 +1,4 @@
-"""What a client can get wrong, or mean ill: each is answered with the right status or ignored, and costs bounded memory."""
+"""Wrong and hostile requests: each ends the stream with the right status or is ignored, and costs bounded memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import xds.protocol.messages
 import xds.protocol.stream
-from tests.protocol.client import DELTA, SOTW, Client, view_of
+from tests.protocol.stream_client import DELTA, SOTW, StreamClient, view_of
 from tests.scale import scaled
-from xds.protocol.messages import Malformed, parse
+from xds.protocol.messages import MalformedRequest, parse_request
 from xds.protocol.stream import MAX_NODE_BYTES, Answered, Close, Send
-from xds.protocol.subscription import MOST_REFUSALS
+from xds.protocol.subscription import MAX_NACKED_VERSIONS
 from xds.snapshot.order import ADDITIONS
 from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
@@ -26,7 +26,7 @@ TABLES = {type_url: {"a": "1", "b": "1"} for type_url in ADDITIONS}
 
 @pytest.fixture
 def few_names(monkeypatch) -> None:
-    """Ten names are the most."""
+    """Set the limit to ten names."""
     for module in (xds.protocol.messages, xds.protocol.stream):
         monkeypatch.setattr(module, "MAX_NAMES", 10)
 
@@ -42,32 +42,32 @@ def few_names(monkeypatch) -> None:
         pytest.param(b"\x0b" * 200, id="groups without end"),
     ],
 )
-def test_bytes_that_are_no_request_end_the_stream(variant, raw):
-    client = Client(variant, TABLES)
+def test_malformed_request_ends_stream(variant, raw):
+    client = StreamClient(variant, TABLES)
     assert client.receive(raw) == []
     assert client.closed.status == "INVALID_ARGUMENT"
-    with pytest.raises(Malformed):
-        parse(variant, raw)
+    with pytest.raises(MalformedRequest):
+        parse_request(variant, raw)
 
 
 @both
-def test_no_bytes_are_a_request_without_a_type(variant):
-    client = Client(variant, TABLES)
+def test_empty_request_ends_stream(variant):
+    client = StreamClient(variant, TABLES)
     client.receive(b"")
     assert client.closed.status == "INVALID_ARGUMENT"
 
 
 @both
-def test_a_stream_of_one_type_serves_no_other(variant):
-    client = Client(variant, TABLES, only=CLUSTER)
+def test_per_type_stream_rejects_other_types(variant):
+    client = StreamClient(variant, TABLES, only=CLUSTER)
     assert client.subscribe(ENDPOINT, "a") == []
     assert client.closed.status == "INVALID_ARGUMENT"
     assert CLUSTER in client.closed.message
 
 
 @both
-def test_a_stream_of_one_type_serves_that(variant):
-    client = Client(variant, TABLES, only=ENDPOINT)
+def test_per_type_stream_serves_its_type(variant):
+    client = StreamClient(variant, TABLES, only=ENDPOINT)
     (response,) = client.subscribe(ENDPOINT, "a")
     assert response.contents == {"a": "1"}
     client.ack(response)
@@ -77,8 +77,8 @@ def test_a_stream_of_one_type_serves_that(variant):
 
 @pytest.mark.usefixtures("few_names")
 @both
-def test_too_many_names_end_the_stream(variant):
-    client = Client(variant, TABLES)
+def test_too_many_names_end_stream(variant):
+    client = StreamClient(variant, TABLES)
     client.subscribe(ENDPOINT, *(f"name-{number}" for number in range(10)))
     assert client.closed is None
     client.subscribe(ENDPOINT, "one more")
@@ -86,23 +86,23 @@ def test_too_many_names_end_the_stream(variant):
 
 
 @pytest.mark.usefixtures("few_names")
-def test_too_many_names_in_many_requests_end_the_stream():
-    client = Client(DELTA, TABLES)
+def test_too_many_names_over_several_requests_end_stream():
+    client = StreamClient(DELTA, TABLES)
     for number in range(11):
         client.subscribe(ENDPOINT, f"name-{number}")
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.usefixtures("few_names")
-def test_too_many_names_held_from_before_end_the_stream():
-    client = Client(DELTA, TABLES)
+def test_too_many_initial_versions_end_stream():
+    client = StreamClient(DELTA, TABLES)
     client.request(CLUSTER, initial_resource_versions={f"name-{number}": "1" for number in range(11)})
     assert client.closed.status == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.usefixtures("few_names")
-def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answered():
-    client = Client(DELTA, TABLES)
+def test_names_dropped_under_wildcard_count_until_answered():
+    client = StreamClient(DELTA, TABLES)
     client.subscribe(CLUSTER, "*")  # never acknowledged
     for number in range(11):
         client.subscribe(CLUSTER, f"name-{number}")
@@ -111,8 +111,8 @@ def test_names_asked_for_and_given_up_under_a_wildcard_count_until_they_are_answ
 
 
 @pytest.mark.usefixtures("few_names")
-def test_names_given_up_do_not_count():
-    client = Client(DELTA, TABLES)
+def test_unsubscribed_names_do_not_count():
+    client = StreamClient(DELTA, TABLES)
     for number in range(100):
         client.settle(client.subscribe(ENDPOINT, f"name-{number}"))
         client.unsubscribe(ENDPOINT, f"name-{number}")
@@ -120,20 +120,20 @@ def test_names_given_up_do_not_count():
 
 
 @both
-def test_a_client_that_never_answers_is_sent_one_response_of_a_type(variant):
-    client = Client(variant, TABLES)
+def test_client_that_never_answers_gets_one_response_per_type(variant):
+    client = StreamClient(variant, TABLES)
     assert len(client.subscribe(ENDPOINT, "a", "b")) == 1
     for number in range(100):
         assert client.publish({**TABLES, ENDPOINT: {"a": str(number), "b": "1"}}) == []
-    (subscription,) = client.stream._types.values()
-    assert len(subscription.flights) == 1
+    (subscription,) = client.stream._subscriptions.values()
+    assert len(subscription.in_flight) == 1
     assert subscription.dirty == {"a"}
 
 
 @both
-def test_a_name_may_be_anything(variant):
+def test_any_string_is_a_valid_name(variant):
     strange = ["", " ", "\x00", "\n", "*\x00", "é\u202e", "a" * 10_000]
-    client = Client(variant, TABLES)
+    client = StreamClient(variant, TABLES)
     client.settle(client.subscribe(ENDPOINT, *strange))
     client.settle(client.unsubscribe(ENDPOINT, *strange))
     assert client.closed is None
@@ -141,33 +141,33 @@ def test_a_name_may_be_anything(variant):
 
 @both
 @pytest.mark.parametrize(("more", "status"), [(0, None), (1, "RESOURCE_EXHAUSTED")])
-def test_a_node_may_have_so_many_bytes(variant, more, status):
-    frame = Node(id="x" * 100_000).ByteSize() - 100_000  # a longer name has as long a length before it
-    client = Client(variant, TABLES)
+def test_node_size_limit(variant, more, status):
+    frame = Node(id="x" * 100_000).ByteSize() - 100_000  # the length prefix of a longer name has the same size
+    client = StreamClient(variant, TABLES)
     client.request(CLUSTER, node=Node(id="x" * (MAX_NODE_BYTES - frame + more)))
     assert (client.closed and client.closed.status) == status
 
 
 @both
 @pytest.mark.parametrize("type_url", ["type.example/of.nobody", "*", CLUSTER + "/", CLUSTER.upper()])
-def test_a_type_that_does_not_exist_is_ignored_whatever_is_said_of_it(variant, type_url):
-    client = Client(variant, TABLES)
+def test_unknown_type_is_ignored(variant, type_url):
+    client = StreamClient(variant, TABLES)
     assert client.subscribe(type_url, "a", "*") == []
     assert client.request(type_url, nonce="1", error_detail={"message": "no"}) == []
-    assert (client.closed, client.answers, client.stream._types) == (None, [], {})
+    assert (client.closed, client.answers, client.stream._subscriptions) == (None, [], {})
 
 
-# -- what is remembered ------------------------------------------------------------------------------------------------
+# -- state that is kept ------------------------------------------------------------------------------------------------
 
 
 def _remembered(client):
-    """How many entries a stream has in each of its tables."""
+    """Return the number of entries in each table of a stream."""
     tables = {
         (type_url, field.name): getattr(subscription, field.name)
-        for type_url, subscription in client.stream._types.items()
+        for type_url, subscription in client.stream._subscriptions.items()
         for field in fields(subscription)
     }
-    tables |= {(type_url, "owed"): names for type_url, names in client.stream._owed.items()}
+    tables |= {(type_url, "followers_due"): names for type_url, names in client.stream._followers_due.items()}
     return {key: len(table) for key, table in tables.items() if isinstance(table, (set, dict)) and table}
 
 
@@ -175,8 +175,8 @@ def _remembered(client):
 @pytest.mark.parametrize("type_url", ADDITIONS)
 @pytest.mark.parametrize("name", ["a", "missing"])
 @pytest.mark.parametrize("beside", [(), ("*",), ("b",)], ids=["alone", "wildcard", "name"])
-def test_a_name_asked_for_and_given_up_for_ever_costs_nothing(variant, type_url, name, beside):
-    client = Client(variant, TABLES)
+def test_repeated_subscribe_and_unsubscribe_keeps_no_state(variant, type_url, name, beside):
+    client = StreamClient(variant, TABLES)
     client.settle(client.subscribe(type_url, *beside, name))
     sizes = []
     for _ in range(20):
@@ -188,8 +188,8 @@ def test_a_name_asked_for_and_given_up_for_ever_costs_nothing(variant, type_url,
 
 
 @both
-def test_a_name_asked_for_and_given_up_for_ever_by_who_never_answers_costs_nothing(variant):
-    client = Client(variant, TABLES)
+def test_repeated_unsubscribe_without_answers_keeps_no_state(variant):
+    client = StreamClient(variant, TABLES)
     client.subscribe(CLUSTER, "*")
     sizes = []
     for _ in range(20):
@@ -201,27 +201,27 @@ def test_a_name_asked_for_and_given_up_for_ever_by_who_never_answers_costs_nothi
 
 @both
 @pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT])
-def test_a_client_that_rejects_for_ever_is_sent_each_version_once(variant, type_url):
-    client = Client(variant, {type_url: {"a": "0", "b": "0"}})
-    said = client.subscribe(type_url, "a", "b")
+def test_client_that_always_nacks_gets_each_version_once(variant, type_url):
+    client = StreamClient(variant, {type_url: {"a": "0", "b": "0"}})
+    responses = client.subscribe(type_url, "a", "b")
     sizes = []
-    for number in range(1, 4 * MOST_REFUSALS):
-        for response in said:  # grows while it is read
-            said += client.nack(response)
-        contents = [response.contents for response in said]
+    for number in range(1, 4 * MAX_NACKED_VERSIONS):
+        for response in responses:  # grows during the iteration
+            responses += client.nack(response)
+        contents = [response.contents for response in responses]
         assert contents == ([{"a": str(number - 1), "b": "0"}] if number == 1 else [{"a": str(number - 1)}])
         assert client.publish(client.tables, known=False) == []
         sizes.append(_remembered(client))
-        said = client.publish({type_url: {"a": str(number), "b": "0"}})
+        responses = client.publish({type_url: {"a": str(number), "b": "0"}})
     assert sizes == sizes[:1] * len(sizes)
-    (subscription,) = client.stream._types.values()
-    assert {name: len(versions) for name, versions in subscription.refused.items()} == {"a": MOST_REFUSALS, "b": 1}
+    (subscription,) = client.stream._subscriptions.values()
+    assert {name: len(versions) for name, versions in subscription.nacked.items()} == {"a": MAX_NACKED_VERSIONS, "b": 1}
 
 
 @pytest.mark.usefixtures("few_names")
 @both
-def test_names_that_are_rejected_and_vanish_count_as_remembered(variant):
-    client = Client(variant, {CLUSTER: {}})
+def test_rejected_and_removed_names_count_towards_limit(variant):
+    client = StreamClient(variant, {CLUSTER: {}})
     client.settle(client.subscribe(CLUSTER))
     for number in range(11):
         (response,) = client.publish({CLUSTER: {f"name-{number}": "1"}})
@@ -232,8 +232,8 @@ def test_names_that_are_rejected_and_vanish_count_as_remembered(variant):
 
 
 @pytest.mark.usefixtures("few_names")
-def test_names_that_left_unsaid_count_as_remembered():
-    client = Client(SOTW, {ENDPOINT: {}})
+def test_unsent_removals_count_towards_limit():
+    client = StreamClient(SOTW, {ENDPOINT: {}})
     client.settle(client.subscribe(ENDPOINT, "*"))
     for number in range(11):
         client.settle(client.publish({ENDPOINT: {f"name-{number}": "1"}}))
@@ -243,10 +243,10 @@ def test_names_that_left_unsaid_count_as_remembered():
 
 
 @pytest.mark.parametrize("number", [10, 1_000])
-def test_a_change_costs_as_much_however_much_else_the_stream_holds(number):
+def test_change_cost_does_not_depend_on_other_resources(number):
     names = [str(name) for name in range(number)]
     tables = {type_url: dict.fromkeys(names, "1") for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE)}
-    client = Client(DELTA, tables)
+    client = StreamClient(DELTA, tables)
     for type_url in tables:
         client.settle(client.subscribe(type_url, "*", *names))
     looked_up = []
@@ -293,7 +293,7 @@ delta_requests = st.builds(
 
 @st.composite
 def damaged(draw, requests):
-    """A request with some of its bytes replaced, or cut off."""
+    """Draw a request with some bytes replaced or cut off."""
     raw = bytearray(draw(requests))
     for _ in range(draw(st.integers(0, 3))):
         if raw:
@@ -304,10 +304,10 @@ def damaged(draw, requests):
 @both
 @given(data=st.data())
 @settings(max_examples=scaled(80), deadline=None, print_blob=True)
-def test_random_bytes_raise_nothing(variant, data):
+def test_random_bytes_raise_no_exception(variant, data):
     requests = sotw_requests if variant is SOTW else delta_requests
     only = data.draw(st.sampled_from([None, CLUSTER, ENDPOINT]))
-    client = Client(variant, TABLES, only=only)
+    client = StreamClient(variant, TABLES, only=only)
     changes = st.sampled_from([TABLES, {}, {**TABLES, CLUSTER: {"a": "2", "c": "1"}}])
     for raw in data.draw(st.lists(st.binary(max_size=60) | requests | damaged(requests), max_size=12)):
         actions = client.stream.receive(raw, client.now)

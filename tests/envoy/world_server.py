@@ -1,4 +1,4 @@
-"""Real Envoys, each on the aggregated stream of a control plane without a database: the protocol core over gRPC."""
+"""Real Envoys on the ADS stream of a control plane without a database: the protocol core over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import grpc
 
 from model.identity import Identity
 from model.world import Change, Proxy, World
-from tests.envoy.processes import ADMIN, EnvoyProcess, envoy_process
+from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
 from xds.snapshot.snapshot import ProxyView, build
@@ -25,15 +25,15 @@ from xds.translate.scopes import scopes_of
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
-class Plane(grpc.GenericRpcHandler):
-    """Serves one proxy what a World is translated to, as the protocol core says."""
+class WorldServer(grpc.GenericRpcHandler):
+    """An ADS server for one proxy. It translates a World and runs the protocol core."""
 
     def __init__(self, world: World, proxy: Proxy) -> None:
         self.world = world
         self.proxy = proxy
         self.answers: list[Answered] = []
         self.sent: list[str] = []
-        """Types of responses."""
+        """Type URLs of the responses."""
         self.subscribed: set[str] = set()
         self._events: queue.Queue = queue.Queue()
 
@@ -46,7 +46,7 @@ class Plane(grpc.GenericRpcHandler):
         return ProxyView([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
 
     def change(self, *changes: Change) -> None:
-        """Publish a World with these changes."""
+        """Change the World and publish it."""
         before = self._view()
         self.world = self.world.changed(self.world.revision + 1, changes)
         after, changed = self._view(), {}
@@ -86,7 +86,7 @@ class Plane(grpc.GenericRpcHandler):
 
 
 def bootstrap(port: int) -> dict:
-    """The bootstrap of an Envoy whose control plane listens on this port of loopback."""
+    """Return the bootstrap of an Envoy whose control plane is on this port of loopback."""
     source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": {"http2_protocol_options": {}}}
@@ -116,10 +116,10 @@ def bootstrap(port: int) -> dict:
 
 
 @dataclass
-class Envoy:
-    """A running one, and the ports of its listeners by name."""
+class RunningEnvoy:
+    """A running Envoy, and the ports of its listeners by name."""
 
-    process: EnvoyProcess
+    process: EnvoyUnderTest
     ports: dict[str, int]
 
     def admin(self, path: str) -> str:
@@ -130,14 +130,14 @@ class Envoy:
 
 
 @contextmanager
-def envoy_of(plane: Plane, folder: Path) -> Iterator[Envoy]:
-    """The proxy of a plane, in a folder that holds its secrets, once nothing is warming any more."""
+def envoy_of(world_server: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
+    """Run the Envoy of a server's proxy, in a folder with its secrets."""
     server = grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers((plane,))
+    server.add_generic_rpc_handlers((world_server,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         with envoy_process(bootstrap(port), folder) as process:
-            yield Envoy(process, process.ports())
+            yield RunningEnvoy(process, process.ports())
     finally:
         server.stop(None).wait()

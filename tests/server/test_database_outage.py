@@ -1,4 +1,4 @@
-"""PostgreSQL away, a replica that starts, a replica that ends."""
+"""Outages of PostgreSQL, and replicas that start and stop."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ from xds.translate import names
 pytestmark = pytest.mark.postgres
 
 
-async def test_until_the_world_is_loaded_streams_are_refused_and_then_served(
-    plane, wired, serve, connect, has_all, until
-):
-    """An answer from an empty World would take everything from an Envoy that has it."""
+async def test_streams_are_refused_until_world_is_loaded(fleet_db, wired, serve, connect, has_all, until):
+    """A response from an empty World would delete the configuration of an Envoy."""
     database, wire = wired
     await wire.cut()
     async with serve(database, ready=False) as server:
         assert not server.ready
-        async with connect(server, plane.identity) as client:
+        async with connect(server, fleet_db.identity) as client:
             assert await client.end() is grpc.StatusCode.UNAVAILABLE
         await wire.mend()
         await until(lambda: server.ready)
-        async with connect(server, plane.identity) as client:
+        async with connect(server, fleet_db.identity) as client:
             await client.start()
             await client.until(has_all(2))
 
 
-async def test_while_postgresql_is_away_streams_go_on_and_the_next_change_arrives_when_it_is_back(
-    plane, wired, serve, connect, has_all, until
-):
+async def test_outage_keeps_streams_and_delivers_change_afterwards(fleet_db, wired, serve, connect, has_all, until):
     database, wire = wired
-    second = await plane.add_gateway("gw-2")
-    async with serve(database) as server, connect(server, plane.identity) as client:
+    second = await fleet_db.add_gateway("gw-2")
+    async with serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
         await wire.cut()
-        await plane.add_pool("jp")
-        async with connect(server, second) as newcomer:  # served from memory, as it was
+        await fleet_db.add_pool("jp")
+        async with connect(server, second) as newcomer:  # served from memory, at the last revision
             await newcomer.start()
             await newcomer.until(has_all(2))
-            await client.ask(names.CLUSTER, plane.cluster("us"))  # asked for anew, so answered
+            await client.ask(names.CLUSTER, fleet_db.cluster("us"))  # subscribing again needs a response
             answer = await client.read()
-            assert [resource.name for resource in answer.resources] == [plane.cluster("us")]
+            assert [resource.name for resource in answer.resources] == [fleet_db.cluster("us")]
             await client.accept(answer)
             assert server.publisher.world.revision == 2
             await wire.mend()
@@ -56,26 +52,24 @@ async def test_while_postgresql_is_away_streams_go_on_and_the_next_change_arrive
         assert server.ready
 
 
-async def test_what_proxies_answered_while_postgresql_was_away_is_stored_when_it_is_back(
-    plane, wired, serve, connect, has_all, synced, until
-):
+async def test_acks_during_outage_are_stored_afterwards(fleet_db, wired, serve, connect, has_all, synced, until):
     database, wire = wired
-    async with serve(database) as server, connect(server, plane.identity) as client:
+    async with serve(database) as server, connect(server, fleet_db.identity) as client:
         await wire.cut()
         await client.start()
         await client.until(has_all(2))
         await wire.mend()
 
         async def all_types():
-            return len(await synced(plane.gateway.id)) == 5
+            return len(await synced(fleet_db.gateway.id)) == 5
 
         await until(all_types)
 
 
-async def test_a_replica_that_ends_ends_its_streams_with_ok(plane, serve, connect, has_all):
-    """So that Envoy looks for another at once, and does not wait as it does after a failure."""
+async def test_stopping_replica_ends_streams_with_ok(fleet_db, serve, connect, has_all):
+    """After OK Envoy reconnects at once; after an error it would wait."""
     async with serve() as server:
-        context = connect(server, plane.identity)
+        context = connect(server, fleet_db.identity)
         client = await context.__aenter__()
         await client.start()
         await client.until(has_all(2))
@@ -84,54 +78,52 @@ async def test_a_replica_that_ends_ends_its_streams_with_ok(plane, serve, connec
     await context.__aexit__(None, None, None)
 
 
-async def test_a_replica_that_ends_has_stored_what_it_was_told(plane, serve, connect, has_all, synced):
-    async with serve() as server, connect(server, plane.identity) as client:
+async def test_stopping_replica_stores_acks(fleet_db, serve, connect, has_all, synced):
+    async with serve() as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
         await client.call.done_writing()
         assert await client.end() is grpc.StatusCode.OK
-    assert len(await synced(plane.gateway.id)) == 5
+    assert len(await synced(fleet_db.gateway.id)) == 5
 
 
-async def test_a_replica_that_ends_while_postgresql_is_away_ends_all_the_same(plane, wired, serve, connect, has_all):
+async def test_replica_stops_during_outage(fleet_db, wired, serve, connect, has_all):
     database, wire = wired
-    async with asyncio.timeout(60), serve(database) as server, connect(server, plane.identity) as client:
+    async with asyncio.timeout(60), serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
         await wire.cut()
 
 
-async def test_a_port_that_is_in_use_is_refused_with_the_hint(plane, database, authority):
+async def test_port_in_use_raises_error_with_hint(fleet_db, database, authority):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(XdsPortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
             await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
-async def test_two_replicas_do_not_share_a_port_unnoticed(plane, server, database, authority):
+async def test_second_replica_cannot_share_port(fleet_db, server, database, authority):
     address = f"127.0.0.1:{server.ports[0]}"
     with pytest.raises(XdsPortInUse):
         await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
 
 
-async def test_a_replica_listens_on_several_addresses(plane, database, authority, dial, until):
+async def test_replica_listens_on_several_addresses(fleet_db, database, authority, dial, until):
     addresses = ["127.0.0.1:0", "127.0.0.1:0"]
     async with run_server(database, authority, addresses, limits=Limits(removal_grace_s=0)) as server:
         assert len(set(server.ports)) == 2
         assert all(server.ports)
 
 
-async def test_a_gap_in_the_change_log_is_a_full_load_that_streams_hardly_notice(
-    plane, wired, serve, connect, has_all, until
-):
-    """After a long outage, when what changed in between has been forgotten."""
+async def test_gap_in_change_log_causes_full_load_without_resend(fleet_db, wired, serve, connect, has_all, until):
+    """After a long outage the change log no longer has the changes in between."""
     database, wire = wired
-    async with serve(database) as server, connect(server, plane.identity) as client:
+    async with serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
         await wire.cut()
-        await plane.add_pool("jp")
-        connection = await plane.database.connect()
+        await fleet_db.add_pool("jp")
+        connection = await fleet_db.database.connect()
         await connection.execute("DELETE FROM change")
         await connection.close()
         before = client.count(names.LISTENER)

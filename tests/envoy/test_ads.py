@@ -1,4 +1,4 @@
-"""A real gateway on the aggregated stream: what comes by ECDS and SDS comes, and changes without touching its listeners."""
+"""A real gateway on an ADS stream: ECDS and SDS resources arrive, and change without a listener update."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from model.world import (
     World,
     put,
 )
-from tests.envoy.gateways import fetch
-from tests.envoy.planes import Envoy, Plane, envoy_of
-from tests.envoy.processes import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.static_gateway import fetch
+from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 
@@ -64,75 +64,75 @@ def entities() -> list:
     ]
 
 
-def make_plane() -> Plane:
-    return Plane(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
+def make_world_server() -> WorldServer:
+    return WorldServer(World().changed(1, map(put, entities())), Proxy(UUID(int=9), FLEET, "gw", Role.GATEWAY))
 
 
 @pytest.fixture
-def plane() -> Plane:
-    return make_plane()
+def world_server() -> WorldServer:
+    return make_world_server()
 
 
 @pytest.fixture
-def gateway(plane, tmp_path):
+def gateway(world_server, tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
-    with envoy_of(plane, tmp_path) as envoy:
+    with envoy_of(world_server, tmp_path) as envoy:
         yield envoy
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory) -> Iterator[tuple[Plane, Envoy]]:
-    """A plane and its gateway, which no test changes."""
+def standing(tmp_path_factory) -> Iterator[tuple[WorldServer, RunningEnvoy]]:
+    """A server and its gateway that no test changes."""
     folder = tmp_path_factory.mktemp("standing")
     write_secrets(folder, create_authority(datetime.now(UTC)))
-    plane = make_plane()
-    with envoy_of(plane, folder) as envoy:
-        yield plane, envoy
+    world_server = make_world_server()
+    with envoy_of(world_server, folder) as envoy:
+        yield world_server, envoy
 
 
 def as_user(name: str) -> tuple[str, str]:
     return ("proxy-authorization", "Basic " + base64.b64encode(f"{name}-country-us:x".encode()).decode())
 
 
-def asked_by(gateway: Envoy, name: str) -> tuple[int, str]:
+def asked_by(gateway: RunningEnvoy, name: str) -> tuple[int, str]:
     return fetch(gateway.ports["clients"], "http://example.com/", [as_user(name)])
 
 
-def test_a_gateway_warms_no_longer_than_its_groups_and_certificates_take(standing):
-    plane, gateway = standing
+def test_gateway_finishes_warming_with_groups_and_certificates(standing):
+    world_server, gateway = standing
     assert {*gateway.ports} == {"clients", f"clients/{UUID(int=3)}"}
-    assert {names.EXTENSION, names.SECRET} <= plane.subscribed
-    assert not [answer for answer in plane.answers if answer.error]
+    assert {names.EXTENSION, names.SECRET} <= world_server.subscribed
+    assert not [answer for answer in world_server.answers if answer.error]
     assert gateway.stat("listener_manager.total_listeners_warming") == 0
     assert asked_by(gateway, "alice") == (451, "for staff")
     assert asked_by(gateway, "bob")[0] == 503  # the pool has no exits
 
 
-def test_users_routes_and_pools_change_and_no_listener_does(plane, gateway):
+def test_users_routes_and_pools_change_without_listener_update(world_server, gateway):
     with closing(HTTPConnection("127.0.0.1", gateway.ports["clients"], timeout=BOUND_S)) as kept:
         kept.request("GET", "http://example.com/", headers=dict([as_user("alice")]))
         assert kept.getresponse().read() == b"for staff"
-        before = len(plane.sent)
-        plane.change(put(User(UUID(int=42), FLEET, "bob", "staff")))
+        before = len(world_server.sent)
+        world_server.change(put(User(UUID(int=42), FLEET, "bob", "staff")))
         eventually(lambda: asked_by(gateway, "bob") == (451, "for staff"))
-        assert plane.sent[before:] == [names.EXTENSION]
-        route = plane.world.routes[UUID(int=21)]
-        plane.change(put(replace(route, action=Deny(403, "for no staff"))))
+        assert world_server.sent[before:] == [names.EXTENSION]
+        route = world_server.world.routes[UUID(int=21)]
+        world_server.change(put(replace(route, action=Deny(403, "for no staff"))))
         eventually(lambda: asked_by(gateway, "bob") == (403, "for no staff"))
-        plane.change(put(Pool(UUID(int=12), FLEET, "jp", "jp")), Change(Kind.ROUTE, UUID(int=21), None))
+        world_server.change(put(Pool(UUID(int=12), FLEET, "jp", "jp")), Change(Kind.ROUTE, UUID(int=21), None))
         eventually(lambda: asked_by(gateway, "bob")[0] == 503)
         kept.request("GET", "http://example.com/", headers=dict([as_user("alice")]))
         assert kept.getresponse().status == 503
     assert gateway.stat("listener_manager.listener_modified") == 0
     assert gateway.stat("listener_manager.total_listeners_draining") == 0
-    assert names.SECRET not in plane.sent[before:]
+    assert names.SECRET not in world_server.sent[before:]
 
 
 @pytest.mark.parametrize(
     ("server_name", "status"), [("DE.example.com", 451), ("us.example.com", 503), ("x.example.com", 400)]
 )
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(standing, server_name, status, version):
+def test_tls_server_name_states_client_intent(standing, server_name, status, version):
     _, gateway = standing
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -153,10 +153,10 @@ def test_a_client_that_dials_by_tls_says_where_by_the_name_that_it_dials(standin
         assert secure.recv(4096).split(b" ")[1] == str(status).encode()
 
 
-def test_a_new_certificate_is_shown_without_touching_the_listener(plane, gateway):
+def test_new_certificate_is_used_without_listener_update(world_server, gateway):
     port = gateway.ports[f"clients/{UUID(int=3)}"]
     before = ssl.get_server_certificate(("127.0.0.1", port))
     pair = issue_server(create_authority(datetime.now(UTC)), datetime.now(UTC))
-    plane.change(put(ServerCertificate(UUID(int=31), FLEET, "example", pair.certificate_pem, pair.key_pem)))
+    world_server.change(put(ServerCertificate(UUID(int=31), FLEET, "example", pair.certificate_pem, pair.key_pem)))
     eventually(lambda: ssl.get_server_certificate(("127.0.0.1", port)) != before)
     assert gateway.stat("listener_manager.listener_modified") == 0

@@ -1,4 +1,4 @@
-"""Faults of the network, between proxies and their server, and between the server and PostgreSQL."""
+"""Network faults between proxies and the server, and between the server and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import xds.server.server
 from model.database import Database, parse_url
 from model.repositories import sync
 from model.unit_of_work import CHANNEL
-from tests.server.fault_proxy import Connection, before_port, before_unix_socket
+from tests.server.fault_proxy import ProxiedConnection, before_port, before_unix_socket
 from xds.server.world_watcher import Debounce
 from xds.translate import names
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("calm")]
 SOON_S = 5.0
-"""Within this time a change reaches the proxies, whatever became of the connection that listens for it."""
+"""A change reaches the proxies within this time, even without the LISTEN connection."""
 
 
 def sent_resources(client) -> list[str]:
     return [resource.name for response in client.responses for resource in response.resources]
 
 
-def has_address(gateway, plane, address: str, country: str = "us") -> bool:
-    return address.encode() in gateway.client.bodies.get((names.ENDPOINT, plane.cluster(country)), b"")
+def has_address(gateway, fleet_db, address: str, country: str = "us") -> bool:
+    return address.encode() in gateway.client.bodies.get((names.ENDPOINT, fleet_db.cluster(country)), b"")
 
 
 # -- between proxies and the server ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def fleet(plane, serve, drive, until, has_all):
+def fleet(fleet_db, serve, drive, until, has_all):
     """`async with fleet(**limits) as (server, proxy, far, near)`: two gateways, the far one behind a fault proxy."""
 
     @asynccontextmanager
     async def start(**limits):
-        second = await plane.add_gateway("gw-2")
+        second = await fleet_db.add_gateway("gw-2")
         async with (
             serve(**limits) as server,
             before_port(server.ports[0]) as proxy,
-            drive(proxy, plane.identity) as far,
+            drive(proxy, fleet_db.identity) as far,
             drive(server, second) as near,
         ):
             await until(lambda: has_all(2)(far.client) and has_all(2)(near.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             yield server, proxy, far, near
 
     return start
@@ -53,7 +53,7 @@ def fleet(plane, serve, drive, until, has_all):
 
 @pytest.fixture
 def quick_keepalive(monkeypatch) -> None:
-    """The server's own keepalive, four times as fast: faster still, a busy machine's answers come too late by themselves."""
+    """Make the keepalive four times as fast. Any faster, a busy machine answers too late."""
     times = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
     options = [(name, value // 4 if name in times else value) for name, value in xds.server.server._OPTIONS]
     monkeypatch.setattr(xds.server.server, "_OPTIONS", options)
@@ -61,7 +61,7 @@ def quick_keepalive(monkeypatch) -> None:
 
 @pytest.fixture
 def connected_types(database):
-    """`await connected_types(proxy_id)`: the types that a proxy is said to be connected for."""
+    """`await connected_types(proxy_id)` returns the types for which the database has a proxy as connected."""
 
     async def read(proxy_id) -> set[str]:
         async with database.session() as session:
@@ -70,25 +70,23 @@ def connected_types(database):
     return read
 
 
-async def test_a_client_that_is_stalled_is_cut_off_and_the_others_are_served(plane, fleet, until):
+async def test_stalled_client_is_disconnected_and_others_are_served(fleet_db, fleet, until):
     async with fleet(answer_timeout_s=1) as (server, proxy, far, near):
         (connection,) = proxy.living
         connection.stall()
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-        await until(lambda: has_address(near, plane, "198.51.100.2"))
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
+        await until(lambda: has_address(near, fleet_db, "198.51.100.2"))
         await until(lambda: server.publisher.streams == 1)
-        await plane.change(plane.exits["us"], endpoint="198.51.100.3")
-        await until(lambda: has_address(near, plane, "198.51.100.3"))
-        assert not has_address(far, plane, "198.51.100.2")
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.3")
+        await until(lambda: has_address(near, fleet_db, "198.51.100.3"))
+        assert not has_address(far, fleet_db, "198.51.100.2")
         assert near.code is None
 
 
 @pytest.mark.usefixtures("quick_keepalive")
-@pytest.mark.parametrize("befall", [Connection.stall, Connection.drop], ids=["stalled", "black hole"])
-async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_counts_as_gone(
-    plane, fleet, until, connected_types, befall
-):
-    """No end arrives, and nothing waits for an answer: only the server's own question tells."""
+@pytest.mark.parametrize("fault", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_keepalive_detects_silent_connection(fleet_db, fleet, until, connected_types, fault):
+    """No FIN arrives and nothing waits for an answer, so only the keepalive detects it."""
     async with fleet(answer_timeout_s=600, write_timeout_s=600) as (server, proxy, far, near):
 
         async def is_connected():
@@ -99,60 +97,58 @@ async def test_a_connection_on_which_nothing_arrives_is_given_up_and_its_proxy_c
 
         await until(is_connected)
         (connection,) = proxy.living
-        befall(connection)
+        fault(connection)
         await until(lambda: server.publisher.streams == 1)
         await until(is_gone)
         assert len(await connected_types(near.id)) == 5
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-        await until(lambda: has_address(near, plane, "198.51.100.2"))
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
+        await until(lambda: has_address(near, fleet_db, "198.51.100.2"))
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
 @pytest.mark.parametrize("changes", [True, False], ids=["something changed", "nothing changed"])
-async def test_a_client_that_was_cut_comes_back_and_is_sent_only_what_changed(
-    plane, fleet, drive, until, reset, changes
-):
+async def test_reconnected_client_gets_only_changes(fleet_db, fleet, drive, until, reset, changes):
     async with fleet() as (server, proxy, far, near):
         proxy.cut(reset=reset)
         await until(lambda: far.code is not None and server.publisher.streams == 1)
         if changes:
-            await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-            await until(lambda: has_address(near, plane, "198.51.100.2"))
+            await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
+            await until(lambda: has_address(near, fleet_db, "198.51.100.2"))
         proxy.heal()
         async with drive(proxy, far.identity, resumed=far.client.versions) as back:
             await back.client.ask(names.LISTENER, "nothing")  # answered after all that is due
             await until(lambda: back.was_sent(names.LISTENER, "nothing"))
-            await until(lambda: not changes or has_address(back, plane, "198.51.100.2"))
-            assert sent_resources(back.client) == ([plane.cluster("us")] if changes else [])
-            await plane.add_pool("jp")  # and it is served on
-            await until(lambda: back.was_sent(names.CLUSTER, plane.cluster("jp")))
+            await until(lambda: not changes or has_address(back, fleet_db, "198.51.100.2"))
+            assert sent_resources(back.client) == ([fleet_db.cluster("us")] if changes else [])
+            await fleet_db.add_pool("jp")  # the stream is served on
+            await until(lambda: back.was_sent(names.CLUSTER, fleet_db.cluster("jp")))
 
 
-async def test_a_client_that_was_stalled_is_sent_the_newest_state_and_nothing_of_what_lay_between(plane, fleet, until):
-    """One pending update for each stream, not a queue."""
+async def test_stalled_client_gets_only_newest_state(fleet_db, fleet, until):
+    """A stream has one pending update, not a queue."""
     async with fleet() as (server, proxy, far, near):
         (connection,) = proxy.living
         connection.stall()
         before = far.client.count(names.ENDPOINT)
         revision = 0
         for number in range(2, 52):
-            revision = await plane.change(plane.exits["us"], endpoint=f"198.51.100.{number}")
-        await until(lambda: has_address(near, plane, "198.51.100.51"))
+            revision = await fleet_db.change(fleet_db.exits["us"], endpoint=f"198.51.100.{number}")
+        await until(lambda: has_address(near, fleet_db, "198.51.100.51"))
         assert server.publisher.world.revision == revision
         proxy.heal()
-        await until(lambda: has_address(far, plane, "198.51.100.51"))
-        assert far.client.count(names.ENDPOINT) - before <= 2  # what was on its way, and the newest
+        await until(lambda: has_address(far, fleet_db, "198.51.100.51"))
+        assert far.client.count(names.ENDPOINT) - before <= 2  # the response in flight, and the newest
         assert far.client.responses[-1].system_version_info == str(revision)
 
 
-async def test_a_client_far_away_is_sent_what_is_newest_each_time_that_it_answers(plane, fleet, until):
+async def test_slow_client_gets_newest_state_after_each_ack(fleet_db, fleet, until):
     async with fleet() as (_, proxy, far, _):
         for connection in proxy.living:
             connection.delay(0.3)
         before = far.client.count(names.ENDPOINT)
         for number in range(2, 52):
-            await plane.change(plane.exits["us"], endpoint=f"198.51.100.{number}")
-        await until(lambda: has_address(far, plane, "198.51.100.51"))
+            await fleet_db.change(fleet_db.exits["us"], endpoint=f"198.51.100.{number}")
+        await until(lambda: has_address(far, fleet_db, "198.51.100.51"))
         assert far.client.count(names.ENDPOINT) - before < 25
         revisions = [int(each.system_version_info) for each in far.client.responses if each.type_url == names.ENDPOINT]
         assert revisions == sorted(revisions)
@@ -163,7 +159,7 @@ async def test_a_client_far_away_is_sent_what_is_newest_each_time_that_it_answer
 
 @pytest.fixture
 async def path(database_url, monkeypatch):
-    """A database of this test's own, and the fault proxy before it; queries wait for a second at most."""
+    """A Database behind a fault proxy, and the proxy; queries time out after a second."""
     for name in ("STATEMENT_TIMEOUT_S", "CONNECT_TIMEOUT_S"):
         monkeypatch.setattr(f"model.database.{name}", 1.0)
     url = parse_url(database_url)
@@ -176,45 +172,45 @@ async def path(database_url, monkeypatch):
 
 
 @pytest.fixture
-def served(plane, path, serve, drive, until, has_all):
+def served(fleet_db, path, serve, drive, until, has_all):
     """`async with served() as (server, gateway, proxy)`: a replica whose database is behind the fault proxy."""
 
     @asynccontextmanager
     async def start(**given):
         through, proxy = path
-        async with serve(through, **given) as server, drive(server, plane.identity) as gateway:
+        async with serve(through, **given) as server, drive(server, fleet_db.identity) as gateway:
             await until(lambda: has_all(2)(gateway.client))
-            await until(lambda: not server.publisher.rolling_out())
+            await until(lambda: not server.publisher.rollouts_in_progress())
             yield server, gateway, proxy
 
     return start
 
 
-def listening(proxy) -> list[Connection]:
-    """The living connections that the notifications come over."""
-    return [each for each in proxy.living if each.said(f'LISTEN "{CHANNEL}"'.encode())]
+def listening(proxy) -> list[ProxiedConnection]:
+    """Return the living connections with a LISTEN."""
+    return [each for each in proxy.living if each.has_sent(f'LISTEN "{CHANNEL}"'.encode())]
 
 
-@pytest.mark.parametrize("befall", [Connection.stall, Connection.drop], ids=["stalled", "black hole"])
-async def test_a_change_arrives_although_the_connection_that_listens_fell_silent(plane, served, until, befall):
+@pytest.mark.parametrize("fault", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])
+async def test_change_arrives_despite_silent_listen_connection(fleet_db, served, until, fault):
     async with served() as (_, gateway, proxy):
         (silent,) = listening(proxy)
-        befall(silent)
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-        await until(lambda: has_address(gateway, plane, "198.51.100.2"), timeout_s=SOON_S)
+        fault(silent)
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
+        await until(lambda: has_address(gateway, fleet_db, "198.51.100.2"), timeout_s=SOON_S)
         assert silent in proxy.connections
-        await until(lambda: [each for each in listening(proxy) if each is not silent])  # it is listened anew
-        await plane.change(plane.exits["us"], endpoint="198.51.100.3")
-        await until(lambda: has_address(gateway, plane, "198.51.100.3"), timeout_s=SOON_S)
+        await until(lambda: [each for each in listening(proxy) if each is not silent])  # a new LISTEN connection
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.3")
+        await until(lambda: has_address(gateway, fleet_db, "198.51.100.3"), timeout_s=SOON_S)
         assert gateway.code is None
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
-async def test_connections_to_postgresql_that_are_cut_cost_no_stream_and_no_change(plane, served, until, reset):
+async def test_cut_database_connections_lose_no_stream_or_change(fleet_db, served, until, reset):
     async with served() as (server, gateway, proxy):
         held, responses = gateway.client.versions, len(gateway.client.responses)
         proxy.cut(reset=reset)
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
         attempts = len(proxy.connections)
         await gateway.client.ask(names.LISTENER, "nothing")  # answered from memory
         await until(lambda: gateway.was_sent(names.LISTENER, "nothing"))
@@ -223,52 +219,52 @@ async def test_connections_to_postgresql_that_are_cut_cost_no_stream_and_no_chan
         assert len(gateway.client.responses) == responses + 1
         assert len(proxy.connections) == attempts
         proxy.heal()
-        await until(lambda: has_address(gateway, plane, "198.51.100.2"))
+        await until(lambda: has_address(gateway, fleet_db, "198.51.100.2"))
         assert gateway.code is None
         assert server.publisher.streams == 1
 
 
-async def test_over_a_slow_path_to_postgresql_everything_arrives(plane, path, serve, drive, until, has_all, synced):
+async def test_slow_database_connection_delivers_every_change(fleet_db, path, serve, drive, until, has_all, synced):
     through, proxy = path
     proxy.each(lambda connection: connection.delay(0.05))
-    async with serve(through, debounce=Debounce(0, 0.1)) as server, drive(server, plane.identity) as gateway:
+    async with serve(through, debounce=Debounce(0, 0.1)) as server, drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         revision = 0
         for number in range(2, 12):
-            revision = await plane.change(plane.exits["us"], endpoint=f"198.51.100.{number}")
-        await plane.add_pool("jp")
-        await until(lambda: has_address(gateway, plane, "198.51.100.11") and has_all(3)(gateway.client))
+            revision = await fleet_db.change(fleet_db.exits["us"], endpoint=f"198.51.100.{number}")
+        await fleet_db.add_pool("jp")
+        await until(lambda: has_address(gateway, fleet_db, "198.51.100.11") and has_all(3)(gateway.client))
 
         async def is_known():
-            return (await synced(plane.gateway.id)).get(names.ENDPOINT, (0,))[0] > revision
+            return (await synced(fleet_db.gateway.id)).get(names.ENDPOINT, (0,))[0] > revision
 
         await until(is_known)
 
 
 @pytest.mark.parametrize("mended", ["what stood goes on", "what stood is gone"])
-async def test_while_the_whole_path_to_postgresql_stands_streams_live_and_then_go_on(plane, served, until, mended):
-    """Nothing fails at first, and nothing is answered: queries must not wait for ever."""
+async def test_stalled_database_keeps_streams_and_recovers(fleet_db, served, until, mended):
+    """Queries get no answer and no error, so they must time out."""
     async with served() as (server, gateway, proxy):
         stood = proxy.living
         reached = len(proxy.connections)
-        proxy.each(Connection.stall)
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
-        await until(lambda: len(proxy.connections) >= reached + 3, timeout_s=30)  # given up, and tried anew
+        proxy.each(ProxiedConnection.stall)
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
+        await until(lambda: len(proxy.connections) >= reached + 3, timeout_s=30)  # timed out and retried
         await gateway.client.ask(names.LISTENER, "nothing")
         await until(lambda: gateway.was_sent(names.LISTENER, "nothing"))
         assert server.ready
-        assert not has_address(gateway, plane, "198.51.100.2")
+        assert not has_address(gateway, fleet_db, "198.51.100.2")
         if mended == "what stood is gone":
             for connection in stood:
                 connection.reset()
         proxy.heal()
-        await until(lambda: has_address(gateway, plane, "198.51.100.2"), timeout_s=30)
-        await plane.add_pool("jp")
-        await until(lambda: gateway.was_sent(names.CLUSTER, plane.cluster("jp")))
+        await until(lambda: has_address(gateway, fleet_db, "198.51.100.2"), timeout_s=30)
+        await fleet_db.add_pool("jp")
+        await until(lambda: gateway.was_sent(names.CLUSTER, fleet_db.cluster("jp")))
         assert gateway.code is None
         assert server.publisher.streams == 1
 
 
-async def test_a_replica_ends_while_the_whole_path_to_postgresql_stands(plane, served):
+async def test_replica_stops_while_database_is_stalled(fleet_db, served):
     async with asyncio.timeout(40), served() as (_, _, proxy):
-        proxy.each(Connection.stall)
+        proxy.each(ProxiedConnection.stall)

@@ -1,4 +1,4 @@
-"""What the gateway's script makes of a request, in the real Envoy and in the listener that gateways are given."""
+"""The gateway's Lua script in a real Envoy, within the listener that gateways are sent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from betterproto2 import OutputFormat
 
 from model.world import Listener
-from tests.envoy.gateways import Gateway, running
-from tests.envoy.processes import BOUND_S
+from tests.envoy.envoy_process import BOUND_S
+from tests.envoy.static_gateway import StaticGateway, running
 from xds.translate import names
 from xds.translate.gateway_listener import translate_gateway_listener
 
@@ -41,11 +41,11 @@ ALL = (*names.UNDERSTOOD, ":authority")
 
 
 def echoing_listener() -> dict:
-    """The listener of a gateway, whose only route answers with the request's headers as they are after the script."""
+    """Return a gateway listener whose only route answers with the request's headers after the script."""
     listener = translate_gateway_listener(DECLARED).to_dict(output_format=OutputFormat.PROTO_JSON, casing=str)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    del manager["http_filters"][1]  # groups, which come over the aggregated stream
+    del manager["http_filters"][1]  # user groups come by ECDS
     echo = [
         {"header": {"key": f"saw-{name.strip(':')}", "value": f"%REQ({name})%"}}
         for name in dict.fromkeys((*ECHOED, *ALL))
@@ -57,19 +57,19 @@ def echoing_listener() -> dict:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory) -> Iterator[Gateway]:
+def gateway(tmp_path_factory) -> Iterator[StaticGateway]:
     with running({"listeners": [echoing_listener()]}, tmp_path_factory.mktemp("envoy")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def gateway_port(gateway: Gateway) -> int:
+def gateway_port(gateway: StaticGateway) -> int:
     (port,) = gateway.ports.values()
     return port
 
 
 def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, str]]) -> tuple[int, HTTPMessage, bytes]:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=BOUND_S)) as connection:
         connection.putrequest(method, target)
         for name, value in headers:
@@ -81,7 +81,7 @@ def exchange(port: int, method: str, target: str, headers: Iterable[tuple[str, s
 
 @pytest.fixture
 def ask(gateway_port: int) -> Ask:
-    """`ask(*headers)`: which of the echoed headers were there after the script, with their values."""
+    """`ask(*headers)` sends a request and returns the echoed headers that it has after the script."""
 
     def send(*headers: tuple[str, str], method: str = "GET", target: str = "/") -> dict[str, str]:
         status, answered, _ = exchange(gateway_port, method, target, headers)
@@ -120,7 +120,7 @@ def encoded(text: str) -> tuple[str, str]:
         ("country-country-de", "de"),
     ],
 )
-def test_the_country_is_read_from_the_user_name(ask, user, country):
+def test_country_is_read_from_user_name(ask, user, country):
     assert ask(basic(f"{user}:secret")) == {"x-ep-country": country}
 
 
@@ -139,7 +139,7 @@ def test_the_country_is_read_from_the_user_name(ask, user, country):
         "",
     ],
 )
-def test_a_user_name_without_the_pair_asks_for_no_country(ask, user):
+def test_user_name_without_country_pair_states_no_country(ask, user):
     assert ask(basic(f"{user}:secret")) == {}
 
 
@@ -154,13 +154,13 @@ def test_a_user_name_without_the_pair_asks_for_no_country(ask, user):
         (b"alice-country-de:\xff\xfe\x00", "de"),
     ],
 )
-def test_the_password_is_no_part_of_the_user_name(ask, credentials, country):
+def test_password_is_not_part_of_user_name(ask, credentials, country):
     assert ask(basic(credentials)).get("x-ep-country") == country
 
 
 @pytest.mark.parametrize("padding", ["", "=", "==", "==="])
 @pytest.mark.parametrize("user", ["a-country-de", "al-country-de", "ali-country-de"])
-def test_padding_makes_no_difference(ask, user, padding):
+def test_base64_padding_is_optional(ask, user, padding):
     bare = base64.b64encode(f"{user}:x".encode()).decode().rstrip("=")
     assert ask(encoded(f"Basic {bare}{padding}")) == {"x-ep-country": "de"}
 
@@ -178,12 +178,12 @@ def test_padding_makes_no_difference(ask, user, padding):
         "YWxpY2UtY291bnRyeS1kZTp4",
     ],
 )
-def test_what_is_not_basic_or_not_base64_asks_for_no_country(ask, authorization):
+def test_malformed_authorization_states_no_country(ask, authorization):
     assert ask(encoded(authorization)) == {}
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC", "Basic  "])
-def test_the_scheme_may_be_written_in_any_case(ask, scheme):
+def test_scheme_is_case_insensitive(ask, scheme):
     assert ask(encoded(f"{scheme} YWxpY2UtY291bnRyeS1kZTp4")) == {"x-ep-country": "de"}
 
 
@@ -197,43 +197,43 @@ def test_the_scheme_may_be_written_in_any_case(ask, scheme):
         pytest.param("x" + " " * 25_000 + "y" + " " * 24_000 + "z", id="long rows of spaces"),
     ],
 )
-def test_a_huge_name_does_not_hold_up_the_worker(gateway, ask, authorization):
-    # one worker carries every tunnel of a gateway: what a stranger sends must not cost it more than it cost to send
+def test_huge_user_name_does_not_block_worker(gateway, ask, authorization):
+    # a worker carries many tunnels, so a hostile request must not keep it busy
     used_s = gateway.envoy.processor_s()
     assert ask(encoded(f"Basic {authorization}")) == {}
     assert gateway.envoy.processor_s() - used_s < 1
 
 
-def test_a_country_at_the_end_of_a_huge_name_is_found(ask):
+def test_country_at_end_of_huge_user_name_is_found(ask):
     assert ask(basic("alice" + "-key-value" * 3_000 + "-country-de:x")) == {"x-ep-country": "de"}
 
 
 @pytest.mark.parametrize("value", ["de\r\nx", "d\0e", "de us", "dé"])
-def test_what_cannot_be_a_country_becomes_one_that_nobody_serves(ask, value):
+def test_invalid_country_becomes_unserved_country(ask, value):
     assert set(ask(basic(f"alice-country-{value}:x"))["x-ep-country"]) <= {*"deusx", "?"}
     assert "?" in ask(basic(f"alice-country-{value}:x"))["x-ep-country"]
 
 
 @pytest.mark.parametrize(("value", "country"), [("us", "us"), ("US", "us"), ("uk", "gb"), ("de, us", "de??us")])
-def test_the_header_states_the_country_too(ask, value, country):
+def test_country_is_read_from_header(ask, value, country):
     assert ask(("exit-country", value)) == {"x-ep-country": country}
 
 
-def test_the_header_wins_over_the_user_name(ask):
+def test_header_overrides_user_name(ask):
     assert ask(("exit-country", "us"), basic("alice-country-de:x")) == {"x-ep-country": "us"}
 
 
-def test_the_header_in_two_lines_is_no_choice_between_them(ask):
+def test_repeated_header_states_no_single_country(ask):
     assert ask(("exit-country", "us"), ("exit-country", "de"))["x-ep-country"] not in ("us", "de")
 
 
 @pytest.mark.parametrize("name", ["x-ep-country", "X-EP-Country", "x-ep-pool"])
-def test_a_client_cannot_say_what_only_the_gateway_says(ask, name):
+def test_client_cannot_set_internal_header(ask, name):
     assert ask((name, "us")) == {}
     assert ask((name, "us"), (name, "jp"), basic("alice-country-de:x")) == {"x-ep-country": "de"}
 
 
-def test_everything_that_only_the_gateway_says_is_stripped_at_once(ask):
+def test_all_internal_headers_are_stripped_together(ask):
     claimed = [("x-ep-country", "us"), ("x-ep-pool", "us"), ("x-envoy-of-tomorrow", "1")]
     assert ask(*claimed) == ask(*claimed[::-1]) == {}
 
@@ -241,7 +241,7 @@ def test_everything_that_only_the_gateway_says_is_stripped_at_once(ask):
 @pytest.mark.parametrize(
     "name", ["x-envoy-original-path", "x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-envoy-of-tomorrow"]
 )
-def test_a_client_cannot_steer_envoy(ask, name):
+def test_client_cannot_set_envoy_headers(ask, name):
     assert ask((name, "1"), ("exit-country", "us")) == {"x-ep-country": "us"}
 
 
@@ -252,36 +252,36 @@ def test_a_client_cannot_steer_envoy(ask, name):
         *[(method, False) for method in ("POST", "PUT", "PATCH", "DELETE")],
     ],
 )
-def test_only_methods_that_change_nothing_are_retried_after_a_reset(gateway_port, method, retried):
+def test_only_safe_methods_are_retried_after_reset(gateway_port, method, retried):
     target = "example.com:443" if method == "CONNECT" else "/"
     _, answered, _ = exchange(gateway_port, method, target, [("content-length", "0")])
     assert (answered["saw-x-envoy-retry-on"] == "reset") is retried
 
 
-def test_what_was_meant_for_the_proxy_goes_no_further(ask):
+def test_proxy_headers_are_not_forwarded(ask):
     meant = [basic("alice-country-de:x"), ("proxy-connection", "keep-alive"), ("exit-country", "us")]
     assert ask(*meant) == {"x-ep-country": "us"}
 
 
-def test_what_was_meant_for_the_target_goes_on(ask):
+def test_target_headers_are_forwarded(ask):
     meant = {"authorization": "Basic dDp0", "x-epoch": "1"}
     assert ask(*meant.items()) == meant
 
 
-def test_a_tunnel_is_asked_for_in_the_same_way(ask):
+def test_connect_states_country_in_same_way(ask):
     assert ask(basic("alice-country-de:x"), method="CONNECT", target="example.com:443") == {"x-ep-country": "de"}
 
 
-def test_a_request_without_a_wish_says_none(ask):
+def test_request_without_intent_states_none(ask):
     assert ask() == {}
 
 
-# -- all that is understood --------------------------------------------------------------------------------------------
+# -- all internal headers ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def understood(gateway_port: int) -> Ask:
-    """`understood(*headers)`: what the gateway says of a request, in words without the prefix."""
+    """`understood(*headers)` returns the internal headers of a request, without their prefix."""
 
     def send(*headers: tuple[str, str], method: str = "GET", target: str = "http://example.com/") -> dict[str, str]:
         status, answered, _ = exchange(gateway_port, method, target, headers)
@@ -318,7 +318,7 @@ WHERE = ("country", "city", "pool", "session", "user")
         ("", {"exit-country": "de", "exit-pool": ""}, {"country": "de"}),
     ],
 )
-def test_a_wish_is_understood(understood, user, headers, expected):
+def test_intent_is_parsed(understood, user, headers, expected):
     sent = [*headers.items(), *([basic(f"{user}:x")] if user else [])]
     saw = understood(*sent)
     assert {name: saw[name] for name in WHERE if name in saw} == expected
@@ -339,23 +339,23 @@ def test_a_wish_is_understood(understood, user, headers, expected):
         ("GET", f"http://{'a' * 300}/", "?", "?", None),
     ],
 )
-def test_the_target_is_understood(understood, method, target, host, port, domain):
+def test_target_is_parsed(understood, method, target, host, port, domain):
     saw = understood(method=method, target=target)
     assert (saw.get("host"), saw.get("port"), saw.get("domain")) == (host, port, domain)
 
 
-def test_a_huge_target_does_not_hold_up_the_worker(gateway, understood):
+def test_huge_target_does_not_block_worker(gateway, understood):
     used_s = gateway.envoy.processor_s()
     assert understood(method="GET", target=f"http://{'1' * 20_000}/")["host"] == "?"
     assert gateway.envoy.processor_s() - used_s < 1
 
 
-def test_the_time_is_that_of_the_gateway_in_utc(understood):
+def test_time_is_gateways_in_utc(understood):
     before = datetime.now(UTC)
     said = understood()["time"]
     assert said in {f"{at.weekday()}-{at:%H%M}" for at in (before, datetime.now(UTC))}
 
 
 @pytest.mark.parametrize("name", names.UNDERSTOOD)
-def test_a_client_can_say_nothing_of_what_only_the_gateway_says(understood, name):
+def test_client_cannot_set_internal_metadata(understood, name):
     assert "forged" not in understood((name, "forged"), (name.upper(), "forged")).values()

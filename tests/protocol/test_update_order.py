@@ -1,10 +1,10 @@
-"""Make before break (rule 32), as the tables of xds/snapshot/order.py say: who waits for whom, and until when."""
+"""Make before break (rule 32): the order of additions and removals in the tables of xds/snapshot/order.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.protocol.client import DELTA, SOTW, Client
+from tests.protocol.stream_client import DELTA, SOTW, StreamClient
 from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, REMOVALS
 from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SECRET
 
@@ -13,8 +13,8 @@ ALL = {type_url: {"old": "1"} for type_url in ADDITIONS}
 
 
 def connected(variant, tables, *types, grace_s=0.0):
-    """A client that has asked for all of these types by name, and accepted all there is."""
-    client = Client(variant, tables, grace_s=grace_s)
+    """Return a client that subscribed to these types and accepted everything."""
+    client = StreamClient(variant, tables, grace_s=grace_s)
     for type_url in types or tables:
         client.settle(client.subscribe(type_url, *(["*"] if type_url in (CLUSTER, LISTENER) else ["old", "new"])))
     return client
@@ -23,13 +23,13 @@ def connected(variant, tables, *types, grace_s=0.0):
 # -- the tables themselves ---------------------------------------------------------------------------------------------
 
 
-def test_additions_wait_only_for_what_is_sent_before():
+def test_additions_wait_only_for_types_sent_before():
     order = list(ADDITIONS)
     for type_url, after in ADDITIONS.items():
         assert all(order.index(other) < order.index(type_url) for other in after)
 
 
-def test_removals_go_from_what_refers_to_what_is_referred_to():
+def test_removals_go_from_referrer_to_referred():
     edges = {(other, type_url) for type_url, referrers in REMOVALS.items() for other in referrers}
     reached = edges
     while True:
@@ -40,7 +40,7 @@ def test_removals_go_from_what_refers_to_what_is_referred_to():
     assert not [pair for pair in reached if pair[0] == pair[1]], "types that wait for each other wait for ever"
 
 
-def test_what_follows_is_sent_after_what_it_follows_and_waits_for_nothing():
+def test_followers_are_sent_after_and_wait_for_nothing():
     order = list(ADDITIONS)
     for type_url, follower in FOLLOWED_BY.items():
         assert order.index(type_url) < order.index(follower)
@@ -52,7 +52,7 @@ def test_what_follows_is_sent_after_what_it_follows_and_waits_for_nothing():
 
 @both
 @pytest.mark.parametrize("type_url", [other for other, after in ADDITIONS.items() if CLUSTER in after])
-def test_routes_and_listeners_wait_for_the_ack_of_the_clusters(variant, type_url):
+def test_routes_and_listeners_wait_for_ack_of_clusters(variant, type_url):
     client = connected(variant, {CLUSTER: {"old": "1"}, type_url: {"old": "1"}})
     (clusters,) = client.publish({CLUSTER: {"old": "1", "new": "1"}, type_url: {"old": "2"}})
     assert clusters.type_url == CLUSTER
@@ -62,15 +62,15 @@ def test_routes_and_listeners_wait_for_the_ack_of_the_clusters(variant, type_url
 
 @both
 @pytest.mark.parametrize("type_url", [other for other, after in ADDITIONS.items() if not after and other != CLUSTER])
-def test_secrets_and_endpoints_do_not(variant, type_url):
+def test_secrets_and_endpoints_do_not_wait(variant, type_url):
     client = connected(variant, {CLUSTER: {"old": "1"}, type_url: {"old": "1"}})
     responses = client.publish({CLUSTER: {"old": "1", "new": "1"}, type_url: {"old": "2"}})
     assert {response.type_url for response in responses} == {CLUSTER, type_url}
 
 
 @both
-def test_a_first_request_for_routes_waits_for_the_clusters_too(variant):
-    client = Client(variant, {CLUSTER: {"c": "1"}, ROUTE: {"r": "1"}, LISTENER: {}})
+def test_first_request_for_routes_waits_for_clusters(variant):
+    client = StreamClient(variant, {CLUSTER: {"c": "1"}, ROUTE: {"r": "1"}, LISTENER: {}})
     (clusters,) = client.subscribe(CLUSTER)
     assert client.subscribe(ROUTE, "r") == []
     assert client.subscribe(LISTENER) == []
@@ -80,7 +80,7 @@ def test_a_first_request_for_routes_waits_for_the_clusters_too(variant):
 
 
 @both
-def test_a_rejected_cluster_holds_up_no_routes(variant):
+def test_rejected_cluster_does_not_delay_routes(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}})
     (clusters,) = client.publish({CLUSTER: {"old": "2"}, ROUTE: {"old": "2"}})
     (routes,) = client.nack(clusters)
@@ -88,7 +88,7 @@ def test_a_rejected_cluster_holds_up_no_routes(variant):
 
 
 @both
-def test_there_is_one_response_of_a_type_at_a_time_and_the_next_has_the_newest(variant):
+def test_one_response_per_type_in_flight_next_has_newest(variant):
     client = connected(variant, {ENDPOINT: {"old": "1"}})
     (first,) = client.publish({ENDPOINT: {"old": "2"}})
     assert client.publish({ENDPOINT: {"old": "3"}}) == []
@@ -101,7 +101,7 @@ def test_there_is_one_response_of_a_type_at_a_time_and_the_next_has_the_newest(v
 
 
 @both
-def test_a_change_taken_back_while_another_is_on_its_way_is_not_sent(variant):
+def test_change_reverted_while_in_flight_is_not_sent(variant):
     client = connected(variant, {ENDPOINT: {"old": "1"}})
     (first,) = client.publish({ENDPOINT: {"old": "2"}})
     client.publish({ENDPOINT: {"old": "3"}})
@@ -126,7 +126,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("variant", "type_url", "referrer"), PAIRS)
-def test_a_removal_waits_for_the_ack_of_what_referred_to_it(variant, type_url, referrer):
+def test_removal_waits_for_ack_of_referrer(variant, type_url, referrer):
     client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
     (change,) = client.publish({type_url: {}, referrer: {"old": "2"}})
     assert change.type_url == referrer
@@ -135,7 +135,7 @@ def test_a_removal_waits_for_the_ack_of_what_referred_to_it(variant, type_url, r
 
 
 @pytest.mark.parametrize(("variant", "type_url", "referrer"), PAIRS)
-def test_a_removal_waits_as_long_as_what_may_refer_to_it_is_rejected(variant, type_url, referrer):
+def test_removal_waits_while_referrer_is_rejected(variant, type_url, referrer):
     client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
     (change,) = client.publish({type_url: {}, referrer: {"old": "2"}})
     assert client.nack(change) == []
@@ -149,7 +149,7 @@ def test_a_removal_waits_as_long_as_what_may_refer_to_it_is_rejected(variant, ty
     ("variant", "type_url", "referrer"),
     [pair for pair in PAIRS if pair.values[0] is DELTA and EXTENSION not in pair.values],
 )
-def test_a_removal_waits_for_the_removal_of_what_referred_to_it(variant, type_url, referrer):
+def test_removal_waits_for_removal_of_referrer(variant, type_url, referrer):
     client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
     (first,) = client.publish({type_url: {}, referrer: {}})
     assert first.type_url == referrer
@@ -161,7 +161,7 @@ def test_a_removal_waits_for_the_removal_of_what_referred_to_it(variant, type_ur
     ("variant", "type_url", "referrer"),
     [pair for pair in PAIRS if pair.values[0] is DELTA and EXTENSION not in pair.values],
 )
-def test_a_removal_waits_if_that_removal_is_rejected(variant, type_url, referrer):
+def test_removal_waits_if_removal_of_referrer_is_rejected(variant, type_url, referrer):
     client = connected(variant, {type_url: {"old": "1"}, referrer: {"old": "1"}})
     (first,) = client.publish({type_url: {}, referrer: {}})
     assert client.nack(first) == [], "the client may still use it, and a removal is not repeated either"
@@ -171,18 +171,18 @@ def test_a_removal_waits_if_that_removal_is_rejected(variant, type_url, referrer
     assert (second.type_url, second.removed) == (type_url, ["old"])
 
 
-def test_a_full_state_that_is_accepted_settles_a_removal_that_was_rejected_before():
+def test_accepted_full_state_completes_rejected_removal():
     client = connected(SOTW, {CLUSTER: {"old": "1"}, LISTENER: {"old": "1", "other": "1"}})
     (first,) = client.publish({CLUSTER: {}, LISTENER: {"other": "1"}})
     assert client.nack(first) == []
     (state,) = client.publish({CLUSTER: {}, LISTENER: {"other": "2"}})
-    assert state.contents == {"other": "2"}, "what is to go does not come back"
+    assert state.contents == {"other": "2"}, "the removed name does not come back"
     (removal,) = client.ack(state)
     assert client.removes(removal, "old")
 
 
 @both
-def test_a_removal_waits_for_what_is_held_up_itself(variant):
+def test_removal_waits_for_pending_referrer(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}, LISTENER: {"old": "1"}})
     (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "2"}, LISTENER: {"old": "1"}})
     assert set(clusters.contents) >= {"new"}
@@ -193,7 +193,7 @@ def test_a_removal_waits_for_what_is_held_up_itself(variant):
 
 
 @both
-def test_a_renamed_listener_leaves_after_its_successor_came(variant):
+def test_renamed_listener_is_removed_after_new_one_is_sent(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, LISTENER: {"old": "1"}})
     (clusters,) = client.publish({CLUSTER: {"old": "2"}, LISTENER: {"new": "1"}})
     assert clusters.type_url == CLUSTER, "the new one waits for it, and the old one for the new one"
@@ -204,7 +204,7 @@ def test_a_renamed_listener_leaves_after_its_successor_came(variant):
 
 
 @both
-def test_a_rejected_route_keeps_the_cluster_that_the_older_one_uses(variant):
+def test_rejected_route_keeps_cluster_of_older_route(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "to old"}})
     (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}})
     (routes,) = client.ack(clusters)
@@ -214,7 +214,7 @@ def test_a_rejected_route_keeps_the_cluster_that_the_older_one_uses(variant):
 
 
 @both
-def test_a_route_that_is_kept_back_because_it_was_rejected_before_keeps_the_cluster(variant):
+def test_route_not_resent_after_nack_keeps_its_cluster(variant):
     both_clusters = {"old": "1", "new": "1"}
     client = connected(variant, {CLUSTER: both_clusters, ROUTE: {"old": "to old"}})
     (bad,) = client.publish({CLUSTER: both_clusters, ROUTE: {"old": "to new"}})
@@ -227,7 +227,7 @@ def test_a_route_that_is_kept_back_because_it_was_rejected_before_keeps_the_clus
 
 
 @both
-def test_an_extension_that_is_gone_keeps_its_clusters_until_the_client_gives_it_up(variant):
+def test_removed_extension_keeps_clusters_until_unsubscribed(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, EXTENSION: {"old": "1"}})
     assert client.publish({CLUSTER: {}, EXTENSION: {}}) == [], "it is not removed (rule 29), so the client may use it"
     (removal,) = client.unsubscribe(EXTENSION, "old")
@@ -235,13 +235,13 @@ def test_an_extension_that_is_gone_keeps_its_clusters_until_the_client_gives_it_
 
 
 @both
-def test_a_type_that_nobody_asked_for_gates_nothing(variant):
+def test_unsubscribed_type_gates_nothing(variant):
     client = connected(variant, {**ALL}, CLUSTER)
     (removal,) = client.publish({**ALL, CLUSTER: {}})
     assert client.removes(removal, "old")
 
 
-def test_what_state_of_the_world_cannot_remove_is_forgotten_and_frees_what_it_used():
+def test_sotw_removal_by_name_is_forgotten_and_frees_clusters():
     client = connected(SOTW, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}, LISTENER: {"old": "1"}})
     (listeners,) = client.publish({CLUSTER: {}, ROUTE: {}, LISTENER: {}})
     (clusters,) = client.ack(listeners)
@@ -252,11 +252,11 @@ def test_what_state_of_the_world_cannot_remove_is_forgotten_and_frees_what_it_us
 
 
 @both
-def test_a_removal_waits_for_the_grace(variant):
+def test_removal_waits_for_grace(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "1"}}, grace_s=5)
     (routes,) = client.publish({CLUSTER: {}, ROUTE: {"old": "2"}})
     client.wait(60)
-    assert client.ack(routes) == [], "the grace begins when nothing refers to it any more"
+    assert client.ack(routes) == [], "the grace begins once nothing refers to it"
     assert client.stream.wake_at == client.now + 5
     assert client.wait(4.9) == []
     (removal,) = client.wait(0.1)
@@ -265,7 +265,7 @@ def test_a_removal_waits_for_the_grace(variant):
 
 
 @both
-def test_a_name_that_comes_back_within_the_grace_is_not_removed(variant):
+def test_name_restored_within_grace_is_not_removed(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}}, grace_s=5)
     assert client.publish({CLUSTER: {}}) == []
     client.wait(4)
@@ -277,7 +277,7 @@ def test_a_name_that_comes_back_within_the_grace_is_not_removed(variant):
 
 
 @both
-def test_a_name_that_came_and_went_while_a_response_was_on_its_way_has_a_whole_grace(variant):
+def test_name_restored_and_removed_while_in_flight_gets_full_grace(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}}, grace_s=5)
     client.publish({CLUSTER: {}})
     client.wait(4)
@@ -290,7 +290,7 @@ def test_a_name_that_came_and_went_while_a_response_was_on_its_way_has_a_whole_g
 
 
 @both
-def test_changes_of_routes_do_not_put_off_what_is_free_already(variant):
+def test_route_changes_do_not_delay_pending_removal(variant):
     client = connected(variant, {CLUSTER: {"old": "1"}, ROUTE: {"old": "0"}}, grace_s=5)
     client.publish({CLUSTER: {}, ROUTE: {"old": "0"}})
     said = []
@@ -301,7 +301,7 @@ def test_changes_of_routes_do_not_put_off_what_is_free_already(variant):
 
 
 @both
-def test_each_name_has_a_grace_of_its_own(variant):
+def test_each_name_has_its_own_grace(variant):
     client = connected(variant, {CLUSTER: {"old": "1", "b": "1"}}, grace_s=5)
     client.publish({CLUSTER: {"b": "1"}})
     client.wait(3)
@@ -316,7 +316,7 @@ def test_each_name_has_a_grace_of_its_own(variant):
 
 
 @both
-def test_the_earliest_of_several_types_wakes_the_stream(variant):
+def test_earliest_of_several_types_wakes_stream(variant):
     client = connected(variant, {SECRET: {"old": "1"}, CLUSTER: {"old": "1"}, LISTENER: {"old": "1"}}, grace_s=5)
     client.publish({SECRET: {"old": "1"}, CLUSTER: {"old": "1"}, LISTENER: {}})
     client.wait(1)
@@ -333,15 +333,15 @@ def test_the_earliest_of_several_types_wakes_the_stream(variant):
 
 
 @both
-def test_a_stream_may_be_woken_for_nothing(variant):
+def test_wake_without_due_work_sends_nothing(variant):
     client = connected(variant, ALL)
     assert list(client.stream.wake(client.now)) == []
-    fresh = Client(variant, ALL)
+    fresh = StreamClient(variant, ALL)
     assert list(fresh.stream.wake(0)) == []
     assert fresh.publish({}) == []
 
 
-def test_a_reconnecting_client_that_has_not_asked_for_routes_yet_is_given_time():
+def test_removal_waits_for_reconnecting_client_to_ask_for_routes():
     client = connected(DELTA, {CLUSTER: {"old": "1"}, ROUTE: {"old": "to old"}}, grace_s=5)
     client.tables = {CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}}
     client = client.reconnect()
@@ -355,7 +355,7 @@ def test_a_reconnecting_client_that_has_not_asked_for_routes_yet_is_given_time()
     assert removal.removed == ["old"]
 
 
-def test_what_waited_goes_out_in_the_order_of_the_table():
+def test_waiting_types_are_sent_in_table_order():
     waiting = [type_url for type_url, after in ADDITIONS.items() if CLUSTER in after]
     client = connected(DELTA, {CLUSTER: {"old": "1"}, **{type_url: {"old": "1"} for type_url in waiting}})
     (clusters,) = client.publish({CLUSTER: {"old": "2"}, **{type_url: {"old": "2"} for type_url in waiting}})

@@ -1,4 +1,4 @@
-"""Streams end in order: when they are old, when their replica ends, and when there is another one to go to."""
+"""The end of streams: by age, by admission, and when their replica stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from model.authority import create_authority
 from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
-from tests.server.conftest import Client, Gateway, certify
+from tests.server.conftest import AdsTestClient, GatewayClient, certify
 from tests.server.fault_proxy import FaultProxy
 from xds.server.admission import Admission, ConnectionAge
 from xds.translate import names
@@ -36,103 +36,101 @@ def sent_resources(client) -> list[str]:
 
 @pytest.fixture
 def middling(monkeypatch) -> None:
-    """Ages as far from their bounds as can be: a busy machine must not matter."""
+    """Make stream ages the middle of their range, so that a busy machine does not matter."""
     monkeypatch.setattr("xds.server.admission.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
 
 
 @asynccontextmanager
 async def one_after_the_other(first, second):
-    """A port that leads to the first replica once, and then to the second, where a busy machine may take its time."""
+    """A port that leads to the first replica once, and then to the second."""
     ports = itertools.chain(first.ports, itertools.cycle(second.ports))
     async with FaultProxy(lambda: asyncio.open_connection("127.0.0.1", next(ports))).run() as proxy:
         yield proxy
 
 
 @pytest.mark.usefixtures("middling", "calm")
-async def test_an_old_stream_ends_with_ok_and_its_client_goes_on_over_a_new_connection(
-    plane, serve, dial, until, has_all
-):
+async def test_old_stream_ends_with_ok_and_client_reconnects(fleet_db, serve, dial, until, has_all):
     async with (
         serve(connection_age_s=5) as aging,
         serve(connection_age_s=0) as stays,
         one_after_the_other(aging, stays) as proxy,
-        dial(proxy, plane.identity) as channel,
+        dial(proxy, fleet_db.identity) as channel,
     ):
-        old = Client(channel)
+        old = AdsTestClient(channel)
         await old.start()
         await old.until(has_all(2))
         responses = len(old.responses)
         assert await old.end() is grpc.StatusCode.OK
         assert len(old.responses) == responses
-        new = Client(channel)  # on the same channel: it was told to connect anew
+        new = AdsTestClient(channel)  # on the same channel, which must reconnect
         await new.start(old.versions)
-        await new.ask(names.LISTENER, "nothing")  # answered after all that is due
+        await new.ask(names.LISTENER, "nothing")  # answered after everything that is due
         assert [*(await new.read()).removed_resources] == ["nothing"]
         assert not sent_resources(new)
         assert len(proxy.connections) == 2
         await until(lambda: (aging.publisher.streams, stays.publisher.streams) == (0, 1))
 
 
-async def test_connections_that_do_not_age_stay(plane, serve, connect, has_all):
+async def test_connections_without_age_stay(fleet_db, serve, connect, has_all):
     assert ConnectionAge(0).options == []
-    async with serve(connection_age_s=0) as server, connect(server, plane.identity) as client:
+    async with serve(connection_age_s=0) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await client.until(has_all(3))
 
 
-def test_a_stream_ends_after_its_connection_was_told_to_and_before_it_is_cut():
+def test_stream_age_is_between_goaway_and_connection_end():
     age = ConnectionAge(1_000)
-    told_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
+    goaway_s = dict(age.options)["grpc.max_connection_age_ms"] / 1000
     grace_s = dict(age.options)["grpc.max_connection_age_grace_ms"] / 1000
-    drawn = [age.of_stream() for _ in range(10_000)]
-    assert min(drawn) > told_s * 1.1  # gRPC's own jitter
-    assert max(drawn) < told_s * 0.9 + grace_s
-    assert max(drawn) - min(drawn) > 300  # no two come back at once
+    drawn = [age.draw_stream_age_s() for _ in range(10_000)]
+    assert min(drawn) > goaway_s * 1.1  # gRPC's own jitter
+    assert max(drawn) < goaway_s * 0.9 + grace_s
+    assert max(drawn) - min(drawn) > 300  # clients reconnect at different times
 
 
 # -- admission ---------------------------------------------------------------------------------------------------------
 
 
-def test_admission_is_a_burst_and_then_a_rate():
+def test_admission_allows_burst_then_rate():
     admission = Admission(per_s=10, burst=3, penalty_s=0)
-    assert [admission.admits(0) for _ in range(5)] == [True, True, True, False, False]
-    assert [admission.admits(0.2) for _ in range(3)] == [True, True, False]
-    assert [admission.admits(1000) for _ in range(4)] == [True, True, True, False]  # no more than a burst is saved
+    assert [admission.admit(0) for _ in range(5)] == [True, True, True, False, False]
+    assert [admission.admit(0.2) for _ in range(3)] == [True, True, False]
+    assert [admission.admit(1000) for _ in range(4)] == [True, True, True, False]  # at most a burst of tokens is saved
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_herd_is_let_in_little_by_little_and_those_within_are_served(
-    plane, serve, connect, drive, has_all, until, monkeypatch, services
+async def test_reconnecting_clients_are_admitted_by_rate(
+    fleet_db, serve, connect, drive, has_all, until, monkeypatch, services
 ):
     now = [1000.0]
     monkeypatch.setattr("xds.server.discovery_service.time", SimpleNamespace(monotonic=lambda: now[0]))
     async with serve(admissions_per_s=1, admissions_burst=2) as server, AsyncExitStack() as stack:
-        within = [await stack.enter_async_context(drive(server, plane.identity)) for _ in range(2)]
+        within = [await stack.enter_async_context(drive(server, fleet_db.identity)) for _ in range(2)]
         await until(lambda: all(has_all(2)(each.client) for each in within))
         for _ in range(5):
-            async with connect(server, plane.identity) as refused:
+            async with connect(server, fleet_db.identity) as refused:
                 assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert "try again" in await refused.call.details()
-        assert server.publisher.streams == len(services[0]._conversations) == 2
-        await plane.add_pool("jp")
+        assert server.publisher.streams == len(services[0]._streams) == 2
+        await fleet_db.add_pool("jp")
         await until(lambda: all(has_all(3)(each.client) for each in within))
         now[0] += 1
-        late = await stack.enter_async_context(drive(server, plane.identity))
+        late = await stack.enter_async_context(drive(server, fleet_db.identity))
         await until(lambda: has_all(3)(late.client))
-        async with connect(server, plane.identity) as refused:
+        async with connect(server, fleet_db.identity) as refused:
             assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-# -- the end of a replica ----------------------------------------------------------------------------------------------
+# -- replicas that stop -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing(plane, serve, connect, has_all, until):
+async def test_stopping_replica_ends_streams_in_any_state_with_ok(fleet_db, serve, connect, has_all, until):
     async with AsyncExitStack() as stack:
         async with serve() as server:
-            clients = [await stack.enter_async_context(connect(server, plane.identity)) for _ in range(4)]
+            clients = [await stack.enter_async_context(connect(server, fleet_db.identity)) for _ in range(4)]
             quiet, unanswered, busy, new = clients
             for client in (quiet, busy):
                 await client.start()
@@ -141,25 +139,25 @@ async def test_a_replica_that_ends_ends_each_stream_with_ok_whatever_it_is_doing
             await unanswered.read()
             await new.call.wait_for_connection()
             await until(lambda: server.publisher.streams == 4)
-            revision = await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+            revision = await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
             await until(lambda: server.publisher.world.revision >= revision)
         assert [await client.end() for client in clients] == [grpc.StatusCode.OK] * 4
         assert server.publisher.streams == 0
 
 
-async def test_a_stream_that_comes_while_a_replica_ends_is_sent_elsewhere(plane, serve, connect, services):
-    async with serve() as server, connect(server, plane.identity) as client:
+async def test_stopping_replica_refuses_new_stream(fleet_db, serve, connect, services):
+    async with serve() as server, connect(server, fleet_db.identity) as client:
         services[0].shut_down()
         assert await client.end() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.usefixtures("calm")
-async def test_a_replica_ends_although_a_client_does_not_read(plane, serve, connect, services, until):
+async def test_replica_stops_despite_client_that_does_not_read(fleet_db, serve, connect, services, until):
     async with connect_later(connect) as later:
         async with asyncio.timeout(60), serve() as server:
-            client = await later(server, plane.identity)
+            client = await later(server, fleet_db.identity)
             await client.ask(names.ENDPOINT, *(f"name-{number:06}-{'x' * 40}" for number in range(80_000)))
-            await until(lambda: any(each.writing_since for each in services[0]._conversations))
+            await until(lambda: any(each.writing_since for each in services[0]._streams))
         assert server.publisher.streams == 0
 
 
@@ -172,7 +170,7 @@ async def connect_later(connect):
 
 @asynccontextmanager
 async def dial_both(first, second, authority, identity):
-    """A channel that knows two replicas, and goes to the first that it reaches."""
+    """A channel with the addresses of two replicas; it uses the first that it reaches."""
     pair = certify(authority, identity)
     credentials = grpc.ssl_channel_credentials(
         authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
@@ -184,31 +182,29 @@ async def dial_both(first, second, authority, identity):
 
 
 @pytest.mark.usefixtures("calm")
-async def test_when_a_replica_ends_its_clients_find_the_other_and_are_sent_nothing_twice(
-    plane, serve, authority, has_all, until
-):
-    others = [await plane.add_gateway(f"gw-{number}") for number in range(2, 7)]
-    identities = [plane.identity, *others]
+async def test_clients_move_to_other_replica_and_get_nothing_twice(fleet_db, serve, authority, has_all, until):
+    others = [await fleet_db.add_gateway(f"gw-{number}") for number in range(2, 7)]
+    identities = [fleet_db.identity, *others]
     async with serve() as second, AsyncExitStack() as stack:
         async with serve() as first:
             channels = [
                 await stack.enter_async_context(dial_both(first, second, authority, each)) for each in identities
             ]
-            clients = [Client(channel) for channel in channels]
+            clients = [AdsTestClient(channel) for channel in channels]
             for client in clients:
                 await client.start()
             await asyncio.gather(*(client.until(has_all(2)) for client in clients))
             assert (first.publisher.streams, second.publisher.streams) == (len(identities), 0)
-            await until(lambda: not first.publisher.rolling_out())
+            await until(lambda: not first.publisher.rollouts_in_progress())
         assert {await client.end() for client in clients} == {grpc.StatusCode.OK}
-        again = [Client(channel) for channel in channels]
+        again = [AdsTestClient(channel) for channel in channels]
         for client, before in zip(again, clients, strict=True):
             await client.start(before.versions)
         await until(lambda: second.publisher.streams == len(identities))
-        await plane.change(plane.exits["us"], endpoint="198.51.100.2")
+        await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
         for client, before in zip(again, clients, strict=True):
             await client.until(lambda it, before=before: it.versions[names.ENDPOINT] != before.versions[names.ENDPOINT])
-            assert sent_resources(client) == [plane.cluster("us")]
+            assert sent_resources(client) == [fleet_db.cluster("us")]
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -220,8 +216,8 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, database, database_url, until, has_all):
-    """`exitplane serve`, as it is run; ended by SIGTERM with streams in all states."""
+async def test_sigterm_ends_streams_with_ok_and_logs_no_error(fleet_db, database, database_url, until, has_all):
+    """Run `exitplane serve` as a process, and stop it by SIGTERM with open streams."""
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
     port = free_port()
@@ -242,7 +238,7 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
     )
     try:
         async with AsyncExitStack() as stack:
-            pair = certify(authority, plane.identity)
+            pair = certify(authority, fleet_db.identity)
             credentials = grpc.ssl_channel_credentials(
                 authority.certificate_pem.encode(), pair.key_pem.encode(), pair.certificate_pem.encode()
             )
@@ -254,7 +250,7 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
                 )
                 async with asyncio.timeout(60):
                     await channel.channel_ready()
-                gateways.append(Gateway(Client(channel), plane.identity))
+                gateways.append(GatewayClient(AdsTestClient(channel), fleet_db.identity))
             running = [asyncio.create_task(each.run(None)) for each in gateways]
             await until(lambda: all(has_all(2)(each.client) for each in gateways), timeout_s=30)
             process.send_signal(signal.SIGTERM)
@@ -273,22 +269,22 @@ async def test_the_program_ends_its_streams_with_ok_and_says_nothing_bad(plane, 
         process._transport.close()
 
 
-def test_who_sent_what_was_refused_stays_out_for_a_while_and_nobody_else():
+def test_bad_request_blocks_only_its_proxy_for_a_while():
     admission = Admission(per_s=10, burst=3, penalty_s=5)
     rogue, other = uuid4(), uuid4()
-    admission.punish(rogue, 100.0)
-    assert [admission.is_out(rogue, now) for now in (100.0, 104.9, 105.0)] == [True, True, False]
-    assert not admission.is_out(other, 100.0)
+    admission.block(rogue, 100.0)
+    assert [admission.is_blocked(rogue, now) for now in (100.0, 104.9, 105.0)] == [True, True, False]
+    assert not admission.is_blocked(other, 100.0)
 
 
-async def test_a_proxy_that_sends_garbage_may_not_come_back_at_once(plane, serve, connect, has_all, until):
-    """However often it tries, it costs the others next to nothing."""
-    second = await plane.add_gateway("gw-2")
+async def test_proxy_is_blocked_after_malformed_request(fleet_db, serve, connect, has_all, until):
+    """The other proxies are served meanwhile."""
+    second = await fleet_db.add_gateway("gw-2")
     async with serve(penalty_s=600) as server:
-        async with connect(server, plane.identity) as rogue:
+        async with connect(server, fleet_db.identity) as rogue:
             await rogue.call.write(b"\xff" * 100)
             assert await rogue.end() is grpc.StatusCode.INVALID_ARGUMENT
-        async with connect(server, plane.identity) as rogue:
+        async with connect(server, fleet_db.identity) as rogue:
             assert await rogue.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
         async with connect(server, second) as good:
             await good.start()

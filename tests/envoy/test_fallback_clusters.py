@@ -1,4 +1,4 @@
-"""What a real gateway makes of clusters that go on from one pool to the next."""
+"""Aggregate clusters of a real gateway, which fall back from one pool to the next."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 
 from model.world import Fleet, Listener, Match, Pool, Route, ToPools, World, put
-from tests.envoy.gateways import exits, fetch, running, static_fleet, unused_port
-from tests.envoy.processes import BOUND_S
+from tests.envoy.envoy_process import BOUND_S
+from tests.envoy.static_gateway import exits, fetch, running, static_fleet, unused_port
 
 pytestmark = pytest.mark.envoy
 FLEET = UUID(int=1)
@@ -28,9 +28,9 @@ def make_pool(number: int, name: str) -> Pool:
 ALIVE, ALIVE_TOO = make_pool(1, "alive"), make_pool(2, "alive-too")
 EMPTY, EMPTY_TOO, EMPTY_AS_WELL = make_pool(3, "empty"), make_pool(4, "empty-too"), make_pool(5, "empty-as-well")
 DEAD, DEAD_TOO = make_pool(6, "dead"), make_pool(7, "dead-too")
-"""Nobody listens at their exits any more."""
+"""Pools whose exits are dead."""
 RESETTING = make_pool(8, "resetting")
-"""Its exit resets the connection once it has the request."""
+"""A pool whose exit resets the connection after the request."""
 POOLS = (ALIVE, ALIVE_TOO, EMPTY, EMPTY_TOO, EMPTY_AS_WELL, DEAD, DEAD_TOO, RESETTING)
 ACTIONS = {
     "shared": ToPools(((ALIVE.id, 3), (ALIVE_TOO.id, 1))),
@@ -42,17 +42,17 @@ ACTIONS = {
     "alldead": ToPools(((DEAD.id, 1),), (DEAD_TOO.id,)),
     "reset": ToPools(((RESETTING.id, 1),), (ALIVE.id,)),
 }
-"""What is asked of the gateway, each by a country of its own."""
+"""Route actions by the country that requests them."""
 Ask = Callable[..., Counter]
 
 
 @dataclass
-class Resetting:
+class ResettingExit:
     """An exit that reads the head of a request and resets the connection."""
 
     port: int = 0
     asked: list[str] = field(default_factory=list)
-    """The methods of the requests that it read."""
+    """Methods of the requests received."""
 
     def serve(self, listening: socket.socket) -> None:
         while True:
@@ -67,14 +67,14 @@ class Resetting:
                     head += more
                 if head:
                     self.asked.append(head.split()[0].decode())
-                # to close without lingering is to reset
+                # closing without lingering sends RST
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @contextmanager
-def resetting_exit() -> Iterator[Resetting]:
+def resetting_exit() -> Iterator[ResettingExit]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        made = Resetting(listening.getsockname()[1])
+        made = ResettingExit(listening.getsockname()[1])
         thread = threading.Thread(target=made.serve, args=(listening,), daemon=True)
         thread.start()
         try:
@@ -85,14 +85,14 @@ def resetting_exit() -> Iterator[Resetting]:
 
 
 @pytest.fixture(scope="module")
-def resetting() -> Iterator[Resetting]:
+def resetting() -> Iterator[ResettingExit]:
     with resetting_exit() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def ask(resetting, tmp_path_factory) -> Iterator[Ask]:
-    """`ask(action)`: how often which answer comes to requests that one of ACTIONS applies to."""
+    """`ask(action)` sends requests for one of ACTIONS and counts the replies."""
     folder = tmp_path_factory.mktemp("gateway")
     routes = [
         Route(
@@ -136,44 +136,44 @@ def test_pools_share_by_weight(ask):
     assert 240 < answered[served_by(ALIVE)] < 360
 
 
-def test_a_pool_without_exits_leaves_its_share_to_the_next(ask):
+def test_pool_without_exits_passes_share_to_next(ask):
     assert ask("halfempty") == {served_by(ALIVE): 40}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "CONNECT"])
-def test_a_pool_whose_exit_just_died_fails_no_request(ask, method):
-    """The fallback is tried again for the same request: nothing was sent yet."""
+def test_pool_with_dead_exit_fails_no_request(ask, method):
+    """Nothing was sent yet, so the request is retried at the fallback."""
     assert ask("justdied", method) == {served_by(ALIVE): 40}
 
 
-def test_the_fallback_is_used_in_order(ask):
+def test_fallback_pools_are_used_in_order(ask):
     assert ask("inorder") == {served_by(ALIVE_TOO): 40}
 
 
-def test_the_fallback_is_not_used_while_the_pool_lives(ask):
+def test_fallback_is_not_used_while_pool_is_healthy(ask):
     assert ask("well") == {served_by(ALIVE): 40}
 
 
-def test_when_no_pool_has_an_exit_the_client_is_told_so(ask):
+def test_client_gets_error_when_no_pool_has_exits(ask):
     ((status, words),) = ask("allempty", times=4)
     assert status == 503
     assert words == "exitplane: no exit of pool empty, empty-too can carry this request now (UH)\n"
 
 
-def test_when_all_exits_are_dead_the_client_is_told_so(ask):
+def test_client_gets_error_when_all_exits_are_dead(ask):
     ((status, words),) = ask("alldead", times=1)
     assert (status, "exitplane" in words) == (503, True)
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_a_request_that_changes_nothing_goes_on_after_a_reset(ask, resetting, method):
+def test_safe_request_is_retried_after_reset(ask, resetting, method):
     resetting.asked.clear()
     assert ask("reset", method, times=1) == {served_by(ALIVE): 1}
     assert {*resetting.asked} == {method}
 
 
-def test_a_post_that_was_reset_is_not_sent_again(ask, resetting):
-    """The target may have acted on it before the connection broke."""
+def test_post_is_not_retried_after_reset(ask, resetting):
+    """The target may have processed it before the reset."""
     resetting.asked.clear()
     ((status, words),) = ask("reset", "POST", times=1)
     assert (status, "exitplane" in words) == (503, True)

@@ -1,4 +1,4 @@
-"""What a proxy holds, beside what it should hold, asked as the API asks it."""
+"""The configuration dump of a proxy, requested as the API does."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CALLER = Caller(UUID(int=1), OperatorRole.VIEWER)
 
 
 @pytest.fixture
-def asked(plane, server):
-    """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
+def asked(fleet_db, server):
+    """`await asked(identity)` returns the API's configuration of a proxy, and its resources by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
         found = await held_config.show(
-            plane.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
+            fleet_db.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
         )
         return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
 
@@ -35,13 +35,13 @@ def asked(plane, server):
 
 
 @pytest.fixture
-def known(plane, server, synced, until):
-    """`await known(identity)`: when it is written down that a proxy has a stream."""
+def known(fleet_db, server, synced, until):
+    """`await known(identity)` waits until the database has the stream of a proxy."""
 
     async def wait(identity):
         async def written():
             found = await held_config.show(
-                plane.database, CALLER, str(identity.proxy_id), resource="none", differences=False
+                fleet_db.database, CALLER, str(identity.proxy_id), resource="none", differences=False
             )
             return bool(found.sync)
 
@@ -50,11 +50,11 @@ def known(plane, server, synced, until):
     return wait
 
 
-async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, until, has_all, asked, known):
-    async with drive(server, plane.identity) as gateway:
+async def test_gateway_in_sync_holds_all_desired_resources(fleet_db, server, drive, until, has_all, asked, known):
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
-        found, resources = await asked(plane.identity)
+        await known(fleet_db.identity)
+        found, resources = await asked(fleet_db.identity)
         assert (found.answered, found.in_sync) == (True, True)
         assert {key: it.held for key, it in resources.items()} == {
             (type_url, name): version
@@ -67,94 +67,92 @@ async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, 
         assert [each.type_url for each in found.types] == in_order
 
 
-async def test_one_resource_is_shown_as_envoy_reads_it(plane, server, drive, until, has_all, asked, known):
-    async with drive(server, plane.identity) as gateway:
+async def test_one_resource_is_shown_as_envoy_reads_it(fleet_db, server, drive, until, has_all, asked, known):
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
-        _, resources = await asked(plane.identity, resource=plane.cluster("us"))
+        await known(fleet_db.identity)
+        _, resources = await asked(fleet_db.identity, resource=fleet_db.cluster("us"))
         assert {type_url for type_url, _ in resources} == {names.CLUSTER, names.ENDPOINT}
-        content = resources[names.CLUSTER, plane.cluster("us")].content
+        content = resources[names.CLUSTER, fleet_db.cluster("us")].content
         assert content.held == content.wanted
-        assert content.held["name"] == plane.cluster("us")
+        assert content.held["name"] == fleet_db.cluster("us")
 
 
-async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
-    plane, server, drive, until, has_all, asked, known
-):
-    async with drive(server, plane.identity) as gateway:
+async def test_unanswered_resource_is_sent_and_gated_one_waits(fleet_db, server, drive, until, has_all, asked, known):
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
+        await known(fleet_db.identity)
         gateway.pause(names.CLUSTER)
-        await plane.add_pool("jp")
-        await until(lambda: gateway.was_sent(names.CLUSTER, plane.cluster("jp")))
-        found, resources = await asked(plane.identity, differences=True)
+        await fleet_db.add_pool("jp")
+        await until(lambda: gateway.was_sent(names.CLUSTER, fleet_db.cluster("jp")))
+        found, resources = await asked(fleet_db.identity, differences=True)
         assert found.in_sync is False
         states = {key: (it.progress, it.held is None) for key, it in resources.items()}
         assert states == {
-            (names.CLUSTER, plane.cluster("jp")): ("sent", True),
+            (names.CLUSTER, fleet_db.cluster("jp")): ("sent", True),
             (names.ROUTE, names.GATEWAY_ROUTES): ("waiting", False),
         }
 
 
-async def test_what_envoy_rejected_is_shown_with_its_words(plane, server, drive, until, has_all, asked, known):
-    async with drive(server, plane.identity) as gateway:
+async def test_rejected_resource_is_shown_with_envoys_error(fleet_db, server, drive, until, has_all, asked, known):
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
+        await known(fleet_db.identity)
         gateway.refuses[names.ROUTE] = "wishes: no such thing"
-        await plane.add_pool("jp")
+        await fleet_db.add_pool("jp")
         await until(lambda: gateway.refused)
 
         async def withheld():
-            _, resources = await asked(plane.identity, differences=True)
+            _, resources = await asked(fleet_db.identity, differences=True)
             route = resources.get((names.ROUTE, names.GATEWAY_ROUTES))
             return route is not None and route.progress in ("rejected", "withheld") and route.reason
 
         await until(withheld)
-        _, resources = await asked(plane.identity, resource=names.GATEWAY_ROUTES)
+        _, resources = await asked(fleet_db.identity, resource=names.GATEWAY_ROUTES)
         route = resources[names.ROUTE, names.GATEWAY_ROUTES]
         assert "no such thing" in route.reason
         assert route.wanted != route.held
 
 
-async def test_a_proxy_without_a_stream_is_not_asked_for(plane, server, asked):
-    found, resources = await asked(plane.identity)
+async def test_proxy_without_stream_gets_no_config_request(fleet_db, server, asked):
+    found, resources = await asked(fleet_db.identity)
     assert (found.answered, found.in_sync, resources, found.sync) == (False, None, {}, [])
 
 
-async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_that_has_it(
-    plane, server, serve, drive, until, has_all, asked, known
+async def test_only_replica_with_stream_answers_config_request(
+    fleet_db, server, serve, drive, until, has_all, asked, known
 ):
-    async with serve() as other, drive(other, plane.identity) as gateway:
+    async with serve() as other, drive(other, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
-        found, _ = await asked(plane.identity)
+        await known(fleet_db.identity)
+        found, _ = await asked(fleet_db.identity)
         assert found.answered
 
 
-async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
+async def test_unanswered_config_request_is_deleted(fleet_db, server, drive, until, has_all, asked, known, monkeypatch):
     monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
-    async with drive(server, plane.identity) as gateway:
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
-        found, _ = await asked(plane.identity)
+        await known(fleet_db.identity)
+        found, _ = await asked(fleet_db.identity)
         assert not found.answered
-        async with plane.database.session() as session:
-            assert await config_requests.asked(session, {plane.gateway.id}) == []
+        async with fleet_db.database.session() as session:
+            assert await config_requests.asked(session, {fleet_db.gateway.id}) == []
 
 
-async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
+async def test_private_key_is_in_no_answer(fleet_db, server, drive, until, has_all, known, database):
     async with write(database) as unit:
-        row = ServerCertificateRow(fleet_id=plane.fleet.id, name="a", chain="a chain", key="a key")
+        row = ServerCertificateRow(fleet_id=fleet_db.fleet.id, name="a", chain="a chain", key="a key")
         row.server_names, row.expires_at, row.created_at = [], AT, AT
         await declared.save(unit, row)
     name = names.certificate_secret(row.id)
-    async with drive(server, plane.identity) as gateway:
+    async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
-        await known(plane.identity)
+        await known(fleet_db.identity)
         await gateway.client.ask(names.SECRET, name)
         await until(lambda: gateway.client.held(names.SECRET) == {name})
         async with database.session() as session:
-            question = await config_requests.ask(session, plane.gateway.id, name)
+            question = await config_requests.ask(session, fleet_db.gateway.id, name)
 
         async def answered():
             async with database.session() as session:

@@ -1,4 +1,4 @@
-"""A client that speaks real bytes with a Stream, and keeps what a real one keeps: names, nonces, what it accepted."""
+"""A client that exchanges bytes with an XdsStream, and keeps the state of a real one: names, nonces, accepted contents."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from xds.wire.discovery_pb2 import (
 SOTW, DELTA = Variant.SOTW, Variant.DELTA
 IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
 Tables = Mapping[str, Mapping[str, str]]
-"""What there is: contents by type URL and name."""
+"""Contents by type URL and name."""
 
 
 def resource_of(type_url: str, name: str, content: str) -> Resource:
-    """A resource whose body tells its name, as the bodies of real ones do."""
+    """Make a resource whose body contains its name, as real bodies do."""
     return make_resource(type_url, name, f"{name}\n{content}".encode())
 
 
 def version_of(name: str, content: str) -> str:
-    """The version that the resource of this name has with this content."""
+    """Return the version of a resource with this name and content."""
     return resource_of("", name, content).version
 
 
 @dataclass(frozen=True)
-class AnyScope:
-    """Stands in for a scope, of which the protocol knows nothing but that a view has some."""
+class StubScope:
+    """A stand-in for a scope; the protocol reads nothing of it."""
 
     key: str = "group"
     types: frozenset[str] = frozenset()
 
 
 def view_of(tables: Tables, revision: int = 1) -> ProxyView:
-    """The view of these contents."""
+    """Make a view of these contents."""
     resources = {
         type_url: {name: resource_of(type_url, name, content) for name, content in contents.items()}
         for type_url, contents in tables.items()
     }
-    return ProxyView([Snapshot(AnyScope(), revision, resources)])
+    return ProxyView([Snapshot(StubScope(), revision, resources)])
 
 
 def differences(old: Tables, new: Tables) -> dict[str, set[str]]:
-    """The names by type URL that differ between two states of things."""
+    """Return the names by type URL that differ between two tables."""
     return {
         type_url: {
             name
@@ -68,21 +68,21 @@ def differences(old: Tables, new: Tables) -> dict[str, set[str]]:
 
 
 @dataclass(frozen=True)
-class Response:
-    """A response of either variant. Parsing it asserts that no name is in it twice (rule 7)."""
+class ParsedResponse:
+    """A parsed response of either variant. `parse` asserts that no name is in it twice (rule 7)."""
 
     type_url: str
     nonce: str
     contents: dict[str, str]
-    """By name."""
+    """Contents by name."""
     removed: list[str]
     version: str
-    """State of the world: of the whole. Delta: the revision."""
+    """State of the world: the version of the response. Delta: the revision."""
     bytes_: int
 
 
-def parse(variant: Variant, action: Send) -> Response:
-    """The response in an action."""
+def parse(variant: Variant, action: Send) -> ParsedResponse:
+    """Parse the response in an action."""
     message = (DeltaDiscoveryResponse if variant is DELTA else DiscoveryResponse).FromString(action.data)
     assert (message.type_url, message.nonce) == (action.type_url, action.nonce)
     bodies = [item.resource if variant is DELTA else item for item in message.resources]
@@ -90,17 +90,17 @@ def parse(variant: Variant, action: Send) -> Response:
     pairs = [body.value.decode().split("\n", 1) for body in bodies]
     removed = list(message.removed_resources) if variant is DELTA else []
     names = [*(name for name, _ in pairs), *removed]
-    assert len(names) == len(set(names)), "a name stands twice in one response"
+    assert len(names) == len(set(names)), "a name is in one response twice"
     if variant is DELTA:
         assert [item.name for item in message.resources] == [name for name, _ in pairs]
         assert [item.version for item in message.resources] == [version_of(*pair) for pair in pairs]
     version = message.system_version_info if variant is DELTA else message.version_info
-    return Response(message.type_url, message.nonce, dict(pairs), removed, version, len(action.data))
+    return ParsedResponse(message.type_url, message.nonce, dict(pairs), removed, version, len(action.data))
 
 
 @dataclass
-class Client:
-    """One stream, both of its ends. What it is sent is returned by whatever made the server send it."""
+class StreamClient:
+    """One stream with both of its ends. Each method returns the responses that it made the server send."""
 
     variant: Variant
     tables: Tables = field(default_factory=dict)
@@ -110,18 +110,18 @@ class Client:
     now: float = 0
     revision: int = 1
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Subscribed to, by type URL."""
+    """Subscribed names by type URL."""
     nonces: dict[str, str] = field(default_factory=dict)
-    """Of the newest response, by type URL."""
+    """Nonces of the newest responses by type URL."""
     versions: dict[str, str] = field(default_factory=dict)
-    """State of the world: accepted last, by type URL."""
+    """State of the world: versions accepted last, by type URL."""
     held: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     """Accepted contents by type URL and name."""
     answers: list[Answered] = field(default_factory=list)
-    """What the server understood of the client's ACKs and NACKs."""
+    """The client's ACKs and NACKs as the server reported them."""
     closed: Close | None = None
     _asked: set[str] = field(default_factory=set)
-    """Types of which this stream has seen a request."""
+    """Types that this stream has requested."""
 
     def __post_init__(self) -> None:
         self.stream = self._open()
@@ -130,73 +130,73 @@ class Client:
         view = view_of(self.tables, self.revision)
         return XdsStream(self.variant, IDENTITY, view, only=self.only, removal_grace_s=self.grace_s)
 
-    # -- what a client does --
+    # -- actions of the client --
 
-    def subscribe(self, type_url: str, *names: str) -> list[Response]:
-        """Ask for more names."""
+    def subscribe(self, type_url: str, *names: str) -> list[ParsedResponse]:
+        """Subscribe to more names."""
         self.names[type_url] += [name for name in names if name not in self.names[type_url]]
         return self.request(type_url, resource_names_subscribe=names)
 
-    def unsubscribe(self, type_url: str, *names: str) -> list[Response]:
-        """Give names up, and forget what was held of them."""
+    def unsubscribe(self, type_url: str, *names: str) -> list[ParsedResponse]:
+        """Unsubscribe from names, and drop their contents."""
         self.names[type_url] = [name for name in self.names[type_url] if name not in names]
         for name in names:
             self.held[type_url].pop(name, None)
         return self.request(type_url, resource_names_unsubscribe=names)
 
-    def ack(self, *responses: Response) -> list[Response]:
-        """Accept responses, the last of them last."""
-        sent: list[Response] = []
+    def ack(self, *responses: ParsedResponse) -> list[ParsedResponse]:
+        """Accept responses in their order."""
+        sent: list[ParsedResponse] = []
         for response in responses:
             self._take(response)
             sent += self.request(response.type_url, nonce=response.nonce)
         return sent
 
-    def nack(self, response: Response, detail: str = "no") -> list[Response]:
-        """Reject a response, and keep what was held before."""
+    def nack(self, response: ParsedResponse, detail: str = "no") -> list[ParsedResponse]:
+        """Reject a response, and keep the contents held before."""
         return self.request(response.type_url, nonce=response.nonce, error_detail=Status(code=3, message=detail))
 
-    def reconnect(self) -> Client:
-        """The same client on a new stream: it holds what it held, and has asked for nothing yet."""
-        fresh = Client(self.variant, self.tables, self.only, self.grace_s, now=self.now, revision=self.revision)
+    def reconnect(self) -> StreamClient:
+        """Return this client on a new stream: it keeps its contents, and has requested nothing yet."""
+        fresh = StreamClient(self.variant, self.tables, self.only, self.grace_s, now=self.now, revision=self.revision)
         fresh.held, fresh.versions = self.held, self.versions
         return fresh
 
-    # -- what happens to it --
+    # -- events of the server --
 
-    def publish(self, tables: Tables, *, known: bool = True) -> list[Response]:
-        """The server has a new view; `known`: and is told which names differ."""
+    def publish(self, tables: Tables, *, known: bool = True) -> list[ParsedResponse]:
+        """Give the server a new view; with `known` it is told which names differ."""
         changed = differences(self.tables, tables) if known else None
         self.tables, self.revision = tables, self.revision + 1
         return self._took(self.stream.publish(view_of(tables, self.revision), changed, self.now))
 
-    def wait(self, seconds: float) -> list[Response]:
-        """Time goes by, and the server is woken if that is what it asked for."""
+    def wait(self, seconds: float) -> list[ParsedResponse]:
+        """Let time pass, and wake the stream if it is due."""
         self.now += seconds
         if self.stream.wake_at is None or self.stream.wake_at > self.now:
             return []
         return self._took(self.stream.wake(self.now))
 
-    def removes(self, response: Response, name: str) -> bool:
-        """Whether a response says that there is no such resource: a full state does so by leaving it out (rule 14)."""
+    def removes(self, response: ParsedResponse, name: str) -> bool:
+        """Return whether a response removes a resource; a full state does so by leaving it out (rule 14)."""
         if self.variant is DELTA:
             return name in response.removed
         return response.type_url in (CLUSTER, LISTENER) and name not in response.contents
 
-    def settle(self, responses: Iterable[Response]) -> list[Response]:
-        """Accept all there is, and all that comes of it, until there is silence; says what that was."""
-        said = [*responses]
-        for response in said:  # grows while it is read
-            said += self.ack(response)
-        return said
+    def settle(self, responses: Iterable[ParsedResponse]) -> list[ParsedResponse]:
+        """Accept responses, and those that follow from that, until none is left. Return all of them."""
+        received = [*responses]
+        for response in received:  # grows during the iteration
+            received += self.ack(response)
+        return received
 
     # -- bytes --
 
-    def request(self, type_url: str, *, nonce: str | None = None, **fields: object) -> list[Response]:
-        """A request as it goes over the wire.
+    def request(self, type_url: str, *, nonce: str | None = None, **fields: object) -> list[ParsedResponse]:
+        """Send a request as bytes.
 
-        The first one of a type says what the client holds of it. Without a `nonce` it is a request of the client's own
-        accord, which in the state of the world has the nonce of the newest response all the same.
+        The first request of a type states what the client holds of it. Without a `nonce` the request is spontaneous; in
+        state of the world it then has the nonce of the newest response.
         """
         first = type_url not in self._asked
         self._asked.add(type_url)
@@ -212,11 +212,11 @@ class Client:
             message = DiscoveryRequest(type_url=type_url, response_nonce=nonce, **{**names, **fields})
         return self.receive(message.SerializeToString())
 
-    def receive(self, raw: bytes) -> list[Response]:
-        """Let the server read these bytes."""
+    def receive(self, raw: bytes) -> list[ParsedResponse]:
+        """Pass bytes to the server."""
         return self._took(self.stream.receive(raw, self.now))
 
-    def _took(self, actions: Sequence[Action]) -> list[Response]:
+    def _took(self, actions: Sequence[Action]) -> list[ParsedResponse]:
         responses = []
         for action in actions:
             match action:
@@ -230,7 +230,7 @@ class Client:
                     self.closed = action
         return responses
 
-    def _take(self, response: Response) -> None:
+    def _take(self, response: ParsedResponse) -> None:
         held = self.held[response.type_url]
         if self.variant is SOTW and response.type_url in (CLUSTER, LISTENER):
             held.clear()  # rule 14
