@@ -38,7 +38,7 @@ from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 from xds.translate.clusters import HTTP_OPTIONS
 from xds.translate.encoding import encode
-from xds.translate.gateway_listener import ALLOW_SCRIPT, WISH_SCRIPT
+from xds.translate.gateway_filters import ALLOW_SCRIPT, WISH_SCRIPT
 from xds.translate.json_view import as_json
 from xds.translate.parent_failures import PARENT_SCRIPT
 from xds.translate.scopes import scopes_of

@@ -15,10 +15,12 @@ from model.locality import Locality
 from model.world import Change, ExitState, Fleet, Kind, Proxy, Role, World, put
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Send, XdsStream
+from xds.server import publisher as publisher_module
 from xds.server.publisher import Publisher
 from xds.snapshot.snapshot import build
 from xds.translate import names
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 EU, US = Locality("eu", "a"), Locality("us")
@@ -119,11 +121,13 @@ def test_what_concerns_nobody_who_listens_is_not_translated(world, publisher, tr
 
 def test_scopes_that_a_change_cannot_concern_are_not_even_asked(world, publisher, monkeypatch):
     asked = []
-    for scope_class in (GatewayGroup, GatewayEndpoints, ExitGroup, ExitOverlay):
-        touched = scope_class.touched
-        monkeypatch.setattr(
-            scope_class, "touched", lambda scope, *given, f=touched: asked.append(scope) or f(scope, *given)
-        )
+    advance = publisher_module.advance
+
+    def record(rollout, *given, **options):
+        asked.append(rollout.wanted.scope)
+        return advance(rollout, *given, **options)
+
+    monkeypatch.setattr(publisher_module, "advance", record)
     exit_ = next(iter(world.exits.values()))
     publish(publisher, put(replace(exit_, state=ExitState.LOST)))
     assert set(asked) == {endpoints(world), ExitOverlay(exit_.id)}

@@ -31,8 +31,10 @@ from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot
-from xds.translate import names, scopes
-from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId, Scope
+from xds.translate import names
+from xds.translate.affected import AffectedResources, affected
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, Scope
 
 FLEET = UUID(int=1)
 SOMEBODY = UUID(int=99)
@@ -71,10 +73,11 @@ class Written:
         pool = world.pools.get(_pool_id(resource))
         return pool and pool.country.encode()
 
-    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
-        if change.kind is Kind.POOL:
-            return {_written(pool) for world in (old, new) if (pool := world.pools.get(change.key))}
-        return scopes._of_rollout(self.key, change)
+    def affected(self, changes: Iterable[Change], old: World, new: World) -> AffectedResources:
+        found = affected(changes, old, new).get(self.key, AffectedResources())
+        keys = {change.key for change in changes if change.kind is Kind.POOL}
+        found.declared |= {_written(world.pools[key]) for world in (old, new) for key in keys & world.pools.keys()}
+        return found
 
 
 def _written(pool: Pool) -> ResourceId:
@@ -95,7 +98,11 @@ class Group:
     def change(self, *changes: Change) -> None:
         newer = self.world.changed(self.world.revision + 1, changes)
         before = self.rollout
-        self.rollout, differences = advance(before, self.world, newer, changes, canaries=self.canaries)
+        if isinstance(self.scope, Written):
+            resources = self.scope.affected(changes, self.world, newer)
+        else:
+            resources = affected(changes, self.world, newer).get(self.scope.key, AffectedResources())
+        self.rollout, differences = advance(before, newer, resources, canaries=self.canaries)
         scratch = build(self.scope, newer, canaries=self.canaries)
         assert compare(self.rollout, scratch) == compare(scratch, scratch)
         assert differences == compare(before, scratch)
@@ -618,7 +625,7 @@ def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatc
     monkeypatch.setattr(Walked, "walks", 0)
     changes = [put(replace(some.world.pools[_pool_id(ONE)], country="new"))]
     newer = some.world.changed(9, changes)
-    planned, differences = advance(some.rollout, some.world, newer, changes)
+    planned, differences = advance(some.rollout, newer, some.scope.affected(changes, some.world, newer))
     assert translated == [ONE]
     assert {*looked} == {ONE.name}
     assert len(looked) <= 4
@@ -635,7 +642,7 @@ def test_an_acceptance_translates_nothing(written, monkeypatch):
     monkeypatch.setattr(Written, "translate", lambda *given: translated.append(given[2]))
     changes = [*some._accepted(some.rollout.change_sets[0])]
     newer = some.world.changed(9, changes)
-    released, differences = advance(some.rollout, some.world, newer, changes)
+    released, differences = advance(some.rollout, newer, some.scope.affected(changes, some.world, newer))
     assert translated == []
     assert differences.settled == {ONE}
     assert differences.trial == differences.wanted == frozenset()

@@ -29,12 +29,15 @@ from model.world import (
     Listener,
     Policy,
     Pool,
+    Proxy,
     Resilience,
+    Role,
     World,
     put,
 )
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
+from xds.translate.affected import affected
 from xds.translate.client_intent import RequestedLocation
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.destinations import Destination
@@ -245,7 +248,8 @@ def test_what_a_newer_version_stored_is_passed_over():
 
 def make_world(*entities) -> World:
     listener = Listener(UUID(int=9), FLEET, "127.0.0.1", 8080)
-    return World().changed(1, map(put, [Fleet(FLEET, "demo"), listener, *entities]))
+    gateway = Proxy(UUID(int=8), FLEET, "gw-1", Role.GATEWAY)
+    return World().changed(1, map(put, [Fleet(FLEET, "demo"), gateway, listener, *entities]))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,8 @@ def make_world(*entities) -> World:
 )
 def test_a_pool_that_shares_or_bears_otherwise_changes_its_own_cluster_and_nothing_else(changed):
     old, scope, change = make_world(POOL, OTHER), GatewayGroup(FLEET), put(changed)
-    _, differing = advance(build(scope, old), old, old.changed(2, [change]), [change])
+    new = old.changed(2, [change])
+    _, differing = advance(build(scope, old), new, affected([change], old, new)[scope.key].declared)
     assert {each.name for each in differing} == {names.pool_cluster(POOL)}
 
 
@@ -266,5 +271,6 @@ def test_an_exit_of_another_weight_or_on_standby_changes_the_endpoints_of_its_po
         GatewayEndpoints(FLEET, None),
         put(replace(first, **change)),
     )
-    _, differing = advance(build(scope, old), old, old.changed(2, [put_first]), [put_first])
+    new = old.changed(2, [put_first])
+    _, differing = advance(build(scope, old), new, affected([put_first], old, new)[scope.key].declared)
     assert {each.name for each in differing} == {names.pool_cluster(POOL)}

@@ -15,9 +15,9 @@ from xds.translate.encoding import encode
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.matchers import OnMatch
 from xds.translate.references import references
+from xds.translate.resource_ids import ResourceId
 from xds.translate.route_actions import refuse
 from xds.translate.route_blocks import RouteRule, compile_rules
-from xds.translate.scopes import ResourceId
 
 FLEET = UUID(int=1)
 NOTHING: OnMatch = refuse(DirectResponse(403, "no"))

@@ -15,7 +15,8 @@ from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.explain import Explanation, explain
 from xds.translate.references import references
-from xds.translate.scopes import GatewayGroup, ResourceId
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import GatewayGroup
 
 nows = st.builds(Now, st.integers(0, 6), st.integers(0, 24 * 60 - 1))
 

@@ -33,6 +33,7 @@ from model.world import (
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names, scopes
+from xds.translate.affected import affected
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
 from xds.translate.destinations import Destination
@@ -45,8 +46,9 @@ from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.parent_cluster import define_parent, translate_credentials, translate_parent
 from xds.translate.parent_routes import define_parent_routes, translate_parent_routes
 from xds.translate.references import references
+from xds.translate.resource_ids import ResourceId
 from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup
 from xds.translate.template import ANY_EXIT, ANY_POOL
 
 FLEET = UUID(int=1)
@@ -297,7 +299,8 @@ def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
     snapshot = build(scope, old)
     encoded.clear()
     change = put(make_pool(pools))
-    newer, differing = advance(snapshot, old, old.changed(2, [change]), [change])
+    new = old.changed(2, [change])
+    newer, differing = advance(snapshot, new, affected([change], old, new)[scope.key].declared)
     assert encoded == []
     assert len(differing) == 2
     assert len(newer.resources[names.CLUSTER]) == pools + 1

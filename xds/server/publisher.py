@@ -20,7 +20,9 @@ from xds.protocol.stream import XdsStream
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
 from xds.snapshot.snapshot import ProxyView, Snapshot
-from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
+from xds.translate.affected import affected
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope, scopes_of
 
 log = structlog.get_logger()
 
@@ -140,19 +142,17 @@ class Publisher:
         """A later World that differs by `changes`."""
         old, self.world = self.world, world
         assert old is not None
-        by_key: dict[str, list[Change]] = defaultdict(list)
+        changes = tuple(changes)
         moved: set[UUID] = set()
         for change in changes:
-            for key in scope_keys(change, old, world):
-                by_key[key].append(change)
             if isinstance(change.value, Rejection):
                 self._refused.discard((change.value.key, change.value.version))
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
-        for key, of_key in by_key.items():
+        for key, resources in affected(changes, old, world).items():
             rollout = self._rollouts.get(key)
             if rollout is not None:
-                self._replace(key, *advance(rollout, old, world, of_key, canaries=self._canaries_wanted))
+                self._replace(key, *advance(rollout, world, resources, canaries=self._canaries_wanted))
         for proxy_id in moved:
             for box in [*self._of_proxy.get(proxy_id, ())]:
                 self._rescope(box, world)

@@ -19,16 +19,17 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
 from typing import Final
-from uuid import UUID
 
-from model.world import Change, ResourceKey, World
+from model.world import ResourceKey, World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
+from xds.translate.affected import AffectedResources
 from xds.translate.names import CLUSTER, EXTENSION, LISTENER, ROUTE
 from xds.translate.references import references
-from xds.translate.scopes import ResourceId, Scope
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope
 
 _NAMED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
 """Types of what others name."""
@@ -120,20 +121,16 @@ def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
 
 
 def advance(
-    rollout: Rollout, old: World, new: World, changes: Iterable[Change], *, canaries: bool = True
+    rollout: Rollout, world: World, affected: AffectedResources, *, canaries: bool = True
 ) -> tuple[Rollout, RolloutDiff]:
-    """The rollout at `new`, and what differs; the cost is that of `changes` and of what is pending."""
-    changes = tuple(changes)
-    scope = rollout.wanted.scope
-    declared = [change for change in changes if isinstance(change.key, UUID)]  # the others change no translation
-    wanted, differing = snapshots.advance(rollout.wanted, old, new, declared)
-    touched = {each for change in changes for each in scope.touched(change, old, new)}
-    looked_at = touched.union(*(each.wanted.keys() for each in rollout.change_sets))
-    pending = {each for each in looked_at if each.type_url in ROLLED_OUT and _differs(wanted, new, each)}
-    newer = _plan(wanted, new, pending, canaries=canaries)
+    """Return the rollout of a newer World, and what differs. It costs as much as what is affected or pending."""
+    wanted, differing = snapshots.advance(rollout.wanted, world, affected.declared)
+    examined = affected.declared.union(affected.judged, *(each.wanted.keys() for each in rollout.change_sets))
+    pending = {each for each in examined if each.type_url in ROLLED_OUT and _differs(wanted, world, each)}
+    newer = _plan(wanted, world, pending, canaries=canaries)
     return newer, RolloutDiff(
-        _differing(rollout.settled, newer.settled, looked_at),
-        _differing(rollout.trial, newer.trial, looked_at),
+        _differing(rollout.settled, newer.settled, examined),
+        _differing(rollout.trial, newer.trial, examined),
         differing,
     )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from model.world import Change, World
+from model.world import World
 from xds.snapshot.resource import Resource, make_resource
 from xds.translate.encoding import encode
-from xds.translate.scopes import ResourceId, Scope
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope
 
 Table = Mapping[str, Mapping[str, Resource]]
 """Resources by type URL and name."""
@@ -40,17 +41,14 @@ def build(scope: Scope, world: World) -> Snapshot:
     return Snapshot(scope, world.revision, table)
 
 
-def advance(
-    snapshot: Snapshot, old: World, new: World, changes: Iterable[Change]
-) -> tuple[Snapshot, frozenset[ResourceId]]:
-    """The snapshot at `new`, and which of its resources differ; only what `changes` touch is translated."""
+def advance(snapshot: Snapshot, world: World, affected: Iterable[ResourceId]) -> tuple[Snapshot, frozenset[ResourceId]]:
+    """Return the snapshot of a newer World, and which resources differ. Only those that are affected are translated."""
     scope = snapshot.scope
-    touched = {resource_id for change in changes for resource_id in scope.touched(change, old, new)}
     table = dict(snapshot.resources)
     differing: set[ResourceId] = set()
-    for resource_id in touched:
+    for resource_id in affected:
         before = table.get(resource_id.type_url, {}).get(resource_id.name)
-        after = _render(scope, new, resource_id)
+        after = _render(scope, world, resource_id)
         if (before and before.version) == (after and after.version):
             continue
         if not any(other.type_url == resource_id.type_url for other in differing):
@@ -62,7 +60,7 @@ def advance(
         else:
             resources[resource_id.name] = after
         differing.add(resource_id)
-    return Snapshot(scope, new.revision, table), frozenset(differing)
+    return Snapshot(scope, world.revision, table), frozenset(differing)
 
 
 def differences(old: Snapshot, new: Snapshot) -> frozenset[ResourceId]:
