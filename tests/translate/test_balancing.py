@@ -44,7 +44,7 @@ from xds.translate.destinations import Destination
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
 from xds.translate.explain import ExplainRequest, explain
-from xds.translate.route_actions import forward, lead_to
+from xds.translate.route_actions import forward, forward_to_pool
 from xds.translate.scopes import GatewayEndpoints, GatewayGroup
 
 FLEET = UUID(int=2)
@@ -106,7 +106,7 @@ def test_a_pool_that_says_nothing_takes_of_two_exits_the_one_with_less_to_do():
 
 
 @pytest.mark.parametrize(
-    "way", [lead_to(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
+    "way", [forward_to_pool(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
 )
 def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_nothing_else(way):
     for action in actions(way):

@@ -16,11 +16,11 @@ from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.matchers import OnMatch
 from xds.translate.references import references
 from xds.translate.resource_ids import ResourceId
-from xds.translate.route_actions import refuse
+from xds.translate.route_actions import respond
 from xds.translate.route_blocks import RouteRule, compile_rules
 
 FLEET = UUID(int=1)
-NOTHING: OnMatch = refuse(DirectResponse(403, "no"))
+NOTHING: OnMatch = respond(DirectResponse(403, "no"))
 
 
 def blocks(*matches: Match) -> int:

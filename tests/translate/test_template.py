@@ -47,7 +47,7 @@ from xds.translate.parent_cluster import define_parent, translate_credentials, t
 from xds.translate.parent_routes import define_parent_routes, translate_parent_routes
 from xds.translate.references import references
 from xds.translate.resource_ids import ResourceId
-from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
+from xds.translate.route_actions import define_forward, define_response, forward, respond
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup
 from xds.translate.template import ANY_EXIT, ANY_POOL
 
@@ -100,26 +100,27 @@ def test_a_pools_cluster_is_what_was_defined(pool):
 @drawn
 @given(POOLS)
 def test_the_routes_of_a_pools_exits_are_what_was_defined(pool):
-    assert_same(translate_exit_routes(pool), define_exit_routes(pool))
+    assert_same(translate_exit_routes(pool), define_exit_routes(pool.name))
 
 
 @drawn
 @given(POOLS)
 def test_what_leads_to_a_pool_is_what_was_defined(pool):
-    there = (Destination(1, (pool,)),)
-    assert MatcherOnMatch.parse(forward(there)) == MatcherOnMatch.parse(encode(define_forward(there)))
+    defined = define_forward(names.pool_cluster(pool), pool.name, pool.balancing.session_ttl_s)
+    assert MatcherOnMatch.parse(forward((Destination(1, (pool,)),))) == MatcherOnMatch.parse(encode(defined))
 
 
 @drawn
 @given(st.builds(DirectResponse, st.integers(200, 599), TEXTS))
 def test_a_refusal_is_what_was_defined(refusal):
-    assert MatcherOnMatch.parse(refuse(refusal)) == MatcherOnMatch.parse(encode(define_refusal(refusal)))
+    assert MatcherOnMatch.parse(respond(refusal)) == MatcherOnMatch.parse(encode(define_response(refusal)))
 
 
 @drawn
 @given(st.lists(POOLS, min_size=2, max_size=4))
 def test_a_cluster_that_goes_on_from_pool_to_pool_is_what_was_defined(pools):
-    assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(pools))
+    name = names.aggregate_cluster(pool.id for pool in pools)
+    assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(name, [*map(names.pool_cluster, pools)]))
 
 
 @drawn
@@ -137,7 +138,7 @@ def test_the_listener_of_an_exit_is_what_was_defined(exit_, fleet_id):
 @drawn
 @given(POOLS)
 def test_the_routes_of_exits_with_a_parent_are_what_was_defined(pool):
-    assert_same(translate_parent_routes(pool), define_parent_routes(pool))
+    assert_same(translate_parent_routes(pool), define_parent_routes(pool.name))
 
 
 @drawn

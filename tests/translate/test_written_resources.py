@@ -21,7 +21,7 @@ from xds.translate.exit_targets import translate_exit_targets
 from xds.translate.json_view import as_json
 from xds.translate.parent_cluster import translate_parent
 from xds.translate.parent_routes import translate_parent_routes
-from xds.translate.route_actions import forward, refuse
+from xds.translate.route_actions import forward, respond
 
 FLEET = UUID(int=1)
 POOL = Pool(UUID(int=7), FLEET, "premium", "de", resilience=Resilience(40, 60, failures_to_eject=9))
@@ -138,7 +138,7 @@ def test_refusal_answers_with_its_status_text_and_proxy_status():
         "direct_response": {"status": 407, "body": {"inline_string": "who are you"}},
         "response_headers_to_add": [header],
     }
-    assert routes_of(refuse(DirectResponse(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
+    assert routes_of(respond(DirectResponse(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
 
 
 def test_aggregate_cluster_goes_through_its_pools_in_their_order():

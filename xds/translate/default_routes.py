@@ -22,7 +22,7 @@ from xds.translate.direct_responses import (
     nothing_asked,
 )
 from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, go_into, is_there, unless
-from xds.translate.route_actions import forward, lead_to, refuse
+from xds.translate.route_actions import forward, forward_to_pool, respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +62,36 @@ def what_is_served(pools: Iterable[Pool]) -> ServedLocations:
 
 def refuse_city_alone() -> tuple[Predicate, OnMatch]:
     """Ahead of all routes: a city of which nobody knows where it is."""
-    return all_of([is_there(names.WISHED_CITY), unless(is_there(names.WISHED_COUNTRY))]), refuse(CITY_ALONE)
+    return all_of([is_there(names.WISHED_CITY), unless(is_there(names.WISHED_COUNTRY))]), respond(CITY_ALONE)
 
 
 def default_way(served: ServedLocations) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:
     """Where wishes lead for a pool, and for a city; and all others: those for a country, and none."""
     ways = {
-        id(pool): lead_to(pool) for pool in served.by_name.values()
+        id(pool): forward_to_pool(pool) for pool in served.by_name.values()
     }  # once each: to find one costs what hashing it does
 
     def way(pool: Pool) -> OnMatch:
-        return ways.get(id(pool)) or lead_to(pool)
+        return ways.get(id(pool)) or forward_to_pool(pool)
 
     def ways_to(pools: Mapping[str, Pool]) -> Mapping[str, OnMatch]:
         return {key: way(pool) for key, pool in pools.items()}
 
     cities = {
-        country: _table(names.WISHED_CITY, ways_to(of_country), refuse(no_city_served(of_country, country)))
+        country: _table(names.WISHED_CITY, ways_to(of_country), respond(no_city_served(of_country, country)))
         for country, of_country in served.cities.items()
     }
     entries = [
         (
             is_there(names.WISHED_POOL),
-            _table(names.WISHED_POOL, ways_to(served.by_name), refuse(no_such_pool(served.by_name))),
+            _table(names.WISHED_POOL, ways_to(served.by_name), respond(no_such_pool(served.by_name))),
         ),
-        (is_there(names.WISHED_CITY), _table(names.WISHED_COUNTRY, cities, refuse(no_city_of_country(cities)))),
+        (is_there(names.WISHED_CITY), _table(names.WISHED_COUNTRY, cities, respond(no_city_of_country(cities)))),
     ]
     all_countries = served.all_countries
     refusal = first_of(
-        [(is_there(names.WISHED_COUNTRY), refuse(no_country_served(all_countries)))],
-        refuse(nothing_asked(all_countries)),
+        [(is_there(names.WISHED_COUNTRY), respond(no_country_served(all_countries)))],
+        respond(nothing_asked(all_countries)),
     )
     by_cities = {country: forward(served.of_country(country)) for country in all_countries - served.countries.keys()}
     countries = {**ways_to(served.countries), **by_cities}

@@ -69,7 +69,7 @@ def denied(status: int, text: str) -> DirectResponse:
     return DirectResponse(status, text.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
 
 
-NOT_LOOKED_UP_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
+NOT_MATCHED_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
 """Where a route allowed a wish and the filter that knows of it failed."""
 
 

@@ -33,7 +33,7 @@ from xds.translate.direct_responses import denied, pools_are_gone
 from xds.translate.encoding import encode, pack
 from xds.translate.http import PROXY_HEADERS
 from xds.translate.matchers import OnMatch, first_of, go_into, is_there, unless
-from xds.translate.route_actions import forward, look_up_again, refuse
+from xds.translate.route_actions import forward, match_again, respond
 from xds.translate.route_blocks import RouteRule, compile_rules
 from xds.wire import template_pb2 as wire
 
@@ -75,12 +75,12 @@ def in_order(routes: Sequence[Route]) -> Sequence[Route]:
 def _action(route: Route, pools: Mapping[UUID, Pool]) -> OnMatch:
     match route.action:
         case Allow():
-            return look_up_again()
+            return match_again()
         case Deny(status, text):
-            return refuse(denied(status, text))
+            return respond(denied(status, text))
         case ToPools() as action:
             found = destinations(action, pools.get)
-            return forward(found) if found else refuse(pools_are_gone(route.name))
+            return forward(found) if found else respond(pools_are_gone(route.name))
 
 
 @cache
