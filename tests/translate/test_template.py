@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import string
 from base64 import b64decode
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import get_type_hints
 from uuid import UUID
 
 import betterproto2
 import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.locality import Locality
 from model.world import (
     Balancing,
     Exit,
@@ -22,7 +26,6 @@ from model.world import (
     Fleet,
     Listener,
     Parent,
-    Policy,
     Pool,
     Proxy,
     Resilience,
@@ -32,7 +35,7 @@ from model.world import (
 )
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
-from xds.translate import names, scopes
+from xds.translate import clusters, names, scopes
 from xds.translate.affected import affected
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
@@ -52,30 +55,45 @@ from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup
 from xds.translate.template import ANY_EXIT, ANY_POOL
 
 FLEET = UUID(int=1)
+NUMBERS = st.integers(1, 100)
+
+
+def every_field(entity_class, **given):
+    """Draw a value for each field, also for one that will be added; `given` has those whose type says too little."""
+    found = {}
+    for name, hint in get_type_hints(entity_class).items():
+        found[name] = {int: NUMBERS, int | None: st.none() | NUMBERS}.get(hint, ...)
+    return st.builds(entity_class, **found | given)
+
+
 TEXTS = st.text(max_size=20) | st.sampled_from([ANY_POOL.name, ANY_POOL.country, "pool/"])
 COUNTRIES = st.text(string.ascii_lowercase, min_size=2, max_size=2) | st.just(ANY_POOL.country)
-POOLS = st.builds(
+POOLS = every_field(
     Pool,
-    st.uuids(),
-    st.just(FLEET),
-    TEXTS,
-    COUNTRIES,
-    balancing=st.builds(Balancing, st.sampled_from(Policy)),
-    resilience=st.builds(Resilience, st.integers(0, 100), st.integers(0, 100), failures_to_eject=st.integers(1, 100)),
+    fleet_id=st.just(FLEET),
+    name=TEXTS,
+    country=COUNTRIES,
+    city=COUNTRIES | st.just(""),
+    balancing=every_field(Balancing),
+    resilience=every_field(Resilience),
 )
 ADDRESSES = st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::1"])
 CREDENTIALS = st.none() | st.text("abc", min_size=1)
-PARENTS = st.builds(Parent, ADDRESSES | st.just("gluetun"), st.integers(1, 65535), CREDENTIALS, CREDENTIALS)
-EXITS = st.builds(
+PARENTS = every_field(
+    Parent,
+    address=ADDRESSES | st.just("gluetun"),
+    port=st.integers(1, 65535),
+    username=CREDENTIALS,
+    password=CREDENTIALS,
+)
+EXITS = every_field(
     Exit,
-    st.uuids(),
-    st.uuids(),
-    TEXTS,
+    name=TEXTS,
     endpoint=ADDRESSES,
     port=st.integers(1, 65535),
-    state=st.sampled_from(ExitState),
     bind_address=ADDRESSES,
     egress_address=st.none() | ADDRESSES,
+    locality=st.sampled_from([None, Locality("eu", "a"), Locality("us")]),
     parent=st.none() | PARENTS,
 )
 
@@ -95,6 +113,41 @@ def assert_same(translated, defined):
 @given(POOLS)
 def test_a_pools_cluster_is_what_was_defined(pool):
     assert_same(translate_pool_cluster(pool), define_pool_cluster(pool))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWithNewField(Pool):
+    """A pool of a later version, whose cluster depends on a field that nobody thought of here."""
+
+    connect_timeout_s: int = 3
+
+
+def test_field_added_to_pool_is_part_of_template_key(monkeypatch):
+    def define(pool):
+        return Cluster(connect_timeout=timedelta(seconds=pool.connect_timeout_s))
+
+    monkeypatch.setattr(clusters, "define_pool_cluster", define)
+    pools = [PoolWithNewField(UUID(int=1), FLEET, "a", "de", connect_timeout_s=seconds) for seconds in (3, 5)]
+    translated = [Cluster.parse(encode(translate_pool_cluster(pool))) for pool in pools]
+    assert [cluster.connect_timeout for cluster in translated] == [timedelta(seconds=3), timedelta(seconds=5)]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Pool)])
+@drawn
+@given(POOLS, POOLS)
+def test_pool_cluster_follows_each_field(field, pool, other):
+    translate_pool_cluster(pool)
+    changed = replace(pool, **{field: getattr(other, field)})
+    assert_same(translate_pool_cluster(changed), define_pool_cluster(changed))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Exit)])
+@drawn
+@given(EXITS, EXITS)
+def test_exit_listener_follows_each_field(field, exit_, other):
+    translate_exit_listener(exit_, FLEET)
+    changed = replace(exit_, **{field: getattr(other, field)})
+    assert_same(translate_exit_listener(changed, FLEET), define_exit_listener(changed, FLEET))
 
 
 @drawn
