@@ -165,7 +165,7 @@ def test_all_gateways_of_a_fleet_at_one_locality_share_every_snapshot(world, pub
 def test_gateways_of_two_localities_share_all_but_their_endpoints(world, publisher, translated):
     boxes = [open_gateway(publisher, number, locality) for number, locality in enumerate((EU, US), 1)]
     (one, one_endpoints), (other, other_endpoints) = (box.view.snapshots for box in boxes)
-    assert one is other is publisher._rollouts[gateways(world).key].settled
+    assert one is other is publisher._rollouts[gateways(world).key].stable
     assert names.ENDPOINT not in one.resources
     assert [*one_endpoints.resources] == [*other_endpoints.resources] == [names.ENDPOINT]
     assert {*translated} == {endpoints(world, EU).key, endpoints(world, US).key}

@@ -194,7 +194,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
         key = draw(st.sampled_from(keys))
         body = draw(st.sampled_from((b"one", b"another", None)))
         return [put(Accepted(key, str(body), body)) if body else Change(Kind.ACCEPTED, key, None)]
-    able = [each for each in found.change_sets if each.verdict is not Audience.NOBODY]
+    able = [each for each in found.change_sets if each.audience is not Audience.NOBODY]
     if not able:
         return []
     change_set = draw(st.sampled_from(able))
@@ -202,7 +202,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
 
 
 def ids(found: Rollout) -> set[ResourceId]:
-    return {*as_content(found.wanted), *as_content(found.settled), *as_content(found.trial)}
+    return {*as_content(found.wanted), *as_content(found.stable), *as_content(found.canary)}
 
 
 def released(scope: Scope, change_set: ChangeSet) -> list[Change]:
@@ -229,8 +229,8 @@ def change_sets(draw, world: World, *, strange: bool = True) -> list[Change]:
     found: dict[tuple, Change] = {}
     for _ in range(draw(st.integers(1, 4))):
         so_far = world.changed(0, found.values())
-        verdict = verdicts(so_far, strange=strange)
-        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, verdict, verdict))
+        audience = verdicts(so_far, strange=strange)
+        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, audience, audience))
         for change in consistent(so_far, step):
             found[change.kind, change.key] = change
     return list(found.values())
@@ -376,12 +376,12 @@ def test_an_advanced_rollout_equals_one_that_is_built_and_says_exactly_what_diff
             advanced, differences_ = rollout.advance(before, newer, resources, canaries=canaries)
             assert as_plain(advanced.change_sets) == as_plain(built.change_sets)
             assert advanced.tried == built.tried
-            for part in ("wanted", "settled", "trial"):
+            for part in ("wanted", "stable", "canary"):
                 old, made, full = (as_content(getattr(each, part)) for each in (before, advanced, built))
                 assert made == full
                 assert getattr(differences_, part) == differing(old, full)
             assert differences_ == rollout.compare(before, advanced)
-            assert (advanced.settled is advanced.trial) == (not advanced.tried)
+            assert (advanced.stable is advanced.canary) == (not advanced.tried)
             assert key in by_scope or as_plain(before.change_sets) == as_plain(built.change_sets)
             rollouts[key] = advanced
         world = newer
@@ -391,7 +391,7 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
     return [
         (
             {each: resource and resource.version for each, resource in one.wanted.items()},
-            one.verdict,
+            one.audience,
             one.reason,
             one.shrinks,
             one.key,
@@ -411,7 +411,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
             if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
                 continue
             built = rollout.build(scope, world)
-            for given_ in (built.settled, built.trial):
+            for given_ in (built.stable, built.canary):
                 for each in as_content(given_):
                     resource = given_.get(each)
                     assert references(resource.type_url, resource.name, resource.body) <= as_content(given_).keys()
@@ -477,7 +477,7 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
 def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
     """What a replica that starts now gives a proxy."""
     rollouts = [rollout.build(scope, world) for scope in scopes_of(proxy, world)]
-    return as_content(ProxyView([each.trial if canary else each.settled for each in rollouts]))
+    return as_content(ProxyView([each.canary if canary else each.stable for each in rollouts]))
 
 
 @PROPERTY

@@ -119,13 +119,13 @@ class Group:
             )
         )
 
-    def release(self, *, verdict: Audience | None = None) -> None:
+    def release(self, *, audience: Audience | None = None) -> None:
         """Whoever was given something accepted it."""
         self.change(
             *(
                 change
                 for each in self.rollout.change_sets
-                if each.verdict is not Audience.NOBODY and verdict in (None, each.verdict)
+                if each.audience is not Audience.NOBODY and audience in (None, each.audience)
                 for change in self._accepted(each)
             )
         )
@@ -149,19 +149,19 @@ class Group:
 
     @property
     def sets(self) -> list[tuple[set[ResourceId], Audience]]:
-        return [({*each.wanted}, each.verdict) for each in self.rollout.change_sets]
+        return [({*each.wanted}, each.audience) for each in self.rollout.change_sets]
 
     @property
     def reasons(self) -> list[str]:
         return [each.reason for each in self.rollout.change_sets]
 
     @property
-    def settled(self) -> dict[ResourceId, str]:
-        return _bodies(self.rollout.settled)
+    def stable(self) -> dict[ResourceId, str]:
+        return _bodies(self.rollout.stable)
 
     @property
-    def trial(self) -> dict[ResourceId, str]:
-        return _bodies(self.rollout.trial)
+    def canary(self) -> dict[ResourceId, str]:
+        return _bodies(self.rollout.canary)
 
 
 def _bodies(snapshot: Snapshot) -> dict[ResourceId, str]:
@@ -174,14 +174,14 @@ def _bodies(snapshot: Snapshot) -> dict[ResourceId, str]:
 
 @pytest.fixture
 def written(monkeypatch):
-    """`written({…})`: a group that is settled at these resources; without any, one where nothing was accepted yet."""
+    """`written({…})`: a group that is stable at these resources; without any, one where nothing was accepted yet."""
     encode = snapshot_module.encode
     monkeypatch.setattr(snapshot_module, "encode", lambda given: given if isinstance(given, bytes) else encode(given))
 
-    def make(settled: Mapping[ResourceId, str] | None = None, *, shared: bool = True, canaries: bool = True) -> Group:
+    def make(stable: Mapping[ResourceId, str] | None = None, *, shared: bool = True, canaries: bool = True) -> Group:
         made = Group(Written(shared), World(1), canaries=canaries)
-        if settled:
-            made.declare(settled)
+        if stable:
+            made.declare(stable)
             made.release()
             assert made.sets == []
         return made
@@ -191,7 +191,7 @@ def written(monkeypatch):
 
 @pytest.fixture
 def gateways(make_world) -> Group:
-    """The gateways of a fleet with three pools, settled."""
+    """The gateways of a fleet with three pools, stable."""
     world = make_world(3)
     made = Group(GatewayGroup(next(iter(world.fleets))), world)
     made.release()
@@ -207,42 +207,42 @@ def test_a_group_that_never_accepted_anything_is_given_everything_at_once(writte
     wanted = {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
     fresh.declare(wanted)
     assert fresh.sets == [({*wanted}, Audience.EVERYBODY)]
-    assert fresh.settled == fresh.trial == wanted
+    assert fresh.stable == fresh.canary == wanted
 
 
 def test_what_is_accepted_and_wanted_is_settled_and_nothing_is_tried(written):
-    settled = written({ONE: "a", ROUTES: TO_ONE})
-    assert settled.rollout.settled is settled.rollout.trial is settled.rollout.wanted
+    stable = written({ONE: "a", ROUTES: TO_ONE})
+    assert stable.rollout.stable is stable.rollout.canary is stable.rollout.wanted
 
 
 def test_a_change_is_given_to_canaries_while_the_others_keep_what_they_have(written):
-    settled = written({ONE: "a", TWO: "b"})
-    settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Audience.CANARIES)]
-    assert settled.trial == {ONE: "new", TWO: "b"}
-    assert settled.settled == {ONE: "a", TWO: "b"}
+    stable = written({ONE: "a", TWO: "b"})
+    stable.declare({ONE: "new"})
+    assert stable.sets == [({ONE}, Audience.CANARIES)]
+    assert stable.canary == {ONE: "new", TWO: "b"}
+    assert stable.stable == {ONE: "a", TWO: "b"}
 
 
 def test_what_canaries_accepted_is_given_to_everybody(written):
-    settled = written({ONE: "a"})
-    settled.declare({ONE: "new"})
-    settled.release()
-    assert settled.sets == []
-    assert settled.settled == {ONE: "new"}
+    stable = written({ONE: "a"})
+    stable.declare({ONE: "new"})
+    stable.release()
+    assert stable.sets == []
+    assert stable.stable == {ONE: "new"}
 
 
 def test_without_canaries_a_change_goes_to_everybody(written):
-    settled = written({ONE: "a"}, canaries=False)
-    settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Audience.EVERYBODY)]
-    assert settled.settled == {ONE: "new"}
+    stable = written({ONE: "a"}, canaries=False)
+    stable.declare({ONE: "new"})
+    assert stable.sets == [({ONE}, Audience.EVERYBODY)]
+    assert stable.stable == {ONE: "new"}
 
 
 def test_without_canaries_a_rejected_change_still_goes_to_nobody(written):
-    settled = written({ONE: "a"}, canaries=False)
-    settled.declare({ONE: "new"})
-    settled.reject(ONE)
-    assert settled.settled == settled.trial == {ONE: "a"}
+    stable = written({ONE: "a"}, canaries=False)
+    stable.declare({ONE: "new"})
+    stable.reject(ONE)
+    assert stable.stable == stable.canary == {ONE: "a"}
 
 
 def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
@@ -254,27 +254,27 @@ def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
     overlay = Group(ExitOverlay(exit_.id), world)
     overlay.release()
     overlay.change(put(replace(exit_, port=9000)))
-    assert [verdict for _, verdict in overlay.sets] == [Audience.EVERYBODY]
+    assert [audience for _, audience in overlay.sets] == [Audience.EVERYBODY]
 
 
 def test_a_proxys_own_resources_may_name_what_its_group_has_and_may_all_go(written):
     own = written({ONE: "a", TWO: "b", THREE: "c"}, shared=False)
     own.declare({ONE: None, TWO: None, THREE: None, ROUTES: TO_TWO})
-    assert {verdict for _, verdict in own.sets} == {Audience.EVERYBODY}
-    assert own.settled == {ROUTES: TO_TWO}
+    assert {audience for _, audience in own.sets} == {Audience.EVERYBODY}
+    assert own.stable == {ROUTES: TO_TWO}
 
 
 def test_endpoints_are_never_tried_or_held(written, make_world):
     some = written({ONE: "a", endpoints(1): "x", endpoints(2): "y", endpoints(3): "z"})
     some.declare({endpoints(1): "new", endpoints(2): None, endpoints(3): None})
     assert some.sets == []
-    assert some.settled == {ONE: "a", endpoints(1): "new"}
+    assert some.stable == {ONE: "a", endpoints(1): "new"}
     world = make_world(1)
     (exit_,) = world.exits.values()
     of_fleet = Group(GatewayEndpoints(next(iter(world.fleets)), None), world)
     of_fleet.change(put(replace(exit_, state=ExitState.LOST)))
     assert of_fleet.sets == []
-    assert of_fleet.rollout.settled is of_fleet.rollout.wanted
+    assert of_fleet.rollout.stable is of_fleet.rollout.wanted
 
 
 def test_endpoints_go_on_while_what_uses_them_is_held(written):
@@ -282,7 +282,7 @@ def test_endpoints_go_on_while_what_uses_them_is_held(written):
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.declare({endpoints(1): "new"})
-    assert some.settled == {ONE: "a", endpoints(1): "new"}
+    assert some.stable == {ONE: "a", endpoints(1): "new"}
 
 
 # -- closed change-sets ------------------------------------------------------------------------------------------------
@@ -302,8 +302,8 @@ def test_a_cluster_goes_together_with_the_routes_that_named_it_before(written):
     some = written({ONE: "a", TWO: "b", ROUTES: TO_BOTH})
     some.declare({TWO: None, ROUTES: TO_ONE})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
-    assert some.settled == {ONE: "a", TWO: "b", ROUTES: TO_BOTH}
-    assert some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == {ONE: "a", TWO: "b", ROUTES: TO_BOTH}
+    assert some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
 def test_a_listener_comes_together_with_its_routes(written):
@@ -372,10 +372,10 @@ def test_a_rejected_set_goes_to_nobody_and_what_was_accepted_stays(written):
     some = written({ONE: "a", ROUTES: TO_ONE, FILTER: "x"})
     some.declare({TWO: "bad", ROUTES: TO_BOTH, FILTER: "new"})
     some.reject(TWO, "cluster: no thanks")
-    verdicts = {frozenset(each): verdict for each, verdict in some.sets}
+    verdicts = {frozenset(each): audience for each, audience in some.sets}
     assert verdicts == {frozenset({TWO, ROUTES}): Audience.NOBODY, frozenset({FILTER}): Audience.CANARIES}
-    assert some.settled == {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
-    assert some.trial == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
+    assert some.stable == {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
+    assert some.canary == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
 
 
 def test_a_rejected_set_says_why_in_the_proxys_own_words(written):
@@ -392,7 +392,7 @@ def test_fixing_what_was_rejected_clears_it(written):
     some.declare({ONE: "mended"})
     assert some.sets == [({ONE}, Audience.CANARIES)]
     some.release()
-    assert some.settled == {ONE: "mended"}
+    assert some.stable == {ONE: "mended"}
     assert some.sets == []
 
 
@@ -402,7 +402,7 @@ def test_reverting_what_was_rejected_clears_it(written):
     some.reject(TWO)
     some.declare({TWO: None, ROUTES: TO_ONE})
     assert some.sets == []
-    assert some.settled == some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
 def test_coming_back_to_what_was_rejected_is_held_again(written):
@@ -413,7 +413,7 @@ def test_coming_back_to_what_was_rejected_is_held_again(written):
     some.release()
     some.declare({ONE: "bad"})
     assert some.sets == [({ONE}, Audience.NOBODY)]
-    assert some.settled == some.trial == {ONE: "mended"}
+    assert some.stable == some.canary == {ONE: "mended"}
 
 
 def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written):
@@ -429,7 +429,7 @@ def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_w
     fresh = written()
     fresh.declare({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080", TWO: "b", FILTER: "x"})
     fresh.reject(ROUTES)
-    assert fresh.settled == fresh.trial == {TWO: "b", FILTER: "x"}
+    assert fresh.stable == fresh.canary == {TWO: "b", FILTER: "x"}
     assert sorted(fresh.sets, key=lambda each: each[1]) == [
         ({TWO, FILTER}, Audience.EVERYBODY),
         ({ONE, ROUTES, CLIENTS}, Audience.NOBODY),
@@ -442,7 +442,7 @@ def test_a_later_acceptance_changes_what_a_rejected_version_gives_way_to(written
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.change(put(Accepted(ResourceKey(some.scope.key, *_parts(ONE)), "later", b"elsewhere")))
-    assert some.settled == {ONE: "elsewhere"}
+    assert some.stable == {ONE: "elsewhere"}
 
 
 def _parts(each: ResourceId) -> tuple[str, str]:
@@ -470,7 +470,7 @@ def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_se
     publish(*map(put, others))
     boxes = [publisher.open(Identity(fleet_id, Role.GATEWAY, each.id)) for each in others]
     publisher.set_canaries(gateways.scope.key, frozenset({others[0].id}))
-    good = gateways.rollout.settled.get(ROUTES)
+    good = gateways.rollout.stable.get(ROUTES)
     publish(put(replace(next(iter(gateways.world.pools.values())), name="bad")))
     canary, other = boxes
     assert canary.take()[1] == {names.ROUTE: {names.GATEWAY_ROUTES}}
@@ -492,7 +492,7 @@ def test_what_names_something_that_does_not_exist_is_held_and_says_so(written):
     some.declare({ROUTES: TO_BOTH})
     assert some.sets == [({ROUTES}, Audience.NOBODY)]
     assert some.reasons == [f"{ROUTES.name} names {TWO.name}, which does not exist"]
-    assert some.settled == some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == some.canary == {ONE: "a", ROUTES: TO_ONE}
     some.declare({TWO: "b"})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
@@ -506,9 +506,9 @@ def test_of_several_missing_names_the_same_one_is_told_on_every_replica(written)
 def test_taking_away_what_unchanged_routes_name_is_held(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({TWO: None})
-    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
+    assert [audience for _, audience in some.sets] == [Audience.NOBODY]
     assert f"{ROUTES.name} names {TWO.name}" in some.reasons[0]
-    assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
+    assert some.stable == some.canary == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
     some.declare({ROUTES: TO_ONE})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
@@ -516,23 +516,23 @@ def test_taking_away_what_unchanged_routes_name_is_held(written):
 def test_also_what_was_never_accepted_is_held_while_it_names_nothing(written):
     fresh = written()
     fresh.declare({ROUTES: TO_ONE, TWO: "b"})
-    assert fresh.settled == {TWO: "b"}
+    assert fresh.stable == {TWO: "b"}
     assert (({ROUTES}, Audience.NOBODY)) in fresh.sets
 
 
 def test_half_of_a_kind_may_go(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None})
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
-    assert some.trial == {THREE: "c", FOUR: "d"}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
+    assert some.canary == {THREE: "c", FOUR: "d"}
 
 
 def test_more_than_half_of_a_kind_is_held_and_says_how_many_would_be_left(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None, THREE: None})
-    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
+    assert {audience for _, audience in some.sets} == {Audience.NOBODY}
     assert {*some.reasons} == {"it would leave 1 of 4 Clusters: approve it, or put them back"}
-    assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", FOUR: "d"}
+    assert some.stable == some.canary == {ONE: "a", TWO: "b", THREE: "c", FOUR: "d"}
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -540,20 +540,20 @@ def test_the_last_of_a_kind_is_held(written, count):
     all_of_them = {cluster(number): "a" for number in range(count)}
     some = written({**all_of_them, FILTER: "x"})
     some.declare(dict.fromkeys(all_of_them))
-    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
-    assert some.settled == {**all_of_them, FILTER: "x"}
+    assert {audience for _, audience in some.sets} == {Audience.NOBODY}
+    assert some.stable == {**all_of_them, FILTER: "x"}
 
 
 def test_what_shrinks_holds_nothing_else(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, THREE: "new", FILTER: "new"})
-    assert some.trial == {ONE: "a", TWO: "b", THREE: "new", FILTER: "new"}
+    assert some.canary == {ONE: "a", TWO: "b", THREE: "new", FILTER: "new"}
 
 
 def test_others_in_place_of_those_that_go_are_no_shrink(written):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: None, TWO: None, THREE: "c", FOUR: "d"})
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
 
 
 def test_putting_back_what_went_clears_a_shrink(written):
@@ -567,8 +567,8 @@ def test_an_approved_shrink_is_tried_and_says_that_it_needed_one(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, FILTER: "new"})
     some.approve()
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
-    assert some.trial == {THREE: "c", FILTER: "new"}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
+    assert some.canary == {THREE: "c", FILTER: "new"}
     shrinks = {frozenset(each.wanted): each.shrinks for each in some.rollout.change_sets}
     assert shrinks == {frozenset({ONE}): True, frozenset({TWO}): True, frozenset({FILTER}): False}
 
@@ -578,8 +578,8 @@ def test_an_approval_lets_nothing_through_that_was_rejected(written):
     some.declare({ONE: None, TWO: None, ROUTES: THREE.name})
     some.approve()
     some.reject(ROUTES)
-    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
-    assert some.settled == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
+    assert [audience for _, audience in some.sets] == [Audience.NOBODY]
+    assert some.stable == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
 
 
 def test_an_approval_of_another_fleet_lets_nothing_through(written):
@@ -594,10 +594,10 @@ def test_pools_that_go_are_held_when_too_many_and_pass_when_approved(gateways):
     exits = [*gateways.world.exits.values()]
     gateways.change(*(Change(Kind.EXIT, each.id, None) for each in exits))
     gateways.change(*(Change(Kind.POOL, each.id, None) for each in pools[:2]))
-    assert [verdict for _, verdict in gateways.sets] == [Audience.NOBODY]
+    assert [audience for _, audience in gateways.sets] == [Audience.NOBODY]
     assert "1 of 3 Clusters" in gateways.reasons[0]
     gateways.change(put(Approval(gateways.scope.fleet_id)))
-    assert [verdict for _, verdict in gateways.sets] == [Audience.CANARIES]
+    assert [audience for _, audience in gateways.sets] == [Audience.CANARIES]
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -630,9 +630,9 @@ def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatc
     assert {*looked} == {ONE.name}
     assert len(looked) <= 4
     assert Walked.walks == 0
-    assert differences.trial == differences.wanted == {ONE}
-    kept = planned.trial.resources[names.CLUSTER]
-    assert all(kept[each] is some.rollout.settled.resources[names.CLUSTER][each] for each in kept.keys() - {ONE.name})
+    assert differences.canary == differences.wanted == {ONE}
+    kept = planned.canary.resources[names.CLUSTER]
+    assert all(kept[each] is some.rollout.stable.resources[names.CLUSTER][each] for each in kept.keys() - {ONE.name})
 
 
 def test_an_acceptance_translates_nothing(written, monkeypatch):
@@ -644,10 +644,10 @@ def test_an_acceptance_translates_nothing(written, monkeypatch):
     newer = some.world.changed(9, changes)
     released, differences = advance(some.rollout, newer, some.scope.affected(changes, some.world, newer))
     assert translated == []
-    assert differences.settled == {ONE}
-    assert differences.trial == differences.wanted == frozenset()
-    assert released.settled is released.wanted
+    assert differences.stable == {ONE}
+    assert differences.canary == differences.wanted == frozenset()
+    assert released.stable is released.wanted
 
 
 def test_while_nothing_is_pending_all_share_one_table(gateways):
-    assert gateways.rollout.settled is gateways.rollout.trial is gateways.rollout.wanted
+    assert gateways.rollout.stable is gateways.rollout.canary is gateways.rollout.wanted

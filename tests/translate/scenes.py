@@ -168,9 +168,9 @@ def understood(explained: Explanation, request: ExplainRequest) -> dict[str, str
     """The headers that say what a gateway understood."""
     wish, target = explained.wish, explained.target
     said = {
-        names.WISHED_COUNTRY: wish.place.country,
-        names.WISHED_CITY: wish.place.city,
-        names.WISHED_POOL: wish.place.pool,
+        names.REQUESTED_COUNTRY: wish.place.country,
+        names.REQUESTED_CITY: wish.place.city,
+        names.REQUESTED_POOL: wish.place.pool,
         names.SESSION: wish.session,
         names.USER: wish.user,
         names.GROUP: explained.group,

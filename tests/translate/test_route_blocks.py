@@ -137,7 +137,7 @@ def test_of_a_route_whose_pools_are_gone_the_fallback_is_left():
 def test_what_is_served_is_listed_within_bounds(many):
     pools = [Pool(UUID(int=number), FLEET, f"pool-{number:04}", "de", f"city{number:04}" * 5) for number in range(many)]
     body = encode(translate_gateway_routes(pools))
-    for headers in ({"WISHED_POOL": "none"}, {"WISHED_COUNTRY": "de", "WISHED_CITY": "none"}):
+    for headers in ({"REQUESTED_POOL": "none"}, {"REQUESTED_COUNTRY": "de", "REQUESTED_CITY": "none"}):
         outcome = decide(body, {getattr(names, name): value for name, value in headers.items()}, tunnel=False)
         assert outcome.status == 404
         assert len(outcome.text) < 3_000

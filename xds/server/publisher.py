@@ -270,15 +270,15 @@ class Publisher:
         elif key in self._unsettled:
             self._unsettled.discard(key)
             self._on_rollout()
-        if not (differences.settled or differences.trial or differences.wanted):
+        if not (differences.stable or differences.canary or differences.wanted):
             return
         canaries = self._canaries.get(key, frozenset())
         wanted = {each.type_url for each in differences.wanted}
         views: dict[tuple[str, ...], ProxyView] = {}
-        trial, settled = _by_type(differences.trial), _by_type(differences.settled)
+        canary, stable = _by_type(differences.canary), _by_type(differences.stable)
         for box in self._boxes.get(key, ()):
             is_canary = box.identity.proxy_id in canaries
-            differing = trial if is_canary else settled
+            differing = canary if is_canary else stable
             for type_url in wanted:
                 self._on_wanted(box.identity.proxy_id, type_url, rollout.wanted.revision)
             if not (differing or wanted):
@@ -326,7 +326,7 @@ class Publisher:
 
     def _given(self, key: str, proxy_id: UUID) -> Snapshot:
         rollout = self._rollouts[key]
-        return rollout.trial if proxy_id in self._canaries.get(key, ()) else rollout.settled
+        return rollout.canary if proxy_id in self._canaries.get(key, ()) else rollout.stable
 
     def _view(self, identity: Identity, keys: Iterable[str]) -> ProxyView:
         return ProxyView([self._given(key, identity.proxy_id) for key in keys])

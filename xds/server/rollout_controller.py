@@ -111,12 +111,12 @@ class RolloutController:
         due: list[stored.AcceptedChangeSet] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
-                if change_set.verdict is Audience.NOBODY:
+                if change_set.audience is Audience.NOBODY:
                     continue
                 # asked for at once, so that it looks while canaries try
                 passed = self._checker is None or self._checker.passed(key, change_set)
                 canaries: frozenset[UUID] = frozenset()
-                if change_set.verdict is Audience.CANARIES:
+                if change_set.audience is Audience.CANARIES:
                     canaries = await self._try(key, change_set)
                 if passed and (canaries or self._everybody_may(key, change_set)):
                     due.append(self._release_of(key, change_set, canaries, revision))
@@ -149,7 +149,7 @@ class RolloutController:
 
     def _everybody_may(self, group: str, change_set: ChangeSet) -> bool:
         """Whether a change-set is for everybody, and somebody has it already."""
-        proxies = self._publisher.proxies_of(group) if change_set.verdict is Audience.EVERYBODY else ()
+        proxies = self._publisher.proxies_of(group) if change_set.audience is Audience.EVERYBODY else ()
         return any(self._publisher.stands(group, proxy, change_set) for proxy in proxies)
 
     async def _try(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
@@ -228,7 +228,7 @@ class RolloutController:
                 change_sets=tuple(self._describe(key, each) for each in rollout.change_sets),
             )
             for key, rollout in rollouts.items()
-            if any(each.verdict is not Audience.EVERYBODY for each in rollout.change_sets)
+            if any(each.audience is not Audience.EVERYBODY for each in rollout.change_sets)
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
         changed = [standing for key, standing in shown.items() if self._shown.get(key) != standing]
@@ -241,10 +241,10 @@ class RolloutController:
         self._unchecked.clear()
 
     def _describe(self, group: str, change_set: ChangeSet) -> stored.TriedChangeSet:
-        canaries = self._publisher.canaries_of(group) if change_set.verdict is Audience.CANARIES else ()
+        canaries = self._publisher.canaries_of(group) if change_set.audience is Audience.CANARIES else ()
         return stored.TriedChangeSet(
             change_set=change_set.key,
-            given_to=change_set.verdict,
+            given_to=change_set.audience,
             reason=change_set.reason,
             canaries=tuple(sorted(canaries)),
             resources=tuple(

@@ -17,7 +17,7 @@ from envoy_data_plane.envoy.type.v3 import Percent
 
 from model.world import Pool
 from xds.translate import names
-from xds.translate.clusters import CONNECT_TIMEOUT, unbounded
+from xds.translate.clusters import CONNECT_TIMEOUT, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
 from xds.wire import template_pb2 as wire
 
@@ -50,5 +50,5 @@ def define_aggregate_cluster(name: str, clusters: Sequence[str]) -> Cluster:
             healthy_panic_threshold=Percent(value=0),  # fail closed, as in the pools themselves
             update_merge_window=timedelta(0),
         ),
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
     )

@@ -35,7 +35,7 @@ from envoy_data_plane.google.protobuf import Any
 from model.world import Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
-from xds.translate.http import LIVELY, http2_options, over_ads
+from xds.translate.http import KEEPALIVE, ads_source, http2_options
 from xds.translate.template import sample_pool
 from xds.translate.tls import HTTP2, to_exits
 from xds.wire import template_pb2 as wire
@@ -83,7 +83,7 @@ def define_pool_cluster(pool: Pool) -> Cluster:
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
-        eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=_POLICIES[pool.balancing.policy],
         common_lb_config=ClusterCommonLbConfig(
@@ -92,11 +92,11 @@ def define_pool_cluster(pool: Pool) -> Cluster:
             update_merge_window=timedelta(0),
         ),
         ignore_health_on_host_removal=True,  # an exit that left EDS is not used, even if its health checks succeed
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
         outlier_detection=_outlier_detection(pool.resilience),
         health_checks=[_health_check(pool.resilience)],
         transport_socket=to_exits(),
-        upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=LIVELY),
+        upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
                 common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=STREAMS_MAX),
@@ -106,7 +106,7 @@ def define_pool_cluster(pool: Pool) -> Cluster:
     )
 
 
-def unbounded() -> CircuitBreakers:
+def unbounded_circuit_breakers() -> CircuitBreakers:
     """Build circuit breakers that never open."""
     thresholds = CircuitBreakersThresholds(
         max_connections=UNBOUNDED, max_pending_requests=UNBOUNDED, max_requests=UNBOUNDED, max_retries=UNBOUNDED

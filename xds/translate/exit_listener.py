@@ -21,7 +21,7 @@ from model.world import Exit
 from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
-from xds.translate.http import LIVELY, connection_manager, http_filter, local_replies, socket
+from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
 from xds.translate.parent_failures import parent_filter, parent_replies
 from xds.translate.template import sample_exit
 from xds.translate.tls import HTTP1, HTTP2, from_gateways
@@ -65,10 +65,10 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     tls = from_gateways(fleet_id, HTTP1 if exit_.parent else HTTP2)
     return Listener(
         name=names.EXIT_LISTENER,
-        address=socket(exit_.bind_address, exit_.port),
+        address=tcp_address(exit_.bind_address, exit_.port),
         filter_chains=[FilterChain(filters=[chain], transport_socket=tls)],
         per_connection_buffer_limit_bytes=1024 * 1024,
-        tcp_keepalive=LIVELY if exit_.parent else None,
+        tcp_keepalive=KEEPALIVE if exit_.parent else None,
     )
 
 

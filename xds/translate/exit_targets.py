@@ -22,7 +22,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 
 from xds.translate import names
-from xds.translate.clusters import http_options, unbounded
+from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
 from xds.translate.forbidden_targets import forbidden_addresses, sample_egress_address
 from xds.wire import template_pb2 as wire
@@ -57,7 +57,7 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
         ),
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=CONNECT_TIMEOUT,
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
         upstream_bind_config=BindConfig(source_address=source) if source else None,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(

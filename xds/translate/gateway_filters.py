@@ -26,8 +26,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 
 from model.world import Entity, Listener, Pool, World
 from xds.translate import names
-from xds.translate.http import http_filter, over_ads
-from xds.translate.lua import quoted, read_script
+from xds.translate.http import ads_source, http_filter
+from xds.translate.lua import quote, read_script
 from xds.translate.resource_ids import USER_GROUPS, ResourceId
 from xds.translate.user_groups_filter import affects_user_groups, translate_user_groups
 
@@ -70,7 +70,7 @@ class DiscoveredFilter:
         return frozenset({self.resource})
 
     def build(self, _listener: Listener, _default_pool: Pool | None) -> HttpFilter:
-        source = ExtensionConfigSource(config_source=over_ads(), type_urls=[self.type_url])
+        source = ExtensionConfigSource(config_source=ads_source(), type_urls=[self.type_url])
         return HttpFilter(name=self.name, config_discovery=source)
 
 
@@ -110,14 +110,14 @@ def _session(_listener: Listener, _default_pool: Pool | None) -> SetFilterState:
 def _listener_defaults(listener: Listener, default_pool: Pool | None) -> str:
     """Write the Lua table of the listener's defaults, for clients that ask for nothing themselves."""
     by_name = "".join(
-        f"[{quoted(server_name.lower())}]={quoted(country)},"
+        f"[{quote(server_name.lower())}]={quote(country)},"
         for server_name, country in listener.countries_by_server_name
     )
     entries = [f"countries={{{by_name}}}"]
     if default_pool:
-        entries.append(f"pool={quoted(default_pool.name)}")
+        entries.append(f"pool={quote(default_pool.name)}")
     elif listener.country:
-        entries.append(f"country={quoted(listener.country)}")
+        entries.append(f"country={quote(listener.country)}")
     return f"local LISTENER = {{{', '.join(entries)}}}\n"
 
 

@@ -37,9 +37,9 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from model.world import Parent
 from xds.translate import names
-from xds.translate.clusters import http_options, unbounded
+from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
-from xds.translate.http import http_filter, over_ads, socket
+from xds.translate.http import ads_source, http_filter, tcp_address
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
@@ -61,7 +61,7 @@ def _template(parent: Parent, egress_address: str | None) -> bytes:
 def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
     """Build the cluster of a parent. Connections come from the egress address, if there is one."""
     source = SocketAddress(address=egress_address, port_value=0) if egress_address else None
-    host = LbEndpoint(endpoint=Endpoint(address=socket(parent.address, parent.port)))
+    host = LbEndpoint(endpoint=Endpoint(address=tcp_address(parent.address, parent.port)))
     return Cluster(
         name=names.PARENT,
         type=ClusterDiscoveryType.STATIC if _is_literal(parent.address) else ClusterDiscoveryType.STRICT_DNS,
@@ -70,7 +70,7 @@ def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
             cluster_name=names.PARENT, endpoints=[LocalityLbEndpoints(lb_endpoints=[host])]
         ),
         connect_timeout=CONNECT_TIMEOUT,
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
         upstream_bind_config=BindConfig(source_address=source) if source else None,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
@@ -87,7 +87,7 @@ def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
 
 def _with_credentials() -> list[HttpFilter]:
     """Build the upstream filters that add the credentials. A header of a route would show them in config_dump."""
-    secret = SdsSecretConfig(name=names.PARENT_SECRET, sds_config=over_ads())
+    secret = SdsSecretConfig(name=names.PARENT_SECRET, sds_config=ads_source())
     generic = Generic(credential=secret, header=CREDENTIALS_HEADER)
     injector = CredentialInjector(
         overwrite=True,

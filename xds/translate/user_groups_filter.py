@@ -11,10 +11,10 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 
 from model.world import Entity, Route, User, World
 from xds.translate import names
-from xds.translate.client_intent import understood_name
+from xds.translate.client_intent import normalise_name
 from xds.translate.encoding import pack
-from xds.translate.fleet_index import groups_asked_for, groups_by_user
-from xds.translate.lua import quoted, read_script
+from xds.translate.fleet_index import groups_by_user, matched_groups
+from xds.translate.lua import quote, read_script
 
 GROUPS_SCRIPT: Final = read_script("groups")
 NO_GROUPS_SCRIPT: Final = "function envoy_on_request(handle) end\n"
@@ -25,16 +25,16 @@ def affects_user_groups(entity: Entity, old: World, new: World) -> bool:
     """Return whether a changed entity may change the filter of its fleet between two Worlds."""
     match entity:
         case User():
-            return understood_name(entity.group) in groups_asked_for(new, entity.fleet_id)
+            return normalise_name(entity.group) in matched_groups(new, entity.fleet_id)
         case Route():
-            return groups_asked_for(old, entity.fleet_id) != groups_asked_for(new, entity.fleet_id)
+            return matched_groups(old, entity.fleet_id) != matched_groups(new, entity.fleet_id)
     return False
 
 
 def translate_user_groups(world: World, fleet_id: UUID) -> TypedExtensionConfig:
     """Build the filter for the gateways of a fleet."""
     groups = groups_by_user(world, fleet_id)
-    text = f"local TABLE = {quoted(_table(groups))}\n{GROUPS_SCRIPT}" if groups else NO_GROUPS_SCRIPT
+    text = f"local TABLE = {quote(_table(groups))}\n{GROUPS_SCRIPT}" if groups else NO_GROUPS_SCRIPT
     config = Lua(default_source_code=DataSource(inline_string=text))
     return TypedExtensionConfig(name=names.GROUPS_FILTER, typed_config=pack(config))
 
