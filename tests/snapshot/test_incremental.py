@@ -326,7 +326,7 @@ PROPERTY = settings(
 
 @PROPERTY
 @given(st.data())
-def test_an_advanced_snapshot_equals_one_that_is_built_and_says_exactly_what_differs(data):
+def test_advanced_snapshot_equals_built_one_and_reports_differences(data):
     world = start()
     snapshots = {scope.key: build(scope, world) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
@@ -359,7 +359,7 @@ def tables(world: World) -> list[Mapping]:
 
 @PROPERTY
 @given(st.data())
-def test_an_advanced_rollout_equals_one_that_is_built_and_says_exactly_what_differs(data):
+def test_advanced_rollout_equals_built_one_and_reports_differences(data):
     world, canaries = start(), data.draw(st.booleans())
     rollouts = {scope.key: rollout.build(scope, world, canaries=canaries) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
@@ -402,7 +402,7 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
 
 @PROPERTY
 @given(st.data())
-def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_than_half(data):
+def test_given_resources_have_their_references_and_at_least_half(data):
     """Whatever is released, rejected and held on the way; unless less was approved."""
     world = start()
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
@@ -424,7 +424,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
 
 @PROPERTY
 @given(st.data())
-def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_them(data):
+def test_streams_are_told_as_by_a_newly_started_replica(data):
     publisher, world = Publisher(), start()
     publisher.start(world)
     boxes: dict[UUID, PendingUpdate] = {}
@@ -482,7 +482,7 @@ def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
 
 @PROPERTY
 @given(st.data())
-def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
+def test_full_load_after_gap_tells_streams_all_differences(data):
     """The changes in between are not known then: only the two Worlds are."""
     publisher, world = Publisher(), start()
     for change in data.draw(change_sets(world)):
@@ -509,7 +509,7 @@ def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
             assert told >= differing(held, should_hold)
 
 
-def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, content):
+def test_order_of_reading_a_world_does_not_matter(make_world, content):
     world = make_world(20, 20)
     entities = [entity for table in tables(world) for entity in table.values()]
     reversed_world = World().changed(1, map(put, entities[::-1]))
@@ -520,7 +520,7 @@ def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, con
         assert len(built) == size
 
 
-def test_a_lower_revision_is_never_published(make_world):
+def test_lower_revision_is_never_published(make_world):
     publisher, world = Publisher(), make_world(2)
     publisher.start(replace(world, revision=7))
     gateway = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
@@ -533,6 +533,6 @@ def test_a_lower_revision_is_never_published(make_world):
     assert box.event.is_set()
 
 
-def test_keys_of_a_world_and_of_its_changes_are_the_same():
+def test_keys_of_world_and_changes_are_equal():
     exit_ = Exit(EXITS[0], POOLS[0], "exit", None, 8443, ExitState.LOST)
     assert put(exit_).key == key_of(exit_) == exit_.id

@@ -202,7 +202,7 @@ def gateways(make_world) -> Group:
 # -- who is given what -------------------------------------------------------------------------------------------------
 
 
-def test_a_group_that_never_accepted_anything_is_given_everything_at_once(written):
+def test_new_group_is_given_everything_at_once(written):
     fresh = written()
     wanted = {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
     fresh.declare(wanted)
@@ -210,12 +210,12 @@ def test_a_group_that_never_accepted_anything_is_given_everything_at_once(writte
     assert fresh.stable == fresh.canary == wanted
 
 
-def test_what_is_accepted_and_wanted_is_settled_and_nothing_is_tried(written):
+def test_accepted_and_wanted_resources_are_stable(written):
     stable = written({ONE: "a", ROUTES: TO_ONE})
     assert stable.rollout.stable is stable.rollout.canary is stable.rollout.wanted
 
 
-def test_a_change_is_given_to_canaries_while_the_others_keep_what_they_have(written):
+def test_change_goes_to_canaries_while_others_keep_stable_resources(written):
     stable = written({ONE: "a", TWO: "b"})
     stable.declare({ONE: "new"})
     assert stable.sets == [({ONE}, Audience.CANARIES)]
@@ -223,7 +223,7 @@ def test_a_change_is_given_to_canaries_while_the_others_keep_what_they_have(writ
     assert stable.stable == {ONE: "a", TWO: "b"}
 
 
-def test_what_canaries_accepted_is_given_to_everybody(written):
+def test_change_that_canaries_accepted_goes_to_everybody(written):
     stable = written({ONE: "a"})
     stable.declare({ONE: "new"})
     stable.release()
@@ -231,21 +231,21 @@ def test_what_canaries_accepted_is_given_to_everybody(written):
     assert stable.stable == {ONE: "new"}
 
 
-def test_without_canaries_a_change_goes_to_everybody(written):
+def test_change_without_canaries_goes_to_everybody(written):
     stable = written({ONE: "a"}, canaries=False)
     stable.declare({ONE: "new"})
     assert stable.sets == [({ONE}, Audience.EVERYBODY)]
     assert stable.stable == {ONE: "new"}
 
 
-def test_without_canaries_a_rejected_change_still_goes_to_nobody(written):
+def test_rejected_change_without_canaries_goes_to_nobody(written):
     stable = written({ONE: "a"}, canaries=False)
     stable.declare({ONE: "new"})
     stable.reject(ONE)
     assert stable.stable == stable.canary == {ONE: "a"}
 
 
-def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
+def test_overlay_changes_need_no_canary(written, make_world):
     own = written({ONE: "a"}, shared=False)
     own.declare({ONE: "new"})
     assert own.sets == [({ONE}, Audience.EVERYBODY)]
@@ -257,14 +257,14 @@ def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
     assert [audience for _, audience in overlay.sets] == [Audience.EVERYBODY]
 
 
-def test_a_proxys_own_resources_may_name_what_its_group_has_and_may_all_go(written):
+def test_overlay_may_refer_to_its_group_and_lose_all_resources(written):
     own = written({ONE: "a", TWO: "b", THREE: "c"}, shared=False)
     own.declare({ONE: None, TWO: None, THREE: None, ROUTES: TO_TWO})
     assert {audience for _, audience in own.sets} == {Audience.EVERYBODY}
     assert own.stable == {ROUTES: TO_TWO}
 
 
-def test_endpoints_are_never_tried_or_held(written, make_world):
+def test_endpoints_are_neither_tried_nor_withheld(written, make_world):
     some = written({ONE: "a", endpoints(1): "x", endpoints(2): "y", endpoints(3): "z"})
     some.declare({endpoints(1): "new", endpoints(2): None, endpoints(3): None})
     assert some.sets == []
@@ -277,7 +277,7 @@ def test_endpoints_are_never_tried_or_held(written, make_world):
     assert of_fleet.rollout.stable is of_fleet.rollout.wanted
 
 
-def test_endpoints_go_on_while_what_uses_them_is_held(written):
+def test_endpoints_change_while_their_cluster_is_withheld(written):
     some = written({ONE: "a", endpoints(1): "x"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
@@ -288,7 +288,7 @@ def test_endpoints_go_on_while_what_uses_them_is_held(written):
 # -- closed change-sets ------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_and_the_routes_that_name_it_are_one_set_and_unrelated_changes_another(written):
+def test_new_cluster_and_its_routes_are_one_set_apart_from_others(written):
     some = written({ONE: "a", ROUTES: TO_ONE, THREE: "c", FILTER: "x"})
     some.declare({TWO: "b", ROUTES: TO_BOTH, THREE: "new", FILTER: "new"})
     assert sorted(some.sets, key=lambda each: len(each[0])) == [
@@ -298,7 +298,7 @@ def test_a_cluster_and_the_routes_that_name_it_are_one_set_and_unrelated_changes
     ]
 
 
-def test_a_cluster_goes_together_with_the_routes_that_named_it_before(written):
+def test_removed_cluster_is_one_set_with_its_former_routes(written):
     some = written({ONE: "a", TWO: "b", ROUTES: TO_BOTH})
     some.declare({TWO: None, ROUTES: TO_ONE})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
@@ -306,26 +306,26 @@ def test_a_cluster_goes_together_with_the_routes_that_named_it_before(written):
     assert some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
-def test_a_listener_comes_together_with_its_routes(written):
+def test_new_listener_is_one_set_with_its_routes(written):
     some = written({ONE: "a"})
     some.declare({CLIENTS: "8080", ROUTES: TO_ONE})
     assert [{*each} for each, _ in some.sets] == [{CLIENTS, ROUTES}]
 
 
-def test_what_is_there_before_and_after_holds_up_nothing_that_names_it(written):
+def test_changed_resource_is_no_set_with_those_that_refer_to_it(written):
     """A listener that is refused keeps no pool from the routes."""
     some = written({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080"})
     some.declare({CLIENTS: "8081", ONE: "other", TWO: "b", ROUTES: TO_BOTH})
     assert sorted(({*each} for each, _ in some.sets), key=len) == [{ONE}, {CLIENTS}, {ROUTES, TWO}]
 
 
-def test_a_chain_of_names_is_one_set(written):
+def test_chain_of_references_is_one_set(written):
     some = written({FILTER: "x"})
     some.declare({ONE: "a", FILTER: TO_ONE, TWO: f"like {TO_ONE}", THREE: "apart"})
     assert sorted((len(each) for each, _ in some.sets), reverse=True) == [3, 1]
 
 
-def test_what_no_listener_names_nobody_can_try(written):
+def test_resource_without_listener_is_unused(written):
     groups = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
     each = written({ROUTES: "", groups: ""})
     assert [each.rollout.is_used(it) for it in (ROUTES, groups, ONE)] == [False, False, True]
@@ -338,13 +338,13 @@ def test_what_no_listener_names_nobody_can_try(written):
     assert not each.rollout.is_used(ROUTES)
 
 
-def test_a_pool_that_is_declared_is_its_cluster_and_the_routes(gateways):
+def test_new_pool_is_one_set_of_its_cluster_and_the_routes(gateways):
     pool = replace(next(iter(gateways.world.pools.values())), id=FLEET, country="zz", name="new")
     gateways.change(put(pool))
     assert gateways.sets == [({ResourceId(names.CLUSTER, names.pool_cluster(pool)), ROUTES}, Audience.CANARIES)]
 
 
-def test_two_replicas_call_a_change_set_the_same(written):
+def test_change_set_has_equal_keys_on_two_replicas(written):
     one, other = written({ONE: "a", TWO: "b"}), written({ONE: "a"})
     other.declare({TWO: "other"})
     other.release()
@@ -356,7 +356,7 @@ def test_two_replicas_call_a_change_set_the_same(written):
     assert {each.key for each in one.rollout.change_sets}.isdisjoint(keys[0])
 
 
-def test_a_set_that_removes_is_called_otherwise_than_one_that_adds(written):
+def test_removing_and_adding_sets_have_different_keys(written):
     some = written({ONE: "a", TWO: "b", THREE: "c"})
     some.declare({ONE: None})
     (gone,) = some.rollout.change_sets
@@ -368,7 +368,7 @@ def test_a_set_that_removes_is_called_otherwise_than_one_that_adds(written):
 # -- rejection ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_rejected_set_goes_to_nobody_and_what_was_accepted_stays(written):
+def test_rejected_set_goes_to_nobody_and_accepted_resources_stay(written):
     some = written({ONE: "a", ROUTES: TO_ONE, FILTER: "x"})
     some.declare({TWO: "bad", ROUTES: TO_BOTH, FILTER: "new"})
     some.reject(TWO, "cluster: no thanks")
@@ -378,14 +378,14 @@ def test_a_rejected_set_goes_to_nobody_and_what_was_accepted_stays(written):
     assert some.canary == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
 
 
-def test_a_rejected_set_says_why_in_the_proxys_own_words(written):
+def test_rejected_set_quotes_the_proxy(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE, "Proto constraint validation failed")
     assert some.reasons == [f"{ONE.name} was rejected: Proto constraint validation failed"]
 
 
-def test_fixing_what_was_rejected_clears_it(written):
+def test_fixed_resource_clears_its_rejection(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
@@ -396,7 +396,7 @@ def test_fixing_what_was_rejected_clears_it(written):
     assert some.sets == []
 
 
-def test_reverting_what_was_rejected_clears_it(written):
+def test_reverted_resource_clears_its_rejection(written):
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
     some.reject(TWO)
@@ -405,7 +405,7 @@ def test_reverting_what_was_rejected_clears_it(written):
     assert some.stable == some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
-def test_coming_back_to_what_was_rejected_is_held_again(written):
+def test_rejected_version_that_comes_back_is_withheld_again(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
@@ -416,7 +416,7 @@ def test_coming_back_to_what_was_rejected_is_held_again(written):
     assert some.stable == some.canary == {ONE: "mended"}
 
 
-def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written):
+def test_changed_resource_stays_withheld_with_a_rejected_one(written):
     """Together they are one change; a part of it would not do."""
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
@@ -425,7 +425,7 @@ def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written)
     assert some.sets == [({TWO, ROUTES}, Audience.NOBODY)]
 
 
-def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_with_all_that_belongs_to_it(written):
+def test_new_group_omits_rejected_change_set(written):
     fresh = written()
     fresh.declare({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080", TWO: "b", FILTER: "x"})
     fresh.reject(ROUTES)
@@ -436,7 +436,7 @@ def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_w
     ]
 
 
-def test_a_later_acceptance_changes_what_a_rejected_version_gives_way_to(written):
+def test_rejected_version_falls_back_to_latest_accepted_one(written):
     """Else a replica that started later would publish other bytes than one that was there all the time."""
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
@@ -449,7 +449,7 @@ def _parts(each: ResourceId) -> tuple[str, str]:
     return each.type_url, each.name
 
 
-def test_a_rejection_in_one_group_holds_nothing_back_from_another(written):
+def test_rejection_in_one_group_does_not_affect_another(written):
     some = written({ONE: "a"})
     some.declare({ONE: "new"})
     version = some.rollout.wanted.get(ONE).version
@@ -457,7 +457,7 @@ def test_a_rejection_in_one_group_holds_nothing_back_from_another(written):
     assert some.sets == [({ONE}, Audience.CANARIES)]
 
 
-def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_see_it(gateways):
+def test_rejection_reaches_all_streams_and_late_ones_never_see_it(gateways):
     publisher = Publisher()
     publisher.start(gateways.world)
     fleet_id = gateways.scope.fleet_id
@@ -487,7 +487,7 @@ def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_se
 # -- guard rails -------------------------------------------------------------------------------------------------------
 
 
-def test_what_names_something_that_does_not_exist_is_held_and_says_so(written):
+def test_dangling_reference_is_withheld_with_its_reason(written):
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({ROUTES: TO_BOTH})
     assert some.sets == [({ROUTES}, Audience.NOBODY)]
@@ -497,13 +497,13 @@ def test_what_names_something_that_does_not_exist_is_held_and_says_so(written):
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
-def test_of_several_missing_names_the_same_one_is_told_on_every_replica(written):
+def test_dangling_reason_is_equal_on_all_replicas(written):
     some = written({ONE: "a"})
     some.declare({ROUTES: " ".join(cluster(number).name for number in range(50, 10, -1))})
     assert some.reasons == [f"{ROUTES.name} names {cluster(11).name}, which does not exist"]
 
 
-def test_taking_away_what_unchanged_routes_name_is_held(written):
+def test_removal_that_unchanged_routes_refer_to_is_withheld(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({TWO: None})
     assert [audience for _, audience in some.sets] == [Audience.NOBODY]
@@ -513,21 +513,21 @@ def test_taking_away_what_unchanged_routes_name_is_held(written):
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
-def test_also_what_was_never_accepted_is_held_while_it_names_nothing(written):
+def test_new_group_withholds_dangling_reference(written):
     fresh = written()
     fresh.declare({ROUTES: TO_ONE, TWO: "b"})
     assert fresh.stable == {TWO: "b"}
     assert (({ROUTES}, Audience.NOBODY)) in fresh.sets
 
 
-def test_half_of_a_kind_may_go(written):
+def test_half_of_a_type_may_be_removed(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None})
     assert {audience for _, audience in some.sets} == {Audience.CANARIES}
     assert some.canary == {THREE: "c", FOUR: "d"}
 
 
-def test_more_than_half_of_a_kind_is_held_and_says_how_many_would_be_left(written):
+def test_removal_of_more_than_half_is_withheld_with_counts(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None, THREE: None})
     assert {audience for _, audience in some.sets} == {Audience.NOBODY}
@@ -536,7 +536,7 @@ def test_more_than_half_of_a_kind_is_held_and_says_how_many_would_be_left(writte
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_last_of_a_kind_is_held(written, count):
+def test_removal_of_last_resource_of_a_type_is_withheld(written, count):
     all_of_them = {cluster(number): "a" for number in range(count)}
     some = written({**all_of_them, FILTER: "x"})
     some.declare(dict.fromkeys(all_of_them))
@@ -544,26 +544,26 @@ def test_the_last_of_a_kind_is_held(written, count):
     assert some.stable == {**all_of_them, FILTER: "x"}
 
 
-def test_what_shrinks_holds_nothing_else(written):
+def test_shrink_withholds_no_other_set(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, THREE: "new", FILTER: "new"})
     assert some.canary == {ONE: "a", TWO: "b", THREE: "new", FILTER: "new"}
 
 
-def test_others_in_place_of_those_that_go_are_no_shrink(written):
+def test_replaced_resources_are_no_shrink(written):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: None, TWO: None, THREE: "c", FOUR: "d"})
     assert {audience for _, audience in some.sets} == {Audience.CANARIES}
 
 
-def test_putting_back_what_went_clears_a_shrink(written):
+def test_restored_resources_clear_a_shrink(written):
     some = written({ONE: "a", TWO: "b", THREE: "c"})
     some.declare({ONE: None, TWO: None})
     some.declare({ONE: "a"})
     assert some.sets == [({TWO}, Audience.CANARIES)]
 
 
-def test_an_approved_shrink_is_tried_and_says_that_it_needed_one(written):
+def test_approved_shrink_goes_to_canaries_and_is_marked(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, FILTER: "new"})
     some.approve()
@@ -573,7 +573,7 @@ def test_an_approved_shrink_is_tried_and_says_that_it_needed_one(written):
     assert shrinks == {frozenset({ONE}): True, frozenset({TWO}): True, frozenset({FILTER}): False}
 
 
-def test_an_approval_lets_nothing_through_that_was_rejected(written):
+def test_approval_releases_no_rejected_set(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({ONE: None, TWO: None, ROUTES: THREE.name})
     some.approve()
@@ -582,14 +582,14 @@ def test_an_approval_lets_nothing_through_that_was_rejected(written):
     assert some.stable == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
 
 
-def test_an_approval_of_another_fleet_lets_nothing_through(written):
+def test_approval_of_another_fleet_releases_nothing(written):
     some = written({ONE: "a"})
     some.declare({ONE: None})
     some.change(put(Approval(SOMEBODY)))
     assert some.sets == [({ONE}, Audience.NOBODY)]
 
 
-def test_pools_that_go_are_held_when_too_many_and_pass_when_approved(gateways):
+def test_removal_of_too_many_pools_waits_for_approval(gateways):
     pools = [*gateways.world.pools.values()]
     exits = [*gateways.world.exits.values()]
     gateways.change(*(Change(Kind.EXIT, each.id, None) for each in exits))
@@ -614,7 +614,7 @@ class Walked(frozenset):
 
 
 @pytest.mark.parametrize("size", [10, 500])
-def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatch, size):
+def test_advance_examines_pending_resources_only(written, monkeypatch, size):
     some = written({cluster(number): "a" for number in range(size)})
     looked, translated, real = [], [], rollout_module.references
     translate = Written.translate
@@ -635,7 +635,7 @@ def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatc
     assert all(kept[each] is some.rollout.stable.resources[names.CLUSTER][each] for each in kept.keys() - {ONE.name})
 
 
-def test_an_acceptance_translates_nothing(written, monkeypatch):
+def test_acceptance_translates_nothing(written, monkeypatch):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: "new"})
     translated: list[ResourceId] = []
@@ -649,5 +649,5 @@ def test_an_acceptance_translates_nothing(written, monkeypatch):
     assert released.stable is released.wanted
 
 
-def test_while_nothing_is_pending_all_share_one_table(gateways):
+def test_snapshots_share_tables_while_nothing_is_pending(gateways):
     assert gateways.rollout.stable is gateways.rollout.canary is gateways.rollout.wanted

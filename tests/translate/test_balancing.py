@@ -97,18 +97,18 @@ def weights(*exits: Exit) -> list[int | None]:
         (Policy.SESSION, ClusterLbPolicy.RING_HASH),
     ],
 )
-def test_a_policy_is_one_of_envoys(policy, envoys):
+def test_policy_becomes_envoy_policy(policy, envoys):
     assert cluster(replace(POOL, balancing=Balancing(policy))).lb_policy is envoys
 
 
-def test_a_pool_that_says_nothing_takes_of_two_exits_the_one_with_less_to_do():
+def test_default_policy_is_least_request():
     assert cluster(POOL).lb_policy is ClusterLbPolicy.LEAST_REQUEST
 
 
 @pytest.mark.parametrize(
     "way", [forward_to_pool(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
 )
-def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_nothing_else(way):
+def test_forward_actions_hash_the_session_alone(way):
     for action in actions(way):
         (policy,) = action.hash_policy
         assert policy == RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
@@ -118,7 +118,7 @@ def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_n
     ("ttls", "key"),
     [((600,), "exitplane.session.600"), ((600, 60), "exitplane.session.60"), ((None, 300), "exitplane.session.300")],
 )
-def test_where_pools_differ_sessions_live_as_long_as_in_the_strictest(ttls, key):
+def test_session_ttl_is_the_shortest_of_the_pools(ttls, key):
     pools = tuple(
         replace(POOL, id=UUID(int=90 + n), balancing=Balancing(Policy.SESSION, session_ttl_s=ttl))
         for n, ttl in enumerate(ttls)
@@ -135,26 +135,26 @@ def actions(on_match: bytes) -> list[RouteAction]:
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def test_exits_share_by_their_weights():
+def test_endpoints_have_exit_weights():
     assert weights(make_exit(1, weight=5), make_exit(2), make_exit(3, weight=128)) == [5, 1, 128]
 
 
-def test_no_weight_is_written_where_all_are_alike():
+def test_equal_weights_are_left_out():
     assert weights(make_exit(1), make_exit(2)) == [None, None]
 
 
-def test_the_weight_of_an_exit_that_is_not_offered_is_none_of_a_gateways_business():
+def test_weight_of_unoffered_exit_is_ignored():
     assert weights(make_exit(1), make_exit(2, weight=5, state=ExitState.LOST)) == [None]
 
 
 # -- standby -----------------------------------------------------------------------------------------------------------
 
 
-def test_exits_on_standby_come_after_all_others():
+def test_standby_exits_come_after_all_others():
     assert priorities(make_exit(1, standby=True), make_exit(2), make_exit(3)) == {0: {2, 3}, 1: {1}}
 
 
-def test_exits_on_standby_come_after_the_farthest_and_the_near_ones_of_them_first():
+def test_standby_exits_come_after_far_ones_near_first():
     exits = [
         make_exit(1, HERE, standby=True),
         make_exit(2, HERE),
@@ -165,25 +165,25 @@ def test_exits_on_standby_come_after_the_farthest_and_the_near_ones_of_them_firs
     assert priorities(*exits, here=HERE) == {0: {2}, 1: {4}, 2: {1}, 3: {5}, 4: {3}}
 
 
-def test_exits_on_standby_come_first_when_there_are_no_others():
+def test_standby_exits_come_first_without_others():
     exits = [make_exit(1, standby=True), make_exit(2, state=ExitState.LOST)]
     assert priorities(*exits) == {0: {1}}
 
 
 @pytest.mark.parametrize("exits", [1, 10, 1_000])
-def test_one_healthy_exit_is_enough_to_keep_standby_out(exits):
+def test_one_healthy_exit_keeps_standby_exits_unused(exits):
     policy = told(make_exit(1), make_exit(2, standby=True)).policy
     assert policy.overprovisioning_factor * 1 // exits >= 100
     assert policy.overprovisioning_factor * exits < 2**32, "Envoy multiplies in 32 bits"
     assert ENVOYS_OWN_FACTOR * 1 // 10 < 100, "else nothing would have to be said"
 
 
-def test_a_pool_without_exits_on_standby_leaves_envoys_own_factor_as_it_is():
+def test_pool_without_standby_keeps_default_overprovisioning():
     assert told(make_exit(1), make_exit(2)).policy is None
     assert told(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
 
 
-def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
+def test_explanation_lists_standby_exits_last_of_serving_ones():
     exits = [
         make_exit(1, HERE, standby=True),
         make_exit(2, Locality("us")),
@@ -198,7 +198,7 @@ def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
 # -- resilience --------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_pool_bears_is_what_its_cluster_says():
+def test_cluster_has_resilience_of_its_pool():
     bears = Resilience(
         max_ejection_percent=50,
         panic_threshold_percent=10,
@@ -222,12 +222,12 @@ def test_what_a_pool_bears_is_what_its_cluster_says():
     assert (check.unhealthy_threshold, check.healthy_threshold) == (6, 9)
 
 
-def test_a_pool_that_says_nothing_fails_closed():
+def test_pool_fails_closed_by_default():
     assert cluster(POOL).common_lb_config.healthy_panic_threshold.value == 0
     assert cluster(POOL).outlier_detection.max_ejection_percent == 100
 
 
-def test_what_targets_answer_ejects_no_exit_whatever_a_pool_bears():
+def test_target_responses_never_eject_an_exit():
     outliers = cluster(replace(POOL, resilience=Resilience(failures_to_eject=1))).outlier_detection
     assert outliers.enforcing_consecutive_5xx == outliers.enforcing_consecutive_gateway_failure == 0
 
@@ -235,14 +235,14 @@ def test_what_targets_answer_ejects_no_exit_whatever_a_pool_bears():
 # -- as stored, and as changed -----------------------------------------------------------------------------------------
 
 
-def test_what_is_stored_without_a_word_is_the_default():
+def test_empty_stored_settings_are_defaults():
     assert read_balancing({}) is BALANCING
     assert read_resilience({}) is RESILIENCE
     assert read_balancing({"policy": "session"}) == Balancing(Policy.SESSION)
     assert read_resilience({"failures_to_eject": 9}) == Resilience(failures_to_eject=9)
 
 
-def test_what_a_newer_version_stored_is_passed_over():
+def test_unknown_stored_settings_are_ignored():
     assert read_resilience({"failures_to_eject": 9, "of_tomorrow": 1}) == Resilience(failures_to_eject=9)
 
 
@@ -256,7 +256,7 @@ def make_world(*entities) -> World:
     "changed",
     [replace(POOL, balancing=Balancing(Policy.SESSION)), replace(POOL, resilience=Resilience(failures_to_eject=9))],
 )
-def test_a_pool_that_shares_or_bears_otherwise_changes_its_own_cluster_and_nothing_else(changed):
+def test_changed_balancing_or_resilience_changes_one_cluster(changed):
     old, scope, change = make_world(POOL, OTHER), GatewayGroup(FLEET), put(changed)
     new = old.changed(2, [change])
     _, differing = advance(build(scope, old), new, affected([change], old, new)[scope.key].declared)
@@ -264,7 +264,7 @@ def test_a_pool_that_shares_or_bears_otherwise_changes_its_own_cluster_and_nothi
 
 
 @pytest.mark.parametrize("change", [{"weight": 2}, {"standby": True}])
-def test_an_exit_of_another_weight_or_on_standby_changes_the_endpoints_of_its_pool(change):
+def test_changed_weight_or_standby_changes_endpoints_of_its_pool(change):
     first, second = make_exit(1), make_exit(2)
     old, scope, put_first = (
         make_world(POOL, OTHER, first, second),

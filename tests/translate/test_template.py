@@ -111,7 +111,7 @@ def assert_same(translated, defined):
 
 @drawn
 @given(POOLS)
-def test_a_pools_cluster_is_what_was_defined(pool):
+def test_pool_cluster_equals_its_definition(pool):
     assert_same(translate_pool_cluster(pool), define_pool_cluster(pool))
 
 
@@ -152,68 +152,68 @@ def test_exit_listener_follows_each_field(field, exit_, other):
 
 @drawn
 @given(POOLS)
-def test_the_routes_of_a_pools_exits_are_what_was_defined(pool):
+def test_exit_routes_equal_their_definition(pool):
     assert_same(translate_exit_routes(pool), define_exit_routes(pool.name))
 
 
 @drawn
 @given(POOLS)
-def test_what_leads_to_a_pool_is_what_was_defined(pool):
+def test_forward_action_equals_its_definition(pool):
     defined = define_forward(names.pool_cluster(pool), pool.name, pool.balancing.session_ttl_s)
     assert MatcherOnMatch.parse(forward((Destination(1, (pool,)),))) == MatcherOnMatch.parse(encode(defined))
 
 
 @drawn
 @given(st.builds(DirectResponse, st.integers(200, 599), TEXTS))
-def test_a_refusal_is_what_was_defined(refusal):
+def test_direct_response_equals_its_definition(refusal):
     assert MatcherOnMatch.parse(respond(refusal)) == MatcherOnMatch.parse(encode(define_response(refusal)))
 
 
 @drawn
 @given(st.lists(POOLS, min_size=2, max_size=4))
-def test_a_cluster_that_goes_on_from_pool_to_pool_is_what_was_defined(pools):
+def test_aggregate_cluster_equals_its_definition(pools):
     name = names.aggregate_cluster(pool.id for pool in pools)
     assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(name, [*map(names.pool_cluster, pools)]))
 
 
 @drawn
 @given(st.none() | ADDRESSES)
-def test_the_targets_of_an_exit_are_what_was_defined(egress_address):
+def test_exit_targets_equal_their_definition(egress_address):
     assert_same(translate_exit_targets(egress_address), define_exit_targets(egress_address))
 
 
 @drawn
 @given(EXITS, st.uuids())
-def test_the_listener_of_an_exit_is_what_was_defined(exit_, fleet_id):
+def test_exit_listener_equals_its_definition(exit_, fleet_id):
     assert_same(translate_exit_listener(exit_, fleet_id), define_exit_listener(exit_, fleet_id))
 
 
 @drawn
 @given(POOLS)
-def test_the_routes_of_exits_with_a_parent_are_what_was_defined(pool):
+def test_parent_routes_equal_their_definition(pool):
     assert_same(translate_parent_routes(pool), define_parent_routes(pool.name))
 
 
 @drawn
 @given(PARENTS, st.none() | ADDRESSES)
-def test_the_cluster_of_a_parent_is_what_was_defined_and_holds_no_credentials(parent, egress_address):
+def test_parent_cluster_equals_its_definition(parent, egress_address):
     assert_same(translate_parent(parent, egress_address), define_parent(parent, egress_address))
 
 
-def test_a_parents_cluster_is_the_same_whatever_its_credentials_are():
+def test_parent_cluster_does_not_depend_on_credential_values():
     some, others = (Parent("gluetun", 8888, name, 2 * name) for name in ("a", "b"))
     assert encode(translate_parent(some)) == encode(translate_parent(others))
     assert encode(translate_parent(some)) != encode(translate_parent(Parent("gluetun", 8888)))
 
 
-def test_credentials_are_the_whole_value_of_a_header_in_utf_8():
+def test_credentials_are_a_whole_header_value_in_utf_8():
     secret = translate_credentials(Parent("gluetun", 8888, "us\u00e9r", "p\u00e4ss: word"))
     scheme, _, encoded = secret.generic_secret.secret.inline_string.partition(" ")
     assert (scheme, b64decode(encoded).decode()) == ("Basic", "us\u00e9r:p\u00e4ss: word")
     assert translate_credentials(Parent("gluetun", 8888)) is None
 
 
-def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
+def test_exit_with_parent_has_no_way_to_dial_targets():
     """Whatever part of it arrives, or is refused."""
     pool = make_pool(1)
     parent = Parent("gluetun", 8888, "a", "b")
@@ -239,25 +239,25 @@ def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
     assert references(*dataclasses.astuple(routes), found[routes]) == frozenset()
 
 
-def test_what_is_set_to_nothing_stays_set():
+def test_port_zero_of_source_address_stays_set():
     """Envoy refuses a source address without a port, though the port is 0."""
     for translated in (translate_exit_targets("10.0.0.1"), translate_exit_targets("127.0.0.1")):
         assert translated.upstream_bind_config.source_address.HasField("port_value")
 
 
-def test_a_template_is_not_what_is_made_of_it():
+def test_translation_does_not_change_its_template():
     first = encode(translate_gateway_routes([make_pool(1)]))
     translate_gateway_routes([])
     translate_gateway_routes([make_pool(2), make_pool(3)])
     assert encode(translate_gateway_routes([make_pool(1)])) == first
 
 
-def test_the_order_in_which_pools_come_makes_no_difference():
+def test_order_of_pools_does_not_matter():
     pools = [make_pool(number) for number in range(20)]
     assert encode(translate_gateway_routes(pools)) == encode(translate_gateway_routes(pools[::-1]))
 
 
-def test_the_example_is_named_nowhere():
+def test_sample_values_never_leak_into_resources():
     """Neither in what is said of served countries, nor in any name."""
     exit_ = Exit(UUID(int=5), UUID(int=6), "x", "192.0.2.1", 8443, ExitState.HEALTHY)
     for translated in (
@@ -270,7 +270,7 @@ def test_the_example_is_named_nowhere():
             assert word.encode() not in encode(translated)
 
 
-def test_the_routes_name_the_clusters_of_all_pools():
+def test_routes_refer_to_clusters_of_all_pools():
     pools = [make_pool(number) for number in range(5)]
     body = encode(translate_gateway_routes(pools))
     assert references(names.ROUTE, names.GATEWAY_ROUTES, body) == {
@@ -279,7 +279,7 @@ def test_the_routes_name_the_clusters_of_all_pools():
     assert references(names.CLUSTER, "x", encode(translate_pool_cluster(pools[0])))
 
 
-def test_without_pools_no_table_is_empty():
+def test_routes_without_pools_have_no_empty_table():
     """Envoy refuses those."""
     (host,) = RouteConfiguration.parse(encode(translate_gateway_routes([]))).virtual_hosts
     assert all(entry.on_match.action for entry in host.matcher.matcher_list.matchers)
@@ -335,20 +335,20 @@ def scopes_of(exit_):
     return ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)
 
 
-def test_what_counts_encodings_sees_them(encoded):
+def test_encoding_counter_counts(encoded):
     encode(define_pool_cluster(make_pool(1)))
     assert "Cluster" in encoded
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_a_fleet_encodes_its_listener_and_nothing_for_its_pools(encoded, pools):
+def test_fleet_encodes_its_listener_and_nothing_per_pool(encoded, pools):
     build(GatewayGroup(FLEET), make_world(pools))
     assert encoded.count("Listener") == 1
     assert {"Cluster", "RouteConfiguration", "Route"}.isdisjoint(encoded)
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
+def test_new_pool_encodes_nothing_with_envoy_types(encoded, pools):
     old, scope = make_world(pools), GatewayGroup(FLEET)
     snapshot = build(scope, old)
     encoded.clear()
@@ -360,7 +360,7 @@ def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
     assert len(newer.resources[names.CLUSTER]) == pools + 1
 
 
-def test_a_renamed_pool_makes_its_own_entry_anew_and_no_other():
+def test_renamed_pool_rebuilds_its_own_entry_only():
     pools = [make_pool(number) for number in range(50)]
     translate_gateway_routes(pools)
     made = forward.cache_info().misses
@@ -369,7 +369,7 @@ def test_a_renamed_pool_makes_its_own_entry_anew_and_no_other():
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_exits_that_come_all_at_once_encode_nothing_with_envoys_own_types(encoded, pools):
+def test_many_new_exits_encode_nothing_with_envoy_types(encoded, pools):
     world = make_world(pools)
     for exit_ in world.exits.values():
         for scope in scopes_of(exit_):

@@ -78,7 +78,7 @@ def asked(world: World, **given):
         ),
     ],
 )
-def test_the_first_source_that_says_where_is_named(given, source, place):
+def test_first_source_with_a_location_decides(given, source, place):
     explained = asked(make(), **given)
     assert (explained.wish.source, explained.wish.place) == (source, place)
 
@@ -101,12 +101,12 @@ def test_the_first_source_that_says_where_is_named(given, source, place):
         (Match(users=frozenset({"alice"}), groups=frozenset({"staff", "guests"}), domains=frozenset({"com"})), None),
     ],
 )
-def test_a_route_says_what_it_failed_in_first(match, failed):
+def test_tried_route_reports_its_first_failed_condition(match, failed):
     (tried,) = asked(make(route(1, match)), user_name="alice", wish=RequestedLocation("us"), day=0, minute=0).tried
     assert tried.failed == failed
 
 
-def test_routes_after_the_one_that_decides_are_not_tried():
+def test_routes_after_the_deciding_one_are_not_tried():
     world = make(route(1, Match(countries=frozenset({"de"}))), route(2, Match()), route(3, Match()))
     explained = asked(world, wish=RequestedLocation("us"))
     assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", MatchFailure.COUNTRY), ("r2", None)]
@@ -114,7 +114,7 @@ def test_routes_after_the_one_that_decides_are_not_tried():
     assert explained.ways == ()
 
 
-def test_a_wish_that_is_allowed_goes_where_it_would_go_without_routes():
+def test_allowed_request_takes_its_default_route():
     world = make(route(1, Match(groups=frozenset({"staff"})), Allow()), route(2, Match()))
     (way,) = asked(world, user_name="alice-country-us").ways
     assert [each.pool for each in way.pools] == [US]
@@ -122,13 +122,13 @@ def test_a_wish_that_is_allowed_goes_where_it_would_go_without_routes():
     assert asked(world, user_name="alice-country-fr").refusal.status == 404
 
 
-def test_pools_are_told_in_the_order_in_which_they_are_used():
+def test_pools_are_listed_in_order_of_use():
     world = make(route(1, Match(), ToPools(((US.id, 3), (BERLIN.id, 1)), (MUNICH.id, US.id))))
     ways = [(way.weight, [each.pool.name for each in way.pools]) for way in asked(world).ways]
     assert ways == [(3, ["us", "berlin", "munich"]), (1, ["berlin", "us", "munich"])]
 
 
-def test_a_country_of_cities_is_all_of_them_and_a_city_is_never_its_country():
+def test_country_uses_all_its_cities_and_city_never_its_country():
     ways = [
         (way.weight, [each.pool.name for each in way.pools]) for way in asked(make(), wish=RequestedLocation("de")).ways
     ]
@@ -139,7 +139,7 @@ def test_a_country_of_cities_is_all_of_them_and_a_city_is_never_its_country():
     assert asked(make(), wish=RequestedLocation(city="berlin")).refusal.status == 400
 
 
-def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
+def test_exits_are_listed_near_first_with_reasons():
     def exit_(number: int, state=ExitState.HEALTHY, endpoint="192.0.2.1", place=None) -> Exit:
         return Exit(UUID(int=50 + number), US.id, f"e{number}", endpoint, 1, state, locality=place)
 
@@ -155,6 +155,6 @@ def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
     ]
 
 
-def test_a_listener_that_the_fleet_does_not_have_explains_nothing():
+def test_unknown_listener_has_no_explanation():
     assert asked(make(), listener_id=UUID(int=99)) is None
     assert explain(World(), FLEET, ExplainRequest("x", 1)) is None

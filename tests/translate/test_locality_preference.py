@@ -150,21 +150,21 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         return reply.status, reply.read().decode()
 
 
-def test_the_nearest_exits_take_all_requests_while_they_live(exits, ask):
+def test_nearest_exits_take_all_requests_while_healthy(exits, ask):
     near = [exits.alive("eu/a"), exits.alive("eu/a")]
     assert ask([exits.alive("us"), exits.alive("eu/b"), exits.alive(None), *near]) == {(200, "eu/a"): 60}
 
 
-def test_a_near_exit_that_is_alone_and_just_died_fails_no_request(exits, ask):
+def test_lone_near_exit_that_just_died_fails_no_request(exits, ask):
     assert ask([exits.dead("eu/a"), exits.alive("eu/b"), exits.alive("us")]) == {(200, "eu/b"): 60}
 
 
-def test_a_near_exit_that_just_died_beside_another_leaves_the_requests_to_that(exits, ask):
+def test_near_exit_that_just_died_leaves_requests_to_the_other(exits, ask):
     answered = ask([exits.dead("eu/a"), exits.alive("eu/a"), exits.alive("us")])
     assert sum(answered.values()) == answered[200, "eu/a"] + answered[200, "us"] == 60
     assert answered[200, "eu/a"] > 50
 
 
-def test_when_all_exits_everywhere_are_dead_the_client_is_told_so(exits, ask):
+def test_client_gets_503_when_all_exits_are_dead(exits, ask):
     ((status, words),) = ask([exits.dead("eu/a"), exits.dead("us")], times=1)
     assert (status, "exitplane" in words) == (503, True)

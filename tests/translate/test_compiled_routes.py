@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.scale import scaled
-from tests.translate.matching import Outcome, decide
-from tests.translate.scenes import FLEET, Now, make_request, make_world, understood
+from tests.translate.matcher_interpreter import Outcome, decide
+from tests.translate.random_worlds import FLEET, Now, make_request, make_world, understood
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.explain import Explanation, explain
@@ -34,7 +34,7 @@ def outcome(explained: Explanation) -> Outcome:
 
 @settings(max_examples=scaled(15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), nows)
-def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
+def test_compiled_routes_decide_as_declared_ones(random, now):
     world = make_world(random, now)
     scope = GatewayGroup(FLEET)
     body = encode(scope.translate(world, ResourceId(names.ROUTE, names.GATEWAY_ROUTES)))
@@ -47,14 +47,14 @@ def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
 
 @settings(max_examples=scaled(15), deadline=None)
 @given(st.randoms(use_true_random=False), nows)
-def test_a_fleet_holds_all_that_its_resources_name(random, now):
+def test_fleet_has_all_resources_that_it_refers_to(random, now):
     world, scope = make_world(random, now), GatewayGroup(FLEET)
     held = scope.resources(world)
     for each in held:
         assert references(each.type_url, each.name, encode(scope.translate(world, each))) <= held
 
 
-def test_the_requests_meet_everything():
+def test_random_requests_cover_all_cases():
     """What makes the first test above able to fail."""
     random, seen = Random(1), Counter()
     for _ in range(150):
