@@ -1,4 +1,4 @@
-"""One small World in (NAME.in.yaml), one YAML out per type of resource; Envoy itself validates what comes out.
+"""Golden files: a small World (NAME.in.yaml) and its resources, a YAML file per type, which Envoy itself validates.
 
 `make goldens` rewrites the outputs and deletes orphans.
 """
@@ -54,7 +54,7 @@ FILES = {
     names.SECRET: "secrets",
 }
 ADS = {"name": "ads"}
-"""What secrets come over: nobody is dialled."""
+"""A cluster for ADS without endpoints: nothing is dialled."""
 SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT, "parent": PARENT_SCRIPT}
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
@@ -117,7 +117,7 @@ def listener(fleet: Fleet, name: str = "clients", **given) -> Listener:
 
 
 def with_ids(action: dict) -> dict:
-    """An action whose pools go by name."""
+    """Replace the names of pools in an action by their ids."""
     if "pools" not in action:
         return action
     pools = [{"id": str(identifier("pool", name)), "weight": weight} for name, weight in action["pools"].items()]
@@ -129,7 +129,7 @@ def place(text: str | None) -> Locality | None:
 
 
 def translate(case: str) -> dict[str, list[dict]]:
-    """The resources that the proxy of the case is given, by type: its overlay's over its group's."""
+    """Translate the resources for the proxy of a case, by type: its overlay's over its group's."""
     world, proxy = read_world(case)
     found = {}
     for scope in scopes_of(proxy, world):
@@ -144,7 +144,7 @@ def translate(case: str) -> dict[str, list[dict]]:
 
 
 def as_yaml(resources: list[dict]) -> str:
-    # the scripts have files and reviews of their own
+    # the scripts are files of their own
     text = json.dumps(resources)
     for name, script in SCRIPTS.items():
         text = text.replace(json.dumps(script)[1:-1], f"<envoy/{name}.lua>")
@@ -194,7 +194,7 @@ def test_envoy_validation_rejects_broken_resource(tmp_path):
 
 
 def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
-    """The resources as a static configuration: routes inside the listeners that ask for them, endpoints inside clusters."""
+    """Build a static configuration: routes inside the listeners that refer to them, endpoints inside clusters."""
     routes = {route["name"]: route for route in tables[names.ROUTE]}
     extensions = {each["name"]: each["typed_config"] for each in tables[names.EXTENSION]}
     endpoints = {each["cluster_name"]: each for each in tables[names.ENDPOINT]}
@@ -206,7 +206,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
                 if http_filter.pop("config_discovery", None):
                     http_filter["typed_config"] = extensions[http_filter["name"]]
     for cluster in tables[names.CLUSTER]:
-        _take_secrets_from_here(cluster)
+        _use_static_secrets(cluster)
         if cluster.pop("eds_cluster_config", None):
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = endpoints[cluster["name"]]
@@ -223,8 +223,8 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
     }
 
 
-def _take_secrets_from_here(cluster: dict) -> None:
-    """Envoy dies of a static cluster whose filters take secrets from a stream that is not there yet."""
+def _use_static_secrets(cluster: dict) -> None:
+    """Envoy crashes on a static cluster whose filters take secrets over a stream that does not exist yet."""
     options = cluster.get("typed_extension_protocol_options", {}).get(HTTP_OPTIONS, {})
     for http_filter in options.get("http_filters", []):
         credential = http_filter["typed_config"].get("credential")

@@ -1,4 +1,4 @@
-"""Cost follows the change: what does not depend on it is neither translated nor encoded, nor sent."""
+"""Cost follows the change: resources that it does not affect are not translated, encoded or sent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def world(make_world, pools) -> World:
 
 @pytest.fixture
 def publisher(world) -> Publisher:
-    """It has a stream of the gateway and one of each exit in the first three pools."""
+    """A publisher with streams of the gateway and of each exit in the first three pools."""
     started = Publisher()
     started.start(world)
     for proxy in world.proxies.values():
@@ -60,7 +60,7 @@ def endpoints(world, locality=None) -> GatewayEndpoints:
 
 
 def open_gateway(publisher, number, locality):
-    """One more gateway of the fleet, that stands at `locality`, and its stream."""
+    """Add a gateway at a locality, and open its stream."""
     fleet_id = next(iter(publisher.world.fleets))
     gateway = Proxy(UUID(int=number), fleet_id, f"gw-{number}", Role.GATEWAY, locality)
     publish(publisher, put(gateway))
@@ -76,7 +76,7 @@ def publish(publisher, *changes) -> World:
 
 @pytest.fixture
 def translated(publisher, translations):
-    """What is translated from now on."""
+    """Record the resources that are translated from now on."""
     return translations(GatewayGroup, GatewayEndpoints, ExitGroup, ExitOverlay)
 
 
@@ -194,7 +194,7 @@ def test_endpoints_of_a_locality_without_gateways_are_not_translated(world, publ
 
 
 def test_moved_gateway_is_sent_only_differing_endpoints(world, publisher):
-    """Here they differ for one pool: the only one that has an exit at a known place."""
+    """They differ for one pool: the only one with an exit at a known locality."""
     exit_ = next(iter(world.exits.values()))
     publish(publisher, put(replace(exit_, locality=EU)))
     gateway = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
@@ -215,7 +215,7 @@ def subscribe(type_url, resources) -> DeltaDiscoveryRequest:
 
 
 def converse(stream, requests, actions=()) -> dict[str, set[str]]:
-    """The names by type URL that a client is sent, which makes these requests and accepts everything."""
+    """Return the names by type URL that are sent to a client that makes these requests and accepts everything."""
     sent: dict[str, set[str]] = {}
     pending = [*actions]
     while requests or pending:
@@ -284,7 +284,7 @@ for scope in (GatewayGroup(fleet.id), *endpoints, ExitGroup(pools[0].id), ExitOv
 
 @pytest.mark.slow
 def test_versions_are_equal_in_every_process():
-    """Hashes of strings differ between processes, and with them the order of sets."""
+    """Hashes of strings, and so the order of sets, differ between processes."""
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", PRINT_VERSIONS],

@@ -1,4 +1,4 @@
-"""Incremental equals full: whatever happens to a World, what was advanced equals what is built from scratch."""
+"""Incremental equals full: after any changes of a World, an advanced snapshot equals one built from scratch."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def listeners(draw) -> Listener:
 
 @st.composite
 def entities(draw) -> list:
-    """One thing that is declared, changed or moved."""
+    """Draw an entity that is added, changed or moved."""
     known = ("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway", "route", "route", "user")
     match draw(st.sampled_from((*known, "certificate"))):
         case "listener":
@@ -180,7 +180,7 @@ removals = st.one_of(
 
 @st.composite
 def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
-    """Proxies accept and reject what they are given, operators approve; and, if `strange`, what else may be in the tables."""
+    """Draw acceptances, rejections and approvals; with `strange` also accepted rows that no rollout would write."""
     kind = draw(st.sampled_from(("release", "release", "reject", "approval", *(["strange"] if strange else []))))
     if kind == "approval":
         fleet_id = draw(fleet_ids)
@@ -225,7 +225,7 @@ def rejected(scope: Scope, change_set: ChangeSet, draw) -> list[Change]:
 
 @st.composite
 def change_sets(draw, world: World, *, strange: bool = True) -> list[Change]:
-    """What one reading of the change log gives: one change for each thing that some writes touched."""
+    """Draw the changes of one reading of the change log: one for each entity that the writes touched."""
     found: dict[tuple, Change] = {}
     for _ in range(draw(st.integers(1, 4))):
         so_far = world.changed(0, found.values())
@@ -237,7 +237,7 @@ def change_sets(draw, world: World, *, strange: bool = True) -> list[Change]:
 
 
 def consistent(world: World, changes: Iterable[Change]) -> list[Change]:
-    """Changes that the database would have let through: exits are in pools, and pools with exits stay."""
+    """Return changes that the database would accept: exits have pools, and pools with exits stay."""
     changes = list(changes)
     for change in changes:
         if isinstance(change.value, Exit) and change.value.pool_id not in world.pools:
@@ -248,7 +248,7 @@ def consistent(world: World, changes: Iterable[Change]) -> list[Change]:
 
 
 def start() -> World:
-    """Something of everything, so that few steps lead far."""
+    """Make a World with some of everything, so that few steps reach many states."""
     fleets = [Fleet(fleet_id, str(fleet_id)) for fleet_id in FLEETS]
     gateways = [gateway(gateway_id, place) for gateway_id, place in zip(GATEWAYS, LOCALITIES, strict=False)]
     pools = [Pool(pool_id, FLEETS[0], country, country) for pool_id, country in zip(POOLS, COUNTRIES, strict=True)]
@@ -270,13 +270,13 @@ def start() -> World:
 
 
 def all_scopes(world: World) -> list[Scope]:
-    """Every scope that there may be, whether the World has what it is of or not."""
+    """List every possible scope, also those that the World does not have."""
     endpoints = [GatewayEndpoints(fleet_id, locality) for fleet_id in FLEETS for locality in LOCALITIES]
     return [*map(GatewayGroup, FLEETS), *endpoints, *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
 
 
 def subscribed(*worlds: World) -> set[str]:
-    """The keys of the scopes that some proxy is given."""
+    """Return the keys of the scopes that some proxy is given."""
     return {scope.key for world in worlds for proxy in world.proxies.values() for scope in scopes_of(proxy, world)}
 
 
@@ -296,7 +296,7 @@ def differing(old: dict, new: dict) -> set[ResourceId]:
 
 @pytest.fixture(scope="module", autouse=True)
 def remembered():
-    """Translators are functions of what they are given, so that each need run once for the same; so is the encoder."""
+    """Cache translators and the encoder by their arguments: they are pure functions, and slow."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in vars(scopes) if name.startswith("translate_")]:
             patch.setattr(scopes, name, remember(getattr(scopes, name)))
@@ -311,7 +311,7 @@ def remember(function, by=lambda given: given if isinstance(given, Hashable) els
         key = tuple(map(by, given))
         if key not in answers:
             given = given if by is id else key
-            answers[key] = given, function(*given)  # what was given is kept, so that its id is nobody else's
+            answers[key] = given, function(*given)  # keeps the arguments alive, so that their ids stay unique
         return answers[key][1]
 
     return answer
@@ -403,7 +403,7 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
 @PROPERTY
 @given(st.data())
 def test_given_resources_have_their_references_and_at_least_half(data):
-    """Whatever is released, rejected and held on the way; unless less was approved."""
+    """It holds after any releases and rejections, unless a shrink was approved."""
     world = start()
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
         world = world.changed(revision, data.draw(change_sets(world, strange=False)))
@@ -475,7 +475,7 @@ def test_streams_are_told_as_by_a_newly_started_replica(data):
 
 
 def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
-    """What a replica that starts now gives a proxy."""
+    """Return the resources that a newly started replica gives a proxy."""
     rollouts = [rollout.build(scope, world) for scope in scopes_of(proxy, world)]
     return as_content(ProxyView([each.canary if canary else each.stable for each in rollouts]))
 
@@ -483,7 +483,7 @@ def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
 @PROPERTY
 @given(st.data())
 def test_full_load_after_gap_tells_streams_all_differences(data):
-    """The changes in between are not known then: only the two Worlds are."""
+    """Only the two Worlds are known then, not the changes between them."""
     publisher, world = Publisher(), start()
     for change in data.draw(change_sets(world)):
         world = world.changed(1, [change])

@@ -1,4 +1,4 @@
-"""What of a group's wanted resources goes to whom: closed change-sets, canaries, guard rails, the fall back."""
+"""Rollouts: change-sets, canaries, guard rails, and the fallback to accepted versions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TO_ONE, TO_TWO, TO_BOTH = ONE.name, TWO.name, f"{ONE.name} {TWO.name}"
 
 @dataclass(frozen=True)
 class Written:
-    """A scope whose resources are as they are written down: each pool stands for one, its country is the body."""
+    """A scope with given resources: each pool of its World stands for one, and the country is the body."""
 
     shared: bool = True
     key: ClassVar[str] = "gateway/written"
@@ -89,7 +89,7 @@ def _pool_id(resource: ResourceId) -> UUID:
 
 
 class Group:
-    """Some proxies that share a scope. Whatever happens is advanced, and compared with what is built from scratch."""
+    """Proxies that share a scope. Each change advances its rollout, and compares it with one built from scratch."""
 
     def __init__(self, scope: Scope, world: World, *, canaries: bool = True) -> None:
         self.scope, self.world, self.canaries = scope, world, canaries
@@ -109,7 +109,7 @@ class Group:
         self.world = newer
 
     def declare(self, wanted: Mapping[ResourceId, str | None]) -> None:
-        """Write these down, and what is None off."""
+        """Set the wanted bodies of resources; None removes one."""
         self.change(
             *(
                 Change(Kind.POOL, _pool_id(each), None)
@@ -120,7 +120,7 @@ class Group:
         )
 
     def release(self, *, audience: Audience | None = None) -> None:
-        """Whoever was given something accepted it."""
+        """Accept the change-sets that somebody was given."""
         self.change(
             *(
                 change
@@ -131,7 +131,7 @@ class Group:
         )
 
     def reject(self, each: ResourceId, words: str = "no") -> None:
-        """A proxy refused what is wanted of a resource."""
+        """Reject the wanted version of a resource."""
         self.change(put(Rejection(self._key(each), self.rollout.wanted.get(each).version, SOMEBODY, words)))
 
     def approve(self) -> None:
@@ -174,7 +174,7 @@ def _bodies(snapshot: Snapshot) -> dict[ResourceId, str]:
 
 @pytest.fixture
 def written(monkeypatch):
-    """`written({…})`: a group that is stable at these resources; without any, one where nothing was accepted yet."""
+    """`written({…})` makes a group with these stable resources; without any, one that has accepted nothing yet."""
     encode = snapshot_module.encode
     monkeypatch.setattr(snapshot_module, "encode", lambda given: given if isinstance(given, bytes) else encode(given))
 
@@ -191,7 +191,7 @@ def written(monkeypatch):
 
 @pytest.fixture
 def gateways(make_world) -> Group:
-    """The gateways of a fleet with three pools, stable."""
+    """The gateways of a fleet with three pools, whose resources are stable."""
     world = make_world(3)
     made = Group(GatewayGroup(next(iter(world.fleets))), world)
     made.release()
@@ -313,7 +313,7 @@ def test_new_listener_is_one_set_with_its_routes(written):
 
 
 def test_changed_resource_is_no_set_with_those_that_refer_to_it(written):
-    """A listener that is refused keeps no pool from the routes."""
+    """A rejected listener keeps no pool from the routes."""
     some = written({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080"})
     some.declare({CLIENTS: "8081", ONE: "other", TWO: "b", ROUTES: TO_BOTH})
     assert sorted(({*each} for each, _ in some.sets), key=len) == [{ONE}, {CLIENTS}, {ROUTES, TWO}]
@@ -332,7 +332,7 @@ def test_resource_without_listener_is_unused(written):
     each.declare({CLIENTS: ""})  # tried
     assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, False]
     each.declare({CLIENTS: names.GROUPS_FILTER})
-    each.reject(CLIENTS)  # to be mended: whoever does shall find routes that were tried
+    each.reject(CLIENTS)  # routes stay used, so that canaries try them before the listener is fixed
     assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, True]
     each.declare({CLIENTS: None})
     assert not each.rollout.is_used(ROUTES)
@@ -417,7 +417,7 @@ def test_rejected_version_that_comes_back_is_withheld_again(written):
 
 
 def test_changed_resource_stays_withheld_with_a_rejected_one(written):
-    """Together they are one change; a part of it would not do."""
+    """They change together or not at all."""
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
     some.reject(TWO)
@@ -437,7 +437,7 @@ def test_new_group_omits_rejected_change_set(written):
 
 
 def test_rejected_version_falls_back_to_latest_accepted_one(written):
-    """Else a replica that started later would publish other bytes than one that was there all the time."""
+    """Otherwise a replica that starts later would publish other bytes than the others."""
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
@@ -604,7 +604,7 @@ def test_removal_of_too_many_pools_waits_for_approval(gateways):
 
 
 class Walked(frozenset):
-    """Keys that know how often somebody looked through all of them."""
+    """Keys that count how often they are iterated."""
 
     walks = 0
 

@@ -1,4 +1,4 @@
-"""How a pool shares requests among its exits, and what failures it bears, as gateways are told."""
+"""Balancing and resilience of pools in clusters, endpoints and routes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ POOL = Pool(UUID(int=1), FLEET, "de", "de")
 OTHER = Pool(UUID(int=3), FLEET, "fr", "fr")
 HERE = Locality("eu", "a")
 ENVOYS_OWN_FACTOR = 140
-"""In percent: what Envoy takes where nothing is said."""
+"""Envoy's default overprovisioning factor, in percent."""
 
 
 def cluster(pool: Pool) -> Cluster:
@@ -67,12 +67,12 @@ def make_exit(number: int, locality: Locality | None = None, **fields) -> Exit:
 
 
 def told(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
-    """As Envoy reads it."""
+    """Parse the endpoints with Envoy's types."""
     return ClusterLoadAssignment.parse(encode(translate_endpoints(POOL, exits, here)))
 
 
 def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]]:
-    """The numbers of the exits of each priority."""
+    """List the numbers of the exits by priority."""
     found: dict[int, set[int]] = {}
     for group in told(*exits, here=here).endpoints:
         for each in group.lb_endpoints:

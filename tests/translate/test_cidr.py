@@ -1,4 +1,4 @@
-"""Networks as Envoy takes them."""
+"""CIDR networks in the form that Envoy takes."""
 
 from __future__ import annotations
 

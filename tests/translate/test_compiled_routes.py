@@ -1,4 +1,4 @@
-"""What routes are compiled to decides as they do when they are taken one by one."""
+"""Compiled routes decide on random requests as the declared routes do one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.scale import scaled
 from tests.translate.matcher_interpreter import Outcome, decide
-from tests.translate.random_worlds import FLEET, Now, make_request, make_world, understood
+from tests.translate.random_worlds import FLEET, Now, intent_headers, make_request, make_world
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.explain import Explanation, explain
@@ -42,7 +42,7 @@ def test_compiled_routes_decide_as_declared_ones(random, now):
         request = make_request(random, now)
         explained = explain(world, FLEET, request)
         tunnel = random.random() < 0.5
-        assert decide(body, understood(explained, request), tunnel=tunnel) == outcome(explained)
+        assert decide(body, intent_headers(explained, request), tunnel=tunnel) == outcome(explained)
 
 
 @settings(max_examples=scaled(15), deadline=None)
@@ -55,7 +55,7 @@ def test_fleet_has_all_resources_that_it_refers_to(random, now):
 
 
 def test_random_requests_cover_all_cases():
-    """What makes the first test above able to fail."""
+    """Check that the random requests of the first test reach every kind of decision."""
     random, seen = Random(1), Counter()
     for _ in range(150):
         now = Now(random.randrange(7), random.randrange(24 * 60))

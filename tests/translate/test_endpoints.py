@@ -1,4 +1,4 @@
-"""Which exits gateways are told of, and which of them they prefer."""
+"""Endpoints: the exits that gateways are offered, and their priorities by locality."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_exit(number: int, locality: str | None = None, state: ExitState = ExitS
 
 
 def seen(*localities: str | None, here: str | None) -> dict[int, set[str | None]]:
-    """Where the exits of each priority stand, as a gateway is told that stands `here`."""
+    """List the localities of the exits by priority, for a gateway at `here`."""
     exits = [make_exit(number, locality) for number, locality in enumerate(localities)]
     found: dict[int, set[str | None]] = {}
     for group in translate_endpoints(POOL, exits, place(here)).endpoints:
@@ -62,7 +62,7 @@ def test_zones_of_two_regions_differ_despite_equal_names():
 @pytest.mark.parametrize("missing", range(len(PLACES) + 1))
 @pytest.mark.parametrize("here", PLACES)
 def test_priorities_start_at_zero_without_gaps(here, missing):
-    """Envoy refuses others."""
+    """Envoy rejects other priorities."""
     for left in (PLACES[missing:], PLACES[:missing], PLACES[:missing] + PLACES[missing + 1 :]):
         priorities = sorted(seen(*left, here=here))
         assert priorities == list(range(len(priorities)))
@@ -97,7 +97,7 @@ def test_order_of_exits_does_not_matter(here):
 
 
 def envoys_own(groups: list[tuple[str | None, int, list[int]]]) -> ClusterLoadAssignment:
-    """The same in the classes of Envoy's own API, which know all of its fields."""
+    """Build the endpoints with the classes of Envoy's API, which know all fields."""
     return ClusterLoadAssignment(
         cluster_name=names.pool_cluster(POOL),
         endpoints=[
@@ -128,7 +128,7 @@ def test_envoy_types_read_the_same_endpoints():
 
 
 def test_priority_without_healthy_exits_is_unused():
-    """Fail closed: Envoy would otherwise send to exits that failed their checks."""
+    """Otherwise Envoy would send requests to exits that failed their health checks."""
     balancing = Cluster.parse(encode(translate_pool_cluster(POOL))).common_lb_config
     assert balancing.healthy_panic_threshold.value == 0
     assert balancing.locality_weighted_lb_config is None

@@ -1,4 +1,4 @@
-"""What is told of a request: the wish and its source, the routes one by one, and the exits that would serve."""
+"""Explanations of requests: the intent and its source, the tried routes, and the exits that would serve."""
 
 from __future__ import annotations
 

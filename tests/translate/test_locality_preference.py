@@ -1,4 +1,4 @@
-"""What a real Envoy makes of near and far exits, with the cluster, the endpoints and the routes that gateways are given."""
+"""A real Envoy's choice between near and far exits, with the translated cluster, endpoints and routes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def as_dict(envoys_class, message) -> dict:
 
 
 def bootstrap(exits: list[Exit]) -> dict:
-    """A gateway at HERE, whose exits speak plain HTTP/1.1 and are not checked: the dead are noticed by requests alone."""
+    """Configure a gateway at HERE. Its exits speak plain HTTP/1.1 without health checks: only requests notice dead ones."""
     listener = as_dict(EnvoysListener, translate_gateway_listener(Listener(UUID(int=3), POOL.fleet_id, "127.0.0.1", 0)))
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    del manager["http_filters"][1]  # groups, which come over the aggregated stream
+    del manager["http_filters"][1]  # the filter of user groups, which needs ADS
     manager["route_config"] = as_dict(RouteConfiguration, translate_gateway_routes([POOL]))
     cluster = as_dict(Cluster, translate_pool_cluster(POOL)) | {"type": "STATIC"}
     for over_tls in ("eds_cluster_config", "transport_socket", "health_checks", "typed_extension_protocol_options"):
@@ -64,7 +64,7 @@ def bootstrap(exits: list[Exit]) -> dict:
 
 @dataclass
 class Exits:
-    """Servers that answer with where they stand, and ports that refuse."""
+    """Servers that answer with their locality, and ports that refuse connections."""
 
     servers: list[ThreadingHTTPServer]
     holes: list[socket.socket]
@@ -91,7 +91,7 @@ class Exits:
 
     def dead(self, locality: str | None) -> Exit:
         hole = socket.socket()
-        hole.bind(("127.0.0.1", 0))  # and does not listen, so that it refuses, and nobody else is given the port
+        hole.bind(("127.0.0.1", 0))  # bound but not listening: it refuses, and the port stays taken
         self.holes.append(hole)
         return self._exit(hole.getsockname()[1], locality)
 
@@ -113,7 +113,7 @@ def exits() -> Iterator[Exits]:
 
 @pytest.fixture
 def ask(tmp_path) -> Iterator[Callable[..., Counter]]:
-    """`ask(exits)`: how often which status and exit answered a gateway that has these."""
+    """`ask(exits)` counts the answers of a gateway with these exits, by status and exit."""
     running: list[subprocess.Popen] = []
 
     def start(exits: list[Exit]) -> int:

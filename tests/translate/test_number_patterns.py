@@ -1,4 +1,4 @@
-"""Ranges of numbers and windows of time as patterns fit what is inside them and nothing else."""
+"""Patterns of number ranges and time windows match exactly the values inside."""
 
 from __future__ import annotations
 

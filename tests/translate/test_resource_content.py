@@ -1,4 +1,4 @@
-"""Resources against what is written down here, field by field: neither side of a comparison is made by the translation."""
+"""Translated resources, compared field by field with literals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How routes are grouped into look-ups, and which order they keep."""
+"""Blocks of routes: their look-ups, and the order that routes keep."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_compiled_size_grows_linearly_with_routes():
 
 def routed(*routes: Route, **headers: str):
     pool = Pool(UUID(int=9), FLEET, "us", "us")
-    understood = {getattr(names, name): value for name, value in headers.items()}
-    return decide(encode(translate_gateway_routes([pool], routes)), understood, tunnel=True)
+    intent = {getattr(names, name): value for name, value in headers.items()}
+    return decide(encode(translate_gateway_routes([pool], routes)), intent, tunnel=True)
 
 
 def route(position: int, name: str, action=None, *, enabled: bool = True, **conditions) -> Route:

@@ -1,4 +1,4 @@
-"""Templates give what was defined for any values, and encode nothing anew; test_written_resources.py says what that is."""
+"""Resources from templates equal their definitions, and need no new encoding; test_resource_content.py checks definitions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NUMBERS = st.integers(1, 100)
 
 
 def every_field(entity_class, **given):
-    """Draw a value for each field, also for one that will be added; `given` has those whose type says too little."""
+    """Draw a value for each field of a dataclass, also of fields added later. `given` overrides what the type implies."""
     found = {}
     for name, hint in get_type_hints(entity_class).items():
         found[name] = {int: NUMBERS, int | None: st.none() | NUMBERS}.get(hint, ...)
@@ -100,11 +100,11 @@ EXITS = every_field(
 
 drawn = settings(
     max_examples=scaled(10), deadline=None
-)  # the plain way costs milliseconds, and the first time hundreds
+)  # a definition takes milliseconds to encode, the first one hundreds
 
 
 def assert_same(translated, defined):
-    """Equal when read by Envoy's own classes, which know every field, and what is packed into an Any as bytes."""
+    """Compare after parsing by Envoy's classes, which know every field; the contents of an Any are compared as bytes."""
     assert type(defined).parse(encode(translated)) == type(defined).parse(encode(defined))
     assert len(encode(translated)) == len(encode(defined))
 
@@ -117,7 +117,7 @@ def test_pool_cluster_equals_its_definition(pool):
 
 @dataclass(frozen=True, slots=True)
 class PoolWithNewField(Pool):
-    """A pool of a later version, whose cluster depends on a field that nobody thought of here."""
+    """A pool of a later version, whose cluster depends on a new field."""
 
     connect_timeout_s: int = 3
 
@@ -214,7 +214,7 @@ def test_credentials_are_a_whole_header_value_in_utf_8():
 
 
 def test_exit_with_parent_has_no_way_to_dial_targets():
-    """Whatever part of it arrives, or is refused."""
+    """It could dial none even with a part of its configuration."""
     pool = make_pool(1)
     parent = Parent("gluetun", 8888, "a", "b")
     exit_ = Exit(
@@ -240,7 +240,7 @@ def test_exit_with_parent_has_no_way_to_dial_targets():
 
 
 def test_port_zero_of_source_address_stays_set():
-    """Envoy refuses a source address without a port, though the port is 0."""
+    """Envoy rejects a source address without a port, although the port is 0."""
     for translated in (translate_exit_targets("10.0.0.1"), translate_exit_targets("127.0.0.1")):
         assert translated.upstream_bind_config.source_address.HasField("port_value")
 
@@ -258,7 +258,7 @@ def test_order_of_pools_does_not_matter():
 
 
 def test_sample_values_never_leak_into_resources():
-    """Neither in what is said of served countries, nor in any name."""
+    """They are in no list of served countries, and in no name."""
     exit_ = Exit(UUID(int=5), UUID(int=6), "x", "192.0.2.1", 8443, ExitState.HEALTHY)
     for translated in (
         *(translate_gateway_routes(pools) for pools in ([], [make_pool(1)])),
@@ -280,7 +280,7 @@ def test_routes_refer_to_clusters_of_all_pools():
 
 
 def test_routes_without_pools_have_no_empty_table():
-    """Envoy refuses those."""
+    """Envoy rejects empty tables."""
     (host,) = RouteConfiguration.parse(encode(translate_gateway_routes([]))).virtual_hosts
     assert all(entry.on_match.action for entry in host.matcher.matcher_list.matchers)
     assert host.matcher.on_no_match.matcher.matcher_tree is None
@@ -294,7 +294,7 @@ def make_pool(number: int) -> Pool:
 
 
 def make_exits(pools: int) -> list[Exit]:
-    """Two of each pool: one that leaves from an address of its own, one that does not."""
+    """Make two exits of each pool, one of them with an egress address."""
     plain = [
         Exit(UUID(int=2 * 10**6 + number), make_pool(number).id, "x", "192.0.2.1", 1 + number, ExitState.HEALTHY)
         for number in range(pools)
@@ -316,7 +316,7 @@ def make_world(pools: int) -> World:
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
-    """What is encoded with Envoy's own types from now on; the templates have been made, as by a first pool."""
+    """Record the names of Envoy's types that are encoded from now on. Templates exist already."""
     warm = make_world(1)
     for scope in (GatewayGroup(FLEET), *(scope for exit_ in warm.exits.values() for scope in scopes_of(exit_))):
         build(scope, warm)

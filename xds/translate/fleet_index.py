@@ -55,11 +55,11 @@ def pools_of(world: World, fleet_id: UUID) -> list[Pool]:
 
 def matched_groups(world: World, fleet_id: UUID) -> frozenset[str]:
     """Return the groups that enabled routes of a fleet match on."""
-    return _groups_asked_for(_state(world, fleet_id))
+    return _matched_groups(_state(world, fleet_id))
 
 
 @lru_cache(maxsize=16)
-def _groups_asked_for(state: _State) -> frozenset[str]:
+def _matched_groups(state: _State) -> frozenset[str]:
     found = (state.routes[route_id] for route_id in state.route_ids)
     return frozenset(group for route in found if route.enabled for group in route.match.groups)
 
