@@ -52,7 +52,7 @@ from xds.translate.references import references
 from xds.translate.resource_ids import ResourceId
 from xds.translate.route_actions import define_forward, define_response, forward, respond
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup
-from xds.translate.template import ANY_EXIT, ANY_POOL
+from xds.translate.template import ANY_EXIT, ANY_POOL, POOL_FIELDS, TemplateFields
 
 FLEET = UUID(int=1)
 NUMBERS = st.integers(1, 100)
@@ -126,8 +126,11 @@ def test_field_added_to_pool_is_part_of_template_key(monkeypatch):
     def define(pool):
         return Cluster(connect_timeout=timedelta(seconds=pool.connect_timeout_s))
 
+    any_pool = PoolWithNewField(**{field.name: getattr(ANY_POOL, field.name) for field in dataclasses.fields(Pool)})
+    excluded = {field.name for field in dataclasses.fields(Pool)} - {*POOL_FIELDS.names}
+    monkeypatch.setattr(clusters, "POOL_FIELDS", TemplateFields(any_pool, *excluded))
     monkeypatch.setattr(clusters, "define_pool_cluster", define)
-    pools = [PoolWithNewField(UUID(int=1), FLEET, "a", "de", connect_timeout_s=seconds) for seconds in (3, 5)]
+    pools = [replace(any_pool, id=UUID(int=1), connect_timeout_s=seconds) for seconds in (3, 5)]
     translated = [Cluster.parse(encode(translate_pool_cluster(pool))) for pool in pools]
     assert [cluster.connect_timeout for cluster in translated] == [timedelta(seconds=3), timedelta(seconds=5)]
 

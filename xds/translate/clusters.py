@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
@@ -30,13 +30,13 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsAutoHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.google.protobuf import Any as PackedMessage
 
 from model.world import Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
 from xds.translate.http import KEEPALIVE, ads_source, http2_options
-from xds.translate.template import sample_pool
+from xds.translate.template import POOL_FIELDS
 from xds.translate.tls import HTTP2, to_exits
 from xds.wire import template_pb2 as wire
 
@@ -62,14 +62,14 @@ second; after one too many it closes the connection with all its tunnels.
 
 def translate_pool_cluster(pool: Pool) -> wire.Cluster:
     """Build the cluster of a pool from a template."""
-    cluster = wire.Cluster.FromString(_template(sample_pool(pool)))
+    cluster = wire.Cluster.FromString(_template(POOL_FIELDS.read(pool)))
     cluster.name = names.pool_cluster(pool)
     return cluster
 
 
 @lru_cache(maxsize=1_000)
-def _template(sample: Pool) -> bytes:
-    return encode(define_pool_cluster(sample))
+def _template(values: tuple[Any, ...]) -> bytes:
+    return encode(define_pool_cluster(POOL_FIELDS.make_sample(values)))
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
@@ -114,7 +114,7 @@ def unbounded_circuit_breakers() -> CircuitBreakers:
     return CircuitBreakers(thresholds=[thresholds])
 
 
-def http_options(options: HttpProtocolOptions) -> dict[str, Any]:
+def http_options(options: HttpProtocolOptions) -> dict[str, PackedMessage]:
     """Pack the HTTP protocol options of a cluster."""
     return {HTTP_OPTIONS: pack(options)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -21,9 +22,10 @@ from model.world import Exit
 from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
+from xds.translate.forbidden_targets import sample_egress_address
 from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
 from xds.translate.parent_failures import parent_filter, parent_replies
-from xds.translate.template import sample_exit
+from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import HTTP1, HTTP2, from_gateways
 from xds.wire import template_pb2 as wire
 
@@ -33,14 +35,19 @@ _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the 
 
 def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
     """Build the listener of an exit from a template, for the gateways of a fleet."""
-    listener = wire.Listener.FromString(_template(sample_exit(exit_), fleet_id))
+    has_parent = exit_.parent is not None
+    egress_address = None if has_parent else sample_egress_address(exit_.egress_address)
+    template = _template(fleet_id, egress_address, has_parent, EXIT_FIELDS.read(exit_))
+    listener = wire.Listener.FromString(template)
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
     return listener
 
 
 @lru_cache(maxsize=256)
-def _template(sample: Exit, fleet_id: UUID) -> bytes:
+def _template(fleet_id: UUID, egress_address: str | None, has_parent: bool, values: tuple[Any, ...]) -> bytes:  # noqa: FBT001
+    parent = ANY_PARENT if has_parent else None
+    sample = replace(EXIT_FIELDS.make_sample(values), egress_address=egress_address, parent=parent)
     return encode(define_exit_listener(sample, fleet_id))
 
 

@@ -9,7 +9,6 @@ from typing import Final
 from xds.translate import names
 from xds.translate.gateway_filters import GATEWAY_FILTERS
 from xds.translate.resource_ids import (
-    EXIT_LISTENER,
     EXIT_ROUTES,
     EXIT_TARGETS,
     GATEWAY_ROUTES,
@@ -26,15 +25,21 @@ def references(type_url: str, name: str, body: bytes) -> frozenset[ResourceId]:
 
     Endpoints and secrets are left out: Envoy waits for them, and a rollout withholds neither.
     """
-    resource_id = ResourceId(type_url, name)
     found = {ResourceId(names.CLUSTER, match.decode()) for match in {*_CLUSTER.findall(body)}}
-    if resource_id == EXIT_LISTENER:
-        found.add(PARENT_ROUTES if names.PARENT_ROUTES.encode() in body else EXIT_ROUTES)
-    elif type_url == names.LISTENER and name.startswith(names.GATEWAY_LISTENER):
-        found.add(GATEWAY_ROUTES)
-        for each in GATEWAY_FILTERS:
-            if each.references and each.name.encode() in body:
-                found |= each.references
-    elif resource_id == EXIT_ROUTES:
+    if type_url == names.LISTENER:
+        found |= _of_listener(name, body)
+    elif type_url == names.ROUTE and name == names.EXIT_ROUTES:
         found.add(EXIT_TARGETS)
-    return frozenset(found - {resource_id})
+    return frozenset(found - {ResourceId(type_url, name)})
+
+
+def _of_listener(name: str, body: bytes) -> set[ResourceId]:
+    if name == names.EXIT_LISTENER:
+        return {PARENT_ROUTES if names.PARENT_ROUTES.encode() in body else EXIT_ROUTES}
+    if not name.startswith(names.GATEWAY_LISTENER):
+        return set()
+    found = {GATEWAY_ROUTES}
+    for each in GATEWAY_FILTERS:
+        if each.name.encode() in body:
+            found |= each.references
+    return found

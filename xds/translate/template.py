@@ -4,19 +4,20 @@ Envoy's own types take milliseconds to encode. So each resource has two function
 `translate_…` gives bytes of the same meaning: it parses a template into the classes compiled from proto/template.proto, which keep
 fields that they do not know, and sets the values that differ.
 
-A template is the definition of a sample, and the sample is the cache's key: all values that the definition may depend on, with
-those replaced that `translate_…` sets itself. So a new field of a pool or an exit is part of the key until it is replaced here.
+A template is the definition of a sample: ANY_POOL or ANY_EXIT with the values of its cache key. The key has all fields of the pool
+or exit, except those that are listed here because `translate_…` sets them itself. So a new field is part of the key by default.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from model.world import Exit, ExitState, Parent, Pool
 from xds.translate import names
-from xds.translate.forbidden_targets import sample_egress_address
 from xds.wire import template_pb2 as wire
 
 _ANY_ID: Final = UUID(int=0)
@@ -25,36 +26,37 @@ ANY_EXIT: Final = Exit(_ANY_ID, _ANY_ID, "<exit>", endpoint=None, port=1, state=
 ANY_PARENT: Final = Parent("<parent>", 1)
 
 
-def sample_pool(pool: Pool) -> Pool:
-    """Replace the fields by which pools are told apart; the others shape the cluster."""
-    return replace(
-        pool,
-        id=ANY_POOL.id,
-        fleet_id=ANY_POOL.fleet_id,
-        name=ANY_POOL.name,
-        country=ANY_POOL.country,
-        city=ANY_POOL.city,
-        only_by_name=ANY_POOL.only_by_name,
-    )
+EntityT = TypeVar("EntityT", Pool, Exit)
 
 
-def sample_exit(exit_: Exit) -> Exit:
-    """Replace the fields that its listener sets itself, or that only its endpoint has; keep whether it has a parent."""
-    return replace(
-        exit_,
-        id=ANY_EXIT.id,
-        pool_id=ANY_EXIT.pool_id,
-        name=ANY_EXIT.name,
-        endpoint=ANY_EXIT.endpoint,
-        port=ANY_EXIT.port,
-        state=ANY_EXIT.state,
-        bind_address=ANY_EXIT.bind_address,
-        locality=ANY_EXIT.locality,
-        weight=ANY_EXIT.weight,
-        standby=ANY_EXIT.standby,
-        egress_address=None if exit_.parent else sample_egress_address(exit_.egress_address),
-        parent=ANY_PARENT if exit_.parent else None,
-    )
+class TemplateFields(Generic[EntityT]):
+    """The fields of a pool or an exit that a template may depend on: all fields that are not excluded."""
+
+    def __init__(self, sample: EntityT, *excluded: str) -> None:
+        self._sample: EntityT = sample
+        self.names = tuple(field.name for field in fields(sample) if field.name not in excluded)
+        self._get: Callable[[EntityT], Any] = attrgetter(*self.names) if self.names else lambda _: ()
+
+    def read(self, entity: EntityT) -> tuple[Any, ...]:
+        """Read the values of an entity: the key of its template."""
+        values = self._get(entity)
+        return (values,) if len(self.names) == 1 else values
+
+    def make_sample(self, values: tuple[Any, ...]) -> EntityT:
+        """Make the sample with these values, for which the template is defined."""
+        sample: EntityT = replace(self._sample, **dict(zip(self.names, values, strict=True)))
+        return sample
+
+
+POOL_FIELDS: Final = TemplateFields(ANY_POOL, "id", "fleet_id", "name", "country", "city", "only_by_name")
+"""Excludes the fields by which pools are told apart."""
+
+EXIT_FIELDS: Final = TemplateFields(
+    ANY_EXIT,
+    *("id", "pool_id", "name", "endpoint", "port", "bind_address", "state", "locality", "weight", "standby"),
+    *("egress_address", "parent"),
+)
+"""Excludes the fields that a listener sets itself, that only endpoints have, and those of which it needs less than the value."""
 
 
 def set_pool_name(route: wire.Route, pool_name: str) -> None:
