@@ -224,7 +224,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
 
 
 def _use_static_secrets(cluster: dict) -> None:
-    """Envoy crashes on a static cluster whose filters take secrets over a stream that does not exist yet."""
+    """Remove the ADS source of secrets: Envoy crashes on a static cluster whose filters wait for a stream."""
     options = cluster.get("typed_extension_protocol_options", {}).get(HTTP_OPTIONS, {})
     for http_filter in options.get("http_filters", []):
         credential = http_filter["typed_config"].get("credential")
