@@ -142,13 +142,13 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
     cities = (*CITIES, "New_York", "nowhere")
     user_name = perhaps([*GROUPS, "Alice", "stranger"], 0.7) or ""
     if user_name:
-        said = {
+        options = {
             "country": perhaps(countries, 0.5),
             "city": perhaps(cities, 0.3),
             "pool": perhaps(pools, 0.15),
             "session": perhaps(SESSIONS),
         }
-        pairs = [f"-{key}-{value}" for key, value in said.items() if value]
+        pairs = [f"-{key}-{value}" for key, value in options.items() if value]
         random.shuffle(pairs)
         user_name += "".join(pairs)
     wish = RequestedLocation(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
@@ -167,7 +167,7 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
 def intent_headers(explained: Explanation, request: ExplainRequest) -> dict[str, str]:
     """Return the intent headers that a gateway would add to the request."""
     wish, target = explained.wish, explained.target
-    said = {
+    headers = {
         names.REQUESTED_COUNTRY: wish.place.country,
         names.REQUESTED_CITY: wish.place.city,
         names.REQUESTED_POOL: wish.place.pool,
@@ -179,4 +179,4 @@ def intent_headers(explained: Explanation, request: ExplainRequest) -> dict[str,
         names.TARGET_PORT: str(target.port),
         names.TIME: f"{request.day}-{request.minute // 60:02}{request.minute % 60:02}",
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in headers.items() if value}

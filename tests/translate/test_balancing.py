@@ -51,7 +51,7 @@ FLEET = UUID(int=2)
 POOL = Pool(UUID(int=1), FLEET, "de", "de")
 OTHER = Pool(UUID(int=3), FLEET, "fr", "fr")
 HERE = Locality("eu", "a")
-ENVOYS_OWN_FACTOR = 140
+ENVOY_DEFAULT_FACTOR = 140
 """Envoy's default overprovisioning factor, in percent."""
 
 
@@ -66,7 +66,7 @@ def make_exit(number: int, locality: Locality | None = None, **fields) -> Exit:
     )
 
 
-def told(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
+def endpoints_of(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
     """Parse the endpoints with Envoy's types."""
     return ClusterLoadAssignment.parse(encode(translate_endpoints(POOL, exits, here)))
 
@@ -74,7 +74,7 @@ def told(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
 def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]]:
     """List the numbers of the exits by priority."""
     found: dict[int, set[int]] = {}
-    for group in told(*exits, here=here).endpoints:
+    for group in endpoints_of(*exits, here=here).endpoints:
         for each in group.lb_endpoints:
             address = each.endpoint.address.socket_address.address
             found.setdefault(group.priority, set()).add(int(address.rpartition(".")[2]))
@@ -82,7 +82,7 @@ def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]
 
 
 def weights(*exits: Exit) -> list[int | None]:
-    return [each.load_balancing_weight for group in told(*exits).endpoints for each in group.lb_endpoints]
+    return [each.load_balancing_weight for group in endpoints_of(*exits).endpoints for each in group.lb_endpoints]
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------
@@ -172,15 +172,15 @@ def test_standby_exits_come_first_without_others():
 
 @pytest.mark.parametrize("exits", [1, 10, 1_000])
 def test_one_healthy_exit_keeps_standby_exits_unused(exits):
-    policy = told(make_exit(1), make_exit(2, standby=True)).policy
+    policy = endpoints_of(make_exit(1), make_exit(2, standby=True)).policy
     assert policy.overprovisioning_factor * 1 // exits >= 100
     assert policy.overprovisioning_factor * exits < 2**32, "Envoy multiplies in 32 bits"
-    assert ENVOYS_OWN_FACTOR * 1 // 10 < 100, "else nothing would have to be said"
+    assert ENVOY_DEFAULT_FACTOR * 1 // 10 < 100, "otherwise the factor would make no difference"
 
 
 def test_pool_without_standby_keeps_default_overprovisioning():
-    assert told(make_exit(1), make_exit(2)).policy is None
-    assert told(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
+    assert endpoints_of(make_exit(1), make_exit(2)).policy is None
+    assert endpoints_of(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
 
 
 def test_explanation_lists_standby_exits_last_of_serving_ones():
@@ -199,7 +199,7 @@ def test_explanation_lists_standby_exits_last_of_serving_ones():
 
 
 def test_cluster_has_resilience_of_its_pool():
-    bears = Resilience(
+    resilience = Resilience(
         max_ejection_percent=50,
         panic_threshold_percent=10,
         ejection_time_s=20,
@@ -210,7 +210,7 @@ def test_cluster_has_resilience_of_its_pool():
         unhealthy_after=6,
         healthy_after=9,
     )
-    made = cluster(replace(POOL, resilience=bears))
+    made = cluster(replace(POOL, resilience=resilience))
     outliers, (check,) = made.outlier_detection, made.health_checks
     assert outliers.max_ejection_percent == 50
     assert made.common_lb_config.healthy_panic_threshold.value == 10

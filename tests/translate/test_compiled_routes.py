@@ -49,9 +49,9 @@ def test_compiled_routes_decide_as_declared_ones(random, now):
 @given(st.randoms(use_true_random=False), nows)
 def test_fleet_has_all_resources_that_it_refers_to(random, now):
     world, scope = make_world(random, now), GatewayGroup(FLEET)
-    held = scope.resources(world)
-    for each in held:
-        assert references(each.type_url, each.name, encode(scope.translate(world, each))) <= held
+    existing = scope.resources(world)
+    for each in existing:
+        assert references(each.type_url, each.name, encode(scope.translate(world, each))) <= existing
 
 
 def test_random_requests_cover_all_cases():

@@ -84,8 +84,8 @@ def test_gateway_without_locality_has_one_priority():
 @pytest.mark.parametrize("here", PLACES)
 def test_exits_without_localities_are_one_list_by_id(here):
     exits = [make_exit(number) for number in (3, 1, 2)]
-    made = encode(translate_endpoints(POOL, exits, place(here)))
-    assert made == bytes(envoys_own([(None, 0, [1, 2, 3])]))
+    translated = encode(translate_endpoints(POOL, exits, place(here)))
+    assert translated == bytes(envoys_own([(None, 0, [1, 2, 3])]))
 
 
 @pytest.mark.parametrize("here", KNOWN)

@@ -63,7 +63,7 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
     """
     found: defaultdict[ScopeKey, AffectedResources] = defaultdict(AffectedResources)
     rerouted: set[UUID] = set()
-    """Fleets whose pools or routes changed: to compare their aggregate clusters once is enough."""
+    """Fleets whose pools or routes changed. Their aggregate clusters are compared once, after all changes."""
     for change in changes:
         if not isinstance(change.key, UUID):
             resource = _resource_key(change.key)

@@ -38,7 +38,7 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
     Degraded exits come after the healthy ones of all priorities: Envoy sends them the load that those cannot carry.
 
     Exits on standby come after all others, far ones included; among themselves the near ones come first.
-    In a pool that has any, Envoy goes on only from a priority without a healthy exit: also from near exits to far ones.
+    With them, Envoy leaves a priority only when it has no healthy exit, also between near and far exits.
     """
     offered: dict[tuple[bool, Locality | None], list[Exit]] = {}
     for exit_ in sorted((exit_ for exit_ in exits if is_offered(exit_)), key=lambda exit_: exit_.id.int):
