@@ -15,14 +15,39 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ING_NOUNS: Final = {
-    *("balancing", "binding", "coalescing", "encoding", "listing", "logging", "pinning", "planning", "rendering", "routing"),
+    *(
+        "balancing",
+        "binding",
+        "coalescing",
+        "encoding",
+        "listing",
+        "logging",
+        "pinning",
+        "planning",
+        "rendering",
+        "routing",
+    ),
     *("parsing", "scaling", "scheduling", "string", "testing", "tuning", "finding"),
 }
 """Words in -ing that the field uses as nouns."""
 FEATURE_MODULES: Final = {"endpoints", "schemas", "service"}
 """Modules that a feature of the API has by convention."""
 OPENINGS: Final = {
-    *("as", "how", "what", "whatever", "when", "where", "whether", "which", "whichever", "who", "whoever", "whose", "why"),
+    *(
+        "as",
+        "how",
+        "what",
+        "whatever",
+        "when",
+        "where",
+        "whether",
+        "which",
+        "whichever",
+        "who",
+        "whoever",
+        "whose",
+        "why",
+    ),
     *("the same",),
 }
 """Words that no docstring begins with: they announce a riddle where a subject and its effect belong."""
@@ -96,7 +121,9 @@ def check_docstrings(trees: Mapping[str, ast.Module]) -> Iterator[Finding]:
             opening = text.lower().removeprefix("`").split(maxsplit=2)[:2]
             for words in (" ".join(opening), "".join(opening[:1]).rstrip(":,;")):
                 if words in OPENINGS:
-                    yield Finding(path, line, f"a docstring begins with {words.capitalize()!r}: write subject and effect")
+                    yield Finding(
+                        path, line, f"a docstring begins with {words.capitalize()!r}: write subject and effect"
+                    )
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -116,7 +143,9 @@ def check_tests(trees: Mapping[str, ast.Module]) -> Iterator[Finding]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 excess = len(node.name) - TEST_NAME_MAX
                 if excess > 0:
-                    yield Finding(path, node.lineno, f"{node.name} has {excess} characters too many: at most {TEST_NAME_MAX}")
+                    yield Finding(
+                        path, node.lineno, f"{node.name} has {excess} characters too many: at most {TEST_NAME_MAX}"
+                    )
 
 
 if __name__ == "__main__":

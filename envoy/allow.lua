@@ -1,5 +1,5 @@
--- A route that allows a wish says so in its metadata. Then the routes are looked up once more, past all that are declared, so
--- that the wish leads where it would lead without any. A gateway that fails to do so refuses: that route's own answer is 503.
+-- Matches a request again without the declared routes, when the route that it matched has `allow` in its metadata. The request
+-- then takes its default route. If this script fails, the client gets that route's own response, 503.
 function envoy_on_request(handle)
   if handle:metadata():get("allow") then
     handle:headers():add("x-ep-allowed", "1")

@@ -1,4 +1,4 @@
--- Says which group a user belongs to. `TABLE`, ahead of this text, has a line for each group: its name, and its users.
+-- Adds the header with the user's group. `TABLE`, ahead of this text, has a line for each group: its name and its users.
 local group_of = {}
 for group, users in TABLE:gmatch("(%S+)([^\n]*)") do
   for user in users:gmatch("%S+") do

@@ -1,11 +1,11 @@
--- For exits that send all on to a parent proxy: where they do not go, and what they say when the parent refuses them.
+-- For exits with a parent proxy: denies forbidden targets, and replaces the parent's 407.
 --
--- The parent resolves names, so an exit cannot look at their addresses. It refuses literals of the networks around a host,
--- names that only such networks know, and whatever is neither a plain address nor a public name: some resolvers take `127.1`,
--- `0x7f.1` and `2130706433` for addresses.
+-- The parent resolves names, so the exit cannot check their addresses. It denies address literals of private networks, names that
+-- only private networks resolve, and hosts that are neither a plain address nor a public name: some resolvers read `127.1`,
+-- `0x7f.1` and `2130706433` as addresses.
 
 local FAILURE = "x-ep-exit-failure"
--- Special-use names (RFC 6761, 6762, 8375; `internal` by ICANN), and what home routers use.
+-- Special-use names (RFC 6761, 6762, 8375; `internal` by ICANN), and the names that home routers use.
 local PRIVATE = { localhost = true, localdomain = true, ["local"] = true, internal = true, lan = true, home = true }
 
 local function octet_of(text)
@@ -16,8 +16,8 @@ local function octet_of(text)
   return value
 end
 
--- The networks of xds/translate/forbidden_targets.py.
-local function is_around(first, second)
+-- The same networks as in xds/translate/forbidden_targets.py.
+local function is_private(first, second)
   return first == 0
     or first == 10
     or first == 127
@@ -28,16 +28,16 @@ local function is_around(first, second)
     or (first == 192 and second == 168)
 end
 
-local function may_go_to_ipv4(host)
+local function is_public_ipv4(host)
   local a, b, c, d = host:match("^(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)$")
   if a == nil then
     return false
   end
   local first, second = octet_of(a), octet_of(b)
-  return first ~= nil and second ~= nil and octet_of(c) ~= nil and octet_of(d) ~= nil and not is_around(first, second)
+  return first ~= nil and second ~= nil and octet_of(c) ~= nil and octet_of(d) ~= nil and not is_private(first, second)
 end
 
-local function may_go_to_name(host)
+local function is_public_name(host)
   local labels, last = 0, nil
   for label in (host:gsub("%.$", "") .. "."):gmatch("([^.]*)%.") do
     if not label:match("^[%w_-]+$") then
@@ -51,21 +51,21 @@ local function may_go_to_name(host)
   return labels > 1 and last:match("^%a") ~= nil and not PRIVATE[last]
 end
 
-local function may_go_to(authority)
+local function is_public(authority)
   local host = authority:lower():gsub(":%d*$", "")
   if #host > 255 then
     return false
   end
   if host:sub(1, 1) == "[" then
-    -- 2000::/3, with all four digits of the first group: nothing else is written like that
+    -- 2000::/3 with all four digits of the first group; no other network is written like that
     return host:match("^%[[23]%x%x%x:[%x:.]+%]$") ~= nil
   end
-  return may_go_to_ipv4(host) or may_go_to_name(host)
+  return is_public_ipv4(host) or is_public_name(host)
 end
 
 function envoy_on_request(handle)
-  if not may_go_to(handle:headers():get(":authority") or "") then
-    -- the target's failure, not the exit's: no other exit would go there
+  if not is_public(handle:headers():get(":authority") or "") then
+    -- a failure of the target, not of the exit: every other exit would deny it too
     handle:respond({
       [":status"] = "503",
       [FAILURE] = "address_denied",
@@ -75,7 +75,7 @@ function envoy_on_request(handle)
   end
 end
 
--- A client would take the parent's 407 for the gateway's, and send it credentials of its own.
+-- A client would read the parent's 407 as the gateway's, and send its own credentials.
 function envoy_on_response(handle)
   local headers = handle:headers()
   if headers:get(":status") ~= "407" then

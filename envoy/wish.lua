@@ -1,11 +1,11 @@
--- Understands what a client asks for, and leaves nothing of the proxy's own in the request.
+-- Reads a client's intent from its request, and removes the headers that are meant for the proxy.
 --
--- docs/routes.md says what may be wished and which source goes first. Understood wishes go on as `x-ep-…`, in lower case, which
--- the routes match on and remove. `LISTENER`, ahead of this text, holds what is wished where a client says nothing: `country`
--- or `pool`, and `countries` by the TLS server name.
+-- docs/routes.md lists the values and the precedence of their sources. The intent goes into `x-ep-…` headers, in lower case; routes
+-- match on them and remove them. `LISTENER`, ahead of this text, holds the defaults for clients that ask for nothing: `country` or
+-- `pool`, and `countries` by the TLS server name.
 --
--- A value that is too long, or holds what no name can hold, becomes one that nothing has ("?"), and is not dropped: then a
--- client would be sent elsewhere than it asked for.
+-- A value that is too long or has invalid characters becomes "?", which matches nothing. If it were dropped, the client would leave
+-- from another place than it asked for.
 
 local VALUE = {}
 do
@@ -18,13 +18,13 @@ end
 local PADDING = ("="):byte()
 local KEYS = { country = true, city = true, pool = true, session = true }
 local TTLS = { 60, 300, 600, 1800, 3600, 86400 }
-local LONGEST = 128
-local LONGEST_HOST = 255
--- Of a tunnel or a request that changes nothing, a second attempt harms nobody, even if the first one was cut (Envoy reads
--- this header beside the routes' own conditions, and removes it).
-local REPEATABLE = { CONNECT = true, GET = true, HEAD = true, OPTIONS = true }
+local VALUE_MAX = 128
+local HOST_MAX = 255
+-- Methods that are safe to retry even after a first attempt was cut. Envoy adds the conditions of `x-envoy-retry-on` to those of the
+-- routes, and removes the header.
+local RETRY_SAFE = { CONNECT = true, GET = true, HEAD = true, OPTIONS = true }
 
--- Envoy's Lua can only encode base64. Returns nil for what is none.
+-- Decodes base64, which Envoy's Lua API can only encode. Returns nil for invalid text.
 local function decode_base64(text)
   local last = #text
   while text:byte(last) == PADDING do -- the pattern "=+$" would take seconds for a long row of them
@@ -54,12 +54,12 @@ local function user_of(authorization)
   return credentials and credentials:match("^([^:]*)")
 end
 
--- A name as routes have it; nil for none.
+-- Writes a name as routes have it; nil for an empty one.
 local function name_of(text)
   if text == nil or text == "" then
     return nil
   end
-  if #text > LONGEST then
+  if #text > VALUE_MAX then
     return "?"
   end
   return (text:lower():gsub("[^!-~]", "?"))
@@ -69,26 +69,26 @@ local function country_of(text)
   if text == nil or text == "" then
     return nil
   end
-  if #text > LONGEST then
+  if #text > VALUE_MAX then
     return "?"
   end
-  local country = text:lower():gsub("%W", "?") -- a user name may hold line breaks, which no header can
+  local country = text:lower():gsub("%W", "?") -- a user name may have line breaks, which a header cannot
   return country == "uk" and "gb" or country
 end
 
--- `New York` and `new_york` are `newyork`.
+-- `New York` and `new_york` become `newyork`.
 local function city_of(text)
   if text == nil or text == "" then
     return nil
   end
-  local city = #text <= LONGEST and text:lower():gsub("[^a-z0-9]", "") or ""
+  local city = #text <= VALUE_MAX and text:lower():gsub("[^a-z0-9]", "") or ""
   return city == "" and "?" or city
 end
 
--- The base user name, and the first value of each key after it. That of `pool` may hold hyphens: it ends where another key
--- begins.
-local function read_user(user)
-  local words, starts, said = {}, {}, {}
+-- Returns the base user name and the first value of each key after it. The value of `pool` may have hyphens: it ends at the next
+-- key.
+local function parse_user_name(user)
+  local words, starts, options = {}, {}, {}
   for start, word in user:gmatch("()([^-]+)") do
     words[#words + 1], starts[#starts + 1] = word, start
   end
@@ -104,19 +104,19 @@ local function read_user(user)
       while key == "pool" and last < #words and not KEYS[words[last + 1]] do
         last = last + 1
       end
-      said[key] = said[key] or text_of(index + 1, last)
+      options[key] = options[key] or text_of(index + 1, last)
       index = last + 1
     else
       index = index + 1
     end
   end
   if #words == 0 then
-    return nil, said
+    return nil, options
   end
-  return base or text_of(1, #words), said
+  return base or text_of(1, #words), options
 end
 
--- No client may choose what only Exitplane or Envoy itself says.
+-- Removes the headers that only Exitplane and Envoy may set.
 local function strip_internal(headers)
   local names = {}
   for name, _ in pairs(headers) do
@@ -129,7 +129,7 @@ local function strip_internal(headers)
   end
 end
 
--- Takes a header out of the request.
+-- Removes a header and returns its value.
 local function take(headers, name)
   local value = headers:get(name)
   if value ~= nil then
@@ -138,9 +138,9 @@ local function take(headers, name)
   return value
 end
 
--- Host and port of the target, and the host's labels reversed if it is a name.
+-- Returns host and port of the target, and the host's labels reversed if it is a name.
 local function target_of(authority, is_tunnel)
-  if #authority > LONGEST_HOST + #"[]:65535" then
+  if #authority > HOST_MAX + #"[]:65535" then
     return "?", "?", nil
   end
   local host, port = authority:match("^%[([^%]]*)%]:?(%d*)$")
@@ -156,7 +156,7 @@ local function target_of(authority, is_tunnel)
     last = last - 1
   end
   host = host:sub(1, last)
-  if last == 0 or last > LONGEST_HOST or ("." .. host):find("..", 1, true) then
+  if last == 0 or last > HOST_MAX or ("." .. host):find("..", 1, true) then
     return "?", port, nil
   end
   host = host:lower():gsub("[^a-z0-9%.%-_:]", "?")
@@ -172,7 +172,7 @@ end
 
 local minute, minute_text
 
--- Monday is 0.
+-- Writes day of the week (0: Monday) and time of day in UTC.
 local function time_of(seconds)
   local now = math.floor(seconds / 60)
   if now ~= minute then
@@ -182,8 +182,8 @@ local function time_of(seconds)
   return minute_text
 end
 
--- Whether a source says where, or part of it; what it says goes on.
-local function says_where(headers, country, city, pool)
+-- Adds the headers of a source's location. Returns whether the source has one, or part of one.
+local function add_location(headers, country, city, pool)
   pool = name_of(pool)
   if pool then
     headers:add("x-ep-pool", pool)
@@ -194,25 +194,25 @@ local function says_where(headers, country, city, pool)
     headers:add("x-ep-country", country)
   end
   if city then
-    headers:add("x-ep-city", city) -- alone it is refused
+    headers:add("x-ep-city", city) -- without a country it is rejected
   end
   return country ~= nil or city ~= nil
 end
 
-local function say_where(handle, headers, said)
+local function choose_location(handle, headers, options)
   local country, city, pool = take(headers, "exit-country"), take(headers, "exit-city"), take(headers, "exit-pool")
-  if says_where(headers, country, city, pool) or says_where(headers, said.country, said.city, said.pool) then
+  if add_location(headers, country, city, pool) or add_location(headers, options.country, options.city, options.pool) then
     return
   end
-  if next(LISTENER.countries) and says_where(headers, LISTENER.countries[handle:streamInfo():requestedServerName():lower()]) then
+  if next(LISTENER.countries) and add_location(headers, LISTENER.countries[handle:streamInfo():requestedServerName():lower()]) then
     return
   end
-  says_where(headers, LISTENER.country, nil, LISTENER.pool)
+  add_location(headers, LISTENER.country, nil, LISTENER.pool)
 end
 
--- For pools whose sessions end: the session with a number that changes once in each time to live, for every session at a moment
--- of its own, so that not all are moved at once. It is the same on all gateways whose clocks agree.
-local function say_periods(metadata, session)
+-- Stores, for pools with a session TTL, the session with a number that changes once per TTL. Each session has its own offset, so
+-- that they do not all move at once. Gateways with equal clocks compute the same number.
+local function set_session_periods(metadata, session)
   local now, offset = os.time(), 0
   for index = 1, #session do
     offset = (offset * 31 + session:byte(index)) % 86400
@@ -228,15 +228,15 @@ function envoy_on_request(handle)
   local authorization = take(headers, "proxy-authorization")
   headers:remove("proxy-connection")
   local raw = authorization and user_of(authorization)
-  local user, said = nil, {}
+  local user, options = nil, {}
   if raw then
-    user, said = read_user(raw)
+    user, options = parse_user_name(raw)
   end
-  say_where(handle, headers, said)
-  local session = name_of(take(headers, "exit-session")) or name_of(said.session)
+  choose_location(handle, headers, options)
+  local session = name_of(take(headers, "exit-session")) or name_of(options.session)
   if session then
     headers:add("x-ep-session", session)
-    say_periods(handle:streamInfo():dynamicMetadata(), session)
+    set_session_periods(handle:streamInfo():dynamicMetadata(), session)
   end
   user = name_of(user)
   if user then
@@ -245,7 +245,7 @@ function envoy_on_request(handle)
   local method, authority = headers:get(":method"), headers:get(":authority") or ""
   local host, port, domain = target_of(authority, method == "CONNECT")
   if method == "CONNECT" and host ~= "?" and not authority:find(":%d+$") then
-    headers:replace(":authority", authority:gsub(":$", "") .. ":443") -- an exit would take it for 80
+    headers:replace(":authority", authority:gsub(":$", "") .. ":443") -- an exit would default to port 80
   end
   headers:add("x-ep-host", host)
   headers:add("x-ep-port", tostring(port))
@@ -253,7 +253,7 @@ function envoy_on_request(handle)
     headers:add("x-ep-domain", domain)
   end
   headers:add("x-ep-time", time_of(os.time()))
-  if REPEATABLE[method] then
+  if RETRY_SAFE[method] then
     headers:add("x-envoy-retry-on", "reset")
   end
 end

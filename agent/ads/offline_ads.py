@@ -16,7 +16,7 @@ from xds.protocol.messages import Variant
 from xds.protocol.stream import Action, XdsStream
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView, Snapshot
-from xds.translate.scopes import ResourceId
+from xds.translate.resource_ids import ResourceId
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest
 
 Types = Mapping[str, Mapping[str, AcceptedResource]]

@@ -1,4 +1,4 @@
-"""What a write would change: of which proxies' configuration, and how. The API translates as the xDS server does."""
+"""The configuration that a write would change: of which proxies, and how. The API translates as the xDS server does."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from model.unit_of_work import UnitOfWork
 from model.world import Change, World
 from xds.snapshot.order import ADDITIONS
 from xds.translate import names
+from xds.translate.affected import affected
 from xds.translate.encoding import encode
 from xds.translate.json_view import as_json
-from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope, scopes_of
 
 _CONTENTS_MAX: Final = 50
-"""Of so many resources the content is shown, and of the others that they differ."""
+"""Number of resources whose content is shown; of the others only that they differ."""
 _ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
 
 
 async def compare(unit: UnitOfWork, world: World) -> DryRunDiff:
-    """What the unit, as far as it got, would change in a World."""
+    """Return what the unit of work, as far as it got, would change in a World."""
     touched = list(unit.touched)
     changes = await worlds.read_touched(unit.session, touched)
     later = world.changed(world.revision + 1, changes)
@@ -32,15 +34,17 @@ async def compare(unit: UnitOfWork, world: World) -> DryRunDiff:
 
 
 def _configuration(changes: Iterable[Change], old: World, new: World) -> list[ProxyDifference]:
-    changes = list(changes)
-    keys = {key for change in changes for key in scope_keys(change, old, new)}
+    by_scope = affected(changes, old, new)
     proxies: dict[Scope, set[UUID]] = defaultdict(set)
     for world in (old, new):
         for proxy in world.proxies.values():
             for scope in scopes_of(proxy, world):
-                if scope.key in keys:
+                if scope.key in by_scope:
                     proxies[scope].add(proxy.id)
-    found = [(scope, _resources(scope, changes, old, new)) for scope in sorted(proxies, key=lambda scope: scope.key)]
+    found = [
+        (scope, _differing(scope, by_scope[scope.key].declared, old, new))
+        for scope in sorted(proxies, key=lambda scope: scope.key)
+    ]
     contents = iter(range(_CONTENTS_MAX))
     return [
         ProxyDifference(
@@ -55,12 +59,11 @@ def _configuration(changes: Iterable[Change], old: World, new: World) -> list[Pr
     ]
 
 
-def _resources(
-    scope: Scope, changes: Iterable[Change], old: World, new: World
+def _differing(
+    scope: Scope, resources: Iterable[ResourceId], old: World, new: World
 ) -> list[tuple[ResourceId, bytes | None, bytes | None]]:
-    touched = {resource for change in changes for resource in scope.touched(change, old, new)}
     found = []
-    for resource in sorted(touched, key=lambda each: (_ORDER.get(each.type_url, 0), each.name)):
+    for resource in sorted(resources, key=lambda each: (_ORDER.get(each.type_url, 0), each.name)):
         before, after = (_encoded(scope, world, resource) for world in (old, new))
         if before != after:
             found.append((resource, before, after))

@@ -37,7 +37,7 @@ Ask = Callable[..., dict[str, str]]
 
 
 DECLARED = Listener(UUID(int=1), UUID(int=2), "127.0.0.1", 0)
-ALL = (*names.UNDERSTOOD, ":authority")
+ALL = (*names.INTENT_HEADERS, ":authority")
 
 
 def echoing_listener() -> dict:
@@ -356,6 +356,6 @@ def test_time_is_gateways_in_utc(understood):
     assert said in {f"{at.weekday()}-{at:%H%M}" for at in (before, datetime.now(UTC))}
 
 
-@pytest.mark.parametrize("name", names.UNDERSTOOD)
+@pytest.mark.parametrize("name", names.INTENT_HEADERS)
 def test_client_cannot_set_internal_metadata(understood, name):
     assert "forged" not in understood((name, "forged"), (name.upper(), "forged")).values()

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.envoy.static_gateway import exits, fetch, running, static_fleet
-from tests.translate.scenes import FLEET, Now, make_request, make_world
+from tests.translate.random_worlds import FLEET, Now, make_request, make_world
 from xds.translate import names
 from xds.translate.explain import ExplainRequest, Explanation, explain
 

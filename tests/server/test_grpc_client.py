@@ -44,7 +44,7 @@ from tests.server.fault_proxy import before_port
 from xds.translate import names
 from xds.translate.encoding import pack
 from xds.translate.endpoints import is_offered
-from xds.translate.http import http_filter, over_ads, socket
+from xds.translate.http import ads_source, http_filter, tcp_address
 
 pytestmark = pytest.mark.postgres
 CALLER = Path(__file__).with_name("grpc_caller.py")
@@ -58,7 +58,7 @@ BOUND_S = 45.0
 
 def api_listener(_) -> Listener:
     manager = HttpConnectionManager(
-        rds=Rds(route_config_name=names.GATEWAY_ROUTES, config_source=over_ads()),
+        rds=Rds(route_config_name=names.GATEWAY_ROUTES, config_source=ads_source()),
         http_filters=[http_filter("envoy.filters.http.router", Router())],
     )
     return Listener(name=names.GATEWAY_LISTENER, api_listener=ApiListener(api_listener=pack(manager)))
@@ -77,7 +77,7 @@ def plain_cluster(pool) -> Cluster:
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
-        eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
         lb_policy=ClusterLbPolicy.ROUND_ROBIN,
         connect_timeout=timedelta(seconds=len(pool.name)),
     )
@@ -86,7 +86,9 @@ def plain_cluster(pool) -> Cluster:
 def plain_endpoints(pool, exits, _=None) -> ClusterLoadAssignment:
     """Translate exits to one locality with a weight; gRPC ignores localities without one."""
     offered = [
-        LbEndpoint(endpoint=Endpoint(address=socket(each.endpoint, each.port))) for each in exits if is_offered(each)
+        LbEndpoint(endpoint=Endpoint(address=tcp_address(each.endpoint, each.port)))
+        for each in exits
+        if is_offered(each)
     ]
     place = LocalityLbEndpoints(locality=EnvoyLocality(region="here"), load_balancing_weight=1, lb_endpoints=offered)
     return ClusterLoadAssignment(cluster_name=names.pool_cluster(pool), endpoints=[place] if offered else [])

@@ -1,4 +1,4 @@
-"""Worlds to take snapshots of."""
+"""Worlds and helpers for tests of snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Content = dict[tuple[str, str], tuple[str, bytes]]
 
 @pytest.fixture
 def content() -> Callable[[Snapshot], Content]:
-    """What a snapshot holds, as plain values that compare."""
+    """`content(snapshot)` returns its resources as values that compare."""
 
     def read(snapshot: Snapshot) -> Content:
         return {
@@ -30,7 +30,7 @@ def content() -> Callable[[Snapshot], Content]:
 
 @pytest.fixture
 def make_world() -> Callable[..., World]:
-    """`make_world(pools, exits_per_pool)`: a fleet with a gateway, and managed exits in each of its pools."""
+    """`make_world(pools, exits_per_pool)` makes a fleet with a gateway, and managed exits in each of its pools."""
 
     def make(pools: int, exits_per_pool: int = 1) -> World:
         fleet = Fleet(identifier("fleet"), "demo")
@@ -50,18 +50,18 @@ def make_world() -> Callable[..., World]:
 
 
 def identifier(name: str) -> UUID:
-    """An id like any other, and the same in every run."""
+    """Make an id that is the same in every run."""
     return uuid5(NAMESPACE_DNS, name)
 
 
 def country(number: int) -> str:
-    """Two letters of one's own for each of 676 numbers."""
+    """Make two letters, unique for each of 676 numbers."""
     return f"{chr(97 + number // 26)}{chr(97 + number % 26)}"
 
 
 @pytest.fixture
 def translations(monkeypatch) -> Callable[..., Mapping[str, list]]:
-    """`translations(Scope, …)`: from now on, what scopes of these classes translate, by the key of the scope."""
+    """`translations(Scope, …)` records the resources that scopes of these classes translate, by the scope's key."""
 
     def watch(*classes) -> Mapping[str, list]:
         seen: dict[str, list] = {}

@@ -1,4 +1,4 @@
-"""Cost follows the change: what does not depend on it is neither translated nor encoded, nor sent."""
+"""Cost follows the change: resources that it does not affect are not translated, encoded or sent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from model.locality import Locality
 from model.world import Change, ExitState, Fleet, Kind, Proxy, Role, World, put
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Send, XdsStream
+from xds.server import publisher as publisher_module
 from xds.server.publisher import Publisher
 from xds.snapshot.snapshot import build
 from xds.translate import names
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 EU, US = Locality("eu", "a"), Locality("us")
@@ -36,7 +38,7 @@ def world(make_world, pools) -> World:
 
 @pytest.fixture
 def publisher(world) -> Publisher:
-    """It has a stream of the gateway and one of each exit in the first three pools."""
+    """A publisher with streams of the gateway and of each exit in the first three pools."""
     started = Publisher()
     started.start(world)
     for proxy in world.proxies.values():
@@ -58,7 +60,7 @@ def endpoints(world, locality=None) -> GatewayEndpoints:
 
 
 def open_gateway(publisher, number, locality):
-    """One more gateway of the fleet, that stands at `locality`, and its stream."""
+    """Add a gateway at a locality, and open its stream."""
     fleet_id = next(iter(publisher.world.fleets))
     gateway = Proxy(UUID(int=number), fleet_id, f"gw-{number}", Role.GATEWAY, locality)
     publish(publisher, put(gateway))
@@ -74,12 +76,12 @@ def publish(publisher, *changes) -> World:
 
 @pytest.fixture
 def translated(publisher, translations):
-    """What is translated from now on."""
+    """Record the resources that are translated from now on."""
     return translations(GatewayGroup, GatewayEndpoints, ExitGroup, ExitOverlay)
 
 
 @pytest.mark.parametrize("pools", [3, 200])
-def test_one_exit_among_many_pools_is_one_resource_of_the_gateways_and_its_own(world, publisher, translated):
+def test_changed_exit_translates_its_pool_endpoints_and_its_overlay(world, publisher, translated):
     exit_ = next(iter(world.exits.values()))
     publish(publisher, put(replace(exit_, state=ExitState.LOST)))
     of_pool = ResourceId(names.ENDPOINT, names.pool_cluster(world.pools[exit_.pool_id]))
@@ -88,7 +90,7 @@ def test_one_exit_among_many_pools_is_one_resource_of_the_gateways_and_its_own(w
     assert translated == {}
 
 
-def test_an_exit_that_moves_is_the_endpoints_of_two_pools(world, publisher, translated):
+def test_moved_exit_translates_endpoints_of_both_pools(world, publisher, translated):
     exit_ = next(iter(world.exits.values()))
     other = world.pools[first_pools(world)[1]]
     publish(publisher, put(replace(exit_, pool_id=other.id)))
@@ -100,14 +102,14 @@ def test_an_exit_that_moves_is_the_endpoints_of_two_pools(world, publisher, tran
     assert gateways(world).key not in translated
 
 
-def test_a_new_pool_is_its_own_resources_and_the_routes(world, publisher, translated):
+def test_new_pool_translates_its_own_resources_and_routes(world, publisher, translated):
     pool = replace(world.pools[first_pools(world)[0]], id=next(iter(world.fleets)), country="zz", name="new")
     publish(publisher, put(pool))
     assert sorted(each.type_url for each in translated.pop(gateways(world).key)) == [names.CLUSTER, names.ROUTE]
     assert translated == {endpoints(world).key: [ResourceId(names.ENDPOINT, names.pool_cluster(pool))]}
 
 
-def test_what_concerns_nobody_who_listens_is_not_translated(world, publisher, translated):
+def test_scopes_without_streams_are_not_translated(world, publisher, translated):
     other = Fleet(next(iter(world.listeners)), "other")
     last_exit = [*world.exits.values()][-1]
     publish(publisher, put(other))
@@ -117,19 +119,21 @@ def test_what_concerns_nobody_who_listens_is_not_translated(world, publisher, tr
     assert [*translated] == [endpoints(world).key]
 
 
-def test_scopes_that_a_change_cannot_concern_are_not_even_asked(world, publisher, monkeypatch):
+def test_only_rollouts_of_affected_scopes_are_advanced(world, publisher, monkeypatch):
     asked = []
-    for scope_class in (GatewayGroup, GatewayEndpoints, ExitGroup, ExitOverlay):
-        touched = scope_class.touched
-        monkeypatch.setattr(
-            scope_class, "touched", lambda scope, *given, f=touched: asked.append(scope) or f(scope, *given)
-        )
+    advance = publisher_module.advance
+
+    def record(rollout, *given, **options):
+        asked.append(rollout.wanted.scope)
+        return advance(rollout, *given, **options)
+
+    monkeypatch.setattr(publisher_module, "advance", record)
     exit_ = next(iter(world.exits.values()))
     publish(publisher, put(replace(exit_, state=ExitState.LOST)))
     assert set(asked) == {endpoints(world), ExitOverlay(exit_.id)}
 
 
-def test_what_is_not_translated_keeps_its_very_bytes(world, publisher, content):
+def test_unaffected_resources_stay_the_same_objects(world, publisher, content):
     before = {scope.key: build(scope, world) for scope in (gateways(world), endpoints(world))}
     exit_ = next(iter(world.exits.values()))
     newer = world.changed(2, [put(replace(exit_, state=ExitState.LOST))])
@@ -149,7 +153,7 @@ def test_what_is_not_translated_keeps_its_very_bytes(world, publisher, content):
     assert not before
 
 
-def test_all_gateways_of_a_fleet_at_one_locality_share_every_snapshot(world, publisher, translated):
+def test_gateways_at_one_locality_share_all_snapshots(world, publisher, translated):
     first = open_gateway(publisher, 1, EU)
     assert [*translated] == [endpoints(world, EU).key]
     translated.clear()
@@ -158,16 +162,16 @@ def test_all_gateways_of_a_fleet_at_one_locality_share_every_snapshot(world, pub
     assert translated == {}
 
 
-def test_gateways_of_two_localities_share_all_but_their_endpoints(world, publisher, translated):
+def test_gateways_at_two_localities_share_all_but_endpoints(world, publisher, translated):
     boxes = [open_gateway(publisher, number, locality) for number, locality in enumerate((EU, US), 1)]
     (one, one_endpoints), (other, other_endpoints) = (box.view.snapshots for box in boxes)
-    assert one is other is publisher._rollouts[gateways(world).key].settled
+    assert one is other is publisher._rollouts[gateways(world).key].stable
     assert names.ENDPOINT not in one.resources
     assert [*one_endpoints.resources] == [*other_endpoints.resources] == [names.ENDPOINT]
     assert {*translated} == {endpoints(world, EU).key, endpoints(world, US).key}
 
 
-def test_an_exit_is_translated_once_for_each_locality_of_its_fleets_gateways(world, publisher, translated):
+def test_changed_exit_is_translated_once_per_gateway_locality(world, publisher, translated):
     for number, locality in enumerate((EU, EU, EU, US), 1):
         open_gateway(publisher, number, locality)
     translated.clear()
@@ -180,7 +184,7 @@ def test_an_exit_is_translated_once_for_each_locality_of_its_fleets_gateways(wor
         translated.clear()
 
 
-def test_endpoints_at_a_locality_that_the_last_gateway_left_are_translated_no_more(world, publisher, translated):
+def test_endpoints_of_a_locality_without_gateways_are_not_translated(world, publisher, translated):
     box = open_gateway(publisher, 1, EU)
     publish(publisher, put(replace(publisher.world.proxies[UUID(int=1)], locality=US)))
     assert box.view.snapshots[1].scope == endpoints(world, US)
@@ -189,8 +193,8 @@ def test_endpoints_at_a_locality_that_the_last_gateway_left_are_translated_no_mo
     assert endpoints(world, EU).key not in {*translated, *publisher._rollouts}
 
 
-def test_a_gateway_that_moves_is_given_other_endpoints_where_they_differ_and_nothing_else(world, publisher):
-    """Here they differ for one pool: the only one that has an exit at a known place."""
+def test_moved_gateway_is_sent_only_differing_endpoints(world, publisher):
+    """They differ for one pool: the only one with an exit at a known locality."""
     exit_ = next(iter(world.exits.values()))
     publish(publisher, put(replace(exit_, locality=EU)))
     gateway = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
@@ -211,7 +215,7 @@ def subscribe(type_url, resources) -> DeltaDiscoveryRequest:
 
 
 def converse(stream, requests, actions=()) -> dict[str, set[str]]:
-    """The names by type URL that a client is sent, which makes these requests and accepts everything."""
+    """Return the names by type URL that are sent to a client that makes these requests and accepts everything."""
     sent: dict[str, set[str]] = {}
     pending = [*actions]
     while requests or pending:
@@ -227,7 +231,7 @@ def converse(stream, requests, actions=()) -> dict[str, set[str]]:
     return sent
 
 
-def test_a_change_wakes_only_the_streams_that_it_concerns(world):
+def test_change_wakes_only_affected_streams(world):
     publisher = Publisher()
     publisher.start(world)
     boxes = {
@@ -244,7 +248,7 @@ def test_a_change_wakes_only_the_streams_that_it_concerns(world):
     assert woken == {exit_.id, *(proxy.id for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)}
 
 
-def test_what_comes_while_a_stream_is_busy_is_merged_into_one_update(world, publisher):
+def test_updates_for_a_busy_stream_are_merged(world, publisher):
     proxy = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
     box = publisher.open(Identity(proxy.fleet_id, proxy.role, proxy.id))
     for exit_ in [*world.exits.values()][:4]:
@@ -280,7 +284,7 @@ for scope in (GatewayGroup(fleet.id), *endpoints, ExitGroup(pools[0].id), ExitOv
 
 @pytest.mark.slow
 def test_versions_are_equal_in_every_process():
-    """Hashes of strings differ between processes, and with them the order of sets."""
+    """Hashes of strings, and so the order of sets, differ between processes."""
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", PRINT_VERSIONS],
@@ -296,7 +300,7 @@ def test_versions_are_equal_in_every_process():
     assert len(printed.pop().splitlines()) == 5 + 2 * 2 + 2 + 2
 
 
-def test_a_version_is_the_hash_of_the_bytes_and_of_nothing_else(make_world):
+def test_version_is_hash_of_bytes_alone(make_world):
     one, other = make_world(2), make_world(2).changed(99, [])
     scope = gateways(one)
     for type_url, resources in build(scope, one).resources.items():

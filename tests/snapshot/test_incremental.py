@@ -1,4 +1,4 @@
-"""Incremental equals full: whatever happens to a World, what was advanced equals what is built from scratch."""
+"""Incremental equals full: after any changes of a World, an advanced snapshot equals one built from scratch."""
 
 from __future__ import annotations
 
@@ -52,17 +52,10 @@ from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout
 from xds.snapshot.snapshot import ProxyView, Snapshot, advance, build, differences
 from xds.translate import scopes
+from xds.translate.affected import AffectedResources, affected
 from xds.translate.references import references
-from xds.translate.scopes import (
-    ExitGroup,
-    ExitOverlay,
-    GatewayEndpoints,
-    GatewayGroup,
-    ResourceId,
-    Scope,
-    scope_keys,
-    scopes_of,
-)
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, Scope, scopes_of
 
 FLEETS = [UUID(int=number) for number in (1, 2)]
 POOLS = [UUID(int=number) for number in (11, 12, 13)]
@@ -129,7 +122,7 @@ def listeners(draw) -> Listener:
 
 @st.composite
 def entities(draw) -> list:
-    """One thing that is declared, changed or moved."""
+    """Draw an entity that is added, changed or moved."""
     known = ("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway", "route", "route", "user")
     match draw(st.sampled_from((*known, "certificate"))):
         case "listener":
@@ -187,7 +180,7 @@ removals = st.one_of(
 
 @st.composite
 def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
-    """Proxies accept and reject what they are given, operators approve; and, if `strange`, what else may be in the tables."""
+    """Draw acceptances, rejections and approvals; with `strange` also accepted rows that no rollout would write."""
     kind = draw(st.sampled_from(("release", "release", "reject", "approval", *(["strange"] if strange else []))))
     if kind == "approval":
         fleet_id = draw(fleet_ids)
@@ -201,7 +194,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
         key = draw(st.sampled_from(keys))
         body = draw(st.sampled_from((b"one", b"another", None)))
         return [put(Accepted(key, str(body), body)) if body else Change(Kind.ACCEPTED, key, None)]
-    able = [each for each in found.change_sets if each.verdict is not Audience.NOBODY]
+    able = [each for each in found.change_sets if each.audience is not Audience.NOBODY]
     if not able:
         return []
     change_set = draw(st.sampled_from(able))
@@ -209,7 +202,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
 
 
 def ids(found: Rollout) -> set[ResourceId]:
-    return {*as_content(found.wanted), *as_content(found.settled), *as_content(found.trial)}
+    return {*as_content(found.wanted), *as_content(found.stable), *as_content(found.canary)}
 
 
 def released(scope: Scope, change_set: ChangeSet) -> list[Change]:
@@ -232,19 +225,19 @@ def rejected(scope: Scope, change_set: ChangeSet, draw) -> list[Change]:
 
 @st.composite
 def change_sets(draw, world: World, *, strange: bool = True) -> list[Change]:
-    """What one reading of the change log gives: one change for each thing that some writes touched."""
+    """Draw the changes of one reading of the change log: one for each entity that the writes touched."""
     found: dict[tuple, Change] = {}
     for _ in range(draw(st.integers(1, 4))):
         so_far = world.changed(0, found.values())
-        verdict = verdicts(so_far, strange=strange)
-        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, verdict, verdict))
+        audience = verdicts(so_far, strange=strange)
+        step = draw(st.one_of(entities().map(lambda each: list(map(put, each))), removals, audience, audience))
         for change in consistent(so_far, step):
             found[change.kind, change.key] = change
     return list(found.values())
 
 
 def consistent(world: World, changes: Iterable[Change]) -> list[Change]:
-    """Changes that the database would have let through: exits are in pools, and pools with exits stay."""
+    """Return changes that the database would accept: exits have pools, and pools with exits stay."""
     changes = list(changes)
     for change in changes:
         if isinstance(change.value, Exit) and change.value.pool_id not in world.pools:
@@ -255,7 +248,7 @@ def consistent(world: World, changes: Iterable[Change]) -> list[Change]:
 
 
 def start() -> World:
-    """Something of everything, so that few steps lead far."""
+    """Make a World with some of everything, so that few steps reach many states."""
     fleets = [Fleet(fleet_id, str(fleet_id)) for fleet_id in FLEETS]
     gateways = [gateway(gateway_id, place) for gateway_id, place in zip(GATEWAYS, LOCALITIES, strict=False)]
     pools = [Pool(pool_id, FLEETS[0], country, country) for pool_id, country in zip(POOLS, COUNTRIES, strict=True)]
@@ -277,13 +270,13 @@ def start() -> World:
 
 
 def all_scopes(world: World) -> list[Scope]:
-    """Every scope that there may be, whether the World has what it is of or not."""
+    """List every possible scope, also those that the World does not have."""
     endpoints = [GatewayEndpoints(fleet_id, locality) for fleet_id in FLEETS for locality in LOCALITIES]
     return [*map(GatewayGroup, FLEETS), *endpoints, *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
 
 
 def subscribed(*worlds: World) -> set[str]:
-    """The keys of the scopes that some proxy is given."""
+    """Return the keys of the scopes that some proxy is given."""
     return {scope.key for world in worlds for proxy in world.proxies.values() for scope in scopes_of(proxy, world)}
 
 
@@ -303,7 +296,7 @@ def differing(old: dict, new: dict) -> set[ResourceId]:
 
 @pytest.fixture(scope="module", autouse=True)
 def remembered():
-    """Translators are functions of what they are given, so that each need run once for the same; so is the encoder."""
+    """Cache translators and the encoder by their arguments: they are pure functions, and slow."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in vars(scopes) if name.startswith("translate_")]:
             patch.setattr(scopes, name, remember(getattr(scopes, name)))
@@ -318,7 +311,7 @@ def remember(function, by=lambda given: given if isinstance(given, Hashable) els
         key = tuple(map(by, given))
         if key not in answers:
             given = given if by is id else key
-            answers[key] = given, function(*given)  # what was given is kept, so that its id is nobody else's
+            answers[key] = given, function(*given)  # keeps the arguments alive, so that their ids stay unique
         return answers[key][1]
 
     return answer
@@ -333,22 +326,24 @@ PROPERTY = settings(
 
 @PROPERTY
 @given(st.data())
-def test_an_advanced_snapshot_equals_one_that_is_built_and_says_exactly_what_differs(data):
+def test_advanced_snapshot_equals_built_one_and_reports_differences(data):
     world = start()
     snapshots = {scope.key: build(scope, world) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
         changes = data.draw(change_sets(world))
         newer = world.changed(revision, changes)
-        named = {key for change in changes for key in scope_keys(change, world, newer)}
+        by_scope = affected(changes, world, newer)
         for key, snapshot in snapshots.items():
             built = build(snapshot.scope, newer)
-            advanced, differs = advance(snapshot, world, newer, changes)
+            if isinstance(snapshot.scope, GatewayEndpoints) and key not in subscribed(world, newer):
+                assert key not in by_scope
+                snapshots[key] = built
+                continue
+            advanced, differs = advance(snapshot, newer, by_scope.get(key, AffectedResources()).declared)
             assert as_content(advanced) == as_content(built)
             assert differs == differing(as_content(snapshot), as_content(built))
             assert differs == differences(snapshot, advanced)
             assert advanced.revision == revision
-            deserted = isinstance(snapshot.scope, GatewayEndpoints) and key not in subscribed(world, newer)
-            assert key in named or not differs or deserted
             snapshots[key] = advanced
         assert newer == World().changed(revision, [put(entity) for table in tables(newer) for entity in table.values()])
         world = newer
@@ -364,26 +359,30 @@ def tables(world: World) -> list[Mapping]:
 
 @PROPERTY
 @given(st.data())
-def test_an_advanced_rollout_equals_one_that_is_built_and_says_exactly_what_differs(data):
+def test_advanced_rollout_equals_built_one_and_reports_differences(data):
     world, canaries = start(), data.draw(st.booleans())
     rollouts = {scope.key: rollout.build(scope, world, canaries=canaries) for scope in all_scopes(world)}
     for revision in range(2, 2 + data.draw(st.integers(1, 6))):
         changes = data.draw(change_sets(world))
         newer = world.changed(revision, changes)
-        named = {key for change in changes for key in scope_keys(change, world, newer)}
+        by_scope = affected(changes, world, newer)
         for key, before in rollouts.items():
             built = rollout.build(before.wanted.scope, newer, canaries=canaries)
-            advanced, differences_ = rollout.advance(before, world, newer, changes, canaries=canaries)
+            if isinstance(before.wanted.scope, GatewayEndpoints) and key not in subscribed(world, newer):
+                assert key not in by_scope
+                rollouts[key] = built
+                continue
+            resources = by_scope.get(key, AffectedResources())
+            advanced, differences_ = rollout.advance(before, newer, resources, canaries=canaries)
             assert as_plain(advanced.change_sets) == as_plain(built.change_sets)
             assert advanced.tried == built.tried
-            for part in ("wanted", "settled", "trial"):
+            for part in ("wanted", "stable", "canary"):
                 old, made, full = (as_content(getattr(each, part)) for each in (before, advanced, built))
                 assert made == full
                 assert getattr(differences_, part) == differing(old, full)
             assert differences_ == rollout.compare(before, advanced)
-            assert (advanced.settled is advanced.trial) == (not advanced.tried)
-            deserted = isinstance(before.wanted.scope, GatewayEndpoints) and key not in subscribed(world, newer)
-            assert key in named or as_plain(before.change_sets) == as_plain(built.change_sets) or deserted
+            assert (advanced.stable is advanced.canary) == (not advanced.tried)
+            assert key in by_scope or as_plain(before.change_sets) == as_plain(built.change_sets)
             rollouts[key] = advanced
         world = newer
 
@@ -392,7 +391,7 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
     return [
         (
             {each: resource and resource.version for each, resource in one.wanted.items()},
-            one.verdict,
+            one.audience,
             one.reason,
             one.shrinks,
             one.key,
@@ -403,8 +402,8 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
 
 @PROPERTY
 @given(st.data())
-def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_than_half(data):
-    """Whatever is released, rejected and held on the way; unless less was approved."""
+def test_given_resources_have_their_references_and_at_least_half(data):
+    """It holds after any releases and rejections, unless a shrink was approved."""
     world = start()
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
         world = world.changed(revision, data.draw(change_sets(world, strange=False)))
@@ -412,7 +411,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
             if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
                 continue
             built = rollout.build(scope, world)
-            for given_ in (built.settled, built.trial):
+            for given_ in (built.stable, built.canary):
                 for each in as_content(given_):
                     resource = given_.get(each)
                     assert references(resource.type_url, resource.name, resource.body) <= as_content(given_).keys()
@@ -425,7 +424,7 @@ def test_whoever_is_given_something_is_given_all_that_it_names_and_never_less_th
 
 @PROPERTY
 @given(st.data())
-def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_them(data):
+def test_streams_are_told_as_by_a_newly_started_replica(data):
     publisher, world = Publisher(), start()
     publisher.start(world)
     boxes: dict[UUID, PendingUpdate] = {}
@@ -476,15 +475,15 @@ def test_what_streams_are_told_equals_what_a_replica_that_starts_now_would_tell_
 
 
 def given_to(proxy: Proxy, world: World, *, canary: bool) -> dict:
-    """What a replica that starts now gives a proxy."""
+    """Return the resources that a newly started replica gives a proxy."""
     rollouts = [rollout.build(scope, world) for scope in scopes_of(proxy, world)]
-    return as_content(ProxyView([each.trial if canary else each.settled for each in rollouts]))
+    return as_content(ProxyView([each.canary if canary else each.stable for each in rollouts]))
 
 
 @PROPERTY
 @given(st.data())
-def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
-    """The changes in between are not known then: only the two Worlds are."""
+def test_full_load_after_gap_tells_streams_all_differences(data):
+    """Only the two Worlds are known then, not the changes between them."""
     publisher, world = Publisher(), start()
     for change in data.draw(change_sets(world)):
         world = world.changed(1, [change])
@@ -510,7 +509,7 @@ def test_a_full_load_after_a_gap_tells_streams_what_they_missed(data):
             assert told >= differing(held, should_hold)
 
 
-def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, content):
+def test_order_of_reading_a_world_does_not_matter(make_world, content):
     world = make_world(20, 20)
     entities = [entity for table in tables(world) for entity in table.values()]
     reversed_world = World().changed(1, map(put, entities[::-1]))
@@ -521,7 +520,7 @@ def test_the_order_in_which_a_world_was_read_makes_no_difference(make_world, con
         assert len(built) == size
 
 
-def test_a_lower_revision_is_never_published(make_world):
+def test_lower_revision_is_never_published(make_world):
     publisher, world = Publisher(), make_world(2)
     publisher.start(replace(world, revision=7))
     gateway = next(proxy for proxy in world.proxies.values() if proxy.role is Role.GATEWAY)
@@ -534,6 +533,6 @@ def test_a_lower_revision_is_never_published(make_world):
     assert box.event.is_set()
 
 
-def test_keys_of_a_world_and_of_its_changes_are_the_same():
+def test_keys_of_world_and_changes_are_equal():
     exit_ = Exit(EXITS[0], POOLS[0], "exit", None, 8443, ExitState.LOST)
     assert put(exit_).key == key_of(exit_) == exit_.id

@@ -1,4 +1,4 @@
-"""What of a group's wanted resources goes to whom: closed change-sets, canaries, guard rails, the fall back."""
+"""Rollouts: change-sets, canaries, guard rails, and the fallback to accepted versions."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from xds.snapshot import snapshot as snapshot_module
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout, advance, build, compare
 from xds.snapshot.snapshot import Snapshot
-from xds.translate import names, scopes
-from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, ResourceId, Scope
+from xds.translate import names
+from xds.translate.affected import AffectedResources, affected
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, Scope
 
 FLEET = UUID(int=1)
 SOMEBODY = UUID(int=99)
@@ -55,7 +57,7 @@ TO_ONE, TO_TWO, TO_BOTH = ONE.name, TWO.name, f"{ONE.name} {TWO.name}"
 
 @dataclass(frozen=True)
 class Written:
-    """A scope whose resources are as they are written down: each pool stands for one, its country is the body."""
+    """A scope with given resources: each pool of its World stands for one, and the country is the body."""
 
     shared: bool = True
     key: ClassVar[str] = "gateway/written"
@@ -71,10 +73,11 @@ class Written:
         pool = world.pools.get(_pool_id(resource))
         return pool and pool.country.encode()
 
-    def touched(self, change: Change, old: World, new: World) -> Iterable[ResourceId]:
-        if change.kind is Kind.POOL:
-            return {_written(pool) for world in (old, new) if (pool := world.pools.get(change.key))}
-        return scopes._of_rollout(self.key, change)
+    def affected(self, changes: Iterable[Change], old: World, new: World) -> AffectedResources:
+        found = affected(changes, old, new).get(self.key, AffectedResources())
+        keys = {change.key for change in changes if change.kind is Kind.POOL}
+        found.declared |= {_written(world.pools[key]) for world in (old, new) for key in keys & world.pools.keys()}
+        return found
 
 
 def _written(pool: Pool) -> ResourceId:
@@ -86,7 +89,7 @@ def _pool_id(resource: ResourceId) -> UUID:
 
 
 class Group:
-    """Some proxies that share a scope. Whatever happens is advanced, and compared with what is built from scratch."""
+    """Proxies that share a scope. Each change advances its rollout, and compares it with one built from scratch."""
 
     def __init__(self, scope: Scope, world: World, *, canaries: bool = True) -> None:
         self.scope, self.world, self.canaries = scope, world, canaries
@@ -95,14 +98,18 @@ class Group:
     def change(self, *changes: Change) -> None:
         newer = self.world.changed(self.world.revision + 1, changes)
         before = self.rollout
-        self.rollout, differences = advance(before, self.world, newer, changes, canaries=self.canaries)
+        if isinstance(self.scope, Written):
+            resources = self.scope.affected(changes, self.world, newer)
+        else:
+            resources = affected(changes, self.world, newer).get(self.scope.key, AffectedResources())
+        self.rollout, differences = advance(before, newer, resources, canaries=self.canaries)
         scratch = build(self.scope, newer, canaries=self.canaries)
         assert compare(self.rollout, scratch) == compare(scratch, scratch)
         assert differences == compare(before, scratch)
         self.world = newer
 
     def declare(self, wanted: Mapping[ResourceId, str | None]) -> None:
-        """Write these down, and what is None off."""
+        """Set the wanted bodies of resources; None removes one."""
         self.change(
             *(
                 Change(Kind.POOL, _pool_id(each), None)
@@ -112,19 +119,19 @@ class Group:
             )
         )
 
-    def release(self, *, verdict: Audience | None = None) -> None:
-        """Whoever was given something accepted it."""
+    def release(self, *, audience: Audience | None = None) -> None:
+        """Accept the change-sets that somebody was given."""
         self.change(
             *(
                 change
                 for each in self.rollout.change_sets
-                if each.verdict is not Audience.NOBODY and verdict in (None, each.verdict)
+                if each.audience is not Audience.NOBODY and audience in (None, each.audience)
                 for change in self._accepted(each)
             )
         )
 
     def reject(self, each: ResourceId, words: str = "no") -> None:
-        """A proxy refused what is wanted of a resource."""
+        """Reject the wanted version of a resource."""
         self.change(put(Rejection(self._key(each), self.rollout.wanted.get(each).version, SOMEBODY, words)))
 
     def approve(self) -> None:
@@ -142,19 +149,19 @@ class Group:
 
     @property
     def sets(self) -> list[tuple[set[ResourceId], Audience]]:
-        return [({*each.wanted}, each.verdict) for each in self.rollout.change_sets]
+        return [({*each.wanted}, each.audience) for each in self.rollout.change_sets]
 
     @property
     def reasons(self) -> list[str]:
         return [each.reason for each in self.rollout.change_sets]
 
     @property
-    def settled(self) -> dict[ResourceId, str]:
-        return _bodies(self.rollout.settled)
+    def stable(self) -> dict[ResourceId, str]:
+        return _bodies(self.rollout.stable)
 
     @property
-    def trial(self) -> dict[ResourceId, str]:
-        return _bodies(self.rollout.trial)
+    def canary(self) -> dict[ResourceId, str]:
+        return _bodies(self.rollout.canary)
 
 
 def _bodies(snapshot: Snapshot) -> dict[ResourceId, str]:
@@ -167,14 +174,14 @@ def _bodies(snapshot: Snapshot) -> dict[ResourceId, str]:
 
 @pytest.fixture
 def written(monkeypatch):
-    """`written({…})`: a group that is settled at these resources; without any, one where nothing was accepted yet."""
+    """`written({…})` makes a group with these stable resources; without any, one that has accepted nothing yet."""
     encode = snapshot_module.encode
     monkeypatch.setattr(snapshot_module, "encode", lambda given: given if isinstance(given, bytes) else encode(given))
 
-    def make(settled: Mapping[ResourceId, str] | None = None, *, shared: bool = True, canaries: bool = True) -> Group:
+    def make(stable: Mapping[ResourceId, str] | None = None, *, shared: bool = True, canaries: bool = True) -> Group:
         made = Group(Written(shared), World(1), canaries=canaries)
-        if settled:
-            made.declare(settled)
+        if stable:
+            made.declare(stable)
             made.release()
             assert made.sets == []
         return made
@@ -184,7 +191,7 @@ def written(monkeypatch):
 
 @pytest.fixture
 def gateways(make_world) -> Group:
-    """The gateways of a fleet with three pools, settled."""
+    """The gateways of a fleet with three pools, whose resources are stable."""
     world = make_world(3)
     made = Group(GatewayGroup(next(iter(world.fleets))), world)
     made.release()
@@ -195,50 +202,50 @@ def gateways(make_world) -> Group:
 # -- who is given what -------------------------------------------------------------------------------------------------
 
 
-def test_a_group_that_never_accepted_anything_is_given_everything_at_once(written):
+def test_new_group_is_given_everything_at_once(written):
     fresh = written()
     wanted = {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
     fresh.declare(wanted)
     assert fresh.sets == [({*wanted}, Audience.EVERYBODY)]
-    assert fresh.settled == fresh.trial == wanted
+    assert fresh.stable == fresh.canary == wanted
 
 
-def test_what_is_accepted_and_wanted_is_settled_and_nothing_is_tried(written):
-    settled = written({ONE: "a", ROUTES: TO_ONE})
-    assert settled.rollout.settled is settled.rollout.trial is settled.rollout.wanted
+def test_accepted_and_wanted_resources_are_stable(written):
+    stable = written({ONE: "a", ROUTES: TO_ONE})
+    assert stable.rollout.stable is stable.rollout.canary is stable.rollout.wanted
 
 
-def test_a_change_is_given_to_canaries_while_the_others_keep_what_they_have(written):
-    settled = written({ONE: "a", TWO: "b"})
-    settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Audience.CANARIES)]
-    assert settled.trial == {ONE: "new", TWO: "b"}
-    assert settled.settled == {ONE: "a", TWO: "b"}
+def test_change_goes_to_canaries_while_others_keep_stable_resources(written):
+    stable = written({ONE: "a", TWO: "b"})
+    stable.declare({ONE: "new"})
+    assert stable.sets == [({ONE}, Audience.CANARIES)]
+    assert stable.canary == {ONE: "new", TWO: "b"}
+    assert stable.stable == {ONE: "a", TWO: "b"}
 
 
-def test_what_canaries_accepted_is_given_to_everybody(written):
-    settled = written({ONE: "a"})
-    settled.declare({ONE: "new"})
-    settled.release()
-    assert settled.sets == []
-    assert settled.settled == {ONE: "new"}
+def test_change_that_canaries_accepted_goes_to_everybody(written):
+    stable = written({ONE: "a"})
+    stable.declare({ONE: "new"})
+    stable.release()
+    assert stable.sets == []
+    assert stable.stable == {ONE: "new"}
 
 
-def test_without_canaries_a_change_goes_to_everybody(written):
-    settled = written({ONE: "a"}, canaries=False)
-    settled.declare({ONE: "new"})
-    assert settled.sets == [({ONE}, Audience.EVERYBODY)]
-    assert settled.settled == {ONE: "new"}
+def test_change_without_canaries_goes_to_everybody(written):
+    stable = written({ONE: "a"}, canaries=False)
+    stable.declare({ONE: "new"})
+    assert stable.sets == [({ONE}, Audience.EVERYBODY)]
+    assert stable.stable == {ONE: "new"}
 
 
-def test_without_canaries_a_rejected_change_still_goes_to_nobody(written):
-    settled = written({ONE: "a"}, canaries=False)
-    settled.declare({ONE: "new"})
-    settled.reject(ONE)
-    assert settled.settled == settled.trial == {ONE: "a"}
+def test_rejected_change_without_canaries_goes_to_nobody(written):
+    stable = written({ONE: "a"}, canaries=False)
+    stable.declare({ONE: "new"})
+    stable.reject(ONE)
+    assert stable.stable == stable.canary == {ONE: "a"}
 
 
-def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
+def test_overlay_changes_need_no_canary(written, make_world):
     own = written({ONE: "a"}, shared=False)
     own.declare({ONE: "new"})
     assert own.sets == [({ONE}, Audience.EVERYBODY)]
@@ -247,41 +254,41 @@ def test_a_proxys_own_resources_are_never_tried_by_others(written, make_world):
     overlay = Group(ExitOverlay(exit_.id), world)
     overlay.release()
     overlay.change(put(replace(exit_, port=9000)))
-    assert [verdict for _, verdict in overlay.sets] == [Audience.EVERYBODY]
+    assert [audience for _, audience in overlay.sets] == [Audience.EVERYBODY]
 
 
-def test_a_proxys_own_resources_may_name_what_its_group_has_and_may_all_go(written):
+def test_overlay_may_refer_to_its_group_and_lose_all_resources(written):
     own = written({ONE: "a", TWO: "b", THREE: "c"}, shared=False)
     own.declare({ONE: None, TWO: None, THREE: None, ROUTES: TO_TWO})
-    assert {verdict for _, verdict in own.sets} == {Audience.EVERYBODY}
-    assert own.settled == {ROUTES: TO_TWO}
+    assert {audience for _, audience in own.sets} == {Audience.EVERYBODY}
+    assert own.stable == {ROUTES: TO_TWO}
 
 
-def test_endpoints_are_never_tried_or_held(written, make_world):
+def test_endpoints_are_neither_tried_nor_withheld(written, make_world):
     some = written({ONE: "a", endpoints(1): "x", endpoints(2): "y", endpoints(3): "z"})
     some.declare({endpoints(1): "new", endpoints(2): None, endpoints(3): None})
     assert some.sets == []
-    assert some.settled == {ONE: "a", endpoints(1): "new"}
+    assert some.stable == {ONE: "a", endpoints(1): "new"}
     world = make_world(1)
     (exit_,) = world.exits.values()
     of_fleet = Group(GatewayEndpoints(next(iter(world.fleets)), None), world)
     of_fleet.change(put(replace(exit_, state=ExitState.LOST)))
     assert of_fleet.sets == []
-    assert of_fleet.rollout.settled is of_fleet.rollout.wanted
+    assert of_fleet.rollout.stable is of_fleet.rollout.wanted
 
 
-def test_endpoints_go_on_while_what_uses_them_is_held(written):
+def test_endpoints_change_while_their_cluster_is_withheld(written):
     some = written({ONE: "a", endpoints(1): "x"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.declare({endpoints(1): "new"})
-    assert some.settled == {ONE: "a", endpoints(1): "new"}
+    assert some.stable == {ONE: "a", endpoints(1): "new"}
 
 
 # -- closed change-sets ------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_and_the_routes_that_name_it_are_one_set_and_unrelated_changes_another(written):
+def test_new_cluster_and_its_routes_are_one_set_apart_from_others(written):
     some = written({ONE: "a", ROUTES: TO_ONE, THREE: "c", FILTER: "x"})
     some.declare({TWO: "b", ROUTES: TO_BOTH, THREE: "new", FILTER: "new"})
     assert sorted(some.sets, key=lambda each: len(each[0])) == [
@@ -291,53 +298,53 @@ def test_a_cluster_and_the_routes_that_name_it_are_one_set_and_unrelated_changes
     ]
 
 
-def test_a_cluster_goes_together_with_the_routes_that_named_it_before(written):
+def test_removed_cluster_is_one_set_with_its_former_routes(written):
     some = written({ONE: "a", TWO: "b", ROUTES: TO_BOTH})
     some.declare({TWO: None, ROUTES: TO_ONE})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
-    assert some.settled == {ONE: "a", TWO: "b", ROUTES: TO_BOTH}
-    assert some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == {ONE: "a", TWO: "b", ROUTES: TO_BOTH}
+    assert some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
-def test_a_listener_comes_together_with_its_routes(written):
+def test_new_listener_is_one_set_with_its_routes(written):
     some = written({ONE: "a"})
     some.declare({CLIENTS: "8080", ROUTES: TO_ONE})
     assert [{*each} for each, _ in some.sets] == [{CLIENTS, ROUTES}]
 
 
-def test_what_is_there_before_and_after_holds_up_nothing_that_names_it(written):
-    """A listener that is refused keeps no pool from the routes."""
+def test_changed_resource_is_no_set_with_those_that_refer_to_it(written):
+    """A rejected listener keeps no pool from the routes."""
     some = written({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080"})
     some.declare({CLIENTS: "8081", ONE: "other", TWO: "b", ROUTES: TO_BOTH})
     assert sorted(({*each} for each, _ in some.sets), key=len) == [{ONE}, {CLIENTS}, {ROUTES, TWO}]
 
 
-def test_a_chain_of_names_is_one_set(written):
+def test_chain_of_references_is_one_set(written):
     some = written({FILTER: "x"})
     some.declare({ONE: "a", FILTER: TO_ONE, TWO: f"like {TO_ONE}", THREE: "apart"})
     assert sorted((len(each) for each, _ in some.sets), reverse=True) == [3, 1]
 
 
-def test_what_no_listener_names_nobody_can_try(written):
+def test_resource_without_listener_is_unused(written):
     groups = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
     each = written({ROUTES: "", groups: ""})
     assert [each.rollout.is_used(it) for it in (ROUTES, groups, ONE)] == [False, False, True]
     each.declare({CLIENTS: ""})  # tried
     assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, False]
     each.declare({CLIENTS: names.GROUPS_FILTER})
-    each.reject(CLIENTS)  # to be mended: whoever does shall find routes that were tried
+    each.reject(CLIENTS)  # routes stay used, so that canaries try them before the listener is fixed
     assert [each.rollout.is_used(it) for it in (ROUTES, groups)] == [True, True]
     each.declare({CLIENTS: None})
     assert not each.rollout.is_used(ROUTES)
 
 
-def test_a_pool_that_is_declared_is_its_cluster_and_the_routes(gateways):
+def test_new_pool_is_one_set_of_its_cluster_and_the_routes(gateways):
     pool = replace(next(iter(gateways.world.pools.values())), id=FLEET, country="zz", name="new")
     gateways.change(put(pool))
     assert gateways.sets == [({ResourceId(names.CLUSTER, names.pool_cluster(pool)), ROUTES}, Audience.CANARIES)]
 
 
-def test_two_replicas_call_a_change_set_the_same(written):
+def test_change_set_has_equal_keys_on_two_replicas(written):
     one, other = written({ONE: "a", TWO: "b"}), written({ONE: "a"})
     other.declare({TWO: "other"})
     other.release()
@@ -349,7 +356,7 @@ def test_two_replicas_call_a_change_set_the_same(written):
     assert {each.key for each in one.rollout.change_sets}.isdisjoint(keys[0])
 
 
-def test_a_set_that_removes_is_called_otherwise_than_one_that_adds(written):
+def test_removing_and_adding_sets_have_different_keys(written):
     some = written({ONE: "a", TWO: "b", THREE: "c"})
     some.declare({ONE: None})
     (gone,) = some.rollout.change_sets
@@ -361,44 +368,44 @@ def test_a_set_that_removes_is_called_otherwise_than_one_that_adds(written):
 # -- rejection ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_rejected_set_goes_to_nobody_and_what_was_accepted_stays(written):
+def test_rejected_set_goes_to_nobody_and_accepted_resources_stay(written):
     some = written({ONE: "a", ROUTES: TO_ONE, FILTER: "x"})
     some.declare({TWO: "bad", ROUTES: TO_BOTH, FILTER: "new"})
     some.reject(TWO, "cluster: no thanks")
-    verdicts = {frozenset(each): verdict for each, verdict in some.sets}
+    verdicts = {frozenset(each): audience for each, audience in some.sets}
     assert verdicts == {frozenset({TWO, ROUTES}): Audience.NOBODY, frozenset({FILTER}): Audience.CANARIES}
-    assert some.settled == {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
-    assert some.trial == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
+    assert some.stable == {ONE: "a", ROUTES: TO_ONE, FILTER: "x"}
+    assert some.canary == {ONE: "a", ROUTES: TO_ONE, FILTER: "new"}
 
 
-def test_a_rejected_set_says_why_in_the_proxys_own_words(written):
+def test_rejected_set_quotes_the_proxy(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE, "Proto constraint validation failed")
     assert some.reasons == [f"{ONE.name} was rejected: Proto constraint validation failed"]
 
 
-def test_fixing_what_was_rejected_clears_it(written):
+def test_fixed_resource_clears_its_rejection(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.declare({ONE: "mended"})
     assert some.sets == [({ONE}, Audience.CANARIES)]
     some.release()
-    assert some.settled == {ONE: "mended"}
+    assert some.stable == {ONE: "mended"}
     assert some.sets == []
 
 
-def test_reverting_what_was_rejected_clears_it(written):
+def test_reverted_resource_clears_its_rejection(written):
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
     some.reject(TWO)
     some.declare({TWO: None, ROUTES: TO_ONE})
     assert some.sets == []
-    assert some.settled == some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == some.canary == {ONE: "a", ROUTES: TO_ONE}
 
 
-def test_coming_back_to_what_was_rejected_is_held_again(written):
+def test_rejected_version_that_comes_back_is_withheld_again(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
@@ -406,11 +413,11 @@ def test_coming_back_to_what_was_rejected_is_held_again(written):
     some.release()
     some.declare({ONE: "bad"})
     assert some.sets == [({ONE}, Audience.NOBODY)]
-    assert some.settled == some.trial == {ONE: "mended"}
+    assert some.stable == some.canary == {ONE: "mended"}
 
 
-def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written):
-    """Together they are one change; a part of it would not do."""
+def test_changed_resource_stays_withheld_with_a_rejected_one(written):
+    """They change together or not at all."""
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({TWO: "bad", ROUTES: TO_BOTH})
     some.reject(TWO)
@@ -418,31 +425,31 @@ def test_what_is_mended_next_to_what_was_rejected_is_still_held_with_it(written)
     assert some.sets == [({TWO, ROUTES}, Audience.NOBODY)]
 
 
-def test_of_a_group_that_never_accepted_anything_what_was_rejected_is_left_out_with_all_that_belongs_to_it(written):
+def test_new_group_omits_rejected_change_set(written):
     fresh = written()
     fresh.declare({ONE: "a", ROUTES: TO_ONE, CLIENTS: "8080", TWO: "b", FILTER: "x"})
     fresh.reject(ROUTES)
-    assert fresh.settled == fresh.trial == {TWO: "b", FILTER: "x"}
+    assert fresh.stable == fresh.canary == {TWO: "b", FILTER: "x"}
     assert sorted(fresh.sets, key=lambda each: each[1]) == [
         ({TWO, FILTER}, Audience.EVERYBODY),
         ({ONE, ROUTES, CLIENTS}, Audience.NOBODY),
     ]
 
 
-def test_a_later_acceptance_changes_what_a_rejected_version_gives_way_to(written):
-    """Else a replica that started later would publish other bytes than one that was there all the time."""
+def test_rejected_version_falls_back_to_latest_accepted_one(written):
+    """Otherwise a replica that starts later would publish other bytes than the others."""
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
     some.change(put(Accepted(ResourceKey(some.scope.key, *_parts(ONE)), "later", b"elsewhere")))
-    assert some.settled == {ONE: "elsewhere"}
+    assert some.stable == {ONE: "elsewhere"}
 
 
 def _parts(each: ResourceId) -> tuple[str, str]:
     return each.type_url, each.name
 
 
-def test_a_rejection_in_one_group_holds_nothing_back_from_another(written):
+def test_rejection_in_one_group_does_not_affect_another(written):
     some = written({ONE: "a"})
     some.declare({ONE: "new"})
     version = some.rollout.wanted.get(ONE).version
@@ -450,7 +457,7 @@ def test_a_rejection_in_one_group_holds_nothing_back_from_another(written):
     assert some.sets == [({ONE}, Audience.CANARIES)]
 
 
-def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_see_it(gateways):
+def test_rejection_reaches_all_streams_and_late_ones_never_see_it(gateways):
     publisher = Publisher()
     publisher.start(gateways.world)
     fleet_id = gateways.scope.fleet_id
@@ -463,7 +470,7 @@ def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_se
     publish(*map(put, others))
     boxes = [publisher.open(Identity(fleet_id, Role.GATEWAY, each.id)) for each in others]
     publisher.set_canaries(gateways.scope.key, frozenset({others[0].id}))
-    good = gateways.rollout.settled.get(ROUTES)
+    good = gateways.rollout.stable.get(ROUTES)
     publish(put(replace(next(iter(gateways.world.pools.values())), name="bad")))
     canary, other = boxes
     assert canary.take()[1] == {names.ROUTE: {names.GATEWAY_ROUTES}}
@@ -480,124 +487,124 @@ def test_every_stream_of_the_group_is_told_of_a_rejection_and_late_ones_never_se
 # -- guard rails -------------------------------------------------------------------------------------------------------
 
 
-def test_what_names_something_that_does_not_exist_is_held_and_says_so(written):
+def test_dangling_reference_is_withheld_with_its_reason(written):
     some = written({ONE: "a", ROUTES: TO_ONE})
     some.declare({ROUTES: TO_BOTH})
     assert some.sets == [({ROUTES}, Audience.NOBODY)]
     assert some.reasons == [f"{ROUTES.name} names {TWO.name}, which does not exist"]
-    assert some.settled == some.trial == {ONE: "a", ROUTES: TO_ONE}
+    assert some.stable == some.canary == {ONE: "a", ROUTES: TO_ONE}
     some.declare({TWO: "b"})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
-def test_of_several_missing_names_the_same_one_is_told_on_every_replica(written):
+def test_dangling_reason_is_equal_on_all_replicas(written):
     some = written({ONE: "a"})
     some.declare({ROUTES: " ".join(cluster(number).name for number in range(50, 10, -1))})
     assert some.reasons == [f"{ROUTES.name} names {cluster(11).name}, which does not exist"]
 
 
-def test_taking_away_what_unchanged_routes_name_is_held(written):
+def test_removal_that_unchanged_routes_refer_to_is_withheld(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({TWO: None})
-    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
+    assert [audience for _, audience in some.sets] == [Audience.NOBODY]
     assert f"{ROUTES.name} names {TWO.name}" in some.reasons[0]
-    assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
+    assert some.stable == some.canary == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
     some.declare({ROUTES: TO_ONE})
     assert some.sets == [({TWO, ROUTES}, Audience.CANARIES)]
 
 
-def test_also_what_was_never_accepted_is_held_while_it_names_nothing(written):
+def test_new_group_withholds_dangling_reference(written):
     fresh = written()
     fresh.declare({ROUTES: TO_ONE, TWO: "b"})
-    assert fresh.settled == {TWO: "b"}
+    assert fresh.stable == {TWO: "b"}
     assert (({ROUTES}, Audience.NOBODY)) in fresh.sets
 
 
-def test_half_of_a_kind_may_go(written):
+def test_half_of_a_type_may_be_removed(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None})
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
-    assert some.trial == {THREE: "c", FOUR: "d"}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
+    assert some.canary == {THREE: "c", FOUR: "d"}
 
 
-def test_more_than_half_of_a_kind_is_held_and_says_how_many_would_be_left(written):
+def test_removal_of_more_than_half_is_withheld_with_counts(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FOUR: "d"})
     some.declare({ONE: None, TWO: None, THREE: None})
-    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
+    assert {audience for _, audience in some.sets} == {Audience.NOBODY}
     assert {*some.reasons} == {"it would leave 1 of 4 Clusters: approve it, or put them back"}
-    assert some.settled == some.trial == {ONE: "a", TWO: "b", THREE: "c", FOUR: "d"}
+    assert some.stable == some.canary == {ONE: "a", TWO: "b", THREE: "c", FOUR: "d"}
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_last_of_a_kind_is_held(written, count):
+def test_removal_of_last_resource_of_a_type_is_withheld(written, count):
     all_of_them = {cluster(number): "a" for number in range(count)}
     some = written({**all_of_them, FILTER: "x"})
     some.declare(dict.fromkeys(all_of_them))
-    assert {verdict for _, verdict in some.sets} == {Audience.NOBODY}
-    assert some.settled == {**all_of_them, FILTER: "x"}
+    assert {audience for _, audience in some.sets} == {Audience.NOBODY}
+    assert some.stable == {**all_of_them, FILTER: "x"}
 
 
-def test_what_shrinks_holds_nothing_else(written):
+def test_shrink_withholds_no_other_set(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, THREE: "new", FILTER: "new"})
-    assert some.trial == {ONE: "a", TWO: "b", THREE: "new", FILTER: "new"}
+    assert some.canary == {ONE: "a", TWO: "b", THREE: "new", FILTER: "new"}
 
 
-def test_others_in_place_of_those_that_go_are_no_shrink(written):
+def test_replaced_resources_are_no_shrink(written):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: None, TWO: None, THREE: "c", FOUR: "d"})
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
 
 
-def test_putting_back_what_went_clears_a_shrink(written):
+def test_restored_resources_clear_a_shrink(written):
     some = written({ONE: "a", TWO: "b", THREE: "c"})
     some.declare({ONE: None, TWO: None})
     some.declare({ONE: "a"})
     assert some.sets == [({TWO}, Audience.CANARIES)]
 
 
-def test_an_approved_shrink_is_tried_and_says_that_it_needed_one(written):
+def test_approved_shrink_goes_to_canaries_and_is_marked(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", FILTER: "x"})
     some.declare({ONE: None, TWO: None, FILTER: "new"})
     some.approve()
-    assert {verdict for _, verdict in some.sets} == {Audience.CANARIES}
-    assert some.trial == {THREE: "c", FILTER: "new"}
+    assert {audience for _, audience in some.sets} == {Audience.CANARIES}
+    assert some.canary == {THREE: "c", FILTER: "new"}
     shrinks = {frozenset(each.wanted): each.shrinks for each in some.rollout.change_sets}
     assert shrinks == {frozenset({ONE}): True, frozenset({TWO}): True, frozenset({FILTER}): False}
 
 
-def test_an_approval_lets_nothing_through_that_was_rejected(written):
+def test_approval_releases_no_rejected_set(written):
     some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH})
     some.declare({ONE: None, TWO: None, ROUTES: THREE.name})
     some.approve()
     some.reject(ROUTES)
-    assert [verdict for _, verdict in some.sets] == [Audience.NOBODY]
-    assert some.settled == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
+    assert [audience for _, audience in some.sets] == [Audience.NOBODY]
+    assert some.stable == {ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_BOTH}
 
 
-def test_an_approval_of_another_fleet_lets_nothing_through(written):
+def test_approval_of_another_fleet_releases_nothing(written):
     some = written({ONE: "a"})
     some.declare({ONE: None})
     some.change(put(Approval(SOMEBODY)))
     assert some.sets == [({ONE}, Audience.NOBODY)]
 
 
-def test_pools_that_go_are_held_when_too_many_and_pass_when_approved(gateways):
+def test_removal_of_too_many_pools_waits_for_approval(gateways):
     pools = [*gateways.world.pools.values()]
     exits = [*gateways.world.exits.values()]
     gateways.change(*(Change(Kind.EXIT, each.id, None) for each in exits))
     gateways.change(*(Change(Kind.POOL, each.id, None) for each in pools[:2]))
-    assert [verdict for _, verdict in gateways.sets] == [Audience.NOBODY]
+    assert [audience for _, audience in gateways.sets] == [Audience.NOBODY]
     assert "1 of 3 Clusters" in gateways.reasons[0]
     gateways.change(put(Approval(gateways.scope.fleet_id)))
-    assert [verdict for _, verdict in gateways.sets] == [Audience.CANARIES]
+    assert [audience for _, audience in gateways.sets] == [Audience.CANARIES]
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
 class Walked(frozenset):
-    """Keys that know how often somebody looked through all of them."""
+    """Keys that count how often they are iterated."""
 
     walks = 0
 
@@ -607,7 +614,7 @@ class Walked(frozenset):
 
 
 @pytest.mark.parametrize("size", [10, 500])
-def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatch, size):
+def test_advance_examines_pending_resources_only(written, monkeypatch, size):
     some = written({cluster(number): "a" for number in range(size)})
     looked, translated, real = [], [], rollout_module.references
     translate = Written.translate
@@ -618,29 +625,29 @@ def test_a_plan_looks_at_what_is_pending_and_at_nothing_else(written, monkeypatc
     monkeypatch.setattr(Walked, "walks", 0)
     changes = [put(replace(some.world.pools[_pool_id(ONE)], country="new"))]
     newer = some.world.changed(9, changes)
-    planned, differences = advance(some.rollout, some.world, newer, changes)
+    planned, differences = advance(some.rollout, newer, some.scope.affected(changes, some.world, newer))
     assert translated == [ONE]
     assert {*looked} == {ONE.name}
     assert len(looked) <= 4
     assert Walked.walks == 0
-    assert differences.trial == differences.wanted == {ONE}
-    kept = planned.trial.resources[names.CLUSTER]
-    assert all(kept[each] is some.rollout.settled.resources[names.CLUSTER][each] for each in kept.keys() - {ONE.name})
+    assert differences.canary == differences.wanted == {ONE}
+    kept = planned.canary.resources[names.CLUSTER]
+    assert all(kept[each] is some.rollout.stable.resources[names.CLUSTER][each] for each in kept.keys() - {ONE.name})
 
 
-def test_an_acceptance_translates_nothing(written, monkeypatch):
+def test_acceptance_translates_nothing(written, monkeypatch):
     some = written({ONE: "a", TWO: "b"})
     some.declare({ONE: "new"})
     translated: list[ResourceId] = []
     monkeypatch.setattr(Written, "translate", lambda *given: translated.append(given[2]))
     changes = [*some._accepted(some.rollout.change_sets[0])]
     newer = some.world.changed(9, changes)
-    released, differences = advance(some.rollout, some.world, newer, changes)
+    released, differences = advance(some.rollout, newer, some.scope.affected(changes, some.world, newer))
     assert translated == []
-    assert differences.settled == {ONE}
-    assert differences.trial == differences.wanted == frozenset()
-    assert released.settled is released.wanted
+    assert differences.stable == {ONE}
+    assert differences.canary == differences.wanted == frozenset()
+    assert released.stable is released.wanted
 
 
-def test_while_nothing_is_pending_all_share_one_table(gateways):
-    assert gateways.rollout.settled is gateways.rollout.trial is gateways.rollout.wanted
+def test_snapshots_share_tables_while_nothing_is_pending(gateways):
+    assert gateways.rollout.stable is gateways.rollout.canary is gateways.rollout.wanted

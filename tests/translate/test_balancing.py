@@ -1,4 +1,4 @@
-"""How a pool shares requests among its exits, and what failures it bears, as gateways are told."""
+"""Balancing and resilience of pools in clusters, endpoints and routes."""
 
 from __future__ import annotations
 
@@ -29,27 +29,30 @@ from model.world import (
     Listener,
     Policy,
     Pool,
+    Proxy,
     Resilience,
+    Role,
     World,
     put,
 )
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
+from xds.translate.affected import affected
 from xds.translate.client_intent import RequestedLocation
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.destinations import Destination
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
 from xds.translate.explain import ExplainRequest, explain
-from xds.translate.route_actions import forward, lead_to
+from xds.translate.route_actions import forward, forward_to_pool
 from xds.translate.scopes import GatewayEndpoints, GatewayGroup
 
 FLEET = UUID(int=2)
 POOL = Pool(UUID(int=1), FLEET, "de", "de")
 OTHER = Pool(UUID(int=3), FLEET, "fr", "fr")
 HERE = Locality("eu", "a")
-ENVOYS_OWN_FACTOR = 140
-"""In percent: what Envoy takes where nothing is said."""
+ENVOY_DEFAULT_FACTOR = 140
+"""Envoy's default overprovisioning factor, in percent."""
 
 
 def cluster(pool: Pool) -> Cluster:
@@ -63,15 +66,15 @@ def make_exit(number: int, locality: Locality | None = None, **fields) -> Exit:
     )
 
 
-def told(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
-    """As Envoy reads it."""
+def endpoints_of(*exits: Exit, here: Locality | None = None) -> ClusterLoadAssignment:
+    """Parse the endpoints with Envoy's types."""
     return ClusterLoadAssignment.parse(encode(translate_endpoints(POOL, exits, here)))
 
 
 def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]]:
-    """The numbers of the exits of each priority."""
+    """List the numbers of the exits by priority."""
     found: dict[int, set[int]] = {}
-    for group in told(*exits, here=here).endpoints:
+    for group in endpoints_of(*exits, here=here).endpoints:
         for each in group.lb_endpoints:
             address = each.endpoint.address.socket_address.address
             found.setdefault(group.priority, set()).add(int(address.rpartition(".")[2]))
@@ -79,7 +82,7 @@ def priorities(*exits: Exit, here: Locality | None = None) -> dict[int, set[int]
 
 
 def weights(*exits: Exit) -> list[int | None]:
-    return [each.load_balancing_weight for group in told(*exits).endpoints for each in group.lb_endpoints]
+    return [each.load_balancing_weight for group in endpoints_of(*exits).endpoints for each in group.lb_endpoints]
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------
@@ -94,18 +97,18 @@ def weights(*exits: Exit) -> list[int | None]:
         (Policy.SESSION, ClusterLbPolicy.RING_HASH),
     ],
 )
-def test_a_policy_is_one_of_envoys(policy, envoys):
+def test_policy_becomes_envoy_policy(policy, envoys):
     assert cluster(replace(POOL, balancing=Balancing(policy))).lb_policy is envoys
 
 
-def test_a_pool_that_says_nothing_takes_of_two_exits_the_one_with_less_to_do():
+def test_default_policy_is_least_request():
     assert cluster(POOL).lb_policy is ClusterLbPolicy.LEAST_REQUEST
 
 
 @pytest.mark.parametrize(
-    "way", [lead_to(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
+    "way", [forward_to_pool(POOL), forward((Destination(1, (POOL, OTHER)),)), forward((Destination(1, (POOL,)),) * 2)]
 )
-def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_nothing_else(way):
+def test_forward_actions_hash_the_session_alone(way):
     for action in actions(way):
         (policy,) = action.hash_policy
         assert policy == RouteActionHashPolicy(filter_state=RouteActionHashPolicyFilterState(key=names.SESSION_STATE))
@@ -115,7 +118,7 @@ def test_whatever_leads_to_pools_hashes_the_session_that_the_client_states_and_n
     ("ttls", "key"),
     [((600,), "exitplane.session.600"), ((600, 60), "exitplane.session.60"), ((None, 300), "exitplane.session.300")],
 )
-def test_where_pools_differ_sessions_live_as_long_as_in_the_strictest(ttls, key):
+def test_session_ttl_is_the_shortest_of_the_pools(ttls, key):
     pools = tuple(
         replace(POOL, id=UUID(int=90 + n), balancing=Balancing(Policy.SESSION, session_ttl_s=ttl))
         for n, ttl in enumerate(ttls)
@@ -132,26 +135,26 @@ def actions(on_match: bytes) -> list[RouteAction]:
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def test_exits_share_by_their_weights():
+def test_endpoints_have_exit_weights():
     assert weights(make_exit(1, weight=5), make_exit(2), make_exit(3, weight=128)) == [5, 1, 128]
 
 
-def test_no_weight_is_written_where_all_are_alike():
+def test_equal_weights_are_left_out():
     assert weights(make_exit(1), make_exit(2)) == [None, None]
 
 
-def test_the_weight_of_an_exit_that_is_not_offered_is_none_of_a_gateways_business():
+def test_weight_of_unoffered_exit_is_ignored():
     assert weights(make_exit(1), make_exit(2, weight=5, state=ExitState.LOST)) == [None]
 
 
 # -- standby -----------------------------------------------------------------------------------------------------------
 
 
-def test_exits_on_standby_come_after_all_others():
+def test_standby_exits_come_after_all_others():
     assert priorities(make_exit(1, standby=True), make_exit(2), make_exit(3)) == {0: {2, 3}, 1: {1}}
 
 
-def test_exits_on_standby_come_after_the_farthest_and_the_near_ones_of_them_first():
+def test_standby_exits_come_after_far_ones_near_first():
     exits = [
         make_exit(1, HERE, standby=True),
         make_exit(2, HERE),
@@ -162,25 +165,25 @@ def test_exits_on_standby_come_after_the_farthest_and_the_near_ones_of_them_firs
     assert priorities(*exits, here=HERE) == {0: {2}, 1: {4}, 2: {1}, 3: {5}, 4: {3}}
 
 
-def test_exits_on_standby_come_first_when_there_are_no_others():
+def test_standby_exits_come_first_without_others():
     exits = [make_exit(1, standby=True), make_exit(2, state=ExitState.LOST)]
     assert priorities(*exits) == {0: {1}}
 
 
 @pytest.mark.parametrize("exits", [1, 10, 1_000])
-def test_one_healthy_exit_is_enough_to_keep_standby_out(exits):
-    policy = told(make_exit(1), make_exit(2, standby=True)).policy
+def test_one_healthy_exit_keeps_standby_exits_unused(exits):
+    policy = endpoints_of(make_exit(1), make_exit(2, standby=True)).policy
     assert policy.overprovisioning_factor * 1 // exits >= 100
     assert policy.overprovisioning_factor * exits < 2**32, "Envoy multiplies in 32 bits"
-    assert ENVOYS_OWN_FACTOR * 1 // 10 < 100, "else nothing would have to be said"
+    assert ENVOY_DEFAULT_FACTOR * 1 // 10 < 100, "otherwise the factor would make no difference"
 
 
-def test_a_pool_without_exits_on_standby_leaves_envoys_own_factor_as_it_is():
-    assert told(make_exit(1), make_exit(2)).policy is None
-    assert told(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
+def test_pool_without_standby_keeps_default_overprovisioning():
+    assert endpoints_of(make_exit(1), make_exit(2)).policy is None
+    assert endpoints_of(make_exit(1), make_exit(2, standby=True, state=ExitState.LOST)).policy is None
 
 
-def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
+def test_explanation_lists_standby_exits_last_of_serving_ones():
     exits = [
         make_exit(1, HERE, standby=True),
         make_exit(2, Locality("us")),
@@ -195,8 +198,8 @@ def test_explaining_names_exits_on_standby_last_of_those_that_would_serve():
 # -- resilience --------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_pool_bears_is_what_its_cluster_says():
-    bears = Resilience(
+def test_cluster_has_resilience_of_its_pool():
+    resilience = Resilience(
         max_ejection_percent=50,
         panic_threshold_percent=10,
         ejection_time_s=20,
@@ -207,7 +210,7 @@ def test_what_a_pool_bears_is_what_its_cluster_says():
         unhealthy_after=6,
         healthy_after=9,
     )
-    made = cluster(replace(POOL, resilience=bears))
+    made = cluster(replace(POOL, resilience=resilience))
     outliers, (check,) = made.outlier_detection, made.health_checks
     assert outliers.max_ejection_percent == 50
     assert made.common_lb_config.healthy_panic_threshold.value == 10
@@ -219,12 +222,12 @@ def test_what_a_pool_bears_is_what_its_cluster_says():
     assert (check.unhealthy_threshold, check.healthy_threshold) == (6, 9)
 
 
-def test_a_pool_that_says_nothing_fails_closed():
+def test_pool_fails_closed_by_default():
     assert cluster(POOL).common_lb_config.healthy_panic_threshold.value == 0
     assert cluster(POOL).outlier_detection.max_ejection_percent == 100
 
 
-def test_what_targets_answer_ejects_no_exit_whatever_a_pool_bears():
+def test_target_responses_never_eject_an_exit():
     outliers = cluster(replace(POOL, resilience=Resilience(failures_to_eject=1))).outlier_detection
     assert outliers.enforcing_consecutive_5xx == outliers.enforcing_consecutive_gateway_failure == 0
 
@@ -232,39 +235,42 @@ def test_what_targets_answer_ejects_no_exit_whatever_a_pool_bears():
 # -- as stored, and as changed -----------------------------------------------------------------------------------------
 
 
-def test_what_is_stored_without_a_word_is_the_default():
+def test_empty_stored_settings_are_defaults():
     assert read_balancing({}) is BALANCING
     assert read_resilience({}) is RESILIENCE
     assert read_balancing({"policy": "session"}) == Balancing(Policy.SESSION)
     assert read_resilience({"failures_to_eject": 9}) == Resilience(failures_to_eject=9)
 
 
-def test_what_a_newer_version_stored_is_passed_over():
+def test_unknown_stored_settings_are_ignored():
     assert read_resilience({"failures_to_eject": 9, "of_tomorrow": 1}) == Resilience(failures_to_eject=9)
 
 
 def make_world(*entities) -> World:
     listener = Listener(UUID(int=9), FLEET, "127.0.0.1", 8080)
-    return World().changed(1, map(put, [Fleet(FLEET, "demo"), listener, *entities]))
+    gateway = Proxy(UUID(int=8), FLEET, "gw-1", Role.GATEWAY)
+    return World().changed(1, map(put, [Fleet(FLEET, "demo"), gateway, listener, *entities]))
 
 
 @pytest.mark.parametrize(
     "changed",
     [replace(POOL, balancing=Balancing(Policy.SESSION)), replace(POOL, resilience=Resilience(failures_to_eject=9))],
 )
-def test_a_pool_that_shares_or_bears_otherwise_changes_its_own_cluster_and_nothing_else(changed):
+def test_changed_balancing_or_resilience_changes_one_cluster(changed):
     old, scope, change = make_world(POOL, OTHER), GatewayGroup(FLEET), put(changed)
-    _, differing = advance(build(scope, old), old, old.changed(2, [change]), [change])
+    new = old.changed(2, [change])
+    _, differing = advance(build(scope, old), new, affected([change], old, new)[scope.key].declared)
     assert {each.name for each in differing} == {names.pool_cluster(POOL)}
 
 
 @pytest.mark.parametrize("change", [{"weight": 2}, {"standby": True}])
-def test_an_exit_of_another_weight_or_on_standby_changes_the_endpoints_of_its_pool(change):
+def test_changed_weight_or_standby_changes_endpoints_of_its_pool(change):
     first, second = make_exit(1), make_exit(2)
     old, scope, put_first = (
         make_world(POOL, OTHER, first, second),
         GatewayEndpoints(FLEET, None),
         put(replace(first, **change)),
     )
-    _, differing = advance(build(scope, old), old, old.changed(2, [put_first]), [put_first])
+    new = old.changed(2, [put_first])
+    _, differing = advance(build(scope, old), new, affected([put_first], old, new)[scope.key].declared)
     assert {each.name for each in differing} == {names.pool_cluster(POOL)}

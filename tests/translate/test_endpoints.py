@@ -1,4 +1,4 @@
-"""Which exits gateways are told of, and which of them they prefer."""
+"""Endpoints: the exits that gateways are offered, and their priorities by locality."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_exit(number: int, locality: str | None = None, state: ExitState = ExitS
 
 
 def seen(*localities: str | None, here: str | None) -> dict[int, set[str | None]]:
-    """Where the exits of each priority stand, as a gateway is told that stands `here`."""
+    """List the localities of the exits by priority, for a gateway at `here`."""
     exits = [make_exit(number, locality) for number, locality in enumerate(localities)]
     found: dict[int, set[str | None]] = {}
     for group in translate_endpoints(POOL, exits, place(here)).endpoints:
@@ -40,7 +40,7 @@ def seen(*localities: str | None, here: str | None) -> dict[int, set[str | None]
     return found
 
 
-def test_a_gateway_prefers_its_zone_then_its_region_then_all_others():
+def test_gateway_prefers_zone_then_region_then_others():
     assert seen(*PLACES, here="eu-west/a") == {
         0: {"eu-west/a"},
         1: {"eu-west/b", "eu-west"},
@@ -48,48 +48,48 @@ def test_a_gateway_prefers_its_zone_then_its_region_then_all_others():
     }
 
 
-def test_a_gateway_that_knows_its_region_only_prefers_the_whole_region():
+def test_gateway_without_zone_prefers_its_region():
     assert seen("eu-west/a", "eu-west/b", "eu-west", "us", None, here="eu-west") == {
         0: {"eu-west/a", "eu-west/b", "eu-west"},
         1: {"us", None},
     }
 
 
-def test_zones_of_one_name_in_two_regions_are_two_zones():
+def test_zones_of_two_regions_differ_despite_equal_names():
     assert seen("us/a", "eu/b", here="eu/a") == {0: {"eu/b"}, 1: {"us/a"}}
 
 
 @pytest.mark.parametrize("missing", range(len(PLACES) + 1))
 @pytest.mark.parametrize("here", PLACES)
-def test_priorities_begin_with_zero_and_leave_none_out(here, missing):
-    """Envoy refuses others."""
+def test_priorities_start_at_zero_without_gaps(here, missing):
+    """Envoy rejects other priorities."""
     for left in (PLACES[missing:], PLACES[:missing], PLACES[:missing] + PLACES[missing + 1 :]):
         priorities = sorted(seen(*left, here=here))
         assert priorities == list(range(len(priorities)))
 
 
-def test_exits_that_are_not_offered_leave_no_priority_behind():
+def test_unoffered_exits_leave_no_priority_gap():
     lost = make_exit(1, "eu/a", ExitState.LOST)
     (group,) = translate_endpoints(POOL, [lost, make_exit(2, "us")], place("eu/a")).endpoints
     assert (group.priority, group.locality.region, len(group.lb_endpoints)) == (0, "us", 1)
     assert not translate_endpoints(POOL, [lost], place("eu/a")).endpoints
 
 
-def test_to_a_gateway_that_does_not_know_where_it_stands_all_exits_are_alike():
+def test_gateway_without_locality_has_one_priority():
     exits = [make_exit(number, locality) for number, locality in enumerate(PLACES)]
     unplaced = [make_exit(number) for number in range(len(PLACES))]
     assert encode(translate_endpoints(POOL, exits)) == encode(translate_endpoints(POOL, unplaced))
 
 
 @pytest.mark.parametrize("here", PLACES)
-def test_exits_without_localities_are_one_list_in_the_order_of_their_ids_wherever_the_gateway_stands(here):
+def test_exits_without_localities_are_one_list_by_id(here):
     exits = [make_exit(number) for number in (3, 1, 2)]
-    made = encode(translate_endpoints(POOL, exits, place(here)))
-    assert made == bytes(envoys_own([(None, 0, [1, 2, 3])]))
+    translated = encode(translate_endpoints(POOL, exits, place(here)))
+    assert translated == bytes(envoys_own([(None, 0, [1, 2, 3])]))
 
 
 @pytest.mark.parametrize("here", KNOWN)
-def test_the_order_in_which_exits_come_makes_no_difference(here):
+def test_order_of_exits_does_not_matter(here):
     exits = [make_exit(number, locality) for number, locality in enumerate(PLACES * 2)]
     assert encode(translate_endpoints(POOL, exits, place(here))) == encode(
         translate_endpoints(POOL, exits[::-1], place(here))
@@ -97,7 +97,7 @@ def test_the_order_in_which_exits_come_makes_no_difference(here):
 
 
 def envoys_own(groups: list[tuple[str | None, int, list[int]]]) -> ClusterLoadAssignment:
-    """The same in the classes of Envoy's own API, which know all of its fields."""
+    """Build the endpoints with the classes of Envoy's API, which know all fields."""
     return ClusterLoadAssignment(
         cluster_name=names.pool_cluster(POOL),
         endpoints=[
@@ -119,7 +119,7 @@ def envoys_own(groups: list[tuple[str | None, int, list[int]]]) -> ClusterLoadAs
     )
 
 
-def test_what_is_sent_is_what_envoy_reads():
+def test_envoy_types_read_the_same_endpoints():
     exits = [make_exit(1, "us"), make_exit(2, "eu/a"), make_exit(3, "eu/b"), make_exit(4, "eu/a"), make_exit(5)]
     groups = [("eu/a", 0, [2, 4]), ("eu/b", 1, [3]), (None, 2, [5]), ("us", 2, [1])]
     sent = encode(translate_endpoints(POOL, exits, place("eu/a")))
@@ -127,8 +127,8 @@ def test_what_is_sent_is_what_envoy_reads():
     assert sent == bytes(envoys_own(groups))
 
 
-def test_no_priority_is_used_when_all_its_exits_are_unhealthy():
-    """Fail closed: Envoy would otherwise send to exits that failed their checks."""
+def test_priority_without_healthy_exits_is_unused():
+    """Otherwise Envoy would send requests to exits that failed their health checks."""
     balancing = Cluster.parse(encode(translate_pool_cluster(POOL))).common_lb_config
     assert balancing.healthy_panic_threshold.value == 0
     assert balancing.locality_weighted_lb_config is None

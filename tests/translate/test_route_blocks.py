@@ -1,4 +1,4 @@
-"""How routes are grouped into look-ups, and which order they keep."""
+"""Blocks of routes: their look-ups, and the order that routes keep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from model.world import Deny, Match, Pool, Route, ToPools
-from tests.translate.matching import decide
+from tests.translate.matcher_interpreter import decide
 from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.direct_responses import DirectResponse
@@ -15,12 +15,12 @@ from xds.translate.encoding import encode
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.matchers import OnMatch
 from xds.translate.references import references
-from xds.translate.route_actions import refuse
+from xds.translate.resource_ids import ResourceId
+from xds.translate.route_actions import respond
 from xds.translate.route_blocks import RouteRule, compile_rules
-from xds.translate.scopes import ResourceId
 
 FLEET = UUID(int=1)
-NOTHING: OnMatch = refuse(DirectResponse(403, "no"))
+NOTHING: OnMatch = respond(DirectResponse(403, "no"))
 
 
 def blocks(*matches: Match) -> int:
@@ -46,29 +46,29 @@ def match(**conditions) -> Match:
     ],
     ids=["domains", "users", "networks", "sessions", "ports", "two conditions", "one of two conditions"],
 )
-def test_a_thousand_routes_with_a_common_condition_are_one_look_up(make):
+def test_routes_with_a_common_condition_are_one_block(make):
     assert blocks(*map(make, range(1000))) == 1
 
 
-def test_routes_that_nothing_has_in_common_are_tried_one_after_the_other():
+def test_routes_without_a_common_condition_are_separate_blocks():
     assert blocks(match(users=["a"]), match(domains=["x.com"]), match(countries=["de"]), match()) == 4
 
 
-def test_a_route_joins_an_earlier_block_past_those_that_it_shares_no_request_with():
+def test_route_joins_earlier_block_past_disjoint_ones():
     german = match(countries=["de"], users=["a"])
     american = match(countries=["us"], domains=["x.com"])
     assert blocks(german, american, match(countries=["de"], users=["b"])) == 1
     assert blocks(match(users=["a"]), match(domains=["x.com"]), match(users=["b"])) == 3
 
 
-def test_a_route_behind_a_less_specific_one_is_in_a_block_of_its_own():
+def test_route_behind_less_specific_one_begins_a_block():
     assert blocks(match(domains=["example.com"]), match(domains=["www.example.com"])) == 2
     assert blocks(match(domains=["www.example.com"]), match(domains=["example.com"])) == 1
     assert blocks(match(networks=["10.0.0.0/8"]), match(networks=["10.1.0.0/16"])) == 2
     assert blocks(match(sessions=["b*"]), match(sessions=["batch*"])) == 2
 
 
-def test_what_is_compiled_grows_with_the_routes_and_no_faster():
+def test_compiled_size_grows_linearly_with_routes():
     def size(count: int) -> int:
         routes = [
             Route(
@@ -83,8 +83,8 @@ def test_what_is_compiled_grows_with_the_routes_and_no_faster():
 
 def routed(*routes: Route, **headers: str):
     pool = Pool(UUID(int=9), FLEET, "us", "us")
-    understood = {getattr(names, name): value for name, value in headers.items()}
-    return decide(encode(translate_gateway_routes([pool], routes)), understood, tunnel=True)
+    intent = {getattr(names, name): value for name, value in headers.items()}
+    return decide(encode(translate_gateway_routes([pool], routes)), intent, tunnel=True)
 
 
 def route(position: int, name: str, action=None, *, enabled: bool = True, **conditions) -> Route:
@@ -92,20 +92,20 @@ def route(position: int, name: str, action=None, *, enabled: bool = True, **cond
     return Route(UUID(int=100 + position), FLEET, name, position, enabled, match(**conditions), given)
 
 
-def test_the_first_route_decides_by_position_and_then_by_name():
+def test_first_route_by_position_then_name_decides():
     assert routed(route(2, "c"), route(1, "b"), route(1, "a")).text == "a"
 
 
-def test_a_route_that_is_not_enabled_decides_nothing():
+def test_disabled_route_decides_nothing():
     assert routed(route(1, "a", enabled=False), route(2, "b")).text == "b"
 
 
-def test_a_less_specific_route_ahead_goes_first():
+def test_less_specific_route_ahead_decides():
     general, special = route(1, "general", domains=["example.com"]), route(2, "special", domains=["www.example.com"])
     assert routed(general, special, TARGET_DOMAIN="com.example.www.").text == "general"
 
 
-def test_a_domain_is_no_mere_prefix():
+def test_domain_matches_whole_labels_only():
     assert routed(route(1, "a", domains=["ample.com"]), TARGET_DOMAIN="com.example.").status == 400
 
 
@@ -121,23 +121,23 @@ def test_exact_session_matches_itself_and_no_longer_one(others):
     assert routed(exact, *rest, SESSION="batch").text == "rest"
 
 
-def test_a_route_to_pools_that_are_gone_refuses():
+def test_route_to_missing_pools_answers_503():
     there = ToPools(((UUID(int=404), 1),), (UUID(int=405),))
     outcome = routed(route(1, "lost", there))
     assert (outcome.status, outcome.text) == (503, "exitplane: the pools that route lost leads to are gone\n")
 
 
-def test_of_a_route_whose_pools_are_gone_the_fallback_is_left():
+def test_route_to_missing_pools_uses_its_fallback():
     outcome = routed(route(1, "lost", ToPools(((UUID(int=404), 1),), (UUID(int=9),))))
     assert outcome.clusters == ((f"pool/{UUID(int=9)}", 1),)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("many", [60, 5_000])
-def test_what_is_served_is_listed_within_bounds(many):
+def test_list_of_served_locations_is_bounded(many):
     pools = [Pool(UUID(int=number), FLEET, f"pool-{number:04}", "de", f"city{number:04}" * 5) for number in range(many)]
     body = encode(translate_gateway_routes(pools))
-    for headers in ({"WISHED_POOL": "none"}, {"WISHED_COUNTRY": "de", "WISHED_CITY": "none"}):
+    for headers in ({"REQUESTED_POOL": "none"}, {"REQUESTED_COUNTRY": "de", "REQUESTED_CITY": "none"}):
         outcome = decide(body, {getattr(names, name): value for name, value in headers.items()}, tunnel=False)
         assert outcome.status == 404
         assert len(outcome.text) < 3_000
@@ -145,7 +145,7 @@ def test_what_is_served_is_listed_within_bounds(many):
         assert outcome.text.count(",") < 50
 
 
-def test_routes_name_the_clusters_that_go_on_and_those_name_the_pools_clusters():
+def test_routes_refer_to_aggregate_clusters_and_those_to_pools():
     pools = [Pool(UUID(int=number), FLEET, f"p{number}", f"c{number}") for number in (7, 8)]
     there = route(1, "there", ToPools(((pools[0].id, 1),), (pools[1].id,)))
     aggregate = ResourceId(names.CLUSTER, names.aggregate_cluster(pool.id for pool in pools))

@@ -1,20 +1,24 @@
-"""Templates give what was defined for any values, and encode nothing anew; test_written_resources.py says what that is."""
+"""Resources from templates equal their definitions, and need no new encoding; test_resource_content.py checks definitions."""
 
 from __future__ import annotations
 
 import dataclasses
 import string
 from base64 import b64decode
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import get_type_hints
 from uuid import UUID
 
 import betterproto2
 import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.locality import Locality
 from model.world import (
     Balancing,
     Exit,
@@ -22,7 +26,6 @@ from model.world import (
     Fleet,
     Listener,
     Parent,
-    Policy,
     Pool,
     Proxy,
     Resilience,
@@ -32,7 +35,8 @@ from model.world import (
 )
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
-from xds.translate import names, scopes
+from xds.translate import clusters, names, scopes
+from xds.translate.affected import affected
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
 from xds.translate.destinations import Destination
@@ -45,120 +49,175 @@ from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.parent_cluster import define_parent, translate_credentials, translate_parent
 from xds.translate.parent_routes import define_parent_routes, translate_parent_routes
 from xds.translate.references import references
-from xds.translate.route_actions import define_forward, define_refusal, forward, refuse
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup, ResourceId
-from xds.translate.template import ANY_EXIT, ANY_POOL
+from xds.translate.resource_ids import ResourceId
+from xds.translate.route_actions import define_forward, define_response, forward, respond
+from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayGroup
+from xds.translate.template import ANY_EXIT, ANY_POOL, POOL_FIELDS, TemplateFields
 
 FLEET = UUID(int=1)
+NUMBERS = st.integers(1, 100)
+
+
+def every_field(entity_class, **given):
+    """Draw a value for each field of a dataclass, also of fields added later. `given` overrides what the type implies."""
+    found = {}
+    for name, hint in get_type_hints(entity_class).items():
+        found[name] = {int: NUMBERS, int | None: st.none() | NUMBERS}.get(hint, ...)
+    return st.builds(entity_class, **found | given)
+
+
 TEXTS = st.text(max_size=20) | st.sampled_from([ANY_POOL.name, ANY_POOL.country, "pool/"])
 COUNTRIES = st.text(string.ascii_lowercase, min_size=2, max_size=2) | st.just(ANY_POOL.country)
-POOLS = st.builds(
+POOLS = every_field(
     Pool,
-    st.uuids(),
-    st.just(FLEET),
-    TEXTS,
-    COUNTRIES,
-    balancing=st.builds(Balancing, st.sampled_from(Policy)),
-    resilience=st.builds(Resilience, st.integers(0, 100), st.integers(0, 100), failures_to_eject=st.integers(1, 100)),
+    fleet_id=st.just(FLEET),
+    name=TEXTS,
+    country=COUNTRIES,
+    city=COUNTRIES | st.just(""),
+    balancing=every_field(Balancing),
+    resilience=every_field(Resilience),
 )
 ADDRESSES = st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::1"])
 CREDENTIALS = st.none() | st.text("abc", min_size=1)
-PARENTS = st.builds(Parent, ADDRESSES | st.just("gluetun"), st.integers(1, 65535), CREDENTIALS, CREDENTIALS)
-EXITS = st.builds(
+PARENTS = every_field(
+    Parent,
+    address=ADDRESSES | st.just("gluetun"),
+    port=st.integers(1, 65535),
+    username=CREDENTIALS,
+    password=CREDENTIALS,
+)
+EXITS = every_field(
     Exit,
-    st.uuids(),
-    st.uuids(),
-    TEXTS,
+    name=TEXTS,
     endpoint=ADDRESSES,
     port=st.integers(1, 65535),
-    state=st.sampled_from(ExitState),
     bind_address=ADDRESSES,
     egress_address=st.none() | ADDRESSES,
+    locality=st.sampled_from([None, Locality("eu", "a"), Locality("us")]),
     parent=st.none() | PARENTS,
 )
 
 
 drawn = settings(
     max_examples=scaled(10), deadline=None
-)  # the plain way costs milliseconds, and the first time hundreds
+)  # a definition takes milliseconds to encode, the first one hundreds
 
 
 def assert_same(translated, defined):
-    """Equal when read by Envoy's own classes, which know every field, and what is packed into an Any as bytes."""
+    """Compare after parsing by Envoy's classes, which know every field; the contents of an Any are compared as bytes."""
     assert type(defined).parse(encode(translated)) == type(defined).parse(encode(defined))
     assert len(encode(translated)) == len(encode(defined))
 
 
 @drawn
 @given(POOLS)
-def test_a_pools_cluster_is_what_was_defined(pool):
+def test_pool_cluster_equals_its_definition(pool):
     assert_same(translate_pool_cluster(pool), define_pool_cluster(pool))
 
 
+@dataclass(frozen=True, slots=True)
+class PoolWithNewField(Pool):
+    """A pool of a later version, whose cluster depends on a new field."""
+
+    connect_timeout_s: int = 3
+
+
+def test_field_added_to_pool_is_part_of_template_key(monkeypatch):
+    def define(pool):
+        return Cluster(connect_timeout=timedelta(seconds=pool.connect_timeout_s))
+
+    any_pool = PoolWithNewField(**{field.name: getattr(ANY_POOL, field.name) for field in dataclasses.fields(Pool)})
+    excluded = {field.name for field in dataclasses.fields(Pool)} - {*POOL_FIELDS.names}
+    monkeypatch.setattr(clusters, "POOL_FIELDS", TemplateFields(any_pool, *excluded))
+    monkeypatch.setattr(clusters, "define_pool_cluster", define)
+    pools = [replace(any_pool, id=UUID(int=1), connect_timeout_s=seconds) for seconds in (3, 5)]
+    translated = [Cluster.parse(encode(translate_pool_cluster(pool))) for pool in pools]
+    assert [cluster.connect_timeout for cluster in translated] == [timedelta(seconds=3), timedelta(seconds=5)]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Pool)])
 @drawn
-@given(POOLS)
-def test_the_routes_of_a_pools_exits_are_what_was_defined(pool):
-    assert_same(translate_exit_routes(pool), define_exit_routes(pool))
+@given(POOLS, POOLS)
+def test_pool_cluster_follows_each_field(field, pool, other):
+    translate_pool_cluster(pool)
+    changed = replace(pool, **{field: getattr(other, field)})
+    assert_same(translate_pool_cluster(changed), define_pool_cluster(changed))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Exit)])
+@drawn
+@given(EXITS, EXITS)
+def test_exit_listener_follows_each_field(field, exit_, other):
+    translate_exit_listener(exit_, FLEET)
+    changed = replace(exit_, **{field: getattr(other, field)})
+    assert_same(translate_exit_listener(changed, FLEET), define_exit_listener(changed, FLEET))
 
 
 @drawn
 @given(POOLS)
-def test_what_leads_to_a_pool_is_what_was_defined(pool):
-    there = (Destination(1, (pool,)),)
-    assert MatcherOnMatch.parse(forward(there)) == MatcherOnMatch.parse(encode(define_forward(there)))
+def test_exit_routes_equal_their_definition(pool):
+    assert_same(translate_exit_routes(pool), define_exit_routes(pool.name))
+
+
+@drawn
+@given(POOLS)
+def test_forward_action_equals_its_definition(pool):
+    defined = define_forward(names.pool_cluster(pool), pool.name, pool.balancing.session_ttl_s)
+    assert MatcherOnMatch.parse(forward((Destination(1, (pool,)),))) == MatcherOnMatch.parse(encode(defined))
 
 
 @drawn
 @given(st.builds(DirectResponse, st.integers(200, 599), TEXTS))
-def test_a_refusal_is_what_was_defined(refusal):
-    assert MatcherOnMatch.parse(refuse(refusal)) == MatcherOnMatch.parse(encode(define_refusal(refusal)))
+def test_direct_response_equals_its_definition(refusal):
+    assert MatcherOnMatch.parse(respond(refusal)) == MatcherOnMatch.parse(encode(define_response(refusal)))
 
 
 @drawn
 @given(st.lists(POOLS, min_size=2, max_size=4))
-def test_a_cluster_that_goes_on_from_pool_to_pool_is_what_was_defined(pools):
-    assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(pools))
+def test_aggregate_cluster_equals_its_definition(pools):
+    name = names.aggregate_cluster(pool.id for pool in pools)
+    assert_same(translate_aggregate_cluster(pools), define_aggregate_cluster(name, [*map(names.pool_cluster, pools)]))
 
 
 @drawn
 @given(st.none() | ADDRESSES)
-def test_the_targets_of_an_exit_are_what_was_defined(egress_address):
+def test_exit_targets_equal_their_definition(egress_address):
     assert_same(translate_exit_targets(egress_address), define_exit_targets(egress_address))
 
 
 @drawn
 @given(EXITS, st.uuids())
-def test_the_listener_of_an_exit_is_what_was_defined(exit_, fleet_id):
+def test_exit_listener_equals_its_definition(exit_, fleet_id):
     assert_same(translate_exit_listener(exit_, fleet_id), define_exit_listener(exit_, fleet_id))
 
 
 @drawn
 @given(POOLS)
-def test_the_routes_of_exits_with_a_parent_are_what_was_defined(pool):
-    assert_same(translate_parent_routes(pool), define_parent_routes(pool))
+def test_parent_routes_equal_their_definition(pool):
+    assert_same(translate_parent_routes(pool), define_parent_routes(pool.name))
 
 
 @drawn
 @given(PARENTS, st.none() | ADDRESSES)
-def test_the_cluster_of_a_parent_is_what_was_defined_and_holds_no_credentials(parent, egress_address):
+def test_parent_cluster_equals_its_definition(parent, egress_address):
     assert_same(translate_parent(parent, egress_address), define_parent(parent, egress_address))
 
 
-def test_a_parents_cluster_is_the_same_whatever_its_credentials_are():
+def test_parent_cluster_does_not_depend_on_credential_values():
     some, others = (Parent("gluetun", 8888, name, 2 * name) for name in ("a", "b"))
     assert encode(translate_parent(some)) == encode(translate_parent(others))
     assert encode(translate_parent(some)) != encode(translate_parent(Parent("gluetun", 8888)))
 
 
-def test_credentials_are_the_whole_value_of_a_header_in_utf_8():
+def test_credentials_are_a_whole_header_value_in_utf_8():
     secret = translate_credentials(Parent("gluetun", 8888, "us\u00e9r", "p\u00e4ss: word"))
     scheme, _, encoded = secret.generic_secret.secret.inline_string.partition(" ")
     assert (scheme, b64decode(encoded).decode()) == ("Basic", "us\u00e9r:p\u00e4ss: word")
     assert translate_credentials(Parent("gluetun", 8888)) is None
 
 
-def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
-    """Whatever part of it arrives, or is refused."""
+def test_exit_with_parent_has_no_way_to_dial_targets():
+    """It could dial none even with a part of its configuration."""
     pool = make_pool(1)
     parent = Parent("gluetun", 8888, "a", "b")
     exit_ = Exit(
@@ -183,26 +242,26 @@ def test_an_exit_with_a_parent_is_given_nothing_to_dial_a_target_by():
     assert references(*dataclasses.astuple(routes), found[routes]) == frozenset()
 
 
-def test_what_is_set_to_nothing_stays_set():
-    """Envoy refuses a source address without a port, though the port is 0."""
+def test_port_zero_of_source_address_stays_set():
+    """Envoy rejects a source address without a port, although the port is 0."""
     for translated in (translate_exit_targets("10.0.0.1"), translate_exit_targets("127.0.0.1")):
         assert translated.upstream_bind_config.source_address.HasField("port_value")
 
 
-def test_a_template_is_not_what_is_made_of_it():
+def test_translation_does_not_change_its_template():
     first = encode(translate_gateway_routes([make_pool(1)]))
     translate_gateway_routes([])
     translate_gateway_routes([make_pool(2), make_pool(3)])
     assert encode(translate_gateway_routes([make_pool(1)])) == first
 
 
-def test_the_order_in_which_pools_come_makes_no_difference():
+def test_order_of_pools_does_not_matter():
     pools = [make_pool(number) for number in range(20)]
     assert encode(translate_gateway_routes(pools)) == encode(translate_gateway_routes(pools[::-1]))
 
 
-def test_the_example_is_named_nowhere():
-    """Neither in what is said of served countries, nor in any name."""
+def test_sample_values_never_leak_into_resources():
+    """They are in no list of served countries, and in no name."""
     exit_ = Exit(UUID(int=5), UUID(int=6), "x", "192.0.2.1", 8443, ExitState.HEALTHY)
     for translated in (
         *(translate_gateway_routes(pools) for pools in ([], [make_pool(1)])),
@@ -214,7 +273,7 @@ def test_the_example_is_named_nowhere():
             assert word.encode() not in encode(translated)
 
 
-def test_the_routes_name_the_clusters_of_all_pools():
+def test_routes_refer_to_clusters_of_all_pools():
     pools = [make_pool(number) for number in range(5)]
     body = encode(translate_gateway_routes(pools))
     assert references(names.ROUTE, names.GATEWAY_ROUTES, body) == {
@@ -223,8 +282,8 @@ def test_the_routes_name_the_clusters_of_all_pools():
     assert references(names.CLUSTER, "x", encode(translate_pool_cluster(pools[0])))
 
 
-def test_without_pools_no_table_is_empty():
-    """Envoy refuses those."""
+def test_routes_without_pools_have_no_empty_table():
+    """Envoy rejects empty tables."""
     (host,) = RouteConfiguration.parse(encode(translate_gateway_routes([]))).virtual_hosts
     assert all(entry.on_match.action for entry in host.matcher.matcher_list.matchers)
     assert host.matcher.on_no_match.matcher.matcher_tree is None
@@ -238,7 +297,7 @@ def make_pool(number: int) -> Pool:
 
 
 def make_exits(pools: int) -> list[Exit]:
-    """Two of each pool: one that leaves from an address of its own, one that does not."""
+    """Make two exits of each pool, one of them with an egress address."""
     plain = [
         Exit(UUID(int=2 * 10**6 + number), make_pool(number).id, "x", "192.0.2.1", 1 + number, ExitState.HEALTHY)
         for number in range(pools)
@@ -260,7 +319,7 @@ def make_world(pools: int) -> World:
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
-    """What is encoded with Envoy's own types from now on; the templates have been made, as by a first pool."""
+    """Record the names of Envoy's types that are encoded from now on. Templates exist already."""
     warm = make_world(1)
     for scope in (GatewayGroup(FLEET), *(scope for exit_ in warm.exits.values() for scope in scopes_of(exit_))):
         build(scope, warm)
@@ -279,31 +338,32 @@ def scopes_of(exit_):
     return ExitGroup(exit_.pool_id), ExitOverlay(exit_.id)
 
 
-def test_what_counts_encodings_sees_them(encoded):
+def test_encoding_counter_counts(encoded):
     encode(define_pool_cluster(make_pool(1)))
     assert "Cluster" in encoded
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_a_fleet_encodes_its_listener_and_nothing_for_its_pools(encoded, pools):
+def test_fleet_encodes_its_listener_and_nothing_per_pool(encoded, pools):
     build(GatewayGroup(FLEET), make_world(pools))
     assert encoded.count("Listener") == 1
     assert {"Cluster", "RouteConfiguration", "Route"}.isdisjoint(encoded)
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_a_new_pool_encodes_nothing_with_envoys_own_types(encoded, pools):
+def test_new_pool_encodes_nothing_with_envoy_types(encoded, pools):
     old, scope = make_world(pools), GatewayGroup(FLEET)
     snapshot = build(scope, old)
     encoded.clear()
     change = put(make_pool(pools))
-    newer, differing = advance(snapshot, old, old.changed(2, [change]), [change])
+    new = old.changed(2, [change])
+    newer, differing = advance(snapshot, new, affected([change], old, new)[scope.key].declared)
     assert encoded == []
     assert len(differing) == 2
     assert len(newer.resources[names.CLUSTER]) == pools + 1
 
 
-def test_a_renamed_pool_makes_its_own_entry_anew_and_no_other():
+def test_renamed_pool_rebuilds_its_own_entry_only():
     pools = [make_pool(number) for number in range(50)]
     translate_gateway_routes(pools)
     made = forward.cache_info().misses
@@ -312,7 +372,7 @@ def test_a_renamed_pool_makes_its_own_entry_anew_and_no_other():
 
 
 @pytest.mark.parametrize("pools", [3, 300])
-def test_exits_that_come_all_at_once_encode_nothing_with_envoys_own_types(encoded, pools):
+def test_many_new_exits_encode_nothing_with_envoy_types(encoded, pools):
     world = make_world(pools)
     for exit_ in world.exits.values():
         for scope in scopes_of(exit_):

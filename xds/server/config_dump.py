@@ -19,7 +19,7 @@ from xds.server.recorder import AckRecorder
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView
 from xds.translate.names import SECRET
-from xds.translate.scopes import ResourceId
+from xds.translate.resource_ids import ResourceId
 
 log = structlog.get_logger()
 

@@ -20,7 +20,9 @@ from xds.protocol.stream import XdsStream
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
 from xds.snapshot.snapshot import ProxyView, Snapshot
-from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
+from xds.translate.affected import affected
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope, scopes_of
 
 log = structlog.get_logger()
 
@@ -150,19 +152,17 @@ class Publisher:
         """Publish a later World that differs from the last one by `changes`."""
         old, self.world = self.world, world
         assert old is not None
-        by_key: dict[str, list[Change]] = defaultdict(list)
+        changes = tuple(changes)
         moved: set[UUID] = set()
         for change in changes:
-            for key in scope_keys(change, old, world):
-                by_key[key].append(change)
             if isinstance(change.value, Rejection):
                 self._local_rejections.discard((change.value.key, change.value.version))
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
-        for key, of_key in by_key.items():
+        for key, resources in affected(changes, old, world).items():
             rollout = self._rollouts.get(key)
             if rollout is not None:
-                self._replace_rollout(key, *advance(rollout, old, world, of_key, canaries=self._canaries_enabled))
+                self._replace_rollout(key, *advance(rollout, world, resources, canaries=self._canaries_enabled))
         for proxy_id in moved:
             for pending in [*self._by_proxy.get(proxy_id, ())]:
                 self._update_scopes(pending, world)
@@ -296,15 +296,15 @@ class Publisher:
         elif key in self._in_progress:
             self._in_progress.discard(key)
             self.rollout_due.set()
-        if not (differences.settled or differences.trial or differences.wanted):
+        if not (differences.stable or differences.canary or differences.wanted):
             return
         canaries = self._canaries.get(key, frozenset())
         wanted = {each.type_url for each in differences.wanted}
         views: dict[tuple[str, ...], ProxyView] = {}
-        trial, settled = _by_type(differences.trial), _by_type(differences.settled)
+        canary, stable = _by_type(differences.canary), _by_type(differences.stable)
         for pending in self._by_scope.get(key, ()):
             is_canary = pending.identity.proxy_id in canaries
-            changed = trial if is_canary else settled
+            changed = canary if is_canary else stable
             self._report_desired(pending, wanted, rollout.wanted.revision)
             if not (changed or wanted):
                 continue
@@ -353,7 +353,7 @@ class Publisher:
     def _served(self, key: str, proxy_id: UUID) -> Snapshot:
         """Return the snapshot of a scope that a proxy is served."""
         rollout = self._rollouts[key]
-        return rollout.trial if proxy_id in self._canaries.get(key, ()) else rollout.settled
+        return rollout.canary if proxy_id in self._canaries.get(key, ()) else rollout.stable
 
     def _view(self, identity: Identity, keys: Iterable[str]) -> ProxyView:
         return ProxyView([self._served(key, identity.proxy_id) for key in keys])

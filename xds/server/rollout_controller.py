@@ -112,12 +112,12 @@ class RolloutController:
         due: list[stored.AcceptedChangeSet] = []
         for key, rollout in rollouts.items():
             for change_set in rollout.change_sets:
-                if change_set.verdict is Audience.NOBODY:
+                if change_set.audience is Audience.NOBODY:
                     continue
                 # asked before the canaries, so that both work at the same time
                 valid = self._validator is None or self._validator.is_valid(key, change_set)
                 canaries: frozenset[UUID] = frozenset()
-                if change_set.verdict is Audience.CANARIES:
+                if change_set.audience is Audience.CANARIES:
                     canaries = await self._soaked_canaries(key, change_set)
                 if valid and (canaries or self._is_accepted_by_any(key, change_set)):
                     due.append(self._accepted_change_set(key, change_set, canaries, revision))
@@ -153,7 +153,7 @@ class RolloutController:
 
     def _is_accepted_by_any(self, group: str, change_set: ChangeSet) -> bool:
         """Return whether a change-set is for everybody, and a proxy here has accepted it."""
-        proxies = self._publisher.proxies_of(group) if change_set.verdict is Audience.EVERYBODY else ()
+        proxies = self._publisher.proxies_of(group) if change_set.audience is Audience.EVERYBODY else ()
         return any(self._publisher.has_accepted(group, proxy, change_set) for proxy in proxies)
 
     async def _soaked_canaries(self, group: str, change_set: ChangeSet) -> frozenset[UUID]:
@@ -237,7 +237,7 @@ class RolloutController:
                 change_sets=tuple(self._describe(key, each) for each in rollout.change_sets),
             )
             for key, rollout in rollouts.items()
-            if any(each.verdict is not Audience.EVERYBODY for each in rollout.change_sets)
+            if any(each.audience is not Audience.EVERYBODY for each in rollout.change_sets)
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
         changed = [rollout for key, rollout in current.items() if self._stored.get(key) != rollout]
@@ -251,10 +251,10 @@ class RolloutController:
         self._unverified.clear()
 
     def _describe(self, group: str, change_set: ChangeSet) -> stored.TriedChangeSet:
-        canaries = self._publisher.canaries_of(group) if change_set.verdict is Audience.CANARIES else ()
+        canaries = self._publisher.canaries_of(group) if change_set.audience is Audience.CANARIES else ()
         return stored.TriedChangeSet(
             change_set=change_set.key,
-            given_to=change_set.verdict,
+            given_to=change_set.audience,
             reason=change_set.reason,
             canaries=tuple(sorted(canaries)),
             resources=tuple(

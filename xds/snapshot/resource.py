@@ -1,4 +1,4 @@
-"""An encoded resource: bytes and the hash of them, made once and shared by all who are sent it."""
+"""An encoded resource: its bytes and their hash, computed once and shared by all streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xds.wire.discovery_pb2 import Resource as DeltaResource
 
 @dataclass(frozen=True, eq=False)
 class Resource:
-    """A resource at one version. `body` is the value of its Any; `version` is the hash of that.
+    """A resource at one version. `body` is the value of its Any, `version` the hash of `body`.
 
     See docs/architecture.md#versions-are-content-hashes.
     """
@@ -26,12 +26,12 @@ class Resource:
 
     @cached_property
     def size(self) -> int:
-        """Of its name and body, in bytes."""
+        """The size of name and body in bytes."""
         return len(self.name.encode()) + len(self.body)
 
     @cached_property
     def delta_part(self) -> bytes:
-        """The resource as a field of a DeltaDiscoveryResponse: responses are these parts, one after the other."""
+        """The resource as a field of a DeltaDiscoveryResponse. A response is a concatenation of such parts."""
         resource = DeltaResource(name=self.name, version=self.version, resource=self._any())
         return DeltaDiscoveryResponse(resources=[resource]).SerializeToString()
 
@@ -45,10 +45,10 @@ class Resource:
 
 
 def make_resource(type_url: str, name: str, body: bytes) -> Resource:
-    """The resource with the version that its bytes have on every replica and after every restart."""
+    """Build a resource; its version depends on its bytes alone, and so is equal on all replicas and after a restart."""
     return Resource(type_url, name, version_of(body), body)
 
 
 def version_of(body: bytes) -> str:
-    """The content hash of an encoded resource."""
+    """Hash an encoded resource."""
     return blake2b(body, digest_size=12).hexdigest()

@@ -1,13 +1,13 @@
-"""What of a group's wanted resources goes to whom: guard rails, canary, and the fall back to what was accepted last.
+"""The rollout of a group's resources: guard rails, canaries, and the fallback to the versions accepted last.
 
-A group is *settled* at what its proxies accepted (`World.accepted`, kept in PostgreSQL with its bytes, so that all replicas
-agree and a restart forgets nothing). What is wanted and differs from that forms change-sets: resources that name each
-other change together or not at all. A change-set goes to canaries first, and to all once it was released, which makes it
-accepted. One with a rejected version, a dangling reference or an unapproved shrink goes to nobody
+The *stable* resources of a group are those that its proxies accepted (`World.accepted`, kept in PostgreSQL with its bytes, so
+that all replicas agree and a restart forgets nothing). Wanted resources that differ from them form change-sets: resources that
+refer to each other change together or not at all. A change-set goes to canaries first. Its release makes it accepted, and it goes
+to everybody. One with a rejected version, a dangling reference or an unapproved shrink goes to nobody
 (docs/architecture.md#guard-rails).
 
-Endpoints and secrets are not rolled out (`order.ROLLED_OUT`): they go to everybody at once, because an exit that is lost or
-leaks must leave at once.
+Endpoints and secrets are not rolled out (`order.ROLLED_OUT`). They go to everybody at once, so that a lost or leaking exit is
+removed at once.
 """
 
 from __future__ import annotations
@@ -19,48 +19,49 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
 from typing import Final
-from uuid import UUID
 
-from model.world import Change, ResourceKey, World
+from model.world import ResourceKey, World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
+from xds.translate.affected import AffectedResources
 from xds.translate.names import CLUSTER, EXTENSION, LISTENER, ROUTE
 from xds.translate.references import references
-from xds.translate.scopes import ResourceId, Scope
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope
 
-_NAMED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
-"""Types of what others name."""
-_NAMING: Final = ROLLED_OUT
-"""Types of what names others: clusters too, for some go on to others."""
+_REFERENCED: Final = frozenset({CLUSTER, EXTENSION, ROUTE})
+"""Types that others refer to."""
+_REFERRING: Final = ROLLED_OUT
+"""Types that refer to others. Clusters are among them: aggregate clusters refer to clusters."""
 _BY_LISTENERS: Final = frozenset({EXTENSION, ROUTE})
-"""Types that a client asks for by the names that its listeners have."""
+"""Types that a client requests by the names in its listeners."""
 
 
 class Audience(StrEnum):
-    """Who is given a change-set."""
+    """The proxies that are given a change-set."""
 
     EVERYBODY = "everybody"
-    """Nothing was ever accepted here, or only one proxy is concerned, or canaries are not wanted."""
+    """The scope has no accepted resource yet, or is one proxy's, or canaries are switched off."""
     CANARIES = "canaries"
     NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
 class ChangeSet:
-    """Resources that change together: what is wanted of each, None for those that are to go."""
+    """Resources that change together: the wanted version of each, None for a removal."""
 
     wanted: Mapping[ResourceId, Resource | None]
-    verdict: Audience
+    audience: Audience
     reason: str = ""
-    """Why nobody is given it."""
+    """The reason why nobody is given it."""
     shrinks: bool = False
-    """Whether it needs, or needed, an approval to shrink."""
+    """Whether it needs, or has, an approval to shrink."""
 
     @cached_property
     def key(self) -> str:
-        """A hash of what it wants, equal on all replicas."""
+        """A hash of the wanted versions, equal on all replicas."""
         lines = sorted(
             f"{each.type_url}\0{each.name}\0{resource.version if resource else ''}\n"
             for each, resource in self.wanted.items()
@@ -70,42 +71,42 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One scope at one revision: what is wanted, and what everybody and the canaries are given of that."""
+    """One scope at one revision: the wanted resources, and those that canaries and all others are given."""
 
     wanted: Snapshot
     change_sets: Sequence[ChangeSet]
-    settled: Snapshot
-    trial: Snapshot
-    """For canaries; the same object as `settled` while there is nothing to try."""
+    stable: Snapshot
+    canary: Snapshot
+    """The resources for canaries; the same object as `stable` while no change-set is for canaries."""
 
     @property
     def tried(self) -> frozenset[ResourceId]:
-        """In what canaries may differ from the others."""
-        sets = (each.wanted.keys() for each in self.change_sets if each.verdict is Audience.CANARIES)
+        """The resources in which canaries may differ from the others."""
+        sets = (each.wanted.keys() for each in self.change_sets if each.audience is Audience.CANARIES)
         return frozenset().union(*sets)
 
     def is_used(self, each: ResourceId) -> bool:
-        """Whether a client may ask for a resource. One that no listener names nobody asks for, so that nobody can try it."""
+        """Return whether a client may request a resource. No canary can try one that no listener refers to."""
         if each.type_url not in _BY_LISTENERS or LISTENER not in self.wanted.scope.types:
             return True
         return any(
             each in references(LISTENER, name, listener.body)
-            for snapshot in (self.wanted, self.trial, self.settled)
+            for snapshot in (self.wanted, self.canary, self.stable)
             for name, listener in snapshot.resources.get(LISTENER, {}).items()
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutDiff:
-    """Which resources differ between two states of a rollout, for everybody and for canaries."""
+    """The resources that differ between two states of a rollout: stable, for canaries, and wanted."""
 
-    settled: frozenset[ResourceId]
-    trial: frozenset[ResourceId]
+    stable: frozenset[ResourceId]
+    canary: frozenset[ResourceId]
     wanted: frozenset[ResourceId]
 
 
 def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
-    """The rollout of a scope, from scratch. Without `canaries` a change-set goes to everybody who is not barred from it."""
+    """Build the rollout of a scope from scratch. Without `canaries` no change-set is for canaries: it goes to everybody or nobody."""
     wanted = snapshots.build(scope, world)
     pending = {
         each
@@ -120,29 +121,25 @@ def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
 
 
 def advance(
-    rollout: Rollout, old: World, new: World, changes: Iterable[Change], *, canaries: bool = True
+    rollout: Rollout, world: World, affected: AffectedResources, *, canaries: bool = True
 ) -> tuple[Rollout, RolloutDiff]:
-    """The rollout at `new`, and what differs; the cost is that of `changes` and of what is pending."""
-    changes = tuple(changes)
-    scope = rollout.wanted.scope
-    declared = [change for change in changes if isinstance(change.key, UUID)]  # the others change no translation
-    wanted, differing = snapshots.advance(rollout.wanted, old, new, declared)
-    touched = {each for change in changes for each in scope.touched(change, old, new)}
-    looked_at = touched.union(*(each.wanted.keys() for each in rollout.change_sets))
-    pending = {each for each in looked_at if each.type_url in ROLLED_OUT and _differs(wanted, new, each)}
-    newer = _plan(wanted, new, pending, canaries=canaries)
+    """Return the rollout of a newer World, and what differs. It costs as much as what is affected or pending."""
+    wanted, differing = snapshots.advance(rollout.wanted, world, affected.declared)
+    examined = affected.declared.union(affected.judged, *(each.wanted.keys() for each in rollout.change_sets))
+    pending = {each for each in examined if each.type_url in ROLLED_OUT and _differs(wanted, world, each)}
+    newer = _plan(wanted, world, pending, canaries=canaries)
     return newer, RolloutDiff(
-        _differing(rollout.settled, newer.settled, looked_at),
-        _differing(rollout.trial, newer.trial, looked_at),
+        _differing(rollout.stable, newer.stable, examined),
+        _differing(rollout.canary, newer.canary, examined),
         differing,
     )
 
 
 def compare(old: Rollout, new: Rollout) -> RolloutDiff:
-    """What differs between two rollouts of a scope, by comparing all of it."""
+    """Compare all resources of two rollouts of a scope."""
     return RolloutDiff(
-        snapshots.differences(old.settled, new.settled),
-        snapshots.differences(old.trial, new.trial),
+        snapshots.differences(old.stable, new.stable),
+        snapshots.differences(old.canary, new.canary),
         snapshots.differences(old.wanted, new.wanted),
     )
 
@@ -154,19 +151,19 @@ def _plan(wanted: Snapshot, world: World, pending: set[ResourceId], *, canaries:
     still_named = _still_named(wanted, pending)
     judged = [
         _judge(wanted, world, each, still_named, fresh=fresh, canaries=canaries)
-        for each in _closed(wanted, world, pending)
+        for each in _split(wanted, world, pending)
     ]
-    change_sets = tuple(_at_once(judged) if fresh else _no_silent_shrink(wanted, world, judged))
-    held = [each for each in change_sets if each.verdict is Audience.NOBODY]
-    tried = [each for each in change_sets if each.verdict is Audience.CANARIES]
-    trial = _fall_back(wanted, world, held)
-    return Rollout(wanted, change_sets, _fall_back(trial, world, tried) if tried else trial, trial)
+    change_sets = tuple(_join(judged) if fresh else _require_approval(wanted, world, judged))
+    withheld = [each for each in change_sets if each.audience is Audience.NOBODY]
+    tried = [each for each in change_sets if each.audience is Audience.CANARIES]
+    canary = _fall_back(wanted, world, withheld)
+    return Rollout(wanted, change_sets, _fall_back(canary, world, tried) if tried else canary, canary)
 
 
-def _closed(wanted: Snapshot, world: World, pending: set[ResourceId]) -> Iterable[dict[ResourceId, Resource | None]]:
-    """The pending resources in sets, of which none names what comes or goes with another one.
+def _split(wanted: Snapshot, world: World, pending: set[ResourceId]) -> Iterable[dict[ResourceId, Resource | None]]:
+    """Split the pending resources into sets, none of which refers to a resource that another set adds or removes.
 
-    What is there before and after may be named by anything: a listener that is refused holds up no change of its routes.
+    References to a resource that only changes do not count: a rejected listener holds up no change of its routes.
     """
     moving = {each for each in pending if (wanted.get(each) is None) != (_accepted(world, wanted.scope, each) is None)}
     linked: dict[ResourceId, set[ResourceId]] = {each: set() for each in pending}
@@ -177,9 +174,9 @@ def _closed(wanted: Snapshot, world: World, pending: set[ResourceId]) -> Iterabl
             for other in references(resource.type_url, resource.name, resource.body) & moving:
                 linked[each].add(other)
                 linked[other].add(each)
-    left = sorted(pending, key=lambda each: (each.type_url, each.name))
+    ordered = sorted(pending, key=lambda each: (each.type_url, each.name))
     seen: set[ResourceId] = set()
-    for first in left:
+    for first in ordered:
         if first in seen:
             continue
         together, front = {first}, [first]
@@ -188,16 +185,16 @@ def _closed(wanted: Snapshot, world: World, pending: set[ResourceId]) -> Iterabl
             together |= found
             front += found
         seen |= together
-        yield {each: wanted.get(each) for each in left if each in together}
+        yield {each: wanted.get(each) for each in ordered if each in together}
 
 
 def _still_named(wanted: Snapshot, pending: Iterable[ResourceId]) -> Mapping[ResourceId, str]:
-    """Which of the resources that are to go are named by one that stays as it is, and by which."""
-    gone = {each for each in pending if each.type_url in _NAMED and wanted.get(each) is None}
+    """Map each resource that would be removed, but that a wanted one refers to, to the name of that one."""
+    gone = {each for each in pending if each.type_url in _REFERENCED and wanted.get(each) is None}
     if not gone or not wanted.scope.shared:
         return {}
     found: dict[ResourceId, str] = {}
-    for type_url in sorted(_NAMING & wanted.resources.keys()):
+    for type_url in sorted(_REFERRING & wanted.resources.keys()):
         for name, resource in wanted.resources[type_url].items():
             for other in references(type_url, name, resource.body) & gone:
                 found[other] = min(name, found.get(other, name))
@@ -223,7 +220,7 @@ def _judge(
             return ChangeSet(together, Audience.NOBODY, f"{each.name} was rejected: {rejection.detail}")
         named = references(resource.type_url, resource.name, resource.body) if wanted.scope.shared else ()
         missing = [other.name for other in named if wanted.get(other) is None]
-        if missing:  # all replicas name the same one
+        if missing:  # the smallest, so that all replicas report the same one
             return ChangeSet(together, Audience.NOBODY, _dangling(each.name, min(missing)))
     if fresh or not canaries or not wanted.scope.shared:
         return ChangeSet(together, Audience.EVERYBODY)
@@ -234,8 +231,8 @@ def _dangling(name: str, missing: str) -> str:
     return f"{name} names {missing}, which does not exist"
 
 
-def _no_silent_shrink(wanted: Snapshot, world: World, change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
-    """Hold what would take more than half of a group's resources of a type, or the last, unless that was approved."""
+def _require_approval(wanted: Snapshot, world: World, change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
+    """Withhold removals of more than half of a group's resources of a type, or of the last, unless approved."""
     if not any(resource is None for each in change_sets for resource in each.wanted.values()):
         yield from change_sets
         return
@@ -247,7 +244,7 @@ def _no_silent_shrink(wanted: Snapshot, world: World, change_sets: Sequence[Chan
         removed = {id_.type_url for id_, resource in each.wanted.items() if resource is None} & shrunk
         if not removed:
             yield each
-        elif approved or each.verdict is Audience.NOBODY:
+        elif approved or each.audience is Audience.NOBODY:
             yield replace(each, shrinks=True)
         else:
             counts = ", ".join(
@@ -257,19 +254,19 @@ def _no_silent_shrink(wanted: Snapshot, world: World, change_sets: Sequence[Chan
             yield ChangeSet(each.wanted, Audience.NOBODY, reason, shrinks=True)
 
 
-def _at_once(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
-    """Where nothing was accepted yet, all that goes to everybody is one set.
+def _join(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
+    """Join all sets for everybody, in a scope that has no accepted resource yet.
 
-    A part of it, once accepted, would make the rest of it something to be tried, and taken back.
+    If only a part of them were accepted, the rest would become change-sets for canaries, and be withdrawn from the others.
     """
-    free = [each for each in change_sets if each.verdict is Audience.EVERYBODY]
-    yield from (each for each in change_sets if each.verdict is not Audience.EVERYBODY)
-    if free:
-        yield ChangeSet({id_: it for each in free for id_, it in each.wanted.items()}, Audience.EVERYBODY)
+    joined = [each for each in change_sets if each.audience is Audience.EVERYBODY]
+    yield from (each for each in change_sets if each.audience is not Audience.EVERYBODY)
+    if joined:
+        yield ChangeSet({id_: it for each in joined for id_, it in each.wanted.items()}, Audience.EVERYBODY)
 
 
 def _fall_back(wanted: Snapshot, world: World, change_sets: Iterable[ChangeSet]) -> Snapshot:
-    """The snapshot with what was accepted last in place of what these sets want."""
+    """Replace the wanted resources of these change-sets by the ones accepted last."""
     table: dict[str, dict[str, Resource]] = {}
     for each in (each for change_set in change_sets for each in change_set.wanted):
         if each.type_url not in table:

@@ -1,6 +1,6 @@
-"""Snapshots: the encoded resources of one scope, built whole or from what changed; and views, which lay scopes over each other.
+"""Snapshots: the encoded resources of one scope, built from scratch or advanced; and views, which overlay the scopes of a proxy.
 
-An incrementally advanced snapshot equals one built from scratch (docs/architecture.md#incremental-equals-full).
+An advanced snapshot equals one built from scratch (docs/architecture.md#incremental-equals-full).
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from model.world import Change, World
+from model.world import World
 from xds.snapshot.resource import Resource, make_resource
 from xds.translate.encoding import encode
-from xds.translate.scopes import ResourceId, Scope
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import Scope
 
 Table = Mapping[str, Mapping[str, Resource]]
 """Resources by type URL and name."""
@@ -26,12 +27,12 @@ class Snapshot:
     resources: Table = field(default_factory=dict)
 
     def get(self, resource_id: ResourceId) -> Resource | None:
-        """A resource of this scope, if there is one."""
+        """Return a resource of this scope, if it exists."""
         return self.resources.get(resource_id.type_url, {}).get(resource_id.name)
 
 
 def build(scope: Scope, world: World) -> Snapshot:
-    """The snapshot of a scope, from scratch."""
+    """Build the snapshot of a scope from scratch."""
     table: dict[str, dict[str, Resource]] = {}
     for resource_id in scope.resources(world):
         resource = _render(scope, world, resource_id)
@@ -40,17 +41,14 @@ def build(scope: Scope, world: World) -> Snapshot:
     return Snapshot(scope, world.revision, table)
 
 
-def advance(
-    snapshot: Snapshot, old: World, new: World, changes: Iterable[Change]
-) -> tuple[Snapshot, frozenset[ResourceId]]:
-    """The snapshot at `new`, and which of its resources differ; only what `changes` touch is translated."""
+def advance(snapshot: Snapshot, world: World, affected: Iterable[ResourceId]) -> tuple[Snapshot, frozenset[ResourceId]]:
+    """Return the snapshot of a newer World, and which resources differ. Only those that are affected are translated."""
     scope = snapshot.scope
-    touched = {resource_id for change in changes for resource_id in scope.touched(change, old, new)}
     table = dict(snapshot.resources)
     differing: set[ResourceId] = set()
-    for resource_id in touched:
+    for resource_id in affected:
         before = table.get(resource_id.type_url, {}).get(resource_id.name)
-        after = _render(scope, new, resource_id)
+        after = _render(scope, world, resource_id)
         if (before and before.version) == (after and after.version):
             continue
         if not any(other.type_url == resource_id.type_url for other in differing):
@@ -62,11 +60,11 @@ def advance(
         else:
             resources[resource_id.name] = after
         differing.add(resource_id)
-    return Snapshot(scope, new.revision, table), frozenset(differing)
+    return Snapshot(scope, world.revision, table), frozenset(differing)
 
 
 def differences(old: Snapshot, new: Snapshot) -> frozenset[ResourceId]:
-    """Which resources differ between two snapshots of a scope, by comparing all of them."""
+    """Compare all resources of two snapshots of a scope, and return those that differ."""
     return frozenset(
         ResourceId(type_url, name)
         for type_url in {*old.resources, *new.resources}
@@ -87,7 +85,7 @@ def _render(scope: Scope, world: World, resource_id: ResourceId) -> Resource | N
 
 @dataclass(frozen=True, slots=True)
 class ProxyView:
-    """What one proxy is to hold: its group's snapshot and, over it, its overlay's."""
+    """The resources for one proxy: its group's snapshot and, over it, its overlay's."""
 
     snapshots: Sequence[Snapshot]
 
@@ -96,7 +94,7 @@ class ProxyView:
         return max((snapshot.revision for snapshot in self.snapshots), default=0)
 
     def get(self, type_url: str, name: str) -> Resource | None:
-        """A resource as this proxy should have it."""
+        """Return a resource as the last of the snapshots has it."""
         for snapshot in reversed(self.snapshots):
             resource = snapshot.resources.get(type_url, {}).get(name)
             if resource is not None:
@@ -104,15 +102,15 @@ class ProxyView:
         return None
 
     def names(self, type_url: str) -> Iterable[str]:
-        """The names of all resources of a type, each once."""
+        """Return the names of all resources of a type, each once."""
         tables = [snapshot.resources[type_url] for snapshot in self.snapshots if type_url in snapshot.resources]
         return tables[0] if len(tables) == 1 else {name for table in tables for name in table}
 
     def scope_of(self, resource: Resource) -> str | None:
-        """The key of the scope that a resource comes from; None when this view is newer and cannot tell any more."""
-        able = [snapshot.scope.key for snapshot in self.snapshots if resource.type_url in snapshot.scope.types]
-        if len(able) == 1:
-            return able[0]
+        """Return the key of the scope that a resource comes from; None if this view no longer has that version."""
+        possible = [snapshot.scope.key for snapshot in self.snapshots if resource.type_url in snapshot.scope.types]
+        if len(possible) == 1:
+            return possible[0]
         for snapshot in reversed(self.snapshots):
             held = snapshot.resources.get(resource.type_url, {}).get(resource.name)
             if held is not None and held.version == resource.version:

@@ -1,4 +1,4 @@
-"""SDS for gateways: what listeners show to clients that speak TLS to them."""
+"""SDS for gateways: the certificates of TLS listeners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xds.translate import names
 
 
 def translate_certificate(certificate: ServerCertificate) -> Secret:
-    """The secret that a listener names."""
+    """Build the secret that a listener refers to."""
     pair = TlsCertificate(
         certificate_chain=DataSource(inline_string=certificate.chain),
         private_key=DataSource(inline_string=certificate.key),

@@ -1,12 +1,11 @@
-"""CDS for gateways: a pool as a cluster."""
+"""CDS for gateways: the cluster of each pool."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
@@ -31,13 +30,13 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsAutoHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.google.protobuf import Any as PackedMessage
 
-from model.world import Balancing, Policy, Pool, Resilience
+from model.world import Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
-from xds.translate.http import LIVELY, http2_options, over_ads
-from xds.translate.template import ANY_POOL
+from xds.translate.http import KEEPALIVE, ads_source, http2_options
+from xds.translate.template import POOL_FIELDS
 from xds.translate.tls import HTTP2, to_exits
 from xds.wire import template_pb2 as wire
 
@@ -47,36 +46,36 @@ _POLICIES: Final[Mapping[Policy, ClusterLbPolicy]] = {
     Policy.LEAST_REQUEST: ClusterLbPolicy.LEAST_REQUEST,
     Policy.ROUND_ROBIN: ClusterLbPolicy.ROUND_ROBIN,
     Policy.RANDOM: ClusterLbPolicy.RANDOM,
-    # of what the routes say (route_actions.py), around a ring of addresses: when an exit goes, only its own sessions move
+    # hashes the session (route_actions.py) onto a ring of addresses: when an exit goes, only its own sessions move
     Policy.SESSION: ClusterLbPolicy.RING_HASH,
 }
 UNBOUNDED: Final = 1_000_000
-"""Tunnels are bounded by the overload manager; Envoy's default here would refuse tunnel 1,025."""
+"""The overload manager bounds tunnels. Envoy's default here would refuse tunnel 1,025."""
 
 STREAMS_MAX: Final = 500
-"""How many requests a connection to an exit carries before another takes over; its open tunnels go on to their end.
+"""Requests that a connection to an exit carries before a new one replaces it; its open tunnels continue.
 
-A client that is done with its tunnel ends it by a reset of its stream, and an exit's HTTP/2 (nghttp2) takes 1,000 resets on a
-connection and 33 more a second: one too many, and it closes the connection with all the tunnels on it.
+A client ends its tunnel by a reset of the stream. An exit's HTTP/2 (nghttp2) accepts 1,000 resets on a connection and 33 more a
+second; after one too many it closes the connection with all its tunnels.
 """
 
 
 def translate_pool_cluster(pool: Pool) -> wire.Cluster:
-    """The cluster of a pool."""
-    cluster = wire.Cluster.FromString(_any_pool_cluster(pool.balancing, pool.resilience))
+    """Build the cluster of a pool from a template."""
+    cluster = wire.Cluster.FromString(_template(POOL_FIELDS.read(pool)))
     cluster.name = names.pool_cluster(pool)
     return cluster
 
 
 @lru_cache(maxsize=1_000)
-def _any_pool_cluster(balancing: Balancing, resilience: Resilience) -> bytes:
-    return encode(define_pool_cluster(replace(ANY_POOL, balancing=balancing, resilience=resilience)))
+def _template(values: tuple[Any, ...]) -> bytes:
+    return encode(define_pool_cluster(POOL_FIELDS.make_sample(values)))
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
-    """The cluster of a pool: mutual TLS to its exits, which EDS lists, and HTTP/2 or HTTP/1.1 as each of them offers.
+    """Build the cluster of a pool: EDS, mutual TLS to the exits, and HTTP/2 or HTTP/1.1 as each of them offers.
 
-    It is the same whatever exits a pool has, so that an exit with a parent among others changes no cluster.
+    It does not depend on the pool's exits, so that a first exit with a parent changes no cluster.
     """
     either = HttpProtocolOptionsAutoHttpConfig(
         http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=http2_options()
@@ -84,20 +83,20 @@ def define_pool_cluster(pool: Pool) -> Cluster:
     return Cluster(
         name=names.pool_cluster(pool),
         type=ClusterDiscoveryType.EDS,
-        eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=_POLICIES[pool.balancing.policy],
         common_lb_config=ClusterCommonLbConfig(
-            # by default 0, to fail closed: no healthy exit, no traffic
+            # 0 by default, to fail closed: without a healthy exit, no traffic
             healthy_panic_threshold=Percent(value=pool.resilience.panic_threshold_percent),
             update_merge_window=timedelta(0),
         ),
-        ignore_health_on_host_removal=True,  # an exit that left EDS is used no more, whatever its checks say
-        circuit_breakers=unbounded(),
+        ignore_health_on_host_removal=True,  # an exit that left EDS is not used, even if its health checks succeed
+        circuit_breakers=unbounded_circuit_breakers(),
         outlier_detection=_outlier_detection(pool.resilience),
         health_checks=[_health_check(pool.resilience)],
         transport_socket=to_exits(),
-        upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=LIVELY),
+        upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
                 common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=STREAMS_MAX),
@@ -107,24 +106,24 @@ def define_pool_cluster(pool: Pool) -> Cluster:
     )
 
 
-def unbounded() -> CircuitBreakers:
-    """Circuit breakers that never break."""
+def unbounded_circuit_breakers() -> CircuitBreakers:
+    """Build circuit breakers that never open."""
     thresholds = CircuitBreakersThresholds(
         max_connections=UNBOUNDED, max_pending_requests=UNBOUNDED, max_requests=UNBOUNDED, max_retries=UNBOUNDED
     )
     return CircuitBreakers(thresholds=[thresholds])
 
 
-def http_options(options: HttpProtocolOptions) -> dict[str, Any]:
-    """How a cluster speaks HTTP."""
+def http_options(options: HttpProtocolOptions) -> dict[str, PackedMessage]:
+    """Pack the HTTP protocol options of a cluster."""
     return {HTTP_OPTIONS: pack(options)}
 
 
-def _outlier_detection(bears: Resilience) -> OutlierDetection:
-    """Eject for failures to reach the exit itself. A 5xx speaks of the target: with it a client could empty a pool."""
+def _outlier_detection(resilience: Resilience) -> OutlierDetection:
+    """Eject an exit that cannot be reached. A 5xx comes from the target: by it a client could empty a pool."""
     return OutlierDetection(
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=bears.failures_to_eject,
+        consecutive_local_origin_failure=resilience.failures_to_eject,
         enforcing_consecutive_local_origin_failure=100,
         enforcing_local_origin_success_rate=0,
         enforcing_consecutive_5xx=0,
@@ -133,24 +132,25 @@ def _outlier_detection(bears: Resilience) -> OutlierDetection:
         enforcing_failure_percentage=0,
         enforcing_failure_percentage_local_origin=0,
         interval=timedelta(seconds=1),
-        base_ejection_time=timedelta(seconds=bears.ejection_time_s),
-        max_ejection_time=timedelta(seconds=bears.max_ejection_time_s),
-        max_ejection_percent=bears.max_ejection_percent,
+        base_ejection_time=timedelta(seconds=resilience.ejection_time_s),
+        max_ejection_time=timedelta(seconds=resilience.max_ejection_time_s),
+        max_ejection_percent=resilience.max_ejection_percent,
         successful_active_health_check_uneject_host=True,
     )
 
 
-def _health_check(bears: Resilience) -> HealthCheck:
-    """Ask the exit whether its tunnel is up, whether there is traffic or not.
+def _health_check(resilience: Resilience) -> HealthCheck:
+    """Ask the exit whether its tunnel is up, also while there is no traffic.
 
-    Always over HTTP/2, on a connection that stays: exits that offer HTTP/1.1 alone take it too from who says nothing else.
+    It uses HTTP/2 on a connection that stays open. Exits that offer only HTTP/1.1 in ALPN accept HTTP/2 too, when it is all
+    that the client offers.
     """
     return HealthCheck(
-        timeout=timedelta(seconds=bears.check_timeout_s),
-        interval=timedelta(seconds=bears.check_interval_s),
-        no_traffic_interval=timedelta(seconds=bears.check_interval_s),
-        unhealthy_threshold=bears.unhealthy_after,
-        healthy_threshold=bears.healthy_after,
+        timeout=timedelta(seconds=resilience.check_timeout_s),
+        interval=timedelta(seconds=resilience.check_interval_s),
+        no_traffic_interval=timedelta(seconds=resilience.check_interval_s),
+        unhealthy_threshold=resilience.unhealthy_after,
+        healthy_threshold=resilience.healthy_after,
         http_health_check=HealthCheckHttpHealthCheck(
             host=names.HEALTH_HOST, path=names.HEALTH_PATH, codec_client_type=CodecClientType.HTTP2
         ),

@@ -1,7 +1,7 @@
-"""Where a wish leads that no route decides: to the pool that it names, or to one that serves the city or the country.
+"""Default routes: requests that no declared route decides go to the pool, city or country that they ask for.
 
-Hash look-ups, however many pools there are. Never from a city to its country: who asked for Berlin would rather be refused than
-leave elsewhere.
+Each is a hash look-up, however many pools there are. A city never falls back to its country: a client that asks for Berlin is
+rather refused than sent elsewhere.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ from operator import attrgetter
 
 from model.world import Pool
 from xds.translate import names
-from xds.translate.destinations import Destination, evenly
+from xds.translate.destinations import Destination, share_evenly
 from xds.translate.direct_responses import (
-    CITY_ALONE,
+    CITY_WITHOUT_COUNTRY,
     no_city_of_country,
     no_city_served,
     no_country_served,
+    no_location_requested,
     no_such_pool,
-    nothing_asked,
 )
-from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, go_into, is_there, unless
-from xds.translate.route_actions import forward, lead_to, refuse
+from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, is_present, negate, nest
+from xds.translate.route_actions import forward, forward_to_pool, respond
 
 
 @dataclass(frozen=True, slots=True)
 class ServedLocations:
-    """What a fleet's pools serve. Of several that serve the same, the last by id is meant."""
+    """The names and locations that a fleet's pools serve. Of several pools for one of them, the last by id is used."""
 
     by_name: Mapping[str, Pool]
     countries: Mapping[str, Pool]
-    """By country: those without a city."""
+    """Pools without a city, by country."""
     cities: Mapping[str, Mapping[str, Pool]] = field(default_factory=dict)
-    """By country and city."""
+    """Pools with a city, by country and city."""
 
     def of_country(self, country: str) -> tuple[Destination, ...]:
-        """Where the wish for a country leads; empty where it is not served."""
+        """Return the destinations of a request for a country; empty if no pool serves it."""
         if country in self.countries:
             return (Destination(1, (self.countries[country],)),)
-        return evenly([pool for _, pool in sorted(self.cities.get(country, {}).items())])
+        return share_evenly([pool for _, pool in sorted(self.cities.get(country, {}).items())])
 
     @property
     def all_countries(self) -> frozenset[str]:
         return frozenset((*self.countries, *self.cities))
 
 
-def what_is_served(pools: Iterable[Pool]) -> ServedLocations:
-    """What these pools serve."""
+def find_served_locations(pools: Iterable[Pool]) -> ServedLocations:
+    """Index pools by the names and locations that they serve."""
     by_name, countries, cities = dict[str, Pool](), dict[str, Pool](), dict[str, dict[str, Pool]]()
     for pool in sorted(pools, key=attrgetter("id.int")):  # UUIDs compare slowly
         by_name[pool.name] = pool
@@ -60,43 +60,47 @@ def what_is_served(pools: Iterable[Pool]) -> ServedLocations:
     return ServedLocations(by_name, countries, cities)
 
 
-def refuse_city_alone() -> tuple[Predicate, OnMatch]:
-    """Ahead of all routes: a city of which nobody knows where it is."""
-    return all_of([is_there(names.WISHED_CITY), unless(is_there(names.WISHED_COUNTRY))]), refuse(CITY_ALONE)
+def reject_city_without_country() -> tuple[Predicate, OnMatch]:
+    """Build the entry, ahead of all routes, that answers a request for a city without its country."""
+    return all_of([is_present(names.REQUESTED_CITY), negate(is_present(names.REQUESTED_COUNTRY))]), respond(
+        CITY_WITHOUT_COUNTRY
+    )
 
 
-def default_way(served: ServedLocations) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:
-    """Where wishes lead for a pool, and for a city; and all others: those for a country, and none."""
-    ways = {
-        id(pool): lead_to(pool) for pool in served.by_name.values()
-    }  # once each: to find one costs what hashing it does
+def compile_default_routes(served: ServedLocations) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:
+    """Build the entries for requests for a pool or a city, and the action for all others: those for a country or for nothing."""
+    # each pool is hashed once: its cached action costs a hash to find
+    actions = {id(pool): forward_to_pool(pool) for pool in served.by_name.values()}
 
-    def way(pool: Pool) -> OnMatch:
-        return ways.get(id(pool)) or lead_to(pool)
+    def action(pool: Pool) -> OnMatch:
+        return actions.get(id(pool)) or forward_to_pool(pool)
 
-    def ways_to(pools: Mapping[str, Pool]) -> Mapping[str, OnMatch]:
-        return {key: way(pool) for key, pool in pools.items()}
+    def forward_each(pools: Mapping[str, Pool]) -> Mapping[str, OnMatch]:
+        return {key: action(pool) for key, pool in pools.items()}
 
     cities = {
-        country: _table(names.WISHED_CITY, ways_to(of_country), refuse(no_city_served(of_country, country)))
+        country: _table(names.REQUESTED_CITY, forward_each(of_country), respond(no_city_served(of_country, country)))
         for country, of_country in served.cities.items()
     }
     entries = [
         (
-            is_there(names.WISHED_POOL),
-            _table(names.WISHED_POOL, ways_to(served.by_name), refuse(no_such_pool(served.by_name))),
+            is_present(names.REQUESTED_POOL),
+            _table(names.REQUESTED_POOL, forward_each(served.by_name), respond(no_such_pool(served.by_name))),
         ),
-        (is_there(names.WISHED_CITY), _table(names.WISHED_COUNTRY, cities, refuse(no_city_of_country(cities)))),
+        (
+            is_present(names.REQUESTED_CITY),
+            _table(names.REQUESTED_COUNTRY, cities, respond(no_city_of_country(cities))),
+        ),
     ]
     all_countries = served.all_countries
-    refusal = first_of(
-        [(is_there(names.WISHED_COUNTRY), refuse(no_country_served(all_countries)))],
-        refuse(nothing_asked(all_countries)),
+    not_served = first_of(
+        [(is_present(names.REQUESTED_COUNTRY), respond(no_country_served(all_countries)))],
+        respond(no_location_requested(all_countries)),
     )
     by_cities = {country: forward(served.of_country(country)) for country in all_countries - served.countries.keys()}
-    countries = {**ways_to(served.countries), **by_cities}
-    return entries, _table(names.WISHED_COUNTRY, countries, go_into(refusal))
+    countries = {**forward_each(served.countries), **by_cities}
+    return entries, _table(names.REQUESTED_COUNTRY, countries, nest(not_served))
 
 
 def _table(header: str, entries: Mapping[str, OnMatch], otherwise: OnMatch) -> OnMatch:
-    return go_into(by_value(header, entries, otherwise)) if entries else otherwise
+    return nest(by_value(header, entries, otherwise)) if entries else otherwise

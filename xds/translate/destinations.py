@@ -1,4 +1,4 @@
-"""Where a route leads, with what each pool falls back to: clusters that go on from one pool to the next."""
+"""The destinations of a route: its weighted pools, each with the pools that it falls back to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xds.translate import names
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Pools in the order in which they are used, each when those before it have no healthy exit; and its share."""
+    """A share of the requests, and its pools in order: each is used when those before it have no healthy exit."""
 
     weight: int
     pools: tuple[Pool, ...]
@@ -25,9 +25,9 @@ class Destination:
 
 
 def destinations(action: ToPools, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...]:
-    """The destinations of a route: one for each of its weighted pools. Empty when none of its pools exist any more.
+    """Return a destination for each weighted pool of a route; empty when none of its pools exist.
 
-    A pool that is gone counts as one without a healthy exit.
+    A pool that does not exist counts as one without a healthy exit.
     """
     weighted = [(pool, weight) for pool_id, weight in action.weighted if (pool := find(pool_id))]
     fallback = [pool for pool_id in action.fallback if (pool := find(pool_id))]
@@ -36,18 +36,18 @@ def destinations(action: ToPools, find: Callable[[UUID], Pool | None]) -> tuple[
     return _ring(weighted, fallback)
 
 
-def evenly(pools: Sequence[Pool]) -> tuple[Destination, ...]:
-    """All of these in equal shares."""
+def share_evenly(pools: Sequence[Pool]) -> tuple[Destination, ...]:
+    """Return a destination for each pool, in equal shares."""
     return _ring([(pool, 1) for pool in pools], ())
 
 
 def _ring(weighted: Sequence[tuple[Pool, int]], fallback: Iterable[Pool]) -> tuple[Destination, ...]:
-    """Each falls back to the one after it, so that what one leaves is not all the first one's."""
+    """Let each pool fall back to the one after it, so that the share of a failed pool does not always go to the first."""
     fallback = tuple(fallback)
     found = []
     for index, (_, weight) in enumerate(weighted):
-        turned = [pool for pool, _ in (*weighted[index:], *weighted[:index])]
-        found.append(Destination(weight, _distinct([*turned, *fallback])))
+        rotated = [pool for pool, _ in (*weighted[index:], *weighted[:index])]
+        found.append(Destination(weight, _distinct([*rotated, *fallback])))
     return tuple(found)
 
 

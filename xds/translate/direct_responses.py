@@ -1,4 +1,4 @@
-"""What gateways answer to wishes that lead nowhere: status and text. Bounded, for Envoy refuses bodies above 4 KiB."""
+"""The direct responses of gateways to requests that no pool can carry. Texts are bounded: Envoy rejects bodies above 4 KiB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_BYTES: Final = 4_000
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """A status and a text."""
+    """The HTTP status and text that Envoy answers by itself."""
 
     status: int
     text: str
@@ -25,7 +25,7 @@ def no_country_served(served: Iterable[str]) -> DirectResponse:
     return DirectResponse(404, f"exitplane: no pool serves the country asked for; served are: {_listed(served)}\n")
 
 
-def nothing_asked(served: Iterable[str]) -> DirectResponse:
+def no_location_requested(served: Iterable[str]) -> DirectResponse:
     return DirectResponse(
         400,
         "exitplane: no country was asked for; say it in the user name (NAME-country-de) "
@@ -38,14 +38,14 @@ def no_such_pool(served: Iterable[str]) -> DirectResponse:
 
 
 def no_city_served(served: Iterable[str], country: str) -> DirectResponse:
-    """Of a country of which some city is served."""
+    """For a country with some city served."""
     return DirectResponse(
         404, f"exitplane: no pool serves the city asked for; served in {country} are: {_listed(served)}\n"
     )
 
 
 def no_city_of_country(served: Iterable[str]) -> DirectResponse:
-    """Of a country of which no city is served; `served` are countries of which some is."""
+    """For a country with no city served; `served` are the countries that have some."""
     return DirectResponse(
         404,
         "exitplane: no pool serves a city of the country asked for; "
@@ -53,28 +53,28 @@ def no_city_of_country(served: Iterable[str]) -> DirectResponse:
     )
 
 
-CITY_ALONE: Final = DirectResponse(
+CITY_WITHOUT_COUNTRY: Final = DirectResponse(
     400,
     "exitplane: a city was asked for without its country; say both in the user name (NAME-country-de-city-berlin) "
     f"or in the headers {names.COUNTRY_HEADER} and {names.CITY_HEADER}\n",
 )
 
 
-def pools_are_gone(route: str) -> DirectResponse:
+def missing_pools(route: str) -> DirectResponse:
     return DirectResponse(503, f"exitplane: the pools that route {route} leads to are gone\n")
 
 
-def denied(status: int, text: str) -> DirectResponse:
-    """In an operator's own words."""
+def denied_by_route(status: int, text: str) -> DirectResponse:
+    """With the operator's text."""
     return DirectResponse(status, text.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
 
 
-NOT_LOOKED_UP_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
-"""Where a route allowed a wish and the filter that knows of it failed."""
+NOT_MATCHED_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
+"""For a request that a route allows, if the filter that matches it again fails."""
 
 
 def _listed(served: Iterable[str], nothing: str = "none yet") -> str:
-    """Some of them, in order."""
+    """List as many as fit, sorted."""
     known = sorted(served)
     some, length = known[:_MOST_LISTED], 0
     for index, each in enumerate(some):

@@ -1,4 +1,4 @@
-"""How typed resources become bytes: the one place that knows both protobuf libraries."""
+"""The encoding of messages to bytes: the only module that handles both protobuf libraries."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Message: TypeAlias = betterproto2.Message | WireMessage
 
 
 def encode(message: Message) -> bytes:
-    """The message's bytes; the same for the same content."""
+    """Encode a message. Equal contents give equal bytes."""
     if isinstance(message, WireMessage):
         return message.SerializeToString(deterministic=True)
     return bytes(message)
 
 
 def pack(message: betterproto2.Message) -> Any:
-    """The message in an Any."""
+    """Wrap a message in an Any."""
     return Any.pack(message)
 
 
 def metadata(namespace: str, **values: str) -> Metadata:
-    """Filter metadata of one namespace."""
+    """Build filter metadata of one namespace."""
     fields = {key: Value(string_value=value) for key, value in values.items()}
     return Metadata(filter_metadata={namespace: Struct(fields=fields)})
 
 
 def overwrite(name: str, value: str) -> HeaderValueOption:
-    """Set a header, whatever it was."""
+    """Build a header that replaces any earlier value."""
     return HeaderValueOption(
         header=HeaderValue(key=name, value=value),
         append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,

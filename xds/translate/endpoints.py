@@ -1,6 +1,6 @@
-"""EDS for gateways: the exits of a pool that may be offered, the near ones first.
+"""EDS for gateways: the exits of a pool that are offered, near ones first.
 
-Encoded with the classes compiled from proto/: endpoints change often, and betterproto costs a thousand times as much.
+The classes compiled from proto/ encode them: endpoints change often, and betterproto costs a thousand times as much.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from xds.wire.endpoint_pb2 import (
     SocketAddress,
 )
 
-WHILE_ONE_IS_LEFT: Final = 100_000
-"""The overprovisioning factor, in percent, with which one healthy exit of up to a thousand keeps its priority all of the load.
+OVERPROVISIONING_PERCENT: Final = 100_000
+"""The overprovisioning factor of a pool with standby exits: a priority keeps all load while one of up to a thousand exits is healthy.
 
-Envoy's own, 140, lets requests go on to the next priority once fewer than 72 of 100 are healthy. It multiplies this with a
-number of hosts in 32 bits, so it cannot be any larger number.
+With Envoy's default, 140, requests spill to the next priority once fewer than 72 of 100 are healthy. Envoy multiplies the factor
+by the number of hosts in 32 bits, which bounds it.
 """
 
 
 def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality | None = None) -> ClusterLoadAssignment:
-    """The healthy exits of a pool; empty, and not absent, when there is none (an absent one would be waited for).
+    """Build the endpoints of a pool as gateways at a locality see them. Without exits it is empty: Envoy would wait for an absent one.
 
-    A gateway that knows where it stands prefers the exits of its zone, then those of its region, then all others; Envoy
-    goes on to the next priority as healthy exits become few. To one that does not know, all are alike.
+    A gateway with a locality prefers the exits of its zone, then those of its region, then all others. Envoy uses the next
+    priority as healthy exits become few. Without a locality all exits have one priority.
 
-    Degraded exits come after the healthy ones of all priorities: Envoy sends them what those are too few for.
+    Degraded exits come after the healthy ones of all priorities: Envoy sends them the load that those cannot carry.
 
-    Exits on standby come after all others, also after those that are far away, and among themselves the near ones first.
-    In a pool that has any, Envoy goes on only from a priority without a healthy exit: also from near exits to far ones.
+    Exits on standby come after all others, far ones included; among themselves the near ones come first.
+    With them, Envoy leaves a priority only when it has no healthy exit, also between near and far exits.
     """
     offered: dict[tuple[bool, Locality | None], list[Exit]] = {}
     for exit_ in sorted((exit_ for exit_ in exits if is_offered(exit_)), key=lambda exit_: exit_.id.int):
         offered.setdefault((exit_.standby, exit_.locality if seen_from else None), []).append(exit_)
     ranks = {group: (group[0], distance(seen_from, group[1])) for group in offered}
-    priorities = sorted({*ranks.values()})  # Envoy refuses priorities that leave one out
+    priorities = sorted({*ranks.values()})  # Envoy rejects priorities with a gap
     weighted = any(exit_.weight != 1 for found in offered.values() for exit_ in found)
     assignment = ClusterLoadAssignment(cluster_name=names.pool_cluster(pool))
     for group in sorted(offered, key=lambda group: (ranks[group], str(group[1] or ""))):
@@ -54,17 +54,17 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
             LocalityLbEndpoints(locality=_locality(group[1]), lb_endpoints=endpoints, priority=priority)
         )
     if any(standby for standby, _ in offered):
-        assignment.policy.overprovisioning_factor.value = WHILE_ONE_IS_LEFT
+        assignment.policy.overprovisioning_factor.value = OVERPROVISIONING_PERCENT
     return assignment
 
 
 def is_offered(exit_: Exit) -> bool:
-    """Whether clients may be sent to an exit (docs/architecture.md#fail-closed)."""
+    """Return whether clients may be sent to an exit (docs/architecture.md#fail-closed)."""
     return exit_.state in SERVING and exit_.endpoint is not None
 
 
 def distance(here: Locality | None, there: Locality | None) -> int:
-    """How far an exit is from a gateway: 0 in its zone, 1 in its region, 2 elsewhere or unknown."""
+    """Return the distance of an exit from a gateway: 0 in its zone, 1 in its region, 2 elsewhere or unknown."""
     if here is None or there is None or here.region != there.region:
         return 2
     return 0 if here.zone and here.zone == there.zone else 1

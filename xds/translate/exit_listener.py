@@ -1,10 +1,10 @@
-"""LDS for exits: where the gateways of the fleet come in, inside the tunnel's network namespace."""
+"""LDS for exits: the listener for the fleet's gateways, inside the tunnel's network namespace."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -22,10 +22,10 @@ from model.world import Exit
 from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
-from xds.translate.forbidden_targets import LOOPBACK, stays_here
-from xds.translate.http import LIVELY, connection_manager, http_filter, local_replies, socket
+from xds.translate.forbidden_targets import sample_egress_address
+from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
 from xds.translate.parent_failures import parent_filter, parent_replies
-from xds.translate.template import ANY_EXIT, ANY_PARENT
+from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import HTTP1, HTTP2, from_gateways
 from xds.wire import template_pb2 as wire
 
@@ -34,26 +34,28 @@ _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the 
 
 
 def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
-    """The listener of one exit, for the gateways of `fleet_id`."""
+    """Build the listener of an exit from a template, for the gateways of a fleet."""
     has_parent = exit_.parent is not None
-    here = stays_here(exit_.egress_address) and not has_parent
-    listener = wire.Listener.FromString(_any_exit_listener(fleet_id, stays_here=here, has_parent=has_parent))
+    egress_address = None if has_parent else sample_egress_address(exit_.egress_address)
+    template = _template(fleet_id, egress_address, has_parent, EXIT_FIELDS.read(exit_))
+    listener = wire.Listener.FromString(template)
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
     return listener
 
 
 @lru_cache(maxsize=256)
-def _any_exit_listener(fleet_id: UUID, *, stays_here: bool, has_parent: bool) -> bytes:
-    egress_address, parent = LOOPBACK if stays_here else None, ANY_PARENT if has_parent else None
-    return encode(define_exit_listener(replace(ANY_EXIT, egress_address=egress_address, parent=parent), fleet_id))
+def _template(fleet_id: UUID, egress_address: str | None, has_parent: bool, values: tuple[Any, ...]) -> bytes:  # noqa: FBT001
+    parent = ANY_PARENT if has_parent else None
+    sample = replace(EXIT_FIELDS.make_sample(values), egress_address=egress_address, parent=parent)
+    return encode(define_exit_listener(sample, fleet_id))
 
 
 def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
-    """The listener of one exit: requests from the gateways of `fleet_id`, and the health that its agent sets.
+    """Build the listener of an exit: requests from the gateways of a fleet, and health checks by the state that its agent sets.
 
-    Requests come over HTTP/2. With a parent they come over HTTP/1.1, a connection for each tunnel: when the parent closes a
-    tunnel, Envoy resets it, and with a stream of HTTP/2 goes what waits in it, while a connection is written to its end.
+    Requests come over HTTP/2. To an exit with a parent they come over HTTP/1.1, on a connection for each tunnel: when a parent
+    closes a tunnel, Envoy resets an HTTP/2 stream and drops its buffer, but writes a connection's buffer to the end.
     """
     manager = connection_manager(
         names.EXIT_LISTENER,
@@ -67,13 +69,13 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         scheme="http" if exit_.parent else None,
     )
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
-    from_them = from_gateways(fleet_id, HTTP1 if exit_.parent else HTTP2)
+    tls = from_gateways(fleet_id, HTTP1 if exit_.parent else HTTP2)
     return Listener(
         name=names.EXIT_LISTENER,
-        address=socket(exit_.bind_address, exit_.port),
-        filter_chains=[FilterChain(filters=[chain], transport_socket=from_them)],
+        address=tcp_address(exit_.bind_address, exit_.port),
+        filter_chains=[FilterChain(filters=[chain], transport_socket=tls)],
         per_connection_buffer_limit_bytes=1024 * 1024,
-        tcp_keepalive=LIVELY if exit_.parent else None,
+        tcp_keepalive=KEEPALIVE if exit_.parent else None,
     )
 
 
@@ -91,9 +93,9 @@ def _replies() -> LocalReplyConfig:
 
 
 def _health() -> HealthCheck:
-    """Answered by Envoy itself; 503, and `x-envoy-immediate-health-check-fail`, once the agent has failed it."""
-    asked = {":path": names.HEALTH_PATH, ":authority": names.HEALTH_HOST}
+    """Answer health checks by Envoy itself: 503 with `x-envoy-immediate-health-check-fail` once the agent made it fail."""
+    request = {":path": names.HEALTH_PATH, ":authority": names.HEALTH_HOST}
     return HealthCheck(
         pass_through_mode=False,
-        headers=[HeaderMatcher(name=name, string_match=StringMatcher(exact=value)) for name, value in asked.items()],
+        headers=[HeaderMatcher(name=name, string_match=StringMatcher(exact=value)) for name, value in request.items()],
     )

@@ -1,4 +1,4 @@
-"""RDS for exits: everything goes to the target that it names."""
+"""RDS for exits: every request goes to the target that it names."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from model.world import Pool
 from xds.translate import names
 from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS
-from xds.translate.template import ANY_POOL, name_pool
+from xds.translate.template import ANY_POOL, set_pool_name
 from xds.wire import template_pb2 as wire
 
 
 def translate_exit_routes(pool: Pool) -> wire.RouteConfiguration:
-    """The route configuration of a pool's exits."""
-    configuration = wire.RouteConfiguration.FromString(_any_exit_routes())
+    """Build the routes of a pool's exits from a template."""
+    configuration = wire.RouteConfiguration.FromString(_template())
     for route in configuration.virtual_hosts[0].routes:
-        name_pool(route, pool.name)
+        set_pool_name(route, pool.name)
     return configuration
 
 
 @cache
-def _any_exit_routes() -> bytes:
-    return encode(define_exit_routes(ANY_POOL))
+def _template() -> bytes:
+    return encode(define_exit_routes(ANY_POOL.name))
 
 
-def define_exit_routes(pool: Pool) -> RouteConfiguration:
-    """CONNECT is ended here, plain HTTP sent on. The pool's name rides along for the words of a failure."""
+def define_exit_routes(pool_name: str) -> RouteConfiguration:
+    """Build the routes of a pool's exits: end CONNECT here, forward plain HTTP. Error texts quote the pool's name."""
     tunnel = RouteAction(
         cluster=names.TARGETS,
         timeout=timedelta(0),
@@ -47,10 +47,10 @@ def define_exit_routes(pool: Pool) -> RouteConfiguration:
         ],
     )
     plain = RouteAction(cluster=names.TARGETS, timeout=timedelta(0))
-    pool_name = metadata(names.METADATA, **{names.POOL_METADATA: pool.name})
+    pool = metadata(names.METADATA, **{names.POOL_METADATA: pool_name})
     routes = [
-        Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool_name),
-        Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool_name),
+        Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool),
+        Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool),
     ]
     return RouteConfiguration(
         name=names.EXIT_ROUTES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterCustomClusterType, ClusterLbPolicy
 from envoy_data_plane.envoy.config.cluster.v3 import ClusterDnsLookupFamily as DnsLookupFamily
@@ -22,17 +22,17 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 
 from xds.translate import names
-from xds.translate.clusters import http_options, unbounded
+from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
-from xds.translate.forbidden_targets import LOOPBACK, forbidden_addresses, stays_here
+from xds.translate.forbidden_targets import forbidden_addresses, sample_egress_address
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
 
 def translate_exit_targets(egress_address: str | None = None) -> wire.Cluster:
-    """The cluster of all targets; with `egress_address`, connections leave from that."""
-    cluster = wire.Cluster.FromString(_any_exit_targets(stays_here=stays_here(egress_address)))
+    """Build the cluster of all targets from a template. Connections come from the egress address, if there is one."""
+    cluster = wire.Cluster.FromString(_template(sample_egress_address(egress_address)))
     if egress_address:
         cluster.upstream_bind_config.source_address.address = egress_address
         cluster.upstream_bind_config.source_address.port_value = 0
@@ -41,13 +41,13 @@ def translate_exit_targets(egress_address: str | None = None) -> wire.Cluster:
     return cluster
 
 
-@lru_cache(maxsize=2)
-def _any_exit_targets(*, stays_here: bool) -> bytes:
-    return encode(define_exit_targets(LOOPBACK if stays_here else None))
+@cache
+def _template(egress_address: str | None) -> bytes:
+    return encode(define_exit_targets(egress_address))
 
 
 def define_exit_targets(egress_address: str | None = None) -> Cluster:
-    """The cluster of all targets; with `egress_address`, connections leave from that."""
+    """Build the cluster of all targets."""
     source = SocketAddress(address=egress_address, port_value=0) if egress_address else None
     return Cluster(
         name=names.TARGETS,
@@ -57,17 +57,17 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
         ),
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=CONNECT_TIMEOUT,
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
         upstream_bind_config=BindConfig(source_address=source) if source else None,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
-                # A connection is one request's: one that is kept says nothing of its tunnel's death until it times out, and
-                # would let a target link one client with another.
+                # One request per connection. A kept one shows its tunnel's death only by a timeout, and would let a target
+                # link two clients.
                 common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=1),
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                     http_protocol_options=Http1ProtocolOptions()
                 ),
-                # demanded of this kind of cluster; targets are dialled without TLS, which belongs to the client
+                # Envoy requires it of this kind of cluster. Targets are dialled without TLS: that is between client and target.
                 upstream_http_protocol_options=UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True),
             )
         ),
@@ -75,7 +75,7 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
 
 
 def dns_cache(egress_address: str | None) -> DnsCacheConfig:
-    """The cache of resolved names; the listener's filter and the cluster must name the same one."""
+    """Build the cache of resolved names. The listener's filter and the cluster have to name the same one."""
     return DnsCacheConfig(
         name="targets",
         dns_lookup_family=DnsLookupFamily.V4_PREFERRED,

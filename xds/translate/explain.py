@@ -1,6 +1,6 @@
-"""Why a request goes where it goes, without a gateway: the routes and pools of a World, taken one by one.
+"""The path of a request, computed without a gateway from the declared routes and pools of a World.
 
-It reads what is declared, not what that was compiled to, so that each can be held against the other.
+It does not read the compiled routes, so that tests can compare both.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Final
 from uuid import UUID
 
 from model.locality import Locality
@@ -28,32 +27,30 @@ from model.world import (
 )
 from xds.translate import direct_responses
 from xds.translate.client_intent import (
-    NOWHERE,
+    NO_LOCATION,
     ClientIntent,
     RequestedLocation,
     RequestTarget,
-    understand_target,
-    understand_wish,
-    understood_name,
+    normalise_name,
+    parse_target,
+    read_intent,
 )
-from xds.translate.default_routes import ServedLocations, what_is_served
+from xds.translate.default_routes import ServedLocations, find_served_locations
 from xds.translate.destinations import Destination, destinations
 from xds.translate.direct_responses import DirectResponse
 from xds.translate.endpoints import distance, is_offered
 from xds.translate.fleet_index import pools_of, routes_of
-from xds.translate.gateway_routes import in_order
+from xds.translate.gateway_routes import sort_routes
 from xds.translate.match_failures import MatchFailure
-
-_DAY: Final = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
-    """What a client asks a gateway of a fleet for, and when.
+    """A client's request to a gateway of a fleet, and its time.
 
-    `listener_id` None is the fleet's first one. `wish` and `session` are what the client's headers say, `user_name` what it
-    gives as the proxy's user name, with all that stands there (`alice-country-de`), `server_name` the name that it dialled
-    with TLS. `day` (0: Monday) and `minute` of it are UTC.
+    `listener_id` None is the fleet's first listener. `wish` and `session` come from the client's headers, `user_name` is its
+    whole proxy user name (`alice-country-de`), `server_name` its TLS server name. `day` (0: Monday) and `minute` of the day are
+    UTC.
     """
 
     target_host: str
@@ -61,7 +58,7 @@ class ExplainRequest:
     listener_id: UUID | None = None
     server_name: str = ""
     user_name: str = ""
-    wish: RequestedLocation = NOWHERE
+    wish: RequestedLocation = NO_LOCATION
     session: str | None = None
     day: int = 0
     minute: int = 0
@@ -69,7 +66,7 @@ class ExplainRequest:
 
 @dataclass(frozen=True, slots=True)
 class TriedRoute:
-    """A route that was looked at, and the first of its conditions that did not hold; None for the one that decided."""
+    """A route that was tried, and the first condition that the request failed; None for the route that decided."""
 
     route: Route
     failed: MatchFailure | None
@@ -77,10 +74,10 @@ class TriedRoute:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedExit:
-    """An exit of a pool, and why it would serve nobody (empty: it would).
+    """An exit of a pool, and the reason why it serves no client (empty: it serves).
 
-    Of those that would, the ones with the lowest `distance` are used first: 0 is the gateway's zone, 1 its region, 2 elsewhere;
-    and those on standby when no other would.
+    Of those that serve, the nearest are used first: `distance` is 0 in the gateway's zone, 1 in its region, 2 elsewhere. Exits
+    on standby are used when no other serves.
     """
 
     exit: Exit
@@ -98,7 +95,7 @@ class ExplainedPool:
 
 @dataclass(frozen=True, slots=True)
 class RequestPath:
-    """One of the ways that a request may go, with its share: pools in order, each when those before it have no exit."""
+    """A possible path of a request with its weight: pools in order, each used when those before it have no exit."""
 
     weight: int
     pools: tuple[ExplainedPool, ...]
@@ -106,38 +103,35 @@ class RequestPath:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a gateway makes of a request: where it goes, or why it is refused."""
+    """The decision of a gateway on a request: its paths, or its direct response."""
 
     listener: Listener
     wish: ClientIntent
     group: str | None
     target: RequestTarget
     tried: tuple[TriedRoute, ...]
-    """The routes that were looked at, in order; the last one decided if it failed in nothing."""
+    """The routes that were tried, in order; the last one decided if nothing failed."""
     ways: tuple[RequestPath, ...]
     refusal: DirectResponse | None
-    """Of a request that goes nowhere. One that goes somewhere is answered with 503 if none of the exits there would serve."""
+    """The answer to a request without a path. With paths, a client gets 503 if none of their exits serves."""
 
 
 def explain(
     world: World, fleet_id: UUID, request: ExplainRequest, seen_from: Locality | None = None
 ) -> Explanation | None:
-    """What the gateways of a fleet make of a request, as one that stands at `seen_from` does it.
-
-    None if the fleet has no such listener.
-    """
+    """Explain how a gateway of a fleet at a locality handles a request; None if the fleet has no such listener."""
     listener = _listener(world, fleet_id, request.listener_id)
     if listener is None:
         return None
     wish = _wish(world, listener, request)
     group = _group(world, fleet_id, wish.user)
-    target = understand_target(request.target_host, request.target_port)
+    target = parse_target(request.target_host, request.target_port)
     tried: list[TriedRoute] = []
     decided = _decide(world, fleet_id, wish, group, target, request, tried)
     ways: tuple[RequestPath, ...] = ()
     if not isinstance(decided, DirectResponse):
         ways = tuple(
-            RequestPath(each.weight, tuple(_pool_seen(world, pool, seen_from) for pool in each.pools))
+            RequestPath(each.weight, tuple(_explain_pool(world, pool, seen_from) for pool in each.pools))
             for each in decided
         )
     refusal = decided if isinstance(decided, DirectResponse) else None
@@ -160,14 +154,14 @@ def _wish(world: World, listener: Listener, request: ExplainRequest) -> ClientIn
     )
     dialled = request.server_name.lower() if listener.certificate_id else ""
     by_name = {name.lower(): country for name, country in listener.countries_by_server_name}
-    return understand_wish(
+    return read_intent(
         request.wish, request.session, request.user_name, RequestedLocation(by_name.get(dialled)), default
     )
 
 
 def _group(world: World, fleet_id: UUID, user: str | None) -> str | None:
     users = sorted((world.users[each] for each in world.users_of.get(fleet_id, ())), key=lambda each: each.id.int)
-    found = [understood_name(each.group) for each in users if user and understood_name(each.name) == user]
+    found = [normalise_name(each.group) for each in users if user and normalise_name(each.name) == user]
     return found[-1] if found else None
 
 
@@ -181,32 +175,32 @@ def _decide(
     tried: list[TriedRoute],
 ) -> tuple[Destination, ...] | DirectResponse:
     if wish.place.city and not wish.place.country:
-        return direct_responses.CITY_ALONE
+        return direct_responses.CITY_WITHOUT_COUNTRY
     pools = {pool.id: pool for pool in pools_of(world, fleet_id)}
-    for route in in_order(routes_of(world, fleet_id)):
+    for route in sort_routes(routes_of(world, fleet_id)):
         failed = _first_failure(route.match, wish, group, target, request)
         tried.append(TriedRoute(route, failed))
         if failed is None:
             if isinstance(route.action, Allow):
                 break
-            return _act(route, pools.get)
-    return _by_itself(wish.place, what_is_served(pools.values()))
+            return _apply(route, pools.get)
+    return _default_route(wish.place, find_served_locations(pools.values()))
 
 
-def _act(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | DirectResponse:
+def _apply(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | DirectResponse:
     if isinstance(route.action, Deny):
-        return direct_responses.denied(route.action.status, route.action.text)
+        return direct_responses.denied_by_route(route.action.status, route.action.text)
     assert isinstance(route.action, ToPools)
-    return destinations(route.action, find) or direct_responses.pools_are_gone(route.name)
+    return destinations(route.action, find) or direct_responses.missing_pools(route.name)
 
 
-def _by_itself(place: RequestedLocation, served: ServedLocations) -> tuple[Destination, ...] | DirectResponse:
-    """Where a wish leads that no route decides."""
+def _default_route(place: RequestedLocation, served: ServedLocations) -> tuple[Destination, ...] | DirectResponse:
+    """Apply the default routes."""
     if place.pool:
         pool = served.by_name.get(place.pool)
         return (Destination(1, (pool,)),) if pool else direct_responses.no_such_pool(served.by_name)
     if not place.country:
-        return direct_responses.nothing_asked(served.all_countries)
+        return direct_responses.no_location_requested(served.all_countries)
     if place.city:
         cities = served.cities.get(place.country)
         if cities is None:
@@ -242,7 +236,7 @@ def _first_failure(
             not match.times or any(_is_within(each, request.day, request.minute) for each in match.times),
         ),
     )
-    return next((because for because, holds in conditions if not holds), None)
+    return next((failure for failure, holds in conditions if not holds), None)
 
 
 def _is_session(wanted: str, session: str | None) -> bool:
@@ -261,7 +255,7 @@ def _is_within(window: Window, day: int, minute: int) -> bool:
     return (day in window.days and window.start <= minute) or ((day - 1) % 7 in window.days and minute < window.end)
 
 
-def _pool_seen(world: World, pool: Pool, seen_from: Locality | None) -> ExplainedPool:
+def _explain_pool(world: World, pool: Pool, seen_from: Locality | None) -> ExplainedPool:
     exits = [
         ExplainedExit(exit_, distance(seen_from, exit_.locality), _why_not(exit_))
         for exit_ in (world.exits[each] for each in world.exits_of.get(pool.id, ()))

@@ -1,4 +1,4 @@
-"""What the resources of a fleet are made of beside its pools: indexes over its routes, made once for each state of them."""
+"""Indexes over the pools, routes and users of a fleet, cached for each state of its tables."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from functools import lru_cache
 from uuid import UUID
 
 from model.world import Pool, Route, ToPools, World
-from xds.translate.client_intent import understood_name
-from xds.translate.default_routes import what_is_served
+from xds.translate.client_intent import normalise_name
+from xds.translate.default_routes import find_served_locations
 from xds.translate.destinations import destinations
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _State:
-    """The pools and routes of a fleet, as a key by identity.
+    """The pools and routes of a fleet as a cache key, compared by identity.
 
-    Tables of a World are never changed, and to compare them would cost what is to be saved.
+    Tables of a World never change, and comparing their contents would cost as much as the index.
     """
 
     fleet_id: UUID
@@ -44,43 +44,43 @@ def _state(world: World, fleet_id: UUID) -> _State:
 
 
 def routes_of(world: World, fleet_id: UUID) -> list[Route]:
-    """The routes of a fleet, in no order."""
+    """Return the routes of a fleet, in no order."""
     return [world.routes[route_id] for route_id in world.routes_of.get(fleet_id, ())]
 
 
 def pools_of(world: World, fleet_id: UUID) -> list[Pool]:
-    """The pools of a fleet, in no order."""
+    """Return the pools of a fleet, in no order."""
     return [world.pools[pool_id] for pool_id in world.pools_of.get(fleet_id, ())]
 
 
-def groups_asked_for(world: World, fleet_id: UUID) -> frozenset[str]:
-    """The groups that some route of a fleet matches on."""
-    return _groups_asked_for(_state(world, fleet_id))
+def matched_groups(world: World, fleet_id: UUID) -> frozenset[str]:
+    """Return the groups that enabled routes of a fleet match on."""
+    return _matched_groups(_state(world, fleet_id))
 
 
 @lru_cache(maxsize=16)
-def _groups_asked_for(state: _State) -> frozenset[str]:
+def _matched_groups(state: _State) -> frozenset[str]:
     found = (state.routes[route_id] for route_id in state.route_ids)
     return frozenset(group for route in found if route.enabled for group in route.match.groups)
 
 
 def groups_by_user(world: World, fleet_id: UUID) -> tuple[tuple[str, str], ...]:
-    """Who belongs to which of the groups that routes match on, as pairs, as routes know both."""
-    asked_for = groups_asked_for(world, fleet_id)
-    if not asked_for:
+    """Return pairs of a user and a group that routes match on, both normalised."""
+    matched = matched_groups(world, fleet_id)
+    if not matched:
         return ()
     found: dict[str, str] = {}
     for user in sorted(
         (world.users[user_id] for user_id in world.users_of.get(fleet_id, ())), key=lambda user: user.id.int
     ):
-        name, group = understood_name(user.name), understood_name(user.group)
-        if name and group in asked_for:
+        name, group = normalise_name(user.name), normalise_name(user.group)
+        if name and group in matched:
             found[name] = group
     return tuple(sorted(found.items()))
 
 
 def aggregates_of(world: World, fleet_id: UUID) -> Mapping[str, tuple[Pool, ...]]:
-    """The clusters of a fleet that go on from one pool to the next, by name, with their pools in order."""
+    """Return the aggregate clusters of a fleet: pools in order of use, by the cluster's name."""
     return _aggregates_of(_state(world, fleet_id))
 
 
@@ -98,7 +98,7 @@ def _aggregates_of(state: _State) -> Mapping[str, tuple[Pool, ...]]:
                     found[each.cluster] = each.pools
     pools = [state.pools[pool_id] for pool_id in state.pool_ids]
     if any(pool.city for pool in pools):
-        served = what_is_served(pools)
+        served = find_served_locations(pools)
         for country in served.cities.keys() - served.countries.keys():
             found |= {each.cluster: each.pools for each in served.of_country(country) if len(each.pools) > 1}
     return found

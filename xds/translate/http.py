@@ -1,4 +1,4 @@
-"""What the HTTP connection managers and connections of both roles have in common."""
+"""The HTTP settings that gateways and exits share: connection managers, HTTP/2, timeouts, local replies."""
 
 from __future__ import annotations
 
@@ -38,20 +38,37 @@ from xds.translate.encoding import pack
 
 STREAM_WINDOW_BYTES: Final = 256 * 1024
 CONNECTION_WINDOW_BYTES: Final = 2**31 - 1
-"""With default windows, two clients that stop reading freeze every tunnel of an exit: they fill the connection's window."""
+"""Default windows would let two clients that stop reading fill a connection's window, and stall every tunnel of an exit."""
 TUNNEL_IDLE: Final = timedelta(hours=1)
-"""How long a tunnel may be silent."""
+"""Time without traffic after which a tunnel is closed."""
 HEADERS_TIMEOUT: Final = timedelta(seconds=15)
 NO_DELAYED_CLOSE: Final = timedelta(0)
-"""A connection that is at its end is closed as soon as all of it is written, however long that takes.
+"""A finished connection is closed as soon as all of it is written, however long that takes.
 
-Any other time is two at once: how late the end of a tunnel reaches the client (by default a second), and after how long without
-progress what a slow client has not taken yet is thrown away.
+Any other value delays the end of a tunnel (by default a second), and drops the rest of the data of a client that reads nothing
+for as long.
 """
-LIVELY: Final = TcpKeepalive(keepalive_time=10, keepalive_interval=1, keepalive_probes=5)
-"""What HTTP/1.1 has instead of the pings of HTTP/2, within the same time: silent tunnels whose other end vanished end too."""
-UNREACHED: Final = ("UH", "UF", "UO", "NR", "NC", "URX", "UC", "LR", "UR", "UT", "DF", "DO", "UPE", "NFCF", "DT", "SI")
-"""Response flags of replies that the proxy makes itself because it reached nobody (access log, `%RESPONSE_FLAGS%`)."""
+KEEPALIVE: Final = TcpKeepalive(keepalive_time=10, keepalive_interval=1, keepalive_probes=5)
+"""TCP keepalive in place of HTTP/2 pings, with the same time limit: a silent tunnel ends when its peer vanishes."""
+UNREACHED_FLAGS: Final = (
+    "UH",
+    "UF",
+    "UO",
+    "NR",
+    "NC",
+    "URX",
+    "UC",
+    "LR",
+    "UR",
+    "UT",
+    "DF",
+    "DO",
+    "UPE",
+    "NFCF",
+    "DT",
+    "SI",
+)
+"""Response flags of local replies for an upstream that was not reached (access log, `%RESPONSE_FLAGS%`)."""
 
 PROXY_HEADERS: Final = (
     "proxy-authorization",
@@ -67,11 +84,11 @@ PROXY_HEADERS: Final = (
     "x-envoy-decorator-operation",
     "x-request-id",
 )
-"""Removed on the way to the target: what a proxy adds, and what is meant for proxies."""
+"""Headers that a proxy adds or that are meant for proxies. They are removed before a request goes to its target."""
 
 
 def http2_options() -> Http2ProtocolOptions:
-    """HTTP/2 as it carries tunnels: CONNECT allowed, windows that one slow reader cannot exhaust, dead peers noticed."""
+    """Build HTTP/2 options for tunnels: CONNECT allowed, windows that a slow reader cannot exhaust, pings for dead peers."""
     return Http2ProtocolOptions(
         allow_connect=True,
         max_concurrent_streams=2**31 - 1,
@@ -90,14 +107,14 @@ def connection_manager(
     local_replies: LocalReplyConfig,
     scheme: str | None = None,
 ) -> HttpConnectionManager:
-    """A connection manager that forwards what it is given and adds nothing of its own.
+    """Build a connection manager that forwards requests unchanged.
 
-    `scheme` is what all requests are for, where they cannot say it: HTTP/1.1 leaves it to the connection, which may be TLS.
+    `scheme` overrides the scheme of all requests: HTTP/1.1 would take it from the connection, which may be TLS.
     """
     return HttpConnectionManager(
         stat_prefix=name,
         codec_type=codec,
-        rds=Rds(route_config_name=routes, config_source=over_ads()),
+        rds=Rds(route_config_name=routes, config_source=ads_source()),
         http_filters=[*filters, http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True))],
         http2_protocol_options=http2_options(),
         upgrade_configs=[
@@ -120,25 +137,23 @@ def connection_manager(
 
 
 def local_replies(text: str, *headers: Header) -> LocalReplyConfig:
-    """Replace the replies of a proxy that reached nobody by 503 with `text` (Envoy's format operators apply)."""
+    """Replace local replies for an unreached upstream by 503 with `text`, in which Envoy's format operators apply."""
     body = SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type="text/plain")
-    reached_nobody = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(UNREACHED)))
-    mapper = ResponseMapper(
-        filter=reached_nobody, status_code=503, body_format_override=body, headers_to_add=list(headers)
-    )
+    unreached = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(UNREACHED_FLAGS)))
+    mapper = ResponseMapper(filter=unreached, status_code=503, body_format_override=body, headers_to_add=list(headers))
     return LocalReplyConfig(mappers=[mapper])
 
 
 def http_filter(name: str, config: Message) -> HttpFilter:
-    """An HTTP filter with its typed configuration."""
+    """Build an HTTP filter with its typed configuration."""
     return HttpFilter(name=name, typed_config=pack(config))
 
 
-def over_ads() -> ConfigSource:
-    """A source of configuration: the aggregated stream."""
+def ads_source() -> ConfigSource:
+    """Build a source of configuration: the ADS stream."""
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
-def socket(address: str, port: int) -> Address:
-    """A TCP address."""
+def tcp_address(address: str, port: int) -> Address:
+    """Build a TCP address."""
     return Address(socket_address=SocketAddress(address=address, port_value=port))

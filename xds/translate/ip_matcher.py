@@ -1,4 +1,4 @@
-"""xds.type.matcher.v3.IPMatcher in Envoy's own types, which envoy-data-plane leaves out: needed where resources are read."""
+"""The message xds.type.matcher.v3.IPMatcher, which envoy-data-plane lacks, for reading resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGE: Final = "xds.type.matcher.v3"
 
 @dataclass(eq=False, repr=False, config={"extra": "forbid"})
 class IpRangeMatcher(betterproto2.Message):
-    """Networks, and what an address in one of them leads to."""
+    """Networks, and the action for an address in one of them."""
 
     ranges: list[CidrRange] = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
     on_match: MatcherOnMatch | None = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -30,6 +30,6 @@ class IpMatcher(betterproto2.Message):
 
 
 def register() -> None:
-    """Let messages be read that hold one."""
+    """Register the types, so that messages with an IPMatcher can be parsed."""
     default_message_pool.register_message(_PACKAGE, "IPMatcher.IPRangeMatcher", IpRangeMatcher)
     default_message_pool.register_message(_PACKAGE, "IPMatcher", IpMatcher)

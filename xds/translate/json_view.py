@@ -1,4 +1,4 @@
-"""Resources as people read them: the JSON form of their bytes, with Envoy's field names."""
+"""The JSON form of resources for people, with Envoy's field names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REDACTED: Final = "[redacted]"
 
 
 def as_json(type_url: str, body: bytes) -> dict[str, Any]:
-    """What Envoy reads in a resource's bytes, by its own types, without private keys and credentials.
+    """Decode a resource with Envoy's types, and redact private keys and credentials.
 
     Raises KeyError for a type that is not served.
     """

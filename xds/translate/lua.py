@@ -1,4 +1,4 @@
-"""The Lua that gateways run: files in envoy/, with values ahead of their text."""
+"""The Lua scripts of Envoy filters: files in envoy/, with generated tables ahead of their text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PLAIN: Final = re.compile(rb"[^A-Za-z0-9 ._/-]")
 
 
 def read_script(name: str) -> str:
-    """The text of a script."""
+    """Read the text of a script."""
     return (_FOLDER / f"{name}.lua").read_text()
 
 
-def quoted(text: str) -> str:
-    """A string as Lua reads it, whatever it holds."""
+def quote(text: str) -> str:
+    """Quote any string for Lua."""
     return '"' + _PLAIN.sub(lambda found: b"\\%03d" % found[0][0], text.encode()).decode() + '"'

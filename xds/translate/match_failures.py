@@ -1,4 +1,4 @@
-"""Conditions of routes that a request may fail."""
+"""The conditions of a route that a request may fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class MatchFailure(StrEnum):
-    """Why a route did not decide."""
+    """The first condition of a route that a request failed."""
 
     COUNTRY = "country"
     CITY = "city"

@@ -1,8 +1,7 @@
-"""Envoy's generic matchers (xds.type.matcher.v3), in the classes compiled from proto/, each part encoded as it is made.
+"""Envoy's generic matchers (xds.type.matcher.v3), in the classes compiled from proto/. Each part is encoded as it is built.
 
-What Envoy makes of them was seen on Envoy 1.40 and is held by tests: a part that is reached and decides nothing is as if it had
-not matched, so that a list goes on to its next entry, a tree of prefixes or of networks to the next shorter one, and all of
-them to what is around them.
+Tests hold what was observed on Envoy 1.40: a nested matcher that decides nothing counts as no match. A list then tries its next
+entry, a trie of prefixes or networks the next shorter one, and both then leave the decision to the matcher around them.
 """
 
 from __future__ import annotations
@@ -31,31 +30,31 @@ _Tree: Final = wire.Matcher.MatcherTree
 _NETWORKS: Final = "type.googleapis.com/xds.type.matcher.v3.IPMatcher"
 
 
-def go_into(matcher: Matcher) -> OnMatch:
-    """Decide by another matcher."""
+def nest(matcher: Matcher) -> OnMatch:
+    """Let another matcher decide."""
     return encode(_OnMatch(matcher=matcher))
 
 
 def first_of(entries: Iterable[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
-    """What the first entry decides that matches and decides anything; there must be one at least."""
+    """Build a list: the first entry that matches and decides wins. Takes at least one entry."""
     matchers = [_List.FieldMatcher(predicate=predicate, on_match=on_match) for predicate, on_match in entries]
     return encode(wire.Matcher(matcher_list=_List(matchers=matchers), on_no_match=otherwise or b""))
 
 
 def by_value(header: str, entries: Mapping[str, OnMatch], otherwise: OnMatch | None = None) -> Matcher:
-    """A hash table of a header's values; there must be one at least."""
+    """Build a hash table of a header's values. Takes at least one entry."""
     tree = _Tree(input=_header(header), exact_match_map=_Tree.MatchMap(map=entries))
     return encode(wire.Matcher(matcher_tree=tree, on_no_match=otherwise or b""))
 
 
 def by_prefix(header: str, entries: Mapping[str, OnMatch]) -> Matcher:
-    """A trie of what a header's value may begin with: the longest first, and what decides nothing leaves it to shorter ones."""
+    """Build a trie of prefixes of a header's value: the longest that decides wins."""
     tree = _Tree(input=_header(header), prefix_match_map=_Tree.MatchMap(map=entries))
     return encode(wire.Matcher(matcher_tree=tree))
 
 
 def by_network(header: str, entries: Mapping[str, OnMatch]) -> Matcher:
-    """A trie of the networks that the address in a header may be in: the smallest first, as with prefixes."""
+    """Build a trie of networks for the address in a header: the smallest that decides wins."""
     networks = wire.IPMatcher()
     for text, on_match in sorted(entries.items()):
         address, length = prefix_of(text)
@@ -68,30 +67,30 @@ def by_network(header: str, entries: Mapping[str, OnMatch]) -> Matcher:
 
 
 def equals(header: str, value: str) -> Predicate:
-    """That a header has a value."""
+    """Match a header's exact value."""
     return _single(header, wire.StringMatcher(exact=value))
 
 
-def begins(header: str, prefix: str) -> Predicate:
-    """That a header's value begins so."""
+def starts_with(header: str, prefix: str) -> Predicate:
+    """Match a prefix of a header's value."""
     return _single(header, wire.StringMatcher(prefix=prefix))
 
 
-def fits(header: str, regex: str) -> Predicate:
-    """That a header's whole value fits a regular expression."""
+def matches_regex(header: str, regex: str) -> Predicate:
+    """Match a header's whole value against a regular expression."""
     matcher = wire.RegexMatcher(regex=regex)
     matcher.google_re2.SetInParent()
     return _single(header, wire.StringMatcher(safe_regex=matcher))
 
 
 @cache
-def is_there(header: str) -> Predicate:
-    """That there is such a header, and it is not empty."""
-    return fits(header, ".+")
+def is_present(header: str) -> Predicate:
+    """Match a header that is present and not empty."""
+    return matches_regex(header, ".+")
 
 
 def in_networks(header: str, networks: Iterable[str]) -> Predicate:
-    """That a header's value is an address in one of these networks."""
+    """Match a header whose value is an address in one of these networks."""
     ranges = [
         CidrRange(address_prefix=address, prefix_len=length) for address, length in map(prefix_of, sorted(networks))
     ]
@@ -105,21 +104,21 @@ def _single(header: str, matcher: wire.StringMatcher) -> Predicate:
 
 
 def any_of(predicates: Sequence[Predicate]) -> Predicate:
-    """That one of them holds, of one or more."""
+    """Match any of one or more predicates."""
     if len(predicates) == 1:
         return predicates[0]
     return encode(_Predicate(or_matcher=_Predicate.PredicateList(predicate=predicates)))
 
 
 def all_of(predicates: Sequence[Predicate]) -> Predicate:
-    """That all of them hold, of one or more."""
+    """Match all of one or more predicates."""
     if len(predicates) == 1:
         return predicates[0]
     return encode(_Predicate(and_matcher=_Predicate.PredicateList(predicate=predicates)))
 
 
-def unless(predicate: Predicate) -> Predicate:
-    """That it does not hold."""
+def negate(predicate: Predicate) -> Predicate:
+    """Match when a predicate does not."""
     return encode(_Predicate(not_matcher=predicate))
 
 

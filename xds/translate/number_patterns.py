@@ -1,4 +1,4 @@
-"""Ranges of numbers as regular expressions, for matchers that know only text."""
+"""Ranges of numbers as regular expressions, for matchers of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DAY: int = 24 * 60
 
 
 def port_patterns(low: int, high: int) -> Iterator[str]:
-    """What fits the numbers from `low` to `high` as they are usually written, and nothing else."""
+    """Yield patterns that match exactly the decimal numbers from `low` to `high`, without leading zeros."""
     for length in range(len(str(low)), len(str(high)) + 1):
         first, last = max(low, 10 ** (length - 1)), min(high, 10**length - 1)
         if first <= last:
@@ -18,7 +18,7 @@ def port_patterns(low: int, high: int) -> Iterator[str]:
 
 
 def window_patterns(window: Window) -> Iterator[str]:
-    """What fits the times in a window (`names.TIME`), day of the week first."""
+    """Yield patterns that match the times in a window, as the gateway writes them (`names.TIME`)."""
     if window.start < window.end:
         yield from _time_patterns(window.days, window.start, window.end)
         return
@@ -39,7 +39,7 @@ def _as_time(minute: int) -> str:
 
 
 def _patterns(low: str, high: str) -> Iterator[str]:
-    """What fits all texts of digits from `low` to `high`, which are of one length."""
+    """Yield patterns that match all strings of digits from `low` to `high`, which have the same length."""
     if low == high:
         yield low
     elif not low.strip("0") and not high.strip("9"):

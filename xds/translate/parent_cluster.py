@@ -1,4 +1,4 @@
-"""CDS and SDS for exits with a parent: the one that is dialled, and what it is shown."""
+"""CDS and SDS for exits with a parent: its cluster and its credentials."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from model.world import Parent
 from xds.translate import names
-from xds.translate.clusters import http_options, unbounded
+from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
-from xds.translate.http import http_filter, over_ads, socket
+from xds.translate.http import ads_source, http_filter, tcp_address
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 CREDENTIALS_HEADER: Final = "proxy-authorization"
-_SOME: Final = "<some>"
+_ANY_CREDENTIAL: Final = "<any>"
 
 
 def translate_parent(parent: Parent, egress_address: str | None = None) -> wire.Cluster:
-    """The cluster of a parent. What its credentials are makes no difference, only whether there are any."""
-    some = None if parent.username is None else _SOME
-    return wire.Cluster.FromString(_cluster(replace(parent, username=some, password=some), egress_address))
+    """Build the cluster of a parent from a template. It depends on whether there are credentials, not on their values."""
+    credential = None if parent.username is None else _ANY_CREDENTIAL
+    return wire.Cluster.FromString(_template(replace(parent, username=credential, password=credential), egress_address))
 
 
-@lru_cache(maxsize=1024)  # most are the same: port 8888 of the exit's own namespace
-def _cluster(parent: Parent, egress_address: str | None) -> bytes:
+@lru_cache(maxsize=1024)  # most are equal: port 8888 in the exit's own namespace
+def _template(parent: Parent, egress_address: str | None) -> bytes:
     return encode(define_parent(parent, egress_address))
 
 
 def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
-    """The same in Envoy's own types; with `egress_address`, connections leave from that."""
+    """Build the cluster of a parent. Connections come from the egress address, if there is one."""
     source = SocketAddress(address=egress_address, port_value=0) if egress_address else None
-    host = LbEndpoint(endpoint=Endpoint(address=socket(parent.address, parent.port)))
+    host = LbEndpoint(endpoint=Endpoint(address=tcp_address(parent.address, parent.port)))
     return Cluster(
         name=names.PARENT,
         type=ClusterDiscoveryType.STATIC if _is_literal(parent.address) else ClusterDiscoveryType.STRICT_DNS,
@@ -70,11 +70,11 @@ def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
             cluster_name=names.PARENT, endpoints=[LocalityLbEndpoints(lb_endpoints=[host])]
         ),
         connect_timeout=CONNECT_TIMEOUT,
-        circuit_breakers=unbounded(),
+        circuit_breakers=unbounded_circuit_breakers(),
         upstream_bind_config=BindConfig(source_address=source) if source else None,
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
-                # one that is kept would let the parent link one client with another, and may be closed when it is needed
+                # A kept connection would let the parent link two clients, and may be closed when it is needed.
                 common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=1),
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                     http_protocol_options=Http1ProtocolOptions(send_fully_qualified_url=True)
@@ -86,8 +86,8 @@ def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
 
 
 def _with_credentials() -> list[HttpFilter]:
-    """Filters of the connection to the parent: never a header of a route, which config_dump shows as it is."""
-    secret = SdsSecretConfig(name=names.PARENT_SECRET, sds_config=over_ads())
+    """Build the upstream filters that add the credentials. A header of a route would show them in config_dump."""
+    secret = SdsSecretConfig(name=names.PARENT_SECRET, sds_config=ads_source())
     generic = Generic(credential=secret, header=CREDENTIALS_HEADER)
     injector = CredentialInjector(
         overwrite=True,
@@ -100,7 +100,7 @@ def _with_credentials() -> list[HttpFilter]:
 
 
 def translate_credentials(parent: Parent) -> Secret | None:
-    """What the parent is shown: a header's whole value (RFC 7617); None when there is nothing to show."""
+    """Build the secret with the credentials as a header's whole value (RFC 7617); None for a parent without any."""
     if parent.username is None or parent.password is None:
         return None
     value = "Basic " + b64encode(f"{parent.username}:{parent.password}".encode()).decode()

@@ -1,4 +1,4 @@
-"""What an exit says when its parent fails, so that gateways go to another exit, and clients never see the parent's 407."""
+"""The replies of an exit whose parent fails: gateways retry on another exit, and clients never see the parent's 407."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _STATUS: Final = 'exitplane-exit; error=proxy_internal_error; details="parent: %
 
 
 def parent_replies() -> LocalReplyConfig:
-    """Whatever keeps the exit's Envoy from getting an answer is the parent's failure: it dials nobody else."""
-    words = f"{names.PARENT_FAILED}%RESPONSE_CODE_DETAILS%"
-    return local_replies(_FAILED, overwrite(names.FAILURE_HEADER, words), overwrite("proxy-status", _STATUS))
+    """Blame the parent for every local reply: the exit's Envoy connects to nothing else."""
+    detail = f"{names.PARENT_FAILED}%RESPONSE_CODE_DETAILS%"
+    return local_replies(_FAILED, overwrite(names.FAILURE_HEADER, detail), overwrite("proxy-status", _STATUS))
 
 
 def parent_filter() -> HttpFilter:
-    """Refuses targets that exits do not go to, and makes a 407 of the parent the exit's failure."""
+    """Reject forbidden targets, and turn a 407 of the parent into the exit's failure."""
     return http_filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=PARENT_SCRIPT)))

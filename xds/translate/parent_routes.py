@@ -1,4 +1,4 @@
-"""RDS for exits with a parent: everything goes on to that."""
+"""RDS for exits with a parent: every request goes to the parent."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from model.world import Pool
 from xds.translate import names
 from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS
-from xds.translate.template import ANY_POOL, name_pool
+from xds.translate.template import ANY_POOL, set_pool_name
 from xds.wire import template_pb2 as wire
 
 
 def translate_parent_routes(pool: Pool) -> wire.RouteConfiguration:
-    """The route configuration of those of a pool's exits that have a parent."""
-    configuration = wire.RouteConfiguration.FromString(_any_parent_routes())
+    """Build the routes of a pool's exits that have a parent from a template."""
+    configuration = wire.RouteConfiguration.FromString(_template())
     for route in configuration.virtual_hosts[0].routes:
-        name_pool(route, pool.name)
+        set_pool_name(route, pool.name)
     return configuration
 
 
 @cache
-def _any_parent_routes() -> bytes:
-    return encode(define_parent_routes(ANY_POOL))
+def _template() -> bytes:
+    return encode(define_parent_routes(ANY_POOL.name))
 
 
-def define_parent_routes(pool: Pool) -> RouteConfiguration:
-    """CONNECT is sent on as it is, for the parent to end; plain HTTP too. The pool's name rides along as for other exits."""
+def define_parent_routes(pool_name: str) -> RouteConfiguration:
+    """Build the routes of exits with a parent: forward CONNECT, which the parent ends, and plain HTTP."""
     tunnel = RouteAction(
         cluster=names.PARENT,
         timeout=timedelta(0),
         upgrade_configs=[RouteActionUpgradeConfig(upgrade_type="CONNECT")],
     )
     plain = RouteAction(cluster=names.PARENT, timeout=timedelta(0))
-    pool_name = metadata(names.METADATA, **{names.POOL_METADATA: pool.name})
+    pool = metadata(names.METADATA, **{names.POOL_METADATA: pool_name})
     routes = [
-        Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool_name),
-        Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool_name),
+        Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool),
+        Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool),
     ]
     return RouteConfiguration(
         name=names.PARENT_ROUTES,

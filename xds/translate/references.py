@@ -1,4 +1,4 @@
-"""Which resources a resource names, read from its bytes: the same for what is wanted and for what was accepted long ago."""
+"""The resources that a resource refers to, read from its bytes: the same for new bytes and for bytes accepted long ago."""
 
 from __future__ import annotations
 
@@ -7,25 +7,39 @@ from functools import lru_cache
 from typing import Final
 
 from xds.translate import names
-from xds.translate.scopes import ResourceId
+from xds.translate.gateway_filters import GATEWAY_FILTERS
+from xds.translate.resource_ids import (
+    EXIT_ROUTES,
+    EXIT_TARGETS,
+    GATEWAY_ROUTES,
+    PARENT_ROUTES,
+    ResourceId,
+)
 
 _CLUSTER: Final = re.compile(f"{names.POOL_CLUSTER_PATTERN}|{names.AGGREGATE_PATTERN}".encode())
 
 
-@lru_cache(maxsize=256)  # of the few that are being rolled out, each is asked about many times
+@lru_cache(maxsize=256)  # each of the few resources in a rollout is asked about many times
 def references(type_url: str, name: str, body: bytes) -> frozenset[ResourceId]:
-    """What has to be there for this resource to work.
+    """Return the resources that have to exist for this one to work.
 
-    Endpoints and secrets are not looked for: clients wait for them, and neither is kept back by a rollout.
+    Endpoints and secrets are left out: Envoy waits for them, and a rollout withholds neither.
     """
     found = {ResourceId(names.CLUSTER, match.decode()) for match in {*_CLUSTER.findall(body)}}
-    if type_url == names.LISTENER and name == names.EXIT_LISTENER:
-        with_parent = names.PARENT_ROUTES.encode() in body
-        found.add(ResourceId(names.ROUTE, names.PARENT_ROUTES if with_parent else names.EXIT_ROUTES))
-    elif type_url == names.LISTENER and name.startswith(names.GATEWAY_LISTENER):
-        found.add(ResourceId(names.ROUTE, names.GATEWAY_ROUTES))
-        if names.GROUPS_FILTER.encode() in body:
-            found.add(ResourceId(names.EXTENSION, names.GROUPS_FILTER))
-    if type_url == names.ROUTE and name == names.EXIT_ROUTES:
-        found.add(ResourceId(names.CLUSTER, names.TARGETS))
+    if type_url == names.LISTENER:
+        found |= _of_listener(name, body)
+    elif type_url == names.ROUTE and name == names.EXIT_ROUTES:
+        found.add(EXIT_TARGETS)
     return frozenset(found - {ResourceId(type_url, name)})
+
+
+def _of_listener(name: str, body: bytes) -> set[ResourceId]:
+    if name == names.EXIT_LISTENER:
+        return {PARENT_ROUTES if names.PARENT_ROUTES.encode() in body else EXIT_ROUTES}
+    if not name.startswith(names.GATEWAY_LISTENER):
+        return set()
+    found = {GATEWAY_ROUTES}
+    for each in GATEWAY_FILTERS:
+        if each.name.encode() in body:
+            found |= each.references
+    return found

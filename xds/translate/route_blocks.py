@@ -1,8 +1,8 @@
-"""Routes in order, as blocks: those of one block are found by one look-up, and blocks are tried one after the other.
+"""Routes in order, compiled to blocks: one look-up finds the routes of a block, and blocks are tried one after the other.
 
-The first route that matches decides. A table of prefixes or of networks finds the longest first, so that a block of them must
-not hold a route behind one that is less specific; other than that, within what one key finds, routes keep their order. A route
-joins an earlier block than the last if it has nothing in common with all that it overtakes.
+The first route that matches decides. A trie of prefixes or networks finds the most specific key first. So no block of one may
+hold a route behind a less specific one; the routes of one key keep their order. A route may join an earlier block than the last
+if no request can match both it and a route that it overtakes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from xds.translate.matchers import (
     by_prefix,
     by_value,
     first_of,
-    fits,
-    go_into,
-    is_there,
+    is_present,
+    matches_regex,
+    nest,
 )
-from xds.translate.route_conditions import HEADERS, Condition, keys, predicate
+from xds.translate.route_conditions import HEADERS, Condition, build_predicate, lookup_keys
 
 _LOOK_BACK: Final = 8
-"""How many blocks a route may overtake: it bounds what planning costs."""
+"""Number of blocks that a route may overtake. It bounds the cost of planning."""
 _BY_PREFIX: Final = frozenset({Condition.DOMAIN, Condition.SESSION})
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """A match, and what it leads to."""
+    """A match and its action."""
 
     match: Match
     on_match: OnMatch
@@ -43,20 +43,20 @@ class RouteRule:
 class _Block:
     rules: list[RouteRule]
     keys: dict[Condition, set[str]] = field(default_factory=dict)
-    """All keys of its rules, by the conditions that all of them have and that can be its table's."""
+    """The keys of its rules, by each condition that all of them have and that its table can be by."""
     shared: dict[Condition, set[str]] = field(default_factory=dict)
-    """The same by all conditions that all its rules have."""
+    """The keys of its rules, by each condition that all of them have."""
 
 
 def compile_rules(rules: Sequence[RouteRule]) -> Sequence[tuple[Predicate, OnMatch]]:
-    """Entries of a matcher that decides as the first of the rules that matches."""
+    """Build the entries of a matcher that decides as the first matching rule does."""
     return [entry for block in _plan(rules) for entry in _entries(block)]
 
 
 def _plan(rules: Sequence[RouteRule]) -> Sequence[_Block]:
     blocks: list[_Block] = []
     for rule in rules:
-        found = keys(rule.match)
+        found = lookup_keys(rule.match)
         for block in reversed(blocks[-_LOOK_BACK:]):
             able = {condition for condition in block.keys.keys() & found if _may_follow(block, condition, found)}
             if able:
@@ -88,7 +88,7 @@ def _join(block: _Block, rule: RouteRule, found: Mapping[Condition, frozenset[st
 
 
 def _may_follow(block: _Block, condition: Condition, found: Mapping[Condition, frozenset[str]]) -> bool:
-    """Whether a table of the block would find nothing of this rule before what is ahead of it and less specific."""
+    """Return whether the block's table never finds this rule before a less specific one that is ahead of it."""
     if condition not in _BY_PREFIX and condition is not Condition.NETWORK:
         return True
     before = block.keys[condition]
@@ -105,7 +105,7 @@ def _less_specific(condition: Condition, key: str) -> Iterator[str]:
 
 
 def _apart(block: _Block, found: Mapping[Condition, frozenset[str]]) -> bool:
-    """Whether no request can meet a rule of the block and one with these keys: some condition of all of them differs."""
+    """Return whether no request can match both a rule of the block and one with these keys."""
     return any(
         values.isdisjoint(found[condition])
         for condition, values in block.shared.items()
@@ -116,12 +116,12 @@ def _apart(block: _Block, found: Mapping[Condition, frozenset[str]]) -> bool:
 def _entries(block: _Block) -> Iterator[tuple[Predicate, OnMatch]]:
     if len(block.rules) == 1 or not block.keys:
         for rule in block.rules:
-            yield predicate(rule.match) or fits(":method", ".+"), rule.on_match
+            yield build_predicate(rule.match) or matches_regex(":method", ".+"), rule.on_match
         return
     condition = max(block.keys, key=lambda condition: (len(block.keys[condition]), condition))
     found: dict[str, list[RouteRule]] = {}
     for rule in block.rules:
-        for key in keys(rule.match)[condition]:
+        for key in lookup_keys(rule.match)[condition]:
             found.setdefault(key, []).append(rule)
     leaves = {key: _leaf(rules, condition) for key, rules in found.items()}
     header = HEADERS[condition]
@@ -131,15 +131,15 @@ def _entries(block: _Block) -> Iterator[tuple[Predicate, OnMatch]]:
         matcher = by_prefix(header, leaves)
     else:
         matcher = by_value(header, leaves)
-    yield is_there(header), go_into(matcher)
+    yield is_present(header), nest(matcher)
 
 
 def _leaf(rules: Sequence[RouteRule], known: Condition) -> OnMatch:
-    """What the first of some rules decides, which have one condition met."""
+    """Decide by the first matching rule; their condition `known` is met."""
     entries: list[tuple[Predicate, OnMatch]] = []
     for rule in rules:
-        condition = predicate(rule.match, known)
+        condition = build_predicate(rule.match, known)
         if condition is None:
-            return go_into(first_of(entries, rule.on_match)) if entries else rule.on_match
+            return nest(first_of(entries, rule.on_match)) if entries else rule.on_match
         entries.append((condition, rule.on_match))
-    return go_into(first_of(entries))
+    return nest(first_of(entries))

@@ -1,4 +1,4 @@
-"""The conditions of a route, as predicates on what the gateway understood, and as keys of the tables that find it."""
+"""The conditions of a route, as predicates on the intent headers and as keys of look-up tables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final
 from model.world import Match
 from xds.translate import names
 from xds.translate.client_intent import reversed_domain
-from xds.translate.matchers import Predicate, all_of, any_of, begins, equals, fits, in_networks
+from xds.translate.matchers import Predicate, all_of, any_of, equals, in_networks, matches_regex, starts_with
 from xds.translate.number_patterns import port_patterns, window_patterns
 
 
 class Condition(StrEnum):
-    """A field of a match, in the order in which conditions are looked at."""
+    """A field of a match, in the order in which conditions are checked."""
 
     COUNTRY = "countries"
     CITY = "cities"
@@ -31,9 +31,9 @@ class Condition(StrEnum):
 
 
 HEADERS: Final[Mapping[Condition, str]] = {
-    Condition.COUNTRY: names.WISHED_COUNTRY,
-    Condition.CITY: names.WISHED_CITY,
-    Condition.POOL: names.WISHED_POOL,
+    Condition.COUNTRY: names.REQUESTED_COUNTRY,
+    Condition.CITY: names.REQUESTED_CITY,
+    Condition.POOL: names.REQUESTED_POOL,
     Condition.SESSION: names.SESSION,
     Condition.USER: names.USER,
     Condition.GROUP: names.GROUP,
@@ -43,15 +43,15 @@ HEADERS: Final[Mapping[Condition, str]] = {
     Condition.TIME: names.TIME,
 }
 _MOST_PORTS: Final = 16
-"""Ports of a route that are listed one by one in a table; more are looked at as ranges."""
+"""Ports of a route that are listed one by one in a table; more are matched as ranges."""
 _EXACT: Final = (Condition.COUNTRY, Condition.CITY, Condition.POOL, Condition.USER, Condition.GROUP)
 
 
 @lru_cache(maxsize=20_000)
-def keys(match: Match) -> Mapping[Condition, frozenset[str]]:
-    """By which keys a match can be found, by each condition that can be a table's.
+def lookup_keys(match: Match) -> Mapping[Condition, frozenset[str]]:
+    """Return the keys under which tables list a match, by each condition that a table can be by.
 
-    Those of a domain or of sessions that begin so are prefixes, those of networks are networks.
+    Keys of domains and sessions are prefixes, keys of networks are CIDR.
     """
     found = {condition: values for condition in _EXACT if (values := getattr(match, condition))}
     if match.sessions:
@@ -68,10 +68,10 @@ def keys(match: Match) -> Mapping[Condition, frozenset[str]]:
 
 
 @lru_cache(maxsize=20_000)
-def predicate(match: Match, known: Condition | None = None) -> Predicate | None:
-    """That a request meets a match, of which one condition is `known` to hold; None if there is no other."""
+def build_predicate(match: Match, known: Condition | None = None) -> Predicate | None:
+    """Build the predicate of a match without the condition that is known to hold; None if no other is left."""
     if known is Condition.SESSION and any(not session.endswith("*") for session in match.sessions):
-        known = None  # it begins so, and may go on
+        known = None  # the table matched a prefix, and the value may be longer
     found = [
         _meets(condition, values)
         for condition in Condition
@@ -92,14 +92,14 @@ def _alternatives(condition: Condition, values: frozenset[object]) -> Iterator[P
     for value in values:
         match condition, value:
             case Condition.SESSION, "*":
-                yield fits(header, ".+")
+                yield matches_regex(header, ".+")
             case Condition.SESSION, str(session) if session.endswith("*"):
-                yield begins(header, session.removesuffix("*"))
+                yield starts_with(header, session.removesuffix("*"))
             case Condition.DOMAIN, str(domain):
-                yield begins(header, reversed_domain(domain))
+                yield starts_with(header, reversed_domain(domain))
             case Condition.PORT, (int(low), int(high)):
-                yield from (fits(header, pattern) for pattern in port_patterns(low, high))
+                yield from (matches_regex(header, pattern) for pattern in port_patterns(low, high))
             case Condition.TIME, window:
-                yield from (fits(header, pattern) for pattern in window_patterns(window))  # type: ignore[arg-type]
+                yield from (matches_regex(header, pattern) for pattern in window_patterns(window))  # type: ignore[arg-type]
             case _, str(text):
                 yield equals(header, text)

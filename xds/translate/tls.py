@@ -31,17 +31,17 @@ from model.identity import role_prefix
 from model.world import Role
 from xds.translate import names
 from xds.translate.encoding import pack
-from xds.translate.http import over_ads
+from xds.translate.http import ads_source
 
 HTTP1: Final = "http/1.1"
 HTTP2: Final = "h2"
 
 
 def to_exits() -> TransportSocket:
-    """A gateway's side: it shows its certificate, and checks that the exit is the very one it dialled.
+    """Build a gateway's TLS to exits: it presents its certificate, and checks that the exit is the one it dialled.
 
-    The endpoint's host name is SNI and the name that the certificate must bear (`auto_sni_san_validation`), because one
-    cluster cannot pin a name for each endpoint. It speaks what the exit chooses, exit by exit.
+    The endpoint's host name is the SNI and has to be in the certificate (`auto_sni_san_validation`): one cluster cannot pin a
+    name for each endpoint. Each exit chooses the protocol (ALPN).
     """
     context = UpstreamTlsContext(
         common_tls_context=_common(CertificateValidationContext(), (HTTP2, HTTP1)),
@@ -52,7 +52,7 @@ def to_exits() -> TransportSocket:
 
 
 def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
-    """An exit's side: nobody enters but the gateways of its own fleet. `protocol` is the one that it offers them (ALPN)."""
+    """Build an exit's TLS, which admits only the gateways of its fleet. `protocol` is the one that it offers (ALPN)."""
     gateways = SubjectAltNameMatcher(
         san_type=SubjectAltNameMatcherSanType.URI,
         matcher=StringMatcher(prefix=role_prefix(fleet_id, Role.GATEWAY)),
@@ -65,9 +65,9 @@ def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
 
 
 def to_clients(secret: str) -> TransportSocket:
-    """A gateway's side of clients that speak TLS to it: it shows them a certificate, and asks for none.
+    """Build a gateway's TLS to clients: it presents a certificate and asks for none.
 
-    The key travels by SDS, over the aggregated stream (docs/architecture.md#secrets-travel-by-sds).
+    The key travels by SDS over the ADS stream (docs/architecture.md#secrets-travel-by-sds).
     """
     context = DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
@@ -76,7 +76,7 @@ def to_clients(secret: str) -> TransportSocket:
                 tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             ),
             alpn_protocols=[HTTP2, HTTP1],
-            tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=over_ads())],
+            tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=ads_source())],
         )
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))

@@ -1,4 +1,4 @@
-"""Random fleets and requests, of few words, so that they meet often."""
+"""Random fleets and requests from a small vocabulary, so that requests often match routes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONDITIONS = ("countries", "cities", "pools", "sessions", "users", "groups", "do
 
 @dataclass(frozen=True)
 class Now:
-    """What time it is; windows begin and end hours from now, so that a test that takes a while sees one side of them."""
+    """The time of a test. Windows begin and end hours away, so that no test runs across an edge."""
 
     day: int
     minute: int
@@ -65,7 +65,7 @@ def make_world(random: Random, now: Now) -> World:
     users = [User(UUID(int=50 + number), FLEET, name, group) for number, (name, group) in enumerate(GROUPS.items(), 1)]
     kinds = tuple(
         random.sample(CONDITIONS, random.choice((1, 2, 3, len(CONDITIONS))))
-    )  # few, so that they share look-ups
+    )  # few kinds, so that routes share look-ups
     routes = [make_route(random, number, pools, now, kinds) for number in range(random.choice((0, 1, 3, 8, 20)))]
     listeners = [
         Listener(LISTENERS[0], FLEET, "127.0.0.1", 8080),
@@ -142,13 +142,13 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
     cities = (*CITIES, "New_York", "nowhere")
     user_name = perhaps([*GROUPS, "Alice", "stranger"], 0.7) or ""
     if user_name:
-        said = {
+        options = {
             "country": perhaps(countries, 0.5),
             "city": perhaps(cities, 0.3),
             "pool": perhaps(pools, 0.15),
             "session": perhaps(SESSIONS),
         }
-        pairs = [f"-{key}-{value}" for key, value in said.items() if value]
+        pairs = [f"-{key}-{value}" for key, value in options.items() if value]
         random.shuffle(pairs)
         user_name += "".join(pairs)
     wish = RequestedLocation(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
@@ -164,13 +164,13 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
     )
 
 
-def understood(explained: Explanation, request: ExplainRequest) -> dict[str, str]:
-    """The headers that say what a gateway understood."""
+def intent_headers(explained: Explanation, request: ExplainRequest) -> dict[str, str]:
+    """Return the intent headers that a gateway would add to the request."""
     wish, target = explained.wish, explained.target
-    said = {
-        names.WISHED_COUNTRY: wish.place.country,
-        names.WISHED_CITY: wish.place.city,
-        names.WISHED_POOL: wish.place.pool,
+    headers = {
+        names.REQUESTED_COUNTRY: wish.place.country,
+        names.REQUESTED_CITY: wish.place.city,
+        names.REQUESTED_POOL: wish.place.pool,
         names.SESSION: wish.session,
         names.USER: wish.user,
         names.GROUP: explained.group,
@@ -179,4 +179,4 @@ def understood(explained: Explanation, request: ExplainRequest) -> dict[str, str
         names.TARGET_PORT: str(target.port),
         names.TIME: f"{request.day}-{request.minute // 60:02}{request.minute % 60:02}",
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in headers.items() if value}

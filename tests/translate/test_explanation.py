@@ -1,4 +1,4 @@
-"""What is told of a request: the wish and its source, the routes one by one, and the exits that would serve."""
+"""Explanations of requests: the intent and its source, the tried routes, and the exits that would serve."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def route(number: int, match: Match, action=None) -> Route:
     return Route(UUID(int=20 + number), FLEET, f"r{number}", number, True, match, action or Deny(403, "no"))
 
 
-def asked(world: World, **given):
+def explain_request(world: World, **given):
     return explain(world, FLEET, ExplainRequest("www.example.com", 443, **given))
 
 
@@ -78,8 +78,8 @@ def asked(world: World, **given):
         ),
     ],
 )
-def test_the_first_source_that_says_where_is_named(given, source, place):
-    explained = asked(make(), **given)
+def test_first_source_with_a_location_decides(given, source, place):
+    explained = explain_request(make(), **given)
     assert (explained.wish.source, explained.wish.place) == (source, place)
 
 
@@ -101,45 +101,48 @@ def test_the_first_source_that_says_where_is_named(given, source, place):
         (Match(users=frozenset({"alice"}), groups=frozenset({"staff", "guests"}), domains=frozenset({"com"})), None),
     ],
 )
-def test_a_route_says_what_it_failed_in_first(match, failed):
-    (tried,) = asked(make(route(1, match)), user_name="alice", wish=RequestedLocation("us"), day=0, minute=0).tried
+def test_tried_route_reports_its_first_failed_condition(match, failed):
+    (tried,) = explain_request(
+        make(route(1, match)), user_name="alice", wish=RequestedLocation("us"), day=0, minute=0
+    ).tried
     assert tried.failed == failed
 
 
-def test_routes_after_the_one_that_decides_are_not_tried():
+def test_routes_after_the_deciding_one_are_not_tried():
     world = make(route(1, Match(countries=frozenset({"de"}))), route(2, Match()), route(3, Match()))
-    explained = asked(world, wish=RequestedLocation("us"))
+    explained = explain_request(world, wish=RequestedLocation("us"))
     assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", MatchFailure.COUNTRY), ("r2", None)]
     assert explained.refusal.status == 403
     assert explained.ways == ()
 
 
-def test_a_wish_that_is_allowed_goes_where_it_would_go_without_routes():
+def test_allowed_request_takes_its_default_route():
     world = make(route(1, Match(groups=frozenset({"staff"})), Allow()), route(2, Match()))
-    (way,) = asked(world, user_name="alice-country-us").ways
+    (way,) = explain_request(world, user_name="alice-country-us").ways
     assert [each.pool for each in way.pools] == [US]
-    assert asked(world, user_name="bob-country-us").refusal.status == 403
-    assert asked(world, user_name="alice-country-fr").refusal.status == 404
+    assert explain_request(world, user_name="bob-country-us").refusal.status == 403
+    assert explain_request(world, user_name="alice-country-fr").refusal.status == 404
 
 
-def test_pools_are_told_in_the_order_in_which_they_are_used():
+def test_pools_are_listed_in_order_of_use():
     world = make(route(1, Match(), ToPools(((US.id, 3), (BERLIN.id, 1)), (MUNICH.id, US.id))))
-    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in asked(world).ways]
+    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in explain_request(world).ways]
     assert ways == [(3, ["us", "berlin", "munich"]), (1, ["berlin", "us", "munich"])]
 
 
-def test_a_country_of_cities_is_all_of_them_and_a_city_is_never_its_country():
+def test_country_uses_all_its_cities_and_city_never_its_country():
     ways = [
-        (way.weight, [each.pool.name for each in way.pools]) for way in asked(make(), wish=RequestedLocation("de")).ways
+        (way.weight, [each.pool.name for each in way.pools])
+        for way in explain_request(make(), wish=RequestedLocation("de")).ways
     ]
     assert ways == [(1, ["berlin", "munich"]), (1, ["munich", "berlin"])]
-    refusal = asked(make(), wish=RequestedLocation("de", "hamburg")).refusal
+    refusal = explain_request(make(), wish=RequestedLocation("de", "hamburg")).refusal
     assert (refusal.status, "served in de are: berlin, munich" in refusal.text) == (404, True)
-    assert asked(make(), wish=RequestedLocation("us", "austin")).refusal.status == 404
-    assert asked(make(), wish=RequestedLocation(city="berlin")).refusal.status == 400
+    assert explain_request(make(), wish=RequestedLocation("us", "austin")).refusal.status == 404
+    assert explain_request(make(), wish=RequestedLocation(city="berlin")).refusal.status == 400
 
 
-def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
+def test_exits_are_listed_near_first_with_reasons():
     def exit_(number: int, state=ExitState.HEALTHY, endpoint="192.0.2.1", place=None) -> Exit:
         return Exit(UUID(int=50 + number), US.id, f"e{number}", endpoint, 1, state, locality=place)
 
@@ -155,6 +158,6 @@ def test_exits_are_told_near_ones_first_and_why_others_would_not_serve():
     ]
 
 
-def test_a_listener_that_the_fleet_does_not_have_explains_nothing():
-    assert asked(make(), listener_id=UUID(int=99)) is None
+def test_unknown_listener_has_no_explanation():
+    assert explain_request(make(), listener_id=UUID(int=99)) is None
     assert explain(World(), FLEET, ExplainRequest("x", 1)) is None

@@ -1,4 +1,4 @@
-"""What a real Envoy makes of near and far exits, with the cluster, the endpoints and the routes that gateways are given."""
+"""A real Envoy's choice between near and far exits, with the translated cluster, endpoints and routes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def as_dict(envoys_class, message) -> dict:
 
 
 def bootstrap(exits: list[Exit]) -> dict:
-    """A gateway at HERE, whose exits speak plain HTTP/1.1 and are not checked: the dead are noticed by requests alone."""
+    """Configure a gateway at HERE. Its exits speak plain HTTP/1.1 without health checks: only requests notice dead ones."""
     listener = as_dict(EnvoysListener, translate_gateway_listener(Listener(UUID(int=3), POOL.fleet_id, "127.0.0.1", 0)))
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    del manager["http_filters"][1]  # groups, which come over the aggregated stream
+    del manager["http_filters"][1]  # the filter of user groups, which needs ADS
     manager["route_config"] = as_dict(RouteConfiguration, translate_gateway_routes([POOL]))
     cluster = as_dict(Cluster, translate_pool_cluster(POOL)) | {"type": "STATIC"}
     for over_tls in ("eds_cluster_config", "transport_socket", "health_checks", "typed_extension_protocol_options"):
@@ -64,7 +64,7 @@ def bootstrap(exits: list[Exit]) -> dict:
 
 @dataclass
 class Exits:
-    """Servers that answer with where they stand, and ports that refuse."""
+    """Servers that answer with their locality, and ports that refuse connections."""
 
     servers: list[ThreadingHTTPServer]
     holes: list[socket.socket]
@@ -91,7 +91,7 @@ class Exits:
 
     def dead(self, locality: str | None) -> Exit:
         hole = socket.socket()
-        hole.bind(("127.0.0.1", 0))  # and does not listen, so that it refuses, and nobody else is given the port
+        hole.bind(("127.0.0.1", 0))  # bound but not listening: it refuses, and the port stays taken
         self.holes.append(hole)
         return self._exit(hole.getsockname()[1], locality)
 
@@ -113,7 +113,7 @@ def exits() -> Iterator[Exits]:
 
 @pytest.fixture
 def ask(tmp_path) -> Iterator[Callable[..., Counter]]:
-    """`ask(exits)`: how often which status and exit answered a gateway that has these."""
+    """`ask(exits)` counts the answers of a gateway with these exits, by status and exit."""
     running: list[subprocess.Popen] = []
 
     def start(exits: list[Exit]) -> int:
@@ -150,21 +150,21 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         return reply.status, reply.read().decode()
 
 
-def test_the_nearest_exits_take_all_requests_while_they_live(exits, ask):
+def test_nearest_exits_take_all_requests_while_healthy(exits, ask):
     near = [exits.alive("eu/a"), exits.alive("eu/a")]
     assert ask([exits.alive("us"), exits.alive("eu/b"), exits.alive(None), *near]) == {(200, "eu/a"): 60}
 
 
-def test_a_near_exit_that_is_alone_and_just_died_fails_no_request(exits, ask):
+def test_lone_near_exit_that_just_died_fails_no_request(exits, ask):
     assert ask([exits.dead("eu/a"), exits.alive("eu/b"), exits.alive("us")]) == {(200, "eu/b"): 60}
 
 
-def test_a_near_exit_that_just_died_beside_another_leaves_the_requests_to_that(exits, ask):
+def test_near_exit_that_just_died_leaves_requests_to_the_other(exits, ask):
     answered = ask([exits.dead("eu/a"), exits.alive("eu/a"), exits.alive("us")])
     assert sum(answered.values()) == answered[200, "eu/a"] + answered[200, "us"] == 60
     assert answered[200, "eu/a"] > 50
 
 
-def test_when_all_exits_everywhere_are_dead_the_client_is_told_so(exits, ask):
+def test_client_gets_503_when_all_exits_are_dead(exits, ask):
     ((status, words),) = ask([exits.dead("eu/a"), exits.dead("us")], times=1)
     assert (status, "exitplane" in words) == (503, True)

@@ -1,4 +1,4 @@
-"""What routes are compiled to decides as they do when they are taken one by one."""
+"""Compiled routes decide on random requests as the declared routes do one by one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.scale import scaled
-from tests.translate.matching import Outcome, decide
-from tests.translate.scenes import FLEET, Now, make_request, make_world, understood
+from tests.translate.matcher_interpreter import Outcome, decide
+from tests.translate.random_worlds import FLEET, Now, intent_headers, make_request, make_world
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.explain import Explanation, explain
 from xds.translate.references import references
-from xds.translate.scopes import GatewayGroup, ResourceId
+from xds.translate.resource_ids import ResourceId
+from xds.translate.scopes import GatewayGroup
 
 nows = st.builds(Now, st.integers(0, 6), st.integers(0, 24 * 60 - 1))
 
@@ -33,7 +34,7 @@ def outcome(explained: Explanation) -> Outcome:
 
 @settings(max_examples=scaled(15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), nows)
-def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
+def test_compiled_routes_decide_as_declared_ones(random, now):
     world = make_world(random, now)
     scope = GatewayGroup(FLEET)
     body = encode(scope.translate(world, ResourceId(names.ROUTE, names.GATEWAY_ROUTES)))
@@ -41,20 +42,20 @@ def test_what_is_compiled_decides_as_the_routes_do_one_by_one(random, now):
         request = make_request(random, now)
         explained = explain(world, FLEET, request)
         tunnel = random.random() < 0.5
-        assert decide(body, understood(explained, request), tunnel=tunnel) == outcome(explained)
+        assert decide(body, intent_headers(explained, request), tunnel=tunnel) == outcome(explained)
 
 
 @settings(max_examples=scaled(15), deadline=None)
 @given(st.randoms(use_true_random=False), nows)
-def test_a_fleet_holds_all_that_its_resources_name(random, now):
+def test_fleet_has_all_resources_that_it_refers_to(random, now):
     world, scope = make_world(random, now), GatewayGroup(FLEET)
-    held = scope.resources(world)
-    for each in held:
-        assert references(each.type_url, each.name, encode(scope.translate(world, each))) <= held
+    existing = scope.resources(world)
+    for each in existing:
+        assert references(each.type_url, each.name, encode(scope.translate(world, each))) <= existing
 
 
-def test_the_requests_meet_everything():
-    """What makes the first test above able to fail."""
+def test_random_requests_cover_all_cases():
+    """Check that the random requests of the first test reach every kind of decision."""
     random, seen = Random(1), Counter()
     for _ in range(150):
         now = Now(random.randrange(7), random.randrange(24 * 60))

@@ -1,4 +1,4 @@
-"""Ranges of numbers and windows of time as patterns fit what is inside them and nothing else."""
+"""Patterns of number ranges and time windows match exactly the values inside."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DAY = 24 * 60
     ("low", "high"),
     [(443, 443), (1, 65535), (8000, 8999), (80, 90), (1, 1023), (99, 100), (9, 10_000), (1024, 65535), (54321, 60000)],
 )
-def test_a_range_of_ports_fits_its_ports(low, high):
+def test_port_patterns_match_exactly_their_range(low, high):
     patterns = re.compile("|".join(port_patterns(low, high)))
     fitting = [port for port in range(65_536) if patterns.fullmatch(str(port))]
     assert fitting == [*range(low, high + 1)]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_range_of_ports_is_few_patterns_that_end_where_it_ends(seed):
+def test_port_patterns_are_few_for_any_range(seed):
     low, high = sorted(Random(seed).choices(range(1, 65_536), k=2))
     patterns = [*port_patterns(low, high)]
     assert len(patterns) < 50
@@ -44,7 +44,7 @@ def test_any_range_of_ports_is_few_patterns_that_end_where_it_ends(seed):
         (Window(frozenset(), 0, DAY), set()),
     ],
 )
-def test_a_window_fits_its_minutes(window, minutes):
+def test_window_patterns_match_exactly_their_minutes(window, minutes):
     patterns = [re.compile(pattern) for pattern in window_patterns(window)]
     fitting = {
         (day, minute)

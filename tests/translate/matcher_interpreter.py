@@ -1,4 +1,4 @@
-"""What Envoy makes of a route configuration, as it was seen to: a small interpreter of its generic matchers."""
+"""A small interpreter of Envoy's generic matchers, after the behaviour that was observed on a real Envoy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Clusters by weight, or a status and a text."""
+    """The clusters of a request with their weights, or the direct response."""
 
     clusters: tuple[tuple[str, int], ...] = ()
     status: int = 0
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def decide(body: bytes, headers: Headers, *, tunnel: bool) -> Outcome:
-    """What a gateway does with a request whose understood headers are these."""
+    """Decide on a request with these intent headers, as a gateway does."""
     (host,) = _parse(body).virtual_hosts
     route = _route(host.matcher, headers, tunnel=tunnel)
     if route.metadata and names.ALLOW_FILTER in route.metadata.filter_metadata:
@@ -92,7 +92,7 @@ def _follow(on_match: MatcherOnMatch, headers: Headers) -> RouteList | None:
 
 
 def _found(tree: MatcherMatcherTree, headers: Headers) -> list[MatcherOnMatch]:
-    """What is found in a tree, in the order in which Envoy goes through it."""
+    """Return the matching entries of a tree, in the order in which Envoy tries them."""
     value = _header(tree.input, headers)
     if value is None:
         return []

@@ -1,4 +1,4 @@
-"""Resources against what is written down here, field by field: neither side of a comparison is made by the translation."""
+"""Translated resources, compared field by field with literals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xds.translate.exit_targets import translate_exit_targets
 from xds.translate.json_view import as_json
 from xds.translate.parent_cluster import translate_parent
 from xds.translate.parent_routes import translate_parent_routes
-from xds.translate.route_actions import forward, refuse
+from xds.translate.route_actions import forward, respond
 
 FLEET = UUID(int=1)
 POOL = Pool(UUID(int=7), FLEET, "premium", "de", resilience=Resilience(40, 60, failures_to_eject=9))
@@ -58,17 +58,17 @@ def cluster_of(message: Any) -> dict[str, Any]:
 
 
 def test_pool_cluster_states_its_name_and_resilience():
-    made = cluster_of(translate_pool_cluster(POOL))
-    assert (made["name"], made["type"], made["lb_policy"]) == (CLUSTER, "EDS", "LEAST_REQUEST")
-    assert made["eds_cluster_config"] == {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
-    assert made["connect_timeout"] == "3s"
-    assert made["common_lb_config"]["healthy_panic_threshold"] == {"value": 60.0}
-    ejection = made["outlier_detection"]
+    resource = cluster_of(translate_pool_cluster(POOL))
+    assert (resource["name"], resource["type"], resource["lb_policy"]) == (CLUSTER, "EDS", "LEAST_REQUEST")
+    assert resource["eds_cluster_config"] == {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
+    assert resource["connect_timeout"] == "3s"
+    assert resource["common_lb_config"]["healthy_panic_threshold"] == {"value": 60.0}
+    ejection = resource["outlier_detection"]
     assert ejection["max_ejection_percent"] == 40
     assert ejection["consecutive_local_origin_failure"] == 9
     assert ejection["enforcing_consecutive_local_origin_failure"] == 100
     assert ejection["enforcing_consecutive_5xx"] == 0
-    tls = made["transport_socket"]["typed_config"]
+    tls = resource["transport_socket"]["typed_config"]
     assert tls["auto_sni_san_validation"] is True
     assert tls["common_tls_context"]["tls_params"] == {
         "tls_minimum_protocol_version": "TLSv1_3",
@@ -87,17 +87,17 @@ def test_pool_cluster_states_its_name_and_resilience():
 )
 def test_pool_cluster_states_envoys_name_of_its_policy(policy, stated):
     pool = Pool(POOL.id, FLEET, "premium", "de", balancing=Balancing(policy))
-    made = cluster_of(translate_pool_cluster(pool))
-    assert made.get("lb_policy", "ROUND_ROBIN") == stated
+    resource = cluster_of(translate_pool_cluster(pool))
+    assert resource.get("lb_policy", "ROUND_ROBIN") == stated
 
 
 def test_exit_routes_pass_everything_to_the_targets_for_their_pool():
-    made = as_json(names.ROUTE, encode(translate_exit_routes(POOL)))
+    resource = as_json(names.ROUTE, encode(translate_exit_routes(POOL)))
     plain = {"cluster": "targets", "timeout": "0s"}
     connect = {"upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
-    assert made["name"] == "targets"
-    assert made["request_headers_to_remove"] == NEVER_PASSED_ON
-    (host,) = made["virtual_hosts"]
+    assert resource["name"] == "targets"
+    assert resource["request_headers_to_remove"] == NEVER_PASSED_ON
+    (host,) = resource["virtual_hosts"]
     assert host["domains"] == ["*"]
     assert host["routes"] == [
         TUNNEL | {"route": plain | connect, "metadata": OF_POOL},
@@ -106,11 +106,11 @@ def test_exit_routes_pass_everything_to_the_targets_for_their_pool():
 
 
 def test_parent_routes_pass_everything_to_the_parent_for_their_pool():
-    made = as_json(names.ROUTE, encode(translate_parent_routes(POOL)))
+    resource = as_json(names.ROUTE, encode(translate_parent_routes(POOL)))
     plain = {"cluster": "parent-proxy", "timeout": "0s"}
-    assert made["name"] == "parent-targets"
-    assert made["request_headers_to_remove"] == NEVER_PASSED_ON
-    (host,) = made["virtual_hosts"]
+    assert resource["name"] == "parent-targets"
+    assert resource["request_headers_to_remove"] == NEVER_PASSED_ON
+    (host,) = resource["virtual_hosts"]
     assert host["routes"] == [
         TUNNEL | {"route": plain | {"upgrade_configs": [{"upgrade_type": "CONNECT"}]}, "metadata": OF_POOL},
         REQUEST | {"route": plain, "metadata": OF_POOL},
@@ -134,49 +134,52 @@ def test_refusal_answers_with_its_status_text_and_proxy_status():
         "header": {"key": "proxy-status", "value": "exitplane; error=http_request_denied"},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
-    said = {
+    response = {
         "direct_response": {"status": 407, "body": {"inline_string": "who are you"}},
         "response_headers_to_add": [header],
     }
-    assert routes_of(refuse(DirectResponse(407, "who are you"))) == [TUNNEL | said, REQUEST | said]
+    assert routes_of(respond(DirectResponse(407, "who are you"))) == [TUNNEL | response, REQUEST | response]
 
 
 def test_aggregate_cluster_goes_through_its_pools_in_their_order():
-    made = cluster_of(translate_aggregate_cluster([OTHER, POOL]))
-    assert made["name"].startswith("pools/")
-    assert made["lb_policy"] == "CLUSTER_PROVIDED"
-    assert made["cluster_type"]["name"] == "envoy.clusters.aggregate"
-    assert made["cluster_type"]["typed_config"]["clusters"] == ["pool/00000000-0000-0000-0000-000000000008", CLUSTER]
-    assert made["common_lb_config"]["healthy_panic_threshold"] == {}
+    resource = cluster_of(translate_aggregate_cluster([OTHER, POOL]))
+    assert resource["name"].startswith("pools/")
+    assert resource["lb_policy"] == "CLUSTER_PROVIDED"
+    assert resource["cluster_type"]["name"] == "envoy.clusters.aggregate"
+    assert resource["cluster_type"]["typed_config"]["clusters"] == [
+        "pool/00000000-0000-0000-0000-000000000008",
+        CLUSTER,
+    ]
+    assert resource["common_lb_config"]["healthy_panic_threshold"] == {}
 
 
 @pytest.mark.parametrize("egress", ["10.0.0.1", "fd00::1"])
 def test_exit_targets_leave_from_the_egress_address(egress):
-    made = cluster_of(translate_exit_targets(egress))
-    assert made["upstream_bind_config"] == {"source_address": {"address": egress, "port_value": 0}}
+    resource = cluster_of(translate_exit_targets(egress))
+    assert resource["upstream_bind_config"] == {"source_address": {"address": egress, "port_value": 0}}
     assert "upstream_bind_config" not in cluster_of(translate_exit_targets(None))
-    refused = made["cluster_type"]["typed_config"]["dns_cache_config"]["resolved_address_filter"]["ranges"]
-    assert {"address_prefix": "100.64.0.0", "prefix_len": 10} in refused
-    assert {"address_prefix": "::ffff:0:0", "prefix_len": 96} in refused
-    assert len(refused) == 15
+    denied = resource["cluster_type"]["typed_config"]["dns_cache_config"]["resolved_address_filter"]["ranges"]
+    assert {"address_prefix": "100.64.0.0", "prefix_len": 10} in denied
+    assert {"address_prefix": "::ffff:0:0", "prefix_len": 96} in denied
+    assert len(denied) == 15
 
 
 def test_exit_listener_binds_its_address_and_port():
-    made = as_json(names.LISTENER, encode(translate_exit_listener(EXIT, FLEET)))
-    assert made["name"] == "gateways"
-    assert made["address"] == {"socket_address": {"address": "198.51.100.4", "port_value": 8443}}
-    (filter_,) = made["filter_chains"][0]["filters"]
+    resource = as_json(names.LISTENER, encode(translate_exit_listener(EXIT, FLEET)))
+    assert resource["name"] == "gateways"
+    assert resource["address"] == {"socket_address": {"address": "198.51.100.4", "port_value": 8443}}
+    (filter_,) = resource["filter_chains"][0]["filters"]
     assert filter_["typed_config"]["rds"]["route_config_name"] == "targets"
     assert filter_["typed_config"]["codec_type"] == "HTTP2"
 
 
 def test_parent_cluster_dials_the_parent_and_names_its_secret():
-    made = cluster_of(translate_parent(Parent("gluetun", 8888, "a", "b"), "10.0.0.1"))
-    (locality,) = made["load_assignment"]["endpoints"]
+    resource = cluster_of(translate_parent(Parent("gluetun", 8888, "a", "b"), "10.0.0.1"))
+    (locality,) = resource["load_assignment"]["endpoints"]
     (endpoint,) = locality["lb_endpoints"]
     assert endpoint["endpoint"]["address"] == {"socket_address": {"address": "gluetun", "port_value": 8888}}
-    assert made["upstream_bind_config"] == {"source_address": {"address": "10.0.0.1", "port_value": 0}}
-    injected, codec = made["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
+    assert resource["upstream_bind_config"] == {"source_address": {"address": "10.0.0.1", "port_value": 0}}
+    injected, codec = resource["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
     assert codec["name"] == "envoy.filters.http.upstream_codec"
     assert injected["typed_config"]["overwrite"] is True
     credential = injected["typed_config"]["credential"]["typed_config"]

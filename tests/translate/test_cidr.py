@@ -1,4 +1,4 @@
-"""Networks as Envoy takes them."""
+"""CIDR networks in the form that Envoy takes."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ from xds.translate.cidr import prefix_of
         ("::ffff:1.2.3.0/120", ("::ffff:102:300", 120)),
     ],
 )
-def test_a_network_is_written_alike_by_every_python(network, prefix):
+def test_network_is_written_the_same_by_every_python(network, prefix):
     assert prefix_of(network) == prefix

@@ -1,0 +1,41 @@
+"""The HTTP filters of a gateway's listener: their order, their resources and their references."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+
+from model.world import Fleet, Listener, World, put
+from xds.translate import names
+from xds.translate.encoding import encode
+from xds.translate.gateway_filters import DISCOVERED_FILTERS, GATEWAY_FILTERS
+from xds.translate.gateway_listener import translate_gateway_listener
+from xds.translate.references import references
+from xds.translate.resource_ids import GATEWAY_ROUTES, USER_GROUPS
+from xds.translate.scopes import GatewayGroup
+
+LISTENER = Listener(UUID(int=2), UUID(int=1), "127.0.0.1", 8080)
+
+
+def test_listener_has_filters_in_declared_order():
+    (chain,) = translate_gateway_listener(LISTENER).filter_chains
+    manager = HttpConnectionManager.parse(chain.filters[0].typed_config.value)
+    assert [each.name for each in manager.http_filters] == [
+        *(each.name for each in GATEWAY_FILTERS),
+        "envoy.filters.http.router",
+    ]
+
+
+def test_listener_refers_to_the_references_of_its_filters():
+    body = encode(translate_gateway_listener(LISTENER))
+    expected = {GATEWAY_ROUTES}.union(*(each.references for each in GATEWAY_FILTERS))
+    assert references(names.LISTENER, names.GATEWAY_LISTENER, body) == expected == {GATEWAY_ROUTES, USER_GROUPS}
+
+
+def test_resources_of_discovered_filters_belong_to_gateways():
+    world = World().changed(1, map(put, [Fleet(LISTENER.fleet_id, "demo"), LISTENER]))
+    scope = GatewayGroup(LISTENER.fleet_id)
+    for resource_id in DISCOVERED_FILTERS:
+        assert resource_id in scope.resources(world)
+        assert scope.translate(world, resource_id).name == resource_id.name
