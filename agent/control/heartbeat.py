@@ -17,7 +17,7 @@ from agent.config.status import HealthState, StatusBoard, wait
 from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
 from agent.control.enrolment import PATHS, Enrolment
 from agent.control.orders import Orders
-from agent.egress.wire_format import as_said
+from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
 from model import request_signature
 from model.errors import ExitplaneError
@@ -143,7 +143,7 @@ class HeartbeatSender:
             tunnel = HealthState.DOWN if report.resting else report.tunnel
             said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
             if report.observation is not None:
-                said["observation"] = as_said(report.observation, self._now())
+                said["observation"] = serialize_observation(report.observation, self._now())
         return said
 
     async def _say_more(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from yarl import URL
 from agent.config.settings import AgentSettings, ExitSettings
 from agent.config.state_dir import StateDir
 from agent.envoy.admin import Admin
-from agent.service import StopReason, run_agent
+from agent.service import StopRequest, run_agent
 from model import request_signature
 from model.authority import CertificateAuthority, KeyPair, create_authority, issue_server, sign_request
 from model.identity import Identity
@@ -38,9 +38,9 @@ PATIENCE_S = 60.0
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What answers on loopback may take as long as a busy machine needs; tests of silence set bounds of their own."""
     for name in (
-        *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._BRIEFLY_S", "egress.latency._EACH_S"),
-        *("egress.latency._ALL_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
-        *("service.LAST_WORD_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
+        *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._TIMEOUT_S", "egress.latency._SAMPLE_TIMEOUT_S"),
+        *("egress.latency._TOTAL_TIMEOUT_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
+        *("service.LAST_HEARTBEAT_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
     ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
     monkeypatch.setattr("agent.net.dns_query.WAITS_S", (PATIENCE_S, PATIENCE_S))
@@ -257,7 +257,7 @@ class Running:
     """An agent that runs in this process."""
 
     settings: AgentSettings
-    stop: StopReason
+    stop: StopRequest
     task: asyncio.Task[None]
 
     @property
@@ -268,7 +268,7 @@ class Running:
 
     async def end(self) -> None:
         """Ask it to stop, and wait until it has. Raises what it ended with."""
-        self.stop.ask()
+        self.stop.request()
         async with asyncio.timeout(PATIENCE_S):
             await self.task
 
@@ -293,7 +293,7 @@ async def start() -> AsyncIterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def begin(settings: AgentSettings, checks: Any = None) -> Running:
-        stop = StopReason()
+        stop = StopRequest()
         task = asyncio.create_task(run_agent(settings, stop, checks))
         started.append(Running(settings, stop, task))
         return started[-1]
@@ -301,8 +301,8 @@ async def start() -> AsyncIterator[Callable[..., Running]]:
     yield begin
     for running in started:
         if not running.task.done():
-            running.stop.ask()
-            running.stop.ask()
+            running.stop.request()
+            running.stop.request()
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(running.task, return_exceptions=True)
 

@@ -139,7 +139,7 @@ async def test_an_exit_leaves_in_order(plane, source, make_settings, start, unti
 
 
 async def test_the_last_word_may_not_take_long(plane, source, make_settings, start, until, monkeypatch):
-    monkeypatch.setattr("agent.service.LAST_WORD_S", 0.2)
+    monkeypatch.setattr("agent.service.LAST_HEARTBEAT_S", 0.2)
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     never = asyncio.Event()
@@ -330,7 +330,7 @@ def gateway_with_an_open_request(plane, source, make_settings, start, until, htt
 
 async def test_a_gateway_lets_what_is_open_end(plane, gateway_with_an_open_request, silent_target, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=PATIENCE_S)
-    running.stop.ask()
+    running.stop.request()
     await until(lambda: plane.said(leaving=True))
     assert not running.task.done()
     silent_target[2].set()
@@ -349,7 +349,7 @@ async def test_but_not_for_ever(gateway_with_an_open_request):
 
 async def test_nor_for_who_asks_twice(plane, gateway_with_an_open_request, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=300)
-    running.stop.ask()
+    running.stop.request()
     await until(lambda: plane.said(leaving=True))
 
     await running.end()

@@ -15,7 +15,7 @@ from agent.config.settings import AgentSettings, ExitSettings
 from agent.config.status import HealthState, StatusBoard
 from agent.control.enrolment import _placed
 from agent.egress.observer import Observer
-from agent.egress.parent_proxy import ParentProxy, parent_trouble
+from agent.egress.parent_proxy import ParentProxy, probe_parent
 from agent.gluetun.client import GluetunAccess
 from agent.vpn.tunnel_health import TunnelMonitor, checks_of
 from cli.agent import _read_exit
@@ -50,32 +50,32 @@ def place_of(stand_in) -> Endpoint:
 
 async def test_one_that_lets_the_exit_in_and_goes_where_it_is_asked_is_fine(stand_in, somewhere):
     parent = ParentProxy(place_of(stand_in), KNOWN)
-    assert await parent_trouble(parent, somewhere) is None
-    assert await parent_trouble(parent, None) is None
+    assert await probe_parent(parent, somewhere) is None
+    assert await probe_parent(parent, None) is None
     assert [each.method for each in stand_in.requests] == ["CONNECT", "CONNECT"]
 
 
 async def test_one_that_asks_for_credentials_is_told_from_one_that_refuses_them(stand_in):
-    found = await parent_trouble(ParentProxy(place_of(stand_in), Credentials("exit", "x")), None)
+    found = await probe_parent(ParentProxy(place_of(stand_in), Credentials("exit", "x")), None)
     assert found == f"the parent proxy {place_of(stand_in)} refuses the exit's credentials"
-    found = await parent_trouble(ParentProxy(place_of(stand_in)), None)
+    found = await probe_parent(ParentProxy(place_of(stand_in)), None)
     assert found == f"the parent proxy {place_of(stand_in)} asks for credentials"
 
 
 async def test_one_that_cannot_reach_the_target_is_no_way_out(stand_in):
-    found = await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
+    found = await probe_parent(ParentProxy(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
     assert found == f"127.0.0.1:1 cannot be reached through the parent proxy {place_of(stand_in)} (it answers 503)"
 
 
 async def test_one_that_hangs_is_not_waited_for(stand_in, monkeypatch):
     monkeypatch.setattr("agent.egress.parent_proxy.TIMEOUT_S", 0.1)
     stand_in.hangs = True
-    assert "does not answer in time" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
+    assert "does not answer in time" in (await probe_parent(ParentProxy(place_of(stand_in), KNOWN), None) or "")
 
 
 async def test_one_that_is_not_there_cannot_be_reached(stand_in):
     await stand_in.stop()
-    assert "cannot be reached" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
+    assert "cannot be reached" in (await probe_parent(ParentProxy(place_of(stand_in), KNOWN), None) or "")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ async def test_what_answers_something_else_is_no_proxy(said):
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     place = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
-    assert "no HTTP" in (await parent_trouble(ParentProxy(place), None) or "")
+    assert "not HTTP" in (await probe_parent(ParentProxy(place), None) or "")
     server.close()
 
 
@@ -129,7 +129,7 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     source = URL(f"http://ipinfo.example:{port}/json")
     exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
 
-    observation = (await Observer(exit_, StatusBoard()).look()).observation
+    observation = (await Observer(exit_, StatusBoard()).observe()).observation
 
     await runner.cleanup()
     assert (observation.address, observation.country) == ("198.51.100.9", "us")
@@ -141,7 +141,7 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
     stand_in.names["ipinfo.example"] = "127.0.0.1"
     source = URL(f"https://ipinfo.example:{somewhere.port}/json")
     exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
-    observation = (await Observer(exit_, StatusBoard()).look()).observation
+    observation = (await Observer(exit_, StatusBoard()).observe()).observation
     assert observation.trouble == "ipinfo.example: it cannot be reached"  # it speaks no TLS
     (asked,) = stand_in.requests
     assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
@@ -150,11 +150,11 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
 async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
     path = write(tmp_path / "parent", "exit\nold\n")
     parent = ParentProxy(place_of(stand_in), Credentials("exit", "old"), path)
-    assert "refuses" in (await parent_trouble(parent, None) or "")
+    assert "refuses" in (await probe_parent(parent, None) or "")
     write(path, f"{KNOWN.username}\n{KNOWN.password}\n")
-    assert await parent_trouble(parent, None) is None
+    assert await probe_parent(parent, None) is None
     path.unlink()
-    assert "refuses" in (await parent_trouble(parent, None) or "")
+    assert "refuses" in (await probe_parent(parent, None) or "")
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
