@@ -35,7 +35,7 @@ from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
 from agent.envoy.process import descriptors_max
 from agent.envoy.secrets import write_secrets
-from agent.envoy.stalled_connects import end_unanswered
+from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
@@ -175,7 +175,9 @@ class _Agent:
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
                 if self._settings.exit is not None and self._settings.exit.parent is not None:
                     parent = self._settings.exit.parent.endpoint
-                    tasks.create_task(end_unanswered(parent, self._board, self._supervisor), name="stalled connects")
+                    tasks.create_task(
+                        end_stalled_connects(parent, self._board, self._supervisor), name="stalled connects"
+                    )
             else:
                 cutter = ConnectionCutter(self._relay.record, self._board)
                 self._heartbeat = HeartbeatSender(self._api, enrolment, self._board, cutter=cutter)
@@ -187,7 +189,7 @@ class _Agent:
     def _handlers(self) -> Mapping[str, Handler]:
         """Return the handlers of operators' orders."""
         return {
-            "logs": partial(log_buffer.tell, self._folder),
+            "logs": partial(log_buffer.read, self._folder),
             "speed-test": self._measure_speed,
             "rotate": self._rotate,
         }
@@ -289,7 +291,7 @@ class _Agent:
                 await admin.fail_health_check()
         with suppress(TimeoutError, Deregistered):
             async with asyncio.timeout(LAST_HEARTBEAT_S):
-                await self._heartbeat.beat(leaving=True)
+                await self._heartbeat.send(leaving=True)
         if admin is not None:
             with suppress(AdminUnreachable):
                 await self._drain(admin, stop)
