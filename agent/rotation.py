@@ -29,7 +29,7 @@ class RotatableTunnel(Protocol):
     """A tunnel that can try another server while the current one carries clients."""
 
     async def rotate_beside(
-        self, country: str | None, look: Look | None, drain: Callable[[], Awaitable[None]]
+        self, country: str | None, observe: Look | None, drain: Callable[[], Awaitable[None]]
     ) -> RotationResult:
         """Move to another server; see `ManagedTunnel.rotate_beside`."""
 
@@ -48,17 +48,17 @@ class RequestDrain:
             supervisor = self._supervisor()
             admin = supervisor.admin if supervisor else None
             with suppress(AdminUnreachable):
-                if admin is None or await admin.open_requests() == 0:
+                if admin is None or await admin.count_open_requests() == 0:
                     return
             await asyncio.sleep(_POLL_S)
 
 
 class TunnelRotation:
-    """The order `rotate` for a tunnel that can try a new server beside the old one. `look` observes the new one."""
+    """The order `rotate` for a tunnel that can try a new server beside the old one. `observe` observes the new one."""
 
-    def __init__(self, tunnel: RotatableTunnel, look: Look | None, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, tunnel: RotatableTunnel, observe: Look | None, drain: Callable[[], Awaitable[None]]) -> None:
         self._tunnel = tunnel
-        self._look = look
+        self._observe = observe
         self._drain = drain
 
     async def __call__(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,7 +69,7 @@ class TunnelRotation:
         country = detail.get("country")
         try:
             result = await self._tunnel.rotate_beside(
-                country if isinstance(country, str) else None, self._look, self._drain
+                country if isinstance(country, str) else None, self._observe, self._drain
             )
         except ExitplaneError as error:
             raise OrderFailed(error.message, hint=error.hint) from error

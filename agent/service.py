@@ -33,7 +33,7 @@ from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, 
 from agent.envoy.envoy_stats import LoadReader
 from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
-from agent.envoy.process import descriptors_max
+from agent.envoy.process import read_descriptor_limit
 from agent.envoy.secrets import write_secrets
 from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
@@ -101,7 +101,7 @@ class _Agent:
         self._session = session
         self._api = ApiClient(session, settings.api)
         self._board = StatusBoard()
-        self._tunnel = self._managed_tunnel()
+        self._tunnel = self._build_tunnel()
         self._resolvers = settings.exit.resolvers if settings.exit else ()
         self._resolvers_known = asyncio.Event()
         self._enrolment: Enrolment | None = None
@@ -142,7 +142,7 @@ class _Agent:
 
     async def _run_tasks(self) -> None:
         envoy = find_envoy(self._settings.envoy)
-        orders = Orders(self._board, self._handlers())
+        orders = Orders(self._board, self._build_handlers())
         async with asyncio.TaskGroup() as tasks, aclosing(orders):
             if self._tunnel is not None:
                 await self._tunnel.begin(tasks)
@@ -159,7 +159,7 @@ class _Agent:
             await self._relay.start()
             self._enrolment = enrolment
             self._supervisor = EnvoySupervisor(
-                await self._launch(envoy, enrolment), self._folder, self._session, self._board
+                await self._build_command(envoy, enrolment), self._folder, self._session, self._board
             )
             if enrolment.role is Role.EXIT:
                 self._heartbeat = HeartbeatSender(
@@ -186,7 +186,7 @@ class _Agent:
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
             tasks.create_task(give_back(), name="memory")
 
-    def _handlers(self) -> Mapping[str, Handler]:
+    def _build_handlers(self) -> Mapping[str, Handler]:
         """Return the handlers of operators' orders."""
         return {
             "logs": partial(log_buffer.read, self._folder),
@@ -226,7 +226,7 @@ class _Agent:
 
     # -- the managed tunnel or its kill switch
 
-    def _managed_tunnel(self) -> ManagedTunnel | None:
+    def _build_tunnel(self) -> ManagedTunnel | None:
         exit_ = self._settings.exit
         if exit_ is None or not (exit_.servers or exit_.kill_switch):
             return None
@@ -239,7 +239,9 @@ class _Agent:
         self._resolvers = resolvers
         self._resolvers_known.set()
         if self._supervisor is not None and self._enrolment is not None:
-            await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
+            await self._supervisor.relaunch(
+                await self._build_command(find_envoy(self._settings.envoy), self._enrolment)
+            )
 
     async def _run_envoy(self, supervisor: EnvoySupervisor) -> None:
         """Run Envoy once the resolvers are known, because they are part of its bootstrap."""
@@ -249,13 +251,13 @@ class _Agent:
 
     # -- Envoy
 
-    async def _launch(self, envoy: Path, enrolment: Enrolment) -> EnvoyCommand:
-        bootstrap = await self._bootstrap(enrolment)
-        return EnvoyCommand(envoy, self._arguments(), bootstrap, enrolment.role is Role.EXIT)
+    async def _build_command(self, envoy: Path, enrolment: Enrolment) -> EnvoyCommand:
+        bootstrap = await self._render_bootstrap(enrolment)
+        return EnvoyCommand(envoy, self._build_arguments(), bootstrap, enrolment.role is Role.EXIT)
 
-    async def _bootstrap(self, enrolment: Enrolment) -> str:
+    async def _render_bootstrap(self, enrolment: Enrolment) -> str:
         # a quarter of the descriptors is left for upstream connections, logs and the control plane
-        connections_max = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
+        connections_max = min(CONNECTIONS_MAX, read_descriptor_limit() * 3 // 4)
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
             xds, otlp = await self._tunnel.guard.address_of(xds), await self._tunnel.guard.address_of(otlp)
@@ -271,7 +273,7 @@ class _Agent:
         )
         return json.dumps(render(bootstrap), indent=2)
 
-    def _arguments(self) -> tuple[str, ...]:
+    def _build_arguments(self) -> tuple[str, ...]:
         # "immediate" tells all clients of a draining listener to close with their next response, not gradually
         arguments = ["--log-level", self._settings.envoy_log_level, "--drain-strategy", "immediate"]
         if self._settings.drain_time_s is not None:
@@ -303,7 +305,7 @@ class _Agent:
         loop = asyncio.get_running_loop()
         limit_s = DRAIN_S if self._settings.drain_time_s is None else self._settings.drain_time_s
         deadline_s = loop.time() + limit_s
-        while (open_ := await admin.open_requests()) > 0:
+        while (open_ := await admin.count_open_requests()) > 0:
             if loop.time() >= deadline_s or await wait(stop.urgent, _POLL_S):
                 log.warning("agent.tunnels_cut", open=open_)
                 return

@@ -112,7 +112,7 @@ class _TypeSubscription:
 
     wildcard: bool
     complete: bool
-    """Whether the record has no resource that Envoy lacks. For a new Envoy this is true after its first ACK."""
+    """True if the record has no resource that Envoy lacks; for a new Envoy, from its first ACK on."""
     names: set[str] = field(default_factory=set)
 
     def includes(self, name: str) -> bool:

@@ -71,7 +71,7 @@ class ConnectionCutter:
             if each not in self._departed:
                 continue
             log.warning("exit.connections_cut", exit=f"{each.address}:{each.port}")
-            await ss("-K", *_filter_for(each))
+            await ss("-K", *_build_filter(each))
             if each in await list_peers():
                 log.error(
                     "exit.connections_not_cut",
@@ -108,7 +108,7 @@ def _parse_peers(listing: str) -> Iterable[ExitAddress]:
             yield ExitAddress(address.strip("[]").removeprefix("::ffff:").partition("%")[0], int(port))
 
 
-def _filter_for(exit_: ExitAddress) -> Sequence[str]:
+def _build_filter(exit_: ExitAddress) -> Sequence[str]:
     """Build the `ss` filter for the connections to an exit."""
     host = f"[{exit_.address}]" if ":" in exit_.address else exit_.address
     return ("dst", host, "dport", "=", f":{exit_.port}")

@@ -34,7 +34,7 @@ class EncryptedStore:
 
     def __init__(self, folder: StateDir, key_pem: str, proxy_id: UUID) -> None:
         self._folder = folder
-        self._cipher = AESGCM(_derive(key_pem))
+        self._cipher = AESGCM(_derive_key(key_pem))
         # authenticated data: a file of another format, or of another proxy, does not decrypt
         self._context = _VERSION + proxy_id.bytes
         self._warned = False
@@ -82,7 +82,7 @@ class EncryptedStore:
         return self._cipher.decrypt(raw[len(_VERSION) : at], raw[at:], self._context)
 
 
-def _derive(key_pem: str) -> bytes:
+def _derive_key(key_pem: str) -> bytes:
     """Derive the AES-256 key of the record from the proxy's private key (HKDF, RFC 5869)."""
     key = load_pem_private_key(key_pem.encode(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)

@@ -94,7 +94,7 @@ def _read_reply(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapp
     problem = answer if answer is not None and response.content_type == PROBLEM else {}
     if response.status >= 500 or response.status == _TOO_MANY_REQUESTS:
         reason = _first_line(problem.get("detail")) or response.reason or ""
-        raise ApiUnavailable(f"{url} answered {response.status} ({reason})", _retry_after_s(response))
+        raise ApiUnavailable(f"{url} answered {response.status} ({reason})", _read_retry_after_s(response))
     summary, hint = _summarize(problem)
     message = f"{url} answered {response.status}: {summary or response.reason}"
     raise RefusedByApi(response.status, message, hint, problem, _read_date(response))
@@ -108,7 +108,7 @@ def _parse_object(body: bytes) -> Mapping[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+def _read_retry_after_s(response: aiohttp.ClientResponse) -> float | None:
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdecimal() else None
 

@@ -108,7 +108,7 @@ def _ensure_key(folder: StateDir) -> str:
     return key_pem
 
 
-def _signing_request(key_pem: str) -> str:
+def _build_csr(key_pem: str) -> str:
     """Build a CSR without names, because the control plane assigns the identity."""
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
@@ -124,10 +124,10 @@ async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Ma
     path = f"{PATHS[settings.role]}/register"
     request = {
         "join_token": read_token(settings.token_file),
-        "csr": _signing_request(key_pem),
+        "csr": _build_csr(key_pem),
         "name": settings.name,
         "version": exitplane_version(),
-        **_placement_fields(settings),
+        **_build_placement(settings),
     }
     body = json.dumps(request).encode()
     backoff = Backoff(RETRY_BASE_S, RETRY_LIMIT_S)
@@ -140,17 +140,17 @@ async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Ma
         await asyncio.sleep(wait_s)
 
 
-def _placement_fields(settings: AgentSettings) -> dict[str, Any]:
+def _build_placement(settings: AgentSettings) -> dict[str, Any]:
     """Return locality, pool, addresses and parent; unset fields are left out, and the API chooses."""
     values: dict[str, Any] = {"locality": settings.locality and str(settings.locality)}
     if settings.exit is not None:
         fields = ("pool", "address", "port", "bind_address", "egress_address")
         values |= {name: getattr(settings.exit, name) for name in fields}
-        values["parent"] = settings.exit.parent and _parent_fields(settings.exit.parent)
+        values["parent"] = settings.exit.parent and _build_parent(settings.exit.parent)
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _parent_fields(parent: ParentProxy) -> dict[str, Any]:
+def _build_parent(parent: ParentProxy) -> dict[str, Any]:
     credentials = parent.credentials
     login = {"username": credentials.username, "password": credentials.password} if credentials else {}
     return {"address": parent.endpoint.host, "port": parent.endpoint.port, **login}

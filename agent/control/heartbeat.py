@@ -81,7 +81,7 @@ class HeartbeatSender:
         try:
             reply = await self._post(json.dumps(status).encode())
         except RefusedByApi as error:
-            if _means_deregistered(error):
+            if _is_deregistration(error):
                 raise Deregistered(
                     f"the control plane removed this {self._enrolment.role} ({error.message})",
                     hint="remove the state folder to enrol anew",
@@ -147,8 +147,8 @@ class HeartbeatSender:
         """Return load and finished orders of an exit, or the departed exits to which a gateway has connections."""
         activity: dict[str, Any] = {}
         if self._load is not None:
-            measured = await self._load.measure()
-            activity |= {"open_requests": measured.open_requests, "carried_bytes": measured.carried_bytes}
+            load = await self._load.read()
+            activity |= {"open_requests": load.open_requests, "carried_bytes": load.carried_bytes}
         if self._orders is not None and (outcomes := self._orders.outcomes):
             activity["settled"] = outcomes
         if self._cutter is not None and (departed := await self._cutter.list_departed()):
@@ -186,7 +186,7 @@ def _parse_exits(value: object) -> list[ExitAddress]:
     return exits
 
 
-def _means_deregistered(error: RefusedByApi) -> bool:
+def _is_deregistration(error: RefusedByApi) -> bool:
     """Return whether the API states that this proxy was removed (410 with a problem).
 
     A 404 is no such statement. A database restored from an older backup does not know newer proxies, and must not stop them.

@@ -33,10 +33,10 @@ async def read(folder: StateDir, detail: Mapping[str, Any]) -> Mapping[str, Any]
     wanted = detail.get("lines", 100)
     if not isinstance(wanted, int) or not 0 < wanted <= LINES_MAX:
         raise OrderFailed(f"{wanted!r} is not a valid number of lines", hint=f"ask for 1 to {LINES_MAX}")
-    return {"lines": _truncate([*_buffer][-wanted:]), "envoy": _truncate(_tail(folder)[-wanted:])}
+    return {"lines": _truncate([*_buffer][-wanted:]), "envoy": _truncate(_read_tail(folder)[-wanted:])}
 
 
-def _tail(folder: StateDir) -> list[str]:
+def _read_tail(folder: StateDir) -> list[str]:
     try:
         with (folder.path / files.ENVOY_LOG).open("rb") as log_file:
             log_file.seek(0, 2)

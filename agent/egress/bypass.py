@@ -12,7 +12,7 @@ from agent.config.settings import ExitSettings
 from agent.egress.dns_leak import RouteLookup
 from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.geolocation import Geolocator
-from agent.egress.http_sources import Answers, client_path, query_sources, tunnel_path
+from agent.egress.http_sources import Answers, build_client_path, build_tunnel_path, query_sources
 from agent.egress.types import SeenAddress
 
 _IPV4_DESTINATIONS: Final = ("8.8.8.8", "77.88.8.8", "149.112.112.112", "208.67.222.222")
@@ -27,7 +27,7 @@ _GLOBAL_SCOPE: Final = "00"
 async def check_bypass(exit_: ExitSettings, route: RouteLookup) -> LeakFinding:
     """Check that the kernel routes clients' traffic into the tunnel; where it does not, ask the sources if anything leaves."""
     interface = exit_.tunnel_interface
-    if interface is None or tunnel_path(exit_).family != socket.AF_INET:
+    if interface is None or build_tunnel_path(exit_).family != socket.AF_INET:
         return LeakFinding()
     routes = [await asyncio.to_thread(route, address, exit_.egress_address) for address in _IPV4_DESTINATIONS]
     if None in routes:
@@ -35,7 +35,7 @@ async def check_bypass(exit_: ExitSettings, route: RouteLookup) -> LeakFinding:
     others = [each for each in routes if each is not None and each != interface]
     if not others:
         return LeakFinding()
-    seen = _seen_addresses(await query_sources(client_path(exit_), exit_.sources, _TIMEOUT_S))
+    seen = _select_addresses(await query_sources(build_client_path(exit_), exit_.sources, _TIMEOUT_S))
     if not seen:
         return LeakFinding(trouble=f"its traffic would leave by {others[0]}, not by its tunnel {interface}")
     return LeakFinding(
@@ -47,19 +47,19 @@ async def query_over_ipv6(exit_: ExitSettings, route: RouteLookup) -> tuple[Answ
     """Query the sources over IPv6 if it can leave at all; return their answers and the interface that the route names."""
     if exit_.parent is not None:
         return (), None  # all traffic goes to the parent, so no IPv6 leaves here
-    if tunnel_path(exit_).family != socket.AF_INET:
+    if build_tunnel_path(exit_).family != socket.AF_INET:
         return (), None
     interface = await asyncio.to_thread(route, _IPV6_DESTINATION)
     if interface is None and not await asyncio.to_thread(_has_global_address):
         return (), None
-    return await query_sources(client_path(exit_, socket.AF_INET6), exit_.sources, _TIMEOUT_S), interface
+    return await query_sources(build_client_path(exit_, socket.AF_INET6), exit_.sources, _TIMEOUT_S), interface
 
 
 async def query_over_ipv6_through(exit_: ExitSettings) -> tuple[Answers, str | None]:
     """Query the sources over IPv6, bound to the exit's tunnel, for a tunnel that carries no clients yet."""
-    if tunnel_path(exit_).family != socket.AF_INET:
+    if build_tunnel_path(exit_).family != socket.AF_INET:
         return (), None
-    path = replace(client_path(exit_, socket.AF_INET6), interface=exit_.tunnel_interface)
+    path = replace(build_client_path(exit_, socket.AF_INET6), interface=exit_.tunnel_interface)
     return await query_sources(path, exit_.sources, _TIMEOUT_S), exit_.tunnel_interface
 
 
@@ -72,7 +72,7 @@ async def evaluate_ipv6(
 ) -> LeakFinding:
     """Compare IPv6 answers with the exit's address over IPv4, which is None while unknown."""
     leaks, troubles = [], []
-    seen = _seen_addresses(answers)
+    seen = _select_addresses(answers)
     for each in seen:
         location = each.location if each.location.country else await locator.find(each.address)
         country = location.country if location else None
@@ -93,7 +93,7 @@ async def evaluate_ipv6(
     return LeakFinding(join_messages(leaks), join_messages(troubles), observed=seen[0].address if seen else None)
 
 
-def _seen_addresses(answers: Answers) -> list[SeenAddress]:
+def _select_addresses(answers: Answers) -> list[SeenAddress]:
     return [answer for _, answer in answers if isinstance(answer, SeenAddress)]
 
 

@@ -78,7 +78,7 @@ def _evaluate_resolver(
     """Return the leak and the trouble of one resolver, each empty if there is none."""
     if resolver.address in exit_.host_addresses:
         return f"its names are resolved from the host's own address {resolver.address}, outside the tunnel", ""
-    if not _is_allowed(host, exit_) and (interface := _bypassing_interface(host, exit_, route)):
+    if not _is_allowed(host, exit_) and (interface := _find_bypass(host, exit_, route)):
         return f"its DNS queries to {host} leave by {interface}, outside its tunnel {exit_.tunnel_interface}", ""
     if egress is None or resolver.address == egress.address or _is_allowed(resolver.address, exit_):
         return "", ""
@@ -98,7 +98,7 @@ def _is_allowed(address: str, exit_: ExitSettings) -> bool:
     return any(ip_address(address) in network for network in exit_.dns_allow)
 
 
-def _bypassing_interface(host: str, exit_: ExitSettings, route: RouteLookup) -> str | None:
+def _find_bypass(host: str, exit_: ExitSettings, route: RouteLookup) -> str | None:
     """Return the interface towards a resolver if it is not the tunnel's.
 
     A resolver on loopback sends its queries itself, by routes that are not visible from here.

@@ -14,8 +14,8 @@ MESSAGE_MAX_CHARS: Final = 500
 class LeakFinding:
     """The result of one leak check, as messages for operators.
 
-    `leak` says which traffic leaves outside the tunnel, `trouble` why the check has no result, `note` what did not work without
-    spoiling the result.
+    `leak` says which traffic leaves outside the tunnel, `trouble` why the check has no result, and `note` what failed without
+    effect on the result.
     """
 
     leak: str = ""

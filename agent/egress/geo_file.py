@@ -113,12 +113,12 @@ def _parse_location(record: Any) -> Location | None:
     time_zone = record.get("location")
     return Location(
         country=country,
-        city=parse_text(_city_name(record.get("city"))),
+        city=parse_text(_read_city_name(record.get("city"))),
         network=parse_text(network),
         time_zone=parse_text(time_zone.get("time_zone") if isinstance(time_zone, Mapping) else record.get("timezone")),
     )
 
 
-def _city_name(city: Any) -> Any:
+def _read_city_name(city: Any) -> Any:
     names = city.get("names") if isinstance(city, Mapping) else None
     return names.get("en") if isinstance(names, Mapping) else city

@@ -35,7 +35,7 @@ class Geolocator:
         location = self.find_in_file(address)
         if location is not None or self._service is None:
             return location
-        async with self.path.session() as session:
+        async with self.path.open_session() as session:
             answer = await query_source(session, self._service / address)
         if isinstance(answer, SeenAddress) and answer.address == address:
             return answer.location

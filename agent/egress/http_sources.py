@@ -16,7 +16,7 @@ from yarl import URL
 
 from agent.config.settings import ExitSettings
 from agent.egress.answer_formats import parse_answer
-from agent.egress.parent_proxy import ParentProxy, request_options
+from agent.egress.parent_proxy import ParentProxy, build_request_options
 from agent.egress.tunnel_resolver import TunnelResolver
 from agent.egress.types import SeenAddress, UnusableAnswer
 from agent.vpn.tunnel_health import socket_through
@@ -51,11 +51,11 @@ class EgressPath:
         """Create a non-blocking, unconnected TCP socket that is bound to this path. Raises OSError."""
         return socket_through(self.interface, self.address, self.family)
 
-    def resolver(self) -> AbstractResolver:
+    def create_resolver(self) -> AbstractResolver:
         """Create the resolver for the names of targets."""
         return TunnelResolver(self.resolvers, self.interface) if self.resolvers else aiohttp.ThreadedResolver()
 
-    def session(self, timeout_s: float = TIMEOUT_S) -> EgressSession:
+    def open_session(self, timeout_s: float = TIMEOUT_S) -> EgressSession:
         """Create an HTTP session whose requests take this path."""
         if self.parent is not None:
             connector = aiohttp.TCPConnector(force_close=True)
@@ -63,7 +63,7 @@ class EgressPath:
             connector = aiohttp.TCPConnector(
                 family=socket.AddressFamily(self.family),
                 force_close=True,
-                resolver=self.resolver(),
+                resolver=self.create_resolver(),
                 socket_factory=lambda info: socket_through(self.interface, self.address, info[0]),
             )
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
@@ -84,13 +84,13 @@ class EgressSession:
         await self._client.close()
 
     def get(self, url: URL, headers: Mapping[str, str]) -> Request:
-        return self._client.get(url, allow_redirects=False, **request_options(self._parent, url, headers))
+        return self._client.get(url, allow_redirects=False, **build_request_options(self._parent, url, headers))
 
     def post(self, url: URL, body: AsyncIterator[bytes]) -> Request:
-        return self._client.post(url, allow_redirects=False, data=body, **request_options(self._parent, url, {}))
+        return self._client.post(url, allow_redirects=False, data=body, **build_request_options(self._parent, url, {}))
 
 
-def tunnel_path(exit_: ExitSettings) -> EgressPath:
+def build_tunnel_path(exit_: ExitSettings) -> EgressPath:
     """Build the path that is bound to the exit's tunnel interface, or leads to its parent proxy."""
     if exit_.parent is not None:
         return EgressPath(parent=exit_.parent)
@@ -98,11 +98,11 @@ def tunnel_path(exit_: ExitSettings) -> EgressPath:
     return EgressPath(exit_.tunnel_interface, exit_.egress_address, family, resolvers=exit_.resolvers)
 
 
-def client_path(exit_: ExitSettings, family: int = socket.AF_INET) -> EgressPath:
+def build_client_path(exit_: ExitSettings, family: int = socket.AF_INET) -> EgressPath:
     """Build the path of clients' traffic, which the kernel's routes choose: the exit's Envoy binds to no interface."""
     if exit_.parent is not None:
         return EgressPath(parent=exit_.parent)
-    address = exit_.egress_address if family == tunnel_path(exit_).family else None
+    address = exit_.egress_address if family == build_tunnel_path(exit_).family else None
     return EgressPath(None, address, family, resolvers=exit_.resolvers)
 
 
@@ -125,7 +125,7 @@ async def query_sources(path: EgressPath, sources: Sequence[URL], timeout_s: flo
     """Query concurrently all sources that the path's address family can reach."""
     version = 6 if path.family == socket.AF_INET6 else 4
     reachable = [source for source in sources if getattr(parse_ip(str(source.host)), "version", version) == version]
-    async with path.session(timeout_s) as session:
+    async with path.open_session(timeout_s) as session:
         answers = await asyncio.gather(*(query_source(session, source) for source in reachable))
     return [(str(source.host), answer) for source, answer in zip(reachable, answers, strict=True)]
 

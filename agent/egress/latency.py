@@ -52,7 +52,7 @@ async def _resolve(target: Endpoint, path: EgressPath) -> tuple[str, int]:
     # aiohttp's resolver fails even for an address where no network but loopback is up
     with suppress(ValueError):
         return str(ip_address(target.host)), target.port
-    found = await path.resolver().resolve(target.host, target.port, socket.AddressFamily(path.family))
+    found = await path.create_resolver().resolve(target.host, target.port, socket.AddressFamily(path.family))
     return found[0]["host"], target.port
 
 

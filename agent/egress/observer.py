@@ -18,7 +18,7 @@ from agent.egress.dns_leak import ResolverAnswers, RouteLookup, evaluate_resolve
 from agent.egress.finding import LeakFinding
 from agent.egress.geo_file import GeoFile
 from agent.egress.geolocation import Geolocator
-from agent.egress.http_sources import Answers, query_sources, tunnel_path
+from agent.egress.http_sources import Answers, build_tunnel_path, query_sources
 from agent.egress.latency import apply_hysteresis, measure_rtt_ms
 from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, SeenAddress
@@ -92,7 +92,7 @@ class Observer:
         self._route = route
         self._clock = clock
         geo_file = None if exit_.geoip is None else GeoFile(exit_.geoip)
-        self._locator = Geolocator(geo_file, exit_.locate, tunnel_path(exit_))
+        self._locator = Geolocator(geo_file, exit_.locate, build_tunnel_path(exit_))
         self._current: EgressSnapshot | None = None
         """The results since the tunnel came up."""
         self._candidate: EgressSnapshot | None = None
@@ -130,7 +130,7 @@ class Observer:
         # a change of interface between two checks would look like a leak
         async with self._active.still:
             exit_ = self._active.of(self._exit)
-            self._locator.path = tunnel_path(exit_)
+            self._locator.path = build_tunnel_path(exit_)
             resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
             return await self._run_checks(
                 exit_,
@@ -164,7 +164,7 @@ class Observer:
         ipv6_query: Awaitable[tuple[Answers, str | None]],
     ) -> EgressSnapshot:
         answers, zone_answers, bypass, (ipv6_answers, ipv6_interface), rtt_ms = await asyncio.gather(
-            query_sources(tunnel_path(exit_), exit_.sources),
+            query_sources(build_tunnel_path(exit_), exit_.sources),
             zone_query,
             bypass_check,
             ipv6_query,
@@ -196,7 +196,7 @@ class Observer:
         if target is None and exit_.sources:
             first = exit_.sources[0]
             target = Endpoint(str(first.host), first.port or 80)
-        return None if target is None else await measure_rtt_ms(target, tunnel_path(exit_))
+        return None if target is None else await measure_rtt_ms(target, build_tunnel_path(exit_))
 
     def _accept(self, snapshot: EgressSnapshot) -> None:
         known = (

@@ -41,7 +41,7 @@ class ParentProxy:
             return self.credentials
 
 
-def request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
+def build_request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
     """Build aiohttp's arguments for a request for `url` through the parent, if there is one.
 
     For `https` the credentials go with the CONNECT, because the target alone reads the request. For `http` they are in the request.
@@ -79,7 +79,7 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
     """Return the status of the answer to a CONNECT; None for an answer that is not HTTP. Raises OSError."""
     reader, writer = await asyncio.open_connection(parent.endpoint.host, parent.endpoint.port, limit=_HEAD_MAX_BYTES)
     try:
-        writer.write(_request(parent, target))
+        writer.write(_build_request(parent, target))
         await writer.drain()
         with suppress(ValueError):  # a line longer than the limit
             found = _STATUS.match(await reader.readline())
@@ -89,7 +89,7 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
         writer.transport.abort()
 
 
-def _request(parent: ParentProxy, target: Endpoint) -> bytes:
+def _build_request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if (credentials := parent.reload_credentials()) is not None:
         lines.append(f"Proxy-Authorization: {basic(credentials)}")

@@ -15,7 +15,7 @@ from yarl import URL
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.egress.http_sources import EgressSession, tunnel_path
+from agent.egress.http_sources import EgressSession, build_tunnel_path
 from agent.vpn.active_interface import ActiveInterface
 from model.errors import ExitplaneError
 
@@ -109,7 +109,7 @@ class SpeedTest:
             raise SpeedUnknown("no target for speed tests is set", hint="start the agent with --speed-url")
         if self._board.report.tunnel is not HealthState.UP:
             raise SpeedUnknown("the tunnel is down", hint="measure again when it is up")
-        async with tunnel_path(self._active.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
+        async with build_tunnel_path(self._active.of(self._exit)).open_session(self._seconds_max + _GRACE_S) as session:
             down_mbps = await _translate_errors(download, self._download(session, download))
             up_mbps = await _translate_errors(upload, self._upload(session, upload))
         speed = SpeedResult(down_mbps, up_mbps, self._clock())
@@ -132,7 +132,7 @@ class SpeedTest:
         loop = asyncio.get_running_loop()
         # a compressed body of zeros would look fast
         async with session.get(url, {"Accept-Encoding": "identity"}) as response:
-            _check(response)
+            _check_status(response)
             begun_s, got_bytes = loop.time(), 0
             while got_bytes < self._bytes_max and loop.time() < begun_s + self._seconds_max:
                 try:
@@ -143,7 +143,7 @@ class SpeedTest:
                 if not chunk:
                     break
                 got_bytes += len(chunk)
-            return _mbps(got_bytes, loop.time() - begun_s)
+            return _compute_mbps(got_bytes, loop.time() - begun_s)
 
     async def _upload(self, session: EgressSession, url: URL) -> float:
         loop = asyncio.get_running_loop()
@@ -156,9 +156,9 @@ class SpeedTest:
                 sent_bytes += len(_CHUNK)
 
         async with session.post(url, body()) as response:
-            _check(response)
+            _check_status(response)
             # the time ends with the answer, because the last bytes arrive just before it
-            return _mbps(sent_bytes, loop.time() - begun_s)
+            return _compute_mbps(sent_bytes, loop.time() - begun_s)
 
 
 async def _translate_errors(url: URL, measurement: Awaitable[float]) -> float:
@@ -173,12 +173,12 @@ async def _translate_errors(url: URL, measurement: Awaitable[float]) -> float:
         ) from error
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
+def _check_status(response: aiohttp.ClientResponse) -> None:
     if response.status // 100 != 2:
         raise SpeedUnknown(f"{response.url.host} answers {response.status}", hint="name another --speed-url")
 
 
-def _mbps(transferred_bytes: int, seconds: float) -> float:
+def _compute_mbps(transferred_bytes: int, seconds: float) -> float:
     if transferred_bytes < BYTES_MIN:
         raise SpeedUnknown(
             f"only {transferred_bytes} bytes were transferred", hint=f"name a --speed-url of {BYTES_MIN} bytes or more"

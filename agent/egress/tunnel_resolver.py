@@ -26,9 +26,7 @@ class TunnelResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the host's addresses of this family. Raises OSError if there are none, or no resolver answers."""
-        matching = [
-            each for each in await self._addresses(host, family) if (":" in each) == (family == socket.AF_INET6)
-        ]
+        matching = [each for each in await self._look_up(host, family) if (":" in each) == (family == socket.AF_INET6)]
         if not matching:
             raise OSError(f"{host} has no address")
         return [
@@ -39,7 +37,7 @@ class TunnelResolver(AbstractResolver):
     async def close(self) -> None:
         """Do nothing: no connection is kept."""
 
-    async def _addresses(self, host: str, family: int) -> Sequence[str]:
+    async def _look_up(self, host: str, family: int) -> Sequence[str]:
         known = (
             [host] if is_literal(host) else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
         )

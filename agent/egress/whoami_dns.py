@@ -56,17 +56,17 @@ async def identify_resolver(zone: str, server: Endpoint, interface: str | None =
     """
     if zone in PUBLIC:
         return parse_resolver(await look_up(zone, PUBLIC[zone], server, interface))
-    answer = await look_up(_random_name(zone), dns.rdatatype.TXT, server, interface)
+    answer = await look_up(_generate_name(zone), dns.rdatatype.TXT, server, interface)
     try:
         return parse_resolver(answer)
     except UnusableAnswer:
         if answer.answer:
             raise
     # a zone without TXT records answers A queries
-    return parse_resolver(await look_up(_random_name(zone), dns.rdatatype.A, server, interface))
+    return parse_resolver(await look_up(_generate_name(zone), dns.rdatatype.A, server, interface))
 
 
-def _random_name(zone: str) -> str:
+def _generate_name(zone: str) -> str:
     """Return a new name in the zone, so that no cache can answer."""
     return f"{secrets.token_hex(_LABEL_BYTES)}.{zone}"
 
@@ -76,7 +76,7 @@ def parse_resolver(answer: dns.message.Message) -> ResolverSeen:
 
     TXT strings `ip=`, `country=` and `network=` are fields; a network may contain spaces. Raises UnusableAnswer.
     """
-    strings = list(_strings(answer))
+    strings = list(_iterate_strings(answer))
     fields = dict(each.split("=", 1) for each in strings if "=" in each)
     words = [fields["ip"]] if "ip" in fields else [word for each in strings for word in each.split()]
     for word in words:
@@ -90,7 +90,7 @@ def parse_resolver(answer: dns.message.Message) -> ResolverSeen:
     raise UnusableAnswer("its answer names no resolver")
 
 
-def _strings(answer: dns.message.Message) -> Iterator[str]:
+def _iterate_strings(answer: dns.message.Message) -> Iterator[str]:
     for records in answer.answer:
         for record in records:
             if record.rdtype in {dns.rdatatype.A, dns.rdatatype.AAAA}:

@@ -47,12 +47,12 @@ class Admin:
         """Start a graceful drain: clients are told to close, and open tunnels continue."""
         await self._request("POST", "/drain_listeners?graceful")
 
-    async def open_requests(self) -> int:
+    async def count_open_requests(self) -> int:
         """Return the number of open requests and tunnels."""
-        open_, _ = await self.measure()
+        open_, _ = await self.read_load()
         return open_
 
-    async def measure(self) -> tuple[int, int]:
+    async def read_load(self) -> tuple[int, int]:
         """Return the number of open requests and tunnels, and the bytes to and from targets since Envoy started."""
         stats = await self._request("GET", "/stats?filter=" + quote(_STATS_FILTER))
         return sum(int(count) for count in _OPEN_REQUESTS.findall(stats)), sum(map(int, _CARRIED_BYTES.findall(stats)))

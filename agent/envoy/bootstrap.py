@@ -66,7 +66,7 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "exitplane_version": exitplane_version(),
         "admin_port": 0,
         "max_downstream_connections": bootstrap.max_downstream_connections,
-        "xds_endpoints": _lb_endpoints(*bootstrap.xds),
+        "xds_endpoints": _build_endpoints(*bootstrap.xds),
         "xds_server_name": XDS_SERVER_NAME,
         "identity_name": secrets.IDENTITY,
         "identity_path": secrets.IDENTITY_PATH,
@@ -76,19 +76,19 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "agent_path": files.SOCKET,
         "sources": ["agent", "xds"] if bootstrap.relayed else ["xds"],
         "direct_duration": f"{DIRECT_S}s" if bootstrap.relayed else "0s",
-        "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
+        "otlp_endpoints": _build_endpoints(bootstrap.otlp),
     }
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
     if bootstrap.resolvers:
-        rendered["typed_dns_resolver_config"] = _resolver_config(bootstrap.resolvers)
+        rendered["typed_dns_resolver_config"] = _build_resolver_config(bootstrap.resolvers)
     if bootstrap.mark is not None:
         for cluster in rendered["static_resources"]["clusters"]:
             if cluster["name"] in _MARKED_CLUSTERS:
-                cluster["upstream_bind_config"] = {"socket_options": [_mark_option(bootstrap.mark)]}
+                cluster["upstream_bind_config"] = {"socket_options": [_build_mark_option(bootstrap.mark)]}
     return rendered
 
 
-def _mark_option(number: int) -> dict[str, Any]:
+def _build_mark_option(number: int) -> dict[str, Any]:
     return {
         "level": socket.SOL_SOCKET,
         "name": socket.SO_MARK,
@@ -98,7 +98,7 @@ def _mark_option(number: int) -> dict[str, Any]:
     }
 
 
-def _resolver_config(addresses: tuple[str, ...]) -> dict[str, Any]:
+def _build_resolver_config(addresses: tuple[str, ...]) -> dict[str, Any]:
     """Build the config for these resolvers, without search domains, because those would be the host's."""
     return {
         "name": "envoy.network.dns_resolver.cares",
@@ -128,7 +128,7 @@ def fill(template: Any, values: Mapping[str, Any]) -> Any:
     return template
 
 
-def _lb_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
+def _build_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
     return [
         {"endpoint": {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}}
         for endpoint in endpoints

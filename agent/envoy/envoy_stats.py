@@ -23,10 +23,10 @@ class LoadReader:
         self._supervisor = supervisor
         self._last = LoadSample()
 
-    async def measure(self) -> LoadSample:
+    async def read(self) -> LoadSample:
         """Return the current load, or the last one."""
         admin = self._supervisor.admin
         if admin is not None:
             with suppress(AdminUnreachable):
-                self._last = LoadSample(*await admin.measure())
+                self._last = LoadSample(*await admin.read_load())
         return self._last

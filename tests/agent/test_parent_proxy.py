@@ -13,7 +13,7 @@ from agent.config.credentials import Credentials, read_credentials, read_key
 from agent.config.option_parsing import BadSetting
 from agent.config.settings import AgentSettings, ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.control.enrolment import _placement_fields
+from agent.control.enrolment import _build_placement
 from agent.egress.observer import Observer
 from agent.egress.parent_proxy import ParentProxy, probe_parent
 from agent.gluetun.client import GluetunAccess
@@ -203,14 +203,14 @@ def test_options_set_parent_and_credentials(tmp_path):
     assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
     expected = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
-    assert _placement_fields(settings)["parent"] == expected
+    assert _build_placement(settings)["parent"] == expected
     assert KNOWN.password not in repr(settings)
 
 
 def test_registration_without_parent_has_no_parent_field(tmp_path):
     exit_ = _read_exit(Role.EXIT, options())
     assert "parent" not in json.dumps(
-        _placement_fields(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_))
+        _build_placement(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_))
     )
 
 

@@ -286,11 +286,11 @@ async def envoy(folder):
 
 
 def delta_response(nonce, type_url=CLUSTER, **resources) -> bytes:
-    given = [
+    given_resources = [
         wire.Resource(name=name, version=version, resource=AnyMessage(type_url=type_url, value=version.encode()))
         for name, version in resources.items()
     ]
-    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=given).SerializeToString()
+    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=given_resources).SerializeToString()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Envoy:
         self.open = open_requests
         self.queried = asyncio.Event()
 
-    async def open_requests(self) -> int:
+    async def count_open_requests(self) -> int:
         self.queried.set()
         return self.open
 

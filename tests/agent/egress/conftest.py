@@ -44,7 +44,7 @@ class Source:
 
     def __init__(self) -> None:
         self.answers: list[web.Response] = []
-        self.asked: list[str] = []
+        self.clients: list[str] = []
         """The source address of each request."""
         self.paths: list[str] = []
         self.url = URL()
@@ -53,10 +53,10 @@ class Source:
         self.answers = [web.json_response(answer)] if not isinstance(answer, web.Response) else [answer]
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.asked.append(request.remote)
+        self.clients.append(request.remote)
         self.paths.append(request.path)
-        given = self.answers[0]
-        return web.Response(status=given.status, body=given.body, headers=given.headers)
+        template = self.answers[0]
+        return web.Response(status=template.status, body=template.body, headers=template.headers)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ class Resolver(asyncio.DatagramProtocol):
 
     reply: Reply
     by_tcp: Reply | None = None
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    queries: list[tuple[str, str]] = field(default_factory=list)
     """The name and the type of each query."""
     endpoint: Endpoint | None = None
 
@@ -117,7 +117,7 @@ class Resolver(asyncio.DatagramProtocol):
     def note(self, data):
         query = dns.message.from_wire(data)
         question = query.question[0]
-        self.asked.append((question.name.to_text(omit_final_dot=True), question.rdtype.name))
+        self.queries.append((question.name.to_text(omit_final_dot=True), question.rdtype.name))
         return query
 
 

@@ -23,7 +23,7 @@ def by_ipv6(interface):
 async def test_bypass_check_accepts_route_into_tunnel(source):
     found = await check_bypass(an_exit(source.url, tunnel_interface="lo"), always("lo"))
     assert (found.leak, found.trouble) == ("", "")
-    assert source.asked == []
+    assert source.clients == []
 
 
 async def test_bypass_check_reports_traffic_by_other_interface(source):
@@ -55,7 +55,7 @@ async def test_missing_route_of_one_destination_is_trouble(source):
         an_exit(source.url, tunnel_interface="wg0"), lambda address, _: None if address.startswith("77.") else "wg0"
     )
     assert (found.leak, found.trouble) == ("", "no route leads its traffic into its tunnel wg0")
-    assert source.asked == []
+    assert source.clients == []
 
 
 async def test_bypass_check_looks_up_routes_of_egress_address(source):
@@ -85,7 +85,7 @@ async def test_ipv6_through_tunnel_in_same_country_is_no_leak(both):
     ipv4, ipv6 = both
     found = await evaluate_over_ipv6(an_exit(ipv4.url, ipv6.url, tunnel_interface="lo"), always("lo"))
     assert (found.leak, found.trouble, found.observed) == ("", "", "2001:db8::9")
-    assert (ipv4.asked, ipv6.asked) == ([], ["::1"])
+    assert (ipv4.clients, ipv6.clients) == ([], ["::1"])
 
 
 async def test_ipv6_outside_tunnel_is_leak(both):
@@ -124,7 +124,7 @@ async def test_ipv6_query_is_skipped_without_route_and_address(both, monkeypatch
     assert await query_over_ipv6(an_exit(ipv4.url, ipv6.url), by_ipv6(None)) == ((), None)
     monkeypatch.setattr("agent.egress.bypass._has_global_address", lambda: True)
     await query_over_ipv6(an_exit(ipv4.url, ipv6.url), by_ipv6(None))
-    assert ipv6.asked == ["::1"]
+    assert ipv6.clients == ["::1"]
 
 
 def test_interface_towards_returns_outgoing_interface():

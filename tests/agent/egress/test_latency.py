@@ -27,7 +27,7 @@ async def test_rtt_is_time_of_connections(target, until):
 
 
 async def test_rtt_to_address_needs_no_resolver(target, monkeypatch):
-    monkeypatch.setattr(EgressPath, "resolver", lambda _: pytest.fail("a resolver was used"))
+    monkeypatch.setattr(EgressPath, "create_resolver", lambda _: pytest.fail("a resolver was used"))
     assert await measure_rtt_ms(target[0], EgressPath()) is not None
 
 

@@ -48,13 +48,13 @@ def up() -> StatusBoard:
 
 async def test_source_is_queried_from_egress_address(source):
     assert await observe(an_exit(source.url, egress_address="127.0.0.9")) == SEEN
-    assert source.asked == ["127.0.0.9"]
+    assert source.clients == ["127.0.0.9"]
 
 
 async def test_missing_interface_reaches_no_source(source):
     seen = await observe(an_exit(source.url, tunnel_interface="nowhere0"), route=lambda *_: "nowhere0")
     assert (seen.country, seen.trouble) == (None, "127.0.0.1: it cannot be reached")
-    assert source.asked == []
+    assert source.clients == []
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ async def test_observation_starts_when_tunnel_comes_up(source, until):
     board = StatusBoard()
     async with observing(an_exit(source.url), board):
         await until(lambda: board.report.observation == NOT_OBSERVED)
-        assert source.asked == []
+        assert source.clients == []
         board.update(tunnel=HealthState.UP)
         await until(lambda: observed(board) == SEEN)
         assert 0 < board.report.observation.rtt_ms < 1000
         board.update(tunnel=HealthState.DOWN)
         await until(lambda: board.report.observation == NOT_OBSERVED)
-        asked = len(source.asked)
+        count = len(source.clients)
         board.update(tunnel=HealthState.UP)
         await until(lambda: observed(board) == SEEN)
-        assert len(source.asked) == asked + 1
+        assert len(source.clients) == count + 1
 
 
 async def test_changed_address_is_reported_with_time_and_previous_one(source, until):
@@ -113,8 +113,8 @@ async def test_failing_source_keeps_observation_while_tunnel_is_up(source, until
         async with observing(an_exit(source.url, observe_every_s=0.01), board, retry_s=0.01):
             await until(lambda: observed(board) == SEEN)
             source.respond(web.Response(status=503))
-            asked = len(source.asked)
-            await until(lambda: len(source.asked) > asked + 2)
+            count = len(source.clients)
+            await until(lambda: len(source.clients) > count + 2)
             assert observed(board) == SEEN
             source.respond(IPINFO | {"country": "FR"})
             await until(lambda: board.report.observation.country == "fr")
@@ -127,8 +127,8 @@ async def test_new_address_without_country_replaces_observation(source, until):
     async with observing(an_exit(source.url, observe_every_s=0.01), board, retry_s=0.01):
         await until(lambda: observed(board) == SEEN)
         source.respond({"ip": "198.51.100.9"})
-        asked = len(source.asked)
-        await until(lambda: len(source.asked) > asked + 2)
+        count = len(source.clients)
+        await until(lambda: len(source.clients) > count + 2)
         assert observed(board) == SEEN
         source.respond({"ip": "203.0.113.5"})
         await until(lambda: board.report.observation.country is None)
@@ -139,7 +139,7 @@ async def test_failing_source_is_retried_soon(source, until):
     board = up()
     source.respond(web.Response(status=503))
     async with observing(an_exit(source.url), board, retry_s=0.01):
-        await until(lambda: len(source.asked) > 3)
+        await until(lambda: len(source.clients) > 3)
         assert board.report.observation.trouble == "127.0.0.1: it answers 503"
         source.respond(IPINFO)
         await until(lambda: observed(board) == SEEN)
@@ -150,11 +150,11 @@ async def test_network_change_ends_pause(source, until):
     board = up()
     async with observing(an_exit(source.url, observe_every_s=300), board):
         await until(lambda: observed(board) == SEEN)
-        assert len(source.asked) == 1
+        assert len(source.clients) == 1
         source.respond(IPINFO | {"country": "FR"})
         board.update(network_changes=board.report.network_changes + 1)
         await until(lambda: board.report.observation.country == "fr", timeout_s=60)
-    assert len(source.asked) == 2
+    assert len(source.clients) == 2
 
 
 async def test_other_status_changes_do_not_end_pause(source, until):
@@ -164,10 +164,10 @@ async def test_other_status_changes_do_not_end_pause(source, until):
         for settled in range(1, 20):
             board.update(settled=settled)
             await asyncio.sleep(0)
-        asked = source.asked.copy()
+        clients = source.clients.copy()
         board.update(network_changes=board.report.network_changes + 1)
-        await until(lambda: len(source.asked) == 2, timeout_s=60)
-    assert len(asked) == 1
+        await until(lambda: len(source.clients) == 2, timeout_s=60)
+    assert len(clients) == 1
 
 
 async def test_rtt_noise_makes_no_report(source, until, monkeypatch):
@@ -275,15 +275,15 @@ async def test_silent_zone_leaves_exit_unverified(source, make_resolver):
 async def test_failing_zone_keeps_result_until_resolvers_change(source, make_resolver, until):
     good = answering('TXT "ip=198.51.100.53" "country=us"')
     resolver, board = await make_resolver(good), up()
-    asked = [resolver.endpoint]
+    resolvers = [resolver.endpoint]
     exit_ = an_exit(source.url, dns_zone="who.example.net", observe_every_s=0.01)
-    async with observing(exit_, board, retry_s=0.01, resolvers=lambda _: asked):
+    async with observing(exit_, board, retry_s=0.01, resolvers=lambda _: resolvers):
         await until(lambda: board.report.observation.country == "us")
         resolver.reply = lambda _: [b"garbage"]
-        queries = len(source.asked)
-        await until(lambda: len(source.asked) > queries + 2)
+        queries = len(source.clients)
+        await until(lambda: len(source.clients) > queries + 2)
         assert board.report.observation.country == "us"
-        asked[:] = [Endpoint("127.0.0.1", 1)]
+        resolvers[:] = [Endpoint("127.0.0.1", 1)]
         await until(lambda: board.report.observation.country is None)
         assert board.report.observation.trouble == "resolver 127.0.0.1: it cannot be reached"
 
@@ -296,8 +296,8 @@ async def test_leak_is_reported_until_seen_to_be_fixed(source, make_resolver, un
     async with observing(exit_, board, retry_s=0.01, resolvers=lambda _: [resolver.endpoint]):
         await until(lambda: board.report.observation.leak)
         resolver.reply = lambda _: []
-        queries = len(source.asked)
-        await until(lambda: len(source.asked) > queries + 2)
+        queries = len(source.clients)
+        await until(lambda: len(source.clients) > queries + 2)
         assert board.report.observation.leak
         resolver.reply = answering('TXT "ip=198.51.100.53" "country=us"')
         await until(lambda: not board.report.observation.leak)

@@ -24,8 +24,8 @@ async def test_observation_of_one_interface_is_not_kept_for_another(source, unti
     async with observing(exit_, board, retry_s=0.01, active=active, route=lambda *_: active.interface):
         await until(lambda: observed(board) == SEEN)
         source.respond(web.Response(status=503))
-        asked = len(source.asked)
-        await until(lambda: len(source.asked) > asked + 2)
+        count = len(source.clients)
+        await until(lambda: len(source.clients) > count + 2)
         assert observed(board) == SEEN
         active.interface = "nowhere0"
         await until(lambda: board.report.observation.country is None)
@@ -53,10 +53,10 @@ async def test_candidate_is_observed_by_new_interface_whatever_the_route(source)
 
 
 async def test_candidate_queries_new_resolvers_by_new_interface(source, make_resolver, monkeypatch):
-    asked = []
+    queries = []
 
     async def identify(zone, server, interface):
-        asked.append((server.host, interface))
+        queries.append((server.host, interface))
         raise UnusableAnswer("it is silent")
 
     monkeypatch.setattr(dns_leak, "identify_resolver", identify)
@@ -64,7 +64,7 @@ async def test_candidate_queries_new_resolvers_by_new_interface(source, make_res
     seen = await Observer(exit_, StatusBoard()).observe_candidate(
         replace(exit_, tunnel_interface="lo", resolvers=("10.0.0.53",))
     )
-    assert set(asked) == {("10.0.0.53", "lo")}
+    assert set(queries) == {("10.0.0.53", "lo")}
     assert "it is silent" in seen.trouble
 
 
@@ -72,4 +72,4 @@ async def test_query_bound_to_interface_uses_no_other(make_resolver):
     resolver = await make_resolver(lambda _: [])
     with pytest.raises(UnusableAnswer, match="cannot be reached"):
         await look_up("who.test", "TXT", resolver.endpoint, "nowhere0")
-    assert resolver.asked == []
+    assert resolver.queries == []

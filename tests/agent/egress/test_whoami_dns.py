@@ -52,7 +52,7 @@ async def test_zone_identifies_resolver(make_resolver, records, resolver_seen):
 async def test_each_query_uses_a_new_name(make_resolver):
     resolver = await make_resolver(answering("TXT 192.0.2.53"))
     assert await query_zone(ZONE, [resolver.endpoint]) == [("127.0.0.1", ResolverSeen("192.0.2.53"))]
-    names = [name for name, _ in resolver.asked]
+    names = [name for name, _ in resolver.queries]
     assert len(set(names)) == len(names) == NAMES_PER_RESOLVER
     assert all(name.endswith(f".{ZONE}") for name in names)
 
@@ -67,7 +67,7 @@ async def test_each_query_uses_a_new_name(make_resolver):
 async def test_public_zone_is_queried_by_its_one_name(make_resolver, zone, record):
     resolver = await make_resolver(answering(record))
     assert await identify_resolver(zone, resolver.endpoint) == ResolverSeen("192.0.2.53")
-    assert resolver.asked == [(zone, record.split()[0])]
+    assert resolver.queries == [(zone, record.split()[0])]
 
 
 def test_client_subnet_is_not_taken_for_resolver():
@@ -132,7 +132,7 @@ async def test_lost_query_is_retried(make_resolver, monkeypatch):
     monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 60))
     resolver = await make_resolver(lambda _: [])
     valid = answering("TXT 192.0.2.53")
-    resolver.reply = lambda query: valid(query) if len(resolver.asked) > 1 else []
+    resolver.reply = lambda query: valid(query) if len(resolver.queries) > 1 else []
     assert await identify_resolver(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
