@@ -38,9 +38,9 @@ class EnvoyProcess:
             self.status = self._child.wait()
         self.ended.set()
 
-    async def end(self, patience_s: float) -> None:
-        """Send SIGTERM, and SIGKILL after `patience_s`; return when the process has ended."""
-        for number, limit_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
+    async def end(self, timeout_s: float) -> None:
+        """Send SIGTERM, and SIGKILL after `timeout_s`; return when the process has ended."""
+        for number, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, None)):
             if self.ended.is_set():
                 return
             with suppress(ProcessLookupError):

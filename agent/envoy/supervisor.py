@@ -70,7 +70,7 @@ class EnvoyCommand:
     ends_with_agent: bool
 
     @property
-    def command(self) -> list[str]:
+    def argv(self) -> list[str]:
         return [
             *(str(self.envoy), "-c", files.BOOTSTRAP, "--admin-address-path", files.ADMIN_ADDRESS),
             # hot restart is not used, and its shared memory would stay behind in /dev/shm
@@ -81,7 +81,7 @@ class EnvoyCommand:
     @property
     def fingerprint(self) -> str:
         """A hash that is equal for Envoys with the same command and bootstrap."""
-        return hashlib.sha256("\0".join([*self.command, self.bootstrap]).encode()).hexdigest()
+        return hashlib.sha256("\0".join([*self.argv, self.bootstrap]).encode()).hexdigest()
 
 
 def find_envoy(path: Path | None) -> Path:
@@ -153,10 +153,10 @@ class EnvoySupervisor:
             log.info("envoy.replaced", pid=self._process.pid)
             await self._process.end(STOP_S)
 
-    async def stop(self, patience_s: float = STOP_S) -> None:
+    async def stop(self, timeout_s: float = STOP_S) -> None:
         """Stop the running Envoy, if any."""
         if self._process is not None:
-            await self._process.end(patience_s)
+            await self._process.end(timeout_s)
             log.info("envoy.stopped", pid=self._process.pid)
         self._record_end()
 
@@ -196,7 +196,7 @@ class EnvoySupervisor:
         self._folder.remove(files.ADMIN_ADDRESS)
         self._rotate_log()
         try:
-            return spawn(self._command.command, self._folder, ends_with_agent=self._command.ends_with_agent)
+            return spawn(self._command.argv, self._folder, ends_with_agent=self._command.ends_with_agent)
         except OSError as error:
             raise EnvoyMissing(
                 f"Envoy cannot be started from {self._command.envoy} ({error.strerror})",

@@ -21,13 +21,11 @@ def delta_request(type_url=CLUSTER, names=(), *, nonce="", error=None, unsubscri
 
 def delta_response(nonce, type_url=CLUSTER, *, removed=(), **resources) -> bytes:
     """Build a response with resources whose body equals their version."""
-    given_resources = [
+    encoded = [
         wire.Resource(name=name, version=version, resource=AnyMessage(type_url=type_url, value=version.encode()))
         for name, version in resources.items()
     ]
-    message = wire.DeltaDiscoveryResponse(
-        type_url=type_url, nonce=nonce, resources=given_resources, removed_resources=removed
-    )
+    message = wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=encoded, removed_resources=removed)
     return message.SerializeToString()
 
 

@@ -107,7 +107,7 @@ async def test_envoy_that_ignores_sigterm_is_killed(supervise, folder, until, is
     pid = record(folder)["pid"]
     os.kill(pid, signal.SIGSTOP)
     task.cancel()
-    await supervisor.stop(patience_s=0.05)
+    await supervisor.stop(timeout_s=0.05)
 
     assert not is_running(pid)
 

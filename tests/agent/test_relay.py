@@ -286,11 +286,11 @@ async def envoy(folder):
 
 
 def delta_response(nonce, type_url=CLUSTER, **resources) -> bytes:
-    given_resources = [
+    encoded = [
         wire.Resource(name=name, version=version, resource=AnyMessage(type_url=type_url, value=version.encode()))
         for name, version in resources.items()
     ]
-    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=given_resources).SerializeToString()
+    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=encoded).SerializeToString()
 
 
 @pytest.fixture
