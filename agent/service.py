@@ -89,6 +89,8 @@ async def run_agent(settings: AgentSettings, stop: StopRequest, checks: Sequence
 
 
 class _Agent:
+    """One run of an agent: its parts, and the tasks that they run in."""
+
     def __init__(
         self,
         settings: AgentSettings,

@@ -31,7 +31,7 @@ class ParentProxy:
     credentials: Credentials | None = None
     credentials_file: Path | None = None
 
-    def reload_credentials(self) -> Credentials | None:
+    def current_credentials(self) -> Credentials | None:
         """Read the credentials again, so that a change needs no restart. An unreadable file leaves those read at the start."""
         if self.credentials_file is None:
             return self.credentials
@@ -49,7 +49,7 @@ def build_request_options(parent: ParentProxy | None, url: URL, headers: Mapping
     if parent is None:
         return {"headers": headers}
     proxy = f"http://{parent.endpoint}"
-    credentials = parent.reload_credentials()
+    credentials = parent.current_credentials()
     authorization = {} if credentials is None else {"Proxy-Authorization": basic(credentials)}
     if url.scheme == "https":
         return {"proxy": proxy, "proxy_headers": authorization, "headers": headers}
@@ -91,6 +91,6 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
 
 def _build_request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if (credentials := parent.reload_credentials()) is not None:
+    if (credentials := parent.current_credentials()) is not None:
         lines.append(f"Proxy-Authorization: {basic(credentials)}")
     return "\r\n".join([*lines, "", ""]).encode()
