@@ -1,4 +1,4 @@
-"""An agent's life: enrol, run Envoy, watch, tell, and end in order."""
+"""The agent process: enrols, runs Envoy and the relay, sends heartbeats, and stops in order."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, 
 from agent.envoy.envoy_stats import LoadReader
 from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
-from agent.envoy.process import descriptors_max
+from agent.envoy.process import read_descriptor_limit
 from agent.envoy.secrets import write_secrets
-from agent.envoy.stalled_connects import end_unanswered
+from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
@@ -51,44 +51,46 @@ from model.world import Role
 
 log = structlog.get_logger()
 
-LAST_WORD_S: Final = 1.0
-"""How long the last heartbeat may take."""
+LAST_HEARTBEAT_S: Final = 1.0
+"""The time limit of the last heartbeat."""
 DRAIN_S: Final = 5.0
-"""How long open tunnels hold up the end, unless somebody says otherwise: less than the 10 s that container engines wait."""
+"""The default wait for open tunnels at the end: less than the 10 s that container engines wait."""
 _POLL_S: Final = 0.1
 
 
-class StopReason:
-    """The wish that an agent end, and, when it is wished again, that it not wait for open tunnels."""
+class StopRequest:
+    """A request to stop. A second request means: do not wait for open tunnels."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.urged = asyncio.Event()
+        self.requested = asyncio.Event()
+        self.urgent = asyncio.Event()
 
-    def ask(self) -> None:
-        (self.urged if self.asked.is_set() else self.asked).set()
+    def request(self) -> None:
+        (self.urgent if self.requested.is_set() else self.requested).set()
 
 
 async def serve(settings: AgentSettings) -> None:
-    """Be an agent until SIGTERM or SIGINT. Raises ExitplaneError when it cannot be one, or must not be any longer."""
-    stop = StopReason()
+    """Run an agent until SIGTERM or SIGINT. Raises ExitplaneError if it cannot start or was deregistered."""
+    stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.ask)
+        asyncio.get_running_loop().add_signal_handler(number, stop.request)
     await run_agent(settings, stop)
 
 
-async def run_agent(settings: AgentSettings, stop: StopReason, checks: Sequence[HealthProbe] | None = None) -> None:
-    """The same until `stop`. `checks` replace those that an exit's settings ask for."""
+async def run_agent(settings: AgentSettings, stop: StopRequest, checks: Sequence[HealthProbe] | None = None) -> None:
+    """Run an agent until `stop` is requested. `checks` replace those of the exit's settings. Raises as `serve` does."""
     folder = StateDir(settings.state)
     with folder.held():
         factory = marked_socket if settings.kill_switch else None
-        # A connection for each request: one that is kept may be closed by the other side just when it is needed.
+        # One connection for each request, because the server may close a kept one just when it is needed.
         connector = aiohttp.TCPConnector(force_close=True, socket_factory=factory)
         async with aiohttp.ClientSession(connector=connector) as session:
-            await _Agent(settings, folder, session, checks).live(stop)
+            await _Agent(settings, folder, session, checks).run(stop)
 
 
 class _Agent:
+    """One run of an agent: its parts, and the tasks that they run in."""
+
     def __init__(
         self,
         settings: AgentSettings,
@@ -99,54 +101,54 @@ class _Agent:
         self._settings = settings
         self._folder = folder
         self._session = session
-        self._plane = ApiClient(session, settings.api)
+        self._api = ApiClient(session, settings.api)
         self._board = StatusBoard()
-        self._tunnel = self._managed_tunnel()
+        self._tunnel = self._build_tunnel()
         self._resolvers = settings.exit.resolvers if settings.exit else ()
-        self._resolvable = asyncio.Event()
+        self._resolvers_known = asyncio.Event()
         self._enrolment: Enrolment | None = None
-        watched = checks_of(settings.exit) if settings.exit else []
+        probes = checks_of(settings.exit) if settings.exit else []
         if self._tunnel is not None:
-            watched = self._tunnel.checks()
-        self._watch = TunnelMonitor(watched if checks is None else checks, self._board, PERIOD_S)
+            probes = self._tunnel.checks()
+        self._monitor = TunnelMonitor(probes if checks is None else checks, self._board, PERIOD_S)
         self._observer: Observer | None = None
-        self._speedometer: SpeedTest | None = None
+        self._speed_test: SpeedTest | None = None
         if settings.exit is not None and settings.exit.sources:
-            course = self._tunnel.course if self._tunnel else None
-            self._observer = Observer(settings.exit, self._board, course=course)
-            self._speedometer = SpeedTest(settings.exit, self._board, course=course)
-        self._heart: HeartbeatSender | None = None
+            active = self._tunnel.course if self._tunnel else None
+            self._observer = Observer(settings.exit, self._board, active=active)
+            self._speed_test = SpeedTest(settings.exit, self._board, active=active)
+        self._heartbeat: HeartbeatSender | None = None
         self._relay: Relay | None = None
         self._supervisor: EnvoySupervisor | None = None
 
-    async def live(self, stop: StopReason) -> None:
+    async def run(self, stop: StopRequest) -> None:
         try:
-            await self._work_until(stop)
-            await self._leave(stop)
+            await self._run_until(stop)
+            await self._shut_down(stop)
         finally:
             if self._supervisor is not None:
                 await self._supervisor.stop()
             if self._tunnel is not None:
                 await self._tunnel.end()
-            if self._relay is not None:  # last: an Envoy that ends in order is configured until its end
+            if self._relay is not None:  # last, so that Envoy keeps its configuration while it stops
                 await self._relay.stop()
 
-    async def _work_until(self, stop: StopReason) -> None:
+    async def _run_until(self, stop: StopRequest) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = tasks.create_task(self._work(), name="agent")
-                await stop.asked.wait()
-                work.cancel()
+                running = tasks.create_task(self._run_tasks(), name="agent")
+                await stop.requested.wait()
+                running.cancel()
         except BaseExceptionGroup as group:
-            raise _only_reason(group) from group
+            raise _unwrap(group) from group
 
-    async def _work(self) -> None:
+    async def _run_tasks(self) -> None:
         envoy = find_envoy(self._settings.envoy)
-        orders = Orders(self._board, self._handlers())
+        orders = Orders(self._board, self._build_handlers())
         async with asyncio.TaskGroup() as tasks, aclosing(orders):
             if self._tunnel is not None:
                 await self._tunnel.begin(tasks)
-            enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
+            enrolment = await ensure_enrolled(self._settings, self._folder, self._api)
             if self._tunnel is not None:
                 await self._tunnel.guard.admit(enrolment.xds)
             write_secrets(
@@ -159,72 +161,74 @@ class _Agent:
             await self._relay.start()
             self._enrolment = enrolment
             self._supervisor = EnvoySupervisor(
-                await self._launch(envoy, enrolment), self._folder, self._session, self._board
+                await self._build_command(envoy, enrolment), self._folder, self._session, self._board
             )
             if enrolment.role is Role.EXIT:
-                self._heart = HeartbeatSender(
-                    self._plane, enrolment, self._board, orders=orders, load=LoadReader(self._supervisor)
+                self._heartbeat = HeartbeatSender(
+                    self._api, enrolment, self._board, orders=orders, load=LoadReader(self._supervisor)
                 )
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
-                await self._watch.observe()
-                tasks.create_task(self._watch.run(), name="tunnel")
-                if self._observer is not None and self._speedometer is not None:
+                await self._monitor.observe()
+                tasks.create_task(self._monitor.run(), name="tunnel")
+                if self._observer is not None and self._speed_test is not None:
                     tasks.create_task(note_changes(self._board), name="network")
                     tasks.create_task(self._observer.run(), name="observer")
-                    tasks.create_task(self._speedometer.run(), name="speedometer")
+                    tasks.create_task(self._speed_test.run(), name="speed test")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
                 if self._settings.exit is not None and self._settings.exit.parent is not None:
-                    place = self._settings.exit.parent.place
-                    tasks.create_task(end_unanswered(place, self._board, self._supervisor), name="unanswered")
+                    parent = self._settings.exit.parent.endpoint
+                    tasks.create_task(
+                        end_stalled_connects(parent, self._board, self._supervisor), name="stalled connects"
+                    )
             else:
                 cutter = ConnectionCutter(self._relay.record, self._board)
-                self._heart = HeartbeatSender(self._plane, enrolment, self._board, cutter=cutter)
+                self._heartbeat = HeartbeatSender(self._api, enrolment, self._board, cutter=cutter)
                 tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
-            tasks.create_task(self._heart.run(), name="heartbeat")
+            tasks.create_task(self._heartbeat.run(), name="heartbeat")
             tasks.create_task(give_back(), name="memory")
 
-    def _handlers(self) -> Mapping[str, Handler]:
-        """What operators may ask of an exit's agent."""
+    def _build_handlers(self) -> Mapping[str, Handler]:
+        """Return the handlers of operators' orders."""
         return {
-            "logs": partial(log_buffer.tell, self._folder),
+            "logs": partial(log_buffer.read, self._folder),
             "speed-test": self._measure_speed,
             "rotate": self._rotate,
         }
 
     async def _rotate(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Another server: beside the present one, which serves until it is verified, where there is room for both."""
+        """Move to another server, and keep the current one until the new one is verified if both fit."""
         if self._tunnel is not None and self._tunnel.has_room_beside:
-            look = self._observer.look_ahead if self._observer else None
-            return await TunnelRotation(self._tunnel, look, RequestDrain(lambda: self._supervisor))(detail)
-        return await Rotation(self._board, lambda: self._supervisor, self._take_another)(detail)
+            observe = self._observer.observe_candidate if self._observer else None
+            return await TunnelRotation(self._tunnel, observe, RequestDrain(lambda: self._supervisor))(detail)
+        return await Rotation(self._board, lambda: self._supervisor, self._change_server)(detail)
 
-    async def _take_another(self) -> str:
-        """Another server or address, of whatever the tunnel is. Raises ExitplaneError."""
+    async def _change_server(self) -> str:
+        """Move gluetun or the managed tunnel to another server; return its name. Raises ExitplaneError."""
         exit_ = self._settings.exit
         if exit_ is not None and exit_.gluetun is not None:
             return await rotate_gluetun(GluetunClient(exit_.gluetun))
         if self._tunnel is not None:
             return await self._tunnel.rotate()
-        raise OrderFailed("the tunnel is not the agent's to change", hint="ask whoever brings it up")
+        raise OrderFailed("the agent does not manage this tunnel", hint="change the server where the tunnel is started")
 
     async def _measure_speed(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._speedometer is None:
-            raise OrderFailed("nothing is measured here", hint="start the agent with --observe and --speed-url")
+        if self._speed_test is None:
+            raise OrderFailed("this agent measures no speed", hint="start the agent with --observe and --speed-url")
         try:
-            speed = await self._speedometer.measure()
+            speed = await self._speed_test.measure()
         except SpeedUnknown as error:
             raise OrderFailed(error.message, hint=error.hint) from error
-        seen = self._board.report.observation
+        observation = self._board.report.observation
         return {
             "download_mbps": speed.download_mbps,
             "upload_mbps": speed.upload_mbps,
-            "rtt_ms": None if seen is None else seen.rtt_ms,
+            "rtt_ms": None if observation is None else observation.rtt_ms,
         }
 
-    # -- the tunnel, where the agent brings it up or closes the way beside it
+    # -- the managed tunnel or its kill switch
 
-    def _managed_tunnel(self) -> ManagedTunnel | None:
+    def _build_tunnel(self) -> ManagedTunnel | None:
         exit_ = self._settings.exit
         if exit_ is None or not (exit_.servers or exit_.kill_switch):
             return None
@@ -233,27 +237,29 @@ class _Agent:
         return ManagedTunnel(exit_, control, self._folder.path, self._board, self._use_resolvers)
 
     async def _use_resolvers(self, resolvers: tuple[str, ...]) -> None:
-        """Names are asked of these from now on, which takes another Envoy when they are others than before."""
+        """Use these resolvers from now on; Envoy is restarted if they differ from the previous ones."""
         self._resolvers = resolvers
-        self._resolvable.set()
+        self._resolvers_known.set()
         if self._supervisor is not None and self._enrolment is not None:
-            await self._supervisor.relaunch(await self._launch(find_envoy(self._settings.envoy), self._enrolment))
+            await self._supervisor.relaunch(
+                await self._build_command(find_envoy(self._settings.envoy), self._enrolment)
+            )
 
     async def _run_envoy(self, supervisor: EnvoySupervisor) -> None:
-        """Not before it is known whom an exit's Envoy may ask for names."""
+        """Run Envoy once the resolvers are known, because they are part of its bootstrap."""
         if self._settings.exit is not None and self._settings.exit.servers and not self._resolvers:
-            await self._resolvable.wait()
+            await self._resolvers_known.wait()
         await supervisor.run()
 
     # -- Envoy
 
-    async def _launch(self, envoy: Path, enrolment: Enrolment) -> EnvoyCommand:
-        bootstrap = await self._bootstrap(enrolment)
-        return EnvoyCommand(envoy, self._arguments(), bootstrap, enrolment.role is Role.EXIT)
+    async def _build_command(self, envoy: Path, enrolment: Enrolment) -> EnvoyCommand:
+        bootstrap = await self._render_bootstrap(enrolment)
+        return EnvoyCommand(envoy, self._build_arguments(), bootstrap, enrolment.role is Role.EXIT)
 
-    async def _bootstrap(self, enrolment: Enrolment) -> str:
-        # descriptors are left for what is not a client: connections to exits or targets, logs, the control plane
-        affordable = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
+    async def _render_bootstrap(self, enrolment: Enrolment) -> str:
+        # a quarter of the descriptors is left for upstream connections, logs and the control plane
+        connections_max = min(CONNECTIONS_MAX, read_descriptor_limit() * 3 // 4)
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
             xds, otlp = await self._tunnel.guard.address_of(xds), await self._tunnel.guard.address_of(otlp)
@@ -263,14 +269,14 @@ class _Agent:
             fleet_id=enrolment.fleet_id,
             xds=(xds,),
             otlp=otlp,
-            max_downstream_connections=self._settings.max_downstream_connections or affordable,
+            max_downstream_connections=self._settings.max_downstream_connections or connections_max,
             resolvers=self._resolvers,
             mark=MARK if self._settings.kill_switch else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 
-    def _arguments(self) -> tuple[str, ...]:
-        # Immediate: clients of a listener that ends are told to go elsewhere with their next answer, not by and by.
+    def _build_arguments(self) -> tuple[str, ...]:
+        # "immediate" tells all clients of a draining listener to close with their next response, not gradually
         arguments = ["--log-level", self._settings.envoy_log_level, "--drain-strategy", "immediate"]
         if self._settings.drain_time_s is not None:
             arguments += ["--drain-time-s", str(math.ceil(self._settings.drain_time_s))]
@@ -278,9 +284,9 @@ class _Agent:
             arguments += ["--concurrency", str(self._settings.concurrency)]
         return tuple(arguments)
 
-    async def _leave(self, stop: StopReason) -> None:
-        """Send clients elsewhere, tell the control plane, and let open tunnels end."""
-        if self._heart is None or self._supervisor is None:
+    async def _shut_down(self, stop: StopRequest) -> None:
+        """Fail the health check, send a last heartbeat, and wait for open tunnels."""
+        if self._heartbeat is None or self._supervisor is None:
             return
         log.info("agent.leaving")
         admin = self._supervisor.admin
@@ -288,35 +294,35 @@ class _Agent:
             with suppress(AdminUnreachable):
                 await admin.fail_health_check()
         with suppress(TimeoutError, Deregistered):
-            async with asyncio.timeout(LAST_WORD_S):
-                await self._heart.beat(leaving=True)
+            async with asyncio.timeout(LAST_HEARTBEAT_S):
+                await self._heartbeat.send(leaving=True)
         if admin is not None:
             with suppress(AdminUnreachable):
                 await self._drain(admin, stop)
 
-    async def _drain(self, admin: Admin, stop: StopReason) -> None:
-        """Until nothing is open, or the time is over, or somebody is in a hurry. Raises AdminSilent."""
+    async def _drain(self, admin: Admin, stop: StopRequest) -> None:
+        """Wait until no request is open, the drain time is over, or a second stop request arrives. Raises AdminUnreachable."""
         if self._settings.role is Role.GATEWAY:
             await admin.drain_listeners()
         loop = asyncio.get_running_loop()
         limit_s = DRAIN_S if self._settings.drain_time_s is None else self._settings.drain_time_s
         deadline_s = loop.time() + limit_s
-        while (open_ := await admin.open_requests()) > 0:
-            if loop.time() >= deadline_s or await wait(stop.urged, _POLL_S):
+        while (open_ := await admin.count_open_requests()) > 0:
+            if loop.time() >= deadline_s or await wait(stop.urgent, _POLL_S):
                 log.warning("agent.tunnels_cut", open=open_)
                 return
 
 
-def _only_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that Exitplane knows, if a group holds nothing else; the group itself otherwise."""
-    reasons = list(_leaves(group))
-    known = all(isinstance(reason, ExitplaneError) for reason in reasons)
-    return reasons[0] if known else group
+def _unwrap(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error if the group holds only ExitplaneErrors, else the group itself."""
+    errors = list(_iterate_leaves(group))
+    known = all(isinstance(error, ExitplaneError) for error in errors)
+    return errors[0] if known else group
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def _iterate_leaves(error: BaseException) -> Iterator[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         yield error
         return
     for part in error.exceptions:
-        yield from _leaves(part)
+        yield from _iterate_leaves(part)

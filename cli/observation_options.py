@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent.config.option_parsing import BadSetting, read_address, read_url
 from agent.config.settings import OBSERVE_EVERY_S
-from agent.egress.whoami_dns import read_zone
+from agent.egress.whoami_dns import parse_zone
 
 _NEED: Final = {
     "--observe": (
@@ -41,7 +41,7 @@ def read_observing(placed: Mapping[str, Any]) -> dict[str, Any]:
         "observe_every_s": OBSERVE_EVERY_S if every_s is None else every_s,
         "geoip": placed.get("--geoip"),
         "locate": _read(read_url, "--locate", placed),
-        "dns_zone": _read(read_zone, "--dns-zone", placed),
+        "dns_zone": _read(parse_zone, "--dns-zone", placed),
         "dns_allow": tuple(_read_network("--dns-allow", text) for text in placed.get("--dns-allow") or ()),
         "speed_url": _read(read_url, "--speed-url", placed),
         "speed_upload_url": _read(read_url, "--speed-upload-url", placed),

@@ -1,6 +1,6 @@
-"""What an Envoy was last given and accepted, learnt by reading along what the agent relays to it. No I/O.
+"""The configuration that an Envoy last accepted, learnt from the ADS messages that the agent relays. No I/O.
 
-A `AckTracker` reads along one stream; the `ConfigRecord` is what all of them have seen.
+An `AckTracker` reads the messages of one stream; the `ConfigRecord` is the result of all streams.
 """
 
 from __future__ import annotations
@@ -18,68 +18,70 @@ from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 WILDCARD: Final = "*"
 _UNKNOWN_VERSION: Final = ""
-"""Tells the control plane that Envoy holds a resource, and not which: it sends it again, or says that it is gone."""
+"""States that Envoy holds a resource of unknown version, so the control plane sends it again or removes it."""
 
 
 class AcceptedResource(NamedTuple):
-    """A resource as Envoy accepted it: its version and the value of its Any."""
+    """A resource that Envoy accepted: its version and the value of its Any."""
 
     version: str
     body: bytes
 
 
 class ConfigRecord:
-    """The accepted resources by type URL and name. A type that was answered with nothing is there, and empty."""
+    """The accepted resources by type URL and name. A type whose accepted response was empty is present and empty."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self._seen = asyncio.Event()
+        """Set at every change, and cleared by the record's writer."""
+        self._next_change = asyncio.Event()
         self.revision = 0
         self._types: dict[str, dict[str, AcceptedResource]] = {}
 
     @property
-    def seen(self) -> asyncio.Event:
-        """Set at the next change, for whoever only looks; `changed` is its writer's."""
-        return self._seen
+    def next_change(self) -> asyncio.Event:
+        """An event for readers, which is set once, at the next change."""
+        return self._next_change
 
     @property
     def types(self) -> Mapping[str, Mapping[str, AcceptedResource]]:
         return self._types
 
-    def put(self, type_url: str, given: Mapping[str, AcceptedResource], removed: Iterable[str] = ()) -> None:
-        """Envoy accepted these, and that those are gone."""
-        known = self._types.get(type_url)
-        kept = {**(known or {}), **given}
+    def update(self, type_url: str, accepted: Mapping[str, AcceptedResource], removed: Iterable[str] = ()) -> None:
+        """Add or replace resources that Envoy accepted, and drop those whose removal it accepted."""
+        before = self._types.get(type_url)
+        after = {**(before or {}), **accepted}
         for name in removed:
-            kept.pop(name, None)
-        if kept != known:
-            self._types[type_url] = kept
-            self._note()
+            after.pop(name, None)
+        if after != before:
+            self._types[type_url] = after
+            self._note_change()
 
     def retain(self, type_url: str, names: Collection[str]) -> None:
-        """Envoy has no other resources of this type than those of these names."""
-        known = self._types.get(type_url, {})
-        kept = {name: resource for name, resource in known.items() if name in names}
-        if len(kept) != len(known):
-            self._types[type_url] = kept
-            self._note()
+        """Drop all resources of a type but those with these names."""
+        before = self._types.get(type_url, {})
+        after = {name: resource for name, resource in before.items() if name in names}
+        if len(after) != len(before):
+            self._types[type_url] = after
+            self._note_change()
 
-    def holds(self, type_url: str, name: str, version: str) -> bool:
-        kept = self._types.get(type_url, {}).get(name)
-        return kept is not None and kept.version == version
+    def has_version(self, type_url: str, name: str, version: str) -> bool:
+        resource = self._types.get(type_url, {}).get(name)
+        return resource is not None and resource.version == version
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop everything."""
         if self._types:
             self._types = {}
-            self._note()
+            self._note_change()
 
     def encode(self) -> bytes:
-        """All of it: a DiscoveryResponse that holds a DeltaDiscoveryResponse for each type."""
+        """Encode the record as a DiscoveryResponse that holds one DeltaDiscoveryResponse for each type."""
         whole = DiscoveryResponse()
-        for type_url, kept in self._types.items():
+        for type_url, resources_by_name in self._types.items():
             resources = [
-                Resource(name=name, version=each.version, resource=Any(value=each.body)) for name, each in kept.items()
+                Resource(name=name, version=each.version, resource=Any(value=each.body))
+                for name, each in resources_by_name.items()
             ]
             of_type = DeltaDiscoveryResponse(type_url=type_url, resources=resources)
             whole.resources.append(Any(value=of_type.SerializeToString()))
@@ -87,122 +89,127 @@ class ConfigRecord:
 
     @classmethod
     def decode(cls, raw: bytes) -> ConfigRecord:
-        """Raises ValueError for what is no record."""
+        """Decode what `encode` wrote. Raises ValueError for invalid bytes."""
         record = cls()
         try:
             for each in DiscoveryResponse.FromString(raw).resources:
                 of_type = DeltaDiscoveryResponse.FromString(each.value)
-                record._types[of_type.type_url] = _given(of_type)
+                record._types[of_type.type_url] = _read_resources(of_type)
         except DecodeError as error:
             raise ValueError(str(error)) from error
         return record
 
-    def _note(self) -> None:
+    def _note_change(self) -> None:
         self.revision += 1
         self.changed.set()
-        seen, self._seen = self._seen, asyncio.Event()
-        seen.set()
+        event, self._next_change = self._next_change, asyncio.Event()
+        event.set()
 
 
 @dataclass(slots=True)
-class _Interest:
-    """What a stream asks for of one type."""
+class _TypeSubscription:
+    """A stream's subscription to one type."""
 
     wildcard: bool
     complete: bool
-    """Whether the record holds no more of this type than Envoy does, which a new Envoy's is only once it was answered."""
+    """True if the record has no resource that Envoy lacks; for a new Envoy, from its first ACK on."""
     names: set[str] = field(default_factory=set)
 
-    def wants(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
 
-class _Flight(NamedTuple):
-    """A response that was passed on and not yet answered."""
+class _UnansweredResponse(NamedTuple):
+    """A response that was relayed, and neither acknowledged nor rejected yet."""
 
     type_url: str
-    given: Mapping[str, AcceptedResource]
+    resources: Mapping[str, AcceptedResource]
     removed: Collection[str]
 
 
 class AckTracker:
-    """Reads along one delta stream between an Envoy and its control plane, and writes what it learns into the record."""
+    """Reads the messages of one delta stream, and updates the record with every ACK."""
 
     def __init__(self, record: ConfigRecord) -> None:
         self._record = record
-        self._interests: dict[str, _Interest] = {}
-        self._flights: dict[str, _Flight] = {}
+        self._subscriptions: dict[str, _TypeSubscription] = {}
+        self._unanswered: dict[str, _UnansweredResponse] = {}
 
-    def response(self, raw: bytes) -> None:
-        """What the control plane sends, before Envoy gets it."""
+    def track_response(self, raw: bytes) -> None:
+        """Remember a response of the control plane until Envoy answers it."""
         try:
             message = DeltaDiscoveryResponse.FromString(raw)
         except DecodeError:
-            return  # Envoy's to refuse
-        self._flights[message.nonce] = _Flight(message.type_url, _given(message), [*message.removed_resources])
+            return  # Envoy rejects it
+        self._unanswered[message.nonce] = _UnansweredResponse(
+            message.type_url, _read_resources(message), [*message.removed_resources]
+        )
 
-    def request(self, raw: bytes) -> bytes:
-        """What Envoy says; gives what to pass on.
+    def track_request(self, raw: bytes) -> bytes:
+        """Apply a request of Envoy's to the record; return the bytes to relay.
 
-        These are the same bytes, unless Envoy holds resources from a time when no agent read along: they are asked for
-        again, so that the record is whole.
+        They are the same bytes, unless Envoy states versions that the record lacks, from a time without an agent. These versions are
+        emptied, so that the control plane sends the resources again and the record becomes complete.
         """
         try:
             message = DeltaDiscoveryRequest.FromString(raw)
         except DecodeError:
-            return raw  # the control plane's to refuse
-        self._answer(message)
-        first = message.type_url not in self._interests
-        interest = self._subscribe(message)
+            return raw  # the control plane rejects it
+        self._apply_answer(message)
+        first = message.type_url not in self._subscriptions
+        subscription = self._subscribe(message)
         if not (first and message.initial_resource_versions):
             return raw
-        self._resume(interest, message)
-        return message.SerializeToString() if self._forget_unseen(message) else raw
+        self._resume(subscription, message)
+        return message.SerializeToString() if self._empty_unknown_versions(message) else raw
 
-    def _answer(self, message: DeltaDiscoveryRequest) -> None:
-        """An ACK makes what was given the accepted; after a NACK Envoy has what it had."""
-        flight = self._flights.pop(message.response_nonce, None) if message.response_nonce else None
-        interest = self._interests.get(message.type_url)
-        if flight is None or interest is None or message.HasField("error_detail"):
+    def _apply_answer(self, message: DeltaDiscoveryRequest) -> None:
+        """Update the record with the response that an ACK names. A NACK changes nothing."""
+        response = self._unanswered.pop(message.response_nonce, None) if message.response_nonce else None
+        subscription = self._subscriptions.get(message.type_url)
+        if response is None or subscription is None or message.HasField("error_detail"):
             return
-        if interest.wildcard and not interest.complete:
-            # all there is, or the first part of it: what the last Envoy had besides is gone
-            self._record.retain(flight.type_url, flight.given.keys())
-        interest.complete = True
-        given = {name: kept for name, kept in flight.given.items() if interest.wants(name)}
-        self._record.put(flight.type_url, given, flight.removed)
+        if subscription.wildcard and not subscription.complete:
+            # a new Envoy has only this first response, and nothing that the previous Envoy had
+            self._record.retain(response.type_url, response.resources.keys())
+        subscription.complete = True
+        accepted = {name: each for name, each in response.resources.items() if subscription.includes(name)}
+        self._record.update(response.type_url, accepted, response.removed)
 
-    def _subscribe(self, message: DeltaDiscoveryRequest) -> _Interest:
+    def _subscribe(self, message: DeltaDiscoveryRequest) -> _TypeSubscription:
         added, dropped = message.resource_names_subscribe, message.resource_names_unsubscribe
-        interest = self._interests.get(message.type_url)
-        if interest is None:
+        subscription = self._subscriptions.get(message.type_url)
+        if subscription is None:
             legacy = not added and message.type_url in WILDCARD_BY_DEFAULT
-            interest = self._interests[message.type_url] = _Interest(wildcard=legacy, complete=False)
-        interest.wildcard |= WILDCARD in added
-        interest.names.update(name for name in added if name != WILDCARD)
+            subscription = _TypeSubscription(wildcard=legacy, complete=False)
+            self._subscriptions[message.type_url] = subscription
+        subscription.wildcard |= WILDCARD in added
+        subscription.names.update(name for name in added if name != WILDCARD)
         if dropped:
-            interest.names.difference_update(dropped)
-            interest.wildcard &= WILDCARD not in dropped
-            kept = self._record.types.get(message.type_url, {})
-            gone = kept.keys() if WILDCARD in dropped else set(dropped)
-            self._record.retain(message.type_url, {name for name in kept if name not in gone or interest.wants(name)})
-        return interest
+            subscription.names.difference_update(dropped)
+            subscription.wildcard &= WILDCARD not in dropped
+            known = self._record.types.get(message.type_url, {})
+            gone = known.keys() if WILDCARD in dropped else set(dropped)
+            self._record.retain(
+                message.type_url, {name for name in known if name not in gone or subscription.includes(name)}
+            )
+        return subscription
 
-    def _resume(self, interest: _Interest, message: DeltaDiscoveryRequest) -> None:
-        """Envoy says what it has of this type, and what else it asks for: all besides is of another time."""
-        interest.complete = True
-        self._record.retain(message.type_url, message.initial_resource_versions.keys() | interest.names)
+    def _resume(self, subscription: _TypeSubscription, message: DeltaDiscoveryRequest) -> None:
+        """Drop from the record all resources that Envoy neither states nor subscribes to."""
+        subscription.complete = True
+        self._record.retain(message.type_url, message.initial_resource_versions.keys() | subscription.names)
 
-    def _forget_unseen(self, message: DeltaDiscoveryRequest) -> bool:
-        """Take away the versions that the record has not; says whether there were any."""
+    def _empty_unknown_versions(self, message: DeltaDiscoveryRequest) -> bool:
+        """Empty the stated versions that the record lacks; return whether there were any."""
         versions = message.initial_resource_versions
-        unseen = [name for name in versions if not self._record.holds(message.type_url, name, versions[name])]
-        for name in unseen:
+        unknown = [name for name in versions if not self._record.has_version(message.type_url, name, versions[name])]
+        for name in unknown:
             versions[name] = _UNKNOWN_VERSION
-        return bool(unseen)
+        return bool(unknown)
 
 
-def _given(message: DeltaDiscoveryResponse) -> dict[str, AcceptedResource]:
+def _read_resources(message: DeltaDiscoveryResponse) -> dict[str, AcceptedResource]:
     return {
         each.name: AcceptedResource(each.version, each.resource.value)
         for each in message.resources

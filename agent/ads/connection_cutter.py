@@ -1,7 +1,7 @@
-"""A gateway's half of ending what goes through an exit that leaks or was removed: its open connections to it are cut.
+"""The gateway's cutter, which ends open connections to exits that leak or were removed.
 
-An exit that leaves the configuration keeps its open tunnels, for most leave to be drained. So the agent asks the control plane,
-with its next heartbeat, which of those that left must not keep them.
+Most exits that leave the configuration are drained and keep their open tunnels. So the agent asks the control plane, with its next
+heartbeat, to which of the departed exits the connections must be cut.
 """
 
 from __future__ import annotations
@@ -19,93 +19,96 @@ from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 log = structlog.get_logger()
 
 ENDPOINTS: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
-ASKED_MAX: Final = 100
+DEPARTED_MAX: Final = 100
+"""The number of exits that one heartbeat asks about."""
 
 
 class ExitAddress(NamedTuple):
-    """Where gateways dial an exit: an IP literal and a port."""
+    """The address at which gateways connect to an exit: an IP literal and a port."""
 
     address: str
     port: int
 
 
 class ConnectionCutter:
-    """Knows which exits left what Envoy was given, and cuts the connections to those that the control plane names."""
+    """Tracks exits that departed from Envoy's endpoints, and cuts the connections to those that the control plane names."""
 
     def __init__(self, record: ConfigRecord, board: StatusBoard) -> None:
         self._record = record
         self._board = board
-        self._read: dict[str, tuple[AcceptedResource, frozenset[ExitAddress]]] = {}
-        self._offered: frozenset[ExitAddress] = self._places()
-        self._gone: dict[ExitAddress, None] = {}
+        self._parsed: dict[str, tuple[AcceptedResource, frozenset[ExitAddress]]] = {}
+        self._offered: frozenset[ExitAddress] = self._read_exits()
+        self._departed: dict[ExitAddress, None] = {}
 
     async def run(self) -> None:
-        """Follow what Envoy is given until cancelled."""
+        """Follow the record until cancelled."""
         while True:
-            seen = self._record.seen
-            self.look()
-            await seen.wait()
+            change = self._record.next_change
+            self.refresh()
+            await change.wait()
 
-    def look(self) -> None:
-        """Note which exits left, and which came back."""
-        before, self._offered = self._offered, self._places()
-        for place in self._offered:
-            self._gone.pop(place, None)
-        left = before - self._offered
-        if left:
-            self._gone.update(dict.fromkeys(sorted(left)))
+    def refresh(self) -> None:
+        """Note which exits departed from the record and which returned."""
+        before, self._offered = self._offered, self._read_exits()
+        for each in self._offered:
+            self._departed.pop(each, None)
+        departed = before - self._offered
+        if departed:
+            self._departed.update(dict.fromkeys(sorted(departed)))
             self._board.update(gone=self._board.report.gone + 1)
 
-    async def gone(self) -> Sequence[ExitAddress]:
-        """Those that left while connections to them are open."""
-        if not self._gone:
+    async def list_departed(self) -> Sequence[ExitAddress]:
+        """Return the departed exits to which connections are open, and forget the others."""
+        if not self._departed:
             return ()
-        open_ = await open_places()
-        self._gone = {place: None for place in self._gone if place in open_}
-        return list(self._gone)[:ASKED_MAX]
+        peers = await list_peers()
+        self._departed = {each: None for each in self._departed if each in peers}
+        return list(self._departed)[:DEPARTED_MAX]
 
-    async def cut(self, places: Iterable[ExitAddress]) -> None:
-        """End every open connection to these."""
-        for place in places:
-            if place not in self._gone:
+    async def cut(self, exits: Iterable[ExitAddress]) -> None:
+        """Close all open connections to these exits, if they departed."""
+        for each in exits:
+            if each not in self._departed:
                 continue
-            log.warning("exit.tunnels_cut", exit=f"{place.address}:{place.port}")
-            await ss("-K", *_to(place))
-            if place in await open_places():
+            log.warning("exit.connections_cut", exit=f"{each.address}:{each.port}")
+            await ss("-K", *_build_filter(each))
+            if each in await list_peers():
                 log.error(
-                    "exit.tunnels_not_cut",
-                    exit=f"{place.address}:{place.port}",
+                    "exit.connections_not_cut",
+                    exit=f"{each.address}:{each.port}",
                     hint="run the agent with CAP_NET_ADMIN in Envoy's network namespace",
                 )
             else:
-                self._gone.pop(place, None)
+                self._departed.pop(each, None)
 
-    def _places(self) -> frozenset[ExitAddress]:
-        kept: Mapping[str, AcceptedResource] = self._record.types.get(ENDPOINTS, {})
-        self._read = {name: self._read_one(name, each) for name, each in kept.items()}
-        return frozenset(place for _, places in self._read.values() for place in places)
+    def _read_exits(self) -> frozenset[ExitAddress]:
+        assignments: Mapping[str, AcceptedResource] = self._record.types.get(ENDPOINTS, {})
+        self._parsed = {name: self._parse(name, each) for name, each in assignments.items()}
+        return frozenset(each for _, exits in self._parsed.values() for each in exits)
 
-    def _read_one(self, name: str, kept: AcceptedResource) -> tuple[AcceptedResource, frozenset[ExitAddress]]:
-        known = self._read.get(name)
-        if known is not None and known[0] is kept:
+    def _parse(self, name: str, resource: AcceptedResource) -> tuple[AcceptedResource, frozenset[ExitAddress]]:
+        known = self._parsed.get(name)
+        if known is not None and known[0] is resource:
             return known
-        found = ClusterLoadAssignment.FromString(kept.body)
-        addresses = (each.endpoint.address.socket_address for at in found.endpoints for each in at.lb_endpoints)
-        return kept, frozenset(ExitAddress(each.address, each.port_value) for each in addresses)
+        assignment = ClusterLoadAssignment.FromString(resource.body)
+        addresses = (each.endpoint.address.socket_address for at in assignment.endpoints for each in at.lb_endpoints)
+        return resource, frozenset(ExitAddress(each.address, each.port_value) for each in addresses)
 
 
-async def open_places() -> frozenset[ExitAddress]:
-    """Where the open TCP connections of this network namespace lead to."""
-    return frozenset(_peers(await ss()))
+async def list_peers() -> frozenset[ExitAddress]:
+    """Return the remote ends of the open TCP connections in this network namespace."""
+    return frozenset(_parse_peers(await ss()))
 
 
-def _peers(listed: str) -> Iterable[ExitAddress]:
-    for line in listed.splitlines():
+def _parse_peers(listing: str) -> Iterable[ExitAddress]:
+    for line in listing.splitlines():
         peer = line.split()[3] if len(line.split()) > 3 else ""
         address, _, port = peer.rpartition(":")
         if address and port.isdigit():
             yield ExitAddress(address.strip("[]").removeprefix("::ffff:").partition("%")[0], int(port))
 
 
-def _to(place: ExitAddress) -> Sequence[str]:
-    return ("dst", f"[{place.address}]" if ":" in place.address else place.address, "dport", "=", f":{place.port}")
+def _build_filter(exit_: ExitAddress) -> Sequence[str]:
+    """Build the `ss` filter for the connections to an exit."""
+    host = f"[{exit_.address}]" if ":" in exit_.address else exit_.address
+    return ("dst", host, "dport", "=", f":{exit_.port}")

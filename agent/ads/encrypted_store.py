@@ -1,4 +1,4 @@
-"""The record on disk, encrypted: a copy of the file, or a backup of it, is worth nothing without the proxy's key."""
+"""The config record on disk, encrypted with a key derived from the proxy's, so that a copy of the file reveals nothing."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from agent.config.state_dir import StateDir, StateDirUnusable
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of the file: several times what the largest gateway has. A record that is larger is not written."""
+"""The limit of the file, several times the size of the largest gateway's. A larger record is not written."""
 _MAX_CONTENT_BYTES: Final = MAX_BYTES - 64
 _VERSION: Final = b"EPR1"
-"""What the file begins with; another format begins with something else."""
+"""The first bytes of the file, which identify its format."""
 _NONCE_BYTES: Final = 12
 _INFO: Final = b"exitplane agent record"
 
 
 class EncryptedStore:
-    """Puts one proxy's record into its state folder and takes it out again."""
+    """Saves and loads one proxy's config record in its state folder."""
 
     def __init__(self, folder: StateDir, key_pem: str, proxy_id: UUID) -> None:
         self._folder = folder
-        self._cipher = AESGCM(_derive(key_pem))
-        # of another format, or of another proxy in a folder that was copied: then it does not decrypt
+        self._cipher = AESGCM(_derive_key(key_pem))
+        # authenticated data: a file of another format, or of another proxy, does not decrypt
         self._context = _VERSION + proxy_id.bytes
         self._warned = False
 
     def load(self) -> ConfigRecord:
-        """The record; an empty one, and a warning, when the file is not what this proxy wrote."""
+        """Load the record; an empty one, with a warning, if this proxy did not write the file."""
         raw = self._folder.read_bytes(files.RECORD, MAX_BYTES + 1)
         if raw is None:
             return ConfigRecord()
         try:
             return ConfigRecord.decode(self._open(raw))
         except (ValueError, InvalidTag) as error:
-            log.warning("record.unreadable", reason=str(error) or "it was changed, or is another proxy's")
+            log.warning("record.unreadable", reason=str(error) or "the file was modified, or belongs to another proxy")
             return ConfigRecord()
 
     def save(self, content: bytes) -> None:
-        """Replace the file by an encoded record. What keeps it from being written is told once."""
+        """Replace the file by an encoded record. A failure is logged once, until a save succeeds."""
         try:
             self._folder.write(files.RECORD, self._seal(content))
         except StateDirUnusable as error:
@@ -62,28 +62,28 @@ class EncryptedStore:
             self._warned = False
 
     def remove(self) -> None:
-        """Keep nothing."""
+        """Remove the file."""
         self._folder.remove(files.RECORD)
 
     def _seal(self, content: bytes) -> bytes:
-        """Raises StateUnusable."""
+        """Encrypt a record. Raises StateDirUnusable if it is too large."""
         if len(content) > _MAX_CONTENT_BYTES:
-            raise StateDirUnusable(f"a record of {len(content)} bytes is not kept")
+            raise StateDirUnusable(f"a record of {len(content)} bytes is too large to be saved")
         nonce = os.urandom(_NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, content, self._context)
 
     def _open(self, raw: bytes) -> bytes:
-        """Raises ValueError or InvalidTag."""
+        """Decrypt the file's content. Raises ValueError or InvalidTag."""
         if len(raw) > MAX_BYTES:
-            raise ValueError("it is too large")
+            raise ValueError("the file is too large")
         if not raw.startswith(_VERSION):
-            raise ValueError("it is of another format")
+            raise ValueError("the file has another format")
         at = len(_VERSION) + _NONCE_BYTES
         return self._cipher.decrypt(raw[len(_VERSION) : at], raw[at:], self._context)
 
 
-def _derive(key_pem: str) -> bytes:
-    """An AES-256 key from the proxy's private key, for nothing but this (HKDF, RFC 5869)."""
+def _derive_key(key_pem: str) -> bytes:
+    """Derive the AES-256 key of the record from the proxy's private key (HKDF, RFC 5869)."""
     key = load_pem_private_key(key_pem.encode(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     secret = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")

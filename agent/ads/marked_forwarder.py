@@ -1,7 +1,8 @@
-"""What the agent says to its control plane behind a kill switch carries a mark, so that nobody else may say anything there.
+"""Marked connections from the agent to its control plane, which the kill switch lets out.
 
-Clients may name the control plane's address too, and their connections leave from the same namespace. Whatever the agent dials
-itself is marked as it is made; gRPC offers no such thing, so it dials a socket in the state folder, and a `MarkedForwarder` goes on.
+Clients' connections leave from the same network namespace and may name the control plane too, so the kill switch checks a mark
+(SO_MARK), not the address. gRPC cannot mark its sockets. It connects to a Unix socket in the state folder, and a `MarkedForwarder`
+relays the bytes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
-DIAL_WITHIN_S: Final = 3.0
+CONNECT_TIMEOUT_S: Final = 3.0
 _CHUNK: Final = 65_536
 
 
-def marked_socket(place: tuple[Any, ...]) -> socket.socket:
-    """A socket for a place (as getaddrinfo gives it) that the kill switch lets out. Raises OSError without CAP_NET_ADMIN."""
-    made = socket.socket(*place[:3])
+def marked_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Create a socket that the kill switch lets out, for an entry of getaddrinfo. Raises OSError without CAP_NET_ADMIN."""
+    made = socket.socket(*info[:3])
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
@@ -37,78 +38,81 @@ def marked_socket(place: tuple[Any, ...]) -> socket.socket:
 
 
 class MarkedForwarder:
-    """Passes on each connection to a socket in the folder, as it is, to `place`; from `start` to `stop`."""
+    """Relays connections from a Unix socket in the state folder to `endpoint`, between `start` and `stop`."""
 
-    def __init__(self, folder: StateDir, place: Endpoint) -> None:
+    def __init__(self, folder: StateDir, endpoint: Endpoint) -> None:
         self._folder = folder
-        self._place = place
-        self._held = ExitStack()
-        self._path = self._held.enter_context(folder.within(files.PASSAGE))
+        self._endpoint = endpoint
+        self._exit_stack = ExitStack()
+        self._path = self._exit_stack.enter_context(folder.within(files.PASSAGE))
         self._server: asyncio.Server | None = None
-        self._passing: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def target(self) -> str:
-        """What gRPC dials."""
+        """The target that gRPC connects to."""
         return f"unix:{self._path}"
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
-        self._folder.remove(files.PASSAGE)  # one that a killed agent left
-        self._server = await asyncio.start_unix_server(self._take, self._path)
+        self._folder.remove(files.PASSAGE)  # a killed agent leaves its socket behind
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
         (self._folder.path / files.PASSAGE).chmod(0o600)
 
     async def stop(self) -> None:
-        """Listen no more, and end what is open."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
             self._folder.remove(files.PASSAGE)
-        for task in self._passing:
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
-        self._held.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._exit_stack.close()
 
-    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._pass(reader, writer), name="passage")
-        self._passing.add(task)
-        task.add_done_callback(self._passing.discard)
-        task.add_done_callback(lambda _: writer.close())  # also when it was cancelled before it began
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._forward(reader, writer), name="forwarder")
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.close())  # a task cancelled before it starts closes nothing itself
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until either side ends."""
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay both directions until either side closes."""
         try:
-            far_reader, far_writer = await self._dial()
+            upstream_reader, upstream_writer = await self._connect()
         except OSError as error:
-            log.debug("passage.closed", place=str(self._place), reason=str(error))
+            log.debug("forwarder.connect_failed", endpoint=str(self._endpoint), reason=str(error))
             writer.transport.abort()
             return
-        ways = [asyncio.create_task(_pump(reader, far_writer)), asyncio.create_task(_pump(far_reader, writer))]
+        pumps = [
+            asyncio.create_task(_pump(reader, upstream_writer)),
+            asyncio.create_task(_pump(upstream_reader, writer)),
+        ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            far_writer.close()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            upstream_writer.close()
 
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Try every address of the place, in order. Raises OSError with what the last one said."""
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the first address that answers. Raises OSError with the last address's error."""
         loop = asyncio.get_running_loop()
-        failed = OSError(f"{self._place} has no address")
-        async with asyncio.timeout(DIAL_WITHIN_S):
-            for found in await loop.getaddrinfo(self._place.host, self._place.port, type=socket.SOCK_STREAM):
-                dialled = None
+        last_error = OSError(f"{self._endpoint} has no address")
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            for info in await loop.getaddrinfo(self._endpoint.host, self._endpoint.port, type=socket.SOCK_STREAM):
+                connection = None
                 try:
-                    dialled = marked_socket(found)
-                    await loop.sock_connect(dialled, found[4])
-                    return await asyncio.open_connection(sock=dialled)
+                    connection = marked_socket(info)
+                    await loop.sock_connect(connection, info[4])
+                    return await asyncio.open_connection(sock=connection)
                 except BaseException as error:
-                    if dialled is not None:
-                        dialled.close()
+                    if connection is not None:
+                        connection.close()
                     if not isinstance(error, OSError):
                         raise
-                    failed = error
-        raise failed
+                    last_error = error
+        raise last_error
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

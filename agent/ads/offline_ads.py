@@ -1,6 +1,6 @@
-"""Speaks for a control plane that is away: the protocol core over the record.
+"""ADS answers from the config record while the control plane is unreachable.
 
-Imported when it is needed: with the core comes what translates, which an agent has no other use for.
+Import this module only when it is needed: it loads the protocol and translation code, which an agent does not need otherwise.
 """
 
 from __future__ import annotations
@@ -23,55 +23,55 @@ Types = Mapping[str, Mapping[str, AcceptedResource]]
 
 
 class OfflineAds:
-    """One stream answered from the record as it is now.
+    """One delta stream, answered from the record.
 
-    An Envoy that started anew gets everything, in the order of make before break. One that lives is left as it is, even
-    if what it holds is not what the record says: it may have been served past the agent.
+    A restarted Envoy gets all resources, in make-before-break order. A running Envoy keeps what it has, even if that differs from
+    the record, because it may have been configured directly by the control plane.
     """
 
     def __init__(self, types: Types, identity: Identity) -> None:
         self._types = types
-        self._stream = XdsStream(Variant.DELTA, identity, _view(types))
-        self._seen: set[str] = set()
+        self._stream = XdsStream(Variant.DELTA, identity, _build_view(types))
+        self._requested: set[str] = set()
 
     def receive(self, raw: bytes, now: float) -> Sequence[Action]:
-        """What to do about a request. Nothing, if it is of a type that was never answered: what is not known is not empty."""
+        """Answer a request. A type that the record lacks gets no answer, because unknown does not mean empty."""
         try:
             message = DeltaDiscoveryRequest.FromString(raw)
         except DecodeError:
             return self._stream.receive(raw, now)
-        known = self._types.get(message.type_url)
-        if known is None:
+        recorded = self._types.get(message.type_url)
+        if recorded is None:
             return []
-        if message.type_url not in self._seen:
-            self._seen.add(message.type_url)
+        if message.type_url not in self._requested:
+            self._requested.add(message.type_url)
             if message.initial_resource_versions:
-                return self._resume(message, known, now)
+                return self._resume(message, recorded, now)
         return self._stream.receive(raw, now)
 
     def _resume(
-        self, message: DeltaDiscoveryRequest, known: Mapping[str, AcceptedResource], now: float
+        self, message: DeltaDiscoveryRequest, recorded: Mapping[str, AcceptedResource], now: float
     ) -> Sequence[Action]:
-        """Tell the core that Envoy holds what the record has, where it holds anything of that name."""
+        """State the recorded versions for the resources that Envoy holds, so that these are not sent again."""
         held = dict(message.initial_resource_versions)
         names = [*message.resource_names_subscribe]
-        if all(name in known and known[name].version == version for name, version in held.items()):
+        if all(name in recorded and recorded[name].version == version for name, version in held.items()):
             return self._stream.receive(message.SerializeToString(), now)
-        wanted = [name for name in names if name == WILDCARD or name in known or name not in held]
+        subscribed = [name for name in names if name == WILDCARD or name in recorded or name not in held]
         wildcard = not names or WILDCARD in names
-        if not wanted and not wildcard:
+        if not subscribed and not wildcard:
             return []
-        # an Envoy that is ahead of the record lacks what was removed since
-        assumed = known if wildcard else held.keys() & known.keys()
+        # an Envoy ahead of the record may lack resources because they were removed since
+        assumed = recorded if wildcard else held.keys() & recorded.keys()
         message.ClearField("initial_resource_versions")
         message.ClearField("resource_names_subscribe")
-        message.resource_names_subscribe.extend(wanted)
-        message.initial_resource_versions.update({name: known[name].version for name in assumed})
-        return self._stream.receive(message.SerializeToString(), now) if known else []
+        message.resource_names_subscribe.extend(subscribed)
+        message.initial_resource_versions.update({name: recorded[name].version for name in assumed})
+        return self._stream.receive(message.SerializeToString(), now) if recorded else []
 
 
-class _Recorded:
-    """The scope of what is taken from a record: nothing is translated for it."""
+class _RecordScope:
+    """A scope for recorded resources, which need no translation."""
 
     key = "record"
     types: frozenset[str] = frozenset()
@@ -90,10 +90,10 @@ class _Recorded:
         return ()
 
 
-def _view(types: Types) -> ProxyView:
-    """With the versions that the control plane gave, so that what came from here need not be sent again."""
+def _build_view(types: Types) -> ProxyView:
+    """Build a view with the control plane's own versions, so that it need not send these resources again."""
     table = {
-        type_url: {name: Resource(type_url, name, each.version, each.body) for name, each in kept.items()}
-        for type_url, kept in types.items()
+        type_url: {name: Resource(type_url, name, each.version, each.body) for name, each in resources.items()}
+        for type_url, resources in types.items()
     }
-    return ProxyView([Snapshot(_Recorded(), 0, table)])
+    return ProxyView([Snapshot(_RecordScope(), 0, table)])

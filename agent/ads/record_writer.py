@@ -1,4 +1,4 @@
-"""The writer of the record: one save at a time, the newest last, and none that a cancelled caller cuts short."""
+"""The writer of the config record: one save at a time, in order, and never interrupted by a cancelled caller."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from agent.ads.config_record import ConfigRecord
 from agent.ads.encrypted_store import EncryptedStore
 
 QUIET_S: Final = 0.5
-"""The record is written once it has not changed for this long, …"""
-WRITTEN_AFTER_S: Final = 5.0
-"""… or after this long if it never stops."""
+"""The record is written once it is unchanged for this long."""
+DELAY_MAX_S: Final = 5.0
+"""The record is written after this long, even if it keeps changing."""
 
 
 class RecordWriter:
-    """Keeps the file up to the record from `start` to `stop`."""
+    """Keeps the file up to date with the record, between `start` and `stop`."""
 
-    def __init__(self, record: ConfigRecord, vault: EncryptedStore) -> None:
+    def __init__(self, record: ConfigRecord, store: EncryptedStore) -> None:
         self._record = record
-        self._vault = vault
-        self._turn = asyncio.Lock()
+        self._store = store
+        self._lock = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
-        self._following: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._following = asyncio.create_task(self._follow(), name="record")
+        self._task = asyncio.create_task(self._follow(), name="record")
 
     async def stop(self) -> None:
-        """Wait for the save that runs, then write what is newer."""
-        if self._following is None:
+        """Wait for the running save, then write later changes."""
+        if self._task is None:
             return
-        self._following.cancel()
-        await asyncio.wait({self._following})
+        self._task.cancel()
+        await asyncio.wait({self._task})
         await self.flush()
 
     async def flush(self) -> None:
-        """Bring the file up to the record.
+        """Write the record now, if it changed.
 
-        A save runs in a thread, which no cancellation ends. So it is a task of its own that keeps its turn until the thread is
-        done: were the turn given up with the caller, a later save could be overtaken by this one.
+        A save runs in a thread, which cancellation does not stop. So its own task holds the lock until the thread ends. If a cancelled
+        caller released the lock, this save could overwrite a later one.
         """
-        saving = asyncio.create_task(self._save(), name="record save")
-        self._saves.add(saving)
-        saving.add_done_callback(self._saves.discard)
-        await asyncio.shield(saving)
+        save = asyncio.create_task(self._save(), name="record save")
+        self._saves.add(save)
+        save.add_done_callback(self._saves.discard)
+        await asyncio.shield(save)
 
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._record.changed.wait()
-            deadline_s, seen = loop.time() + WRITTEN_AFTER_S, -1
-            while seen != self._record.revision and loop.time() < deadline_s:
-                seen = self._record.revision
+            deadline_s, revision = loop.time() + DELAY_MAX_S, -1
+            while revision != self._record.revision and loop.time() < deadline_s:
+                revision = self._record.revision
                 await asyncio.sleep(QUIET_S)
             await self.flush()
 
     async def _save(self) -> None:
-        async with self._turn:
+        async with self._lock:
             if not self._record.changed.is_set():
                 return
             self._record.changed.clear()
             if self._record.types:
-                await asyncio.to_thread(self._vault.save, self._record.encode())
+                await asyncio.to_thread(self._store.save, self._record.encode())
             else:
-                self._vault.remove()
+                self._store.remove()

@@ -1,7 +1,7 @@
-"""What stands between an Envoy and its control plane, on a socket in the state folder (docs/decisions/0009-the-agent-relays.md).
+"""The ADS relay between an Envoy and its control plane, on a socket in the state folder (docs/decisions/0009-the-agent-relays.md).
 
-It passes on what both say, and remembers what Envoy accepted. While the control plane is away it answers from that, so that
-an Envoy that starts then comes up with what the last one had.
+It relays all messages and records what Envoy accepted. While the control plane is unreachable it answers from the record, so that
+a restarted Envoy gets its last configuration.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from model.identity import Identity
 
 log = structlog.get_logger()
 
-READ_WITHIN_S: Final = 30.0
-"""How long Envoy may leave a response unread."""
-_EARLY_S: Final = 5.0
-"""A stream that ended without a word after less than this was not served."""
+READ_TIMEOUT_S: Final = 30.0
+"""The time within which Envoy must read a response."""
+_UNSERVED_S: Final = 5.0
+"""A stream that ends sooner than this without a response counts as not served."""
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Envoy asks every 10 s whether anybody is there
+    # Envoy sends a keepalive ping every 10 s
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
@@ -50,52 +50,52 @@ class SocketUnusable(ExitplaneError):
     code = "socket_unusable"
 
 
-class _EnvoyLeft(Exception):
-    """Envoy ended its stream."""
+class _EnvoyDisconnected(Exception):
+    """Envoy closed its stream."""
 
 
-class _EnvoyStuck(Exception):
-    """Envoy left a response unread for READ_WITHIN_S."""
+class _EnvoyStalled(Exception):
+    """Envoy did not read a response within READ_TIMEOUT_S."""
 
 
 class Relay:
-    """Serves one Envoy's ADS from `start` to `stop`, which must come after Envoy's own end.
+    """Serves ADS to one Envoy between `start` and `stop`. Call `stop` after Envoy has ended.
 
-    `marked` is whether there is a kill switch, which lets only marked packets out.
+    `marked` marks the packets to the control plane, for a kill switch that lets out no others.
     """
 
     def __init__(self, enrolment: Enrolment, folder: StateDir, *, marked: bool = False) -> None:
         self._folder = folder
         self._identity = Identity(enrolment.fleet_id, enrolment.role, enrolment.id)
-        self._passage = MarkedForwarder(folder, enrolment.xds) if marked else None
-        self._upstream = Upstream(enrolment, self._passage.target if self._passage else None)
-        vault = EncryptedStore(folder, enrolment.key_pem, enrolment.id)
-        self._record = vault.load()
-        self._writer = RecordWriter(self._record, vault)
+        self._forwarder = MarkedForwarder(folder, enrolment.xds) if marked else None
+        self._upstream = Upstream(enrolment, self._forwarder.target if self._forwarder else None)
+        store = EncryptedStore(folder, enrolment.key_pem, enrolment.id)
+        self._record = store.load()
+        self._writer = RecordWriter(self._record, store)
         self._server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
 
     @property
     def record(self) -> ConfigRecord:
-        """What its Envoy was given and accepted."""
+        """The configuration that Envoy accepted."""
         return self._record
 
     async def start(self) -> None:
         """Listen. Raises SocketUnusable."""
-        self._folder.remove(files.SOCKET)  # one that a killed agent left
+        self._folder.remove(files.SOCKET)  # a killed agent leaves its socket behind
         self._bind()
-        if self._passage is not None:
-            await self._passage.start()
+        if self._forwarder is not None:
+            await self._forwarder.start()
         await self._server.start()
         self._writer.start()
 
     async def stop(self) -> None:
-        """End every stream and write what was not written yet."""
+        """Close every stream, and write the record if it changed."""
         await self._server.stop(None)
         await self._upstream.close()
-        if self._passage is not None:
-            await self._passage.stop()
+        if self._forwarder is not None:
+            await self._forwarder.stop()
         await self._writer.stop()
         self._folder.remove(files.SOCKET)
 
@@ -106,114 +106,114 @@ class Relay:
             (self._folder.path / files.SOCKET).chmod(0o600)
         except (RuntimeError, OSError) as error:
             raise SocketUnusable(
-                f"{self._folder.path / files.SOCKET} cannot be listened on ({error})",
+                f"{self._folder.path / files.SOCKET} cannot be used as a socket ({error})",
                 hint="name another folder with --state",
             ) from error
 
-    # -- a stream of Envoy's
+    # -- Envoy's streams
 
     async def _serve(self, _: Any, context: Context) -> None:
         try:
-            call = await self._upstream.open()
+            call = await self._upstream.open_stream()
             if call is None:
-                await self._answer(context)
+                await self._serve_from_record(context)
             else:
-                await self._pair(context, call)
+                await self._relay(context, call)
         except Denied as denied:
-            # whoever was deregistered is not kept alive, by this agent or the next
+            # a deregistered proxy must not be configured again from the record, by this agent or the next
             log.warning("ads.denied", code=denied.code.name, reason=denied.details)
             self._record.clear()
             await self._writer.flush()
             await context.abort(denied.code, denied.details)
-        except _EnvoyStuck:
-            # the status waits behind what is not read, so the control plane's stream has ended before this
+        except _EnvoyStalled:
+            # this blocks behind the unread response; the control plane's stream is already closed
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Envoy does not read its responses")
-        except _EnvoyLeft:
+        except _EnvoyDisconnected:
             return
 
-    async def _pair(self, context: Context, call: Call) -> None:
-        """Pass on what either side says until one ends. Raises Denied, _EnvoyLeft and _EnvoyStuck."""
-        witness = AckTracker(self._record)
+    async def _relay(self, context: Context, call: Call) -> None:
+        """Relay messages until either side closes. Raises Denied, _EnvoyDisconnected and _EnvoyStalled."""
+        tracker = AckTracker(self._record)
         begun_s = time.monotonic()
         served = asyncio.Event()
-        up = asyncio.create_task(self._pass_requests(context, call, witness))
-        down = asyncio.create_task(self._pass_responses(context, call, witness, served))
+        upward = asyncio.create_task(self._relay_requests(context, call, tracker))
+        downward = asyncio.create_task(self._relay_responses(context, call, tracker, served))
         try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-            if up.done():
-                up.result()
-            await down
+            await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
+            if upward.done():
+                upward.result()
+            await downward
         finally:
             call.cancel()
-            await _cancel((up, down))
+            await _cancel((upward, downward))
         await raise_if_denied(call)
         code, details = await call.code(), await call.details()
-        if not served.is_set() and time.monotonic() - begun_s < _EARLY_S:
-            self._upstream.note_away(f"{code.name}: {details}")
+        if not served.is_set() and time.monotonic() - begun_s < _UNSERVED_S:
+            self._upstream.mark_unreachable(f"{code.name}: {details}")
         if code is not grpc.StatusCode.OK:
             await context.abort(code, details)
 
-    async def _pass_requests(self, context: Context, call: Call, witness: AckTracker) -> None:
-        """Until the control plane takes no more. Raises _EnvoyLeft."""
+    async def _relay_requests(self, context: Context, call: Call, tracker: AckTracker) -> None:
+        """Relay Envoy's requests until the control plane closes. Raises _EnvoyDisconnected."""
         while (raw := await context.read()) is not grpc.aio.EOF:
             try:
-                await call.write(witness.request(raw))
+                await call.write(tracker.track_request(raw))
             except (grpc.RpcError, asyncio.InvalidStateError):
                 return
-        raise _EnvoyLeft
+        raise _EnvoyDisconnected
 
-    async def _pass_responses(self, context: Context, call: Call, witness: AckTracker, served: asyncio.Event) -> None:
-        """Until the control plane has nothing more to say. Raises _EnvoyStuck."""
+    async def _relay_responses(self, context: Context, call: Call, tracker: AckTracker, served: asyncio.Event) -> None:
+        """Relay the control plane's responses until it closes. Raises _EnvoyStalled."""
         with suppress(grpc.RpcError):
             while (raw := await call.read()) is not grpc.aio.EOF:
                 served.set()
-                self._upstream.note_good()
-                witness.response(raw)
+                self._upstream.mark_serving()
+                tracker.track_response(raw)
                 await _write(context, raw)
 
-    # -- while the control plane is away
+    # -- while the control plane is unreachable
 
-    async def _answer(self, context: Context) -> None:
-        """Serve what the last Envoy accepted, until the control plane is back. Raises Denied, _EnvoyLeft and _EnvoyStuck.
+    async def _serve_from_record(self, context: Context) -> None:
+        """Answer from the record until the control plane is reachable; then the stream ends, and Envoy's next one is relayed.
 
-        Then the stream ends, and Envoy's next one is relayed. Without a record Envoy is told nothing, and waits likewise.
+        Without a record Envoy gets no answers and waits. Raises Denied, _EnvoyDisconnected and _EnvoyStalled.
         """
-        # some 15 MB and a second of work that an agent does without until now
+        # the import takes about 15 MB and a second, which an agent without outages saves
         await asyncio.to_thread(import_module, "agent.ads.offline_ads")
-        from agent.ads.offline_ads import OfflineAds  # noqa: PLC0415 - it was just imported
-        from xds.protocol.stream import Close, Send  # noqa: PLC0415 - likewise
+        from agent.ads.offline_ads import OfflineAds  # noqa: PLC0415 - imported above
+        from xds.protocol.stream import Close, Send  # noqa: PLC0415 - as above
 
         types = self._record.types
-        log.info("ads.from_record", resources={type_url: len(kept) for type_url, kept in types.items()})
-        fallback = OfflineAds(types, self._identity)
-        back = asyncio.create_task(self._upstream.wait_until_back())
+        log.info("ads.from_record", resources={type_url: len(resources) for type_url, resources in types.items()})
+        offline = OfflineAds(types, self._identity)
+        reachable = asyncio.create_task(self._upstream.wait_until_reachable())
         reading = asyncio.ensure_future(context.read())
         try:
             while True:
-                await asyncio.wait({back, reading}, return_when=asyncio.FIRST_COMPLETED)
-                if back.done():
-                    return back.result()
+                await asyncio.wait({reachable, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if reachable.done():
+                    return reachable.result()
                 raw = reading.result()
                 if raw is grpc.aio.EOF:
-                    raise _EnvoyLeft
+                    raise _EnvoyDisconnected
                 reading = asyncio.ensure_future(context.read())
-                for action in fallback.receive(raw, time.monotonic()):
+                for action in offline.receive(raw, time.monotonic()):
                     match action:
                         case Send():
                             await _write(context, action.data)
                         case Close():
                             await context.abort(grpc.StatusCode[action.status], action.message)
         finally:
-            await _cancel((back, reading))
+            await _cancel((reachable, reading))
 
 
 async def _write(context: Context, raw: bytes) -> None:
-    """Send a response, as soon as Envoy takes it. Raises _EnvoyStuck."""
+    """Send a response and wait until Envoy reads it. Raises _EnvoyStalled."""
     try:
-        async with asyncio.timeout(READ_WITHIN_S):
+        async with asyncio.timeout(READ_TIMEOUT_S):
             await context.write(raw)
     except TimeoutError as error:
-        raise _EnvoyStuck from error
+        raise _EnvoyStalled from error
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

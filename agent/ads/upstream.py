@@ -1,4 +1,4 @@
-"""The control plane's ADS server, as the agent dials it: with the proxy's own certificate, and known by its own name."""
+"""The agent's client of the control plane's ADS server, authenticated by the proxy's certificate."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = structlog.get_logger()
 
 SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD: Final = "DeltaAggregatedResources"
-PATIENCE_S: Final = 1.0
-"""How long a connection may take before the control plane counts as away."""
-ACCEPTED_S: Final = 0.3
-"""A stream that was not refused for this long is taken: a server that has nothing to say says nothing."""
+CONNECT_TIMEOUT_S: Final = 1.0
+"""The control plane counts as unreachable if connecting takes longer."""
+REFUSAL_WINDOW_S: Final = 0.3
+"""A stream counts as accepted if it is not refused for this long, because a server without news sends nothing."""
 PROBE_BASE_S: Final = 0.2
 PROBE_LIMIT_S: Final = 5.0
 _DENIALS: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
@@ -29,12 +29,12 @@ _OPTIONS: Final = (
     ("grpc.default_authority", XDS_SERVER_NAME),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # a peer that vanished without a word is noticed within 15 s
+    # a peer that vanishes without closing is noticed within 15 s
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # dialled again at once: how often is the business of whoever asks
+    # reconnect quickly: `Upstream` paces its attempts itself
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -49,7 +49,7 @@ Call: TypeAlias = Any
 
 
 class Denied(Exception):
-    """The control plane is there and does not want this proxy."""
+    """The control plane is reachable and refuses this proxy."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(details)
@@ -58,7 +58,7 @@ class Denied(Exception):
 
 
 class Upstream:
-    """Opens streams to the control plane, and knows whether it is away. `target` is what is dialled instead of where it is."""
+    """Opens streams to the control plane, and tracks whether it is reachable. `target` replaces its address."""
 
     def __init__(self, enrolment: Enrolment, target: str | None = None) -> None:
         credentials = grpc.ssl_channel_credentials(
@@ -67,61 +67,61 @@ class Upstream:
             certificate_chain=enrolment.certificate_pem.encode(),
         )
         self._channel = grpc.aio.secure_channel(target or str(enrolment.xds), credentials, options=_OPTIONS)
-        self._dial = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
+        self._start_stream = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
         self._backoff = Backoff(PROBE_BASE_S, PROBE_LIMIT_S)
-        self._away = False
-        self._spare: Call | None = None
-        """A stream that the control plane took while nobody needed it yet."""
+        self._unreachable = False
+        self._ready_stream: Call | None = None
+        """A stream that was accepted by `wait_until_reachable` and not used yet."""
 
-    async def open(self) -> Call | None:
-        """A stream; None when the control plane is away."""
-        spare, self._spare = self._spare, None
-        if spare is not None and not spare.done():
-            return spare
-        if not self._away and not await self._connected():
-            self.note_away("it cannot be reached")
-        return None if self._away else self._dial()
+    async def open_stream(self) -> Call | None:
+        """Open a stream; None if the control plane is unreachable."""
+        ready, self._ready_stream = self._ready_stream, None
+        if ready is not None and not ready.done():
+            return ready
+        if not self._unreachable and not await self._connect():
+            self.mark_unreachable("it cannot be reached")
+        return None if self._unreachable else self._start_stream()
 
-    async def wait_until_back(self) -> None:
-        """Return once the control plane takes a stream again, which the next `open` gives. Raises Denied."""
+    async def wait_until_reachable(self) -> None:
+        """Wait until the control plane accepts a stream, which the next `open_stream` returns. Raises Denied."""
         while True:
             await asyncio.sleep(self._backoff.next_s())
-            if await self._connected() and (call := await self._taken()) is not None:
-                self._drop_spare()
-                self._spare, self._away = call, False
+            if await self._connect() and (call := await self._try_stream()) is not None:
+                self._drop_ready_stream()
+                self._ready_stream, self._unreachable = call, False
                 log.info("ads.back")
                 return
 
-    def note_away(self, reason: str) -> None:
-        """It cannot be had: do not wait for it until it was seen to be back."""
-        if not self._away:
+    def mark_unreachable(self, reason: str) -> None:
+        """Note that the control plane is unreachable, so that `open_stream` returns None at once."""
+        if not self._unreachable:
             log.warning("ads.away", reason=reason)
-        self._away = True
+        self._unreachable = True
 
-    def note_good(self) -> None:
-        """It serves."""
+    def mark_serving(self) -> None:
+        """Note that the control plane answered, and reset the backoff."""
         self._backoff.reset()
 
     async def close(self) -> None:
-        self._drop_spare()
+        self._drop_ready_stream()
         await self._channel.close()
 
-    async def _connected(self) -> bool:
-        """Whether there is a connection, or comes to be one in time."""
+    async def _connect(self) -> bool:
+        """Connect, if not connected; return whether that worked in time."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._channel.channel_ready()
         except TimeoutError:
             return False
         return True
 
-    async def _taken(self) -> Call | None:
-        """A stream that was not refused at once. Raises Denied."""
-        call = self._dial()
+    async def _try_stream(self) -> Call | None:
+        """Open a stream; None if it is refused at once. Raises Denied."""
+        call = self._start_stream()
         ended = asyncio.Event()
         call.add_done_callback(lambda _: ended.set())
         try:
-            if not await wait(ended, ACCEPTED_S):
+            if not await wait(ended, REFUSAL_WINDOW_S):
                 return call
         except asyncio.CancelledError:
             call.cancel()
@@ -129,14 +129,14 @@ class Upstream:
         await raise_if_denied(call)
         return None
 
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.cancel()
-            self._spare = None
+    def _drop_ready_stream(self) -> None:
+        if self._ready_stream is not None:
+            self._ready_stream.cancel()
+            self._ready_stream = None
 
 
 async def raise_if_denied(call: Call) -> None:
-    """Raises Denied when a stream that ended was refused for good: that is not an outage."""
+    """Raise Denied if an ended stream was refused by PERMISSION_DENIED or UNAUTHENTICATED, which is not an outage."""
     code = await call.code()
     if code in _DENIALS:
         raise Denied(code, await call.details())

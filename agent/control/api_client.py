@@ -1,4 +1,4 @@
-"""The control plane's REST API, as an agent sees it."""
+"""The agent's client of the control plane's REST API."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SECRET_FIELDS: Final = ("join_token", "csr")
 
 
 class ApiUnavailable(ExitplaneError):
-    """Try again later: it cannot be reached, or says so. `retry_after_s` is its own wish, or None."""
+    """The API cannot be reached, or answers 429 or 5xx; retry later. `retry_after_s` is its Retry-After, or None."""
 
-    code = "plane_unavailable"
+    code = "api_unavailable"
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -33,20 +33,20 @@ class ApiUnavailable(ExitplaneError):
 
 
 class RefusedByApi(ExitplaneError):
-    """Trying again is of no use. `problem` is what a problem+json said, empty when the answer was something else.
+    """The API refused the request, and a retry is useless. `problem` is the problem+json body, empty for another body.
 
-    `at` is when that was said, by the clock of whoever said it; None when the answer does not tell.
+    `answered_at` is the answer's Date header, or None.
     """
 
     code = "refused"
 
     def __init__(
-        self, status: int, message: str, hint: str, problem: Mapping[str, Any], at: datetime | None = None
+        self, status: int, message: str, hint: str, problem: Mapping[str, Any], answered_at: datetime | None = None
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.problem = problem
-        self.at = at
+        self.answered_at = answered_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class ApiClient:
     timeout: aiohttp.ClientTimeout = field(default=_TIMEOUT)
 
     async def post(self, path: str, body: bytes, authorization: str | None = None) -> Mapping[str, Any]:
-        """The reply's JSON object. `path` is the API's own, from `/api/v1` on.
+        """Post a body and return the reply's JSON object. `path` begins with `/api/v1`.
 
-        Raises PlaneUnavailable or Refused.
+        Raises ApiUnavailable or RefusedByApi.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if authorization is not None:
@@ -70,7 +70,7 @@ class ApiClient:
             async with self.session.post(
                 url, data=body, headers=headers, timeout=self.timeout, allow_redirects=False
             ) as response:
-                return _judge(url, response, await response.read())
+                return _read_reply(url, response, await response.read())
         except TimeoutError as error:
             raise ApiUnavailable(f"{self.url} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -78,29 +78,29 @@ class ApiClient:
 
 
 def parse_api(text: str) -> URL:
-    """The API's URL. Raises BadSetting."""
+    """Parse the API's URL. Raises BadSetting."""
     url = read_url("--api", text)
     if url.query:
-        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out what follows the ?")
+        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out the query after the ?")
     return url
 
 
-def _judge(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[str, Any]:
-    answer = _object(body)
+def _read_reply(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[str, Any]:
+    answer = _parse_object(body)
     if response.ok and response.status < 300:
         if answer is None:
-            raise RefusedByApi(response.status, f"{url} answered with something else than JSON", "check --api", {})
+            raise RefusedByApi(response.status, f"{url} gave an answer that is not JSON", "check --api", {})
         return answer
     problem = answer if answer is not None and response.content_type == PROBLEM else {}
     if response.status >= 500 or response.status == _TOO_MANY_REQUESTS:
-        said = _first_line(problem.get("detail")) or response.reason or ""
-        raise ApiUnavailable(f"{url} answered {response.status} ({said})", _retry_after_s(response))
-    message, hint = _explain(problem)
-    said = f"{url} answered {response.status}: {message or response.reason}"
-    raise RefusedByApi(response.status, said, hint, problem, _at(response))
+        reason = _first_line(problem.get("detail")) or response.reason or ""
+        raise ApiUnavailable(f"{url} answered {response.status} ({reason})", _read_retry_after_s(response))
+    summary, hint = _summarize(problem)
+    message = f"{url} answered {response.status}: {summary or response.reason}"
+    raise RefusedByApi(response.status, message, hint, problem, _read_date(response))
 
 
-def _object(body: bytes) -> Mapping[str, Any] | None:
+def _parse_object(body: bytes) -> Mapping[str, Any] | None:
     try:
         answer = json.loads(body)
     except ValueError:
@@ -108,21 +108,21 @@ def _object(body: bytes) -> Mapping[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+def _read_retry_after_s(response: aiohttp.ClientResponse) -> float | None:
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdecimal() else None
 
 
-def _at(response: aiohttp.ClientResponse) -> datetime | None:
+def _read_date(response: aiohttp.ClientResponse) -> datetime | None:
     try:
-        at = parsedate_to_datetime(response.headers.get("Date", ""))
+        date = parsedate_to_datetime(response.headers.get("Date", ""))
     except ValueError:
         return None
-    return at if at.tzinfo is not None else None
+    return date if date.tzinfo is not None else None
 
 
-def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
-    """What a problem says and its hint; of several errors the first one's field, value and message."""
+def _summarize(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a problem's message and hint, with field, value and message of the first error."""
     errors = problem.get("errors")
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     message = _first_line(problem.get("detail")) or _first_line(problem.get("title"))

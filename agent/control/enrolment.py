@@ -1,4 +1,4 @@
-"""Enrolment: a join token and a signing request become a certificate, once for each state folder."""
+"""Enrolment: exchanges a join token and a signing request for a certificate, once for each state folder."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _RETRY_AFTER_MAX_S: Final = 60.0
 
 
 class BadEnrolment(ExitplaneError):
-    """What the API answered, or the folder holds, is no enrolment."""
+    """The API's answer, or the file in the state folder, is not a valid enrolment."""
 
     code = "bad_enrolment"
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a proxy was given: its id, its certificate and the authority's (PEM), and where to go with them.
+    """The identity of a proxy: its id, key, certificate and authority (PEM), and the xDS server's address.
 
-    `id` is the exit's id for an exit. Heartbeats are sent every `interval_s` seconds until a reply says otherwise.
+    `id` is the exit's id for an exit. `interval_s` is the first heartbeat interval, which replies may change.
     """
 
     role: Role
@@ -58,10 +58,10 @@ class Enrolment:
     interval_s: float
 
 
-async def ensure_enrolled(settings: AgentSettings, folder: StateDir, plane: ApiClient) -> Enrolment:
-    """The enrolment in the state folder; a new one, as soon as the API gives it, when there is none.
+async def ensure_enrolled(settings: AgentSettings, folder: StateDir, api: ApiClient) -> Enrolment:
+    """Load the enrolment from the state folder, or enrol if there is none.
 
-    Raises BadSetting, BadEnrolment, StateUnusable and Refused.
+    Raises BadSetting, BadEnrolment, StateDirUnusable and RefusedByApi.
     """
     api_host = settings.api.host or ""
     known = load(folder, api_host)
@@ -73,31 +73,31 @@ async def ensure_enrolled(settings: AgentSettings, folder: StateDir, plane: ApiC
             )
         return known
     key_pem = _ensure_key(folder)
-    reply = await _register(settings, plane, key_pem)
-    given = {**reply, "role": settings.role, "name": settings.name, "api_host": api_host}
-    enrolment = _read(given, key_pem, api_host)
-    folder.write(files.ENROLMENT, json.dumps(given, indent=2))
+    reply = await _register(settings, api, key_pem)
+    fields = {**reply, "role": settings.role, "name": settings.name, "api_host": api_host}
+    enrolment = _parse(fields, key_pem, api_host)
+    folder.write(files.ENROLMENT, json.dumps(fields, indent=2))
     log.info("agent.enrolled", role=enrolment.role, id=str(enrolment.id), fleet=str(enrolment.fleet_id))
     return enrolment
 
 
 def load(folder: StateDir, api_host: str | None = None) -> Enrolment | None:
-    """The enrolment in a state folder, or None. Raises BadEnrolment.
+    """Load the enrolment from a state folder; None if there is none. Raises BadEnrolment.
 
-    `api_host` is where the API is by now, None when it is where it was.
+    `api_host` replaces the API's host of the enrolment, unless it is None.
     """
     key_pem, text = folder.read(files.KEY), folder.read(files.ENROLMENT)
     if key_pem is None or text is None:
         return None
     try:
-        given = json.loads(text)
+        fields = json.loads(text)
     except ValueError as error:
-        raise BadEnrolment(f"{folder.path / files.ENROLMENT} is no JSON", hint="remove it to enrol anew") from error
-    return _read(given, key_pem, api_host)
+        raise BadEnrolment(f"{folder.path / files.ENROLMENT} is not JSON", hint="remove it to enrol anew") from error
+    return _parse(fields, key_pem, api_host)
 
 
 def _ensure_key(folder: StateDir) -> str:
-    """The folder's key, made at the first attempt: a repeated enrolment asks for the same key again."""
+    """Read the private key from the folder, or create it. A repeated enrolment sends the same key again."""
     known = folder.read(files.KEY)
     if known is not None:
         return known
@@ -108,69 +108,69 @@ def _ensure_key(folder: StateDir) -> str:
     return key_pem
 
 
-def _signing_request(key_pem: str) -> str:
-    """A CSR without names: the control plane alone says who a proxy is."""
+def _build_csr(key_pem: str) -> str:
+    """Build a CSR without names, because the control plane assigns the identity."""
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     except ValueError as error:
-        raise BadEnrolment(f"{files.KEY} holds no private key", hint="remove it to make a new one") from error
+        raise BadEnrolment(f"{files.KEY} contains no private key", hint="remove it to make a new one") from error
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-async def _register(settings: AgentSettings, plane: ApiClient, key_pem: str) -> Mapping[str, Any]:
-    """Ask until the API gives an answer. Raises Refused."""
+async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Mapping[str, Any]:
+    """Register, and retry while the API is unavailable. Raises RefusedByApi."""
     path = f"{PATHS[settings.role]}/register"
-    wish = {
+    request = {
         "join_token": read_token(settings.token_file),
-        "csr": _signing_request(key_pem),
+        "csr": _build_csr(key_pem),
         "name": settings.name,
         "version": exitplane_version(),
-        **_placed(settings),
+        **_build_placement(settings),
     }
-    body = json.dumps(wish).encode()
+    body = json.dumps(request).encode()
     backoff = Backoff(RETRY_BASE_S, RETRY_LIMIT_S)
     while True:
         try:
-            return await plane.post(path, body)
+            return await api.post(path, body)
         except ApiUnavailable as error:
             wait_s = max(backoff.next_s(), min(error.retry_after_s or 0, _RETRY_AFTER_MAX_S))
             log.warning("agent.not_enrolled_yet", reason=error.message, retry_in_s=round(wait_s, 1))
         await asyncio.sleep(wait_s)
 
 
-def _placed(settings: AgentSettings) -> dict[str, Any]:
-    """Where a proxy stands, and how an exit is reached; what was not said is left to the API."""
+def _build_placement(settings: AgentSettings) -> dict[str, Any]:
+    """Return locality, pool, addresses and parent; unset fields are left out, and the API chooses."""
     values: dict[str, Any] = {"locality": settings.locality and str(settings.locality)}
     if settings.exit is not None:
         fields = ("pool", "address", "port", "bind_address", "egress_address")
         values |= {name: getattr(settings.exit, name) for name in fields}
-        values["parent"] = settings.exit.parent and _parent(settings.exit.parent)
+        values["parent"] = settings.exit.parent and _build_parent(settings.exit.parent)
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _parent(parent: ParentProxy) -> dict[str, Any]:
-    known = parent.credentials
-    shown = {"username": known.username, "password": known.password} if known else {}
-    return {"address": parent.place.host, "port": parent.place.port, **shown}
+def _build_parent(parent: ParentProxy) -> dict[str, Any]:
+    credentials = parent.credentials
+    login = {"username": credentials.username, "password": credentials.password} if credentials else {}
+    return {"address": parent.endpoint.host, "port": parent.endpoint.port, **login}
 
 
-def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrolment:
-    """What enrolment answered, with the role, the name and the API's host added. Raises BadEnrolment."""
+def _parse(fields: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrolment:
+    """Parse the API's answer, to which role, name and the API's host were added. Raises BadEnrolment."""
     try:
-        xds = given["xds"]
+        xds = fields["xds"]
         enrolment = Enrolment(
-            role=Role(given["role"]),
-            name=str(given["name"]),
-            id=UUID(given["id"]),
-            fleet_id=UUID(given["fleet_id"]),
+            role=Role(fields["role"]),
+            name=str(fields["name"]),
+            id=UUID(fields["id"]),
+            fleet_id=UUID(fields["fleet_id"]),
             key_pem=key_pem,
-            certificate_pem=str(given["certificate"]),
-            authority_pem=str(given["authority"]),
-            # without an address the xDS server is where the API is
-            xds=Endpoint(str(xds["address"] or api_host or given["api_host"]), int(xds["port"])),
-            interval_s=float(given["heartbeat"]["interval_s"]),
+            certificate_pem=str(fields["certificate"]),
+            authority_pem=str(fields["authority"]),
+            # without an address the xDS server has the host of the API
+            xds=Endpoint(str(xds["address"] or api_host or fields["api_host"]), int(xds["port"])),
+            interval_s=float(fields["heartbeat"]["interval_s"]),
         )
         x509.load_pem_x509_certificate(enrolment.authority_pem.encode())
         own_key = serialization.load_pem_private_key(key_pem.encode(), password=None).public_key()
@@ -181,7 +181,7 @@ def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrol
             ).decode()
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadEnrolment(f"this is no enrolment ({type(error).__name__}: {error})", hint="check --api") from error
+        raise BadEnrolment(f"the enrolment is invalid ({type(error).__name__}: {error})", hint="check --api") from error
     if not matches:
         raise BadEnrolment("the certificate is for another key", hint="remove the state folder to enrol anew")
     return enrolment

@@ -1,4 +1,4 @@
-"""Heartbeats: what an agent says of itself, on time and at once when something changes."""
+"""Heartbeats: periodic status reports of an agent, sent at once when the status changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.config.status import HealthState, StatusBoard, wait
 from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
 from agent.control.enrolment import PATHS, Enrolment
 from agent.control.orders import Orders
-from agent.egress.wire_format import as_said
+from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
 from model import request_signature
 from model.errors import ExitplaneError
@@ -31,25 +31,22 @@ _INTERVAL_MAX_S: Final = 300.0
 _JITTER: Final = 0.1
 _UNAUTHORIZED: Final = 401
 _GONE: Final = 410
-_ALIKE: Final = timedelta(seconds=30)
-"""Clocks that differ by less are one."""
+_CLOCK_TOLERANCE: Final = timedelta(seconds=30)
+"""A smaller difference of clocks counts as none."""
 
 
 class Deregistered(ExitplaneError):
-    """The control plane knows this proxy no more; it must not carry traffic any longer."""
+    """The proxy was removed from the control plane and must carry no more traffic."""
 
     code = "deregistered"
 
 
 class HeartbeatSender:
-    """Sends the board's report for one proxy, signed with its certificate's key.
-
-    See docs/decisions/0003-heartbeats-are-signed.md.
-    """
+    """Sends the board's status for one proxy, signed with its certificate's key (docs/decisions/0003-heartbeats-are-signed.md)."""
 
     def __init__(
         self,
-        plane: ApiClient,
+        api: ApiClient,
         enrolment: Enrolment,
         board: StatusBoard,
         *,
@@ -57,7 +54,7 @@ class HeartbeatSender:
         load: LoadReader | None = None,
         cutter: ConnectionCutter | None = None,
     ) -> None:
-        self._plane = ApiClient(plane.session, plane.url, TIMEOUT)
+        self._api = ApiClient(api.session, api.url, TIMEOUT)
         self._enrolment = enrolment
         self._board = board
         self._orders = orders
@@ -66,132 +63,132 @@ class HeartbeatSender:
         self._path = f"{PATHS[enrolment.role]}/{enrolment.id}/heartbeat"
         self._thumbprint = request_signature.thumbprint_of(enrolment.certificate_pem)
         self._interval_s = enrolment.interval_s
-        self._heard = True
-        self._ahead = timedelta(0)
-        """Of the control plane's clock, compared with this host's."""
+        self._delivered = True
+        self._clock_offset = timedelta(0)
+        """The control plane's clock minus this host's."""
 
     async def run(self) -> None:
-        """Send until cancelled. Raises Deregistered; every other failure is told and forgotten."""
-        await self._gather()
+        """Send heartbeats until cancelled. Raises Deregistered; other failures are logged."""
+        await self._wait_for_envoy()
         while True:
             changed = self._board.changed
-            await self.beat()
+            await self.send()
             await wait(changed, self._interval_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
 
-    async def beat(self, *, leaving: bool = False) -> None:
-        """Send one. Raises Deregistered."""
-        said = self._say(leaving=leaving) | await self._say_more()
+    async def send(self, *, leaving: bool = False) -> None:
+        """Send one heartbeat. Raises Deregistered."""
+        status = self._build_status(leaving=leaving) | await self._build_activity()
         try:
-            reply = await self._send(json.dumps(said).encode())
+            reply = await self._post(json.dumps(status).encode())
         except RefusedByApi as error:
-            if _means_deregistered(error):
+            if _is_deregistration(error):
                 raise Deregistered(
-                    f"the control plane knows this {self._enrolment.role} no more ({error.message})",
+                    f"the control plane removed this {self._enrolment.role} ({error.message})",
                     hint="remove the state folder to enrol anew",
                 ) from error
-            self._miss(error)
+            self._note_failure(error)
         except ApiUnavailable as error:
-            self._miss(error)
+            self._note_failure(error)
         else:
-            self._hear(reply)
-            await self._heed(said, reply)
+            self._note_success(reply)
+            await self._apply_reply(status, reply)
 
-    async def _send(self, body: bytes) -> Mapping[str, Any]:
-        """The reply, to a proof of the control plane's time. Raises Refused and PlaneUnavailable.
+    async def _post(self, body: bytes) -> Mapping[str, Any]:
+        """Post a signed heartbeat and return the reply. Raises RefusedByApi and ApiUnavailable.
 
-        Where clocks differ, or one jumped, one heartbeat is refused and the next is not: an exit is not lost for a wrong clock.
+        If the signature's time is refused, it adopts the control plane's clock and retries once, so that a wrong clock loses no exit.
         """
         try:
-            return await self._send_once(body)
+            return await self._post_once(body)
         except RefusedByApi as error:
-            if not self._learn_time(error):
+            if not self._adopt_clock(error):
                 raise
-        return await self._send_once(body)
+        return await self._post_once(body)
 
-    async def _send_once(self, body: bytes) -> Mapping[str, Any]:
+    async def _post_once(self, body: bytes) -> Mapping[str, Any]:
         token = request_signature.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, self._now())
-        return await self._plane.post(self._path, body, authorization=f"Bearer {token}")
+        return await self._api.post(self._path, body, authorization=f"Bearer {token}")
 
     def _now(self) -> datetime:
-        """The control plane's time, as far as it is known."""
-        return datetime.now(UTC) + self._ahead
+        """Return the estimated time of the control plane."""
+        return datetime.now(UTC) + self._clock_offset
 
-    def _learn_time(self, error: RefusedByApi) -> bool:
-        """Whether a refusal may have been for the time of the proof, so that another one is worth a try."""
-        if error.status != _UNAUTHORIZED or error.at is None:
+    def _adopt_clock(self, error: RefusedByApi) -> bool:
+        """Adopt the clock of a refusal; return whether it differs, so that a retry may succeed."""
+        if error.status != _UNAUTHORIZED or error.answered_at is None:
             return False
-        if abs(error.at - self._now()) < _ALIKE:
+        if abs(error.answered_at - self._now()) < _CLOCK_TOLERANCE:
             return False
-        self._ahead = error.at - datetime.now(UTC)
-        if abs(self._ahead) < _ALIKE:
-            self._ahead = timedelta(0)
-        ahead_s = round(self._ahead.total_seconds())
+        self._clock_offset = error.answered_at - datetime.now(UTC)
+        if abs(self._clock_offset) < _CLOCK_TOLERANCE:
+            self._clock_offset = timedelta(0)
+        ahead_s = round(self._clock_offset.total_seconds())
         log.warning("clock.differs", control_plane_ahead_s=ahead_s, hint="set the clocks of both (NTP)")
         return True
 
-    async def _gather(self) -> None:
-        """Let the first one tell of an Envoy that is up, if that takes no longer than an interval."""
+    async def _wait_for_envoy(self) -> None:
+        """Delay the first heartbeat until Envoy is up, or until the status is unchanged for one interval."""
         while self._board.report.envoy is HealthState.DOWN:
             changed = self._board.changed
             if not await wait(changed, self._interval_s):
                 return
 
-    def _say(self, *, leaving: bool) -> dict[str, Any]:
+    def _build_status(self, *, leaving: bool) -> dict[str, Any]:
         report = self._board.report
-        said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
+        status: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
             tunnel = HealthState.DOWN if report.resting else report.tunnel
-            said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
+            status |= {"tunnel": tunnel, "reason": report.resting or report.reason}
             if report.observation is not None:
-                said["observation"] = as_said(report.observation, self._now())
-        return said
+                status["observation"] = serialize_observation(report.observation, self._now())
+        return status
 
-    async def _say_more(self) -> dict[str, Any]:
-        """What is no state: what an exit carries and did, or which exits a gateway still has connections to."""
-        more: dict[str, Any] = {}
+    async def _build_activity(self) -> dict[str, Any]:
+        """Return load and finished orders of an exit, or the departed exits to which a gateway has connections."""
+        activity: dict[str, Any] = {}
         if self._load is not None:
-            measured = await self._load.measure()
-            more |= {"open_requests": measured.open_requests, "carried_bytes": measured.carried_bytes}
-        if self._orders is not None and (settled := self._orders.settled):
-            more["settled"] = settled
-        if self._cutter is not None and (gone := await self._cutter.gone()):
-            more["gone"] = [place._asdict() for place in gone]
-        return more
+            load = await self._load.read()
+            activity |= {"open_requests": load.open_requests, "carried_bytes": load.carried_bytes}
+        if self._orders is not None and (outcomes := self._orders.outcomes):
+            activity["settled"] = outcomes
+        if self._cutter is not None and (departed := await self._cutter.list_departed()):
+            activity["gone"] = [each._asdict() for each in departed]
+        return activity
 
-    async def _heed(self, said: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+    async def _apply_reply(self, status: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         if self._orders is not None:
-            self._orders.heard([each["id"] for each in said.get("settled", ())])
-            self._orders.take(reply.get("orders"))
+            self._orders.forget([each["id"] for each in status.get("settled", ())])
+            self._orders.start_new(reply.get("orders"))
         if self._cutter is not None:
-            await self._cutter.cut(_places(reply.get("cut")))
+            await self._cutter.cut(_parse_exits(reply.get("cut")))
 
-    def _hear(self, reply: Mapping[str, Any]) -> None:
+    def _note_success(self, reply: Mapping[str, Any]) -> None:
         interval_s = reply.get("interval_s")
         if isinstance(interval_s, int | float) and 0 < interval_s <= _INTERVAL_MAX_S:
             self._interval_s = float(interval_s)
-        if not self._heard:
-            self._heard = True
-            log.info("heartbeat.heard_again", state=reply.get("state"))
+        if not self._delivered:
+            self._delivered = True
+            log.info("heartbeat.recovered", state=reply.get("state"))
 
-    def _miss(self, error: ExitplaneError) -> None:
-        """Told when it begins, not each time: an outage of an hour is one event."""
-        if self._heard:
-            log.warning("heartbeat.not_heard", reason=str(error))
-        self._heard = False
+    def _note_failure(self, error: ExitplaneError) -> None:
+        """Log the first of several failures in a row."""
+        if self._delivered:
+            log.warning("heartbeat.failed", reason=str(error))
+        self._delivered = False
 
 
-def _places(said: object) -> list[ExitAddress]:
-    places = []
-    for each in said if isinstance(said, list) else ():
+def _parse_exits(value: object) -> list[ExitAddress]:
+    """Parse a list of exits' addresses, and skip invalid entries."""
+    exits = []
+    for each in value if isinstance(value, list) else ():
         with suppress(KeyError, TypeError, ValueError):
-            places.append(ExitAddress(str(each["address"]), int(each["port"])))
-    return places
+            exits.append(ExitAddress(str(each["address"]), int(each["port"])))
+    return exits
 
 
-def _means_deregistered(error: RefusedByApi) -> bool:
-    """Whether the API itself says that this proxy was removed.
+def _is_deregistration(error: RefusedByApi) -> bool:
+    """Return whether the API states that this proxy was removed (410 with a problem).
 
-    A 404 does not: a control plane that was restored from an older backup never heard of the proxy either, and a database
-    that lost its memory must not stop a fleet that works.
+    A 404 is no such statement. A database restored from an older backup does not know newer proxies, and must not stop them.
     """
     return error.status == _GONE and bool(error.problem)

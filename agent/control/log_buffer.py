@@ -1,4 +1,4 @@
-"""The newest lines of an agent's log and of its Envoy's, for operators who ask for them."""
+"""The newest lines of the agent's log and of Envoy's log, for the order `logs`."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from agent.config.state_dir import StateDir
 from agent.control.orders import OrderFailed
 
 LINES_MAX: Final = 1_000
-_LINE_MAX: Final = 1_000
-_TAIL_BYTES: Final = 262_144
-_TEXT_MAX: Final = 100_000
-"""Of each log, in characters: an answer has to fit into a heartbeat."""
+_LINE_MAX_CHARS: Final = 1_000
+_TAIL_MAX_BYTES: Final = 262_144
+_TEXT_MAX_CHARS: Final = 100_000
+"""The limit of each log, so that an answer fits into a heartbeat."""
 
-_kept: deque[str] = deque(maxlen=LINES_MAX)
+_buffer: deque[str] = deque(maxlen=LINES_MAX)
 
 
 def keep(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor that keeps each line."""
+    """Store each line in the buffer, as a structlog processor."""
     fields = " ".join(f"{name}={value}" for name, value in event.items() if name not in {"timestamp", "level", "event"})
-    _kept.append(f"{event.get('timestamp')} {event.get('level')} {event.get('event')} {fields}".rstrip()[:_LINE_MAX])
+    _buffer.append(
+        f"{event.get('timestamp')} {event.get('level')} {event.get('event')} {fields}".rstrip()[:_LINE_MAX_CHARS]
+    )
     return event
 
 
-async def tell(folder: StateDir, detail: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The outcome of the order `logs`: `lines` of the agent and `envoy` of its Envoy, the newest last."""
+async def read(folder: StateDir, detail: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Carry out the order `logs`: return `lines` of the agent and of `envoy`, the newest last. Raises OrderFailed."""
     wanted = detail.get("lines", 100)
     if not isinstance(wanted, int) or not 0 < wanted <= LINES_MAX:
-        raise OrderFailed(f"{wanted!r} is no number of lines", hint=f"ask for 1 to {LINES_MAX}")
-    return {"lines": _fitting([*_kept][-wanted:]), "envoy": _fitting(_tail(folder)[-wanted:])}
+        raise OrderFailed(f"{wanted!r} is not a valid number of lines", hint=f"ask for 1 to {LINES_MAX}")
+    return {"lines": _truncate([*_buffer][-wanted:]), "envoy": _truncate(_read_tail(folder)[-wanted:])}
 
 
-def _tail(folder: StateDir) -> list[str]:
+def _read_tail(folder: StateDir) -> list[str]:
     try:
         with (folder.path / files.ENVOY_LOG).open("rb") as log_file:
             log_file.seek(0, 2)
-            log_file.seek(max(0, log_file.tell() - _TAIL_BYTES))
-            return [line[:_LINE_MAX] for line in log_file.read().decode(errors="replace").splitlines()]
+            log_file.seek(max(0, log_file.tell() - _TAIL_MAX_BYTES))
+            return [line[:_LINE_MAX_CHARS] for line in log_file.read().decode(errors="replace").splitlines()]
     except OSError:
         return []
 
 
-def _fitting(lines: list[str]) -> list[str]:
-    """The newest of them that are not too much together."""
-    left, kept = _TEXT_MAX, deque[str]()
+def _truncate(lines: list[str]) -> list[str]:
+    """Return the newest lines that fit into the limit together."""
+    remaining, kept = _TEXT_MAX_CHARS, deque[str]()
     for line in reversed(lines):
-        left -= len(line) + 4
-        if left < 0:
+        remaining -= len(line) + 4
+        if remaining < 0:
             break
         kept.appendleft(line)
     return [*kept]

@@ -1,4 +1,4 @@
-"""What operators ask of an agent: learnt from the answers to heartbeats, done once, and told until that was heard."""
+"""Operators' orders to an agent: received with heartbeat replies, carried out once, and reported until the report is delivered."""
 
 from __future__ import annotations
 
@@ -15,84 +15,84 @@ from model.errors import ExitplaneError
 log = structlog.get_logger()
 
 Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""From an order's detail to its outcome, both JSON. Raises OrderFailed."""
-WITHIN_S: Final = 240.0
-"""Less than an order waits for in the control plane."""
-_REMEMBERED: Final = 256
-_TOLD_AT_ONCE: Final = 16
-_TROUBLE_MAX: Final = 500
+"""A function from an order's detail to its outcome, both JSON objects. Raises OrderFailed."""
+TIMEOUT_S: Final = 240.0
+"""The time limit of an order, shorter than its expiry in the control plane (five minutes)."""
+_REMEMBERED_MAX: Final = 256
+_REPORTED_MAX: Final = 16
+_TROUBLE_MAX_CHARS: Final = 500
 
 
 class OrderFailed(ExitplaneError):
-    """What was asked cannot be done, or did not work."""
+    """The order cannot be carried out, or did not work."""
 
     code = "order_failed"
 
 
 class Orders:
-    """Carries out orders, each in a task of its own, as `handlers` know how. `aclose` gives up what is under way."""
+    """Carries out orders, each in its own task, with the handler of its kind. `aclose` cancels the running ones."""
 
-    def __init__(self, board: StatusBoard, handlers: Mapping[str, Handler], *, within_s: float = WITHIN_S) -> None:
+    def __init__(self, board: StatusBoard, handlers: Mapping[str, Handler], *, timeout_s: float = TIMEOUT_S) -> None:
         self._board = board
         self._handlers = handlers
-        self._within_s = within_s
+        self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
-        self._taken: OrderedDict[str, None] = OrderedDict()
-        """Ids of those that were begun: an order is said again until the control plane has heard what came of it."""
-        self._settled: dict[str, dict[str, Any]] = {}
+        self._started: OrderedDict[str, None] = OrderedDict()
+        """The ids of started orders. The control plane repeats an order until it has the outcome."""
+        self._outcomes: dict[str, dict[str, Any]] = {}
 
     @property
-    def settled(self) -> Sequence[Mapping[str, Any]]:
-        """What came of orders, as a heartbeat says it, as long as it was not heard."""
-        return list(self._settled.values())[:_TOLD_AT_ONCE]
+    def outcomes(self) -> Sequence[Mapping[str, Any]]:
+        """The outcomes that are not delivered yet, in the form of a heartbeat."""
+        return list(self._outcomes.values())[:_REPORTED_MAX]
 
-    def heard(self, ids: Collection[str]) -> None:
-        """The control plane has heard what came of these."""
+    def forget(self, ids: Collection[str]) -> None:
+        """Drop the outcomes of these orders, which are delivered."""
         for each in ids:
-            self._settled.pop(each, None)
+            self._outcomes.pop(each, None)
 
-    def take(self, orders: object) -> None:
-        """Begin those that are new. What is no order is left alone."""
+    def start_new(self, orders: object) -> None:
+        """Start the orders that are new, and ignore invalid entries."""
         for order in orders if isinstance(orders, list) else ():
             if not isinstance(order, dict):
                 continue
             id_, kind, detail = order.get("id"), order.get("kind"), order.get("detail")
-            if not isinstance(id_, str) or not isinstance(kind, str) or id_ in self._taken:
+            if not isinstance(id_, str) or not isinstance(kind, str) or id_ in self._started:
                 continue
-            self._taken[id_] = None
-            if len(self._taken) > _REMEMBERED:
-                self._taken.popitem(last=False)
-            task = asyncio.create_task(self._do(id_, kind, detail if isinstance(detail, dict) else {}))
+            self._started[id_] = None
+            if len(self._started) > _REMEMBERED_MAX:
+                self._started.popitem(last=False)
+            task = asyncio.create_task(self._carry_out(id_, kind, detail if isinstance(detail, dict) else {}))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Give up what is under way."""
+        """Cancel the running orders."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _do(self, id_: str, kind: str, detail: Mapping[str, Any]) -> None:
-        log.info("order.begun", order=id_, kind=kind)
+    async def _carry_out(self, id_: str, kind: str, detail: Mapping[str, Any]) -> None:
+        log.info("order.started", order=id_, kind=kind)
         outcome, trouble = None, ""
         try:
-            async with asyncio.timeout(self._within_s):
-                outcome = dict(await self._handler(kind)(detail))
+            async with asyncio.timeout(self._timeout_s):
+                outcome = dict(await self._find_handler(kind)(detail))
         except OrderFailed as failed:
             trouble = str(failed)
         except TimeoutError:
-            trouble = f"it took longer than {self._within_s:g} s"
+            trouble = f"it took longer than {self._timeout_s:g} s"
         except Exception as error:
-            log.exception("order.broke", order=id_, kind=kind)
-            trouble = f"the agent failed ({type(error).__name__}); its log says more"
-        log.info("order.settled", order=id_, kind=kind, trouble=trouble)
-        self._settled[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX]}
+            log.exception("order.crashed", order=id_, kind=kind)
+            trouble = f"the agent failed ({type(error).__name__}); see its log"
+        log.info("order.finished", order=id_, kind=kind, trouble=trouble)
+        self._outcomes[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX_CHARS]}
         self._board.update(settled=self._board.report.settled + 1)
 
-    def _handler(self, kind: str) -> Handler:
+    def _find_handler(self, kind: str) -> Handler:
         try:
             return self._handlers[kind]
         except KeyError:
             raise OrderFailed(
-                f"this agent does not know how to {kind}", hint="give it what that takes; see docs/exits.md"
+                f"this agent cannot carry out {kind!r}", hint="configure it as docs/exits.md says"
             ) from None

@@ -1,1 +1,1 @@
-"""What is seen of an exit through its tunnel: where its traffic comes out, who resolves its names, how far and how fast it is."""
+"""Observation of an exit's traffic through its tunnel: egress address and country, DNS resolvers, latency and speed."""

@@ -1,4 +1,4 @@
-"""What all sources together say, and what that makes with the other findings."""
+"""The combination of all sources' answers, and of all checks, into one observation."""
 
 from __future__ import annotations
 
@@ -6,89 +6,89 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.config.status import Observation
-from agent.egress.finding import LeakFinding, joined
+from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.http_sources import Answers
 from agent.egress.types import Location, SeenAddress
 
-Places = Mapping[str, Location]
-"""Where addresses are, as far as the Geo-IP file or the service for addresses knows."""
+Locations = Mapping[str, Location]
+"""Locations by address, from the Geo-IP file or the geolocation service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """Where traffic comes out, by the sources; `sight` is None, and `trouble` says why, while that is not known.
+    """The egress address by the sources. `seen` is None while that is unknown, and `trouble` says why.
 
-    `addresses` are all that were seen, also by sources whose word is of no use otherwise.
+    `addresses` are all addresses that any source saw, also where it did not know the country.
     """
 
-    sight: SeenAddress | None = None
+    seen: SeenAddress | None = None
     addresses: frozenset[str] = frozenset()
     trouble: str = ""
-    told: str = ""
+    disagreement: str = ""
     leak: str = ""
 
 
-def combine(answers: Answers, host_addresses: frozenset[str], places: Places) -> Consensus:
-    """The first source's word counts, and where it does not know the country, `places`'.
+def combine(answers: Answers, host_addresses: frozenset[str], locations: Locations) -> Consensus:
+    """Choose the first source whose address has a country, by its own answer or by `locations`.
 
-    Where another source or the Geo-IP file says otherwise, that is told, not hidden. An address that is the host's own is a leak,
-    whoever saw it.
+    Other sources and the Geo-IP file that differ are reported as disagreement. One of the host's own addresses, seen by any source,
+    is a leak.
     """
-    found = [(name, _filled(each, places)) for name, each in answers if isinstance(each, SeenAddress)]
+    found = [(name, _fill_in(each, locations)) for name, each in answers if isinstance(each, SeenAddress)]
     addresses = frozenset(each.address for _, each in found)
     leaks = sorted(addresses & host_addresses)
     leak = f"its traffic leaves from the host's own address {leaks[0]}" if leaks else ""
-    named = [(name, each) for name, each in found if each.place.country is not None]
-    if not named:
+    with_country = [(name, each) for name, each in found if each.location.country is not None]
+    if not with_country:
         failures = [(name, each) for name, each in answers if isinstance(each, str)]
-        failures += [(name, f"nobody says where {each.address} is") for name, each in found]
-        return Consensus(None, addresses, joined(f"{name}: {why}" for name, why in failures), leak=leak)
-    (first_name, first), *_ = named
+        failures += [(name, f"the country of {each.address} is unknown") for name, each in found]
+        return Consensus(None, addresses, join_messages(f"{name}: {why}" for name, why in failures), leak=leak)
+    (first_name, first), *_ = with_country
     others = [
-        f"{first_name} sees {_said(first)}, {name} sees {_said(each)}"
+        f"{first_name} sees {_describe(first)}, {name} sees {_describe(each)}"
         for name, each in found
-        if (each.address, each.place.country) != (first.address, first.place.country)
+        if (each.address, each.location.country) != (first.address, first.location.country)
     ]
-    known = places.get(first.address)
-    if known is not None and known.country != first.place.country:
-        others.append(f"{first_name} sees {_said(first)}, the Geo-IP file has it in {known.country}")
-    return Consensus(first, addresses, told=joined(others), leak=leak)
+    known = locations.get(first.address)
+    if known is not None and known.country != first.location.country:
+        others.append(f"{first_name} sees {_describe(first)}, the Geo-IP file has it in {known.country}")
+    return Consensus(first, addresses, disagreement=join_messages(others), leak=leak)
 
 
-def _filled(sight: SeenAddress, places: Places) -> SeenAddress:
-    """A sight with what its source did not say, unless it contradicts what it said."""
-    said, known = sight.place, places.get(sight.address)
-    if known is None or said.country not in {None, known.country}:
-        return sight
+def _fill_in(seen: SeenAddress, locations: Locations) -> SeenAddress:
+    """Add from `locations` the fields that the source left out, unless the two name different countries."""
+    stated, known = seen.location, locations.get(seen.address)
+    if known is None or stated.country not in {None, known.country}:
+        return seen
     return replace(
-        sight,
-        place=Location(
+        seen,
+        location=Location(
             country=known.country,
-            city=said.city or known.city,
-            network=said.network or known.network,
-            time_zone=said.time_zone or known.time_zone,
+            city=stated.city or known.city,
+            network=stated.network or known.network,
+            time_zone=stated.time_zone or known.time_zone,
         ),
     )
 
 
-def _said(sight: SeenAddress) -> str:
-    return f"{sight.address} in {sight.place.country or 'no country'}"
+def _describe(seen: SeenAddress) -> str:
+    return f"{seen.address} in {seen.location.country or 'no country'}"
 
 
-def compose(outcome: Consensus, names: LeakFinding, bypass: LeakFinding, ipv6: LeakFinding) -> Observation:
-    """One observation of all. With any trouble no country is told: what is not known to be right is not verified."""
-    findings = (names, bypass, ipv6)
-    trouble = joined((outcome.trouble, *(each.trouble for each in findings)))
-    place = outcome.sight.place if outcome.sight else Location()
+def compose_observation(consensus: Consensus, dns: LeakFinding, bypass: LeakFinding, ipv6: LeakFinding) -> Observation:
+    """Merge all results into one observation. Any trouble hides the country, so that the exit is not verified."""
+    findings = (dns, bypass, ipv6)
+    trouble = join_messages((consensus.trouble, *(each.trouble for each in findings)))
+    location = consensus.seen.location if consensus.seen else Location()
     return Observation(
-        address=outcome.sight.address if outcome.sight else None,
-        address_v6=ipv6.seen,
-        country=None if trouble else place.country,
-        city=place.city,
-        network=place.network,
-        time_zone=place.time_zone,
-        resolver=names.seen,
+        address=consensus.seen.address if consensus.seen else None,
+        address_v6=ipv6.observed,
+        country=None if trouble else location.country,
+        city=location.city,
+        network=location.network,
+        time_zone=location.time_zone,
+        resolver=dns.observed,
         trouble=trouble,
-        disagreement=joined((outcome.told, *(each.told for each in findings))),
-        leak=joined((outcome.leak, *(each.leak for each in findings))),
+        disagreement=join_messages((consensus.disagreement, *(each.note for each in findings))),
+        leak=join_messages((consensus.leak, *(each.leak for each in findings))),
     )

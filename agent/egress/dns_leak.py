@@ -1,4 +1,4 @@
-"""DNS leaks: who resolves an exit's names, compared with where the exit comes out."""
+"""The check for DNS leaks: compares the resolvers of an exit's names with the exit's egress address."""
 
 from __future__ import annotations
 
@@ -9,93 +9,101 @@ from ipaddress import ip_address
 from typing import Final
 
 from agent.config.settings import ExitSettings
-from agent.egress.finding import LeakFinding, joined
+from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.geolocation import Geolocator
 from agent.egress.types import SeenAddress, UnusableAnswer
-from agent.egress.whoami_dns import ResolverSeen, reveal
+from agent.egress.whoami_dns import ResolverSeen, identify_resolver
 from model.endpoint import Endpoint
 
-TRIES: Final = 3
-"""Names that each resolver is asked for: behind one address there may be several that ask in turn."""
+NAMES_PER_RESOLVER: Final = 3
+"""Several, because one address may stand for several resolvers that take turns."""
 
-Route = Callable[..., str | None]
-"""As `agent.net.route_query.interface_towards`."""
-Asked = Sequence[tuple[str, ResolverSeen | str]]
-"""For each question the resolver's address, with who asked the zone or why that is not known."""
-
-
-async def ask_zone(zone: str, servers: Sequence[Endpoint], interface: str | None = None) -> Asked:
-    """Ask every resolver for fresh names in the zone, all at once, by `interface` if one is given."""
-    asked = [server for server in servers for _ in range(TRIES)]
-    answers = await asyncio.gather(*(_ask(zone, server, interface) for server in asked))
-    return list(dict.fromkeys(zip((server.host for server in asked), answers, strict=True)))
+RouteLookup = Callable[..., str | None]
+"""The signature of `agent.net.route_query.interface_towards`."""
+ResolverAnswers = Sequence[tuple[str, ResolverSeen | str]]
+"""Pairs of a resolver's address and who queried the zone for it, or the reason why that is unknown."""
 
 
-async def _ask(zone: str, server: Endpoint, interface: str | None) -> ResolverSeen | str:
+async def query_zone(zone: str, servers: Sequence[Endpoint], interface: str | None = None) -> ResolverAnswers:
+    """Query every resolver for fresh names in the zone, all at once, bound to `interface` if one is given."""
+    queried = [server for server in servers for _ in range(NAMES_PER_RESOLVER)]
+    answers = await asyncio.gather(*(_query(zone, server, interface) for server in queried))
+    return list(dict.fromkeys(zip((server.host for server in queried), answers, strict=True)))
+
+
+async def _query(zone: str, server: Endpoint, interface: str | None) -> ResolverSeen | str:
     try:
-        return await reveal(zone, server, interface)
-    except UnusableAnswer as useless:
-        return str(useless)
+        return await identify_resolver(zone, server, interface)
+    except UnusableAnswer as unusable:
+        return str(unusable)
 
 
-async def located(asked: Asked, locator: Geolocator) -> Asked:
-    """The same, with the place of each asker that the zone did not tell of."""
-    placed: list[tuple[str, ResolverSeen | str]] = []
-    for host, asker in asked:
-        found = asker
-        if isinstance(asker, ResolverSeen) and asker.place.country is None:
-            place = await locator.find(asker.address)
-            found = asker if place is None else replace(asker, place=place)
-        placed.append((host, found))
-    return placed
+async def locate_resolvers(answers: ResolverAnswers, locator: Geolocator) -> ResolverAnswers:
+    """Add locations to the resolvers whose country the zone did not state."""
+    located: list[tuple[str, ResolverSeen | str]] = []
+    for host, answer in answers:
+        found = answer
+        if isinstance(answer, ResolverSeen) and answer.location.country is None:
+            location = await locator.find(answer.address)
+            found = answer if location is None else replace(answer, location=location)
+        located.append((host, found))
+    return located
 
 
-def judge(asked: Asked, exit_: ExitSettings, seen: SeenAddress | None, route: Route) -> LeakFinding:
-    """What the askers say of an exit that comes out as `seen`; None while that is not known.
+def evaluate_resolvers(
+    answers: ResolverAnswers, exit_: ExitSettings, egress: SeenAddress | None, route: RouteLookup
+) -> LeakFinding:
+    """Compare the resolvers with the exit's egress address, which is None while unknown.
 
-    A resolver is as it should be if it is in the exit's country, is the exit's own address, or is in `exit_.dns_allow`. One that
-    nobody can place is not: what cannot be compared is not verified.
+    A resolver is accepted if it is in the exit's country, is the exit's own address, or is in `exit_.dns_allow`. One without a known
+    country is trouble, so the exit is not verified.
     """
-    leaks, troubles, told, askers = [], [], [], []
-    for host, asker in asked:
-        if isinstance(asker, str):
-            told.append(f"resolver {host}: {asker}")
+    leaks, troubles, notes, observed = [], [], [], []
+    for host, answer in answers:
+        if isinstance(answer, str):
+            notes.append(f"resolver {host}: {answer}")
             continue
-        askers.append(f"{asker.address} in {asker.place.country or 'nobody knows where'}")
-        leak, trouble = _judge_one(host, asker, exit_, seen, route)
+        observed.append(f"{answer.address} in {answer.location.country or 'an unknown country'}")
+        leak, trouble = _evaluate_resolver(host, answer, exit_, egress, route)
         leaks.append(leak)
         troubles.append(trouble)
-    if not askers:
-        return LeakFinding(trouble=joined(told))
-    return LeakFinding(joined(leaks), joined(troubles), joined(told), joined(askers))
+    if not observed:
+        return LeakFinding(trouble=join_messages(notes))
+    return LeakFinding(join_messages(leaks), join_messages(troubles), join_messages(notes), join_messages(observed))
 
 
-def _judge_one(
-    host: str, asker: ResolverSeen, exit_: ExitSettings, seen: SeenAddress | None, route: Route
+def _evaluate_resolver(
+    host: str, resolver: ResolverSeen, exit_: ExitSettings, egress: SeenAddress | None, route: RouteLookup
 ) -> tuple[str, str]:
-    """Its leak and its trouble."""
-    if asker.address in exit_.host_addresses:
-        return f"its names are resolved from the host's own address {asker.address}, outside the tunnel", ""
-    if not _allowed(host, exit_) and (way := _way_beside(host, exit_, route)):
-        return f"its names are asked of {host} by {way}, outside its tunnel {exit_.tunnel_interface}", ""
-    if seen is None or asker.address == seen.address or _allowed(asker.address, exit_):
+    """Return the leak and the trouble of one resolver, each empty if there is none."""
+    if resolver.address in exit_.host_addresses:
+        return f"its names are resolved from the host's own address {resolver.address}, outside the tunnel", ""
+    if not _is_allowed(host, exit_) and (interface := _find_bypass(host, exit_, route)):
+        return f"its DNS queries to {host} leave by {interface}, outside its tunnel {exit_.tunnel_interface}", ""
+    if egress is None or resolver.address == egress.address or _is_allowed(resolver.address, exit_):
         return "", ""
-    if asker.place.country is None:
-        return "", f"its names are resolved by {asker.address}, and nobody says where that is"
-    if asker.place.country != seen.place.country:
-        whose = f" ({asker.place.network})" if asker.place.network else ""
-        where = f"{asker.address}{whose} in {asker.place.country}"
-        return f"its names are resolved by {where}, outside the tunnel, which comes out in {seen.place.country}", ""
+    if resolver.location.country is None:
+        return "", f"its names are resolved by {resolver.address}, whose country is unknown"
+    if resolver.location.country != egress.location.country:
+        owner = f" ({resolver.location.network})" if resolver.location.network else ""
+        where = f"{resolver.address}{owner} in {resolver.location.country}"
+        return (
+            f"its names are resolved by {where}, outside the tunnel, which comes out in {egress.location.country}",
+            "",
+        )
     return "", ""
 
 
-def _allowed(address: str, exit_: ExitSettings) -> bool:
+def _is_allowed(address: str, exit_: ExitSettings) -> bool:
     return any(ip_address(address) in network for network in exit_.dns_allow)
 
 
-def _way_beside(host: str, exit_: ExitSettings, route: Route) -> str | None:
-    """The interface other than the tunnel's by which a resolver is asked; one on loopback asks for itself, unseen here."""
+def _find_bypass(host: str, exit_: ExitSettings, route: RouteLookup) -> str | None:
+    """Return the interface towards a resolver if it is not the tunnel's.
+
+    A resolver on loopback sends its queries itself, by routes that are not visible from here.
+    """
     if exit_.tunnel_interface is None or ip_address(host).is_loopback:
         return None
-    way = route(host)
-    return None if way in {exit_.tunnel_interface, "lo"} else way
+    interface = route(host)
+    return None if interface in {exit_.tunnel_interface, "lo"} else interface

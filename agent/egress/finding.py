@@ -1,4 +1,4 @@
-"""What one look found beside the address itself."""
+"""The result of one leak check."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-TOLD_MAX: Final = 500
-"""What the control plane takes of one sentence: a heartbeat that it refuses would be silence."""
+MESSAGE_MAX_CHARS: Final = 500
+"""The API's limit for one message. It would refuse a heartbeat with a longer one, and the exit would count as silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeakFinding:
-    """`leak`: what leaves outside the tunnel; `trouble`: why that is not known; `told`: what an operator should see."""
+    """The result of one leak check, as messages for operators.
+
+    `leak` says which traffic leaves outside the tunnel, `trouble` why the check has no result, and `note` what failed without
+    effect on the result.
+    """
 
     leak: str = ""
     trouble: str = ""
-    told: str = ""
-    seen: str | None = None
-    """Who was seen: a resolver, or an IPv6 address."""
+    note: str = ""
+    observed: str | None = None
+    """The resolvers, or the IPv6 address, that the check saw."""
 
 
-def joined(parts: Iterable[str]) -> str:
-    """Each part that says something, once, as one bounded sentence."""
-    return "; ".join(dict.fromkeys(filter(None, parts)))[:TOLD_MAX]
+def join_messages(parts: Iterable[str]) -> str:
+    """Join the distinct non-empty messages, and cut the result to `MESSAGE_MAX_CHARS`."""
+    return "; ".join(dict.fromkeys(filter(None, parts)))[:MESSAGE_MAX_CHARS]

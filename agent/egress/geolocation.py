@@ -1,4 +1,4 @@
-"""Where an address is that no source was asked from: in the Geo-IP file, or asked of a service for addresses."""
+"""The lookup of an address's location: in the Geo-IP file, or at a geolocation service."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import structlog
 from yarl import URL
 
 from agent.egress.geo_file import GeoFile
-from agent.egress.http_sources import EgressPath, ask
+from agent.egress.http_sources import EgressPath, query_source
 from agent.egress.types import Location, SeenAddress
 
 log = structlog.get_logger()
 
 
 class Geolocator:
-    """The file first; then the service, which answers `URL/ADDRESS` in the format of a source, asked by the tunnel's way."""
+    """Looks an address up in the file first, then at the service.
 
-    def __init__(self, file: GeoFile | None, service: URL | None, way: EgressPath) -> None:
+    The service answers `URL/ADDRESS` in the format of a source. It is queried over `path`.
+    """
+
+    def __init__(self, file: GeoFile | None, service: URL | None, path: EgressPath) -> None:
         self._file = file
         self._service = service
-        self.way = way
+        self.path = path
 
-    def in_file(self, address: str) -> Location | None:
+    def find_in_file(self, address: str) -> Location | None:
         return None if self._file is None else self._file.find(address)
 
     def close(self) -> None:
@@ -28,15 +31,15 @@ class Geolocator:
             self._file.close()
 
     async def find(self, address: str) -> Location | None:
-        """None if nobody knows."""
-        place = self.in_file(address)
-        if place is not None or self._service is None:
-            return place
-        async with self.way.session() as session:
-            said = await ask(session, self._service / address)
-        if isinstance(said, SeenAddress) and said.address == address:
-            return said.place
+        """Return the location of an address, or None if neither file nor service knows it."""
+        location = self.find_in_file(address)
+        if location is not None or self._service is None:
+            return location
+        async with self.path.open_session() as session:
+            answer = await query_source(session, self._service / address)
+        if isinstance(answer, SeenAddress) and answer.address == address:
+            return answer.location
         log.warning(
-            "observation.not_located", address=address, reason=said if isinstance(said, str) else "another address"
+            "observation.not_located", address=address, reason=answer if isinstance(answer, str) else "another address"
         )
         return None

@@ -1,4 +1,4 @@
-"""How far it is through the tunnel: the time that a TCP connection takes to be made."""
+"""Round-trip time through the tunnel, measured as the time that a TCP connection takes to open."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from agent.egress.http_sources import EgressPath
 from model.endpoint import Endpoint
 
 SAMPLES: Final = 5
-_EACH_S: Final = 1.0
-_ALL_S: Final = 3.0
-_STEADY: Final = 0.25
-_STEADY_MS: Final = 2.0
+_SAMPLE_TIMEOUT_S: Final = 1.0
+_TOTAL_TIMEOUT_S: Final = 3.0
+_CHANGE_RATIO: Final = 0.25
+_CHANGE_MIN_MS: Final = 2.0
 
 
-async def measure_rtt_ms(target: Endpoint, way: EgressPath) -> float | None:
-    """The median of some connections to a target, in milliseconds; None if it answers none of them in time."""
+async def measure_rtt_ms(target: Endpoint, path: EgressPath) -> float | None:
+    """Return the median of up to 5 connections to a target, in milliseconds; None if none opens in time."""
     samples: list[float] = []
     try:
-        async with asyncio.timeout(_ALL_S):
-            place = await _resolve(target, way)
+        async with asyncio.timeout(_TOTAL_TIMEOUT_S):
+            address = await _resolve(target, path)
             while len(samples) < SAMPLES:
-                samples.append(await _connect_ms(place, way))
-    except OSError:  # a TimeoutError is one
+                samples.append(await _connect_ms(address, path))
+    except OSError:  # TimeoutError is a subclass
         pass
     return statistics.median(samples) if samples else None
 
 
-def steady(before_ms: float | None, now_ms: float | None) -> float | None:
-    """What is told of a measurement: two digits, and the one before as long as it is near: noise is no news."""
+def apply_hysteresis(before_ms: float | None, now_ms: float | None) -> float | None:
+    """Round to two digits, but keep the previous value while the change is below 25 % or 2 ms, so that noise makes no heartbeat."""
     if now_ms is None:
         return before_ms
-    if before_ms is not None and abs(now_ms - before_ms) <= max(_STEADY * before_ms, _STEADY_MS):
+    if before_ms is not None and abs(now_ms - before_ms) <= max(_CHANGE_RATIO * before_ms, _CHANGE_MIN_MS):
         return before_ms
-    return two_digits(now_ms)
+    return round_to_two_digits(now_ms)
 
 
-def two_digits(value: float) -> float:
-    """`value` to two significant digits; 0.1 is the least."""
+def round_to_two_digits(value: float) -> float:
+    """Round to two significant digits; the minimum is 0.1."""
     value = max(value, 0.1)
     return round(value, 1 - math.floor(math.log10(value)))
 
 
-async def _resolve(target: Endpoint, way: EgressPath) -> tuple[str, int]:
-    # where there is no network but loopback, a resolver knows not even an address
+async def _resolve(target: Endpoint, path: EgressPath) -> tuple[str, int]:
+    # aiohttp's resolver fails even for an address where no network but loopback is up
     with suppress(ValueError):
         return str(ip_address(target.host)), target.port
-    found = await way.names().resolve(target.host, target.port, socket.AddressFamily(way.family))
+    found = await path.create_resolver().resolve(target.host, target.port, socket.AddressFamily(path.family))
     return found[0]["host"], target.port
 
 
-async def _connect_ms(place: tuple[str, int], way: EgressPath) -> float:
+async def _connect_ms(address: tuple[str, int], path: EgressPath) -> float:
     loop = asyncio.get_running_loop()
-    with closing(way.new_socket()) as dialled:
-        async with asyncio.timeout(_EACH_S):
+    with closing(path.open_socket()) as dialled:
+        async with asyncio.timeout(_SAMPLE_TIMEOUT_S):
             begun_s = loop.time()
-            await loop.sock_connect(dialled, place)
+            await loop.sock_connect(dialled, address)
             return (loop.time() - begun_s) * 1000

@@ -1,4 +1,4 @@
-"""Looks through an exit's tunnel from time to time, and keeps what was seen on the board."""
+"""The periodic observation of an exit's traffic through its tunnel, published on the status board."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, Observation, StatusBoard, wait
-from agent.egress.bypass import judge_ipv6, look_for_bypass, look_over_ipv6, look_over_ipv6_by
-from agent.egress.consensus import Consensus, combine, compose
-from agent.egress.dns_leak import Asked, Route, ask_zone, judge, located
+from agent.egress.bypass import check_bypass, evaluate_ipv6, query_over_ipv6, query_over_ipv6_through
+from agent.egress.consensus import Consensus, combine, compose_observation
+from agent.egress.dns_leak import ResolverAnswers, RouteLookup, evaluate_resolvers, locate_resolvers, query_zone
 from agent.egress.finding import LeakFinding
 from agent.egress.geo_file import GeoFile
 from agent.egress.geolocation import Geolocator
-from agent.egress.http_sources import Answers, ask_all, through_tunnel
-from agent.egress.latency import measure_rtt_ms, steady
-from agent.egress.resolvers import resolvers_of
+from agent.egress.http_sources import Answers, build_tunnel_path, query_sources
+from agent.egress.latency import apply_hysteresis, measure_rtt_ms
+from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, SeenAddress
 from agent.net.route_query import interface_towards
 from agent.vpn.active_interface import ActiveInterface
@@ -28,17 +28,17 @@ from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
-AGAIN_S: Final = 5.0
-"""After a look that had any trouble."""
-NOT_YET: Final = Observation(trouble="its address is not known yet")
+RETRY_S: Final = 5.0
+"""The pause after an observation with trouble."""
+NOT_OBSERVED: Final = Observation(trouble="its address is not known yet")
 
 
 @dataclass(frozen=True, slots=True)
 class EgressSnapshot:
-    """What was found at one time, of the tunnel on `interface`. `resolvers` are those that were asked."""
+    """The results of all checks at one time, through the tunnel on `interface`. `resolvers` are those that were queried."""
 
-    outcome: Consensus
-    names: LeakFinding
+    consensus: Consensus
+    dns: LeakFinding
     bypass: LeakFinding
     ipv6: LeakFinding
     resolvers: tuple[Endpoint, ...] = ()
@@ -47,30 +47,30 @@ class EgressSnapshot:
 
     @property
     def observation(self) -> Observation:
-        return compose(self.outcome, self.names, self.bypass, self.ipv6)
+        return compose_observation(self.consensus, self.dns, self.bypass, self.ipv6)
 
-    def holding(self, before: EgressSnapshot | None) -> EgressSnapshot:
-        """The same, where a service failed, with what it said before through the same tunnel.
+    def keep_known(self, before: EgressSnapshot | None) -> EgressSnapshot:
+        """Replace the results of services that failed by their previous results through the same tunnel.
 
-        Not what was seen of the routes, which no service tells; nor of another address, or of other resolvers than are asked by
-        now.
+        A previous result is not kept for another address or for other resolvers. The check for bypasses is never replaced, because
+        it asks the kernel and no service.
         """
         if before is None:
             return self
-        outcome, names, ipv6 = self.outcome, self.names, self.ipv6
-        if outcome.trouble and not before.outcome.trouble and outcome.addresses <= before.outcome.addresses:
-            outcome = before.outcome
-        if names.trouble and not before.names.trouble and self.resolvers == before.resolvers:
-            names = before.names
-        if ipv6.trouble and not before.ipv6.trouble and ipv6.seen == before.ipv6.seen:
+        consensus, dns, ipv6 = self.consensus, self.dns, self.ipv6
+        if consensus.trouble and not before.consensus.trouble and consensus.addresses <= before.consensus.addresses:
+            consensus = before.consensus
+        if dns.trouble and not before.dns.trouble and self.resolvers == before.resolvers:
+            dns = before.dns
+        if ipv6.trouble and not before.ipv6.trouble and ipv6.observed == before.ipv6.observed:
             ipv6 = before.ipv6
-        return replace(self, outcome=outcome, names=names, ipv6=ipv6)
+        return replace(self, consensus=consensus, dns=dns, ipv6=ipv6)
 
 
 class Observer:
-    """Keeps the board's observation, as long as the tunnel is up. From when there is one, nothing is known yet.
+    """Updates the board's observation while the tunnel is up. The constructor resets it to `NOT_OBSERVED`.
 
-    Raises BadSetting for a Geo-IP file that is of no use.
+    Raises BadSetting for an unusable Geo-IP file.
     """
 
     def __init__(
@@ -78,128 +78,144 @@ class Observer:
         exit_: ExitSettings,
         board: StatusBoard,
         *,
-        again_s: float = AGAIN_S,
-        resolvers: Callable[[ExitSettings], Sequence[Endpoint]] = resolvers_of,
-        route: Route = interface_towards,
+        retry_s: float = RETRY_S,
+        resolvers: Callable[[ExitSettings], Sequence[Endpoint]] = read_resolvers,
+        route: RouteLookup = interface_towards,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        course: ActiveInterface | None = None,
+        active: ActiveInterface | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self._active = active or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
-        self._again_s = again_s
+        self._retry_s = retry_s
         self._resolvers = resolvers
         self._route = route
         self._clock = clock
         geo_file = None if exit_.geoip is None else GeoFile(exit_.geoip)
-        self._locator = Geolocator(geo_file, exit_.locate, through_tunnel(exit_))
-        self._held: EgressSnapshot | None = None
-        """Since the tunnel came up."""
-        self._ahead: EgressSnapshot | None = None
-        """Of the tunnel that is to be taken next."""
+        self._locator = Geolocator(geo_file, exit_.locate, build_tunnel_path(exit_))
+        self._current: EgressSnapshot | None = None
+        """The results since the tunnel came up."""
+        self._candidate: EgressSnapshot | None = None
+        """The results of the tunnel that is tried next."""
         self._addresses = Observation()
-        """The last address that was seen, through whichever tunnel, and the one before."""
-        board.update(observation=NOT_YET)
+        """The last egress address through any tunnel, and the one before it."""
+        board.update(observation=NOT_OBSERVED)
 
     async def run(self) -> None:
-        """Look when the tunnel comes up and from then on from time to time, until cancelled."""
+        """Observe when the tunnel comes up, and periodically from then on, until cancelled."""
         try:
             while True:
-                await self._watch()
+                await self._run_once()
         finally:
             self._locator.close()
 
-    async def _watch(self) -> None:
-        """Wait for a tunnel that is up, look once, and rest."""
+    async def _run_once(self) -> None:
+        """Wait while the tunnel is down; else observe once and pause."""
         changed = self._board.changed
         if self._board.report.tunnel is HealthState.DOWN:
-            # what was seen through the tunnel before says nothing of the one that comes
-            self._held = self._ahead = None
-            self._put(NOT_YET)
+            # results of the previous tunnel do not hold for the next one
+            self._current = self._candidate = None
+            self._publish(NOT_OBSERVED)
             await changed.wait()
             return
         changes = self._board.report.network_changes
-        look = await self.look()
+        snapshot = await self.observe()
         if self._board.report.tunnel is HealthState.UP:
-            self._tell(look)
-        await self._rest(self._again_s if look.observation.trouble else self._exit.observe_every_s, changes)
+            self._accept(snapshot)
+        pause_s = self._retry_s if snapshot.observation.trouble else self._exit.observe_every_s
+        await self._pause(pause_s, changes)
 
-    async def look(self) -> EgressSnapshot:
-        """Look once, at everything at the same time."""
-        async with self._course.still:  # a look at one tunnel and the routes to another would be a leak
-            exit_ = self._course.of(self._exit)
-            self._locator.way = through_tunnel(exit_)
+    async def observe(self) -> EgressSnapshot:
+        """Run all checks once, concurrently."""
+        # a change of interface between two checks would look like a leak
+        async with self._active.still:
+            exit_ = self._active.of(self._exit)
+            self._locator.path = build_tunnel_path(exit_)
             resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
-            asked = (
-                ask_zone(exit_.dns_zone or "", resolvers),
-                look_for_bypass(exit_, self._route),
-                look_over_ipv6(exit_, self._route),
+            return await self._run_checks(
+                exit_,
+                resolvers,
+                self._route,
+                query_zone(exit_.dns_zone or "", resolvers),
+                check_bypass(exit_, self._route),
+                query_over_ipv6(exit_, self._route),
             )
-            return await self._compose(exit_, resolvers, self._route, *asked)
 
-    async def look_ahead(self, exit_: ExitSettings) -> Observation:
-        """Look through the tunnel that `exit_` would have, which is up and carries no clients yet."""
-        resolvers = tuple(resolvers_of(exit_)) if exit_.dns_zone else ()
-        asked = (
-            ask_zone(exit_.dns_zone or "", resolvers, exit_.tunnel_interface),
-            _nothing(),
-            look_over_ipv6_by(exit_),
+    async def observe_candidate(self, exit_: ExitSettings) -> Observation:
+        """Run all checks through the tunnel of `exit_`, which is up and carries no clients yet."""
+        resolvers = tuple(read_resolvers(exit_)) if exit_.dns_zone else ()
+        self._candidate = await self._run_checks(
+            exit_,
+            resolvers,
+            lambda *_: exit_.tunnel_interface,
+            query_zone(exit_.dns_zone or "", resolvers, exit_.tunnel_interface),
+            _skip_check(),
+            query_over_ipv6_through(exit_),
         )
-        self._ahead = await self._compose(exit_, resolvers, lambda *_: exit_.tunnel_interface, *asked)
-        return self._ahead.observation
+        return self._candidate.observation
 
-    async def _compose(
+    async def _run_checks(
         self,
         exit_: ExitSettings,
         resolvers: tuple[Endpoint, ...],
-        route: Route,
-        zone: Awaitable[Asked],
-        beside: Awaitable[LeakFinding],
-        by_ipv6: Awaitable[tuple[Answers, str | None]],
+        route: RouteLookup,
+        zone_query: Awaitable[ResolverAnswers],
+        bypass_check: Awaitable[LeakFinding],
+        ipv6_query: Awaitable[tuple[Answers, str | None]],
     ) -> EgressSnapshot:
-        answers, asked, bypass, (over_ipv6, way_6), rtt_ms = await asyncio.gather(
-            ask_all(through_tunnel(exit_), exit_.sources), zone, beside, by_ipv6, self._measure_rtt_ms(exit_)
+        answers, zone_answers, bypass, (ipv6_answers, ipv6_interface), rtt_ms = await asyncio.gather(
+            query_sources(build_tunnel_path(exit_), exit_.sources),
+            zone_query,
+            bypass_check,
+            ipv6_query,
+            self._measure_rtt_ms(exit_),
         )
-        outcome = combine(answers, exit_.host_addresses, await self._places_of(answers))
-        names = judge(await located(asked, self._locator), exit_, outcome.sight, route) if resolvers else LeakFinding()
-        ipv6 = await judge_ipv6(over_ipv6, way_6, exit_, outcome.sight, self._locator)
-        return EgressSnapshot(outcome, names, bypass, ipv6, resolvers, rtt_ms, exit_.tunnel_interface)
+        consensus = combine(answers, exit_.host_addresses, await self._locate(answers))
+        dns = LeakFinding()
+        if resolvers:
+            located = await locate_resolvers(zone_answers, self._locator)
+            dns = evaluate_resolvers(located, exit_, consensus.seen, route)
+        ipv6 = await evaluate_ipv6(ipv6_answers, ipv6_interface, exit_, consensus.seen, self._locator)
+        return EgressSnapshot(consensus, dns, bypass, ipv6, resolvers, rtt_ms, exit_.tunnel_interface)
 
-    async def _places_of(self, answers: Answers) -> dict[str, Location]:
-        """Where the addresses are that were seen: by the file, and where no source says, by the service too."""
-        sights = [each for _, each in answers if isinstance(each, SeenAddress)]
-        unknown = not any(each.place.country for each in sights)
-        places = {}
-        for address in dict.fromkeys(each.address for each in sights):
-            place = await self._locator.find(address) if unknown else self._locator.in_file(address)
-            if place is not None:
-                places[address] = place
-        return places
+    async def _locate(self, answers: Answers) -> dict[str, Location]:
+        """Locate the addresses by the file, and also by the service if no source states a country."""
+        seen = [each for _, each in answers if isinstance(each, SeenAddress)]
+        unknown = not any(each.location.country for each in seen)
+        locations = {}
+        for address in dict.fromkeys(each.address for each in seen):
+            location = await self._locator.find(address) if unknown else self._locator.find_in_file(address)
+            if location is not None:
+                locations[address] = location
+        return locations
 
     async def _measure_rtt_ms(self, exit_: ExitSettings) -> float | None:
         if exit_.parent is not None:
-            return None  # a connection to the parent is as near as the parent, whatever is behind it
+            return None  # a connection would only measure the way to the parent
         target = exit_.probe
         if target is None and exit_.sources:
             first = exit_.sources[0]
             target = Endpoint(str(first.host), first.port or 80)
-        return None if target is None else await measure_rtt_ms(target, through_tunnel(exit_))
+        return None if target is None else await measure_rtt_ms(target, build_tunnel_path(exit_))
 
-    def _tell(self, look: EgressSnapshot) -> None:
-        known = (each for each in (self._held, self._ahead) if each is not None and each.interface == look.interface)
-        held = look.holding(next(known, None))
-        troubles = look.observation.trouble
-        if troubles and not held.observation.trouble:
-            log.warning(
-                "observation.failed", reason=troubles
-            )  # the tunnel has been up since: what was seen still holds
-        self._held = held
+    def _accept(self, snapshot: EgressSnapshot) -> None:
+        known = (
+            each
+            for each in (self._current, self._candidate)
+            if each is not None and each.interface == snapshot.interface
+        )
+        current = snapshot.keep_known(next(known, None))
+        trouble = snapshot.observation.trouble
+        if trouble and not current.observation.trouble:
+            # the tunnel has stayed up, so the previous results still hold
+            log.warning("observation.failed", reason=trouble)
+        self._current = current
         before = self._board.report.observation
-        rtt_ms = steady(before.rtt_ms if before else None, look.rtt_ms)
-        self._put(replace(held.observation, rtt_ms=rtt_ms))
+        rtt_ms = apply_hysteresis(before.rtt_ms if before else None, snapshot.rtt_ms)
+        self._publish(replace(current.observation, rtt_ms=rtt_ms))
 
-    def _put(self, observation: Observation) -> None:
-        """Put it up with what is remembered: the address before, and the speed that was measured last."""
+    def _publish(self, observation: Observation) -> None:
+        """Put the observation on the board, together with the previous address and the last measured speed."""
         self._note_address(observation.address)
         before = self._board.report.observation or Observation()
         whole = replace(
@@ -210,8 +226,8 @@ class Observer:
             upload_mbps=before.upload_mbps,
             speed_measured_at=before.speed_measured_at,
         )
-        if observation != NOT_YET and replace(whole, rtt_ms=before.rtt_ms) != before:
-            log.info("observation", **{name: str(value) for name, value in asdict(whole).items() if value})
+        if observation != NOT_OBSERVED and replace(whole, rtt_ms=before.rtt_ms) != before:
+            log.info("observation.changed", **{name: str(value) for name, value in asdict(whole).items() if value})
         self._board.update(observation=whole)
 
     def _note_address(self, address: str | None) -> None:
@@ -224,15 +240,15 @@ class Observer:
         self._addresses = Observation(address=address, previous_address=known, changed_at=self._clock())
         log.warning("observation.address_changed", address=address, previous=known)
 
-    async def _rest(self, seconds: float, changes: int) -> None:
-        """For so long, unless the tunnel goes down, or the network changes more than so often: then a leak may have begun."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+    async def _pause(self, seconds: float, changes: int) -> None:
+        """Sleep, but return early when the tunnel goes down or the network changes, because a leak may have begun."""
+        deadline_s = asyncio.get_running_loop().time() + seconds
+        while (left_s := deadline_s - asyncio.get_running_loop().time()) > 0:
             changed = self._board.changed
             if self._board.report.tunnel is HealthState.DOWN or self._board.report.network_changes != changes:
                 return
-            await wait(changed, left)
+            await wait(changed, left_s)
 
 
-async def _nothing() -> LeakFinding:
+async def _skip_check() -> LeakFinding:
     return LeakFinding()

@@ -1,4 +1,4 @@
-"""Watching a parent proxy: whether it answers a CONNECT, and lets the exit in."""
+"""The parent proxy of an exit: its credentials, and a probe that sends it a CONNECT."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ from agent.config.option_parsing import BadSetting
 from model.endpoint import Endpoint
 
 TIMEOUT_S: Final = 2.0
-NOWHERE: Final = Endpoint("127.0.0.1", 1)
-"""What is asked for where no target is known: nothing is there, so that a proxy says at once that it cannot go there."""
+UNREACHABLE_TARGET: Final = Endpoint("127.0.0.1", 1)
+"""The CONNECT target where none is configured. Nothing listens there, so the proxy refuses at once."""
 _HEAD_MAX_BYTES: Final = 8192
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r?\n)")
 
 
 @dataclass(frozen=True, slots=True)
 class ParentProxy:
-    """The HTTP proxy that an exit sends all traffic on to. `file` is where the credentials came from."""
+    """The HTTP proxy to which an exit sends all traffic. `credentials_file` is the file that the credentials were read from."""
 
-    place: Endpoint
+    endpoint: Endpoint
     credentials: Credentials | None = None
-    file: Path | None = None
+    credentials_file: Path | None = None
 
-    def known(self) -> Credentials | None:
-        """The credentials as the file has them by now, so that nothing has to end when they change."""
-        if self.file is None:
+    def current_credentials(self) -> Credentials | None:
+        """Read the credentials again, so that a change needs no restart. An unreadable file leaves those read at the start."""
+        if self.credentials_file is None:
             return self.credentials
         try:
-            return read_credentials("--parent-credentials", self.file)
+            return read_credentials("--parent-credentials", self.credentials_file)
         except BadSetting:
             return self.credentials
 
 
-def request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments by which aiohttp sends a request for `url` through the parent, if there is one.
+def build_request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Build aiohttp's arguments for a request for `url` through the parent, if there is one.
 
-    By plain HTTP the request itself is what the parent reads; by HTTPS it is for the target's eyes alone.
+    For `https` the credentials go with the CONNECT, because the target alone reads the request. For `http` they are in the request.
     """
     if parent is None:
         return {"headers": headers}
-    proxy = f"http://{parent.place}"
-    known = parent.known()
-    shown = {} if known is None else {"Proxy-Authorization": basic(known)}
+    proxy = f"http://{parent.endpoint}"
+    credentials = parent.current_credentials()
+    authorization = {} if credentials is None else {"Proxy-Authorization": basic(credentials)}
     if url.scheme == "https":
-        return {"proxy": proxy, "proxy_headers": shown, "headers": headers}
-    return {"proxy": proxy, "headers": {**headers, **shown}}
+        return {"proxy": proxy, "proxy_headers": authorization, "headers": headers}
+    return {"proxy": proxy, "headers": {**headers, **authorization}}
 
 
-async def parent_trouble(parent: ParentProxy, target: Endpoint | None) -> str | None:
-    """What keeps the parent from serving the exit: it must answer a CONNECT, and make one to `target` if there is one."""
+async def probe_parent(parent: ParentProxy, target: Endpoint | None) -> str | None:
+    """Send a CONNECT to `target`, if there is one; return why the parent cannot serve the exit, or None if it can."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            status = await _connect(parent, target or NOWHERE)
+            status = await _connect(parent, target or UNREACHABLE_TARGET)
     except TimeoutError:
-        return f"the parent proxy {parent.place} does not answer in time"
+        return f"the parent proxy {parent.endpoint} does not answer in time"
     except OSError:
-        return f"the parent proxy {parent.place} cannot be reached"
+        return f"the parent proxy {parent.endpoint} cannot be reached"
     if status is None:
-        return f"the parent proxy {parent.place} answers what is no HTTP"
+        return f"the parent proxy {parent.endpoint} answers something that is not HTTP"
     if status == 407:
         refuses = "refuses the exit's credentials" if parent.credentials else "asks for credentials"
-        return f"the parent proxy {parent.place} {refuses}"
+        return f"the parent proxy {parent.endpoint} {refuses}"
     if target is not None and not 200 <= status < 300:
-        return f"{target} cannot be reached through the parent proxy {parent.place} (it answers {status})"
+        return f"{target} cannot be reached through the parent proxy {parent.endpoint} (it answers {status})"
     return None
 
 
 async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
-    """The status that it answers a CONNECT with; None for what is none. Raises OSError."""
-    reader, writer = await asyncio.open_connection(parent.place.host, parent.place.port, limit=_HEAD_MAX_BYTES)
+    """Return the status of the answer to a CONNECT; None for an answer that is not HTTP. Raises OSError."""
+    reader, writer = await asyncio.open_connection(parent.endpoint.host, parent.endpoint.port, limit=_HEAD_MAX_BYTES)
     try:
-        writer.write(_request(parent, target))
+        writer.write(_build_request(parent, target))
         await writer.drain()
-        with suppress(ValueError):  # a line without an end
+        with suppress(ValueError):  # a line longer than the limit
             found = _STATUS.match(await reader.readline())
             return int(found[1]) if found else None
         return None
@@ -89,8 +89,8 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
         writer.transport.abort()
 
 
-def _request(parent: ParentProxy, target: Endpoint) -> bytes:
+def _build_request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if (known := parent.known()) is not None:
-        lines.append(f"Proxy-Authorization: {basic(known)}")
+    if (credentials := parent.current_credentials()) is not None:
+        lines.append(f"Proxy-Authorization: {basic(credentials)}")
     return "\r\n".join([*lines, "", ""]).encode()

@@ -1,4 +1,4 @@
-"""The resolvers that an exit's Envoy asks: those that it was given, else those of resolv.conf."""
+"""The resolvers that an exit's Envoy queries: the configured ones, else those in resolv.conf."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Final
 
 from agent.config.settings import ExitSettings
-from agent.egress.http_sources import literal
+from agent.egress.http_sources import parse_ip
 from model.endpoint import Endpoint
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PORT: Final = 53
 _RESOLVERS_MAX: Final = 3
-"""As many as resolv.conf(5) lets count."""
+"""MAXNS of resolv.conf(5)."""
 _LOOPBACK: Final = "127.0.0.1"
-"""Who is asked where resolv.conf names nobody."""
+"""The default of resolv.conf(5) for a file without nameserver."""
 
 
-def resolvers_of(exit_: ExitSettings, path: Path = RESOLV_CONF) -> tuple[Endpoint, ...]:
-    """Who is asked for names in the exit's network namespace, read anew each time."""
+def read_resolvers(exit_: ExitSettings, path: Path = RESOLV_CONF) -> tuple[Endpoint, ...]:
+    """Return the resolvers in the exit's network namespace. Reads the file on every call."""
     hosts = exit_.resolvers or _read(path)
     return tuple(Endpoint(host, PORT) for host in hosts)
 
@@ -28,6 +28,6 @@ def _read(path: Path) -> tuple[str, ...]:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    words = [line.split() for line in lines]
-    named = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver" and literal(word[1])]
-    return tuple(named[:_RESOLVERS_MAX]) or (_LOOPBACK,)
+    fields = [line.split() for line in lines]
+    servers = [each[1] for each in fields if len(each) > 1 and each[0] == "nameserver" and parse_ip(each[1])]
+    return tuple(servers[:_RESOLVERS_MAX]) or (_LOOPBACK,)

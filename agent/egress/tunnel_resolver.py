@@ -1,4 +1,4 @@
-"""Names of what is asked through a tunnel, by the tunnel's own resolvers: a kill switch lets nobody ask the host's."""
+"""Name resolution through a tunnel by its own resolvers, because a kill switch blocks the host's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from agent.config.option_parsing import is_literal
 from agent.net import dns_probe, host_lookup
 
 TRIES = 2
-"""Of every resolver: a question or its answer may be lost."""
-_WITHIN_S = 1.0
+"""Queries to every resolver, because packets may be lost."""
+_TIMEOUT_S = 1.0
 
 
 class TunnelResolver(AbstractResolver):
-    """What /etc/hosts says, else what the first of `resolvers` (IP addresses) says that answers, asked by `interface`."""
+    """Resolves by /etc/hosts, else by the first of `resolvers` (IP addresses) that answers, queried by `interface`."""
 
     def __init__(self, resolvers: Sequence[str], interface: str | None) -> None:
         self._resolvers = resolvers
@@ -25,29 +25,29 @@ class TunnelResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of a host that are of this family. Raises OSError when there are none, or nobody answers."""
-        fit = [each for each in await self._addresses(host, family) if (":" in each) == (family == socket.AF_INET6)]
-        if not fit:
+        """Return the host's addresses of this family. Raises OSError if there are none, or no resolver answers."""
+        matching = [each for each in await self._look_up(host, family) if (":" in each) == (family == socket.AF_INET6)]
+        if not matching:
             raise OSError(f"{host} has no address")
         return [
             ResolveResult(hostname=host, host=each, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
-            for each in fit
+            for each in matching
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is kept."""
 
-    async def _addresses(self, host: str, family: int) -> Sequence[str]:
+    async def _look_up(self, host: str, family: int) -> Sequence[str]:
         known = (
             [host] if is_literal(host) else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
         )
         if known:
             return known
         kind = dns_probe.AAAA if family == socket.AF_INET6 else dns_probe.A
-        said = "there is no resolver"
+        reason = "there is no resolver"
         for resolver in [*self._resolvers] * TRIES:
             try:
-                return await dns_probe.ask(resolver, host, kind, within_s=_WITHIN_S, interface=self._interface)
+                return await dns_probe.ask(resolver, host, kind, within_s=_TIMEOUT_S, interface=self._interface)
             except dns_probe.DnsUnanswered as unanswered:
-                said = f"{resolver} {unanswered}"
-        raise OSError(f"{host} is not known: {said}")
+                reason = f"{resolver} {unanswered}"
+        raise OSError(f"{host} cannot be resolved: {reason}")

@@ -1,4 +1,4 @@
-"""What one source says of the address that traffic comes from, and what is believed of a text that came from outside."""
+"""Addresses and locations as sources report them, and parsers that accept only well-formed values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Final
 
 from agent.config.option_parsing import plain_address
 
-_TEXT_MAX: Final = 100
+_TEXT_MAX_CHARS: Final = 100
 
 
 class UnusableAnswer(Exception):
-    """What was answered is of no use; why, in words that stay the same while it is."""
+    """An answer that cannot be used. Its message is the reason, and stays equal while the reason is the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an address is, as far as somebody knows. `country` is ISO 3166-1 alpha-2, in lower case."""
+    """The location of an address, as far as a source knows it. `country` is ISO 3166-1 alpha-2, in lower case."""
 
     country: str | None = None
     city: str | None = None
@@ -26,26 +26,26 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class SeenAddress:
-    """An address in its one form (see `plain_address`), and where its source says it is."""
+    """An address in its canonical form (see `plain_address`), and the location that its source reports."""
 
     address: str
-    place: Location = field(default_factory=Location)
+    location: Location = field(default_factory=Location)
 
 
-def read_address(said: object) -> str:
-    """An IP address as somebody outside writes it. Raises Useless."""
+def parse_address(value: object) -> str:
+    """Parse an IP address from outside. Raises UnusableAnswer."""
     try:
-        return plain_address(said.strip() if isinstance(said, str) else "")
+        return plain_address(value.strip() if isinstance(value, str) else "")
     except ValueError as error:
-        raise UnusableAnswer("it names no IP address") from error
+        raise UnusableAnswer("its answer names no IP address") from error
 
 
-def read_country(said: object) -> str | None:
-    """Two letters, in lower case; None for anything else."""
-    plain = isinstance(said, str) and len(said) == 2 and said.isascii() and said.isalpha()
-    return said.lower() if isinstance(said, str) and plain else None
+def parse_country(value: object) -> str | None:
+    """Parse a country code of two letters to lower case; None for anything else."""
+    is_code = isinstance(value, str) and len(value) == 2 and value.isascii() and value.isalpha()
+    return value.lower() if isinstance(value, str) and is_code else None
 
 
-def read_text(said: object) -> str | None:
-    """A text that can be shown; None for anything else."""
-    return said[:_TEXT_MAX] if isinstance(said, str) and said and said.isprintable() else None
+def parse_text(value: object) -> str | None:
+    """Accept a printable text, cut to 100 characters; None for anything else."""
+    return value[:_TEXT_MAX_CHARS] if isinstance(value, str) and value and value.isprintable() else None

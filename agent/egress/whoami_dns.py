@@ -1,6 +1,6 @@
-"""Names that reveal who asks for them: what is asked, and how the answer is read.
+"""DNS zones that answer with the address of the resolver that queries them.
 
-A zone of one's own answers any name in it. Two public ones have one name each, which is asked for as it is.
+A private zone answers any name in it. The two public zones have one name each, so their answers may come from a cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dns.name
 import dns.rdatatype
 
 from agent.config.option_parsing import BadSetting
-from agent.egress.types import Location, UnusableAnswer, read_address, read_country, read_text
+from agent.egress.types import Location, UnusableAnswer, parse_address, parse_country, parse_text
 from agent.net.dns_query import look_up
 from model.endpoint import Endpoint
 
@@ -29,65 +29,68 @@ _LABEL_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ResolverSeen:
-    """The resolver that asked a zone, and what the zone says of it beside its address."""
+    """The resolver that queried a zone, and the location that the zone states for it."""
 
     address: str
-    place: Location = field(default_factory=Location)
+    location: Location = field(default_factory=Location)
 
 
-def read_zone(option: str, text: str) -> str:
-    """A zone's name, without the final dot. Raises BadSetting, which names `option`."""
+def parse_zone(option: str, text: str) -> str:
+    """Parse a zone's name and strip the final dot. Raises BadSetting, which names `option`."""
     try:
         name = dns.name.from_text(text.lower())
-        # room for the label that is put before it
+        # there must be room for the random label in front
         dns.name.Name((b"x" * 2 * _LABEL_BYTES, *name.labels))
-        plain = len(name.labels) > 2 and name.is_absolute() and text.isascii() and text.isprintable()
+        valid = len(name.labels) > 2 and name.is_absolute() and text.isascii() and text.isprintable()
     except dns.exception.DNSException:
-        plain = False
-    if not plain:
+        valid = False
+    if not valid:
         raise BadSetting(f"{option} {text!r} is no zone's name", hint="write a name such as who.example.net")
     return text.lower().rstrip(".")
 
 
-async def reveal(zone: str, server: Endpoint, interface: str | None = None) -> ResolverSeen:
-    """Who asks the zone when `server` is asked for a name in it, by `interface` if one is given. Raises Useless."""
+async def identify_resolver(zone: str, server: Endpoint, interface: str | None = None) -> ResolverSeen:
+    """Find the resolver that queries the zone when `server` is asked for a name in it, bound to `interface` if one is given.
+
+    Raises UnusableAnswer.
+    """
     if zone in PUBLIC:
-        return read_asker(await look_up(zone, PUBLIC[zone], server, interface))
-    answer = await look_up(_fresh(zone), dns.rdatatype.TXT, server, interface)
+        return parse_resolver(await look_up(zone, PUBLIC[zone], server, interface))
+    answer = await look_up(_generate_name(zone), dns.rdatatype.TXT, server, interface)
     try:
-        return read_asker(answer)
+        return parse_resolver(answer)
     except UnusableAnswer:
         if answer.answer:
             raise
-    # a zone that has no text has addresses
-    return read_asker(await look_up(_fresh(zone), dns.rdatatype.A, server, interface))
+    # a zone without TXT records answers A queries
+    return parse_resolver(await look_up(_generate_name(zone), dns.rdatatype.A, server, interface))
 
 
-def _fresh(zone: str) -> str:
-    """A name that nobody asked for before, so that no answer is remembered."""
+def _generate_name(zone: str) -> str:
+    """Return a new name in the zone, so that no cache can answer."""
     return f"{secrets.token_hex(_LABEL_BYTES)}.{zone}"
 
 
-def read_asker(answer: dns.message.Message) -> ResolverSeen:
-    """The asker in an answer: an A or AAAA record, or text of which one word is an address. Raises Useless.
+def parse_resolver(answer: dns.message.Message) -> ResolverSeen:
+    """Parse the resolver in an answer: an A or AAAA record, or a TXT record with an address as one of its words.
 
-    Of the words `ip=`, `country=` and `network=` each is taken for what it says; a network may have blanks within one string.
+    TXT strings `ip=`, `country=` and `network=` are fields; a network may contain spaces. Raises UnusableAnswer.
     """
-    strings = list(_strings(answer))
-    said = dict(each.split("=", 1) for each in strings if "=" in each)
-    words = [said["ip"]] if "ip" in said else [word for each in strings for word in each.split()]
+    strings = list(_iterate_strings(answer))
+    fields = dict(each.split("=", 1) for each in strings if "=" in each)
+    words = [fields["ip"]] if "ip" in fields else [word for each in strings for word in each.split()]
     for word in words:
         try:
-            address = read_address(word)
+            address = parse_address(word)
         except UnusableAnswer:
             continue
         return ResolverSeen(
-            address, Location(country=read_country(said.get("country")), network=read_text(said.get("network")))
+            address, Location(country=parse_country(fields.get("country")), network=parse_text(fields.get("network")))
         )
-    raise UnusableAnswer("it does not say who asked")
+    raise UnusableAnswer("its answer names no resolver")
 
 
-def _strings(answer: dns.message.Message) -> Iterator[str]:
+def _iterate_strings(answer: dns.message.Message) -> Iterator[str]:
     for records in answer.answer:
         for record in records:
             if record.rdtype in {dns.rdatatype.A, dns.rdatatype.AAAA}:

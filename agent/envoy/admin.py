@@ -1,4 +1,4 @@
-"""Envoy's admin interface, on loopback."""
+"""The client of Envoy's admin interface, on loopback."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import aiohttp
 from xds.translate import names
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
-_MEASURED: Final = r"(downstream_rq_active|upstream_cx_(rx|tx)_bytes_total)$"
-_CARRIED: Final = re.compile(
+_STATS_FILTER: Final = r"(downstream_rq_active|upstream_cx_(rx|tx)_bytes_total)$"
+_CARRIED_BYTES: Final = re.compile(
     rf"^cluster\.(?:{names.TARGETS}|{names.PARENT})\.upstream_cx_[rt]x_bytes_total: (\d+)$", re.MULTILINE
 )
 _OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
@@ -26,38 +26,38 @@ class AdminUnreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Asks the Envoy whose admin interface is at `address` (`ip:port`). Every method raises AdminSilent."""
+    """A client of the admin interface at `address` (`ip:port`). Every method raises AdminUnreachable."""
 
     session: aiohttp.ClientSession
     address: str
 
     async def is_live(self) -> bool:
-        """Whether Envoy has its configuration and serves by it, even while its health check is failed."""
-        info = json.loads(await self._ask("GET", "/server_info"))
+        """Return whether Envoy has its configuration, also while its health check is failed (state DRAINING)."""
+        info = json.loads(await self._request("GET", "/server_info"))
         return info.get("state") in {"LIVE", "DRAINING"}
 
     async def fail_health_check(self) -> None:
-        """From now on the health check filter answers 503, and every answer says so too."""
-        await self._ask("POST", "/healthcheck/fail")
+        """Make the health check filter answer 503, and add x-envoy-immediate-health-check-fail to every response."""
+        await self._request("POST", "/healthcheck/fail")
 
     async def pass_health_check(self) -> None:
-        await self._ask("POST", "/healthcheck/ok")
+        await self._request("POST", "/healthcheck/ok")
 
     async def drain_listeners(self) -> None:
-        """Tell clients to go elsewhere, while their open tunnels go on."""
-        await self._ask("POST", "/drain_listeners?graceful")
+        """Start a graceful drain: clients are told to close, and open tunnels continue."""
+        await self._request("POST", "/drain_listeners?graceful")
 
-    async def open_requests(self) -> int:
-        """How many requests and tunnels are open."""
-        open_, _ = await self.measure()
+    async def count_open_requests(self) -> int:
+        """Return the number of open requests and tunnels."""
+        open_, _ = await self.read_load()
         return open_
 
-    async def measure(self) -> tuple[int, int]:
-        """How many requests and tunnels are open, and the bytes carried to and from targets since Envoy was started."""
-        stats = await self._ask("GET", "/stats?filter=" + quote(_MEASURED))
-        return sum(int(count) for count in _OPEN_REQUESTS.findall(stats)), sum(map(int, _CARRIED.findall(stats)))
+    async def read_load(self) -> tuple[int, int]:
+        """Return the number of open requests and tunnels, and the bytes to and from targets since Envoy started."""
+        stats = await self._request("GET", "/stats?filter=" + quote(_STATS_FILTER))
+        return sum(int(count) for count in _OPEN_REQUESTS.findall(stats)), sum(map(int, _CARRIED_BYTES.findall(stats)))
 
-    async def _ask(self, method: str, path: str) -> str:
+    async def _request(self, method: str, path: str) -> str:
         try:
             async with self.session.request(method, f"http://{self.address}{path}", timeout=_TIMEOUT) as response:
                 text = await response.text()

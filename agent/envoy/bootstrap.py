@@ -1,4 +1,4 @@
-"""The bootstrap that an Envoy starts from: `envoy/bootstrap.yaml` with its placeholders replaced by typed values."""
+"""The bootstrap of an Envoy: `envoy/bootstrap.yaml` with its placeholders replaced by typed values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from model.version import exitplane_version
 from model.world import Role
 
 FORMAT_VERSION: Final = 2
-"""Of the template. A proxy tells it in its metadata, so that the control plane knows what it may rely on."""
+"""The version of the template. A proxy states it in its metadata, so that the control plane knows which features it has."""
 CONNECTIONS_MAX: Final = 50_000
-"""Downstream connections of one Envoy, unless somebody says otherwise."""
+"""The default limit of downstream connections."""
 UNUSED_COLLECTOR: Final = Endpoint("127.0.0.1", 4317)
 DIRECT_S: Final = 120
-"""How long a stream that passes by the agent may last, so that Envoy comes back to an agent that was away."""
+"""The maximum duration of a stream that bypasses the agent, so that Envoy returns to an agent that was restarted."""
 
 _DNS_PORT: Final = 53
-_DIALLED: Final = ("xds", "otel-collector")
+_MARKED_CLUSTERS: Final = ("xds", "otel-collector")
 _TEMPLATE: Final = resources("xds") / "envoy" / "bootstrap.yaml"
 
 
@@ -38,12 +38,11 @@ class BadTemplate(ExitplaneError):
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """What differs from one Envoy's bootstrap to another's.
+    """The values that differ between the bootstraps of two Envoys.
 
-    `xds` names one or more control planes; Envoy dials them in turn. `otlp` is where traces go, by OTLP over gRPC.
-    `relayed` is whether there is an agent, which Envoy asks before the control plane itself
-    (docs/decisions/0009-the-agent-relays.md). `resolvers` are the only ones (IP addresses) that names are asked of; without any, those of /etc/resolv.conf are. `mark` is on the packets
-    to control plane and collector, for a kill switch that lets out no others.
+    `xds` are the control planes, which Envoy tries in turn. `otlp` is the collector of traces (OTLP over gRPC). With `relayed` Envoy
+    tries the agent before the control planes (docs/decisions/0009-the-agent-relays.md). `resolvers` (IP addresses) replace those of
+    /etc/resolv.conf. `mark` is the SO_MARK of packets to control plane and collector, for a kill switch that lets out no others.
     """
 
     role: Role
@@ -58,7 +57,7 @@ class Bootstrap:
 
 
 def render(bootstrap: Bootstrap) -> dict[str, Any]:
-    """The bootstrap as JSON-like data (envoy.config.bootstrap.v3.Bootstrap)."""
+    """Render the bootstrap as JSON-like data (envoy.config.bootstrap.v3.Bootstrap)."""
     values = {
         "node_id": str(bootstrap.node_id),
         "fleet_id": str(bootstrap.fleet_id),
@@ -67,7 +66,7 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "exitplane_version": exitplane_version(),
         "admin_port": 0,
         "max_downstream_connections": bootstrap.max_downstream_connections,
-        "xds_endpoints": _lb_endpoints(*bootstrap.xds),
+        "xds_endpoints": _build_endpoints(*bootstrap.xds),
         "xds_server_name": XDS_SERVER_NAME,
         "identity_name": secrets.IDENTITY,
         "identity_path": secrets.IDENTITY_PATH,
@@ -77,19 +76,19 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "agent_path": files.SOCKET,
         "sources": ["agent", "xds"] if bootstrap.relayed else ["xds"],
         "direct_duration": f"{DIRECT_S}s" if bootstrap.relayed else "0s",
-        "otlp_endpoints": _lb_endpoints(bootstrap.otlp),
+        "otlp_endpoints": _build_endpoints(bootstrap.otlp),
     }
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
     if bootstrap.resolvers:
-        rendered["typed_dns_resolver_config"] = _resolver(bootstrap.resolvers)
+        rendered["typed_dns_resolver_config"] = _build_resolver_config(bootstrap.resolvers)
     if bootstrap.mark is not None:
         for cluster in rendered["static_resources"]["clusters"]:
-            if cluster["name"] in _DIALLED:
-                cluster["upstream_bind_config"] = {"socket_options": [_mark(bootstrap.mark)]}
+            if cluster["name"] in _MARKED_CLUSTERS:
+                cluster["upstream_bind_config"] = {"socket_options": [_build_mark_option(bootstrap.mark)]}
     return rendered
 
 
-def _mark(number: int) -> dict[str, Any]:
+def _build_mark_option(number: int) -> dict[str, Any]:
     return {
         "level": socket.SOL_SOCKET,
         "name": socket.SO_MARK,
@@ -99,8 +98,8 @@ def _mark(number: int) -> dict[str, Any]:
     }
 
 
-def _resolver(addresses: tuple[str, ...]) -> dict[str, Any]:
-    """Names are asked of these resolvers and as they stand: a search domain would be the host's."""
+def _build_resolver_config(addresses: tuple[str, ...]) -> dict[str, Any]:
+    """Build the config for these resolvers, without search domains, because those would be the host's."""
     return {
         "name": "envoy.network.dns_resolver.cares",
         "typed_config": {
@@ -113,9 +112,9 @@ def _resolver(addresses: tuple[str, ...]) -> dict[str, Any]:
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:
-    """Replace each value of a template that is exactly `${name}`; keys and longer texts stay as they are.
+    """Replace each value of a template that is exactly `${name}`; keys and longer texts stay unchanged.
 
-    Raises BadTemplate for a name that is not among `values`.
+    Raises BadTemplate for a name without a value.
     """
     if isinstance(template, dict):
         return {key: fill(value, values) for key, value in template.items()}
@@ -124,12 +123,12 @@ def fill(template: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(template, str) and template.startswith("${") and template.endswith("}"):
         name = template[2:-1]
         if name not in values:
-            raise BadTemplate(f"the bootstrap template asks for {name!r}, which nobody gives")
+            raise BadTemplate(f"the bootstrap template contains {name!r}, which has no value")
         return values[name]
     return template
 
 
-def _lb_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
+def _build_endpoints(*endpoints: Endpoint) -> list[dict[str, Any]]:
     return [
         {"endpoint": {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}}
         for endpoint in endpoints

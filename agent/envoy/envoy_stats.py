@@ -1,4 +1,4 @@
-"""What an exit's Envoy carries, as it says itself."""
+"""The load of an exit, read from its Envoy's statistics."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from agent.envoy.supervisor import EnvoySupervisor
 
 
 class LoadSample(NamedTuple):
-    """Requests and tunnels that are open, and bytes to and from targets since Envoy was started."""
+    """The number of open requests and tunnels, and the bytes to and from targets since Envoy started."""
 
     open_requests: int = 0
     carried_bytes: int = 0
 
 
 class LoadReader:
-    """Asks the Envoy that runs; while none answers, the last word holds."""
+    """Reads the load of the running Envoy, and repeats the last sample while none answers."""
 
     def __init__(self, supervisor: EnvoySupervisor) -> None:
         self._supervisor = supervisor
         self._last = LoadSample()
 
-    async def measure(self) -> LoadSample:
-        """What it carries now."""
+    async def read(self) -> LoadSample:
+        """Return the current load, or the last one."""
         admin = self._supervisor.admin
         if admin is not None:
             with suppress(AdminUnreachable):
-                self._last = LoadSample(*await admin.measure())
+                self._last = LoadSample(*await admin.read_load())
         return self._last

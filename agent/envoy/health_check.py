@@ -1,4 +1,4 @@
-"""Makes an exit's Envoy fail its health check while the tunnel is down or leaks, so that gateways leave it at once."""
+"""The health check of an exit's Envoy, which fails while the tunnel is down or leaks, so that gateways stop using it at once."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from agent.envoy.supervisor import EnvoySupervisor
 log = structlog.get_logger()
 
 _RETRY_S = 0.5
-_AT_LATEST_S = 3600.0
+_IDLE_S = 3600.0
 
 
 class HealthCheck:
-    """Tells each Envoy whether the exit is well; a new Envoy knows nothing of what the last one was told."""
+    """Sets the health of the running Envoy from the board. A new Envoy starts healthy, so it is set again."""
 
     def __init__(self, supervisor: EnvoySupervisor, board: StatusBoard) -> None:
         self._supervisor = supervisor
         self._board = board
-        self._told: tuple[Admin, bool] | None = None
-        """Who was told last, and what."""
+        self._applied: tuple[Admin, bool] | None = None
+        """The Envoy whose health was set last, and the value."""
 
     async def run(self) -> None:
         """Follow the board until cancelled."""
         while True:
             changed = self._board.changed
-            settled = await self.tell()
-            await wait(changed, _AT_LATEST_S if settled else _RETRY_S)
+            applied = await self.apply()
+            await wait(changed, _IDLE_S if applied else _RETRY_S)
 
-    async def tell(self) -> bool:
-        """Tell the Envoy that runs, unless it knows; gives whether nothing is left to do."""
+    async def apply(self) -> bool:
+        """Set the health of the running Envoy if it differs; return False if Envoy could not be reached."""
         admin, well = self._supervisor.admin, self._board.report.well
-        if admin is None or self._told == (admin, well):
+        if admin is None or self._applied == (admin, well):
             return True
         try:
             if well:
@@ -43,5 +43,5 @@ class HealthCheck:
         except AdminUnreachable as error:
             log.warning("envoy.health_not_set", well=well, reason=str(error))
             return False
-        self._told = (admin, well)
+        self._applied = (admin, well)
         return True

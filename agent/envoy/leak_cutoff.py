@@ -1,4 +1,4 @@
-"""Ends what goes through an exit that leaks: at once, open tunnels too."""
+"""The cut-off of a leaking exit, which ends its traffic at once, open tunnels included."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ log = structlog.get_logger()
 
 
 async def cut_when_leaking(board: StatusBoard, supervisor: EnvoySupervisor) -> None:
-    """Until cancelled: whenever the exit begins to leak, end its Envoy, and every tunnel with it.
+    """Kill Envoy, and all its tunnels, whenever the exit begins to leak. Runs until cancelled.
 
-    The Envoy that is started then fails its health check as long as the leak lasts (agent/envoy/health_check.py).
+    The next Envoy fails its health check while the leak lasts (agent/envoy/health_check.py).
     """
     leak = ""
     while True:
         changed = board.changed
-        seen = board.report.observation
-        before, leak = leak, seen.leak if seen is not None else ""
+        observation = board.report.observation
+        before, leak = leak, observation.leak if observation is not None else ""
         if leak and not before:
-            log.error("exit.leaks", reason=leak)
+            log.error("exit.leaking", reason=leak)
             await supervisor.cut()
         await changed.wait()

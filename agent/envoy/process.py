@@ -1,4 +1,4 @@
-"""One running Envoy, held by its pidfd: our own child, or one that an earlier agent left."""
+"""A running Envoy, held by its pidfd: a child of this agent, or one that an earlier agent left running."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class EnvoyProcess:
-    """A process and the news of its end. `status` is what Popen.returncode is, None for one that is not our child."""
+    """A process, and the event of its end. `status` is its returncode as in Popen, or None if it is not a child of this agent."""
 
     def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.pid = pid
@@ -38,9 +38,9 @@ class EnvoyProcess:
             self.status = self._child.wait()
         self.ended.set()
 
-    async def end(self, patience_s: float) -> None:
-        """SIGTERM, and SIGKILL when that takes longer than `patience_s`; returns when it is gone."""
-        for number, limit_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
+    async def end(self, timeout_s: float) -> None:
+        """Send SIGTERM, and SIGKILL after `timeout_s`; return when the process has ended."""
+        for number, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, None)):
             if self.ended.is_set():
                 return
             with suppress(ProcessLookupError):
@@ -51,9 +51,9 @@ class EnvoyProcess:
 
 
 def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) -> EnvoyProcess:
-    """Start an Envoy in the state folder, its output appended to the folder's log. Raises OSError.
+    """Start an Envoy in the state folder, and append its output to the folder's log. Raises OSError.
 
-    It gets a session of its own: Ctrl-C on the terminal is the agent's to hear, which then ends Envoy in order.
+    It runs in its own session, so that Ctrl-C reaches the agent alone, which then stops Envoy in order.
     """
     with (folder.path / files.ENVOY_LOG).open("ab") as log_file:
         child = subprocess.Popen(
@@ -63,27 +63,27 @@ def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) ->
             stdout=log_file,
             stderr=log_file,
             start_new_session=True,
-            # one prctl and no Python besides, so that threads of this process cannot get in its way
+            # it calls prctl alone, because other Python code is unsafe after a fork with threads
             preexec_fn=end_with_parent if ends_with_agent else None,  # noqa: PLW1509
         )
     return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
 
 
-def find_left(pid: int, folder: StateDir) -> EnvoyProcess | None:
-    """The Envoy of this state folder with that process id, if it still runs."""
+def find_orphan(pid: int, folder: StateDir) -> EnvoyProcess | None:
+    """Return the Envoy of this state folder with that process id, or None if it does not run."""
     try:
         pidfd = os.pidfd_open(pid)
     except (OSError, ValueError):
         return None
-    # the pidfd is held before looking, so that what was looked at cannot be replaced by another of the same id
+    # the pidfd is opened before the check, so that the process id cannot be reused in between
     if _is_envoy_of(pid, folder):
         return EnvoyProcess(pid, pidfd, None)
     os.close(pidfd)
     return None
 
 
-def descriptors_max() -> int:
-    """How many descriptors an Envoy may open: it raises its own soft limit to the hard one."""
+def read_descriptor_limit() -> int:
+    """Return the number of descriptors that Envoy may open, which is the hard limit: Envoy raises its soft limit to it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return 2**31 - 1 if hard == resource.RLIM_INFINITY else hard
 
@@ -98,5 +98,5 @@ def _is_envoy_of(pid: int, folder: StateDir) -> bool:
 
 
 def end_with_parent() -> None:
-    """In the child: have the kernel end it when its parent dies, however that happens."""
+    """Make the kernel send SIGTERM to this child process when its parent dies (PR_SET_PDEATHSIG)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

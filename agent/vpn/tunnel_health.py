@@ -17,7 +17,7 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.egress.parent_proxy import parent_trouble
+from agent.egress.parent_proxy import probe_parent
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.tunnel_state import gluetun_trouble
 from model.endpoint import Endpoint
@@ -106,7 +106,7 @@ def checks_of(exit_: ExitSettings, by: Callable[[], str | None] | None = None) -
         gluetun = GluetunClient(exit_.gluetun)
         checks.append(HealthProbe(lambda: gluetun_trouble(gluetun), patience=2))
     if parent is not None:
-        checks.append(HealthProbe(lambda: parent_trouble(parent, target), patience=2))
+        checks.append(HealthProbe(lambda: probe_parent(parent, target), patience=2))
     elif target is not None:
         checks.append(HealthProbe(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
     return checks

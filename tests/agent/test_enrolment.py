@@ -1,4 +1,4 @@
-"""A join token and a signing request become a certificate, once."""
+"""Enrolment: one registration for each state folder, retries and refusals."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TOKEN = "ep-exit-never-to-be-seen"
 
 
 @pytest.fixture(autouse=True)
-def _quickly(monkeypatch):
+def _short_retries(monkeypatch):
     monkeypatch.setattr(enrolments, "RETRY_BASE_S", 0.01)
     monkeypatch.setattr(enrolments, "RETRY_LIMIT_S", 0.02)
 
 
 @pytest.fixture
 def enrol(http):
-    """`await enrol(settings)` gives the enrolment and its folder."""
+    """A function `await enrol(settings)` that returns the enrolment and its folder."""
 
     async def ask(settings):
         folder = StateDir(settings.state)
@@ -43,19 +43,19 @@ def enrol(http):
     return ask
 
 
-async def test_an_exit_says_where_it_stands_and_gets_an_identity(plane, make_settings, enrol):
+async def test_exit_registers_its_addresses_and_gets_certificate(plane, make_settings, enrol):
     exit_ = ExitSettings("us", "192.0.2.3", 8443, bind_address="192.0.2.9", egress_address="10.0.0.2")
     plane.xds_port = 18000
     enrolment, _ = await enrol(make_settings(Role.EXIT, exit=exit_, name="us-1"))
 
-    (wish,) = plane.enrolled
+    (request,) = plane.enrolled
     assert plane.paths == ["/api/v1/exits/register"]
-    assert wish.pop("join_token") == TOKEN
-    csr = x509.load_pem_x509_csr(wish.pop("csr").encode())
+    assert request.pop("join_token") == TOKEN
+    csr = x509.load_pem_x509_csr(request.pop("csr").encode())
     assert isinstance(csr.public_key().curve, ec.SECP256R1)
     assert csr.is_signature_valid
-    assert wish.pop("version")
-    assert wish == {
+    assert request.pop("version")
+    assert request == {
         "name": "us-1",
         "pool": "us",
         "address": "192.0.2.3",
@@ -64,12 +64,12 @@ async def test_an_exit_says_where_it_stands_and_gets_an_identity(plane, make_set
         "egress_address": "10.0.0.2",
     }
     assert (enrolment.role, enrolment.fleet_id) == (Role.EXIT, UUID(int=1))
-    # no address was given: the xDS server is where the API is
+    # without an address the xDS server has the host of the API
     assert enrolment.xds == Endpoint("127.0.0.1", 18000)
     assert public_key_of(enrolment.certificate_pem) == public_key_of(plane.certificate)
 
 
-async def test_a_gateway_says_its_name_alone(plane, make_settings, enrol):
+async def test_gateway_registers_name_only(plane, make_settings, enrol):
     await enrol(make_settings(Role.GATEWAY))
 
     assert plane.paths == ["/api/v1/proxies/register"]
@@ -77,19 +77,19 @@ async def test_a_gateway_says_its_name_alone(plane, make_settings, enrol):
 
 
 @pytest.mark.parametrize("role", list(Role))
-async def test_either_role_says_where_it_stands_if_it_knows(plane, make_settings, enrol, role):
+async def test_registration_has_locality(plane, make_settings, enrol, role):
     await enrol(make_settings(role, locality=Locality("eu-west", "a")))
 
     assert plane.enrolled[0]["locality"] == "eu-west/a"
 
 
-async def test_what_was_not_said_is_left_to_the_api(plane, make_settings, enrol):
+async def test_registration_leaves_out_unset_fields(plane, make_settings, enrol):
     await enrol(make_settings(Role.EXIT))
 
     assert not {"bind_address", "egress_address", "locality"} & set(plane.enrolled[0])
 
 
-async def test_nobody_else_can_read_what_was_given(make_settings, enrol):
+async def test_state_folder_is_private(make_settings, enrol):
     _, folder = await enrol(make_settings(Role.GATEWAY))
 
     assert folder.path.stat().st_mode & 0o777 == 0o700
@@ -101,7 +101,7 @@ async def test_nobody_else_can_read_what_was_given(make_settings, enrol):
     assert TOKEN not in (folder.path / "enrolment.json").read_text()
 
 
-async def test_a_second_start_does_not_enrol_again(plane, make_settings, enrol):
+async def test_second_start_does_not_enrol_again(plane, make_settings, enrol):
     first, _ = await enrol(make_settings(Role.GATEWAY))
     await plane.stop()
     second, _ = await enrol(make_settings(Role.GATEWAY))
@@ -110,14 +110,14 @@ async def test_a_second_start_does_not_enrol_again(plane, make_settings, enrol):
     assert len(plane.enrolled) == 1
 
 
-async def test_an_api_that_moved_takes_the_xds_server_along(plane, make_settings, enrol, http):
+async def test_moved_api_moves_xds_address(plane, make_settings, enrol, http):
     first, folder = await enrol(make_settings(Role.GATEWAY))
 
     assert load(folder, "192.0.2.77").xds == Endpoint("192.0.2.77", first.xds.port)
     assert load(folder).xds == first.xds
 
 
-async def test_a_state_folder_belongs_to_one_proxy(make_settings, enrol, tmp_path):
+async def test_state_folder_belongs_to_one_proxy(make_settings, enrol, tmp_path):
     await enrol(make_settings(Role.GATEWAY, name="gw-1"))
 
     with pytest.raises(StateDirUnusable, match="belongs to the gateway 'gw-1', not to the gateway 'gw-2'"):
@@ -126,7 +126,7 @@ async def test_a_state_folder_belongs_to_one_proxy(make_settings, enrol, tmp_pat
         await enrol(make_settings(Role.EXIT, state=tmp_path / "gateway"))
 
 
-async def test_it_is_tried_again_with_the_same_key_while_the_api_cannot(plane, make_settings, enrol, answer):
+async def test_registration_is_retried_with_same_key(plane, make_settings, enrol, answer):
     plane.instead = [
         answer(503, {"detail": "the database cannot be reached"}),
         answer(429, headers={"Retry-After": "0"}),
@@ -135,23 +135,23 @@ async def test_it_is_tried_again_with_the_same_key_while_the_api_cannot(plane, m
     await enrol(make_settings(Role.GATEWAY))
 
     assert len(plane.enrolled) == 4
-    keys = {x509.load_pem_x509_csr(wish["csr"].encode()).public_key().public_numbers() for wish in plane.enrolled}
+    keys = {x509.load_pem_x509_csr(request["csr"].encode()).public_key().public_numbers() for request in plane.enrolled}
     assert len(keys) == 1
 
 
-async def test_it_is_tried_again_while_nobody_listens(plane, make_settings, enrol):
+async def test_registration_is_retried_until_api_listens(plane, make_settings, enrol):
     settings = make_settings(Role.GATEWAY)
     await plane.stop()
-    enrolling = asyncio.create_task(enrol(settings))
-    await asyncio.wait([enrolling], timeout=0.05)
-    assert not enrolling.done()
+    task = asyncio.create_task(enrol(settings))
+    await asyncio.wait([task], timeout=0.05)
+    assert not task.done()
 
     await plane.start()
     async with asyncio.timeout(60):
-        await enrolling
+        await task
 
 
-async def test_retry_after_is_heeded(plane, make_settings, enrol, answer, monkeypatch):
+async def test_registration_honours_retry_after(plane, make_settings, enrol, answer, monkeypatch):
     waits = []
 
     async def note(seconds):
@@ -164,7 +164,7 @@ async def test_retry_after_is_heeded(plane, make_settings, enrol, answer, monkey
     assert 7 in waits
 
 
-async def test_a_refusal_ends_it_in_one_line_that_names_field_value_and_hint(plane, make_settings, enrol, answer):
+async def test_refusal_is_one_line_with_field_value_and_hint(plane, make_settings, enrol, answer):
     errors = [
         {"field": "/pool", "value": "atlantis", "message": "there is no such pool", "hint": "create it first"},
         {"field": "/port", "value": 0, "message": "too small", "hint": "more"},
@@ -180,7 +180,7 @@ async def test_a_refusal_ends_it_in_one_line_that_names_field_value_and_hint(pla
     assert len(plane.enrolled) == 1
 
 
-async def test_a_refused_token_is_not_repeated(plane, make_settings, enrol, answer):
+async def test_refusal_does_not_show_token(plane, make_settings, enrol, answer):
     errors = [{"field": "/join_token", "value": TOKEN, "message": "it has expired", "hint": "ask for another"}]
     plane.instead = [answer(401, {"detail": "the join token is unknown", "errors": errors})]
 
@@ -199,7 +199,7 @@ async def test_a_refused_token_is_not_repeated(plane, make_settings, enrol, answ
         (403, {"errors": {}}, "application/problem+json"),
     ],
 )
-async def test_strange_refusals_end_it_in_one_line_too(plane, make_settings, enrol, answer, status, body, content_type):
+async def test_malformed_refusal_is_one_line(plane, make_settings, enrol, answer, status, body, content_type):
     plane.instead = [answer(status, body, content_type)]
 
     with pytest.raises(RefusedByApi) as refused:
@@ -210,17 +210,17 @@ async def test_strange_refusals_end_it_in_one_line_too(plane, make_settings, enr
 
 
 @pytest.mark.parametrize("body", [{}, {"id": "x"}, {"xds": None}])
-async def test_an_answer_that_is_no_enrolment_leaves_none_behind(plane, make_settings, enrol, answer, body):
+async def test_invalid_answer_is_not_stored(plane, make_settings, enrol, answer, body):
     plane.instead = [answer(201, body, "application/json")]
     settings = make_settings(Role.GATEWAY)
 
-    with pytest.raises(BadEnrolment, match="this is no enrolment"):
+    with pytest.raises(BadEnrolment, match="the enrolment is invalid"):
         await enrol(settings)
 
     assert load(StateDir(settings.state)) is None
 
 
-async def test_a_certificate_for_another_key_is_refused(make_settings, enrol, tmp_path):
+async def test_certificate_for_another_key_is_refused(make_settings, enrol, tmp_path):
     settings = make_settings(Role.GATEWAY)
     _, folder = await enrol(settings)
     other, _ = await enrol(make_settings(Role.GATEWAY, state=tmp_path / "other"))
@@ -230,15 +230,15 @@ async def test_a_certificate_for_another_key_is_refused(make_settings, enrol, tm
         load(folder)
 
 
-async def test_a_spoilt_enrolment_names_the_file(make_settings, enrol):
+async def test_invalid_enrolment_file_is_named(make_settings, enrol):
     _, folder = await enrol(make_settings(Role.GATEWAY))
     folder.write("enrolment.json", json.dumps({})[:1])
 
-    with pytest.raises(BadEnrolment, match=r"enrolment\.json is no JSON; remove it"):
+    with pytest.raises(BadEnrolment, match=r"enrolment\.json is not JSON; remove it"):
         load(folder)
 
 
-async def test_without_a_token_nothing_is_asked(plane, make_settings, enrol, tmp_path):
+async def test_missing_token_sends_no_request(plane, make_settings, enrol, tmp_path):
     (tmp_path / "token").unlink()
 
     with pytest.raises(BadSetting, match="--token-file"):
@@ -247,7 +247,7 @@ async def test_without_a_token_nothing_is_asked(plane, make_settings, enrol, tmp
     assert plane.enrolled == []
 
 
-async def test_an_api_below_a_path_is_found(http, plane):
+async def test_api_below_a_path_is_reached(http, plane):
     with pytest.raises(RefusedByApi, match="/below/api/v1/x answered 404"):
         await ApiClient(http, parse_api(f"{plane.url}/below/")).post("/api/v1/x", b"{}")
 
@@ -257,14 +257,14 @@ def test_two_agents_cannot_share_a_folder(tmp_path):
         StateDir(tmp_path / "state").held().__enter__()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(StateDirUnusable, match="--state"):
         StateDir(tmp_path / "file" / "state").held().__enter__()
 
 
-def test_waits_double_to_a_limit_and_spread_over_their_upper_half():
+def test_backoff_doubles_to_limit_with_jitter_of_upper_half():
     longest, shortest = Backoff(1, 5, lambda: 1.0), Backoff(1, 5, lambda: 0.0)
 
     assert [longest.next_s() for _ in range(5)] == [1, 2, 4, 5, 5]

@@ -1,4 +1,4 @@
-"""What operators ask of an agent is done once, and told until it was heard."""
+"""Orders: carried out once, and reported until the report is delivered."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def order(id_="1", kind="measure", detail=None):
     return {"id": id_, "kind": kind, "detail": detail or {}}
 
 
-async def settled(orders, board):
-    while not orders.settled:
+async def wait_for_outcomes(orders, board):
+    while not orders.outcomes:
         await asyncio.wait_for(board.changed.wait(), 60)
-    return orders.settled
+    return orders.outcomes
 
 
-async def test_an_order_is_done_once_though_it_is_said_again(board):
+async def test_repeated_order_is_carried_out_once(board):
     done = []
 
     async def measure(detail):
@@ -34,37 +34,37 @@ async def test_an_order_is_done_once_though_it_is_said_again(board):
 
     orders = Orders(board, {"measure": measure})
     for _ in range(3):
-        orders.take([order(detail={"way": "up"})])
-    assert await settled(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "trouble": ""}]
-    orders.take([order()])
+        orders.start_new([order(detail={"way": "up"})])
+    assert await wait_for_outcomes(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "trouble": ""}]
+    orders.start_new([order()])
     await orders.aclose()
     assert done == [{"way": "up"}]
 
 
-async def test_what_came_of_it_is_told_until_it_was_heard(board):
+async def test_outcome_is_reported_until_forgotten(board):
     orders = Orders(board, {})
-    orders.take([order("1"), order("2")])
-    while len(orders.settled) < 2:
+    orders.start_new([order("1"), order("2")])
+    while len(orders.outcomes) < 2:
         await asyncio.wait_for(board.changed.wait(), 60)
-    orders.heard(["1", "9"])
-    assert [each["id"] for each in orders.settled] == ["2"]
+    orders.forget(["1", "9"])
+    assert [each["id"] for each in orders.outcomes] == ["2"]
 
 
-async def test_an_order_that_wakes_nobody_would_wait_for_the_next_heartbeat(board):
+async def test_finished_order_changes_status_at_once(board):
     changed, orders = board.changed, Orders(board, {})
-    orders.take([order()])
+    orders.start_new([order()])
     await asyncio.wait_for(changed.wait(), 60)
 
 
-async def test_an_agent_says_what_it_does_not_know(board):
+async def test_unknown_order_fails_with_reason(board):
     orders = Orders(board, {})
-    orders.take([order(kind="dance")])
-    (told,) = await settled(orders, board)
-    assert told["outcome"] is None
-    assert "does not know how to dance" in told["trouble"]
+    orders.start_new([order(kind="dance")])
+    (outcome,) = await wait_for_outcomes(orders, board)
+    assert outcome["outcome"] is None
+    assert "cannot carry out 'dance'" in outcome["trouble"]
 
 
-async def test_failures_are_told_and_end_nothing(board):
+async def test_failed_orders_are_reported(board):
     async def refuse(_):
         raise OrderFailed("it has one server only", hint="give it another")
 
@@ -74,30 +74,30 @@ async def test_failures_are_told_and_end_nothing(board):
     async def last(_):
         await asyncio.Event().wait()
 
-    orders = Orders(board, {"refuse": refuse, "break": break_, "last": last}, within_s=0.05)
+    orders = Orders(board, {"refuse": refuse, "break": break_, "last": last}, timeout_s=0.05)
     for kind in ("refuse", "break", "last"):
-        orders.take([order(kind, kind)])
-    while len(orders.settled) < 3:
+        orders.start_new([order(kind, kind)])
+    while len(orders.outcomes) < 3:
         await asyncio.wait_for(board.changed.wait(), 60)
-    told = {each["id"]: each["trouble"] for each in orders.settled}
-    assert "it has one server only" in told["refuse"]
-    assert "ZeroDivisionError" in told["break"]
-    assert told["last"] == "it took longer than 0.05 s"
+    troubles = {each["id"]: each["trouble"] for each in orders.outcomes}
+    assert "it has one server only" in troubles["refuse"]
+    assert "ZeroDivisionError" in troubles["break"]
+    assert troubles["last"] == "it took longer than 0.05 s"
 
 
-@pytest.mark.parametrize("said", [None, 7, {}, "x", [None], [{}], [{"id": 1, "kind": "a"}], [{"id": "1"}]])
-async def test_what_is_no_order_is_left_alone(board, said):
+@pytest.mark.parametrize("value", [None, 7, {}, "x", [None], [{}], [{"id": 1, "kind": "a"}], [{"id": "1"}]])
+async def test_invalid_orders_are_ignored(board, value):
     orders = Orders(board, {})
-    orders.take(said)
+    orders.start_new(value)
     await orders.aclose()
-    assert orders.settled == []
+    assert orders.outcomes == []
 
 
-async def test_no_more_is_told_at_once_than_a_heartbeat_takes(board):
+async def test_heartbeat_reports_at_most_16_outcomes(board):
     orders = Orders(board, {})
-    orders.take([order(str(number)) for number in range(20)])
+    orders.start_new([order(str(number)) for number in range(20)])
     while board.report.settled < 20:
         await asyncio.wait_for(board.changed.wait(), 60)
-    assert len(orders.settled) == 16
-    orders.heard([each["id"] for each in orders.settled])
-    assert len(orders.settled) == 4
+    assert len(orders.outcomes) == 16
+    orders.forget([each["id"] for each in orders.outcomes])
+    assert len(orders.outcomes) == 4

@@ -1,4 +1,4 @@
-"""The writer of the record: no save is lost at the end, and none is overtaken by an older one."""
+"""The writer of the record: no change is lost at the end, and no save overwrites a later one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from agent.ads.config_record import AcceptedResource, ConfigRecord
 from agent.ads.record_writer import RecordWriter
 from xds.translate.names import CLUSTER
 
-BOUND_S = 60
-A_WHILE_S = 0.2
-"""How long something is given to happen that must not: a slow machine makes the test no redder."""
+PATIENCE_S = 60
+PAUSE_S = 0.2
+"""The time in which a forbidden event could happen. A slow machine does not make the test fail."""
 
 
-class SlowVault:
-    """Holds every save up until it is let go; the first one apart, they may be let go beforehand."""
+class SlowRecordStore:
+    """A store whose first save blocks until `gate` is set."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -30,8 +30,8 @@ class SlowVault:
         first, self._first = self._first, False
         self._loop.call_soon_threadsafe(self.begun.set)
         if first:
-            assert self.gate.wait(BOUND_S)
-        (version,) = {kept.version for kept in ConfigRecord.decode(content).types[CLUSTER].values()}
+            assert self.gate.wait(PATIENCE_S)
+        (version,) = {each.version for each in ConfigRecord.decode(content).types[CLUSTER].values()}
         self.written.append(version)
 
     def remove(self) -> None:
@@ -39,8 +39,8 @@ class SlowVault:
 
 
 @pytest.fixture
-async def vault():
-    slow = SlowVault()
+async def store():
+    slow = SlowRecordStore()
     yield slow
     slow.gate.set()
 
@@ -51,93 +51,93 @@ def record():
 
 
 @pytest.fixture
-def writer(record, vault, monkeypatch):
+def writer(record, store, monkeypatch):
     monkeypatch.setattr("agent.ads.record_writer.QUIET_S", 0)
-    return RecordWriter(record, vault)
+    return RecordWriter(record, store)
 
 
 def accept(record, version: str) -> None:
-    record.put(CLUSTER, {"a": AcceptedResource(version, b"")})
+    record.update(CLUSTER, {"a": AcceptedResource(version, b"")})
 
 
-async def begun(vault) -> None:
-    async with asyncio.timeout(BOUND_S):
-        await vault.begun.wait()
+async def wait_for_save(store) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await store.begun.wait()
 
 
-async def ended(*tasks: asyncio.Task) -> None:
-    async with asyncio.timeout(BOUND_S):
+async def wait_for(*tasks: asyncio.Task) -> None:
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*tasks)
 
 
-async def test_stop_waits_for_the_running_save_and_writes_what_is_newer(record, vault, writer):
+async def test_stop_waits_for_running_save_and_writes_later_change(record, store, writer):
     writer.start()
     accept(record, "v1")
-    await begun(vault)
+    await wait_for_save(store)
     accept(record, "v2")
     stopping = asyncio.create_task(writer.stop())
-    await asyncio.wait({stopping}, timeout=A_WHILE_S)
+    await asyncio.wait({stopping}, timeout=PAUSE_S)
     assert not stopping.done()
-    assert vault.written == []
+    assert store.written == []
 
-    vault.gate.set()
-    await ended(stopping)
-    assert vault.written == ["v1", "v2"]
+    store.gate.set()
+    await wait_for(stopping)
+    assert store.written == ["v1", "v2"]
 
 
-async def test_stop_does_not_return_before_the_last_save_has_ended(record, vault, writer):
+async def test_stop_returns_after_last_save(record, store, writer):
     writer.start()
     accept(record, "v1")
-    await begun(vault)
+    await wait_for_save(store)
     stopping = asyncio.create_task(writer.stop())
-    await asyncio.wait({stopping}, timeout=A_WHILE_S)
+    await asyncio.wait({stopping}, timeout=PAUSE_S)
     assert not stopping.done()
 
-    vault.gate.set()
-    await ended(stopping)
-    assert vault.written == ["v1"]
+    store.gate.set()
+    await wait_for(stopping)
+    assert store.written == ["v1"]
 
 
-async def test_save_of_a_cancelled_caller_is_not_overtaken_by_itself(record, vault, writer):
+async def test_later_save_waits_for_save_of_cancelled_caller(record, store, writer):
     accept(record, "v1")
     first = asyncio.create_task(writer.flush())
-    await begun(vault)
+    await wait_for_save(store)
     first.cancel()
     await asyncio.wait({first})
     accept(record, "v2")
     second = asyncio.create_task(writer.flush())
-    await asyncio.wait({second}, timeout=A_WHILE_S)
-    vault.gate.set()
+    await asyncio.wait({second}, timeout=PAUSE_S)
+    store.gate.set()
 
-    await ended(second)
-    assert vault.written == ["v1", "v2"]
+    await wait_for(second)
+    assert store.written == ["v1", "v2"]
 
 
-async def test_flush_of_a_cleared_record_removes_the_file_after_a_save(record, vault, writer):
-    """A proxy that was denied must not find its record again because a save took longer."""
+async def test_flush_of_cleared_record_removes_file_after_running_save(record, store, writer):
+    """A proxy that was denied must not find its record again after a slow save."""
     accept(record, "v1")
     first = asyncio.create_task(writer.flush())
-    await begun(vault)
+    await wait_for_save(store)
     first.cancel()
     record.clear()
     second = asyncio.create_task(writer.flush())
-    await asyncio.wait({second}, timeout=A_WHILE_S)
-    vault.gate.set()
+    await asyncio.wait({second}, timeout=PAUSE_S)
+    store.gate.set()
 
-    await ended(second)
-    assert vault.written == ["v1", "nothing"]
+    await wait_for(second)
+    assert store.written == ["v1", "nothing"]
 
 
-async def test_flush_without_a_change_writes_nothing(record, vault, writer):
-    vault.gate.set()
+async def test_flush_without_change_writes_nothing(record, store, writer):
+    store.gate.set()
     accept(record, "v1")
     await writer.flush()
     await writer.flush()
-    assert vault.written == ["v1"]
+    assert store.written == ["v1"]
 
 
-async def test_stop_of_a_writer_that_never_started_writes_nothing(record, vault, writer):
-    vault.gate.set()
+async def test_stop_without_start_writes_nothing(record, store, writer):
+    store.gate.set()
     accept(record, "v1")
     await writer.stop()
-    assert vault.written == []
+    assert store.written == []

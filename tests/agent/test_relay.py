@@ -1,4 +1,4 @@
-"""Between an Envoy and its control plane, over real sockets: what passes, what ends, and who answers when nobody else can."""
+"""The relay over real sockets: relayed messages and statuses, outages, and denials."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from xds.wire import discovery_pb2 as wire
 
 PATIENCE_S = 60
 FLEET, PROXY = UUID(int=1), UUID(int=2)
-OK, AWAY = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
+OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
 @pytest.fixture(autouse=True)
-def _quickly(monkeypatch):
+def _short_intervals(monkeypatch):
     for name, value in {
         "ads.upstream.PROBE_BASE_S": 0.02,
         "ads.upstream.PROBE_LIMIT_S": 0.1,
         "ads.record_writer.QUIET_S": 0.01,
-        "ads.relay._EARLY_S": 10 * PATIENCE_S,
+        "ads.relay._UNSERVED_S": 10 * PATIENCE_S,
     }.items():
         monkeypatch.setattr(f"agent.{name}", value)
 
 
 @pytest.fixture
 def expect(monkeypatch):
-    """`expect(serves=…, refuses=…)`: how long the relay waits for a connection, and for a refusal.
+    """A function `expect(serves=…, refuses=…)` that sets how long the relay waits for a connection and for a refusal.
 
-    As long as it takes for what is going to come, and not long for what is not: no answer depends on a quick machine.
+    It waits long for an expected event and briefly for others, so that no result depends on the machine's speed.
     """
 
-    def set_patience(*, serves: bool, refuses: bool) -> None:
-        monkeypatch.setattr("agent.ads.upstream.PATIENCE_S", PATIENCE_S if serves else 0.05)
-        monkeypatch.setattr("agent.ads.upstream.ACCEPTED_S", PATIENCE_S / 4 if refuses else 0.02)
+    def set_timeouts(*, serves: bool, refuses: bool) -> None:
+        monkeypatch.setattr("agent.ads.upstream.CONNECT_TIMEOUT_S", PATIENCE_S if serves else 0.05)
+        monkeypatch.setattr("agent.ads.upstream.REFUSAL_WINDOW_S", PATIENCE_S / 4 if refuses else 0.02)
 
-    return set_patience
+    return set_timeouts
 
 
 def certify(authority, identity: Identity) -> KeyPair:
@@ -72,11 +72,11 @@ def certify(authority, identity: Identity) -> KeyPair:
 
 
 class Session:
-    """A stream as the control plane sees it."""
+    """The control plane's side of a stream."""
 
     def __init__(self, context) -> None:
         self.context = context
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.ended = False
         self.status: asyncio.Future = asyncio.get_running_loop().create_future()
 
@@ -88,13 +88,13 @@ class Session:
             self.ended = True
             reading.cancel()
         if status is not OK:
-            await self.context.abort(status, f"said by the control plane: {status.name}")
+            await self.context.abort(status, f"sent by the control plane: {status.name}")
 
     async def _read(self) -> None:
         while (raw := await self.context.read()) is not grpc.aio.EOF:
-            self.heard.append(raw)
+            self.received.append(raw)
 
-    async def say(self, raw: bytes) -> None:
+    async def send(self, raw: bytes) -> None:
         await self.context.write(raw)
 
     def end(self, status) -> None:
@@ -102,7 +102,7 @@ class Session:
 
 
 class ControlPlane:
-    """Does what the test says."""
+    """A control plane that the test directs."""
 
     def __init__(self, authority, port: int, expect) -> None:
         self.authority = authority
@@ -115,7 +115,7 @@ class ControlPlane:
 
     @property
     def refuses(self) -> grpc.StatusCode | None:
-        """With which every stream ends at once."""
+        """The status with which every stream ends at once."""
         return self._refuses
 
     @refuses.setter
@@ -185,16 +185,16 @@ def enrolment(authority, control_plane):
 
 @pytest.fixture
 def logs():
-    """What is logged during the test."""
+    """The log entries of the test."""
     with capture_logs() as entries:
         yield entries
 
 
 @pytest.fixture
-def on_the_record(logs, until, envoy):
-    """`await on_the_record()`: it was noticed that there is no control plane.
+def wait_for_outage(logs, until, envoy):
+    """A function `await wait_for_outage()` that waits until the relay serves from the record.
 
-    A stream that was passed on to one that was just going ends, and Envoy comes again.
+    A stream that was relayed to a stopping control plane ends, and Envoy opens another.
     """
 
     async def is_noticed() -> bool:
@@ -212,7 +212,7 @@ def on_the_record(logs, until, envoy):
 
 @pytest.fixture
 async def make_relay(enrolment, folder):
-    """`await make_relay()`: a relay that runs."""
+    """A function `await make_relay()` that starts a relay."""
     made = []
 
     async def begin() -> Relay:
@@ -227,9 +227,9 @@ async def make_relay(enrolment, folder):
 
 
 class Envoy:
-    """One ADS stream after the other, through the socket in a folder.
+    """A client that opens ADS streams through the socket in a folder, one after the other.
 
-    Each has a connection of its own: one to a relay that has stopped may be dead without its being known.
+    Each stream has its own connection, because one to a stopped relay may be dead without notice.
     """
 
     def __init__(self, folder: StateDir) -> None:
@@ -253,21 +253,21 @@ class Envoy:
         await self._call.write(message.SerializeToString())
         return message.SerializeToString()
 
-    async def hear(self) -> bytes:
+    async def receive(self) -> bytes:
         async with asyncio.timeout(PATIENCE_S):
             return await self._call.read()
 
     def has_ended(self) -> bool:
         return self._call.done()
 
-    async def end(self) -> tuple[grpc.StatusCode, str]:
-        """How its stream ends."""
+    async def wait_until_closed(self) -> tuple[grpc.StatusCode, str]:
+        """Wait for the end of the stream; return its status and details."""
         async with asyncio.timeout(PATIENCE_S):
             return await self._call.code(), await self._call.details()
 
-    async def given(self) -> dict[str, str]:
-        """What the next response holds."""
-        response = wire.DeltaDiscoveryResponse.FromString(await self.hear())
+    async def read_versions(self) -> dict[str, str]:
+        """Return the versions of the next response's resources by name."""
+        response = wire.DeltaDiscoveryResponse.FromString(await self.receive())
         return {resource.name: resource.version for resource in response.resources}
 
     def cancel(self) -> None:
@@ -285,17 +285,17 @@ async def envoy(folder):
     await standing_in.close()
 
 
-def gives(nonce, type_url=CLUSTER, **resources) -> bytes:
-    given = [
+def delta_response(nonce, type_url=CLUSTER, **resources) -> bytes:
+    encoded = [
         wire.Resource(name=name, version=version, resource=AnyMessage(type_url=type_url, value=version.encode()))
         for name, version in resources.items()
     ]
-    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=given).SerializeToString()
+    return wire.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, resources=encoded).SerializeToString()
 
 
 @pytest.fixture
 def pair(control_plane, envoy, until):
-    """`await pair()`: a new stream of Envoy's, as the control plane sees it."""
+    """A function `await pair()` that opens a stream of Envoy's and returns the control plane's session."""
 
     async def begin() -> Session:
         count = len(control_plane.sessions)
@@ -308,13 +308,13 @@ def pair(control_plane, envoy, until):
 
 @pytest.fixture
 def accepted(pair, envoy, until, folder):
-    """`await accepted()`: Envoy was given and accepted the cluster `a`, which the file says; the session."""
+    """A function `await accepted()` that lets Envoy accept the cluster `a`, waits for the file, and returns the session."""
 
     async def begin() -> Session:
         session = await pair()
         await envoy.ask()
-        await session.say(gives("1", a="v1"))
-        await envoy.hear()
+        await session.send(delta_response("1", a="v1"))
+        await envoy.receive()
         await envoy.ask(nonce="1")
         await until((folder.path / "record.bin").exists)
         return session
@@ -324,20 +324,20 @@ def accepted(pair, envoy, until, folder):
 
 @pytest.fixture
 def outage(control_plane, accepted, envoy):
-    """`await outage()`: the control plane went away after `accepted`, and Envoy was told."""
+    """A function `await outage()` that stops the control plane after `accepted`."""
 
     async def begin() -> None:
         await accepted()
         await control_plane.stop()
-        assert (await envoy.end())[0] is not OK
+        assert (await envoy.wait_until_closed())[0] is not OK
 
     return begin
 
 
-# -- while there is a control plane ------------------------------------------------------------------------------------
+# -- with a control plane ----------------------------------------------------------------------------------------------
 
 
-async def test_the_socket_is_its_owners_alone_and_goes_with_the_relay(make_relay, folder):
+async def test_socket_is_private_and_removed_at_stop(make_relay, folder):
     relay = await make_relay()
     path = folder.path / "agent.sock"
     assert path.is_socket()
@@ -347,87 +347,87 @@ async def test_the_socket_is_its_owners_alone_and_goes_with_the_relay(make_relay
     assert not path.exists()
 
 
-async def test_a_socket_that_was_left_is_replaced(make_relay, pair, folder):
+async def test_leftover_socket_is_replaced(make_relay, pair, folder):
     (folder.path / "agent.sock").touch()
     await make_relay()
 
     await pair()
 
 
-async def test_messages_pass_unchanged_both_ways(make_relay, pair, envoy, until):
+async def test_messages_are_relayed_unchanged_both_ways(make_relay, pair, envoy, until):
     await make_relay()
     session = await pair()
-    asked = [await envoy.ask(), await envoy.ask(nonce="1"), b"no request at all"]
-    await envoy._call.write(asked[-1])
-    said = [gives("1", a="v1"), b"no response at all", gives("2", LISTENER), b""]
-    for raw in said:
-        await session.say(raw)
+    requests = [await envoy.ask(), await envoy.ask(nonce="1"), b"no request at all"]
+    await envoy._call.write(requests[-1])
+    sent = [delta_response("1", a="v1"), b"no response at all", delta_response("2", LISTENER), b""]
+    for raw in sent:
+        await session.send(raw)
 
-    assert [await envoy.hear() for _ in said] == said
-    await until(lambda: len(session.heard) == 3)
-    assert session.heard == asked
+    assert [await envoy.receive() for _ in sent] == sent
+    await until(lambda: len(session.received) == 3)
+    assert session.received == requests
 
 
-async def test_a_response_larger_than_grpc_s_default_passes(make_relay, pair, envoy):
+async def test_response_larger_than_grpc_default_is_relayed(make_relay, pair, envoy):
     await make_relay()
     session = await pair()
-    large = gives("1", a="v" * 6_000_000)
-    saying = asyncio.create_task(session.say(large))
+    large = delta_response("1", a="v" * 6_000_000)
+    sending = asyncio.create_task(session.send(large))
 
-    assert await envoy.hear() == large
-    await saying
-
-
-LARGE = gives("1", a="v" * 1_000_000)
+    assert await envoy.receive() == large
+    await sending
 
 
-async def say_for_ever(session: Session) -> None:
-    """Send large responses as fast as they are taken, and count them among what was heard."""
+LARGE = delta_response("1", a="v" * 1_000_000)
+
+
+async def send_forever(session: Session) -> None:
+    """Send large responses as fast as they are read, and count them in `received`."""
     while True:
-        await session.say(LARGE)
-        session.heard.append(b"")
+        await session.send(LARGE)
+        session.received.append(b"")
 
 
-async def test_an_envoy_that_does_not_read_holds_up_the_control_plane(make_relay, pair, envoy, until):
+async def test_envoy_that_does_not_read_blocks_control_plane(make_relay, pair, envoy, until):
     await make_relay()
     session = await pair()
-    saying = asyncio.create_task(say_for_ever(session))
-    # what all buffers on the way hold, the kernel's too; nothing piles up behind them
-    await until(lambda: session.heard)
+    sending = asyncio.create_task(send_forever(session))
+    # the buffers on the way, the kernel's included, fill up, and nothing accumulates behind them
+    await until(lambda: session.received)
     count = -1
-    while count != len(session.heard):
-        count = len(session.heard)
-        await asyncio.wait({saying}, timeout=0.5)
+    while count != len(session.received):
+        count = len(session.received)
+        await asyncio.wait({sending}, timeout=0.5)
     assert count < 100
-    assert await envoy.hear() == LARGE
-    saying.cancel()
+    assert await envoy.receive() == LARGE
+    sending.cancel()
     envoy.cancel()
 
 
-async def test_an_envoy_that_reads_nothing_keeps_no_stream(make_relay, pair, envoy, until, monkeypatch):
-    monkeypatch.setattr("agent.ads.relay.READ_WITHIN_S", 0.2)
+async def test_stream_of_envoy_that_never_reads_is_closed(make_relay, pair, envoy, until, monkeypatch):
+    monkeypatch.setattr("agent.ads.relay.READ_TIMEOUT_S", 0.2)
     await make_relay()
     session = await pair()
-    saying = asyncio.create_task(say_for_ever(session))
+    sending = asyncio.create_task(send_forever(session))
     await until(lambda: session.ended)
-    await asyncio.gather(saying, return_exceptions=True)
+    await asyncio.gather(sending, return_exceptions=True)
     envoy.cancel()
 
 
-@pytest.mark.parametrize("status", [OK, AWAY, grpc.StatusCode.RESOURCE_EXHAUSTED, *DENIED])
-async def test_a_stream_that_the_control_plane_ends_ends_likewise(make_relay, pair, envoy, status):
+@pytest.mark.parametrize("status", [OK, UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, *DENIED])
+async def test_stream_ends_with_status_of_control_plane(make_relay, pair, envoy, status):
     await make_relay()
     session = await pair()
-    await session.say(gives("1"))
-    await envoy.hear()
+    await session.send(delta_response("1"))
+    await envoy.receive()
     session.end(status)
 
-    code, details = await envoy.end()
+    code, details = await envoy.wait_until_closed()
     assert code is status
-    assert status is OK or details == f"said by the control plane: {status.name}"
+    assert status is OK or details == f"sent by the control plane: {status.name}"
 
 
-async def test_a_stream_that_envoy_ends_ends_at_the_control_plane_too(make_relay, pair, envoy, until):
+async def test_stream_closed_by_envoy_closes_upstream(make_relay, pair, envoy, until):
     await make_relay()
     session = await pair()
     envoy.cancel()
@@ -435,32 +435,30 @@ async def test_a_stream_that_envoy_ends_ends_at_the_control_plane_too(make_relay
     await until(lambda: session.ended)
 
 
-async def test_another_server_is_not_taken_for_the_control_plane(
-    make_relay, control_plane, envoy, authority, on_the_record
-):
+async def test_server_with_proxy_certificate_is_not_used(make_relay, control_plane, envoy, authority, wait_for_outage):
     await control_plane.stop()
     control_plane.certificate = certify(authority, Identity(FLEET, Role.EXIT, UUID(int=9)))
     await control_plane.start(trusted=False)
     await make_relay()
     envoy.open()
-    await on_the_record()
+    await wait_for_outage()
 
     assert control_plane.sessions == []
 
 
-# -- while there is none -----------------------------------------------------------------------------------------------
+# -- without a control plane -------------------------------------------------------------------------------------------
 
 
-async def test_a_new_envoy_is_given_what_the_last_one_accepted(make_relay, outage, envoy):
+async def test_new_envoy_gets_recorded_configuration(make_relay, outage, envoy):
     await make_relay()
     await outage()
     envoy.open()
     await envoy.ask()
 
-    assert await envoy.given() == {"a": "v1"}
+    assert await envoy.read_versions() == {"a": "v1"}
 
 
-async def test_also_by_the_next_agent(make_relay, outage, envoy):
+async def test_next_agent_serves_recorded_configuration(make_relay, outage, envoy):
     relay = await make_relay()
     await outage()
     await relay.stop()
@@ -468,23 +466,21 @@ async def test_also_by_the_next_agent(make_relay, outage, envoy):
     envoy.open()
     await envoy.ask()
 
-    assert await envoy.given() == {"a": "v1"}
+    assert await envoy.read_versions() == {"a": "v1"}
 
 
-async def test_certificates_and_groups_too_and_no_private_key_is_in_a_file(
-    make_relay, accepted, envoy, control_plane, folder, until
-):
+async def test_secrets_are_recorded_and_encrypted(make_relay, accepted, envoy, control_plane, folder, until):
     relay = await make_relay()
     session = await accepted()
     key = "-----BEGIN PRIVATE KEY-----"
     for type_url, name, version in ((SECRET, "certificate", key), (EXTENSION, "groups", "v1")):
         await envoy.ask(type_url, name)
-        await session.say(gives(name, type_url, **{name: version}))
-        await envoy.hear()
+        await session.send(delta_response(name, type_url, **{name: version}))
+        await envoy.receive()
         await envoy.ask(type_url, nonce=name)
-    await until(lambda: len(session.heard) == 6)
+    await until(lambda: len(session.received) == 6)
     await control_plane.stop()
-    assert (await envoy.end())[0] is not OK
+    assert (await envoy.wait_until_closed())[0] is not OK
     await relay.stop()
     assert not [path for path in folder.path.rglob("*") if path.is_file() and b"PRIVATE" in path.read_bytes()]
 
@@ -492,154 +488,150 @@ async def test_certificates_and_groups_too_and_no_private_key_is_in_a_file(
     envoy.open()
     for type_url, name, version in ((SECRET, "certificate", key), (EXTENSION, "groups", "v1")):
         await envoy.ask(type_url, name)
-        assert await envoy.given() == {name: version}
+        assert await envoy.read_versions() == {name: version}
 
 
-async def test_what_was_accepted_last_is_written_at_the_end(make_relay, accepted, envoy, folder, monkeypatch, until):
+async def test_last_ack_is_written_at_stop(make_relay, accepted, envoy, folder, monkeypatch, until):
     relay = await make_relay()
     session = await accepted()
     before = (folder.path / "record.bin").read_bytes()
     monkeypatch.setattr("agent.ads.record_writer.QUIET_S", 300)
-    await session.say(gives("2", a="v2"))
-    await envoy.hear()
+    await session.send(delta_response("2", a="v2"))
+    await envoy.receive()
     await envoy.ask(nonce="2")
     await envoy.ask(LISTENER)
-    await until(lambda: len(session.heard) == 4)
+    await until(lambda: len(session.received) == 4)
     assert (folder.path / "record.bin").read_bytes() == before
 
     await relay.stop()
     assert (folder.path / "record.bin").read_bytes() != before
 
 
-async def test_an_envoy_that_holds_it_is_sent_nothing_and_handed_back(
-    make_relay, outage, envoy, control_plane, until, on_the_record
+async def test_envoy_that_holds_record_waits_and_is_relayed_again(
+    make_relay, outage, envoy, control_plane, until, wait_for_outage
 ):
     await make_relay()
     await outage()
     envoy.open()
     await envoy.ask(a="v1")
-    await on_the_record()
+    await wait_for_outage()
     await control_plane.start()
 
-    # no response came before the end
-    assert await envoy.hear() is grpc.aio.EOF
-    assert (await envoy.end())[0] is OK
+    # no response arrives before the end
+    assert await envoy.receive() is grpc.aio.EOF
+    assert (await envoy.wait_until_closed())[0] is OK
     (_, session) = control_plane.sessions
     envoy.open()
     held = await envoy.ask(a="v1")
-    await until(lambda: session.heard)
-    # on the stream that the control plane took before Envoy was told
+    await until(lambda: session.received)
+    # the relay uses the stream that it opened before it closed Envoy's
     assert len(control_plane.sessions) == 2
-    assert session.heard == [held]
+    assert session.received == [held]
 
 
-async def test_without_a_record_envoy_waits_and_is_handed_over(make_relay, control_plane, envoy, on_the_record):
+async def test_envoy_waits_without_record_until_control_plane_is_up(make_relay, control_plane, envoy, wait_for_outage):
     await control_plane.stop()
     await make_relay()
     envoy.open()
     await envoy.ask()
-    await on_the_record()
+    await wait_for_outage()
     await control_plane.start()
 
-    assert await envoy.hear() is grpc.aio.EOF
-    assert (await envoy.end())[0] is OK
+    assert await envoy.receive() is grpc.aio.EOF
+    assert (await envoy.wait_until_closed())[0] is OK
 
 
-@pytest.mark.parametrize("status", [AWAY, grpc.StatusCode.RESOURCE_EXHAUSTED])
-async def test_a_control_plane_that_refuses_for_now_counts_as_away(
-    make_relay, accepted, pair, control_plane, envoy, status
-):
+@pytest.mark.parametrize("status", [UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+async def test_temporary_refusal_counts_as_outage(make_relay, accepted, pair, control_plane, envoy, status):
     await make_relay()
     session = await accepted()
     control_plane.refuses = status
     session.end(status)
-    assert (await envoy.end())[0] is status
-    # the next stream finds out, the one after is served
+    assert (await envoy.wait_until_closed())[0] is status
+    # the next stream detects the outage, and the one after is served from the record
     await pair()
-    assert (await envoy.end())[0] is status
+    assert (await envoy.wait_until_closed())[0] is status
     envoy.open()
     await envoy.ask()
-    assert await envoy.given() == {"a": "v1"}
+    assert await envoy.read_versions() == {"a": "v1"}
 
     control_plane.refuses = None
-    assert await envoy.hear() is grpc.aio.EOF
-    assert (await envoy.end())[0] is OK
+    assert await envoy.receive() is grpc.aio.EOF
+    assert (await envoy.wait_until_closed())[0] is OK
 
 
-async def test_an_outage_is_told_once_and_its_end(make_relay, outage, envoy, control_plane, logs):
+async def test_outage_and_its_end_are_logged_once(make_relay, outage, envoy, control_plane, logs):
     await make_relay()
     await outage()
     for _ in range(3):
         envoy.open()
         await envoy.ask()
-        await envoy.given()
+        await envoy.read_versions()
         envoy.cancel()
     envoy.open()
     await control_plane.start()
-    await envoy.end()
+    await envoy.wait_until_closed()
 
     events = [entry["event"] for entry in logs if entry["event"] != "ads.from_record"]
     assert events == ["ads.away", "ads.back"]
     assert "v1" not in json.dumps(logs)
 
 
-# -- while it does not want this proxy ---------------------------------------------------------------------------------
+# -- while the proxy is denied -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", DENIED)
-async def test_a_proxy_that_is_denied_is_told_and_given_nothing(
-    make_relay, accepted, pair, control_plane, envoy, folder, status, on_the_record
+async def test_denied_proxy_gets_status_and_no_configuration(
+    make_relay, accepted, pair, control_plane, envoy, folder, status, wait_for_outage
 ):
     await make_relay()
     session = await accepted()
     control_plane.refuses = status
     session.end(status)
-    assert (await envoy.end())[0] is status
+    assert (await envoy.wait_until_closed())[0] is status
     for _ in range(2):
         await pair()
-        assert await envoy.end() == (status, f"said by the control plane: {status.name}")
+        assert await envoy.wait_until_closed() == (status, f"sent by the control plane: {status.name}")
 
-    # nor later, when nobody can be asked
+    # also later, when the control plane is down
     assert not (folder.path / "record.bin").exists()
     await control_plane.stop()
     envoy.open()
     await envoy.ask()
-    await on_the_record()
+    await wait_for_outage()
     control_plane.refuses = None
     await control_plane.start()
-    assert await envoy.hear() is grpc.aio.EOF
+    assert await envoy.receive() is grpc.aio.EOF
 
 
 @pytest.mark.parametrize("status", DENIED)
-async def test_a_proxy_that_is_denied_when_the_control_plane_is_back_is_told(
-    make_relay, outage, control_plane, envoy, folder, status
-):
+async def test_denial_after_outage_is_relayed(make_relay, outage, control_plane, envoy, folder, status):
     await make_relay()
     await outage()
     envoy.open()
     await envoy.ask()
-    await envoy.given()
+    await envoy.read_versions()
     control_plane.refuses = status
     await control_plane.start()
 
-    assert (await envoy.end())[0] is status
+    assert (await envoy.wait_until_closed())[0] is status
     assert not (folder.path / "record.bin").exists()
 
 
-async def test_a_proxy_that_is_wanted_again_has_its_record_made_whole(
+async def test_readmitted_proxy_gets_complete_record_again(
     make_relay, accepted, pair, control_plane, envoy, until, folder
 ):
     await make_relay()
     session = await accepted()
     session.end(DENIED[0])
-    await envoy.end()
+    await envoy.wait_until_closed()
     session = await pair()
     await envoy.ask(a="v1")
-    await until(lambda: session.heard)
-    asked = wire.DeltaDiscoveryRequest.FromString(session.heard[0])
+    await until(lambda: session.received)
+    asked = wire.DeltaDiscoveryRequest.FromString(session.received[0])
     assert dict(asked.initial_resource_versions) == {"a": ""}
 
-    await session.say(gives("1", a="v1"))
-    await envoy.hear()
+    await session.send(delta_response("1", a="v1"))
+    await envoy.receive()
     await envoy.ask(nonce="1")
     await until((folder.path / "record.bin").exists)

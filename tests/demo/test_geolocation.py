@@ -7,7 +7,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 from aiohttp.test_utils import TestServer
 
-from agent.egress.answer_formats import read_answer
+from agent.egress.answer_formats import parse_answer
 from agent.egress.types import Location, SeenAddress, UnusableAnswer
 from demo.geo_map import HOST_COUNTRY, GeoMap, atlas_of
 from demo.internet import create_app
@@ -32,38 +32,38 @@ async def ask():
 
 @pytest.mark.parametrize("path", ["/ipinfo", "/ip-api"])
 async def test_json_says_where_the_caller_and_any_address_is(ask, path):
-    seen = read_answer(await ask(path))
+    seen = parse_answer(await ask(path))
     assert seen == SeenAddress("127.0.0.1", Location("us", "US City", "AS64500 US Network", "Etc/UTC"))
-    assert read_answer(await ask(f"{path}/198.51.100.1")).place.country == "jp"
+    assert parse_answer(await ask(f"{path}/198.51.100.1")).location.country == "jp"
 
 
 async def test_a_trace_says_where_the_caller_is(ask):
-    assert read_answer(await ask("/trace")) == SeenAddress("127.0.0.1", Location("us"))
+    assert parse_answer(await ask("/trace")) == SeenAddress("127.0.0.1", Location("us"))
 
 
 async def test_an_unknown_address_is_answered_as_the_services_do(ask):
     assert json.loads(await ask("/ipinfo/10.0.0.1")) == {"ip": "10.0.0.1", "bogon": True}
     with pytest.raises(UnusableAnswer, match="reserved range"):
-        read_answer(await ask("/ip-api/10.0.0.1"))
+        parse_answer(await ask("/ip-api/10.0.0.1"))
 
 
 async def test_it_lies_when_it_is_told_to_and_each_format_for_itself(ask):
     await ask("/ipinfo", "fr")
-    assert read_answer(await ask("/ipinfo")).place.country == "fr"
-    assert read_answer(await ask("/ip-api")).place.country == "us"
+    assert parse_answer(await ask("/ipinfo")).location.country == "fr"
+    assert parse_answer(await ask("/ip-api")).location.country == "us"
     await ask("/ipinfo", "html")
-    with pytest.raises(UnusableAnswer, match="no JSON"):
-        read_answer(await ask("/ipinfo"))
+    with pytest.raises(UnusableAnswer, match="not JSON"):
+        parse_answer(await ask("/ipinfo"))
     await ask("/ipinfo", "silent")
     with pytest.raises(TimeoutError):
         await ask("/ipinfo", timeout_s=0.5)
     await ask("/ipinfo", "")
-    assert read_answer(await ask("/ipinfo")).place.country == "us"
+    assert parse_answer(await ask("/ipinfo")).location.country == "us"
 
 
 async def test_an_address_can_move(ask):
     await ask("/ipinfo/198.51.100.1", "gb")
-    assert read_answer(await ask("/ip-api/198.51.100.1")).place.country == "gb"
+    assert parse_answer(await ask("/ip-api/198.51.100.1")).location.country == "gb"
 
 
 async def test_who_asks_where_he_is_is_not_counted(ask):

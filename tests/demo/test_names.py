@@ -8,7 +8,7 @@ import dns.rcode
 import pytest
 
 from agent.egress.types import Location, UnusableAnswer
-from agent.egress.whoami_dns import ResolverSeen, reveal
+from agent.egress.whoami_dns import ResolverSeen, identify_resolver
 from agent.net.dns_query import look_up
 from demo import name_servers
 from demo.geo_map import GeoMap
@@ -37,12 +37,12 @@ async def port(monkeypatch):
 
 @pytest.mark.parametrize(("resolver", "country"), [(US, "us"), (JP, "jp")])
 async def test_the_zone_reveals_the_resolver_and_its_country(resolver, country, port):
-    asker = await reveal(ZONE, Endpoint(resolver, port))
+    asker = await identify_resolver(ZONE, Endpoint(resolver, port))
     assert asker == ResolverSeen(resolver, Location(country, None, f"AS64500 {country.upper()} Network"))
 
 
 async def test_who_asks_the_authority_himself_is_revealed_without_a_country(port):
-    assert await reveal(ZONE, Endpoint(AUTHORITY, port)) == ResolverSeen("127.0.0.1")
+    assert await identify_resolver(ZONE, Endpoint(AUTHORITY, port)) == ResolverSeen("127.0.0.1")
 
 
 async def test_names_have_addresses_and_of_other_kinds_nothing(port):

@@ -136,7 +136,7 @@ def test_no_route_into_the_tunnel_is_not_verified(scene, mended, eventually):
     mended.callback(ip_batch, astray.namespace, f"route replace default dev {astray.site.tunnel}")
     ip_batch(astray.namespace, f"route delete default dev {astray.site.tunnel}")
     shown = is_taken_out(scene, astray, "verifying", eventually)
-    assert f"nothing routes its traffic into its tunnel {astray.site.tunnel}" in shown["state_reason"]
+    assert f"no route leads its traffic into its tunnel {astray.site.tunnel}" in shown["state_reason"]
     only_from(scene, "us", scene.exits[1])
 
 
@@ -168,7 +168,7 @@ def test_an_address_that_changes_is_told_and_serves_only_once_it_is_known_to_be_
     mended.callback(ip_batch, moving.namespace, f"address delete {other}/32 dev {moving.site.tunnel}")
     mended.callback(ip_batch, moving.namespace, f"route replace default dev {moving.site.tunnel}")
     shown = is_taken_out(scene, moving, "verifying", eventually)
-    assert f"nobody says where {other} is" in shown["state_reason"]
+    assert f"the country of {other} is unknown" in shown["state_reason"]
     assert "pool gb" in refused(scene, "gb")
 
     scene.tell_geolocation(f"/ipinfo/{other}", "gb")
@@ -195,9 +195,7 @@ def test_a_geolocation_that_lies_is_not_hidden_and_the_first_one_s_word_counts(s
     assert "pool gb" in refused(scene, "gb")
 
 
-@pytest.mark.parametrize(
-    ("mood", "said"), [(SILENT, "it does not answer in time"), (HTML, "it answers what is no JSON")]
-)
+@pytest.mark.parametrize(("mood", "said"), [(SILENT, "it does not answer in time"), (HTML, "its answer is not JSON")])
 def test_a_geolocation_that_fails_verifies_nobody_and_takes_out_nobody(scene, mended, eventually, mood, said):
     exit_ = scene.exits[2]
     for path in ("/ipinfo", "/ip-api"):

@@ -42,31 +42,31 @@ sys.path.insert(0, "/site")
 from pathlib import Path
 import aiohttp
 from yarl import URL
-from agent import enrolment, heartbeat
-from agent.config.state_dir import StateFolder
-from agent.control.api_client import Plane
-from agent.config.status import Board, State
-from agent.config.settings import AgentSettings, Exit
+from agent.config.settings import AgentSettings, ExitSettings
+from agent.config.state_dir import StateDir
+from agent.config.status import HealthState, StatusBoard
+from agent.control import enrolment, heartbeat
+from agent.control.api_client import ApiClient
 
 said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in os.environ.items()}
 enrolment.exitplane_version = heartbeat.exitplane_version = lambda: "0"
 
 async def main():
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
-    place = Exit(pool=said["POOL"], address=said["ADDRESS"], port=int(said["PORT"]))
+    place = ExitSettings(pool=said["POOL"], address=said["ADDRESS"], port=int(said["PORT"]))
     settings = AgentSettings(
         api=URL(said["API"]), state=Path(said["STATE"]), name=said["NAME"], token_file=Path(said["TOKEN_FILE"]), exit=place
     )
     settings.state.mkdir(parents=True, exist_ok=True)
-    folder = StateFolder(settings.state)
+    folder = StateDir(settings.state)
     with folder.held():
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            plane = Plane(session, settings.api)
+            plane = ApiClient(session, settings.api)
             enrolled = await enrolment.ensure_enrolled(settings, folder, plane)
             print("enrolled as", enrolled.name, "with a tun device:", Path("/dev/net/tun").exists(), flush=True)
-            board = Board()
-            board.update(tunnel=State.UP, envoy=State.UP, reason="")
-            await heartbeat.Heart(plane, enrolled, board).run()
+            board = StatusBoard()
+            board.update(tunnel=HealthState.UP, envoy=HealthState.UP, reason="")
+            await heartbeat.HeartbeatSender(plane, enrolled, board).run()
 
 asyncio.run(main())
 """

@@ -151,7 +151,7 @@ class PlaneOutside(Plane):
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/api/v1/{kind}/register", self._enrol)
-        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._hear)
+        app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._receive_heartbeat)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         with lab.inside(lab.NET):

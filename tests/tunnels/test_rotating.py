@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from yarl import URL
 
-from agent.egress.http_sources import EgressPath, ask_all
+from agent.egress.http_sources import EgressPath, query_sources
 from agent.egress.observer import Observer
 from agent.net.commands import run
 from agent.vpn.errors import TunnelFailed
@@ -185,7 +185,7 @@ async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        look = Observer(kept.exit_, kept.board, course=kept.tunnel.course).look_ahead
+        look = Observer(kept.exit_, kept.board, active=kept.tunnel.course).observe_candidate
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
             await kept.tunnel.rotate_beside("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
@@ -306,7 +306,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
 
         async def look(exit_):
             way = EgressPath(exit_.tunnel_interface, None, socket.AF_INET6)
-            ((_, sight),) = await ask_all(way, [URL(f"http://[{lab.PAGE_6}]/where")])
+            ((_, sight),) = await query_sources(way, [URL(f"http://[{lab.PAGE_6}]/where")])
             assert sight.address == other.address_6
             asked.set()
             await asyncio.Event().wait()

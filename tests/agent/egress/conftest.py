@@ -1,4 +1,4 @@
-"""Services on loopback that say what a test wants: sources over HTTP, and resolvers."""
+"""Services on loopback with answers that a test sets: sources over HTTP, and resolvers."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ def an_exit(*sources: URL, **more) -> ExitSettings:
 
 
 class Source:
-    """Says what the test wants, to whoever asks and wherever."""
+    """An HTTP server that gives the answer that the test set, for any path."""
 
     def __init__(self) -> None:
         self.answers: list[web.Response] = []
-        self.asked: list[str] = []
-        """From which address, each time."""
+        self.clients: list[str] = []
+        """The source address of each request."""
         self.paths: list[str] = []
         self.url = URL()
 
-    def say(self, said: object) -> None:
-        self.answers = [web.json_response(said)] if not isinstance(said, web.Response) else [said]
+    def respond(self, answer: object) -> None:
+        self.answers = [web.json_response(answer)] if not isinstance(answer, web.Response) else [answer]
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.asked.append(request.remote)
+        self.clients.append(request.remote)
         self.paths.append(request.path)
-        given = self.answers[0]
-        return web.Response(status=given.status, body=given.body, headers=given.headers)
+        template = self.answers[0]
+        return web.Response(status=template.status, body=template.body, headers=template.headers)
 
 
 @pytest.fixture
 async def make_source():
-    """`await make_source(host)`: one more source, on an address of loopback."""
+    """A function `await make_source(host)` that starts one more source on a loopback address."""
     runners = []
 
-    async def make(host: str = "127.0.0.1", said: object = IPINFO) -> Source:
+    async def make(host: str = "127.0.0.1", answer: object = IPINFO) -> Source:
         made = Source()
         app = web.Application()
         app.router.add_get("/{path:.*}", made.answer)
@@ -74,7 +74,7 @@ async def make_source():
         await web.TCPSite(runner, host, 0).start()
         port = runner.addresses[0][1]
         made.url = URL.build(scheme="http", host=host, port=port, path="/json")
-        made.say(said)
+        made.respond(answer)
         return made
 
     yield make
@@ -92,12 +92,12 @@ Reply = Callable[[dns.message.Message], list[bytes]]
 
 @dataclass
 class Resolver(asyncio.DatagramProtocol):
-    """Answers each question by UDP, and by TCP, with what the test says."""
+    """A DNS server over UDP and TCP with the answers that the test set."""
 
     reply: Reply
     by_tcp: Reply | None = None
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    """Name and type of each question."""
+    queries: list[tuple[str, str]] = field(default_factory=list)
+    """The name and the type of each query."""
     endpoint: Endpoint | None = None
 
     def connection_made(self, transport):
@@ -117,12 +117,12 @@ class Resolver(asyncio.DatagramProtocol):
     def note(self, data):
         query = dns.message.from_wire(data)
         question = query.question[0]
-        self.asked.append((question.name.to_text(omit_final_dot=True), question.rdtype.name))
+        self.queries.append((question.name.to_text(omit_final_dot=True), question.rdtype.name))
         return query
 
 
-def saying(*records: str) -> Reply:
-    """Answers `TXT "a" "b"` or `A 192.0.2.1`, as master files write them, to questions of that type and none to others."""
+def answering(*records: str) -> Reply:
+    """Build a reply with records in the form of zone files (`A 192.0.2.1`), for queries of their type alone."""
 
     def reply(query: dns.message.Message) -> list[bytes]:
         answer, question = dns.message.make_response(query), query.question[0]
@@ -135,8 +135,8 @@ def saying(*records: str) -> Reply:
     return reply
 
 
-async def _listen_by_both(resolver: Resolver) -> tuple[asyncio.Server, asyncio.BaseTransport, int]:
-    """One port for TCP and for UDP: what the kernel gives for the one may be somebody else's for the other."""
+async def _listen_by_udp_and_tcp(resolver: Resolver) -> tuple[asyncio.Server, asyncio.BaseTransport, int]:
+    """Listen on one port with TCP and UDP. A port that is free for UDP may be taken for TCP, so it retries."""
     loop = asyncio.get_running_loop()
     while True:
         transport, _ = await loop.create_datagram_endpoint(lambda: resolver, local_addr=("127.0.0.1", 0))
@@ -149,12 +149,12 @@ async def _listen_by_both(resolver: Resolver) -> tuple[asyncio.Server, asyncio.B
 
 @pytest.fixture
 async def make_resolver():
-    """`await make_resolver(reply)`: a resolver on loopback."""
+    """A function `await make_resolver(reply)` that starts a resolver on loopback."""
     made = []
 
     async def make(reply: Reply, by_tcp: Reply | None = None) -> Resolver:
         resolver = Resolver(reply, by_tcp)
-        server, transport, port = await _listen_by_both(resolver)
+        server, transport, port = await _listen_by_udp_and_tcp(resolver)
         resolver.endpoint = Endpoint("127.0.0.1", port)
         made.append((server, transport))
         return resolver

@@ -1,4 +1,4 @@
-"""Writes small MaxMind DB files, after their published specification (format 2.0)."""
+"""A writer of small MaxMind DB files, by the specification of format 2.0."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ EXTENDED = {"uint64": 9, "array": 11}
 
 
 def a_country(code: str) -> dict:
-    """A record as country and city files hold it."""
+    """Build a record in the form of country and city files."""
     city = {"names": {"en": f"{code} City"}}
     return {"country": {"iso_code": code}, "city": city, "location": {"time_zone": "Etc/UTC"}}
 
 
 def mmdb(records: dict[str, object], kind: str = "Test-Country") -> bytes:
-    """A file that knows IPv4 networks."""
+    """Build a file that maps IPv4 networks to records."""
     nodes: list[list[object]] = [[None, None]]
     for network, record in records.items():
         node = 0

@@ -1,4 +1,4 @@
-"""An offline Geo-IP file: what it knows, that it may be replaced, and every way in which it is of no use."""
+"""The offline Geo-IP file: lookups, replacement, and unusable files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def open_file():
-    """`open_file(path)`: a GeoFile, closed after the test."""
+    """A function `open_file(path)` that opens a GeoFile and closes it after the test."""
     with ExitStack() as stack:
         yield lambda path: stack.enter_context(closing(GeoFile(path)))
 
@@ -36,7 +36,7 @@ def replace_with(path, content):
     new.replace(path)
 
 
-def test_it_knows_the_place_of_an_address(path, open_file):
+def test_geo_file_finds_location_of_address(path, open_file):
     file = open_file(path)
     assert file.find("198.51.100.9") == Location("us", "US City", None, "Etc/UTC")
     assert file.find("203.0.113.9").country == "jp"
@@ -57,19 +57,19 @@ def test_it_knows_the_place_of_an_address(path, open_file):
         },
     ],
 )
-def test_flat_records_are_read_too(path, record, open_file):
+def test_geo_file_reads_flat_records(path, record, open_file):
     replace_with(path, mmdb({"198.51.100.0/24": record}))
     assert open_file(path).find("198.51.100.9") == Location("us", "US City", "Example", "Etc/UTC")
 
 
-def test_a_file_that_is_replaced_is_read_anew(path, open_file):
+def test_geo_file_is_reloaded_when_replaced(path, open_file):
     file = open_file(path)
     replace_with(path, mmdb({"198.51.100.0/24": a_country("FR")}))
     assert file.find("198.51.100.9").country == "fr"
 
 
 @pytest.mark.parametrize("content", [b"", KNOWN[:-20], KNOWN[:200], b"<html>", None])
-def test_what_is_of_no_use_does_not_replace_what_is(path, content, open_file):
+def test_unusable_replacement_leaves_previous_file_in_use(path, content, open_file):
     file = open_file(path)
     if content is None:
         path.unlink()
@@ -92,11 +92,11 @@ def test_what_is_of_no_use_does_not_replace_what_is(path, content, open_file):
         (KNOWN[300:], "is damaged|truncated"),
         (
             mmdb({"198.51.100.0/24": {"autonomous_system_number": 64500}}, "Test-ASN"),
-            "names no countries: its kind is Test-ASN",
+            "names no countries: its type is Test-ASN",
         ),
     ],
 )
-def test_a_file_of_no_use_is_refused_at_the_start_with_its_reason(path, content, why):
+def test_unusable_file_is_refused_at_start_with_reason(path, content, why):
     path.write_bytes(content)
     with pytest.raises(BadSetting, match=why) as refused:
         GeoFile(path)
@@ -104,15 +104,15 @@ def test_a_file_of_no_use_is_refused_at_the_start_with_its_reason(path, content,
     assert refused.value.hint
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(BadSetting, match="No such file"):
         GeoFile(tmp_path / "none.mmdb")
     with pytest.raises(BadSetting, match="Is a directory"):
         GeoFile(tmp_path)
 
 
-def test_no_damage_is_a_crash(path):
-    """Every byte, replaced by another, is refused, or leaves a place or none."""
+def test_damaged_byte_never_crashes(path):
+    """A file with any one byte changed is refused, or gives a location or None."""
     choose = random.Random(7)
     for position in range(len(KNOWN)):
         damaged = bytearray(KNOWN)

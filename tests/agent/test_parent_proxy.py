@@ -1,4 +1,4 @@
-"""An exit's parent proxy: watched, asked through, and told of to the control plane."""
+"""An exit's parent proxy: the probe, requests through it, its options and its registration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from agent.config.credentials import Credentials, read_credentials, read_key
 from agent.config.option_parsing import BadSetting
 from agent.config.settings import AgentSettings, ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.control.enrolment import _placed
+from agent.control.enrolment import _build_placement
 from agent.egress.observer import Observer
-from agent.egress.parent_proxy import ParentProxy, parent_trouble
+from agent.egress.parent_proxy import ParentProxy, probe_parent
 from agent.gluetun.client import GluetunAccess
 from agent.vpn.tunnel_health import TunnelMonitor, checks_of
 from cli.agent import _read_exit
@@ -37,84 +37,87 @@ async def stand_in():
 
 
 @pytest.fixture
-async def somewhere():
-    """A place that takes connections."""
+async def target():
+    """An endpoint that accepts connections."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
     server.close()
 
 
-def place_of(stand_in) -> Endpoint:
+def endpoint_of(stand_in) -> Endpoint:
     return Endpoint("127.0.0.1", stand_in.proxy_port)
 
 
-async def test_one_that_lets_the_exit_in_and_goes_where_it_is_asked_is_fine(stand_in, somewhere):
-    parent = ParentProxy(place_of(stand_in), KNOWN)
-    assert await parent_trouble(parent, somewhere) is None
-    assert await parent_trouble(parent, None) is None
+async def test_probe_accepts_parent_that_connects(stand_in, target):
+    parent = ParentProxy(endpoint_of(stand_in), KNOWN)
+    assert await probe_parent(parent, target) is None
+    assert await probe_parent(parent, None) is None
     assert [each.method for each in stand_in.requests] == ["CONNECT", "CONNECT"]
 
 
-async def test_one_that_asks_for_credentials_is_told_from_one_that_refuses_them(stand_in):
-    found = await parent_trouble(ParentProxy(place_of(stand_in), Credentials("exit", "x")), None)
-    assert found == f"the parent proxy {place_of(stand_in)} refuses the exit's credentials"
-    found = await parent_trouble(ParentProxy(place_of(stand_in)), None)
-    assert found == f"the parent proxy {place_of(stand_in)} asks for credentials"
+async def test_probe_tells_missing_from_refused_credentials(stand_in):
+    found = await probe_parent(ParentProxy(endpoint_of(stand_in), Credentials("exit", "x")), None)
+    assert found == f"the parent proxy {endpoint_of(stand_in)} refuses the exit's credentials"
+    found = await probe_parent(ParentProxy(endpoint_of(stand_in)), None)
+    assert found == f"the parent proxy {endpoint_of(stand_in)} asks for credentials"
 
 
-async def test_one_that_cannot_reach_the_target_is_no_way_out(stand_in):
-    found = await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
-    assert found == f"127.0.0.1:1 cannot be reached through the parent proxy {place_of(stand_in)} (it answers 503)"
+async def test_probe_reports_unreachable_target(stand_in):
+    found = await probe_parent(ParentProxy(endpoint_of(stand_in), KNOWN), Endpoint("127.0.0.1", 1))
+    assert found == f"127.0.0.1:1 cannot be reached through the parent proxy {endpoint_of(stand_in)} (it answers 503)"
 
 
-async def test_one_that_hangs_is_not_waited_for(stand_in, monkeypatch):
+async def test_probe_reports_timeout(stand_in, monkeypatch):
     monkeypatch.setattr("agent.egress.parent_proxy.TIMEOUT_S", 0.1)
     stand_in.hangs = True
-    assert "does not answer in time" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
+    assert "does not answer in time" in (await probe_parent(ParentProxy(endpoint_of(stand_in), KNOWN), None) or "")
 
 
-async def test_one_that_is_not_there_cannot_be_reached(stand_in):
+async def test_probe_reports_unreachable_parent(stand_in):
     await stand_in.stop()
-    assert "cannot be reached" in (await parent_trouble(ParentProxy(place_of(stand_in), KNOWN), None) or "")
+    assert "cannot be reached" in (await probe_parent(ParentProxy(endpoint_of(stand_in), KNOWN), None) or "")
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n", b"x" * 100_000, b"HTTP/2 200\r\n"]
+    "answer", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n", b"x" * 100_000, b"HTTP/2 200\r\n"]
 )
-async def test_what_answers_something_else_is_no_proxy(said):
-    async def answer(reader, writer):
+async def test_probe_reports_answer_that_is_not_http(answer):
+    async def respond(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(said)
+        writer.write(answer)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    place = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
-    assert "no HTTP" in (await parent_trouble(ParentProxy(place), None) or "")
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+    assert "not HTTP" in (await probe_parent(ParentProxy(endpoint), None) or "")
     server.close()
 
 
-async def test_the_tunnel_is_up_while_gluetun_and_its_proxy_say_so(stand_in):
+async def test_tunnel_is_up_while_gluetun_and_parent_are(stand_in):
     access = GluetunAccess(URL(stand_in.control_url))
-    exit_ = ExitSettings("us", "192.0.2.3", 8443, parent=ParentProxy(place_of(stand_in), KNOWN), gluetun=access)
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, parent=ParentProxy(endpoint_of(stand_in), KNOWN), gluetun=access)
     board = StatusBoard()
     watch = TunnelMonitor(checks_of(exit_), board, period_s=1)
 
-    async def seen(times: int = 1) -> tuple[HealthState, str]:
+    async def observe(times: int = 1) -> tuple[HealthState, str]:
         for _ in range(times):
             await watch.observe()
         return board.report.tunnel, board.report.reason
 
-    assert await seen() == (HealthState.UP, "")
+    assert await observe() == (HealthState.UP, "")
     stand_in.status = "stopped"
-    assert await seen() == (HealthState.UP, "")
-    assert await seen() == (HealthState.DOWN, "gluetun says that its tunnel is stopped")
+    assert await observe() == (HealthState.UP, "")
+    assert await observe() == (HealthState.DOWN, "gluetun says that its tunnel is stopped")
     stand_in.status = "running"
-    assert await seen() == (HealthState.UP, "")
+    assert await observe() == (HealthState.UP, "")
     stand_in.password = "another"
-    assert await seen(2) == (HealthState.DOWN, f"the parent proxy {place_of(stand_in)} refuses the exit's credentials")
+    assert await observe(2) == (
+        HealthState.DOWN,
+        f"the parent proxy {endpoint_of(stand_in)} refuses the exit's credentials",
+    )
 
 
-async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
+async def test_source_is_queried_through_parent(stand_in):
     async def tell(request):
         return web.json_response({"ip": "198.51.100.9", "country": "US"})
 
@@ -127,9 +130,9 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     port = runner.addresses[0][1]
     stand_in.names["ipinfo.example"] = "127.0.0.1"
     source = URL(f"http://ipinfo.example:{port}/json")
-    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(endpoint_of(stand_in), KNOWN))
 
-    observation = (await Observer(exit_, StatusBoard()).look()).observation
+    observation = (await Observer(exit_, StatusBoard()).observe()).observation
 
     await runner.cleanup()
     assert (observation.address, observation.country) == ("198.51.100.9", "us")
@@ -137,24 +140,24 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     assert (asked.target, asked.headers["proxy-authorization"]) == (str(source), basic("exit", KNOWN.password))
 
 
-async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, somewhere):
+async def test_https_sends_credentials_to_parent_only(stand_in, target):
     stand_in.names["ipinfo.example"] = "127.0.0.1"
-    source = URL(f"https://ipinfo.example:{somewhere.port}/json")
-    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(place_of(stand_in), KNOWN))
-    observation = (await Observer(exit_, StatusBoard()).look()).observation
-    assert observation.trouble == "ipinfo.example: it cannot be reached"  # it speaks no TLS
+    source = URL(f"https://ipinfo.example:{target.port}/json")
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(endpoint_of(stand_in), KNOWN))
+    observation = (await Observer(exit_, StatusBoard()).observe()).observation
+    assert observation.trouble == "ipinfo.example: it cannot be reached"  # the target speaks no TLS
     (asked,) = stand_in.requests
     assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
 
 
-async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
+async def test_changed_credentials_file_is_used_at_once(stand_in, tmp_path):
     path = write(tmp_path / "parent", "exit\nold\n")
-    parent = ParentProxy(place_of(stand_in), Credentials("exit", "old"), path)
-    assert "refuses" in (await parent_trouble(parent, None) or "")
+    parent = ParentProxy(endpoint_of(stand_in), Credentials("exit", "old"), path)
+    assert "refuses" in (await probe_parent(parent, None) or "")
     write(path, f"{KNOWN.username}\n{KNOWN.password}\n")
-    assert await parent_trouble(parent, None) is None
+    assert await probe_parent(parent, None) is None
     path.unlink()
-    assert "refuses" in (await parent_trouble(parent, None) or "")
+    assert "refuses" in (await probe_parent(parent, None) or "")
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def write(path, text, mode=0o600):
     return path
 
 
-def test_credentials_are_two_lines_of_a_file_that_nobody_else_may_read(tmp_path):
+def test_credentials_are_read_from_private_file(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
     assert read_credentials("--parent-credentials", path) == KNOWN
     assert KNOWN.password not in repr(KNOWN)
@@ -174,13 +177,13 @@ def test_credentials_are_two_lines_of_a_file_that_nobody_else_may_read(tmp_path)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
-def test_a_file_that_others_may_read_is_refused(tmp_path, mode):
+def test_credentials_file_readable_by_others_is_refused(tmp_path, mode):
     with pytest.raises(BadSetting, match="is open to others"):
         read_credentials("--parent-credentials", write(tmp_path / "parent", "a\nb\n", mode))
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\n", "a\n\n", "a\nb\nc", "a:b\nc", "a\nb\x07", "x" * 5000])
-def test_a_file_of_anything_else_is_refused(tmp_path, text):
+def test_malformed_credentials_file_is_refused(tmp_path, text):
     with pytest.raises(BadSetting, match="--parent-credentials"):
         read_credentials("--parent-credentials", write(tmp_path / "parent", text))
 
@@ -192,21 +195,23 @@ def options(**given):
     return dict.fromkeys(names) | {"--pool": "us", "--address": "192.0.2.3", "--port": 8443} | given
 
 
-def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
+def test_options_set_parent_and_credentials(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
     given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
     exit_ = _read_exit(Role.EXIT, options(**given))
     assert exit_.parent == ParentProxy(Endpoint("127.0.0.1", 8888), KNOWN, path)
     assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
-    said = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
-    assert _placed(settings)["parent"] == said
+    expected = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
+    assert _build_placement(settings)["parent"] == expected
     assert KNOWN.password not in repr(settings)
 
 
-def test_an_exit_without_a_parent_says_nothing_of_one(tmp_path):
+def test_registration_without_parent_has_no_parent_field(tmp_path):
     exit_ = _read_exit(Role.EXIT, options())
-    assert "parent" not in json.dumps(_placed(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)))
+    assert "parent" not in json.dumps(
+        _build_placement(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_))
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,6 +225,6 @@ def test_an_exit_without_a_parent_says_nothing_of_one(tmp_path):
         {"--gluetun": "http://127.0.0.1:8000", "--gluetun-key-file": "x", "--gluetun-credentials": "x"},
     ],
 )
-def test_options_that_do_not_belong_together_are_refused(given):
+def test_incompatible_parent_options_are_refused(given):
     with pytest.raises(BadSetting):
         _read_exit(Role.EXIT, options(**given))

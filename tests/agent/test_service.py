@@ -1,4 +1,4 @@
-"""An agent as a whole, in this process, with the real Envoy."""
+"""A whole agent in this process, with a real Envoy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.envoy
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 IN_AN_ANY = (Router, HttpConnectionManager)
-"""Imported, so that their names are known where they stand in an Any."""
+"""Imported so that their type URLs are registered for use in an Any."""
 TOKEN = "ep-exit-never-to-be-seen"
 
 
 class Tunnel:
-    """A probe that finds what the test says."""
+    """A probe with a result that the test sets."""
 
     def __init__(self, trouble: str | None = None) -> None:
         self.trouble = trouble
@@ -41,16 +41,14 @@ class Tunnel:
 
 
 @pytest.fixture(autouse=True)
-def _look_often(monkeypatch):
+def _short_period(monkeypatch):
     monkeypatch.setattr("agent.service.PERIOD_S", 0.02)
 
 
 # -- an exit -----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_exit_whose_tunnel_fails_is_unhealthy_at_once_and_healthy_again_when_it_is_back(
-    plane, source, make_settings, start, until, admin_of, envoy_state
-):
+async def test_exit_health_follows_tunnel(plane, source, make_settings, start, until, admin_of, envoy_state):
     plane.interval_s = 300.0
     tunnel = Tunnel()
     running = start(make_settings(Role.EXIT), [HealthProbe(tunnel)])
@@ -77,7 +75,7 @@ async def test_an_exit_whose_tunnel_fails_is_unhealthy_at_once_and_healthy_again
     await until(passed)
 
 
-async def test_a_new_envoy_is_told_that_the_tunnel_is_down(
+async def test_restarted_envoy_fails_health_check_while_tunnel_is_down(
     plane, source, make_settings, start, until, admin_of, envoy_state
 ):
     running = start(make_settings(Role.EXIT), [HealthProbe(Tunnel("gone"))])
@@ -97,7 +95,7 @@ async def test_a_new_envoy_is_told_that_the_tunnel_is_down(
     assert (await admin_of(running)).address != first.address
 
 
-async def test_an_envoy_that_dies_is_told_of_and_started_again(plane, source, make_settings, start, until):
+async def test_dead_envoy_is_reported_and_restarted(plane, source, make_settings, start, until):
     plane.interval_s = 300.0
     running = start(make_settings(Role.EXIT))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
@@ -106,7 +104,7 @@ async def test_an_envoy_that_dies_is_told_of_and_started_again(plane, source, ma
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
 
 
-async def test_an_envoy_without_configuration_is_not_up(plane, make_settings, start, until, admin_of):
+async def test_envoy_without_configuration_is_reported_down(plane, make_settings, start, until, admin_of):
     running = start(make_settings(Role.EXIT))
     admin = await admin_of(running)
     await until(lambda: len(plane.beats) >= 3)
@@ -119,36 +117,38 @@ async def test_an_envoy_without_configuration_is_not_up(plane, make_settings, st
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_exit_leaves_in_order(plane, source, make_settings, start, until, admin_of, envoy_state, is_running):
+async def test_exit_fails_health_check_before_last_heartbeat(
+    plane, source, make_settings, start, until, admin_of, envoy_state, is_running
+):
     running = start(make_settings(Role.EXIT))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     pid, address = running.record["pid"], running.record["admin"]
-    at_the_last_word = []
+    states = []
 
-    async def look():
-        at_the_last_word.append(await envoy_state(address))
+    async def note_state():
+        states.append(await envoy_state(address))
 
-    plane.on_leaving = look
+    plane.on_leaving = note_state
     await running.end()
 
-    # its health check failed first, and Envoy ran until all was said
-    assert at_the_last_word == ["DRAINING"]
+    # the health check failed first, and Envoy ran until the last heartbeat
+    assert states == ["DRAINING"]
     assert plane.said(leaving=True, envoy="up")
     assert not is_running(pid)
     assert running.record is None
 
 
-async def test_the_last_word_may_not_take_long(plane, source, make_settings, start, until, monkeypatch):
-    monkeypatch.setattr("agent.service.LAST_WORD_S", 0.2)
+async def test_last_heartbeat_has_time_limit(plane, source, make_settings, start, until, monkeypatch):
+    monkeypatch.setattr("agent.service.LAST_HEARTBEAT_S", 0.2)
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     never = asyncio.Event()
     plane.on_leaving = never.wait
-    await running.end()  # although the control plane does not answer
+    await running.end()  # the control plane does not answer
     never.set()
 
 
-async def test_it_ends_while_it_still_tries_to_enrol(plane, make_settings, start, until, answer):
+async def test_agent_stops_while_enrolling(plane, make_settings, start, until, answer):
     plane.instead = [answer(503, headers={"Retry-After": "60"})]
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.enrolled)
@@ -156,9 +156,7 @@ async def test_it_ends_while_it_still_tries_to_enrol(plane, make_settings, start
     await running.end()
 
 
-async def test_a_proxy_that_is_known_no_more_takes_its_envoy_along(
-    plane, source, make_settings, start, until, answer, is_running
-):
+async def test_deregistered_agent_stops_its_envoy(plane, source, make_settings, start, until, answer, is_running):
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     pid = running.record["pid"]
@@ -170,7 +168,7 @@ async def test_a_proxy_that_is_known_no_more_takes_its_envoy_along(
     assert not is_running(pid)
 
 
-async def test_a_missing_envoy_ends_it_before_the_token_is_used(plane, make_settings, start):
+async def test_missing_envoy_ends_agent_before_enrolment(plane, make_settings, start):
     running = start(make_settings(Role.GATEWAY, envoy=Path("/no/envoy")))
 
     with pytest.raises(EnvoyMissing):
@@ -178,7 +176,7 @@ async def test_a_missing_envoy_ends_it_before_the_token_is_used(plane, make_sett
     assert plane.enrolled == []
 
 
-async def test_a_second_agent_is_refused(plane, source, make_settings, start, until):
+async def test_second_agent_in_same_folder_is_refused(plane, source, make_settings, start, until):
     start(make_settings(Role.GATEWAY))
     await until(lambda: plane.enrolled)
 
@@ -186,10 +184,10 @@ async def test_a_second_agent_is_refused(plane, source, make_settings, start, un
         await start(make_settings(Role.GATEWAY)).task
 
 
-# -- while the control plane is away ------------------------------------------------------------------------------------
+# -- while the control plane is down ------------------------------------------------------------------------------------
 
 
-async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_what_it_had(
+async def test_envoy_restarted_during_outage_keeps_configuration(
     plane, source, make_settings, start, until, http, target, port
 ):
     source.held = resources(port, target)
@@ -203,7 +201,7 @@ async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_
             return False
 
     await until(serves, timeout_s=PATIENCE_S)
-    await until(lambda: running.record)  # an Envoy may serve before its agent has written which one it is
+    await until(lambda: running.record)  # an Envoy may serve before its agent has written envoy.json
     first = running.record["pid"]
     await until((running.settings.state / "record.bin").exists)
     await source.stop()
@@ -211,7 +209,7 @@ async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_
     await until(lambda: running.record and running.record["pid"] != first, timeout_s=PATIENCE_S)
     await until(serves, timeout_s=PATIENCE_S)
 
-    # and back: it says what it holds, and keeps it
+    # when the control plane is back, Envoy states what it holds, and keeps it
     streams = len(source.streams)
     await source.start()
     await until(lambda: len(source.streams) > streams and len(source.streams[-1]) == 2, timeout_s=PATIENCE_S)
@@ -225,13 +223,13 @@ async def test_an_envoy_that_dies_while_the_control_plane_is_away_comes_up_with_
 
 @pytest.fixture
 def port():
-    """Envoy's, whose listeners share their ports."""
+    """A port that Envoy may bind while it is held (SO_REUSEPORT)."""
     with held_port() as held:
         yield held
 
 
 def resources(port: int, target_port: int) -> dict[str, dict[str, bytes]]:
-    """A listener on `port` that hands every request to `target_port`."""
+    """Build a listener on `port` that routes every request to `target_port`."""
     target = {"endpoint": {"address": {"socketAddress": {"address": "127.0.0.1", "portValue": target_port}}}}
     types = "type.googleapis.com/envoy.extensions.filters"
     manager = {
@@ -290,29 +288,29 @@ async def target():
 
 @pytest.fixture
 async def silent_target():
-    """A server that takes requests and answers when it is let; `(port, asked, let)`."""
-    asked, let = asyncio.Event(), asyncio.Event()
+    """A server that answers once `release` is set; `(port, received, release)`."""
+    received, release = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        asked.set()
-        await let.wait()
+        received.set()
+        await release.wait()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1], asked, let
-    let.set()
+    yield server.sockets[0].getsockname()[1], received, release
+    release.set()
     server.close()
 
 
 @pytest.fixture
 def gateway_with_an_open_request(plane, source, make_settings, start, until, http, silent_target, port):
-    """`await gateway_with_an_open_request(**settings)`: an agent, and the task of a request that its Envoy carries."""
+    """A function that starts a gateway and returns its agent and the task of an open request through it."""
 
     async def begin(**other):
-        target_port, asked, _ = silent_target
+        target_port, received, _ = silent_target
         source.held = resources(port, target_port)
         running = start(make_settings(Role.GATEWAY, **other))
         await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
@@ -322,15 +320,15 @@ def gateway_with_an_open_request(plane, source, make_settings, start, until, htt
                 return response.status
 
         asking = asyncio.create_task(ask())
-        await asked.wait()
+        await received.wait()
         return running, asking
 
     return begin
 
 
-async def test_a_gateway_lets_what_is_open_end(plane, gateway_with_an_open_request, silent_target, until):
+async def test_stopping_gateway_waits_for_open_requests(plane, gateway_with_an_open_request, silent_target, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=PATIENCE_S)
-    running.stop.ask()
+    running.stop.request()
     await until(lambda: plane.said(leaving=True))
     assert not running.task.done()
     silent_target[2].set()
@@ -340,16 +338,16 @@ async def test_a_gateway_lets_what_is_open_end(plane, gateway_with_an_open_reque
         await running.task
 
 
-async def test_but_not_for_ever(gateway_with_an_open_request):
+async def test_stopping_gateway_waits_no_longer_than_drain_time(gateway_with_an_open_request):
     running, asking = await gateway_with_an_open_request(drain_time_s=0.2)
 
     await running.end()
     assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200
 
 
-async def test_nor_for_who_asks_twice(plane, gateway_with_an_open_request, until):
+async def test_second_stop_request_does_not_wait(plane, gateway_with_an_open_request, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=300)
-    running.stop.ask()
+    running.stop.request()
     await until(lambda: plane.said(leaving=True))
 
     await running.end()

@@ -1,4 +1,4 @@
-"""The record on disk: nobody but this proxy, with its key, can make anything of it."""
+"""The encrypted record on disk: only this proxy, with its key, can load it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from agent.ads import encrypted_store as vaults
+from agent.ads import encrypted_store
 from agent.ads.config_record import AcceptedResource, ConfigRecord
 from agent.ads.encrypted_store import EncryptedStore
 from agent.config.state_dir import StateDir
@@ -36,14 +36,14 @@ def folder(tmp_path):
 
 @pytest.fixture
 def record():
-    kept = ConfigRecord()
-    kept.put(CLUSTER, {"a": AcceptedResource("v1", SECRET)})
-    return kept
+    made = ConfigRecord()
+    made.update(CLUSTER, {"a": AcceptedResource("v1", SECRET)})
+    return made
 
 
 @pytest.fixture
 def file(folder, record):
-    """The record's file, written by the proxy PROXY with KEY."""
+    """The record's file, written by PROXY with KEY."""
     EncryptedStore(folder, KEY, PROXY).save(record.encode())
     return folder.path / "record.bin"
 
@@ -57,22 +57,22 @@ def load(folder, key=KEY, proxy=PROXY):
 UNREADABLE = ({}, [("record.unreadable", "warning")])
 
 
-def test_what_was_saved_is_loaded(folder, file, record):
+def test_saved_record_is_loaded(folder, file, record):
     assert load(folder) == (record.types, [])
 
 
-def test_no_file_is_no_record_and_no_news(folder):
+def test_missing_file_is_empty_record_without_warning(folder):
     assert load(folder) == ({}, [])
 
 
-def test_the_file_is_its_owners_alone_and_tells_nothing(file):
+def test_file_is_private_and_encrypted(file):
     assert file.stat().st_mode & 0o777 == 0o600
     raw = file.read_bytes()
     assert SECRET not in raw
     assert b"envoy" not in raw
 
 
-def test_the_same_record_is_never_written_alike(folder, file, record):
+def test_each_save_uses_a_new_nonce(folder, file, record):
     first = file.read_bytes()
     EncryptedStore(folder, KEY, PROXY).save(record.encode())
 
@@ -80,7 +80,7 @@ def test_the_same_record_is_never_written_alike(folder, file, record):
 
 
 @pytest.mark.parametrize("at", [0, 3, 4, 15, 16, -1])
-def test_a_file_that_was_changed_is_none(folder, file, at):
+def test_modified_file_is_not_loaded(folder, file, at):
     raw = bytearray(file.read_bytes())
     raw[at] ^= 1
     file.write_bytes(raw)
@@ -89,36 +89,36 @@ def test_a_file_that_was_changed_is_none(folder, file, at):
 
 
 @pytest.mark.parametrize("length", [0, 4, 16, 20, -1])
-def test_a_file_that_was_cut_is_none(folder, file, length):
+def test_truncated_file_is_not_loaded(folder, file, length):
     file.write_bytes(file.read_bytes()[:length])
 
     assert load(folder) == UNREADABLE
 
 
-def test_a_file_of_another_key_or_another_proxy_is_none(folder, file):
+def test_file_of_other_key_or_proxy_is_not_loaded(folder, file):
     assert load(folder, key=a_key()) == UNREADABLE
     assert load(folder, proxy=UUID(int=8)) == UNREADABLE
 
 
-def test_a_file_that_is_too_large_is_none(folder, file, monkeypatch):
-    monkeypatch.setattr(vaults, "MAX_BYTES", file.stat().st_size - 1)
+def test_oversized_file_is_not_loaded(folder, file, monkeypatch):
+    monkeypatch.setattr(encrypted_store, "MAX_BYTES", file.stat().st_size - 1)
 
     assert load(folder) == UNREADABLE
 
 
-def test_what_cannot_be_written_is_told_once(folder, file, record, monkeypatch):
+def test_failed_save_is_logged_once(folder, file, record, monkeypatch):
     before = file.read_bytes()
-    monkeypatch.setattr(vaults, "_MAX_CONTENT_BYTES", 10)
-    vault = EncryptedStore(folder, KEY, PROXY)
+    monkeypatch.setattr(encrypted_store, "_MAX_CONTENT_BYTES", 10)
+    store = EncryptedStore(folder, KEY, PROXY)
     with capture_logs() as logs:
-        vault.save(record.encode())
-        vault.save(record.encode())
+        store.save(record.encode())
+        store.save(record.encode())
 
     assert [entry["event"] for entry in logs] == ["record.not_written"]
     assert file.read_bytes() == before
 
 
-def test_what_is_removed_is_gone(folder, file):
+def test_removed_record_is_not_loaded(folder, file):
     EncryptedStore(folder, KEY, PROXY).remove()
     EncryptedStore(folder, KEY, PROXY).remove()
 

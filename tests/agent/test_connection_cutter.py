@@ -1,4 +1,4 @@
-"""Which exits left a gateway's configuration, and what becomes of the open connections to them."""
+"""The cutter of connections to departed exits, and the cut-off of an exit that leaks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from xds.wire.endpoint_pb2 import (
     SocketAddress,
 )
 
-needs_ss = pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss: install iproute2")
+needs_ss = pytest.mark.skipif(shutil.which("ss") is None, reason="ss is missing: install iproute2")
 
 
-def assignment(*places: ExitAddress) -> AcceptedResource:
+def assignment(*exits: ExitAddress) -> AcceptedResource:
     endpoints = [
         LbEndpoint(
             endpoint=Endpoint(address=Address(socket_address=SocketAddress(address=each.address, port_value=each.port)))
         )
-        for each in places
+        for each in exits
     ]
     body = ClusterLoadAssignment(endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]).SerializeToString()
     return AcceptedResource(str(hash(body)), body)
@@ -38,14 +38,14 @@ def assignment(*places: ExitAddress) -> AcceptedResource:
 
 @asynccontextmanager
 async def an_exit():
-    """Something that listens, and a connection to it; gives its place and the connection."""
-    came: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
-    server = await asyncio.start_server(lambda _, writer: came.put_nowait(writer), "127.0.0.1", 0)
-    place = ExitAddress(*server.sockets[0].getsockname()[:2])
-    reader, writer = await asyncio.open_connection(*place)
-    accepted = await came.get()
+    """Listen, and connect to it; yield the address and the connection's reader."""
+    connections: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: connections.put_nowait(writer), "127.0.0.1", 0)
+    address = ExitAddress(*server.sockets[0].getsockname()[:2])
+    reader, writer = await asyncio.open_connection(*address)
+    accepted = await connections.get()
     try:
-        yield place, reader
+        yield address, reader
     finally:
         for each in (writer, accepted):
             each.close()
@@ -58,71 +58,71 @@ def record() -> ConfigRecord:
 
 
 @needs_ss
-async def test_an_exit_that_left_is_asked_about_while_connections_to_it_are_open(record):
-    async with an_exit() as (place, _):
+async def test_departed_exit_with_open_connection_is_listed(record):
+    async with an_exit() as (address, _):
         unused = ExitAddress("127.0.0.1", 1)
-        record.put(ENDPOINTS, {"pool": assignment(place, unused)})
+        record.update(ENDPOINTS, {"pool": assignment(address, unused)})
         cutter = ConnectionCutter(record, StatusBoard())
-        record.put(ENDPOINTS, {"pool": assignment()})
-        cutter.look()
-        assert await cutter.gone() == [place]
+        record.update(ENDPOINTS, {"pool": assignment()})
+        cutter.refresh()
+        assert await cutter.list_departed() == [address]
 
 
 @needs_ss
-async def test_an_exit_that_came_back_or_stands_in_another_pool_too_has_not_left(record):
-    async with an_exit() as (place, _):
-        record.put(ENDPOINTS, {"a": assignment(place), "b": assignment(place)})
+async def test_exit_in_another_pool_or_returned_has_not_departed(record):
+    async with an_exit() as (address, _):
+        record.update(ENDPOINTS, {"a": assignment(address), "b": assignment(address)})
         cutter = ConnectionCutter(record, StatusBoard())
-        record.put(ENDPOINTS, {"a": assignment()})
-        cutter.look()
-        assert await cutter.gone() == ()
-        record.put(ENDPOINTS, {}, ["b"])
-        cutter.look()
-        assert await cutter.gone() == [place]
-        record.put(ENDPOINTS, {"b": assignment(place)})
-        cutter.look()
-        assert await cutter.gone() == ()
+        record.update(ENDPOINTS, {"a": assignment()})
+        cutter.refresh()
+        assert await cutter.list_departed() == ()
+        record.update(ENDPOINTS, {}, ["b"])
+        cutter.refresh()
+        assert await cutter.list_departed() == [address]
+        record.update(ENDPOINTS, {"b": assignment(address)})
+        cutter.refresh()
+        assert await cutter.list_departed() == ()
 
 
-async def test_the_control_plane_is_asked_at_once(record):
+async def test_departure_changes_status_at_once(record):
     board = StatusBoard()
-    place = ExitAddress("127.0.0.1", 1)
-    record.put(ENDPOINTS, {"a": assignment(place)})
+    address = ExitAddress("127.0.0.1", 1)
+    record.update(ENDPOINTS, {"a": assignment(address)})
     async with running(ConnectionCutter(record, board).run()):
         await asyncio.sleep(0)
         changed = board.changed
-        record.put(ENDPOINTS, {"a": assignment()})
+        record.update(ENDPOINTS, {"a": assignment()})
         await asyncio.wait_for(changed.wait(), 60)
 
 
 @needs_ss
-async def test_connections_are_cut_to_those_that_are_named_and_to_no_other(record):
+async def test_cut_closes_connections_to_named_exits_only(record):
     async with an_exit() as (leaking, cut), an_exit() as (draining, kept):
-        record.put(ENDPOINTS, {"a": assignment(leaking, draining)})
+        record.update(ENDPOINTS, {"a": assignment(leaking, draining)})
         cutter = ConnectionCutter(record, StatusBoard())
-        record.put(ENDPOINTS, {"a": assignment()})
-        cutter.look()
+        record.update(ENDPOINTS, {"a": assignment()})
+        cutter.refresh()
         await cutter.cut([leaking])
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(cut.read(1), 60)
-        assert await cutter.gone() == [draining]
+        assert await cutter.list_departed() == [draining]
         assert not kept.at_eof()
 
 
-async def test_what_never_left_is_not_cut_whatever_is_said(record):
-    async with an_exit() as (place, reader):
-        record.put(ENDPOINTS, {"a": assignment(place)})
+async def test_cut_ignores_exit_that_has_not_departed(record):
+    async with an_exit() as (address, reader):
+        record.update(ENDPOINTS, {"a": assignment(address)})
         cutter = ConnectionCutter(record, StatusBoard())
-        await cutter.cut([place])
+        await cutter.cut([address])
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)
 
 
-# -- an exit's own half ------------------------------------------------------------------------------------------------
+# -- the cut-off of a leaking exit --------------------------------------------------------------------------------------
 
 
 class Supervisor:
-    """Counts how often its Envoy was cut."""
+    """A supervisor that counts the cuts of its Envoy."""
 
     def __init__(self) -> None:
         self.cuts = asyncio.Queue[None]()
@@ -131,7 +131,7 @@ class Supervisor:
         self.cuts.put_nowait(None)
 
 
-async def test_an_exit_that_begins_to_leak_ends_its_envoy_once_for_each_leak():
+async def test_each_new_leak_cuts_envoy_once():
     board, supervisor = StatusBoard(), Supervisor()
     async with running(cut_when_leaking(board, supervisor)):
         for leak in ("by DNS", "by DNS and IPv6", "", "again"):

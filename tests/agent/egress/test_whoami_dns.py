@@ -1,4 +1,4 @@
-"""Asking who resolves: every answer that a zone may give, and every one that is none."""
+"""Zones that identify resolvers: valid answers, and every kind of unusable one."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.option_parsing import BadSetting
-from agent.egress.dns_leak import TRIES, ask_zone
-from agent.egress.resolvers import resolvers_of
+from agent.egress.dns_leak import NAMES_PER_RESOLVER, query_zone
+from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, UnusableAnswer
-from agent.egress.whoami_dns import ResolverSeen, read_asker, read_zone, reveal
+from agent.egress.whoami_dns import ResolverSeen, identify_resolver, parse_resolver, parse_zone
 from agent.net import dns_query
 from agent.net.dns_query import look_up
 from model.endpoint import Endpoint
-from tests.agent.egress.conftest import an_exit, saying
+from tests.agent.egress.conftest import an_exit, answering
 
 ZONE = "who.example.net"
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """An answer of use is not waited for long; the others have three chances to arrive on a busy machine."""
+def short_dns_timeouts(monkeypatch):
+    """Shorten the wait for silent resolvers, with three tries because the machine may be busy."""
     monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(
-    ("records", "asker"),
+    ("records", "resolver_seen"),
     [
         (["TXT 192.0.2.53"], ResolverSeen("192.0.2.53")),
         (
@@ -44,16 +44,16 @@ def impatient(monkeypatch):
         (["A 192.0.2.53"], ResolverSeen("192.0.2.53")),
     ],
 )
-async def test_a_zone_tells_who_asked(make_resolver, records, asker):
-    resolver = await make_resolver(saying(*records))
-    assert await reveal(ZONE, resolver.endpoint) == asker
+async def test_zone_identifies_resolver(make_resolver, records, resolver_seen):
+    resolver = await make_resolver(answering(*records))
+    assert await identify_resolver(ZONE, resolver.endpoint) == resolver_seen
 
 
-async def test_each_name_is_asked_for_once_and_never_again(make_resolver):
-    resolver = await make_resolver(saying("TXT 192.0.2.53"))
-    assert await ask_zone(ZONE, [resolver.endpoint]) == [("127.0.0.1", ResolverSeen("192.0.2.53"))]
-    names = [name for name, _ in resolver.asked]
-    assert len(set(names)) == len(names) == TRIES
+async def test_each_query_uses_a_new_name(make_resolver):
+    resolver = await make_resolver(answering("TXT 192.0.2.53"))
+    assert await query_zone(ZONE, [resolver.endpoint]) == [("127.0.0.1", ResolverSeen("192.0.2.53"))]
+    names = [name for name, _ in resolver.queries]
+    assert len(set(names)) == len(names) == NAMES_PER_RESOLVER
     assert all(name.endswith(f".{ZONE}") for name in names)
 
 
@@ -64,16 +64,16 @@ async def test_each_name_is_asked_for_once_and_never_again(make_resolver):
         ("o-o.myaddr.l.google.com", 'TXT "192.0.2.53"'),
     ],
 )
-async def test_public_zones_have_one_name(make_resolver, zone, record):
-    resolver = await make_resolver(saying(record))
-    assert await reveal(zone, resolver.endpoint) == ResolverSeen("192.0.2.53")
-    assert resolver.asked == [(zone, record.split()[0])]
+async def test_public_zone_is_queried_by_its_one_name(make_resolver, zone, record):
+    resolver = await make_resolver(answering(record))
+    assert await identify_resolver(zone, resolver.endpoint) == ResolverSeen("192.0.2.53")
+    assert resolver.queries == [(zone, record.split()[0])]
 
 
-def test_what_google_adds_of_the_client_is_not_taken_for_the_asker():
+def test_client_subnet_is_not_taken_for_resolver():
     query = dns.message.make_query("o-o.myaddr.l.google.com", "TXT")
-    (wire,) = saying('TXT "edns0-client-subnet 203.0.113.0/24"', 'TXT "192.0.2.53"')(query)
-    assert read_asker(dns.message.from_wire(wire)) == ResolverSeen("192.0.2.53")
+    (wire,) = answering('TXT "edns0-client-subnet 203.0.113.0/24"', 'TXT "192.0.2.53"')(query)
+    assert parse_resolver(dns.message.from_wire(wire)) == ResolverSeen("192.0.2.53")
 
 
 def failing(code):
@@ -87,14 +87,14 @@ def failing(code):
 
 def mangled(change):
     def reply(query):
-        (wire,) = saying("TXT 192.0.2.53")(query)
+        (wire,) = answering("TXT 192.0.2.53")(query)
         return change(wire)
 
     return reply
 
 
 def another_question(query):
-    return saying("TXT 192.0.2.53")(dns.message.make_query("other.example.net", "TXT", id=query.id))
+    return answering("TXT 192.0.2.53")(dns.message.make_query("other.example.net", "TXT", id=query.id))
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def another_question(query):
         (failing(dns.rcode.NXDOMAIN), "it says that there is no such name"),
         (failing(dns.rcode.SERVFAIL), "it answers SERVFAIL"),
         (failing(dns.rcode.REFUSED), "it answers REFUSED"),
-        (saying(), "it does not say who asked"),
-        (saying("TXT nonsense"), "it does not say who asked"),
-        (saying('TXT "ip=999.1.1.1"'), "it does not say who asked"),
-        (saying('TXT "ip=nowhere" "192.0.2.53"'), "it does not say who asked"),
+        (answering(), "its answer names no resolver"),
+        (answering("TXT nonsense"), "its answer names no resolver"),
+        (answering('TXT "ip=999.1.1.1"'), "its answer names no resolver"),
+        (answering('TXT "ip=nowhere" "192.0.2.53"'), "its answer names no resolver"),
         (mangled(lambda _: [b"\xff" * 40]), "it answers what is no DNS message"),
         (mangled(lambda wire: [wire[:20]]), "it answers what is no DNS message"),
         (mangled(lambda _: [b"\0"]), "it answers what is no DNS message"),
@@ -116,47 +116,47 @@ def another_question(query):
         (mangled(lambda _: []), "it does not answer in time"),
     ],
 )
-@pytest.mark.usefixtures("impatient")
-async def test_what_is_no_answer_is_named(make_resolver, reply, why):
+@pytest.mark.usefixtures("short_dns_timeouts")
+async def test_unusable_dns_answer_has_reason(make_resolver, reply, why):
     resolver = await make_resolver(reply)
     with pytest.raises(UnusableAnswer, match=why):
-        await reveal(ZONE, resolver.endpoint)
+        await identify_resolver(ZONE, resolver.endpoint)
 
 
-async def test_a_forged_answer_does_not_keep_the_true_one_out(make_resolver):
+async def test_forged_answer_does_not_hide_true_one(make_resolver):
     resolver = await make_resolver(mangled(lambda wire: [b"\0", bytes([wire[0] ^ 1]) + wire[1:], wire]))
-    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
+    assert await identify_resolver(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
-async def test_a_question_that_is_lost_is_asked_again(make_resolver, monkeypatch):
+async def test_lost_query_is_retried(make_resolver, monkeypatch):
     monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 60))
     resolver = await make_resolver(lambda _: [])
-    true = saying("TXT 192.0.2.53")
-    resolver.reply = lambda query: true(query) if len(resolver.asked) > 1 else []
-    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
+    valid = answering("TXT 192.0.2.53")
+    resolver.reply = lambda query: valid(query) if len(resolver.queries) > 1 else []
+    assert await identify_resolver(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
-async def test_nobody_there_is_named(make_resolver):
-    resolver = await make_resolver(saying())
+async def test_unreachable_resolver_is_reported(make_resolver):
+    resolver = await make_resolver(answering())
     resolver.transport.close()
     with pytest.raises(UnusableAnswer, match="it cannot be reached"):
         await look_up(ZONE, "TXT", Endpoint("127.0.0.1", 1))
 
 
-def cut_short(query):
+def truncated(query):
     answer = dns.message.make_response(query)
     answer.flags |= dns.flags.TC
     return [answer.to_wire()]
 
 
 def framed(query):
-    (wire,) = saying("TXT 192.0.2.53")(query)
+    (wire,) = answering("TXT 192.0.2.53")(query)
     return [len(wire).to_bytes(2, "big"), wire]
 
 
-async def test_an_answer_that_is_too_long_is_asked_for_by_tcp(make_resolver):
-    resolver = await make_resolver(cut_short, framed)
-    assert await reveal(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
+async def test_truncated_answer_is_retried_by_tcp(make_resolver):
+    resolver = await make_resolver(truncated, framed)
+    assert await identify_resolver(ZONE, resolver.endpoint) == ResolverSeen("192.0.2.53")
 
 
 @pytest.mark.parametrize(
@@ -168,47 +168,47 @@ async def test_an_answer_that_is_too_long_is_asked_for_by_tcp(make_resolver):
         (lambda _: [b"\0\4", b"junk"], "it answers what is no DNS message"),
     ],
 )
-async def test_a_long_answer_that_breaks_off_is_none(make_resolver, by_tcp, why):
-    resolver = await make_resolver(cut_short, by_tcp)
+async def test_incomplete_tcp_answer_is_unusable(make_resolver, by_tcp, why):
+    resolver = await make_resolver(truncated, by_tcp)
     with pytest.raises(UnusableAnswer, match=why):
-        await reveal(ZONE, resolver.endpoint)
+        await identify_resolver(ZONE, resolver.endpoint)
 
 
 QUERY = dns.message.make_query(f"0.{ZONE}", "TXT", id=7)
-TRUE = saying('TXT "ip=192.0.2.53" "country=us"')(QUERY)[0]
+TRUE = answering('TXT "ip=192.0.2.53" "country=us"')(QUERY)[0]
 
 
 @given(st.binary(max_size=200) | st.tuples(st.integers(0, len(TRUE) - 1), st.binary(max_size=8)))
-def test_whatever_bytes_come_only_uselessness_does(change):
-    """Any bytes, and a true answer with some bytes replaced."""
+def test_any_bytes_raise_nothing_but_unusable_answer(change):
+    """Parse random bytes, and a valid answer with some bytes replaced."""
     if isinstance(change, tuple):
         position, bytes_ = change
         change = TRUE[:position] + bytes_ + TRUE[position + len(bytes_) :]
     with suppress(UnusableAnswer):
-        read_asker(dns_query._read(change, QUERY))
+        parse_resolver(dns_query._read(change, QUERY))
 
 
 @pytest.mark.parametrize(
     "text", ["", "net", "a..b", "x" * 64 + ".net", ".".join(["x" * 60] * 4), "ü.example.net", "a b.\x1b.net"]
 )
-def test_what_is_no_zone_is_refused(text):
+def test_invalid_zone_is_refused(text):
     with pytest.raises(BadSetting, match="--dns-zone"):
-        read_zone("--dns-zone", text)
+        parse_zone("--dns-zone", text)
 
 
-def test_a_zone_has_one_form():
-    assert read_zone("--dns-zone", "Who.Example.NET.") == "who.example.net"
+def test_zone_is_canonical():
+    assert parse_zone("--dns-zone", "Who.Example.NET.") == "who.example.net"
 
 
-def test_those_resolvers_are_asked_that_the_exit_was_given(tmp_path):
+def test_configured_resolvers_win_over_resolv_conf(tmp_path):
     path = tmp_path / "resolv.conf"
     path.write_text(
         "# x\nsearch a\nnameserver 10.0.0.1\nnameserver\nnameserver fe80::1%eth0\noptions ndots:1\nnameserver x\n"
     )
-    hosts = [each.host for each in resolvers_of(an_exit(), path)]
+    hosts = [each.host for each in read_resolvers(an_exit(), path)]
     assert hosts == ["10.0.0.1", "fe80::1%eth0"]
-    assert [str(each) for each in resolvers_of(an_exit(resolvers=("10.9.9.9",)), path)] == ["10.9.9.9:53"]
+    assert [str(each) for each in read_resolvers(an_exit(resolvers=("10.9.9.9",)), path)] == ["10.9.9.9:53"]
     path.write_text("nameserver 10.0.0.1\n" * 9)
-    assert len(resolvers_of(an_exit(), path)) == 3
+    assert len(read_resolvers(an_exit(), path)) == 3
     path.unlink()
-    assert [str(each) for each in resolvers_of(an_exit(), path)] == ["127.0.0.1:53"]
+    assert [str(each) for each in read_resolvers(an_exit(), path)] == ["127.0.0.1:53"]

@@ -1,4 +1,4 @@
-"""Speaking for a control plane that is away: a new Envoy gets everything, one that lives is left as it is."""
+"""ADS answers from the record: a new Envoy gets everything, and a running one keeps what it has."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TYPES = {
 
 
 class Envoy:
-    """Asks a fallback."""
+    """A client of OfflineAds."""
 
     def __init__(self, types=TYPES) -> None:
-        self.fallback = OfflineAds(types, IDENTITY)
+        self.ads = OfflineAds(types, IDENTITY)
         self.responses: list[wire.DeltaDiscoveryResponse] = []
 
     def ask(self, type_url, names=(), *, nonce="", holds=None) -> list[str]:
-        """The types of the responses that follow; the responses themselves come to stand in `responses`."""
+        """Send a request, append its responses to `responses`, and return their types."""
         message = wire.DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce, initial_resource_versions=holds)
         message.resource_names_subscribe.extend(names)
-        sent = [each for each in self.fallback.receive(message.SerializeToString(), 0.0) if isinstance(each, Send)]
+        sent = [each for each in self.ads.receive(message.SerializeToString(), 0.0) if isinstance(each, Send)]
         self.responses += [wire.DeltaDiscoveryResponse.FromString(each.data) for each in sent]
         return [each.type_url for each in sent]
 
@@ -43,12 +43,12 @@ class Envoy:
         return {resource.name: resource.version for resource in self.responses[-1].resources}
 
 
-def test_a_new_envoy_is_given_everything_in_order_with_the_versions_of_the_control_plane():
+def test_new_envoy_gets_all_resources_in_order():
     envoy = Envoy()
     assert envoy.ask(CLUSTER) == [CLUSTER]
     assert envoy.got() == {"a": "v1", "b": "v1"}
     assert envoy.responses[-1].resources[0].resource.value == b"one"
-    # routes and listeners wait for the clusters, which wait for their endpoints
+    # listeners and routes wait for the clusters, and clusters for their endpoints
     assert envoy.ask(LISTENER) == []
     assert envoy.ask(ENDPOINT, ["a", "b"]) == [ENDPOINT]
     assert envoy.ask(CLUSTER, nonce=envoy.responses[0].nonce) == [LISTENER]
@@ -58,7 +58,7 @@ def test_a_new_envoy_is_given_everything_in_order_with_the_versions_of_the_contr
     assert envoy.got() == {"certificate": "v1"}
 
 
-def test_an_envoy_that_holds_the_record_is_sent_nothing():
+def test_envoy_that_holds_record_gets_nothing():
     envoy = Envoy()
 
     for type_url, kept in TYPES.items():
@@ -66,15 +66,15 @@ def test_an_envoy_that_holds_the_record_is_sent_nothing():
         assert envoy.ask(type_url, ["*"]) in ([], [type_url])
 
 
-def test_an_envoy_that_holds_a_part_is_given_the_rest():
+def test_envoy_that_holds_part_gets_rest():
     envoy = Envoy()
 
     assert envoy.ask(CLUSTER, holds={"a": "v1"}) == [CLUSTER]
     assert envoy.got() == {"b": "v1"}
-    assert envoy.ask(LISTENER, holds={}) == []  # as a new Envoy's: after the clusters
+    assert envoy.ask(LISTENER, holds={}) == []  # after the clusters, as for a new Envoy
 
 
-def test_an_envoy_that_is_ahead_of_the_record_is_left_as_it_is():
+def test_envoy_ahead_of_record_gets_nothing():
     envoy = Envoy()
 
     assert envoy.ask(CLUSTER, holds={"a": "v2", "c": "v1"}) == []
@@ -83,7 +83,7 @@ def test_an_envoy_that_is_ahead_of_the_record_is_left_as_it_is():
     assert envoy.ask(ROUTE, ["another"], holds={"another": "v1"}) == []
 
 
-def test_an_envoy_that_is_ahead_is_given_what_it_asks_for_by_name():
+def test_envoy_ahead_of_record_gets_resources_subscribed_by_name():
     envoy = Envoy()
 
     assert envoy.ask(ENDPOINT, ["a", "b", "c"], holds={"a": "v2", "c": "v1"}) == [ENDPOINT]
@@ -91,16 +91,16 @@ def test_an_envoy_that_is_ahead_is_given_what_it_asks_for_by_name():
     assert list(envoy.responses[-1].removed_resources) == []
 
 
-def test_what_was_never_answered_is_not_empty():
+def test_type_missing_from_record_gets_no_answer():
     envoy = Envoy({CLUSTER: {}})
 
     assert envoy.ask(LISTENER) == []
     assert envoy.ask(ENDPOINT, ["a"]) == []
-    assert envoy.ask(CLUSTER) == [CLUSTER]  # this was, with nothing
+    assert envoy.ask(CLUSTER) == [CLUSTER]  # this type is recorded and empty
     assert Envoy({CLUSTER: {}}).ask(CLUSTER, holds={"a": "v1"}) == []
 
 
-def test_what_cannot_be_read_ends_the_stream():
+def test_undecodable_request_closes_stream():
     (action,) = OfflineAds(TYPES, IDENTITY).receive(b"\xff", 0.0)
 
     assert isinstance(action, Close)

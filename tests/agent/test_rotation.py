@@ -1,4 +1,4 @@
-"""An exit takes another server when nobody uses it, and serves again once that is verified."""
+"""The order `rotate`: waits for open requests, and for the verification of the new server."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SEEN = Observation(address="198.51.100.7", country="us")
 
 
 class Envoy:
-    """A supervisor, and the admin interface of its Envoy."""
+    """A stand-in for a supervisor and for its Envoy's admin interface."""
 
     def __init__(self, open_requests: int = 0) -> None:
         self.admin = self
         self.open = open_requests
-        self.asked = asyncio.Event()
+        self.queried = asyncio.Event()
 
-    async def open_requests(self) -> int:
-        self.asked.set()
+    async def count_open_requests(self) -> int:
+        self.queried.set()
         return self.open
 
 
@@ -36,67 +36,67 @@ def board() -> StatusBoard:
     return board
 
 
-async def test_it_takes_another_server_when_the_open_requests_are_done_and_takes_no_new_ones_meanwhile(board):
-    envoy, took = Envoy(2), asyncio.Event()
+async def test_rotation_waits_for_open_requests_and_takes_no_new_ones(board):
+    envoy, changed = Envoy(2), asyncio.Event()
 
-    async def take():
-        took.set()
+    async def change_server():
+        changed.set()
         board.update(observation=Observation(address="198.51.100.8", country="us"))
         return "us-9"
 
-    rotating = asyncio.create_task(Rotation(board, lambda: envoy, take)({}))
-    await asyncio.wait_for(envoy.asked.wait(), 60)
+    task = asyncio.create_task(Rotation(board, lambda: envoy, change_server)({}))
+    await asyncio.wait_for(envoy.queried.wait(), 60)
     assert not board.report.well
-    assert not took.is_set()
+    assert not changed.is_set()
     envoy.open = 0
-    assert await asyncio.wait_for(rotating, 60) == {"server": "us-9", "address": "198.51.100.8"}
+    assert await asyncio.wait_for(task, 60) == {"server": "us-9", "address": "198.51.100.8"}
     assert board.report.well
 
 
-async def test_requests_that_do_not_end_hold_it_up_for_a_while_only(board):
-    async def take():
+async def test_rotation_waits_for_open_requests_up_to_limit(board):
+    async def change_server():
         return "us-9"
 
-    done = await Rotation(board, lambda: Envoy(1), take, drain_s=0.01)({})
-    assert done["server"] == "us-9"
+    outcome = await Rotation(board, lambda: Envoy(1), change_server, drain_s=0.01)({})
+    assert outcome["server"] == "us-9"
 
 
-async def test_it_waits_until_the_new_one_is_verified(board):
-    async def take():
+async def test_rotation_waits_until_new_server_is_verified(board):
+    async def change_server():
         board.update(observation=Observation(trouble="not yet"))
         return "us-9"
 
-    rotating = asyncio.create_task(Rotation(board, lambda: None, take)({}))
+    task = asyncio.create_task(Rotation(board, lambda: None, change_server)({}))
     changed = board.changed
     while board.report.observation is not None and not board.report.observation.trouble:
         await asyncio.wait_for(changed.wait(), 60)
         changed = board.changed
-    assert not rotating.done()
+    assert not task.done()
     board.update(observation=SEEN)
-    assert (await asyncio.wait_for(rotating, 60))["address"] == SEEN.address
+    assert (await asyncio.wait_for(task, 60))["address"] == SEEN.address
 
 
-async def test_what_is_never_verified_is_a_failure_and_the_exit_does_not_rest_for_ever(board):
-    async def take():
+async def test_unverified_server_fails_order_and_ends_rest(board):
+    async def change_server():
         board.update(tunnel=HealthState.DOWN, reason="no handshake")
         return "us-9"
 
     with pytest.raises(OrderFailed, match="no handshake"):
-        await Rotation(board, lambda: None, take, verified_within_s=0.01)({})
+        await Rotation(board, lambda: None, change_server, verified_within_s=0.01)({})
     assert board.report.resting == ""
 
 
-async def test_a_tunnel_that_cannot_be_changed_says_why(board):
-    async def take():
+async def test_unmanaged_tunnel_fails_order_with_reason(board):
+    async def change_server():
         raise ExitplaneError("the tunnel is not the agent's to change", hint="ask whoever brings it up")
 
     with pytest.raises(OrderFailed, match="not the agent's"):
-        await Rotation(board, lambda: None, take)({})
+        await Rotation(board, lambda: None, change_server)({})
     assert board.report.well
 
 
 class Tunnel:
-    """One with room for another server beside the present one."""
+    """A tunnel that can try another server beside the current one."""
 
     def __init__(self, failure: TunnelFailed | None = None) -> None:
         self.failure = failure
@@ -110,18 +110,18 @@ class Tunnel:
         return RotationResult("us-9", "198.51.100.8")
 
 
-async def test_with_room_for_both_the_exit_does_not_rest_while_it_takes_another_server(board):
+async def test_tunnel_rotation_keeps_exit_serving(board):
     envoy, tunnel = Envoy(1), Tunnel()
-    ordered = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
-    await asyncio.wait_for(envoy.asked.wait(), 60)
+    task = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
+    await asyncio.wait_for(envoy.queried.wait(), 60)
     assert board.report.well
-    assert not ordered.done()
+    assert not task.done()
     envoy.open = 0
-    assert await asyncio.wait_for(ordered, 60) == {"server": "us-9", "address": "198.51.100.8"}
+    assert await asyncio.wait_for(task, 60) == {"server": "us-9", "address": "198.51.100.8"}
     assert tunnel.country == "us"
 
 
-async def test_why_another_server_was_not_taken_is_what_the_order_says():
+async def test_failed_tunnel_rotation_fails_order_with_reason():
     tunnel = Tunnel(TunnelFailed("its address is in fr", hint="the old server stays"))
     with pytest.raises(OrderFailed, match="in fr; the old server stays"):
         await TunnelRotation(tunnel, None, RequestDrain(lambda: None))({"country": 7})

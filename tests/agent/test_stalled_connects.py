@@ -1,4 +1,4 @@
-"""What a parent proxy leaves unanswered, on real sockets of this process."""
+"""The end of CONNECTs that a parent proxy never answers, on real sockets of this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from agent.config.status import HealthState, StatusBoard
-from agent.envoy.stalled_connects import end_unanswered, unheard
+from agent.envoy.stalled_connects import end_stalled_connects, find_stalled
 from model.endpoint import Endpoint
 from tests.tasks import running
 
-LISTED = """
+LISTING = """
 0 0 10.0.0.2:41000 10.0.0.3:8888 users:(("envoy",pid=7,fd=40)) cubic bytes_sent:99 bytes_acked:100
 0 0 10.0.0.2:41001 10.0.0.3:8888 users:(("envoy",pid=7,fd=41)) cubic bytes_sent:99 bytes_received:39
 0 0 10.0.0.2:41002 10.0.0.3:8888 users:(("python3",pid=77,fd=9)) cubic bytes_sent:99
@@ -24,8 +24,8 @@ LISTED = """
 """
 
 
-def test_envoys_connections_by_which_nothing_came_are_found_and_nobody_elses():
-    assert list(unheard(LISTED, 7)) == [
+def test_find_stalled_returns_silent_connections_of_process():
+    assert list(find_stalled(LISTING, 7)) == [
         ("10.0.0.2:41000", "10.0.0.3:8888"),
         ("[fd00::2]:41003", "[fd00::3]:8888"),
     ]
@@ -33,19 +33,19 @@ def test_envoys_connections_by_which_nothing_came_are_found_and_nobody_elses():
 
 @pytest.fixture
 def parent():
-    """A listening socket, and what connects to it: a connection that was answered and one that was not."""
+    """The endpoint of a listening socket, an answered connection and an unanswered one."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        place = Endpoint(*listening.getsockname())
+        endpoint = Endpoint(*listening.getsockname())
         open_ = []
         for answer in (b"HTTP/1.1 200 OK\r\n", b""):
-            mine = stack.enter_context(socket.create_connection((place.host, place.port)))
+            mine = stack.enter_context(socket.create_connection((endpoint.host, endpoint.port)))
             theirs, _ = listening.accept()
             stack.enter_context(theirs)
             mine.sendall(b"CONNECT a:1 HTTP/1.1\r\n")
             theirs.sendall(answer)
             open_.append(mine)
-        yield place, *open_
+        yield endpoint, *open_
 
 
 def is_reset(connection: socket.socket) -> bool:
@@ -53,11 +53,11 @@ def is_reset(connection: socket.socket) -> bool:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="ending a connection takes CAP_NET_ADMIN")
-async def test_while_the_tunnel_is_down_what_waits_is_ended_and_what_was_answered_goes_on(parent, until):
-    place, answered, waiting = parent
+async def test_down_tunnel_resets_unanswered_connections_only(parent, until):
+    endpoint, answered, waiting = parent
     board = StatusBoard()
     board.update(tunnel=HealthState.UP)
-    async with running(end_unanswered(place, board, SimpleNamespace(pid=os.getpid()))):
+    async with running(end_stalled_connects(endpoint, board, SimpleNamespace(pid=os.getpid()))):
         await asyncio.sleep(0)
         assert not is_reset(waiting)
 

@@ -1,4 +1,4 @@
-"""Keeping an Envoy running: the real one, started, taken over, replaced and started again."""
+"""The supervisor with a real Envoy: start, takeover, replacement and restart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, StatusBoard
-from agent.envoy.process import find_left, spawn
+from agent.envoy.process import find_orphan, spawn
 from agent.envoy.supervisor import BootstrapRefused, EnvoyCommand, EnvoyMissing, EnvoySupervisor, find_envoy
 
 pytestmark = pytest.mark.envoy
 
 PATIENCE_S = 60
 LIVE = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
-"""A bootstrap with which Envoy is live at once."""
+"""A bootstrap that makes Envoy live at once."""
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def folder(tmp_path):
         yield state
 
 
-def launch(bootstrap=LIVE, *arguments: str, ends_with_agent: bool = False) -> EnvoyCommand:
+def command(bootstrap=LIVE, *arguments: str, ends_with_agent: bool = False) -> EnvoyCommand:
     text = bootstrap if isinstance(bootstrap, str) else json.dumps(bootstrap)
     return EnvoyCommand(find_envoy(None), ("--concurrency", "1", *arguments), text, ends_with_agent)
 
 
 @pytest.fixture
 async def supervise(folder, http):
-    """`supervise(launch)`: a supervisor whose task runs, its board, and the task."""
+    """A function `supervise(command)` that runs a supervisor and returns it, its board and its task."""
     begun = []
 
-    def begin(wanted: EnvoyCommand):
+    def begin(command: EnvoyCommand):
         board = StatusBoard()
-        supervisor = EnvoySupervisor(wanted, folder, http, board)
+        supervisor = EnvoySupervisor(command, folder, http, board)
         begun.append((supervisor, asyncio.create_task(supervisor.run())))
         return supervisor, board, begun[-1][1]
 
@@ -67,8 +67,8 @@ async def up(board: StatusBoard, until):
     await until(lambda: board.report.envoy is HealthState.UP, timeout_s=PATIENCE_S)
 
 
-async def test_envoy_runs_in_the_state_folder_in_a_session_of_its_own(supervise, folder, until):
-    supervisor, board, _ = supervise(launch())
+async def test_envoy_runs_in_state_folder_in_own_session(supervise, folder, until):
+    supervisor, board, _ = supervise(command())
     await up(board, until)
     pid = record(folder)["pid"]
 
@@ -78,8 +78,8 @@ async def test_envoy_runs_in_the_state_folder_in_a_session_of_its_own(supervise,
     assert await supervisor.admin.is_live()
 
 
-async def test_an_envoy_that_dies_is_started_again(supervise, folder, until):
-    _, board, _ = supervise(launch())
+async def test_dead_envoy_is_restarted(supervise, folder, until):
+    _, board, _ = supervise(command())
     await up(board, until)
     first = record(folder)["pid"]
     os.kill(first, signal.SIGKILL)
@@ -90,8 +90,8 @@ async def test_an_envoy_that_dies_is_started_again(supervise, folder, until):
     assert record(folder)["pid"] != first
 
 
-async def test_stopping_ends_it_and_says_so(supervise, folder, until, is_running):
-    supervisor, board, task = supervise(launch())
+async def test_stop_ends_envoy_and_updates_status(supervise, folder, until, is_running):
+    supervisor, board, task = supervise(command())
     await up(board, until)
     pid = record(folder)["pid"]
     task.cancel()
@@ -101,31 +101,31 @@ async def test_stopping_ends_it_and_says_so(supervise, folder, until, is_running
     assert (board.report.envoy, record(folder), supervisor.admin) == (HealthState.DOWN, None, None)
 
 
-async def test_an_envoy_that_does_not_listen_is_killed(supervise, folder, until, is_running):
-    supervisor, board, task = supervise(launch())
+async def test_envoy_that_ignores_sigterm_is_killed(supervise, folder, until, is_running):
+    supervisor, board, task = supervise(command())
     await up(board, until)
     pid = record(folder)["pid"]
     os.kill(pid, signal.SIGSTOP)
     task.cancel()
-    await supervisor.stop(patience_s=0.05)
+    await supervisor.stop(timeout_s=0.05)
 
     assert not is_running(pid)
 
 
 @pytest.mark.parametrize("bootstrap", ['{"node": 1}', "no json", '{"static_resources": {"listeners": [{}]}}'])
-async def test_a_bootstrap_that_envoy_refuses_is_the_end_in_one_line(supervise, folder, bootstrap):
-    _, _, task = supervise(launch(bootstrap))
+async def test_refused_bootstrap_raises_one_line_error(supervise, folder, bootstrap):
+    _, _, task = supervise(command(bootstrap))
 
     with pytest.raises(BootstrapRefused) as refused:
         async with asyncio.timeout(PATIENCE_S):
             await task
     line = str(refused.value)
     assert line.startswith("Envoy ended with status 1: ")
-    assert line.endswith(f"see {folder.path}/envoy.log")
+    assert line.endswith(f"read {folder.path}/envoy.log")
     assert "\n" not in line
 
 
-async def test_a_missing_envoy_is_named(supervise, tmp_path):
+async def test_missing_envoy_is_named(supervise, tmp_path):
     with pytest.raises(EnvoyMissing, match=r"there is no Envoy at /no/envoy; .*--envoy"):
         find_envoy(Path("/no/envoy"))
 
@@ -136,12 +136,12 @@ async def test_a_missing_envoy_is_named(supervise, tmp_path):
         await task
 
 
-# -- an Envoy that an agent left ---------------------------------------------------------------------------------------
+# -- an Envoy without an agent ------------------------------------------------------------------------------------------
 
 
-async def leave(supervise, until, wanted: EnvoyCommand) -> int:
-    """An Envoy whose agent is gone without a word."""
-    supervisor, board, task = supervise(wanted)
+async def orphan(supervise, until, command: EnvoyCommand) -> int:
+    """Start an Envoy, end its supervisor without stopping it, and return its process id."""
+    supervisor, board, task = supervise(command)
     await up(board, until)
     task.cancel()
     pid = supervisor._process.pid
@@ -149,57 +149,57 @@ async def leave(supervise, until, wanted: EnvoyCommand) -> int:
     return pid
 
 
-async def test_a_gateway_s_envoy_is_taken_over(supervise, folder, until):
-    left = await leave(supervise, until, launch())
-    _, board, _ = supervise(launch())
+async def test_envoy_of_gateway_is_taken_over(supervise, folder, until):
+    pid = await orphan(supervise, until, command())
+    _, board, _ = supervise(command())
     await up(board, until)
-    assert record(folder)["pid"] == left
+    assert record(folder)["pid"] == pid
 
-    # it is no child of the new agent, which still hears of its end
-    os.kill(left, signal.SIGKILL)
+    # the new agent is not its parent, and still notices its end
+    os.kill(pid, signal.SIGKILL)
     await until(lambda: board.report.starts == 2, timeout_s=PATIENCE_S)
-    assert record(folder)["pid"] != left
+    assert record(folder)["pid"] != pid
 
 
 @pytest.mark.parametrize(
     "other",
-    [launch({**LIVE, "node": {"id": "other"}}), launch(LIVE, "--drain-time-s", "2"), launch(ends_with_agent=True)],
+    [command({**LIVE, "node": {"id": "other"}}), command(LIVE, "--drain-time-s", "2"), command(ends_with_agent=True)],
 )
-async def test_an_envoy_that_is_not_what_is_wanted_is_replaced(supervise, folder, until, other, is_running):
-    left = await leave(supervise, until, launch())
+async def test_envoy_with_other_command_is_replaced(supervise, folder, until, other, is_running):
+    pid = await orphan(supervise, until, command())
     _, board, _ = supervise(other)
     await up(board, until)
 
-    assert record(folder)["pid"] != left
-    assert not is_running(left)
+    assert record(folder)["pid"] != pid
+    assert not is_running(pid)
 
 
-async def test_another_process_under_a_recorded_id_is_left_alone(folder, tmp_path):
+async def test_foreign_process_with_recorded_id_is_not_taken_over(folder, tmp_path):
     elsewhere = StateDir(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
     stranger = spawn(["sleep", "60"], folder, ends_with_agent=False)
     other_folder = spawn(["sh", "-c", "sleep 60", "bootstrap.json"], elsewhere, ends_with_agent=False)
 
-    assert find_left(stranger.pid, folder) is None
-    assert find_left(other_folder.pid, folder) is None
-    assert find_left(2**22 + 1, folder) is None
-    assert find_left(-1, folder) is None
+    assert find_orphan(stranger.pid, folder) is None
+    assert find_orphan(other_folder.pid, folder) is None
+    assert find_orphan(2**22 + 1, folder) is None
+    assert find_orphan(-1, folder) is None
     for process in (stranger, other_folder):
         await process.end(5)
 
 
-@pytest.mark.parametrize("spoilt", ["", "[]", "{}", '{"pid": "x"}', '{"pid": null}'])
-async def test_a_spoilt_record_is_no_obstacle(supervise, folder, until, spoilt):
-    folder.write("envoy.json", spoilt)
-    _, board, _ = supervise(launch())
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": "x"}', '{"pid": null}'])
+async def test_invalid_envoy_json_is_ignored(supervise, folder, until, content):
+    folder.write("envoy.json", content)
+    _, board, _ = supervise(command())
 
     await up(board, until)
 
 
-async def test_a_long_log_is_put_aside(supervise, folder, until):
+async def test_long_log_is_rotated(supervise, folder, until):
     with (folder.path / "envoy.log").open("w") as log:
         log.truncate(17 * 1024 * 1024)
-    _, board, _ = supervise(launch())
+    _, board, _ = supervise(command())
     await up(board, until)
 
     assert (folder.path / "envoy.log.1").stat().st_size == 17 * 1024 * 1024
