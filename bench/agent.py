@@ -20,7 +20,7 @@ from agent.memory import SETTLED_S
 from bench.process import Memory, Process
 from bench.report import figure, heading, spread_of
 from demo.lab import LabSettings
-from demo.setup import open_scene
+from demo.setup import open_lab
 
 AIM_MB: Final = 60.0
 AIM_CPU: Final = 1.0
@@ -41,10 +41,10 @@ def main(given: Sequence[str]) -> None:
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
     observing = ("--observe-every-s", "10")
     settings = LabSettings(exits=("us",), tunnels=False, exit_arguments=observing, **ports)
-    with bare() as baseline, open_scene(settings) as scene:
-        scene.start()
+    with bare() as baseline, open_lab(settings) as lab:
+        lab.start()
         time.sleep(SETTLED_S * 2)
-        children = {"exit": scene.exits[0].child, "gateway": scene.gateway.child}
+        children = {"exit": lab.exits[0].child, "gateway": lab.gateway.child}
         seen = {name: ProcessUsage(Process(child.pid)) for name, child in children.items() if child is not None}
         for second in range(options.seconds + 1):
             for each in seen.values():

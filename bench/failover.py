@@ -23,7 +23,7 @@ from bench.report import figure, heading, spread
 from demo import http_client
 from demo.agents import ExitAgent
 from demo.lab import Lab, LabSettings
-from demo.setup import open_scene
+from demo.setup import open_lab
 from demo.underlay import ip_batch
 
 _WITHIN_S: Final = 60.0
@@ -46,10 +46,10 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     heading(f"trust: {options.deaths} deaths under {options.clients} clients, {options.leaks} leaks")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_scene(LabSettings(exits=("us", "us"), tunnels=True, resilience={"falls_borne": 1_000}, **ports)) as scene:
-        scene.start()
-        deaths(scene, options)
-        leaks(scene, options)
+    with open_lab(LabSettings(exits=("us", "us"), tunnels=True, resilience={"falls_borne": 1_000}, **ports)) as lab:
+        lab.start()
+        deaths(lab, options)
+        leaks(lab, options)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class TimedRequest:
 
 
 @contextmanager
-def asking(scene: Lab, clients: int) -> Iterator[TimedRequest]:
+def asking(lab: Lab, clients: int) -> Iterator[TimedRequest]:
     """Clients that ask one request after the other, while the block lasts."""
     asked, stop = TimedRequest(), threading.Event()
 
@@ -71,7 +71,7 @@ def asking(scene: Lab, clients: int) -> Iterator[TimedRequest]:
         while not stop.is_set():
             begun_s = time.monotonic()
             try:
-                word = str(scene.ask("us").status)
+                word = str(lab.request("us").status)
             except OSError as error:
                 word = type(error).__name__
             asked.took.append((begun_s, time.monotonic() - begun_s, word))
@@ -87,19 +87,19 @@ def asking(scene: Lab, clients: int) -> Iterator[TimedRequest]:
             thread.join()
 
 
-def deaths(scene: Lab, options: argparse.Namespace) -> None:
+def deaths(lab: Lab, options: argparse.Namespace) -> None:
     last_s: list[float] = []
     back_s: list[float] = []
-    dying = scene.exits[0]
-    with asking(scene, options.clients) as asked:
+    dying = lab.exits[0]
+    with asking(lab, options.clients) as asked:
         time.sleep(5)
         alone_s = [took for _, took, _ in asked.took]
         begun_s = time.monotonic()
         for _ in range(options.deaths):
-            last_s.append(_last_request_after(scene, dying, dying.kill_tunnel))
+            last_s.append(_last_request_after(lab, dying, dying.kill_tunnel))
             dying.restore_tunnel()
-            restored_s, before = time.monotonic(), _requests(scene, dying)
-            _until(lambda: _requests(scene, dying) > before)  # noqa: B023 - it is called here only
+            restored_s, before = time.monotonic(), _requests(lab, dying)
+            _until(lambda: _requests(lab, dying) > before)  # noqa: B023 - it is called here only
             back_s.append(time.monotonic() - restored_s)
         during = asked.since(begun_s)
     failed = [word for _, _, word in during if word != "200"]
@@ -111,24 +111,26 @@ def deaths(scene: Lab, options: argparse.Namespace) -> None:
         figure(f"  {word}", failed.count(word))
 
 
-def _last_request_after(scene: Lab, exit_: ExitAgent, kill: Callable[[], None]) -> float:
+def _last_request_after(lab: Lab, exit_: ExitAgent, kill: Callable[[], None]) -> float:
     """Seconds from its death until the gateway sent its last request there; watched until nothing came for five seconds."""
-    seen, last_s = _requests(scene, exit_), time.monotonic()
+    seen, last_s = _requests(lab, exit_), time.monotonic()
     kill()
     died_s = time.monotonic()
     last_s = died_s
     while time.monotonic() - last_s < 5:
-        now = _requests(scene, exit_)
+        now = _requests(lab, exit_)
         if now != seen:
             seen, last_s = now, time.monotonic()
         time.sleep(_LOOK_S)
     return last_s - died_s
 
 
-def _requests(scene: Lab, exit_: ExitAgent) -> int:
+def _requests(lab: Lab, exit_: ExitAgent) -> int:
     """How many requests the gateway has sent to an exit, attempts that failed included."""
     key = f"::{exit_.site.address}:{exit_.site.port}::rq_total::"
-    return sum(int(line.rpartition("::")[2]) for line in scene.gateway.admin("/clusters").splitlines() if key in line)
+    return sum(
+        int(line.rpartition("::")[2]) for line in lab.gateway.query_admin("/clusters").splitlines() if key in line
+    )
 
 
 def _until(so: Callable[[], bool]) -> None:
@@ -139,21 +141,21 @@ def _until(so: Callable[[], bool]) -> None:
         time.sleep(_LOOK_S)
 
 
-def leaks(scene: Lab, options: argparse.Namespace) -> None:
+def leaks(lab: Lab, options: argparse.Namespace) -> None:
     cut_s: list[float] = []
     kept = 0
     for _ in range(options.leaks):
-        leaking = scene.exits[0]
-        scene.wait_until_healthy()
+        leaking = lab.exits[0]
+        lab.wait_until_healthy()
         with ExitStack() as stack:
-            before = _requests(scene, leaking)
-            tunnels = [_Tunnel(scene) for _ in range(options.tunnels)]
+            before = _requests(lab, leaking)
+            tunnels = [_Tunnel(lab) for _ in range(options.tunnels)]
             for tunnel in tunnels:
                 stack.callback(tunnel.close)
-            through = _requests(scene, leaking) - before
+            through = _requests(lab, leaking) - before
             begun_s = time.monotonic()
             ethernet, tunnel_interface = leaking.site.ethernet, leaking.site.tunnel
-            ip_batch(leaking.namespace, f"route replace default via {scene.plan.internet_address} dev {ethernet}")
+            ip_batch(leaking.namespace, f"route replace default via {lab.plan.internet_address} dev {ethernet}")
             try:
                 _until(lambda: sum(each.ended_s is not None for each in tunnels) >= through)  # noqa: B023
                 cut_s.append(max(each.ended_s for each in tunnels if each.ended_s is not None) - begun_s)
@@ -168,10 +170,10 @@ def leaks(scene: Lab, options: argparse.Namespace) -> None:
 class _Tunnel:
     """A CONNECT through the gateway with a slow download in it, and when that ended."""
 
-    def __init__(self, scene: Lab) -> None:
-        host, _, port = scene.gateway_address.rpartition(":")
+    def __init__(self, lab: Lab) -> None:
+        host, _, port = lab.gateway_address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=10)
-        target = f"{scene.plan.page_address}:{scene.plan.page_port}"
+        target = f"{lab.plan.page_address}:{lab.plan.page_port}"
         wish = "".join(f"{name}: {value}\r\n" for name, value in http_client.user_headers("demo-country-us").items())
         self._socket.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{wish}\r\n".encode())
         if b" 200 " not in self._socket.recv(4096):

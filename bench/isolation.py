@@ -26,7 +26,7 @@ from bench.report import figure, heading, quantile, spread
 from demo import http_client
 from demo.agents import AgentProcess
 from demo.lab import Lab, LabSettings
-from demo.setup import open_scene
+from demo.setup import open_lab
 
 COUNTRY: Final = "gb"
 BODY_BYTES: Final = 500_000_000
@@ -71,16 +71,16 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     heading(f"bystander: {options.rate:g} requests/s beside {options.clients} clients that do not read")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_scene(LabSettings(exits=(COUNTRY,), tunnels=options.tunnels, **ports)) as scene:
-        scene.start()
+    with open_lab(LabSettings(exits=(COUNTRY,), tunnels=options.tunnels, **ports)) as lab:
+        lab.start()
         idle: list[Turn] = []
         loaded: list[Turn] = []
-        _ask(scene, options, seconds=2)  # what is made at first sight is made
+        _ask(lab, options, seconds=2)  # what is made at first sight is made
         for _ in range(options.turns):
-            _until_still(scene.gateway)  # what the others left behind is cleared away
-            idle.append(_ask(scene, options))
-            with _not_reading(scene, options.clients):
-                loaded.append(_ask(scene, options))
+            _until_still(lab.gateway)  # what the others left behind is cleared away
+            idle.append(_ask(lab, options))
+            with _not_reading(lab, options.clients):
+                loaded.append(_ask(lab, options))
     _report(idle, loaded)
 
 
@@ -104,38 +104,38 @@ def _report(idle: Sequence[Turn], loaded: Sequence[Turn]) -> None:
         figure(f"exit's Envoy: resident, {kind}", quantile([turn.exit_mb for turn in turns], 50), "MB")
 
 
-def _ask(scene: Lab, options: argparse.Namespace, seconds: float | None = None) -> Turn:
+def _ask(lab: Lab, options: argparse.Namespace, seconds: float | None = None) -> Turn:
     """The bystander's requests, from a process of its own, one turn long."""
-    path = scene.state_dir / "requests"
-    pack([_head("GET", f"{scene.page_url}/", scene.page_address)], path)
-    port = scene.gateway_address.rpartition(":")[2]
+    path = lab.state_dir / "requests"
+    pack([_head("GET", f"{lab.page_url}/", lab.page_address)], path)
+    port = lab.gateway_address.rpartition(":")[2]
     command = (sys.executable, "-m", "bench.http_load", port, str(options.rate), str(seconds or options.seconds))
     done = subprocess.run((*command, str(path)), capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     failed = Counter({word: times for word, times in told["statuses"].items() if word != "200"})
-    resident = [Process(agent.envoy_pid).resident_mb for agent in (scene.gateway, scene.exits[0])]
-    return Turn(told["delays_s"], failed, *resident, _counter(scene.gateway, _CONNECTIONS))
+    resident = [Process(agent.envoy_pid).resident_mb for agent in (lab.gateway, lab.exits[0])]
+    return Turn(told["delays_s"], failed, *resident, _counter(lab.gateway, _CONNECTIONS))
 
 
 @contextmanager
-def _not_reading(scene: Lab, clients: int) -> Iterator[None]:
+def _not_reading(lab: Lab, clients: int) -> Iterator[None]:
     """Clients that asked and do not read, while the block lasts; it begins when nothing more comes for them."""
     with ExitStack() as stack:
         for number in range(clients):
-            stack.enter_context(closing(_begin(scene, tunnel=number % 2 == 0)))
-        _until_still(scene.gateway)
+            stack.enter_context(closing(_begin(lab, tunnel=number % 2 == 0)))
+        _until_still(lab.gateway)
         yield
     deadline_s = time.monotonic() + _WITHIN_S
-    while _counter(scene.gateway, _OPEN) > 0:
+    while _counter(lab.gateway, _OPEN) > 0:
         if time.monotonic() > deadline_s:
             raise TimeoutError("the gateway does not end what nobody reads")
         time.sleep(_LOOK_S)
 
 
-def _begin(scene: Lab, *, tunnel: bool) -> socket.socket:
-    host, _, port = scene.gateway_address.rpartition(":")
+def _begin(lab: Lab, *, tunnel: bool) -> socket.socket:
+    host, _, port = lab.gateway_address.rpartition(":")
     asking = socket.create_connection((host, int(port)), timeout=10)
-    page, path = scene.page_address, f"/bytes?n={BODY_BYTES}"
+    page, path = lab.page_address, f"/bytes?n={BODY_BYTES}"
     if not tunnel:
         asking.sendall(_head("GET", f"http://{page}{path}", page))
         return asking
@@ -166,5 +166,5 @@ def _until_still(gateway: AgentProcess) -> None:
 
 def _counter(gateway: AgentProcess, name: str) -> int:
     """What a gateway's Envoy counts of its pool, the one that it has."""
-    told = gateway.admin(f"/stats?filter=^cluster.pool/.*{name}$")
+    told = gateway.query_admin(f"/stats?filter=^cluster.pool/.*{name}$")
     return sum(int(line.rpartition(":")[2]) for line in told.split("\n") if ":" in line)

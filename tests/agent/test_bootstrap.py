@@ -164,7 +164,7 @@ def test_a_folder_without_enrolment_is_named(tmp_path):
     result = command("gateway", "--state", str(tmp_path))
 
     assert isinstance(result.exception, BadSetting)
-    assert "nothing enrolled there yet" in str(result.exception)
+    assert "no proxy has enrolled there" in str(result.exception)
 
 
 def test_it_says_where_to_start_envoy():

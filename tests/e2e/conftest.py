@@ -15,7 +15,7 @@ import pytest
 from demo.errors import LabError
 from demo.http_client import HttpAnswer
 from demo.lab import Lab
-from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
+from tests.e2e.labs import BOUND_S, Stage, with_two_in_us
 from tests.scheduling import LONGEST_FIRST, scene_of
 
 CLOSINGS = (
@@ -37,7 +37,7 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Open each scene once, those first whose tests take longest; within a scene, modules keep their random order."""
+    """Open each lab once, those first whose tests take longest; within a lab, modules keep their random order."""
     own = {item for item in items if "/e2e/" in str(item.path)}
     in_order = [item for item in items if item in own]
     ordered = iter(sorted(in_order, key=lambda item: LONGEST_FIRST.index(scene_of(item.path))))
@@ -53,13 +53,13 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def opener() -> Callable[[], AbstractContextManager[Lab]]:
-    """How the scene of a module is opened; modules with the same one share a scene."""
+    """How the lab of a module is opened; modules with the same one share a lab."""
     return with_two_in_us
 
 
 @pytest.fixture(scope="module")
-def scene(request, stage, opener) -> Iterator[Lab]:
-    """The scene of a module. One in which a test failed is not handed on: the test may have left it in any state."""
+def lab(request, stage, opener) -> Iterator[Lab]:
+    """The lab of a module. One in which a test failed is not handed on: the test may have left it in any state."""
     failed = request.session.testsfailed
     yield stage.show(opener)
     if request.session.testsfailed > failed:
@@ -70,7 +70,7 @@ def scene(request, stage, opener) -> Iterator[Lab]:
 class Clients:
     """Clients that ask for a country over and over, by CONNECT and by plain HTTP in turn."""
 
-    scene: Lab
+    lab: Lab
     country: str
     answers: list[tuple[float, HttpAnswer | OSError]] = field(default_factory=list)
     """When it was asked, and what came of it."""
@@ -83,7 +83,7 @@ class Clients:
             for tunnel in (True, False):
                 asked_at = time.monotonic()
                 try:
-                    self.answers.append((asked_at, self.scene.ask(self.country, tunnel=tunnel)))
+                    self.answers.append((asked_at, self.lab.request(self.country, tunnel=tunnel)))
                 except OSError as error:
                     way, took_s = "a tunnel" if tunnel else "plain HTTP", time.monotonic() - asked_at
                     self.answers.append((asked_at, OSError(f"by {way}, after {took_s:.3f} s: {error!r}")))
@@ -100,10 +100,10 @@ class Clients:
 
 
 @pytest.fixture
-def asking(scene: Lab) -> Callable[..., object]:
+def asking(lab: Lab) -> Callable[..., object]:
     @contextmanager
     def ask(country: str) -> Iterator[Clients]:
-        clients = Clients(scene, country)
+        clients = Clients(lab, country)
         with ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(clients.run) for _ in range(2)]
             try:
@@ -113,7 +113,7 @@ def asking(scene: Lab) -> Callable[..., object]:
             for future in futures:
                 future.result()
         if clients.failures(since=0):
-            clients.closings = {agent.name: closings(agent) for agent in (scene.gateway, *scene.exits)}
+            clients.closings = {agent.name: closings(agent) for agent in (lab.gateway, *lab.exits)}
 
     return ask
 
@@ -121,7 +121,7 @@ def asking(scene: Lab) -> Callable[..., object]:
 def closings(agent) -> dict[str, int] | str:
     """What `agent`'s Envoy counted of CLOSINGS since it started, or why it does not say."""
     try:
-        lines = agent.admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
+        lines = agent.query_admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
     except LabError as error:
         return str(error)
     counted = (line.rpartition(": ") for line in lines if line)
@@ -142,15 +142,15 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture
-def remove_pool(scene: Lab, eventually: Callable[..., None]) -> Callable[[str], None]:
+def remove_pool(lab: Lab, eventually: Callable[..., None]) -> Callable[[str], None]:
     """`remove_pool(id)`: delete a pool, and wait until the gateway has nothing of it: its cluster goes last, after a grace.
 
     The next test counts updates, and would count that one.
     """
 
     def remove(pool_id: str) -> None:
-        scene.api("DELETE", f"/pools/{pool_id}")
-        eventually(lambda: f"pool/{pool_id}::" not in scene.gateway.admin("/clusters"))
+        lab.api("DELETE", f"/pools/{pool_id}")
+        eventually(lambda: f"pool/{pool_id}::" not in lab.gateway.query_admin("/clusters"))
 
     return remove
 
@@ -160,7 +160,7 @@ def stat() -> Callable[..., int]:
     """`stat(agent, name)`: the sum of its Envoy's counters and gauges whose name ends in `name`."""
 
     def read(agent, name: str) -> int:
-        lines = agent.admin(f"/stats?filter={name}$&format=text").splitlines()
+        lines = agent.query_admin(f"/stats?filter={name}$&format=text").splitlines()
         values = [line.rpartition(": ")[2] for line in lines if line]
         assert values, f"Envoy has no statistic that ends in {name}"
         return sum(int(value) for value in values)
@@ -172,7 +172,7 @@ def stat() -> Callable[..., int]:
 class Load:
     """Clients that ask at an even pace, so that what is measured beside them has the machine too."""
 
-    scene: Lab
+    lab: Lab
     choose: Callable[[], str]
     every_s: float
     answers: list[tuple[str, HttpAnswer | OSError]] = field(default_factory=list)
@@ -185,7 +185,7 @@ class Load:
                 return
             country = self.choose()
             try:
-                self.answers.append((country, self.scene.ask(country, tunnel=tunnel)))
+                self.answers.append((country, self.lab.request(country, tunnel=tunnel)))
             except OSError as error:
                 self.answers.append((country, error))
 
@@ -207,12 +207,12 @@ class Load:
 
 
 @pytest.fixture
-def loading(scene: Lab) -> Callable[..., object]:
+def loading(lab: Lab) -> Callable[..., object]:
     """`with loading(choose) as load`: three clients that ask for what `choose()` says, some 20 requests a second each."""
 
     @contextmanager
     def load(choose: Callable[[], str], *, clients: int = 3, every_s: float = 0.05) -> Iterator[Load]:
-        made = Load(scene, choose, every_s)
+        made = Load(lab, choose, every_s)
         with ThreadPoolExecutor(clients) as pool:
             futures = [pool.submit(made.run) for _ in range(clients)]
             try:

@@ -19,7 +19,7 @@ import yaml
 
 from demo import http_client
 from demo.processes import StopStage
-from tests.e2e.scenes import with_lasting_database
+from tests.e2e.labs import with_lasting_database
 from tests.e2e.test_surviving import downloading, still_moving
 from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
 from tests.scale import scaled
@@ -88,54 +88,54 @@ def routes(admin) -> dict[str, set[str]]:
 
 
 @contextmanager
-def with_delta(scene):
+def with_delta(lab):
     """As its agent runs it. Yields how to ask its admin interface."""
-    yield scene.gateway.admin
+    yield lab.gateway.query_admin
 
 
 @contextmanager
-def with_sotw(scene):
+def with_sotw(lab):
     """By hand, with state of the world."""
-    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
-    with instead_of_its_agent(scene, state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
-        scene.wait_for("Envoy to start", lambda: None if admin_file.exists() else "it does not listen yet")
-        scene.wait_until_serving()
+    (path,) = lab.gateway.state_dir.glob("bootstrap.*")
+    with instead_of_its_agent(lab, state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
+        lab.wait_for("Envoy to start", lambda: None if admin_file.exists() else "it does not listen yet")
+        lab.wait_until_serving()
         yield lambda path: http_client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
 
 
 @contextmanager
-def newer_control_plane(scene, connect_timeout_s: int):
+def newer_control_plane(lab, connect_timeout_s: int):
     """One that differs from this checkout in every pool's cluster, and in nothing else, takes over; in the end it goes."""
     program = (
         "import datetime; from xds.translate import clusters; from cli.main import main; "
         f"clusters.CONNECT_TIMEOUT = datetime.timedelta(seconds={connect_timeout_s}); main()"
     )
-    scene.stop_control_plane()
-    scene.control_plane = scene.processes.start(
+    lab.stop_control_plane()
+    lab.control_plane = lab.processes.start(
         "control-plane",
         StopStage.CONTROL_PLANE,
         (sys.executable, "-c", program, "serve"),
-        environment=scene.control_plane_environment,
+        environment=lab.control_plane_environment,
     )
     try:
         yield
     finally:
-        scene.stop_control_plane()
-        scene.start_control_plane()
+        lab.stop_control_plane()
+        lab.start_control_plane()
 
 
 @pytest.mark.parametrize(("served", "timeout_s"), [(with_delta, 4), (with_sotw, 5)])
 def test_a_change_of_all_the_gateways_clusters_and_of_nothing_else_does_not_stall(
-    scene, loading, eventually, served, timeout_s
+    lab, loading, eventually, served, timeout_s
 ):
     """A pool has no attribute that changes its cluster alone; a control plane that was upgraded changes all of them."""
-    with served(scene) as admin:
+    with served(lab) as admin:
         before = updates(admin)
         assert {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"}
         with (
             loading(partial(random.Random(timeout_s).choice, STABLE)) as load,
-            downloading(scene, "gb") as download,
-            newer_control_plane(scene, timeout_s),
+            downloading(lab, "gb") as download,
+            newer_control_plane(lab, timeout_s),
         ):
             eventually(lambda: updates(admin) != before)
             eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {f"{timeout_s}s"})
@@ -149,21 +149,21 @@ def test_a_change_of_all_the_gateways_clusters_and_of_nothing_else_does_not_stal
         eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"})
 
 
-def test_a_change_of_an_exits_cluster_and_of_nothing_else_does_not_stall(scene, loading, eventually):
-    (exit_,) = [each for each in scene.exits if each.country == "gb"]
-    (found,) = [each for each in scene.api("GET", "/exits")["items"] if each["name"] == exit_.name]
+def test_a_change_of_an_exits_cluster_and_of_nothing_else_does_not_stall(lab, loading, eventually):
+    (exit_,) = [each for each in lab.exits if each.country == "gb"]
+    (found,) = [each for each in lab.api("GET", "/exits")["items"] if each["name"] == exit_.name]
     assert found["egress_address"] is None
-    before = updates(exit_.admin)
-    with loading(lambda: "gb") as load, downloading(scene, "gb") as download:
+    before = updates(exit_.query_admin)
+    with loading(lambda: "gb") as load, downloading(lab, "gb") as download:
         for number, address in zip(range(1, scaled(8) + 1), cycle((exit_.egress_address, None)), strict=False):
-            scene.api("PATCH", f"/exits/{found['id']}", {"egress_address": address})
+            lab.api("PATCH", f"/exits/{found['id']}", {"egress_address": address})
             expected = before + Counter({f"{CDS} success": number})
-            eventually(lambda expected=expected: updates(exit_.admin) == expected)
-            eventually(lambda: warming(exit_.admin) == 0)
+            eventually(lambda expected=expected: updates(exit_.query_admin) == expected)
+            eventually(lambda: warming(exit_.query_admin) == 0)
             count = len(load.answers)
             eventually(lambda count=count: len(load.answers) > count + 20)
             assert still_moving(download, eventually), download.error
-            assert updates(exit_.admin) == expected
+            assert updates(exit_.query_admin) == expected
     assert load.other_than(200) == []
     assert load.sources() == {"gb": {exit_.egress_address}}
 
@@ -174,11 +174,11 @@ def test_a_change_of_an_exits_cluster_and_of_nothing_else_does_not_stall(scene, 
 class Hand:
     """Somebody who changes at random what is his: pools of some countries with exits, and fleets with listeners."""
 
-    def __init__(self, scene, number: int, codes: list[str], fleet_id: str, roaming: str | None = None) -> None:
+    def __init__(self, lab, number: int, codes: list[str], fleet_id: str, roaming: str | None = None) -> None:
         self.done: Counter[str] = Counter()
         self.countries: list[str] = []
         """What his pools serve now, or served a moment ago."""
-        self._scene = scene
+        self._scene = lab
         self._random = random.Random(number)
         self._number = number
         self.free = codes
@@ -299,23 +299,23 @@ class Hand:
             self._api("DELETE", f"/fleets/{fleet}")
 
 
-def hands_of(scene) -> list[Hand]:
+def hands_of(lab) -> list[Hand]:
     """HANDS of them, each with countries of his own; the first sends a real exit about."""
     codes = sorted({each.alpha_2.lower() for each in pycountry.countries} - {*STABLE, ROAMING})
     random.Random(1).shuffle(codes)
-    (roaming,) = [each["id"] for each in scene.api("GET", "/exits")["items"] if each["country"] == ROAMING]
-    fleet_id = scene.api("GET", "/fleets/demo")["id"]
+    (roaming,) = [each["id"] for each in lab.api("GET", "/exits")["items"] if each["country"] == ROAMING]
+    fleet_id = lab.api("GET", "/fleets/demo")["id"]
     shares = [codes[number * 20 : number * 20 + 20] for number in range(HANDS)]
-    return [Hand(scene, number, share, fleet_id, None if number else roaming) for number, share in enumerate(shares)]
+    return [Hand(lab, number, share, fleet_id, None if number else roaming) for number, share in enumerate(shares)]
 
 
 @pytest.mark.timeout(1500)
-def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loading, eventually, record_property):
-    admin = scene.gateway.admin
+def test_random_changes_cost_no_request_and_leave_what_is_declared(lab, loading, eventually, record_property):
+    admin = lab.gateway.query_admin
     failures = r"^http\.clients\.(no_route|no_cluster|downstream_rq_5xx)$"
     failed, before = stats(admin, failures), updates(admin)
     assert failed.keys() == {f"http.clients.{name}" for name in ("no_route", "no_cluster", "downstream_rq_5xx")}
-    hands, chance = hands_of(scene), random.Random(2)
+    hands, chance = hands_of(lab), random.Random(2)
     everywhere = [country for hand in hands for country in hand.free]
 
     def one_that_comes_and_goes() -> str:
@@ -324,7 +324,7 @@ def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loadin
     with (
         loading(partial(random.Random(3).choice, STABLE)) as steady,
         loading(one_that_comes_and_goes) as wavering,
-        downloading(scene, "gb") as download,
+        downloading(lab, "gb") as download,
         ThreadPoolExecutor(HANDS) as pool,
     ):
         began = time.monotonic()
@@ -332,7 +332,7 @@ def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loadin
         for future in [pool.submit(hand.change, times) for hand, times in zip(hands, share, strict=True)]:
             future.result()
         took_s = time.monotonic() - began
-        declared = {pool["country"]: {f"pool/{pool['id']}"} for pool in scene.api("GET", "/pools")["items"]}
+        declared = {pool["country"]: {f"pool/{pool['id']}"} for pool in lab.api("GET", "/pools")["items"]}
         eventually(lambda: warming(admin) == 0)
         eventually(lambda: routes(admin) == declared)
         eventually(lambda: clusters(admin).keys() == set().union(*declared.values()))
@@ -351,7 +351,7 @@ def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loadin
     assert done.total() == CHANGES
 
     assert steady.other_than(200) == []
-    assert steady.sources() == {country: scene.egress_addresses(country) for country in STABLE}
+    assert steady.sources() == {country: lab.egress_addresses(country) for country in STABLE}
     # a country may be there with an exit, be there without one, or not be there; nothing else
     assert wavering.answers
     assert not answered.keys() - {200, 404, 503}
@@ -366,6 +366,6 @@ def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loadin
 
     for hand in hands:
         hand.undo(lambda pool: eventually(lambda: f"pool/{pool}" not in clusters(admin)))
-    eventually(lambda: len(routes(admin)) == len(clusters(admin)) == len(scene.countries))
-    scene.wait_until_healthy()
-    scene.wait_until_serving()
+    eventually(lambda: len(routes(admin)) == len(clusters(admin)) == len(lab.countries))
+    lab.wait_until_healthy()
+    lab.wait_until_serving()

@@ -21,7 +21,7 @@ import pytest
 from agent.envoy.supervisor import find_envoy
 from demo.lab import Lab
 from tests.e2e.conftest import Clients
-from tests.e2e.scenes import LogFromNow, on_postgres, settings_of
+from tests.e2e.labs import LogFromNow, on_postgres, settings_of
 
 SILENCE_S = 6
 WATCHED_S = 1.5 * SILENCE_S
@@ -76,7 +76,7 @@ def new_clock() -> Iterator[Clock]:
 
 @contextmanager
 def with_two_clocks() -> Iterator[Lab]:
-    """A scene whose control plane sees a clock of its own, and whose first exit's agent another."""
+    """A lab whose control plane sees a clock of its own, and whose first exit's agent another."""
     with new_clock() as of_the_control_plane, new_clock() as of_the_agent:
         settings = settings_of(
             *("us", "gb"),
@@ -85,10 +85,10 @@ def with_two_clocks() -> Iterator[Lab]:
             environment=of_the_control_plane.environment,
             exit_arguments=("--envoy", str(of_the_agent.envoy)),
         )
-        with on_postgres(settings) as (scene, _):
-            scene.exits[0].environment = of_the_agent.environment
-            scene.start()
-            yield scene
+        with on_postgres(settings) as (lab, _):
+            lab.exits[0].environment = of_the_agent.environment
+            lab.start()
+            yield lab
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def opener():
 
 
 @pytest.fixture
-def set_clock(scene, eventually):
+def set_clock(lab, eventually):
     """`set_clock(whose, offset_s)`: set that of the "agent" or of the "control plane"; afterwards both are true again."""
-    seen = {"agent": scene.exits[0].environment, "control plane": scene.settings.environment}
+    seen = {"agent": lab.exits[0].environment, "control plane": lab.settings.environment}
     clocks = {
         whose: Clock(Path(environment["FAKETIME_TIMESTAMP_FILE"]).parent, Path(environment["LD_PRELOAD"]))
         for whose, environment in seen.items()
@@ -107,12 +107,12 @@ def set_clock(scene, eventually):
     yield lambda whose, offset_s: clocks[whose].set(offset_s)
     for clock in clocks.values():
         clock.set(0)
-    eventually(lambda: set(states(scene).values()) == {("healthy", "")})
+    eventually(lambda: set(states(lab).values()) == {("healthy", "")})
 
 
 @contextmanager
-def asking(scene: Lab, country: str) -> Iterator[Clients]:
-    clients = Clients(scene, country)
+def asking(lab: Lab, country: str) -> Iterator[Clients]:
+    clients = Clients(lab, country)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(clients.run)
         try:
@@ -122,54 +122,54 @@ def asking(scene: Lab, country: str) -> Iterator[Clients]:
         running.result()
 
 
-def states(scene: Lab) -> dict[str, tuple[str, str]]:
-    return {each["name"]: (each["state"], each["state_reason"]) for each in scene.api("GET", "/exits")["items"]}
+def states(lab: Lab) -> dict[str, tuple[str, str]]:
+    return {each["name"]: (each["state"], each["state_reason"]) for each in lab.api("GET", "/exits")["items"]}
 
 
-def stays(scene: Lab) -> dict[str, list[tuple[str, str, str, str | None]]]:
+def stays(lab: Lab) -> dict[str, list[tuple[str, str, str, str | None]]]:
     """The history of each exit: states, their reasons, and when each began and ended."""
     told = {}
-    for exit_ in scene.api("GET", "/exits")["items"]:
-        states = scene.api("GET", f"/exits/{exit_['id']}/history")["states"]
+    for exit_ in lab.api("GET", "/exits")["items"]:
+        states = lab.api("GET", f"/exits/{exit_['id']}/history")["states"]
         told[exit_["name"]] = [(each["state"], each["reason"], each["since"], each["until"]) for each in states]
     return told
 
 
-def what_befell(scene: Lab) -> dict[str, list[tuple[str, str]]]:
+def what_befell(lab: Lab) -> dict[str, list[tuple[str, str]]]:
     """The states of each exit and their reasons. Their times may be pulled back to a clock that is behind."""
-    told = stays(scene)
+    told = stays(lab)
     assert all(until is None or since <= until for each in told.values() for _, _, since, until in each), told
     return {name: [(state, reason) for state, reason, _, _ in each] for name, each in told.items()}
 
 
 @pytest.mark.parametrize("whose", ["agent", "control plane"])
-def test_a_clock_that_jumps_costs_no_request_and_no_exit(scene, set_clock, eventually, whose):
-    log = LogFromNow(scene, scene.exits[0].name)
-    with asking(scene, "us") as clients:
-        before = what_befell(scene)
+def test_a_clock_that_jumps_costs_no_request_and_no_exit(lab, set_clock, eventually, whose):
+    log = LogFromNow(lab, lab.exits[0].name)
+    with asking(lab, "us") as clients:
+        before = what_befell(lab)
         for offset_s in (HOUR, -HOUR):
             set_clock(whose, offset_s)
             until_s, asked = time.monotonic() + WATCHED_S, len(clients.answers)
             while time.monotonic() < until_s:
-                assert set(states(scene).values()) == {("healthy", "")}, f"{offset_s:+d} s"
+                assert set(states(lab).values()) == {("healthy", "")}, f"{offset_s:+d} s"
                 time.sleep(0.2)
             eventually(lambda asked=asked: len(clients.answers) > asked + 20)
         set_clock(whose, 0)
         asked = len(clients.answers)
         eventually(lambda: len(clients.answers) > asked + 20)
         assert clients.failures(since=0) == []
-        assert what_befell(scene) == before
+        assert what_befell(lab) == before
     assert "clock.differs" in log  # it did jump
 
 
-def test_an_exit_that_fell_out_while_the_clock_was_ahead_is_back_as_soon_as_it_is_heard(scene, set_clock, eventually):
-    agent = scene.exits[0]
+def test_an_exit_that_fell_out_while_the_clock_was_ahead_is_back_as_soon_as_it_is_heard(lab, set_clock, eventually):
+    agent = lab.exits[0]
     set_clock("control plane", HOUR)
     os.kill(agent.child.pid, signal.SIGSTOP)
     try:
-        eventually(lambda: states(scene)[agent.name][0] == "unreachable")
+        eventually(lambda: states(lab)[agent.name][0] == "unreachable")
         set_clock("control plane", -HOUR)
     finally:
         os.kill(agent.child.pid, signal.SIGCONT)
-    eventually(lambda: states(scene)[agent.name][0] == "healthy")
-    assert [state for state, _ in what_befell(scene)[agent.name]][:2] == ["healthy", "unreachable"]
+    eventually(lambda: states(lab)[agent.name][0] == "healthy")
+    assert [state for state, _ in what_befell(lab)[agent.name]][:2] == ["healthy", "unreachable"]

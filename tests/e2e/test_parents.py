@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo.lab import Lab
-from demo.setup import open_scene
-from tests.e2e.scenes import settings_of
+from demo.setup import open_lab
+from tests.e2e.labs import settings_of
 from tests.gluetun import GluetunStandIn, running
 
 NAME = "page.internet.test"
@@ -20,14 +20,14 @@ PASSWORD, ANOTHER = "correct horse", "battery staple"
 
 @dataclass
 class Behind:
-    """A scene whose two exits have a parent each."""
+    """A lab whose two exits have a parent each."""
 
-    scene: Lab
+    lab: Lab
     parents: list[GluetunStandIn]
     files: list[Path]
 
     def ask(self, *, tunnel: bool):
-        return self.scene.ask("us", base_url=f"http://{NAME}:{self.scene.plan.page_port}", tunnel=tunnel)
+        return self.lab.request("us", base_url=f"http://{NAME}:{self.lab.plan.page_port}", tunnel=tunnel)
 
     def sources(self) -> set[str]:
         """From where the page is reached, of some requests of both kinds. All of them have to be answered."""
@@ -36,20 +36,20 @@ class Behind:
         return {answer.json()["source"] for answer in answers}
 
     def state_of(self, number: int) -> tuple[str, str]:
-        (found,) = [each for each in self.scene.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
+        (found,) = [each for each in self.lab.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
         return found["state"], found["state_reason"]
 
 
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory) -> Iterator[Behind]:
     folder = tmp_path_factory.mktemp("credentials")
-    with open_scene(settings_of("us", "us", tunnels=False)) as scene, ExitStack() as stack:
-        made = Behind(scene, [], [])
-        for number, exit_ in enumerate(scene.exits, 1):
+    with open_lab(settings_of("us", "us", tunnels=False)) as lab, ExitStack() as stack:
+        made = Behind(lab, [], [])
+        for number, exit_ in enumerate(lab.exits, 1):
             parent = GluetunStandIn(
                 username="exit",
                 password=PASSWORD,
-                names={NAME: str(scene.plan.page_address)},
+                names={NAME: str(lab.plan.page_address)},
                 source=f"127.0.0.{200 + number}",
                 api_key="key",
             )
@@ -64,13 +64,13 @@ def behind(tmp_path_factory) -> Iterator[Behind]:
                 *("--parent", f"127.0.0.1:{parent.proxy_port}", "--parent-credentials", str(credentials)),
                 *("--gluetun", parent.control_url, "--gluetun-key-file", str(key)),
             )
-        scene.start_page()
+        lab.start_page()
         for parent in made.parents:
-            scene.tell_geolocation(f"/ipinfo/{parent.source}", "us")
-        scene.start_control_plane()
-        scene.declare()
-        scene.start_agents()
-        scene.wait_until_healthy()
+            lab.set_geolocation(f"/ipinfo/{parent.source}", "us")
+        lab.start_control_plane()
+        lab.declare()
+        lab.start_agents()
+        lab.wait_until_healthy()
         yield made
 
 
@@ -85,11 +85,11 @@ def all_serve(behind, eventually):
 def test_what_clients_ask_for_comes_out_of_the_parents(behind):
     for parent in behind.parents:
         assert {each.method for each in parent.requests} == {"CONNECT", "GET"}
-    assert [each["parent"]["username"] for each in behind.scene.api("GET", "/exits")["items"]] == ["exit", "exit"]
+    assert [each["parent"]["username"] for each in behind.lab.api("GET", "/exits")["items"]] == ["exit", "exit"]
 
 
 def test_what_they_carry_is_counted(behind, eventually):
-    eventually(lambda: all(each["month_gb"] for each in behind.scene.api("GET", "/exits")["items"]))
+    eventually(lambda: all(each["month_gb"] for each in behind.lab.api("GET", "/exits")["items"]))
 
 
 def test_while_a_parent_is_dead_the_other_exit_serves_and_the_agent_says_why(behind, eventually):
@@ -127,15 +127,17 @@ def test_a_parent_that_refuses_all_exits_is_a_503_of_exitplane_and_never_a_407(b
     eventually(lambda: "refuses the exit's credentials" in behind.state_of(1)[1])
     for number, file in enumerate(behind.files, 1):
         file.write_text(f"exit\n{ANOTHER}\n")
-        (found,) = [each for each in behind.scene.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
-        behind.scene.api("PATCH", f"/exits/{found['id']}", {"parent": {**found["parent"], "password": ANOTHER}})
+        (found,) = [each for each in behind.lab.api("GET", "/exits")["items"] if each["name"] == f"us-{number}"]
+        behind.lab.api("PATCH", f"/exits/{found['id']}", {"parent": {**found["parent"], "password": ANOTHER}})
     eventually(lambda: behind.ask(tunnel=True).status == 200)
 
 
 def test_no_password_is_in_what_any_of_them_wrote(behind):
     """After it was changed, which the test before this one did."""
-    texts = [file.read_bytes() for file in behind.scene.state_dir.rglob("*.log")]
-    texts += [agent.admin("/config_dump?include_eds").encode() for agent in (behind.scene.gateway, *behind.scene.exits)]
+    texts = [file.read_bytes() for file in behind.lab.state_dir.rglob("*.log")]
+    texts += [
+        agent.query_admin("/config_dump?include_eds").encode() for agent in (behind.lab.gateway, *behind.lab.exits)
+    ]
     assert len(texts) > 4
     for text in texts:
         for password in (PASSWORD, ANOTHER):

@@ -10,32 +10,32 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.e2e.scenes import BOUND_S
+from tests.e2e.labs import BOUND_S
 
 STALLED = 8
 ROUNDS = 400
 
 
-def open_tunnel(scene, country: str) -> socket.socket:
-    host, port = scene.gateway_address.rsplit(":", 1)
+def open_tunnel(lab, country: str) -> socket.socket:
+    host, port = lab.gateway_address.rsplit(":", 1)
     stream = socket.create_connection((host, int(port)), timeout=BOUND_S)
-    page = scene.page_address
+    page = lab.page_address
     stream.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: {country}\r\n\r\n".encode())
     assert b" 200 " in stream.recv(4096)
     return stream
 
 
-def stall_download(scene) -> socket.socket:
+def stall_download(lab) -> socket.socket:
     """Ask for far more than all buffers on the way hold, and read nothing of it."""
-    stream = open_tunnel(scene, "gb")
-    stream.sendall(f"GET /bytes?n=500000000 HTTP/1.1\r\nHost: {scene.page_address}\r\n\r\n".encode())
+    stream = open_tunnel(lab, "gb")
+    stream.sendall(f"GET /bytes?n=500000000 HTTP/1.1\r\nHost: {lab.page_address}\r\n\r\n".encode())
     return stream
 
 
-def stall_upload(scene) -> socket.socket:
+def stall_upload(lab) -> socket.socket:
     """Send to a target that does not read, until nothing more is taken."""
-    stream = open_tunnel(scene, "gb")
-    head = f"POST /stall HTTP/1.1\r\nHost: {scene.page_address}\r\nContent-Length: 500000000\r\n\r\n"
+    stream = open_tunnel(lab, "gb")
+    head = f"POST /stall HTTP/1.1\r\nHost: {lab.page_address}\r\nContent-Length: 500000000\r\n\r\n"
     stream.sendall(head.encode())
     stream.settimeout(1)
     chunk = bytes(65536)
@@ -47,9 +47,9 @@ def stall_upload(scene) -> socket.socket:
 
 
 @contextmanager
-def stalled(stall, scene):
+def stalled(stall, lab):
     streams: list[socket.socket] = []
-    threads = [threading.Thread(target=lambda: streams.append(stall(scene))) for _ in range(STALLED)]
+    threads = [threading.Thread(target=lambda: streams.append(stall(lab))) for _ in range(STALLED)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -65,10 +65,10 @@ def stalled(stall, scene):
 class Echo:
     """A client whose every message comes back: what its round trip takes."""
 
-    def __init__(self, scene) -> None:
-        self._stream = open_tunnel(scene, "gb")
+    def __init__(self, lab) -> None:
+        self._stream = open_tunnel(lab, "gb")
         self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        page = scene.page_address
+        page = lab.page_address
         self._stream.sendall(
             f"GET /echo HTTP/1.1\r\nHost: {page}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
@@ -96,11 +96,11 @@ stalls = pytest.mark.parametrize("stall", [stall_download, stall_upload], ids=["
 
 
 @stalls
-def test_a_ninth_client_is_served_while_eight_do_not_read(scene, stall):
+def test_a_ninth_client_is_served_while_eight_do_not_read(lab, stall):
     """With windows that run full, its first message never comes back."""
-    echo = Echo(scene)
+    echo = Echo(lab)
     try:
-        with stalled(stall, scene):
+        with stalled(stall, lab):
             assert echo.p99_s() > 0
     finally:
         echo.close()
@@ -108,18 +108,18 @@ def test_a_ninth_client_is_served_while_eight_do_not_read(scene, stall):
 
 @pytest.mark.nightly
 @stalls
-def test_a_ninth_client_keeps_its_round_trip(scene, stall):
+def test_a_ninth_client_keeps_its_round_trip(lab, stall):
     """Its p99 stays below twice the idle one.
 
     Other work on the machine only ever adds to a round trip, so the best of several rounds counts on both sides, and of
     three comparisons one is enough. With windows that run full there is no best: the first message never comes back.
     """
-    echo = Echo(scene)
+    echo = Echo(lab)
     try:
         ratios = []
         while len(ratios) < 3 and min(ratios, default=2) >= 2:
             idle_s = min(echo.p99_s() for _ in range(5))
-            with stalled(stall, scene):
+            with stalled(stall, lab):
                 ratios.append(min(echo.p99_s() for _ in range(5)) / idle_s)
     finally:
         echo.close()

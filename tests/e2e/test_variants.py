@@ -15,9 +15,9 @@ UPDATES_REJECTED = ("cluster_manager.cds.update_rejected", "listener_manager.lds
 
 
 @contextmanager
-def instead_of_its_agent(scene, bootstrap: dict):
+def instead_of_its_agent(lab, bootstrap: dict):
     """The gateway's Envoy, started by hand with another bootstrap, in place of the one that its agent runs."""
-    gateway = scene.gateway
+    gateway = lab.gateway
     gateway.stop()
     folder = gateway.state_dir
     (folder / "other.admin").unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def instead_of_its_agent(scene, bootstrap: dict):
             envoy.kill()
             envoy.wait()
         gateway.start()
-        scene.wait_until_serving()
+        lab.wait_until_serving()
 
 
 def state_of_the_world(bootstrap: dict) -> dict:
@@ -56,24 +56,24 @@ def a_service_for_each_type(bootstrap: dict) -> dict:
 
 
 @pytest.mark.parametrize("changed", [state_of_the_world, a_service_for_each_type])
-def test_a_gateway_is_served(scene, eventually, changed):
-    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
+def test_a_gateway_is_served(lab, eventually, changed):
+    (path,) = lab.gateway.state_dir.glob("bootstrap.*")
     bootstrap = changed(copy.deepcopy(yaml.safe_load(path.read_text())))
-    with instead_of_its_agent(scene, bootstrap) as admin:
-        eventually(lambda: admin.exists() and answers(scene))
-        assert scene.ask("gb").json()["source"] in scene.egress_addresses("gb")
-        pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
-        eventually(lambda: "fr" in scene.ask(None, tunnel=False).text)
-        scene.api("DELETE", f"/pools/{pool['id']}")
-        eventually(lambda: "fr" not in scene.ask(None, tunnel=False).text)
-        stats = scene.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
+    with instead_of_its_agent(lab, bootstrap) as admin:
+        eventually(lambda: admin.exists() and answers(lab))
+        assert lab.request("gb").json()["source"] in lab.egress_addresses("gb")
+        pool = lab.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
+        eventually(lambda: "fr" in lab.request(None, tunnel=False).text)
+        lab.api("DELETE", f"/pools/{pool['id']}")
+        eventually(lambda: "fr" not in lab.request(None, tunnel=False).text)
+        stats = lab.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
         rejected = [line for line in stats.splitlines() if line.split(": ")[0] in UPDATES_REJECTED]
         assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
-        assert scene.ask("us").status == 200
+        assert lab.request("us").status == 200
 
 
-def answers(scene) -> bool:
+def answers(lab) -> bool:
     try:
-        return scene.ask("gb").status == 200
+        return lab.request("gb").status == 200
     except OSError:
         return False

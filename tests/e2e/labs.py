@@ -13,8 +13,8 @@ import pytest
 
 from demo.agents import EXITPLANE
 from demo.lab import Lab, LabSettings
-from demo.setup import open_scene
-from demo.underlay import why_no_tunnels
+from demo.setup import open_lab
+from demo.underlay import find_tunnel_obstacle
 from model.embedded_postgres import embedded_server
 
 BOUND_S = 120.0
@@ -27,64 +27,64 @@ UNHINDERED = {"falls_borne": 1_000, "check_timeout_s": 10}
 
 def settings_of(*exits: str, **more: Any) -> LabSettings:
     """Settings with free ports and patience; Envoy drains listeners within 2 s, so that a test of open tunnels can fail."""
-    given = {"gateway_drain_time_s": 2, "silence_timeout_s": NEVER_S, "resilience": UNHINDERED, "patience_s": BOUND_S}
+    given = {"gateway_drain_time_s": 2, "silence_timeout_s": NEVER_S, "resilience": UNHINDERED, "timeout_s": BOUND_S}
     return LabSettings(exits=exits, gateway_port=0, api_port=0, xds_port=0, **given | more)
 
 
 @contextmanager
 def opened(settings: LabSettings) -> Iterator[Lab]:
-    """Open a scene with tunnels that is not started yet."""
-    obstacle = why_no_tunnels()
+    """Open a lab with tunnels that is not started yet."""
+    obstacle = find_tunnel_obstacle()
     if obstacle:
         pytest.skip(f"needs tunnels: {obstacle}")
-    with open_scene(settings) as scene:
-        yield scene
+    with open_lab(settings) as lab:
+        yield lab
 
 
 @contextmanager
 def started(settings: LabSettings) -> Iterator[Lab]:
-    """Open a scene with tunnels, and start it."""
-    with opened(settings) as scene:
-        scene.start()
-        yield scene
+    """Open a lab with tunnels, and start it."""
+    with opened(settings) as lab:
+        lab.start()
+        yield lab
 
 
 @contextmanager
 def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
-    """Open a scene on a PostgreSQL that is not the control plane's own; the folder of that server's data."""
+    """Open a lab on a PostgreSQL that is not the control plane's own; the folder of that server's data."""
     # not pytest's folder: as root the server runs as somebody else, who may not enter that one
     with tempfile.TemporaryDirectory(prefix="exitplane-e2e-", ignore_cleanup_errors=True) as folder:
         state = Path(folder)
         state.chmod(0o755)
         with embedded_server(state) as url:
             environment = {**settings.environment, "EXITPLANE_DATABASE_URL": url}
-            with opened(replace(settings, environment=environment)) as scene:
-                scene.processes.run(
-                    (*EXITPLANE, "db", "upgrade"), environment=scene.control_plane_environment, timeout_s=BOUND_S
+            with opened(replace(settings, environment=environment)) as lab:
+                lab.processes.run(
+                    (*EXITPLANE, "db", "upgrade"), environment=lab.control_plane_environment, timeout_s=BOUND_S
                 )
-                yield scene, state / "postgres"
+                yield lab, state / "postgres"
 
 
 @contextmanager
 def with_two_in_us() -> Iterator[Lab]:
     """Two exits in us, one in gb."""
-    with started(settings_of("us", "us", "gb")) as scene:
-        yield scene
+    with started(settings_of("us", "us", "gb")) as lab:
+        yield lab
 
 
 @contextmanager
 def with_lasting_database() -> Iterator[Lab]:
     """An exit each in us, gb and jp, on a PostgreSQL that stays while the control plane restarts."""
-    with on_postgres(settings_of("us", "gb", "jp")) as (scene, _):
-        scene.start()
-        yield scene
+    with on_postgres(settings_of("us", "gb", "jp")) as (lab, _):
+        lab.start()
+        yield lab
 
 
 class LogFromNow:
-    """What a process of a scene writes from now on; its earlier lines, of other tests, are left out."""
+    """What a process of a lab writes from now on; its earlier lines, of other tests, are left out."""
 
-    def __init__(self, scene: Lab, name: str) -> None:
-        self._path = scene.state_dir / "logs" / f"{name}.log"
+    def __init__(self, lab: Lab, name: str) -> None:
+        self._path = lab.state_dir / "logs" / f"{name}.log"
         self._start = self._path.stat().st_size if self._path.exists() else 0
 
     def __contains__(self, text: str) -> bool:
@@ -93,14 +93,14 @@ class LogFromNow:
 
 @dataclass
 class Stage:
-    """Holds one scene at a time, open for as long as tests in a row need the same one."""
+    """Holds one lab at a time, open for as long as tests in a row need the same one."""
 
     _opener: Callable[[], AbstractContextManager[Lab]] | None = None
     _scene: Lab | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def show(self, opener: Callable[[], AbstractContextManager[Lab]]) -> Lab:
-        """The scene that `opener` opens: the one that is open, if it is of the same opener."""
+        """The lab that `opener` opens: the one that is open, if it is of the same opener."""
         if self._scene is None or self._opener is not opener:
             self.close()
             self._scene = self._stack.enter_context(opener())
@@ -108,6 +108,6 @@ class Stage:
         return self._scene
 
     def close(self) -> None:
-        """Remove the scene that is open."""
+        """Remove the lab that is open."""
         self._scene = None
         self._stack.close()
