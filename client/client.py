@@ -242,5 +242,8 @@ class Client:
 
 
 async def collect(items: AsyncIterator[T]) -> list[T]:
-    """Return all items of a list: `pools = await collect(api.pools.list())`."""
+    """Return all items of a list.
+
+    pools = await collect(api.pools.list(fleet="demo"))
+    """
     return [item async for item in items]

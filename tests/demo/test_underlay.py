@@ -11,7 +11,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from tests.demo.marks import wait_for_marked
 
 from demo import setup, underlay
 from demo.errors import LabError
@@ -21,6 +20,7 @@ from demo.plan import PAGE_NAME
 from demo.processes import find_processes_with_mark
 from demo.setup import open_lab
 from demo.underlay import choose_underlay_block, find_tunnel_obstacle, remove_underlay
+from tests.demo.marks import wait_for_marked
 
 pytestmark = [
     pytest.mark.tunnels,

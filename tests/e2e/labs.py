@@ -1,4 +1,4 @@
-"""Opens the scenes of the end-to-end tests; tests that need the same one share it."""
+"""The labs of the end-to-end tests; tests that need the same one share it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from demo.underlay import find_tunnel_obstacle
 from model.embedded_postgres import embedded_server
 
 BOUND_S = 120.0
-"""How long anything may take that has to happen, however busy the machine is."""
+"""The time limit of every wait, generous for a busy machine."""
 NEVER_S = 600.0
-"""A silence timeout that no busy machine makes an exit miss, where a test is not about silence."""
-UNHINDERED = {"falls_borne": 1_000, "check_timeout_s": 10}
-"""The resilience of pools whose exits fall all the time and are not held back for it, nor for an answer that comes late."""
+"""A silence timeout that no exit exceeds on a busy machine, for tests that are not about silence."""
+TOLERANT_RESILIENCE = {"falls_borne": 1_000, "check_timeout_s": 10}
+"""The resilience of pools whose exits may fail often and answer late without being held back."""
 
 
 def settings_of(*exits: str, **more: Any) -> LabSettings:
-    """Settings with free ports and patience; Envoy drains listeners within 2 s, so that a test of open tunnels can fail."""
-    given = {"gateway_drain_time_s": 2, "silence_timeout_s": NEVER_S, "resilience": UNHINDERED, "timeout_s": BOUND_S}
-    return LabSettings(exits=exits, gateway_port=0, api_port=0, xds_port=0, **given | more)
+    """Build settings with free ports and long timeouts. Envoy drains listeners in 2 s, so that tests of open tunnels can fail."""
+    defaults = {
+        "gateway_drain_time_s": 2,
+        "silence_timeout_s": NEVER_S,
+        "resilience": TOLERANT_RESILIENCE,
+        "timeout_s": BOUND_S,
+    }
+    return LabSettings(exits=exits, gateway_port=0, api_port=0, xds_port=0, **defaults | more)
 
 
 @contextmanager
 def opened(settings: LabSettings) -> Iterator[Lab]:
-    """Open a lab with tunnels that is not started yet."""
+    """Open a lab with tunnels, without starting it."""
     obstacle = find_tunnel_obstacle()
     if obstacle:
         pytest.skip(f"needs tunnels: {obstacle}")
@@ -51,8 +56,8 @@ def started(settings: LabSettings) -> Iterator[Lab]:
 
 @contextmanager
 def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
-    """Open a lab on a PostgreSQL that is not the control plane's own; the folder of that server's data."""
-    # not pytest's folder: as root the server runs as somebody else, who may not enter that one
+    """Open a lab on a separate PostgreSQL, and yield the folder of that server's data, too."""
+    # not pytest's folder: root's server runs as another user, who may not enter it
     with tempfile.TemporaryDirectory(prefix="exitplane-e2e-", ignore_cleanup_errors=True) as folder:
         state = Path(folder)
         state.chmod(0o755)
@@ -67,21 +72,21 @@ def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
 
 @contextmanager
 def with_two_in_us() -> Iterator[Lab]:
-    """Two exits in us, one in gb."""
+    """Start a lab with two exits in us and one in gb."""
     with started(settings_of("us", "us", "gb")) as lab:
         yield lab
 
 
 @contextmanager
 def with_lasting_database() -> Iterator[Lab]:
-    """An exit each in us, gb and jp, on a PostgreSQL that stays while the control plane restarts."""
+    """Start a lab with exits in us, gb and jp, on a PostgreSQL that runs while the control plane restarts."""
     with on_postgres(settings_of("us", "gb", "jp")) as (lab, _):
         lab.start()
         yield lab
 
 
 class LogFromNow:
-    """What a process of a lab writes from now on; its earlier lines, of other tests, are left out."""
+    """The log of a process of a lab from now on, without the lines of earlier tests."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self._path = lab.state_dir / "logs" / f"{name}.log"
@@ -92,22 +97,22 @@ class LogFromNow:
 
 
 @dataclass
-class Stage:
-    """Holds one lab at a time, open for as long as tests in a row need the same one."""
+class LabCache:
+    """A cache of one lab, which stays open while consecutive tests need the same one."""
 
     _opener: Callable[[], AbstractContextManager[Lab]] | None = None
     _scene: Lab | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def show(self, opener: Callable[[], AbstractContextManager[Lab]]) -> Lab:
-        """The lab that `opener` opens: the one that is open, if it is of the same opener."""
-        if self._scene is None or self._opener is not opener:
+    def open(self, lab_opener: Callable[[], AbstractContextManager[Lab]]) -> Lab:
+        """Open a lab, or return the open one if it has the same opener."""
+        if self._scene is None or self._opener is not lab_opener:
             self.close()
-            self._scene = self._stack.enter_context(opener())
-            self._opener = opener
+            self._scene = self._stack.enter_context(lab_opener())
+            self._opener = lab_opener
         return self._scene
 
     def close(self) -> None:
-        """Remove the lab that is open."""
+        """Remove the open lab."""
         self._scene = None
         self._stack.close()

@@ -1,4 +1,4 @@
-"""A gateway whose Envoy dies while the control plane is away serves again at once, and goes on from there afterwards."""
+"""Tests of a gateway whose Envoy dies while the control plane is down: it serves again at once, and resumes later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER_NAME = "us.gateway.example"
 
 
 @pytest.fixture(scope="module")
-def opener():
+def lab_opener():
     return with_lasting_database
 
 
@@ -32,30 +32,28 @@ def serves(lab, country: str) -> bool:
 
 
 def names_country(lab, country: str) -> bool:
-    """Whether the gateway tells clients without a wish that they may ask for this country."""
+    """Return True if the gateway lists this country in its answer to requests without a country."""
     return country in lab.request(None, tunnel=False).text.rpartition("served are: ")[2].split(", ")
 
 
 def updates(lab, stat) -> dict[str, int]:
-    """How often the gateway's Envoy applied something, by what."""
+    """Read how often the gateway's Envoy applied an update, by counter."""
     names = ["cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success"]
     names += [f"cluster.pool/{pool}.update_success" for pool in pools(lab)]
     return {name: stat(lab.gateway, name) for name in names}
 
 
 def pools(lab) -> list[str]:
-    """The ids of the pools that the gateway has had from the start."""
+    """Read the ids of the pools that the gateway has."""
     lines = lab.gateway.query_admin("/stats?filter=^cluster.pool/.*.membership_total$&format=text").splitlines()
     return sorted(line.removeprefix("cluster.pool/").partition(".")[0] for line in lines if line)
 
 
-def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes_on_when_it_is_back(
-    lab, asking, eventually, stat, remove_pool
-):
+def test_restarted_gateway_serves_without_the_control_plane(lab, run_clients, eventually, stat, remove_pool):
     gateway = lab.gateway
     eventually((gateway.state_dir / "record.bin").exists)
     had = pools(lab)
-    with asking("us") as clients:
+    with run_clients("us") as clients:
         lab.kill_control_plane()
         eventually(lambda: len(clients.answers) > 20)
     assert clients.failures(since=0) == []
@@ -63,7 +61,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
     gateway.kill_envoy()
     eventually(lambda: gateway.envoy_pid != dead and all(serves(lab, country) for country in POOLS))
 
-    with asking("us") as clients:
+    with run_clients("us") as clients:
         eventually(lambda: len(clients.answers) > 50)
         assert lab.control_plane is None
         assert pools(lab) == had
@@ -71,7 +69,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
         streams = stat(gateway, "cluster.agent.upstream_rq_total")
 
         lab.start_control_plane()
-        # the agent ends the stream that it answered itself, and the next one is relayed
+        # the agent ends the stream that it served itself, and relays the next one
         eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_total") > streams)
         lab.wait_until_healthy()
         assert updates(lab, stat) == before
@@ -80,7 +78,7 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
         eventually(lambda: names_country(lab, "fr"))
         added = f"cluster.pool/{pool['id']}.update_success"
         after = updates(lab, stat)
-        # the change, and nothing besides: what Envoy had was not sent again
+        # only the change: what Envoy had is not sent again
         assert after.pop(added) == 1
         changed = {name for name, value in after.items() if value != before[name]}
         assert changed == {"cluster_manager.cds.update_success", "rds.wishes.update_success"}
@@ -91,13 +89,13 @@ def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes
     remove_pool(pool["id"])
 
 
-def test_a_gateway_whose_agent_is_killed_is_served_by_the_next_one(lab, asking, eventually, stat, remove_pool):
+def test_next_agent_takes_over_the_envoy_of_a_killed_one(lab, run_clients, eventually, stat, remove_pool):
     gateway = lab.gateway
     envoy = gateway.envoy_pid
-    with asking("gb") as clients:
+    with run_clients("gb") as clients:
         lab.processes.kill(gateway.child)
         gateway.child = None
-        # past the agent that is gone
+        # Envoy connects directly, without its agent
         eventually(lambda: stat(gateway, "cluster.xds.upstream_rq_active") == 1)
         pool = lab.api("POST", "/pools", {"name": "meanwhile", "fleet": "demo", "country": "it"})
         eventually(lambda: names_country(lab, "it"))
@@ -108,7 +106,7 @@ def test_a_gateway_whose_agent_is_killed_is_served_by_the_next_one(lab, asking, 
         lab.kill_control_plane()
         eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_active") == 1)
         eventually(lambda: "ads.from_record" in log)
-        # its record is of before the pool, which Envoy keeps all the same
+        # its record is older than the pool, but Envoy keeps the pool
         assert names_country(lab, "it")
         assert gateway.envoy_pid == envoy
         log = LogFromNow(lab, gateway.name)
@@ -118,9 +116,7 @@ def test_a_gateway_whose_agent_is_killed_is_served_by_the_next_one(lab, asking, 
     assert clients.failures(since=0) == []
 
 
-def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key_lies_there_in_clear(
-    lab, port, eventually
-):
+def test_record_restores_tls_and_groups_without_cleartext_keys(lab, port, eventually):
     gateway, record = lab.gateway, lab.gateway.state_dir / "record.bin"
     pair = certificate(SERVER_NAME, days=10_000)
     chain = pair["chain"]
@@ -175,13 +171,13 @@ def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key
 
 @pytest.fixture
 def port():
-    """Where a listener of a test may be."""
+    """A reserved port for a listener of a test."""
     with reserved_port() as held:
         yield held
 
 
 def _over_tls(lab, port: int, chain: str, user: str) -> int | None:
-    """What a user is answered who says nothing of a country, but in the name that is dialled."""
+    """Send a user's request over TLS with SERVER_NAME, and return the status; None without an answer."""
     context = ssl.create_default_context(cadata=chain)
     with (
         suppress(OSError, http.client.HTTPException),

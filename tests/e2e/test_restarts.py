@@ -1,4 +1,4 @@
-"""A control plane that dies and returns, again and again: no client and no Envoy notices."""
+"""Tests of repeated restarts of the control plane: no request fails, and no Envoy is updated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.scale import scaled
 COUNTRIES = ("us", "gb")
 RESTARTS = scaled(20)
 MET_EVERY = 5
-"""How often a restart waits until the gateway's stream is with the new process; the others interrupt its coming back."""
+"""Every n-th restart waits until the gateway has reconnected; the others interrupt its reconnection."""
 
 
 @pytest.fixture(scope="module")
-def opener():
+def lab_opener():
     return with_lasting_database
 
 
 def updates(agent) -> dict[str, str]:
-    """How often an Envoy applied or refused something, by what. Secrets are left out: they come from files."""
+    """Read how often an Envoy applied or rejected an update, by counter, without secrets, which come from files."""
     names = r"(cds|lds|rds\..*|cluster\.pool/.*)\.update_(success|rejected)"
     lines = agent.query_admin(f"/stats?filter={names}$&format=text").splitlines()
     found = dict(line.rsplit(": ", 1) for line in lines if line)
@@ -30,13 +30,13 @@ def updates(agent) -> dict[str, str]:
 
 
 def streams_of_gateways(lab) -> int:
-    """How many the control planes have taken so far."""
+    """Count the streams of gateways that control planes have accepted so far."""
     log = lab.state_dir / "logs" / "control-plane.log"
     return sum("xds.connected" in line and '"gateway"' in line for line in log.read_text().splitlines())
 
 
 def restart(lab, number: int) -> None:
-    """Kill it and end it in order by turns. Returns when the next one is ready."""
+    """Alternately kill and stop the control plane, then wait until the next one is ready."""
     before = lab.control_plane.pid
     if number % 2:
         lab.stop_control_plane()
@@ -47,12 +47,12 @@ def restart(lab, number: int) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_restarts_of_the_control_plane_fail_no_request_and_update_no_envoy(lab, loading, eventually, remove_pool):
+def test_restarts_fail_no_request_and_update_no_envoy(lab, run_load, eventually, remove_pool):
     agents = [lab.gateway, *lab.exits]
     before = [updates(agent) for agent in agents]
     envoys = [agent.envoy_pid for agent in agents]
     wishes = cycle(COUNTRIES)
-    with loading(lambda: next(wishes), clients=2, every_s=0.1) as load:
+    with run_load(lambda: next(wishes), clients=2, every_s=0.1) as load:
         for number in range(RESTARTS):
             met, answered = streams_of_gateways(lab), len(load.answers)
             restart(lab, number)

@@ -1,4 +1,4 @@
-"""Clients that stop reading do not slow down the others of their exit (flow-control windows)."""
+"""Tests that clients that stop reading do not slow down others of their exit (flow-control windows)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def open_tunnel(lab, country: str) -> socket.socket:
 
 
 def stall_download(lab) -> socket.socket:
-    """Ask for far more than all buffers on the way hold, and read nothing of it."""
+    """Request far more than all buffers on the way can hold, and read nothing."""
     stream = open_tunnel(lab, "gb")
     stream.sendall(f"GET /bytes?n=500000000 HTTP/1.1\r\nHost: {lab.page_address}\r\n\r\n".encode())
     return stream
 
 
 def stall_upload(lab) -> socket.socket:
-    """Send to a target that does not read, until nothing more is taken."""
+    """Send to a target that does not read, until no more is accepted."""
     stream = open_tunnel(lab, "gb")
     head = f"POST /stall HTTP/1.1\r\nHost: {lab.page_address}\r\nContent-Length: 500000000\r\n\r\n"
     stream.sendall(head.encode())
@@ -62,8 +62,8 @@ def stalled(stall, lab):
             stream.close()
 
 
-class Echo:
-    """A client whose every message comes back: what its round trip takes."""
+class EchoClient:
+    """A WebSocket client of the echo service, which measures round trips."""
 
     def __init__(self, lab) -> None:
         self._stream = open_tunnel(lab, "gb")
@@ -76,7 +76,7 @@ class Echo:
         assert b" 101 " in self._stream.recv(4096)
 
     def p99_s(self) -> float:
-        """Of ROUNDS round trips, one after the other. Raises TimeoutError if one does not end."""
+        """Measure the 99th percentile of ROUNDS consecutive round trips. Raises TimeoutError."""
         frame = bytes([0x82, 0x80 | 4, 0, 0, 0, 0]) + b"ping"  # a masked binary frame of four bytes
         taken = []
         for _ in range(ROUNDS):
@@ -96,9 +96,9 @@ stalls = pytest.mark.parametrize("stall", [stall_download, stall_upload], ids=["
 
 
 @stalls
-def test_a_ninth_client_is_served_while_eight_do_not_read(lab, stall):
-    """With windows that run full, its first message never comes back."""
-    echo = Echo(lab)
+def test_client_is_served_while_eight_others_do_not_read(lab, stall):
+    """With full windows, its first message would never come back."""
+    echo = EchoClient(lab)
     try:
         with stalled(stall, lab):
             assert echo.p99_s() > 0
@@ -108,13 +108,13 @@ def test_a_ninth_client_is_served_while_eight_do_not_read(lab, stall):
 
 @pytest.mark.nightly
 @stalls
-def test_a_ninth_client_keeps_its_round_trip(lab, stall):
-    """Its p99 stays below twice the idle one.
+def test_round_trip_stays_short_while_others_do_not_read(lab, stall):
+    """The p99 stays below twice that of an idle exit.
 
-    Other work on the machine only ever adds to a round trip, so the best of several rounds counts on both sides, and of
-    three comparisons one is enough. With windows that run full there is no best: the first message never comes back.
+    Other work on the machine only lengthens round trips, so the best of several rounds counts on both sides, and one of
+    three comparisons is enough. With full windows no round would end.
     """
-    echo = Echo(lab)
+    echo = EchoClient(lab)
     try:
         ratios = []
         while len(ratios) < 3 and min(ratios, default=2) >= 2:

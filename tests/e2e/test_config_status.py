@@ -1,4 +1,4 @@
-"""What operators see of real Envoys: who has a change, what each holds, and why one does not."""
+"""Tests of what operators see of real Envoys: the configuration of each, rejections, and unfinished rollouts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LDS = "listener_manager.lds"
 
 
 @pytest.fixture
-def waiting(lab):
-    """`waiting(method, path, body)`: a write that waits for the proxies; what its reply says of them."""
+def waiting_write(lab):
+    """Send a write that waits for the proxies, and return their answers by count: `waiting_write(method, path, body)`."""
 
     def write(method: str, path: str, body: object = None) -> dict[str, int]:
         answer = http_client.fetch(
@@ -42,7 +42,7 @@ def gateway(lab):
 
 
 def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
-    """Version by type and name of what an Envoy says that it uses."""
+    """Read the versions that an Envoy uses, by type and name."""
     found = {}
     for dump in json.loads(agent.query_admin("/config_dump"))["configs"]:
         for each in dump.get("dynamic_active_clusters", ()):
@@ -56,7 +56,7 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
     return found
 
 
-def test_what_a_gateway_is_said_to_hold_is_what_its_envoy_uses(lab, gateway, eventually):
+def test_reported_config_equals_envoys_config_dump(lab, gateway, eventually):
     eventually(lambda: lab.api("GET", f"/proxies/{gateway}/config")["in_sync"])
     config = lab.api("GET", f"/proxies/{gateway}/config")
     held = {(each["type_url"], it["name"]): it["held"] for each in config["types"] for it in each["resources"]}
@@ -67,29 +67,27 @@ def test_what_a_gateway_is_said_to_hold_is_what_its_envoy_uses(lab, gateway, eve
     assert {type_url for type_url, _ in held} == {*(type_url for type_url, _ in in_use), names.ENDPOINT}
 
 
-def test_a_write_that_waits_says_who_has_it(lab, gateway, waiting):
+def test_waiting_write_reports_the_answers_of_proxies(lab, gateway, waiting_write):
     (pool,) = [each for each in lab.api("GET", "/pools")["items"] if each["country"] == "gb"]
-    assert waiting("PATCH", f"/pools/{pool['id']}", {"country": "ie"}) == {
+    assert waiting_write("PATCH", f"/pools/{pool['id']}", {"country": "ie"}) == {
         "acknowledged": 1,
         "rejected": 0,
         "pending": 0,
     }
     assert lab.request("ie").status == 200
-    assert waiting("PATCH", f"/pools/{pool['id']}", {"country": "gb"})["acknowledged"] == 1
+    assert waiting_write("PATCH", f"/pools/{pool['id']}", {"country": "gb"})["acknowledged"] == 1
     assert lab.request("gb").status == 200
 
 
-def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_it_is_mended(
-    lab, gateway, waiting, stat, eventually
-):
+def test_rejected_listener_is_shown_and_the_accepted_one_stays(lab, gateway, waiting_write, stat, eventually):
     before = lab.api("GET", "/fleets/demo")["listener"]
     taken = urlsplit(lab.api_url).port
-    assert waiting("PATCH", "/fleets/demo", {"listener": {"port": taken}}) == {
+    assert waiting_write("PATCH", "/fleets/demo", {"listener": {"port": taken}}) == {
         "acknowledged": 0,
         "rejected": 1,
         "pending": 0,
     }
-    assert lab.request("gb").status == 200  # the listener that it had
+    assert lab.request("gb").status == 200  # the accepted listener
     eventually(lambda: lab.api("GET", "/fleets/demo")["rejections"])
     (rejection,) = lab.api("GET", "/fleets/demo")["rejections"]
     assert (rejection["resource"], rejection["proxy_id"]) == (names.GATEWAY_LISTENER, gateway)
@@ -105,17 +103,19 @@ def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_i
 
     status = (*EXITPLANE, "status", "--api", lab.api_url)
     environment = {"EXITPLANE_API_KEY_FILE": str(lab.api_key_file)}
-    said = lab.processes.run((*status, "--json"), environment=environment)
-    (change,) = json.loads(said)["changes"]
-    assert (change["fleet"], change["what"], change["given_to"]) == ("demo", "clients", "nobody")
+    output = lab.processes.run((*status, "--json"), environment=environment)
+    (change,) = json.loads(output)["changes"]
+    assert (change["fleet"], change["resource_names"], change["given_to"]) == ("demo", "clients", "nobody")
     assert "Address already in use" in change["reason"]
     assert "Listener (rejected)" in lab.processes.run(status, environment=environment)
 
-    # neither a restart of the control plane nor the gateway's coming back has it tried again
+    # neither a restart of the control plane nor a reconnection of the gateway repeats the rejected version
     rejected = stat(lab.gateway, f"{LDS}.update_rejected")
     lab.kill_control_plane()
     lab.start_control_plane()
-    pool = lab.api("POST", "/pools", {"name": "later", "fleet": "demo", "country": "fr"})  # what is fine goes its way
+    pool = lab.api(
+        "POST", "/pools", {"name": "later", "fleet": "demo", "country": "fr"}
+    )  # other changes are still delivered
     eventually(lambda: "fr" in lab.request(None, tunnel=False).text)
     assert stat(lab.gateway, f"{LDS}.update_rejected") == rejected
 

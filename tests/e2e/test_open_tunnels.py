@@ -1,4 +1,4 @@
-"""Open tunnels survive configuration, and the data plane survives the control plane and its database."""
+"""Tests that open tunnels survive changes of configuration and restarts of the control plane."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e.labs import BOUND_S
 
 
 class Download(threading.Thread):
-    """A client with an open tunnel through which data moves the whole time."""
+    """A client with an open tunnel and a continuous download in it."""
 
     def __init__(self, lab, country: str) -> None:
         super().__init__(daemon=True)
@@ -24,7 +24,7 @@ class Download(threading.Thread):
         page = lab.page_address
         self._socket.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: {country}\r\n\r\n".encode())
         assert b" 200 " in self._socket.recv(4096)
-        # an hour's worth, at a pace: the stream never ends by itself
+        # rate-limited to an hour, so that the stream does not end by itself
         self._socket.sendall(f"GET /bytes?n=900000000&bps=250000 HTTP/1.1\r\nHost: {page}\r\n\r\n".encode())
 
     def run(self) -> None:
@@ -54,13 +54,13 @@ def downloading(lab, country: str):
         download.stop()
 
 
-def still_moving(download: Download, eventually) -> bool:
+def is_still_moving(download: Download, eventually) -> bool:
     before = download.received
     eventually(lambda: download.error or download.received > before + 100_000)
     return download.error is None
 
 
-def test_an_open_tunnel_survives_a_hundred_changes_of_pools_exits_and_routes(lab, eventually, stat):
+def test_open_tunnel_survives_a_hundred_changes(lab, eventually, stat):
     created = stat(lab.gateway, "listener_manager.listener_create_success")
     proxies = (lab.gateway, *lab.exits)
     modified = [stat(each, "listener_manager.listener_modified") for each in proxies]
@@ -83,14 +83,14 @@ def test_an_open_tunnel_survives_a_hundred_changes_of_pools_exits_and_routes(lab
         eventually(lambda: stat(lab.gateway, "rds.wishes.update_success") > applied + 5)
         moved_until = time.monotonic() + 3
         eventually(lambda: download.error or time.monotonic() > moved_until)
-        assert still_moving(download, eventually), download.error
+        assert is_still_moving(download, eventually), download.error
     assert stat(lab.gateway, "listener_manager.listener_create_success") == created
-    # the lab is shared, and a module before may have changed a listener
+    # an earlier module with the same lab may have changed a listener
     assert [stat(each, "listener_manager.listener_modified") for each in proxies] == modified
 
 
-def test_an_open_tunnel_survives_that_thousands_beside_it_end(lab, stat):
-    """More in a short time than an exit's HTTP/2 takes on one connection of each of the gateway's two workers."""
+def test_open_tunnel_survives_the_end_of_thousands_of_others(lab, stat):
+    """More streams in a short time than an exit's HTTP/2 allows on one connection of each of the gateway's two workers."""
     (exit_,) = [each for each in lab.exits if each.country == "gb"]
     before = stat(exit_, "http.gateways.downstream_cx_protocol_error")
     host, port = lab.gateway_address.rsplit(":", 1)
@@ -108,8 +108,8 @@ def test_an_open_tunnel_survives_that_thousands_beside_it_end(lab, stat):
     assert stat(exit_, "http.gateways.downstream_cx_protocol_error") == before
 
 
-def test_a_changed_listener_would_have_cut_it(lab, eventually, stat):
-    """What makes the test above able to fail: with the drain time of 2 s a modified listener takes its tunnels along."""
+def test_changed_listener_cuts_open_tunnels(lab, eventually, stat):
+    """Show that the test above can fail: a modified listener closes its tunnels after the drain time of 2 s."""
     fleet = lab.api("GET", "/fleets/demo")
     host, port = fleet["listener"]["address"], fleet["listener"]["port"]
     other = "127.0.0.2" if host == "127.0.0.1" else "127.0.0.1"
@@ -127,7 +127,7 @@ def _pool(lab, country: str) -> str:
 UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success")
 
 
-def test_the_control_plane_dies_and_returns_and_no_envoy_sees_an_update(lab, eventually, stat, asking):
+def test_restart_of_the_control_plane_updates_no_envoy(lab, eventually, stat, run_clients):
     names = [*UPDATES, "cluster.pool/.*.update_success"]
 
     def updates() -> list[int]:
@@ -135,7 +135,7 @@ def test_the_control_plane_dies_and_returns_and_no_envoy_sees_an_update(lab, eve
 
     before = updates()
     connected = "control_plane.connected_state"
-    with asking("us") as clients, downloading(lab, "gb") as download:
+    with run_clients("us") as clients, downloading(lab, "gb") as download:
         lab.kill_control_plane()
         count = len(clients.answers)
         eventually(lambda: len(clients.answers) > count + 50)
@@ -144,7 +144,7 @@ def test_the_control_plane_dies_and_returns_and_no_envoy_sees_an_update(lab, eve
         for exit_ in lab.exits:
             eventually(lambda exit_=exit_: stat(exit_, connected) == 1)
         lab.wait_until_healthy()
-        assert still_moving(download, eventually), download.error
+        assert is_still_moving(download, eventually), download.error
     assert clients.failures(since=0) == []
     assert updates() == before
     lab.api("POST", "/pools", {"name": "next", "fleet": "demo", "country": "fr"})

@@ -1,4 +1,4 @@
-"""The gateway's Envoy served in the other ways of the protocol: state of the world, and a service for each type."""
+"""Tests of a gateway's Envoy with other protocol variants: state of the world, and a service for each type."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UPDATES_REJECTED = ("cluster_manager.cds.update_rejected", "listener_manager.lds
 
 
 @contextmanager
-def instead_of_its_agent(lab, bootstrap: dict):
-    """The gateway's Envoy, started by hand with another bootstrap, in place of the one that its agent runs."""
+def envoy_without_agent(lab, bootstrap: dict):
+    """Run the gateway's Envoy with another bootstrap instead of its agent, and yield the file with its admin address."""
     gateway = lab.gateway
     gateway.stop()
     folder = gateway.state_dir
@@ -38,12 +38,12 @@ def instead_of_its_agent(lab, bootstrap: dict):
         lab.wait_until_serving()
 
 
-def state_of_the_world(bootstrap: dict) -> dict:
+def use_state_of_the_world(bootstrap: dict) -> dict:
     bootstrap["dynamic_resources"]["ads_config"]["api_type"] = "GRPC"
     return bootstrap
 
 
-def a_service_for_each_type(bootstrap: dict) -> dict:
+def use_service_per_type(bootstrap: dict) -> dict:
     dynamic = bootstrap["dynamic_resources"]
     for name, variant in (("lds_config", "GRPC"), ("cds_config", "DELTA_GRPC")):
         source = {
@@ -55,11 +55,11 @@ def a_service_for_each_type(bootstrap: dict) -> dict:
     return bootstrap
 
 
-@pytest.mark.parametrize("changed", [state_of_the_world, a_service_for_each_type])
-def test_a_gateway_is_served(lab, eventually, changed):
+@pytest.mark.parametrize("changed", [use_state_of_the_world, use_service_per_type])
+def test_gateway_is_served_with_other_protocol_variants(lab, eventually, changed):
     (path,) = lab.gateway.state_dir.glob("bootstrap.*")
     bootstrap = changed(copy.deepcopy(yaml.safe_load(path.read_text())))
-    with instead_of_its_agent(lab, bootstrap) as admin:
+    with envoy_without_agent(lab, bootstrap) as admin:
         eventually(lambda: admin.exists() and answers(lab))
         assert lab.request("gb").json()["source"] in lab.egress_addresses("gb")
         pool = lab.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})

@@ -1,4 +1,4 @@
-"""An exit that dies is left for another of its pool; with none left, a clear 503, and never the host's own address."""
+"""Tests of exits that die: another exit of the pool serves; without one, clients get a 503, never the host's address."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def offered(lab, pool_exit) -> bool:
     )
 
 
-def test_requests_succeed_while_an_exits_envoy_is_killed(lab, us, asking, eventually):
+def test_requests_succeed_while_an_exits_envoy_is_killed(lab, us, run_clients, eventually):
     dying, living = us
-    with asking("us") as clients:
+    with run_clients("us") as clients:
         eventually(lambda: len(clients.answers) > 20)
         dying.kill_envoy()
         killed_at, count = time.monotonic(), len(clients.answers)
@@ -40,9 +40,9 @@ def test_requests_succeed_while_an_exits_envoy_is_killed(lab, us, asking, eventu
     assert living.egress_address in clients.sources(since=killed_at)
 
 
-def test_requests_succeed_while_an_exits_tunnel_is_killed(lab, us, asking, eventually):
+def test_requests_succeed_while_an_exits_tunnel_is_killed(lab, us, run_clients, eventually):
     dying, living = us
-    with asking("us") as clients:
+    with run_clients("us") as clients:
         eventually(lambda: len(clients.answers) > 20)
         dying.kill_tunnel()
         killed_at, count = time.monotonic(), len(clients.answers)
@@ -52,8 +52,8 @@ def test_requests_succeed_while_an_exits_tunnel_is_killed(lab, us, asking, event
     assert clients.sources(since=killed_at) == {living.egress_address}
 
 
-def test_with_no_exit_left_the_client_gets_a_503_that_names_the_pool(lab, us, eventually):
-    """All the way from the first moment, before anybody noticed, to when the exits have left the pool."""
+def test_pool_without_exits_answers_503_with_its_name(lab, us, eventually):
+    """From the death of the exits until they have left the pool."""
     before = lab.count_requests().get(lab.host_source)
     for exit_ in us:
         exit_.kill_tunnel()
@@ -61,8 +61,8 @@ def test_with_no_exit_left_the_client_gets_a_503_that_names_the_pool(lab, us, ev
 
     def refused_by_the_gateway() -> bool:
         for tunnel in (False, True):
-            # whoever asks at the first moment waits for as many dials as there are tries
-            answers.append(lab.request("us", tunnel=tunnel, timeout_s=BOUND_S))  # noqa: PERF401 - what comes before a failure counts
+            # the first request waits for as many connection attempts as there are retries
+            answers.append(lab.request("us", tunnel=tunnel, timeout_s=BOUND_S))  # noqa: PERF401 - answers before an error count
         return "UH" in answers[-2].text
 
     eventually(refused_by_the_gateway)
@@ -71,7 +71,7 @@ def test_with_no_exit_left_the_client_gets_a_503_that_names_the_pool(lab, us, ev
     assert lab.count_requests().get(lab.host_source) == before
 
 
-def test_an_exit_that_came_back_serves_again(lab, us, eventually):
+def test_returned_exit_serves_again(lab, us, eventually):
     dying, living = us
     dying.kill_tunnel()
     eventually(lambda: not offered(lab, dying))
@@ -82,7 +82,7 @@ def test_an_exit_that_came_back_serves_again(lab, us, eventually):
     assert lab.request("us").json()["source"] == dying.egress_address
 
 
-def test_an_exit_whose_agent_is_stopped_leaves_the_pool_with_its_reason(lab, us, eventually):
+def test_exit_with_stopped_agent_leaves_the_pool_with_its_reason(lab, us, eventually):
     leaving, _ = us
     leaving.stop()
 
@@ -94,7 +94,7 @@ def test_an_exit_whose_agent_is_stopped_leaves_the_pool_with_its_reason(lab, us,
     eventually(lambda: not offered(lab, leaving))
 
 
-def test_a_hundred_requests_to_a_dead_port_eject_no_exit(lab, us, stat):
+def test_requests_to_a_dead_port_eject_no_exit(lab, us, stat):
     before = stat(lab.gateway, "outlier_detection.ejections_enforced_total")
     dead = lab.page_url.rstrip("/") + ":9"
     for number in range(100):
