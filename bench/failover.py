@@ -174,8 +174,10 @@ class _Tunnel:
         host, _, port = lab.gateway_address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=10)
         target = f"{lab.plan.page_address}:{lab.plan.page_port}"
-        wish = "".join(f"{name}: {value}\r\n" for name, value in http_client.user_headers("demo-country-us").items())
-        self._socket.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{wish}\r\n".encode())
+        proxy_headers = "".join(
+            f"{name}: {value}\r\n" for name, value in http_client.user_headers("demo-country-us").items()
+        )
+        self._socket.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{proxy_headers}\r\n".encode())
         if b" 200 " not in self._socket.recv(4096):
             raise ConnectionError("the gateway refused a tunnel")
         path = f"/bytes?n={_LONG_BYTES}&bps={_RATE_BPS}"

@@ -149,10 +149,10 @@ def _begin(lab: Lab, *, tunnel: bool) -> socket.socket:
 
 
 def _head(method: str, target: str, host: str) -> bytes:
-    wish = "".join(
+    proxy_headers = "".join(
         f"{name}: {value}\r\n" for name, value in http_client.user_headers(f"demo-country-{COUNTRY}").items()
     )
-    return f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{wish}\r\n".encode()
+    return f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{proxy_headers}\r\n".encode()
 
 
 def _wait_until_idle(gateway: AgentProcess) -> None:

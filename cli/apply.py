@@ -231,7 +231,7 @@ def _locating_errors(documents: Documents) -> Iterator[None]:
 
 
 def _confirm_deletions(steps: AppliedOut, *, interactive: bool) -> None:
-    """Ask before items are deleted. Raises ApplyNotConfirmed for a no, and where nobody can be asked."""
+    """Ask before items are deleted. Raises ApplyNotConfirmed for a no, and without a terminal."""
     from cli.declared.change_report import format_steps
 
     deleted = [step for step in steps.steps if step.action == "deleted"]
@@ -272,7 +272,7 @@ def _to_json(model: BaseModel) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file in one step, so that nobody reads a part of it. Raises ExportNotWritten."""
+    """Write a file atomically. Raises ExportNotWritten."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text)

@@ -137,8 +137,8 @@ def db_backup(
 
     Keep the file secret: it contains the keys of the certificate authority and of operators' tokens.
     """
-    with database_url() as given:
-        url = parse_url(given)
+    with database_url() as text:
+        url = parse_url(text)
         target = run(_inspect(url))
         if not target.tables:
             raise BackupFailed("the database is empty", hint="set EXITPLANE_DATABASE_URL to the one to back up")

@@ -159,8 +159,8 @@ def _password(options: _InitOptions) -> str:
 def _prompt(what: str, option: str, *, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
         raise BadAdmin(f"there is no terminal to ask for the {what.lower()}", hint=f"give {option}")
-    asked: str = typer.prompt(what, hide_input=hidden, confirmation_prompt=hidden)
-    return asked
+    answer: str = typer.prompt(what, hide_input=hidden, confirmation_prompt=hidden)
+    return answer
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def _password(path: Path | None) -> str:
 def _ask(what: str, option: str, *, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
         raise BadCredentials(f"there is no terminal to ask for the {what.lower()}", hint=f"give {option}")
-    asked: str = typer.prompt(what, hide_input=hidden)
-    return asked
+    answer: str = typer.prompt(what, hide_input=hidden)
+    return answer
 
 
 def _warn_if_unencrypted(api: str) -> None:

@@ -85,10 +85,10 @@ class ChangeableCollection(ReadableCollection[Out], Generic[In, Patch, Out]):
     def __init__(
         self, transport: Transport, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
     ) -> None:
-        wish, patch, out = schemas
+        item, patch, out = schemas
         super().__init__(transport, name, kind, out)
         word = kind.replace("-", "_")
-        self._replace = Operation(f"replace_{word}", "PUT", self.one, wish, out)
+        self._replace = Operation(f"replace_{word}", "PUT", self.one, item, out)
         self._change = Operation(f"change_{word}", "PATCH", self.one, patch, out, repeatable=False)
         self._delete: Operation[None] = Operation(f"delete_{word}", "DELETE", self.one, None, None, repeatable=False)
 
@@ -96,10 +96,10 @@ class ChangeableCollection(ReadableCollection[Out], Generic[In, Patch, Out]):
         yield from super().operations()
         yield from (self._replace, self._change, self._delete)
 
-    async def replace(self, ref: object, wish: In, **options: Unpack[ItemWriteOptions]) -> Out:
+    async def replace(self, ref: object, item: In, **options: Unpack[ItemWriteOptions]) -> Out:
         """Replace all fields of one object."""
         query, headers = split_options(options)
-        return (await self._transport.send(self._replace, str(ref), query=query, body=wish, headers=headers)).value
+        return (await self._transport.send(self._replace, str(ref), query=query, body=item, headers=headers)).value
 
     async def change(self, ref: object, patch: Patch, **options: Unpack[ItemWriteOptions]) -> Out:
         """Change the fields of one object that are set in the patch."""
@@ -111,10 +111,10 @@ class ChangeableCollection(ReadableCollection[Out], Generic[In, Patch, Out]):
         query, headers = split_options(options)
         await self._transport.send(self._delete, str(ref), query=query, headers=headers)
 
-    async def try_replace(self, ref: object, wish: In, **options: Unpack[ItemWriteOptions]) -> DryRunOut:
+    async def try_replace(self, ref: object, item: In, **options: Unpack[ItemWriteOptions]) -> DryRunOut:
         """Return what `replace` would do, without doing it."""
         query, headers = split_options(options)
-        return await self._transport.dry_run(self._replace, str(ref), query=query, body=wish, headers=headers)
+        return await self._transport.dry_run(self._replace, str(ref), query=query, body=item, headers=headers)
 
     async def try_change(self, ref: object, patch: Patch, **options: Unpack[ItemWriteOptions]) -> DryRunOut:
         """Return what `change` would do, without doing it."""
@@ -134,24 +134,24 @@ class CreatableCollection(ChangeableCollection[In, Patch, Out], Generic[In, Patc
         self, transport: Transport, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
     ) -> None:
         super().__init__(transport, name, kind, schemas)
-        wish, _, out = schemas
+        item, _, out = schemas
         self._create = Operation(
-            f"create_{kind.replace('-', '_')}", "POST", self.path, wish, out, takes_idempotency_key=True
+            f"create_{kind.replace('-', '_')}", "POST", self.path, item, out, takes_idempotency_key=True
         )
 
     def operations(self) -> Iterator[Operation[Any]]:
         yield from super().operations()
         yield self._create
 
-    async def create(self, wish: In, **options: Unpack[WriteOptions]) -> Out:
+    async def create(self, item: In, **options: Unpack[WriteOptions]) -> Out:
         """Create one object."""
         query, headers = split_options(options)
-        return (await self._transport.send(self._create, query=query, body=wish, headers=headers)).value
+        return (await self._transport.send(self._create, query=query, body=item, headers=headers)).value
 
-    async def try_create(self, wish: In, **options: Unpack[WriteOptions]) -> DryRunOut:
+    async def try_create(self, item: In, **options: Unpack[WriteOptions]) -> DryRunOut:
         """Return what `create` would do, without doing it."""
         query, headers = split_options(options)
-        return await self._transport.dry_run(self._create, query=query, body=wish, headers=headers)
+        return await self._transport.dry_run(self._create, query=query, body=item, headers=headers)
 
 
 class CollectionClient(CreatableCollection[In, Patch, Out], Generic[In, Patch, Out]):
@@ -161,18 +161,18 @@ class CollectionClient(CreatableCollection[In, Patch, Out], Generic[In, Patch, O
         self, transport: Transport, name: str, kind: str, schemas: tuple[type[In], type[Patch], type[Out]]
     ) -> None:
         super().__init__(transport, name, kind, schemas)
-        self._wish = schemas[0]
+        self._in_schema = schemas[0]
 
     @cached_property
-    def _wishes(self) -> type[BulkIn[In]]:
-        return cast("type[BulkIn[In]]", BulkIn.__class_getitem__(self._wish))
+    def _bulk_schema(self) -> type[BulkIn[In]]:
+        return cast("type[BulkIn[In]]", BulkIn.__class_getitem__(self._in_schema))
 
     @cached_property
     def _bulk(self) -> Operation[BulkOut[Out]]:
         response = cast("type[BulkOut[Out]]", BulkOut.__class_getitem__(self._out))
         path = f"{self.path}/bulk"
         return Operation(
-            f"change_{self._names}_in_bulk", "POST", path, self._wishes, response, takes_idempotency_key=True
+            f"change_{self._names}_in_bulk", "POST", path, self._bulk_schema, response, takes_idempotency_key=True
         )
 
     def operations(self) -> Iterator[Operation[Any]]:
@@ -208,7 +208,7 @@ class CollectionClient(CreatableCollection[In, Patch, Out], Generic[In, Patch, O
         return await self._transport.dry_run(self._bulk, query={**query, "fleet": fleet}, body=body, headers=headers)
 
     def _many(self, create: Sequence[In], delete: Sequence[object]) -> BulkIn[In]:
-        return self._wishes(create=[*create], delete=[str(ref) for ref in delete])
+        return self._bulk_schema(create=[*create], delete=[str(ref) for ref in delete])
 
 
 def split_options(options: Mapping[str, object]) -> tuple[dict[str, QueryValue], dict[str, str]]:

@@ -70,7 +70,7 @@ def gateway(lab, *, fault=None):
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             method, target, lines = self.read_head()
-            country = wish(lines)
+            country = requested_country(lines)
             if country not in first and fault != "serves any country":
                 self.wfile.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\nnobody")
                 return
@@ -95,7 +95,7 @@ def gateway(lab, *, fault=None):
             method, target, _ = lines[0].split()
             return method, target, lines[1:]
 
-    def wish(lines):
+    def requested_country(lines):
         for line in lines:
             name, _, value = line.partition(": ")
             if name.lower() == "exit-country":

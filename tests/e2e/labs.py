@@ -101,18 +101,18 @@ class LabCache:
     """A cache of one lab, which stays open while consecutive tests need the same one."""
 
     _opener: Callable[[], AbstractContextManager[Lab]] | None = None
-    _scene: Lab | None = None
+    _lab: Lab | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def open(self, lab_opener: Callable[[], AbstractContextManager[Lab]]) -> Lab:
         """Open a lab, or return the open one if it has the same opener."""
-        if self._scene is None or self._opener is not lab_opener:
+        if self._lab is None or self._opener is not lab_opener:
             self.close()
-            self._scene = self._stack.enter_context(lab_opener())
+            self._lab = self._stack.enter_context(lab_opener())
             self._opener = lab_opener
-        return self._scene
+        return self._lab
 
     def close(self) -> None:
         """Remove the open lab."""
-        self._scene = None
+        self._lab = None
         self._stack.close()
