@@ -1,6 +1,6 @@
-"""`python -m bench NAME… [options]`: run benchmarks, all or by name, and print their figures.
+"""The command `python -m bench NAME… [options]`, which runs benchmarks, all or by name, and prints their results.
 
-Options are given to each benchmark that is named; `python -m bench NAME --help` says which it takes.
+Each named benchmark gets the options; `python -m bench NAME --help` lists them.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from importlib import import_module
 from itertools import takewhile
 
 BENCHMARKS = (
-    *("convergence", "fleet", "hold", "coalescing", "cost", "restart", "large", "cold", "hostile"),
-    *("reads", "heartbeats", "trust", "bystander", "agent", "startup"),
+    *("convergence", "fleet", "stream_memory", "coalescing", "cost", "restart", "large_fleet", "cold_start", "hostile"),
+    *("reads", "heartbeats", "failover", "isolation", "agent", "startup"),
 )
+"""The names of the benchmarks, which are those of their modules."""
 
 
 def main() -> None:
-    given = sys.argv[1:]
-    names = [*takewhile(lambda word: not word.startswith("-"), given)]
-    options = given[len(names) :]
+    argv = sys.argv[1:]
+    names = [*takewhile(lambda word: not word.startswith("-"), argv)]
+    options = argv[len(names) :]
     for name in names or BENCHMARKS:
         if name not in BENCHMARKS:
-            sys.exit(f"there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+            sys.exit(f"there is no benchmark {name!r}; name one of {', '.join(BENCHMARKS)}")
         import_module(f"bench.{name}").main(options)
 
 

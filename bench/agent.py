@@ -1,7 +1,7 @@
-"""What an agent in steady state uses, without its Envoy: memory, and processor time.
+"""Memory and processor time of agents in steady state, without their Envoys.
 
-The agents of a small demo without tunnels, an exit's that is observed and a gateway's, are left alone until their start is over, and
-then looked at every second. The baseline is an interpreter that has imported asyncio, gRPC, aiohttp and cryptography, and waits.
+The agents of an observed exit and of a gateway, in a lab without tunnels, are sampled every second after their start has
+settled. The baseline is an idle interpreter that has imported asyncio, gRPC, aiohttp and cryptography.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from typing import Final
 
 from agent.memory import SETTLED_S
 from bench.process import Memory, Process
-from bench.report import figure, heading, spread_of
+from bench.report import print_amounts, print_heading, print_value
 from demo.lab import LabSettings
-from demo.setup import open_scene
+from demo.setup import open_lab
 
 AIM_MB: Final = 60.0
 AIM_CPU: Final = 1.0
 """Percent of one processor."""
 _SHARE_OVER_S: Final = 10
-_BARE: Final = "import asyncio, grpc, grpc.aio, aiohttp, cryptography.x509; print(flush=True); input()"
+_BASELINE: Final = "import asyncio, grpc, grpc.aio, aiohttp, cryptography.x509; print(flush=True); input()"
 
 
-def arguments(given: Sequence[str]) -> argparse.Namespace:
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench agent", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="how long they are looked at")
-    return parser.parse_args(given)
+    parser.add_argument("--seconds", type=int, default=60, help="duration of the sampling")
+    return parser.parse_args(argv)
 
 
-def main(given: Sequence[str]) -> None:
-    options = arguments(given)
-    heading(f"agent: an exit's and a gateway's, in steady state for {options.seconds} s")
+def main(argv: Sequence[str]) -> None:
+    options = arguments(argv)
+    print_heading(f"agent: an exit's and a gateway's, in steady state for {options.seconds} s")
     ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
     observing = ("--observe-every-s", "10")
     settings = LabSettings(exits=("us",), tunnels=False, exit_arguments=observing, **ports)
-    with bare() as baseline, open_scene(settings) as scene:
-        scene.start()
+    with run_baseline() as baseline, open_lab(settings) as lab:
+        lab.start()
         time.sleep(SETTLED_S * 2)
-        children = {"exit": scene.exits[0].child, "gateway": scene.gateway.child}
-        seen = {name: ProcessUsage(Process(child.pid)) for name, child in children.items() if child is not None}
+        children = {"exit": lab.exits[0].child, "gateway": lab.gateway.child}
+        usages = {name: ProcessUsage(Process(child.pid)) for name, child in children.items() if child is not None}
         for second in range(options.seconds + 1):
-            for each in seen.values():
-                each.look(share=second % _SHARE_OVER_S == 0)
+            for each in usages.values():
+                each.sample(share=second % _SHARE_OVER_S == 0)
             time.sleep(1)
-        for name, each in seen.items():
-            each.tell(name, baseline.memory)
+        for name, each in usages.items():
+            each.report(name, baseline.memory)
 
 
 @contextmanager
-def bare() -> Iterator[Process]:
-    """The baseline, while the block lasts."""
+def run_baseline() -> Iterator[Process]:
+    """Run the baseline's process while the block lasts."""
     pipe = subprocess.PIPE
-    with subprocess.Popen((sys.executable, "-c", _BARE), stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen((sys.executable, "-c", _BASELINE), stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         process.stdout.readline()
         try:
@@ -69,15 +69,15 @@ def bare() -> Iterator[Process]:
 
 @dataclass
 class ProcessUsage:
-    """What was seen of a process."""
+    """The samples of a process."""
 
     process: Process
     memories: list[Memory] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
-    """Percent of one processor, each over the time since the one before."""
+    """Percent of one processor, each since the previous sample."""
     _used_s: tuple[float, float] | None = None
 
-    def look(self, *, share: bool) -> None:
+    def sample(self, *, share: bool) -> None:
         self.memories.append(self.process.memory)
         if share:
             now_s, cpu_s = time.monotonic(), self.process.cpu_s
@@ -86,12 +86,12 @@ class ProcessUsage:
                 self.shares.append((cpu_s - before_cpu_s) / (now_s - before_s) * 100)
             self._used_s = now_s, cpu_s
 
-    def tell(self, name: str, baseline: Memory) -> None:
+    def report(self, name: str, baseline: Memory) -> None:
         resident = [each.resident_mb for each in self.memories]
-        spread_of(f"{name}'s agent, resident", resident, "MB", below=AIM_MB, baseline=baseline.resident_mb)
+        print_amounts(f"{name}'s agent, resident", resident, "MB", below=AIM_MB, baseline=baseline.resident_mb)
         for word in ("proportional", "private", "mapped"):
             values = [getattr(each, f"{word}_mb") for each in self.memories]
-            spread_of(f"  {word}", values, "MB", baseline=getattr(baseline, f"{word}_mb"))
+            print_amounts(f"  {word}", values, "MB", baseline=getattr(baseline, f"{word}_mb"))
         if self.shares:
-            spread_of(f"{name}'s agent, of a processor", self.shares, "%")
-            figure("  mean", statistics.fmean(self.shares), "%", below=AIM_CPU)
+            print_amounts(f"{name}'s agent, of a processor", self.shares, "%")
+            print_value("  mean", statistics.fmean(self.shares), "%", below=AIM_CPU)

@@ -1,7 +1,7 @@
-"""`python -m bench.rogues PORT SERVER-AUTHORITY CERTIFICATE…`: clients that do everything wrong, one or more of each kind.
+"""xDS clients that misbehave, one or more of each kind: `python -m bench.bad_clients PORT SERVER-AUTHORITY CERTIFICATE…`.
 
-They go on until stdin ends, each at a rate that a broken client may well have, and then say on stdout, as JSON, how often each
-kind did what it does. They speak through gRPC's own library.
+They use gRPC's own library, each at a rate that a broken client may have. They run until stdin ends, then print as JSON how
+often each kind misbehaved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 DELTA: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 EVERY_S: Final = 0.05
 RETRY_S: Final = 1.0
-"""As Envoy does, a client that was turned away comes back after a second or so."""
+"""A refused client reconnects after about a second, as Envoy does."""
 done: Counter[str] = Counter()
 ending: Final = asyncio.Event()
 
@@ -35,7 +35,7 @@ def request(type_url: str, *names: str, **fields: Any) -> bytes:
 
 
 async def never_reads(call: Any) -> None:
-    """Asks for everything, again and again, and reads nothing of it."""
+    """Request everything repeatedly, and read nothing."""
     while True:
         await call.write(request(CLUSTER, "*"))
         await call.write(request(ENDPOINT, "*"))
@@ -44,14 +44,14 @@ async def never_reads(call: Any) -> None:
 
 
 async def never_answers(call: Any) -> None:
-    """Reads, and answers nothing."""
+    """Read responses, and answer none."""
     await call.write(request(CLUSTER))
     while await call.read() is not grpc.aio.EOF:
         done["never answers"] += 1
 
 
 async def rejects_for_ever(call: Any) -> None:
-    """Rejects whatever comes, and asks for it anew."""
+    """Reject each response, and request the resources again."""
     error = Status(code=3, message="no, and no again")
     await call.write(request(CLUSTER))
     while (raw := await call.read()) is not grpc.aio.EOF:
@@ -62,7 +62,7 @@ async def rejects_for_ever(call: Any) -> None:
 
 
 async def foreign_nonces(call: Any) -> None:
-    """Acknowledges what it was never sent."""
+    """Acknowledge nonces that were never sent."""
     await call.write(request(LISTENER))
     while True:
         await call.write(request(LISTENER, response_nonce="of somebody else"))
@@ -71,7 +71,7 @@ async def foreign_nonces(call: Any) -> None:
 
 
 async def unknown_type(call: Any) -> None:
-    """Asks for what nobody serves."""
+    """Request an unknown type."""
     while True:
         await call.write(request("type.googleapis.com/nobody.knows.This", "a"))
         done["unknown type"] += 1
@@ -79,7 +79,7 @@ async def unknown_type(call: Any) -> None:
 
 
 async def a_million_names(call: Any) -> None:
-    """Asks for a million names at once."""
+    """Subscribe to a million names at once."""
     await call.write(_million())
     done["a million names"] += 1
     await call.read()
@@ -87,19 +87,19 @@ async def a_million_names(call: Any) -> None:
 
 @cache
 def _million() -> bytes:
-    """Made once: what it costs to make is nobody's but the rogue's."""
+    """Build the request once, so that its cost is not repeated."""
     return request(ENDPOINT, *(f"n{number}" for number in range(1_000_000)))
 
 
 async def a_large_node(call: Any) -> None:
-    """Says who it is in 2 MiB."""
+    """Send a node of 2 MiB."""
     await call.write(request(CLUSTER, node=Node(id="n" * 2 * 1024 * 1024)))
     done["a large node"] += 1
     await call.read()
 
 
 async def garbage(call: Any) -> None:
-    """Sends what is no request."""
+    """Send bytes that are not a request."""
     await call.write(b"\xff" * 1000)
     done["garbage"] += 1
     await call.read()
@@ -128,7 +128,7 @@ async def misbehave(port: int, authority: bytes, pair: Path, kind: Callable[[Any
     ]
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         while not ending.is_set():
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # a cancelled call may say so too
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # a cancelled call may raise it, too
                 await kind(channel.stream_stream(DELTA)())
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), RETRY_S)

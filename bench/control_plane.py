@@ -1,4 +1,4 @@
-"""A control plane inside the benchmark's own process, on an embedded PostgreSQL, with real Envoys beside it."""
+"""A control plane in the benchmark's own process, on an embedded PostgreSQL, with real Envoys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STOP_S = 20
 
 @dataclass(frozen=True, slots=True)
 class InProcessPlane:
-    """A running control plane with one fleet to come, and a port for that fleet's listener."""
+    """A running control plane, and a port for the listener of a fleet."""
 
     database: Database
     api_url: str
@@ -40,7 +40,7 @@ class InProcessPlane:
 
     @asynccontextmanager
     async def gateway(self) -> AsyncIterator[None]:
-        """A gateway's agent with its Envoy, while the block lasts; it serves what is declared then."""
+        """Run a gateway's agent with its Envoy while the block lasts; the fleet must be declared."""
         async with self.database.session() as session:
             fleet = (await session.execute(select(FleetRow))).scalars().first()
             assert fleet is not None, "a fleet was declared"
@@ -70,8 +70,8 @@ class InProcessPlane:
 
 @asynccontextmanager
 async def open_plane(folder: Path) -> AsyncIterator[InProcessPlane]:
-    """Start a control plane in `folder`; what it listens on is on loopback."""
-    folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; as root, PostgreSQL runs as somebody else
+    """Start a control plane in `folder`, on loopback addresses."""
+    folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; root's PostgreSQL runs as another user
     listening = socket.create_server(("127.0.0.1", 0))
     api_port = listening.getsockname()[1]
     xds_port, gateway_port = free_port(), free_port()
@@ -81,14 +81,14 @@ async def open_plane(folder: Path) -> AsyncIterator[InProcessPlane]:
         try:
             await upgrade(database)
             async with open_control_plane(settings, database, [listening]):
-                api_key = await make_admin(database)
+                api_key = await create_admin(database)
                 yield InProcessPlane(database, f"http://127.0.0.1:{api_port}", api_key, gateway_port, folder)
         finally:
             await database.close()
 
 
-async def make_admin(database: Database) -> str:
-    """An API key of an admin."""
+async def create_admin(database: Database) -> str:
+    """Create an admin, and return an API key."""
     now, key = datetime.now(UTC), new_key()
     admin = OperatorRow(name="bench", role="admin", created_at=now)
     async with database.session() as session:

@@ -1,8 +1,8 @@
-"""How long an endpoint change takes from the REST reply to the gateway's ACK, with one real gateway Envoy.
+"""Time of an endpoint change from the REST reply to the gateway's ACK, with one real gateway Envoy.
 
-Each change moves one exit of a pool to another port by PATCH, and waits for the ACK of the EDS response that carries its
-revision. The control plane runs in this process, so that both ends are read off one clock; the client runs in a thread. As a
-baseline of the same run, `request` is the time the PATCH itself took: it includes PostgreSQL's commit.
+Each change moves one exit of a pool to another port by PATCH, and waits for the ACK of the EDS response with its revision.
+The control plane runs in this process, so that both times are from one clock; the client runs in a thread. The baseline of
+the same run, `request`, is the time of the PATCH itself, which includes PostgreSQL's commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from bench.control_plane import InProcessPlane, open_plane
-from bench.report import spread
+from bench.report import print_times
 from model.identity import Identity
 from model.repositories import retention
 from model.unit_of_work import write
@@ -36,11 +36,11 @@ from xds.translate.names import ENDPOINT
 CHANGES = 200
 EXITS = 10
 APART_S = 0.05
-"""Longer than what is published together: each change travels alone."""
+"""The pause between changes, longer than the debounce, so that each change is published alone."""
 
 
 class AckTimes:
-    """When each revision was acknowledged, on the clock of `time.perf_counter`."""
+    """The time of the first ACK of each revision, on the clock of `time.perf_counter`."""
 
     def __init__(self) -> None:
         self._times: dict[int, float] = {}
@@ -51,7 +51,7 @@ class AckTimes:
         self._changed.set()
 
     async def of(self, revision: int) -> float:
-        """When `revision`, or one after it, was acknowledged first."""
+        """Return the time when `revision`, or a later one, was first acknowledged."""
         async with asyncio.timeout(10):
             while True:
                 later = [at for acknowledged, at in self._times.items() if acknowledged >= revision]
@@ -62,8 +62,10 @@ class AckTimes:
 
 
 @asynccontextmanager
-async def watched(acks: AckTimes) -> AsyncIterator[None]:
-    class Watching(AckRecorder):
+async def recording(acks: AckTimes) -> AsyncIterator[None]:
+    """Record the ACKs of endpoints by gateways while the block lasts."""
+
+    class RecordingAckRecorder(AckRecorder):
         def record_answer(
             self, identity: Identity, view: ProxyView, answered: Answered, *, withheld: bool
         ) -> Sequence[Rejection]:
@@ -71,30 +73,30 @@ async def watched(acks: AckTimes) -> AsyncIterator[None]:
                 acks.note(answered.revision)
             return super().record_answer(identity, view, answered, withheld=withheld)
 
-    with patch.object(server, "AckRecorder", Watching):
+    with patch.object(server, "AckRecorder", RecordingAckRecorder):
         yield
 
 
 async def measure() -> None:
     acks = AckTimes()
     with tempfile.TemporaryDirectory(prefix="exitplane-bench-") as folder:
-        async with watched(acks), open_plane(Path(folder)) as plane:
+        async with recording(acks), open_plane(Path(folder)) as plane:
             exits = await declare(plane)
             async with plane.gateway():
                 await acks.of(0)
                 requests_s, delays_s = [], []
                 for number in range(CHANGES):
                     exit_id = exits[number % EXITS]
-                    asked, replied, revision = await asyncio.to_thread(change, plane, exit_id, 20_000 + number)
-                    requests_s.append(replied - asked)
+                    sent, replied, revision = await asyncio.to_thread(change, plane, exit_id, 20_000 + number)
+                    requests_s.append(replied - sent)
                     delays_s.append(max(0.0, await acks.of(revision) - replied))
                     await asyncio.sleep(APART_S)
-    spread("REST reply -> gateway's ACK", delays_s)
-    spread("baseline: request", requests_s)
+    print_times("REST reply -> gateway's ACK", delays_s)
+    print_times("baseline: request", requests_s)
 
 
 async def declare(plane: InProcessPlane) -> Sequence[UUID]:
-    """A fleet, a pool and its exits, healthy without anybody behind them."""
+    """Declare a fleet, a pool and its exits, and mark the exits healthy although they do not run."""
     listener = {"address": "127.0.0.1", "port": plane.gateway_port}
     await asyncio.to_thread(call, plane, "POST", "/fleets", {"name": "bench", "listener": listener})
     await asyncio.to_thread(call, plane, "POST", "/pools", {"name": "us", "fleet": "bench", "country": "us"})
@@ -110,10 +112,10 @@ async def declare(plane: InProcessPlane) -> Sequence[UUID]:
 
 
 def change(plane: InProcessPlane, exit_id: UUID, port: int) -> tuple[float, float, int]:
-    """Move an exit: when it was asked, when the reply was here, and the revision it became."""
-    asked = time.perf_counter()
+    """Move an exit to another port, and return the times of request and reply, and the revision."""
+    sent = time.perf_counter()
     headers, _ = call(plane, "PATCH", f"/exits/{exit_id}", {"port": port})
-    return asked, time.perf_counter(), int(headers["exitplane-revision"])
+    return sent, time.perf_counter(), int(headers["exitplane-revision"])
 
 
 def call(plane: InProcessPlane, method: str, path: str, body: object) -> tuple[http.client.HTTPMessage, dict[str, Any]]:
@@ -131,7 +133,7 @@ def call(plane: InProcessPlane, method: str, path: str, body: object) -> tuple[h
         connection.close()
 
 
-def main(given: Sequence[str]) -> None:
-    if given:
+def main(argv: Sequence[str]) -> None:
+    if argv:
         raise SystemExit("convergence takes no options")
     asyncio.run(measure())

@@ -1,7 +1,7 @@
-"""A bare gRPC server to compare with: it pushes given bytes to every stream and reads what comes back, nothing else.
+"""A minimal gRPC server as a baseline: it pushes bytes to every stream, and reads and discards requests.
 
-It has the options, the TLS and the event loop of the xDS server. As a program it is told on stdin what to push, as JSON
-objects, one a line, and says on stdout when it began.
+It has the options, the TLS and the event loop of the xDS server. As a program it reads commands from stdin, a JSON object
+on each line, and prints the start time of each push.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 import grpc
 import uvloop
 
-from bench.process import Process, ended
+from bench.process import Process, terminating
 from bench.testbed import Testbed
 from model.authority import issue_server
 from xds.translate.names import ENDPOINT
@@ -29,20 +29,20 @@ _SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 
 class BaselineService:
-    """Keeps the streams, each with what is to be written to it."""
+    """The service, which has a queue of responses for each stream."""
 
     def __init__(self) -> None:
         self.streams: set[asyncio.Queue[bytes]] = set()
 
     async def serve(self, _: Any, context: Any) -> None:
-        box: asyncio.Queue[bytes] = asyncio.Queue()
-        self.streams.add(box)
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.streams.add(queue)
         reading = asyncio.ensure_future(self._read(context))
         try:
             while True:
-                await context.write(await box.get())
+                await context.write(await queue.get())
         finally:
-            self.streams.discard(box)
+            self.streams.discard(queue)
             reading.cancel()
 
     async def _read(self, context: Any) -> None:
@@ -50,12 +50,12 @@ class BaselineService:
             pass
 
     def push(self, data: bytes) -> None:
-        for box in self.streams:
-            box.put_nowait(data)
+        for queue in self.streams:
+            queue.put_nowait(data)
 
 
 def response(revision: int, size: int) -> bytes:
-    """One resource of endpoints in a response of about `size` bytes."""
+    """Build a response of about `size` bytes with one resource of endpoints."""
     message = DeltaDiscoveryResponse(type_url=ENDPOINT, nonce=str(revision), system_version_info=str(revision))
     resource = Resource(name="pool/bench", version=str(revision))
     resource.resource.value = bytes(max(0, size - message.ByteSize() - resource.ByteSize() - 8))
@@ -64,9 +64,9 @@ def response(revision: int, size: int) -> bytes:
 
 
 async def serve(folder: Path) -> None:
-    """Serve until stdin ends; `folder` holds the certificates."""
+    """Serve until stdin ends; `folder` contains the certificates."""
     credentials = grpc.ssl_server_credentials(
-        [((folder / "bare.key").read_bytes(), (folder / "bare.pem").read_bytes())],
+        [((folder / "baseline.key").read_bytes(), (folder / "baseline.pem").read_bytes())],
         root_certificates=(folder / "authority.pem").read_bytes(),
         require_client_auth=True,
     )
@@ -82,16 +82,16 @@ async def serve(folder: Path) -> None:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        told = json.loads(line)
+        command = json.loads(line)
         answer = {"at_ns": time.monotonic_ns(), "streams": len(pusher.streams)}
-        if "revision" in told:
-            pusher.push(response(told["revision"], told["size"]))
+        if "revision" in command:
+            pusher.push(response(command["revision"], command["size"]))
         print(json.dumps(answer), flush=True)
     await server.stop(None)
 
 
 class Baseline:
-    """The benchmark's end of it."""
+    """The benchmark's handle of a running baseline server."""
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self.process = Process(process.pid)
@@ -99,16 +99,16 @@ class Baseline:
         self._pipes = process
 
     async def push(self, revision: int, size: int) -> int:
-        """Push to all streams; when it began (`time.monotonic_ns`)."""
-        return int((await self._ask(revision=revision, size=size))["at_ns"])
+        """Push to all streams, and return the start time (`time.monotonic_ns`)."""
+        return int((await self._command(revision=revision, size=size))["at_ns"])
 
     async def until_streams(self, count: int) -> None:
-        """Wait until it has so many streams."""
+        """Wait until it has `count` streams."""
         async with asyncio.timeout(60):
-            while (await self._ask())["streams"] < count:  # noqa: ASYNC110 - they are another process's
+            while (await self._command())["streams"] < count:  # noqa: ASYNC110 - another process has no event to wait for
                 await asyncio.sleep(0.05)
 
-    async def _ask(self, **fields: int) -> dict[str, int]:
+    async def _command(self, **fields: int) -> dict[str, int]:
         assert self._pipes.stdin is not None
         assert self._pipes.stdout is not None
         self._pipes.stdin.write(json.dumps(fields).encode() + b"\n")
@@ -116,16 +116,19 @@ class Baseline:
 
 
 @asynccontextmanager
-async def open_bare(bed: Testbed) -> AsyncIterator[Baseline]:
-    """A bare server with a certificate of the bed's authority, while the block lasts."""
-    pair = issue_server(bed.authority, datetime.now(UTC))
-    (bed.folder / "bare.key").write_text(pair.key_pem)
-    (bed.folder / "bare.pem").write_text(pair.certificate_pem)
+async def open_baseline(testbed: Testbed) -> AsyncIterator[Baseline]:
+    """Run a baseline server with a certificate of the testbed's authority while the block lasts."""
+    pair = issue_server(testbed.authority, datetime.now(UTC))
+    (testbed.folder / "baseline.key").write_text(pair.key_pem)
+    (testbed.folder / "baseline.pem").write_text(pair.certificate_pem)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.grpc_baseline", str(bed.folder)), stdin=pipe, stdout=pipe, start_new_session=True
+        *(sys.executable, "-m", "bench.grpc_baseline", str(testbed.folder)),
+        stdin=pipe,
+        stdout=pipe,
+        start_new_session=True,
     )
-    async with ended(process):
+    async with terminating(process):
         assert process.stdout is not None
         yield Baseline(process, json.loads(await process.stdout.readline())["port"])
 

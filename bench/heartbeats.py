@@ -1,7 +1,7 @@
-"""Heartbeats of 20,000 exits: 2,000 a second for 60 s, each with a proof of its own, and an orderly stop in the end.
+"""Heartbeats of 20,000 exits: 2,000 per second for 60 s, each with its own signature, then an orderly stop.
 
-Counts what PostgreSQL was asked meanwhile (pg_stat_database's transactions, and the statements of the API's own sessions) and
-whether the last heartbeat of every exit was stored. As a baseline of the same run: the same rate of `/health`.
+Counts PostgreSQL's transactions meanwhile (pg_stat_database), and the exits whose last heartbeat was stored. The baseline of
+the same run is the same rate of `/health`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import insert, text
 
-from bench.reads import ask, get
-from bench.report import figure, heading, spread
-from bench.testbed import DeclaredFleet, Testbed, open_bed, run
+from bench.reads import get, send
+from bench.report import print_heading, print_times, print_value
+from bench.testbed import DeclaredFleet, Testbed, open_testbed, run
 from model.tables import CertificateRow
 from model.unit_of_work import write
 
@@ -34,32 +34,36 @@ _BODY = json.dumps({"tunnel": "up", "envoy": "up", "leaving": False, "reason": "
 
 async def measure(exits: int, seconds: float) -> None:
     rate = exits / _INTERVAL_S
-    async with open_bed() as bed:
-        fleet = await bed.declare(pools=exits // 100, exits=100, gateways=1)
+    async with open_testbed() as testbed:
+        fleet = await testbed.declare(pools=exits // 100, exits=100, gateways=1)
         key = ec.generate_private_key(ec.SECP256R1())
-        thumbprints = await certify(bed, fleet, key)
-        await bed.database.close()  # its pool would count
-        async with bed.serve() as replica:
-            heading(f"{rate:,.0f} heartbeats/s of {exits:,} exits for {seconds:g} s")
-            baseline = await ask(bed, replica, [get("/health", "")], rate, min(seconds, 10))
+        thumbprints = await certify(testbed, fleet, key)
+        await testbed.database.close()  # the transactions of its pool would count
+        async with testbed.serve() as replica:
+            print_heading(f"{rate:,.0f} heartbeats/s of {exits:,} exits for {seconds:g} s")
+            baseline = await send(testbed, replica, [get("/health", "")], rate, min(seconds, 10))
             first = signed(fleet, thumbprints, key, rate, exits / rate)
-            await ask(bed, replica, first, rate, exits / rate)  # each exit's first is news, and its certificate unknown
+            await send(
+                testbed, replica, first, rate, exits / rate
+            )  # the first heartbeat of an exit is news, and its certificate not cached
             beats = signed(fleet, thumbprints, key, rate, seconds)
-            before, cpu_before = await statements(bed), replica.process.cpu_s
-            delays = await ask(bed, replica, beats, rate, seconds)
-            asked, cpu_s = await statements(bed) - before, replica.process.cpu_s - cpu_before
+            before, cpu_before = await statements(testbed), replica.process.cpu_s
+            delays = await send(testbed, replica, beats, rate, seconds)
+            transactions, cpu_s = await statements(testbed) - before, replica.process.cpu_s - cpu_before
             sent_until = datetime.now(UTC)
             await replica.stop()
-            spread("heartbeat", delays, aim_s=_AIM_S, baseline_s=baseline)
-            spread("baseline: /health", baseline)
-            figure("transactions per heartbeat", asked / len(delays), at_most=_STATEMENTS_AIM)
-            figure("processor time per heartbeat", cpu_s / len(delays) * 1e6, "us")
+            print_times("heartbeat", delays, aim_s=_AIM_S, baseline_s=baseline)
+            print_times("baseline: /health", baseline)
+            print_value("transactions per heartbeat", transactions / len(delays), at_most=_STATEMENTS_AIM)
+            print_value("processor time per heartbeat", cpu_s / len(delays) * 1e6, "us")
             since = sent_until - timedelta(seconds=_INTERVAL_S + 2)
-            figure("exits whose last heartbeat was lost at the stop", exits - await stored(bed, since), at_most=0)
+            print_value(
+                "exits whose last heartbeat was lost at the stop", exits - await stored(testbed, since), at_most=0
+            )
 
 
-async def certify(bed: Testbed, fleet: DeclaredFleet, key: ec.EllipticCurvePrivateKey) -> list[str]:
-    """A certificate for each exit, in name: thumbprints of their own, and one key."""
+async def certify(testbed: Testbed, fleet: DeclaredFleet, key: ec.EllipticCurvePrivateKey) -> list[str]:
+    """Store a certificate row for each exit, with its own thumbprint and a shared key; return the thumbprints."""
     now = datetime.now(UTC)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     thumbprints = [
@@ -76,7 +80,7 @@ async def certify(bed: Testbed, fleet: DeclaredFleet, key: ec.EllipticCurvePriva
         }
         for thumbprint, exit_id in zip(thumbprints, fleet.exits, strict=True)
     ]
-    async with write(bed.database) as unit:
+    async with write(testbed.database) as unit:
         for start in range(0, len(rows), 1_000):
             await unit.session.execute(insert(CertificateRow), rows[start : start + 1_000])
     return thumbprints
@@ -85,9 +89,9 @@ async def certify(bed: Testbed, fleet: DeclaredFleet, key: ec.EllipticCurvePriva
 def signed(
     fleet: DeclaredFleet, thumbprints: Sequence[str], key: ec.EllipticCurvePrivateKey, rate: float, seconds: float
 ) -> list[bytes]:
-    """The heartbeats of all exits in turn, each signed for the time when it will be sent."""
+    """Build the heartbeats of all exits in turn, each signed for the time at which it will be sent."""
     began = time.time()
-    lead_s = rate * seconds * 150e-6 + 2  # signing takes its time
+    lead_s = rate * seconds * 150e-6 + 2  # signing takes 150 us for each
     digest = hashlib.sha256(_BODY).hexdigest()
     requests = []
     for number in range(int(rate * seconds)):
@@ -104,9 +108,9 @@ def signed(
     return requests
 
 
-async def statements(bed: Testbed) -> int:
-    """How many transactions the database has seen."""
-    async with bed.database.session() as session:
+async def statements(testbed: Testbed) -> int:
+    """Read the number of transactions of the database."""
+    async with testbed.database.session() as session:
         await session.execute(text("SELECT pg_stat_force_next_flush()"))
         found = await session.execute(
             text("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")
@@ -114,16 +118,16 @@ async def statements(bed: Testbed) -> int:
         return int(found.scalar_one())
 
 
-async def stored(bed: Testbed, since: datetime) -> int:
-    """How many exits were heard of since then."""
-    async with bed.database.session() as session:
+async def stored(testbed: Testbed, since: datetime) -> int:
+    """Count the exits with a stored heartbeat since then."""
+    async with testbed.database.session() as session:
         found = await session.execute(text("SELECT count(*) FROM heartbeat WHERE heard_at >= :since"), {"since": since})
         return int(found.scalar_one())
 
 
-def main(given: Sequence[str]) -> None:
-    options = argparse.ArgumentParser(prog="bench heartbeats", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    options = argparse.ArgumentParser(prog="python -m bench heartbeats", description=__doc__)
     options.add_argument("--exits", type=int, default=20_000)
     options.add_argument("--seconds", type=float, default=60)
-    chosen = options.parse_args(given)
+    chosen = options.parse_args(argv)
     run(lambda: measure(chosen.exits, chosen.seconds))

@@ -1,6 +1,6 @@
-"""A client's half of gRPC over HTTP/2 (RFC 9113), as much of it as one stream on a connection of its own needs.
+"""The client's side of gRPC over HTTP/2 (RFC 9113), limited to one stream on each connection.
 
-No I/O and no header decoding: a simulated fleet shares two cores with the server that it measures, and must leave them to it.
+It has no I/O and decodes no headers, because a simulated fleet shares two cores with the measured server.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
-    """A header field without indexing and without Huffman coding (RFC 7541, section 6.2.2)."""
+    """Encode a header field without indexing and without Huffman coding (RFC 7541, section 6.2.2)."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
 def _opening(path: str, authority: str) -> bytes:
-    """All that is sent before anything is received: preface, settings with a window that never closes, the request."""
+    """Build the first bytes of a connection: preface, settings with the largest window, and the request's headers."""
     headers = b"".join(
         [
             b"\x83\x87",  # :method POST, :scheme https, of the static table
@@ -58,7 +58,7 @@ def _opening(path: str, authority: str) -> bytes:
 
 
 class GrpcStream:
-    """One bidirectional call. What is to be written is in `out`; `ended` when the server closed the call."""
+    """One bidirectional call. `out` has the bytes to write; `ended` is True when the server has closed the call."""
 
     __slots__ = (
         "_connection_room",
@@ -77,23 +77,23 @@ class GrpcStream:
         self.out = bytearray(_opening(path, authority))
         self.ended = False
         self.last = ""
-        """What can be read of the last headers: why the call ended."""
+        """The printable parts of the last headers, which tell why the call ended."""
         self._rest = b""
         self._message = bytearray()
         self._needed = 0
-        """How many bytes `_message` must hold to be whole; 0 while its length is unknown."""
+        """The length of the complete `_message` in bytes; 0 while unknown."""
         self._read = 0
         self._room = self._connection_room = _DEFAULT_WINDOW
         self._unsent = bytearray()
 
     def send(self, message: bytes) -> None:
-        """Queue a message; what the server's windows have no room for waits for them."""
+        """Queue a message, which is written as far as the server's windows allow."""
         self._unsent += _MESSAGE.pack(0, len(message))
         self._unsent += message
         self._pump()
 
     def receive(self, data: bytes) -> list[bytes]:
-        """The messages that are whole with these bytes."""
+        """Process received bytes, and return the messages that they complete."""
         if self._rest:
             data = self._rest + data
         messages: list[bytes] = []

@@ -1,8 +1,8 @@
-"""Requests at an even rate, in an open loop, by a process of its own: `python -m bench.http_load PORT RATE SECONDS FILE`.
+"""An open-loop load generator with an even rate: `python -m bench.http_load PORT RATE SECONDS FILE`.
 
-FILE holds the requests, each as it goes over the wire, after its length (4 bytes); they are sent in order and over again. Each is
-sent at its time, on a connection that is free or a new one, whatever became of those before it; its delay counts from that time.
-Prints JSON: the delays in seconds, and how often each status came. For a reply that never came the status says why.
+FILE contains the raw requests, each after its length (4 bytes), which are sent in order, repeatedly. Each is sent at its due
+time, on a free or new connection, independently of earlier ones; its delay counts from the due time. Prints JSON: the delays
+in seconds, and the count of each status, or of each error without a reply.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def pack(requests: list[bytes], path: Path) -> None:
-    """Write a file of requests."""
+    """Write requests to a file."""
     with path.open("wb") as file:
         for request in requests:
             file.write(len(request).to_bytes(4) + request)
@@ -42,15 +42,17 @@ def unpack(path: Path) -> list[bytes]:
 
 
 class OpenLoopClient:
+    """A client that sends each request at its due time, and records delays and statuses."""
+
     def __init__(self, port: int) -> None:
         self._port = port
         self._free: list[tuple[float, Connection]] = []
-        """With when each was used last, which is the order that they are in."""
+        """Free connections with the time of their last use, in this order."""
         self._room = asyncio.Semaphore(CONNECTIONS_MAX)
         self.delays: list[float] = []
         self.statuses: Counter[int | str] = Counter()
 
-    async def ask(self, request: bytes, due: float) -> None:
+    async def send(self, request: bytes, due: float) -> None:
         status: int | str
         async with self._room:
             try:
@@ -64,7 +66,7 @@ class OpenLoopClient:
         self.statuses[status] += 1
 
     def _take(self) -> Connection | None:
-        """The free connection that was used last. Those that are idle for long are closed, before the server closes them."""
+        """Return the most recently used free connection. Close them all if it was idle for too long for the server."""
         used, connection = self._free.pop() if self._free else (0.0, None)
         if connection is None or time.monotonic() - used < IDLE_MAX_S:
             return connection
@@ -91,7 +93,7 @@ async def run(port: int, rate: float, seconds: float, requests: list[bytes]) -> 
             due = began + number / rate
             if (early := due - time.monotonic()) > 0:
                 await asyncio.sleep(early)
-            tasks.create_task(load.ask(request, due))
+            tasks.create_task(load.send(request, due))
     return load
 
 

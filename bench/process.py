@@ -1,4 +1,4 @@
-"""A process that the benchmark started: where it may listen, what it uses, and its end."""
+"""A process of a benchmark: its ports, its memory and processor time, and its end."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a process. What is mapped from files is resident in each process that maps it, and in memory once."""
+    """The memory of a process. Mapped files are resident in each process that maps them, but in memory only once."""
 
     resident_mb: float
     proportional_mb: float
-    """What is shared counts in equal parts for those that share it."""
+    """Shared memory counts in equal parts for the processes that share it."""
     private_mb: float
     mapped_mb: float
-    """Resident, and as it is in a file."""
+    """Resident and unchanged from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What the kernel says of a process."""
+    """A process and its figures in /proc."""
 
     pid: int
 
     @property
     def cpu_s(self) -> float:
-        """Processor time so far, of all its threads, in user and kernel mode."""
+        """Processor time of all its threads so far, in user and kernel mode."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -45,7 +45,7 @@ class Process:
 
     @property
     def peak_mb(self) -> float:
-        """The most that was resident at any time."""
+        """The peak of resident memory."""
         return self._status_mb("VmHWM")
 
     @property
@@ -63,8 +63,8 @@ class Process:
 
 
 @asynccontextmanager
-async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    """End a process when the block does, however it ends."""
+async def terminating(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """Terminate a process at the end of the block."""
     try:
         yield
     finally:
@@ -78,6 +78,6 @@ async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
+    """Find a port on which no server listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""`python -m bench.profiled FILE`: a control plane whose main thread is profiled from one SIGUSR1 to the next, into FILE.
+"""A control plane with a profiler: `python -m bench.profiled_server FILE`.
 
-Into FILE.gc goes what the garbage collector did meanwhile: for each generation how often it ran, and for how many seconds.
-A profile lays that to whatever function it came in between.
+The main thread is profiled from one SIGUSR1 to the next, into FILE. The runs and seconds of the garbage collector, which a
+profile attributes to arbitrary functions, are written to FILE.gc for each generation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 from cli.serve import serve
 
 
-class Collections:
-    """Times the garbage collector."""
+class GcTimes:
+    """The runs and seconds of the garbage collector, by generation."""
 
     def __init__(self) -> None:
         self.taken: dict[int, list[float]] = defaultdict(lambda: [0, 0.0])
@@ -36,16 +36,16 @@ class Collections:
 
 
 class Toggle:
-    """What SIGUSR1 does: begin, then end and write."""
+    """A signal handler that starts the profiler, and the next time stops it and writes its results."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._profile = cProfile.Profile()
-        self._collections: Collections | None = None
+        self._collections: GcTimes | None = None
 
     def __call__(self, *_: Any) -> None:
         if self._collections is None:
-            self._collections = Collections()
+            self._collections = GcTimes()
             gc.callbacks.append(self._collections.note)
             self._profile.enable()
             return

@@ -1,4 +1,4 @@
-"""A gateway Envoy on delta ADS, as the control plane sees it: what it asks for, holds and acknowledges. No I/O."""
+"""A simulated gateway Envoy on delta ADS, without I/O: subscriptions, held resources and ACKs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NAMED: Final = (names.ENDPOINT, names.ROUTE, names.EXTENSION)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResponseView:
-    """What a proxy needs to know of a response."""
+    """The parts of a response that a simulated proxy needs."""
 
     type_url: str
     nonce: str
     revision: int
-    """Of the World that it was made of."""
-    given: tuple[tuple[str, str], ...]
+    """The revision of its World."""
+    resources: tuple[tuple[str, str], ...]
     """Name and version of each resource."""
     removed: tuple[str, ...]
     resource_bytes: int
@@ -31,13 +31,13 @@ class ResponseView:
 
 @lru_cache(maxsize=64)  # a change reaches most proxies as the same bytes
 def read(raw: bytes) -> ResponseView:
-    """Read a response; the bodies of its resources are only measured."""
+    """Parse a response; the bodies of its resources are only measured."""
     message = DeltaDiscoveryResponse.FromString(raw)
     return ResponseView(
         type_url=message.type_url,
         nonce=message.nonce,
         revision=int(message.system_version_info or 0),
-        given=tuple((resource.name, resource.version) for resource in message.resources),
+        resources=tuple((resource.name, resource.version) for resource in message.resources),
         removed=tuple(message.removed_resources),
         resource_bytes=sum(resource.ByteSize() for resource in message.resources),
     )
@@ -49,18 +49,18 @@ def acknowledgement(type_url: str, nonce: str) -> bytes:
 
 
 class HeldResources:
-    """What proxies hold of a type: version by name. One object for all who hold the same."""
+    """The versions by name that proxies hold of a type. Proxies that hold the same share one object."""
 
     def __init__(self, versions: Mapping[str, str]) -> None:
         self.versions = versions
         self._after: WeakValueDictionary[object, HeldResources] = WeakValueDictionary()
 
     def after(self, response: ResponseView) -> HeldResources:
-        """What is held once a response was taken."""
-        key = (response.given, response.removed)
+        """Return the resources held after a response."""
+        key = (response.resources, response.removed)
         found = self._after.get(key)
         if found is None:
-            versions = {**self.versions, **dict(response.given)}
+            versions = {**self.versions, **dict(response.resources)}
             for name in response.removed:
                 versions.pop(name, None)
             found = self._after[key] = HeldResources(versions)
@@ -68,12 +68,12 @@ class HeldResources:
 
     @cached_property
     def first_request(self) -> bytes:
-        """The first request of a stream, but for its type; by what it says is held nothing is sent again."""
+        """The first request of a stream without its type; the held versions prevent that resources are sent again."""
         return DeltaDiscoveryRequest(initial_resource_versions=dict(self.versions)).SerializeToString()
 
     @cached_property
     def subscription(self) -> bytes:
-        """The names of all that is held, as what is subscribed to by name."""
+        """A request that subscribes to the held resources by name."""
         return DeltaDiscoveryRequest(resource_names_subscribe=self.versions).SerializeToString()
 
 
@@ -84,20 +84,20 @@ _TYPES: Final = {
 
 
 class SimulatedProxy:
-    """One proxy. It keeps what it holds across streams, as Envoy does."""
+    """One proxy, which keeps its resources across streams, as Envoy does."""
 
     __slots__ = ("_asked", "_node", "held", "revision")
 
     def __init__(self, node_id: str) -> None:
         self.held = dict.fromkeys((*WILDCARD, *NAMED), _NOTHING)
         self.revision = 0
-        """The newest revision of which it acknowledged endpoints."""
+        """The newest revision whose endpoints it acknowledged."""
         self._node = DeltaDiscoveryRequest(node=Node(id=node_id)).SerializeToString()
         self._asked: set[str] = set()
-        """Types asked for by name on this stream."""
+        """The types with subscriptions by name on this stream."""
 
     def open(self) -> Iterator[bytes]:
-        """The requests that a new stream begins with; only the first says who asks."""
+        """Yield the first requests of a new stream; only the first has the node."""
         self._asked = {type_url for type_url in NAMED if self.held[type_url].versions}
         asked = (*WILDCARD, *(type_url for type_url in NAMED if type_url in self._asked))
         for type_url in asked:
@@ -107,7 +107,7 @@ class SimulatedProxy:
             yield node + _TYPES[type_url] + subscribed + held.first_request  # protobuf messages concatenate
 
     def take(self, response: ResponseView) -> Iterator[bytes]:
-        """Take a response: its acknowledgement, and requests for what it refers to."""
+        """Apply a response, and yield its ACK and the subscriptions to resources that it refers to."""
         type_url = response.type_url
         before = self.held[type_url]
         self.held[type_url] = before.after(response)
@@ -121,7 +121,7 @@ class SimulatedProxy:
             yield from _NAMED_BY_LISTENER
 
     def holds(self, counts: Mapping[str, int]) -> bool:
-        """Whether it holds so many resources of each type."""
+        """Return True if it holds these numbers of resources of each type."""
         return all(len(self.held[type_url].versions) == count for type_url, count in counts.items())
 
 
@@ -132,8 +132,8 @@ _NAMED_BY_LISTENER: Final = tuple(
 
 
 def _endpoints_of(before: HeldResources, response: ResponseView) -> Iterator[bytes]:
-    """Ask for the endpoints of clusters that are new, and no more for those of clusters that are gone."""
-    added = tuple(name for name, _ in response.given if name not in before.versions)
+    """Subscribe to the endpoints of new clusters, and unsubscribe from those of removed ones."""
+    added = tuple(name for name, _ in response.resources if name not in before.versions)
     if added or response.removed:
         yield _interest(added, response.removed)
 

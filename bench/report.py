@@ -1,4 +1,4 @@
-"""How figures are printed: one line each, with their number and their spread, the aim, and the ratio to a baseline."""
+"""Output of results: one line each, with count, distribution, aim, and the ratio to a baseline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _UNITS = {"ms": 1000.0, "s": 1.0}
 
 
 def quantile(values: Sequence[float], percent: int) -> float:
-    """The percentile of some values; of one alone, that."""
+    """Return a percentile of values."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]
 
 
-def spread(
+def print_times(
     name: str,
     values_s: Sequence[float],
     *,
@@ -22,7 +22,7 @@ def spread(
     aim_s: float | None = None,
     baseline_s: Sequence[float] | None = None,
 ) -> None:
-    """Print times: how many, least, median, 99th percentile, most. Aim and ratio are of the 99th percentile."""
+    """Print times: count, minimum, median, 99th percentile, maximum. Aim and ratio apply to the 99th percentile."""
     each, p99 = _UNITS[unit], quantile(values_s, 99)
     figures = {"min": min(values_s), "p50": quantile(values_s, 50), "p99": p99, "max": max(values_s)}
     line = f"{name:44} n={len(values_s):<7}" + "".join(
@@ -35,10 +35,10 @@ def spread(
     print(line, flush=True)
 
 
-def spread_of(
+def print_amounts(
     name: str, values: Sequence[float], unit: str, *, below: float | None = None, baseline: float | None = None
 ) -> None:
-    """Print amounts: how many, least, median, most. The aim is for the most, the ratio that of the median to a baseline."""
+    """Print amounts: count, minimum, median, maximum. The aim applies to the maximum, the ratio to the median."""
     figures = {"min": min(values), "p50": quantile(values, 50), "max": max(values)}
     line = f"{name:44} n={len(values):<7}" + "".join(f" {word} {value:8.2f} {unit}" for word, value in figures.items())
     if below is not None:
@@ -48,7 +48,7 @@ def spread_of(
     print(line, flush=True)
 
 
-def figure(
+def print_value(
     name: str, value: float, unit: str = "", *, below: float | None = None, at_most: float | None = None
 ) -> None:
     """Print one value, with its aim."""
@@ -60,9 +60,9 @@ def figure(
     print(line, flush=True)
 
 
-def heading(text: str) -> None:
+def print_heading(text: str) -> None:
     print(f"\n{text}   (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors before)", flush=True)
 
 
-def verdict(met: bool) -> str:  # noqa: FBT001 - it says yes or no to one
+def verdict(met: bool) -> str:  # noqa: FBT001 - it formats one boolean
     return "met" if met else "MISSED"

@@ -1,4 +1,4 @@
-"""The benchmark's end of a fleet simulator (bench/simulator.py), which runs in a process of its own."""
+"""The benchmark's handle of a fleet simulator (bench/simulator.py), which runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.process import Process, ended
-from bench.report import figure
+from bench.process import Process, terminating
+from bench.report import print_value
 
 AT_ONCE = 64
 
 
-class Trouble(RuntimeError):
-    """Proxies did not do what they were to do, so that there is nothing to measure."""
+class SimulationError(RuntimeError):
+    """Simulated proxies failed, so that there is nothing to measure."""
 
 
 class Simulation:
-    """A simulator that runs. Its methods wait for its answers; one is asked at a time."""
+    """A running simulator. Its methods send one command at a time, and wait for the reply."""
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = Process(process.pid)
         self._pipes = process
         self._folder = folder
 
-    async def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+    async def command(self, do: str, **fields: Any) -> dict[str, Any]:
         assert self._pipes.stdin is not None
         assert self._pipes.stdout is not None
         self._pipes.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
         line = await self._pipes.stdout.readline()
         if not line:
-            raise Trouble("the simulator ended")
+            raise SimulationError("the simulator ended")
         return dict(json.loads(line))
 
     async def connect(
@@ -49,34 +49,34 @@ class Simulation:
         at_once: int = AT_ONCE,
         timeout_s: float = 300,
     ) -> float:
-        """Connect proxies, and wait until each holds so many resources of each type; how many seconds it took."""
-        told = {"port": port, "first": first, "count": count, "at_once": at_once}
-        answer = await self.ask("connect", **told, counts=counts, timeout_s=timeout_s)
+        """Connect proxies, wait until each holds `counts` resources of each type, and return the seconds that it took."""
+        options = {"port": port, "first": first, "count": count, "at_once": at_once}
+        answer = await self.command("connect", **options, counts=counts, timeout_s=timeout_s)
         if answer["missing"] or answer["lost"]:
-            raise Trouble(f"of {count} proxies not all were connected and given everything: {answer}")
+            raise SimulationError(f"not all of {count} proxies connected and received everything: {answer}")
         return float(answer["seconds"])
 
     async def acknowledged(self, revision: int, timeout_s: float = 60) -> None:
         """Wait until every proxy has acknowledged this revision, or a later one."""
-        answer = await self.ask("await", revision=revision, timeout_s=timeout_s)
+        answer = await self.command("await", revision=revision, timeout_s=timeout_s)
         if answer["missing"] or answer["lost"]:
-            raise Trouble(f"revision {revision} was not acknowledged by all: {answer}")
+            raise SimulationError(f"not all proxies acknowledged revision {revision}: {answer}")
 
     async def acknowledgements(self) -> Acknowledgements:
-        """All that were sent since this was asked last."""
+        """Read the acknowledgements since the last call."""
         path = self._folder / "acknowledgements"
-        await self.ask("acknowledgements", path=str(path))
+        await self.command("acknowledgements", path=str(path))
         log = array("q")
         log.frombytes(path.read_bytes())
         path.unlink()
         return Acknowledgements(log)
 
     async def totals(self) -> dict[str, Any]:
-        return await self.ask("totals")
+        return await self.command("totals")
 
 
 class Acknowledgements:
-    """When each proxy acknowledged endpoints of which revision."""
+    """The times at which each proxy acknowledged endpoints, by revision."""
 
     def __init__(self, log: Sequence[int]) -> None:
         self._revisions: dict[int, list[int]] = {}
@@ -89,7 +89,7 @@ class Acknowledgements:
         return sum(map(len, self._times.values()))
 
     def delays_s(self, revision: int, since_ns: int) -> list[float]:
-        """How long after `since_ns` each proxy acknowledged `revision` or a later one, least first."""
+        """Return the delays from `since_ns` until each proxy acknowledged `revision` or a later one, in ascending order."""
         delays = []
         for proxy, revisions in self._revisions.items():
             place = bisect_left(revisions, revision)
@@ -100,20 +100,20 @@ class Acknowledgements:
 
 @asynccontextmanager
 async def open_simulation(folder: Path, certificates: Sequence[Path], authority: Path) -> AsyncIterator[Simulation]:
-    """A simulator of a proxy for each certificate, while the block lasts."""
+    """Run a simulator with a proxy for each certificate while the block lasts."""
     command = (sys.executable, "-m", "bench.simulator")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, limit=2**24, start_new_session=True
     )
-    async with ended(process):
+    async with terminating(process):
         simulation = Simulation(process, folder)
-        await simulation.ask("load", authority=str(authority), certificates=[str(path) for path in certificates])
+        await simulation.command("load", authority=str(authority), certificates=[str(path) for path in certificates])
         yield simulation
 
 
 def report_memory(plane: Process, simulation: Simulation) -> None:
-    """Print what both processes hold now."""
-    figure("control plane: resident", plane.resident_mb, "MB")
-    figure("control plane: resident at most", plane.peak_mb, "MB")
-    figure("simulator: resident at most", simulation.process.peak_mb, "MB")
+    """Print the memory of both processes."""
+    print_value("control plane: resident", plane.resident_mb, "MB")
+    print_value("control plane: resident at most", plane.peak_mb, "MB")
+    print_value("simulator: resident at most", simulation.process.peak_mb, "MB")

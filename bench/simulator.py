@@ -1,7 +1,7 @@
-"""`python -m bench.simulator`: a fleet of proxies, each on a connection of its own with mutual TLS, in one process.
+"""A simulated fleet of proxies, each on its own connection with mutual TLS, in one process: `python -m bench.simulator`.
 
-It is told what to do by JSON objects on stdin, one a line, and answers each with one on stdout. Times are those of
-`time.monotonic_ns`, which all processes of a host share. It ends when stdin does.
+It reads commands from stdin, a JSON object on each line, and answers each on stdout. Times are from `time.monotonic_ns`, which
+all processes of a host share. It ends with stdin.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from xds.translate.names import ENDPOINT
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 RETRY_S: Final = 0.1
 _MOST: Final = 16_384
-"""A TLS record holds no more."""
+"""The largest TLS record."""
 _READS: Final = 16
-"""Of one connection, before the others have their turn."""
+"""Reads from one connection before the others have their turn."""
 
 
 class Link:
-    """A proxy's connection: TLS, HTTP/2, and the proxy on it."""
+    """A proxy and its connection with TLS and HTTP/2."""
 
     __slots__ = ("established", "proxy", "sock", "stream", "wants")
 
@@ -53,7 +53,7 @@ class Link:
         self.stream = GrpcStream(METHOD, XDS_SERVER_NAME)
 
     def establish(self) -> bool:
-        """Go on with the handshake; says whether requests may be sent. Raises OSError."""
+        """Continue the handshake; return True once requests may be sent. Raises OSError."""
         try:
             if error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, os.strerror(error))
@@ -67,7 +67,7 @@ class Link:
         return self.established
 
     def flush(self) -> None:
-        """Write what the socket takes."""
+        """Write as much as the socket accepts."""
         out = self.stream.out
         try:
             while out:
@@ -78,7 +78,7 @@ class Link:
             self.wants = select.EPOLLIN
 
     def read(self) -> Iterable[bytes]:
-        """The messages that have come. Raises OSError; ConnectionResetError at the end."""
+        """Yield received messages. Raises OSError; ConnectionResetError at the end of the connection."""
         for _ in range(_READS):
             try:
                 data = self.sock.recv(_MOST)
@@ -91,8 +91,8 @@ class Link:
                 return
 
 
-class Waiting:
-    """A command that is answered later: when it is done, or its time is over."""
+class PendingCommand:
+    """A command that is answered when it is done, or after its timeout."""
 
     def __init__(self, done: Callable[[], bool], answer: Callable[[], Mapping[str, Any]], timeout_s: float) -> None:
         self.done = done
@@ -101,7 +101,7 @@ class Waiting:
 
 
 class Simulator:
-    """The loop: one thread, one epoll."""
+    """The event loop: one thread and one epoll."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -114,14 +114,14 @@ class Simulator:
         self._counts: Mapping[str, int] = {}
         self._to_open: deque[tuple[float, SimulatedProxy]] = deque()
         self._opening: dict[SimulatedProxy, None] = {}
-        """Connected, or about to be, and without all that they should hold."""
+        """Proxies that are connecting, or do not yet hold all their resources."""
         self._most_opening = 1
-        self._waiting: Waiting | None = None
+        self._waiting: PendingCommand | None = None
         self._input = b""
         self._target = 0
         self._behind = 0
         self._log = array("q")
-        """Of each acknowledgement of endpoints: which proxy, which revision, when."""
+        """Proxy, revision and time of each acknowledgement of endpoints."""
         self._lost = self._refused = self._responses = self._received = self._bodies = 0
         self._words = ""
 
@@ -133,12 +133,12 @@ class Simulator:
                 link = self._links.get(fd)
                 if link is not None:
                     self._serve(link, events)
-                elif fd == sys.stdin.fileno() and not self._listen():
+                elif fd == sys.stdin.fileno() and not self._read_commands():
                     return
             if self._to_open:
                 self._open_more()
             if self._waiting is not None:
-                self._look(self._waiting)
+                self._finish_if_done(self._waiting)
 
     def _pause_s(self) -> float:
         if self._to_open and len(self._opening) < self._most_opening:
@@ -170,22 +170,22 @@ class Simulator:
                     for request in link.proxy.open():
                         link.stream.send(request)
                     link.flush()
-                    self._settle(link)
+                    self._check_complete(link)
             else:
                 if events & ~select.EPOLLOUT:
                     for raw in link.read():
-                        self._take(link, raw)
+                        self._receive(link, raw)
                 if link.stream.out:
                     link.flush()
                 if link.stream.ended:
                     raise ConnectionResetError
         except OSError as error:
-            self._lose(link, error)
+            self._handle_failure(link, error)
             return
         if link.wants != wanted:
             self._poll.modify(link.sock.fileno(), link.wants)
 
-    def _take(self, link: Link, raw: bytes) -> None:
+    def _receive(self, link: Link, raw: bytes) -> None:
         response, proxy = read(raw), link.proxy
         self._responses += 1
         self._received += len(raw)
@@ -199,14 +199,14 @@ class Simulator:
             if before < self._target <= proxy.revision:
                 self._behind -= 1
         if proxy in self._opening:
-            self._settle(link)
+            self._check_complete(link)
 
-    def _settle(self, link: Link) -> None:
+    def _check_complete(self, link: Link) -> None:
         if link.proxy.holds(self._counts):
             self._opening.pop(link.proxy, None)
 
-    def _lose(self, link: Link, error: OSError) -> None:
-        """A connection that failed is tried again while its proxy is awaited; others are counted."""
+    def _handle_failure(self, link: Link, error: OSError) -> None:
+        """Retry a failed connection of a proxy that is still connecting; count others as lost."""
         self._close(link)
         self._words = link.stream.last or str(error) or self._words
         if link.proxy in self._opening:
@@ -224,26 +224,26 @@ class Simulator:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    def _listen(self) -> bool:
+    def _read_commands(self) -> bool:
         """Read commands; False at the end."""
         data = os.read(sys.stdin.fileno(), 65_536)
         *lines, self._input = (self._input + data).split(b"\n")
         for line in lines:
             command = json.loads(line)
             answer = getattr(self, f"do_{command.pop('do')}")(**command)
-            if isinstance(answer, Waiting):
+            if isinstance(answer, PendingCommand):
                 self._waiting = answer
             else:
-                _say(answer)
+                _reply(answer)
         return bool(data)
 
-    def _look(self, waiting: Waiting) -> None:
+    def _finish_if_done(self, waiting: PendingCommand) -> None:
         if waiting.done() or time.monotonic() >= waiting.deadline:
             self._waiting = None
-            _say(waiting.answer())
+            _reply(waiting.answer())
 
     def do_load(self, authority: str, certificates: Sequence[str]) -> Mapping[str, Any]:
-        """Who the proxies are: a file for each, with its certificate and key."""
+        """Load the proxies: a file for each, with its certificate and key."""
         self._authority = Path(authority).read_text()
         self._certificates = [Path(path) for path in certificates]
         self._proxies = [SimulatedProxy(path.stem) for path in self._certificates]
@@ -252,39 +252,39 @@ class Simulator:
 
     def do_connect(
         self, port: int, first: int, count: int, at_once: int, counts: Mapping[str, int], timeout_s: float
-    ) -> Waiting:
-        """Connect proxies that are not connected, and wait until each holds so many resources of each type.
+    ) -> PendingCommand:
+        """Connect unconnected proxies, and wait until each holds `counts` resources of each type.
 
-        A server that refuses is asked again, until `timeout_s`.
+        Refused connections are retried until `timeout_s`.
         """
         self._port, self._counts, self._most_opening = port, counts, at_once
         self._refused, self._words, began = 0, "", time.monotonic()
         self._lost = 0
-        there = {link.proxy for link in self._links.values()}
-        self._to_open.extend((0.0, proxy) for proxy in self._proxies[first : first + count] if proxy not in there)
+        connected = {link.proxy for link in self._links.values()}
+        self._to_open.extend((0.0, proxy) for proxy in self._proxies[first : first + count] if proxy not in connected)
 
         def answer() -> Mapping[str, Any]:
             missing = len(self._to_open) + len(self._opening)
             self._to_open.clear()
-            return {"missing": missing, "seconds": time.monotonic() - began, **self._trouble()}
+            return {"missing": missing, "seconds": time.monotonic() - began, **self._errors()}
 
-        return Waiting(lambda: not self._to_open and not self._opening, answer, timeout_s)
+        return PendingCommand(lambda: not self._to_open and not self._opening, answer, timeout_s)
 
-    def do_await(self, revision: int, timeout_s: float) -> Waiting:
-        """Wait until every connected proxy acknowledged endpoints of this revision, or of a later one."""
+    def do_await(self, revision: int, timeout_s: float) -> PendingCommand:
+        """Wait until every connected proxy has acknowledged endpoints of this revision, or of a later one."""
         self._target = revision
         self._behind = sum(link.proxy.revision < revision for link in self._links.values())
-        return Waiting(lambda: self._behind <= 0, lambda: {"missing": self._behind, **self._trouble()}, timeout_s)
+        return PendingCommand(lambda: self._behind <= 0, lambda: {"missing": self._behind, **self._errors()}, timeout_s)
 
     def do_acknowledgements(self, path: str) -> Mapping[str, Any]:
-        """Write down the acknowledgements since the last time: proxy, revision and time, 64 bits each."""
+        """Write the acknowledgements since the last call to a file: proxy, revision and time, 64 bits each."""
         with Path(path).open("wb") as file:
             self._log.tofile(file)
         self._log = array("q")
         return {}
 
     def do_forget(self) -> Mapping[str, Any]:
-        """Start anew with proxies that hold nothing; what is connected is disconnected."""
+        """Disconnect all proxies, and replace them by ones that hold nothing."""
         self.do_disconnect()
         self._proxies = [SimulatedProxy(path.stem) for path in self._certificates]
         self._numbers = {proxy: number for number, proxy in enumerate(self._proxies)}
@@ -297,7 +297,7 @@ class Simulator:
         return {}
 
     def do_totals(self) -> Mapping[str, Any]:
-        """What was received since the start, and what this process used."""
+        """Report the received responses, and the processor time of this process."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "connected": sum(link.established for link in self._links.values()),
@@ -305,18 +305,18 @@ class Simulator:
             "response_bytes": self._received,
             "resource_bytes": self._bodies,
             "cpu_s": usage.ru_utime + usage.ru_stime,
-            **self._trouble(),
+            **self._errors(),
         }
 
-    def _trouble(self) -> Mapping[str, Any]:
+    def _errors(self) -> Mapping[str, Any]:
         return {"lost": self._lost, "refused": self._refused, "words": self._words}
 
 
-def _say(answer: Mapping[str, Any]) -> None:
+def _reply(answer: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    gc.disable()  # a pause here would be counted as the server's
+    gc.disable()  # a pause here would count as the server's
     Simulator().run()

@@ -1,4 +1,4 @@
-"""What a benchmark of a fleet stands on: PostgreSQL, a control plane in a process of its own, and what is declared."""
+"""The testbed of fleet benchmarks: PostgreSQL, a control plane in a process of its own, and a declared fleet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import insert, update
 from sqlmodel import SQLModel, col
 
-from bench.process import Process, ended, free_port
+from bench.process import Process, free_port, terminating
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.database import Database
 from model.embedded_postgres import embedded_server
@@ -39,37 +39,37 @@ READY_S: Final = 60
 _CHUNK: Final = 1_000
 _COUNTRIES: Final = sorted(country.alpha_2.lower() for country in pycountry.countries)
 _SETTINGS: Final = {
-    "EXITPLANE_SILENCE_TIMEOUT_S": "1e7",  # nobody is behind the exits, and they must stay
+    "EXITPLANE_SILENCE_TIMEOUT_S": "1e7",  # the exits do not run, but must stay healthy
     "EXITPLANE_LOST_AFTER_S": "1e8",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A control plane that runs."""
+    """A running control plane."""
 
     process: Process
     xds_port: int
     api_port: int
     ready_s: float
-    """From its start until it said that it is ready."""
+    """The time from its start until it was ready."""
     _pipes: asyncio.subprocess.Process
     _profiled: bool
 
     async def stop(self) -> None:
-        """End it in order; the block that opened it goes on."""
+        """Stop it in order, before the end of its block."""
         self._pipes.terminate()
         await self._pipes.wait()
 
     def toggle_profile(self) -> None:
-        """Begin to profile, or end it, where it was opened so."""
+        """Start or stop the profiler, if it was opened with one."""
         if self._profiled:
             self._pipes.send_signal(signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFleet:
-    """What was declared."""
+    """The ids of a declared fleet."""
 
     id: UUID
     pools: Sequence[UUID]
@@ -78,19 +78,19 @@ class DeclaredFleet:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many resources of each type a gateway is given."""
+        """The number of resources of each type that a gateway receives."""
         of_pools = dict.fromkeys((names.CLUSTER, names.ENDPOINT), len(self.pools))
         return of_pools | dict.fromkeys((names.LISTENER, names.ROUTE, names.EXTENSION), 1)
 
 
 def _country(number: int) -> str:
-    """A real country while there are any, for commands read what is declared; made up for larger fleets."""
+    """Return a real country, which commands can read, or an invented one for larger fleets."""
     return _COUNTRIES[number] if number < len(_COUNTRIES) else f"c{number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A transaction as its writer saw it: the revision that it became, when it began and when it was done."""
+    """A transaction: its revision, and when it began and was committed."""
 
     revision: int
     began_ns: int
@@ -98,7 +98,7 @@ class Commit:
 
 
 class Testbed:
-    """PostgreSQL with an empty schema, and a folder that goes away."""
+    """A PostgreSQL with an empty schema, and a temporary folder."""
 
     def __init__(self, folder: Path, url: str, database: Database, authority: CertificateAuthority) -> None:
         self.folder = folder
@@ -110,7 +110,7 @@ class Testbed:
 
     @asynccontextmanager
     async def serve(self, *, profile: Path | None = None) -> AsyncIterator[Replica]:
-        """A control plane on this database while the block lasts, ready when it begins."""
+        """Run a control plane on this database while the block lasts; it is ready when the block begins."""
         api_port, xds_port = free_port(), free_port()
         settings = {
             **_SETTINGS,
@@ -129,7 +129,7 @@ class Testbed:
                 stderr=output,
                 start_new_session=True,
             )
-        async with ended(process):
+        async with terminating(process):
             await self._until_ready(process, api_port)
             yield Replica(
                 Process(process.pid), xds_port, api_port, time.monotonic() - began, process, profile is not None
@@ -143,7 +143,7 @@ class Testbed:
                 await asyncio.sleep(0.02)
 
     async def declare(self, *, pools: int, exits: int, gateways: int) -> DeclaredFleet:
-        """A fleet whose pools have so many healthy exits each, written as one revision."""
+        """Declare a fleet with pools of healthy exits, as one revision."""
         now = datetime.now(UTC)
         fleet_id, name = uuid4(), f"bench-{uuid4().hex[:8]}"
         pool_ids, gateway_ids = [uuid4() for _ in range(pools)], [uuid4() for _ in range(gateways)]
@@ -168,7 +168,7 @@ class Testbed:
         return DeclaredFleet(fleet_id, pool_ids, [*pool_of], gateway_ids)
 
     def certify(self, fleet: DeclaredFleet) -> list[Path]:
-        """A file for each gateway of a fleet, with a certificate of its own and the key that all share."""
+        """Write a file for each gateway of a fleet, with its own certificate and a shared key."""
         key = ec.generate_private_key(ec.SECP256R1())
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -184,7 +184,7 @@ class Testbed:
         return paths
 
     async def move(self, exit_ids: Sequence[UUID], port: int) -> Commit:
-        """Give exits another port, in one transaction."""
+        """Move exits to another port, in one transaction."""
         began = time.monotonic_ns()
         async with write(self.database) as unit:
             if len(exit_ids) == 1:
@@ -235,11 +235,11 @@ async def _is_ready(api_port: int) -> bool:
 
 
 @asynccontextmanager
-async def open_bed() -> AsyncIterator[Testbed]:
-    """PostgreSQL in a temporary folder, migrated, with an authority."""
+async def open_testbed() -> AsyncIterator[Testbed]:
+    """Start a migrated PostgreSQL with a certificate authority in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="exitplane-bench-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; as root, PostgreSQL runs as somebody else
+        folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; root's PostgreSQL runs as another user
         with embedded_server(folder / "database") as url:
             database = Database(url)
             try:
@@ -252,7 +252,7 @@ async def open_bed() -> AsyncIterator[Testbed]:
 
 
 def run(measure: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a benchmark; Ctrl-C and SIGTERM end all that it started."""
+    """Run a benchmark; Ctrl-C and SIGTERM stop everything that it started."""
 
     async def until_done() -> None:
         task = asyncio.current_task()

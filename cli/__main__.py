@@ -1,4 +1,4 @@
-"""`python -m cli` is `exitplane`."""
+"""Entry point of `python -m cli`, which is `exitplane`."""
 
 from cli.main import main
 

@@ -15,11 +15,11 @@ def main() -> None:
 
     from agent.control import log_buffer
     from agent.service import serve
-    from cli.error_exit import told_in_short
+    from cli.error_exit import exit_on_error
     from cli.logging import configure_logging
 
     configure_logging(log_buffer.keep)
-    with told_in_short():
+    with exit_on_error():
         with os.fdopen(int(sys.argv[1]), "rb") as file:
             settings = pickle.load(file)  # noqa: S301 - of the process that this one was
         asyncio.run(serve(settings))

@@ -1,4 +1,4 @@
-"""What commands that ask the API have in common."""
+"""Options and helpers of the commands that call the API."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from client import Client
 
 T = TypeVar("T")
-HERE: Final = "http://127.0.0.1:8000"
-Api = Annotated[str, typer.Option("--api", envvar="EXITPLANE_API", help="Where the API is.")]
+DEFAULT_API: Final = "http://127.0.0.1:8000"
+Api = Annotated[str, typer.Option("--api", envvar="EXITPLANE_API", help="The URL of the API.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Fleet = Annotated[str | None, typer.Option(help="The fleet, by its name or id.")]
+Fleet = Annotated[str | None, typer.Option(help="The fleet, by name or id.")]
 
 
 class WouldShrink(ExitplaneError):
@@ -28,27 +28,30 @@ class WouldShrink(ExitplaneError):
 
 
 def run(api: str, do: Callable[[Client], Awaitable[T]]) -> T:
-    """Do something with the API at an address, with the credentials that there are for it."""
+    """Run a coroutine with a client of the API at `api`, with the caller's credentials for it.
+
+    Raises WouldShrink instead of the API's refusal of that code, and whatever `do` raises.
+    """
     import asyncio
 
     from client import Client
 
-    shown = authorization(api)
+    header = authorization(api)
 
-    async def done() -> T:
-        async with Client(api, shown) as client:
+    async def call() -> T:
+        async with Client(api, header) as client:
             return await do(client)
 
     try:
-        return asyncio.run(done())
+        return asyncio.run(call())
     except ApiRefused as refused:
         if refused.code != "would_shrink":
             raise
-        raise WouldShrink(refused.message, hint="add --approve shrink if it is meant") from refused
+        raise WouldShrink(refused.message, hint="add --approve shrink to allow it") from refused
 
 
 def print_json(value: Any) -> None:
-    """JSON for programs, and for people who look at it."""
+    """Print a value as indented JSON."""
     print(as_json_text(value))
 
 
@@ -56,7 +59,7 @@ def as_json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def tell(error: ExitplaneError) -> None:
-    """What went wrong, a line for each thing."""
+def print_error(error: ExitplaneError) -> None:
+    """Print an error to standard error, each of its lines with the command's name before it."""
     for line in str(error).splitlines():
         print(f"exitplane: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`exitplane audit`: who did what, and whether anybody changed that afterwards."""
+"""The command `exitplane audit`, which verifies and exports the audit log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.repositories.audit import verify as check
 from model.schema_version import check_migration
 from model.tables import AuditRow
 
-audit = typer.Typer(help="Check the audit, or export it.", no_args_is_help=True)
+audit = typer.Typer(help="Verify the audit log, or export it.", no_args_is_help=True)
 
 
 class BadCheckpoint(ExitplaneError):
@@ -34,13 +34,13 @@ def audit_verify(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="A file that is compared with the chain if it is there, and then holds its end. "
-            "Keep it where who changes the database cannot: a chain that was rewritten whole is found by it alone."
+            help="A file to compare with the chain of hashes; after success it holds the chain's end. "
+            "Keep it where those who can change the database cannot write: only it reveals a chain rewritten from its start."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that no entry was changed, removed or moved; ends with 1 and says which, if one was."""
+    """Verify that no entry was changed, removed or moved. Exits with 1 and names the entries if one was."""
     known = _read_checkpoint(checkpoint) if checkpoint and checkpoint.exists() else None
     verdict = run(_verify(known))
     if verdict.ok and checkpoint is not None:
@@ -48,29 +48,29 @@ def audit_verify(
     if as_json:
         print(json.dumps({"ok": verdict.ok, **asdict(verdict)}, indent=2))
     else:
-        _show(verdict)
+        _print_verdict(verdict)
     raise typer.Exit(0 if verdict.ok else 1)
 
 
 @audit.command("export")
 def audit_export(
     *,
-    since: Annotated[datetime | None, typer.Option(help="From this time on (UTC).")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Before this time (UTC).")] = None,
-    kind: Annotated[str | None, typer.Option(help="Of one kind of thing: pool, operator, …")] = None,
-    action: Annotated[str | None, typer.Option(help="Of one action: created, login_failed, …")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Export entries from this time on (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Export entries before this time (UTC).")] = None,
+    kind: Annotated[str | None, typer.Option(help="Export entries about one kind of object: pool, operator, …")] = None,
+    action: Annotated[str | None, typer.Option(help="Export entries of one action: created, login_failed, …")] = None,
 ) -> None:
-    """Print the entries, the oldest first, a line of JSON each."""
-    which: list[ColumnElement[bool]] = []
+    """Print the entries as lines of JSON, the oldest first."""
+    filters: list[ColumnElement[bool]] = []
     if since is not None:
-        which.append(col(AuditRow.at) >= _as_utc(since))
+        filters.append(col(AuditRow.at) >= _as_utc(since))
     if until is not None:
-        which.append(col(AuditRow.at) < _as_utc(until))
+        filters.append(col(AuditRow.at) < _as_utc(until))
     if kind is not None:
-        which.append(col(AuditRow.kind) == kind)
+        filters.append(col(AuditRow.kind) == kind)
     if action is not None:
-        which.append(col(AuditRow.action) == action)
-    run(_export(which))
+        filters.append(col(AuditRow.action) == action)
+    run(_export(filters))
 
 
 async def _verify(checkpoint: Checkpoint | None) -> ChainVerdict:
@@ -80,33 +80,35 @@ async def _verify(checkpoint: Checkpoint | None) -> ChainVerdict:
             return await check(session, checkpoint)
 
 
-async def _export(which: list[ColumnElement[bool]]) -> None:
+async def _export(filters: list[ColumnElement[bool]]) -> None:
     async with open_database() as database:
         await check_migration(database)
         async with database.session() as session:
-            async for row in read(session, *which):
+            async for row in read(session, *filters):
                 print(row.model_dump_json())
 
 
-def _show(verdict: ChainVerdict) -> None:
+def _print_verdict(verdict: ChainVerdict) -> None:
     if verdict.ok:
         print(f"ok: {verdict.count} entries, the last is {verdict.end.sequence} with hash {verdict.end.hash or 'none'}")
         return
     for finding in verdict.findings:
         print(f"{finding.fault}: {finding.message}")
     if len(verdict.findings) == FINDINGS_MAX:
-        print("and maybe more")
-    print(f"the audit was changed: {verdict.count} entries were read", file=sys.stderr)
+        print("there may be more")
+    print(f"the audit log was tampered with; {verdict.count} entries were read", file=sys.stderr)
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:
     try:
-        said = json.loads(path.read_text())
-        if not isinstance(said["sequence"], int) or said["sequence"] < 0:
-            raise TypeError(said["sequence"])  # noqa: TRY301 - one refusal for all that is wrong with it
-        return Checkpoint(said["sequence"], str(said["hash"]))
+        stored = json.loads(path.read_text())
+        if not isinstance(stored["sequence"], int) or stored["sequence"] < 0:
+            raise TypeError(stored["sequence"])  # noqa: TRY301 - one error for everything that is wrong with the file
+        return Checkpoint(stored["sequence"], str(stored["hash"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"{path} is no checkpoint ({error})", hint="correct --checkpoint, or remove it") from error
+        raise BadCheckpoint(
+            f"{path} is not a checkpoint ({error})", hint="give another file with --checkpoint, or remove this one"
+        ) from error
 
 
 def _write_checkpoint(path: Path, end: Checkpoint) -> None:
@@ -115,8 +117,10 @@ def _write_checkpoint(path: Path, end: Checkpoint) -> None:
         partial.write_text(json.dumps(asdict(end)) + "\n")
         partial.replace(path)
     except OSError as error:
-        raise BadCheckpoint(f"{path} cannot be written ({error.strerror})", hint="correct --checkpoint") from error
+        raise BadCheckpoint(
+            f"{path} cannot be written ({error.strerror})", hint="give another file with --checkpoint"
+        ) from error
 
 
-def _as_utc(given: datetime) -> datetime:
-    return given.replace(tzinfo=UTC) if given.tzinfo is None else given
+def _as_utc(at: datetime) -> datetime:
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at

@@ -1,4 +1,4 @@
-"""`exitplane bootstrap`: what an Envoy that no agent runs starts from."""
+"""The command `exitplane bootstrap`, for an Envoy that no agent runs."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ class Format(StrEnum):
 
 def bootstrap(
     *,
-    role: Annotated[Role, typer.Argument(help="What the Envoy does.")],
+    role: Annotated[Role, typer.Argument(help="The role of the Envoy.")],
     xds: Annotated[
         list[str] | None,
-        typer.Option(help="HOST:PORT of the control plane's xDS server; several are dialled in turn."),
+        typer.Option(help="HOST:PORT of the control plane's xDS server. Repeatable: Envoy tries them in order."),
     ] = None,
-    node_id: Annotated[UUID | None, typer.Option(help="The id that enrolment gave.")] = None,
-    fleet_id: Annotated[UUID | None, typer.Option(help="The id of its fleet.")] = None,
+    node_id: Annotated[UUID | None, typer.Option(help="The id of the proxy, from its enrolment.")] = None,
+    fleet_id: Annotated[UUID | None, typer.Option(help="The id of the proxy's fleet.")] = None,
     state: Annotated[
-        Path | None, typer.Option(help="An agent's state folder: ids and xDS server come from its enrolment.")
+        Path | None, typer.Option(help="An agent's state folder; ids and xDS server are taken from its enrolment.")
     ] = None,
-    otlp: Annotated[str | None, typer.Option(help="HOST:PORT that traces go to (OTLP over gRPC).")] = None,
+    otlp: Annotated[str | None, typer.Option(help="HOST:PORT of the collector of traces (OTLP over gRPC).")] = None,
     max_downstream_connections: Annotated[
-        int, typer.Option(min=1, help="Connections that Envoy takes before it refuses more.")
+        int, typer.Option(min=1, help="Connections that Envoy accepts at most.")
     ] = CONNECTIONS_MAX,
-    output: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.YAML,
+    output: Annotated[Format, typer.Option("--format", help="The format of the output.")] = Format.YAML,
 ) -> None:
-    """Print the bootstrap that an Envoy of this role starts from.
+    """Print the bootstrap configuration of an Envoy that no agent runs.
 
-    Start Envoy from the state folder: the bootstrap, and whatever the control plane sends later, name files relative to
-    the folder that Envoy is started in. Its certificate and key are in secrets/identity.yaml, the authority in
-    secrets/authority.yaml, as `exitplane agent` writes them; Envoy reloads them when they are replaced by a rename.
+    Start Envoy in the state folder, because the bootstrap and the configuration from the control plane use relative paths.
+    The files secrets/identity.yaml (certificate and key) and secrets/authority.yaml have the format that
+    `exitplane agent` writes; Envoy reloads them when they are replaced by a rename.
 
     For example: cd STATE && exitplane bootstrap gateway --state . > bootstrap.yaml && envoy -c bootstrap.yaml
     """
     enrolment = None if state is None else _enrolment(state, role)
-    wanted = Bootstrap(
+    settings = Bootstrap(
         role=role,
-        node_id=_given("--node-id", node_id, enrolment.id if enrolment else None),
-        fleet_id=_given("--fleet-id", fleet_id, enrolment.fleet_id if enrolment else None),
+        node_id=_require("--node-id", node_id, enrolment.id if enrolment else None),
+        fleet_id=_require("--fleet-id", fleet_id, enrolment.fleet_id if enrolment else None),
         xds=_control_planes(xds or [], enrolment),
         otlp=UNUSED_COLLECTOR if otlp is None else read_endpoint("--otlp", otlp),
         max_downstream_connections=max_downstream_connections,
         relayed=False,
     )
-    rendered = render(wanted)
+    rendered = render(settings)
     text = yaml.safe_dump(rendered, sort_keys=False) if output is Format.YAML else json.dumps(rendered, indent=2)
     sys.stdout.write(text.rstrip("\n") + "\n")
 
@@ -69,17 +69,21 @@ def bootstrap(
 def _enrolment(state: Path, role: Role) -> Enrolment:
     enrolment = load(StateDir(state))
     if enrolment is None:
-        raise BadSetting(f"--state {state}: nothing enrolled there yet", hint="start `exitplane agent` there first")
+        raise BadSetting(
+            f"--state {state}: no proxy has enrolled there", hint="run `exitplane agent` with this folder first"
+        )
     if enrolment.role is not role:
-        raise BadSetting(f"--state {state} belongs to a proxy of role {enrolment.role}", hint="name its own role")
+        raise BadSetting(
+            f"--state {state} belongs to a proxy of role {enrolment.role}", hint=f"give the role {enrolment.role}"
+        )
     return enrolment
 
 
-def _given(option: str, value: UUID | None, known: UUID | None) -> UUID:
-    if value is None and known is None:
+def _require(option: str, value: UUID | None, enrolled: UUID | None) -> UUID:
+    """Return the option's value, else that of the enrolment. Raises BadSetting without either."""
+    found = value or enrolled
+    if found is None:
         raise BadSetting(f"{option} is missing", hint=f"add {option}, or --state of an agent that has enrolled")
-    found = value or known
-    assert found is not None
     return found
 
 

@@ -1,4 +1,4 @@
-"""`exitplane get` and `exitplane delete`: what is in the collections of the API."""
+"""The commands `exitplane get` and `exitplane delete`, for the collections of the API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "api-keys": ("name", "role", "scopes", "expires_at", "last_used_at"),
     "audit-events": ("sequence", "at", "action", "kind", "object_id", "actor_id"),
 }
-"""What a table shows of each."""
+"""The fields of each collection that a table shows."""
 _NEVER_DELETED: Final = frozenset({"audit-events"})
 _DELETED_ONE_BY_ONE: Final = frozenset({"api-keys", "proxies"})
 _PAGE: Final = 1_000
@@ -44,7 +44,7 @@ class UnknownCollection(ExitplaneError):
 
 
 class BadFilter(ExitplaneError):
-    code = "bad_wish"
+    code = "bad_filter"
 
 
 class NotConfirmed(ExitplaneError):
@@ -56,15 +56,15 @@ def _complete_collection(incomplete: str) -> list[str]:
 
 
 def _complete_ref(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The names that there are; none when the API is not there, or too slow for somebody who waits."""
-    api, name = ctx.params.get("api") or HERE, ctx.params.get("collection") or ""
+    """Complete the names of a collection's items; none while the API does not answer within _COMPLETION_S."""
+    api, collection = ctx.params.get("api") or DEFAULT_API, ctx.params.get("collection") or ""
 
     import asyncio
 
     async def names(client: Client) -> list[str]:
         async with asyncio.timeout(_COMPLETION_S):
             query = {"name": f"{incomplete}*"} if incomplete else {}
-            items, _ = await client.plain.page(_known(name), limit=_COMPLETED_MAX, **query)
+            items, _ = await client.json.page(_check_collection(collection), limit=_COMPLETED_MAX, **query)
         return sorted({each["name"] for each in items})
 
     try:
@@ -84,24 +84,26 @@ def get(
     collection: Name,
     ref: Annotated[
         str | None,
-        typer.Argument(metavar="[REF]", help="One of them, by its name or id.", autocompletion=_complete_ref),
+        typer.Argument(metavar="[REF]", help="One item, by name or id.", autocompletion=_complete_ref),
     ] = None,
     fleet: Fleet = None,
-    which: Annotated[
+    filters: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", metavar="FIELD=VALUE", help="Only those; fields are those of the API. May be repeated."
+            "--filter",
+            metavar="FIELD=VALUE",
+            help="Show only items whose field, as in the API, has this value. Repeatable.",
         ),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(metavar="FIELD", help="By this field; with - before it, from the last on.")
+        str | None, typer.Option(metavar="FIELD", help="Sort by this field; -FIELD reverses the order.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.")] = None,
-    api: Api = HERE,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show this many items at most.")] = None,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML.")] = False,
 ) -> None:
-    """Show what is in a collection, or one thing of it.
+    """List the items of a collection, or show one of them.
 
     For example:
 
@@ -112,9 +114,9 @@ def get(
       exitplane get users --filter 'name=a*' --json | jq -r '.[].name'
     """
     if ref is not None:
-        found = [run(api, lambda client: client.plain.read(_known(collection), ref, fleet=fleet))]
+        found = [run(api, lambda client: client.json.read(_check_collection(collection), ref, fleet=fleet))]
     else:
-        query = {"sort": sort, **_filters(which or ())}
+        query = {"sort": sort, **_parse_filters(filters or ())}
         if fleet is not None:
             query["fleet"] = fleet
         found = run(api, lambda client: _list(client, collection, query, limit))
@@ -134,33 +136,33 @@ def delete(
     *,
     collection: Name,
     refs: Annotated[
-        list[str], typer.Argument(metavar="REF…", help="Which of them, by names or ids.", autocompletion=_complete_ref)
+        list[str], typer.Argument(metavar="REF…", help="The items, by names or ids.", autocompletion=_complete_ref)
     ],
     fleet: Fleet = None,
     approve: Annotated[
         Literal["shrink"] | None,
-        typer.Option(help="shrink: yes, although it leaves less than half of the pools or healthy exits of a fleet."),
+        typer.Option(help="shrink: allow a change that leaves less than half of a fleet's pools or healthy exits."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    api: Api = HERE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Delete things of a collection: all that are named in one revision, or none.
+    """Delete items of a collection: all of them in one revision, or none.
 
     For example:
 
       exitplane delete exits us-1 us-2 --fleet demo --yes
     """
-    if _known(collection) in _NEVER_DELETED:
-        raise BadFilter(f"nothing of {collection} is deleted")
+    if _check_collection(collection) in _NEVER_DELETED:
+        raise BadFilter(f"{collection} cannot be deleted")
     if collection in _DELETED_ONE_BY_ONE and len(refs) > 1:
-        raise BadFilter(f"{collection} are deleted one at a time", hint="name one")
+        raise BadFilter(f"{collection} are deleted one at a time", hint="name only one")
     if not yes:
         if not sys.stdin.isatty():
-            raise NotConfirmed("there is no terminal to ask whether it is meant", hint="add --yes")
+            raise NotConfirmed("there is no terminal to ask for confirmation", hint="add --yes")
         if not typer.confirm(f"Delete {', '.join(refs)} of {collection}?", err=True):
-            raise NotConfirmed("nothing was done")
-    run(api, lambda client: client.plain.delete(collection, *refs, fleet=fleet, approve=approve))
+            raise NotConfirmed("nothing was changed")
+    run(api, lambda client: client.json.delete(collection, *refs, fleet=fleet, approve=approve))
     if as_json:
         print_json({"deleted": refs})
     else:
@@ -168,8 +170,8 @@ def delete(
             print(f"deleted {each}")
 
 
-def _known(collection: str) -> str:
-    """The name of a collection, if there is one of that name. Raises UnknownCollection."""
+def _check_collection(collection: str) -> str:
+    """Return the name of a collection. Raises UnknownCollection."""
     if collection not in _COLUMNS:
         raise UnknownCollection(f"there is no collection {collection!r}", hint=f"name one of {', '.join(_COLUMNS)}")
     return collection
@@ -177,19 +179,19 @@ def _known(collection: str) -> str:
 
 async def _list(client: Client, name: str, query: Mapping[str, Any], limit: int | None) -> list[Item]:
     found: list[Item] = []
-    async for item in client.plain.list(_known(name), **query, limit=min(limit or _PAGE, _PAGE)):
+    async for item in client.json.list(_check_collection(name), **query, limit=min(limit or _PAGE, _PAGE)):
         if len(found) == limit:
             break
         found.append(item)
     return found
 
 
-def _filters(given: Iterable[str]) -> dict[str, str]:
+def _parse_filters(texts: Iterable[str]) -> dict[str, str]:
     filters = {}
-    for each in given:
-        name, found, value = each.partition("=")
-        if not found or not name:
-            raise BadFilter(f"--filter {each}: this is no FIELD=VALUE", hint="write, for example, --filter country=us")
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise BadFilter(f"--filter {text}: this is not FIELD=VALUE", hint="write, for example, --filter country=us")
         filters[name] = value
     return filters
 

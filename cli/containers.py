@@ -1,4 +1,4 @@
-"""`exitplane containers`: exits that run in containers."""
+"""The command `exitplane containers`, for exits that run in containers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from api.http.limits import CONTAINER_LOG_LINES_MAX
-from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from client import Client
     from client.json_client import Item
 
-containers = typer.Typer(add_completion=False, no_args_is_help=True, help="Exits that run in containers.")
-Country = Annotated[str | None, typer.Option(help="Those of all pools of this country.")]
-Pool = Annotated[str | None, typer.Option(help="Those of this pool, by its name or id.")]
-Refs = Annotated[list[str] | None, typer.Argument(metavar="[EXIT]…", help="Those of these exits, by names or ids.")]
+containers = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="List, start, stop and restart the containers of exits, and show their logs.",
+)
+Country = Annotated[str | None, typer.Option(help="The containers of all pools of this country.")]
+Pool = Annotated[str | None, typer.Option(help="The containers of this pool, by name or id.")]
+Refs = Annotated[
+    list[str] | None, typer.Argument(metavar="[EXIT]…", help="The containers of these exits, by names or ids.")
+]
 Approve = Annotated[
     Literal["shrink"] | None,
-    typer.Option(help="shrink: yes, although it leaves less than half of the healthy exits of a fleet."),
+    typer.Option(help="shrink: allow a change that leaves less than half of a fleet's healthy exits."),
 ]
 
 
@@ -35,15 +41,15 @@ class NothingNamed(ExitplaneError):
 
 @containers.command("list")
 def list_(
-    *, pool: Pool = None, country: Country = None, fleet: Fleet = None, api: Api = HERE, as_json: AsJson = False
+    *, pool: Pool = None, country: Country = None, fleet: Fleet = None, api: Api = DEFAULT_API, as_json: AsJson = False
 ) -> None:
-    """Show the containers of pools (by default of all that have any), and what is wrong with them."""
+    """Show the containers of pools, by default of all pools, and their errors."""
     from client.json_client import Item
 
     async def read(client: Client) -> list[Item]:
         pools = await _pools(client, pool, country, fleet)
         path = "/pools/{pool}/containers"
-        found = [(each, await client.plain.get(path, each["id"])) for each in pools]
+        found = [(each, await client.json.get(path, each["id"])) for each in pools]
         return [Item({"pool": each["name"], "fleet": each["fleet"]} | of) for each, of in found]
 
     found = run(api, read)
@@ -56,7 +62,7 @@ def list_(
     console.print(_table(found))
     for each in found:
         if (state := each["state"]) is not None:
-            counts = f"{state['running']} run, {state['wanted']} are wanted"
+            counts = f"{state['running']} running, {state['wanted']} wanted"
             trouble = f": {state['error']}" if state["error"] else ""
             console.print(f"{each['fleet']}/{each['pool']}: {counts}{trouble}", markup=False)
 
@@ -68,11 +74,11 @@ def start(
     pool: Pool = None,
     country: Country = None,
     fleet: Fleet = None,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
     """Start containers that were stopped."""
-    _ask("start", exits or (), (pool, country, fleet), None, api, as_json=as_json)
+    _send_command("start", exits or (), (pool, country, fleet), None, api, as_json=as_json)
 
 
 @containers.command("stop")
@@ -83,11 +89,11 @@ def stop(
     country: Country = None,
     fleet: Fleet = None,
     approve: Approve = None,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Stop containers. Nothing takes their place until they are started again."""
-    _ask("stop", exits or (), (pool, country, fleet), approve, api, as_json=as_json)
+    """Stop containers. They are not replaced until they are started again."""
+    _send_command("stop", exits or (), (pool, country, fleet), approve, api, as_json=as_json)
 
 
 @containers.command("restart")
@@ -97,36 +103,36 @@ def restart(
     pool: Pool = None,
     country: Country = None,
     fleet: Fleet = None,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Restart containers; those of a pool one after the other, each when the one before serves again.
+    """Restart containers; those of a pool one after another, each when the one before is healthy again.
 
     For example:
 
       exitplane containers restart --country de
     """
-    _ask("restart", exits or (), (pool, country, fleet), None, api, as_json=as_json)
+    _send_command("restart", exits or (), (pool, country, fleet), None, api, as_json=as_json)
 
 
 @containers.command("logs")
 def logs(
     *,
-    ref: Annotated[str, typer.Argument(metavar="EXIT", help="By its name or id.")],
-    lines: Annotated[int, typer.Option(min=1, max=CONTAINER_LOG_LINES_MAX, help="How many at most.")] = 100,
+    ref: Annotated[str, typer.Argument(metavar="EXIT", help="The exit, by name or id.")],
+    lines: Annotated[int, typer.Option(min=1, max=CONTAINER_LOG_LINES_MAX, help="The number of lines, at most.")] = 100,
     fleet: Fleet = None,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Show the last lines that the container of an exit wrote."""
-    found = run(api, lambda client: client.plain.get("/exits/{exit_id}/container/logs", ref, lines=lines, fleet=fleet))
+    """Show the last lines of a container's log."""
+    found = run(api, lambda client: client.json.get("/exits/{exit_id}/container/logs", ref, lines=lines, fleet=fleet))
     if as_json:
         print_json(found)
     else:
         print(found["text"], end="" if found["text"].endswith("\n") else "\n")
 
 
-def _ask(
+def _send_command(
     verb: Verb,
     exits: Sequence[str],
     where: tuple[str | None, str | None, str | None],
@@ -137,32 +143,34 @@ def _ask(
 ) -> None:
     pool, country, fleet = where
     if (not exits) == (pool is None and country is None):
-        raise NothingNamed("this needs exits, or a pool or a country", hint="name exits, or add --pool or --country")
+        raise NothingNamed(
+            "the command needs either exits, or a pool or country", hint="name exits, or add --pool or --country"
+        )
 
     async def do(client: Client) -> list[Item]:
         if exits:
             path = f"/exits/{{exit_id}}/{verb}"
-            asked = [await client.plain.post(path, ref, fleet=fleet, approve=approve) for ref in exits]
+            replies = [await client.json.post(path, ref, fleet=fleet, approve=approve) for ref in exits]
         else:
             pools, path = await _pools(client, pool, country, fleet), f"/pools/{{pool}}/containers/{verb}"
-            asked = [await client.plain.post(path, each["id"], approve=approve) for each in pools]
-        return [wish for each in asked for wish in each["wishes"]]
+            replies = [await client.json.post(path, each["id"], approve=approve) for each in pools]
+        return [command for reply in replies for command in reply["wishes"]]
 
     done = run(api, do)
     if as_json:
         print_json(done)
         return
     for each in done:
-        print(f"{each['container']}: {each['verb']} was asked for")
+        print(f"{each['container']}: {each['verb']} requested")
 
 
 async def _pools(client: Client, pool: str | None, country: str | None, fleet: str | None) -> list[Item]:
-    """The pools that are meant, of those that have containers."""
+    """Read the named pool, or the pools of a country that have containers."""
     from client import collect
 
     if pool is not None:
-        return [await client.plain.read("pools", pool, fleet=fleet)]
-    pools = await collect(client.plain.list("pools", country=country, fleet=fleet))
+        return [await client.json.read("pools", pool, fleet=fleet)]
+    pools = await collect(client.json.list("pools", country=country, fleet=fleet))
     return [each for each in pools if each["containers_state"] is not None]
 
 
@@ -172,7 +180,9 @@ def _table(found: Sequence[Item]) -> Table:
     table = Table("fleet", "container", "state", "since", "exit", "open requests", "note", box=None)
     for pool in found:
         for each in pool["containers"]:
-            note = "stopped" if each["stopped"] else "it drains, to go" if each["leaving_since"] else each["status"]
+            note = (
+                "stopped" if each["stopped"] else "draining, then removed" if each["leaving_since"] else each["status"]
+            )
             table.add_row(
                 pool["fleet"],
                 each["name"],

@@ -1,4 +1,4 @@
-"""The control plane of one replica, in one process: the API, the xDS server and the keeper."""
+"""One replica of the control plane, in one process: the API, the xDS server and the keeper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.oidc import OidcProvider
 from api.runtime.pending_orders import PendingOrders
-from cli.gc_tuning import calm_collector
+from cli.gc_tuning import tune_collector
 from cli.logging import configure_logging
 from keeper.containers.container_spec import SpecContext
 from keeper.containers.reconciler import run_containers
@@ -45,9 +45,9 @@ from xds.server.world_watcher import Debounce
 log = structlog.get_logger()
 API_STOP_S = 3
 _INSTANCE_LENGTH = 16
-_ACCEPTS = 16
-"""Connections accepted in one turn of the loop: libuv takes one for each handle that listens, so a busy replica would let
-new connections wait for seconds while it serves those it has."""
+_ACCEPTS_PER_TURN = 16
+"""Connections accepted in one turn of the loop. libuv accepts one for each listening handle, so with a single handle new
+connections of a busy replica wait for seconds."""
 
 
 class PortInUse(ExitplaneError):
@@ -55,7 +55,7 @@ class PortInUse(ExitplaneError):
 
 
 def run() -> None:
-    """Run until SIGINT or SIGTERM, with the settings of the environment. Raises ExitplaneError."""
+    """Run until SIGINT or SIGTERM, with settings from the environment. Raises ExitplaneError."""
     configure_logging()
     settings = read_settings()
     with _sockets(settings.api_addresses) as sockets, _database_url(settings) as (url, embedded):
@@ -64,7 +64,7 @@ def run() -> None:
 
 @contextmanager
 def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
-    """The URL of the database, and whether it is an embedded one."""
+    """Yield the URL of the database, and True for an embedded one, which runs while the block lasts."""
     if settings.database_url:
         yield settings.database_url, False
         return
@@ -74,7 +74,7 @@ def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
 
 @contextmanager
 def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
-    """The API's listening sockets. Raises PortInUse."""
+    """Yield the API's listening sockets. Raises PortInUse."""
     sockets: list[socket.socket] = []
     try:
         for address in addresses:
@@ -83,7 +83,7 @@ def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
             except OSError as error:
                 raise PortInUse(
                     f"the API cannot listen on {address} ({error.strerror})",
-                    hint="end what uses the port, or set EXITPLANE_API_LISTEN",
+                    hint="stop the program that uses the port, or set EXITPLANE_API_LISTEN",
                 ) from error
         yield sockets
     finally:
@@ -116,7 +116,8 @@ async def open_control_plane(
 ) -> AsyncIterator[XdsServer]:
     """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
 
-    `sockets` are the API's, already listening. Raises xds.server.server.PortInUse, and agent.supervisor.EnvoyMissing if one is wanted to check.
+    `sockets` are the API's, already listening. Raises BadSettings, xds.server.server.XdsPortInUse, and EnvoyMissing where
+    configuration is to be checked with Envoy.
     """
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
@@ -134,7 +135,7 @@ async def open_control_plane(
             canary=CanaryPolicy(share=settings.canary_share, soak_s=settings.canary_soak_s),
             envoy=find_envoy(None) if settings.check_with_envoy else None,
         ) as xds,
-        _calm(xds),
+        _gc_tuning(xds),
         _keeper(database, settings),
         _containers(database, authority, settings),
         _api(settings, database, authority, xds, sockets),
@@ -143,9 +144,9 @@ async def open_control_plane(
 
 
 @asynccontextmanager
-async def _calm(xds: XdsServer) -> AsyncIterator[None]:
+async def _gc_tuning(xds: XdsServer) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(calm_collector(lambda: xds.publisher.streams), name="collector")
+        task = tasks.create_task(tune_collector(lambda: xds.publisher.streams), name="gc-tuning")
         try:
             yield
         finally:
@@ -154,12 +155,12 @@ async def _calm(xds: XdsServer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]:
-    patience = HealthThresholds(
+    thresholds = HealthThresholds(
         unreachable_after=timedelta(seconds=settings.silence_timeout_s),
         lost_after=timedelta(seconds=settings.lost_after_s),
     )
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(run_keeper(database, _now, patience), name="keeper")
+        task = tasks.create_task(run_keeper(database, _now, thresholds), name="keeper")
         try:
             yield
         finally:
@@ -168,22 +169,22 @@ async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]
 
 @asynccontextmanager
 async def _containers(database: Database, authority: CertificateAuthority, settings: Settings) -> AsyncIterator[None]:
-    """Look after containers while the block lasts, if this replica has an engine. Raises BadSettings."""
+    """Run the keeper of containers while the block lasts, if this replica has a container engine. Raises BadSettings."""
     if settings.container_engine is None:
         yield
         return
     if settings.container_api is None:
         raise BadSettings(
-            "EXITPLANE_CONTAINER_ENGINE without EXITPLANE_CONTAINER_API",
-            hint="set it to the URL that containers reach this API under",
+            "EXITPLANE_CONTAINER_ENGINE is set, but EXITPLANE_CONTAINER_API is not",
+            hint="set it to the URL under which containers reach this API",
         )
-    ground = SpecContext(
+    context = SpecContext(
         instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
         api=settings.container_api,
         secrets=settings.container_secrets,
     )
     async with asyncio.TaskGroup() as tasks:
-        work = run_containers(database, settings.container_engine, ground, _now)
+        work = run_containers(database, settings.container_engine, context, _now)
         task = tasks.create_task(work, name="containers")
         try:
             yield
@@ -199,7 +200,7 @@ async def _api(
     xds: XdsServer,
     sockets: list[socket.socket],
 ) -> AsyncIterator[None]:
-    """Serve the API; when the block ends, first the HTTP server stops, then what it heard is stored."""
+    """Serve the API. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
     context = _context(settings, database, authority, xds)
     app = create_app(context)
     config = uvicorn.Config(
@@ -214,7 +215,7 @@ async def _api(
     async with asyncio.TaskGroup() as tasks:
         parts = (context.sink, context.credentials, context.orders)
         background = [tasks.create_task(each.run()) for each in parts]
-        listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS - 1))]
+        listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS_PER_TURN - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
             yield
@@ -253,7 +254,7 @@ def _context(
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to `serve`, which ends more than the API."""
+    """A uvicorn server that leaves signals to `_serve`, which stops more than the API."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

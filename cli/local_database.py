@@ -1,4 +1,4 @@
-"""The database of this host's control plane, for commands beside it."""
+"""Access to the database of this host's control plane."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class NoDatabase(ExitplaneError):
 
 @asynccontextmanager
 async def open_database() -> AsyncIterator[Database]:
-    """The database that EXITPLANE_DATABASE_URL names, or the embedded one that runs in the state folder."""
+    """Open the database of EXITPLANE_DATABASE_URL, or the embedded one that runs in the state folder.
+
+    Raises DatabaseUnreachable where there is neither.
+    """
     settings = read_settings()
     url = settings.database_url or running_server(settings.state_dir)
     if url is None:
@@ -35,7 +38,7 @@ async def open_database() -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Database]:
-    """Give the database of a URL, and close it at the end of the block."""
+    """Open the database of a URL, and close it at the end of the block."""
     database = Database(url, pool_size=1)
     try:
         yield database
@@ -45,9 +48,9 @@ async def connect(url: str) -> AsyncIterator[Database]:
 
 @contextmanager
 def database_url(*, create: bool = False) -> Iterator[str]:
-    """Give the URL of this host's database, and run the embedded server for as long as the block lasts unless it runs.
+    """Yield the URL of this host's database; run the embedded server while the block lasts, unless it runs already.
 
-    Raises NoDatabase where there is none; with `create`, an empty one is made instead.
+    Raises NoDatabase where there is none, unless `create` asks for an empty one.
     """
     settings = read_settings()
     url = settings.database_url or running_server(settings.state_dir)
@@ -59,10 +62,9 @@ def database_url(*, create: bool = False) -> Iterator[str]:
     else:
         raise NoDatabase(
             f"there is no database in {settings.state_dir}",
-            hint="set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL to where it is, or make one: `exitplane db upgrade`",
+            hint="set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL, or create one with `exitplane db upgrade`",
         )
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's coroutine."""
     return asyncio.run(coroutine)

@@ -1,4 +1,4 @@
-"""Logs are events on standard error: readable on a terminal, JSON lines otherwise."""
+"""Configuration of logs: events on standard error, formatted on a terminal and JSON lines otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 
 
 def configure_logging(*more: structlog.typing.Processor) -> None:
-    """Set up structlog, and quiet what other libraries would say below a warning. `more` see each event before it is written."""
+    """Configure structlog, and silence other libraries below warnings. `more` processors get each event before it is written."""
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )

@@ -1,4 +1,4 @@
-"""`exitplane login`, `logout` and `whoami`."""
+"""The commands `exitplane login`, `logout` and `whoami`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cli import credentials
-from cli.api_command import HERE, Api, AsJson, print_json
+from cli.api_command import DEFAULT_API, Api, AsJson, print_json
 from cli.credentials import BadCredentials, Login
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
@@ -23,56 +23,59 @@ class NotLoggedIn(ExitplaneError):
 
 def login(
     *,
-    api: Api = HERE,
-    name: Annotated[str | None, typer.Option(help="Your name; unset: it is asked for.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="A file that holds the password.")] = None,
-    totp: Annotated[str | None, typer.Option(help="What your second factor shows; asked for if it takes one.")] = None,
+    api: Api = DEFAULT_API,
+    name: Annotated[str | None, typer.Option(help="Your name; the command asks for it by default.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password; the command asks for it by default.")
+    ] = None,
+    totp: Annotated[
+        str | None, typer.Option(help="The code of your second factor; the command asks for it if needed.")
+    ] = None,
 ) -> None:
-    """Log in to the API. What it gives is kept for you alone, below XDG_CONFIG_HOME, and renewed as needed."""
+    """Log in to the API. Tokens are stored below XDG_CONFIG_HOME, readable by you alone, and renewed as needed."""
     from api.features.auth.schemas import LoginIn
 
-    _warn_of_eavesdroppers(api)
+    _warn_if_unencrypted(api)
     name = name or _ask("Name", "--name")
-    # not validated here: what is wrong with it, the API says
-    wish = LoginIn.model_construct(name=name, password=_password(password_file), totp=totp)
+    # not validated here, because the API says what is wrong with it
+    credential = LoginIn.model_construct(name=name, password=_password(password_file), totp=totp)
     try:
-        tokens = credentials.ask(api, lambda client: client.auth.log_in(wish))
+        tokens = credentials.call_api(api, lambda client: client.auth.log_in(credential))
     except ApiRefused as refusal:
         if refusal.code != "totp_required":
             raise
-        answered = wish.model_copy(update={"totp": _ask("Code of the second factor", "--totp")})
-        tokens = credentials.ask(api, lambda client: client.auth.log_in(answered))
-    credentials.keep(api, Login.of(tokens))
+        with_code = credential.model_copy(update={"totp": _ask("Code of the second factor", "--totp")})
+        tokens = credentials.call_api(api, lambda client: client.auth.log_in(with_code))
+    credentials.store_login(api, Login.of(tokens))
     print(f"logged in to {api} as {name}")
 
 
-def logout(*, api: Api = HERE) -> None:
-    """End the session, here and at the API."""
-    kept = credentials.kept(api)
-    if kept is None:
+def logout(*, api: Api = DEFAULT_API) -> None:
+    """End the session at the API, and remove its tokens from this host."""
+    if credentials.read_login(api) is None:
         print(f"you are not logged in to {api}")
         return
     try:
         header = credentials.authorization_of_login(api)
         if header is not None:
-            credentials.ask(api, lambda client: client.auth.log_out(), header)
+            credentials.call_api(api, lambda client: client.auth.log_out(), header)
     except ApiRefused as refusal:
         if refusal.status != 401:
             raise
-    credentials.keep(api, None)
+    credentials.store_login(api, None)
     print(f"logged out of {api}")
 
 
 def whoami(
     *,
-    api: Api = HERE,
+    api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Show who you are to the API, and what you may."""
+    """Show your name, role and fleets, as the API sees you."""
     header = credentials.authorization(api)
     if header is None:
-        raise NotLoggedIn(f"nobody is logged in to {api}", hint="run `exitplane login`, or set EXITPLANE_API_KEY")
-    me = credentials.ask(api, lambda client: client.plain.get("/auth/me"), header)
+        raise NotLoggedIn(f"you are not logged in to {api}", hint="run `exitplane login`, or set EXITPLANE_API_KEY")
+    me = credentials.call_api(api, lambda client: client.json.get("/auth/me"), header)
     if as_json:
         print_json(me)
         return
@@ -87,21 +90,23 @@ def _password(path: Path | None) -> str:
     try:
         return path.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadCredentials(f"{path} cannot be read ({error})", hint="correct --password-file") from error
+        raise BadCredentials(
+            f"{path} cannot be read ({error})", hint="give another file with --password-file"
+        ) from error
 
 
 def _ask(what: str, option: str, *, hidden: bool = False) -> str:
     if not sys.stdin.isatty():
         raise BadCredentials(f"there is no terminal to ask for the {what.lower()}", hint=f"give {option}")
-    asked: str = typer.prompt(what, hide_input=hidden)
-    return asked
+    answer: str = typer.prompt(what, hide_input=hidden)
+    return answer
 
 
-def _warn_of_eavesdroppers(api: str) -> None:
+def _warn_if_unencrypted(api: str) -> None:
     parts = urlsplit(api)
     try:
-        here = ip_address(parts.hostname or "").is_loopback
+        local = ip_address(parts.hostname or "").is_loopback
     except ValueError:
-        here = parts.hostname == "localhost"
-    if parts.scheme == "http" and not here:
-        print(f"exitplane: {api} is not https: others on the way can read the password", file=sys.stderr)
+        local = parts.hostname == "localhost"
+    if parts.scheme == "http" and not local:
+        print(f"exitplane: {api} is not https, so others on the network can read the password", file=sys.stderr)

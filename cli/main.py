@@ -10,87 +10,97 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cli.error_exit import told_in_short
+from cli.error_exit import exit_on_error
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("cli.serve:serve", "Run the control plane: the REST API, the xDS server and the keeper."),
     "demo": (
-        "cli.demo_command:demo",
-        "Run a whole Exitplane on this machine: control plane, gateway, exits behind real tunnels, and a small internet.",
+        "cli.demo:demo",
+        "Run a complete Exitplane on this machine: control plane, gateway, exits with tunnels, and a small internet.",
     ),
     "agent": ("cli.agent:agent", "Enrol a proxy, run its Envoy, and tell the control plane how both stand."),
-    "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap that an Envoy of this role starts from."),
+    "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap configuration of an Envoy that no agent runs."),
     "token": (
         "cli.token:token",
-        "Print a join token: agents of one role in one fleet enrol with it, as often as needed, until it expires.",
+        "Print a join token, with which agents of one role enrol in one fleet, as often as needed, until it expires.",
     ),
-    "db": ("cli.db:db", "Look at the database's schema, bring it up to date, back it up and restore it."),
+    "db": ("cli.db:db", "Manage the database: check and upgrade its schema, back it up and restore it."),
     "status": (
         "cli.status:status",
-        "Show the exits and proxies, their states and why, and which changes are tried or held back.",
+        "Show exits and proxies with their states, and the changes that are not rolled out to all proxies.",
     ),
-    "get": ("cli.collections:get", "Show what is in a collection, or one thing of it."),
-    "delete": ("cli.collections:delete", "Delete things of a collection: all that are named in one revision, or none."),
+    "get": ("cli.collections:get", "List the items of a collection, or show one of them."),
+    "delete": ("cli.collections:delete", "Delete items of a collection: all of them in one revision, or none."),
     "drain": (
         "cli.exits:drain",
-        "Offer exits to nobody any more; their open tunnels go on until their clients are done.",
+        "Stop sending new requests to exits; open tunnels continue until their clients close them.",
     ),
-    "enable": ("cli.exits:enable", "Let exits that were drained or disabled serve again, once they are heard of."),
-    "disable": ("cli.exits:disable", "Take exits out."),
+    "enable": (
+        "cli.exits:enable",
+        "Enable exits that were drained or disabled; they serve again after their next heartbeat.",
+    ),
+    "disable": ("cli.exits:disable", "Take exits out of service."),
     "history": (
         "cli.exits:history",
-        "Show what an exit went through: its states with their reasons, and how that compares with the time before.",
+        "Show the states that an exit went through, with reasons, and its uptime compared with the time before.",
     ),
-    "best": ("cli.exits:best", "Show which exit of a country is the best now: healthy, with little to do, and near."),
-    "rotate": ("cli.exits:rotate", "Have an exit take another server or address, and wait until it has."),
-    "speed-test": ("cli.exits:speed_test", "Have an exit measure how fast its tunnel is."),
-    "logs": ("cli.exits:logs", "Show the newest lines of what an exit's agent and its Envoy log."),
-    "containers": ("cli.containers:containers", "Exits that run in containers."),
-    "apply": ("cli.apply:apply", "Make what is declared what files say: all of it in one revision, or nothing."),
+    "best": (
+        "cli.exits:best",
+        "Show the best exit of a country at the moment: healthy, near, and with few open requests.",
+    ),
+    "rotate": ("cli.exits:rotate", "Make an exit take another server or address, and wait until it has."),
+    "speed-test": ("cli.exits:speed_test", "Measure the speed of an exit's tunnel."),
+    "logs": ("cli.exits:logs", "Show the newest log lines of an exit's agent and its Envoy."),
+    "containers": (
+        "cli.containers:containers",
+        "List, start, stop and restart the containers of exits, and show their logs.",
+    ),
+    "apply": ("cli.apply:apply", "Make the declared state match files: all changes in one revision, or none."),
     "diff": (
         "cli.apply:diff",
-        "Tell what `apply` would do. Ends with 0 when there is no difference, 1 when there is one, and 2 in trouble.",
+        "Show what `apply` would change. Exits with 0 for no difference, 1 for a difference, and 2 for an error.",
     ),
     "export": (
         "cli.apply:export",
-        "Print what is declared, as YAML that `apply` takes, in an order that does not change.",
+        "Print the declared state as YAML that `apply` accepts, in a stable order.",
     ),
     "explain": (
         "cli.explain:explain",
-        "Tell which listener, route, pool and exits would serve a request, in which order, and why others would not.",
+        "Show which listener, route, pool and exits would serve a request, in order, and why others would not.",
     ),
     "init": (
         "cli.init:init",
-        "Make the first admin, in the database of this host's control plane or that of EXITPLANE_DATABASE_URL.",
+        "Create the first admin, in the database of this host's control plane or in that of EXITPLANE_DATABASE_URL.",
     ),
     "login": (
         "cli.login:login",
-        "Log in to the API. What it gives is kept for you alone, below XDG_CONFIG_HOME, and renewed as needed.",
+        "Log in to the API. Tokens are stored below XDG_CONFIG_HOME, readable by you alone, and renewed as needed.",
     ),
-    "logout": ("cli.login:logout", "End the session, here and at the API."),
-    "whoami": ("cli.login:whoami", "Show who you are to the API, and what you may."),
-    "audit": ("cli.audit:audit", "Check the audit, or export it."),
+    "logout": ("cli.login:logout", "End the session at the API, and remove its tokens from this host."),
+    "whoami": ("cli.login:whoami", "Show your name, role and fleets, as the API sees you."),
+    "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
-"""Commands by name: where each is, and the first paragraph of its help.
+"""Commands by name: `module:attribute`, and the first paragraph of the help.
 
-A command is imported when it is called, so that none waits for what another needs: `--help` and completion import none at all.
+A command is imported only when it is called, because imports take longer than most commands. `--help` and the completion of
+command names import none.
 """
 
 
 class _LazyGroup(TyperGroup):
-    """Lists commands by the table above, and imports the one that is called."""
+    """A group that lists the commands of _COMMANDS, and imports the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name=name, help=text) for name, (_, text) in _COMMANDS.items()}
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer keeps its click to itself
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer does not export click's types
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _load(name), rest
 
 
 def _load(name: str) -> Any:
-    """Import a command."""
+    """Import a command and build it."""
     module, _, attribute = _COMMANDS[name][0].partition(":")
     found: typer.Typer | Callable[..., None] = getattr(import_module(module), attribute)
     if not isinstance(found, typer.Typer):
@@ -127,16 +137,16 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Holds the group open, and what is said of no command."""
+    """Hold the options that belong to no command, and keep the group open."""
 
 
 def main() -> None:
-    """The console script: an error that Exitplane knows is one line and status 1."""
-    # gRPC's core would write to stderr beside our own words; what matters is raised. Set it to "error" to see more.
+    """Run the console script."""
+    # gRPC's core would log to standard error; it raises what matters. Set it to "error" to see more.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # no child of ours uses gRPC, whose core would stop and start its threads at every fork
+    # gRPC's core would stop and start its threads at every fork, and no child uses gRPC
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    # pydantic would read the metadata of every distribution to look for plugins; we have none. Set it to "false" to have yours.
+    # pydantic would read the metadata of every distribution to find plugins. Set it to "false" to use some.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
-    with told_in_short():
+    with exit_on_error():
         app(prog_name="exitplane")

@@ -1,4 +1,4 @@
-"""`exitplane serve`: the control plane, imported when it runs, so that `--help` does not wait for it."""
+"""The command `exitplane serve`, which imports the control plane only when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 def serve() -> None:
     """Run the control plane: the REST API, the xDS server and the keeper.
 
-    Settings are read from EXITPLANE_* variables. Without EXITPLANE_DATABASE_URL an embedded PostgreSQL runs in the state
-    folder. Ctrl-C or SIGTERM ends it in order.
+    Settings come from EXITPLANE_* environment variables. Without EXITPLANE_DATABASE_URL an embedded PostgreSQL runs in the
+    state folder. Ctrl-C or SIGTERM stops all parts in order.
     """
     from cli.control_plane import run
 

@@ -1,11 +1,11 @@
-"""`exitplane status`: what runs, as the API tells it."""
+"""The command `exitplane status`, which shows exits, proxies and unfinished rollouts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.api_command import HERE, Api, AsJson, print_json, run
+from cli.api_command import DEFAULT_API, Api, AsJson, print_json, run
 from client.errors import ApiRefused
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from client.json_client import Item
 
 
-def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
-    """Show the exits and proxies, their states and why, and which changes are tried or held back."""
+def status(*, api: Api = DEFAULT_API, as_json: AsJson = False) -> None:
+    """Show exits and proxies with their states, and the changes that are not rolled out to all proxies."""
     found = run(api, _read)
     if as_json:
         print_json(found)
@@ -26,9 +26,12 @@ def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
     console = Console(highlight=False)
     exits = ("fleet", "country", "pool", "name", "locality", "state", "state_reason")
     console.print(_table("Exits", found["exits"], exits))
-    console.print(_table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "lacks")))
+    console.print(
+        _table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync"))
+    )
     if found["changes"]:
-        console.print(_table("Changes not with everybody", found["changes"], ("fleet", "given_to", "what", "reason")))
+        columns = ("fleet", "given_to", "resource_names", "reason")
+        console.print(_table("Changes not rolled out to all proxies", found["changes"], columns))
 
 
 async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -37,33 +40,33 @@ async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     from client import collect
 
     fleets, exits, proxies = await asyncio.gather(
-        *(collect(client.plain.list(name)) for name in ("fleets", "exits", "proxies"))
+        *(collect(client.json.list(name)) for name in ("fleets", "exits", "proxies"))
     )
     changes = [change for fleet in fleets for change in await _changes(client, fleet)]
     return {
         "exits": exits,
-        "proxies": [each | {"lacks": _what_it_lacks(each)} for each in proxies],
+        "proxies": [each | {"out_of_sync": _list_outdated_types(each)} for each in proxies],
         "changes": changes,
     }
 
 
 async def _changes(client: Client, fleet: Item) -> list[dict[str, Any]]:
-    """What of a fleet is tried by canaries, or held back."""
+    """Read the change-sets of a fleet that only canaries have, or that are held back."""
     try:
-        rollout = await client.plain.get("/fleets/{fleet}/rollout", fleet["id"])
+        rollout = await client.json.get("/fleets/{fleet}/rollout", fleet["id"])
     except ApiRefused as refusal:
-        if refusal.status == 404:  # it was removed meanwhile
+        if refusal.status == 404:  # the fleet was deleted meanwhile
             return []
         raise
     return [
-        {"fleet": fleet["name"], "what": ", ".join(sorted({it["name"] for it in each["resources"]}))} | each
+        {"fleet": fleet["name"], "resource_names": ", ".join(sorted({it["name"] for it in each["resources"]}))} | each
         for group in rollout["groups"]
         for each in group["change_sets"]
     ]
 
 
-def _what_it_lacks(proxy: Item) -> str:
-    """The types of resources of which a proxy does not have what it should."""
+def _list_outdated_types(proxy: Item) -> str:
+    """List the types of resources of which a proxy has not accepted the current version."""
     behind = [
         f"{it['type_url'].rpartition('.')[2]} ({it['status']})" for it in proxy["sync"] if it["status"] != "accepted"
     ]

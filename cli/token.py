@@ -1,4 +1,4 @@
-"""`exitplane token`: the right to enrol."""
+"""The command `exitplane token`, which creates join tokens."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class UnknownFleet(ExitplaneError):
 
 def token(
     *,
-    role: Annotated[Role, typer.Option(help="What may be enrolled with it.")],
-    fleet: Annotated[str, typer.Option(help="The fleet, by name or id.")],
-    ttl_s: Annotated[float, typer.Option(min=1, help="How long it may be used, in seconds.")] = 86_400,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the time it expires at.")] = False,
+    role: Annotated[Role, typer.Option(help="The role of the proxies that may enrol with the token.")],
+    fleet: Annotated[str, typer.Option(help="The fleet that they join, by name or id.")],
+    ttl_s: Annotated[float, typer.Option(min=1, help="The lifetime of the token, in seconds.")] = 86_400,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the time of expiry.")] = False,
 ) -> None:
-    """Print a join token: agents of one role in one fleet enrol with it, as often as needed, until it expires.
+    """Print a join token, with which agents of one role enrol in one fleet, as often as needed, until it expires.
 
-    It is shown this once; only its digest is stored. Give it to `exitplane agent --token-file`.
+    The token is shown only once, because only its digest is stored. Pass it to `exitplane agent --token-file`.
     """
     expires_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
     secret = run(_create(role, fleet, ttl_s))
@@ -41,6 +41,6 @@ async def _create(role: Role, fleet: str, ttl_s: float) -> str:
         async with database.session() as session:
             found = await declared.find_fleet(session, fleet)
             if found is None:
-                raise UnknownFleet(f"there is no fleet {fleet!r}", hint="create it first: POST /api/v1/fleets")
+                raise UnknownFleet(f"there is no fleet {fleet!r}", hint="create it first with POST /api/v1/fleets")
             ttl = timedelta(seconds=ttl_s)
             return await enrolment.create_token(session, fleet_id=found.id, role=role, ttl=ttl, now=datetime.now(UTC))

@@ -1,7 +1,10 @@
-"""A typed client of the REST API, for programs and for the command line; docs/client.md shows how to use it.
+"""A typed client of the REST API, for programs and for the command line (docs/client.md).
 
-`from client import Client` imports no server: no FastAPI, no SQLAlchemy, no gRPC. The names below are imported when they are
-used first, so that a command that only prints its help imports none of them.
+    async with Client("http://127.0.0.1:8000", f"Bearer {key}") as api:
+        pool = await api.pools.create(PoolIn(name="us", fleet="demo", country="us"))
+
+`from client import Client` imports nothing of the server: no FastAPI, no SQLAlchemy, no gRPC. The names below are imported on
+first use, so that a command that only prints its help imports none of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Logging in and out."""
+"""Authentication of operators: login, logout, passwords and second factors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FINISH_OIDC = Operation("finish_oidc", "GET", f"{_PATH}/oidc/callback", None, T
 
 
 class AuthClient:
-    """What an operator does about themselves. None of it is sent twice: a code or a token is good once."""
+    """An operator's own account. Apart from `me` and `begin_oidc`, no request is sent twice: codes and tokens are valid once."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -39,31 +39,31 @@ class AuthClient:
         yield from (_START_TOTP, _CONFIRM_TOTP, _REMOVE_TOTP, _BEGIN_OIDC, _FINISH_OIDC)
 
     async def log_in(self, login: LoginIn) -> TokensOut:
-        """Tokens for a name and a password. The client goes on with the credential that it was made with."""
+        """Log in with name and password, and return tokens. This client keeps the credential that it was created with."""
         return (await self._transport.send(_LOG_IN, body=login)).value
 
     async def refresh(self, token: RefreshIn) -> TokensOut:
-        """New tokens for a refresh token, which is used up."""
+        """Exchange a refresh token, which is valid once, for new tokens."""
         return (await self._transport.send(_REFRESH, body=token)).value
 
     async def log_out(self) -> None:
-        """End this session."""
+        """End the session of this client's token."""
         await self._transport.send(_LOG_OUT)
 
     async def me(self) -> MeOut:
-        """Who calls, and what they may."""
+        """Read the caller's name, role and fleets."""
         return (await self._transport.send(_ME)).value
 
     async def change_password(self, passwords: PasswordIn) -> None:
-        """Change one's own password."""
+        """Change the caller's password."""
         await self._transport.send(_PASSWORD, body=passwords)
 
     async def start_totp(self) -> TotpOut:
-        """Begin to set up a second factor."""
+        """Create the secret of a second factor; `confirm_totp` activates it."""
         return (await self._transport.send(_START_TOTP)).value
 
     async def confirm_totp(self, code: TotpIn) -> None:
-        """From now on a login takes a code."""
+        """Activate the second factor: from now on, a login needs a code."""
         await self._transport.send(_CONFIRM_TOTP, body=code)
 
     async def remove_totp(self, proof: TotpRemovalIn) -> None:
@@ -71,9 +71,9 @@ class AuthClient:
         await self._transport.send(_REMOVE_TOTP, body=proof)
 
     async def begin_oidc(self) -> str:
-        """Where a browser logs in; this client keeps the cookie that `finish_oidc` takes."""
+        """Return the URL where a browser logs in. This client keeps the cookie that `finish_oidc` needs."""
         return await self._transport.redirection(_BEGIN_OIDC)
 
     async def finish_oidc(self, **query: str) -> TokensOut:
-        """Tokens for what the provider sent the browser back with."""
+        """Return tokens for the query with which the provider redirected the browser."""
         return (await self._transport.send(_FINISH_OIDC, query=query)).value

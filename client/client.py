@@ -1,7 +1,4 @@
-"""The API as a typed Python client: `async with Client(url, authorization) as api: await api.pools.create(PoolIn(…))`.
-
-Each part of the API is imported when it is used first: a program that lists exits builds no schema of certificates.
-"""
+"""The entry point of the typed client. Each part of the API is imported on first use, with its schemas."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from api.http.paths import BASE_PATH
-from client.transport import Operation, Transport, Value
+from client.transport import Operation, QueryValue, Transport
 
 if TYPE_CHECKING:
     from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
@@ -50,8 +47,8 @@ COLLECTIONS: Final = (
     "api-keys",
     "audit-events",
 )
-"""Those that can be listed and read, by the names that they have in the API."""
-_OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "neighbours")
+"""The collections that can be listed and read, by their names in the API."""
+_OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "vpn_sentinel")
 HealthPart = Literal["live", "ready", "startup"]
 _HEALTH_OPERATIONS: Final[dict[HealthPart, tuple[str, str]]] = {
     "live": ("show_health", "/health"),
@@ -62,10 +59,14 @@ T = TypeVar("T")
 
 
 class Client:
-    """One API, on behalf of whoever the Authorization header's value stands for. All methods raise ApiRefused, ApiUnreachable.
+    """A client of the API at `url`. `authorization` is the value of the Authorization header. Methods raise ApiRefused, ApiUnreachable.
 
-    What is changed can be tried first (`try_create`, …). What is read with an ETag can be changed only if nobody else did
-    meanwhile (`if_match`). `sleep` is what it does between two attempts.
+        async with Client("http://127.0.0.1:8000", f"Bearer {key}") as api:
+            async for exit in api.exits.list(state="healthy"):
+                print(exit.name)
+
+    Each write has a dry run (`try_create`, …). With `if_match` a write is refused if somebody else changed the object since it
+    was read (`read_with_etag`). `sleep` is called between two attempts.
     """
 
     def __init__(
@@ -162,8 +163,8 @@ class Client:
         return ReadableCollection(self._transport, "audit-events", "audit-event", AuditEventOut)
 
     @cached_property
-    def plain(self) -> JsonClient:
-        """The API without its schemas, for programs that only show what it says."""
+    def json(self) -> JsonClient:
+        """The API as plain JSON values, without schemas, for programs that only show them."""
         from client.json_client import JsonClient
 
         return JsonClient(self._transport)
@@ -193,13 +194,13 @@ class Client:
         return AuthClient(self._transport)
 
     @cached_property
-    def neighbours(self) -> VpnSentinelClient:
+    def vpn_sentinel(self) -> VpnSentinelClient:
         from client.vpn_sentinel import VpnSentinelClient
 
         return VpnSentinelClient(self._transport)
 
     def collection(self, name: str) -> ReadableCollection[Any]:
-        """The collection that the API calls `name`, one of COLLECTIONS. Raises KeyError."""
+        """Return the collection of this name, one of COLLECTIONS. Raises KeyError."""
         if name not in COLLECTIONS:
             raise KeyError(name)
         found: ReadableCollection[Any] = getattr(self, name.replace("-", "_"))
@@ -213,18 +214,18 @@ class Client:
         return CollectionClient(self._transport, name, kind, schemas)
 
     def operations(self) -> Iterator[Operation[Any]]:
-        """Those of the OpenAPI document that this client asks for."""
+        """Yield the operations of the OpenAPI document that this client implements."""
         for part in (*COLLECTIONS, *_OTHER_PARTS):
             yield from getattr(self, part.replace("-", "_")).operations()
         yield self._explain
         yield from (self._health(part) for part in _HEALTH_OPERATIONS)
 
-    async def explain(self, target: str, **query: Value) -> ExplainOut:
-        """What a gateway would make of a request for `target`, and why."""
+    async def explain(self, target: str, **query: QueryValue) -> ExplainOut:
+        """Read how a gateway would route a request for `target`, and why."""
         return (await self._transport.send(self._explain, query={"target": target, **query})).value
 
     async def health(self, part: HealthPart = "live") -> HealthOut:
-        """How the parts of the process are."""
+        """Read the health of the process: `live`, `ready` or `startup`."""
         return (await self._transport.send(self._health(part))).value
 
     @cached_property
@@ -241,5 +242,8 @@ class Client:
 
 
 async def collect(items: AsyncIterator[T]) -> list[T]:
-    """All of what a list gives."""
+    """Return all items of a list.
+
+    pools = await collect(api.pools.list(fleet="demo"))
+    """
     return [item async for item in items]

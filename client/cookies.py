@@ -1,4 +1,4 @@
-"""Cookies of one host, as far as logging in through an OIDC provider needs them (RFC 6265)."""
+"""The cookies of one host, as far as a login through an OIDC provider needs them (RFC 6265)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class _Cookie:
     path: str
     secure: bool
     expires_at: float | None
-    """In seconds of the jar's clock; None: with the jar."""
+    """In seconds of the jar's clock; None for a cookie that expires with the jar."""
 
 
 class CookieJar:
-    """Cookies that a host set, and which of them a request to it carries."""
+    """The cookies that a host set."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._cookies: dict[tuple[str, str], _Cookie] = {}
 
-    def keep(self, fields: Iterable[str]) -> None:
-        """Take over what `Set-Cookie` fields say: attributes Path, Secure and Max-Age (0 or less removes a cookie)."""
+    def update(self, fields: Iterable[str]) -> None:
+        """Store the cookies of `Set-Cookie` fields, with Path, Secure and Max-Age; 0 or less removes a cookie."""
         for field in fields:
             pair, *rest = field.split(";")
             name, _, value = pair.strip().partition("=")
-            said = [part.strip().partition("=") for part in rest]
-            attributes = {key.lower(): given for key, _, given in said}
+            parts = [part.strip().partition("=") for part in rest]
+            attributes = {key.lower(): text for key, _, text in parts}
             path = attributes.get("path") or "/"
             lifetime_s = _seconds(attributes.get("max-age", ""))
             if lifetime_s is not None and lifetime_s <= 0:
@@ -39,7 +39,7 @@ class CookieJar:
                 self._cookies[name, path] = _Cookie(value, path, "secure" in attributes, expires_at)
 
     def header(self, path: str, *, secure: bool) -> str:
-        """The value of `Cookie` for a request to a path; empty when there is none to send."""
+        """Return the value of `Cookie` for a request to a path; empty if no cookie applies."""
         now = self._clock()
         return "; ".join(
             f"{name}={cookie.value}"

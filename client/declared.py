@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from api.features.declared.schemas import AppliedOut, Declared
 from api.http.paths import BASE_PATH
 from api.kernel.dry_run import DryRunOut
-from client.collection import WriteOptions, sort_out
+from client.collection import WriteOptions, split_options
 from client.transport import Operation, Reply, Transport
 
 _PATH = f"{BASE_PATH}/declared"
@@ -17,7 +17,7 @@ _APPLY = Operation("apply_declared", "PUT", _PATH, Declared, AppliedOut)
 
 
 class DeclaredClient:
-    """What is declared, read and made as a whole."""
+    """The declared state, read and applied as a whole."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -26,22 +26,22 @@ class DeclaredClient:
         yield from (_EXPORT, _APPLY)
 
     async def export(self, *, fleet: str | None = None) -> Declared:
-        """All that is declared (in one fleet)."""
+        """Read the declared state, of one fleet or of all."""
         return (await self._transport.send(_EXPORT, query={"fleet": fleet})).value
 
     async def apply(
-        self, document: Declared, *, prune: bool = False, fleet: str | None = None, **given: Unpack[WriteOptions]
+        self, document: Declared, *, prune: bool = False, fleet: str | None = None, **options: Unpack[WriteOptions]
     ) -> Reply[AppliedOut]:
-        """Make what is declared what the document says, in one revision; the reply says what the proxies made of it."""
-        query, headers = sort_out(given)
+        """Make the declared state match a document, in one revision. The reply counts the answers of the proxies."""
+        query, headers = split_options(options)
         query |= {"prune": prune, "fleet": fleet}
         return await self._transport.send(_APPLY, query=query, body=document, headers=headers)
 
     async def try_apply(
-        self, document: Declared, *, prune: bool = False, fleet: str | None = None, **given: Unpack[WriteOptions]
+        self, document: Declared, *, prune: bool = False, fleet: str | None = None, **options: Unpack[WriteOptions]
     ) -> tuple[AppliedOut, DryRunOut]:
-        """What `apply` would do: its steps, and what of which proxies' configuration would differ."""
-        query, headers = sort_out(given)
+        """Return the steps that `apply` would take, and the differences in the configuration of proxies."""
+        query, headers = split_options(options)
         query |= {"prune": prune, "fleet": fleet}
-        tried = await self._transport.dry_run(_APPLY, query=query, body=document, headers=headers)
-        return AppliedOut.model_validate(tried.body), tried
+        dry_run = await self._transport.dry_run(_APPLY, query=query, body=document, headers=headers)
+        return AppliedOut.model_validate(dry_run.body), dry_run

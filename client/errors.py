@@ -1,4 +1,4 @@
-"""Why the API did not do what it was asked."""
+"""The errors that the client raises."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from model.errors import ExitplaneError
 
 
 class ApiUnreachable(ExitplaneError):
-    """Nobody answered, or nobody who is an Exitplane that this version understands."""
+    """Nothing answered at the URL, or no Exitplane that this version understands."""
 
     code = "api_unreachable"
 
 
 class ApiRefused(ExitplaneError):
-    """The API said no: `code`, `message` and `hint` are its own, and `errors` say which field is wrong."""
+    """A refusal by the API, with its `status`, `code`, `message` and `hint`; `errors` name the wrong fields."""
 
     def __init__(
         self, status: int, code: str, message: str, *, hint: str = "", errors: Sequence[FieldError] = ()
@@ -28,7 +28,7 @@ class ApiRefused(ExitplaneError):
 
     @classmethod
     def of(cls, status: int, problem: Any) -> ApiRefused | None:
-        """What a `problem+json` says; None when it is none."""
+        """Build the error from a `problem+json` body; None for another body."""
         try:
             errors = [
                 FieldError(each["field"], each["message"], each["hint"], each["value"]) for each in problem["errors"]
@@ -38,13 +38,13 @@ class ApiRefused(ExitplaneError):
             return None
 
     def __str__(self) -> str:
-        told = "; ".join(describe(error) for error in self.errors) or self.message
-        return f"{told}; {self.hint}" if self.hint else told
+        text = "; ".join(describe(error) for error in self.errors) or self.message
+        return f"{text}; {self.hint}" if self.hint else text
 
 
 def describe(error: FieldError) -> str:
-    """One thing wrong, without its hint: `/pools/3/country: this is not a country code (it is "zz")`."""
-    # {pool} stands for what the caller named in the path
+    """Format one field error without its hint: `/pools/3/country: this is not a country code (it is "zz")`."""
+    # a parameter of the path, such as {pool}, is not a field that the caller knows
     field = "" if error.field.startswith("{") else f"{error.field}: "
     value = "" if error.value is None else f' (it is "{error.value}")'
     return f"{field}{error.message}{value}"

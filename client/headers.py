@@ -1,4 +1,4 @@
-"""Header fields of a reply."""
+"""The header fields of a reply."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 
 class Headers(Mapping[str, str]):
-    """Header fields by name, whatever the case; of a repeated field the last (`all_of` has all)."""
+    """Header fields by case-insensitive name; the last value of a repeated field (`all_of` returns all)."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self._pairs = [(name.lower(), value) for name, value in pairs]
@@ -22,5 +22,5 @@ class Headers(Mapping[str, str]):
         return len(self._last)
 
     def all_of(self, name: str) -> list[str]:
-        """Values of every field with this name, in order."""
+        """Return the values of all fields with this name, in order."""
         return [value for each, value in self._pairs if each == name.lower()]

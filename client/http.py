@@ -1,4 +1,4 @@
-"""HTTP/1.1 to one origin, on asyncio's streams: connections that are kept, time limits, and replies that go on (h11 parses)."""
+"""An HTTP/1.1 client of one origin on asyncio's streams and h11, with kept connections, timeouts and streamed replies."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from client.headers import Headers
 
 _CONNECT_S: Final = 10.0
 _READ_S: Final = 120.0
-"""How long the other side may be silent."""
+"""The longest silence of the server during an exchange."""
 _IDLE_S: Final = 4.0
-"""How long a connection is kept unused: less than servers do, which close it after five seconds and more."""
+"""The time that an unused connection is kept: servers close theirs after five seconds or more."""
 _CHUNK: Final = 65_536
 
 
 class BadUrl(ValueError):
-    """An address that nothing can be asked at."""
+    """A URL that is not an origin of HTTP."""
 
 
 class BadHeader(ValueError):
@@ -31,19 +31,19 @@ class BadHeader(ValueError):
 
 
 class NotConnected(Exception):
-    """Nothing was sent: nobody took the connection."""
+    """No connection was accepted, so nothing was sent."""
 
 
 class NotTrusted(NotConnected):
-    """Somebody took the connection whose certificate no authority vouches for, or is another's."""
+    """The server's certificate is for another name, or not signed by a trusted authority."""
 
 
 class ConnectionBroken(Exception):
-    """The connection ended, or fell silent, before the reply was complete."""
+    """The connection ended, or timed out, before the reply was complete."""
 
 
 class HttpResponse:
-    """A reply whose body is read as it comes. Its methods raise ConnectionBroken."""
+    """A reply whose body is read as it arrives. Methods raise ConnectionBroken."""
 
     def __init__(self, connection: _Connection, head: h11.Response) -> None:
         self._connection = connection
@@ -51,17 +51,17 @@ class HttpResponse:
         self.headers = Headers((name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body in the pieces that arrive."""
+        """Yield the body in the chunks that arrive."""
         while not isinstance(event := await self._connection.receive(), h11.EndOfMessage):
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
 
     async def read(self) -> bytes:
-        """The whole body."""
+        """Read the whole body."""
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """The body line by line, without the ends of lines, as soon as each is there."""
+        """Yield the lines of the body without their ends, each as soon as it is complete."""
         rest = b""
         async for chunk in self.chunks():
             *lines, rest = (rest + chunk).split(b"\n")
@@ -72,7 +72,7 @@ class HttpResponse:
 
 
 class HttpOrigin:
-    """One server: it keeps connections to it, and the cookies that it set."""
+    """A client of one server, which keeps connections and cookies."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -81,7 +81,7 @@ class HttpOrigin:
         self._cookies = CookieJar()
 
     async def close(self) -> None:
-        """End the connections that are kept; one that is in use ends with its request."""
+        """Close the idle connections; one in use ends with its request."""
         self._closed = True
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -91,10 +91,7 @@ class HttpOrigin:
     async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
     ) -> AsyncIterator[HttpResponse]:
-        """Ask for a target below the origin's URL.
-
-        Raises BadUrl, BadHeader, NotConnected, ConnectionBroken.
-        """
+        """Send a request for a target below the origin's URL. Raises BadUrl, BadHeader, NotConnected, ConnectionBroken."""
         base, port = _split(self._url)
         path, secure = base.path.rstrip("/") + target, base.scheme == "https"
         cookies = self._cookies.header(path.partition("?")[0], secure=secure)
@@ -104,28 +101,28 @@ class HttpOrigin:
         if body or method in {"POST", "PUT", "PATCH"}:
             fields["Content-Length"] = str(len(body))
         head = _head(method, path, fields)
-        connection = self._take() or await _connect(base.hostname or "", port, secure=secure)
+        connection = self._take_idle() or await _connect(base.hostname or "", port, secure=secure)
         try:
-            response = HttpResponse(connection, await connection.ask(head, body))
-            self._cookies.keep(response.headers.all_of("Set-Cookie"))
+            response = HttpResponse(connection, await connection.send(head, body))
+            self._cookies.update(response.headers.all_of("Set-Cookie"))
             yield response
         finally:
-            if connection.renew() and not self._closed:
+            if connection.start_next_cycle() and not self._closed:
                 self._idle.append(connection)
             else:
-                connection.abandon()
+                connection.abort()
 
-    def _take(self) -> _Connection | None:
+    def _take_idle(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_fresh():
+            if connection.is_reusable():
                 return connection
-            connection.abandon()
+            connection.abort()
         return None
 
 
 class _Connection:
-    """A connection and the state of HTTP on it, for one exchange after the other."""
+    """A connection and its HTTP state, for one exchange after another."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -133,8 +130,8 @@ class _Connection:
         self._protocol = h11.Connection(h11.CLIENT)
         self._used_at = 0.0
 
-    async def ask(self, head: h11.Request, body: bytes) -> h11.Response:
-        """Send a request, and read the head of its reply."""
+    async def send(self, head: h11.Request, body: bytes) -> h11.Response:
+        """Send a request, and read the head of the reply."""
         events = [head, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()]
         sent = b"".join(self._protocol.send(event) or b"" for event in events)
         try:
@@ -142,7 +139,7 @@ class _Connection:
                 self._writer.write(sent)
                 await self._writer.drain()
         except TimeoutError as error:
-            raise ConnectionBroken(f"it took nothing for {_READ_S:g} s") from error
+            raise ConnectionBroken(f"the server read nothing for {_READ_S:g} s") from error
         except OSError as error:
             raise ConnectionBroken(str(error)) from error
         while not isinstance(event := await self.receive(), h11.Response):
@@ -150,38 +147,38 @@ class _Connection:
         return event
 
     async def receive(self) -> h11.Event:
-        """The next event: part of a reply."""
+        """Read the next h11 event of a reply."""
         try:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
                 async with asyncio.timeout(_READ_S):
                     self._protocol.receive_data(await self._reader.read(_CHUNK))
         except TimeoutError as error:
-            raise ConnectionBroken(f"it was silent for {_READ_S:g} s") from error
+            raise ConnectionBroken(f"the server sent nothing for {_READ_S:g} s") from error
         except (OSError, h11.RemoteProtocolError) as error:
             raise ConnectionBroken(str(error) or type(error).__name__) from error
         if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
-            raise ConnectionBroken("it was closed")
+            raise ConnectionBroken("the server closed it")
         return event
 
-    def renew(self) -> bool:
-        """Get ready for another exchange; False when this connection takes none."""
+    def start_next_cycle(self) -> bool:
+        """Prepare for another exchange; False if this connection cannot carry one."""
         if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
             return False
         self._protocol.start_next_cycle()
         self._used_at = asyncio.get_running_loop().time()
         return True
 
-    def is_fresh(self) -> bool:
-        """Whether the other side can be expected to take another request."""
+    def is_reusable(self) -> bool:
+        """Return True if the server is expected to accept another request."""
         idle_s = asyncio.get_running_loop().time() - self._used_at
         return idle_s < _IDLE_S and not self._reader.at_eof() and not self._writer.is_closing()
 
-    def abandon(self) -> None:
-        """End it at once, whatever it was about."""
+    def abort(self) -> None:
+        """Close the connection at once, with unsent data."""
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """End it in order."""
+        """Close the connection in order."""
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
@@ -201,7 +198,7 @@ async def _connect(host: str, port: int, *, secure: bool) -> _Connection:
 
 
 def _split(url: str) -> tuple[SplitResult, int]:
-    """The parts of an origin's URL, and its port. Raises BadUrl."""
+    """Split an origin's URL into its parts and its port. Raises BadUrl."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -214,7 +211,7 @@ def _split(url: str) -> tuple[SplitResult, int]:
 
 
 def _head(method: str, target: str, headers: Mapping[str, str]) -> h11.Request:
-    """Raises BadHeader."""
+    """Build the head of a request. Raises BadHeader."""
     try:
         fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
         return h11.Request(method=method, target=target, headers=fields)

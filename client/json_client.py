@@ -1,6 +1,6 @@
-"""The API's replies as plain JSON values, for programs that show them, like the command line.
+"""The API's replies as plain JSON values, for programs that only show them, like the command line.
 
-No schema is imported or checked, so it costs little to start, and fields that a newer API has pass as they are.
+No schema is imported or checked, so a program starts fast, and fields of a newer API pass unchanged.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ from typing import Any
 
 from api.http.paths import BASE_PATH
 from client.errors import ApiUnreachable
-from client.transport import Body, Operation, Transport, Value
+from client.transport import Body, Operation, QueryValue, Transport
 
 
 class Item(dict[str, Any]):
-    """An object of JSON. Raises ApiUnreachable for a field that it does not have: then the API is of another version."""
+    """A JSON object. A missing field raises ApiUnreachable, because the API is of another version."""
 
     def __missing__(self, field: str) -> Any:
-        raise ApiUnreachable(f"what the API says has no {field}", hint="use the same version on both sides")
+        raise ApiUnreachable(f"the API's reply has no {field}", hint="use the same version on both sides")
 
 
 class JsonClient:
-    """Asks by path and by collection. All methods raise ApiRefused, ApiUnreachable.
+    """Requests by path and by collection. Methods raise ApiRefused, ApiUnreachable.
 
-    A path is below the API's base, such as `/fleets/{fleet}/rollout`, and `place` fills its braces.
+    A path is relative to the API's base, such as `/fleets/{fleet}/rollout`; `path_args` fill its braces:
+    `await api.json.get("/fleets/{fleet}/rollout", "demo")`.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def get(self, path: str, *place: str, **query: Value) -> Item:
+    async def get(self, path: str, *path_args: str, **query: QueryValue) -> Item:
         """Read a path."""
-        return await self._send("GET", path, place, query)
+        return await self._send("GET", path, path_args, query)
 
-    async def post(self, path: str, *place: str, **query: Value) -> Item:
-        """Have something done that takes no body. It is done once, however often it has to be sent."""
-        return await self._send("POST", path, place, query)
+    async def post(self, path: str, *path_args: str, **query: QueryValue) -> Item:
+        """Post to a path without a body. An Idempotency-Key lets repeated requests take effect once."""
+        return await self._send("POST", path, path_args, query)
 
-    async def page(self, collection: str, **query: Value) -> tuple[list[Item], str | None]:
-        """The items of one page of a collection, and the cursor of the next one."""
+    async def page(self, collection: str, **query: QueryValue) -> tuple[list[Item], str | None]:
+        """Read the items of one page of a collection, and the cursor of the next one."""
         found = await self.get(f"/{collection}", **query)
         return found["items"], found["next"]
 
-    async def list(self, collection: str, **query: Value) -> AsyncIterator[Item]:
-        """All items of a collection, page by page: `sort`, the filters of the collection, and `limit` for the size of a page."""
+    async def list(self, collection: str, **query: QueryValue) -> AsyncIterator[Item]:
+        """Read all items of a collection, page by page. `query` takes `sort`, filters, and `limit`, the size of a page."""
         while True:
             items, cursor = await self.page(collection, **query)
             for item in items:
@@ -53,11 +54,11 @@ class JsonClient:
             query["cursor"] = cursor
 
     async def read(self, collection: str, ref: str, *, fleet: str | None = None) -> Item:
-        """One thing of a collection, by its id or name."""
+        """Read one object of a collection by its id or name."""
         return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
 
     async def delete(self, collection: str, *refs: str, fleet: str | None = None, approve: str | None = None) -> None:
-        """Delete things of a collection, by ids or names: all in one revision, or none. Not every collection takes several."""
+        """Delete objects of a collection, by ids or names: all in one revision, or none. Some collections allow one at a time."""
         query = {"fleet": fleet, "approve": approve}
         if len(refs) == 1:
             path = f"{BASE_PATH}/{collection}/{{ref}}"
@@ -67,9 +68,14 @@ class JsonClient:
             await self._send("POST", f"/{collection}/bulk", (), query, {"delete": refs})
 
     async def _send(
-        self, method: str, path: str, place: Iterable[str], query: Mapping[str, Value], body: Body | None = None
+        self,
+        method: str,
+        path: str,
+        path_args: Iterable[str],
+        query: Mapping[str, QueryValue],
+        body: Body | None = None,
     ) -> Item:
         operation: Operation[Item] = Operation(
-            f"{method} {path}", method, f"{BASE_PATH}{path}", None, Item, keyed=method == "POST"
+            f"{method} {path}", method, f"{BASE_PATH}{path}", None, Item, takes_idempotency_key=method == "POST"
         )
-        return (await self._transport.send(operation, *place, query=query, body=body)).value
+        return (await self._transport.send(operation, *path_args, query=query, body=body)).value

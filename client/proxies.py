@@ -1,4 +1,4 @@
-"""Proxies, and the configuration that they hold."""
+"""Proxies: their collection and their configuration."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from api.features.proxies.schemas import ConfigOut, ProxyIn, ProxyOut, ProxyPatch
 from api.http.paths import BASE_PATH
 from client.collection import ChangeableCollection
-from client.transport import Operation, Value
+from client.transport import Operation, QueryValue
 
 _CONFIG = Operation("read_config", "GET", f"{BASE_PATH}/proxies/{{proxy_id}}/config", None, ConfigOut)
 
 
 class ProxiesClient(ChangeableCollection[ProxyIn, ProxyPatch, ProxyOut]):
-    """Proxies, and what they hold."""
+    """The collection of proxies, with the operation that reads their configuration."""
 
     def operations(self) -> Iterator[Operation[Any]]:
         yield from super().operations()
         yield _CONFIG
 
     async def config(self, proxy_id: object, *, resource: str | None = None, differences: bool = False) -> ConfigOut:
-        """What a proxy holds, and what it should hold, as of now."""
-        query: dict[str, Value] = {"resource": resource, "differences": differences}
+        """Read the configuration that a proxy has accepted, and the one that it should have."""
+        query: dict[str, QueryValue] = {"resource": resource, "differences": differences}
         return (await self._transport.send(_CONFIG, str(proxy_id), query=query)).value

@@ -1,4 +1,4 @@
-"""Requests and replies: credentials, retries, and what a refusal says."""
+"""Requests and replies of the API: credentials, retries and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from api.kernel.dry_run import DryRunOut
 
 T = TypeVar("T")
-Value: TypeAlias = object
+QueryValue: TypeAlias = object
 Body: TypeAlias = "BaseModel | Mapping[str, Any]"
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.25
@@ -31,25 +31,26 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[T]):
-    """One of the operations of the OpenAPI document, by its id. None: without a body, or without content in the reply.
+    """An operation of the OpenAPI document, by its id.
 
-    An answer of a type of `dict` is an object of JSON, and so are those within; no schema is imported for that.
+    `body` and `response` are the schemas of the request's and the reply's content, or None for no content. With a subclass of
+    `dict` as `response`, each JSON object of the reply becomes one, without a schema.
     """
 
     id: str
     method: str
     path: str
     body: type[BaseModel] | None
-    answer: type[T] | None
-    keyed: bool = False
-    """Whether it takes an Idempotency-Key."""
+    response: type[T] | None
+    takes_idempotency_key: bool = False
+    """True if the operation takes an Idempotency-Key, which makes repeated requests take effect once."""
     repeatable: bool = True
-    """Whether it may be sent again when nobody knows what became of it."""
+    """True if a request may be sent again when its outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvergenceTally:
-    """Of the connected proxies that a write concerns: how many have it, refused it, or did not answer in time."""
+    """The answers to a write: how many of the connected proxies acknowledged, rejected or did not answer in time."""
 
     acknowledged: int
     rejected: int
@@ -58,25 +59,25 @@ class ConvergenceTally:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """What came back: the value, and what the headers say of it."""
+    """The reply to a request: the value of its body, and its headers."""
 
     value: T
     headers: Mapping[str, str] = field(repr=False)
 
     @property
     def etag(self) -> str | None:
-        """What `if_match` takes."""
+        """The value for `if_match`."""
         return self.headers.get("ETag")
 
     @property
     def revision(self) -> int | None:
-        """The revision that a write made, or that held when it had nothing to do."""
+        """The revision of a write, or the current one if the write changed nothing."""
         found = self.headers.get(REVISION_HEADER)
         return None if found is None else int(found)
 
     @property
     def proxies(self) -> ConvergenceTally | None:
-        """Of a write that waited: what the proxies made of it."""
+        """The answers of the proxies; None for a write without `wait_s`."""
         found = self.headers.get(PROXIES_HEADER)
         if found is None:
             return None
@@ -85,10 +86,10 @@ class Reply(Generic[T]):
 
 
 class Transport:
-    """One API, and on whose behalf it is asked. Use it as a context: it holds connections.
+    """The connections and the credential for one API. Use it as a context manager.
 
-    A request that may be sent twice is, when the API says that it is away for a while (503 with Retry-After) or when the
-    connection breaks: five times at most. A POST has an Idempotency-Key, so that it is done once.
+    A repeatable request is sent again, five times at most, after a 503 with Retry-After and after a broken connection. A POST
+    has an Idempotency-Key, so that it takes effect once.
     """
 
     def __init__(
@@ -110,52 +111,52 @@ class Transport:
     async def send(
         self,
         operation: Operation[T],
-        *place: str,
-        query: Mapping[str, Value] | None = None,
+        *path_args: str,
+        query: Mapping[str, QueryValue] | None = None,
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply[T]:
-        """Ask for an operation; `place` fills its path. Raises ApiRefused, ApiUnreachable."""
-        content, found = await self._exchange(operation, place, query, body, headers)
-        value: Any = None if operation.answer is None else self._read(operation.answer, content)
+        """Send the request of an operation; `path_args` fill the braces of its path. Raises ApiRefused, ApiUnreachable."""
+        content, found = await self._exchange(operation, path_args, query, body, headers)
+        value: Any = None if operation.response is None else self._read(operation.response, content)
         return Reply(value, found)
 
     async def dry_run(
         self,
         operation: Operation[Any],
-        *place: str,
-        query: Mapping[str, Value] | None = None,
+        *path_args: str,
+        query: Mapping[str, QueryValue] | None = None,
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DryRunOut:
-        """What an operation would do, without doing it. Raises ApiRefused, ApiUnreachable."""
+        """Return what an operation would do, without doing it. Raises ApiRefused, ApiUnreachable."""
         from api.kernel.dry_run import DryRunOut
 
-        content, _ = await self._exchange(operation, place, {**(query or {}), "dry_run": True}, body, headers)
+        content, _ = await self._exchange(operation, path_args, {**(query or {}), "dry_run": True}, body, headers)
         return self._read(DryRunOut, content)
 
     @asynccontextmanager
     async def stream(
-        self, operation: Operation[Any], query: Mapping[str, Value] | None, headers: Mapping[str, str]
+        self, operation: Operation[Any], query: Mapping[str, QueryValue] | None, headers: Mapping[str, str]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The lines of a reply that does not end by itself. Raises ApiRefused, ApiUnreachable."""
+        """Yield the lines of an endless reply. Raises ApiRefused, ApiUnreachable."""
         async with self._open(operation, (), query, b"", headers) as response:
             if response.status >= 400:
-                raise self._refusal(response.status, await response.read())
+                raise self._error_of(response.status, await response.read())
             yield response.lines()
 
     async def redirection(self, operation: Operation[Any]) -> str:
-        """Where an operation sends a browser. Raises ApiRefused, ApiUnreachable."""
+        """Return the URL to which an operation redirects a browser. Raises ApiRefused, ApiUnreachable."""
         async with self._open(operation, (), None, b"", {}) as response:
             if response.status >= 400:
-                raise self._refusal(response.status, await response.read())
+                raise self._error_of(response.status, await response.read())
             return response.headers["Location"]
 
     async def _exchange(
         self,
         operation: Operation[Any],
-        place: tuple[str, ...],
-        query: Mapping[str, Value] | None,
+        path_args: tuple[str, ...],
+        query: Mapping[str, QueryValue] | None,
         body: Body | None,
         headers: Mapping[str, str] | None,
     ) -> tuple[bytes, Mapping[str, str]]:
@@ -164,23 +165,23 @@ class Transport:
         if body is not None:
             content = _as_json(body).encode()
             sent["Content-Type"] = "application/json"
-        if operation.keyed:
+        if operation.takes_idempotency_key:
             sent["Idempotency-Key"] = str(uuid4())
-        for left in reversed(range(_ATTEMPTS)):
-            pause_s = min(_PAUSE_S * 2 ** (_ATTEMPTS - 1 - left), _LONGEST_PAUSE_S)
+        for remaining in reversed(range(_ATTEMPTS)):
+            pause_s = min(_PAUSE_S * 2 ** (_ATTEMPTS - 1 - remaining), _LONGEST_PAUSE_S)
             try:
-                async with self._open(operation, place, query, content, sent) as response:
-                    answer = await response.read()
+                async with self._open(operation, path_args, query, content, sent) as response:
+                    reply = await response.read()
                     if response.status < 400:
-                        return answer, response.headers
+                        return reply, response.headers
                     wait_s = _retry_after_s(response)
-                    if wait_s is None or not left:
-                        raise self._refusal(response.status, answer)
+                    if wait_s is None or not remaining:
+                        raise self._error_of(response.status, reply)
                     pause_s = max(pause_s, wait_s)
-            except _Broken:
-                if not operation.repeatable or not left:
+            except _OutcomeUnknown:
+                if not operation.repeatable or not remaining:
                     raise
-            # not all at the same moment
+            # jitter, so that clients do not all retry at the same moment
             await self._sleep(min(pause_s, _LONGEST_PAUSE_S) * random.uniform(1, 1.25))  # noqa: S311 - no secret
         raise AssertionError("the last attempt returns or raises")
 
@@ -188,8 +189,8 @@ class Transport:
     async def _open(
         self,
         operation: Operation[Any],
-        place: tuple[str, ...],
-        query: Mapping[str, Value] | None,
+        path_args: tuple[str, ...],
+        query: Mapping[str, QueryValue] | None,
         content: bytes,
         headers: Mapping[str, str],
     ) -> AsyncIterator[HttpResponse]:
@@ -197,50 +198,52 @@ class Transport:
         sent = dict(headers)
         if self._authorization is not None:
             sent["Authorization"] = self._authorization
-        asked = {name: _plain(value) for name, value in (query or {}).items() if value is not None}
-        target = _path(operation.path, place) + (f"?{urlencode(asked)}" if asked else "")
+        parameters = {name: _format_value(value) for name, value in (query or {}).items() if value is not None}
+        target = _path(operation.path, path_args) + (f"?{urlencode(parameters)}" if parameters else "")
         try:
             async with self._origin.request(operation.method, target, sent, content) as response:
                 yield response
         except BadUrl as error:
             raise ApiUnreachable(
-                f"{self.url} is no address of an API", hint="give --api as http://HOST:PORT"
+                f"{self.url} is not the URL of an API", hint="give --api as http://HOST:PORT"
             ) from error
         except BadHeader as error:
-            raise ApiUnreachable("the credential is none that can be sent", hint="correct the API key") from error
+            raise ApiUnreachable(
+                "the credential has characters that HTTP cannot carry", hint="correct the API key"
+            ) from error
         except NotTrusted as error:
             raise ApiUnreachable(
                 f"the certificate of the API at {self.url} is not trusted ({error})",
-                hint="use the name that it is for, or set SSL_CERT_FILE to the file of the authority that signed it",
+                hint="use the host name of the certificate, or set SSL_CERT_FILE to the file of its authority",
             ) from error
         except NotConnected as error:
-            raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", hint=_MEND) from error
+            raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", hint=_HINT) from error
         except ConnectionBroken as error:
-            raise _Broken(f"the connection to the API at {self.url} broke ({error})", hint=_MEND) from error
+            raise _OutcomeUnknown(f"the connection to the API at {self.url} broke ({error})", hint=_HINT) from error
 
     def _read(self, kind: type[T], content: bytes) -> T:
         try:
             value: T = _validate(kind, content)
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is one
-            message = f"what answers at {self.url} is no Exitplane that this version understands"
+            message = f"the server at {self.url} is not an Exitplane that this version understands"
             raise ApiUnreachable(message, hint="correct --api, or use the same version on both sides") from error
         return value
 
-    def _refusal(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
+    def _error_of(self, status: int, content: bytes) -> ApiRefused | ApiUnreachable:
         try:
             refused = ApiRefused.of(status, json.loads(content))
         except ValueError:
             refused = None
         return refused or ApiUnreachable(
-            f"what answers at {self.url} is no Exitplane (it said {status})", hint="correct --api"
+            f"the server at {self.url} is not an Exitplane (it answered {status})", hint="correct --api"
         )
 
 
-class _Broken(ApiUnreachable):
-    """Nobody knows whether it was done."""
+class _OutcomeUnknown(ApiUnreachable):
+    """The connection broke, and it is unknown whether the request took effect."""
 
 
-_MEND: Final = "start it, or give --api"
+_HINT: Final = "start the control plane, or give its URL with --api"
 
 
 def _validate(kind: Any, content: bytes) -> Any:
@@ -251,7 +254,7 @@ def _validate(kind: Any, content: bytes) -> Any:
         return found
     from pydantic import BaseModel, TypeAdapter
 
-    # a model is its own validator; making an adapter of one costs as much again
+    # a model validates itself; an adapter of it would cost as much again
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_validate_json(content)
     return TypeAdapter(kind).validate_json(content)
@@ -261,16 +264,16 @@ def _as_json(body: Body) -> str:
     return json.dumps(body) if isinstance(body, Mapping) else body.model_dump_json(by_alias=True, exclude_unset=True)
 
 
-def _path(template: str, place: tuple[str, ...]) -> str:
-    parts = iter(place)
+def _path(template: str, path_args: tuple[str, ...]) -> str:
+    parts = iter(path_args)
     return "/".join(quote(next(parts), safe="") if part.startswith("{") else part for part in template.split("/"))
 
 
-def _plain(value: Value) -> str:
+def _format_value(value: QueryValue) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _retry_after_s(response: HttpResponse) -> float | None:
-    """How long the API says that it is away; None when it does not, or is not."""
+    """Return the seconds of Retry-After in a 503; None for another reply."""
     found = response.headers.get("Retry-After", "")
     return float(found) if response.status == 503 and found.isdecimal() else None

@@ -1,4 +1,4 @@
-"""What clients of VPN Sentinel send and ask."""
+"""The endpoints for clients of VPN Sentinel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class VpnSentinelClient:
     def operations(self) -> Iterator[Operation[Any]]:
         yield from (_KEEPALIVE, _STATUS)
 
-    async def keepalive(self, said: KeepaliveIn) -> KeepaliveOut:
-        """Say that a client lives."""
-        return (await self._transport.send(_KEEPALIVE, body=said)).value
+    async def keepalive(self, keepalive: KeepaliveIn) -> KeepaliveOut:
+        """Send a client's keepalive."""
+        return (await self._transport.send(_KEEPALIVE, body=keepalive)).value
 
     async def status(self) -> dict[str, ClientOut]:
-        """All clients by id, as they were heard last."""
+        """Read all clients by id, as they last reported."""
         return (await self._transport.send(_STATUS)).value

@@ -1,4 +1,4 @@
-"""A whole Exitplane on one machine: a control plane, a gateway, exits behind real tunnels and a small internet.
+"""A complete Exitplane on one machine: a control plane, a gateway, exits with tunnels, and a small internet.
 
-`Scene` is the reusable piece; `exitplane demo` and the end-to-end tests are its users.
+`demo.setup.open_lab` creates a `Lab`, which `exitplane demo`, benchmarks and the end-to-end tests use.
 """

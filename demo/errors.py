@@ -1,4 +1,4 @@
-"""What can go wrong with a scene."""
+"""The error of a lab."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from model.errors import ExitplaneError
 
 
 class LabError(ExitplaneError):
-    """A scene could not be set up, or something in it did not happen in time. Lines of a log may follow the first one."""
+    """A lab could not be set up, or something in it did not happen in time. Lines of a log may follow the first line."""
 
-    code = "scene"
+    code = "lab_failed"

@@ -1,4 +1,4 @@
-"""Where everything on a demo's internet is, and what it is called: the same facts for geolocation and for names."""
+"""The countries and names of the addresses on a demo's internet, for geolocation and DNS."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Final
 from demo.plan import PAGE_NAME, AddressPlan
 
 HOST_COUNTRY: Final = "zz"
-"""Where this host is, and whatever is beside the tunnels: a code that ISO 3166 gives to no country."""
+"""The country of this host and of everything outside the tunnels; ISO 3166 assigns this code to no country."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeoMap:
-    """`places`: the country of each address; `hosts`: the address of each name.
+    """`countries` maps addresses to countries, and `hosts` names to addresses.
 
-    `authority` answers for the names, and `resolvers` ask it on behalf of exits, each from its own address. Without tunnels
-    there are neither: names are this host's business then.
+    `authority` is the address of the authoritative name server, and `resolvers` those of the exits' resolvers. Without tunnels
+    there are neither, because exits use the resolvers of this host.
     """
 
-    places: Mapping[str, str] = field(default_factory=dict)
+    countries: Mapping[str, str] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
     authority: str | None = None
     resolvers: tuple[str, ...] = ()
@@ -31,17 +31,17 @@ class GeoMap:
 
     @classmethod
     def from_json(cls, text: str) -> GeoMap:
-        said = json.loads(text)
-        return cls(**said | {"resolvers": tuple(said["resolvers"])})
+        fields = json.loads(text)
+        return cls(**fields | {"resolvers": tuple(fields["resolvers"])})
 
 
-def atlas_of(plan: AddressPlan) -> GeoMap:
-    """The atlas of a demo."""
-    places = {str(site.address): HOST_COUNTRY for site in plan.sites}
-    places |= {str(site.egress_address): site.country for site in plan.sites}
-    places[str(plan.host_address)] = HOST_COUNTRY
+def build_geo_map(plan: AddressPlan) -> GeoMap:
+    """Build the map of a demo's address plan."""
+    countries = {str(site.address): HOST_COUNTRY for site in plan.sites}
+    countries |= {str(site.egress_address): site.country for site in plan.sites}
+    countries[str(plan.host_address)] = HOST_COUNTRY
     if plan.name_server is None:
-        return GeoMap(places)
+        return GeoMap(countries)
     resolvers = {str(plan.resolver_of(site.country)): site.country for site in plan.sites}
     hosts = {PAGE_NAME: str(plan.page_address)}
-    return GeoMap(places | resolvers, hosts, str(plan.name_server), tuple(resolvers))
+    return GeoMap(countries | resolvers, hosts, str(plan.name_server), tuple(resolvers))

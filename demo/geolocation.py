@@ -1,8 +1,8 @@
-"""A service that tells callers their address and country, as ipinfo, ip-api and Cloudflare's trace do; and, told to, lies.
+"""A geolocation service in the formats of ipinfo, ip-api and Cloudflare's trace, which can be made to lie or fail.
 
-/ipinfo, /ip-api, /trace         where the caller is; with /ADDRESS behind it, where that is
-PUT /ipinfo/ADDRESS, …           from now on the address is in that country, by all of them
-PUT /ipinfo, /ip-api, /trace     from now on `html`, `silent`, a country to name for everybody, or, empty, the truth
+/ipinfo, /ip-api, /trace         the caller's address and country; with /ADDRESS, those of that address
+PUT /ipinfo/ADDRESS, …           move the address to the country in the body, in all formats
+PUT /ipinfo, /ip-api, /trace     make the format answer `html`, be `silent`, state one country for everybody, or (empty) be correct
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ Answer = Mapping[str, Any] | str
 
 
 class Geolocation:
-    """The service with its moods, one for each format."""
+    """The service, with an override for each format."""
 
-    def __init__(self, atlas: GeoMap, source_of: Callable[[web.Request], str]) -> None:
-        self._places = dict(atlas.places)
+    def __init__(self, geo_map: GeoMap, source_of: Callable[[web.Request], str]) -> None:
+        self._countries = dict(geo_map.countries)
         self._source_of = source_of
-        self._moods = dict.fromkeys(PATHS, "")
+        self._overrides = dict.fromkeys(PATHS, "")
 
     def add_to(self, app: web.Application) -> None:
         for path, answer in zip(PATHS, (_ipinfo, _ip_api, _trace), strict=True):
             for shape in (path, path + "/{address}"):
-                app.router.add_get(shape, self._answering(path, answer))
-            app.router.add_put(path, self._take_mood)
-            app.router.add_put(path + "/{address}", self._take_place)
+                app.router.add_get(shape, self._make_handler(path, answer))
+            app.router.add_put(path, self._put_override)
+            app.router.add_put(path + "/{address}", self._put_country)
 
-    def _answering(self, path: str, answer: Callable[[str, str | None], Answer]) -> Callable[[web.Request], Any]:
+    def _make_handler(self, path: str, answer: Callable[[str, str | None], Answer]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
             address = request.match_info.get("address") or self._source_of(request)
-            mood, country = self._moods[path], self._places.get(address)
-            if mood == SILENT:
+            override, country = self._overrides[path], self._countries.get(address)
+            if override == SILENT:
                 await asyncio.sleep(_SILENCE_S)
-            if mood == HTML:
-                return web.Response(text="<html>Please solve this riddle</html>", content_type="text/html")
-            said = answer(address, mood or country)
-            return web.Response(text=said) if isinstance(said, str) else web.json_response(said)
+            if override == HTML:
+                return web.Response(text="<html>Please solve this captcha</html>", content_type="text/html")
+            content = answer(address, override or country)
+            return web.Response(text=content) if isinstance(content, str) else web.json_response(content)
 
         return handle
 
-    async def _take_mood(self, request: web.Request) -> web.StreamResponse:
-        self._moods[request.path] = (await request.text()).strip()
+    async def _put_override(self, request: web.Request) -> web.StreamResponse:
+        self._overrides[request.path] = (await request.text()).strip()
         return web.Response(status=204)
 
-    async def _take_place(self, request: web.Request) -> web.StreamResponse:
-        self._places[request.match_info["address"]] = (await request.text()).strip()
+    async def _put_country(self, request: web.Request) -> web.StreamResponse:
+        self._countries[request.match_info["address"]] = (await request.text()).strip()
         return web.Response(status=204)
 
 

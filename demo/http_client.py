@@ -1,4 +1,4 @@
-"""A small HTTP client that goes where it is told: straight, or through a gateway; never through a proxy of the environment."""
+"""A small HTTP client that connects directly or through a gateway, and ignores proxies of the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back. `by_proxy`: a gateway refused a CONNECT, the target never heard of it."""
+    """The answer to a request. `by_proxy` is True if a gateway refused a CONNECT, so that the target received nothing."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -25,11 +25,11 @@ class HttpAnswer:
 
     @property
     def text(self) -> str:
-        """The body as text, without the last line's end."""
+        """The body as text, without the final line break."""
         return self.body.decode(errors="replace").strip()
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError for anything else."""
+        """Parse the body as JSON. Raises ValueError."""
         return json.loads(self.body)
 
 
@@ -41,7 +41,7 @@ def fetch(
     body: bytes | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> HttpAnswer:
-    """Ask the server of `url` itself. Raises OSError if it cannot be reached or does not answer in time."""
+    """Send a request directly to the server of `url`. Raises OSError if it cannot be reached or does not answer in time."""
     host, port, path = _split(url)
     return _exchange(http.client.HTTPConnection(host, port, timeout=timeout_s), method, path, headers, body)
 
@@ -57,9 +57,10 @@ def fetch_through(
     body: bytes | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> HttpAnswer:
-    """Ask for `url` through `gateway` (`host:port`): by CONNECT if `tunnel`, else as a plain proxy request.
+    """Request `url` through `gateway` (`host:port`): by CONNECT if `tunnel`, else as a plain proxy request.
 
-    `proxy_headers` go to the gateway, `headers` to the target; a plain request has but one head for both.
+    `proxy_headers` are for the gateway and `headers` for the target; a plain request has a single head with both.
+    Raises OSError.
     """
     host, port = gateway.rsplit(":", 1)
     if not tunnel:
@@ -73,17 +74,17 @@ def fetch_through(
             return refusal
         inner = http.client.HTTPConnection(target, target_port, timeout=timeout_s)
         inner.sock = stream
-        inner.auto_open = 0  # never to the target by itself: that would look like a gateway that works
+        inner.auto_open = 0  # a direct connection to the target would look like a working gateway
         return _exchange(inner, method, path, headers, body)
 
 
 def user_headers(name: str, secret: str = "x") -> dict[str, str]:  # noqa: S107 - the demo's users have no secrets
-    """What `curl -x http://name:secret@…` tells the gateway."""
+    """Build the headers that `curl -x http://name:secret@…` sends to the gateway."""
     return {"Proxy-Authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
 
 
 def _connect(stream: socket.socket, authority: str, headers: Mapping[str, str]) -> HttpAnswer | None:
-    """Ask for a tunnel to `authority` on `stream`. The gateway's answer if it refuses, else None."""
+    """Request a tunnel to `authority` on `stream`. Return the gateway's answer if it refuses, else None."""
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", *(f"{name}: {headers[name]}" for name in headers)]
     stream.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
     response = http.client.HTTPResponse(stream, method="CONNECT")
@@ -93,7 +94,7 @@ def _connect(stream: socket.socket, authority: str, headers: Mapping[str, str]) 
             return None
         return HttpAnswer(response.status, tuple(response.getheaders()), response.read(), by_proxy=True)
     except http.client.HTTPException as error:
-        raise OSError(f"no proper answer to CONNECT: {error!r}") from error
+        raise OSError(f"invalid answer to CONNECT: {error!r}") from error
 
 
 def _exchange(
@@ -108,7 +109,7 @@ def _exchange(
         response = connection.getresponse()
         return HttpAnswer(response.status, tuple(response.getheaders()), response.read())
     except http.client.HTTPException as error:
-        raise OSError(f"no proper answer: {error!r}") from error
+        raise OSError(f"invalid answer: {error!r}") from error
     finally:
         connection.close()
 

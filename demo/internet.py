@@ -1,12 +1,12 @@
-"""A small internet: `python -m demo.internet HOST:PORT [ATLAS]` serves a page that tells each visitor what it saw of him.
+"""A small internet: `python -m demo.internet HOST:PORT [GEO_MAP]` serves a page that shows each client its own request.
 
-With an atlas (JSON) it knows where visitors are (see `demo.geolocation`) and serves names (see `demo.name_servers`).
+With a GeoMap (JSON) it also serves geolocation (`demo.geolocation`) and names (`demo.name_servers`).
 
-any path            JSON: source, port, method, path, headers ([name, value] pairs as they came), received_bytes
-/seen               JSON: how many requests came from each source so far, not counting those to /seen and to geolocation
-/echo               a WebSocket that sends back what it gets, text or bytes
-/bytes?n=N          N zero bytes; with &bps=R no faster than R bytes per second
-/stall              answers at once and never reads the request's body, so that an upload stands still
+any path            JSON: source, port, method, path, headers ([name, value] pairs as received), received_bytes
+/seen               JSON: the number of requests from each source, without those to /seen and to geolocation
+/echo               a WebSocket that returns each message, text or bytes
+/bytes?n=N          N zero bytes; with &bps=R at most R bytes per second
+/stall              answers at once and never reads the request's body, so that an upload stalls
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from demo.geolocation import PATHS, Geolocation
 from demo.name_servers import serve_names
 
 _CHUNK = bytes(64 * 1024)
-_BYTES_USAGE = "write /bytes?n=1000000, with &bps=250000 for a pace\n"
+_BYTES_USAGE = "write /bytes?n=1000000, with &bps=250000 for a rate limit\n"
 _NOT_COUNTED = ("/seen", *PATHS)
-_SEEN: web.AppKey[Counter[str]] = web.AppKey("seen", Counter)
+_REQUESTS: web.AppKey[Counter[str]] = web.AppKey("requests", Counter)
 
 
-def create_app(atlas: GeoMap | None = None) -> web.Application:
-    """The page and its tools, with nothing seen yet."""
-    atlas = atlas or GeoMap()
+def create_app(geo_map: GeoMap | None = None) -> web.Application:
+    """Create the application, with empty counts."""
+    geo_map = geo_map or GeoMap()
 
     async def names(_app: web.Application) -> AsyncIterator[None]:
-        async with serve_names(atlas):
+        async with serve_names(geo_map):
             yield
 
     app = web.Application(middlewares=[_count])
-    app[_SEEN] = Counter()
+    app[_REQUESTS] = Counter()
     app.cleanup_ctx.append(names)
-    Geolocation(atlas, lambda request: _source(request)[0]).add_to(app)
-    app.router.add_get("/seen", _seen)
+    Geolocation(geo_map, lambda request: _source(request)[0]).add_to(app)
+    app.router.add_get("/seen", _show_requests)
     app.router.add_get("/echo", _echo)
     app.router.add_get("/bytes", _bytes)
     app.router.add_route("*", "/stall", _stall)
@@ -53,7 +53,7 @@ def create_app(atlas: GeoMap | None = None) -> web.Application:
 @web.middleware
 async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not request.path.startswith(_NOT_COUNTED):
-        request.app[_SEEN][_source(request)[0]] += 1
+        request.app[_REQUESTS][_source(request)[0]] += 1
     return await handler(request)
 
 
@@ -74,8 +74,8 @@ async def _page(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _seen(request: web.Request) -> web.StreamResponse:
-    return web.json_response(request.app[_SEEN])
+async def _show_requests(request: web.Request) -> web.StreamResponse:
+    return web.json_response(request.app[_REQUESTS])
 
 
 async def _echo(request: web.Request) -> web.StreamResponse:
@@ -93,19 +93,19 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 
 async def _bytes(request: web.Request) -> web.StreamResponse:
     try:
-        left, bps = int(request.query["n"]), float(request.query.get("bps", 0))
+        remaining, bps = int(request.query["n"]), float(request.query.get("bps", 0))
     except (KeyError, ValueError):
         raise web.HTTPBadRequest(text=_BYTES_USAGE) from None
-    if left < 0 or bps < 0:
+    if remaining < 0 or bps < 0:
         raise web.HTTPBadRequest(text=_BYTES_USAGE)
     response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
-    response.content_length = left
+    response.content_length = remaining
     await response.prepare(request)
-    # A paced download comes in tenths of a second, so that it is steady.
+    # a rate-limited download is sent in tenths of a second, so that it is steady
     size = min(len(_CHUNK), max(1, int(bps / 10))) if bps else len(_CHUNK)
-    while left > 0:
-        await response.write(_CHUNK[: min(size, left)])
-        left -= size
+    while remaining > 0:
+        await response.write(_CHUNK[: min(size, remaining)])
+        remaining -= size
         if bps:
             await asyncio.sleep(size / bps)
     return response
@@ -114,7 +114,7 @@ async def _bytes(request: web.Request) -> web.StreamResponse:
 async def _stall(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"content-type": "text/plain"})
     await response.prepare(request)
-    # A dot now and then, because only a write tells that a visitor whose upload nobody reads has left.
+    # a dot now and then, because only a write detects that the client of an unread upload has disconnected
     with contextlib.suppress(ConnectionError):
         while True:
             await response.write(b".")
@@ -127,10 +127,10 @@ def _source(request: web.Request) -> tuple[str, int]:
     return (str(peer[0]), int(peer[1])) if peer else ("unknown", 0)
 
 
-def main(address: str, atlas: str | None = None) -> None:
-    """Serve on `HOST:PORT` until SIGTERM; `atlas` is JSON."""
+def main(address: str, geo_map: str | None = None) -> None:
+    """Serve on `HOST:PORT` until SIGTERM; `geo_map` is a GeoMap as JSON."""
     host, _, port = address.rpartition(":")
-    app = create_app(None if atlas is None else GeoMap.from_json(atlas))
+    app = create_app(None if geo_map is None else GeoMap.from_json(geo_map))
     web.run_app(app, host=host, port=int(port), print=None, access_log=None, shutdown_timeout=1)
 
 

@@ -1,4 +1,4 @@
-"""A scene: a control plane, a gateway, exits and an internet on this machine. `demo.setup.open_scene` makes one."""
+"""A lab: a control plane, a gateway, exits and an internet on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from demo import http_client
 from demo.agents import EXITPLANE, AgentProcess, ExitAgent, exit_arguments, gateway_arguments
 from demo.errors import LabError
-from demo.geo_map import atlas_of
+from demo.geo_map import build_geo_map
 from demo.http_client import HttpAnswer
 from demo.plan import PAGE_NAME, AddressPlan
 from demo.processes import Child, ProcessGroup, StopStage
@@ -25,15 +25,15 @@ FLEET: Final = "demo"
 GATEWAY: Final = "gw-1"
 OPERATOR: Final = "demo"
 HOST: Final = "127.0.0.1"
-Tell = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class LabSettings:
-    """What a scene is to be. Port 0 takes a free one; `tunnels` None means: if this process can make them.
+    """The settings of a lab. Port 0 takes a free one; `tunnels` None means tunnels if this process can create them.
 
-    `environment` goes to the control plane and overrides what the scene sets there. The `…_arguments` go to the agents.
-    `state_dir` is kept at the end; without one a temporary folder is used and removed.
+    `environment` is for the control plane and overrides the lab's own settings; the `…_arguments` are for the agents.
+    `state_dir` is kept at the end; without one, a temporary folder is used and removed.
     """
 
     exits: tuple[str, ...] = ("us", "us", "gb", "jp")
@@ -49,18 +49,18 @@ class LabSettings:
     gateway_arguments: tuple[str, ...] = ()
     exit_arguments: tuple[str, ...] = ()
     resilience: Mapping[str, object] = field(default_factory=dict)
-    """Of the pools; what is not said is as by default."""
-    patience_s: float = 60
-    """How long each thing that the scene waits for may take."""
+    """The resilience of the pools; missing fields have their defaults."""
+    timeout_s: float = 60
+    """The time limit of each wait."""
 
 
 class Lab:
-    """What stands on this machine. Made by `open_scene`; every method acts at once and says with SceneError if it failed.
+    """A lab on this machine, created by `demo.setup.open_lab`. Methods act at once, and raise LabError if they fail.
 
-    exits       the exits, in the order asked for; `.namespace`, `.egress_address`, `.state_dir`, `.envoy_pid`, …
-    gateway     the gateway's agent
-    host_source what the page sees of this host when it is reached past all exits: the mark of a leak
-    api_key_file holds an API key of the scene's admin, for `exitplane status` and other callers of the API
+    exits        the exits in the order of the settings, with `.namespace`, `.egress_address`, `.state_dir`, `.envoy_pid`, …
+    gateway      the gateway's agent
+    host_source  the address of this host that the page sees without an exit, which reveals a leak
+    api_key_file a file with an API key of the lab's admin, for `exitplane status` and other clients of the API
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Lab:
         ports: Mapping[str, int],
         state_dir: Path,
         processes: ProcessGroup,
-        tell: Tell,
+        on_progress: ProgressCallback,
     ) -> None:
         self.settings = settings
         self.plan = plan
@@ -89,7 +89,7 @@ class Lab:
         self.control_plane: Child | None = None
         self.page: Child | None = None
         self._ports = ports
-        self._tell = tell
+        self._on_progress = on_progress
         self.gateway = self._make_gateway()
         self.exits = [self._make_exit(number) for number in range(len(plan.sites))]
 
@@ -100,20 +100,20 @@ class Lab:
 
     @property
     def countries(self) -> list[str]:
-        """The countries that have an exit, each once, in the order asked for."""
+        """The countries of the exits, each once, in the order of the settings."""
         return list(dict.fromkeys(self.settings.exits))
 
     def egress_addresses(self, country: str) -> set[str]:
-        """What targets may see of traffic that asked for `country`."""
+        """Return the source addresses that targets may see in traffic for `country`."""
         return {exit_.egress_address for exit_ in self.exits if exit_.country == country}
 
-    # -- all at once
+    # -- start
 
     def start(self) -> None:
-        """Start everything and wait until traffic leaves through every country."""
+        """Start everything, and wait until requests for every country succeed."""
         self.start_page(wait=False)
         self.start_control_plane()
-        self.wait_for("the page to answer", self._page_trouble, [self.page])
+        self.wait_for("the page to answer", self._find_page_problem, [self.page])
         self.declare()
         self.start_agents()
         self.wait_until_healthy()
@@ -121,7 +121,7 @@ class Lab:
 
     def start_agents(self) -> None:
         """Start the gateway and every exit; `wait_until_healthy` waits for them."""
-        self._tell(f"agents: {GATEWAY} and {', '.join(exit_.name for exit_ in self.exits)}, each with an Envoy")
+        self._on_progress(f"agents: {GATEWAY} and {', '.join(exit_.name for exit_ in self.exits)}, each with an Envoy")
         with ThreadPoolExecutor() as threads:
             list(threads.map(self.write_token, ("gateway", "exit")))
         for agent in (self.gateway, *self.exits):
@@ -130,19 +130,19 @@ class Lab:
     # -- the page
 
     def start_page(self, *, wait: bool = True) -> None:
-        """Start the small internet's page."""
-        self._tell(f"internet: a page at {self.page_url}/")
-        argv = (sys.executable, "-P", "-m", "demo.internet", self.page_address, atlas_of(self.plan).to_json())
+        """Start the page of the small internet."""
+        self._on_progress(f"internet: a page at {self.page_url}/")
+        argv = (sys.executable, "-P", "-m", "demo.internet", self.page_address, build_geo_map(self.plan).to_json())
         self.page = self.processes.start("page", StopStage.PAGE, argv, namespace=self.plan.internet)
         if wait:
-            self.wait_for("the page to answer", self._page_trouble, [self.page])
+            self.wait_for("the page to answer", self._find_page_problem, [self.page])
 
-    def tell_geolocation(self, path: str, mood: str = "") -> None:
-        """Have one format of the geolocation service lie: see `demo.geolocation`. Without a mood it tells the truth."""
-        http_client.fetch(f"{self.page_url}{path}", method="PUT", body=mood.encode())
+    def set_geolocation(self, path: str, override: str = "") -> None:
+        """Override one format of the geolocation service (`demo.geolocation`); empty restores correct answers."""
+        http_client.fetch(f"{self.page_url}{path}", method="PUT", body=override.encode())
 
-    def seen(self) -> dict[str, int]:
-        """How many requests the page had from each source so far."""
+    def count_requests(self) -> dict[str, int]:
+        """Read the number of requests that the page has received from each source."""
         counts: dict[str, int] = http_client.fetch(f"{self.page_url}/seen").json()
         return counts
 
@@ -150,7 +150,7 @@ class Lab:
 
     @property
     def control_plane_environment(self) -> dict[str, str]:
-        """The settings of the control plane, which its commands (`exitplane token`, …) need too."""
+        """The settings of the control plane, also for its commands (`exitplane token`, …)."""
         hosts = dict.fromkeys((HOST, self.host_source))
         return {
             "EXITPLANE_STATE_DIR": str(self.state_dir / "control-plane"),
@@ -162,8 +162,8 @@ class Lab:
         }
 
     def start_control_plane(self, *, wait: bool = True) -> None:
-        """Start `exitplane serve` on the state that is there, and wait until it is ready."""
-        self._tell(f"control plane: API at {self.api_url}, database in {self.state_dir}")
+        """Start `exitplane serve` on the existing state, and wait until it is ready."""
+        self._on_progress(f"control plane: API at {self.api_url}, database in {self.state_dir}")
         self.control_plane = self.processes.start(
             "control-plane",
             StopStage.CONTROL_PLANE,
@@ -171,24 +171,24 @@ class Lab:
             environment=self.control_plane_environment,
         )
         if wait:
-            self.wait_for("the control plane to be ready", self._control_plane_trouble, [self.control_plane])
+            self.wait_for("the control plane to be ready", self._find_control_plane_problem, [self.control_plane])
 
     def stop_control_plane(self) -> None:
-        """End it in order."""
+        """Stop the control plane in order."""
         if self.control_plane is not None:
-            self.processes.end([self.control_plane], patience_s=20)
+            self.processes.end([self.control_plane], timeout_s=20)
             self.control_plane = None
 
     def kill_control_plane(self) -> None:
-        """SIGKILL it. Its database server, if embedded, is another process and lives on."""
+        """Send SIGKILL to the control plane; an embedded database server continues to run."""
         if self.control_plane is not None:
             self.processes.kill(self.control_plane)
             self.control_plane = None
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """The JSON reply of `/api/v1<path>`, None for an empty one.
+        """Call `/api/v1<path>`, and return the JSON of the reply, or None for an empty one.
 
-        Raises SceneError for a refusal, with its detail, and when the control plane has ended or does not answer.
+        Raises LabError for a refusal, with its detail, and when the control plane has ended or does not answer.
         """
         url = f"{self.api_url}/api/v1{path}"
         data = None if body is None else json.dumps(body).encode()
@@ -207,15 +207,15 @@ class Lab:
 
     @property
     def operator_headers(self) -> dict[str, str]:
-        """What the API knows the scene's own admin by."""
+        """The headers that authenticate the lab's admin, who is created on first use."""
         if not self.api_key_file.exists():
             argv = (*EXITPLANE, "init", "--name", OPERATOR, "--generate", "--api-key-file", str(self.api_key_file))
             environment = self.control_plane_environment
-            self.processes.run(argv, environment=environment, timeout_s=self.settings.patience_s)
+            self.processes.run(argv, environment=environment, timeout_s=self.settings.timeout_s)
         return {"Authorization": f"Bearer {self.api_key_file.read_text().strip()}"}
 
     def declare(self) -> None:
-        """Declare the fleet, its listener and a pool for each country, as far as a kept state does not have them yet."""
+        """Declare the fleet, its listener and a pool for each country, unless a kept state has them."""
         host, port = self.gateway_address.rsplit(":", 1)
         listener = {"address": host, "port": int(port)}
         if self._has("fleets", FLEET):
@@ -233,9 +233,9 @@ class Lab:
                 self.api("POST", "/pools", pool)
 
     def write_token(self, role: str) -> Path:
-        """Have a join token made, into the file that agents of `role` read."""
+        """Create a join token, in the file that agents of `role` read."""
         argv = (*EXITPLANE, "token", "--role", role, "--fleet", FLEET)
-        token = self.processes.run(argv, environment=self.control_plane_environment, timeout_s=self.settings.patience_s)
+        token = self.processes.run(argv, environment=self.control_plane_environment, timeout_s=self.settings.timeout_s)
         path = self._token_file(role)
         path.touch(mode=0o600)
         path.write_text(token.strip())
@@ -243,7 +243,7 @@ class Lab:
 
     # -- traffic
 
-    def ask(
+    def request(
         self,
         country: str | None,
         *,
@@ -254,74 +254,73 @@ class Lab:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = http_client.TIMEOUT_S,
     ) -> HttpAnswer:
-        """What the page answers through the gateway, asked for in `country`: `by` "user name" or "header".
+        """Request the page through the gateway from `country`, stated in the "user name" or in a "header" (`by`).
 
-        `tunnel` asks by CONNECT, else as a plain proxy request; `headers` go to the page. Raises OSError if no answer
-        comes at all.
+        `tunnel` uses CONNECT, else a plain proxy request; `headers` are for the page. Raises OSError without any answer.
         """
         if country is None:
-            wish = {}
+            proxy_headers = {}
         elif by == "header":
-            wish = {"exit-country": country}
+            proxy_headers = {"exit-country": country}
         else:
-            wish = http_client.user_headers(f"demo-country-{country}")
+            proxy_headers = http_client.user_headers(f"demo-country-{country}")
         url = (base_url or self.page_url) + path
         return http_client.fetch_through(
-            self.gateway_address, url, tunnel=tunnel, proxy_headers=wish, headers=headers, timeout_s=timeout_s
+            self.gateway_address, url, tunnel=tunnel, proxy_headers=proxy_headers, headers=headers, timeout_s=timeout_s
         )
 
     # -- waiting
 
     def wait_until_healthy(self) -> None:
-        """Wait until the control plane holds every running exit for healthy."""
-        self._tell("waiting for the exits to be verified")
+        """Wait until every running exit is healthy for the control plane."""
+        self._on_progress("waiting for the exits to be verified")
         running = [agent.child for agent in (self.gateway, *self.exits) if agent.child]
-        self.wait_for("the exits to be healthy", self._exits_trouble, running)
+        self.wait_for("the exits to be healthy", self._find_exits_problem, running)
 
     def wait_until_serving(self) -> None:
-        """Wait until requests for every country come through. One that leaves elsewhere ends the wait with SceneError."""
-        self._tell("waiting for the gateway to serve every country")
+        """Wait until requests for every country succeed. Raises LabError for a request from another country."""
+        self._on_progress("waiting for the gateway to serve every country")
         children = [self.gateway.child]
         for country in self.countries:
-            self.wait_for(f"the gateway to serve {country}", partial(self._serving_trouble, country), children)
+            self.wait_for(f"the gateway to serve {country}", partial(self._find_serving_problem, country), children)
 
     def wait_for(
         self,
         what: str,
-        trouble: Callable[[], str | None],
+        find_problem: Callable[[], str | None],
         children: Sequence[Child | None] = (),
         timeout_s: float | None = None,
     ) -> None:
-        """Wait until `trouble()`, which says what is still missing, is None, and none of `children` ended meanwhile."""
-        patience_s = timeout_s or self.settings.patience_s
-        deadline = time.monotonic() + patience_s
-        while (missing := trouble()) is not None:
+        """Wait until `find_problem()` returns None. Raises LabError with its last text, or if one of `children` ends."""
+        limit_s = timeout_s or self.settings.timeout_s
+        deadline = time.monotonic() + limit_s
+        while (problem := find_problem()) is not None:
             for child in children:
                 if child is not None:
                     child.check()
             if time.monotonic() > deadline:
-                raise LabError(f"waited {patience_s:g} s for {what}: {missing}")
+                raise LabError(f"waited {limit_s:g} s for {what}: {problem}")
             time.sleep(0.1)
 
-    def _page_trouble(self) -> str | None:
-        return _trouble(f"{self.page_url}/seen")
+    def _find_page_problem(self) -> str | None:
+        return _find_problem(f"{self.page_url}/seen")
 
-    def _control_plane_trouble(self) -> str | None:
-        return _trouble(f"{self.api_url}/health/ready")
+    def _find_control_plane_problem(self) -> str | None:
+        return _find_problem(f"{self.api_url}/health/ready")
 
-    def _exits_trouble(self) -> str | None:
+    def _find_exits_problem(self) -> str | None:
         states = {item["name"]: item for item in self.api("GET", "/exits")["items"]}
         waiting = []
         for exit_ in self.exits:
             item = states.get(exit_.name, {})
             if exit_.child is not None and item.get("state") != "healthy":
-                said = f"{item.get('state', 'not registered')} ({item.get('state_reason') or 'no reason given'})"
-                waiting.append(f"{exit_.name} is {said}, its log ends:\n{exit_.child.tail(4)}")
+                state = f"{item.get('state', 'not registered')} ({item.get('state_reason') or 'no reason given'})"
+                waiting.append(f"{exit_.name} is {state}, its log ends:\n{exit_.child.tail(4)}")
         return "; ".join(waiting) or None
 
-    def _serving_trouble(self, country: str) -> str | None:
+    def _find_serving_problem(self, country: str) -> str | None:
         try:
-            answer = self.ask(country, tunnel=False)
+            answer = self.request(country, tunnel=False)
         except OSError as error:
             return str(error)
         if answer.status != 200:
@@ -363,7 +362,7 @@ class Lab:
         return any(item["name"] == name for item in self.api("GET", f"/{collection}")["items"])
 
 
-def _trouble(url: str) -> str | None:
+def _find_problem(url: str) -> str | None:
     try:
         answer = http_client.fetch(url, timeout_s=5)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Names of a demo's internet: an authority that reveals who asks, and resolvers that ask it for others.
+"""The name servers of a demo's internet: an authoritative server, and resolvers that query it for the exits.
 
-Any name in ZONE has text, and an address, that say who asked for it. `python -m demo.name_servers ADDRESS AUTHORITY` is one more
-resolver, which asks from ADDRESS: beside a tunnel it is a leak.
+Every name in ZONE has a TXT and an A record with the address that sent the query. `python -m demo.name_servers ADDRESS
+AUTHORITY` runs another resolver, which queries from ADDRESS; outside a tunnel it is a DNS leak.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from demo.geo_map import GeoMap
 ZONE: Final = "who.internet.test"
 _PORT: Final = 53
 _TTL_S: Final = 1
-_PATIENCE_S: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 _ZONE: Final = dns.name.from_text(ZONE)
 _Place = tuple[str, int]
 
 
 class AuthoritativeServer(asyncio.DatagramProtocol):
-    """Answers for the zone and for the names of the atlas, and knows nothing else."""
+    """The authoritative server of ZONE and of the names of a GeoMap."""
 
-    def __init__(self, atlas: GeoMap) -> None:
-        self._places = atlas.places
+    def __init__(self, geo_map: GeoMap) -> None:
+        self._countries = geo_map.countries
         self._hosts: Mapping[dns.name.Name, str] = {
-            dns.name.from_text(name): address for name, address in atlas.hosts.items()
+            dns.name.from_text(name): address for name, address in geo_map.hosts.items()
         }
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -53,63 +53,65 @@ class AuthoritativeServer(asyncio.DatagramProtocol):
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.AA
         if question.name.is_subdomain(_ZONE):
-            _reveal(answer, question, addr[0], self._places.get(addr[0]))
+            _add_sender(answer, question, addr[0], self._countries.get(addr[0]))
         elif question.name in self._hosts:
-            _add(answer, question, dns.rdatatype.A, self._hosts[question.name])
+            _add_record(answer, question, dns.rdatatype.A, self._hosts[question.name])
         else:
             answer.set_rcode(dns.rcode.NXDOMAIN)
         if self._transport is not None:
             self._transport.sendto(answer.to_wire(), addr)
 
 
-def _reveal(answer: dns.message.Message, question: dns.rrset.RRset, asker: str, country: str | None) -> None:
-    _add(answer, question, dns.rdatatype.A, asker)
+def _add_sender(answer: dns.message.Message, question: dns.rrset.RRset, sender: str, country: str | None) -> None:
+    _add_record(answer, question, dns.rdatatype.A, sender)
     known = (f'"country={country}"', f'"network=AS64500 {country.upper()} Network"') if country else ()
-    _add(answer, question, dns.rdatatype.TXT, " ".join((f'"ip={asker}"', *known)))
+    _add_record(answer, question, dns.rdatatype.TXT, " ".join((f'"ip={sender}"', *known)))
 
 
-def _add(answer: dns.message.Message, question: dns.rrset.RRset, kind: dns.rdatatype.RdataType, text: str) -> None:
-    """A record, if that kind is asked for."""
+def _add_record(
+    answer: dns.message.Message, question: dns.rrset.RRset, kind: dns.rdatatype.RdataType, text: str
+) -> None:
+    """Add a record to the answer if the question is for its type."""
     if question.rdtype == kind:
         answer.answer.append(dns.rrset.from_text(question.name, _TTL_S, "IN", kind, text))
 
 
 class RecursiveResolver(asyncio.DatagramProtocol):
-    """Asks the authority what it is asked, from its own address, and hands the answer back; it remembers nothing."""
+    """A resolver without a cache, which forwards queries to the authoritative server from its own address."""
 
     def __init__(self, address: str, authority: str) -> None:
         self._address = address
         self._authority = authority
         self._transport: asyncio.DatagramTransport | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: _Place) -> None:
         task = asyncio.create_task(self._resolve(data, addr))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _resolve(self, query: bytes, client: _Place) -> None:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
         transport, _ = await loop.create_datagram_endpoint(
-            lambda: _OneAnswer(answer), local_addr=(self._address, 0), remote_addr=(self._authority, _PORT)
+            lambda: _SingleReply(answer), local_addr=(self._address, 0), remote_addr=(self._authority, _PORT)
         )
         try:
             transport.sendto(query)
-            async with asyncio.timeout(_PATIENCE_S):
-                said = await answer
+            async with asyncio.timeout(_TIMEOUT_S):
+                data = await answer
         except TimeoutError:
             return
         finally:
             transport.close()
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.sendto(said, client)
+            self._transport.sendto(data, client)
 
 
-class _OneAnswer(asyncio.DatagramProtocol):
+class _SingleReply(asyncio.DatagramProtocol):
     def __init__(self, answer: asyncio.Future[bytes]) -> None:
         self._answer = answer
 
@@ -119,23 +121,23 @@ class _OneAnswer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def serve_names(atlas: GeoMap) -> AsyncIterator[None]:
-    """The authority and all resolvers of an atlas, on port 53 of their addresses; none if it has no authority."""
+async def serve_names(geo_map: GeoMap) -> AsyncIterator[None]:
+    """Run the authoritative server and the resolvers of a GeoMap on port 53; none if it has no `authority`."""
     transports: list[asyncio.DatagramTransport] = []
     try:
-        if atlas.authority is not None:
-            transports.append(await _open_authority(atlas, atlas.authority))
-            for address in atlas.resolvers:
-                transports.append(await _open_resolver(address, atlas.authority))  # noqa: PERF401 - those open are closed
+        if geo_map.authority is not None:
+            transports.append(await _open_authority(geo_map, geo_map.authority))
+            for address in geo_map.resolvers:
+                transports.append(await _open_resolver(address, geo_map.authority))  # noqa: PERF401 - after an error, the open ones must be in the list
         yield
     finally:
         for transport in transports:
             transport.close()
 
 
-async def _open_authority(atlas: GeoMap, address: str) -> asyncio.DatagramTransport:
+async def _open_authority(geo_map: GeoMap, address: str) -> asyncio.DatagramTransport:
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: AuthoritativeServer(atlas), local_addr=(address, _PORT)
+        lambda: AuthoritativeServer(geo_map), local_addr=(address, _PORT)
     )
     return transport
 

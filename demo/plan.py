@@ -1,6 +1,6 @@
-"""Who has which name and address in a demo. Pure: nothing here looks at the machine.
+"""The names and addresses of a demo, computed without looking at the machine.
 
-Sixteen demos fit on one machine side by side; everything that could collide carries the demo's index.
+A machine has room for sixteen demos at once; all names and addresses that could collide depend on the demo's index.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from demo.errors import LabError
 
 MAX_INSTANCES = 16
 MAX_EXITS = 12
-"""What a /28 underlay leaves after the host, the internet, the network and the broadcast address."""
+"""The addresses of a /28 underlay without those of host, internet, network and broadcast."""
 PAGE_NAME = "page.internet.test"
-"""A name that only the exits' namespaces can resolve: an answer to it proves who resolved."""
+"""A name that only the exits' namespaces can resolve, so that an answer proves that an exit resolved it."""
 EXIT_PORT = 8443
 
-# Each block is split into sixteen /28, one per demo. The underlay has a second choice (RFC 2544's block for bench
-# networks) because some machines live in 192.0.2.0/24 themselves.
+# Each block is split into sixteen /28, one per demo. The underlay has a second choice (the benchmark network of RFC 2544),
+# because some machines use 192.0.2.0/24 themselves.
 UNDERLAY_BLOCKS = (IPv4Network("192.0.2.0/24"), IPv4Network("198.18.0.0/24"))
 PUBLIC_BLOCK = IPv4Network("198.51.100.0/24")
 PAGE_BLOCK = IPv4Network("203.0.113.0/24")
-# Without namespaces, demo i lives in 127.0.(64 + i).0/24.
+# Without namespaces, demo i uses 127.0.(64 + i).0/24.
 LOOPBACK_BLOCK = IPv4Network("127.0.64.0/20")
 _SHARE_BITS = 28
 
 
 @dataclass(frozen=True, slots=True)
 class ExitSite:
-    """Where one exit stands.
+    """The addresses and interfaces of one exit.
 
-    `address`:`port` is what gateways dial, `egress_address` what targets see. `namespace`, `ethernet` (its leg on the
-    underlay), `port_interface` (the other end of that leg), `tunnel` and `tunnel_server` (the two ends of its WireGuard)
+    Gateways connect to `address`:`port`; targets see `egress_address`. `namespace`, `ethernet` (its interface on the
+    underlay), `port_interface` (the peer of that interface), `tunnel` and `tunnel_server` (the two ends of its WireGuard)
     are None where exits are plain processes.
     """
 
@@ -53,11 +53,10 @@ class ExitSite:
 
 @dataclass(frozen=True, slots=True)
 class AddressPlan:
-    """One demo's names and addresses. `underlay` and `page_network` are None where exits are plain processes.
+    """The names and addresses of one demo. `underlay` and `page_network` are None where exits are plain processes.
 
-    On the page's network live the page, the server of names, and a resolver for each country: a /28 has room for twelve.
-
-    `host_address` is what the page sees of whoever reaches it without an exit: the mark of a leak.
+    The page's network, a /28, contains the page, the name server, and a resolver for each of up to twelve countries.
+    The page sees `host_address` in requests without an exit, which reveals a leak.
     """
 
     index: int
@@ -70,12 +69,12 @@ class AddressPlan:
 
     @property
     def tunnels(self) -> bool:
-        """Whether exits are namespaces with tunnels."""
+        """True if exits are namespaces with tunnels."""
         return self.underlay is not None
 
     @property
     def prefix(self) -> str:
-        """How the names of this demo's namespaces begin."""
+        """The prefix of the names of this demo's namespaces."""
         return namespace_prefix(self.index)
 
     @property
@@ -85,16 +84,16 @@ class AddressPlan:
 
     @property
     def internet_address(self) -> IPv4Address:
-        """Where the internet's namespace stands on the underlay."""
+        """The address of the internet's namespace on the underlay."""
         return self.underlay[-2] if self.underlay else self.page_address
 
     @property
     def name_server(self) -> IPv4Address | None:
-        """Where the internet's names are known."""
+        """The address of the authoritative name server; None without tunnels."""
         return self.page_network[3] if self.page_network else None
 
     def resolver_of(self, country: str) -> IPv4Address:
-        """Who resolves for the exits of a country, from an address there. There is one behind tunnels only."""
+        """Return the address of the resolver of a country's exits. Raises ValueError without tunnels."""
         if self.page_network is None:
             raise ValueError("a plan without tunnels has no resolvers")
         countries = list(dict.fromkeys(site.country for site in self.sites))
@@ -102,55 +101,57 @@ class AddressPlan:
 
     @property
     def uplink(self) -> str:
-        """The host's own leg on the underlay: the one interface that a demo adds to the host."""
+        """The host's interface on the underlay, the only one that a demo adds to the host."""
         return uplink_name(self.index)
 
     @property
     def bridge(self) -> str:
-        """The underlay's bridge. It stands in the internet's namespace, where no firewall of the host filters it."""
+        """The underlay's bridge, in the internet's namespace, where the host's firewall does not filter it."""
         return f"{_interface_prefix(self.index)}br"
 
     @property
     def downlink(self) -> str:
-        """The bridge's end of the host's leg."""
+        """The peer of `uplink`, at the bridge."""
         return f"{_interface_prefix(self.index)}down"
 
 
 def namespace_prefix(index: int) -> str:
-    """How the names of the namespaces of demo `index` begin."""
+    """Return the prefix of the names of the namespaces of demo `index`."""
     return f"exitplane{index}-"
 
 
 def uplink_name(index: int) -> str:
-    """The interface that demo `index` adds to the host."""
+    """Return the name of the interface that demo `index` adds to the host."""
     return f"{_interface_prefix(index)}up"
 
 
 def tunnel_prefix(index: int) -> str:
-    """How the names of the WireGuard interfaces of demo `index` begin."""
+    """Return the prefix of the names of the WireGuard interfaces of demo `index`."""
     return f"{_interface_prefix(index)}wg"
 
 
 def _interface_prefix(index: int) -> str:
-    # At most 15 characters fit an interface's name: `xp15-port12` has 11.
+    # an interface's name has at most 15 characters; `xp15-port12` has 11
     return f"xp{index}-"
 
 
 def parse_countries(text: str) -> tuple[str, ...]:
-    """`us,US,uk` -> ("us", "us", "gb"): one exit each. Raises SceneError for what is no list of two-letter codes."""
+    """Parse a list of countries: `us,US,uk` -> ("us", "us", "gb"). Raises LabError for other text."""
     countries = tuple(part.strip().lower() for part in text.split(","))
     for country in countries:
         if not re.fullmatch("[a-z]{2}", country):
-            raise LabError(f"--exits: {country!r} is no two-letter country; write for example --exits us,gb,jp")
+            raise LabError(
+                f"--exits: {country!r} is not a two-letter country code", hint="write, for example, --exits us,gb,jp"
+            )
     if len(countries) > MAX_EXITS:
-        raise LabError(f"--exits: {len(countries)} exits are too many, a demo has room for {MAX_EXITS}")
+        raise LabError(f"--exits: {len(countries)} exits are too many", hint=f"name at most {MAX_EXITS}")
     return tuple("gb" if country == "uk" else country for country in countries)
 
 
 def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Network) -> AddressPlan:
-    """The plan of demo `index` with one namespace and one tunnel per exit, on its share of `underlay_block`."""
+    """Plan demo `index` with a namespace and a tunnel for each exit, on its share of `underlay_block`."""
     underlay, public, page = (_share(block, index) for block in (underlay_block, PUBLIC_BLOCK, PAGE_BLOCK))
-    letters = _interface_prefix(index)
+    prefix = _interface_prefix(index)
     sites = tuple(
         ExitSite(
             name=name,
@@ -159,12 +160,12 @@ def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Netwo
             port=EXIT_PORT,
             egress_address=public[number],
             namespace=f"{namespace_prefix(index)}{name}",
-            ethernet=f"{letters}eth{number}",
-            port_interface=f"{letters}port{number}",
+            ethernet=f"{prefix}eth{number}",
+            port_interface=f"{prefix}port{number}",
             tunnel=f"{tunnel_prefix(index)}{number}",
             tunnel_server=f"{tunnel_prefix(index)}{number}s",
         )
-        for number, (name, country) in enumerate(_named(countries), start=1)
+        for number, (name, country) in enumerate(_name_exits(countries), start=1)
     )
     return AddressPlan(index, sites, underlay[1], page[2], 80, underlay, page)
 
@@ -172,11 +173,11 @@ def plan_tunnels(index: int, countries: Sequence[str], underlay_block: IPv4Netwo
 def plan_loopback(
     index: int, countries: Sequence[str], page_port: int = 8088, exit_port: int = EXIT_PORT
 ) -> AddressPlan:
-    """The plan of demo `index` with exits as processes, each on a loopback address of its own."""
+    """Plan demo `index` with exits as processes, each on its own loopback address."""
     block = IPv4Network((int(LOOPBACK_BLOCK[0]) + (index << 8), 24))
     sites = tuple(
         ExitSite(name=name, country=country, address=block[number], port=exit_port, egress_address=block[number])
-        for number, (name, country) in enumerate(_named(countries), start=1)
+        for number, (name, country) in enumerate(_name_exits(countries), start=1)
     )
     return AddressPlan(index, sites, IPv4Address("127.0.0.1"), block[254], page_port)
 
@@ -185,11 +186,11 @@ def _share(block: IPv4Network, index: int) -> IPv4Network:
     return IPv4Network((int(block[0]) + index * 2 ** (32 - _SHARE_BITS), _SHARE_BITS))
 
 
-def _named(countries: Sequence[str]) -> list[tuple[str, str]]:
-    """("us", "us", "gb") -> [("us-1", "us"), ("us-2", "us"), ("gb-1", "gb")]."""
-    seen: Counter[str] = Counter()
-    named = []
+def _name_exits(countries: Sequence[str]) -> list[tuple[str, str]]:
+    """Name exits by country and number: ("us", "us", "gb") -> [("us-1", "us"), ("us-2", "us"), ("gb-1", "gb")]."""
+    counts: Counter[str] = Counter()
+    exits = []
     for country in countries:
-        seen[country] += 1
-        named.append((f"{country}-{seen[country]}", country))
-    return named
+        counts[country] += 1
+        exits.append((f"{country}-{counts[country]}", country))
+    return exits

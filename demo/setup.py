@@ -1,8 +1,8 @@
-"""Opens scenes, and removes them without a trace.
+"""Creation and removal of labs.
 
-with open_scene(SceneSettings(exits=("us", "jp"))) as scene:
-    scene.start()
-    scene.ask("jp").json()["source"]
+with open_lab(LabSettings(exits=("us", "jp"))) as lab:
+    lab.start()
+    lab.request("jp").json()["source"]
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final
 
 from demo.errors import LabError
 from demo.instance import Instance, choose_ports, claim_instance, temporary_folder
-from demo.lab import Lab, LabSettings, Tell
+from demo.lab import Lab, LabSettings, ProgressCallback
 from demo.plan import AddressPlan, plan_loopback, plan_tunnels
 from demo.processes import ProcessGroup, shielded
-from demo.underlay import build_underlay, choose_underlay_block, remove_underlay, why_no_tunnels
+from demo.underlay import build_underlay, choose_underlay_block, find_tunnel_obstacle, remove_underlay
 from demo.wireguard import open_tunnels
 
 _PAGE: Final = "the page"
@@ -24,22 +24,22 @@ _EXIT: Final = "the exits"
 
 
 @contextlib.contextmanager
-def open_scene(settings: LabSettings | None = None, tell: Tell = lambda _text: None) -> Iterator[Lab]:
-    """Prepare names, ports, network and tunnels; `Scene.start` starts the rest. At the end nothing of it is left.
+def open_lab(settings: LabSettings | None = None, on_progress: ProgressCallback = lambda _text: None) -> Iterator[Lab]:
+    """Prepare names, ports, network and tunnels; `Lab.start` starts the rest. Everything is removed at the end of the block.
 
-    `tell` is told of every step. Raises SceneError, after removing what was made, if something is in the way.
+    `on_progress` is called with a text for every step. Raises LabError, after the removal, if a step is impossible.
     """
     settings = settings or LabSettings()
     stack = contextlib.ExitStack()
     try:
-        yield _prepare(stack, settings, tell)
+        yield _prepare(stack, settings, on_progress)
     finally:
         with shielded():
             stack.close()
 
 
-def _prepare(stack: contextlib.ExitStack, settings: LabSettings, tell: Tell) -> Lab:
-    """Each thing's removal is on the stack before the thing is made: processes first, then the network, then files."""
+def _prepare(stack: contextlib.ExitStack, settings: LabSettings, on_progress: ProgressCallback) -> Lab:
+    """Create the parts of a lab; the removal of each is on the stack first. Processes go first, then network, then files."""
     tunnels, reason = _choose_mode(settings.tunnels)
     instance = stack.enter_context(claim_instance(_sweep))
     ports = _choose_ports(instance, settings, tunnels)
@@ -54,27 +54,27 @@ def _prepare(stack: contextlib.ExitStack, settings: LabSettings, tell: Tell) -> 
     if tunnels:
         stack.callback(remove_underlay, plan.index)
     stack.callback(processes.end_all)
-    scene = Lab(settings, plan, reason, ports, state_dir, processes, tell)
-    for agent in (scene.gateway, *scene.exits):
-        agent.forget()
-    tell(f"mode: {scene.mode}, because {reason}")
+    lab = Lab(settings, plan, reason, ports, state_dir, processes, on_progress)
+    for agent in (lab.gateway, *lab.exits):
+        agent.remove_enrolment()
+    on_progress(f"mode: {lab.mode}, because {reason}")
     if tunnels:
-        tell(f"network: {len(plan.sites)} exits' namespaces and an internet, named {plan.prefix}*")
+        on_progress(f"network: {len(plan.sites)} exits' namespaces and an internet, named {plan.prefix}*")
         build_underlay(plan)
-        tell("tunnels: a WireGuard for each exit")
-        open_tunnels([exit_.tunnel for exit_ in scene.exits if exit_.tunnel])
-    return scene
+        on_progress("tunnels: a WireGuard for each exit")
+        open_tunnels([exit_.tunnel for exit_ in lab.exits if exit_.tunnel])
+    return lab
 
 
 def _choose_mode(wanted: bool | None) -> tuple[bool, str]:  # noqa: FBT001 - a setting, passed on
-    """Whether exits get tunnels, and why. Raises SceneError if tunnels are demanded and cannot be had."""
-    obstacle = why_no_tunnels()
+    """Return True if exits get tunnels, and the reason. Raises LabError if tunnels are required but impossible."""
+    obstacle = find_tunnel_obstacle()
     if wanted is False:
-        return False, "--plain was asked for"
+        return False, "--plain was given"
     if obstacle is None:
-        return True, "this is root, and wireguard-go is here"
+        return True, "this is root, and wireguard-go is installed"
     if wanted:
-        raise LabError(f"no tunnels can be made: {obstacle}")
+        raise LabError(f"tunnels cannot be created: {obstacle}", hint="use --plain")
     return False, obstacle
 
 
@@ -96,5 +96,5 @@ def _plan(instance: Instance, settings: LabSettings, ports: Mapping[str, int], t
 
 
 def _sweep(index: int) -> None:
-    if why_no_tunnels() is None:
+    if find_tunnel_obstacle() is None:
         remove_underlay(index)

@@ -1,11 +1,11 @@
-"""The network of a demo with tunnels: a namespace for the internet, one for each exit, and the cables between them.
+"""The network of a demo with tunnels: a namespace for the internet, one for each exit, and the links between them.
 
     host ── uplink ──┐
     exit 1 ── eth1 ──┤ bridge, in the internet's namespace, where the page and the tunnels' far ends are
     exit 2 ── eth2 ──┘
 
-An exit's namespace reaches its neighbours on the underlay and nothing else: its default route comes with its tunnel. The
-host has a route to the page past all exits, so that a leak would show the host's own address there.
+An exit's namespace reaches only the underlay until its tunnel adds a default route. The host has a direct route to the page,
+so that a leak would show the host's own address there.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _NAMESPACES: Final = Path("/run/netns")
 _NAMESPACE_FILES: Final = Path("/etc/netns")
 _CAP_NET_ADMIN: Final = 12
 _CAP_SYS_ADMIN: Final = 21
-# A VPN that takes all traffic routes 0.0.0.0/1 and 128.0.0.0/1; more specific ones mean that a network really is there.
+# A VPN for all traffic routes 0.0.0.0/1 and 128.0.0.0/1; only more specific routes belong to real networks.
 _SHORTEST_PREFIX: Final = 8
 
 
-def why_no_tunnels() -> str | None:
-    """What keeps this process from making namespaces with tunnels, or None if nothing does."""
+def find_tunnel_obstacle() -> str | None:
+    """Return the reason why this process cannot create namespaces with tunnels, or None if it can."""
     if os.geteuid() != 0:
         return "not running as root"
     for tool, package in (("ip", "iproute2"), ("wireguard-go", "wireguard-go")):
@@ -54,24 +54,24 @@ def why_no_tunnels() -> str | None:
         return "/dev/net/tun is missing"
     allowed = int(_status_field("CapEff"), 16)
     if not all(allowed >> capability & 1 for capability in (_CAP_NET_ADMIN, _CAP_SYS_ADMIN)):
-        return "this root may not make network namespaces"
+        return "this root may not create network namespaces"
     return None
 
 
 def choose_underlay_block() -> IPv4Network:
-    """The first block for underlays that this machine does not use itself. Raises SceneError if one that is needed is."""
-    routes = _own_networks()
+    """Choose the first underlay block that this machine does not use. Raises LabError if a needed block is in use."""
+    routes = _list_networks()
     for block in (PUBLIC_BLOCK, PAGE_BLOCK):
         if any(block.overlaps(route) for route in routes):
-            raise LabError(f"this machine has a route of its own into {block}, which the demo needs; use --plain")
+            raise LabError(f"this machine has a route into {block}, which the demo needs", hint="use --plain")
     for block in UNDERLAY_BLOCKS:
         if not any(block.overlaps(route) for route in routes):
             return block
-    raise LabError(f"this machine has routes of its own into {_listed(UNDERLAY_BLOCKS)}; use --plain")
+    raise LabError(f"this machine has routes into {' and '.join(map(str, UNDERLAY_BLOCKS))}", hint="use --plain")
 
 
 def build_underlay(plan: AddressPlan) -> None:
-    """Make the namespaces and cables of `plan`. On failure, what was made so far is `remove_underlay`'s to remove."""
+    """Create the namespaces and links of `plan`. After an error, `remove_underlay` removes what was created."""
     if plan.underlay is None or plan.internet is None:
         raise ValueError("a plan without tunnels has no underlay")
     _write_resolver_files(plan)
@@ -91,8 +91,8 @@ def build_underlay(plan: AddressPlan) -> None:
         f"link add {plan.bridge} type bridge",
         f"address add {plan.internet_address}/{bits} dev {plan.bridge}",
         f"link set {plan.bridge} up",
-        *_plugged(plan.downlink, plan.bridge),
-        *(line for site in plan.sites for line in _cable(site, plan.bridge)),
+        *_attach(plan.downlink, plan.bridge),
+        *(line for site in plan.sites for line in _link_exit(site, plan.bridge)),
     )
     for site in plan.sites:
         ip_batch(
@@ -105,13 +105,13 @@ def build_underlay(plan: AddressPlan) -> None:
 
 
 def remove_underlay(index: int) -> None:
-    """Remove all that demo `index` may have made, by its names; nothing there is fine. Ends what runs in its namespaces.
+    """Remove everything that demo `index` may have created, found by name, and end the processes in its namespaces.
 
-    The processes of the host's side have to be gone already: without the uplink their traffic would go elsewhere.
+    Processes on the host must have ended before, because without the uplink their traffic would go elsewhere.
     """
     namespaces = [path.name for path in _matching(_NAMESPACES, f"{namespace_prefix(index)}*")]
-    with contextlib.ExitStack() as stack:  # the last one pushed goes first, and none keeps the others from being tried
-        # A WireGuard that was killed leaves its control socket.
+    with contextlib.ExitStack() as stack:  # callbacks run in reverse order, and all of them even after an error
+        # a killed WireGuard leaves its control socket
         for path in _matching(WIREGUARD_SOCKETS, f"{tunnel_prefix(index)}*.sock"):
             stack.callback(path.unlink, missing_ok=True)
         for folder in _matching(_NAMESPACE_FILES, f"{namespace_prefix(index)}*"):
@@ -121,23 +121,23 @@ def remove_underlay(index: int) -> None:
         if Path("/sys/class/net", uplink_name(index)).exists():
             stack.callback(_ip, "link", "delete", uplink_name(index))
         for namespace in namespaces:
-            stack.callback(_end_inhabitants, namespace)
+            stack.callback(_end_processes_in, namespace)
 
 
-def _end_inhabitants(namespace: str) -> None:
-    # `ip` refuses a name that a killed `ip netns add` left without a namespace behind it: then nobody lives there.
+def _end_processes_in(namespace: str) -> None:
+    # `ip` refuses a name that a killed `ip netns add` left without a namespace, which has no processes
     with contextlib.suppress(LabError):
-        end_pids(map(int, _ip("netns", "pids", namespace).split()), patience_s=2)
+        end_pids(map(int, _ip("netns", "pids", namespace).split()), timeout_s=2)
 
 
 def ip_batch(namespace: str | None, *lines: str) -> None:
-    """Run several `ip` commands in one go, in a namespace if one is named. Raises SceneError with what `ip` said."""
-    where = ("-netns", namespace) if namespace else ()
-    _ip(*where, "-batch", "-", text="\n".join(lines))
+    """Run several `ip` commands at once, in a namespace if one is given. Raises LabError with the error of `ip`."""
+    target = ("-netns", namespace) if namespace else ()
+    _ip(*target, "-batch", "-", text="\n".join(lines))
 
 
 def _write_resolver_files(plan: AddressPlan) -> None:
-    """Only the exits know the page's name: the resolver that they ask is on the internet, behind their tunnel."""
+    """Configure the exits' resolvers, which are on the internet, behind the tunnel; so only exits resolve the page's name."""
     for site in plan.sites:
         folder = _NAMESPACE_FILES / str(site.namespace)
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def _write_resolver_files(plan: AddressPlan) -> None:
 
 
 def resolver_file(site: ExitSite) -> Path:
-    """What an exit's namespace has for /etc/resolv.conf."""
+    """Return the file that `ip netns exec` mounts as /etc/resolv.conf in an exit's namespace."""
     return _NAMESPACE_FILES / str(site.namespace) / "resolv.conf"
 
 
@@ -155,17 +155,17 @@ def _addresses_of_internet(plan: AddressPlan) -> Sequence[object]:
     return (plan.page_address, plan.name_server, *resolvers)
 
 
-def _cable(site: ExitSite, bridge: str) -> Iterable[str]:
+def _link_exit(site: ExitSite, bridge: str) -> Iterable[str]:
     yield f"link add {site.port_interface} type veth peer name {site.ethernet} netns {site.namespace}"
-    yield from _plugged(str(site.port_interface), bridge)
+    yield from _attach(str(site.port_interface), bridge)
 
 
-def _plugged(interface: str, bridge: str) -> Sequence[str]:
+def _attach(interface: str, bridge: str) -> Sequence[str]:
     return (f"link set {interface} master {bridge}", f"link set {interface} up")
 
 
-def _own_networks() -> list[IPv4Network]:
-    """What this machine has routes into, other than by default and other than the uplinks of demos."""
+def _list_networks() -> list[IPv4Network]:
+    """List the networks into which this machine has routes, without default routes and without demos."""
     demos = {uplink_name(index) for index in range(MAX_INSTANCES)}
     networks = []
     for route in json.loads(_ip("-json", "-4", "route", "show", "table", "all") or "[]"):
@@ -195,7 +195,3 @@ def _status_field(name: str) -> str:
         if key == name:
             return value.strip()
     raise LabError(f"/proc/self/status has no {name}")
-
-
-def _listed(blocks: Iterable[IPv4Network]) -> str:
-    return " and ".join(map(str, blocks))

@@ -1,4 +1,4 @@
-"""WireGuard tunnels in userspace, from an exit's namespace to the internet's. Keys live in memory only."""
+"""WireGuard tunnels in userspace, from an exit's namespace to the internet's. Keys are kept in memory only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READY_WITHIN_S = 10.0
 
 @dataclass(slots=True)
 class DemoTunnel:
-    """The tunnel of one exit: the client beside the exit, the server on the internet."""
+    """The tunnel of one exit: the client in the exit's namespace, the server on the internet."""
 
     plan: AddressPlan
     site: ExitSite
@@ -36,15 +36,15 @@ class DemoTunnel:
         return _FIRST_PORT + self.plan.sites.index(self.site)
 
     def start_server(self) -> None:
-        """Start the far end; `configure_server` follows."""
+        """Start the server's process; `configure_server` configures it."""
         self.server = self._start(str(self.site.tunnel_server), self.plan.internet)
 
     def start_client(self) -> None:
-        """Start the near end; `configure_client` follows."""
+        """Start the client's process; `configure_client` configures it."""
         self.client = self._start(str(self.site.tunnel), self.site.namespace)
 
     def configure_server(self) -> None:
-        """Let the exit in, with its own address as the only source."""
+        """Configure the server to accept the exit, with its egress address as the only source."""
         assert self.server is not None
         interface = str(self.site.tunnel_server)
         _configure(
@@ -62,7 +62,7 @@ class DemoTunnel:
         )
 
     def configure_client(self) -> None:
-        """Give the namespace its public address and, through the tunnel, its one way out."""
+        """Configure the client, and add the egress address and the default route to the namespace."""
         assert self.client is not None
         interface = str(self.site.tunnel)
         _configure(
@@ -86,7 +86,7 @@ class DemoTunnel:
 
 
 def open_tunnels(tunnels: Sequence[DemoTunnel]) -> None:
-    """Start both ends of every tunnel, all at once, and configure each when it is there."""
+    """Start both ends of all tunnels at once, and configure each when it is ready."""
     for tunnel in tunnels:
         tunnel.start_server()
         tunnel.start_client()
@@ -97,7 +97,7 @@ def open_tunnels(tunnels: Sequence[DemoTunnel]) -> None:
 
 def _configure(child: Child, interface: str, *settings: str) -> None:
     """Set a WireGuard interface through its control socket (the cross-platform userspace protocol of WireGuard)."""
-    with _connected(child, interface) as control, control.makefile("rw") as stream:
+    with _connect(child, interface) as control, control.makefile("rw") as stream:
         stream.write("\n".join(("set=1", *settings, "", "")))
         stream.flush()
         reply = stream.readline().strip()
@@ -105,8 +105,8 @@ def _configure(child: Child, interface: str, *settings: str) -> None:
         raise LabError(f"WireGuard refused the settings of {interface}: {reply}")
 
 
-def _connected(child: Child, interface: str) -> socket.socket:
-    """A connection to the control socket, which is there as soon as the interface is."""
+def _connect(child: Child, interface: str) -> socket.socket:
+    """Connect to the control socket, which exists as soon as the interface does. Raises LabError."""
     deadline = time.monotonic() + _READY_WITHIN_S
     while True:
         control = socket.socket(socket.AF_UNIX)

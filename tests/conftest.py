@@ -1,4 +1,4 @@
-"""What tests share: a real PostgreSQL, a fresh database each, a clock, and the rules that hold for all of them."""
+"""Fixtures and hooks of all tests: a real PostgreSQL, a new database for each test, a clock, and rules for the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from model.embedded_postgres import embedded_server, get_server, pg_ctl
 from model.schema_version import upgrade
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
 from tests.scale import at_night
-from tests.scheduling import SceneScheduling
+from tests.scheduling import LabScheduling
 
 TEMPLATE = "template_exitplane"
 STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
@@ -36,15 +36,15 @@ STATE_FOLDER_INPUT = "exitplane_state_folder"
 LIMIT_OPTION = "--limit-processor-time"
 _NUMBERS = itertools.count(1)
 
-# else gRPC starts its threads anew at every fork, in whatever namespace that is done (as in cli/main.py); read at its import
+# gRPC reads this at its import; otherwise it restarts its threads at every fork, in whatever network namespace (see cli/main.py)
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-# by day the same examples in every run, so that what is green stays green; new ones are looked for at night
+# the same examples in every run by day, so that results are stable; nightly runs search for new ones
 settings.register_profile("day", deadline=None, derandomize=True)
 settings.register_profile("night", deadline=None, print_blob=True)
 settings.load_profile("night" if at_night() else "day")
 
-# a traceback with the values of all variables takes seconds to render
+# rendering a traceback with the values of all variables takes seconds
 _plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector from going through modules and some thousand tests, while they are collected and afterwards."""
+    """Keep the garbage collector from visiting modules and some thousand tests, during the collection and afterwards."""
     gc.disable()
     try:
         return (yield)
@@ -72,7 +72,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """A test that needs tunnels, Envoy or PostgreSQL proves nothing where it is skipped, so in CI that is a failure."""
+    """Fail a skipped test in CI, because a test of tunnels, Envoy or PostgreSQL proves nothing when it is skipped."""
     if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -99,9 +99,9 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> URL:
-    """A real server for all processes of the run, with a migrated database to copy. The URL is of its maintenance database.
+    """The maintenance database of a real server for all processes of the run, which has a migrated template database.
 
-    Whoever needs it first starts it; it ends with the run, not with the process that started it.
+    The first process that needs the server starts it; it ends with the run, not with that process.
     """
     state = Path(_state_folder(request.config))
     with (state / "starting").open("w") as lock:
@@ -119,7 +119,7 @@ def _state_folder(config: pytest.Config) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        # not pytest's own temporary folder: only its owner may enter that, and as root the server runs as somebody else
+        # not pytest's temporary folder: only its owner may enter it, and root's server runs as another user
         folder = tempfile.mkdtemp(prefix="exitplane-", dir=_fast_folder())
         Path(folder).chmod(0o755)
         config.stash[STATE_FOLDER] = folder
@@ -129,7 +129,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """On a fresh clone Hypothesis makes its table of characters, for two seconds: once, not in a test of each process."""
+    """Let Hypothesis build its table of characters once, which takes two seconds, not in a test of each process."""
     if not hasattr(session.config, "workerinput"):
         strategies.text().validate()
 
@@ -141,7 +141,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    return SceneScheduling(config, log) if config.getoption("dist") == "loadscope" else None
+    return LabScheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -150,12 +150,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     if (Path(folder) / "postgres" / "postmaster.pid").exists():
         with embedded_server(Path(folder)):
-            pass  # what runs there is taken over, and ends with the block
+            pass  # takes over the running server, and stops it at the end of the block
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fast_folder() -> str | None:
-    """Memory where there is enough: a database is copied there twenty times as fast as on a disk."""
+    """Return a folder in memory if there is enough, where a database is copied twenty times as fast as on a disk."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     return str(memory) if roomy else None
@@ -164,7 +164,7 @@ def _fast_folder() -> str | None:
 def _start_server(state: Path) -> str:
     started = get_server(state / "postgres", cleanup_mode=None)
     url = str(started.get_uri())
-    # nothing here outlives the run, so nothing need reach a disk; and several processes connect
+    # data need not survive the run, so nothing need reach a disk; and several processes connect
     settings = ["fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 400"]
     asyncio.run(administer(parse_url(url), *(f"ALTER SYSTEM SET {each}" for each in settings)))
     pg_ctl(["-w", "-m", "fast", "restart"], pgdata=started.pgdata, user=started.system_user)
@@ -180,7 +180,7 @@ async def _make_template(server: URL) -> None:
 
 
 async def administer(server: URL, *statements: str) -> None:
-    """Execute statements that no database of a test can execute about itself."""
+    """Execute statements that need the maintenance database."""
     connection = await asyncpg.connect(as_text(server))
     try:
         for statement in statements:
@@ -195,7 +195,7 @@ def as_text(url: URL) -> str:
 
 @asynccontextmanager
 async def new_database(postgres: URL, template: str = "template1") -> AsyncIterator[str]:
-    """The URL of a new database, under a name that no other process of the run uses."""
+    """Create a database with a name that no other process of the run uses, and yield its URL."""
     name = f"test_{os.getpid()}_{next(_NUMBERS)}"
     await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
@@ -206,7 +206,7 @@ async def new_database(postgres: URL, template: str = "template1") -> AsyncItera
 
 @pytest.fixture(scope="session")
 def template(postgres: URL) -> str:
-    """The database that each test gets a copy of. Another folder may give its tests more in theirs."""
+    """The database that is copied for each test. A folder's conftest may override it with more content."""
     return TEMPLATE
 
 
@@ -219,17 +219,17 @@ async def database_url(postgres: URL, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """The same, connected."""
+    """A migrated database that belongs to this test alone, connected."""
     connected = Database(database_url)
     yield connected
     await connected.close()
 
 
 @dataclass
-class Wire:
-    """A TCP port in front of PostgreSQL, which can be cut and mended.
+class DatabaseLink:
+    """A TCP port in front of PostgreSQL, which can be cut and restored.
 
-    A socket that is bound to the port, and never listens, keeps it from everybody else while the wire is cut.
+    A socket that is bound to the port, and never listens, reserves it while the link is cut.
     """
 
     target: str
@@ -246,18 +246,18 @@ class Wire:
         self._server = await asyncio.start_server(self._connect, sock=self._bind())
 
     def close(self) -> None:
-        """Give the port back; the wire must be cut."""
+        """Release the port; the link must be cut."""
         if self._claim is not None:
             self._claim.close()
 
     def _bind(self) -> socket.socket:
         bound = socket.socket()
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # beside the claim
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # shares the port with the claim
         bound.bind(("127.0.0.1", self.port))
         return bound
 
     async def cut(self) -> None:
-        """From now on connections are refused, and those there are break off."""
+        """Refuse connections from now on, and abort the open ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -288,9 +288,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def _wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
+async def _wired(database_url: str) -> AsyncIterator[tuple[Database, DatabaseLink]]:
     url = parse_url(database_url)
-    wire = Wire(target=f"{url.query['host']}/.s.PGSQL.5432")
+    wire = DatabaseLink(target=f"{url.query['host']}/.s.PGSQL.5432")
     await wire.mend()
     connected = Database(as_text(url.set(host="127.0.0.1", port=wire.port, query={})))
     try:
@@ -302,8 +302,8 @@ async def _wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
 
 
 @pytest.fixture
-async def wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
-    """A database of this test's own, with the wire to it that the test may cut and hint."""
+async def wired(database_url: str) -> AsyncIterator[tuple[Database, DatabaseLink]]:
+    """A database that belongs to this test alone, and the link to it, which the test may cut and restore."""
     async with _wired(database_url) as pair:
         yield pair
 
@@ -313,7 +313,7 @@ async def wired(database_url: str) -> AsyncIterator[tuple[Database, Wire]]:
 
 @dataclass
 class Clock:
-    """A clock that stands until the test moves it."""
+    """A clock that only the test advances."""
 
     now: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -332,10 +332,10 @@ def clock() -> Clock:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """`await until(condition)`: ask again until it holds, at most `timeout_s`, and give what it gave."""
+    """Wait until a condition holds, at most `timeout_s`, and return its value: `await until(condition)`."""
 
     async def ask(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
-        pauses = itertools.chain([0.005, 0.01], itertools.repeat(0.02))  # what takes long is not asked for as often
+        pauses = itertools.chain([0.005, 0.01], itertools.repeat(0.02))  # less often for slow conditions
         async with asyncio.timeout(timeout_s):
             for pause_s in pauses:
                 answer = condition()

@@ -1,4 +1,4 @@
-"""A stand-in for gluetun: its control API and its HTTP proxy, as they are documented, and each way in which they may fail."""
+"""A stand-in for gluetun: its control API and its HTTP proxy, as documented, with their possible failures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ADDRESSES = {"Netherlands": "198.51.100.1", "Germany": "198.51.100.2", "Japan": 
 
 
 @dataclass
-class Request:
-    """What came in on a port: the request line and the headers, lower case."""
+class ProxiedRequest:
+    """A request that a port received: the request line and the headers, with names in lower case."""
 
     method: str
     target: str
@@ -32,36 +32,36 @@ class Request:
 
 @dataclass
 class GluetunStandIn:
-    """Set what it is to be like; it may be changed while it runs."""
+    """The stand-in. Its attributes set its behaviour, and may be changed while it runs."""
 
     username: str | None = None
-    """Of the proxy, with `password`."""
+    """The user name of the proxy, with `password`; None for a proxy without authentication."""
     password: str | None = None
     stealth: bool = False
     names: dict[str, str] = field(default_factory=dict)
-    """Where names lead that it can resolve."""
+    """The addresses of the names that it can resolve."""
     source: str | None = None
-    """The address that it dials from."""
+    """The source address of its connections."""
     hangs: bool = False
-    """Whether its proxy takes connections and never answers."""
+    """True if its proxy accepts connections and never answers."""
     api_key: str | None = None
     api_user: tuple[str, str] | None = None
     status: str = "running"
     country: str = "Netherlands"
     public_ip: str = ADDRESSES["Netherlands"]
-    comes_back: bool = True
-    """Whether a tunnel that is stopped, or sent elsewhere, is up again soon, with the next address."""
-    says: Callable[[str], bytes | None] = lambda _path: None
-    """Another answer of the control API than the documented one: the whole of it, by path."""
+    reconnects: bool = True
+    """True if a tunnel that is restarted, or moved to another country, comes up again with another address."""
+    override: Callable[[str], bytes | None] = lambda _path: None
+    """The complete answer of the control API for a path, instead of the documented one."""
     api_hangs: bool = False
-    requests: list[Request] = field(default_factory=list)
-    """What its proxy was asked."""
-    asked: list[Request] = field(default_factory=list)
-    """What its control API was asked."""
+    requests: list[ProxiedRequest] = field(default_factory=list)
+    """The requests to its proxy."""
+    api_requests: list[ProxiedRequest] = field(default_factory=list)
+    """The requests to its control API."""
     proxy_port: int = 0
     control_port: int = 0
     _held: list[socket.socket] = field(default_factory=list)
-    """What keeps the ports from others while nobody serves on them."""
+    """The sockets that reserve the ports while no server listens."""
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +73,7 @@ class GluetunStandIn:
     # -- its life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open both ports, on those that it had before."""
+        """Listen on both ports, the same as before."""
         if not self._held:
             self._held = [reserve(), reserve()]
             self.proxy_port, self.control_port = (held.getsockname()[1] for held in self._held)
@@ -82,7 +82,7 @@ class GluetunStandIn:
             self._servers.append(server)
 
     async def stop(self) -> None:
-        """Close both, and what is open."""
+        """Close both ports, and abort open connections."""
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -90,13 +90,13 @@ class GluetunStandIn:
             writer.transport.abort()
 
     def release(self) -> None:
-        """Leave both ports to others."""
+        """Release both ports."""
         for held in self._held:
             held.close()
         self._held.clear()
 
     def call(self, coroutine: Any) -> Any:
-        """Run something on its loop, from another thread."""
+        """Run a coroutine on its loop, from another thread."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
@@ -140,14 +140,16 @@ class GluetunStandIn:
             return
         await writer.drain()
 
-    def _knows(self, request: Request) -> bool:
+    def _knows(self, request: ProxiedRequest) -> bool:
         return request.headers.get("proxy-authorization") == basic(self.username or "", self.password or "")
 
     async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         source = (self.source, 0) if self.source else None
         return await asyncio.open_connection(self.names.get(host, host), port, local_addr=source)
 
-    async def _tunnel(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _tunnel(
+        self, request: ProxiedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         host, _, port = request.target.rpartition(":")
         try:
             far_reader, far_writer = await self._dial(host.strip("[]"), int(port))
@@ -155,7 +157,7 @@ class GluetunStandIn:
             writer.write(_reply(503, b"service unavailable"))
             await writer.drain()
             return
-        # its server counts a response to CONNECT among those that have a body
+        # gluetun's server treats a response to CONNECT as one with a body
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         self._writers.add(far_writer)
         try:
@@ -164,7 +166,7 @@ class GluetunStandIn:
             self._writers.discard(far_writer)
             far_writer.close()
 
-    async def _forward(self, request: Request, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, request: ProxiedRequest, writer: asyncio.StreamWriter) -> None:
         url = urlsplit(request.target)
         try:
             far_reader, far_writer = await self._dial(url.hostname or "", url.port or 80)
@@ -187,14 +189,14 @@ class GluetunStandIn:
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await _read(reader)
-        self.asked.append(request)
+        self.api_requests.append(request)
         if self.api_hangs:
             await reader.read()
             return
         path = urlsplit(request.target).path
-        said = self.says(path)
-        if said is not None:
-            writer.write(said)
+        answer = self.override(path)
+        if answer is not None:
+            writer.write(answer)
         elif not self._admits(request):
             writer.write(_reply(401, b"Unauthorized\n"))
         else:
@@ -202,7 +204,7 @@ class GluetunStandIn:
             writer.write(_reply(status, json.dumps(body).encode(), "Content-Type: application/json"))
         await writer.drain()
 
-    def _admits(self, request: Request) -> bool:
+    def _admits(self, request: ProxiedRequest) -> bool:
         if self.api_key is not None:
             return request.headers.get("x-api-key") == self.api_key
         return self.api_user is None or request.headers.get("authorization") == basic(*self.api_user)
@@ -230,7 +232,7 @@ class GluetunStandIn:
         return 404, {"error": "not found"}
 
     def _reconnect(self) -> None:
-        if not self.comes_back:
+        if not self.reconnects:
             self.status = "stopped"
             return
         new = ADDRESSES.get(self.country, "198.51.100.9")
@@ -241,13 +243,13 @@ def basic(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def _read(reader: asyncio.StreamReader) -> ProxiedRequest:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.rstrip().split("\r\n")
     method, target, version = first.split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(method, target, version, headers, body)
+    return ProxiedRequest(method, target, version, headers, body)
 
 
 def _reply(status: int, body: bytes, *headers: str) -> bytes:
@@ -256,7 +258,7 @@ def _reply(status: int, body: bytes, *headers: str) -> bytes:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """To the end of what is read, all of it."""
+    """Copy all bytes until the end."""
     with suppress(OSError):
         while chunk := await reader.read(65_536):
             writer.write(chunk)
@@ -264,7 +266,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _first_of(*coroutines: Any) -> None:
-    """Like gluetun's: whichever side ends first ends both; what was written still goes out."""
+    """Wait for the first coroutine, and cancel the others, as gluetun does; written bytes are still sent."""
     tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -276,7 +278,7 @@ async def _first_of(*coroutines: Any) -> None:
 
 @contextmanager
 def running(gluetun: GluetunStandIn) -> Iterator[GluetunStandIn]:
-    """In a thread of its own, for tests that wait."""
+    """Run the stand-in in a thread of its own, for synchronous tests."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""A port that stays a test's own while the server on it stops and starts."""
+"""A port that stays reserved while the server on it stops and starts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that the kernel gives to nobody else while the block lasts.
+    """Reserve a port of 127.0.0.1 while the block lasts.
 
-    The socket that holds it does not listen, so connections are refused until a server with SO_REUSEPORT listens beside it. Without
-    it, the port of a server that stopped may become that of another test's, which then hears this one's clients.
+    The reserving socket does not listen, so connections are refused until a server with SO_REUSEPORT listens. Otherwise
+    another test might get the port of a stopped server, and this test's clients.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

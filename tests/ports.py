@@ -1,4 +1,4 @@
-"""Reserves ports for servers that are started by number, so that nobody else is given them first."""
+"""Reservation of ports for servers that take a port number."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 
 def reserve(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """Hold a port of `address`; the caller closes the socket when the port may go to others.
+    """Reserve a port of `address`; the caller closes the socket to release it.
 
-    The socket never listens, so the port refuses until a server of this user binds it too, which has to set SO_REUSEPORT,
-    as Envoy's listeners do. The kernel gives a held port to nobody who asks for any free one.
+    The socket never listens, so connections are refused until a server of this user binds the port with SO_REUSEPORT, as
+    Envoy's listeners do. The kernel never assigns a bound port to a process that asks for any free one.
     """
     held = socket.socket()
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # then whoever looks whether a port is free, as servers do, finds that it is
+        # so that a test whether the port is free, as servers do it, succeeds
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((address, port))
     except OSError:
@@ -27,6 +27,6 @@ def reserve(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 @contextmanager
 def reserved_port(address: str = "127.0.0.1") -> Iterator[int]:
-    """Yield a port that is held until the end."""
+    """Reserve a port while the block lasts."""
     with reserve(address) as held:
         yield held.getsockname()[1]

@@ -1,8 +1,7 @@
-"""A limit on the processor time of each test: who needs more says so with a mark, `slow` or `nightly`.
+"""A limit on the processor time of each test without the mark `slow` or `nightly`.
 
-Processor time, because time on a clock tells more of the machine's other work than of the test. What the test's own processes
-used counts once they are waited for. What fixtures of a wider scope use is not the test's own. On a machine that is slower
-than the one for which the limit was chosen, or is slower for now, the limit grows with it.
+Processor time depends less than elapsed time on other work of the machine. Child processes count once they are waited for;
+fixtures of a wider scope do not count. On a machine that is slower than the reference, even for a moment, the limit is higher.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ import pytest
 LIMIT_S = 2.0
 SLOW_LEVELS = ("slow", "nightly")
 REFERENCE_S = 0.035
-"""What `_work` takes where the limit was chosen."""
+"""The processor time of `_work` on the reference machine."""
 _ROUNDS = 5
 
 
 def own_time_s() -> float:
-    """Seconds that this process and those it waited for have used."""
+    """Return the processor time in seconds of this process and of the children that it waited for."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def slowness() -> float:
-    """How much longer this machine takes now than the one for which the limit was chosen; at least 1."""
+    """Measure how many times slower this machine is now than the reference; at least 1."""
     took = []
     for _ in range(_ROUNDS):
         began = os.times()
@@ -38,13 +37,13 @@ def slowness() -> float:
 
 
 def _work() -> int:
-    """What tests mostly do, in small: objects, dictionaries and text."""
+    """Do a sample of what tests do: create objects, dictionaries and text."""
     made = {str(number): (number, {"name": f"exit-{number}"}) for number in range(40_000)}
     return sum(len(fields["name"]) + number for number, fields in made.values())
 
 
 class ProcessorTimeLimit:
-    """Fails a test of the fast level that takes more than its share."""
+    """A plugin that fails tests without the marks of SLOW_LEVELS that exceed the limit."""
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
@@ -63,7 +62,7 @@ class ProcessorTimeLimit:
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
         if fixturedef.scope == "function":
             return (yield)
-        fixturedef.addfinalizer(self._leave)  # finalizers run in the opposite order: this one is the last
+        fixturedef.addfinalizer(self._leave)  # finalizers run in reverse order, so this one is the last
         self._enter()
         try:
             return (yield)
@@ -87,10 +86,10 @@ class ProcessorTimeLimit:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if call.when == "teardown" and report.passed and not any(map(item.get_closest_marker, SLOW_LEVELS)):
-            self._judge(item, report)
+            self._apply_limit(item, report)
         return report
 
-    def _judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
+    def _apply_limit(self, item: pytest.Item, report: pytest.TestReport) -> None:
         spent_s = self._spent_s + own_time_s() - self._shared_s
         if spent_s <= self._limit_s:
             return

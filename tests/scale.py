@@ -1,4 +1,4 @@
-"""How much a test that draws examples or repeats itself does: once by day, five times as much at night."""
+"""The scale of tests that draw examples or repeat themselves: 1 by day, 5 in nightly runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ SCALE = "EXITPLANE_TEST_SCALE"
 
 
 def at_night() -> bool:
-    """True in a run that looks for new examples, rather than repeating the known ones."""
+    """Return True in a run that searches for new examples instead of repeating the known ones."""
     return _scale() > 1
 
 
 def scaled(count: int) -> int:
-    """`count` examples or repetitions, times EXITPLANE_TEST_SCALE. `make test-nightly` sets 5; unset, it is 1."""
+    """Multiply a number of examples or repetitions by EXITPLANE_TEST_SCALE (default 1; `make test-nightly` sets 5)."""
     return max(1, round(count * _scale()))
 
 

@@ -1,4 +1,4 @@
-"""Hands tests to the processes of pytest-xdist, so that no two processes open the same scene."""
+"""The distribution of tests to the processes of pytest-xdist: no two processes open the same lab."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-SCENES = {
+LABS = {
     "test_changes_under_load": "lasting database",
     "test_fail_static": "lasting database",
     "test_restarts": "lasting database",
@@ -17,29 +17,29 @@ SCENES = {
     "test_leaks": "leaks",
     "test_parents": "parents",
 }
-"""The scene that an end-to-end module needs; all others need the default one."""
-DEFAULT_SCENE = "two in us"
-LONGEST_FIRST = ("lasting database", DEFAULT_SCENE, "leaks", "clock", "database away", "parents")
-"""The scenes by how long their tests take, so that two processes end at about the same time."""
+"""The labs of end-to-end modules that do not use the default one."""
+DEFAULT_LAB = "two in us"
+LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "database away", "parents")
+"""The labs by the duration of their tests, so that two processes end at about the same time."""
 
 
-def scene_of(path: PurePath) -> str:
-    """The scene that an end-to-end module needs."""
-    return SCENES.get(path.stem, DEFAULT_SCENE)
+def lab_of(path: PurePath) -> str:
+    """Return the lab of an end-to-end module."""
+    return LABS.get(path.stem, DEFAULT_LAB)
 
 
-class SceneScheduling(LoadScopeScheduling):
-    """One process runs all tests of a module, and of the end-to-end modules all that need the same scene.
+class LabScheduling(LoadScopeScheduling):
+    """A scheduler that gives all tests of a module, and all end-to-end modules of one lab, to one process.
 
-    It is `--dist loadscope` with scopes of its own. The marks of `--dist loadgroup` have no effect with pytest 9.2
+    This is `--dist loadscope` with other scopes. The marks of `--dist loadgroup` have no effect with pytest 9.2
     (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
-        # else the scopes of most tests, and not those that take longest, would come first
+        # otherwise the scopes with most tests would come first, not the longest
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePath(nodeid.partition("::")[0])
-        return f"scene: {scene_of(path)}" if path.parent.name == "e2e" else str(path)
+        return f"lab: {lab_of(path)}" if path.parent.name == "e2e" else str(path)

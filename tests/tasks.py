@@ -1,4 +1,4 @@
-"""Coroutines that run beside a test and have ended before it does."""
+"""Coroutines that run during a test and end before it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 @asynccontextmanager
 async def running(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asyncio.Task[Any]]]:
-    """Run them as tasks; at the end cancel them and wait until they have cleaned up. Raises what one of them raises.
+    """Run coroutines as tasks; at the end cancel them, and wait for their cleanup. Raises the exception of a task.
 
-    A task that is only cancelled is cancelled once more when the test's event loop closes, in the midst of its cleaning up.
+    Without the wait, closing the test's event loop would cancel a task again during its cleanup.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each) for each in coroutines]

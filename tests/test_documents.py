@@ -1,4 +1,4 @@
-"""What documents and code refer to exists: links, anchors, cited documents and file paths, and the settings."""
+"""Tests that references in documents and code exist: links, anchors, cited documents, file paths, and settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 NOT_OURS = {"build", "dist", "wire"}
-"""Folders of what is made."""
+"""Folders of generated files."""
 SUFFIXES = {".py", ".lua", ".yaml", ".yml", ".proto", ".toml"}
 MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 CODE = sorted(
@@ -36,13 +36,13 @@ PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yml|yaml))`")
 
 
 def unfenced(text: str) -> str:
-    """The text without its code blocks."""
+    """Remove the code blocks from a text."""
     return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @cache
 def anchors(path: Path) -> frozenset[str]:
-    """The anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub creates for a document's headings."""
     headings = re.findall(r"^#+ +(.+)$", unfenced(path.read_text()), re.MULTILINE)
     return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
 
@@ -84,7 +84,7 @@ def test_nothing_cites_a_decision_by_bare_number():
     found = [
         f"{name(path)}: {cited}"
         for path in [*CODE, *MARKDOWN]
-        if "ecision" in (text := path.read_text())  # the pattern alone takes a second
+        if "ecision" in (text := path.read_text())  # much faster than the pattern alone
         for cited in BARE_NUMBER.findall(text)
     ]
     assert found == []
@@ -106,7 +106,7 @@ def test_the_index_lists_every_document(kind):
 
 
 def documented_settings() -> dict[str, str]:
-    """The defaults of docs/settings.md by variable, as they are written there."""
+    """Return the defaults in docs/settings.md by variable, as written there."""
     rows = re.findall(r"^\| `(EXITPLANE_\w+)` \| (.+?) \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
     assert len(rows) == len(dict(rows))
     return dict(rows)
@@ -120,7 +120,7 @@ def test_settings_page_lists_every_setting():
 def test_settings_page_states_the_default(field):
     documented = documented_settings()[f"EXITPLANE_{field.upper()}"]
     default = Settings.model_fields[field].default
-    if default is PydanticUndefined:  # made by default_state_dir, which tests/model/test_settings.py tests
+    if default is PydanticUndefined:  # computed by default_state_dir, which tests/model/test_settings.py tests
         assert field == "state_dir"
         assert "`/var/lib/exitplane` for root" in documented
     elif default is None:

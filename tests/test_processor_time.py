@@ -1,4 +1,4 @@
-"""The limit of tests/processor_time.py on what a fast test may take."""
+"""Tests of the limit of tests/processor_time.py on the processor time of a fast test."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TESTS = """
     def test_cheap():
         pass
 
-    def test_dear():
+    def test_expensive():
         spend(0.5)
 
     @pytest.fixture
     def own():
         spend(0.5)
 
-    def test_with_a_dear_fixture(own):
+    def test_with_an_expensive_fixture(own):
         pass
 
     @pytest.mark.slow
@@ -83,23 +83,25 @@ def nested(pytester, monkeypatch):
 
 
 @pytest.mark.slow
-def test_dear_test_fails_unless_it_is_marked(nested):
+def test_expensive_test_fails_unless_marked(nested):
     result = nested(TESTS)
     result.assert_outcomes(passed=5, errors=2)
-    result.stdout.fnmatch_lines(["*test_dear took 0.? s of processor time, and a fast test may take 0.2 s*mark it*"])
-    result.stdout.fnmatch_lines(["*test_with_a_dear_fixture took 0.? s of processor time*"])
+    result.stdout.fnmatch_lines(
+        ["*test_expensive took 0.? s of processor time, and a fast test may take 0.2 s*mark it*"]
+    )
+    result.stdout.fnmatch_lines(["*test_with_an_expensive_fixture took 0.? s of processor time*"])
 
 
-def test_wider_fixture_is_nobodys_own(nested):
+def test_fixture_of_wider_scope_does_not_count(nested):
     nested(SHARED).assert_outcomes(passed=2)
 
 
-def test_child_counts_once_it_was_waited_for(nested):
+def test_child_counts_once_it_is_waited_for(nested):
     nested(CHILD).assert_outcomes(passed=1, errors=1)
 
 
 @pytest.mark.slow
-def test_slower_machine_has_a_wider_limit(nested, monkeypatch):
+def test_slower_machine_has_a_higher_limit(nested, monkeypatch):
     monkeypatch.setattr(processor_time, "slowness", lambda: 20.0)
     nested(TESTS).assert_outcomes(passed=5)
 
@@ -118,7 +120,7 @@ def test_own_time_grows_with_work():
     assert own_time_s() > before
 
 
-def test_conftest_limits_only_when_asked(pytester):
+def test_conftest_limits_only_with_the_option(pytester):
     pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text())
     pytester.makeini("[pytest]\naddopts = -p no:cacheprovider -p no:asyncio -p no:randomly")
     pytester.makepyfile(

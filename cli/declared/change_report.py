@@ -1,4 +1,4 @@
-"""What an application of documents did or would do, for people."""
+"""The report of an application of documents, done or tried, for people."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SIGNS: Final = {"created": "+", "changed": "~", "deleted": "-"}
 _RESOURCE_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-"}
 
 
-def told_steps(steps: Iterable[StepOut]) -> Iterator[str]:
-    """A line for each step, and one below it for each field that changes."""
+def format_steps(steps: Iterable[StepOut]) -> Iterator[str]:
+    """Format each step as a line, followed by a line for each field that changes."""
     for step in steps:
         name = f"{step.fleet}/{step.name}" if step.fleet else step.name
         yield f"{_SIGNS[step.action]} {step.kind} {name}"
@@ -28,15 +28,15 @@ def told_steps(steps: Iterable[StepOut]) -> Iterator[str]:
             yield f"    {field}: {_short(old)} -> {_short(new)}"
 
 
-def told_sum(applied: AppliedOut) -> str:
-    """`2 created, 1 changed, 0 deleted, 12 unchanged`."""
+def format_counts(applied: AppliedOut) -> str:
+    """Format the numbers of steps: `2 created, 1 changed, 0 deleted, 12 unchanged`."""
     counts: Counter[str] = Counter(step.action for step in applied.steps)
     done = ", ".join(f"{counts[action]} {action}" for action in _SIGNS)
     return f"{done}, {applied.unchanged} unchanged"
 
 
-def told_configuration(differences: Iterable[ProxyDifference], proxies: Mapping[UUID, ProxyOut]) -> Iterator[str]:
-    """What of which proxies' configuration would change, with the lines that differ."""
+def format_configuration(differences: Iterable[ProxyDifference], proxies: Mapping[UUID, ProxyOut]) -> Iterator[str]:
+    """Format the changes of each proxy's configuration, with the lines that differ."""
     for difference in differences:
         names = sorted(proxies[each].name if each in proxies else str(each) for each in difference.proxies)
         yield f"on {', '.join(names) or 'no proxy'}:"
@@ -46,8 +46,8 @@ def told_configuration(differences: Iterable[ProxyDifference], proxies: Mapping[
             yield from (f"      {line}" for line in _lines(resource))
 
 
-def told_rejections(proxies: Iterable[ProxyOut]) -> Iterator[str]:
-    """Who rejects what, in Envoy's words."""
+def format_rejections(proxies: Iterable[ProxyOut]) -> Iterator[str]:
+    """Format each rejection of a proxy, with Envoy's own message."""
     for proxy in proxies:
         for sync in proxy.sync:
             if sync.status == "rejected":
@@ -61,7 +61,7 @@ def _lines(resource: ResourceDifference) -> Iterator[str]:
         [] if content is None else json.dumps(content, indent=2, sort_keys=True).splitlines()
         for content in (resource.before, resource.after)
     )
-    # without the lines that would name files
+    # without the header, which would name files
     yield from list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]
 
 

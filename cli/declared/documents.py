@@ -1,4 +1,4 @@
-"""Declarative files: found, read, merged, and checked, each refusal with its file and line."""
+"""Declarative files: reading, merging and validation, with file and line of each error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STDIN: Final = "-"
 
 
 class BadDocument(ExitplaneError):
-    """All that is wrong with what was given, a line each."""
+    """Errors in declarative files, one on each line of the message."""
 
     code = "bad_document"
 
@@ -34,39 +34,39 @@ class NoDocument(ExitplaneError):
 
 @dataclass(slots=True)
 class Documents:
-    """What several documents say together, and where each part of it stands."""
+    """Several documents merged into one, with the position of each part."""
 
     document: Declared = field(default_factory=Declared)
     _items: dict[str, list[tuple[str, yaml.Node]]] = field(default_factory=dict)
-    """By collection, in order: the file, and the node there."""
+    """The items of each collection in order: the file of each, and its node there."""
 
-    def where(self, pointer: str) -> str | None:
-        """The file and line that a JSON pointer into the merged document leads to; None if it leads to none."""
+    def find_position(self, pointer: str) -> str | None:
+        """Return the file and line of a JSON pointer into the merged document; None if it points to no item."""
         _, *parts = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/"))
         if len(parts) < 2 or not parts[1].isdecimal() or int(parts[1]) >= len(self._items.get(parts[0], ())):
             return None
         source, node = self._items[parts[0]][int(parts[1])]
         return f"{source}:{_deepest(node, parts[2:]).start_mark.line + 1}"
 
-    def told(self, errors: Iterable[FieldError]) -> BadDocument:
-        """Refusals, a line each: file, line, field, value and hint."""
-        return BadDocument("\n".join(self._tell(error) for error in errors))
+    def error_of(self, errors: Iterable[FieldError]) -> BadDocument:
+        """Build the error that has a line for each field error: file, line, field, value and hint."""
+        return BadDocument("\n".join(self._format_error(error) for error in errors))
 
-    def _tell(self, error: FieldError) -> str:
-        where = self.where(error.field)
+    def _format_error(self, error: FieldError) -> str:
+        where = self.find_position(error.field)
         field_ = error.field.split("/", 3)[-1] if where and error.field.count("/") > 2 else error.field
         value = shown(error.value)
-        told = f"{error.message}" + ("" if value is None else f' (it is "{value}")')
-        return ": ".join(part for part in (where, field_, told) if part) + (f"; {error.hint}" if error.hint else "")
+        message = error.message + ("" if value is None else f' (it is "{value}")')
+        return ": ".join(part for part in (where, field_, message) if part) + (f"; {error.hint}" if error.hint else "")
 
 
 def load(places: Sequence[str]) -> Documents:
-    """What the files, the folders and standard input (`-`) say together. Raises ExitplaneError."""
-    return load_texts(_texts(places))
+    """Load and merge files, the files in folders, and standard input (`-`). Raises ExitplaneError."""
+    return load_texts(_read_texts(places))
 
 
 def load_texts(texts: Iterable[tuple[str, str]]) -> Documents:
-    """The same of texts, each with the name that refusals call it by."""
+    """Load and merge texts, each with the name that errors show. Raises ExitplaneError."""
     documents = Documents()
     merged: dict[str, list[Any]] = {}
     for source, text in texts:
@@ -76,7 +76,7 @@ def load_texts(texts: Iterable[tuple[str, str]]) -> Documents:
     return documents
 
 
-def _texts(places: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _read_texts(places: Sequence[str]) -> Iterator[tuple[str, str]]:
     for place in places:
         if place == STDIN:
             yield "standard input", _decoded(sys.stdin.buffer.read(_BYTES_MAX + 1), "standard input")
@@ -84,13 +84,15 @@ def _texts(places: Sequence[str]) -> Iterator[tuple[str, str]]:
         path = Path(place)
         files = sorted(_files_in(path)) if path.is_dir() else [path]
         if not files:
-            raise NoDocument(f"{path} holds no YAML", hint="name a folder with *.yaml, *.yml or *.json in it")
+            raise NoDocument(f"{path} contains no YAML", hint="name a folder with *.yaml, *.yml or *.json in it")
         for file in files:
             try:
                 with file.open("rb") as opened:
                     content = opened.read(_BYTES_MAX + 1)
             except OSError as error:
-                raise NoDocument(f"{file} cannot be read ({error.strerror})", hint="correct -f") from error
+                raise NoDocument(
+                    f"{file} cannot be read ({error.strerror})", hint="give another file with -f"
+                ) from error
             yield str(file), _decoded(content, str(file))
 
 
@@ -103,29 +105,31 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 def _decoded(content: bytes, source: str) -> str:
     if len(content) > _BYTES_MAX:
-        raise NoDocument(f"{source} is over {_BYTES_MAX} bytes", hint="apply it in parts")
+        raise NoDocument(f"{source} has more than {_BYTES_MAX} bytes", hint="split it, and apply the parts")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise NoDocument(f"{source} is no UTF-8 text", hint="save it as UTF-8") from error
+        raise NoDocument(f"{source} is not UTF-8 text", hint="save it as UTF-8") from error
 
 
 def _merge(documents: Documents, merged: dict[str, list[Any]], node: yaml.Node, source: str) -> None:
-    """Add what one document says to what is known."""
+    """Add the items of one document to those of the others."""
     if isinstance(node, yaml.ScalarNode) and value_of(node) is None:
-        return  # nothing between two ---
+        return  # an empty document between two ---
     collections = ", ".join(Declared.model_fields)
     if not isinstance(node, yaml.MappingNode):
         where = f"{source}:{node.start_mark.line + 1}"
-        raise BadDocument(f"{where}: a document has collections", hint=f"begin with one of {collections}")
+        raise BadDocument(
+            f"{where}: a document must be a mapping of collections", hint=f"begin with one of {collections}"
+        )
     for name, items in entries(node).items():
         where = f"{source}:{items.start_mark.line + 1}"
         if name not in Declared.model_fields:
             raise BadDocument(f"{where}: {name}: there is no such collection", hint=f"name one of {collections}")
         if isinstance(items, yaml.ScalarNode) and value_of(items) is None:
-            continue  # as if it were not there, as the API has it
+            continue  # the API, too, takes null for a missing collection
         if not isinstance(items, yaml.SequenceNode):
-            raise BadDocument(f"{where}: {name}: this is a list", hint="write `- name: …` below it")
+            raise BadDocument(f"{where}: {name}: this must be a list", hint="write `- name: …` below it")
         merged.setdefault(name, []).extend(value_of(each) for each in items.value)
         documents._items.setdefault(name, []).extend((source, each) for each in items.value)  # noqa: SLF001 - its own file
 
@@ -134,21 +138,21 @@ def _validated(documents: Documents, merged: dict[str, list[Any]]) -> Declared:
     try:
         return Declared.model_validate(merged)
     except ValidationError as error:
-        if not _mend_texts(documents, merged, error):
-            raise _refusal(documents, error) from error
+        if not _restore_texts(documents, merged, error):
+            raise _error_of(documents, error) from error
     try:
         return Declared.model_validate(merged)
     except ValidationError as error:
-        raise _refusal(documents, error) from error
+        raise _error_of(documents, error) from error
 
 
-def _refusal(documents: Documents, error: ValidationError) -> BadDocument:
-    return documents.told(field_errors({**each, "loc": ("body", *each["loc"])} for each in error.errors()))
+def _error_of(documents: Documents, error: ValidationError) -> BadDocument:
+    return documents.error_of(field_errors({**each, "loc": ("body", *each["loc"])} for each in error.errors()))
 
 
-def _mend_texts(documents: Documents, merged: dict[str, list[Any]], error: ValidationError) -> bool:
-    """Where text is due, `443` is text: it need not be quoted. Says whether anything was mended."""
-    mended = False
+def _restore_texts(documents: Documents, merged: dict[str, list[Any]], error: ValidationError) -> bool:
+    """Take numbers as written where a field is text, so that `443` needs no quotes. Return True if there were any."""
+    restored = False
     for each in error.errors():
         collection, place, *path = each["loc"]
         if each["type"] != "string_type" or not path or not isinstance(place, int):
@@ -160,12 +164,12 @@ def _mend_texts(documents: Documents, merged: dict[str, list[Any]], error: Valid
             for part in path[:-1]:
                 holder = holder[part]
             holder[path[-1]] = node.value
-            mended = True
-    return mended
+            restored = True
+    return restored
 
 
 def _deepest(node: yaml.Node, path: Sequence[str]) -> yaml.Node:
-    """The node that a path leads to, or as far as it goes."""
+    """Return the node at a path, or the deepest existing one on the way."""
     for part in path:
         if isinstance(node, yaml.MappingNode) and part in entries(node):
             node = entries(node)[part]

@@ -1,7 +1,7 @@
-"""YAML as declarative files have it: safe, with the line of every value, and without YAML 1.1's surprises.
+"""A safe YAML reader for declarative files, which keeps the line of every value.
 
-Words are read by the core schema of YAML 1.2: `no` is Norway and `09:30` a time of day. Duplicate keys, tags and what would grow
-beyond all measure are refused.
+Scalars follow the core schema of YAML 1.2: `no` is Norway and `09:30` a time of day. Duplicate keys, tags and documents that
+aliases expand beyond VALUES_MAX are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 from model.errors import ExitplaneError
 
 VALUES_MAX: Final = 2_000_000
-"""How many values there may be once aliases are followed."""
+"""The greatest number of values with all aliases expanded."""
 DEPTH_MAX: Final = 64
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _STRING: Final = "tag:yaml.org,2002:str"
@@ -33,7 +33,7 @@ class BadYaml(ExitplaneError):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Composes nodes; it makes no values."""
+    """A loader that yields events, and resolves tags by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the base class has it
 
@@ -41,7 +41,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    # what is longer is a name, or is refused as no number that anybody takes
+    # longer digits are text, because no field takes such a number
     ("int", r"[-+]?(0|[1-9][0-9]{0,18})", list("-+0123456789")),
     ("float", r"[-+]?[0-9]{1,18}\.[0-9]{1,18}", list("-+0123456789")),
     ("merge", r"<<", ["<"]),
@@ -50,7 +50,7 @@ for _tag, _pattern, _first in (
 
 
 def compose(text: str, source: str) -> Iterator[yaml.Node]:
-    """The documents of a text, as nodes that know their lines. Raises BadYaml."""
+    """Yield the documents of a text, as nodes with their lines. Raises BadYaml."""
     try:
         loader = _Loader(text)
         try:
@@ -64,20 +64,22 @@ def compose(text: str, source: str) -> Iterator[yaml.Node]:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = f"{source}:{error.problem_mark.line + 1}" if error.problem_mark else source
-        raise BadYaml(f"{where}: this is not YAML ({error.problem})", hint="correct it there, or just above") from error
+        raise BadYaml(
+            f"{where}: this is not YAML ({error.problem})", hint="correct this line, or the one above"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadYaml(f"{source}: this is not YAML ({reason})", hint="write UTF-8 text") from error
 
 
 class _Composer:
-    """Makes nodes of one document's events. The library's own calls itself for each level, and dies of too many."""
+    """A composer of one document's nodes without recursion, because PyYAML's own overflows the stack on deep nesting."""
 
     def __init__(self, loader: Any, source: str) -> None:
         self._loader = loader
         self._source = source
         self._anchors: dict[str, yaml.Node | None] = {}
-        """None: it is not complete."""
+        """Nodes by anchor; None while a node is not complete."""
         self._open: list[tuple[Any, yaml.Node]] = []
 
     def compose(self) -> yaml.Node:
@@ -86,7 +88,7 @@ class _Composer:
             where = f"{self._source}:{event.start_mark.line + 1}"
             if isinstance(event, yaml.CollectionStartEvent):
                 if len(self._open) >= DEPTH_MAX:
-                    raise BadYaml(f"{where}: this is nested too deeply", hint="write it flat")
+                    raise BadYaml(f"{where}: this is nested too deeply", hint="write it with less nesting")
                 self._open.append((event, self._begin(event)))
                 continue
             if isinstance(event, yaml.CollectionEndEvent):
@@ -118,15 +120,15 @@ class _Composer:
 
     def _follow(self, anchor: str, where: str) -> yaml.Node:
         if anchor not in self._anchors:
-            raise BadYaml(f"{where}: there is no anchor {anchor!r}", hint=f"write &{anchor} above")
+            raise BadYaml(f"{where}: there is no anchor {anchor!r}", hint=f"define &{anchor} above")
         node = self._anchors[anchor]
         if node is None:
-            raise BadYaml(f"{where}: {anchor!r} is within itself", hint="write it out")
+            raise BadYaml(f"{where}: {anchor!r} contains itself", hint="write the value without the alias")
         return node
 
 
 def value_of(node: yaml.Node) -> Any:
-    """What a checked node stands for: None, bool, int, float, str, lists and dictionaries."""
+    """Return the value of a checked node: None, bool, int, float, str, list or dict."""
     if isinstance(node, yaml.MappingNode):
         return {key: value_of(value) for key, value in entries(node).items()}
     if isinstance(node, yaml.SequenceNode):
@@ -135,20 +137,20 @@ def value_of(node: yaml.Node) -> Any:
 
 
 def entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:
-    """The values of a mapping by key, those that it takes over from others among them."""
+    """Return the values of a mapping by key, with those of merged mappings (`<<`)."""
     own: dict[str, yaml.Node] = {}
-    taken: dict[str, yaml.Node] = {}
+    merged: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if key.tag == _MERGE:
             for other in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                taken = entries(other) | taken
+                merged = entries(other) | merged
         else:
             own[key.value] = value
-    return taken | own
+    return merged | own
 
 
 def _check(node: yaml.Node, source: str, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values a node stands for, and how deep they go, whatever it refers to. Raises BadYaml."""
+    """Check a node, and return its number of values and its depth with aliases expanded. Raises BadYaml."""
     if id(node) in known:
         return known[id(node)]
     where = f"{source}:{node.start_mark.line + 1}"
@@ -167,9 +169,9 @@ def _check(node: yaml.Node, source: str, known: dict[int, tuple[int, int]]) -> t
         _check_number(node, where)
     count, depth = 1 + sum(count for count, _ in inner), 1 + max((depth for _, depth in inner), default=0)
     if count > VALUES_MAX:
-        raise BadYaml(f"{where}: its aliases make this more than {VALUES_MAX:,} values", hint="write it out")
+        raise BadYaml(f"{where}: aliases expand this to more than {VALUES_MAX:,} values", hint="use fewer aliases")
     if depth > DEPTH_MAX + 1:
-        raise BadYaml(f"{where}: this is nested too deeply", hint="write it flat")
+        raise BadYaml(f"{where}: this is nested too deeply", hint="write it with less nesting")
     known[id(node)] = count, depth
     return count, depth
 
@@ -179,23 +181,23 @@ def _check_key(key: yaml.Node, value: yaml.Node, seen: set[str], source: str) ->
     if key.tag == _MERGE:
         others = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(other, yaml.MappingNode) for other in others):
-            raise BadYaml(f"{where}: << takes a mapping over", hint="name an anchor of one")
+            raise BadYaml(f"{where}: << needs a mapping", hint="refer to the anchor of a mapping")
         return
     if not isinstance(key, yaml.ScalarNode):
-        raise BadYaml(f"{where}: a key is a word", hint="write it as KEY: VALUE")
+        raise BadYaml(f"{where}: a key must be a scalar", hint="write it as KEY: VALUE")
     if key.value in seen:
-        raise BadYaml(f"{where}: {key.value!r} is here twice", hint="write it once")
+        raise BadYaml(f"{where}: the key {key.value!r} occurs twice", hint="remove one of them")
     seen.add(key.value)
 
 
 def _check_number(node: yaml.Node, where: str) -> None:
-    """A tag may call anything a number."""
+    """Check that a number can be read, because an explicit tag may be on any text. Raises BadYaml."""
     try:
         _READ[node.tag](node.value)
     except ValueError as error:
-        raise BadYaml(f"{where}: {node.value!r} is no number", hint="leave the tag out") from error
+        raise BadYaml(f"{where}: {node.value!r} is not a number", hint="remove the tag") from error
 
 
 def _check_tag(node: yaml.Node, where: str, *known: str) -> None:
     if node.tag not in known:
-        raise BadYaml(f"{where}: the tag {node.tag} is not taken", hint="leave it out")
+        raise BadYaml(f"{where}: the tag {node.tag} is not allowed", hint="remove the tag")

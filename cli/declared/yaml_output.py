@@ -1,4 +1,4 @@
-"""JSON values as YAML."""
+"""A writer of JSON values as YAML."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import yaml
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes everything out: no aliases."""
+    """A dumper without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's
         return True
 
 
 def _quoted(dumper: Any, text: str) -> Any:
-    """Lines of text as one, for the plain style doubles their ends."""
+    """Represent text of several lines in double quotes, because the plain style doubles line breaks."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
 
 
@@ -24,6 +24,6 @@ _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
 def as_yaml(plain: Any) -> str:
-    """JSON values as YAML, in the order that they have."""
+    """Return JSON values as YAML, with keys in their order."""
     written: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return written

@@ -164,7 +164,7 @@ def test_folder_without_enrolment_is_refused(tmp_path):
     result = command("gateway", "--state", str(tmp_path))
 
     assert isinstance(result.exception, BadSetting)
-    assert "nothing enrolled there yet" in str(result.exception)
+    assert "no proxy has enrolled there" in str(result.exception)
 
 
 def test_help_says_where_to_start_envoy():

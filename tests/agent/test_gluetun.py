@@ -93,7 +93,7 @@ def answer(status: int, body: bytes) -> bytes:
     ],
 )
 async def test_what_is_wrong_is_said_in_words(stand_in, says, trouble):
-    stand_in.says = lambda _path: says
+    stand_in.override = lambda _path: says
     found = await gluetun_trouble(client_of(stand_in))
     assert found is not None
     assert trouble in found
@@ -110,13 +110,13 @@ async def test_one_that_hangs_or_is_gone_is_told_from_one_that_answers(stand_in)
 
 @pytest.mark.parametrize("said", ["", None])
 async def test_a_tunnel_that_runs_and_is_known_to_come_out_nowhere_is_not_up(stand_in, said):
-    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
+    stand_in.override = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
     assert await gluetun_trouble(client_of(stand_in)) == "gluetun does not know its public address"
 
 
 @pytest.mark.parametrize("said", ["somewhere", 7, {"a": 1}])
 async def test_a_public_address_that_is_none_is_refused(stand_in, said):
-    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
+    stand_in.override = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
     with pytest.raises(BadGluetunAnswer, match="public address"):
         await client_of(stand_in).public_ip()
 
@@ -128,28 +128,28 @@ async def test_to_rotate_stops_and_starts_the_tunnel_and_waits_for_another_addre
     before = stand_in.public_ip
     found = await rotate(client_of(stand_in), poll_s=0.01)
     assert found == stand_in.public_ip != before
-    changes = [json.loads(each.body) for each in stand_in.asked if each.method == "PUT"]
+    changes = [json.loads(each.body) for each in stand_in.api_requests if each.method == "PUT"]
     assert changes == [{"status": "stopped"}, {"status": "running"}]
 
 
 @pytest.mark.parametrize("country", ["de", "DE", "Germany"])
 async def test_to_rotate_into_a_country_asks_for_it_by_its_full_name(stand_in, country):
     assert await rotate(client_of(stand_in), country, poll_s=0.01) == ADDRESSES["Germany"]
-    (change,) = [each for each in stand_in.asked if each.method == "PUT"]
+    (change,) = [each for each in stand_in.api_requests if each.method == "PUT"]
     assert change.target == "/v1/vpn/settings"
     assert json.loads(change.body) == {"provider": {"server_selection": {"countries": ["Germany"]}}}
 
 
 @pytest.mark.parametrize("country", [None, "jp"])
 async def test_a_tunnel_that_comes_back_nowhere_else_is_waited_for_no_longer_than_said(stand_in, country):
-    stand_in.comes_back = False
+    stand_in.reconnects = False
     with pytest.raises(NotRotated, match=r"no other address after 0\.3 s"):
         await rotate(client_of(stand_in), country, within_s=0.3, poll_s=0.01)
 
 
 async def test_an_api_that_fails_meanwhile_is_asked_again_and_the_tunnel_is_started(stand_in):
     failures = iter([None, None, None, answer(500, b""), answer(500, b"")])
-    stand_in.says = lambda _path: next(failures, None)
+    stand_in.override = lambda _path: next(failures, None)
     assert await rotate(client_of(stand_in), poll_s=0.01) == stand_in.public_ip
     assert stand_in.status == "running"
 
@@ -167,9 +167,9 @@ async def test_one_that_is_not_there_is_not_told_to_move(stand_in):
 
 
 async def test_to_rotate_can_be_cancelled(stand_in, until):
-    stand_in.comes_back = False
+    stand_in.reconnects = False
     task = asyncio.create_task(rotate(client_of(stand_in), poll_s=0.01))
-    await until(lambda: any(each.method == "PUT" for each in stand_in.asked))
+    await until(lambda: any(each.method == "PUT" for each in stand_in.api_requests))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

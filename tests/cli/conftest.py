@@ -1,4 +1,4 @@
-"""A real server with an API, a client of it, and the command line."""
+"""Fixtures: a real server with the API, a client of it, and the command line."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from model.tables import ApiKeyRow, OperatorRow
 
 
 @dataclass(frozen=True)
-class Plane:
-    """A control plane's API at an address, and the key of an admin."""
+class ApiInstance:
+    """A running API, its URL, and the API key of an admin."""
 
     url: str
     key: str
@@ -47,7 +47,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     status: int
     out: str
     err: str
@@ -55,7 +55,7 @@ class Done:
 
 @asynccontextmanager
 async def serving(app: Any, until: Callable[..., Any]) -> AsyncIterator[str]:
-    """An ASGI application behind a real server; its URL."""
+    """Serve an ASGI application, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
@@ -72,7 +72,7 @@ def authority():
 
 
 @pytest.fixture
-async def plane(authority, database: Database, clock, until) -> AsyncIterator[Plane]:
+async def plane(authority, database: Database, clock, until) -> AsyncIterator[ApiInstance]:
     key, at = new_key(), datetime(2026, 1, 1, tzinfo=UTC)
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     row = OperatorRow(name="admin", role="admin", password_hash=cheap.hash("correct horse battery"), created_at=at)
@@ -93,17 +93,17 @@ async def plane(authority, database: Database, clock, until) -> AsyncIterator[Pl
     )
     app = create_app(context)
     async with serving(app, until) as url:
-        yield Plane(url, key, app)
+        yield ApiInstance(url, key, app)
 
 
 @pytest.fixture
-async def api(plane: Plane) -> AsyncIterator[Client]:
+async def api(plane: ApiInstance) -> AsyncIterator[Client]:
     async with plane.client() as client:
         yield client
 
 
 class _Input(io.TextIOWrapper):
-    """Standard input that may pose as a terminal."""
+    """A standard input that may claim to be a terminal."""
 
     def __init__(self, text: str, *, terminal: bool) -> None:
         super().__init__(io.BytesIO(text.encode()), encoding="utf-8")
@@ -113,8 +113,10 @@ class _Input(io.TextIOWrapper):
         return self._terminal
 
 
-def run_main(arguments: Sequence[str], settings: Mapping[str, str], stdin: str | None, *, terminal: bool) -> Done:
-    """The console script, in this process: starting another one takes seconds."""
+def run_main(
+    arguments: Sequence[str], settings: Mapping[str, str], stdin: str | None, *, terminal: bool
+) -> CommandResult:
+    """Run the console script in this process, because starting another one takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
     with (
@@ -129,36 +131,36 @@ def run_main(arguments: Sequence[str], settings: Mapping[str, str], stdin: str |
             status = 0
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return Done(status, out.getvalue(), err.getvalue())
+    return CommandResult(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    """What every command is run with: a folder of its own for what it keeps, and a wide, colourless terminal."""
+    """The environment of every command: a configuration folder of its own, and a wide terminal without colours."""
     return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @pytest.fixture
 def command(environment) -> Callable[..., Any]:
-    """`await command("init", …)`: the command line of somebody whom no API knows."""
+    """Run a command without credentials: `await command("init", …)`."""
 
-    async def run(*arguments: str, stdin: str | None = None, terminal: bool = False, **settings: str) -> Done:
+    async def run(*arguments: str, stdin: str | None = None, terminal: bool = False, **settings: str) -> CommandResult:
         return await asyncio.to_thread(run_main, arguments, environment | settings, stdin, terminal=terminal)
 
     return run
 
 
 @pytest.fixture
-def exitplane(plane: Plane, command) -> Callable[..., Any]:
-    """`await exitplane("get", "pools", stdin=…)`: the command line, with an admin's key."""
+def exitplane(plane: ApiInstance, command) -> Callable[..., Any]:
+    """Run a command with an admin's API key: `await exitplane("get", "pools", stdin=…)`."""
     return functools.partial(command, EXITPLANE_API=plane.url, EXITPLANE_API_KEY=plane.key)
 
 
 @pytest.fixture
 def program(environment) -> Callable[..., Any]:
-    """The same as `command`, as a process of its own: slower, but several may run at once."""
+    """Run a command without credentials in a process of its own, so that several can run at once."""
 
-    async def run(*arguments: str, **settings: str) -> Done:
+    async def run(*arguments: str, **settings: str) -> CommandResult:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cli", *arguments),
@@ -168,6 +170,6 @@ def program(environment) -> Callable[..., Any]:
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await process.communicate()
-        return Done(process.returncode or 0, out.decode(), err.decode())
+        return CommandResult(process.returncode or 0, out.decode(), err.decode())
 
     return run

@@ -1,4 +1,4 @@
-"""`exitplane apply`, `diff` and `export`, as a pipeline meets them."""
+"""Tests of `exitplane apply`, `diff` and `export`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ users:
 
 @pytest.fixture
 def file(tmp_path):
-    """`file(text)`: the path of a file that says this."""
+    """Write a file with a text, and return its path: `file(text)`."""
 
     def write(text):
         path = tmp_path / "state.yaml"
@@ -40,7 +40,7 @@ def file(tmp_path):
     return write
 
 
-async def test_what_is_applied_is_told_step_by_step(exitplane, file):
+async def test_apply_prints_each_step(exitplane, file):
     done = await exitplane("apply", "-f", file(STATE))
     assert done.status == 0, done.err
     assert done.out.splitlines() == [
@@ -49,13 +49,13 @@ async def test_what_is_applied_is_told_step_by_step(exitplane, file):
     ]
 
 
-async def test_the_same_again_changes_nothing_and_makes_no_revision(exitplane, file):
+async def test_repeated_apply_changes_nothing_and_creates_no_revision(exitplane, file):
     await exitplane("apply", "-f", file(STATE))
     done = await exitplane("apply", "-f", "-", stdin=STATE)
     assert done.out == "0 created, 0 changed, 0 deleted, 5 unchanged; revision 1\n"
 
 
-async def test_what_is_exported_applies_back_and_comes_back_after_all_was_pruned(exitplane, tmp_path):
+async def test_export_can_be_applied_again_after_pruning_everything(exitplane, tmp_path):
     await exitplane("apply", "-f", "-", stdin=STATE)
     path = tmp_path / "exported.yaml"
     assert (await exitplane("export", "-o", str(path))).out == ""
@@ -67,22 +67,22 @@ async def test_what_is_exported_applies_back_and_comes_back_after_all_was_pruned
     assert (await exitplane("export")).out == path.read_text()
 
 
-async def test_a_fleet_is_exported_alone(exitplane, file):
+async def test_export_of_one_fleet_omits_others(exitplane, file):
     await exitplane("apply", "-f", "-", stdin=STATE + "---\nfleets: [{name: other}]\n")
     exported = load([file((await exitplane("export", "--fleet", "other", "--json")).out)]).document
     assert ([fleet.name for fleet in exported.fleets], exported.pools) == (["other"], [])
 
 
-async def test_a_dry_run_leaves_nothing(exitplane, file, api):
+async def test_apply_dry_run_changes_nothing(exitplane, file, api):
     done = await exitplane("apply", "--dry-run", "-f", file(STATE))
-    assert done.out.endswith("5 created, 0 changed, 0 deleted, 0 unchanged; nothing was done (dry run)\n")
+    assert done.out.endswith("5 created, 0 changed, 0 deleted, 0 unchanged; nothing was changed (dry run)\n")
     assert (await api.fleets.page()).items == []
 
 
 # -- differences -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_difference_ends_with_1_none_with_0_and_trouble_with_2(exitplane, file):
+async def test_diff_exits_with_1_for_difference_0_for_none_2_for_error(exitplane, file):
     path = file(STATE)
     assert (await exitplane("diff", "-f", path)).status == 1
     await exitplane("apply", "-f", path)
@@ -98,14 +98,14 @@ async def test_a_difference_ends_with_1_none_with_0_and_trouble_with_2(exitplane
     assert away.status == 2
 
 
-async def test_a_difference_tells_what_of_whose_configuration_would_change(exitplane, file, api, enrolled):
+async def test_diff_configuration_shows_changes_of_each_proxy(exitplane, file, api, enrolled):
     await exitplane("apply", "-f", file(STATE))
     await enrolled("gw-1")
     changed = file(STATE.replace("8080", "8081"))
-    told = (await exitplane("diff", "--configuration", "-f", changed)).out
-    assert "on gw-1:\n  ~ Listener clients" in told
-    assert '-      "port_value": 8080' in told
-    assert '+      "port_value": 8081' in told
+    report = (await exitplane("diff", "--configuration", "-f", changed)).out
+    assert "on gw-1:\n  ~ Listener clients" in report
+    assert '-      "port_value": 8080' in report
+    assert '+      "port_value": 8081' in report
     found = json.loads((await exitplane("diff", "--configuration", "--json", "-f", changed)).out)
     assert found["steps"][0]["name"] == "demo"
     assert found["configuration"][0]["resources"][0]["change"] == "changed"
@@ -116,29 +116,29 @@ async def test_a_difference_tells_what_of_whose_configuration_would_change(exitp
 LESS = "fleets: [{name: demo}]\nusers: []\n"
 
 
-async def test_without_a_terminal_nothing_is_deleted_unless_it_is_said_to_be_meant(exitplane, file, api):
+async def test_prune_without_terminal_needs_yes(exitplane, file, api):
     await exitplane("apply", "-f", file(STATE))
     refused = await exitplane("apply", "--prune", "-f", file(LESS))
     assert (refused.status, refused.err) == (
         1,
-        "exitplane: this deletes 1 thing, and nothing was done; look at --dry-run, then add --yes\n",
+        "exitplane: this would delete 1 item, so nothing was changed; check with --dry-run, then add --yes\n",
     )
     assert len((await api.users.page()).items) == 1
     assert (await exitplane("apply", "--prune", "--yes", "-f", file(LESS))).status == 0
     assert (await api.users.page()).items == []
-    # what deletes nothing needs no word
+    # an apply that deletes nothing needs no confirmation
     assert (await exitplane("apply", "--prune", "-f", file(LESS))).status == 0
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n", 1), ("y", 0)])
-async def test_somebody_at_a_terminal_is_asked(answer, left, exitplane, file, api):
+async def test_prune_asks_at_a_terminal(answer, left, exitplane, file, api):
     await exitplane("apply", "-f", file(STATE))
     done = await exitplane("apply", "--prune", "-f", file(LESS), stdin=f"{answer}\n", terminal=True)
-    assert "- user demo/alice\nDelete 1 thing?" in done.err
+    assert "- user demo/alice\nDelete 1 item?" in done.err
     assert len((await api.users.page()).items) == left
 
 
-async def test_what_takes_too_much_names_the_word_that_it_takes(exitplane, file):
+async def test_shrinking_apply_is_refused_with_the_approve_option(exitplane, file):
     await exitplane("apply", "-f", file(STATE))
     pruned = file("fleets: [{name: demo}]\npools: []\nexits: []\n")
     refused = await exitplane("apply", "--prune", "--yes", "-f", pruned)
@@ -152,7 +152,7 @@ async def test_what_takes_too_much_names_the_word_that_it_takes(exitplane, file)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ("country: us", "country: zz", "state.yaml:5: country: this is not a country code"),
         ("pool: us", "pool: fr", "state.yaml:8: pool: the fleet demo has no such pool"),
@@ -161,20 +161,20 @@ async def test_what_takes_too_much_names_the_word_that_it_takes(exitplane, file)
         ("alice, fleet: demo", "alice, fleet: nowhere", "state.yaml:10: fleet: there is no such fleet"),
     ],
 )
-async def test_a_refusal_names_file_line_field_value_and_hint_and_nothing_is_done(old, new, said, exitplane, file, api):
+async def test_refused_apply_names_file_line_field_value_and_hint(old, new, expected, exitplane, file, api):
     done = await exitplane("apply", "-f", file(STATE.replace(old, new)))
     assert (done.status, done.out) == (1, "")
-    assert said in done.err
+    assert expected in done.err
     assert '(it is "' in done.err
     assert "; " in done.err
     assert (await api.fleets.page()).items == []
 
 
-async def test_a_file_that_is_not_there(exitplane):
+async def test_apply_reports_a_missing_file(exitplane):
     done = await exitplane("apply", "-f", "/no/such.yaml")
     assert (done.status, done.err) == (
         1,
-        "exitplane: /no/such.yaml cannot be read (No such file or directory); correct -f\n",
+        "exitplane: /no/such.yaml cannot be read (No such file or directory); give another file with -f\n",
     )
 
 
@@ -183,7 +183,7 @@ async def test_a_file_that_is_not_there(exitplane):
 
 @pytest.fixture
 def enrolled(database, api, clock):
-    """`await enrolled(name)`: a gateway; `rejects=` what it says of all that comes, on a stream that it has."""
+    """Enrol a gateway: `await enrolled(name)`; with `rejects=` it is connected, and rejects everything with this text."""
 
     async def add(name, *, rejects=None):
         fleet = await api.fleets.read("demo")
@@ -201,7 +201,7 @@ def enrolled(database, api, clock):
     return add
 
 
-async def test_what_proxies_reject_ends_with_3_and_is_told_in_their_words(exitplane, file, enrolled):
+async def test_apply_exits_with_3_and_prints_rejections(exitplane, file, enrolled):
     await exitplane("apply", "-f", file(STATE))
     await enrolled("gw-1", rejects="the address is taken")
     done = await exitplane("apply", "--wait", "1", "-f", file(STATE.replace("8080", "8081")))
@@ -210,20 +210,25 @@ async def test_what_proxies_reject_ends_with_3_and_is_told_in_their_words(exitpl
     assert done.err == "demo/gw-1 rejects Listener: the address is taken\n"
 
 
-async def test_it_waits_for_the_proxies_and_tells_what_they_made_of_it(exitplane, file):
+async def test_apply_wait_prints_the_answers_of_proxies(exitplane, file):
     done = await exitplane("apply", "--wait", "1", "-f", file(STATE))
     assert (done.status, done.out.splitlines()[-1]) == (0, "proxies: 0 acknowledged, 0 rejected, 0 pending")
 
 
-async def test_json_for_programs(exitplane, file):
+async def test_apply_prints_json(exitplane, file):
     done = await exitplane("apply", "--json", "--wait", "1", "-f", file(STATE))
-    told = json.loads(done.out)
-    assert (len(told["steps"]), told["revision"], told["proxies"]["pending"], told["dry_run"]) == (5, 1, 0, False)
+    report = json.loads(done.out)
+    assert (len(report["steps"]), report["revision"], report["proxies"]["pending"], report["dry_run"]) == (
+        5,
+        1,
+        0,
+        False,
+    )
     tried = json.loads((await exitplane("apply", "--json", "--dry-run", "-f", file(STATE))).out)
     assert (tried["unchanged"], tried["revision"], tried["dry_run"]) == (5, None, True)
 
 
-async def test_pipelines_that_apply_at_once_do_not_get_in_each_others_way(api, file):
+async def test_concurrent_applies_all_succeed(api, file):
     documents = [load([file(STATE.replace("8443", str(8443 + n % 2)))]).document for n in range(8)]
     replies = await asyncio.gather(*(api.declared.apply(document) for document in documents))
     assert all(reply.revision for reply in replies)

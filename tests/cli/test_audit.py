@@ -1,4 +1,4 @@
-"""`exitplane audit` says whether anybody changed what was done."""
+"""Tests of `exitplane audit`."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def tamper(database):
     return run
 
 
-async def test_a_chain_that_holds_is_ok(audit, entries):
+async def test_verify_accepts_an_intact_chain(audit, entries):
     last = entries[-1][1]
     done = await audit("verify")
     assert (done.status, done.out, done.err) == (0, f"ok: 4 entries, the last is 4 with hash {last}\n", "")
-    said = json.loads((await audit("verify", "--json")).out)
-    assert said == {"ok": True, "count": 4, "end": {"sequence": 4, "hash": last}, "findings": []}
+    report = json.loads((await audit("verify", "--json")).out)
+    assert report == {"ok": True, "count": 4, "end": {"sequence": 4, "hash": last}, "findings": []}
 
 
-async def test_what_is_wrong_is_named_and_the_status_is_1(audit, entries, tamper):
+async def test_verify_names_tampered_entries_and_exits_with_1(audit, entries, tamper):
     await tamper("UPDATE audit_event SET action = 'x' WHERE sequence = 2")
     await tamper("DELETE FROM audit_event WHERE sequence = 4")
     done = await audit("verify")
@@ -50,17 +50,15 @@ async def test_what_is_wrong_is_named_and_the_status_is_1(audit, entries, tamper
         1,
         "tampered: entry 2 is not what was written\ncut_off: entry 4 is cut off at the end\n",
     )
-    said = await audit("verify", "--json")
-    assert (said.status, json.loads(said.out)["ok"]) == (1, False)
-    assert [(each["fault"], each["first"]) for each in json.loads(said.out)["findings"]] == [
+    report = await audit("verify", "--json")
+    assert (report.status, json.loads(report.out)["ok"]) == (1, False)
+    assert [(each["fault"], each["first"]) for each in json.loads(report.out)["findings"]] == [
         ("tampered", 2),
         ("cut_off", 4),
     ]
 
 
-async def test_a_checkpoint_is_written_compared_and_kept_when_it_does_not_hold(
-    audit, entries, tamper, database, tmp_path
-):
+async def test_verify_compares_checkpoint_and_keeps_it_on_failure(audit, entries, tamper, database, tmp_path):
     path = tmp_path / "checkpoint.json"
     assert (await audit("verify", "--checkpoint", str(path))).status == 0
     assert json.loads(path.read_text()) == {"sequence": 4, "hash": entries[-1][1]}
@@ -78,7 +76,7 @@ async def test_a_checkpoint_is_written_compared_and_kept_when_it_does_not_hold(
     assert (done.status, str(path) in done.err) == (1, True)
 
 
-async def test_an_export_is_a_line_of_json_for_each_entry_the_oldest_first(audit, entries):
+async def test_export_prints_entries_as_json_lines_oldest_first(audit, entries):
     lines = [json.loads(line) for line in (await audit("export")).out.splitlines()]
     assert [(line["sequence"], line["hash"]) for line in lines] == entries
     only = [json.loads(line) for line in (await audit("export", "--kind", "operator")).out.splitlines()]

@@ -1,4 +1,4 @@
-"""The typed client: complete by the OpenAPI document, and it reaches what it says, over real connections."""
+"""Tests of the typed client: completeness by the OpenAPI document, and behaviour over real connections."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def certificate(name: str) -> CertificateIn:
 
 
 def operations_of(document):
-    """Those of an OpenAPI document that are for operators, by id: method, path, and the operation."""
+    """Return the operations of an OpenAPI document that are for operators, by id: method, path, and the operation."""
     return {
         operation["operationId"].replace("-", "_"): (method.upper(), path, operation)
         for path, methods in document["paths"].items()
@@ -77,7 +77,7 @@ def takes(operation, name):
 
 
 def schema_of(kind):
-    """The name of a schema in the document; of a table, that of its values."""
+    """Return the name of a schema in the document; for a mapping, that of its values."""
     if kind is None:
         return None
     return re.sub(r"\W", "_", getattr(kind, "__name__", "") if not get_args(kind) else get_args(kind)[1].__name__)
@@ -88,13 +88,13 @@ def schemas_in(content):
     return set(re.findall(r'schemas/(\w+)"', written)) or set(re.findall(r'^{.*"title": "(\w+)"', written))
 
 
-async def test_the_client_has_every_operation_of_the_document(plane, api):
+async def test_client_has_every_operation_of_the_openapi_document(plane, api):
     documented = operations_of(plane.app.openapi())
     known = {operation.id: operation for operation in api.operations()}
     assert known.keys() == documented.keys()
     for name, (method, path, operation) in documented.items():
         mine: Operation = known[name]
-        assert (mine.method, mine.path, mine.keyed) == (
+        assert (mine.method, mine.path, mine.takes_idempotency_key) == (
             method,
             path,
             takes(operation, "idempotency-key") and method == "POST",
@@ -107,12 +107,12 @@ async def test_the_client_has_every_operation_of_the_document(plane, api):
             if status < "300"
             for schema in schemas_in(response.get("content", {}))
         }
-        assert answers - {"DryRunOut"} == ({schema_of(mine.answer)} if mine.answer else set()), name
+        assert answers - {"DryRunOut"} == ({schema_of(mine.response)} if mine.response else set()), name
         assert ("DryRunOut" in answers) == takes(operation, "dry_run"), name
 
 
-async def every_method(api: Client, plane, database):
-    """Call all of it once, and each dry run."""
+async def call_every_method(api: Client, plane, database):
+    """Call each method of the client, and each dry run."""
     await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
     pool = await api.pools.create(POOL)
     wishes = {
@@ -173,8 +173,8 @@ async def every_method(api: Client, plane, database):
     for kind in ("rotate", "speed-test", "logs"):
         await api.exits.try_order(kind, one, approve="shrink")
         ordered = await api.exits.order(kind, one, approve="shrink")
-    await api.exits.outcome(one, ordered.id)
-    await every_method_of_containers(api, pool, one, database)
+    await api.exits.read_order(one, ordered.id)
+    await call_every_method_of_containers(api, pool, one, database)
     for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
         await decide("demo")
     for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):
@@ -188,26 +188,26 @@ async def every_method(api: Client, plane, database):
     for part in ("live", "ready", "startup"):
         await api.health(part)
     assert (await api.events.page(limit=1)).items[0].type == "fleet.created"
-    await api.neighbours.keepalive(KeepaliveIn(client_id="office"))
-    assert set(await api.neighbours.status()) == {"office"}
-    await every_method_of_auth(api, plane)
+    await api.vpn_sentinel.keepalive(KeepaliveIn(client_id="office"))
+    assert set(await api.vpn_sentinel.status()) == {"office"}
+    await call_every_method_of_auth(api, plane)
 
 
-async def every_method_of_containers(api: Client, pool, exit_id, database):
+async def call_every_method_of_containers(api: Client, pool, exit_id, database):
     async with database.session() as session:
         session.add(ContainerRow(name="x", pool_id=pool.id, slot=1, started_at=pool.created_at))
     for verb in ("start", "stop", "restart"):
-        for ask in (api.containers.try_ask_exit, api.containers.ask_exit):
+        for ask in (api.containers.try_command_exit, api.containers.command_exit):
             await ask(verb, exit_id)
-        for ask in (api.containers.try_ask_pool, api.containers.ask_pool):
+        for ask in (api.containers.try_command_pool, api.containers.command_pool):
             await ask(verb, pool.id)
-    assert [each.name for each in (await api.containers.of_pool(pool.id)).containers] == ["x"]
-    with pytest.raises(ApiRefused) as refused:  # nobody has an engine
+    assert [each.name for each in (await api.containers.list(pool.id)).containers] == ["x"]
+    with pytest.raises(ApiRefused) as refused:  # no replica has an engine
         await api.containers.logs(exit_id)
     assert refused.value.code == "no_container_engine"
 
 
-async def every_method_of_auth(api: Client, plane):
+async def call_every_method_of_auth(api: Client, plane):
     tokens = await api.auth.log_in(LoginIn(name="admin", password=PASSWORD))
     tokens = await api.auth.refresh(RefreshIn(refresh_token=tokens.refresh_token))
     async with Client(plane.url, f"Bearer {tokens.access_token}") as mine:
@@ -218,13 +218,13 @@ async def every_method_of_auth(api: Client, plane):
         await mine.auth.change_password(PasswordIn(old=PASSWORD, new="staple battery horse"))
         await mine.auth.log_out()
     for ask in (api.auth.begin_oidc(), api.auth.finish_oidc(state="x", code="y")):
-        with pytest.raises(ApiRefused) as refused:  # this one has no provider
+        with pytest.raises(ApiRefused) as refused:  # this API has no provider
             await ask
         assert refused.value.code != "no_such_path"
 
 
 @pytest.mark.slow
-async def test_every_operation_is_reached_by_a_method_of_the_client(plane, api, database, monkeypatch):
+async def test_every_operation_is_called_by_a_client_method(plane, api, database, monkeypatch):
     reached, tried = set(), set()
     plain = Transport._open
 
@@ -233,7 +233,7 @@ async def test_every_operation_is_reached_by_a_method_of_the_client(plane, api, 
         return plain(self, operation, place, query, *rest)
 
     monkeypatch.setattr(Transport, "_open", opened)
-    await every_method(api, plane, database)
+    await call_every_method(api, plane, database)
     documented = operations_of(plane.app.openapi())
     assert reached == documented.keys()
     assert tried == {name for name, (*_, operation) in documented.items() if takes(operation, "dry_run")}
@@ -242,7 +242,7 @@ async def test_every_operation_is_reached_by_a_method_of_the_client(plane, api, 
 # -- what it does ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_list_goes_on_over_all_pages(demo):
+async def test_list_reads_all_pages(demo):
     users = [UserIn(name=f"u{n:03}", fleet="demo") for n in range(25)]
     await demo.users.bulk(create=users)
     listed = [user.name async for user in demo.users.list(fleet="demo", limit=10)]
@@ -253,7 +253,7 @@ async def test_a_list_goes_on_over_all_pages(demo):
     ]
 
 
-async def test_what_somebody_else_changed_meanwhile_is_not_changed(demo):
+async def test_if_match_refuses_a_change_after_another_one(demo):
     await demo.pools.create(POOL)
     read = await demo.pools.read_with_etag("us", fleet="demo")
     await demo.pools.change("us", PoolPatch(country="gb"))
@@ -263,19 +263,19 @@ async def test_what_somebody_else_changed_meanwhile_is_not_changed(demo):
     assert (await demo.pools.read(read.value.id)).country == "gb"
 
 
-async def test_a_dry_run_changes_nothing(demo):
+async def test_dry_run_changes_nothing(demo):
     tried = await demo.pools.try_create(POOL)
     assert (tried.status, tried.body["name"], await collect(demo.pools.list())) == (201, "us", [])
 
 
-async def test_only_the_fields_of_a_patch_that_were_set_are_sent(demo):
+async def test_change_sends_only_set_fields_of_the_patch(demo):
     await demo.pools.create(POOL)
     changed = await demo.pools.change("us", PoolPatch(city="boston"))
     assert (changed.country, changed.city) == ("us", "boston")
     assert (await demo.pools.change("us", PoolPatch(city=None))).city is None
 
 
-async def test_a_refusal_has_the_apis_own_words(demo):
+async def test_refusal_carries_the_apis_message(demo):
     with pytest.raises(ApiRefused) as refused:
         await demo.pools.create(PoolIn(name="x", fleet="nowhere", country="us"))
     error = refused.value
@@ -285,7 +285,7 @@ async def test_a_refusal_has_the_apis_own_words(demo):
     assert '/fleet: there is no such fleet (it is "nowhere"); create it first' in str(error)
 
 
-async def test_whoever_has_no_credential_is_told_so(plane):
+async def test_client_without_credential_is_refused(plane):
     async with Client(plane.url) as stranger:
         with pytest.raises(ApiRefused, match="Authorization") as refused:
             await stranger.pools.page()
@@ -298,13 +298,13 @@ async def test_names_are_quoted_in_paths(demo):
     assert refused.value.code == "no_such_path"
 
 
-async def test_a_write_that_waits_is_told_what_the_proxies_made_of_it(demo):
+async def test_waiting_write_returns_the_tally_of_proxies(demo):
     applied = await demo.declared.apply(Declared(pools=[POOL]), wait_s=1)
     assert (applied.revision, applied.proxies) == (2, ConvergenceTally(0, 0, 0))
     assert (await demo.declared.apply(Declared(pools=[POOL]))).proxies is None
 
 
-async def test_events_are_followed_as_they_come(plane, demo):
+async def test_events_are_streamed(plane, demo):
     async with aclosing(demo.events.follow(after=0)) as events:
         assert [(await anext(events)).type for _ in range(2)] == ["fleet.created", "listener.created"]
 
@@ -314,7 +314,7 @@ async def test_events_are_followed_as_they_come(plane, demo):
 
 @pytest.fixture
 async def flaky():
-    """`url, requests`: a server that says what the test put into `replies`: a status, or None to hang up."""
+    """A client, the replies of its server (a status, or None to hang up), the requests it received, and the client's pauses."""
     replies, requests = [], []
 
     async def answer(request):
@@ -364,7 +364,7 @@ POOL_OUT = {
 }
 
 
-async def test_what_may_be_sent_twice_is_while_the_api_is_away(flaky):
+async def test_repeatable_request_is_retried_while_the_api_is_away(flaky):
     client, replies, requests, pauses = flaky
     replies += [503, None, 200]
     assert (await client.pools.page()).items == []
@@ -372,7 +372,7 @@ async def test_what_may_be_sent_twice_is_while_the_api_is_away(flaky):
     assert 2 <= pauses[0] <= 2.5
 
 
-async def test_a_repeated_creation_has_the_same_key_and_another_one_another(flaky):
+async def test_retried_creation_keeps_its_idempotency_key(flaky):
     client, replies, requests, _ = flaky
     replies += [503, None, 201, 201]
     await client.pools.create(POOL)
@@ -382,7 +382,7 @@ async def test_a_repeated_creation_has_the_same_key_and_another_one_another(flak
     assert None not in keys
 
 
-async def test_a_change_whose_reply_was_lost_is_not_sent_again(flaky):
+async def test_change_with_lost_reply_is_not_retried(flaky):
     client, replies, requests, _ = flaky
     replies += [None]
     with pytest.raises(ApiUnreachable, match="broke"):
@@ -390,7 +390,7 @@ async def test_a_change_whose_reply_was_lost_is_not_sent_again(flaky):
     assert len(requests) == 1
 
 
-async def test_there_is_an_end_to_trying(flaky):
+async def test_client_gives_up_after_five_attempts(flaky):
     client, replies, requests, pauses = flaky
     replies += [503] * 10
     with pytest.raises(ApiRefused) as refused:
@@ -398,26 +398,26 @@ async def test_there_is_an_end_to_trying(flaky):
     assert (refused.value.code, len(requests), len(pauses)) == ("database_unreachable", 5, 4)
 
 
-async def test_what_is_no_exitplane_is_said_to_be_none(flaky):
+async def test_another_server_is_reported_as_no_exitplane(flaky):
     client, replies, _, _ = flaky
     replies += [502, 200, 502]
-    with pytest.raises(ApiUnreachable, match="no Exitplane"):
+    with pytest.raises(ApiUnreachable, match="not an Exitplane"):
         await client.pools.page()
-    with pytest.raises(ApiUnreachable, match="no Exitplane"):
+    with pytest.raises(ApiUnreachable, match="not an Exitplane"):
         await client.explain("example.com")
-    with pytest.raises(ApiUnreachable, match="no Exitplane"):
-        await client.plain.get("/auth/me")
+    with pytest.raises(ApiUnreachable, match="not an Exitplane"):
+        await client.json.get("/auth/me")
 
 
-async def test_a_field_that_an_api_of_another_version_does_not_have_is_named(flaky):
+async def test_missing_field_of_another_api_version_is_named(flaky):
     client, replies, _, _ = flaky
     replies += [200]
-    found = await client.plain.get("/auth/me")
+    found = await client.json.get("/auth/me")
     with pytest.raises(ApiUnreachable, match="has no fleets; use the same version on both sides"):
         found["fleets"]
 
 
-async def test_an_api_that_is_not_there_is_said_to_be_away():
+async def test_missing_api_is_reported_as_unreachable():
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     async with Client(f"http://127.0.0.1:{port}") as client:
@@ -425,7 +425,7 @@ async def test_an_api_that_is_not_there_is_said_to_be_away():
             await client.pools.page()
 
 
-async def test_clients_that_change_the_same_pool_lose_no_update(demo):
+async def test_concurrent_changes_with_if_match_lose_no_update(demo):
     await demo.pools.create(POOL)
 
     async def add(number):

@@ -1,4 +1,4 @@
-"""`exitplane containers`."""
+"""Tests of `exitplane containers`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture(autouse=True)
 async def pools(api, database, clock):
-    """Two pools whose exits run in containers, one of each country, and one that has none."""
+    """Create two pools of different countries whose exits run in containers, and one without containers."""
     await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
     wanted = ContainersIn(minimum=1, maximum=2, image="exit:1")
     for name in ("us", "de"):
@@ -34,7 +34,7 @@ async def pools(api, database, clock):
 
 
 @pytest.fixture
-def asked(database):
+def pending_commands(database):
     async def read():
         async with database.session() as session:
             return sorted((row.container, row.verb) for row in await container_commands.undone(session))
@@ -42,35 +42,35 @@ def asked(database):
     return read
 
 
-async def test_the_list_is_a_table_and_a_sentence_for_each_pool(exitplane):
+async def test_list_prints_a_table_and_a_line_for_each_pool(exitplane):
     done = await exitplane("containers", "list")
     lines = done.out.splitlines()
     assert [line.split()[:3] for line in lines[1:3]] == [["demo", "de-1", "running"], ["demo", "us-1", "running"]]
-    assert lines[3:] == ["demo/de: 1 run, 1 are wanted", "demo/us: 1 run, 1 are wanted"]
+    assert lines[3:] == ["demo/de: 1 running, 1 wanted", "demo/us: 1 running, 1 wanted"]
     found = json.loads((await exitplane("containers", "list", "--country", "us", "--json")).out)
     assert [(each["pool"], each["containers"][0]["name"]) for each in found] == [("us", "us-1")]
 
 
-async def test_those_of_a_country_are_restarted_and_no_others(exitplane, asked):
+async def test_restart_of_a_country_leaves_others_alone(exitplane, pending_commands):
     done = await exitplane("containers", "restart", "--country", "de")
-    assert (done.status, done.out) == (0, "de-1: restart was asked for\n")
-    assert await asked() == [("de-1", "restart")]
+    assert (done.status, done.out) == (0, "de-1: restart requested\n")
+    assert await pending_commands() == [("de-1", "restart")]
 
 
-async def test_exits_are_stopped_and_started_by_name(exitplane, asked):
+async def test_stop_and_start_take_names_of_exits(exitplane, pending_commands):
     await exitplane("containers", "stop", "us-1", "de-1")
     done = await exitplane("containers", "start", "us-1", "--json")
     assert [(each["container"], each["verb"]) for each in json.loads(done.out)] == [("us-1", "start")]
-    assert await asked() == [("de-1", "stop"), ("us-1", "start"), ("us-1", "stop")]
+    assert await pending_commands() == [("de-1", "stop"), ("us-1", "start"), ("us-1", "stop")]
 
 
 @pytest.mark.parametrize("arguments", [(), ("us-1", "--pool", "us")])
-async def test_neither_nothing_nor_two_ways_of_saying_it_are_taken(exitplane, asked, arguments):
+async def test_restart_needs_either_exits_or_a_pool(exitplane, pending_commands, arguments):
     done = await exitplane("containers", "restart", *arguments)
-    assert (done.status, len(done.err.splitlines()), await asked()) == (1, 1, [])
+    assert (done.status, len(done.err.splitlines()), await pending_commands()) == (1, 1, [])
 
 
-async def test_logs_are_printed_as_they_are(exitplane, database, clock, until):
+async def test_logs_are_printed_verbatim(exitplane, database, clock, until):
     async def answer():
         async with database.session() as session:
             for wish in await container_commands.undone(session):

@@ -1,4 +1,4 @@
-"""`exitplane db` beside the embedded database, while no control plane runs."""
+"""Tests of `exitplane db` with the embedded database, while no control plane runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cli.local_database import NoDatabase
 from model.schema_version import newest_migration
 
 
-def test_db_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):
+def test_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):
     monkeypatch.setenv("EXITPLANE_STATE_DIR", str(tmp_path))
     monkeypatch.delenv("EXITPLANE_DATABASE_URL", raising=False)
     done = CliRunner().invoke(db, ["check"])
@@ -26,7 +26,7 @@ def test_db_check_refuses_a_folder_without_a_database(monkeypatch, tmp_path):
 
 @pytest.mark.postgres
 @pytest.mark.slow
-def test_db_upgrade_makes_the_embedded_database_that_check_accepts():
+def test_check_accepts_the_embedded_database_after_upgrade():
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
 
     def run(command: str, state: Path) -> str:
@@ -34,7 +34,7 @@ def test_db_upgrade_makes_the_embedded_database_that_check_accepts():
         environment = {**kept, "EXITPLANE_STATE_DIR": str(state)}
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
 
-    # not pytest's own temporary folder: as root, the server runs as somebody else, who may not enter that
+    # not pytest's temporary folder: root's server runs as another user, who may not enter it
     with tempfile.TemporaryDirectory(prefix="exitplane-") as folder:
         Path(folder).chmod(0o755)
         assert run("upgrade", Path(folder)) == f"migrated from none to {newest_migration()}\n"

@@ -1,4 +1,4 @@
-"""Declarative files: what they may hold, how they are merged, and how each refusal names its file and line."""
+"""Tests of declarative files: content, merging, and the file and line of each error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.errors import ExitplaneError
 
 @pytest.fixture
 def read(tmp_path):
-    """`read(text, …)`: what the files a.yaml, b.yaml, … say together."""
+    """Load texts as the files a.yaml, b.yaml, …: `read(text, …)`."""
 
     def write_and_load(*texts):
         for name, text in zip("abcdef", texts, strict=False):
@@ -30,20 +30,20 @@ def read(tmp_path):
 
 @pytest.fixture
 def refused(read, tmp_path):
-    """`refused(text, …)`: the lines in which it is refused, without the folder."""
+    """Load texts that are refused, and return the lines of the error without the folder: `refused(text, …)`."""
 
-    def read_in_vain(*texts):
+    def read_and_fail(*texts):
         with pytest.raises(ExitplaneError) as error:
             read(*texts)
         return str(error.value).replace(f"{tmp_path}/", "").splitlines()
 
-    return read_in_vain
+    return read_and_fail
 
 
-# -- what they say -----------------------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------------------
 
 
-def test_several_files_and_documents_are_one(read):
+def test_files_and_documents_are_merged(read):
     found = read(
         """
         fleets: [{name: demo}]
@@ -60,11 +60,11 @@ def test_several_files_and_documents_are_one(read):
     assert (found.fleets[0].name, found.users, found.routes) == ("demo", None, None)
 
 
-def test_a_collection_that_is_empty_is_one_that_is_there(read):
+def test_empty_collection_differs_from_a_missing_one(read):
     assert read("users: []").document == Declared(users=[])
 
 
-def test_folders_are_read_with_those_in_them_and_without_hidden_ones(tmp_path):
+def test_folders_are_read_recursively_without_hidden_files(tmp_path):
     for name in ("one.yaml", "sub/two.yml", "sub/three.json", ".hidden.yaml", ".git/four.yaml", "notes.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def test_folders_are_read_with_those_in_them_and_without_hidden_ones(tmp_path):
     assert sorted(fleet.name for fleet in load([str(tmp_path)]).document.fleets) == ["one", "three", "two"]
 
 
-def test_words_mean_what_they_look_like(read):
+def test_plain_scalars_follow_yaml_1_2(read):
     found = read(
         """
         pools: [{name: norway, fleet: demo, country: no}]
@@ -89,7 +89,7 @@ def test_words_mean_what_they_look_like(read):
     assert (found.routes[0].match.ports, found.routes[0].match.times[0].begin) == (["443", "8000-8999"], "22:30")
 
 
-def test_anchors_save_writing(read):
+def test_anchors_and_merge_keys_are_followed(read):
     found = read(
         """
         exits:
@@ -101,51 +101,51 @@ def test_anchors_save_writing(read):
     assert [(each.name, each.port) for each in found.exits] == [("us-1", 8443), ("us-2", 8443)]
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("pools:\n  - name: us\n    name: de", "a.yaml:3: 'name' is here twice"),
-        ("pools: []\npools: []", "a.yaml:2: 'pools' is here twice"),
+        ("pools:\n  - name: us\n    name: de", "a.yaml:3: the key 'name' occurs twice"),
+        ("pools: []\npools: []", "a.yaml:2: the key 'pools' occurs twice"),
         ("colours: []", "a.yaml:1: colours: there is no such collection; name one of fleets, plans"),
-        ("- name: us", "a.yaml:1: a document has collections"),
-        ("pools: {name: us}", "a.yaml:1: pools: this is a list"),
+        ("- name: us", "a.yaml:1: a document must be a mapping of collections"),
+        ("pools: {name: us}", "a.yaml:1: pools: this must be a list"),
         ("pools: [\n", "a.yaml:2: this is not YAML"),
         ("pools:\n- *x", "a.yaml:2: there is no anchor 'x'"),
         ("pools:\n - !!python/object:os.system {}", "a.yaml:2: the tag tag:yaml.org,2002:python/object:os.system"),
         ("pools: [!!binary aGk=]", "a.yaml:1: the tag tag:yaml.org,2002:binary"),
-        ("pools: [!!int x]", "a.yaml:1: 'x' is no number"),
-        ("pools: [{? {a: 1} : 2}]", "a.yaml:1: a key is a word"),
-        ("pools: [{<<: 5}]", "a.yaml:1: << takes a mapping over"),
-        ("pools: &x [*x]", "a.yaml:1: 'x' is within itself"),
+        ("pools: [!!int x]", "a.yaml:1: 'x' is not a number"),
+        ("pools: [{? {a: 1} : 2}]", "a.yaml:1: a key must be a scalar"),
+        ("pools: [{<<: 5}]", "a.yaml:1: << needs a mapping"),
+        ("pools: &x [*x]", "a.yaml:1: 'x' contains itself"),
         ("pools: " + "[" * 100 + "]" * 100, "a.yaml:1: this is nested too deeply"),
         ("pools: \x01", "a.yaml: this is not YAML"),
     ],
 )
-def test_what_is_no_good_yaml_is_refused_with_its_line(text, line, refused):
+def test_invalid_yaml_is_refused_with_its_line(text, line, refused):
     assert refused(text)[0].startswith(line)
 
 
 @pytest.mark.parametrize("brackets", ["[", "{a: ", "- "])
-def test_a_hundred_thousand_brackets_are_refused(brackets, refused):
+def test_hundred_thousand_brackets_are_refused(brackets, refused):
     assert "not YAML" in refused(brackets * 100_000)[0] or "too deeply" in refused(brackets * 100_000)[0]
 
 
-def test_a_bomb_of_aliases_is_refused_before_it_goes_off(refused):
+def test_alias_bomb_is_refused_before_it_expands(refused):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
-    assert "its aliases make this more than" in refused("\n".join(lines))[0]
+    assert "aliases expand this to more than" in refused("\n".join(lines))[0]
 
 
-def test_aliases_of_aliases_are_not_nested_too_deeply_either(refused):
+def test_deep_nesting_through_aliases_is_refused(refused):
     lines = ["a0: &a0 " + "[" * 40 + "]" * 40]
     lines += [f"a{n}: &a{n} {'[' * 40}*a{n - 1}{']' * 40}" for n in range(1, 50)]
     assert "nested too deeply" in refused("\n".join(lines))[0]
 
 
-def test_every_wrong_field_is_named_with_its_file_and_line_value_and_hint(refused):
+def test_field_errors_name_file_line_value_and_hint(refused):
     lines = refused(
         """\
         pools:
@@ -167,17 +167,17 @@ def test_every_wrong_field_is_named_with_its_file_and_line_value_and_hint(refuse
     ]
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe\x00", "no UTF-8"), (None, "cannot be read")])
-def test_a_file_that_cannot_be_read_is_named(content, said, tmp_path):
+@pytest.mark.parametrize(("content", "expected"), [(b"\xff\xfe\x00", "not UTF-8"), (None, "cannot be read")])
+def test_unreadable_file_is_named(content, expected, tmp_path):
     path = tmp_path / "x.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(NoDocument, match=said):
+    with pytest.raises(NoDocument, match=expected):
         load([str(path)])
 
 
-def test_a_folder_without_yaml_is_no_empty_state(tmp_path):
-    with pytest.raises(NoDocument, match="holds no YAML"):
+def test_folder_without_yaml_is_refused(tmp_path):
+    with pytest.raises(NoDocument, match="contains no YAML"):
         load([str(tmp_path)])
 
 
@@ -190,7 +190,7 @@ def test_any_text_is_read_or_refused(text):
         pass
 
 
-# -- what is written ---------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------------------
 
 JSON = some.recursive(
     some.none() | some.booleans() | some.integers(-(10**18), 10**18) | some.text(),
@@ -200,7 +200,7 @@ JSON = some.recursive(
 
 
 @given(JSON.filter(lambda value: isinstance(value, dict | list)))
-def test_what_is_written_is_read_as_it_was_by_this_and_by_any_other_reader(value):
+def test_written_yaml_reads_back_here_and_in_pyyaml(value):
     text = as_yaml(value)
     assert [value_of(node) for node in compose(text, "x")] == [value]
     assert yaml.safe_load(text) == value

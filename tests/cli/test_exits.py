@@ -1,4 +1,4 @@
-"""`exitplane drain`, `enable`, `disable` and `history`."""
+"""Tests of `exitplane drain`, `enable`, `disable` and `history`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def exits(api):
         await api.exits.create(ExitIn(name=name, fleet="demo", pool="us", address="192.0.2.1", port=8443))
 
 
-async def test_exits_are_drained_disabled_and_enabled_by_name(exitplane):
+async def test_drain_disable_and_enable_take_names_of_exits(exitplane):
     done = await exitplane("drain", "us-1", "us-2")
     assert (done.status, done.out) == (
         0,
@@ -32,7 +32,7 @@ async def test_exits_are_drained_disabled_and_enabled_by_name(exitplane):
     assert [(each["name"], each["state"]) for each in json.loads(done.out)] == [("us-1", "registering")]
 
 
-async def test_what_cannot_be_done_is_refused_with_its_hint(exitplane):
+async def test_impossible_switch_is_refused_with_its_hint(exitplane):
     for arguments in (("drain", "nowhere"), ("history", "nowhere")):
         done = await exitplane(*arguments)
         assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
@@ -41,12 +41,12 @@ async def test_what_cannot_be_done_is_refused_with_its_hint(exitplane):
     assert (refused.status, "enable it" in refused.err) == (1, True)
 
 
-async def test_a_history_is_a_table_and_a_sentence(exitplane):
+async def test_history_prints_a_table_and_a_summary(exitplane):
     await exitplane("drain", "us-1")
     done = await exitplane("history", "us-1", "--hours", "2")
     assert done.status == 0, done.err
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[-5] if "operator" in line else line[-6] for line in lines[1:3]] == ["draining", "registering"]
-    assert lines[-1] == ["before:", "nothing", "is", "known"]
+    assert lines[-1] == ["before:", "no", "data"]
     found = json.loads((await exitplane("history", "us-1", "--json")).out)
-    assert [stay["state"] for stay in found["states"]] == ["draining", "registering"]
+    assert [period["state"] for period in found["states"]] == ["draining", "registering"]

@@ -1,4 +1,4 @@
-"""`exitplane init` makes the first admin."""
+"""Tests of `exitplane init`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def operators(database):
     return run
 
 
-async def test_a_password_is_generated_and_printed_once(init, operators, database):
+async def test_generate_prints_a_password_and_creates_the_admin(init, operators, database):
     done = await init("--name", "ada", "--generate", "--json")
     assert (done.status, done.err) == (0, "")
     made = json.loads(done.out)
@@ -45,14 +45,14 @@ async def test_a_password_is_generated_and_printed_once(init, operators, databas
     assert (verdict.ok, verdict.count) == (True, 1)
 
 
-async def test_a_password_is_read_from_a_file(init, operators, tmp_path):
+async def test_password_is_read_from_a_file(init, operators, tmp_path):
     (tmp_path / "password").write_text(PASSWORD + "\n")
     done = await init("--name", "ada", "--password-file", str(tmp_path / "password"))
     assert (done.status, done.out) == (0, "ada is an admin\n")
     assert (await Argon2Hasher().check(PASSWORD, (await operators())[0].password_hash)).right
 
 
-async def test_there_is_no_default_password(init, operators):
+async def test_init_without_password_is_refused(init, operators):
     done = await init("--name", "ada")
     assert done.status == 1
     assert done.err == "exitplane: there is no terminal to ask for the password; give --generate or --password-file\n"
@@ -61,7 +61,7 @@ async def test_there_is_no_default_password(init, operators):
 
 
 @pytest.mark.parametrize(
-    ("name", "password", "said"),
+    ("name", "password", "expected"),
     [
         ("Ada", PASSWORD, "name: this is not a name"),
         ("ada", "too short", "password:"),
@@ -69,20 +69,20 @@ async def test_there_is_no_default_password(init, operators):
         ("a-long-name-indeed", "A-long-name-indeed", "the operator's name"),
     ],
 )
-async def test_the_rules_are_those_of_the_api(name, password, said, init, operators, tmp_path):
+async def test_name_and_password_follow_the_rules_of_the_api(name, password, expected, init, operators, tmp_path):
     (tmp_path / "password").write_text(password)
     done = await init("--name", name, "--password-file", str(tmp_path / "password"))
     assert (done.status, len(done.err.splitlines())) == (1, 1)
-    assert said in done.err
+    assert expected in done.err
     assert password not in done.err
     assert await operators() == []
 
 
-async def test_a_second_admin_takes_force(init, operators, tmp_path):
+async def test_second_admin_needs_force(init, operators, tmp_path):
     assert (await init("--name", "ada", "--generate")).status == 0
     refused = await init("--name", "eve", "--generate")
     assert (refused.status, len(refused.err.splitlines())) == (1, 1)
-    assert "there is an admin" in refused.err
+    assert "there is already an admin" in refused.err
     assert "--force" in refused.err
     assert (await init("--name", "eve", "--generate", "--force")).status == 0
     assert [row.name for row in await operators()] == ["ada", "eve"]
@@ -91,14 +91,14 @@ async def test_a_second_admin_takes_force(init, operators, tmp_path):
 
 
 @pytest.mark.slow
-async def test_of_two_at_once_one_is_the_first(program, operators, database_url):
+async def test_one_of_two_concurrent_inits_succeeds(program, operators, database_url):
     start = functools.partial(program, "init", EXITPLANE_DATABASE_URL=database_url)
     both = await asyncio.gather(*(start("--name", name, "--generate") for name in ("ada", "eve")))
     assert sorted(done.status for done in both) == [0, 1]
     assert len(await operators()) == 1
 
 
-async def test_an_api_key_is_written_for_the_owner_alone(init, database, tmp_path):
+async def test_api_key_file_is_readable_by_its_owner_alone(init, database, tmp_path):
     path = tmp_path / "operator.key"
     done = await init("--name", "ada", "--generate", "--api-key-file", str(path))
     assert done.status == 0
@@ -110,7 +110,7 @@ async def test_an_api_key_is_written_for_the_owner_alone(init, database, tmp_pat
     assert (row.digest, row.role, row.expires_at) == (digest_of(key), "admin", None)
 
 
-async def test_a_file_in_the_way_is_not_overwritten_and_nobody_is_made(init, operators, tmp_path):
+async def test_existing_key_file_is_kept_and_no_admin_is_created(init, operators, tmp_path):
     path = tmp_path / "operator.key"
     path.write_text("mine")
     for where in (path, tmp_path / "nowhere" / "key"):

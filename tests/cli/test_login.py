@@ -1,4 +1,4 @@
-"""`exitplane login`, and what the commands show to the API."""
+"""Tests of `exitplane login`, and of the credentials that commands send to the API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def log_in(command, api_url, tmp_path):
     return run
 
 
-async def test_who_logs_in_is_known_until_they_log_out(log_in, command, api_url, kept):
+async def test_login_lasts_until_logout(log_in, command, api_url, kept):
     done = await log_in()
     assert (done.status, done.out, done.err) == (0, f"logged in to {api_url} as ada\n", "")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
@@ -68,13 +68,13 @@ async def test_who_logs_in_is_known_until_they_log_out(log_in, command, api_url,
     assert (await command("logout", "--api", api_url)).out == f"logged out of {api_url}\n"
     assert json.loads(kept.read_text()) == {}
     who = await command("whoami", "--api", api_url)
-    assert (who.status, who.err.startswith("exitplane: nobody is logged in")) == (1, True)
+    assert (who.status, who.err.startswith("exitplane: you are not logged in")) == (1, True)
     kept.write_text(json.dumps({api_url: tokens}))
     who = await command("whoami", "--api", api_url)
     assert (who.status, "has ended" in who.err) == (1, True)
 
 
-async def test_a_wrong_password_is_refused_in_the_apis_words(log_in, kept):
+async def test_wrong_password_is_refused_with_the_apis_message(log_in, kept):
     done = await log_in("wrong horse battery")
     assert (done.status, done.err) == (
         1,
@@ -83,20 +83,20 @@ async def test_a_wrong_password_is_refused_in_the_apis_words(log_in, kept):
     assert not kept.exists()
 
 
-async def test_without_a_credential_the_hint_is_to_log_in(command, api_url):
+async def test_command_without_credential_hints_at_login(command, api_url):
     done = await command("status", "--api", api_url)
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "exitplane login" in done.err
 
 
-async def test_tokens_are_shown_to_the_api_alone_that_gave_them(log_in, command, api_url, kept):
+async def test_tokens_are_sent_only_to_the_api_that_issued_them(log_in, command, api_url, kept):
     await log_in()
     other = api_url.replace("127.0.0.1", "localhost")
     assert (await command("whoami", "--api", other)).status == 1
 
 
 @pytest.mark.slow
-async def test_an_expired_token_is_renewed_by_one_command_at_a_time(log_in, program, api_url, kept):
+async def test_concurrent_commands_renew_an_expired_token_once(log_in, program, api_url, kept):
     await log_in()
     before = json.loads(kept.read_text())
     before[api_url] |= {"expires_at": 0, "access_token": "old"}
@@ -107,7 +107,7 @@ async def test_an_expired_token_is_renewed_by_one_command_at_a_time(log_in, prog
     assert after["refresh_token"] != before[api_url]["refresh_token"]
 
 
-async def test_a_session_that_ended_meanwhile_is_forgotten(log_in, command, api_url, kept):
+async def test_tokens_of_an_ended_session_are_removed(log_in, command, api_url, kept):
     await log_in()
     tokens = json.loads(kept.read_text())
     tokens[api_url] |= {"expires_at": 0, "refresh_token": "ep-refresh-none"}
@@ -117,20 +117,20 @@ async def test_a_session_that_ended_meanwhile_is_forgotten(log_in, command, api_
     assert json.loads(kept.read_text()) == {}
 
 
-async def test_an_api_key_of_the_environment_comes_first(log_in, command, api_url, key, tmp_path):
+async def test_api_key_of_the_environment_wins_over_login(log_in, command, api_url, key, tmp_path):
     await log_in()
-    said = "ada: viewer of all fleets, by the API key ci\n"
-    assert (await command("whoami", "--api", api_url, EXITPLANE_API_KEY=key)).out == said
+    expected = "ada: viewer of all fleets, by the API key ci\n"
+    assert (await command("whoami", "--api", api_url, EXITPLANE_API_KEY=key)).out == expected
     (tmp_path / "key").write_text(key + "\n")
     by_file = {"EXITPLANE_API_KEY_FILE": str(tmp_path / "key")}
-    assert (await command("whoami", "--api", api_url, **by_file)).out == said
+    assert (await command("whoami", "--api", api_url, **by_file)).out == expected
     by_file["EXITPLANE_API_KEY"] = "ep-key-none"
     assert "no such API key" in (await command("whoami", "--api", api_url, **by_file)).err
     missing = await command("whoami", "--api", api_url, EXITPLANE_API_KEY_FILE=str(tmp_path / "none"))
     assert (missing.status, "EXITPLANE_API_KEY_FILE" in missing.err) == (1, True)
 
 
-async def test_a_broken_file_is_named(command, api_url, kept):
+async def test_broken_credentials_file_is_named(command, api_url, kept):
     kept.parent.mkdir(parents=True)
     for content in ("{", "[]", '{"a": 1}', '{"a": {}}'):
         kept.write_text(content)
@@ -138,7 +138,7 @@ async def test_a_broken_file_is_named(command, api_url, kept):
         assert (done.status, str(kept) in done.err, len(done.err.splitlines())) == (1, True, 1)
 
 
-async def test_whoever_sends_a_password_in_the_clear_is_warned(command, tmp_path):
+async def test_login_over_plain_http_warns(command, tmp_path):
     (tmp_path / "password").write_text(PASSWORD)
     done = await command(
         *("login", "--api", "http://192.0.2.1:9", "--name", "ada", "--password-file", str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Whatever is declared is exported, goes, and comes back as it was."""
+"""A property test: any declared state survives export, prune and apply."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ MATCHES = some.fixed_dictionaries(
 
 @some.composite
 def actions(draw, pools):
-    """What a route may do in a fleet that has these pools."""
+    """Generate the action of a route in a fleet with these pools."""
     simple = some.just({"allow": True}) | some.builds(
         lambda status, text: {"deny": {"status": status, "text": text}}, some.integers(400, 599), TEXTS
     )
@@ -85,7 +85,7 @@ def actions(draw, pools):
 
 @some.composite
 def states(draw):
-    """A whole declared state that makes sense."""
+    """Generate a valid declared state."""
     state: dict[str, list[object]] = {name: [] for name in Declared.model_fields}
     for fleet in draw(some.lists(NAMES, max_size=2, unique=True)):
         state["fleets"].append({"name": fleet})
@@ -155,30 +155,30 @@ def read(text):
 
 
 @pytest.mark.slow
-async def test_any_state_is_exported_pruned_away_and_applied_back_without_loss(api):
+async def test_any_state_survives_export_prune_and_apply(api):
     loop = asyncio.get_running_loop()
 
     @settings(max_examples=scaled(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(states())
     def search(state):
-        asyncio.run_coroutine_threadsafe(goes_to_and_fro(api, state), loop).result()
+        asyncio.run_coroutine_threadsafe(assert_round_trip(api, state), loop).result()
 
     await asyncio.to_thread(search)
 
 
-async def goes_to_and_fro(api, state):
+async def assert_round_trip(api, state):
     await api.declared.apply(NOTHING, prune=True, approve="shrink")
     await api.declared.apply(state)
-    text = await exported(api)
+    text = await export(api)
     again = await api.declared.apply(read(text), prune=True)
     assert again.value.steps == []
     pruned = await api.declared.apply(NOTHING, prune=True, approve="shrink")
     assert {step.action for step in pruned.value.steps} <= {"deleted"}
-    assert read(await exported(api)) == NOTHING
+    assert read(await export(api)) == NOTHING
     await api.declared.apply(read(text))
-    assert await exported(api) == text
+    assert await export(api) == text
 
 
-async def exported(api):
+async def export(api):
     """Export as `exitplane export` prints it."""
-    return as_yaml(await api.plain.get("/declared", defaults=False))
+    return as_yaml(await api.json.get("/declared", defaults=False))

@@ -1,4 +1,4 @@
-"""What a command imports, by count: a module that one command does not need costs every call of it."""
+"""Tests of the imports of each command, because an unneeded import slows every call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAVY = {
     *("grpc", "google", "envoy", "betterproto2", "structlog", "cryptography", "argon2", "jwt", "authlib", "pyotp"),
     *("opentelemetry", "uvloop", "pycountry", "agent", "keeper", "dns"),
 }
-"""The server's own, and what takes as long to import as a command may take."""
+"""Packages of the server, and packages that are slow to import."""
 PROGRAM = """
 import atexit, pathlib, sys
 listed = pathlib.Path(sys.argv.pop())
@@ -36,11 +36,11 @@ sys.argv[0] = "exitplane"
 from cli.main import main
 main()
 """
-"""Runs a command, and writes what it imported into the file that the last argument names."""
+"""A program that runs a command, and writes the imported modules to the file of its last argument."""
 
 
 async def imported_by(tmp_path, *arguments, **settings):
-    """Run a command in a process of its own: its output, and the modules that it imported."""
+    """Run a command in a process of its own, and return status, output, errors, and the imported modules."""
     listed = tmp_path / "modules"
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "COLUMNS": "200", "NO_COLOR": "1", **settings}
     process = await asyncio.create_subprocess_exec(
@@ -83,7 +83,7 @@ async def test_completion_of_options_imports_no_server(tmp_path):
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "expected"),
     [
         (("status",), 0, "Exits"),
         (("status", "--json"), 0, '"exits": []'),
@@ -98,24 +98,24 @@ async def test_completion_of_options_imports_no_server(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-async def test_commands_of_the_api_import_no_server(arguments, status, said, plane, tmp_path):
+async def test_commands_of_the_api_import_no_server(arguments, status, expected, plane, tmp_path):
     given = {"EXITPLANE_API": plane.url, "EXITPLANE_API_KEY": plane.key}
     ended, out, err, modules = await imported_by(tmp_path, *arguments, **given)
-    assert (ended, said in out + err) == (status, True), (out, err)
+    assert (ended, expected in out + err) == (status, True), (out, err)
     assert not heavy(modules)
     assert ("rich.console" in modules) <= (ended == 0 and "--json" not in arguments)
     assert ("yaml" in modules) == (arguments == ("export",))
-    # what only shows needs no schema; typer imports pydantic_core and no more for options
+    # commands that only show values need no schemas; typer imports only pydantic_core for options
     assert not [name for name in modules if name.startswith("api.") and name.endswith(".schemas")]
     assert len(modules) < 500
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
-def test_list_of_commands_says_what_their_help_does(name):
+def test_list_of_commands_matches_their_help(name):
     assert _COMMANDS[name][1] == _load(name).help.split("\n\n")[0].replace("\n", " ")
 
 
-async def test_client_is_a_library_without_the_server(tmp_path):
+async def test_client_imports_nothing_of_the_server(tmp_path):
     program = "import sys; from client import Client; Client('http://x'); print(*sys.modules)"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, cwd=ROOT, stdout=asyncio.subprocess.PIPE

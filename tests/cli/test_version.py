@@ -1,4 +1,4 @@
-"""The version, from the one place that states it."""
+"""Tests of the version, which pyproject.toml states."""
 
 from __future__ import annotations
 

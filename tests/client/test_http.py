@@ -1,4 +1,4 @@
-"""HTTP to one origin, against servers that answer from a script."""
+"""Tests of the HTTP client against servers with scripted answers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from model.authority import create_authority
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Script:
-    """What a server answers to the requests of each connection, and what it saw."""
+class ScriptedServer:
+    """A server that sends scripted answers, on all connections in turn, and records requests."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self.answers = [*answers]
@@ -35,7 +35,7 @@ class Script:
                 self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
                 answer = self.answers.pop(0)
                 if answer is None:
-                    await reader.read()  # nothing is said until the client goes
+                    await reader.read()  # silent until the client disconnects
                     break
                 writer.write(answer)
                 if b"Connection: close" in answer:
@@ -47,7 +47,7 @@ class Script:
 
 
 @asynccontextmanager
-async def origin_of(script: Script):
+async def origin_of(script: ScriptedServer):
     server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
     origin = HttpOrigin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base/")
     try:
@@ -63,8 +63,8 @@ async def read(origin, target="/x", method="GET", body=b"", **headers):
         return response.status, await response.read()
 
 
-async def test_connection_carries_the_next_request_too():
-    script = Script(OK, OK)
+async def test_connection_is_reused_for_the_next_request():
+    script = ScriptedServer(OK, OK)
     async with origin_of(script) as origin:
         assert await read(origin) == (200, b"ok")
         assert await read(origin, "/y?z=1", "POST", b"{}") == (200, b"ok")
@@ -74,16 +74,16 @@ async def test_connection_carries_the_next_request_too():
     assert "content-length: 2" in script.requests[1].lower()
 
 
-async def test_connection_that_the_server_ended_is_not_used_again():
-    script = Script(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK)
+async def test_connection_closed_by_the_server_is_not_reused():
+    script = ScriptedServer(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK)
     async with origin_of(script) as origin:
         await read(origin)
         await read(origin)
     assert script.connections == 2
 
 
-async def test_connection_that_was_idle_too_long_is_not_used_again(monkeypatch):
-    script = Script(OK, OK)
+async def test_connection_idle_for_too_long_is_not_reused(monkeypatch):
+    script = ScriptedServer(OK, OK)
     async with origin_of(script) as origin:
         await read(origin)
         monkeypatch.setattr(http, "_IDLE_S", 0.0)
@@ -91,8 +91,8 @@ async def test_connection_that_was_idle_too_long_is_not_used_again(monkeypatch):
     assert script.connections == 2
 
 
-async def test_connection_in_use_while_the_origin_is_closed_is_not_kept():
-    script = Script(OK, OK)
+async def test_connection_in_use_while_the_origin_closes_is_not_kept():
+    script = ScriptedServer(OK, OK)
     async with origin_of(script) as origin:
         async with origin.request("GET", "/x", {}) as response:
             await origin.close()
@@ -101,8 +101,8 @@ async def test_connection_in_use_while_the_origin_is_closed_is_not_kept():
             await script.closed.wait()
 
 
-async def test_reply_that_was_not_read_to_its_end_ends_the_connection():
-    script = Script(OK, OK)
+async def test_partly_read_reply_closes_the_connection():
+    script = ScriptedServer(OK, OK)
     async with origin_of(script) as origin:
         async with origin.request("GET", "/x", {}):
             pass
@@ -110,55 +110,55 @@ async def test_reply_that_was_not_read_to_its_end_ends_the_connection():
     assert script.connections == 2
 
 
-async def test_lines_are_put_together_across_chunks():
+async def test_lines_are_joined_across_chunks():
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (b"data: o", b"ne\r\ndata: two\n\nre", b"st"))
-    script = Script(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    script = ScriptedServer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
     async with origin_of(script) as origin, origin.request("GET", "/x", {}) as response:
         assert [line async for line in response.lines()] == [b"data: one", b"data: two", b"", b"rest"]
 
 
-async def test_body_that_ends_early_breaks_the_connection():
-    script = Script(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhalf")
+async def test_truncated_body_raises_connection_broken():
+    script = ScriptedServer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhalf")
     async with origin_of(script) as origin:
         with pytest.raises(ConnectionBroken):
             await read(origin)
 
 
-async def test_what_is_no_http_breaks_the_connection():
-    async with origin_of(Script(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")) as origin:
+async def test_other_protocol_raises_connection_broken():
+    async with origin_of(ScriptedServer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")) as origin:
         with pytest.raises(ConnectionBroken):
             await read(origin)
 
 
-async def test_silence_breaks_the_connection(monkeypatch):
+async def test_silent_server_raises_connection_broken(monkeypatch):
     monkeypatch.setattr(http, "_READ_S", 0.05)
-    script = Script(None)
+    script = ScriptedServer(None)
     async with origin_of(script) as origin:
-        with pytest.raises(ConnectionBroken, match="silent"):
+        with pytest.raises(ConnectionBroken, match="sent nothing"):
             await read(origin)
         await script.closed.wait()
 
 
-async def test_port_without_a_server_is_not_connected():
-    async with origin_of(Script()) as origin:
+async def test_port_without_server_raises_not_connected():
+    async with origin_of(ScriptedServer()) as origin:
         pass
     with pytest.raises(NotConnected):
         await read(origin)
 
 
-async def test_cookie_goes_back_to_its_path_until_it_is_removed():
+async def test_cookie_is_sent_to_its_path_until_it_is_removed():
     kept = OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: state=abc; Path=/base/auth; HttpOnly; Max-Age=60\r\n\r\n")
     gone = OK.replace(b"\r\n\r\n", b'\r\nset-cookie: state=""; Path=/base/auth; Max-Age=0\r\n\r\n')
-    script = Script(kept, OK, gone, OK)
+    script = ScriptedServer(kept, OK, gone, OK)
     async with origin_of(script) as origin:
         for target in ("/auth/login", "/authority", "/auth/callback?code=1", "/auth"):
             await read(origin, target)
     assert ["state=abc" in request for request in script.requests] == [False, False, True, False]
 
 
-async def test_secure_cookie_is_not_sent_in_the_clear():
+async def test_secure_cookie_is_not_sent_over_http():
     secure = OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: state=abc; Path=/; Secure\r\n\r\n")
-    script = Script(secure, OK)
+    script = ScriptedServer(secure, OK)
     async with origin_of(script) as origin:
         await read(origin)
         await read(origin)
@@ -168,19 +168,19 @@ async def test_secure_cookie_is_not_sent_in_the_clear():
 @pytest.mark.parametrize(
     "url", ["ftp://host", "host:8000", "http://", "http://host:99999", "http://me:secret@host", "http://host?x=1"]
 )
-async def test_address_that_is_no_origin_is_refused(url):
+async def test_url_that_is_not_an_origin_is_refused(url):
     with pytest.raises(BadUrl):
         await read(HttpOrigin(url))
 
 
 @pytest.mark.parametrize("value", ["Bearer a\r\nHost: evil", "Bearer \N{SNOWMAN}"])
-async def test_header_that_http_cannot_carry_is_refused(value):
+async def test_invalid_header_value_is_refused(value):
     with pytest.raises(BadHeader):
         await read(HttpOrigin("http://127.0.0.1:9"), Authorization=value)
 
 
-async def test_header_names_have_no_case():
-    script = Script(OK.replace(b"Content-Length", b"ETag: one\r\nX-A: 1\r\nx-a: 2\r\ncontent-length"))
+async def test_header_names_are_case_insensitive():
+    script = ScriptedServer(OK.replace(b"Content-Length", b"ETag: one\r\nX-A: 1\r\nx-a: 2\r\ncontent-length"))
     async with origin_of(script) as origin, origin.request("GET", "/x", {}) as response:
         assert (response.headers["etag"], response.headers.get("ETAG")) == ("one", "one")
         assert response.headers.all_of("X-a") == ["1", "2"]
@@ -192,7 +192,7 @@ async def test_header_names_have_no_case():
 
 @pytest.fixture
 async def secure(tmp_path):
-    """`port, authority`: a server of HTTP over TLS that is `localhost`, and the file of the authority that signed that."""
+    """The port of an HTTPS server named `localhost`, and the file of the authority that signed its certificate."""
     now = datetime.now(UTC)
     authority, key = create_authority(now), ec.generate_private_key(ec.SECP256R1())
     signed = authorities._sign_leaf(authority, key.public_key(), "localhost", [x509.DNSName("localhost")], now)
@@ -200,7 +200,7 @@ async def secure(tmp_path):
     (tmp_path / "authority.pem").write_text(authority.certificate_pem)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "pair.pem")
-    server = await asyncio.start_server(Script(OK).serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(ScriptedServer(OK).serve, "127.0.0.1", 0, ssl=context)
     yield server.sockets[0].getsockname()[1], tmp_path / "authority.pem"
     server.close()
 
@@ -213,14 +213,14 @@ async def ask_over_tls(host, port):
         await origin.close()
 
 
-async def test_https_is_spoken_with_whom_the_given_authority_signed(secure, monkeypatch):
+async def test_https_accepts_a_certificate_of_the_given_authority(secure, monkeypatch):
     port, authority = secure
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     assert await ask_over_tls("localhost", port) == (200, b"ok")
 
 
 @pytest.mark.parametrize(("host", "trusts", "why"), [("localhost", False, "issuer"), ("127.0.0.1", True, "mismatch")])
-async def test_https_is_not_spoken_with_others(secure, monkeypatch, host, trusts, why):
+async def test_https_refuses_other_certificates(secure, monkeypatch, host, trusts, why):
     port, authority = secure
     if trusts:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
@@ -228,7 +228,7 @@ async def test_https_is_not_spoken_with_others(secure, monkeypatch, host, trusts
         await ask_over_tls(host, port)
 
 
-async def test_client_says_how_to_trust_the_authority(secure):
+async def test_error_names_the_variable_for_trusted_authorities(secure):
     port, _ = secure
     async with Client(f"https://localhost:{port}") as client:
         with pytest.raises(ApiUnreachable, match=r"is not trusted .*; .*SSL_CERT_FILE"):

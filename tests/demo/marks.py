@@ -1,19 +1,19 @@
-"""Processes that carry a scene's mark."""
+"""A wait for processes with a lab's mark."""
 
 from __future__ import annotations
 
 import time
 
-from demo.processes import marked
+from demo.processes import find_processes_with_mark
 
 
 def wait_for_marked(mark: str, count: int) -> list[int]:
-    """Their ids, once there are so many.
+    """Wait until there are `count` processes with a mark, and return their ids.
 
-    In the midst of its exec a process has no environment to be found by, even after Popen has returned.
+    During its exec a process has no environment, even after Popen has returned.
     """
     deadline = time.monotonic() + 60
-    while len(found := marked(mark)) != count:
+    while len(found := find_processes_with_mark(mark)) != count:
         assert time.monotonic() < deadline, found
         time.sleep(0.01)
     return found

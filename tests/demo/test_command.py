@@ -1,4 +1,4 @@
-"""The command as a person runs it: the whole plane, real Envoys, and nothing left of it afterwards."""
+"""Tests of `exitplane demo` with real Envoys, and of its cleanup."""
 
 import json
 import re
@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from demo.underlay import why_no_tunnels
+from demo.underlay import find_tunnel_obstacle
 from tests.ports import reserved_port
 
 DEMO = (sys.executable, "-m", "cli", "demo", "--gateway-port", "0", "--api-port", "0", "--xds-port", "0")
 TUNNELS = pytest.param(
     "--tunnels",
-    marks=[pytest.mark.tunnels, pytest.mark.skipif(why_no_tunnels() is not None, reason=f"{why_no_tunnels()}")],
+    marks=[
+        pytest.mark.tunnels,
+        pytest.mark.skipif(find_tunnel_obstacle() is not None, reason=f"{find_tunnel_obstacle()}"),
+    ],
 )
 whole = [pytest.mark.envoy, pytest.mark.postgres, pytest.mark.timeout(900)]
 
@@ -28,24 +31,24 @@ def run(*arguments):
 
 @contextmanager
 def running(*arguments, until):
-    """The demo, at the point where it said `until`; gives the process and what it said so far."""
+    """Run the demo until it prints `until`, and yield its process and its output so far."""
     with subprocess.Popen(
         (*DEMO, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     ) as demo:
         try:
-            said = []
+            output = []
             for line in demo.stdout:
-                said.append(line)
+                output.append(line)
                 if until in line:
                     break
-            yield demo, said
+            yield demo, output
         finally:
             demo.terminate()
             demo.communicate(timeout=120)
 
 
-def survivors(folder):
-    """The processes that still work in or with the demo's state folder."""
+def processes_using(folder):
+    """Find the processes whose command line contains the demo's state folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,11 +63,11 @@ PLAIN = pytest.param("--plain", marks=pytest.mark.slow)
 
 
 @pytest.mark.slow
-class TestWhole:
+class TestCompleteDemo:
     pytestmark = whole
 
     @pytest.mark.parametrize("mode", [TUNNELS, "--plain"])
-    def test_the_check_is_content_and_says_what_the_page_saw(self, mode):
+    def test_check_succeeds_and_reports_what_the_page_saw(self, mode):
         done = run("--check", "--json", "--exits", "us,us,jp", mode)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
@@ -84,10 +87,10 @@ class TestWhole:
         }
 
     @pytest.mark.parametrize("mode", [TUNNELS, PLAIN])
-    def test_the_lines_to_copy_work_until_ctrl_c(self, mode):
-        with running("--exits", "us,jp", mode, until="Ctrl-C ends") as (demo, said):
-            folder = re.search(r"database in (\S+)", "".join(said))[1]
-            lines = [line.strip() for line in said if line.startswith("  curl ")]
+    def test_printed_commands_work_until_ctrl_c(self, mode):
+        with running("--exits", "us,jp", mode, until="Ctrl-C ends") as (demo, output):
+            folder = re.search(r"database in (\S+)", "".join(output))[1]
+            lines = [line.strip() for line in output if line.startswith("  curl ")]
             assert len(lines) == 6 + ("page.internet.test" in "".join(lines))
             sources = {country: set() for country in ("us", "jp")}
             for line in lines:
@@ -96,10 +99,10 @@ class TestWhole:
             assert all(len(seen) == 1 for seen in sources.values())
             assert sources["us"] != sources["jp"]
             if mode == "--tunnels":
-                cut_and_mend(said, lines[0], sources["us"])
+                break_and_restore_tunnel(output, lines[0], sources["us"])
             demo.send_signal(signal.SIGINT)
             assert demo.wait(120) == 0
-        assert survivors(folder) == []
+        assert processes_using(folder) == []
         assert not Path(folder).exists()
 
 
@@ -107,15 +110,15 @@ def shell(line):
     return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-def cut_and_mend(said, ask, source):
-    """Take the tunnel of the only exit away by the lines shown, and bring it back by them."""
-    down, up = (line.partition("#")[0].strip() for line in said if line.startswith("  ip netns exec"))
+def break_and_restore_tunnel(output, ask, source):
+    """Break the tunnel of the only exit with the printed commands, and restore it with them."""
+    down, up = (line.partition("#")[0].strip() for line in output if line.startswith("  ip netns exec"))
     shell(down)
     refused = shell(f"{ask} -sS --max-time 60 -w ' %{{http_code}}'")
     assert refused.endswith(" 503")
     assert "pool us" in refused
     shell(up)
-    # Its next heartbeat tells that the tunnel is back.
+    # its next heartbeat reports the restored tunnel
     answer = shell(f"{ask} -sS --max-time 60 --fail --retry 100 --retry-delay 1 --retry-all-errors")
     assert {json.loads(answer)["source"]} == source
 
@@ -127,18 +130,18 @@ def cut_and_mend(said, ask, source):
     ("until", "number"),
     [("control plane:", signal.SIGINT), ("agents:", signal.SIGTERM), ("verified", signal.SIGHUP)],
 )
-def test_an_interrupted_start_leaves_nothing(until, number):
-    with running("--exits", "us", until=until) as (demo, said):
-        folder = re.search(r"database in (\S+)", "".join(said))[1]
+def test_interrupted_start_leaves_nothing(until, number):
+    with running("--exits", "us", until=until) as (demo, output):
+        folder = re.search(r"database in (\S+)", "".join(output))[1]
         demo.send_signal(number)
         rest, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130
     assert "everything is removed" in rest
-    assert survivors(folder) == []
+    assert processes_using(folder) == []
     assert not Path(folder).exists()
 
 
-def test_a_port_in_use_is_one_clear_line():
+def test_port_in_use_is_reported_on_one_line():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         done = run("--gateway-port", str(port))
@@ -148,16 +151,16 @@ def test_a_port_in_use_is_one_clear_line():
     )
 
 
-def test_what_is_no_country_is_one_clear_line():
+def test_invalid_country_is_reported_on_one_line():
     done = run("--exits", "us,germany")
     assert done.returncode == 1
     assert done.stderr == (
-        "exitplane: --exits: 'germany' is no two-letter country; write for example --exits us,gb,jp\n"
+        "exitplane: --exits: 'germany' is not a two-letter country code; write, for example, --exits us,gb,jp\n"
     )
 
 
 @pytest.mark.slow
-def test_a_control_plane_that_cannot_start_is_told_with_its_own_words(tmp_path):
+def test_failed_start_of_the_control_plane_shows_its_log(tmp_path):
     (tmp_path / "control-plane").write_text("this is no folder")
     done = run("--plain", "--state", str(tmp_path))
     assert done.returncode == 1
@@ -169,9 +172,9 @@ def test_a_control_plane_that_cannot_start_is_told_with_its_own_words(tmp_path):
 @pytest.mark.postgres
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_kept_state_serves_again_at_other_addresses(tmp_path):
+def test_kept_state_works_with_other_addresses(tmp_path):
     for exits in ("us", "us,jp"):
-        with reserved_port() as port:  # another one each time
+        with reserved_port() as port:  # a different port each time
             options = ("--state", str(tmp_path), "--exits", exits, "--gateway-port", str(port))
             done = run("--check", "--json", "--plain", *options)
         assert done.returncode == 0, done.stderr

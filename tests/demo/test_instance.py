@@ -1,3 +1,5 @@
+"""Tests of the claim of a demo's index, and of its ports."""
+
 import socket
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from demo import instance as module
 from demo.errors import LabError
 from demo.instance import choose_ports, claim_instance, temporary_folder
 from demo.plan import MAX_INSTANCES
-from demo.processes import ProcessGroup, StopStage, marked
+from demo.processes import ProcessGroup, StopStage, find_processes_with_mark
 from tests.demo.marks import wait_for_marked
 
 HOLDER = """
@@ -31,7 +33,7 @@ def locks(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_first_free_index_is_taken_and_given_back():
+def test_first_free_index_is_claimed_and_released():
     with claim_instance(lambda _: None) as first, claim_instance(lambda _: None) as second:
         assert (first.index, second.index) == (0, 1)
         assert first.mark != second.mark
@@ -39,7 +41,7 @@ def test_the_first_free_index_is_taken_and_given_back():
         assert again.index == 0
 
 
-def test_the_seventeenth_demo_is_refused():
+def test_seventeenth_demo_is_refused():
     with ExitStack() as stack:
         for _ in range(MAX_INSTANCES):
             stack.enter_context(claim_instance(lambda _: None))
@@ -55,7 +57,7 @@ def test_children_do_not_hold_the_lock(tmp_path):
         assert child.process.wait(60) is not None
 
 
-def test_what_a_killed_holder_left_is_swept(locks):
+def test_remains_of_a_killed_holder_are_removed(locks):
     with subprocess.Popen((sys.executable, "-c", HOLDER, str(locks)), stdout=subprocess.PIPE, text=True) as holder:
         folder, pid, mark = holder.stdout.readline().split()
         holder.kill()
@@ -64,15 +66,15 @@ def test_what_a_killed_holder_left_is_swept(locks):
     with claim_instance(swept.append) as instance:
         assert instance.index == 0
         assert swept == [0]
-        assert marked(mark) == []
+        assert find_processes_with_mark(mark) == []
         assert not (locks / folder).exists()
 
 
-def test_a_demo_with_a_lock_of_the_same_path_is_left_alone(locks, tmp_path):
+def test_demo_of_another_lock_with_the_same_path_is_left_alone(locks, tmp_path):
     with claim_instance(lambda _: None) as elsewhere:
         child = ProcessGroup(elsewhere.mark, tmp_path).start("sleeper", StopStage.PAGE, ("sleep", "600"))
         try:
-            # as in a container, whose processes are seen from here and whose files are not
+            # as with a container, whose processes are visible here, but not its files
             elsewhere.lock.rename(locks / "elsewhere.lock")
             with claim_instance(lambda _: None) as here:
                 assert here.lock == elsewhere.lock
@@ -82,7 +84,7 @@ def test_a_demo_with_a_lock_of_the_same_path_is_left_alone(locks, tmp_path):
             child.process.wait()
 
 
-def test_the_temporary_folder_goes_with_the_scene():
+def test_temporary_folder_is_removed_at_the_end():
     with claim_instance(lambda _: None) as instance:
         with temporary_folder(instance) as folder:
             (folder / "below").mkdir()
@@ -90,7 +92,7 @@ def test_the_temporary_folder_goes_with_the_scene():
         assert instance.lock.read_text() == ""
 
 
-def test_a_port_in_use_is_named_with_its_option():
+def test_port_in_use_is_reported_with_its_option():
     with claim_instance(lambda _: None) as instance, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(LabError, match=rf"port {port} on 127.0.0.1 is in use.*--api-port"):
@@ -102,11 +104,11 @@ def test_free_ports_differ_between_options_and_demos():
     with claim_instance(lambda _: None) as one, claim_instance(lambda _: None) as other:
         ports = [*choose_ports(one, wanted).values(), *choose_ports(other, wanted).values()]
     assert len(set(ports)) == 6
-    # Linux gives ports from 32768 on to outgoing connections: none of those can be promised.
+    # Linux uses ports from 32768 on for outgoing connections, so they may be in use later
     assert max(ports) < 32768
 
 
-def test_a_lock_folder_of_somebody_else_is_refused(monkeypatch, tmp_path):
+def test_lock_folder_of_another_user_is_refused(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr(module.os, "geteuid", lambda: 4242)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

@@ -1,3 +1,5 @@
+"""Tests of the demo's names and addresses."""
+
 from itertools import combinations
 
 import pytest
@@ -15,8 +17,8 @@ from demo.plan import (
 )
 
 
-def everything(plan: AddressPlan) -> list[object]:
-    """All that must be a demo's own on the machine."""
+def list_unique_names(plan: AddressPlan) -> list[object]:
+    """List the names and addresses that must be unique on the machine."""
     sites = [
         value
         for site in plan.sites
@@ -26,9 +28,9 @@ def everything(plan: AddressPlan) -> list[object]:
 
 
 @pytest.mark.parametrize("block", UNDERLAY_BLOCKS)
-def test_demos_side_by_side_share_nothing(block):
+def test_demos_share_no_names_and_networks(block):
     plans = [plan_tunnels(index, ["us"] * MAX_EXITS, block) for index in range(MAX_INSTANCES)]
-    names = [value for plan in plans for value in everything(plan)]
+    names = [value for plan in plans for value in list_unique_names(plan)]
     assert len(names) == len(set(names))
     for one, other in combinations(plans, 2):
         assert not one.underlay.overlaps(other.underlay)
@@ -36,7 +38,7 @@ def test_demos_side_by_side_share_nothing(block):
 
 
 @pytest.mark.parametrize("block", UNDERLAY_BLOCKS)
-def test_within_a_demo_every_address_is_given_once(block):
+def test_addresses_within_a_demo_are_unique(block):
     for index in range(MAX_INSTANCES):
         plan = plan_tunnels(index, ["us"] * MAX_EXITS, block)
         addresses = [site.address for site in plan.sites] + [plan.host_address, plan.internet_address]
@@ -45,7 +47,7 @@ def test_within_a_demo_every_address_is_given_once(block):
         assert plan.page_address in set(plan.page_network.hosts())
 
 
-def test_interface_names_fit_linux():
+def test_interface_names_have_at_most_15_characters():
     plan = plan_tunnels(MAX_INSTANCES - 1, ["us"] * MAX_EXITS, UNDERLAY_BLOCKS[0])
     interfaces = [plan.uplink, plan.downlink, plan.bridge]
     interfaces += [
@@ -54,14 +56,14 @@ def test_interface_names_fit_linux():
     assert max(map(len, interfaces)) <= 15
 
 
-def test_a_prefix_never_matches_another_demos_namespaces():
+def test_prefix_matches_only_namespaces_of_its_demo():
     plans = [plan_tunnels(index, ["us"], UNDERLAY_BLOCKS[0]) for index in range(MAX_INSTANCES)]
     for one in plans:
         for other in plans:
             assert other.internet.startswith(one.prefix) is (one is other)
 
 
-def test_plain_exits_have_loopback_addresses_of_their_own():
+def test_plain_exits_have_unique_loopback_addresses():
     addresses = []
     for index in range(MAX_INSTANCES):
         plan = plan_loopback(index, ["us", "us", "jp"])
@@ -80,11 +82,11 @@ def test_exits_are_named_by_country_and_number():
     ("text", "countries"),
     [("us", ("us",)), ("us,us,gb,jp", ("us", "us", "gb", "jp")), (" US , uk", ("us", "gb"))],
 )
-def test_countries_are_read(text, countries):
+def test_parse_countries(text, countries):
     assert parse_countries(text) == countries
 
 
 @pytest.mark.parametrize("text", ["", "us,", "usa", "u1", "us;gb", ",".join(["us"] * (MAX_EXITS + 1))])
-def test_what_is_no_list_of_countries_is_refused_with_the_option_named(text):
+def test_invalid_list_of_countries_is_refused(text):
     with pytest.raises(LabError, match="--exits"):
         parse_countries(text)

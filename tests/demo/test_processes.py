@@ -1,3 +1,5 @@
+"""Tests of the processes of a lab."""
+
 import os
 import signal
 import subprocess
@@ -12,11 +14,11 @@ from demo.processes import (
     MARK,
     ProcessGroup,
     StopStage,
-    end_marked,
     end_pids,
+    end_processes_with_mark,
+    find_processes_with_mark,
     in_namespace,
     interruptible,
-    marked,
     shielded,
 )
 from tests.demo.marks import wait_for_marked
@@ -28,7 +30,7 @@ DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', fl
 def mark():
     mark = f"test-{uuid4()}"
     yield mark
-    end_marked(mark, patience_s=0)
+    end_processes_with_mark(mark, timeout_s=0)
 
 
 @pytest.fixture
@@ -49,30 +51,30 @@ def test_children_have_sessions_of_their_own_and_end(processes, mark):
     assert wait_for_marked(mark, 1) == [child.pid]
     processes.end_all()
     assert child.process.returncode == -signal.SIGTERM
-    assert marked(mark) == []
+    assert find_processes_with_mark(mark) == []
 
 
-def test_what_children_leave_behind_ends_too(processes, mark):
+def test_orphans_of_children_end_too(processes, mark):
     child = processes.start("parent", StopStage.AGENT, ("sh", "-c", "sleep 600 & echo started; wait"))
     wait_for_line(child, "started")
     processes.kill(child)
     wait_for_marked(mark, 1)
     processes.end_all()
-    assert marked(mark) == []
+    assert find_processes_with_mark(mark) == []
     processes.end_all()
 
 
-def test_the_deaf_are_killed_after_a_bound(processes):
+def test_child_that_ignores_sigterm_is_killed_after_timeout(processes):
     child = processes.start("deaf", StopStage.AGENT, (sys.executable, "-c", DEAF))
     wait_for_line(child, "deaf")
-    processes.end([child], patience_s=0.2)
+    processes.end([child], timeout_s=0.2)
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_deaf_strangers_are_killed_after_a_bound(processes, mark):
+def test_end_pids_kills_processes_that_ignore_sigterm(processes, mark):
     child = processes.start("deaf", StopStage.AGENT, (sys.executable, "-c", DEAF))
     wait_for_line(child, "deaf")
-    end_pids([child.pid, 2**22 - 1], patience_s=0.2)
+    end_pids([child.pid, 2**22 - 1], timeout_s=0.2)
     assert child.process.wait(60) == -signal.SIGKILL
 
 
@@ -89,32 +91,32 @@ def test_later_stages_end_first(processes, tmp_path):
     assert ended == ["AGENT", "CONTROL_PLANE", "TUNNEL"]
 
 
-def test_only_the_mark_itself_counts(processes, mark):
+def test_mark_with_the_same_prefix_does_not_match(processes, mark):
     other = ProcessGroup(f"{mark}-other", processes._folder)
     child = other.start("other", StopStage.PAGE, ("sleep", "600"))
     try:
-        assert marked(mark) == []
+        assert find_processes_with_mark(mark) == []
         processes.end_all()
         assert child.alive
     finally:
         other.end_all()
 
 
-def test_a_child_that_ended_is_reported_with_its_last_words(processes):
+def test_ended_child_is_reported_with_its_log(processes):
     child = processes.start("talker", StopStage.PAGE, ("sh", "-c", "echo no such thing; exit 3"))
     child.process.wait()
     with pytest.raises(LabError, match="talker ended with status 3\nno such thing"):
         child.check()
 
 
-def test_settings_of_another_exitplane_do_not_reach_the_children(processes, mark, monkeypatch):
+def test_settings_of_another_exitplane_are_not_inherited(processes, mark, monkeypatch):
     monkeypatch.setenv("EXITPLANE_DATABASE_URL", "postgresql://production")
     environment = processes.environment({"EXITPLANE_STATE_DIR": "/here"})
     own = {name: value for name, value in environment.items() if name.startswith("EXITPLANE_")}
     assert own == {"EXITPLANE_STATE_DIR": "/here", MARK: mark}
 
 
-def test_a_command_that_fails_is_reported_with_what_it_said(processes):
+def test_failed_command_is_reported_with_its_output(processes):
     assert processes.run(("echo", "fine")) == "fine\n"
     with pytest.raises(LabError, match="status 4\nbroken"):
         processes.run(("sh", "-c", "echo broken >&2; exit 4"))
@@ -122,28 +124,28 @@ def test_a_command_that_fails_is_reported_with_what_it_said(processes):
         processes.run(("sleep", "9"), timeout_s=0.1)
 
 
-def test_commands_run_in_the_namespace_named():
+def test_commands_run_in_the_given_namespace():
     assert in_namespace(None, ("true",)) == ["true"]
     assert in_namespace("there", ("true",)) == ["ip", "netns", "exec", "there", "true"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_interrupts_and_impatient_ones_do_not(number):
-    tidied = []
+def test_only_the_first_signal_interrupts(number):
+    cleaned_up = []
 
     def work():
         try:
             os.kill(os.getpid(), number)
         finally:
             os.kill(os.getpid(), number)
-            tidied.append(True)
+            cleaned_up.append(True)
 
     with pytest.raises(KeyboardInterrupt), interruptible():
         work()
-    assert tidied
+    assert cleaned_up
 
 
-def test_tidying_up_cannot_be_interrupted():
+def test_shielded_block_cannot_be_interrupted():
     before = signal.getsignal(signal.SIGTERM)
     with shielded():
         os.kill(os.getpid(), signal.SIGINT)
@@ -151,7 +153,7 @@ def test_tidying_up_cannot_be_interrupted():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_programs_started_in_a_shield_can_still_be_interrupted():
+def test_children_of_a_shielded_block_can_be_interrupted():
     with shielded(), subprocess.Popen(("sleep", "600")) as child:
         child.terminate()
         assert child.wait(60) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""The whole plane on this machine: real Envoys, a real PostgreSQL, and a WireGuard tunnel for each exit."""
+"""Fixtures of the end-to-end tests: real Envoys, a real PostgreSQL, and a WireGuard tunnel for each exit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pytest
 from demo.errors import LabError
 from demo.http_client import HttpAnswer
 from demo.lab import Lab
-from tests.e2e.scenes import BOUND_S, Stage, with_two_in_us
-from tests.scheduling import LONGEST_FIRST, scene_of
+from tests.e2e.labs import BOUND_S, LabCache, with_two_in_us
+from tests.scheduling import LONGEST_FIRST, lab_of
 
 CLOSINGS = (
     "(http.(clients|gateways).downstream_cx_destroy_local|"
     "cluster.(pool/.*|targets).upstream_(cx_destroy_remote|rq_rx_reset))$"
 )
-"""What Envoy counts when it closes on a client or a gateway, or is closed on by an exit or a target: nothing of this
-happens while all clients are answered."""
+"""Envoy's counters of connections that it closed, or that an exit or a target closed; they are zero while all requests
+succeed."""
 
 
 TIMEOUT_S = 600
@@ -37,73 +37,73 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Open each scene once, those first whose tests take longest; within a scene, modules keep their random order."""
+    """Group modules by lab, those with the longest tests first; within a lab, modules keep their random order."""
     own = {item for item in items if "/e2e/" in str(item.path)}
     in_order = [item for item in items if item in own]
-    ordered = iter(sorted(in_order, key=lambda item: LONGEST_FIRST.index(scene_of(item.path))))
+    ordered = iter(sorted(in_order, key=lambda item: LONGEST_FIRST.index(lab_of(item.path))))
     items[:] = [next(ordered) if item in own else item for item in items]
 
 
 @pytest.fixture(scope="session")
-def stage() -> Iterator[Stage]:
-    made = Stage()
-    yield made
-    made.close()
+def lab_cache() -> Iterator[LabCache]:
+    cache = LabCache()
+    yield cache
+    cache.close()
 
 
 @pytest.fixture(scope="module")
-def opener() -> Callable[[], AbstractContextManager[Lab]]:
-    """How the scene of a module is opened; modules with the same one share a scene."""
+def lab_opener() -> Callable[[], AbstractContextManager[Lab]]:
+    """The function that opens a module's lab; consecutive modules with the same one share a lab."""
     return with_two_in_us
 
 
 @pytest.fixture(scope="module")
-def scene(request, stage, opener) -> Iterator[Lab]:
-    """The scene of a module. One in which a test failed is not handed on: the test may have left it in any state."""
+def lab(request, lab_cache, lab_opener) -> Iterator[Lab]:
+    """The lab of a module. After a failed test it is closed, because its state is unknown."""
     failed = request.session.testsfailed
-    yield stage.show(opener)
+    yield lab_cache.open(lab_opener)
     if request.session.testsfailed > failed:
-        stage.close()
+        lab_cache.close()
 
 
 @dataclass
-class Clients:
-    """Clients that ask for a country over and over, by CONNECT and by plain HTTP in turn."""
+class RequestLoop:
+    """Clients that repeat requests for a country, alternately by CONNECT and by plain HTTP."""
 
-    scene: Lab
+    lab: Lab
     country: str
     answers: list[tuple[float, HttpAnswer | OSError]] = field(default_factory=list)
-    """When it was asked, and what came of it."""
+    """The start of each request, and its answer or error."""
     closings: dict[str, dict[str, int] | str] = field(default_factory=dict)
-    """Who closed how much on whom, by Envoy, once the clients are done and if one was not answered."""
+    """CLOSINGS of each Envoy, read at the end if a request failed."""
     stopped: bool = False
 
     def run(self) -> None:
         while not self.stopped:
             for tunnel in (True, False):
-                asked_at = time.monotonic()
+                began = time.monotonic()
                 try:
-                    self.answers.append((asked_at, self.scene.ask(self.country, tunnel=tunnel)))
+                    self.answers.append((began, self.lab.request(self.country, tunnel=tunnel)))
                 except OSError as error:
-                    way, took_s = "a tunnel" if tunnel else "plain HTTP", time.monotonic() - asked_at
-                    self.answers.append((asked_at, OSError(f"by {way}, after {took_s:.3f} s: {error!r}")))
+                    way, took_s = "a tunnel" if tunnel else "plain HTTP", time.monotonic() - began
+                    self.answers.append((began, OSError(f"by {way}, after {took_s:.3f} s: {error!r}")))
 
     def failures(self, since: float) -> list[str]:
-        """Of requests that began at or after a time: what was in the middle of a dying exit is lost with it."""
-        later = [answer for asked_at, answer in self.answers if asked_at >= since]
+        """List the failures of requests that began at or after a time; older ones may be lost with a dying exit."""
+        later = [answer for began, answer in self.answers if began >= since]
         failed = [str(getattr(answer, "text", answer)) for answer in later if getattr(answer, "status", 0) != 200]
         return [*failed, f"closings: {self.closings}"] if failed and self.closings else failed
 
     def sources(self, since: float) -> set[str]:
-        later = [answer for asked_at, answer in self.answers if asked_at >= since]
+        later = [answer for began, answer in self.answers if began >= since]
         return {answer.json()["source"] for answer in later if getattr(answer, "status", 0) == 200}
 
 
 @pytest.fixture
-def asking(scene: Lab) -> Callable[..., object]:
+def run_clients(lab: Lab) -> Callable[..., object]:
     @contextmanager
-    def ask(country: str) -> Iterator[Clients]:
-        clients = Clients(scene, country)
+    def ask(country: str) -> Iterator[RequestLoop]:
+        clients = RequestLoop(lab, country)
         with ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(clients.run) for _ in range(2)]
             try:
@@ -113,15 +113,15 @@ def asking(scene: Lab) -> Callable[..., object]:
             for future in futures:
                 future.result()
         if clients.failures(since=0):
-            clients.closings = {agent.name: closings(agent) for agent in (scene.gateway, *scene.exits)}
+            clients.closings = {agent.name: closings(agent) for agent in (lab.gateway, *lab.exits)}
 
     return ask
 
 
 def closings(agent) -> dict[str, int] | str:
-    """What `agent`'s Envoy counted of CLOSINGS since it started, or why it does not say."""
+    """Read CLOSINGS of an agent's Envoy that are not zero, or the error if it does not answer."""
     try:
-        lines = agent.admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
+        lines = agent.query_admin(f"/stats?filter={CLOSINGS}&format=text").splitlines()
     except LabError as error:
         return str(error)
     counted = (line.rpartition(": ") for line in lines if line)
@@ -130,37 +130,37 @@ def closings(agent) -> dict[str, int] | str:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """`eventually(condition)`: ask again until it holds."""
+    """Wait until a condition holds: `eventually(condition)`."""
 
     def ask(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + BOUND_S
         while not condition():
-            assert time.monotonic() < deadline, f"{condition} did not come to hold within {BOUND_S:g} s"
+            assert time.monotonic() < deadline, f"{condition} did not hold within {BOUND_S:g} s"
             time.sleep(0.05)
 
     return ask
 
 
 @pytest.fixture
-def remove_pool(scene: Lab, eventually: Callable[..., None]) -> Callable[[str], None]:
-    """`remove_pool(id)`: delete a pool, and wait until the gateway has nothing of it: its cluster goes last, after a grace.
+def remove_pool(lab: Lab, eventually: Callable[..., None]) -> Callable[[str], None]:
+    """Delete a pool, and wait until the gateway has removed its cluster, which goes last: `remove_pool(id)`.
 
-    The next test counts updates, and would count that one.
+    Otherwise the next test, which counts updates, would count this one.
     """
 
     def remove(pool_id: str) -> None:
-        scene.api("DELETE", f"/pools/{pool_id}")
-        eventually(lambda: f"pool/{pool_id}::" not in scene.gateway.admin("/clusters"))
+        lab.api("DELETE", f"/pools/{pool_id}")
+        eventually(lambda: f"pool/{pool_id}::" not in lab.gateway.query_admin("/clusters"))
 
     return remove
 
 
 @pytest.fixture
 def stat() -> Callable[..., int]:
-    """`stat(agent, name)`: the sum of its Envoy's counters and gauges whose name ends in `name`."""
+    """Sum the counters and gauges of an agent's Envoy whose names end in `name`: `stat(agent, name)`."""
 
     def read(agent, name: str) -> int:
-        lines = agent.admin(f"/stats?filter={name}$&format=text").splitlines()
+        lines = agent.query_admin(f"/stats?filter={name}$&format=text").splitlines()
         values = [line.rpartition(": ")[2] for line in lines if line]
         assert values, f"Envoy has no statistic that ends in {name}"
         return sum(int(value) for value in values)
@@ -169,14 +169,14 @@ def stat() -> Callable[..., int]:
 
 
 @dataclass
-class Load:
-    """Clients that ask at an even pace, so that what is measured beside them has the machine too."""
+class SteadyLoad:
+    """Clients that send requests at an even rate, which leaves processor time for other work."""
 
-    scene: Lab
+    lab: Lab
     choose: Callable[[], str]
     every_s: float
     answers: list[tuple[str, HttpAnswer | OSError]] = field(default_factory=list)
-    """The country that was asked for, and what came of it."""
+    """The country of each request, and its answer or error."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -185,12 +185,12 @@ class Load:
                 return
             country = self.choose()
             try:
-                self.answers.append((country, self.scene.ask(country, tunnel=tunnel)))
+                self.answers.append((country, self.lab.request(country, tunnel=tunnel)))
             except OSError as error:
                 self.answers.append((country, error))
 
     def other_than(self, *statuses: int) -> list[tuple[str, str]]:
-        """The answers with another status, and the requests without an answer."""
+        """List the answers with another status, and the errors."""
         return [
             (country, str(getattr(answer, "text", answer)))
             for country, answer in [*self.answers]
@@ -198,7 +198,7 @@ class Load:
         ]
 
     def sources(self) -> dict[str, set[str]]:
-        """From where the page was reached, by the country asked for."""
+        """Return the sources that the page saw, by requested country."""
         found: dict[str, set[str]] = {}
         for country, answer in [*self.answers]:
             if getattr(answer, "status", None) == 200:
@@ -207,12 +207,12 @@ class Load:
 
 
 @pytest.fixture
-def loading(scene: Lab) -> Callable[..., object]:
-    """`with loading(choose) as load`: three clients that ask for what `choose()` says, some 20 requests a second each."""
+def run_load(lab: Lab) -> Callable[..., object]:
+    """Run clients, each with up to 20 requests a second for the country `choose()`: `with run_load(choose) as load`."""
 
     @contextmanager
-    def load(choose: Callable[[], str], *, clients: int = 3, every_s: float = 0.05) -> Iterator[Load]:
-        made = Load(scene, choose, every_s)
+    def load(choose: Callable[[], str], *, clients: int = 3, every_s: float = 0.05) -> Iterator[SteadyLoad]:
+        made = SteadyLoad(lab, choose, every_s)
         with ThreadPoolExecutor(clients) as pool:
             futures = [pool.submit(made.run) for _ in range(clients)]
             try:

@@ -1,4 +1,4 @@
-"""Changes while clients ask: of clusters alone, and many at random of everything. No request pays for one."""
+"""Tests of changes under load, of clusters alone and of everything at random: no request fails."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ import yaml
 
 from demo import http_client
 from demo.processes import StopStage
-from tests.e2e.scenes import with_lasting_database
-from tests.e2e.test_surviving import downloading, still_moving
-from tests.e2e.test_variants import instead_of_its_agent, state_of_the_world
+from tests.e2e.labs import with_lasting_database
+from tests.e2e.test_open_tunnels import downloading, is_still_moving
+from tests.e2e.test_xds_variants import envoy_without_agent, use_state_of_the_world
 from tests.scale import scaled
 
 STABLE = ("us", "gb")
 ROAMING = "jp"
-"""Where the exit begins that is sent from pool to pool."""
+"""The country of the exit that is moved between pools."""
 CHANGES = scaled(200)
-HANDS = 3
-"""How many change things at the same time, each its own."""
+CHANGERS = 3
+"""The number of RandomChangers that work at the same time."""
 CDS, LDS, RDS = "cluster_manager.cds", "listener_manager.lds", "rds"
 
 
 @pytest.fixture(scope="module")
-def opener():
+def lab_opener():
     return with_lasting_database
 
 
@@ -44,7 +44,7 @@ def stats(admin, pattern: str) -> dict[str, int]:
 
 
 def updates(admin) -> Counter[str]:
-    """How many updates of each type an Envoy applied and refused."""
+    """Count the updates of each type that an Envoy applied and rejected."""
     found = stats(admin, r"(cluster_manager\.cds|listener_manager\.lds|rds\..*)\.update_(success|rejected)$")
     applied: Counter[str] = Counter()
     for name, value in found.items():
@@ -59,24 +59,24 @@ def warming(admin) -> int:
 
 
 def clusters(admin) -> dict[str, dict]:
-    """The pools' clusters as Envoy uses them."""
+    """Read the active clusters of pools from Envoy."""
     (dump,) = [
         each for each in json.loads(admin("/config_dump"))["configs"] if each["@type"].endswith(".ClustersConfigDump")
     ]
-    # one that still warms is not in use yet
+    # warming clusters are not in use yet
     found = [each["cluster"] for each in dump.get("dynamic_active_clusters", ())]
     return {each["name"]: each for each in found if each["name"].startswith("pool/")}
 
 
 def routes(admin) -> dict[str, set[str]]:
-    """Where each country leads: the clusters that its routes name."""
+    """Read the clusters that the routes of each country refer to."""
     (dump,) = [
         each for each in json.loads(admin("/config_dump"))["configs"] if each["@type"].endswith(".RoutesConfigDump")
     ]
     (configuration,) = [each["route_config"] for each in dump["dynamic_route_configs"]]
     otherwise = configuration["virtual_hosts"][0]["matcher"]["on_no_match"][
         "matcher"
-    ]  # no pool and no city is asked for
+    ]  # the branch without a pool and a city
     by_country = otherwise["matcher_tree"]["exact_match_map"]["map"]
     return {
         country: {route["route"]["cluster"] for route in entry["action"]["typed_config"]["routes"]}
@@ -84,105 +84,103 @@ def routes(admin) -> dict[str, set[str]]:
     }
 
 
-# -- of clusters alone
+# -- clusters alone
 
 
 @contextmanager
-def with_delta(scene):
-    """As its agent runs it. Yields how to ask its admin interface."""
-    yield scene.gateway.admin
+def with_delta(lab):
+    """Use the gateway's Envoy as its agent runs it, with delta, and yield a function that queries its admin interface."""
+    yield lab.gateway.query_admin
 
 
 @contextmanager
-def with_sotw(scene):
-    """By hand, with state of the world."""
-    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
-    with instead_of_its_agent(scene, state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
-        scene.wait_for("Envoy to start", lambda: None if admin_file.exists() else "it does not listen yet")
-        scene.wait_until_serving()
+def with_sotw(lab):
+    """Run the gateway's Envoy without its agent, with state of the world."""
+    (path,) = lab.gateway.state_dir.glob("bootstrap.*")
+    with envoy_without_agent(lab, use_state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
+        lab.wait_for("Envoy to start", lambda: None if admin_file.exists() else "no admin interface yet")
+        lab.wait_until_serving()
         yield lambda path: http_client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
 
 
 @contextmanager
-def newer_control_plane(scene, connect_timeout_s: int):
-    """One that differs from this checkout in every pool's cluster, and in nothing else, takes over; in the end it goes."""
+def newer_control_plane(lab, connect_timeout_s: int):
+    """Run a control plane that differs from this checkout only in every pool's cluster, then the original again."""
     program = (
         "import datetime; from xds.translate import clusters; from cli.main import main; "
         f"clusters.CONNECT_TIMEOUT = datetime.timedelta(seconds={connect_timeout_s}); main()"
     )
-    scene.stop_control_plane()
-    scene.control_plane = scene.processes.start(
+    lab.stop_control_plane()
+    lab.control_plane = lab.processes.start(
         "control-plane",
         StopStage.CONTROL_PLANE,
         (sys.executable, "-c", program, "serve"),
-        environment=scene.control_plane_environment,
+        environment=lab.control_plane_environment,
     )
     try:
         yield
     finally:
-        scene.stop_control_plane()
-        scene.start_control_plane()
+        lab.stop_control_plane()
+        lab.start_control_plane()
 
 
 @pytest.mark.parametrize(("served", "timeout_s"), [(with_delta, 4), (with_sotw, 5)])
-def test_a_change_of_all_the_gateways_clusters_and_of_nothing_else_does_not_stall(
-    scene, loading, eventually, served, timeout_s
-):
-    """A pool has no attribute that changes its cluster alone; a control plane that was upgraded changes all of them."""
-    with served(scene) as admin:
+def test_change_of_only_the_gateways_clusters_does_not_stall(lab, run_load, eventually, served, timeout_s):
+    """No field of a pool changes its cluster alone, but an upgraded control plane may change all clusters."""
+    with served(lab) as admin:
         before = updates(admin)
         assert {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"}
         with (
-            loading(partial(random.Random(timeout_s).choice, STABLE)) as load,
-            downloading(scene, "gb") as download,
-            newer_control_plane(scene, timeout_s),
+            run_load(partial(random.Random(timeout_s).choice, STABLE)) as load,
+            downloading(lab, "gb") as download,
+            newer_control_plane(lab, timeout_s),
         ):
             eventually(lambda: updates(admin) != before)
             eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {f"{timeout_s}s"})
             eventually(lambda: warming(admin) == 0)
             count = len(load.answers)
             eventually(lambda: len(load.answers) > count + 60)
-            assert still_moving(download, eventually), download.error
+            assert is_still_moving(download, eventually), download.error
             assert updates(admin) == before + Counter({f"{CDS} success": 1})
         assert load.other_than(200) == []
-        # back at the older one: its clusters come again
+        # the original control plane restores its clusters
         eventually(lambda: {each["connect_timeout"] for each in clusters(admin).values()} == {"3s"})
 
 
-def test_a_change_of_an_exits_cluster_and_of_nothing_else_does_not_stall(scene, loading, eventually):
-    (exit_,) = [each for each in scene.exits if each.country == "gb"]
-    (found,) = [each for each in scene.api("GET", "/exits")["items"] if each["name"] == exit_.name]
+def test_change_of_only_an_exits_cluster_does_not_stall(lab, run_load, eventually):
+    (exit_,) = [each for each in lab.exits if each.country == "gb"]
+    (found,) = [each for each in lab.api("GET", "/exits")["items"] if each["name"] == exit_.name]
     assert found["egress_address"] is None
-    before = updates(exit_.admin)
-    with loading(lambda: "gb") as load, downloading(scene, "gb") as download:
+    before = updates(exit_.query_admin)
+    with run_load(lambda: "gb") as load, downloading(lab, "gb") as download:
         for number, address in zip(range(1, scaled(8) + 1), cycle((exit_.egress_address, None)), strict=False):
-            scene.api("PATCH", f"/exits/{found['id']}", {"egress_address": address})
+            lab.api("PATCH", f"/exits/{found['id']}", {"egress_address": address})
             expected = before + Counter({f"{CDS} success": number})
-            eventually(lambda expected=expected: updates(exit_.admin) == expected)
-            eventually(lambda: warming(exit_.admin) == 0)
+            eventually(lambda expected=expected: updates(exit_.query_admin) == expected)
+            eventually(lambda: warming(exit_.query_admin) == 0)
             count = len(load.answers)
             eventually(lambda count=count: len(load.answers) > count + 20)
-            assert still_moving(download, eventually), download.error
-            assert updates(exit_.admin) == expected
+            assert is_still_moving(download, eventually), download.error
+            assert updates(exit_.query_admin) == expected
     assert load.other_than(200) == []
     assert load.sources() == {"gb": {exit_.egress_address}}
 
 
-# -- of everything at random
+# -- everything at random
 
 
-class Hand:
-    """Somebody who changes at random what is his: pools of some countries with exits, and fleets with listeners."""
+class RandomChanger:
+    """A source of random changes to its own pools, exits, fleets and listeners."""
 
-    def __init__(self, scene, number: int, codes: list[str], fleet_id: str, roaming: str | None = None) -> None:
+    def __init__(self, lab, number: int, codes: list[str], fleet_id: str, roaming: str | None = None) -> None:
         self.done: Counter[str] = Counter()
         self.countries: list[str] = []
-        """What his pools serve now, or served a moment ago."""
-        self._scene = scene
+        """The countries that its pools serve, or served until a moment ago."""
+        self._scene = lab
         self._random = random.Random(number)
         self._number = number
         self.free = codes
-        """The countries that he may use next."""
+        """The countries that it may use next."""
         self._fleet_id = fleet_id
         self._roaming = roaming
         self._stays_in = ""
@@ -205,7 +203,7 @@ class Hand:
         if self._pools:
             acts += [self._rename_pool] * 3 + [self._add_exit] * 2
             if self._roaming:
-                acts += [self._send_the_roaming_exit] * 2
+                acts += [self._move_roaming_exit] * 2
         if self._pools and self.free:
             acts += [self._change_country] * 2
         if self._exits:
@@ -218,7 +216,7 @@ class Hand:
         return self._scene.api(method, path, body)
 
     def _name(self) -> str:
-        return f"hand-{self._number}-{self.done.total()}"
+        return f"changer-{self._number}-{self.done.total()}"
 
     def _take_code(self) -> str:
         return self.free.pop(self._random.randrange(len(self.free)))
@@ -261,7 +259,7 @@ class Hand:
         self._api("DELETE", f"/exits/{exit_}")
         del self._exits[exit_]
 
-    def _send_the_roaming_exit(self) -> None:
+    def _move_roaming_exit(self) -> None:
         self._stays_in = self._random.choice([*self._pools])
         self._api("PATCH", f"/exits/{self._roaming}", {"pool": self._stays_in})
 
@@ -284,9 +282,10 @@ class Hand:
         self._api("DELETE", f"/fleets/{name}")
 
     def undo(self, is_gone: Callable[[str], None]) -> None:
-        """Remove all that he made, and send the exit home that he sent about.
+        """Remove everything that it created, and move the roaming exit back.
 
-        `is_gone(pool)` waits until the gateway let go of it: more than half of its clusters at once would wait for an approval.
+        `is_gone(pool)` waits until the gateway has removed a pool, because removing more than half of its clusters at once
+        would need an approval.
         """
         if self._roaming:
             self._api("PATCH", f"/exits/{self._roaming}", {"pool": ROAMING})
@@ -299,63 +298,65 @@ class Hand:
             self._api("DELETE", f"/fleets/{fleet}")
 
 
-def hands_of(scene) -> list[Hand]:
-    """HANDS of them, each with countries of his own; the first sends a real exit about."""
+def create_changers(lab) -> list[RandomChanger]:
+    """Create CHANGERS changers with countries of their own; the first also moves a real exit."""
     codes = sorted({each.alpha_2.lower() for each in pycountry.countries} - {*STABLE, ROAMING})
     random.Random(1).shuffle(codes)
-    (roaming,) = [each["id"] for each in scene.api("GET", "/exits")["items"] if each["country"] == ROAMING]
-    fleet_id = scene.api("GET", "/fleets/demo")["id"]
-    shares = [codes[number * 20 : number * 20 + 20] for number in range(HANDS)]
-    return [Hand(scene, number, share, fleet_id, None if number else roaming) for number, share in enumerate(shares)]
+    (roaming,) = [each["id"] for each in lab.api("GET", "/exits")["items"] if each["country"] == ROAMING]
+    fleet_id = lab.api("GET", "/fleets/demo")["id"]
+    shares = [codes[number * 20 : number * 20 + 20] for number in range(CHANGERS)]
+    return [
+        RandomChanger(lab, number, share, fleet_id, None if number else roaming) for number, share in enumerate(shares)
+    ]
 
 
 @pytest.mark.timeout(1500)
-def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loading, eventually, record_property):
-    admin = scene.gateway.admin
+def test_random_changes_fail_no_request_and_converge(lab, run_load, eventually, record_property):
+    admin = lab.gateway.query_admin
     failures = r"^http\.clients\.(no_route|no_cluster|downstream_rq_5xx)$"
     failed, before = stats(admin, failures), updates(admin)
     assert failed.keys() == {f"http.clients.{name}" for name in ("no_route", "no_cluster", "downstream_rq_5xx")}
-    hands, chance = hands_of(scene), random.Random(2)
-    everywhere = [country for hand in hands for country in hand.free]
+    changers, chance = create_changers(lab), random.Random(2)
+    everywhere = [country for changer in changers for country in changer.free]
 
-    def one_that_comes_and_goes() -> str:
-        return chance.choice([country for hand in hands for country in hand.countries] or everywhere)
+    def choose_changing_country() -> str:
+        return chance.choice([country for changer in changers for country in changer.countries] or everywhere)
 
     with (
-        loading(partial(random.Random(3).choice, STABLE)) as steady,
-        loading(one_that_comes_and_goes) as wavering,
-        downloading(scene, "gb") as download,
-        ThreadPoolExecutor(HANDS) as pool,
+        run_load(partial(random.Random(3).choice, STABLE)) as steady,
+        run_load(choose_changing_country) as roaming_load,
+        downloading(lab, "gb") as download,
+        ThreadPoolExecutor(CHANGERS) as pool,
     ):
         began = time.monotonic()
-        share = [CHANGES // HANDS + (number < CHANGES % HANDS) for number in range(HANDS)]
-        for future in [pool.submit(hand.change, times) for hand, times in zip(hands, share, strict=True)]:
+        share = [CHANGES // CHANGERS + (number < CHANGES % CHANGERS) for number in range(CHANGERS)]
+        for future in [pool.submit(changer.change, times) for changer, times in zip(changers, share, strict=True)]:
             future.result()
         took_s = time.monotonic() - began
-        declared = {pool["country"]: {f"pool/{pool['id']}"} for pool in scene.api("GET", "/pools")["items"]}
+        declared = {pool["country"]: {f"pool/{pool['id']}"} for pool in lab.api("GET", "/pools")["items"]}
         eventually(lambda: warming(admin) == 0)
         eventually(lambda: routes(admin) == declared)
         eventually(lambda: clusters(admin).keys() == set().union(*declared.values()))
-        assert still_moving(download, eventually), download.error
+        assert is_still_moving(download, eventually), download.error
 
-    done = sum((hand.done for hand in hands), Counter())
-    answered = Counter(getattr(answer, "status", repr(answer)) for _, answer in wavering.answers)
+    done = sum((changer.done for changer in changers), Counter())
+    answered = Counter(getattr(answer, "status", repr(answer)) for _, answer in roaming_load.answers)
     figures = {
         "changes": dict(done),
         "took_s": took_s,
         "steady": len(steady.answers),
-        "wavering": dict(answered),
+        "roaming_load": dict(answered),
         "applied": dict(updates(admin) - before),
     }
     record_property("figures", figures)
     assert done.total() == CHANGES
 
     assert steady.other_than(200) == []
-    assert steady.sources() == {country: scene.egress_addresses(country) for country in STABLE}
-    # a country may be there with an exit, be there without one, or not be there; nothing else
-    assert wavering.answers
+    assert steady.sources() == {country: lab.egress_addresses(country) for country in STABLE}
+    # a changing country has an exit (200), has none (503), or is not served (404)
+    assert roaming_load.answers
     assert not answered.keys() - {200, 404, 503}
-    refused = [text for _, text in wavering.other_than(200, 404)]
+    refused = [text for _, text in roaming_load.other_than(200, 404)]
     assert [text for text in refused if "can carry this request now (UH)" not in text] == []
     after = stats(admin, failures)
     assert after["http.clients.no_route"] == failed["http.clients.no_route"]
@@ -364,8 +365,8 @@ def test_random_changes_cost_no_request_and_leave_what_is_declared(scene, loadin
     applied = updates(admin) - before
     assert applied.keys() == {f"{CDS} success", f"{RDS} success"}
 
-    for hand in hands:
-        hand.undo(lambda pool: eventually(lambda: f"pool/{pool}" not in clusters(admin)))
-    eventually(lambda: len(routes(admin)) == len(clusters(admin)) == len(scene.countries))
-    scene.wait_until_healthy()
-    scene.wait_until_serving()
+    for changer in changers:
+        changer.undo(lambda pool: eventually(lambda: f"pool/{pool}" not in clusters(admin)))
+    eventually(lambda: len(routes(admin)) == len(clusters(admin)) == len(lab.countries))
+    lab.wait_until_healthy()
+    lab.wait_until_serving()

@@ -1,4 +1,4 @@
-"""A gateway whose Envoy dies while the control plane is away serves again at once, and goes on from there afterwards."""
+"""Tests of a gateway whose Envoy dies while the control plane is down: it serves again at once, and resumes later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from demo.http_client import user_headers
 from tests.api.certificates import certificate
-from tests.e2e.scenes import LogFromNow, with_lasting_database
+from tests.e2e.labs import LogFromNow, with_lasting_database
 from tests.ports import reserved_port
 
 POOLS = ("us", "gb")
@@ -20,120 +20,116 @@ SERVER_NAME = "us.gateway.example"
 
 
 @pytest.fixture(scope="module")
-def opener():
+def lab_opener():
     return with_lasting_database
 
 
-def serves(scene, country: str) -> bool:
+def serves(lab, country: str) -> bool:
     try:
-        return scene.ask(country, tunnel=False).status == 200
+        return lab.request(country, tunnel=False).status == 200
     except OSError:
         return False
 
 
-def names_country(scene, country: str) -> bool:
-    """Whether the gateway tells clients without a wish that they may ask for this country."""
-    return country in scene.ask(None, tunnel=False).text.rpartition("served are: ")[2].split(", ")
+def names_country(lab, country: str) -> bool:
+    """Return True if the gateway lists this country in its answer to requests without a country."""
+    return country in lab.request(None, tunnel=False).text.rpartition("served are: ")[2].split(", ")
 
 
-def updates(scene, stat) -> dict[str, int]:
-    """How often the gateway's Envoy applied something, by what."""
+def updates(lab, stat) -> dict[str, int]:
+    """Read how often the gateway's Envoy applied an update, by counter."""
     names = ["cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success"]
-    names += [f"cluster.pool/{pool}.update_success" for pool in pools(scene)]
-    return {name: stat(scene.gateway, name) for name in names}
+    names += [f"cluster.pool/{pool}.update_success" for pool in pools(lab)]
+    return {name: stat(lab.gateway, name) for name in names}
 
 
-def pools(scene) -> list[str]:
-    """The ids of the pools that the gateway has had from the start."""
-    lines = scene.gateway.admin("/stats?filter=^cluster.pool/.*.membership_total$&format=text").splitlines()
+def pools(lab) -> list[str]:
+    """Read the ids of the pools that the gateway has."""
+    lines = lab.gateway.query_admin("/stats?filter=^cluster.pool/.*.membership_total$&format=text").splitlines()
     return sorted(line.removeprefix("cluster.pool/").partition(".")[0] for line in lines if line)
 
 
-def test_a_gateway_that_restarts_while_the_control_plane_is_away_serves_and_goes_on_when_it_is_back(
-    scene, asking, eventually, stat, remove_pool
-):
-    gateway = scene.gateway
+def test_restarted_gateway_serves_without_the_control_plane(lab, run_clients, eventually, stat, remove_pool):
+    gateway = lab.gateway
     eventually((gateway.state_dir / "record.bin").exists)
-    had = pools(scene)
-    with asking("us") as clients:
-        scene.kill_control_plane()
+    had = pools(lab)
+    with run_clients("us") as clients:
+        lab.kill_control_plane()
         eventually(lambda: len(clients.answers) > 20)
     assert clients.failures(since=0) == []
     dead = gateway.envoy_pid
     gateway.kill_envoy()
-    eventually(lambda: gateway.envoy_pid != dead and all(serves(scene, country) for country in POOLS))
+    eventually(lambda: gateway.envoy_pid != dead and all(serves(lab, country) for country in POOLS))
 
-    with asking("us") as clients:
+    with run_clients("us") as clients:
         eventually(lambda: len(clients.answers) > 50)
-        assert scene.control_plane is None
-        assert pools(scene) == had
-        before = updates(scene, stat)
+        assert lab.control_plane is None
+        assert pools(lab) == had
+        before = updates(lab, stat)
         streams = stat(gateway, "cluster.agent.upstream_rq_total")
 
-        scene.start_control_plane()
-        # the agent ends the stream that it answered itself, and the next one is relayed
+        lab.start_control_plane()
+        # the agent ends the stream that it served itself, and relays the next one
         eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_total") > streams)
-        scene.wait_until_healthy()
-        assert updates(scene, stat) == before
+        lab.wait_until_healthy()
+        assert updates(lab, stat) == before
 
-        pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
-        eventually(lambda: names_country(scene, "fr"))
+        pool = lab.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
+        eventually(lambda: names_country(lab, "fr"))
         added = f"cluster.pool/{pool['id']}.update_success"
-        after = updates(scene, stat)
-        # the change, and nothing besides: what Envoy had was not sent again
+        after = updates(lab, stat)
+        # only the change: what Envoy had is not sent again
         assert after.pop(added) == 1
         changed = {name for name, value in after.items() if value != before[name]}
         assert changed == {"cluster_manager.cds.update_success", "rds.wishes.update_success"}
         assert all(after[name] == before[name] + 1 for name in changed)
     assert clients.failures(since=0) == []
-    assert clients.sources(since=0) <= scene.egress_addresses("us")
+    assert clients.sources(since=0) <= lab.egress_addresses("us")
     assert stat(gateway, "listener_manager.listener_modified") == 0
     remove_pool(pool["id"])
 
 
-def test_a_gateway_whose_agent_is_killed_is_served_by_the_next_one(scene, asking, eventually, stat, remove_pool):
-    gateway = scene.gateway
+def test_next_agent_takes_over_the_envoy_of_a_killed_one(lab, run_clients, eventually, stat, remove_pool):
+    gateway = lab.gateway
     envoy = gateway.envoy_pid
-    with asking("gb") as clients:
-        scene.processes.kill(gateway.child)
+    with run_clients("gb") as clients:
+        lab.processes.kill(gateway.child)
         gateway.child = None
-        # past the agent that is gone
+        # Envoy connects directly, without its agent
         eventually(lambda: stat(gateway, "cluster.xds.upstream_rq_active") == 1)
-        pool = scene.api("POST", "/pools", {"name": "meanwhile", "fleet": "demo", "country": "it"})
-        eventually(lambda: names_country(scene, "it"))
+        pool = lab.api("POST", "/pools", {"name": "meanwhile", "fleet": "demo", "country": "it"})
+        eventually(lambda: names_country(lab, "it"))
 
-        log = LogFromNow(scene, gateway.name)
+        log = LogFromNow(lab, gateway.name)
         gateway.start()
         eventually(lambda: "envoy.taken_over" in log)
-        scene.kill_control_plane()
+        lab.kill_control_plane()
         eventually(lambda: stat(gateway, "cluster.agent.upstream_rq_active") == 1)
         eventually(lambda: "ads.from_record" in log)
-        # its record is of before the pool, which Envoy keeps all the same
-        assert names_country(scene, "it")
+        # its record is older than the pool, but Envoy keeps the pool
+        assert names_country(lab, "it")
         assert gateway.envoy_pid == envoy
-        log = LogFromNow(scene, gateway.name)
-        scene.start_control_plane()
+        log = LogFromNow(lab, gateway.name)
+        lab.start_control_plane()
         eventually(lambda: "ads.back" in log)
         remove_pool(pool["id"])
     assert clients.failures(since=0) == []
 
 
-def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key_lies_there_in_clear(
-    scene, port, eventually
-):
-    gateway, record = scene.gateway, scene.gateway.state_dir / "record.bin"
+def test_record_restores_tls_and_groups_without_cleartext_keys(lab, port, eventually):
+    gateway, record = lab.gateway, lab.gateway.state_dir / "record.bin"
     pair = certificate(SERVER_NAME, days=10_000)
     chain = pair["chain"]
     made = [
-        scene.api("POST", "/certificates", {"name": "front", "fleet": "demo", **pair}),
-        scene.api(
+        lab.api("POST", "/certificates", {"name": "front", "fleet": "demo", **pair}),
+        lab.api(
             "POST",
             "/listeners",
             {"name": "tls", "fleet": "demo", "address": "127.0.0.1", "port": port}
             | {"certificate": "front", "countries_by_server_name": {SERVER_NAME: "us"}},
         ),
-        scene.api("POST", "/users", {"name": "alice", "fleet": "demo", "group": "staff"}),
-        scene.api(
+        lab.api("POST", "/users", {"name": "alice", "fleet": "demo", "group": "staff"}),
+        lab.api(
             "POST",
             "/routes",
             {"name": "staff", "fleet": "demo"} | {"match": {"groups": ["staff"]}, "action": {"deny": {"status": 418}}},
@@ -141,47 +137,47 @@ def test_tls_and_the_groups_of_users_come_out_of_the_file_too_and_no_private_key
     ]
 
     def serves_both() -> bool:
-        return [_over_tls(scene, port, chain, user) for user in ("alice", "bob")] == [418, 200]
+        return [_over_tls(lab, port, chain, user) for user in ("alice", "bob")] == [418, 200]
 
     eventually(serves_both)
     eventually(record.exists)
     changed_at = time.time()
-    made.append(scene.api("POST", "/users", {"name": "carol", "fleet": "demo", "group": "staff"}))
-    eventually(lambda: _over_tls(scene, port, chain, "carol") == 418)
+    made.append(lab.api("POST", "/users", {"name": "carol", "fleet": "demo", "group": "staff"}))
+    eventually(lambda: _over_tls(lab, port, chain, "carol") == 418)
     eventually(lambda: record.stat().st_mtime > changed_at)
 
-    scene.kill_control_plane()
-    scene.processes.kill(gateway.child)
+    lab.kill_control_plane()
+    lab.processes.kill(gateway.child)
     gateway.child = None
     gateway.kill_envoy()
     assert not serves_both()
     gateway.start()
     eventually(serves_both)
-    assert scene.control_plane is None
+    assert lab.control_plane is None
     secret = pair["key"].splitlines()[1].encode()
     files = [path for path in gateway.state_dir.rglob("*") if path.is_file()]
     assert record in files
     assert not [path for path in files if secret in path.read_bytes()]
 
-    log = LogFromNow(scene, gateway.name)
-    scene.start_control_plane()
+    log = LogFromNow(lab, gateway.name)
+    lab.start_control_plane()
     eventually(lambda: "ads.back" in log)
     collections = ("certificates", "listeners", "users", "routes", "users")
     for collection, each in sorted(zip(collections, made, strict=True), key=lambda it: it[0] == "certificates"):
-        scene.api("DELETE", f"/{collection}/{each['id']}")
-    eventually(lambda: _over_tls(scene, port, chain, "bob") is None)
-    assert serves(scene, "us")
+        lab.api("DELETE", f"/{collection}/{each['id']}")
+    eventually(lambda: _over_tls(lab, port, chain, "bob") is None)
+    assert serves(lab, "us")
 
 
 @pytest.fixture
 def port():
-    """Where a listener of a test may be."""
+    """A reserved port for a listener of a test."""
     with reserved_port() as held:
         yield held
 
 
-def _over_tls(scene, port: int, chain: str, user: str) -> int | None:
-    """What a user is answered who says nothing of a country, but in the name that is dialled."""
+def _over_tls(lab, port: int, chain: str, user: str) -> int | None:
+    """Send a user's request over TLS with SERVER_NAME, and return the status; None without an answer."""
     context = ssl.create_default_context(cadata=chain)
     with (
         suppress(OSError, http.client.HTTPException),
@@ -190,6 +186,6 @@ def _over_tls(scene, port: int, chain: str, user: str) -> int | None:
     ):
         connection = http.client.HTTPConnection(SERVER_NAME)
         connection.sock = tls
-        connection.request("GET", f"{scene.page_url}/", headers=user_headers(user))
+        connection.request("GET", f"{lab.page_url}/", headers=user_headers(user))
         return connection.getresponse().status
     return None

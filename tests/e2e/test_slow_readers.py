@@ -1,4 +1,4 @@
-"""Clients that stop reading do not slow down the others of their exit (flow-control windows)."""
+"""Tests that clients that stop reading do not slow down others of their exit (flow-control windows)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.e2e.scenes import BOUND_S
+from tests.e2e.labs import BOUND_S
 
 STALLED = 8
 ROUNDS = 400
 
 
-def open_tunnel(scene, country: str) -> socket.socket:
-    host, port = scene.gateway_address.rsplit(":", 1)
+def open_tunnel(lab, country: str) -> socket.socket:
+    host, port = lab.gateway_address.rsplit(":", 1)
     stream = socket.create_connection((host, int(port)), timeout=BOUND_S)
-    page = scene.page_address
+    page = lab.page_address
     stream.sendall(f"CONNECT {page} HTTP/1.1\r\nHost: {page}\r\nexit-country: {country}\r\n\r\n".encode())
     assert b" 200 " in stream.recv(4096)
     return stream
 
 
-def stall_download(scene) -> socket.socket:
-    """Ask for far more than all buffers on the way hold, and read nothing of it."""
-    stream = open_tunnel(scene, "gb")
-    stream.sendall(f"GET /bytes?n=500000000 HTTP/1.1\r\nHost: {scene.page_address}\r\n\r\n".encode())
+def stall_download(lab) -> socket.socket:
+    """Request far more than all buffers on the way can hold, and read nothing."""
+    stream = open_tunnel(lab, "gb")
+    stream.sendall(f"GET /bytes?n=500000000 HTTP/1.1\r\nHost: {lab.page_address}\r\n\r\n".encode())
     return stream
 
 
-def stall_upload(scene) -> socket.socket:
-    """Send to a target that does not read, until nothing more is taken."""
-    stream = open_tunnel(scene, "gb")
-    head = f"POST /stall HTTP/1.1\r\nHost: {scene.page_address}\r\nContent-Length: 500000000\r\n\r\n"
+def stall_upload(lab) -> socket.socket:
+    """Send to a target that does not read, until no more is accepted."""
+    stream = open_tunnel(lab, "gb")
+    head = f"POST /stall HTTP/1.1\r\nHost: {lab.page_address}\r\nContent-Length: 500000000\r\n\r\n"
     stream.sendall(head.encode())
     stream.settimeout(1)
     chunk = bytes(65536)
@@ -47,9 +47,9 @@ def stall_upload(scene) -> socket.socket:
 
 
 @contextmanager
-def stalled(stall, scene):
+def stalled(stall, lab):
     streams: list[socket.socket] = []
-    threads = [threading.Thread(target=lambda: streams.append(stall(scene))) for _ in range(STALLED)]
+    threads = [threading.Thread(target=lambda: streams.append(stall(lab))) for _ in range(STALLED)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -62,13 +62,13 @@ def stalled(stall, scene):
             stream.close()
 
 
-class Echo:
-    """A client whose every message comes back: what its round trip takes."""
+class EchoClient:
+    """A WebSocket client of the echo service, which measures round trips."""
 
-    def __init__(self, scene) -> None:
-        self._stream = open_tunnel(scene, "gb")
+    def __init__(self, lab) -> None:
+        self._stream = open_tunnel(lab, "gb")
         self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        page = scene.page_address
+        page = lab.page_address
         self._stream.sendall(
             f"GET /echo HTTP/1.1\r\nHost: {page}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
@@ -76,7 +76,7 @@ class Echo:
         assert b" 101 " in self._stream.recv(4096)
 
     def p99_s(self) -> float:
-        """Of ROUNDS round trips, one after the other. Raises TimeoutError if one does not end."""
+        """Measure the 99th percentile of ROUNDS consecutive round trips. Raises TimeoutError."""
         frame = bytes([0x82, 0x80 | 4, 0, 0, 0, 0]) + b"ping"  # a masked binary frame of four bytes
         taken = []
         for _ in range(ROUNDS):
@@ -96,11 +96,11 @@ stalls = pytest.mark.parametrize("stall", [stall_download, stall_upload], ids=["
 
 
 @stalls
-def test_a_ninth_client_is_served_while_eight_do_not_read(scene, stall):
-    """With windows that run full, its first message never comes back."""
-    echo = Echo(scene)
+def test_client_is_served_while_eight_others_do_not_read(lab, stall):
+    """With full windows, its first message would never come back."""
+    echo = EchoClient(lab)
     try:
-        with stalled(stall, scene):
+        with stalled(stall, lab):
             assert echo.p99_s() > 0
     finally:
         echo.close()
@@ -108,18 +108,18 @@ def test_a_ninth_client_is_served_while_eight_do_not_read(scene, stall):
 
 @pytest.mark.nightly
 @stalls
-def test_a_ninth_client_keeps_its_round_trip(scene, stall):
-    """Its p99 stays below twice the idle one.
+def test_round_trip_stays_short_while_others_do_not_read(lab, stall):
+    """The p99 stays below twice that of an idle exit.
 
-    Other work on the machine only ever adds to a round trip, so the best of several rounds counts on both sides, and of
-    three comparisons one is enough. With windows that run full there is no best: the first message never comes back.
+    Other work on the machine only lengthens round trips, so the best of several rounds counts on both sides, and one of
+    three comparisons is enough. With full windows no round would end.
     """
-    echo = Echo(scene)
+    echo = EchoClient(lab)
     try:
         ratios = []
         while len(ratios) < 3 and min(ratios, default=2) >= 2:
             idle_s = min(echo.p99_s() for _ in range(5))
-            with stalled(stall, scene):
+            with stalled(stall, lab):
                 ratios.append(min(echo.p99_s() for _ in range(5)) / idle_s)
     finally:
         echo.close()

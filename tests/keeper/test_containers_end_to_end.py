@@ -174,11 +174,11 @@ async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_poo
     written = await api.containers.logs(killed.id, lines=1)
     assert written.text == f"enrolled as {killed.name} with a tun device: True\n"
 
-    await api.containers.ask_exit("stop", killed.id)
+    await api.containers.command_exit("stop", killed.id)
     await until(lambda: killed.name not in site.ids())
-    shown = {each.name: each for each in (await api.containers.of_pool("us")).containers}
+    shown = {each.name: each for each in (await api.containers.list("us")).containers}
     assert (shown[killed.name].stopped, shown[killed.name].last_wish.error) == (True, "")
-    await api.containers.ask_exit("start", killed.id)
+    await api.containers.command_exit("start", killed.id)
     await until(lambda: site.serving(2), timeout_s=60)
 
     await api.pools.change("us", PoolPatch(containers=site.wish(minimum=3)))

@@ -23,7 +23,7 @@ from alembic.config import Config
 from sqlalchemy import select
 from sqlmodel import col
 
-from cli.db import _SEAL, LEAP, RestoreFailed, _digest_of, _look, _restore, _tools, _where
+from cli.db import _DIGEST_MARKER, LEAP, RestoreFailed, _connection_arguments, _digest_of, _inspect, _restore, _tools
 from model import migrations
 from model.audit_log import Actor, AuditEntry, append, hash_of
 from model.authority import create_authority
@@ -323,7 +323,7 @@ async def test_a_backup_overwrites_nothing(backed_up, database_url):
 async def test_a_backup_that_fails_leaves_no_file(database_url, tmp_path, other_url):
     file = tmp_path / "none.backup"
     assert_refused(await db("backup", file, url=other_url), "empty")
-    assert_refused(await db("backup", tmp_path / "no" / "folder", url=database_url), "cannot be made")
+    assert_refused(await db("backup", tmp_path / "no" / "folder", url=database_url), "cannot be created")
     assert_refused(await db("backup", file, state=str(tmp_path / "nothing")), "there is no database", "EXITPLANE_")
     unreachable = f"postgresql://nobody@/nothing?host={tmp_path}"
     assert_refused(await db("backup", file, url=unreachable), "cannot be reached")
@@ -367,9 +367,9 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(database,
     await database.close()
     foreign = tmp_path / "foreign.backup"
     foreign.write_text("SELECT 1")
-    assert_refused(await db("restore", foreign, "--force", url=database_url), "no whole backup")
-    foreign.write_bytes(foreign.read_bytes() + _SEAL + _digest_of(foreign).encode())
-    assert_refused(await db("restore", foreign, "--force", url=database_url), "no backup of Exitplane")
+    assert_refused(await db("restore", foreign, "--force", url=database_url), "not a complete backup")
+    foreign.write_bytes(foreign.read_bytes() + _DIGEST_MARKER + _digest_of(foreign).encode())
+    assert_refused(await db("restore", foreign, "--force", url=database_url), "not a backup of Exitplane")
     assert_refused(await db("restore", tmp_path / "missing", "--force", url=database_url), "there is no file")
     assert_refused(await db("restore", tmp_path, "--force", url=database_url), "there is no file")
     assert await everything(database) == before
@@ -385,7 +385,7 @@ async def test_a_backup_that_is_not_whole_changes_nothing(database, database_url
     half = len(whole) // 2
     for part in (b"", whole[:-1], whole[: half * 2 // 100 * 99], whole[:half], whole[:half] + b"x" + whole[half + 1 :]):
         torn.write_bytes(part)
-        assert_refused(await db("restore", torn, "--force", url=database_url), "no whole backup")
+        assert_refused(await db("restore", torn, "--force", url=database_url), "not a complete backup")
     assert await everything(database) == later
 
 
@@ -395,10 +395,10 @@ async def test_a_restore_that_breaks_off_changes_nothing(database, database_url,
     later = await everything(database)
     await database.close()
     # a seal that fits what was torn, so that pg_restore fails in the middle of a table
-    archive = file.read_bytes().partition(_SEAL)[0]
+    archive = file.read_bytes().partition(_DIGEST_MARKER)[0]
     torn = tmp_path / "torn.backup"
     torn.write_bytes(archive[: len(archive) // 2])
-    torn.write_bytes(torn.read_bytes() + _SEAL + _digest_of(torn).encode())
+    torn.write_bytes(torn.read_bytes() + _DIGEST_MARKER + _digest_of(torn).encode())
     done = await db("restore", torn, "--force", url=database_url)
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
@@ -409,7 +409,9 @@ async def test_a_restore_that_breaks_off_changes_nothing(database, database_url,
     program.write_text(f'#!/bin/sh\n{real}/pg_restore --schema-only "$@"\nexit 1\n')
     program.chmod(0o755)
     with pytest.raises(RestoreFailed, match="nothing was changed"):
-        await asyncio.to_thread(_restore, parse_url(database_url), tmp_path, file, await _look(parse_url(database_url)))
+        await asyncio.to_thread(
+            _restore, parse_url(database_url), tmp_path, file, await _inspect(parse_url(database_url))
+        )
     assert await everything(database) == later
 
 
@@ -421,7 +423,7 @@ async def test_a_backup_of_a_newer_version_is_refused(database, database_url, ba
     newer = tmp_path / "newer.backup"
     assert (await db("backup", newer, url=database_url)).returncode == 0
     assert_refused(
-        await db("restore", newer, "--force", url=database_url), "9999", "the version of Exitplane that made it"
+        await db("restore", newer, "--force", url=database_url), "9999", "the version of Exitplane that created it"
     )
 
 
@@ -475,6 +477,6 @@ def test_programs_on_the_path_serve_where_those_beside_are_too_old(tmp_path, mon
 
 
 def test_a_password_is_no_argument():
-    arguments, environment = _where(parse_url("postgresql://me:hunter2@host:5433/name?sslmode=require"))
+    arguments, environment = _connection_arguments(parse_url("postgresql://me:hunter2@host:5433/name?sslmode=require"))
     assert arguments == ["--dbname=postgresql://me@host:5433/name?sslmode=require"]
     assert environment["PGPASSWORD"] == "hunter2"

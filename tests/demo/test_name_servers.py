@@ -1,4 +1,4 @@
-"""The demo's names: the authority reveals who asks, and resolvers ask from their own address."""
+"""Tests of the demo's name servers."""
 
 from contextlib import AsyncExitStack, suppress
 from random import Random
@@ -17,35 +17,35 @@ from model.endpoint import Endpoint
 
 ATTEMPTS = 20
 AUTHORITY, US, JP = "127.0.95.3", "127.0.95.4", "127.0.95.5"
-ATLAS = GeoMap({US: "us", JP: "jp"}, {"page.internet.test": "203.0.113.2"}, AUTHORITY, (US, JP))
+GEO_MAP = GeoMap({US: "us", JP: "jp"}, {"page.internet.test": "203.0.113.2"}, AUTHORITY, (US, JP))
 
 
 @pytest.fixture(autouse=True)
 async def port(monkeypatch):
-    """Where all of them serve: a port that is free on each of their addresses."""
+    """Run the name servers on a port that is free on each of their addresses."""
     random = Random()
     async with AsyncExitStack() as stack:
         for _ in range(ATTEMPTS):
-            chosen = random.randrange(1024, 32768)  # below those that Linux gives to whoever sends
+            chosen = random.randrange(1024, 32768)  # below the ports that Linux uses for outgoing connections
             monkeypatch.setattr(name_servers, "_PORT", chosen)
-            with suppress(OSError):  # somebody else has it on one of the addresses
-                await stack.enter_async_context(serve_names(ATLAS))
+            with suppress(OSError):  # in use on one of the addresses
+                await stack.enter_async_context(serve_names(GEO_MAP))
                 yield chosen
                 return
     pytest.fail(f"none of {ATTEMPTS} ports is free on {AUTHORITY}, {US} and {JP}")
 
 
 @pytest.mark.parametrize(("resolver", "country"), [(US, "us"), (JP, "jp")])
-async def test_the_zone_reveals_the_resolver_and_its_country(resolver, country, port):
+async def test_zone_reveals_the_resolver_and_its_country(resolver, country, port):
     asker = await identify_resolver(ZONE, Endpoint(resolver, port))
     assert asker == ResolverSeen(resolver, Location(country, None, f"AS64500 {country.upper()} Network"))
 
 
-async def test_who_asks_the_authority_himself_is_revealed_without_a_country(port):
+async def test_zone_reveals_a_direct_client_without_a_country(port):
     assert await identify_resolver(ZONE, Endpoint(AUTHORITY, port)) == ResolverSeen("127.0.0.1")
 
 
-async def test_names_have_addresses_and_of_other_kinds_nothing(port):
+async def test_names_have_only_a_records(port):
     found = await look_up("page.internet.test", "A", Endpoint(US, port))
     assert [record.address for record in found.answer[0]] == ["203.0.113.2"]
     assert (await look_up("page.internet.test", "AAAA", Endpoint(US, port))).answer == []
@@ -53,13 +53,13 @@ async def test_names_have_addresses_and_of_other_kinds_nothing(port):
     assert [record.address for record in found.answer[0]] == [JP]
 
 
-async def test_what_nobody_knows_is_no_name(port):
+async def test_unknown_name_does_not_exist(port):
     with pytest.raises(UnusableAnswer, match="no such name"):
         await look_up("page.example.net", "A", Endpoint(US, port))
 
 
-async def test_garbage_is_not_answered_and_breaks_nothing(port):
-    authority = name_servers.AuthoritativeServer(ATLAS)
+async def test_malformed_query_is_ignored(port):
+    authority = name_servers.AuthoritativeServer(GEO_MAP)
     for data in (b"", b"\xff" * 30, dns.message.make_query("a.", "A").to_wire()[:12]):
         authority.datagram_received(data, ("127.0.0.1", 1))
     assert (await look_up("page.internet.test", "A", Endpoint(US, port))).rcode() == dns.rcode.NOERROR

@@ -1,4 +1,4 @@
-"""A command that cannot do its work ends with one clear line, which names the hint, and a status of 1."""
+"""Tests of commands that fail: each prints one line with its hint, and exits with 1."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def taken():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_the_apis_port_is_in_use(taken, tmp_path):
+def test_serve_reports_the_api_port_in_use(taken, tmp_path):
     done = run("serve", EXITPLANE_API_LISTEN=taken, EXITPLANE_STATE_DIR=str(tmp_path))
     assert_refused(done, taken, "EXITPLANE_API_LISTEN")
 
 
 @pytest.mark.postgres
-def test_the_xds_port_is_in_use(taken, database_url):
+def test_serve_reports_the_xds_port_in_use(taken, database_url):
     done = run(
         "serve", EXITPLANE_XDS_LISTEN=taken, EXITPLANE_API_LISTEN="127.0.0.1:0", EXITPLANE_DATABASE_URL=database_url
     )
@@ -55,7 +55,7 @@ def test_the_xds_port_is_in_use(taken, database_url):
 
 
 @pytest.mark.parametrize("command", [("serve",), ("db", "check"), ("db", "upgrade")])
-def test_the_database_cannot_be_reached(command, taken):
+def test_unreachable_database_is_reported(command, taken):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     done = run(
@@ -69,7 +69,7 @@ def test_the_database_cannot_be_reached(command, taken):
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("command", [("serve",), ("db", "check"), ("token", "--role", "exit", "--fleet", "demo")])
-async def test_the_migration_is_behind(command, database_url):
+async def test_outdated_migration_is_reported(command, database_url):
     name = "behind_" + parse_url(database_url).database
     connection = await asyncpg.connect(database_url)
     await connection.execute(f"CREATE DATABASE {name}")
@@ -87,28 +87,28 @@ async def test_the_migration_is_behind(command, database_url):
 
 
 @pytest.mark.postgres
-def test_a_token_for_a_fleet_that_is_not_there(database_url):
+def test_token_reports_an_unknown_fleet(database_url):
     done = run("token", "--role", "exit", "--fleet", "nowhere", EXITPLANE_DATABASE_URL=database_url)
     assert_refused(done, "'nowhere'", "POST /api/v1/fleets")
 
 
-def test_no_control_plane_runs_in_the_state_folder(tmp_path):
+def test_token_reports_a_missing_control_plane(tmp_path):
     done = run("token", "--role", "exit", "--fleet", "demo", EXITPLANE_STATE_DIR=str(tmp_path))
     assert_refused(done, str(tmp_path), "exitplane serve")
 
 
-def test_a_setting_that_is_none():
+def test_serve_reports_an_invalid_setting():
     done = run("serve", EXITPLANE_HEARTBEAT_INTERVAL_S="soon")
     assert_refused(done, "EXITPLANE_HEARTBEAT_INTERVAL_S", "'soon'")
 
 
-def test_the_api_does_not_answer(taken):
+def test_status_reports_an_unreachable_api(taken):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     assert_refused(run("status", "--api", f"http://127.0.0.1:{port}"), str(port), "--api")
 
 
-def test_the_envoy_binary_is_missing(tmp_path):
+def test_agent_reports_a_missing_envoy(tmp_path):
     token = tmp_path / "token"
     token.write_text("x")
     done = run(
@@ -119,7 +119,7 @@ def test_the_envoy_binary_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["serve", "demo", "agent", "bootstrap", "token", "db", "status"])
-def test_every_command_explains_itself(command):
+def test_every_command_has_help(command):
     done = run(command, "--help")
     assert done.returncode == 0
     assert "Usage: exitplane" in done.stdout

@@ -1,4 +1,4 @@
-"""The gateway's Envoy served in the other ways of the protocol: state of the world, and a service for each type."""
+"""Tests of a gateway's Envoy with other protocol variants: state of the world, and a service for each type."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ UPDATES_REJECTED = ("cluster_manager.cds.update_rejected", "listener_manager.lds
 
 
 @contextmanager
-def instead_of_its_agent(scene, bootstrap: dict):
-    """The gateway's Envoy, started by hand with another bootstrap, in place of the one that its agent runs."""
-    gateway = scene.gateway
+def envoy_without_agent(lab, bootstrap: dict):
+    """Run the gateway's Envoy with another bootstrap instead of its agent, and yield the file with its admin address."""
+    gateway = lab.gateway
     gateway.stop()
     folder = gateway.state_dir
     (folder / "other.admin").unlink(missing_ok=True)
@@ -35,15 +35,15 @@ def instead_of_its_agent(scene, bootstrap: dict):
             envoy.kill()
             envoy.wait()
         gateway.start()
-        scene.wait_until_serving()
+        lab.wait_until_serving()
 
 
-def state_of_the_world(bootstrap: dict) -> dict:
+def use_state_of_the_world(bootstrap: dict) -> dict:
     bootstrap["dynamic_resources"]["ads_config"]["api_type"] = "GRPC"
     return bootstrap
 
 
-def a_service_for_each_type(bootstrap: dict) -> dict:
+def use_service_per_type(bootstrap: dict) -> dict:
     dynamic = bootstrap["dynamic_resources"]
     for name, variant in (("lds_config", "GRPC"), ("cds_config", "DELTA_GRPC")):
         source = {
@@ -55,25 +55,25 @@ def a_service_for_each_type(bootstrap: dict) -> dict:
     return bootstrap
 
 
-@pytest.mark.parametrize("changed", [state_of_the_world, a_service_for_each_type])
-def test_a_gateway_is_served(scene, eventually, changed):
-    (path,) = scene.gateway.state_dir.glob("bootstrap.*")
+@pytest.mark.parametrize("changed", [use_state_of_the_world, use_service_per_type])
+def test_gateway_is_served_with_other_protocol_variants(lab, eventually, changed):
+    (path,) = lab.gateway.state_dir.glob("bootstrap.*")
     bootstrap = changed(copy.deepcopy(yaml.safe_load(path.read_text())))
-    with instead_of_its_agent(scene, bootstrap) as admin:
-        eventually(lambda: admin.exists() and answers(scene))
-        assert scene.ask("gb").json()["source"] in scene.egress_addresses("gb")
-        pool = scene.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
-        eventually(lambda: "fr" in scene.ask(None, tunnel=False).text)
-        scene.api("DELETE", f"/pools/{pool['id']}")
-        eventually(lambda: "fr" not in scene.ask(None, tunnel=False).text)
-        stats = scene.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
+    with envoy_without_agent(lab, bootstrap) as admin:
+        eventually(lambda: admin.exists() and answers(lab))
+        assert lab.request("gb").json()["source"] in lab.egress_addresses("gb")
+        pool = lab.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
+        eventually(lambda: "fr" in lab.request(None, tunnel=False).text)
+        lab.api("DELETE", f"/pools/{pool['id']}")
+        eventually(lambda: "fr" not in lab.request(None, tunnel=False).text)
+        stats = lab.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
         rejected = [line for line in stats.splitlines() if line.split(": ")[0] in UPDATES_REJECTED]
         assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
-        assert scene.ask("us").status == 200
+        assert lab.request("us").status == 200
 
 
-def answers(scene) -> bool:
+def answers(lab) -> bool:
     try:
-        return scene.ask("gb").status == 200
+        return lab.request("gb").status == 200
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""`exitplane get`, `delete` and `status`, their help, and what a shell completes."""
+"""Tests of `exitplane get`, `delete` and `status`, their help, and shell completion."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ async def demo(api):
 
 
 def rows(done):
-    """The cells of a printed table, without its header."""
+    """Return the cells of a printed table, without its header."""
     assert done.status == 0, done.err
     lines = [line for line in done.out.splitlines() if line.startswith("│")]
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
-async def test_a_collection_is_shown_as_a_table(demo, exitplane):
+async def test_get_prints_a_table(demo, exitplane):
     assert rows(await exitplane("get", "pools")) == [["demo", "de", "de", "", ""], ["demo", "us", "us", "", ""]]
     assert rows(await exitplane("get", "fleets"))[0][:2] == ["demo", "127.0.0.1:8080"]
 
 
-async def test_a_list_is_filtered_sorted_and_cut(demo, exitplane):
+async def test_get_filters_sorts_and_limits(demo, exitplane):
     assert rows(await exitplane("get", "pools", "--filter", "country=us", "--fleet", "demo"))[0][1] == "us"
     assert [row[1] for row in rows(await exitplane("get", "users", "--sort", "-name", "--limit", "2"))] == ["u4", "u3"]
     assert rows(await exitplane("get", "users", "--filter", "name=x*")) == []
 
 
-async def test_one_thing_is_shown_for_programs(demo, exitplane):
+async def test_get_prints_json_and_yaml(demo, exitplane):
     made = await demo.exits.read("us-1")
     for form, read in (("--json", json.loads), ("--yaml", yaml.safe_load)):
         found = read((await exitplane("get", "exits", "us-1", form)).out)
@@ -55,38 +55,38 @@ async def test_one_thing_is_shown_for_programs(demo, exitplane):
 
 
 @pytest.mark.parametrize("name", _COLUMNS)
-async def test_every_collection_of_the_client_has_a_table_of_fields_that_it_has(name, api, exitplane):
+async def test_table_columns_are_fields_of_each_collection(name, api, exitplane):
     assert set(_COLUMNS) == set(COLLECTIONS)
     assert (await exitplane("get", name)).status == 0
-    # the last parameter of the page's schema is what is shown
-    answer = next(api.collection(name).operations()).answer
+    # the items of the page's schema
+    answer = next(api.collection(name).operations()).response
     fields = answer.model_fields["items"].annotation.__args__[0].model_fields
     assert set(_COLUMNS[name]) <= set(fields)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("get", "colours"), "there is no collection 'colours'; name one of fleets"),
         (("get", "pools", "none"), "there is no such pool"),
-        (("get", "pools", "--filter", "country"), "--filter country: this is no FIELD=VALUE"),
+        (("get", "pools", "--filter", "country"), "--filter country: this is not FIELD=VALUE"),
         (("get", "pools", "--filter", "colour=red"), "?colour: there is no such field"),
         (("get", "pools", "--sort", "colour"), "?sort: this is no field to sort by"),
         (("delete", "colours", "red", "--yes"), "there is no collection 'colours'; name one of fleets"),
-        (("delete", "audit-events", "1", "--yes"), "nothing of audit-events is deleted"),
-        (("delete", "api-keys", "a", "b", "--yes"), "api-keys are deleted one at a time; name one"),
-        (("delete", "pools", "us"), "there is no terminal to ask whether it is meant; add --yes"),
+        (("delete", "audit-events", "1", "--yes"), "audit-events cannot be deleted"),
+        (("delete", "api-keys", "a", "b", "--yes"), "api-keys are deleted one at a time; name only one"),
+        (("delete", "pools", "us"), "there is no terminal to ask for confirmation; add --yes"),
         (("delete", "pools", "us", "--yes"), "the pool has exits"),
         (("delete", "pools", "us", "de", "--yes"), "the pool has exits"),
     ],
 )
-async def test_a_refusal_is_one_line_with_its_hint(arguments, said, demo, exitplane):
+async def test_error_is_one_line_with_its_hint(arguments, expected, demo, exitplane):
     done = await exitplane(*arguments)
     assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
-    assert said in done.err
+    assert expected in done.err
 
 
-async def test_several_things_are_deleted_in_one_revision_or_none(demo, exitplane, plane):
+async def test_delete_of_several_items_is_one_revision_or_none(demo, exitplane, plane):
     refused = await exitplane("delete", "users", "u0", "u1", "nobody", "--yes")
     assert "/delete/2: there is no such user" in refused.err
     assert len((await demo.users.page()).items) == 5
@@ -96,7 +96,7 @@ async def test_several_things_are_deleted_in_one_revision_or_none(demo, exitplan
     assert len({event.revision for event in events if event.action == "deleted"}) == 1
 
 
-async def test_what_leaves_too_little_names_the_word_that_it_takes(demo, exitplane):
+async def test_shrinking_delete_is_refused_with_the_approve_option(demo, exitplane):
     await demo.exits.delete("us-1")
     refused = await exitplane("delete", "pools", "us", "de", "--yes")
     assert (refused.status, "--approve shrink" in refused.err) == (1, True)
@@ -104,20 +104,20 @@ async def test_what_leaves_too_little_names_the_word_that_it_takes(demo, exitpla
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
-def test_a_collection_is_deleted_from_as_the_api_allows(name):
+def test_deletable_collections_match_the_client(name):
     methods = Client("http://x").collection(name)
     assert hasattr(methods, "delete") == (name not in _NEVER_DELETED)
     assert hasattr(methods, "bulk") == (name not in _NEVER_DELETED | _DELETED_ONE_BY_ONE)
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n", 5), ("y", 4)])
-async def test_somebody_at_a_terminal_is_asked_before_something_is_deleted(answer, left, demo, exitplane):
+async def test_delete_asks_at_a_terminal(answer, left, demo, exitplane):
     done = await exitplane("delete", "users", "u0", stdin=f"{answer}\n", terminal=True)
     assert "Delete u0 of users?" in done.err
     assert len((await demo.users.page()).items) == left
 
 
-async def test_the_status_shows_what_runs(demo, exitplane):
+async def test_status_shows_exits_and_proxies(demo, exitplane):
     done = await exitplane("status")
     assert "us-1" in done.out
     assert "registering" in done.out
@@ -125,14 +125,14 @@ async def test_the_status_shows_what_runs(demo, exitplane):
     assert ([each["name"] for each in found["exits"]], found["proxies"][0]["role"]) == (["us-1"], "exit")
 
 
-async def test_without_a_credential_one_is_told_where_to_get_it(exitplane):
+async def test_get_without_credential_names_the_login(exitplane):
     done = await exitplane("get", "pools", EXITPLANE_API_KEY="")
     assert done.status == 1
     assert "Authorization" in done.err or "login" in done.err
 
 
 @pytest.mark.parametrize("command", ["get", "delete", "apply", "diff", "export", "status"])
-def test_help_teaches_with_examples(command):
+def test_help_has_examples(command):
     done = run_main([command, "--help"], {"COLUMNS": "120"}, None, terminal=False)
     assert done.status == 0
     assert "Usage: exitplane" in done.out
@@ -144,27 +144,27 @@ def test_help_teaches_with_examples(command):
 
 @pytest.fixture
 def complete(exitplane):
-    """`await complete("get pools u")`: what the shell offers for the last word."""
+    """Return the shell's completions of the last word: `await complete("get pools u")`."""
 
     async def ask(words):
-        said = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        return (await exitplane(**said)).out.split()
+        expected = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return (await exitplane(**expected)).out.split()
 
     return ask
 
 
-async def test_commands_and_collections_are_completed(complete):
+async def test_completion_offers_commands_collections_and_options(complete):
     assert "apply" in await complete("exitplane ap")
     assert await complete("exitplane get po") == ["pools"]
     assert "--filter" in await complete("exitplane get pools --fil")
 
 
-async def test_names_that_there_are_are_completed(demo, complete):
+async def test_completion_offers_names_of_items(demo, complete):
     assert await complete("exitplane get pools u") == ["us"]
     assert await complete("exitplane delete users u1") == ["u1"]
 
 
-async def test_completion_says_nothing_when_the_api_is_away(exitplane):
-    said = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": "exitplane get pools u", "COMP_CWORD": "3"}
-    done = await exitplane(**said, EXITPLANE_API="http://127.0.0.1:1")
+async def test_completion_is_silent_without_the_api(exitplane):
+    expected = {"_EXITPLANE_COMPLETE": "complete_bash", "COMP_WORDS": "exitplane get pools u", "COMP_CWORD": "3"}
+    done = await exitplane(**expected, EXITPLANE_API="http://127.0.0.1:1")
     assert (done.out.strip(), done.err) == ("", "")

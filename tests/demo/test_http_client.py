@@ -1,3 +1,5 @@
+"""Tests of the demo's HTTP client."""
+
 import socket
 import socketserver
 import threading
@@ -10,7 +12,7 @@ from demo.http_client import fetch, fetch_through, user_headers
 
 @contextmanager
 def server(*answers):
-    """A server that gives each connection the answers in turn, one for each head that it reads."""
+    """Run a server that sends the answers in turn on each connection, one for each request head."""
     heads = []
 
     class Handler(socketserver.StreamRequestHandler):
@@ -41,20 +43,20 @@ OPENED = b"HTTP/1.1 200 OK\r\n\r\n"
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 7\r\n\r\nno exit"
 
 
-def test_straight():
+def test_fetch_sends_a_request_to_the_server():
     with server(OK) as (address, heads):
         answer = fetch(f"http://{address}/x?y=1", headers={"X-A": "b"})
     assert (answer.status, answer.text, dict(answer.headers)["x-who"]) == (200, "hello", "page")
     assert heads[0].startswith("GET /x?y=1 HTTP/1.1\r\n")
 
 
-def test_an_environment_with_a_proxy_changes_nothing(monkeypatch):
+def test_fetch_ignores_a_proxy_of_the_environment(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with server(OK) as (address, _):
         assert fetch(f"http://{address}/").status == 200
 
 
-def test_a_plain_proxy_request_names_the_whole_target():
+def test_plain_proxy_request_has_the_absolute_target():
     with server(OK) as (address, heads):
         answer = fetch_through(address, "http://203.0.113.2/x", tunnel=False, proxy_headers={"exit-country": "jp"})
     assert answer.text == "hello"
@@ -62,7 +64,7 @@ def test_a_plain_proxy_request_names_the_whole_target():
     assert "exit-country: jp" in heads[0]
 
 
-def test_a_tunnel_keeps_the_proxys_headers_from_the_target():
+def test_tunnel_hides_proxy_headers_from_the_target():
     with server(OPENED, OK) as (address, heads):
         answer = fetch_through(
             address, "http://203.0.113.2/x", tunnel=True, proxy_headers=user_headers("demo-country-jp")
@@ -74,25 +76,25 @@ def test_a_tunnel_keeps_the_proxys_headers_from_the_target():
     assert "authorization" not in heads[1].lower()
 
 
-def test_a_refused_tunnel_is_the_gateways_answer():
+def test_refused_tunnel_returns_the_gateways_answer():
     with server(REFUSED) as (address, _):
         answer = fetch_through(address, "http://203.0.113.2/", tunnel=True, proxy_headers={})
     assert (answer.status, answer.text, answer.by_proxy) == (503, "no exit", True)
 
 
-def test_a_tunnel_that_breaks_is_never_mended_by_going_straight():
-    with server(OK) as (page, seen), server(OPENED) as (gateway, _):
+def test_broken_tunnel_is_never_replaced_by_a_direct_connection():
+    with server(OK) as (page, heads), server(OPENED) as (gateway, _):
         with pytest.raises(OSError, match="without response"):
             fetch_through(gateway, f"http://{page}/", tunnel=True, proxy_headers={})
-        assert seen == []
+        assert heads == []
 
 
 @pytest.mark.parametrize("tunnel", [True, False])
-def test_nonsense_is_an_error_of_the_network(tunnel):
-    with server(b"what?\r\n\r\n") as (address, _), pytest.raises(OSError, match="no proper answer"):
+def test_invalid_answer_raises_os_error(tunnel):
+    with server(b"what?\r\n\r\n") as (address, _), pytest.raises(OSError, match="invalid answer"):
         fetch_through(address, "http://203.0.113.2/", tunnel=tunnel, proxy_headers={})
 
 
-def test_silence_has_a_bound():
+def test_silent_server_times_out():
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="timed out"):
         fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=0.1)

@@ -1,4 +1,4 @@
-"""The rule of tests/conftest.py that a skipped test fails in CI."""
+"""Tests of the rule in tests/conftest.py that a skipped test fails in CI."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nested(pytester, monkeypatch):
     return run
 
 
-def test_a_skipped_test_fails_in_ci_and_says_why(nested):
+def test_skipped_test_fails_in_ci_with_its_reason(nested):
     result = nested("true", test_marked=MARKED)
     result.assert_outcomes(passed=1, failed=1, errors=1, xfailed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -48,14 +48,14 @@ def test_a_skipped_test_fails_in_ci_and_says_why(nested):
     result.stdout.fnmatch_lines(["*test_inside was skipped in CI, where every test must run*no Envoy*"])
 
 
-def test_a_skipped_module_fails_in_ci(nested):
+def test_skipped_module_fails_in_ci(nested):
     result = nested("true", test_whole=WHOLE)
     assert result.ret != pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*was skipped in CI, where every test must run*no PostgreSQL*"])
 
 
 @pytest.mark.parametrize("ci", ["", "false"])
-def test_elsewhere_a_skipped_test_is_skipped(nested, ci):
+def test_skipped_test_is_skipped_outside_ci(nested, ci):
     result = nested(ci, test_marked=MARKED, test_whole=WHOLE)
     result.assert_outcomes(passed=1, skipped=3, xfailed=1)
     assert result.ret == pytest.ExitCode.OK
