@@ -18,12 +18,13 @@ import structlog
 from agent.ads.connection_cutter import ConnectionCutter
 from agent.ads.marked_forwarder import marked_socket
 from agent.ads.relay import Relay
+from agent.config.identity import Enrolment
 from agent.config.settings import AgentSettings
 from agent.config.state_dir import StateDir
 from agent.config.status import StatusBoard, wait
 from agent.control import log_buffer
 from agent.control.api_client import ApiClient
-from agent.control.enrolment import Enrolment, ensure_enrolled
+from agent.control.enrolment import ensure_enrolled
 from agent.control.heartbeat import Deregistered, HeartbeatSender
 from agent.control.orders import Handler, OrderFailed, Orders
 from agent.egress.observer import Observer
@@ -39,10 +40,9 @@ from agent.envoy.stalled_connects import end_unanswered
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
-from agent.memory import give_back
 from agent.net.netlink import note_changes
+from agent.net.packet_marks import BYPASS_MARK
 from agent.rotation import RequestDrain, Rotation, TunnelRotation
-from agent.vpn.firewall.rules import MARK
 from agent.vpn.managed_tunnel import ManagedTunnel
 from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, checks_of
 from model.endpoint import Endpoint
@@ -182,7 +182,6 @@ class _Agent:
                 tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heart.run(), name="heartbeat")
-            tasks.create_task(give_back(), name="memory")
 
     def _handlers(self) -> Mapping[str, Handler]:
         """What operators may ask of an exit's agent."""
@@ -265,7 +264,7 @@ class _Agent:
             otlp=otlp,
             max_downstream_connections=self._settings.max_downstream_connections or affordable,
             resolvers=self._resolvers,
-            mark=MARK if self._settings.kill_switch else None,
+            mark=BYPASS_MARK if self._settings.kill_switch else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 

@@ -9,17 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.config.option_parsing import BadSetting, check_address, read_endpoint, read_locality
-from agent.config.settings import AgentSettings, ExitSettings
 from agent.control import log_buffer
-from agent.control.api_client import parse_api
+from agent.options import AgentOptions, ExitOptions, read_settings
+from agent.service import serve
 from agent.vpn.managed_tunnel import open_kill_switch
-from agent.vpn.options import read_tunnel
-from agent.vpn.tunnel_health import INTERFACE_NAME_MAX
-from cli.alone import serve
 from cli.logging import configure_logging
-from cli.observation_options import read_observing
-from cli.parent_options import read_gluetun, read_parent
 from model.world import Role
 
 
@@ -239,85 +233,47 @@ def agent(
     --drain-time-s (5 s by default) and ends Envoy; a second one does not wait.
     """
     configure_logging(log_buffer.keep)
-    placed = {
-        "--pool": pool,
-        "--address": address,
-        "--port": port,
-        "--bind-address": bind_address,
-        "--egress-address": egress_address,
-        "--tunnel-interface": tunnel_interface,
-        "--probe": probe,
-        "--observe": observe or None,
-        "--host-address": host_address or None,
-        "--observe-every-s": observe_every_s,
-        "--geoip": geoip,
-        "--locate": locate,
-        "--dns-zone": dns_zone,
-        "--dns-allow": dns_allow or None,
-        "--speed-url": speed_url,
-        "--speed-upload-url": speed_upload_url,
-        "--speed-every-s": speed_every_s,
-        "--parent": parent,
-        "--parent-credentials": parent_credentials,
-        "--gluetun": gluetun,
-        "--gluetun-key-file": gluetun_key_file,
-        "--gluetun-credentials": gluetun_credentials,
-        "--tunnel": tunnel or None,
-        "--tunnel-credentials": tunnel_credentials,
-        "--dns": dns or None,
-        "--kill-switch": kill_switch,
-        "--tunnel-endpoint": tunnel_endpoint or None,
-    }
-    settings = AgentSettings(
-        api=parse_api(api),
+    options = AgentOptions(
+        role=role,
+        api=api,
         state=state,
         name=name,
         token_file=token_file,
-        exit=_read_exit(role, placed),
-        locality=None if locality is None else read_locality("--locality", locality),
+        locality=locality,
         drain_time_s=drain_time_s,
         concurrency=concurrency,
         max_downstream_connections=max_downstream_connections,
-        otlp=None if otlp is None else read_endpoint("--otlp", otlp),
+        otlp=otlp,
         envoy=envoy,
-        envoy_log_level=envoy_log_level.value,  # what an agent is told holds nothing of this module
+        envoy_log_level=envoy_log_level.value,
+        exit=ExitOptions(
+            pool=pool,
+            address=address,
+            port=port,
+            bind_address=bind_address,
+            egress_address=egress_address,
+            tunnel_interface=tunnel_interface,
+            probe=probe,
+            observe=observe,
+            host_address=host_address,
+            observe_every_s=observe_every_s,
+            geoip=geoip,
+            locate=locate,
+            dns_zone=dns_zone,
+            dns_allow=dns_allow,
+            speed_url=speed_url,
+            speed_upload_url=speed_upload_url,
+            speed_every_s=speed_every_s,
+            parent=parent,
+            parent_credentials=parent_credentials,
+            gluetun=gluetun,
+            gluetun_key_file=gluetun_key_file,
+            gluetun_credentials=gluetun_credentials,
+            tunnel=tunnel,
+            tunnel_credentials=tunnel_credentials,
+            dns=dns,
+            kill_switch=kill_switch,
+            tunnel_endpoint=tunnel_endpoint,
+        ),
     )
-    serve(settings)
-
-
-def _read_exit(role: Role, placed: dict[str, Any]) -> ExitSettings | None:
-    """What an exit needs; None for a gateway. Raises BadSetting for what is missing, or does not belong."""
-    if role is Role.GATEWAY:
-        for option, value in placed.items():
-            if value is not None:
-                raise BadSetting(
-                    f"{option} {str(value)!r}: a gateway has none", hint=f"leave it out, or use --role {Role.EXIT}"
-                )
-        return None
-    for option in ("--pool", "--address", "--port"):
-        if placed[option] is None:
-            raise BadSetting(f"an exit needs {option}", hint=f"add {option}")
-    managed = read_tunnel(placed)
-    interface, probe = placed["--tunnel-interface"] or managed.interface, placed["--probe"]
-    target = None if probe is None else read_endpoint("--probe", probe)
-    if target is not None:
-        # a name would be looked up outside the tunnel, and say nothing about it
-        check_address("--probe", target.host)
-    if interface is not None and not 0 < len(interface.encode()) <= INTERFACE_NAME_MAX:
-        raise BadSetting(f"--tunnel-interface {interface!r} is no interface's name", hint="see `ip link`")
-    return ExitSettings(
-        pool=placed["--pool"],
-        address=placed["--address"],
-        port=placed["--port"],
-        bind_address=check_address("--bind-address", placed["--bind-address"]),
-        egress_address=check_address("--egress-address", placed["--egress-address"]),
-        tunnel_interface=interface,
-        probe=target,
-        **read_observing(placed),
-        parent=read_parent(placed),
-        gluetun=read_gluetun(placed),
-        servers=managed.servers,
-        resolvers=managed.resolvers,
-        kill_switch=managed.kill_switch,
-        tunnel_endpoints=managed.endpoints,
-    )
+    asyncio.run(serve(read_settings(options)))

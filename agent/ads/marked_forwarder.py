@@ -15,7 +15,7 @@ import structlog
 
 from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
-from agent.vpn.firewall.rules import MARK
+from agent.net.packet_marks import BYPASS_MARK
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ def marked_socket(place: tuple[Any, ...]) -> socket.socket:
     made = socket.socket(*place[:3])
     try:
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, BYPASS_MARK)
     except OSError:
         made.close()
         raise

@@ -57,6 +57,14 @@ def read_url(option: str, text: str) -> URL:
     return url
 
 
+def parse_api(text: str) -> URL:
+    """Read the value of `--api`. Raises BadSetting."""
+    url = read_url("--api", text)
+    if url.query:
+        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out what follows the ?")
+    return url
+
+
 def read_locality(option: str, text: str) -> Locality:
     """Read `region` or `region/zone`. Raises BadSetting, which names `option`."""
     try:

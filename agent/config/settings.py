@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
 from yarl import URL
 
+from agent.config.credentials import Credentials, read_credentials
 from agent.config.option_parsing import BadSetting
-from agent.egress.parent_proxy import ParentProxy
-from agent.gluetun.client import GluetunAccess
-from agent.vpn.servers import Server
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
 
 OBSERVE_EVERY_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ParentProxy:
+    """The HTTP proxy that an exit sends all traffic on to. `file` is where the credentials came from."""
+
+    place: Endpoint
+    credentials: Credentials | None = None
+    file: Path | None = None
+
+    def known(self) -> Credentials | None:
+        """The credentials as the file has them by now, so that nothing has to end when they change."""
+        if self.file is None:
+            return self.credentials
+        try:
+            return read_credentials("--parent-credentials", self.file)
+        except BadSetting:
+            return self.credentials
+
+
+@dataclass(frozen=True, slots=True)
+class GluetunAccess:
+    """Where its control API is, and what opens it: a key, credentials, or nothing."""
+
+    url: URL
+    key: str | None = field(default=None, repr=False)
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelServer:
+    """A VPN server that a file of `--tunnel` names, and what its driver needs to bring up a tunnel to it.
+
+    `driver` is the name in agent/vpn/registry.py, `file` the file's name. The server is spoken to at `contacts`, each by `udp` or
+    `tcp`. `resolvers` (IP addresses) are those that the file names. Only the driver reads `config`.
+    """
+
+    driver: str
+    file: str
+    contacts: tuple[tuple[Endpoint, str], ...]
+    config: object = field(repr=False)
+    resolvers: tuple[str, ...] = ()
+    uses_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +99,7 @@ class ExitSettings:
     speed_every_s: float | None = None
     parent: ParentProxy | None = None
     gluetun: GluetunAccess | None = None
-    servers: tuple[Server, ...] = ()
+    servers: tuple[TunnelServer, ...] = ()
     kill_switch: bool = False
     tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
 

@@ -13,9 +13,10 @@ import aiohttp
 import structlog
 
 from agent.ads.connection_cutter import ConnectionCutter, ExitAddress
+from agent.config.identity import Enrolment
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
-from agent.control.enrolment import PATHS, Enrolment
+from agent.control.enrolment import PATHS
 from agent.control.orders import Orders
 from agent.egress.wire_format import as_said
 from agent.envoy.envoy_stats import LoadReader

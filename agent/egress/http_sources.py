@@ -14,12 +14,12 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from agent.config.settings import ExitSettings
+from agent.config.settings import ExitSettings, ParentProxy
 from agent.egress.answer_formats import read_answer
-from agent.egress.parent_proxy import ParentProxy, request_options
+from agent.egress.parent_proxy import request_options
 from agent.egress.tunnel_resolver import TunnelResolver
 from agent.egress.types import SeenAddress, UnusableAnswer
-from agent.vpn.tunnel_health import socket_through
+from agent.net.interfaces import bound_socket
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class EgressPath:
 
     def new_socket(self) -> socket.socket:
         """A TCP socket that leaves this way, not connected and not blocking. Raises OSError."""
-        return socket_through(self.interface, self.address, self.family)
+        return bound_socket(self.interface, self.address, self.family)
 
     def names(self) -> AbstractResolver:
         """Who knows the addresses of what is asked."""
@@ -64,7 +64,7 @@ class EgressPath:
                 family=socket.AddressFamily(self.family),
                 force_close=True,
                 resolver=self.names(),
-                socket_factory=lambda place: socket_through(self.interface, self.address, place[0]),
+                socket_factory=lambda place: bound_socket(self.interface, self.address, place[0]),
             )
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         return EgressSession(aiohttp.ClientSession(connector=connector, timeout=timeout), self.parent)

@@ -22,8 +22,8 @@ from agent.egress.http_sources import Answers, ask_all, through_tunnel
 from agent.egress.latency import measure_rtt_ms, steady
 from agent.egress.resolvers import resolvers_of
 from agent.egress.types import Location, SeenAddress
+from agent.net.active_interface import ActiveInterface
 from agent.net.route_query import interface_towards
-from agent.vpn.active_interface import ActiveInterface
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()

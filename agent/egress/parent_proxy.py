@@ -6,14 +6,12 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from yarl import URL
 
-from agent.config.credentials import Credentials, basic, read_credentials
-from agent.config.option_parsing import BadSetting
+from agent.config.credentials import basic
+from agent.config.settings import ParentProxy
 from model.endpoint import Endpoint
 
 TIMEOUT_S: Final = 2.0
@@ -21,24 +19,6 @@ NOWHERE: Final = Endpoint("127.0.0.1", 1)
 """What is asked for where no target is known: nothing is there, so that a proxy says at once that it cannot go there."""
 _HEAD_MAX_BYTES: Final = 8192
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r?\n)")
-
-
-@dataclass(frozen=True, slots=True)
-class ParentProxy:
-    """The HTTP proxy that an exit sends all traffic on to. `file` is where the credentials came from."""
-
-    place: Endpoint
-    credentials: Credentials | None = None
-    file: Path | None = None
-
-    def known(self) -> Credentials | None:
-        """The credentials as the file has them by now, so that nothing has to end when they change."""
-        if self.file is None:
-            return self.credentials
-        try:
-            return read_credentials("--parent-credentials", self.file)
-        except BadSetting:
-            return self.credentials
 
 
 def request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agent.config.option_parsing import is_literal
-from agent.net import dns_probe, host_lookup
+from agent.net import dns_client, host_lookup
+from model.endpoint import Endpoint
 
 TRIES = 2
 """Of every resolver: a question or its answer may be lost."""
@@ -43,11 +44,14 @@ class TunnelResolver(AbstractResolver):
         )
         if known:
             return known
-        kind = dns_probe.AAAA if family == socket.AF_INET6 else dns_probe.A
-        said = "there is no resolver"
+        kind = dns_client.AAAA if family == socket.AF_INET6 else dns_client.A
+        reason = "there is no resolver"
         for resolver in [*self._resolvers] * TRIES:
+            server = Endpoint(resolver, dns_client.PORT)
             try:
-                return await dns_probe.ask(resolver, host, kind, within_s=_WITHIN_S, interface=self._interface)
-            except dns_probe.DnsUnanswered as unanswered:
-                said = f"{resolver} {unanswered}"
-        raise OSError(f"{host} is not known: {said}")
+                answer = await dns_client.query(host, kind, server, interface=self._interface, waits_s=(_WITHIN_S,))
+            except dns_client.DnsError as error:
+                reason = f"{resolver}: {error}"
+            else:
+                return answer.addresses
+        raise OSError(f"{host} is not known: {reason}")

@@ -6,23 +6,21 @@ A zone of one's own answers any name in it. Two public ones have one name each, 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import dns.exception
-import dns.message
 import dns.name
-import dns.rdatatype
+from dns.rdatatype import RdataType
 
 from agent.config.option_parsing import BadSetting
 from agent.egress.types import Location, UnusableAnswer, read_address, read_country, read_text
-from agent.net.dns_query import look_up
+from agent.net.dns_client import TXT, A, DnsAnswer, DnsError, query
 from model.endpoint import Endpoint
 
 PUBLIC: Final = {
-    "whoami.akamai.net": dns.rdatatype.A,
-    "o-o.myaddr.l.google.com": dns.rdatatype.TXT,
+    "whoami.akamai.net": A,
+    "o-o.myaddr.l.google.com": TXT,
 }
 _LABEL_BYTES: Final = 8
 
@@ -52,15 +50,24 @@ def read_zone(option: str, text: str) -> str:
 async def reveal(zone: str, server: Endpoint, interface: str | None = None) -> ResolverSeen:
     """Who asks the zone when `server` is asked for a name in it, by `interface` if one is given. Raises Useless."""
     if zone in PUBLIC:
-        return read_asker(await look_up(zone, PUBLIC[zone], server, interface))
-    answer = await look_up(_fresh(zone), dns.rdatatype.TXT, server, interface)
+        return read_asker(await _ask(zone, PUBLIC[zone], server, interface))
+    answer = await _ask(_fresh(zone), TXT, server, interface)
     try:
         return read_asker(answer)
     except UnusableAnswer:
-        if answer.answer:
+        if answer.texts or answer.addresses:
             raise
     # a zone that has no text has addresses
-    return read_asker(await look_up(_fresh(zone), dns.rdatatype.A, server, interface))
+    return read_asker(await _ask(_fresh(zone), A, server, interface))
+
+
+async def _ask(name: str, kind: RdataType, server: Endpoint, interface: str | None) -> DnsAnswer:
+    try:
+        answer = await query(name, kind, server, interface=interface)
+        answer.raise_for_rcode()
+    except DnsError as error:
+        raise UnusableAnswer(str(error)) from error
+    return answer
 
 
 def _fresh(zone: str) -> str:
@@ -68,12 +75,12 @@ def _fresh(zone: str) -> str:
     return f"{secrets.token_hex(_LABEL_BYTES)}.{zone}"
 
 
-def read_asker(answer: dns.message.Message) -> ResolverSeen:
+def read_asker(answer: DnsAnswer) -> ResolverSeen:
     """The asker in an answer: an A or AAAA record, or text of which one word is an address. Raises Useless.
 
     Of the words `ip=`, `country=` and `network=` each is taken for what it says; a network may have blanks within one string.
     """
-    strings = list(_strings(answer))
+    strings = [*answer.texts, *answer.addresses]
     said = dict(each.split("=", 1) for each in strings if "=" in each)
     words = [said["ip"]] if "ip" in said else [word for each in strings for word in each.split()]
     for word in words:
@@ -85,13 +92,3 @@ def read_asker(answer: dns.message.Message) -> ResolverSeen:
             address, Location(country=read_country(said.get("country")), network=read_text(said.get("network")))
         )
     raise UnusableAnswer("it does not say who asked")
-
-
-def _strings(answer: dns.message.Message) -> Iterator[str]:
-    for records in answer.answer:
-        for record in records:
-            if record.rdtype in {dns.rdatatype.A, dns.rdatatype.AAAA}:
-                yield str(record.address)
-            elif record.rdtype == dns.rdatatype.TXT:
-                for string in record.strings:
-                    yield string.decode("ascii", errors="replace")

@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import os
 import resource
-import signal
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
-
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+from agent.net.processes import RunningProcess, end_with_parent
 
 
-class EnvoyProcess:
-    """A process and the news of its end. `status` is what Popen.returncode is, None for one that is not our child."""
-
-    def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.pid = pid
-        self.status: int | None = None
-        self.ended = asyncio.Event()
-        self._pidfd = pidfd
-        self._child = child
-        asyncio.get_running_loop().add_reader(pidfd, self._reap)
-
-    def _reap(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        if self._child is not None:
-            self.status = self._child.wait()
-        self.ended.set()
-
-    async def end(self, patience_s: float) -> None:
-        """SIGTERM, and SIGKILL when that takes longer than `patience_s`; returns when it is gone."""
-        for number, limit_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
-            if self.ended.is_set():
-                return
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    await self.ended.wait()
-
-
-def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) -> EnvoyProcess:
+def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) -> RunningProcess:
     """Start an Envoy in the state folder, its output appended to the folder's log. Raises OSError.
 
     It gets a session of its own: Ctrl-C on the terminal is the agent's to hear, which then ends Envoy in order.
@@ -66,10 +29,10 @@ def spawn(command: Sequence[str], folder: StateDir, *, ends_with_agent: bool) ->
             # one prctl and no Python besides, so that threads of this process cannot get in its way
             preexec_fn=end_with_parent if ends_with_agent else None,  # noqa: PLW1509
         )
-    return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
+    return RunningProcess(child.pid, os.pidfd_open(child.pid), child)
 
 
-def find_left(pid: int, folder: StateDir) -> EnvoyProcess | None:
+def find_left(pid: int, folder: StateDir) -> RunningProcess | None:
     """The Envoy of this state folder with that process id, if it still runs."""
     try:
         pidfd = os.pidfd_open(pid)
@@ -77,7 +40,7 @@ def find_left(pid: int, folder: StateDir) -> EnvoyProcess | None:
         return None
     # the pidfd is held before looking, so that what was looked at cannot be replaced by another of the same id
     if _is_envoy_of(pid, folder):
-        return EnvoyProcess(pid, pidfd, None)
+        return RunningProcess(pid, pidfd, None)
     os.close(pidfd)
     return None
 
@@ -95,8 +58,3 @@ def _is_envoy_of(pid: int, folder: StateDir) -> bool:
         return files.BOOTSTRAP.encode() in arguments and (process / "cwd").samefile(folder.path)
     except OSError:
         return False
-
-
-def end_with_parent() -> None:
-    """In the child: have the kernel end it when its parent dies, however that happens."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -29,8 +29,9 @@ from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.envoy.admin import Admin, AdminUnreachable
-from agent.envoy.process import EnvoyProcess, find_left, spawn
+from agent.envoy.process import find_left, spawn
 from agent.net.backoff import Backoff
+from agent.net.processes import RunningProcess
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -115,7 +116,7 @@ class EnvoySupervisor:
         self._session = session
         self._board = board
         self._backoff = Backoff(RESTART_BASE_S, RESTART_LIMIT_S)
-        self._process: EnvoyProcess | None = None
+        self._process: RunningProcess | None = None
         self.admin: Admin | None = None
         """Of the Envoy that runs, once it answered."""
 
@@ -176,7 +177,7 @@ class EnvoySupervisor:
 
     # -- beginning
 
-    async def _take_over(self) -> EnvoyProcess | None:
+    async def _take_over(self) -> RunningProcess | None:
         """The Envoy that an earlier agent left, if it may go on; otherwise it is ended."""
         try:
             record = json.loads(self._folder.read(files.ENVOY) or "{}")
@@ -192,7 +193,7 @@ class EnvoySupervisor:
         await left.end(STOP_S)
         return None
 
-    def _spawn(self) -> EnvoyProcess:
+    def _spawn(self) -> RunningProcess:
         self._folder.write(files.BOOTSTRAP, self._launch.bootstrap)
         self._folder.remove(files.ADMIN_ADDRESS)
         self._roll_log()
@@ -209,7 +210,7 @@ class EnvoySupervisor:
         if written.exists() and written.stat().st_size > _LOG_MAX_BYTES:
             written.replace(written.with_suffix(".log.1"))
 
-    async def _find_admin(self, process: EnvoyProcess) -> Admin:
+    async def _find_admin(self, process: RunningProcess) -> Admin:
         """Envoy's admin interface, once it answers. Raises _DiedEarly."""
         deadline_s = asyncio.get_running_loop().time() + _ADMIN_WITHIN_S
         while asyncio.get_running_loop().time() < deadline_s:
@@ -227,7 +228,7 @@ class EnvoySupervisor:
         await process.end(0)
         raise _DiedEarly
 
-    async def _become_live(self, process: EnvoyProcess, admin: Admin) -> None:
+    async def _become_live(self, process: RunningProcess, admin: Admin) -> None:
         """Wait until Envoy has its first configuration, or is gone."""
         while not process.ended.is_set():
             try:
@@ -241,7 +242,7 @@ class EnvoySupervisor:
 
     # -- end
 
-    def _note_start(self, process: EnvoyProcess, admin: Admin) -> None:
+    def _note_start(self, process: RunningProcess, admin: Admin) -> None:
         record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._launch.fingerprint}
         self._folder.write(files.ENVOY, json.dumps(record))
         self._board.update(starts=self._board.report.starts + 1)
@@ -252,7 +253,7 @@ class EnvoySupervisor:
         self._board.update(envoy=HealthState.DOWN)
         self._folder.remove(files.ENVOY)
 
-    def _judge_early_end(self, process: EnvoyProcess) -> None:
+    def _judge_early_end(self, process: RunningProcess) -> None:
         """Raises BootstrapRefused when the first Envoy ended by itself: the next would end in the same way."""
         if self._board.report.starts == 0 and process.status is not None and process.status > 0:
             raise BootstrapRefused(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import aiohttp
-from yarl import URL
 
-from agent.config.credentials import Credentials, basic
+from agent.config.credentials import basic
 from agent.config.option_parsing import plain_address
+from agent.config.settings import GluetunAccess
 from model.errors import ExitplaneError
 
 TIMEOUT_S: Final = 2.0
@@ -42,15 +42,6 @@ class GluetunStatus(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class GluetunAccess:
-    """Where its control API is, and what opens it: a key, credentials, or nothing."""
-
-    url: URL
-    key: str | None = field(default=None, repr=False)
-    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)

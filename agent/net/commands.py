@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from agent.envoy.process import EnvoyProcess, end_with_parent
 from model.errors import ExitplaneError
 
 TIMEOUT_S: Final = 10.0
@@ -26,7 +22,7 @@ class CommandFailed(ExitplaneError):
 
 async def run(*argv: str, text: str = "", timeout_s: float = TIMEOUT_S) -> str:
     """What a command writes to its output, given `text` as its input. Raises CommandFailed, which does not show `text`."""
-    given = _filled_pipe(text)
+    given = filled_pipe(text)
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
@@ -51,32 +47,7 @@ async def run(*argv: str, text: str = "", timeout_s: float = TIMEOUT_S) -> str:
     return output.decode(errors="replace")
 
 
-def start_child(
-    command: Sequence[str], folder: Path, log_name: str, text: str = "", environment: Mapping[str, str] | None = None
-) -> EnvoyProcess:
-    """Start a program that ends with the agent, in `folder`, with its output in the file `log_name`. Raises OSError.
-
-    `text` is its input: what is secret need not stand in a file.
-    """
-    given = _filled_pipe(text)
-    try:
-        with (folder / log_name).open("wb") as log_file:
-            child = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=given,
-                stdout=log_file,
-                stderr=log_file,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-                preexec_fn=end_with_parent,  # noqa: PLW1509  # one prctl and no Python besides
-            )
-    finally:
-        os.close(given)
-    return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
-
-
-def _filled_pipe(text: str) -> int:
+def filled_pipe(text: str) -> int:
     """The readable end of a pipe that holds `text` and is closed behind it: /dev/stdin can be opened, as a socket's cannot."""
     reading, writing = os.pipe()
     try:

@@ -14,12 +14,23 @@ from typing import Final
 from dns.rdatatype import RdataType
 
 from agent.config.option_parsing import is_literal, plain_address
-from agent.net import dns_probe
-from agent.vpn.errors import NameUnknown
+from agent.net import dns_client
+from model.endpoint import Endpoint
+from model.errors import ExitplaneError
 
 HOSTS: Final = Path("/etc/hosts")
 RESOLVERS: Final = Path("/etc/resolv.conf")
 _WITHIN_S: Final = 3.0
+
+
+class NameUnknown(ExitplaneError):
+    """A name cannot be resolved without asking somebody outside the tunnel. `for_good`: nobody who may be asked will ever know."""
+
+    code = "name_unknown"
+
+    def __init__(self, message: str, *, hint: str, for_good: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.for_good = for_good
 
 
 async def resolve(host: str) -> tuple[str, ...]:
@@ -34,7 +45,7 @@ async def resolve(host: str) -> tuple[str, ...]:
     if not resolvers:
         what = f"{host!r} is not in {HOSTS}, and a resolver outside must not be asked"
         raise NameUnknown(what, hint=hint, for_good=True)
-    addresses = [each for kind in (dns_probe.A, dns_probe.AAAA) for each in await _ask(resolvers[0], host, kind)]
+    addresses = [each for kind in (dns_client.A, dns_client.AAAA) for each in await _ask(resolvers[0], host, kind)]
     if not addresses:
         raise NameUnknown(f"{host!r} is not known to {HOSTS} nor to the resolver {resolvers[0]}", hint=hint)
     return tuple(dict.fromkeys(addresses))
@@ -56,11 +67,12 @@ def loopback_resolvers(text: str) -> Iterator[str]:
                 yield address
 
 
-async def _ask(resolver: str, host: str, kind: RdataType) -> list[str]:
+async def _ask(resolver: str, host: str, kind: RdataType) -> tuple[str, ...]:
     try:
-        return await dns_probe.ask(resolver, host, kind, within_s=_WITHIN_S)
-    except dns_probe.DnsUnanswered:
-        return []
+        answer = await dns_client.query(host, kind, Endpoint(resolver, dns_client.PORT), waits_s=(_WITHIN_S,))
+    except dns_client.DnsError:
+        return ()
+    return answer.addresses
 
 
 def read(path: Path) -> str:

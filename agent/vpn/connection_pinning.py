@@ -20,7 +20,7 @@ from agent.vpn.slots import InterfaceSlot
 
 log = structlog.get_logger()
 
-TABLE: Final = "exitplane_lanes"
+TABLE: Final = "exitplane_pinning"
 REMOVAL: Final = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 """Nothing there is fine."""
 _FIRST_MARK: Final = 0x45510000
@@ -29,8 +29,8 @@ _TOGETHER: Final = 100
 
 
 def render(marks: Mapping[InterfaceSlot, int], staying: InterfaceSlot | None = None) -> str:
-    """The table, as `nft -f` reads it: each lane's connections by their mark, and whose stay though the way of all is another."""
-    notes = "".join(f'    oifname "{lane.interface}" ct mark set {mark:#x}\n' for lane, mark in marks.items())
+    """The table, as `nft -f` reads it: each slot's connections by their mark, and whose stay though the way of all is another."""
+    notes = "".join(f'    oifname "{slot.interface}" ct mark set {mark:#x}\n' for slot, mark in marks.items())
     stays = "" if staying is None else f"    ct mark {marks[staying]:#x} meta mark set {staying.mark:#x}\n"
     return (
         f"{REMOVAL}table inet {TABLE} {{\n"
@@ -49,16 +49,16 @@ class ConnectionPinning:
         self._left: list[str] = []
         """Filters of ss(8) for connections that began by the old tunnel."""
 
-    async def begin(self, lane: InterfaceSlot, before: ActiveTunnel | None = None) -> None:
-        """From now on they begin by this lane, those of another lane stay there; `before` is the tunnel that is up on that."""
-        others = [each for each in self._marks if each != lane]
-        self._marks = {**{each: self._marks[each] for each in others}, lane: next(self._numbers)}
+    async def begin(self, slot: InterfaceSlot, before: ActiveTunnel | None = None) -> None:
+        """From now on they begin by this slot, those of another slot stay there; `before` is the tunnel that is up on that."""
+        others = [each for each in self._marks if each != slot]
+        self._marks = {**{each: self._marks[each] for each in others}, slot: next(self._numbers)}
         await _apply(render(self._marks, others[0] if others else None))
         self._left = [] if before is None else await _open_from(before.addresses)
 
-    async def leave(self, lane: InterfaceSlot) -> None:
-        """End those that stayed on a lane whose tunnel is to be taken down: they would hang where they can learn of no end."""
-        if self._marks.pop(lane, None) is None:
+    async def leave(self, slot: InterfaceSlot) -> None:
+        """End those that stayed on a slot whose tunnel is to be taken down: they would hang where they can learn of no end."""
+        if self._marks.pop(slot, None) is None:
             return  # nothing began there, or it was left before
         left, self._left = self._left, []
         for begin in range(0, len(left), _TOGETHER):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,23 +12,21 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.config.status import StatusBoard
+from agent.net.active_interface import ActiveInterface
 from agent.net.commands import CommandFailed
 from agent.vpn import policy_routing
-from agent.vpn.active_interface import ActiveInterface
 from agent.vpn.connection_pinning import ConnectionPinning
-from agent.vpn.driver import ActiveTunnel, TunnelDriver
+from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.kill_switch import KillSwitch
-from agent.vpn.openvpn.openvpn import OpenVpnDriver
-from agent.vpn.requirements import require
+from agent.vpn.registry import driver_of
+from agent.vpn.requirements import NFT, require, require_for
 from agent.vpn.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
-from agent.vpn.servers import OpenVpnServer, Server, WireGuardServer
-from agent.vpn.slots import InterfaceSlot, lanes_of
+from agent.vpn.slots import InterfaceSlot, slots_of
 from agent.vpn.tunnel_health import HealthProbe, checks_of
 from agent.vpn.tunnel_supervisor import DEFAULT_PACE, RetryPace, TunnelSupervisor
 from agent.vpn.verification import Look, verify, with_tunnel
-from agent.vpn.wireguard.wireguard import Resolve, WireGuardDriver
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -72,16 +70,16 @@ class ManagedTunnel:
         self._begun = False
         if exit_.servers:
             assert exit_.tunnel_interface is not None
-            self._lanes = lanes_of(exit_.tunnel_interface)
-            drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelSupervisor(drivers, self._lanes, board, self._carry, pace)
+            self._slots = slots_of(exit_.tunnel_interface)
+            drivers = [driver_of(each).make(each, folder, self.guard.resolve) for each in exit_.servers]
+            self.keeper = TunnelSupervisor(drivers, self._slots, board, self._carry, pace)
 
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
-        require(programs(self._exit))
+        require_for(self._exit)
         if self.keeper is not None:
-            for lane in self._lanes:
-                await policy_routing.remove_interface(lane.interface)  # what a killed agent left
+            for slot in self._slots:
+                await policy_routing.remove_interface(slot.interface)  # what a killed agent left
         self._begun = True
         await self.guard.admit()
         if self.keeper is not None:
@@ -117,10 +115,10 @@ class ManagedTunnel:
         assert self.keeper is not None
         seen, drained = None, False
 
-        async def prepare(line: ActiveTunnel, lane: InterfaceSlot) -> None:
+        async def prepare(line: ActiveTunnel, slot: InterfaceSlot) -> None:
             nonlocal seen, drained
             resolvers = self._resolvers_of(line)
-            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), country, look)
+            seen = await verify(with_tunnel(self._exit, slot.interface, resolvers), country, look)
             if resolvers != self.course.resolvers:
                 self._board.update(resting="it takes another server")
                 await drain()
@@ -146,41 +144,41 @@ class ManagedTunnel:
             await self.keeper.stop()
             await self._connections.forget()
             try:
-                await policy_routing.remove(self._lanes)
+                await policy_routing.remove(self._slots)
             except CommandFailed as error:
                 log.warning("tunnel.routes_left", reason=str(error))
         if self._exit.kill_switch:
             log.info("kill_switch.stays", hint="`exitplane agent --open-kill-switch` opens it")
 
-    async def _carry(self, line: ActiveTunnel, lane: InterfaceSlot) -> None:
+    async def _carry(self, line: ActiveTunnel, slot: InterfaceSlot) -> None:
         """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
         resolvers = self._resolvers_of(line)
-        if lane.interface == self.course.interface:
-            await self._connections.begin(lane)
-            await policy_routing.lead_into(lane.interface, line.networks)
+        if slot.interface == self.course.interface:
+            await self._connections.begin(slot)
+            await policy_routing.lead_into(slot.interface, line.networks)
             self.course.resolvers = resolvers
         else:
             async with self.course.still:
                 await self._hold_old(line)
-                await self._connections.begin(lane, self._line)
-                await policy_routing.lead_into(lane.interface, line.networks)
-                self.course.interface, self.course.resolvers = lane.interface, resolvers
+                await self._connections.begin(slot, self._line)
+                await policy_routing.lead_into(slot.interface, line.networks)
+                self.course.interface, self.course.resolvers = slot.interface, resolvers
         self._line = line
-        self._probe.forget()
+        self._probe.reset()
         await self._on_resolvers(resolvers)
 
     async def _hold_old(self, new: ActiveTunnel) -> None:
         """What comes from the old tunnel's addresses goes by it, as long as it is there."""
         old = self._line
-        for lane in self._lanes:
-            if old is not None and lane.interface == self.course.interface:
-                await policy_routing.hold(lane, set(old.addresses) - set(new.addresses))
+        for slot in self._slots:
+            if old is not None and slot.interface == self.course.interface:
+                await policy_routing.hold(slot, set(old.addresses) - set(new.addresses))
 
     async def _leave_others(self) -> None:
         """What began by a tunnel that carries clients no longer may go on no longer."""
-        for lane in self._lanes:
-            if lane.interface != self.course.interface:
-                await self._connections.leave(lane)
+        for slot in self._slots:
+            if slot.interface != self.course.interface:
+                await self._connections.leave(slot)
         try:
             await policy_routing.let_go()
         except CommandFailed as error:
@@ -193,28 +191,7 @@ class ManagedTunnel:
         return resolvers
 
 
-def driver_of(server: Server, folder: Path, resolve: Resolve) -> TunnelDriver:
-    """What brings up the tunnel to a server."""
-    match server:
-        case WireGuardServer(file):
-            return WireGuardDriver(file, folder, resolve)
-        case OpenVpnServer(file, remote, credentials):
-            return OpenVpnDriver(file, remote, credentials, folder, resolve)
-
-
-def programs(exit_: ExitSettings) -> Iterator[str]:
-    """What has to be installed."""
-    if exit_.kill_switch:
-        yield "nft"
-    if exit_.servers:
-        yield "ip"
-    if any(isinstance(each, WireGuardServer) for each in exit_.servers):
-        yield "wg"
-    if any(isinstance(each, OpenVpnServer) for each in exit_.servers):
-        yield "openvpn"
-
-
 async def open_kill_switch() -> None:
     """Remove the kill switch that an agent left in this namespace. Raises ExitplaneError."""
-    require(["nft"])
+    require(NFT)
     await nftables.open_()

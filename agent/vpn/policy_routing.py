@@ -1,8 +1,8 @@
 """Routes of a namespace whose one way out is a tunnel (ip-rule(8)).
 
     5248  from OLD TUNNEL        5255/6   what began by the tunnel that was left a moment ago, if its address is another
-    5249  by FIRST LANE          5255     what is bound to a tunnel's interface, or began on it and stays there
-    5250  by SECOND LANE         5256     while another carries clients (agent.vpn.connection_pinning)
+    5249  by FIRST SLOT          5255     what is bound to a tunnel's interface, or began on it and stays there
+    5250  by SECOND SLOT         5256     while another carries clients (agent.vpn.connection_pinning)
     5251  to PROVIDER            main     the tunnel's own packets
     5252  to CONTROL PLANE       main     heartbeats, configuration, traces
     5253  from OWN ADDRESS       main     answers to gateways leave where their questions came in
@@ -33,7 +33,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 TABLE: Final = 5253
 EVERYTHING: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-_FROM_OLD, _FIRST_LANE, _TO_PROVIDER, _TO_CONTROL, _FROM_OWN, _ALL = 5248, 5249, 5251, 5252, 5253, 5254
+_FROM_OLD, _FIRST_SLOT, _TO_PROVIDER, _TO_CONTROL, _FROM_OWN, _ALL = 5248, 5249, 5251, 5252, 5253, 5254
 _LAST_METRIC: Final = 4_278_198_272
 _KINDS: Final = frozenset({"wireguard", "tun", "ovpn", "ovpn-dco"})
 _SYSCTL: Final = Path("/proc/sys/net/ipv6/conf")
@@ -51,12 +51,12 @@ class BypassAddresses:
     control: frozenset[str] = frozenset()
 
 
-async def lay(around: BypassAddresses, lanes: Sequence[InterfaceSlot], *, anew: bool = True) -> None:
-    """Set the rules; the lanes' interfaces are there or not. Raises CommandFailed.
+async def lay(around: BypassAddresses, slots: Sequence[InterfaceSlot], *, anew: bool = True) -> None:
+    """Set the rules; the slots' interfaces are there or not. Raises CommandFailed.
 
     Unless `anew`, those that never change are left, so that what goes through a tunnel finds its way all the while.
     """
-    own = _addresses(json.loads(await run("ip", "-json", "address", "show")), {lane.interface for lane in lanes})
+    own = _addresses(json.loads(await run("ip", "-json", "address", "show")), {slot.interface for slot in slots})
     for version in _versions():
         there = await _ours(version)
         steady = set() if anew else {each for each in there if each < _TO_PROVIDER or each == _ALL}
@@ -65,32 +65,32 @@ async def lay(around: BypassAddresses, lanes: Sequence[InterfaceSlot], *, anew: 
         lines += [f"rule add pref {_TO_CONTROL} to {each} lookup main" for each in _of(version, around.control)]
         lines += [f"rule add pref {_FROM_OWN} from {each} lookup main" for each in _of(version, own)]
         if not steady:
-            lines += _steady(lanes)
+            lines += _steady(slots)
         await _batch(version, lines)
 
 
-def _steady(lanes: Sequence[InterfaceSlot]) -> Iterator[str]:
-    for priority, lane in enumerate(lanes, _FIRST_LANE):
-        yield f"rule add pref {priority} oif {lane.interface} lookup {lane.table}"
-        yield f"rule add pref {priority} fwmark {lane.mark:#x} lookup {lane.table}"
+def _steady(slots: Sequence[InterfaceSlot]) -> Iterator[str]:
+    for priority, slot in enumerate(slots, _FIRST_SLOT):
+        yield f"rule add pref {priority} oif {slot.interface} lookup {slot.table}"
+        yield f"rule add pref {priority} fwmark {slot.mark:#x} lookup {slot.table}"
     yield f"route replace unreachable default metric {_LAST_METRIC} table {TABLE}"
     yield f"rule add pref {_ALL} lookup {TABLE}"
 
 
-async def pave(lane: InterfaceSlot, networks: Iterable[Network]) -> None:
-    """Have a lane carry what goes to these networks of what is bound to its interface. Raises CommandFailed."""
-    _loosen(lane.interface)
-    await _lead(lane.interface, lane.table, networks)
+async def pave(slot: InterfaceSlot, networks: Iterable[Network]) -> None:
+    """Have a slot carry what goes to these networks of what is bound to its interface. Raises CommandFailed."""
+    _loosen(slot.interface)
+    await _lead(slot.interface, slot.table, networks)
 
 
-async def hold(lane: InterfaceSlot, addresses: Iterable[str]) -> None:
+async def hold(slot: InterfaceSlot, addresses: Iterable[str]) -> None:
     """Have what comes from these addresses of a tunnel go by it, until it is let go. Raises CommandFailed.
 
     A connection that is being made has an address before it has a route: the two would be of different tunnels.
     """
     wanted = list(addresses)
-    for version in _versions(lane.interface):
-        lines = [f"rule add pref {_FROM_OLD} from {each} lookup {lane.table}" for each in _of(version, wanted)]
+    for version in _versions(slot.interface):
+        lines = [f"rule add pref {_FROM_OLD} from {each} lookup {slot.table}" for each in _of(version, wanted)]
         await _batch(version, lines)
 
 
@@ -120,11 +120,11 @@ async def _lead(interface: str, table: int, networks: Iterable[Network]) -> None
         await _batch(version, lines)
 
 
-async def remove(lanes: Sequence[InterfaceSlot]) -> None:
+async def remove(slots: Sequence[InterfaceSlot]) -> None:
     """Remove rules and routes; nothing there is fine. Raises CommandFailed."""
     for version in _versions():
         lines = [f"rule del pref {priority}" for priority in await _ours(version)]
-        tables = (TABLE, *(lane.table for lane in lanes))
+        tables = (TABLE, *(slot.table for slot in slots))
         lines += [f"route flush table {table}" for table in tables if await _routes(version, table)]
         await _batch(version, lines)
 

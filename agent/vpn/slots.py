@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from agent.vpn.tunnel_health import INTERFACE_NAME_MAX
+from agent.net.interfaces import INTERFACE_NAME_MAX
 
 _SECOND: Final = "-b"
 _OTHERWISE: Final = "-c"
@@ -15,7 +15,7 @@ _OTHERWISE: Final = "-c"
 class InterfaceSlot:
     """An interface, the routing table of what goes by it alone, and the mark of packets that do.
 
-    `suffix` tells its files from the other lane's.
+    `suffix` tells its files from the other slot's.
     """
 
     interface: str
@@ -24,8 +24,8 @@ class InterfaceSlot:
     suffix: str = ""
 
 
-def lanes_of(interface: str) -> tuple[InterfaceSlot, InterfaceSlot]:
-    """The lane of `--tunnel-interface`, which is taken first, and the one beside it."""
+def slots_of(interface: str) -> tuple[InterfaceSlot, InterfaceSlot]:
+    """The slot of `--tunnel-interface`, which is taken first, and the one beside it."""
     return InterfaceSlot(interface, 5255, 0x4551), InterfaceSlot(_second(interface), 5256, 0x4552, _SECOND)
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from agent.config.status import HealthState, StatusBoard
 from agent.egress.parent_proxy import parent_trouble
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.tunnel_state import gluetun_trouble
+from agent.net.interfaces import bound_socket, interface_trouble
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -27,11 +25,6 @@ log = structlog.get_logger()
 PERIOD_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
 NOT_WATCHED: Final = "not watched"
-_SIOCGIFFLAGS: Final = 0x8913
-_IFF_UP: Final = 0x1
-_IFF_RUNNING: Final = 0x40
-INTERFACE_NAME_MAX: Final = 15
-"""Bytes of an interface's name (IFNAMSIZ without the final zero)."""
 
 Probe: TypeAlias = Callable[[], Awaitable[str | None]]
 """Looks once; gives what is wrong, in words that stay the same while it is, or None."""
@@ -112,31 +105,6 @@ def checks_of(exit_: ExitSettings, by: Callable[[], str | None] | None = None) -
     return checks
 
 
-async def interface_trouble(name: str) -> str | None:
-    """What is wrong with a network interface of this namespace.
-
-    Asked of the kernel by ioctl, not read in /sys, which may show another namespace's. RUNNING stands for an
-    operational state of `up` or, as tun and WireGuard devices have it, `unknown`.
-    """
-    request = struct.pack("16sH14x", name.encode()[:INTERFACE_NAME_MAX], 0)
-    try:
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
-            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, request)
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            return f"interface {name}: {error.strerror}"
-        return f"interface {name} is not there"
-    (flags,) = struct.unpack_from("H", answer, 16)
-    return flags_trouble(name, flags)
-
-
-def flags_trouble(name: str, flags: int) -> str | None:
-    """What an interface's flags (netdevice(7)) say."""
-    if not flags & _IFF_UP:
-        return f"interface {name} is down"
-    return None if flags & _IFF_RUNNING else f"interface {name} has no carrier"
-
-
 async def target_trouble(target: Endpoint, interface: str | None, source: str | None) -> str | None:
     """What keeps a TCP connection to `target` (an IP address) from being made within a second.
 
@@ -144,7 +112,7 @@ async def target_trouble(target: Endpoint, interface: str | None, source: str | 
     """
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     try:
-        with closing(socket_through(interface, source, family)) as dialled:
+        with closing(bound_socket(interface, source, family)) as dialled:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await asyncio.get_running_loop().sock_connect(dialled, (target.host, target.port))
     except TimeoutError:
@@ -152,23 +120,6 @@ async def target_trouble(target: Endpoint, interface: str | None, source: str | 
     except OSError as error:
         return f"{target} cannot be reached through the tunnel ({_words(error)})"
     return None
-
-
-def socket_through(
-    interface: str | None, source: str | None, family: int, kind: socket.SocketKind = socket.SOCK_STREAM
-) -> socket.socket:
-    """A socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
-    made = socket.socket(family, kind)
-    try:
-        made.setblocking(False)
-        if interface is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-        if source is not None:
-            made.bind((source, 0))
-    except OSError:
-        made.close()
-        raise
-    return made
 
 
 def _words(error: OSError) -> str:

@@ -12,8 +12,9 @@ import structlog
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.net.backoff import Backoff
 from agent.net.commands import CommandFailed
+from agent.net.host_lookup import NameUnknown
 from agent.vpn.driver import ActiveTunnel, TunnelDriver
-from agent.vpn.errors import NameUnknown, NotEquipped, TunnelFailed
+from agent.vpn.errors import NotEquipped, TunnelFailed
 from agent.vpn.slots import InterfaceSlot
 from model.errors import ExitplaneError
 
@@ -25,7 +26,7 @@ _STABLE_S: Final = 60.0
 _FAILURES: Final = (TunnelFailed, NameUnknown, NotEquipped, CommandFailed)
 
 OnUp: TypeAlias = Callable[[ActiveTunnel, InterfaceSlot], Awaitable[None]]
-"""Has clients go by the tunnel that is up on a lane."""
+"""Has clients go by the tunnel that is up on a slot."""
 Wish: TypeAlias = asyncio.Future[str]
 """To take another server; its result is the server that is in use then."""
 
@@ -35,7 +36,7 @@ class StandbyTunnel:
     """A tunnel that is up beside the one that carries clients, and verified; `taken` is done when it carries them."""
 
     number: int
-    lane: InterfaceSlot
+    slot: InterfaceSlot
     line: ActiveTunnel
     taken: asyncio.Future[None]
 
@@ -62,7 +63,7 @@ DEFAULT_PACE: Final = RetryPace()
 class TunnelSupervisor:
     """`drivers` are the servers, in the order in which they are taken. `on_up` is awaited whenever a tunnel is to be used.
 
-    Of the two `lanes` it uses one, and the other while it takes another server.
+    Of the two `slots` it uses one, and the other while it takes another server.
 
     What it knows is its `look`, a probe that a TunnelWatch takes as its first check; deaths it puts up on the board itself.
     """
@@ -70,14 +71,14 @@ class TunnelSupervisor:
     def __init__(
         self,
         drivers: Sequence[TunnelDriver],
-        lanes: tuple[InterfaceSlot, InterfaceSlot],
+        slots: tuple[InterfaceSlot, InterfaceSlot],
         board: StatusBoard,
         on_up: OnUp,
         pace: RetryPace = DEFAULT_PACE,
     ) -> None:
         self._drivers = drivers
-        self._lanes = lanes
-        self._lane = lanes[0]
+        self._slots = slots
+        self._slot = slots[0]
         self._line: ActiveTunnel | None = None
         """What carries clients."""
         self._board = board
@@ -134,14 +135,14 @@ class TunnelSupervisor:
             if number is None:
                 raise TunnelFailed("there is no other server", hint="name another with --tunnel")
             self._tried = number
-            driver, lane = self._drivers[number], self._lanes[self._lane == self._lanes[0]]
+            driver, slot = self._drivers[number], self._slots[self._slot == self._slots[0]]
             try:
                 await driver.down()
-                line = await driver.up(lane)
-                await verify(line, lane)
-                await self._offer(StandbyTunnel(number, lane, line, asyncio.get_running_loop().create_future()))
+                line = await driver.up(slot)
+                await verify(line, slot)
+                await self._offer(StandbyTunnel(number, slot, line, asyncio.get_running_loop().create_future()))
                 self._tried = None
-                log.info("tunnel.taken", server=line.server, interface=lane.interface)
+                log.info("tunnel.taken", server=line.server, interface=slot.interface)
                 await clear()
             finally:
                 for left in (each for each in self._drivers if each is not self._drivers[self._current]):
@@ -205,8 +206,8 @@ class TunnelSupervisor:
     async def _up(self) -> ActiveTunnel:
         driver = self._drivers[self._current]
         await driver.down()  # what a killed agent left
-        line = await driver.up(self._lane)
-        await self._on_up(line, self._lane)
+        line = await driver.up(self._slot)
+        await self._on_up(line, self._slot)
         log.info("tunnel.brought_up", server=line.server, resolvers=list(line.resolvers))
         self._line, self._trouble = line, None
         return line
@@ -216,12 +217,12 @@ class TunnelSupervisor:
         candidate, self._candidate = self._candidate, None
         if candidate is None or candidate.taken.done():
             return False
-        before = self._current, self._lane
-        self._current, self._lane = candidate.number, candidate.lane
+        before = self._current, self._slot
+        self._current, self._slot = candidate.number, candidate.slot
         try:
-            await self._on_up(candidate.line, candidate.lane)
+            await self._on_up(candidate.line, candidate.slot)
         except _FAILURES as failure:
-            self._current, self._lane = before
+            self._current, self._slot = before
             await self._carry_on()
             if not candidate.taken.done():
                 candidate.taken.set_exception(failure)
@@ -235,7 +236,7 @@ class TunnelSupervisor:
         """Use the tunnel again that was used before."""
         if self._line is not None:
             try:
-                await self._on_up(self._line, self._lane)
+                await self._on_up(self._line, self._slot)
             except _FAILURES as failure:
                 log.warning("tunnel.not_taken_again", server=self.server, reason=str(failure))
 

@@ -9,14 +9,13 @@ from typing import Final
 
 from agent.config.settings import ExitSettings
 from agent.config.status import Observation
-from agent.net import dns_probe
 from agent.vpn.errors import TunnelFailed
+from agent.vpn.resolver_probe import resolver_answers, unanswered
 from agent.vpn.tunnel_health import target_trouble
 
 WITHIN_S: Final = 30.0
 """How long it may take until everything that is asked through it answers."""
 _AGAIN_S: Final = 0.5
-_RESOLVER_WITHIN_S: Final = 1.0
 _STAYS: Final = "the old server stays; see that the files of --tunnel are of servers in the pool's country"
 
 Look = Callable[[ExitSettings], Awaitable[Observation]]
@@ -43,15 +42,10 @@ async def verify(exit_: ExitSettings, country: str | None, look: Look | None) ->
 async def _mute(exit_: ExitSettings) -> str | None:
     """What does not answer through the tunnel."""
     for resolver in exit_.resolvers:
-        try:
-            await dns_probe.ask(
-                resolver, ".", dns_probe.NS, within_s=_RESOLVER_WITHIN_S, interface=exit_.tunnel_interface
-            )
-        except dns_probe.DnsUnanswered:
-            continue
-        break
+        if await resolver_answers(resolver, exit_.tunnel_interface):
+            break
     else:
-        return f"the resolver {exit_.resolvers[0]} does not answer through the tunnel"
+        return unanswered(exit_.resolvers[0])
     return None if exit_.probe is None else await target_trouble(exit_.probe, exit_.tunnel_interface, None)
 
 

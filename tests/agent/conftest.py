@@ -39,11 +39,11 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What answers on loopback may take as long as a busy machine needs; tests of silence set bounds of their own."""
     for name in (
         *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._BRIEFLY_S", "egress.latency._EACH_S"),
-        *("egress.latency._ALL_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
+        *("egress.latency._ALL_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_client._TCP_S"),
         *("service.LAST_WORD_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
     ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
-    monkeypatch.setattr("agent.net.dns_query.WAITS_S", (PATIENCE_S, PATIENCE_S))
+    monkeypatch.setattr("agent.net.dns_client.WAITS_S", (PATIENCE_S, PATIENCE_S))
     for name in ("envoy.admin._TIMEOUT", "control.heartbeat.TIMEOUT"):
         monkeypatch.setattr(f"agent.{name}", aiohttp.ClientTimeout(total=PATIENCE_S))
 

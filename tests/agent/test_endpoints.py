@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.config.option_parsing import BadSetting, read_address, read_endpoint, read_locality
+from agent.config.option_parsing import BadSetting, parse_api, read_address, read_endpoint, read_locality
 from agent.config.settings import read_token
-from agent.control.api_client import parse_api
 from model.endpoint import Endpoint
 
 

@@ -10,11 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.config.option_parsing import BadSetting
+from agent.config.option_parsing import BadSetting, parse_api
 from agent.config.settings import ExitSettings
 from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control import enrolment as enrolments
-from agent.control.api_client import ApiClient, RefusedByApi, parse_api
+from agent.control.api_client import ApiClient, RefusedByApi
 from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint

@@ -9,10 +9,10 @@ import pytest
 from yarl import URL
 
 from agent.config.credentials import Credentials
+from agent.config.settings import GluetunAccess
 from agent.gluetun.client import (
     BODY_MAX_BYTES,
     BadGluetunAnswer,
-    GluetunAccess,
     GluetunClient,
     GluetunSilent,
     GluetunStatus,

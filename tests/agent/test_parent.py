@@ -11,14 +11,13 @@ from yarl import URL
 
 from agent.config.credentials import Credentials, read_credentials, read_key
 from agent.config.option_parsing import BadSetting
-from agent.config.settings import AgentSettings, ExitSettings
+from agent.config.settings import AgentSettings, ExitSettings, GluetunAccess, ParentProxy
 from agent.config.status import HealthState, StatusBoard
 from agent.control.enrolment import _placed
 from agent.egress.observer import Observer
-from agent.egress.parent_proxy import ParentProxy, parent_trouble
-from agent.gluetun.client import GluetunAccess
+from agent.egress.parent_proxy import parent_trouble
+from agent.options import ExitOptions, read_exit
 from agent.vpn.tunnel_health import TunnelMonitor, checks_of
-from cli.agent import _read_exit
 from model.endpoint import Endpoint
 from model.world import Role
 from tests.gluetun import GluetunStandIn as StandIn
@@ -186,16 +185,13 @@ def test_a_file_of_anything_else_is_refused(tmp_path, text):
 
 
 def options(**given):
-    names = ("--pool", "--address", "--port", "--bind-address", "--egress-address", "--tunnel-interface", "--probe")
-    names += ("--observe", "--host-address", "--parent", "--parent-credentials")
-    names += ("--gluetun", "--gluetun-key-file", "--gluetun-credentials")
-    return dict.fromkeys(names) | {"--pool": "us", "--address": "192.0.2.3", "--port": 8443} | given
+    return ExitOptions(pool="us", address="192.0.2.3", port=8443, **given)
 
 
 def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
-    given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
-    exit_ = _read_exit(Role.EXIT, options(**given))
+    given = {"parent": "127.0.0.1:8888", "parent_credentials": path, "gluetun": "http://127.0.0.1:8000"}
+    exit_ = read_exit(Role.EXIT, options(**given))
     assert exit_.parent == ParentProxy(Endpoint("127.0.0.1", 8888), KNOWN, path)
     assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
@@ -205,21 +201,21 @@ def test_options_say_where_the_parent_is_and_what_opens_it(tmp_path):
 
 
 def test_an_exit_without_a_parent_says_nothing_of_one(tmp_path):
-    exit_ = _read_exit(Role.EXIT, options())
+    exit_ = read_exit(Role.EXIT, options())
     assert "parent" not in json.dumps(_placed(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)))
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        {"--parent": "127.0.0.1"},
-        {"--parent-credentials": "x"},
-        {"--gluetun": "ftp://x"},
-        {"--gluetun-key-file": "x"},
-        {"--gluetun-credentials": "x"},
-        {"--gluetun": "http://127.0.0.1:8000", "--gluetun-key-file": "x", "--gluetun-credentials": "x"},
+        {"parent": "127.0.0.1"},
+        {"parent_credentials": "x"},
+        {"gluetun": "ftp://x"},
+        {"gluetun_key_file": "x"},
+        {"gluetun_credentials": "x"},
+        {"gluetun": "http://127.0.0.1:8000", "gluetun_key_file": "x", "gluetun_credentials": "x"},
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(given):
     with pytest.raises(BadSetting):
-        _read_exit(Role.EXIT, options(**given))
+        read_exit(Role.EXIT, options(**given))

@@ -9,14 +9,8 @@ from structlog.testing import capture_logs
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.vpn.tunnel_health import (
-    HealthProbe,
-    TunnelMonitor,
-    checks_of,
-    flags_trouble,
-    interface_trouble,
-    target_trouble,
-)
+from agent.net.interfaces import flags_trouble, interface_trouble
+from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, checks_of, target_trouble
 from model.endpoint import Endpoint
 from tests.tasks import running
 

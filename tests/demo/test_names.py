@@ -7,9 +7,9 @@ import dns.message
 import dns.rcode
 import pytest
 
-from agent.egress.types import Location, UnusableAnswer
+from agent.egress.types import Location
 from agent.egress.whoami_dns import ResolverSeen, reveal
-from agent.net.dns_query import look_up
+from agent.net.dns_client import DnsErrorCode, query
 from demo import name_servers
 from demo.geo_map import GeoMap
 from demo.name_servers import ZONE, serve_names
@@ -46,20 +46,21 @@ async def test_who_asks_the_authority_himself_is_revealed_without_a_country(port
 
 
 async def test_names_have_addresses_and_of_other_kinds_nothing(port):
-    found = await look_up("page.internet.test", "A", Endpoint(US, port))
-    assert [record.address for record in found.answer[0]] == ["203.0.113.2"]
-    assert (await look_up("page.internet.test", "AAAA", Endpoint(US, port))).answer == []
-    found = await look_up(f"x.{ZONE}", "A", Endpoint(JP, port))
-    assert [record.address for record in found.answer[0]] == [JP]
+    found = await query("page.internet.test", "A", Endpoint(US, port))
+    assert found.addresses == ("203.0.113.2",)
+    assert (await query("page.internet.test", "AAAA", Endpoint(US, port))).addresses == ()
+    found = await query(f"x.{ZONE}", "A", Endpoint(JP, port))
+    assert found.addresses == (JP,)
 
 
 async def test_what_nobody_knows_is_no_name(port):
-    with pytest.raises(UnusableAnswer, match="no such name"):
-        await look_up("page.example.net", "A", Endpoint(US, port))
+    answer = await query("page.example.net", "A", Endpoint(US, port))
+    with pytest.raises(DnsErrorCode, match="no such name"):
+        answer.raise_for_rcode()
 
 
 async def test_garbage_is_not_answered_and_breaks_nothing(port):
     authority = name_servers.AuthoritativeServer(ATLAS)
     for data in (b"", b"\xff" * 30, dns.message.make_query("a.", "A").to_wire()[:12]):
         authority.datagram_received(data, ("127.0.0.1", 1))
-    assert (await look_up("page.internet.test", "A", Endpoint(US, port))).rcode() == dns.rcode.NOERROR
+    assert (await query("page.internet.test", "A", Endpoint(US, port))).rcode == dns.rcode.NOERROR

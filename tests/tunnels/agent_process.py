@@ -7,8 +7,6 @@ import functools
 import signal
 
 import agent.service
-import cli.agent
-from agent.service import serve
 from agent.vpn.managed_tunnel import ManagedTunnel
 from agent.vpn.tunnel_supervisor import RetryPace
 from cli.main import main
@@ -38,6 +36,5 @@ class RotatingTunnel(ManagedTunnel):
 
 
 if __name__ == "__main__":
-    cli.agent.serve = lambda settings: asyncio.run(serve(settings))  # in this process, which has the patience
     agent.service.ManagedTunnel = functools.partial(RotatingTunnel, pace=PACE)
     main()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.vpn.firewall.rules import MARK
+from agent.net.packet_marks import BYPASS_MARK
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.tunnels import lab, proxy
@@ -101,7 +101,7 @@ async def test_envoys_own_traces_pass_the_switch(
     assert {*marked} == {"xds", "otel-collector"}
     folder = tmp_path / "client"
     folder.mkdir()
-    with proxy.running(folder, otlp=collector.place, mark=MARK):
+    with proxy.running(folder, otlp=collector.place, mark=BYPASS_MARK):
         await until(proxy.listens)
         await proxy.ask("collector", proxy.COLLECTOR)
         assert collector.callers

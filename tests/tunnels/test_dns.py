@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import dns.message
+import dns.rcode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.net import dns_probe, host_lookup
-from agent.vpn.errors import NameUnknown
+from agent.net import dns_client, host_lookup
+from agent.net.dns_client import BadDnsAnswer, DnsAnswer, NoDnsAnswer, parse_answer
+from agent.net.host_lookup import NameUnknown
+from model.endpoint import Endpoint
 
 ANSWER = (
     b"\0\7\x81\x80\0\1\0\3\0\0\0\0\3vpn\7example\0\0\1\0\1"
@@ -18,26 +22,27 @@ ANSWER = (
     b"\1x\xc0\x10\0\1\0\1\0\0\0\x05\0\4\xc0\0\2\x01"
     b"\1x\xc0\x10\0\x1c\0\1\0\0\0\x05\0\x10\x20\x01\x0d\xb8" + b"\0" * 11 + b"\1"
 )
+QUESTION = dns.message.make_query("vpn.example", "A", id=7)
 
 
 def test_addresses_are_read_past_names_of_every_form():
-    assert dns_probe.decode_addresses(7, ANSWER) == ["192.0.2.1", "2001:db8::1"]
+    assert DnsAnswer.of(parse_answer(ANSWER, QUESTION)).addresses == ("192.0.2.1", "2001:db8::1")
 
 
 def test_another_question_s_answer_is_none():
-    with pytest.raises(dns_probe.DnsUnanswered):
-        dns_probe.decode_addresses(8, ANSWER)
+    with pytest.raises(BadDnsAnswer):
+        parse_answer(ANSWER, dns.message.make_query("vpn.example", "A", id=8))
 
 
 @given(st.integers(0, len(ANSWER)), st.binary(max_size=40))
 def test_garbage_is_unanswered_and_nothing_worse(cut, garbage):
-    with contextlib.suppress(dns_probe.DnsUnanswered):
-        dns_probe.decode_addresses(7, ANSWER[:cut] + garbage)
+    with contextlib.suppress(BadDnsAnswer):
+        DnsAnswer.of(parse_answer(ANSWER[:cut] + garbage, QUESTION))
 
 
 async def test_a_resolver_that_is_not_there_is_told_of():
-    with pytest.raises(dns_probe.DnsUnanswered):
-        await dns_probe.ask("127.0.0.1", "x", dns_probe.A, within_s=0.5, port=1)
+    with pytest.raises(NoDnsAnswer):
+        await dns_client.query("x", dns_client.A, Endpoint("127.0.0.1", 1), waits_s=(0.5,))
 
 
 @pytest.fixture
@@ -64,11 +69,11 @@ async def test_the_hosts_file_is_asked_first(files):
 async def test_a_resolver_outside_is_never_asked(files, monkeypatch):
     asked = []
 
-    async def ask(resolver, *_, **__):
-        asked.append(resolver)
-        return []
+    async def query(_, __, server, **___):
+        asked.append(server.host)
+        return DnsAnswer(dns.rcode.NOERROR)
 
-    monkeypatch.setattr(dns_probe, "ask", ask)
+    monkeypatch.setattr(dns_client, "query", query)
     files(resolvers="nameserver 192.0.2.53\nnameserver 2001:db8::53\n")
     with pytest.raises(NameUnknown, match="a resolver outside must not be asked; write its address") as raised:
         await host_lookup.resolve("vpn.example")
@@ -87,13 +92,12 @@ async def test_a_resolver_on_loopback_is_asked_and_may_know_it_later(files, monk
             number = data[:2]
             asks_for_address = data[-4:] == b"\0\1\0\1"
             known = self.knows and asks_for_address
-            reply = number + (ANSWER[2:] if known else b"\x81\x83\0\0\0\0\0\0\0\0")
+            reply = number + (ANSWER[2:] if known else b"\x81\x83\0\1\0\0\0\0\0\0" + data[12:])
             self.transport.sendto(reply, addr)
 
     loop = asyncio.get_running_loop()
     transport, resolver = await loop.create_datagram_endpoint(Resolver, local_addr=("127.0.0.1", 0))
-    real, port = dns_probe.ask, transport.get_extra_info("sockname")[1]
-    monkeypatch.setattr(dns_probe, "ask", lambda *given, **more: real(*given, **more, port=port))
+    monkeypatch.setattr(dns_client, "PORT", transport.get_extra_info("sockname")[1])
     files(resolvers="nameserver 192.0.2.53\nnameserver 127.0.0.1\n")
     with pytest.raises(NameUnknown) as raised:
         await host_lookup.resolve("vpn.example")

@@ -11,7 +11,7 @@ import pytest
 from agent.config.status import HealthState, StatusBoard
 from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.slots import InterfaceSlot, lanes_of
+from agent.vpn.slots import InterfaceSlot, slots_of
 from agent.vpn.tunnel_supervisor import RetryPace, TunnelSupervisor
 
 FAST = RetryPace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
@@ -26,11 +26,11 @@ class Scripted:
     failure: TunnelFailed | None = None
     trouble: str | None = None
     is_up: bool = False
-    lane: InterfaceSlot | None = None
+    slot: InterfaceSlot | None = None
 
-    async def up(self, lane):
+    async def up(self, slot):
         self.said.append(f"up {self.server}")
-        self.lane = lane
+        self.slot = slot
         if self.failure is not None:
             raise self.failure
         self.is_up, self.trouble = True, None
@@ -63,13 +63,13 @@ def keep():
         drivers = [Scripted(server, said, failures.get(server)) for server in servers]
         board, heard = StatusBoard(), []
 
-        async def hear(line, lane):
+        async def hear(line, slot):
             heard.append(line.server)
             if line.server in unusable:
                 raise TunnelFailed("its routes cannot be laid")
             board.update(tunnel=HealthState.UP, reason="")  # as the watch does when all its checks are content
 
-        scene = Scene(drivers, board, TunnelSupervisor(drivers, lanes_of("ep0"), board, hear, pace), said, heard)
+        scene = Scene(drivers, board, TunnelSupervisor(drivers, slots_of("ep0"), board, hear, pace), said, heard)
         running = asyncio.create_task(scene.keeper.run())
         yield scene
         running.cancel()
@@ -152,9 +152,9 @@ async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_
         await until(lambda: scene.keeper.has_room_beside)
         changed, (old, new) = scene.board.changed, scene.drivers
 
-        async def verify(line, lane):
+        async def verify(line, slot):
             assert (old.is_up, new.is_up) == (True, True)
-            assert (old.lane.interface, lane.interface) == ("ep0", "ep0-b")
+            assert (old.slot.interface, slot.interface) == ("ep0", "ep0-b")
             assert scene.heard == ["a"]
 
         async def clear():
@@ -165,7 +165,7 @@ async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_
         assert (old.is_up, new.is_up) == (False, True)
         assert not changed.is_set()  # nobody heard of a tunnel that is down
         assert await scene.keeper.rotate_beside(nothing, nothing) == "a"
-        assert old.lane.interface == "ep0"
+        assert old.slot.interface == "ep0"
 
 
 async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_changed(keep, until):

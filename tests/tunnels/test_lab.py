@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.net.commands import start_child
+from agent.net.processes import start_child
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]

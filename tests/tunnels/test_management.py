@@ -13,7 +13,7 @@ from agent.vpn.errors import TunnelFailed
 from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
 from agent.vpn.openvpn.management import ManagementProtocol
 from agent.vpn.openvpn.openvpn import OpenVpnDriver, socket_of
-from agent.vpn.slots import lanes_of
+from agent.vpn.slots import slots_of
 from model.endpoint import Endpoint
 
 PUSH = (
@@ -106,10 +106,10 @@ async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monke
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
     resolve = AsyncMock(return_value=["192.0.2.1"])
     tunnel = OpenVpnDriver(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)
-    lane, _ = lanes_of("eptun9")
-    coming_up = asyncio.create_task(tunnel.up(lane))
-    await until((tmp_path / socket_of(lane)).exists)
-    reader, writer = await asyncio.open_unix_connection(tmp_path / socket_of(lane))
+    slot, _ = slots_of("eptun9")
+    coming_up = asyncio.create_task(tunnel.up(slot))
+    await until((tmp_path / socket_of(slot)).exists)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / socket_of(slot))
     writer.write(b">HOLD:Waiting for hold release:0\n")
     assert await reader.readline() == b"state on\n"
 

@@ -12,7 +12,10 @@ from agent.config.credentials import read_credentials
 from agent.config.option_parsing import BadSetting
 from agent.vpn.errors import BadTunnelFile
 from agent.vpn.openvpn.client_file import Remote, parse_openvpn
-from agent.vpn.servers import is_openvpn, read_servers
+from agent.vpn.openvpn.openvpn import OPENVPN
+from agent.vpn.registry import recognise
+from agent.vpn.servers import read_servers
+from agent.vpn.wireguard.wireguard import WIREGUARD
 from model.endpoint import Endpoint
 
 CA = "<ca>\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n</ca>\n"
@@ -136,11 +139,11 @@ def test_whatever_a_file_holds_it_is_read_or_refused_and_nothing_slips_through(l
 
 
 def test_the_kind_is_told_by_the_extension_or_by_what_a_file_says():
-    assert is_openvpn("a.ovpn", "")
-    assert is_openvpn("a.conf", FILE)
-    assert not is_openvpn("a.conf", "# x\n [interface] \n")
+    assert recognise("a.ovpn", "") is OPENVPN
+    assert recognise("a.conf", FILE) is OPENVPN
+    assert recognise("a.conf", "# x\n [interface] \n") is WIREGUARD
     with pytest.raises(BadTunnelFile, match="is neither wg-quick's nor OpenVPN's"):
-        is_openvpn("a.conf", "hello")
+        recognise("a.conf", "hello")
 
 
 def test_each_remote_is_a_server_and_gets_the_credentials(tmp_path):
@@ -151,8 +154,10 @@ def test_each_remote_is_a_server_and_gets_the_credentials(tmp_path):
 
     servers = read_servers([file], secret)
 
-    assert [server.remote.endpoint.host for server in servers] == ["vpn.example.net", "b.example"]
-    assert {(server.credentials.username, server.credentials.password) for server in servers} == {("user", "pass word")}
+    assert [server.config.remote.endpoint.host for server in servers] == ["vpn.example.net", "b.example"]
+    assert {(server.config.credentials.username, server.config.credentials.password) for server in servers} == {
+        ("user", "pass word")
+    }
     with pytest.raises(BadTunnelFile, match="asks for a user name and password; add --tunnel-credentials"):
         read_servers([file], None)
 

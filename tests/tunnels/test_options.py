@@ -33,7 +33,7 @@ def read(monkeypatch, tmp_path):
     """`read(*options)`: the exit that they make."""
     taken: list[AgentSettings] = []
 
-    def serve(settings):
+    async def serve(settings):
         taken.append(settings)
 
     monkeypatch.setattr(cli.agent, "serve", serve)

@@ -248,7 +248,7 @@ async def traces():
         lab.ip(*words, namespace=lab.EXIT)
         for words in (("rule",), ("-6", "rule"), ("route", *everything), ("-6", "route", *everything))
     ]
-    listed += [await run("nft", "list", "table", "inet", each) for each in ("exitplane", "exitplane_lanes")]
+    listed += [await run("nft", "list", "table", "inet", each) for each in ("exitplane", "exitplane_pinning")]
     lines = {
         re.sub(r"0x4551\w{4}", "a mark", line.strip())
         for text in listed
@@ -343,5 +343,5 @@ async def test_what_a_killed_agent_left_of_both_tunnels_is_removed(wireguard, in
         assert tunnels() == [lab.TUNNEL]
         assert "gone0" not in lab.ip("rule", namespace=lab.EXIT)
         assert await ask_page(lab.PAGE) == wireguard.address
-    assert "exitplane_lanes" not in await run("nft", "list", "tables")
+    assert "exitplane_pinning" not in await run("nft", "list", "tables")
     assert "525" not in lab.ip("rule", namespace=lab.EXIT)

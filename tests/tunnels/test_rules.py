@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from agent.vpn.driver import Capability
 from agent.vpn.errors import NotEquipped
 from agent.vpn.firewall.nftables import compare
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic, output_rules, render
-from agent.vpn.requirements import may_administer, require
+from agent.vpn.requirements import NFT, has_capability, require
 
 OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
@@ -82,12 +83,12 @@ def test_an_agent_without_the_right_to_change_the_network_is_told_so(monkeypatch
     status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")
     monkeypatch.setattr("agent.vpn.requirements._STATUS", status)
     with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
-        require([])
-    assert may_administer("CapEff:\t00000000a80435fb\n")
+        require({})
+    assert has_capability("CapEff:\t00000000a80435fb\n", Capability.NET_ADMIN)
 
 
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch):
-    monkeypatch.setattr("agent.vpn.requirements.may_administer", lambda _: True)
+    monkeypatch.setattr("agent.vpn.requirements.has_capability", lambda *_: True)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NotEquipped, match="nft is not installed; install nftables"):
-        require(["nft"])
+        require(NFT)

@@ -57,7 +57,7 @@ def test_case_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path):
     path.write_bytes(text.replace("\n", "\r\n").encode())
 
     (server,) = read_servers([path], None)
-    assert server.file.peers == parse(INTERFACE + PEER.replace("vpn.example.net", "VPN.EXAMPLE.NET")).peers
+    assert server.config.peers == parse(INTERFACE + PEER.replace("vpn.example.net", "VPN.EXAMPLE.NET")).peers
 
 
 @pytest.mark.parametrize(("given", "taken"), [("25", 15), ("5", 5), ("0", 15), ("off", 15), (None, 15)])

@@ -11,11 +11,11 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.net import host_lookup
+from agent.net.host_lookup import NameUnknown
 from agent.vpn import policy_routing
-from agent.vpn.errors import NameUnknown
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic
-from agent.vpn.slots import lanes_of
+from agent.vpn.slots import slots_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 
@@ -44,7 +44,7 @@ class KillSwitch:
         self._known: _Known | None = None
         self._changing = asyncio.Lock()
         assert exit_.tunnel_interface is not None
-        self._lanes = lanes_of(exit_.tunnel_interface)
+        self._slots = slots_of(exit_.tunnel_interface)
 
     async def admit(self, *more: Endpoint) -> None:
         """Let out what goes to the control plane at these places too, and close the rest. Raises ExitplaneError."""
@@ -87,7 +87,7 @@ class KillSwitch:
                 await nftables.close(self._openings(known))
             if self._exit.servers:
                 around = policy_routing.BypassAddresses(_addresses(known.provider), _addresses(known.control))
-                await policy_routing.lay(around, self._lanes, anew=first)
+                await policy_routing.lay(around, self._slots, anew=first)
             log.info(
                 "kill_switch.closed" if self._exit.kill_switch else "kill_switch.not_used", missing=list(known.missing)
             )
@@ -102,8 +102,8 @@ class KillSwitch:
 
     def _openings(self, known: _Known) -> AllowedTraffic:
         marked = bool(self._exit.servers)
-        lanes = self._lanes if marked else self._lanes[:1]
-        interfaces = tuple(lane.interface for lane in lanes)
+        slots = self._slots if marked else self._slots[:1]
+        interfaces = tuple(slot.interface for slot in slots)
         return AllowedTraffic(interfaces, self._exit.port, known.provider, known.control, marked=marked)
 
     async def _look_up(self) -> _Known:

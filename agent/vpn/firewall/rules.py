@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from agent.net.packet_marks import BYPASS_MARK
+
 TABLE: Final = "exitplane"
 FAMILY: Final = "inet"
-MARK: Final = 0x4550
-"""On the packets of a tunnel that the agent brings up, and on the agent's own: nothing else may speak to whom they speak to."""
 OPEN: Final = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
 """Removes the table; nothing there is fine."""
 
@@ -37,7 +37,7 @@ class AllowedPeer:
 class AllowedTraffic:
     """All that may leave: through `interfaces`, to the provider's servers, to the control plane, and answers from `port`.
 
-    What goes to the control plane carries MARK; `marked` is whether the tunnel's own packets do too.
+    What goes to the control plane carries BYPASS_MARK; `marked` is whether the tunnel's own packets do too.
     """
 
     interfaces: tuple[str, ...]
@@ -60,7 +60,7 @@ def render(openings: AllowedTraffic) -> str:
 
 def output_rules(openings: AllowedTraffic) -> list[str]:
     """What is let out; everything else is dropped."""
-    mark = f" meta mark {MARK:#x}"
+    mark = f" meta mark {BYPASS_MARK:#x}"
     return [
         'oifname "lo" accept',
         *(f'oifname "{_interface(each)}" accept' for each in openings.interfaces),

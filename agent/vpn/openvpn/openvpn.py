@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.config.credentials import Credentials
+from agent.config.settings import TunnelServer
 from agent.config.status import wait
-from agent.envoy.process import EnvoyProcess
-from agent.net.commands import CommandFailed, start_child
+from agent.net.commands import CommandFailed
+from agent.net.interfaces import interface_trouble
+from agent.net.packet_marks import BYPASS_MARK
+from agent.net.processes import RunningProcess, start_child
 from agent.vpn import policy_routing
-from agent.vpn.driver import ActiveTunnel
-from agent.vpn.errors import TunnelFailed
-from agent.vpn.firewall.rules import MARK
-from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
+from agent.vpn.driver import ActiveTunnel, DriverSpec, Resolve
+from agent.vpn.errors import BadTunnelFile, TunnelFailed
+from agent.vpn.openvpn.client_file import OpenVpnFile, Remote, parse_openvpn
 from agent.vpn.openvpn.management import ManagementProtocol
 from agent.vpn.slots import InterfaceSlot
-from agent.vpn.tunnel_health import interface_trouble
-from agent.vpn.wireguard.wireguard import Resolve
 
 UP_WITHIN_S: Final = 25.0
 _STOP_S: Final = 3.0
@@ -40,11 +42,11 @@ class OpenVpnDriver:
         self._file = file
         self._remote = remote
         self._credentials = credentials
-        self._lane: InterfaceSlot | None = None
+        self._slot: InterfaceSlot | None = None
         """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
-        self._process: EnvoyProcess | None = None
+        self._process: RunningProcess | None = None
         self._listening: asyncio.Server | None = None
         self._conversation = ManagementProtocol(self.server, credentials)
         self._news = asyncio.Event()
@@ -53,17 +55,17 @@ class OpenVpnDriver:
     def server(self) -> str:
         return f"{self._remote.endpoint}/{self._remote.protocol}"
 
-    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
+    async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
         """Start OpenVPN, and return when it is connected. Raises TunnelFailed."""
-        self._lane = lane
+        self._slot = slot
         self._conversation = ManagementProtocol(self.server, self._credentials)
         addresses = await self._resolve(self._remote.endpoint.host)
-        await self._listen(lane)
-        self._start(lane, addresses[0])
-        await self._await_connection(lane)
+        await self._listen(slot)
+        self._start(slot, addresses[0])
+        await self._await_connection(slot)
         try:
             networks = tuple(each for each in policy_routing.EVERYTHING if each.version in self._versions())
-            await policy_routing.pave(lane, networks)
+            await policy_routing.pave(slot, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         resolvers = tuple(self._file.resolvers or self._conversation.resolvers)
@@ -73,8 +75,8 @@ class OpenVpnDriver:
         """What is wrong: OpenVPN, its interface or its routes."""
         if self._conversation.failure is not None:
             return str(self._conversation.failure)
-        assert self._lane is not None
-        interface = self._lane.interface
+        assert self._slot is not None
+        interface = self._slot.interface
         return await interface_trouble(interface) or policy_routing.route_trouble(interface, self._versions())
 
     async def down(self) -> None:
@@ -85,16 +87,16 @@ class OpenVpnDriver:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        if self._lane is not None:
-            (self._folder / socket_of(self._lane)).unlink(missing_ok=True)
-            await policy_routing.remove_interface(self._lane.interface)
-            self._lane = None
+        if self._slot is not None:
+            (self._folder / socket_of(self._slot)).unlink(missing_ok=True)
+            await policy_routing.remove_interface(self._slot.interface)
+            self._slot = None
 
     # -- beginning
 
-    async def _listen(self, lane: InterfaceSlot) -> None:
+    async def _listen(self, slot: InterfaceSlot) -> None:
         """Await OpenVPN's call: nobody else can then be the one that leads it."""
-        path = self._folder / socket_of(lane)
+        path = self._folder / socket_of(slot)
         path.unlink(missing_ok=True)
         try:
             self._listening = await asyncio.start_unix_server(self._converse, path, limit=_LINE_MAX)
@@ -102,26 +104,26 @@ class OpenVpnDriver:
         except (OSError, ValueError) as error:
             raise TunnelFailed(f"{path} cannot be listened on ({error})", hint="use a shorter --state") from error
 
-    def _start(self, lane: InterfaceSlot, address: str) -> None:
+    def _start(self, slot: InterfaceSlot, address: str) -> None:
         remote = self._remote
         protocol = {"udp": "udp", "tcp": "tcp-client"}[remote.protocol] + ("6" if ":" in address else "")
         own = [
             "client",
             "nobind",
-            f"dev {lane.interface}",
+            f"dev {slot.interface}",
             "dev-type tun",
             f"proto {protocol.replace('tcp-client6', 'tcp6-client')}",
             f"remote {address} {remote.endpoint.port}",
             "resolv-retry 0",
             "script-security 1",
             "route-noexec",
-            f"mark {MARK}",
+            f"mark {BYPASS_MARK}",
             "auth-nocache",
             "auth-retry none",
             # every restart is the keeper's to decide: OpenVPN ends instead, and takes its interface along
             "remap-usr1 SIGTERM",
             "connect-retry-max 1",
-            f"management {socket_of(lane)} unix",
+            f"management {socket_of(slot)} unix",
             "management-client",
             "management-hold",
             "management-query-passwords",
@@ -131,11 +133,11 @@ class OpenVpnDriver:
             own.append("auth-user-pass")
         text = self._file.render() + "\n".join([*own, ""])
         try:
-            self._process = start_child(("openvpn", "--config", "stdin"), self._folder, log_of(lane), text)
+            self._process = start_child(("openvpn", "--config", "stdin"), self._folder, log_of(slot), text)
         except OSError as error:
             raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", hint="install openvpn") from error
 
-    async def _await_connection(self, lane: InterfaceSlot) -> None:
+    async def _await_connection(self, slot: InterfaceSlot) -> None:
         """Raises TunnelFailed when it fails, ends, or takes too long."""
         assert self._process is not None
         deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
@@ -143,7 +145,7 @@ class OpenVpnDriver:
             left_s = deadline_s - asyncio.get_running_loop().time()
             # one that has called is heard out: why it ended may be read after it has
             if self._process.ended.is_set() and not self._conversation.begun and self._conversation.failure is None:
-                path = self._folder / log_of(lane)
+                path = self._folder / log_of(slot)
                 self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", hint=f"see {path}")
             if left_s <= 0:
                 self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
@@ -170,16 +172,62 @@ class OpenVpnDriver:
         writer.close()
 
 
-def log_of(lane: InterfaceSlot) -> str:
+def log_of(slot: InterfaceSlot) -> str:
     """The name of the file in which OpenVPN's words are."""
-    return f"openvpn{lane.suffix}.log"
+    return f"openvpn{slot.suffix}.log"
 
 
-def socket_of(lane: InterfaceSlot) -> str:
+def socket_of(slot: InterfaceSlot) -> str:
     """The name of the socket at which OpenVPN calls."""
-    return f"openvpn{lane.suffix}.sock"
+    return f"openvpn{slot.suffix}.sock"
 
 
 def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it does not say why")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVpnClientConfig:
+    """One remote of a file, with the credentials that the file asks for."""
+
+    file: OpenVpnFile
+    remote: Remote
+    credentials: Credentials | None
+
+
+def _parse(text: str, name: str, credentials: Credentials | None) -> tuple[TunnelServer, ...]:
+    """Raises BadTunnelFile, also if the file asks for credentials and there are none."""
+    file = parse_openvpn(text, name)
+    if file.needs_credentials and credentials is None:
+        hint = "add --tunnel-credentials FILE"
+        raise BadTunnelFile(name, "asks for a user name and password", hint=hint)
+    used = credentials if file.needs_credentials else None
+    return tuple(
+        TunnelServer(
+            OPENVPN.name,
+            name,
+            ((remote.endpoint, remote.protocol),),
+            OpenVpnClientConfig(file, remote, used),
+            file.resolvers,
+            uses_credentials=file.needs_credentials,
+        )
+        for remote in file.remotes
+    )
+
+
+def _make(server: TunnelServer, folder: Path, resolve: Resolve) -> OpenVpnDriver:
+    config = server.config
+    assert isinstance(config, OpenVpnClientConfig)
+    return OpenVpnDriver(config.file, config.remote, config.credentials, folder, resolve)
+
+
+OPENVPN: Final = DriverSpec(
+    name="openvpn",
+    file_format="OpenVPN",
+    extension=".ovpn",
+    pattern=re.compile(r"^\s*(--)?(remote|client|proto|dev)\s", re.MULTILINE),
+    programs={"openvpn": "openvpn"},
+    parse=_parse,
+    make=_make,
+)

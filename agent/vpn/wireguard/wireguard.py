@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
-from agent.envoy.process import EnvoyProcess
-from agent.net.commands import CommandFailed, run, start_child
+from agent.config.credentials import Credentials
+from agent.config.settings import TunnelServer
+from agent.net.commands import CommandFailed, run
+from agent.net.interfaces import interface_trouble
+from agent.net.packet_marks import BYPASS_MARK
+from agent.net.processes import RunningProcess, start_child
 from agent.vpn import policy_routing
-from agent.vpn.driver import ActiveTunnel
+from agent.vpn.driver import ActiveTunnel, DriverSpec, Resolve
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.firewall.rules import MARK
 from agent.vpn.slots import InterfaceSlot
-from agent.vpn.tunnel_health import interface_trouble
 from agent.vpn.wireguard.liveness import HandshakeLiveness, TransferSample
-from agent.vpn.wireguard.wg_quick import WireGuardFile
+from agent.vpn.wireguard.wg_quick import WireGuardFile, parse_wg_quick
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -30,20 +32,17 @@ _DEVICE_WITHIN_S: Final = 5.0
 _STOP_S: Final = 2.0
 _POLL_S: Final = 0.05
 
-Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
-"""The addresses of a host. Raises NameUnknown."""
-
 
 class WireGuardDriver:
     """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
 
     def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
         self._file = file
-        self._lane: InterfaceSlot | None = None
+        self._slot: InterfaceSlot | None = None
         """Where it is up, or tries to be."""
         self._folder = folder
         self._resolve = resolve
-        self._process: EnvoyProcess | None = None
+        self._process: RunningProcess | None = None
         self._pulse = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
 
     @property
@@ -52,18 +51,18 @@ class WireGuardDriver:
 
     @property
     def _interface(self) -> str:
-        assert self._lane is not None
-        return self._lane.interface
+        assert self._slot is not None
+        return self._slot.interface
 
-    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
+    async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
         """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
-        self._lane = lane
+        self._slot = slot
         networks = tuple(each for peer in self._file.peers for each in peer.allowed)
         try:
-            await self._make_device(lane)
-            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(lane))
+            await self._make_device(slot)
+            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(slot))
             await self._address()
-            await policy_routing.pave(lane, networks)
+            await policy_routing.pave(slot, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         await self._await_handshake()
@@ -87,20 +86,20 @@ class WireGuardDriver:
         if self._process is not None:
             await self._process.end(_STOP_S)
             self._process = None
-        if self._lane is not None:
+        if self._slot is not None:
             await policy_routing.remove_interface(self._interface)
-            self._lane = None
+            self._slot = None
 
     # -- beginning
 
-    async def _make_device(self, lane: InterfaceSlot) -> None:
+    async def _make_device(self, slot: InterfaceSlot) -> None:
         try:
             await run("ip", "link", "add", self._interface, "type", "wireguard")
         except CommandFailed as error:
             log.debug("tunnel.no_kernel_wireguard", reason=error.message)
         else:
             return
-        self._process = self._start(lane)
+        self._process = self._start(slot)
         deadline_s = time.monotonic() + _DEVICE_WITHIN_S
         while True:
             try:
@@ -109,28 +108,28 @@ class WireGuardDriver:
                 if time.monotonic() > deadline_s:
                     raise TunnelFailed(
                         "wireguard-go makes no interface",
-                        hint=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
+                        hint=f"see {self._folder / log_of(slot)}, and whether /dev/net/tun is there",
                     ) from None
                 await asyncio.sleep(_POLL_S)
                 if self._process.ended.is_set():  # the device of the one before it may still be on its way out
-                    self._process = self._start(lane)
+                    self._process = self._start(slot)
             else:
                 return
 
-    def _start(self, lane: InterfaceSlot) -> EnvoyProcess:
-        command = ("wireguard-go", "--foreground", lane.interface)
+    def _start(self, slot: InterfaceSlot) -> RunningProcess:
+        command = ("wireguard-go", "--foreground", slot.interface)
         try:
-            return start_child(command, self._folder, log_of(lane), environment={"LOG_LEVEL": "error"})
+            return start_child(command, self._folder, log_of(slot), environment={"LOG_LEVEL": "error"})
         except OSError as error:
             raise TunnelFailed(
                 f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
                 hint="install wireguard-go, or load the kernel's module",
             ) from error
 
-    async def _settings(self, lane: InterfaceSlot) -> str:
+    async def _settings(self, slot: InterfaceSlot) -> str:
         """What `wg setconf` reads: names resolved, and a sign of life often enough."""
-        lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
-        if self._file.listen_port and not lane.suffix:  # the other lane may be of a file that says the same
+        lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {BYPASS_MARK:#x}"]
+        if self._file.listen_port and not slot.suffix:  # the other slot may be of a file that says the same
             lines.append(f"ListenPort = {self._file.listen_port}")
         for peer in self._file.peers:
             assert peer.endpoint is not None
@@ -199,6 +198,28 @@ class WireGuardDriver:
         return policy_routing.route_trouble(self._interface, versions)
 
 
-def log_of(lane: InterfaceSlot) -> str:
+def log_of(slot: InterfaceSlot) -> str:
     """The name of the file in which wireguard-go's words are."""
-    return f"wireguard{lane.suffix}.log"
+    return f"wireguard{slot.suffix}.log"
+
+
+def _parse(text: str, name: str, _: Credentials | None) -> tuple[TunnelServer, ...]:
+    file = parse_wg_quick(text, name)
+    contacts = tuple((peer.endpoint, "udp") for peer in file.peers if peer.endpoint is not None)
+    return (TunnelServer(WIREGUARD.name, name, contacts, file, file.resolvers),)
+
+
+def _make(server: TunnelServer, folder: Path, resolve: Resolve) -> WireGuardDriver:
+    assert isinstance(server.config, WireGuardFile)
+    return WireGuardDriver(server.config, folder, resolve)
+
+
+WIREGUARD: Final = DriverSpec(
+    name="wireguard",
+    file_format="wg-quick",
+    pattern=re.compile(r"^\s*\[\s*interface\s*\]", re.IGNORECASE | re.MULTILINE),
+    programs={"wg": "wireguard-tools"},
+    parse=_parse,
+    make=_make,
+    resolver_setting="DNS = …",
+)

@@ -16,8 +16,8 @@ from agent.egress.dns_leak import TRIES, ask_zone
 from agent.egress.resolvers import resolvers_of
 from agent.egress.types import Location, UnusableAnswer
 from agent.egress.whoami_dns import ResolverSeen, read_asker, read_zone, reveal
-from agent.net import dns_query
-from agent.net.dns_query import look_up
+from agent.net import dns_client
+from agent.net.dns_client import BadDnsAnswer, DnsAnswer, NoDnsAnswer, query
 from model.endpoint import Endpoint
 from tests.agent.egress.conftest import an_exit, saying
 
@@ -27,7 +27,7 @@ ZONE = "who.example.net"
 @pytest.fixture
 def impatient(monkeypatch):
     """An answer of use is not waited for long; the others have three chances to arrive on a busy machine."""
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_public_zones_have_one_name(make_resolver, zone, record):
 def test_what_google_adds_of_the_client_is_not_taken_for_the_asker():
     query = dns.message.make_query("o-o.myaddr.l.google.com", "TXT")
     (wire,) = saying('TXT "edns0-client-subnet 203.0.113.0/24"', 'TXT "192.0.2.53"')(query)
-    assert read_asker(dns.message.from_wire(wire)) == ResolverSeen("192.0.2.53")
+    assert read_asker(DnsAnswer.of(dns.message.from_wire(wire))) == ResolverSeen("192.0.2.53")
 
 
 def failing(code):
@@ -129,7 +129,7 @@ async def test_a_forged_answer_does_not_keep_the_true_one_out(make_resolver):
 
 
 async def test_a_question_that_is_lost_is_asked_again(make_resolver, monkeypatch):
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 60))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 60))
     resolver = await make_resolver(lambda _: [])
     true = saying("TXT 192.0.2.53")
     resolver.reply = lambda query: true(query) if len(resolver.asked) > 1 else []
@@ -139,8 +139,8 @@ async def test_a_question_that_is_lost_is_asked_again(make_resolver, monkeypatch
 async def test_nobody_there_is_named(make_resolver):
     resolver = await make_resolver(saying())
     resolver.transport.close()
-    with pytest.raises(UnusableAnswer, match="it cannot be reached"):
-        await look_up(ZONE, "TXT", Endpoint("127.0.0.1", 1))
+    with pytest.raises(NoDnsAnswer, match="it cannot be reached"):
+        await query(ZONE, "TXT", Endpoint("127.0.0.1", 1))
 
 
 def cut_short(query):
@@ -184,8 +184,8 @@ def test_whatever_bytes_come_only_uselessness_does(change):
     if isinstance(change, tuple):
         position, bytes_ = change
         change = TRUE[:position] + bytes_ + TRUE[position + len(bytes_) :]
-    with suppress(UnusableAnswer):
-        read_asker(dns_query._read(change, QUERY))
+    with suppress(UnusableAnswer, BadDnsAnswer):
+        read_asker(DnsAnswer.of(dns_client.parse_answer(change, QUERY)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from agent.config.status import HealthState, Observation, StatusBoard
 from agent.egress.http_sources import BODY_MAX
 from agent.egress.observer import NOT_YET, Observer
 from agent.egress.speed import SPEED_FIELDS
-from agent.net import dns_query
+from agent.net import dns_client
 from model.endpoint import Endpoint
 from tests.agent.egress.conftest import IPINFO, an_exit, saying
 from tests.agent.egress.mmdb import a_country, mmdb
@@ -239,7 +239,7 @@ async def test_a_service_for_addresses_is_asked_where_nobody_else_knows(source, 
 @pytest.fixture
 def impatient(monkeypatch):
     """Resolvers that say nothing are not waited for long."""
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 0.1))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 0.1))
 
 
 async def test_resolvers_in_the_exits_country_verify_it(source, make_resolver):

@@ -12,8 +12,8 @@ from agent.config.status import StatusBoard
 from agent.egress import dns_leak
 from agent.egress.observer import Observer
 from agent.egress.types import UnusableAnswer
-from agent.net.dns_query import look_up
-from agent.vpn.active_interface import ActiveInterface
+from agent.net.active_interface import ActiveInterface
+from agent.net.dns_client import NoDnsAnswer, query
 from tests.agent.egress.conftest import an_exit
 from tests.agent.egress.test_observer import SEEN, observing, told, up
 
@@ -70,6 +70,6 @@ async def test_a_look_ahead_asks_the_new_resolvers_by_the_new_interface(source, 
 
 async def test_a_question_that_is_bound_to_an_interface_goes_by_no_other(make_resolver):
     resolver = await make_resolver(lambda _: [])
-    with pytest.raises(UnusableAnswer, match="cannot be reached"):
-        await look_up("who.test", "TXT", resolver.endpoint, "nowhere0")
+    with pytest.raises(NoDnsAnswer, match="cannot be reached"):
+        await query("who.test", "TXT", resolver.endpoint, interface="nowhere0")
     assert resolver.asked == []
