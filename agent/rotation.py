@@ -28,7 +28,7 @@ _POLL_S: Final = 0.2
 class RotatableTunnel(Protocol):
     """A tunnel that can try another server while the present one carries clients."""
 
-    async def rotate_beside(
+    async def rotate_seamlessly(
         self, country: str | None, look: Look | None, drain: Callable[[], Awaitable[None]]
     ) -> RotationResult:
         """As ManagedTunnel's."""
@@ -68,7 +68,7 @@ class TunnelRotation:
         """
         country = detail.get("country")
         try:
-            taken = await self._tunnel.rotate_beside(
+            taken = await self._tunnel.rotate_seamlessly(
                 country if isinstance(country, str) else None, self._look, self._drain
             )
         except ExitplaneError as error:

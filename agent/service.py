@@ -40,7 +40,7 @@ from agent.envoy.stalled_connects import end_unanswered
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
-from agent.net.netlink import note_changes
+from agent.net.netlink import count_network_changes
 from agent.net.packet_marks import BYPASS_MARK
 from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.managed_tunnel import ManagedTunnel
@@ -80,7 +80,7 @@ async def serve(settings: AgentSettings) -> None:
 async def run_agent(settings: AgentSettings, stop: StopReason, checks: Sequence[HealthProbe] | None = None) -> None:
     """The same until `stop`. `checks` replace those that an exit's settings ask for."""
     folder = StateDir(settings.state)
-    with folder.held():
+    with folder.locked():
         factory = marked_socket if settings.kill_switch else None
         # A connection for each request: one that is kept may be closed by the other side just when it is needed.
         connector = aiohttp.TCPConnector(force_close=True, socket_factory=factory)
@@ -112,9 +112,9 @@ class _Agent:
         self._observer: Observer | None = None
         self._speedometer: SpeedTest | None = None
         if settings.exit is not None and settings.exit.sources:
-            course = self._tunnel.course if self._tunnel else None
-            self._observer = Observer(settings.exit, self._board, course=course)
-            self._speedometer = SpeedTest(settings.exit, self._board, course=course)
+            active = self._tunnel.active if self._tunnel else None
+            self._observer = Observer(settings.exit, self._board, active=active)
+            self._speedometer = SpeedTest(settings.exit, self._board, active=active)
         self._heart: HeartbeatSender | None = None
         self._relay: Relay | None = None
         self._supervisor: EnvoySupervisor | None = None
@@ -148,7 +148,7 @@ class _Agent:
                 await self._tunnel.begin(tasks)
             enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
             if self._tunnel is not None:
-                await self._tunnel.guard.admit(enrolment.xds)
+                await self._tunnel.kill_switch.admit(enrolment.xds)
             write_secrets(
                 self._folder,
                 key_pem=enrolment.key_pem,
@@ -169,12 +169,12 @@ class _Agent:
                 await self._watch.observe()
                 tasks.create_task(self._watch.run(), name="tunnel")
                 if self._observer is not None and self._speedometer is not None:
-                    tasks.create_task(note_changes(self._board), name="network")
+                    tasks.create_task(count_network_changes(self._board), name="network")
                     tasks.create_task(self._observer.run(), name="observer")
                     tasks.create_task(self._speedometer.run(), name="speedometer")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
                 if self._settings.exit is not None and self._settings.exit.parent is not None:
-                    place = self._settings.exit.parent.place
+                    place = self._settings.exit.parent.endpoint
                     tasks.create_task(end_unanswered(place, self._board, self._supervisor), name="unanswered")
             else:
                 cutter = ConnectionCutter(self._relay.record, self._board)
@@ -193,7 +193,7 @@ class _Agent:
 
     async def _rotate(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
         """Another server: beside the present one, which serves until it is verified, where there is room for both."""
-        if self._tunnel is not None and self._tunnel.has_room_beside:
+        if self._tunnel is not None and self._tunnel.can_rotate_seamlessly:
             look = self._observer.look_ahead if self._observer else None
             return await TunnelRotation(self._tunnel, look, RequestDrain(lambda: self._supervisor))(detail)
         return await Rotation(self._board, lambda: self._supervisor, self._take_another)(detail)
@@ -255,7 +255,7 @@ class _Agent:
         affordable = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
-            xds, otlp = await self._tunnel.guard.address_of(xds), await self._tunnel.guard.address_of(otlp)
+            xds, otlp = await self._tunnel.kill_switch.address_of(xds), await self._tunnel.kill_switch.address_of(otlp)
         bootstrap = Bootstrap(
             role=enrolment.role,
             node_id=enrolment.id,

@@ -43,7 +43,7 @@ class MarkedForwarder:
         self._folder = folder
         self._place = place
         self._held = ExitStack()
-        self._path = self._held.enter_context(folder.within(files.PASSAGE))
+        self._path = self._held.enter_context(folder.short_path(files.FORWARDER_SOCKET))
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
 
@@ -54,15 +54,15 @@ class MarkedForwarder:
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
-        self._folder.remove(files.PASSAGE)  # one that a killed agent left
+        self._folder.remove(files.FORWARDER_SOCKET)  # one that a killed agent left
         self._server = await asyncio.start_unix_server(self._take, self._path)
-        (self._folder.path / files.PASSAGE).chmod(0o600)
+        (self._folder.path / files.FORWARDER_SOCKET).chmod(0o600)
 
     async def stop(self) -> None:
         """Listen no more, and end what is open."""
         if self._server is not None:
             self._server.close()
-            self._folder.remove(files.PASSAGE)
+            self._folder.remove(files.FORWARDER_SOCKET)
         for task in self._passing:
             task.cancel()
         await asyncio.gather(*self._passing, return_exceptions=True)

@@ -101,7 +101,7 @@ class Relay:
 
     def _bind(self) -> None:
         try:
-            with self._folder.within(files.SOCKET) as path:
+            with self._folder.short_path(files.SOCKET) as path:
                 self._server.add_insecure_port(f"unix:{path}")
             (self._folder.path / files.SOCKET).chmod(0o600)
         except (RuntimeError, OSError) as error:

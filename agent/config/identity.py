@@ -11,9 +11,9 @@ from model.world import Role
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a proxy was given: its id, its certificate and the authority's (PEM), and where to go with them.
+    """The API's reply to an enrolment: the proxy's id, its certificate and the authority's (PEM), and the xDS server.
 
-    `id` is the exit's id for an exit. Heartbeats are sent every `interval_s` seconds until a reply says otherwise.
+    `id` is the exit's id for an exit. Heartbeats are sent every `interval_s` seconds, until a reply gives another interval.
     """
 
     role: Role

@@ -134,7 +134,7 @@ def _placed(settings: AgentSettings) -> dict[str, Any]:
 def _parent(parent: ParentProxy) -> dict[str, Any]:
     known = parent.credentials
     shown = {"username": known.username, "password": known.password} if known else {}
-    return {"address": parent.place.host, "port": parent.place.port, **shown}
+    return {"address": parent.endpoint.host, "port": parent.endpoint.port, **shown}
 
 
 def _read(given: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enrolment:

@@ -82,10 +82,10 @@ class Observer:
         resolvers: Callable[[ExitSettings], Sequence[Endpoint]] = resolvers_of,
         route: Route = interface_towards,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        course: ActiveInterface | None = None,
+        active: ActiveInterface | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self._active = active or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._again_s = again_s
         self._resolvers = resolvers
@@ -126,8 +126,8 @@ class Observer:
 
     async def look(self) -> EgressSnapshot:
         """Look once, at everything at the same time."""
-        async with self._course.still:  # a look at one tunnel and the routes to another would be a leak
-            exit_ = self._course.of(self._exit)
+        async with self._active.lock:  # a look at one tunnel and the routes to another would be a leak
+            exit_ = self._active.of(self._exit)
             self._locator.way = through_tunnel(exit_)
             resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()
             asked = (

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from yarl import URL
 
-from agent.config.credentials import basic
+from agent.config.credentials import basic_authorization
 from agent.config.settings import ParentProxy
 from model.endpoint import Endpoint
 
@@ -28,9 +28,9 @@ def request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, 
     """
     if parent is None:
         return {"headers": headers}
-    proxy = f"http://{parent.place}"
-    known = parent.known()
-    shown = {} if known is None else {"Proxy-Authorization": basic(known)}
+    proxy = f"http://{parent.endpoint}"
+    known = parent.current_credentials()
+    shown = {} if known is None else {"Proxy-Authorization": basic_authorization(known)}
     if url.scheme == "https":
         return {"proxy": proxy, "proxy_headers": shown, "headers": headers}
     return {"proxy": proxy, "headers": {**headers, **shown}}
@@ -42,22 +42,22 @@ async def parent_trouble(parent: ParentProxy, target: Endpoint | None) -> str | 
         async with asyncio.timeout(TIMEOUT_S):
             status = await _connect(parent, target or NOWHERE)
     except TimeoutError:
-        return f"the parent proxy {parent.place} does not answer in time"
+        return f"the parent proxy {parent.endpoint} does not answer in time"
     except OSError:
-        return f"the parent proxy {parent.place} cannot be reached"
+        return f"the parent proxy {parent.endpoint} cannot be reached"
     if status is None:
-        return f"the parent proxy {parent.place} answers what is no HTTP"
+        return f"the parent proxy {parent.endpoint} answers what is no HTTP"
     if status == 407:
         refuses = "refuses the exit's credentials" if parent.credentials else "asks for credentials"
-        return f"the parent proxy {parent.place} {refuses}"
+        return f"the parent proxy {parent.endpoint} {refuses}"
     if target is not None and not 200 <= status < 300:
-        return f"{target} cannot be reached through the parent proxy {parent.place} (it answers {status})"
+        return f"{target} cannot be reached through the parent proxy {parent.endpoint} (it answers {status})"
     return None
 
 
 async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
     """The status that it answers a CONNECT with; None for what is none. Raises OSError."""
-    reader, writer = await asyncio.open_connection(parent.place.host, parent.place.port, limit=_HEAD_MAX_BYTES)
+    reader, writer = await asyncio.open_connection(parent.endpoint.host, parent.endpoint.port, limit=_HEAD_MAX_BYTES)
     try:
         writer.write(_request(parent, target))
         await writer.drain()
@@ -71,6 +71,6 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
 
 def _request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if (known := parent.known()) is not None:
-        lines.append(f"Proxy-Authorization: {basic(known)}")
+    if (known := parent.current_credentials()) is not None:
+        lines.append(f"Proxy-Authorization: {basic_authorization(known)}")
     return "\r\n".join([*lines, "", ""]).encode()

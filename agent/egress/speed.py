@@ -63,10 +63,10 @@ class SpeedTest:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         bytes_max: int = BYTES_MAX,
         seconds_max: float = SECONDS_MAX,
-        course: ActiveInterface | None = None,
+        active: ActiveInterface | None = None,
     ) -> None:
         self._exit = exit_
-        self._course = course or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self._active = active or ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._board = board
         self._clock = clock
         self._bytes_max = bytes_max
@@ -109,7 +109,7 @@ class SpeedTest:
             raise SpeedUnknown("there is nothing to measure against", hint="start the agent with --speed-url")
         if self._board.report.tunnel is not HealthState.UP:
             raise SpeedUnknown("the tunnel is down", hint="measure again when it is up")
-        async with through_tunnel(self._course.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
+        async with through_tunnel(self._active.of(self._exit)).session(self._seconds_max + _GRACE_S) as session:
             down_mbps = await _told(download, self._download(session, download))
             up_mbps = await _told(upload, self._upload(session, upload))
         speed = SpeedResult(down_mbps, up_mbps, self._clock())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from agent.config.option_parsing import is_literal
+from agent.config.option_parsing import is_ip_address
 from agent.net import dns_client, host_lookup
 from model.endpoint import Endpoint
 
@@ -40,7 +40,9 @@ class TunnelResolver(AbstractResolver):
 
     async def _addresses(self, host: str, family: int) -> Sequence[str]:
         known = (
-            [host] if is_literal(host) else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
+            [host]
+            if is_ip_address(host)
+            else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
         )
         if known:
             return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.config.option_parsing import plain_address
+from agent.config.option_parsing import canonical_address
 
 _TEXT_MAX: Final = 100
 
@@ -26,7 +26,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class SeenAddress:
-    """An address in its one form (see `plain_address`), and where its source says it is."""
+    """An address in its one form (see `canonical_address`), and where its source says it is."""
 
     address: str
     place: Location = field(default_factory=Location)
@@ -35,7 +35,7 @@ class SeenAddress:
 def read_address(said: object) -> str:
     """An IP address as somebody outside writes it. Raises Useless."""
     try:
-        return plain_address(said.strip() if isinstance(said, str) else "")
+        return canonical_address(said.strip() if isinstance(said, str) else "")
     except ValueError as error:
         raise UnusableAnswer("it names no IP address") from error
 

@@ -32,7 +32,7 @@ class HealthCheck:
 
     async def tell(self) -> bool:
         """Tell the Envoy that runs, unless it knows; gives whether nothing is left to do."""
-        admin, well = self._supervisor.admin, self._board.report.well
+        admin, well = self._supervisor.admin, self._board.report.is_serving
         if admin is None or self._told == (admin, well):
             return True
         try:

@@ -1,4 +1,4 @@
-"""How clients' traffic goes now: by which interface, and whose resolvers know the names."""
+"""The interface and the resolvers that clients' traffic uses now."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from agent.config.settings import ExitSettings
 
 @dataclass(slots=True)
 class ActiveInterface:
-    """`interface` is None without one, as is the case beside a parent proxy. It is changed while `still` is held.
+    """The tunnel's interface, None if there is none, and its resolvers (IP addresses), if it has any.
 
-    `resolvers` (IP addresses) are the tunnel's; there may be none. Who looks at several things that have to fit together
-    holds `still` meanwhile.
+    `lock` is held while the interface changes. Hold it to read several things that have to fit together.
     """
 
     interface: str | None
     resolvers: tuple[str, ...] = ()
-    still: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def of(self, exit_: ExitSettings) -> ExitSettings:
-        """The exit as it is now."""
+        """Return the exit's settings with this interface and these resolvers."""
         return replace(exit_, tunnel_interface=self.interface, resolvers=self.resolvers)

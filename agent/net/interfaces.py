@@ -16,26 +16,26 @@ _IFF_UP: Final = 0x1
 _IFF_RUNNING: Final = 0x40
 
 
-async def interface_trouble(name: str) -> str | None:
-    """What is wrong with a network interface of this namespace.
+async def check_interface(name: str) -> str | None:
+    """Return what is wrong with a network interface of this namespace, or None.
 
-    Asked of the kernel by ioctl, not read in /sys, which may show another namespace's. RUNNING stands for an
-    operational state of `up` or, as tun and WireGuard devices have it, `unknown`.
+    The kernel is asked by ioctl, as /sys may show another namespace. IFF_RUNNING means an operational state of `up`, or of `unknown` as
+    tun and WireGuard devices have it.
     """
     request = struct.pack("16sH14x", name.encode()[:INTERFACE_NAME_MAX], 0)
     try:
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
-            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, request)
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as control:
+            answer = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
     except OSError as error:
         if error.errno != errno.ENODEV:
             return f"interface {name}: {error.strerror}"
         return f"interface {name} is not there"
     (flags,) = struct.unpack_from("H", answer, 16)
-    return flags_trouble(name, flags)
+    return check_flags(name, flags)
 
 
-def flags_trouble(name: str, flags: int) -> str | None:
-    """What an interface's flags (netdevice(7)) say."""
+def check_flags(name: str, flags: int) -> str | None:
+    """Return what is wrong with an interface by its flags (netdevice(7)), or None."""
     if not flags & _IFF_UP:
         return f"interface {name} is down"
     return None if flags & _IFF_RUNNING else f"interface {name} has no carrier"
@@ -44,15 +44,15 @@ def flags_trouble(name: str, flags: int) -> str | None:
 def bound_socket(
     interface: str | None, source: str | None, family: int, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> socket.socket:
-    """A socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
-    made = socket.socket(family, kind)
+    """Return a non-blocking socket that sends through `interface` and from the address `source`. Raises OSError."""
+    bound = socket.socket(family, kind)
     try:
-        made.setblocking(False)
+        bound.setblocking(False)
         if interface is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
         if source is not None:
-            made.bind((source, 0))
+            bound.bind((source, 0))
     except OSError:
-        made.close()
+        bound.close()
         raise
-    return made
+    return bound

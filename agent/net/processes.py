@@ -19,7 +19,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class RunningProcess:
-    """A process and the news of its end. `status` is what Popen.returncode is, None for one that is not our child."""
+    """A process and the event of its end. `status` is as Popen.returncode; None for a process that is not the agent's child."""
 
     def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.pid = pid
@@ -36,9 +36,9 @@ class RunningProcess:
             self.status = self._child.wait()
         self.ended.set()
 
-    async def end(self, patience_s: float) -> None:
-        """SIGTERM, and SIGKILL when that takes longer than `patience_s`; returns when it is gone."""
-        for number, limit_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
+    async def end(self, timeout_s: float) -> None:
+        """Send SIGTERM, and SIGKILL after `timeout_s`. Return when the process is gone."""
+        for number, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, None)):
             if self.ended.is_set():
                 return
             with suppress(ProcessLookupError):
@@ -51,28 +51,28 @@ class RunningProcess:
 def start_child(
     command: Sequence[str], folder: Path, log_name: str, text: str = "", environment: Mapping[str, str] | None = None
 ) -> RunningProcess:
-    """Start a program that ends with the agent, in `folder`, with its output in the file `log_name`. Raises OSError.
+    """Start a program in `folder` that ends with the agent, with its output in the file `log_name`. Raises OSError.
 
-    `text` is its input: what is secret need not stand in a file.
+    `text` is its input, so that secrets need no file.
     """
-    given = filled_pipe(text)
+    stdin = filled_pipe(text)
     try:
         with (folder / log_name).open("wb") as log_file:
             child = subprocess.Popen(
                 command,
                 cwd=folder,
-                stdin=given,
+                stdin=stdin,
                 stdout=log_file,
                 stderr=log_file,
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
-                preexec_fn=end_with_parent,  # noqa: PLW1509  # one prctl and no Python besides
+                preexec_fn=end_with_parent,  # noqa: PLW1509  # one prctl, which threads of this process cannot disturb
             )
     finally:
-        os.close(given)
+        os.close(stdin)
     return RunningProcess(child.pid, os.pidfd_open(child.pid), child)
 
 
 def end_with_parent() -> None:
-    """In the child: have the kernel end it when its parent dies, however that happens."""
+    """Have the kernel end this process when its parent dies (prctl(2), PR_SET_PDEATHSIG). For use in a child."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

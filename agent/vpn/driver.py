@@ -15,7 +15,7 @@ from agent.vpn.policy_routing import Network
 from agent.vpn.slots import InterfaceSlot
 
 Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
-"""Gives the addresses of a host. Raises NameUnknown."""
+"""Gives the addresses of a host. Raises UnknownHost."""
 
 
 @dataclass(frozen=True, slots=True)

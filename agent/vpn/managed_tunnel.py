@@ -59,67 +59,67 @@ class ManagedTunnel:
         self._exit = exit_
         self._board = board
         self._on_resolvers = on_resolvers
-        self.guard = KillSwitch(exit_, control)
-        self.keeper: TunnelSupervisor | None = None
+        self.kill_switch = KillSwitch(exit_, control)
+        self.supervisor: TunnelSupervisor | None = None
         """None for a tunnel that somebody else brings up."""
-        self.course = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self.active = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
         self._line: ActiveTunnel | None = None
         """The tunnel that carries clients, or did last."""
-        self._probe = ResolverProbe(self.course, pace.resolver_s)
+        self._probe = ResolverProbe(self.active, pace.resolver_s)
         self._connections = ConnectionPinning()
         self._begun = False
         if exit_.servers:
             assert exit_.tunnel_interface is not None
             self._slots = slots_of(exit_.tunnel_interface)
-            drivers = [driver_of(each).make(each, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelSupervisor(drivers, self._slots, board, self._carry, pace)
+            drivers = [driver_of(each).make(each, folder, self.kill_switch.resolve) for each in exit_.servers]
+            self.supervisor = TunnelSupervisor(drivers, self._slots, board, self._carry, pace)
 
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
         require_for(self._exit)
-        if self.keeper is not None:
+        if self.supervisor is not None:
             for slot in self._slots:
                 await policy_routing.remove_interface(slot.interface)  # what a killed agent left
         self._begun = True
-        await self.guard.admit()
-        if self.keeper is not None:
+        await self.kill_switch.admit()
+        if self.supervisor is not None:
             await self._connections.forget()
-            tasks.create_task(self.keeper.run(), name="tunnel's keeper")
-        tasks.create_task(self.guard.run(), name="kill switch")
+            tasks.create_task(self.supervisor.run(), name="tunnel's keeper")
+        tasks.create_task(self.kill_switch.run(), name="kill switch")
 
     def checks(self) -> list[HealthProbe]:
         """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
-        if self.keeper is None:
+        if self.supervisor is None:
             return checks_of(self._exit)
-        own = checks_of(self._exit, lambda: self.course.interface)
-        return [HealthProbe(self.keeper.look), *own, HealthProbe(self._probe, RESOLVER_PATIENCE)]
+        own = checks_of(self._exit, lambda: self.active.interface)
+        return [HealthProbe(self.supervisor.look), *own, HealthProbe(self._probe, RESOLVER_PATIENCE)]
 
     async def rotate(self) -> str:
         """Take another server in place of the present one; gives its name. Raises TunnelFailed for somebody else's tunnel."""
-        if self.keeper is None:
+        if self.supervisor is None:
             raise TunnelFailed("the tunnel is not the agent's to change", hint="ask whoever brings it up")
-        return await self.keeper.rotate()
+        return await self.supervisor.rotate()
 
     @property
-    def has_room_beside(self) -> bool:
+    def can_rotate_seamlessly(self) -> bool:
         """Whether another server can be tried while the present one carries clients."""
-        return self.keeper is not None and self.keeper.has_room_beside
+        return self.supervisor is not None and self.supervisor.can_rotate_seamlessly
 
-    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> RotationResult:
+    async def rotate_seamlessly(self, country: str | None, look: Look | None, drain: Drain) -> RotationResult:
         """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
 
         `country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known.
         What began by the old one ends by it, or with `drain`. Other resolvers take another Envoy: then `drain` comes first, while
         the exit takes no new requests. If anything goes wrong, nothing is changed.
         """
-        assert self.keeper is not None
+        assert self.supervisor is not None
         seen, drained = None, False
 
         async def prepare(line: ActiveTunnel, slot: InterfaceSlot) -> None:
             nonlocal seen, drained
             resolvers = self._resolvers_of(line)
             seen = await verify(with_tunnel(self._exit, slot.interface, resolvers), country, look)
-            if resolvers != self.course.resolvers:
+            if resolvers != self.active.resolvers:
                 self._board.update(resting="it takes another server")
                 await drain()
                 drained = True
@@ -130,7 +130,7 @@ class ManagedTunnel:
             await self._leave_others()
 
         try:
-            server = await self.keeper.rotate_beside(prepare, clear)
+            server = await self.supervisor.rotate_seamlessly(prepare, clear)
         finally:
             self._board.update(resting="")
             await self._leave_others()
@@ -140,8 +140,8 @@ class ManagedTunnel:
         """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
         if not self._begun:
             return
-        if self.keeper is not None:
-            await self.keeper.stop()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
             await self._connections.forget()
             try:
                 await policy_routing.remove(self._slots)
@@ -153,16 +153,16 @@ class ManagedTunnel:
     async def _carry(self, line: ActiveTunnel, slot: InterfaceSlot) -> None:
         """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
         resolvers = self._resolvers_of(line)
-        if slot.interface == self.course.interface:
+        if slot.interface == self.active.interface:
             await self._connections.begin(slot)
             await policy_routing.lead_into(slot.interface, line.networks)
-            self.course.resolvers = resolvers
+            self.active.resolvers = resolvers
         else:
-            async with self.course.still:
+            async with self.active.lock:
                 await self._hold_old(line)
                 await self._connections.begin(slot, self._line)
                 await policy_routing.lead_into(slot.interface, line.networks)
-                self.course.interface, self.course.resolvers = slot.interface, resolvers
+                self.active.interface, self.active.resolvers = slot.interface, resolvers
         self._line = line
         self._probe.reset()
         await self._on_resolvers(resolvers)
@@ -171,13 +171,13 @@ class ManagedTunnel:
         """What comes from the old tunnel's addresses goes by it, as long as it is there."""
         old = self._line
         for slot in self._slots:
-            if old is not None and slot.interface == self.course.interface:
+            if old is not None and slot.interface == self.active.interface:
                 await policy_routing.hold(slot, set(old.addresses) - set(new.addresses))
 
     async def _leave_others(self) -> None:
         """What began by a tunnel that carries clients no longer may go on no longer."""
         for slot in self._slots:
-            if slot.interface != self.course.interface:
+            if slot.interface != self.active.interface:
                 await self._connections.leave(slot)
         try:
             await policy_routing.let_go()

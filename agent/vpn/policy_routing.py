@@ -146,7 +146,7 @@ async def remove_interface(name: str) -> None:
             await run("ip", "link", "delete", name)
 
 
-def route_trouble(interface: str, versions: Iterable[int]) -> str | None:
+def check_routes(interface: str, versions: Iterable[int]) -> str | None:
     """What is wrong with the routes, if traffic of these IP versions that may go anywhere does not leave by the tunnel.
 
     Nothing is sent: the kernel is asked.

@@ -19,7 +19,7 @@ _USE_ANOTHER: Final = "name the provider's own file"
 
 def read_servers(paths: Sequence[Path], credentials: Path | None) -> tuple[TunnelServer, ...]:
     """Read every server that the files name, in their order. Raises BadTunnelFile and BadSetting."""
-    known = None if credentials is None else read_credentials("--tunnel-credentials", credentials, colons=True)
+    known = None if credentials is None else read_credentials("--tunnel-credentials", credentials, allow_colon=True)
     servers = tuple(server for path in paths for server in _read_file(path, known))
     if known is not None and not any(server.uses_credentials for server in servers):
         raise BadSetting("--tunnel-credentials: no file of --tunnel asks for them", hint="leave them out")

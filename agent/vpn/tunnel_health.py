@@ -16,8 +16,8 @@ from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
 from agent.egress.parent_proxy import parent_trouble
 from agent.gluetun.client import GluetunClient
-from agent.gluetun.tunnel_state import gluetun_trouble
-from agent.net.interfaces import bound_socket, interface_trouble
+from agent.gluetun.tunnel_state import check_gluetun
+from agent.net.interfaces import bound_socket, check_interface
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -94,18 +94,18 @@ def checks_of(exit_: ExitSettings, by: Callable[[], str | None] | None = None) -
     target, parent = exit_.probe, exit_.parent
     interface = by or (lambda: exit_.tunnel_interface)
     if exit_.tunnel_interface is not None:
-        checks.append(HealthProbe(lambda: interface_trouble(interface() or "")))
+        checks.append(HealthProbe(lambda: check_interface(interface() or "")))
     if exit_.gluetun is not None:
         gluetun = GluetunClient(exit_.gluetun)
-        checks.append(HealthProbe(lambda: gluetun_trouble(gluetun), patience=2))
+        checks.append(HealthProbe(lambda: check_gluetun(gluetun), patience=2))
     if parent is not None:
         checks.append(HealthProbe(lambda: parent_trouble(parent, target), patience=2))
     elif target is not None:
-        checks.append(HealthProbe(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
+        checks.append(HealthProbe(lambda: check_target(target, interface(), exit_.egress_address), patience=2))
     return checks
 
 
-async def target_trouble(target: Endpoint, interface: str | None, source: str | None) -> str | None:
+async def check_target(target: Endpoint, interface: str | None, source: str | None) -> str | None:
     """What keeps a TCP connection to `target` (an IP address) from being made within a second.
 
     It leaves by `interface` and from `source`, when they are given: another way out would prove nothing.

@@ -12,7 +12,7 @@ import structlog
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.net.backoff import Backoff
 from agent.net.commands import CommandFailed
-from agent.net.host_lookup import NameUnknown
+from agent.net.host_lookup import UnknownHost
 from agent.vpn.driver import ActiveTunnel, TunnelDriver
 from agent.vpn.errors import NotEquipped, TunnelFailed
 from agent.vpn.slots import InterfaceSlot
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 SWITCH_AFTER: Final = 3
 """Failures in a row after which the next server is tried, if there is one."""
 _STABLE_S: Final = 60.0
-_FAILURES: Final = (TunnelFailed, NameUnknown, NotEquipped, CommandFailed)
+_FAILURES: Final = (TunnelFailed, UnknownHost, NotEquipped, CommandFailed)
 
 OnUp: TypeAlias = Callable[[ActiveTunnel, InterfaceSlot], Awaitable[None]]
 """Has clients go by the tunnel that is up on a slot."""
@@ -45,13 +45,13 @@ class StandbyTunnel:
 class RetryPace:
     """How often is looked, how soon tried again, and for how long a tunnel may carry nothing. All in seconds."""
 
-    look_s: float = 1.0
+    check_s: float = 1.0
     retry_base_s: float = 0.5
     retry_limit_s: float = 30.0
     slow_base_s: float = 30.0
     """After the provider refused who we are: asking often gets an account locked."""
     slow_limit_s: float = 600.0
-    useless_s: float = 10.0
+    useless_after_s: float = 10.0
     """How long the checks of the exit may fail before the tunnel is brought up anew."""
     resolver_s: float = 3.0
     """How often the tunnel's resolvers are asked while they answer."""
@@ -120,15 +120,15 @@ class TunnelSupervisor:
             await _take_down(driver)
 
     @property
-    def has_room_beside(self) -> bool:
+    def can_rotate_seamlessly(self) -> bool:
         """Whether another server can be tried while the present one carries clients."""
         return self._trouble is None and self._next_beside() is not None
 
-    async def rotate_beside(self, verify: OnUp, clear: Callable[[], Awaitable[None]]) -> str:
+    async def rotate_seamlessly(self, verify: OnUp, clear: Callable[[], Awaitable[None]]) -> str:
         """Take another server, and keep the one before until that one is up and `verify` is content with it; gives its name.
 
         The one before is taken down after `clear`. Raises what `verify` raises, and what keeps the tunnel from coming up: then
-        nothing is changed, and the next time another server is tried. Ask `has_room_beside` before.
+        nothing is changed, and the next time another server is tried. Ask `can_rotate_seamlessly` before.
         """
         async with self._one_wish:
             number = self._next_beside()
@@ -261,7 +261,7 @@ class TunnelSupervisor:
         loop = asyncio.get_running_loop()
         useful_s = loop.time()
         while True:
-            if await wait(self._woken, self._pace.look_s):
+            if await wait(self._woken, self._pace.check_s):
                 self._woken.clear()
                 if self._wished():
                     self._note("the tunnel takes another server")
@@ -272,7 +272,7 @@ class TunnelSupervisor:
             trouble = await self._drivers[self._current].look()
             if self._board.report.tunnel is HealthState.UP:
                 useful_s = loop.time()
-            elif trouble is None and loop.time() - useful_s >= self._pace.useless_s:
+            elif trouble is None and loop.time() - useful_s >= self._pace.useless_after_s:
                 trouble = self._board.report.reason
             if trouble is not None:
                 self._note(trouble)

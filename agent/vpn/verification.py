@@ -11,7 +11,7 @@ from agent.config.settings import ExitSettings
 from agent.config.status import Observation
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.resolver_probe import resolver_answers, unanswered
-from agent.vpn.tunnel_health import target_trouble
+from agent.vpn.tunnel_health import check_target
 
 WITHIN_S: Final = 30.0
 """How long it may take until everything that is asked through it answers."""
@@ -46,7 +46,7 @@ async def _mute(exit_: ExitSettings) -> str | None:
             break
     else:
         return unanswered(exit_.resolvers[0])
-    return None if exit_.probe is None else await target_trouble(exit_.probe, exit_.tunnel_interface, None)
+    return None if exit_.probe is None else await check_target(exit_.probe, exit_.tunnel_interface, None)
 
 
 def _judge(seen: Observation, country: str | None) -> None:

@@ -37,7 +37,7 @@ def enrol(http):
 
     async def ask(settings):
         folder = StateDir(settings.state)
-        with folder.held():
+        with folder.locked():
             return await ensure_enrolled(settings, folder, ApiClient(http, settings.api)), folder
 
     return ask
@@ -253,15 +253,15 @@ async def test_an_api_below_a_path_is_found(http, plane):
 
 
 def test_two_agents_cannot_share_a_folder(tmp_path):
-    with StateDir(tmp_path / "state").held(), pytest.raises(StateDirUnusable, match="another agent works in"):
-        StateDir(tmp_path / "state").held().__enter__()
+    with StateDir(tmp_path / "state").locked(), pytest.raises(StateDirUnusable, match="another agent uses"):
+        StateDir(tmp_path / "state").locked().__enter__()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(StateDirUnusable, match="--state"):
-        StateDir(tmp_path / "file" / "state").held().__enter__()
+        StateDir(tmp_path / "file" / "state").locked().__enter__()
 
 
 def test_waits_double_to_a_limit_and_spread_over_their_upper_half():

@@ -17,7 +17,7 @@ BOUND_S = 60
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 
@@ -86,13 +86,13 @@ def test_drafts_that_a_killed_agent_left_are_removed_at_the_start(folder):
     (state.path / "secrets").mkdir(parents=True)
     for name in kept | left:
         (state.path / name).touch()
-    with state.held():
+    with state.locked():
         assert files_in(state) == kept
 
 
 def test_another_agents_drafts_are_left_alone(folder):
     (folder.path / ".record.bin.x.new").touch()
-    with pytest.raises(StateDirUnusable, match="another agent works in"), StateDir(folder.path).held():
+    with pytest.raises(StateDirUnusable, match="another agent uses"), StateDir(folder.path).locked():
         pass
     assert files_in(folder) == {".record.bin.x.new"}
 
@@ -101,6 +101,6 @@ def test_draft_that_cannot_be_removed_is_named(tmp_path):
     (tmp_path / ".x.new").mkdir()
     with (
         pytest.raises(StateDirUnusable, match=r"a draft in .* cannot be removed \(Is a directory\)"),
-        StateDir(tmp_path).held(),
+        StateDir(tmp_path).locked(),
     ):
         pass

@@ -27,7 +27,7 @@ def beating(http, make_settings):
     async def begin(role: Role, board: StatusBoard):
         settings = make_settings(role)
         folder = StateDir(settings.state)
-        with folder.held():
+        with folder.locked():
             enrolment = await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
         heart = HeartbeatSender(ApiClient(http, settings.api), enrolment, board)
         task = asyncio.create_task(heart.run())

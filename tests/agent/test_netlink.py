@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from agent.config.status import StatusBoard
-from agent.net.netlink import note_changes
+from agent.net.netlink import count_network_changes
 from tests.tasks import running
 from tests.tunnels.lab import why_no_lab
 from tests.tunnels.namespaces import private_network
@@ -30,7 +30,7 @@ async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
 
 async def _come_and_go() -> None:
     board = StatusBoard()
-    async with running(note_changes(board)):
+    async with running(count_network_changes(board)):
         await asyncio.sleep(0)
         changed = board.changed
         ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}b")

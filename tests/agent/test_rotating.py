@@ -46,11 +46,11 @@ async def test_it_takes_another_server_when_the_open_requests_are_done_and_takes
 
     rotating = asyncio.create_task(Rotation(board, lambda: envoy, take)({}))
     await asyncio.wait_for(envoy.asked.wait(), 60)
-    assert not board.report.well
+    assert not board.report.is_serving
     assert not took.is_set()
     envoy.open = 0
     assert await asyncio.wait_for(rotating, 60) == {"server": "us-9", "address": "198.51.100.8"}
-    assert board.report.well
+    assert board.report.is_serving
 
 
 async def test_requests_that_do_not_end_hold_it_up_for_a_while_only(board):
@@ -92,7 +92,7 @@ async def test_a_tunnel_that_cannot_be_changed_says_why(board):
 
     with pytest.raises(OrderFailed, match="not the agent's"):
         await Rotation(board, lambda: None, take)({})
-    assert board.report.well
+    assert board.report.is_serving
 
 
 class Tunnel:
@@ -102,7 +102,7 @@ class Tunnel:
         self.failure = failure
         self.country = None
 
-    async def rotate_beside(self, country, look, drain):
+    async def rotate_seamlessly(self, country, look, drain):
         self.country, self.look = country, look
         if self.failure is not None:
             raise self.failure
@@ -114,7 +114,7 @@ async def test_with_room_for_both_the_exit_does_not_rest_while_it_takes_another_
     envoy, tunnel = Envoy(1), Tunnel()
     ordered = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
     await asyncio.wait_for(envoy.asked.wait(), 60)
-    assert board.report.well
+    assert board.report.is_serving
     assert not ordered.done()
     envoy.open = 0
     assert await asyncio.wait_for(ordered, 60) == {"server": "us-9", "address": "198.51.100.8"}

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.net.interfaces import flags_trouble, interface_trouble
-from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, checks_of, target_trouble
+from agent.net.interfaces import check_flags, check_interface
+from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, check_target, checks_of
 from model.endpoint import Endpoint
 from tests.tasks import running
 
@@ -95,12 +95,12 @@ def test_an_exit_s_settings_say_what_is_watched():
     ],
 )
 def test_an_interface_must_be_up_and_running(flags, trouble):
-    assert flags_trouble("wg0", flags) == trouble
+    assert check_flags("wg0", flags) == trouble
 
 
 async def test_the_kernel_is_asked():
-    assert await interface_trouble("lo") is None
-    assert await interface_trouble("no-such-one") == "interface no-such-one is not there"
+    assert await check_interface("lo") is None
+    assert await check_interface("no-such-one") == "interface no-such-one is not there"
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def listener():
     ("interface", "source"), [(None, None), ("lo", None), (None, "127.0.0.5"), ("lo", "127.0.0.5")]
 )
 async def test_a_target_that_answers_is_no_trouble(listener, interface, source):
-    assert await target_trouble(listener, interface, source) is None
+    assert await check_target(listener, interface, source) is None
 
 
 async def test_a_target_that_refuses_says_why(listener):
@@ -124,14 +124,13 @@ async def test_a_target_that_refuses_says_why(listener):
         target = Endpoint("127.0.0.1", closed.getsockname()[1])
 
     assert (
-        await target_trouble(target, None, None)
-        == f"{target} cannot be reached through the tunnel (Connection refused)"
+        await check_target(target, None, None) == f"{target} cannot be reached through the tunnel (Connection refused)"
     )
 
 
 async def test_another_way_out_proves_nothing(listener):
-    assert "No such device" in await target_trouble(listener, "no-such-one", None)
-    assert "Cannot assign" in await target_trouble(listener, None, "192.0.2.200")
+    assert "No such device" in await check_target(listener, "no-such-one", None)
+    assert "Cannot assign" in await check_target(listener, None, "192.0.2.200")
 
 
 async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
@@ -145,7 +144,7 @@ async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
         for each in waiting:
             each.setblocking(False)
             each.connect_ex((target.host, target.port))
-        trouble = await target_trouble(target, None, None)
+        trouble = await check_target(target, None, None)
         for each in waiting:
             each.close()
 

@@ -13,7 +13,7 @@ from cli.main import main
 from model.errors import ExitplaneError
 from tests.tunnels.drain import wait_for_none_open
 
-PACE = RetryPace(look_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_s=1.0, resolver_s=0.5)
+PACE = RetryPace(check_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_after_s=1.0, resolver_s=0.5)
 
 
 class RotatingTunnel(ManagedTunnel):
@@ -25,12 +25,12 @@ class RotatingTunnel(ManagedTunnel):
         await super().begin(tasks)
 
     async def _rotate(self) -> None:
-        if not self.has_room_beside:
+        if not self.can_rotate_seamlessly:
             await self.rotate()
             return
         assert self._line is not None
         try:
-            await self.rotate_beside(None, None, functools.partial(wait_for_none_open, self._line.addresses))
+            await self.rotate_seamlessly(None, None, functools.partial(wait_for_none_open, self._line.addresses))
         except ExitplaneError as error:
             print("not rotated:", error, flush=True)  # noqa: T201  # to the log that a failed test shows
 

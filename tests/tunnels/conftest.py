@@ -32,7 +32,7 @@ from tests.tunnels import lab, providers
 
 PATIENCE_S = 120.0
 """A bound for what takes a moment, on a machine that has much else to do."""
-PACE = RetryPace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
+PACE = RetryPace(check_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def waits(monkeypatch):
     """How long the keeper of a tunnel meant to wait, each time, in seconds."""
     asked: list[float] = []
 
-    async def note(event: asyncio.Event, at_most_s: float) -> bool:
-        asked.append(at_most_s)
-        return await wait(event, at_most_s)
+    async def note(event: asyncio.Event, timeout_s: float) -> bool:
+        asked.append(timeout_s)
+        return await wait(event, timeout_s)
 
     monkeypatch.setattr("agent.vpn.tunnel_supervisor.wait", note)
     return asked

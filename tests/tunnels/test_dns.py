@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.net import dns_client, host_lookup
 from agent.net.dns_client import BadDnsAnswer, DnsAnswer, NoDnsAnswer, parse_answer
-from agent.net.host_lookup import NameUnknown
+from agent.net.host_lookup import UnknownHost
 from model.endpoint import Endpoint
 
 ANSWER = (
@@ -75,9 +75,9 @@ async def test_a_resolver_outside_is_never_asked(files, monkeypatch):
 
     monkeypatch.setattr(dns_client, "query", query)
     files(resolvers="nameserver 192.0.2.53\nnameserver 2001:db8::53\n")
-    with pytest.raises(NameUnknown, match="a resolver outside must not be asked; write its address") as raised:
+    with pytest.raises(UnknownHost, match="a resolver outside must not be asked; write its address") as raised:
         await host_lookup.resolve("vpn.example")
-    assert raised.value.for_good
+    assert raised.value.permanent
     assert asked == []
 
 
@@ -99,9 +99,9 @@ async def test_a_resolver_on_loopback_is_asked_and_may_know_it_later(files, monk
     transport, resolver = await loop.create_datagram_endpoint(Resolver, local_addr=("127.0.0.1", 0))
     monkeypatch.setattr(dns_client, "PORT", transport.get_extra_info("sockname")[1])
     files(resolvers="nameserver 192.0.2.53\nnameserver 127.0.0.1\n")
-    with pytest.raises(NameUnknown) as raised:
+    with pytest.raises(UnknownHost) as raised:
         await host_lookup.resolve("vpn.example")
-    assert not raised.value.for_good
+    assert not raised.value.permanent
     resolver.knows = True
     assert await host_lookup.resolve("vpn.example") == ("192.0.2.1", "2001:db8::1")
     transport.close()

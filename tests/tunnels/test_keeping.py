@@ -14,7 +14,9 @@ from agent.vpn.errors import TunnelFailed
 from agent.vpn.slots import InterfaceSlot, slots_of
 from agent.vpn.tunnel_supervisor import RetryPace, TunnelSupervisor
 
-FAST = RetryPace(look_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_s=0.1)
+FAST = RetryPace(
+    check_s=0.01, retry_base_s=0.01, retry_limit_s=0.02, slow_base_s=60.0, slow_limit_s=60.0, useless_after_s=0.1
+)
 
 
 @dataclass
@@ -149,7 +151,7 @@ async def nothing(*_):
 
 async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_carries_clients(keep, until):
     async with keep("a", "b") as scene:
-        await until(lambda: scene.keeper.has_room_beside)
+        await until(lambda: scene.keeper.can_rotate_seamlessly)
         changed, (old, new) = scene.board.changed, scene.drivers
 
         async def verify(line, slot):
@@ -161,22 +163,22 @@ async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_
             assert scene.heard == ["a", "b"]
             assert old.is_up
 
-        assert await scene.keeper.rotate_beside(verify, clear) == "b"
+        assert await scene.keeper.rotate_seamlessly(verify, clear) == "b"
         assert (old.is_up, new.is_up) == (False, True)
         assert not changed.is_set()  # nobody heard of a tunnel that is down
-        assert await scene.keeper.rotate_beside(nothing, nothing) == "a"
+        assert await scene.keeper.rotate_seamlessly(nothing, nothing) == "a"
         assert old.slot.interface == "ep0"
 
 
 async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_changed(keep, until):
     async with keep("a", "b") as scene:
-        await until(lambda: scene.keeper.has_room_beside)
+        await until(lambda: scene.keeper.can_rotate_seamlessly)
 
         async def verify(*_):
             raise TunnelFailed("it is elsewhere")
 
         with pytest.raises(TunnelFailed, match="elsewhere"):
-            await scene.keeper.rotate_beside(verify, nothing)
+            await scene.keeper.rotate_seamlessly(verify, nothing)
         assert [driver.is_up for driver in scene.drivers] == [True, False]
         assert scene.heard == ["a"]
         assert scene.keeper.server == "a"
@@ -184,23 +186,23 @@ async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_change
 
 async def test_a_server_that_cannot_be_used_after_all_gives_way_to_the_old_one(keep, until):
     async with keep("a", "b", unusable=("b",)) as scene:
-        await until(lambda: scene.keeper.has_room_beside)
+        await until(lambda: scene.keeper.can_rotate_seamlessly)
         with pytest.raises(TunnelFailed, match="its routes"):
-            await scene.keeper.rotate_beside(nothing, nothing)
+            await scene.keeper.rotate_seamlessly(nothing, nothing)
         assert scene.heard == ["a", "b", "a"]
         assert [driver.is_up for driver in scene.drivers] == [True, False]
 
 
 async def test_a_server_that_is_tried_beside_is_not_taken_for_one_that_died_meanwhile(keep, until):
     async with keep("a", "b") as scene:
-        await until(lambda: scene.keeper.has_room_beside)
+        await until(lambda: scene.keeper.can_rotate_seamlessly)
         old, new = scene.drivers
 
         async def verify(*_):
             old.failure, old.trouble = TunnelFailed("gone"), "gone"
             await until(lambda: scene.ups("a") > 7)
 
-        assert await scene.keeper.rotate_beside(verify, nothing) == "b"
+        assert await scene.keeper.rotate_seamlessly(verify, nothing) == "b"
         assert scene.ups("b") == 1
         assert new.is_up
         assert await scene.keeper.look() is None
@@ -209,6 +211,6 @@ async def test_a_server_that_is_tried_beside_is_not_taken_for_one_that_died_mean
 async def test_one_server_alone_or_a_tunnel_that_is_down_leaves_no_room_beside(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
-        assert not scene.keeper.has_room_beside
+        assert not scene.keeper.can_rotate_seamlessly
     async with keep("a", "b") as scene:
-        assert not scene.keeper.has_room_beside
+        assert not scene.keeper.can_rotate_seamlessly

@@ -188,7 +188,7 @@ def test_credentials_are_two_lines_that_nobody_else_may_read(tmp_path, content, 
     secret.write_text(content)
     secret.chmod(mode)
     with pytest.raises(BadSetting, match=said) as raised:
-        read_credentials("--tunnel-credentials", secret, colons=True)
+        read_credentials("--tunnel-credentials", secret, allow_colon=True)
     assert "password" not in str(raised.value).replace("the password in the second", "")
 
 

@@ -111,13 +111,13 @@ async def test_no_request_fails_while_another_server_is_taken(
         begun = await hold()
 
         async def drain():
-            assert kept.tunnel.course.interface == lab.BESIDE
+            assert kept.tunnel.active.interface == lab.BESIDE
             await until(lambda: clients.seen[other.address] > 20 and clients.seen[other.address_6] > 20)
             # what began by the old tunnel goes on by it
             assert await begun() == wireguard.address
             await wait_for_none_open([wireguard.address, wireguard.address_6])
 
-        taken = await kept.tunnel.rotate_beside(None, None, drain)
+        taken = await kept.tunnel.rotate_seamlessly(None, None, drain)
         assert taken.server == f"{lab.NET_ADDRESS}:51821"
         assert tunnels() == [lab.BESIDE]
         before = clients.seen[other.address]
@@ -145,7 +145,7 @@ async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
             await until(lambda: clients.seen[other.seen_as] > 20)
             assert await begun() == wireguard.address
 
-        await kept.tunnel.rotate_beside(None, None, drain)
+        await kept.tunnel.rotate_seamlessly(None, None, drain)
         before = clients.seen.copy()
         await until(lambda: clients.seen[other.seen_as] > before[other.seen_as] + 20)
         assert clients.seen[wireguard.address] == before[wireguard.address]
@@ -159,7 +159,7 @@ async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_ha
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         begun = await hold()
-        await kept.tunnel.rotate_beside(None, None, at_once)
+        await kept.tunnel.rotate_seamlessly(None, None, at_once)
         with pytest.raises(ConnectionError):
             await begun()
 
@@ -172,7 +172,7 @@ async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, inter
         await until(lambda: clients.seen[wireguard.address] > 20)
         monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
         with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
-            await kept.tunnel.rotate_beside(None, None, at_once)
+            await kept.tunnel.rotate_seamlessly(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
@@ -185,12 +185,12 @@ async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        look = Observer(kept.exit_, kept.board, course=kept.tunnel.course).look_ahead
+        look = Observer(kept.exit_, kept.board, course=kept.tunnel.active).look_ahead
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
-            await kept.tunnel.rotate_beside("us", look, at_once)
+            await kept.tunnel.rotate_seamlessly("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
         # the other way round it is what is wanted
-        taken = await kept.tunnel.rotate_beside("fr", look, at_once)
+        taken = await kept.tunnel.rotate_seamlessly("fr", look, at_once)
         assert taken.address == other.address
 
 
@@ -205,7 +205,7 @@ async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
         with pytest.raises(TunnelFailed, match=r"the resolver 192\.0\.2\.53 does not answer"):
-            await kept.tunnel.rotate_beside(None, None, at_once)
+            await kept.tunnel.rotate_seamlessly(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
@@ -231,7 +231,7 @@ async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, 
         clients.begin(lab.PAGE)
         for turn in range(10):
             old = other if turn % 2 else wireguard
-            await kept.tunnel.rotate_beside(None, None, lambda old=old: wait_for_none_open([old.address]))
+            await kept.tunnel.rotate_seamlessly(None, None, lambda old=old: wait_for_none_open([old.address]))
             await until(lambda: kept.is_up)
         await clients.end()
         assert clients.failures == []
@@ -268,8 +268,8 @@ async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
         with monkeypatch.context() as patience:
             patience.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
             with pytest.raises(TunnelFailed):
-                await kept.tunnel.rotate_beside(None, None, at_once)
-        taken = await kept.tunnel.rotate_beside(None, None, at_once)
+                await kept.tunnel.rotate_seamlessly(None, None, at_once)
+        taken = await kept.tunnel.rotate_seamlessly(None, None, at_once)
         assert taken.server == f"{lab.NET_ADDRESS}:{other.port}"
 
 
@@ -283,13 +283,13 @@ async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken
 
         async def drain():
             # before the new one is taken, since its resolver is another
-            if kept.tunnel.course.interface == lab.TUNNEL:
+            if kept.tunnel.active.interface == lab.TUNNEL:
                 wireguard.stop()
                 lab.ip("link", "delete", lab.TUNNEL)
-                await until(lambda: not kept.tunnel.has_room_beside)
+                await until(lambda: not kept.tunnel.can_rotate_seamlessly)
                 prepared.set()
 
-        await kept.tunnel.rotate_beside(None, None, drain)
+        await kept.tunnel.rotate_seamlessly(None, None, drain)
         assert prepared.is_set()
         await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == other.address
@@ -311,7 +311,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
             asked.set()
             await asyncio.Event().wait()
 
-        ordered = asyncio.create_task(kept.tunnel.rotate_beside(None, look, at_once))
+        ordered = asyncio.create_task(kept.tunnel.rotate_seamlessly(None, look, at_once))
         await asyncio.wait_for(asked.wait(), PATIENCE_S)
         assert tunnels() == [lab.TUNNEL, lab.BESIDE]
         ordered.cancel()
@@ -327,9 +327,9 @@ async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open([wireguard.address]))
+        await kept.tunnel.rotate_seamlessly(None, None, lambda: wait_for_none_open([wireguard.address]))
         await until(lambda: clients.seen["10.98.0.10"] > 20)
-        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open(["10.98.0.10"]))
+        await kept.tunnel.rotate_seamlessly(None, None, lambda: wait_for_none_open(["10.98.0.10"]))
         assert lab.inhabitants(lab.EXIT, "openvpn") == []
         assert clients.failures == []
 

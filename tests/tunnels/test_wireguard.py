@@ -66,7 +66,7 @@ async def test_routes_that_are_taken_away_are_noticed_and_laid_again(wireguard, 
 async def test_a_server_that_dies_is_noticed_by_its_resolver_and_found_again_when_it_is_back(
     wireguard, internet, keep, until, ask_page, monkeypatch
 ):
-    async with keep(wireguard.file(), pace=replace(PACE, useless_s=1.0)) as kept:
+    async with keep(wireguard.file(), pace=replace(PACE, useless_after_s=1.0)) as kept:
         await until(lambda: kept.is_up)
         monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
         wireguard.stop()
@@ -94,7 +94,7 @@ async def test_the_next_server_is_taken_when_one_does_not_come_up(wireguard, int
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
     async with keep(dead.file(), wireguard.file()) as kept:
         await until(lambda: kept.is_up)
-        assert kept.tunnel.keeper.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
+        assert kept.tunnel.supervisor.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
 
 
 async def test_to_rotate_takes_the_next_server_and_its_address(wireguard, internet, keep, until, ask_page):

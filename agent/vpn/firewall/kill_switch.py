@@ -11,7 +11,7 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.net import host_lookup
-from agent.net.host_lookup import NameUnknown
+from agent.net.host_lookup import UnknownHost
 from agent.vpn import policy_routing
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic
@@ -62,7 +62,7 @@ class KillSwitch:
                 log.error("kill_switch.failed", reason=str(error))  # noqa: TRY400  # the reason says all
 
     async def resolve(self, host: str) -> tuple[str, ...]:
-        """The addresses of one of the provider's servers, which is let out there from now on. Raises NameUnknown."""
+        """The addresses of one of the provider's servers, which is let out there from now on. Raises UnknownHost."""
         found = await host_lookup.resolve(host)
         known = {way.address for way in self._known.provider} if self._known else set()
         if not known.issuperset(found):
@@ -73,7 +73,7 @@ class KillSwitch:
         """A place of the control plane by its address, if that is known: Envoy asks the tunnel's resolvers for names."""
         try:
             return Endpoint((await host_lookup.resolve(place.host))[0], place.port)
-        except NameUnknown:
+        except UnknownHost:
             return place
 
     async def _settle(self, *, first: bool) -> None:
@@ -95,7 +95,7 @@ class KillSwitch:
     async def _is_open(self) -> bool:
         if not self._exit.kill_switch or self._known is None:
             return False
-        trouble = await nftables.trouble_with(self._openings(self._known))
+        trouble = await nftables.check_table(self._openings(self._known))
         if trouble is not None:
             log.error("kill_switch.was_open", reason=trouble)
         return trouble is not None
@@ -115,13 +115,13 @@ class KillSwitch:
 
 
 async def _ways(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) -> frozenset[AllowedPeer]:
-    """Raises NameUnknown for a name that nobody will ever know."""
+    """Raises UnknownHost for a name that nobody will ever know."""
     ways: set[AllowedPeer] = set()
     for place, protocol in dict.fromkeys(contacts):
         try:
             ways.update(AllowedPeer(address, place.port, protocol) for address in await host_lookup.resolve(place.host))
-        except NameUnknown as error:
-            if error.for_good:
+        except UnknownHost as error:
+            if error.permanent:
                 raise
             missing.append(place.host)
     return frozenset(ways)

@@ -18,7 +18,7 @@ async def close(openings: AllowedTraffic) -> None:
         await run("nft", "-f", "-", text=render(openings))
     except CommandFailed as error:
         raise KillSwitchFailed(f"the kill switch cannot be closed: {error.message}", hint=_MEND) from error
-    trouble = await trouble_with(openings)
+    trouble = await check_table(openings)
     if trouble is not None:
         raise KillSwitchFailed(f"the kill switch is not closed: {trouble}", hint=_MEND)
 
@@ -31,7 +31,7 @@ async def open_() -> None:
         raise KillSwitchFailed(f"the kill switch cannot be opened: {error.message}", hint="run this as root") from error
 
 
-async def trouble_with(openings: AllowedTraffic) -> str | None:
+async def check_table(openings: AllowedTraffic) -> str | None:
     """What the kernel has that is not what was asked for; None if it is."""
     try:
         listed = json.loads(await run("nft", "-j", "list", "table", FAMILY, TABLE))["nftables"]

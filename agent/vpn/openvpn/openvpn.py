@@ -13,7 +13,7 @@ from agent.config.credentials import Credentials
 from agent.config.settings import TunnelServer
 from agent.config.status import wait
 from agent.net.commands import CommandFailed
-from agent.net.interfaces import interface_trouble
+from agent.net.interfaces import check_interface
 from agent.net.packet_marks import BYPASS_MARK
 from agent.net.processes import RunningProcess, start_child
 from agent.vpn import policy_routing
@@ -77,7 +77,7 @@ class OpenVpnDriver:
             return str(self._conversation.failure)
         assert self._slot is not None
         interface = self._slot.interface
-        return await interface_trouble(interface) or policy_routing.route_trouble(interface, self._versions())
+        return await check_interface(interface) or policy_routing.check_routes(interface, self._versions())
 
     async def down(self) -> None:
         """End OpenVPN, and remove its interface."""

@@ -13,7 +13,7 @@ import structlog
 from agent.config.credentials import Credentials
 from agent.config.settings import TunnelServer
 from agent.net.commands import CommandFailed, run
-from agent.net.interfaces import interface_trouble
+from agent.net.interfaces import check_interface
 from agent.net.packet_marks import BYPASS_MARK
 from agent.net.processes import RunningProcess, start_child
 from agent.vpn import policy_routing
@@ -72,14 +72,14 @@ class WireGuardDriver:
 
     async def look(self) -> str | None:
         """What is wrong: the device, its routes, or a server that does not answer."""
-        trouble = self._process_trouble() or await interface_trouble(self._interface)
+        trouble = self._check_process() or await check_interface(self._interface)
         if trouble is not None:
             return trouble
         try:
             sample = await self._sample()
         except CommandFailed as error:
             return error.message
-        return self._pulse.hear(time.monotonic(), sample) or self._route_trouble()
+        return self._pulse.hear(time.monotonic(), sample) or self._check_routes()
 
     async def down(self) -> None:
         """Remove the device and end wireguard-go."""
@@ -158,7 +158,7 @@ class WireGuardDriver:
     async def _await_handshake(self) -> None:
         deadline_s = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < deadline_s:
-            trouble = self._process_trouble() or await interface_trouble(self._interface)
+            trouble = self._check_process() or await check_interface(self._interface)
             if trouble is not None:
                 raise TunnelFailed(trouble)
             try:
@@ -184,18 +184,18 @@ class WireGuardDriver:
                     return TransferSample(int(handshake), int(received), int(sent))
         return TransferSample(0, 0, 0)
 
-    def _process_trouble(self) -> str | None:
+    def _check_process(self) -> str | None:
         ended = self._process is not None and self._process.ended.is_set()
         return f"interface {self._interface} is gone: wireguard-go has ended" if ended else None
 
-    def _route_trouble(self) -> str | None:
+    def _check_routes(self) -> str | None:
         covered = {network.version for peer in self._file.peers for network in peer.allowed if network.prefixlen == 0}
         versions = {
             each.version
             for each in self._file.addresses
             if each.version in covered and (each.version == 4 or policy_routing.has_ipv6(self._interface))
         }
-        return policy_routing.route_trouble(self._interface, versions)
+        return policy_routing.check_routes(self._interface, versions)
 
 
 def log_of(slot: InterfaceSlot) -> str:

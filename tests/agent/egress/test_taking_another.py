@@ -19,27 +19,27 @@ from tests.agent.egress.test_observer import SEEN, observing, told, up
 
 
 async def test_what_was_seen_by_one_interface_does_not_hold_for_another(source, until):
-    board, course = up(), ActiveInterface("lo")
+    board, active = up(), ActiveInterface("lo")
     exit_ = an_exit(source.url, tunnel_interface="lo", observe_every_s=0.01)
-    async with observing(exit_, board, again_s=0.01, course=course, route=lambda *_: course.interface):
+    async with observing(exit_, board, again_s=0.01, active=active, route=lambda *_: active.interface):
         await until(lambda: told(board) == SEEN)
         source.say(web.Response(status=503))
         asked = len(source.asked)
         await until(lambda: len(source.asked) > asked + 2)
         assert told(board) == SEEN
-        course.interface = "nowhere0"
+        active.interface = "nowhere0"
         await until(lambda: board.report.observation.country is None)
     assert board.report.observation.leak == ""
 
 
 async def test_nobody_looks_while_the_interface_is_changed(source):
-    board, course = StatusBoard(), ActiveInterface("nowhere0")
-    observer = Observer(an_exit(source.url, tunnel_interface="lo"), board, course=course, route=lambda *_: "lo")
-    async with course.still:
+    board, active = StatusBoard(), ActiveInterface("nowhere0")
+    observer = Observer(an_exit(source.url, tunnel_interface="lo"), board, active=active, route=lambda *_: "lo")
+    async with active.lock:
         looking = asyncio.create_task(observer.look())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(looking), 0.1)
-        course.interface = "lo"
+        active.interface = "lo"
     look = await asyncio.wait_for(looking, 60)
     assert (look.interface, look.observation) == ("lo", SEEN)
 
