@@ -95,7 +95,7 @@ class Rotation:
 
     async def __call__(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """Gives `server`, and the `address` that it comes out at, once that is verified. Raises OrderFailed."""
-        self._board.update(resting="it takes another server")
+        self._board.update(paused="it takes another server")
         try:
             await self._drain()
             try:
@@ -104,7 +104,7 @@ class Rotation:
                 raise OrderFailed(error.message, hint=error.hint) from error
             report = await self._verified()
         finally:
-            self._board.update(resting="")
+            self._board.update(paused="")
         return {"server": server, "address": report.observation and report.observation.address}
 
     async def _verified(self) -> AgentStatus:

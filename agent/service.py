@@ -44,7 +44,7 @@ from agent.net.netlink import count_network_changes
 from agent.net.packet_marks import BYPASS_MARK
 from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.managed_tunnel import ManagedTunnel
-from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, checks_of
+from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, probes_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
@@ -105,9 +105,9 @@ class _Agent:
         self._resolvers = settings.exit.resolvers if settings.exit else ()
         self._resolvable = asyncio.Event()
         self._enrolment: Enrolment | None = None
-        watched = checks_of(settings.exit) if settings.exit else []
+        watched = probes_of(settings.exit) if settings.exit else []
         if self._tunnel is not None:
-            watched = self._tunnel.checks()
+            watched = self._tunnel.probes()
         self._watch = TunnelMonitor(watched if checks is None else checks, self._board, PERIOD_S)
         self._observer: Observer | None = None
         self._speedometer: SpeedTest | None = None
@@ -127,7 +127,7 @@ class _Agent:
             if self._supervisor is not None:
                 await self._supervisor.stop()
             if self._tunnel is not None:
-                await self._tunnel.end()
+                await self._tunnel.stop()
             if self._relay is not None:  # last: an Envoy that ends in order is configured until its end
                 await self._relay.stop()
 
@@ -145,10 +145,10 @@ class _Agent:
         orders = Orders(self._board, self._handlers())
         async with asyncio.TaskGroup() as tasks, aclosing(orders):
             if self._tunnel is not None:
-                await self._tunnel.begin(tasks)
+                await self._tunnel.start(tasks)
             enrolment = await ensure_enrolled(self._settings, self._folder, self._plane)
             if self._tunnel is not None:
-                await self._tunnel.kill_switch.admit(enrolment.xds)
+                await self._tunnel.kill_switch.allow_control(enrolment.xds)
             write_secrets(
                 self._folder,
                 key_pem=enrolment.key_pem,
@@ -255,7 +255,10 @@ class _Agent:
         affordable = min(CONNECTIONS_MAX, descriptors_max() * 3 // 4)
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
-            xds, otlp = await self._tunnel.kill_switch.address_of(xds), await self._tunnel.kill_switch.address_of(otlp)
+            xds, otlp = (
+                await self._tunnel.kill_switch.resolve_endpoint(xds),
+                await self._tunnel.kill_switch.resolve_endpoint(otlp),
+            )
         bootstrap = Bootstrap(
             role=enrolment.role,
             node_id=enrolment.id,

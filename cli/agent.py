@@ -1,4 +1,4 @@
-"""`exitplane agent`: what runs beside an Envoy."""
+"""`exitplane agent`: the process beside each Envoy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.world import Role
 
 
 class LogLevel(StrEnum):
-    """Envoy's own."""
+    """The log levels that Envoy may be given."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -27,12 +27,12 @@ class LogLevel(StrEnum):
 
 
 def _option(name: str, text: str, **more: Any) -> Any:
-    """An option that EXITPLANE_AGENT_<NAME> gives too."""
+    """Declare an option that EXITPLANE_AGENT_<NAME> sets too."""
     variable = "EXITPLANE_AGENT_" + name.removeprefix("--").replace("-", "_").upper()
     return typer.Option(name, help=text, envvar=variable, **more)
 
 
-_EXIT = "An exit's only"
+_EXIT = "For exits only"
 
 
 def _open_kill_switch(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so
@@ -43,23 +43,28 @@ def _open_kill_switch(wanted: bool) -> None:  # noqa: FBT001  # typer calls it s
 
 def agent(
     *,
-    role: Annotated[Role, _option("--role", "What its Envoy does.")],
+    role: Annotated[Role, _option("--role", "What the proxy is.")],
     api: Annotated[str, _option("--api", "The control plane's REST API, as http://host:port.")],
-    state: Annotated[Path, _option("--state", "The folder for key, certificate and Envoy's files; made if need be.")],
-    name: Annotated[str, _option("--name", "What this proxy is called, in its fleet or pool.")],
+    state: Annotated[
+        Path, _option("--state", "The folder for key, certificate and Envoy's files; created if it is missing.")
+    ],
+    name: Annotated[str, _option("--name", "The proxy's name in its fleet or pool.")],
     token_file: Annotated[
-        Path | None, _option("--token-file", "The file with the join token; needed until enrolled.")
+        Path | None, _option("--token-file", "The file with the join token; needed for the first start only.")
     ] = None,
     locality: Annotated[
-        str | None, _option("--locality", "Where it stands, as REGION or REGION/ZONE: near exits are preferred.")
+        str | None, _option("--locality", "Where the proxy runs, as REGION or REGION/ZONE: gateways prefer near exits.")
     ] = None,
-    pool: Annotated[str | None, _option("--pool", "The pool it belongs to.", rich_help_panel=_EXIT)] = None,
-    address: Annotated[str | None, _option("--address", "What gateways dial.", rich_help_panel=_EXIT)] = None,
+    pool: Annotated[str | None, _option("--pool", "The exit's pool.", rich_help_panel=_EXIT)] = None,
+    address: Annotated[
+        str | None, _option("--address", "The host that gateways connect to.", rich_help_panel=_EXIT)
+    ] = None,
     port: Annotated[
-        int | None, _option("--port", "The port that gateways dial.", min=1, max=65535, rich_help_panel=_EXIT)
+        int | None, _option("--port", "The port that gateways connect to.", min=1, max=65535, rich_help_panel=_EXIT)
     ] = None,
     bind_address: Annotated[
-        str | None, _option("--bind-address", "The IP address to listen on; all by default.", rich_help_panel=_EXIT)
+        str | None,
+        _option("--bind-address", "The IP address that Envoy listens on; all by default.", rich_help_panel=_EXIT),
     ] = None,
     egress_address: Annotated[
         str | None,
@@ -67,19 +72,23 @@ def agent(
     ] = None,
     tunnel_interface: Annotated[
         str | None,
-        _option("--tunnel-interface", "The tunnel's network interface, which must be up.", rich_help_panel=_EXIT),
+        _option(
+            "--tunnel-interface",
+            "The tunnel's network interface, which must be up; ep0 by default with --tunnel.",
+            rich_help_panel=_EXIT,
+        ),
     ] = None,
     probe: Annotated[
         str | None,
-        _option("--probe", "ADDRESS:PORT that must answer through the tunnel, by TCP.", rich_help_panel=_EXIT),
+        _option("--probe", "ADDRESS:PORT that must accept a TCP connection through the tunnel.", rich_help_panel=_EXIT),
     ] = None,
     observe: Annotated[
         list[str] | None,
         _option(
             "--observe",
-            "URL of a service that tells its caller's address and country, as ipinfo's or ip-api's JSON or Cloudflare's trace,"
-            " asked through the tunnel. The exit serves only while it says the pool's country. May be repeated; the first one's"
-            " word counts.",
+            "URL of a service that returns its caller's address and country, as ipinfo's or ip-api's JSON or Cloudflare's trace;"
+            " it is asked through the tunnel. The exit serves only while it returns the pool's country. May be repeated; the"
+            " first one decides.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
@@ -87,31 +96,37 @@ def agent(
         list[str] | None,
         _option(
             "--host-address",
-            "An address of the host itself: traffic that is seen to leave from it leaks. May be repeated.",
+            "An address of the host: traffic that leaves from it is a leak. May be repeated.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
     observe_every_s: Annotated[
         float | None,
-        _option("--observe-every-s", "How often it is looked; 60 by default.", min=0.1, rich_help_panel=_EXIT),
+        _option(
+            "--observe-every-s", "Seconds between two observations; 60 by default.", min=0.1, rich_help_panel=_EXIT
+        ),
     ] = None,
     geoip: Annotated[
         Path | None,
         _option(
-            "--geoip", "A MaxMind DB file that knows where addresses are; it may be replaced.", rich_help_panel=_EXIT
+            "--geoip",
+            "A MaxMind DB file with the locations of addresses. It is read again when it changes.",
+            rich_help_panel=_EXIT,
         ),
     ] = None,
     locate: Annotated[
         str | None,
         _option(
-            "--locate", "URL that, with /ADDRESS, answers where that is, as --observe's do.", rich_help_panel=_EXIT
+            "--locate",
+            "URL that, with /ADDRESS appended, returns the location of that address, in a format of --observe.",
+            rich_help_panel=_EXIT,
         ),
     ] = None,
     dns_zone: Annotated[
         str | None,
         _option(
             "--dns-zone",
-            "A zone in which every name answers who asked for it. The exit serves only while its resolvers are in its"
+            "A DNS zone whose names resolve to the resolver that asks. The exit serves only while its resolvers are in its"
             " country.",
             rich_help_panel=_EXIT,
         ),
@@ -124,60 +139,73 @@ def agent(
     ] = None,
     speed_url: Annotated[
         str | None,
-        _option("--speed-url", "What speed is measured against, by GET and by POST.", rich_help_panel=_EXIT),
+        _option("--speed-url", "URL that speed is measured against, by GET and by POST.", rich_help_panel=_EXIT),
     ] = None,
     speed_upload_url: Annotated[
         str | None,
-        _option("--speed-upload-url", "What uploads go to, if not --speed-url.", rich_help_panel=_EXIT),
+        _option("--speed-upload-url", "URL for uploads; --speed-url by default.", rich_help_panel=_EXIT),
     ] = None,
     speed_every_s: Annotated[
         float | None,
-        _option("--speed-every-s", "How often speed is measured; never by default.", min=1, rich_help_panel=_EXIT),
+        _option(
+            "--speed-every-s",
+            "Seconds between two measurements of speed; none by default.",
+            min=1,
+            rich_help_panel=_EXIT,
+        ),
     ] = None,
     parent: Annotated[
         str | None,
-        _option("--parent", "HOST:PORT of the HTTP proxy that it sends all traffic on to.", rich_help_panel=_EXIT),
+        _option("--parent", "HOST:PORT of the HTTP proxy that the exit sends all traffic to.", rich_help_panel=_EXIT),
     ] = None,
     parent_credentials: Annotated[
         Path | None,
         _option(
             "--parent-credentials",
-            "A file that nobody else may read: the parent's user name, and the password in the next line.",
+            "A private file (mode 600) with the user name for the parent, and the password in the next line.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
     gluetun: Annotated[
         str | None,
         _option(
-            "--gluetun", "URL of gluetun's control API, which must say that the tunnel runs.", rich_help_panel=_EXIT
+            "--gluetun", "URL of gluetun's control API, which must report a running tunnel.", rich_help_panel=_EXIT
         ),
     ] = None,
     gluetun_key_file: Annotated[
         Path | None,
-        _option("--gluetun-key-file", "A file that nobody else may read: its API key.", rich_help_panel=_EXIT),
+        _option("--gluetun-key-file", "A private file with gluetun's API key.", rich_help_panel=_EXIT),
     ] = None,
     gluetun_credentials: Annotated[
         Path | None,
-        _option("--gluetun-credentials", "Or one with user name and password, in two lines.", rich_help_panel=_EXIT),
+        _option(
+            "--gluetun-credentials",
+            "A private file with user name and password for gluetun, in two lines.",
+            rich_help_panel=_EXIT,
+        ),
     ] = None,
     tunnel: Annotated[
         list[Path] | None,
         _option(
             "--tunnel",
-            "A wg-quick or .ovpn file: the agent brings the tunnel up, in its own network namespace. May be repeated: the others"
-            " are taken when one does not come up.",
+            "A wg-quick or .ovpn file: the agent brings up the tunnel in its own network namespace. May be repeated: the next"
+            " file is used if a server does not answer.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
     tunnel_credentials: Annotated[
         Path | None,
-        _option("--tunnel-credentials", "The file with user name and password for OpenVPN.", rich_help_panel=_EXIT),
+        _option(
+            "--tunnel-credentials",
+            "A private file with user name and password for OpenVPN, in two lines.",
+            rich_help_panel=_EXIT,
+        ),
     ] = None,
     dns: Annotated[
         list[str] | None,
         _option(
             "--dns",
-            "The resolver that the exit asks for names, through its tunnel; by default the tunnel's own. May be repeated.",
+            "A resolver that the exit uses, through its tunnel; the tunnel's own by default. May be repeated.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
@@ -185,8 +213,8 @@ def agent(
         bool | None,
         typer.Option(
             "--kill-switch/--no-kill-switch",
-            help="Let nothing leave this network namespace but through the tunnel, also after the agent's end (nftables);"
-            " the rule with --tunnel.",
+            help="Drop all packets that leave this network namespace outside the tunnel (nftables), also after the agent's end;"
+            " on by default with --tunnel.",
             envvar="EXITPLANE_AGENT_KILL_SWITCH",
             rich_help_panel=_EXIT,
         ),
@@ -195,42 +223,46 @@ def agent(
         list[str] | None,
         _option(
             "--tunnel-endpoint",
-            "udp:HOST:PORT or tcp:HOST:PORT: where a tunnel goes that somebody else brings up, for --kill-switch. May be"
+            "udp:HOST:PORT or tcp:HOST:PORT of the server of a tunnel that somebody else brings up, for --kill-switch. May be"
             " repeated.",
             rich_help_panel=_EXIT,
         ),
     ] = None,
-    open_kill_switch: Annotated[  # noqa: ARG001  # what it does is done before the others are looked at
+    open_kill_switch: Annotated[  # noqa: ARG001  # its callback has run by then
         bool,
         typer.Option(
             "--open-kill-switch",
-            help="Remove the kill switch that an agent left in this network namespace, and do nothing else.",
+            help="Remove the kill switch that an agent left in this network namespace, and exit.",
             is_eager=True,
             callback=_open_kill_switch,
         ),
     ] = False,
     drain_time_s: Annotated[
         float | None,
-        _option("--drain-time-s", "Envoy's drain time, and how long open tunnels may hold up the end.", min=0),
+        _option("--drain-time-s", "Envoy's drain time in seconds, and how long open tunnels may delay the end.", min=0),
     ] = None,
     concurrency: Annotated[
-        int | None, _option("--concurrency", "Envoy's worker threads; one for each CPU by default.", min=1)
+        int | None, _option("--concurrency", "The number of Envoy's worker threads; one per CPU by default.", min=1)
     ] = None,
     max_downstream_connections: Annotated[
         int | None,
-        _option("--max-downstream-connections", "By default what the limit on descriptors allows.", min=1),
+        _option(
+            "--max-downstream-connections",
+            "The limit on client connections; by default what the limit on descriptors allows.",
+            min=1,
+        ),
     ] = None,
-    otlp: Annotated[str | None, _option("--otlp", "HOST:PORT that traces go to (OTLP over gRPC).")] = None,
+    otlp: Annotated[str | None, _option("--otlp", "HOST:PORT of a collector for traces (OTLP over gRPC).")] = None,
     envoy: Annotated[Path | None, _option("--envoy", "The Envoy to run; the wheel's by default.")] = None,
     envoy_log_level: Annotated[
-        LogLevel, _option("--envoy-log-level", "What Envoy writes to envoy.log.")
+        LogLevel, _option("--envoy-log-level", "The level of Envoy's log, envoy.log.")
     ] = LogLevel.WARNING,
 ) -> None:
-    """Enrol a proxy, run its Envoy, and tell the control plane how both stand.
+    """Enrol a proxy, run its Envoy, and report the state of both to the control plane.
 
-    Every option can be given as EXITPLANE_AGENT_<NAME>. The first start enrols with the join token; later ones find the
-    certificate in the state folder. SIGTERM or Ctrl-C sends clients elsewhere, lets open tunnels end for up to
-    --drain-time-s (5 s by default) and ends Envoy; a second one does not wait.
+    The environment variable EXITPLANE_AGENT_<NAME> sets the option of that name. The first start enrols with the join token; later
+    starts use the certificate in the state folder. SIGTERM or Ctrl-C sends clients elsewhere, lets open tunnels end for up to
+    --drain-time-s (5 s by default) and stops Envoy; a second signal does not wait.
     """
     configure_logging(log_buffer.keep)
     options = AgentOptions(

@@ -18,7 +18,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.demo_command:demo",
         "Run a whole Exitplane on this machine: control plane, gateway, exits behind real tunnels, and a small internet.",
     ),
-    "agent": ("cli.agent:agent", "Enrol a proxy, run its Envoy, and tell the control plane how both stand."),
+    "agent": ("cli.agent:agent", "Enrol a proxy, run its Envoy, and report the state of both to the control plane."),
     "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap that an Envoy of this role starts from."),
     "token": (
         "cli.token:token",

@@ -54,7 +54,7 @@ class ConnectionCutter:
         left = before - self._offered
         if left:
             self._gone.update(dict.fromkeys(sorted(left)))
-            self._board.update(gone=self._board.report.gone + 1)
+            self._board.update(exits_removed=self._board.report.exits_removed + 1)
 
     async def gone(self) -> Sequence[ExitAddress]:
         """Those that left while connections to them are open."""

@@ -55,20 +55,20 @@ class AgentStatus:
     envoy: HealthState = HealthState.DOWN
     starts: int = 0
     observation: Observation | None = None
-    settled: int = 0
+    orders_settled: int = 0
     """The number of orders that were carried out or failed."""
-    gone: int = 0
+    exits_removed: int = 0
     """How often an exit was removed from a gateway's configuration."""
     network_changes: int = 0
     """How often links, addresses or routes changed."""
-    resting: str = ""
+    paused: str = ""
     """Why the exit accepts no requests although it could; empty if it accepts them."""
 
     @property
     def is_serving(self) -> bool:
         """True if an exit may carry requests."""
         leaks = self.observation is not None and bool(self.observation.leak)
-        return self.tunnel is HealthState.UP and not leaks and not self.resting
+        return self.tunnel is HealthState.UP and not leaks and not self.paused
 
 
 class StatusBoard:

@@ -141,8 +141,8 @@ class HeartbeatSender:
         report = self._board.report
         said: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
-            tunnel = HealthState.DOWN if report.resting else report.tunnel
-            said |= {"tunnel": tunnel, "reason": report.resting or report.reason}
+            tunnel = HealthState.DOWN if report.paused else report.tunnel
+            said |= {"tunnel": tunnel, "reason": report.paused or report.reason}
             if report.observation is not None:
                 said["observation"] = as_said(report.observation, self._now())
         return said

@@ -87,7 +87,7 @@ class Orders:
             trouble = f"the agent failed ({type(error).__name__}); its log says more"
         log.info("order.settled", order=id_, kind=kind, trouble=trouble)
         self._settled[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX]}
-        self._board.update(settled=self._board.report.settled + 1)
+        self._board.update(orders_settled=self._board.report.orders_settled + 1)
 
     def _handler(self, kind: str) -> Handler:
         try:

@@ -44,7 +44,7 @@ class TunnelDriver(Protocol):
         Only what is bound to the slot's interface goes through it yet. Raises TunnelFailed; `down` removes what is left then.
         """
 
-    async def look(self) -> str | None:
+    async def check(self) -> str | None:
         """Return what is wrong with a tunnel that is up and only a restart repairs, or None."""
 
     async def down(self) -> None:

@@ -53,7 +53,7 @@ def arguments_of(settings) -> Sequence[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_in_order_with_status_0(plane, source, make_settings, run_command, until, number):
+async def test_signal_ends_agent_in_order_with_status_0(plane, source, make_settings, run_command, until, number):
     process = await run_command(*arguments_of(make_settings(Role.EXIT)))
     await until(lambda: plane.said(envoy="up", tunnel="up", reason="not watched"), timeout_s=PATIENCE_S)
     process.send_signal(number)
@@ -87,7 +87,7 @@ async def test_agent_imports_nothing_of_the_control_plane(plane, source, make_se
 
 
 @pytest.mark.parametrize(("role", "survives"), [(Role.EXIT, False), (Role.GATEWAY, True)])
-async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
+async def test_killed_agent_leaves_envoy_of_gateway_but_not_of_exit(
     plane, source, make_settings, run_command, start, until, role, survives, is_running
 ):
     settings = make_settings(role)
@@ -111,7 +111,7 @@ async def test_an_agent_that_is_killed_leaves_a_gateway_s_envoy_and_no_exit_s(
 
 
 @pytest.mark.slow
-async def test_an_envoy_that_was_taken_over_finds_the_next_agent_when_the_control_plane_goes_away(
+async def test_adopted_envoy_uses_next_agent_without_control_plane(
     plane, source, make_settings, run_command, start, until
 ):
     settings = make_settings(Role.GATEWAY)
@@ -130,7 +130,7 @@ async def test_an_envoy_that_was_taken_over_finds_the_next_agent_when_the_contro
         await until(lambda: [entry for entry in logs if entry["event"] == "ads.back"], timeout_s=PATIENCE_S)
 
 
-async def test_what_ends_it_is_one_line_and_status_1(plane, make_settings, run_command, answer):
+async def test_error_is_one_line_and_status_1(plane, make_settings, run_command, answer):
     plane.instead = [answer(403, {"detail": "the join token is for the role gateway"})]
     process = await run_command(*arguments_of(make_settings(Role.EXIT)))
     async with asyncio.timeout(PATIENCE_S):
@@ -187,7 +187,7 @@ OBSERVED = ("--observe", "http://127.0.0.1:1/json")
         (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )
-def test_an_option_that_cannot_be_is_named_with_the_hint(refused, tmp_path, arguments, said_):
+def test_invalid_option_is_refused_with_hint(refused, tmp_path, arguments, said_):
     if "--role" not in arguments:
         arguments = ("--role", "exit", "--pool", "us", "--address", "192.0.2.3", "--port", "1", *arguments)
     line = refused(*arguments, "--api", "http://127.0.0.1:1", "--state", str(tmp_path), "--name", "x")
@@ -196,7 +196,7 @@ def test_an_option_that_cannot_be_is_named_with_the_hint(refused, tmp_path, argu
     assert "; " in line
 
 
-async def test_every_option_may_come_from_the_environment(plane, source, make_settings, run_command, until):
+async def test_options_may_come_from_environment(plane, source, make_settings, run_command, until):
     settings = make_settings(Role.EXIT)
     given = {
         "ROLE": "exit",

@@ -21,7 +21,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
+async def test_link_changes_are_counted_and_then_end():
     if (reason := why_no_lab()) is not None:
         pytest.skip(f"no namespaces: {reason}")
     with private_network():

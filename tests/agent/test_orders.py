@@ -96,7 +96,7 @@ async def test_what_is_no_order_is_left_alone(board, said):
 async def test_no_more_is_told_at_once_than_a_heartbeat_takes(board):
     orders = Orders(board, {})
     orders.take([order(str(number)) for number in range(20)])
-    while board.report.settled < 20:
+    while board.report.orders_settled < 20:
         await asyncio.wait_for(board.changed.wait(), 60)
     assert len(orders.settled) == 16
     orders.heard([each["id"] for each in orders.settled])

@@ -17,7 +17,7 @@ from agent.control.enrolment import _placed
 from agent.egress.observer import Observer
 from agent.egress.parent_proxy import parent_trouble
 from agent.options import ExitOptions, read_exit
-from agent.vpn.tunnel_health import TunnelMonitor, checks_of
+from agent.vpn.tunnel_health import TunnelMonitor, probes_of
 from model.endpoint import Endpoint
 from model.world import Role
 from tests.gluetun import GluetunStandIn as StandIn
@@ -96,7 +96,7 @@ async def test_the_tunnel_is_up_while_gluetun_and_its_proxy_say_so(stand_in):
     access = GluetunAccess(URL(stand_in.control_url))
     exit_ = ExitSettings("us", "192.0.2.3", 8443, parent=ParentProxy(place_of(stand_in), KNOWN), gluetun=access)
     board = StatusBoard()
-    watch = TunnelMonitor(checks_of(exit_), board, period_s=1)
+    watch = TunnelMonitor(probes_of(exit_), board, period_s=1)
 
     async def seen(times: int = 1) -> tuple[HealthState, str]:
         for _ in range(times):

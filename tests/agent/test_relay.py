@@ -163,7 +163,7 @@ async def control_plane(authority, expect):
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 

@@ -83,7 +83,7 @@ async def test_what_is_never_verified_is_a_failure_and_the_exit_does_not_rest_fo
 
     with pytest.raises(OrderFailed, match="no handshake"):
         await Rotation(board, lambda: None, take, verified_within_s=0.01)({})
-    assert board.report.resting == ""
+    assert board.report.paused == ""
 
 
 async def test_a_tunnel_that_cannot_be_changed_says_why(board):

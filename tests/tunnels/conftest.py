@@ -339,11 +339,11 @@ def keep(in_exit, tmp_path):
             heard.append(resolvers)
 
         tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear, pace)
-        watch = TunnelMonitor(tunnel.checks(), board, 0.05)
+        watch = TunnelMonitor(tunnel.probes(), board, 0.05)
 
         async def live():
             async with asyncio.TaskGroup() as tasks:
-                await tunnel.begin(tasks)
+                await tunnel.start(tasks)
                 tasks.create_task(watch.run())
 
         living = asyncio.create_task(live())
@@ -352,7 +352,7 @@ def keep(in_exit, tmp_path):
         finally:
             living.cancel()
             ended = await asyncio.gather(living, return_exceptions=True)
-            await tunnel.end()
+            await tunnel.stop()
             for error in ended:
                 if isinstance(error, Exception):
                     raise error

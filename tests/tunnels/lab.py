@@ -36,7 +36,7 @@ PAGE_6 = "2001:db8:53::80"
 PORT = 8443
 """That gateways dial at the exit."""
 ROOT = Path(__file__).parents[2]
-AGENT = "tests.tunnels.agent_process"
+AGENT = "tests.tunnels.rotating_agent"
 """The module that an exit's agent is run by."""
 # whoever started it is not ended, though a thread of it be inside; grep finds nobody when all are gone
 _WARDEN = """

@@ -147,7 +147,7 @@ async def answers_gateways() -> bool:
 
 
 @pytest.mark.slow
-async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_life(
+async def test_no_packet_leaves_outside_tunnel_at_any_time(
     plane, processes, internet, start_agent, agent_pid, load, capture, until
 ):
     provider = providers.WireGuardProvider(processes)
@@ -204,7 +204,7 @@ def is_gone(interface: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_nothing_leaves_outside_the_tunnels_while_servers_take_turns(
+async def test_no_packet_leaves_outside_tunnels_during_rotations(
     plane, wireguard, internet, start_agent, agent_pid, load, capture, until
 ):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=SECOND_PORT, number=97)
@@ -236,7 +236,7 @@ async def test_nothing_leaves_outside_the_tunnels_while_servers_take_turns(
 
 
 @pytest.mark.slow
-async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
+async def test_capture_sees_leak_without_kill_switch(
     plane, wireguard, internet, start_agent, agent_pid, load, capture, until
 ):
     agent = start_agent([wireguard.file()], "--no-kill-switch")
@@ -263,7 +263,7 @@ async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
 
 
 @pytest.mark.slow
-async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
+async def test_kill_switch_outlives_agent_and_opens_on_demand(
     plane, wireguard, internet, start_agent, agent_pid, until
 ):
     agent = start_agent([wireguard.file()])
@@ -284,7 +284,7 @@ async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
 
 
 @pytest.mark.slow
-async def test_a_tunnel_that_somebody_else_brings_up_is_the_only_way_out_too(
+async def test_kill_switch_closes_around_tunnel_of_somebody_else(
     plane, wireguard, processes, internet, start_agent, load, capture, until
 ):
     providers.connect(wireguard, processes)

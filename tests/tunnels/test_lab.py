@@ -60,7 +60,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["in order", "killed"])
-def test_lab_that_ends_takes_its_own_processes_along_alone(wireguard, another, how):
+def test_lab_ends_only_its_own_processes(wireguard, another, how):
     process, inhabitants = another
     assert serves(wireguard)
     if how == "killed":
@@ -72,7 +72,7 @@ def test_lab_that_ends_takes_its_own_processes_along_alone(wireguard, another, h
     assert serves(wireguard)
 
 
-def test_lab_leaves_this_thread_where_it_was():
+def test_lab_restores_namespace_of_thread():
     def namespaces():
         return [Path(f"/proc/thread-self/ns/{each}").readlink() for each in ("mnt", "net")], Path.cwd()
 
@@ -84,7 +84,7 @@ def test_lab_leaves_this_thread_where_it_was():
     assert namespaces() == before
 
 
-async def test_grpc_stays_at_home_when_a_child_is_started_inside(network, tmp_path):
+async def test_grpc_keeps_its_namespace_when_child_starts_inside(network, tmp_path):
     server = grpc.aio.server()
     server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -62,9 +62,7 @@ def moved_bytes(interface: str) -> tuple[int, int]:
     return link["stats64"]["rx"]["bytes"], link["stats64"]["tx"]["bytes"]
 
 
-async def test_an_operator_who_asks_is_told_what_went_through_the_tunnel_in_both_directions(
-    wireguard, internet, plane, target, start_agent, until
-):
+async def test_speed_order_measures_tunnel_in_both_directions(wireguard, internet, plane, target, start_agent, until):
     speed = ("--speed-url", f"http://{lab.PAGE}:{PORT}/", "--observe", f"http://{lab.PAGE}/json")
     start_agent([wireguard.file()], *speed)
     await until(lambda: plane.said(tunnel="up"))

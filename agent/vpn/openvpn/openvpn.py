@@ -1,4 +1,4 @@
-"""OpenVPN as a child, led through its management interface."""
+"""The driver of OpenVPN, a child process that is controlled through its management interface."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LINE_MAX: Final = 65_536
 
 
 class OpenVpnDriver:
-    """The tunnel to one of a file's remotes. `folder` holds the socket and OpenVPN's log."""
+    """The tunnel to one remote of a file. `folder` holds the management socket and OpenVPN's log."""
 
     def __init__(
         self,
@@ -43,63 +43,63 @@ class OpenVpnDriver:
         self._remote = remote
         self._credentials = credentials
         self._slot: InterfaceSlot | None = None
-        """Where it is up, or tries to be."""
+        """The slot in which the tunnel is up or comes up."""
         self._folder = folder
         self._resolve = resolve
         self._process: RunningProcess | None = None
-        self._listening: asyncio.Server | None = None
-        self._conversation = ManagementProtocol(self.server, credentials)
-        self._news = asyncio.Event()
+        self._management_server: asyncio.Server | None = None
+        self._management = ManagementProtocol(self.server, credentials)
+        self._progress = asyncio.Event()
 
     @property
     def server(self) -> str:
         return f"{self._remote.endpoint}/{self._remote.protocol}"
 
     async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
-        """Start OpenVPN, and return when it is connected. Raises TunnelFailed."""
+        """Start OpenVPN, and return once it is connected. Raises TunnelFailed."""
         self._slot = slot
-        self._conversation = ManagementProtocol(self.server, self._credentials)
+        self._management = ManagementProtocol(self.server, self._credentials)
         addresses = await self._resolve(self._remote.endpoint.host)
         await self._listen(slot)
         self._start(slot, addresses[0])
         await self._await_connection(slot)
         try:
             networks = tuple(each for each in policy_routing.EVERYTHING if each.version in self._versions())
-            await policy_routing.pave(slot, networks)
+            await policy_routing.add_slot_routes(slot, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
-        resolvers = tuple(self._file.resolvers or self._conversation.resolvers)
-        return ActiveTunnel(self.server, resolvers, networks, tuple(self._conversation.addresses))
+        resolvers = tuple(self._file.resolvers or self._management.resolvers)
+        return ActiveTunnel(self.server, resolvers, networks, tuple(self._management.addresses))
 
-    async def look(self) -> str | None:
-        """What is wrong: OpenVPN, its interface or its routes."""
-        if self._conversation.failure is not None:
-            return str(self._conversation.failure)
+    async def check(self) -> str | None:
+        """Return what is wrong with OpenVPN, its interface or its routes, or None."""
+        if self._management.failure is not None:
+            return str(self._management.failure)
         assert self._slot is not None
         interface = self._slot.interface
         return await check_interface(interface) or policy_routing.check_routes(interface, self._versions())
 
     async def down(self) -> None:
-        """End OpenVPN, and remove its interface."""
+        """Stop OpenVPN, and remove its interface."""
         if self._process is not None:
             await self._process.end(_STOP_S)
             self._process = None
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
+        if self._management_server is not None:
+            self._management_server.close()
+            self._management_server = None
         if self._slot is not None:
             (self._folder / socket_of(self._slot)).unlink(missing_ok=True)
             await policy_routing.remove_interface(self._slot.interface)
             self._slot = None
 
-    # -- beginning
+    # -- start
 
     async def _listen(self, slot: InterfaceSlot) -> None:
-        """Await OpenVPN's call: nobody else can then be the one that leads it."""
+        """Listen for OpenVPN's management connection, so that no other process can control it."""
         path = self._folder / socket_of(slot)
         path.unlink(missing_ok=True)
         try:
-            self._listening = await asyncio.start_unix_server(self._converse, path, limit=_LINE_MAX)
+            self._management_server = await asyncio.start_unix_server(self._handle_management, path, limit=_LINE_MAX)
             path.chmod(0o600)
         except (OSError, ValueError) as error:
             raise TunnelFailed(f"{path} cannot be listened on ({error})", hint="use a shorter --state") from error
@@ -120,7 +120,7 @@ class OpenVpnDriver:
             f"mark {BYPASS_MARK}",
             "auth-nocache",
             "auth-retry none",
-            # every restart is the keeper's to decide: OpenVPN ends instead, and takes its interface along
+            # the supervisor decides on restarts: OpenVPN ends instead, and its interface with it
             "remap-usr1 SIGTERM",
             "connect-retry-max 1",
             f"management {socket_of(slot)} unix",
@@ -138,51 +138,51 @@ class OpenVpnDriver:
             raise TunnelFailed(f"OpenVPN cannot be started ({error.strerror})", hint="install openvpn") from error
 
     async def _await_connection(self, slot: InterfaceSlot) -> None:
-        """Raises TunnelFailed when it fails, ends, or takes too long."""
+        """Wait until OpenVPN is connected. Raises TunnelFailed if it fails, ends, or takes too long."""
         assert self._process is not None
         deadline_s = asyncio.get_running_loop().time() + UP_WITHIN_S
-        while not self._conversation.connected:
+        while not self._management.connected:
             left_s = deadline_s - asyncio.get_running_loop().time()
-            # one that has called is heard out: why it ended may be read after it has
-            if self._process.ended.is_set() and not self._conversation.begun and self._conversation.failure is None:
+            # the reason of an end may still be unread on the management connection, if there is one
+            if self._process.ended.is_set() and not self._management.has_spoken and self._management.failure is None:
                 path = self._folder / log_of(slot)
-                self._conversation.fail(f"OpenVPN ended at once: {_last_words(path)}", hint=f"see {path}")
+                self._management.fail(f"OpenVPN ended at once: {_last_line(path)}", hint=f"see {path}")
             if left_s <= 0:
-                self._conversation.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
-            if self._conversation.failure is not None:
-                raise self._conversation.failure
-            self._news.clear()
-            await wait(self._news, min(left_s, 0.2))
+                self._management.fail(f"{self.server} does not answer within {UP_WITHIN_S:g} s")
+            if self._management.failure is not None:
+                raise self._management.failure
+            self._progress.clear()
+            await wait(self._progress, min(left_s, 0.2))
 
     def _versions(self) -> set[int]:
-        return {6 if ":" in each else 4 for each in self._conversation.addresses}
+        return {6 if ":" in each else 4 for each in self._management.addresses}
 
-    # -- conversation
+    # -- management interface
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversation = self._conversation
+    async def _handle_management(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        management = self._management
         with suppress(OSError, ValueError):
             while line := await reader.readline():
-                for answer in conversation.receive(line.decode(errors="replace")):
+                for answer in management.receive(line.decode(errors="replace")):
                     writer.write(f"{answer}\n".encode())
                 await writer.drain()
-                self._news.set()
-        conversation.end()
-        self._news.set()
+                self._progress.set()
+        management.end()
+        self._progress.set()
         writer.close()
 
 
 def log_of(slot: InterfaceSlot) -> str:
-    """The name of the file in which OpenVPN's words are."""
+    """Return the name of OpenVPN's log."""
     return f"openvpn{slot.suffix}.log"
 
 
 def socket_of(slot: InterfaceSlot) -> str:
-    """The name of the socket at which OpenVPN calls."""
+    """Return the name of the management socket."""
     return f"openvpn{slot.suffix}.sock"
 
 
-def _last_words(path: Path) -> str:
+def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it does not say why")
 

@@ -1,4 +1,4 @@
-"""WireGuard, of the kernel where it has it, else wireguard-go's."""
+"""The driver of WireGuard: the kernel's, or wireguard-go where the kernel has none."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from model.endpoint import Endpoint
 log = structlog.get_logger()
 
 UP_WITHIN_S: Final = 15.0
-"""A handshake is tried every 5 s: this is three of them."""
+"""Three handshakes: WireGuard tries one every 5 s."""
 _DEVICE_WITHIN_S: Final = 5.0
 _STOP_S: Final = 2.0
 _POLL_S: Final = 0.05
 
 
 class WireGuardDriver:
-    """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
+    """The tunnel that one wg-quick file declares. wireguard-go writes its log into `folder`."""
 
     def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
         self._file = file
         self._slot: InterfaceSlot | None = None
-        """Where it is up, or tries to be."""
+        """The slot in which the tunnel is up or comes up."""
         self._folder = folder
         self._resolve = resolve
         self._process: RunningProcess | None = None
-        self._pulse = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
+        self._liveness = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
 
     @property
     def server(self) -> str:
@@ -55,14 +55,14 @@ class WireGuardDriver:
         return self._slot.interface
 
     async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
-        """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
+        """Create the device, and return after the first handshake. Raises TunnelFailed."""
         self._slot = slot
         networks = tuple(each for peer in self._file.peers for each in peer.allowed)
         try:
-            await self._make_device(slot)
+            await self._create_device(slot)
             await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(slot))
-            await self._address()
-            await policy_routing.pave(slot, networks)
+            await self._configure_device()
+            await policy_routing.add_slot_routes(slot, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         await self._await_handshake()
@@ -70,8 +70,8 @@ class WireGuardDriver:
             self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses)
         )
 
-    async def look(self) -> str | None:
-        """What is wrong: the device, its routes, or a server that does not answer."""
+    async def check(self) -> str | None:
+        """Return what is wrong with the device, its routes or the server, or None."""
         trouble = self._check_process() or await check_interface(self._interface)
         if trouble is not None:
             return trouble
@@ -79,10 +79,10 @@ class WireGuardDriver:
             sample = await self._sample()
         except CommandFailed as error:
             return error.message
-        return self._pulse.hear(time.monotonic(), sample) or self._check_routes()
+        return self._liveness.update(time.monotonic(), sample) or self._check_routes()
 
     async def down(self) -> None:
-        """Remove the device and end wireguard-go."""
+        """Remove the device and stop wireguard-go."""
         if self._process is not None:
             await self._process.end(_STOP_S)
             self._process = None
@@ -90,9 +90,9 @@ class WireGuardDriver:
             await policy_routing.remove_interface(self._interface)
             self._slot = None
 
-    # -- beginning
+    # -- start
 
-    async def _make_device(self, slot: InterfaceSlot) -> None:
+    async def _create_device(self, slot: InterfaceSlot) -> None:
         try:
             await run("ip", "link", "add", self._interface, "type", "wireguard")
         except CommandFailed as error:
@@ -107,11 +107,11 @@ class WireGuardDriver:
             except CommandFailed:
                 if time.monotonic() > deadline_s:
                     raise TunnelFailed(
-                        "wireguard-go makes no interface",
-                        hint=f"see {self._folder / log_of(slot)}, and whether /dev/net/tun is there",
+                        "wireguard-go creates no interface",
+                        hint=f"see {self._folder / log_of(slot)}, and whether /dev/net/tun exists",
                     ) from None
                 await asyncio.sleep(_POLL_S)
-                if self._process.ended.is_set():  # the device of the one before it may still be on its way out
+                if self._process.ended.is_set():  # the previous process may still have held the device
                     self._process = self._start(slot)
             else:
                 return
@@ -122,14 +122,14 @@ class WireGuardDriver:
             return start_child(command, self._folder, log_of(slot), environment={"LOG_LEVEL": "error"})
         except OSError as error:
             raise TunnelFailed(
-                f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
+                f"neither the kernel nor wireguard-go creates a WireGuard interface ({error.strerror})",
                 hint="install wireguard-go, or load the kernel's module",
             ) from error
 
     async def _settings(self, slot: InterfaceSlot) -> str:
-        """What `wg setconf` reads: names resolved, and a sign of life often enough."""
+        """Return the input of `wg setconf`, with host names resolved and frequent keepalives."""
         lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {BYPASS_MARK:#x}"]
-        if self._file.listen_port and not slot.suffix:  # the other slot may be of a file that says the same
+        if self._file.listen_port and not slot.suffix:  # the file of the other slot may name the same port
             lines.append(f"ListenPort = {self._file.listen_port}")
         for peer in self._file.peers:
             assert peer.endpoint is not None
@@ -145,7 +145,7 @@ class WireGuardDriver:
                 lines.append(f"PresharedKey = {peer.preshared_key}")
         return "\n".join([*lines, ""])
 
-    async def _address(self) -> None:
+    async def _configure_device(self) -> None:
         lines = [
             f"address add {each} dev {self._interface}"
             for each in self._file.addresses
@@ -166,18 +166,18 @@ class WireGuardDriver:
             except CommandFailed as error:
                 raise TunnelFailed(error.message) from error
             if sample.handshake_at:
-                self._pulse.begin(time.monotonic(), sample)
+                self._liveness.start(time.monotonic(), sample)
                 return
             await asyncio.sleep(_POLL_S)
         raise TunnelFailed(
-            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", hint="is it there, and are the keys right?"
+            f"{self.server} completes no handshake within {UP_WITHIN_S:g} s", hint="check its address and the keys"
         )
 
-    # -- watching
+    # -- health
 
     async def _sample(self) -> TransferSample:
-        """What the device counts of the main peer. Raises CommandFailed."""
-        # the first line holds the device's own key: only the peer's counters leave this function
+        """Read the device's counters of the main peer. Raises CommandFailed."""
+        # the first line holds the private key, which must not leave this function
         for line in (await run("wg", "show", self._interface, "dump")).splitlines()[1:]:
             match line.split("\t"):
                 case [key, _, _, _, handshake, received, sent, _] if key == self._file.main_peer.public_key:
@@ -199,7 +199,7 @@ class WireGuardDriver:
 
 
 def log_of(slot: InterfaceSlot) -> str:
-    """The name of the file in which wireguard-go's words are."""
+    """Return the name of wireguard-go's log."""
     return f"wireguard{slot.suffix}.log"
 
 

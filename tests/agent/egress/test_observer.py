@@ -162,7 +162,7 @@ async def test_news_that_are_no_change_of_the_network_do_not_end_the_rest(source
     async with observing(an_exit(source.url, observe_every_s=300), board):
         await until(lambda: told(board) == SEEN)
         for settled in range(1, 20):
-            board.update(settled=settled)
+            board.update(orders_settled=settled)
             await asyncio.sleep(0)
         asked = source.asked.copy()
         board.update(network_changes=board.report.network_changes + 1)

@@ -75,7 +75,7 @@ def named(plane) -> None:
     plane.url = plane.url.replace(lab.NET_ADDRESS, API)
 
 
-async def test_hosts_file_names_api_and_provider_and_the_tunnel_a_source(
+async def test_hosts_file_names_api_and_provider_behind_kill_switch(
     wireguard, internet, plane, source, etc, start_agent, capture, until
 ):
     etc("hosts", f"127.0.0.1 localhost\n{lab.NET_ADDRESS} {API} {PROVIDER}\n")
@@ -94,7 +94,7 @@ async def test_hosts_file_names_api_and_provider_and_the_tunnel_a_source(
     assert asked_outside(capture) == []
 
 
-async def test_api_and_provider_are_found_by_a_resolver_on_loopback(
+async def test_loopback_resolver_names_api_and_provider(
     wireguard, internet, plane, source, etc, loopback, start_agent, capture, until
 ):
     etc("hosts", "127.0.0.1 localhost\n")

@@ -25,22 +25,22 @@ ANSWER = (
 QUESTION = dns.message.make_query("vpn.example", "A", id=7)
 
 
-def test_addresses_are_read_past_names_of_every_form():
+def test_parse_answer_reads_addresses_behind_compressed_names():
     assert DnsAnswer.of(parse_answer(ANSWER, QUESTION)).addresses == ("192.0.2.1", "2001:db8::1")
 
 
-def test_another_question_s_answer_is_none():
+def test_parse_answer_refuses_answer_to_another_question():
     with pytest.raises(BadDnsAnswer):
         parse_answer(ANSWER, dns.message.make_query("vpn.example", "A", id=8))
 
 
 @given(st.integers(0, len(ANSWER)), st.binary(max_size=40))
-def test_garbage_is_unanswered_and_nothing_worse(cut, garbage):
+def test_parse_answer_raises_only_bad_answer_for_any_bytes(cut, garbage):
     with contextlib.suppress(BadDnsAnswer):
         DnsAnswer.of(parse_answer(ANSWER[:cut] + garbage, QUESTION))
 
 
-async def test_a_resolver_that_is_not_there_is_told_of():
+async def test_query_raises_no_answer_without_resolver():
     with pytest.raises(NoDnsAnswer):
         await dns_client.query("x", dns_client.A, Endpoint("127.0.0.1", 1), waits_s=(0.5,))
 
@@ -57,16 +57,16 @@ def files(monkeypatch, tmp_path):
     return write
 
 
-async def test_an_address_is_itself():
+async def test_resolve_returns_address_unchanged():
     assert await host_lookup.resolve("::ffff:192.0.2.1") == ("192.0.2.1",)
 
 
-async def test_the_hosts_file_is_asked_first(files):
+async def test_resolve_uses_hosts_file_first(files):
     files("127.0.0.1 localhost\n192.0.2.7 other VPN.example # x\n2001:db8::7 vpn.example\nbad vpn.example\n")
     assert await host_lookup.resolve("vpn.Example.") == ("192.0.2.7", "2001:db8::7")
 
 
-async def test_a_resolver_outside_is_never_asked(files, monkeypatch):
+async def test_resolve_never_asks_resolver_outside(files, monkeypatch):
     asked = []
 
     async def query(_, __, server, **___):
@@ -81,7 +81,7 @@ async def test_a_resolver_outside_is_never_asked(files, monkeypatch):
     assert asked == []
 
 
-async def test_a_resolver_on_loopback_is_asked_and_may_know_it_later(files, monkeypatch):
+async def test_resolve_asks_resolver_on_loopback_again(files, monkeypatch):
     class Resolver(asyncio.DatagramProtocol):
         knows = False
 

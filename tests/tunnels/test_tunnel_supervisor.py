@@ -38,7 +38,7 @@ class Scripted:
         self.is_up, self.trouble = True, None
         return ActiveTunnel(self.server, ("10.0.0.1",))
 
-    async def look(self):
+    async def check(self):
         return self.trouble
 
     async def down(self):
@@ -82,10 +82,10 @@ def keep():
     return begin
 
 
-async def test_a_death_is_on_the_board_at_once_and_the_tunnel_comes_back(keep, until):
+async def test_failed_tunnel_is_reported_at_once_and_restarted(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
-        assert await scene.keeper.look() is None
+        assert await scene.keeper.check() is None
         reasons = []
         update = scene.board.update
         scene.board.update = lambda **said: (reasons.append(said.get("reason")), update(**said))
@@ -94,8 +94,8 @@ async def test_a_death_is_on_the_board_at_once_and_the_tunnel_comes_back(keep, u
         assert reasons[0] == "interface ep0 is not there"
 
 
-async def test_a_refused_login_is_not_tried_again_soon_however_many_servers_there_are(keep, until, waits):
-    refused = TunnelFailed("the provider refuses the name and password", slowly=True)
+async def test_refused_login_is_retried_slowly_on_same_server(keep, until, waits):
+    refused = TunnelFailed("the provider refuses the name and password", retry_slowly=True)
     async with keep("a", "b", a=refused) as scene:
         await until(lambda: waits)
         assert waits[0] >= FAST.slow_base_s / 2
@@ -103,41 +103,41 @@ async def test_a_refused_login_is_not_tried_again_soon_however_many_servers_ther
         assert scene.said == ["up a"]
 
 
-async def test_the_next_server_is_taken_after_three_failures(keep, until):
+async def test_next_server_is_taken_after_three_failures(keep, until):
     async with keep("a", "b", a=TunnelFailed("no")) as scene:
         await until(lambda: scene.heard == ["b"])
         assert scene.said == ["up a"] * 3 + ["up b"]
 
 
-async def test_a_tunnel_that_carries_nothing_is_brought_up_anew(keep, until):
+async def test_useless_tunnel_is_restarted(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
         scene.board.update(tunnel=HealthState.DOWN, reason="the target does not answer")
         await until(lambda: scene.heard == ["a", "a"])
 
 
-async def test_to_rotate_with_one_server_brings_it_up_anew(keep, until):
+async def test_rotate_with_one_server_restarts_it(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
         assert await scene.keeper.rotate() == "a"
         assert scene.ups("a") == 2
 
 
-async def test_several_who_rotate_at_once_do_so_one_after_the_other(keep, until):
+async def test_concurrent_rotations_run_one_after_another(keep, until):
     async with keep("a", "b", "c") as scene:
         await until(lambda: scene.heard == ["a"])
         assert await asyncio.gather(*(scene.keeper.rotate() for _ in range(3))) == ["b", "c", "a"]
 
 
-async def test_to_rotate_does_not_wait_for_a_slow_retry(keep, until):
-    refused = TunnelFailed("refused", slowly=True)
+async def test_rotate_interrupts_slow_retry(keep, until):
+    refused = TunnelFailed("refused", retry_slowly=True)
     async with keep("a", "b", a=refused) as scene:
         await until(lambda: scene.board.report.reason == "refused")
         assert await scene.keeper.rotate() == "b"
-        assert await scene.keeper.look() is None
+        assert await scene.keeper.check() is None
 
 
-async def test_to_rotate_gives_the_old_server_when_the_next_does_not_come_up(keep, until):
+async def test_rotate_returns_old_server_if_next_fails(keep, until):
     async with keep("a", "b", b=TunnelFailed("no")) as scene:
         await until(lambda: scene.heard == ["a"])
         assert await scene.keeper.rotate() == "a"
@@ -149,7 +149,7 @@ async def nothing(*_):
     """Neither verified nor waited for."""
 
 
-async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_carries_clients(keep, until):
+async def test_seamless_rotation_uses_other_slot_while_old_tunnel_carries(keep, until):
     async with keep("a", "b") as scene:
         await until(lambda: scene.keeper.can_rotate_seamlessly)
         changed, (old, new) = scene.board.changed, scene.drivers
@@ -170,7 +170,7 @@ async def test_another_server_is_tried_on_the_other_interface_while_the_old_one_
         assert old.slot.interface == "ep0"
 
 
-async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_changed(keep, until):
+async def test_unverified_server_is_taken_down_and_nothing_changes(keep, until):
     async with keep("a", "b") as scene:
         await until(lambda: scene.keeper.can_rotate_seamlessly)
 
@@ -184,7 +184,7 @@ async def test_a_server_that_is_not_verified_is_taken_down_and_nothing_is_change
         assert scene.keeper.server == "a"
 
 
-async def test_a_server_that_cannot_be_used_after_all_gives_way_to_the_old_one(keep, until):
+async def test_unusable_server_gives_way_to_old_one(keep, until):
     async with keep("a", "b", unusable=("b",)) as scene:
         await until(lambda: scene.keeper.can_rotate_seamlessly)
         with pytest.raises(TunnelFailed, match="its routes"):
@@ -193,7 +193,7 @@ async def test_a_server_that_cannot_be_used_after_all_gives_way_to_the_old_one(k
         assert [driver.is_up for driver in scene.drivers] == [True, False]
 
 
-async def test_a_server_that_is_tried_beside_is_not_taken_for_one_that_died_meanwhile(keep, until):
+async def test_server_in_seamless_trial_does_not_replace_dead_one(keep, until):
     async with keep("a", "b") as scene:
         await until(lambda: scene.keeper.can_rotate_seamlessly)
         old, new = scene.drivers
@@ -205,10 +205,10 @@ async def test_a_server_that_is_tried_beside_is_not_taken_for_one_that_died_mean
         assert await scene.keeper.rotate_seamlessly(verify, nothing) == "b"
         assert scene.ups("b") == 1
         assert new.is_up
-        assert await scene.keeper.look() is None
+        assert await scene.keeper.check() is None
 
 
-async def test_one_server_alone_or_a_tunnel_that_is_down_leaves_no_room_beside(keep, until):
+async def test_no_seamless_rotation_with_one_server_or_tunnel_down(keep, until):
     async with keep("a") as scene:
         await until(lambda: scene.heard == ["a"])
         assert not scene.keeper.can_rotate_seamlessly

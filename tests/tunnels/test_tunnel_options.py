@@ -53,13 +53,13 @@ def read(monkeypatch, tmp_path):
     return run
 
 
-def test_a_file_is_enough_for_a_tunnel_behind_a_kill_switch(read):
+def test_tunnel_file_alone_implies_kill_switch(read):
     exit_ = read("--tunnel", "wg.conf")
     assert len(exit_.servers) == 1
     assert (exit_.tunnel_interface, exit_.kill_switch, exit_.resolvers) == ("ep0", True, ())
 
 
-def test_what_is_given_replaces_what_is_the_rule(read):
+def test_options_replace_defaults(read):
     exit_ = read(
         *("--tunnel", "wg.conf", "--tunnel", "silent.conf", "--tunnel-interface", "tun7", "--dns", "192.0.2.53"),
         *("--dns", "2001:db8::53", "--no-kill-switch"),
@@ -69,7 +69,7 @@ def test_what_is_given_replaces_what_is_the_rule(read):
     assert exit_.resolvers == ("192.0.2.53", "2001:db8::53")
 
 
-def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
+def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
     exit_ = read("--tunnel-interface", "wg0", "--kill-switch", "--tunnel-endpoint", "udp:192.0.2.1:51820")
     assert exit_.kill_switch
     assert [(str(place), protocol) for place, protocol in exit_.tunnel_endpoints] == [("192.0.2.1:51820", "udp")]
@@ -92,6 +92,6 @@ def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
         (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
     ],
 )
-def test_what_does_not_go_together_is_named_with_its_hint(read, options, said):
+def test_conflicting_options_are_refused_with_hint(read, options, said):
     with pytest.raises(ExitplaneError, match=said):
         read(*options)

@@ -100,9 +100,7 @@ def tunnels():
     return [each for each in (lab.TUNNEL, lab.BESIDE) if lab.has_interface(lab.EXIT, each)]
 
 
-async def test_no_request_fails_while_another_server_is_taken(
-    wireguard, another, internet, keep, until, clients, ask_page
-):
+async def test_no_request_fails_during_rotation(wireguard, another, internet, keep, until, clients, ask_page):
     other = another()
     async with keep(wireguard.file(), other.file(), resolvers=(lab.PAGE,)) as kept:
         await until(lambda: kept.is_up)
@@ -127,9 +125,7 @@ async def test_no_request_fails_while_another_server_is_taken(
         assert kept.resolvers == [(lab.PAGE,), (lab.PAGE,)]
 
 
-async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
-    wireguard, twin, internet, keep, until, clients
-):
+async def test_server_with_same_inner_address_is_taken(wireguard, twin, internet, keep, until, clients):
     other = twin()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
@@ -152,9 +148,7 @@ async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
         assert clients.failures == []
 
 
-async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_hang(
-    wireguard, twin, internet, keep, until
-):
+async def test_connections_open_after_drain_are_closed(wireguard, twin, internet, keep, until):
     other = twin()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
@@ -164,28 +158,26 @@ async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_ha
             await begun()
 
 
-async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, internet, keep, until, clients, monkeypatch):
+async def test_dead_server_leaves_old_one_serving(wireguard, internet, keep, until, clients, monkeypatch):
     dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=97)
     async with keep(wireguard.file(), dead.file()) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE, lab.PAGE_6)
         await until(lambda: clients.seen[wireguard.address] > 20)
         monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
-        with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
+        with pytest.raises(TunnelFailed, match="51999 completes no handshake"):
             await kept.tunnel.rotate_seamlessly(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
-async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
-    wireguard, another, internet, keep, until, clients
-):
+async def test_server_in_another_country_leaves_old_one_serving(wireguard, another, internet, keep, until, clients):
     other = another()
     internet.countries = {wireguard.address: "US", other.address: "FR"}
     async with keep(wireguard.file(), other.file(), sources=(WHERE,)) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        look = Observer(kept.exit_, kept.board, course=kept.tunnel.active).look_ahead
+        look = Observer(kept.exit_, kept.board, active=kept.tunnel.active).look_ahead
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
             await kept.tunnel.rotate_seamlessly("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
@@ -194,10 +186,10 @@ async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
         assert taken.address == other.address
 
 
-async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
+async def test_server_with_silent_resolver_leaves_old_one_serving(
     wireguard, another, internet, keep, until, clients, monkeypatch
 ):
-    monkeypatch.setattr("agent.vpn.verification.WITHIN_S", 2.0)
+    monkeypatch.setattr("agent.vpn.verification.VERIFIED_WITHIN_S", 2.0)
     other = another()
     mute = other.file().replace(f"DNS = {other.server}", "DNS = 192.0.2.53")
     async with keep(wireguard.file(), mute) as kept:
@@ -217,12 +209,12 @@ async def still_serves(kept, clients, provider, until):
     assert set(clients.seen) <= {provider.address, provider.address_6}
     assert tunnels() == [lab.TUNNEL]
     assert kept.is_up
-    assert kept.board.report.resting == ""
+    assert kept.board.report.paused == ""
     assert kept.resolvers == [(provider.server,)]
 
 
 @pytest.mark.slow
-async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, keep, until, clients, ask_page):
+async def test_ten_rotations_leave_no_residue(wireguard, another, internet, keep, until, clients, ask_page):
     other = another()
     files = (wireguard.file(), other.file())
     async with keep(*files, resolvers=(lab.PAGE,)) as kept:
@@ -258,9 +250,7 @@ async def traces():
     return {*lines, f"{len(lab.inhabitants(lab.EXIT, 'wireguard-go'))} wireguard-go"}
 
 
-async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
-    wireguard, another, internet, keep, until, monkeypatch
-):
+async def test_next_rotation_skips_server_that_failed(wireguard, another, internet, keep, until, monkeypatch):
     dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=96)
     other = another()
     async with keep(wireguard.file(), dead.file(), other.file()) as kept:
@@ -273,9 +263,7 @@ async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
         assert taken.server == f"{lab.NET_ADDRESS}:{other.port}"
 
 
-async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken(
-    wireguard, another, internet, keep, until, ask_page
-):
+async def test_new_server_is_taken_if_old_tunnel_dies_during_trial(wireguard, another, internet, keep, until, ask_page):
     other = another()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
@@ -296,7 +284,7 @@ async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken
         assert tunnels() == [lab.BESIDE]
 
 
-async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, another, internet, keep, until, clients):
+async def test_cancelled_rotation_leaves_old_server_serving(wireguard, another, internet, keep, until, clients):
     other = another()
     internet.countries = {other.address_6: "FR"}
     async with keep(wireguard.file(), other.file()) as kept:
@@ -320,9 +308,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
         await still_serves(kept, clients, wireguard, until)
 
 
-async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
-    wireguard, openvpn, internet, keep, until, clients
-):
+async def test_rotation_switches_between_wireguard_and_openvpn(wireguard, openvpn, internet, keep, until, clients):
     async with keep(wireguard.file(), openvpn.file(), resolvers=(lab.PAGE,)) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
@@ -334,7 +320,7 @@ async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
         assert clients.failures == []
 
 
-async def test_what_a_killed_agent_left_of_both_tunnels_is_removed(wireguard, internet, keep, until, ask_page):
+async def test_residue_of_both_tunnels_of_killed_agent_is_removed(wireguard, internet, keep, until, ask_page):
     for interface in (lab.TUNNEL, lab.BESIDE):
         lab.ip("tuntap", "add", interface, "mode", "tun", namespace=lab.EXIT)
     lab.ip("rule", "add", "pref", "5250", "oif", "gone0", "lookup", "5256", namespace=lab.EXIT)

@@ -68,7 +68,7 @@ async def connects(port: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_does(
+async def test_kill_switch_lets_agent_reach_control_plane_but_not_clients(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
@@ -91,7 +91,7 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
 
 
 @pytest.mark.slow
-async def test_envoys_own_traces_pass_the_switch(
+async def test_kill_switch_lets_envoy_traces_pass(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
@@ -108,7 +108,7 @@ async def test_envoys_own_traces_pass_the_switch(
 
 
 @pytest.mark.slow
-async def test_a_control_plane_that_was_away_is_found_again_through_the_switch(
+async def test_agent_reconnects_to_control_plane_through_kill_switch(
     wireguard, internet, plane, source, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()])

@@ -19,18 +19,18 @@ PACE = RetryPace(check_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_after
 class RotatingTunnel(ManagedTunnel):
     """Takes another server on SIGUSR1."""
 
-    async def begin(self, tasks: asyncio.TaskGroup) -> None:
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.create_task(self._rotate()))
-        await super().begin(tasks)
+        await super().start(tasks)
 
     async def _rotate(self) -> None:
         if not self.can_rotate_seamlessly:
             await self.rotate()
             return
-        assert self._line is not None
+        assert self._carrying is not None
         try:
-            await self.rotate_seamlessly(None, None, functools.partial(wait_for_none_open, self._line.addresses))
+            await self.rotate_seamlessly(None, None, functools.partial(wait_for_none_open, self._carrying.addresses))
         except ExitplaneError as error:
             print("not rotated:", error, flush=True)  # noqa: T201  # to the log that a failed test shows
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
 from agent.net.interfaces import check_flags, check_interface
-from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, check_target, checks_of
+from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, check_target, probes_of
 from model.endpoint import Endpoint
 from tests.tasks import running
 
@@ -36,13 +36,13 @@ def scripted(*findings):
         (2, ["x", None], ["x", None]),
     ],
 )
-async def test_a_check_is_patient_with_failures_and_glad_of_a_success(patience, found, troubles):
+async def test_probe_fails_after_patience_and_succeeds_at_once(patience, found, troubles):
     check = HealthProbe(scripted(*found), patience=patience)
 
-    assert [await check.look() for _ in found] == troubles
+    assert [await check.check() for _ in found] == troubles
 
 
-async def test_the_board_says_what_the_checks_find():
+async def test_monitor_puts_first_failure_on_board():
     board = StatusBoard()
     watch = TunnelMonitor(
         [HealthProbe(scripted("a", "a", None)), HealthProbe(scripted("b", None, "c"))], board, period_s=1
@@ -63,23 +63,23 @@ async def test_the_board_says_what_the_checks_find():
     ]
 
 
-async def test_a_tunnel_that_nobody_watches_is_up_and_says_so():
+async def test_tunnel_without_probes_is_up_with_reason():
     board = StatusBoard()
-    await TunnelMonitor(checks_of(ExitSettings("us", "192.0.2.3", 8443)), board, period_s=1).observe()
+    await TunnelMonitor(probes_of(ExitSettings("us", "192.0.2.3", 8443)), board, period_s=1).observe()
 
     assert (board.report.tunnel, board.report.reason) == (HealthState.UP, "not watched")
 
 
-async def test_a_watch_looks_again_and_again(until):
+async def test_monitor_repeats_checks(until):
     board = StatusBoard()
     async with running(TunnelMonitor([HealthProbe(scripted(None, None, "x"))], board, period_s=0.01).run()):
         await until(lambda: board.report.reason == "x")
 
 
-def test_an_exit_s_settings_say_what_is_watched():
+def test_probes_follow_settings_of_exit():
     exit_ = ExitSettings("us", "192.0.2.3", 8443, tunnel_interface="wg0", probe=Endpoint("192.0.2.1", 443))
 
-    assert [check.patience for check in checks_of(exit_)] == [1, 2]
+    assert [check.patience for check in probes_of(exit_)] == [1, 2]
 
 
 # -- interfaces --------------------------------------------------------------------------------------------------------
@@ -94,11 +94,11 @@ def test_an_exit_s_settings_say_what_is_watched():
         (0, "interface wg0 is down"),
     ],
 )
-def test_an_interface_must_be_up_and_running(flags, trouble):
+def test_interface_must_be_up_and_running(flags, trouble):
     assert check_flags("wg0", flags) == trouble
 
 
-async def test_the_kernel_is_asked():
+async def test_check_interface_asks_kernel():
     assert await check_interface("lo") is None
     assert await check_interface("no-such-one") == "interface no-such-one is not there"
 
@@ -115,11 +115,11 @@ def listener():
 @pytest.mark.parametrize(
     ("interface", "source"), [(None, None), ("lo", None), (None, "127.0.0.5"), ("lo", "127.0.0.5")]
 )
-async def test_a_target_that_answers_is_no_trouble(listener, interface, source):
+async def test_target_that_answers_succeeds(listener, interface, source):
     assert await check_target(listener, interface, source) is None
 
 
-async def test_a_target_that_refuses_says_why(listener):
+async def test_target_that_refuses_has_reason(listener):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         target = Endpoint("127.0.0.1", closed.getsockname()[1])
 
@@ -128,12 +128,12 @@ async def test_a_target_that_refuses_says_why(listener):
     )
 
 
-async def test_another_way_out_proves_nothing(listener):
+async def test_target_is_reached_through_tunnel_alone(listener):
     assert "No such device" in await check_target(listener, "no-such-one", None)
     assert "Cannot assign" in await check_target(listener, None, "192.0.2.200")
 
 
-async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
+async def test_silent_target_times_out(monkeypatch):
     monkeypatch.setattr("agent.vpn.tunnel_health.PROBE_TIMEOUT_S", 0.05)
     with socket.socket() as full:
         # a queue that is full takes no more connections and says nothing

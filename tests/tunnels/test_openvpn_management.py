@@ -29,11 +29,11 @@ def hear(*lines, credentials=None):
     return made, answers
 
 
-def test_it_is_let_go_when_it_waits():
+def test_hold_is_released():
     assert hear(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
 
 
-def test_name_and_password_are_given_when_asked_for_and_cannot_become_commands():
+def test_credentials_are_sent_on_request_and_quoted():
     _, answers = hear(
         ">PASSWORD:Need 'Auth' username/password",
         credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", "")),
@@ -41,7 +41,7 @@ def test_name_and_password_are_given_when_asked_for_and_cannot_become_commands()
     assert answers == ['username "Auth" "a\\"b"', 'password "Auth" "c\\\\\\"signal SIGTERM"']
 
 
-def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
+def test_connected_state_has_addresses_and_pushed_resolvers():
     made, _ = hear(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
     assert made.connected
     assert made.failure is None
@@ -54,14 +54,14 @@ def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
     [
         ([">PASSWORD:Verification Failed: 'Auth'"], "the provider refuses the name and password", True),
         ([">STATE:1,EXITING,auth-failure,,,,,"], "the provider refuses the name and password", True),
-        ([">PASSWORD:Need 'Auth' username/password"], "the provider wants a name and password", True),
-        ([">PASSWORD:Need 'Auth' username/password SC:1,code"], "the provider wants a one-time password", True),
+        ([">PASSWORD:Need 'Auth' username/password"], "the provider asks for a name and password", True),
+        ([">PASSWORD:Need 'Auth' username/password SC:1,code"], "the provider asks for a one-time password", True),
         ([">PASSWORD:Need 'Private Key' password"], "the file's key is encrypted", True),
         ([">FATAL:Cannot open TUN"], "OpenVPN gives up on vpn:1: Cannot open TUN", False),
         ([">STATE:1,CONNECTED,ERROR,,,,,"], "OpenVPN could not set up the interface (ERROR)", False),
         (
             [">LOG:1,N,TLS Error: handshake failed", ">STATE:1,EXITING,tls-error,,,,,"],
-            "vpn:1 does not let us in (TLS Error: handshake failed)",
+            "vpn:1 refuses the connection (TLS Error: handshake failed)",
             False,
         ),
         (
@@ -71,13 +71,13 @@ def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
         ),
     ],
 )
-def test_what_fails_is_told_in_words(lines, said, slowly):
+def test_failure_has_plain_reason(lines, said, slowly):
     made, _ = hear(*lines)
     assert not made.connected
-    assert (made.failure.message, made.failure.slowly) == (said, slowly)
+    assert (made.failure.message, made.failure.retry_slowly) == (said, slowly)
 
 
-def test_the_first_reason_counts():
+def test_first_failure_reason_is_kept():
     made, _ = hear(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
     made.end()
     assert made.failure.message == "the provider refuses the name and password"
@@ -86,7 +86,7 @@ def test_the_first_reason_counts():
 @pytest.mark.parametrize(
     "line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"]
 )
-def test_garbled_lines_do_no_harm(line):
+def test_garbled_lines_are_ignored(line):
     assert hear(line)[1] == []
 
 
@@ -100,7 +100,7 @@ class Ending(asyncio.Event):
         return super().is_set()
 
 
-async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monkeypatch, until):
+async def test_messages_are_read_after_openvpn_has_ended(tmp_path, monkeypatch, until):
     ended = Ending()
     monkeypatch.setattr("agent.vpn.openvpn.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
@@ -122,4 +122,4 @@ async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monke
     writer.write_eof()
     assert await reader.read() == b"log on\nhold release\n"
     writer.close()
-    tunnel._listening.close()
+    tunnel._management_server.close()
