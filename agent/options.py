@@ -45,9 +45,9 @@ _REQUIRED: Final = ("pool", "address", "port")
 _DEPENDS_ON: Final = {
     "observe": (
         ("observe_every_s", "geoip", "locate", "dns_zone", "speed_url"),
-        "an exit that nobody asks about is not looked at",
+        "without a source, the exit is not observed",
     ),
-    "dns_zone": (("dns_allow",), "without a zone nobody learns who resolves"),
+    "dns_zone": (("dns_allow",), "without a zone, resolvers are not observed"),
     "speed_url": (("speed_upload_url", "speed_every_s"), "there is nothing to measure against"),
 }
 """For each option, those that need it, and why."""

@@ -1,4 +1,4 @@
-"""Whether a tunnel's resolvers answer through it."""
+"""The probe of a tunnel's resolvers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`exitplane agent`, as a process of its own."""
+"""The command `exitplane agent`, as a process of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "ep-exit-never-to-be-seen"
 
 @pytest.fixture
 async def run_command():
-    """`await run_command(*arguments)`: `exitplane agent` as a process of its own."""
+    """Give `await run_command(*arguments)`, which runs `exitplane agent` as a process of its own."""
     begun = []
 
     async def begin(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
@@ -58,14 +58,14 @@ async def test_signal_ends_agent_in_order_with_status_0(plane, source, make_sett
     await until(lambda: plane.said(envoy="up", tunnel="up", reason="not watched"), timeout_s=PATIENCE_S)
     process.send_signal(number)
     async with asyncio.timeout(PATIENCE_S):
-        _, told = await process.communicate()
+        _, stderr = await process.communicate()
 
     assert process.returncode == 0
     assert plane.said(leaving=True)
-    events = [json.loads(line)["event"] for line in told.decode().splitlines()]
+    events = [json.loads(line)["event"] for line in stderr.decode().splitlines()]
     assert events == ["agent.enrolled", "tunnel.up", "envoy.started", "envoy.live", "agent.leaving", "envoy.stopped"]
-    assert TOKEN not in told.decode()
-    assert "PRIVATE KEY" not in told.decode()
+    assert TOKEN not in stderr.decode()
+    assert "PRIVATE KEY" not in stderr.decode()
 
 
 HEAVY = {"sqlalchemy", "sqlmodel", "fastapi", "betterproto2", "envoy_data_plane", "pycountry"}
@@ -79,9 +79,9 @@ async def test_agent_imports_nothing_of_the_control_plane(plane, source, make_se
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(PATIENCE_S):
-        _, told = await process.communicate()
+        _, stderr = await process.communicate()
 
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.decode().splitlines()}
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in stderr.decode().splitlines()}
     assert {"grpc", "cryptography", "aiohttp"} <= imported
     assert imported & HEAVY == set()
 
@@ -100,7 +100,7 @@ async def test_killed_agent_leaves_envoy_of_gateway_but_not_of_exit(
         await until(lambda: not is_running(pid))
     assert is_running(pid) is survives
 
-    # the next agent takes it over, or starts another, and ends it in the end
+    # the next agent takes the Envoy over or starts another, and ends it
     running = start(settings)
     plane.beats.clear()
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
@@ -119,7 +119,7 @@ async def test_adopted_envoy_uses_next_agent_without_control_plane(
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     process.kill()
     await process.wait()
-    # past the socket that nobody listens on any more
+    # Envoy reconnects past the socket of the killed agent
     await until(lambda: len(source.streams) == 2, timeout_s=PATIENCE_S)
     with capture_logs() as logs:
         start(settings)
@@ -134,17 +134,17 @@ async def test_error_is_one_line_and_status_1(plane, make_settings, run_command,
     plane.instead = [answer(403, {"detail": "the join token is for the role gateway"})]
     process = await run_command(*arguments_of(make_settings(Role.EXIT)))
     async with asyncio.timeout(PATIENCE_S):
-        _, told = await process.communicate()
+        _, stderr = await process.communicate()
 
     assert process.returncode == 1
-    (line,) = told.decode().splitlines()
+    (line,) = stderr.decode().splitlines()
     assert line.startswith("exitplane: ")
     assert line.endswith("the join token is for the role gateway")
 
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """`refused(*arguments)`: the one line that `exitplane agent` ends with, in this process: another one takes a second to begin."""
+    """Give `refused(*arguments)`, the line with which `exitplane agent` ends. It runs in this process, as another takes a second to start."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["exitplane", "agent", *arguments])
@@ -163,7 +163,7 @@ OBSERVED = ("--observe", "http://127.0.0.1:1/json")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said_"),
+    ("arguments", "message"),
     [
         (("--role", "exit"), "an exit needs --pool"),
         (("--role", "exit", "--pool", "us", "--address", "192.0.2.3"), "an exit needs --port"),
@@ -187,12 +187,12 @@ OBSERVED = ("--observe", "http://127.0.0.1:1/json")
         (("--locality", "EU"), "--locality 'EU' is not region or region/zone"),
     ],
 )
-def test_invalid_option_is_refused_with_hint(refused, tmp_path, arguments, said_):
+def test_invalid_option_is_refused_with_hint(refused, tmp_path, arguments, message):
     if "--role" not in arguments:
         arguments = ("--role", "exit", "--pool", "us", "--address", "192.0.2.3", "--port", "1", *arguments)
     line = refused(*arguments, "--api", "http://127.0.0.1:1", "--state", str(tmp_path), "--name", "x")
 
-    assert line.startswith(f"exitplane: {said_}")
+    assert line.startswith(f"exitplane: {message}")
     assert "; " in line
 
 

@@ -1,4 +1,4 @@
-"""gluetun's control API: what is read of it, what is wrong with it, and another address on demand."""
+"""The client of gluetun's control API, and rotation with it."""
 
 from __future__ import annotations
 
@@ -108,20 +108,20 @@ async def test_unreachable_gluetun_differs_from_bad_answer(stand_in):
         await client_of(stand_in).status()
 
 
-@pytest.mark.parametrize("said", ["", None])
-async def test_running_tunnel_without_public_address_is_not_up(stand_in, said):
-    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
+@pytest.mark.parametrize("address", ["", None])
+async def test_running_tunnel_without_public_address_is_not_up(stand_in, address):
+    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": address}).encode()) if "public" in path else None
     assert await gluetun_trouble(client_of(stand_in)) == "gluetun does not know its public address"
 
 
-@pytest.mark.parametrize("said", ["somewhere", 7, {"a": 1}])
-async def test_invalid_public_address_is_refused(stand_in, said):
-    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
+@pytest.mark.parametrize("address", ["somewhere", 7, {"a": 1}])
+async def test_invalid_public_address_is_refused(stand_in, address):
+    stand_in.says = lambda path: answer(200, json.dumps({"public_ip": address}).encode()) if "public" in path else None
     with pytest.raises(BadGluetunAnswer, match="public address"):
         await client_of(stand_in).public_ip()
 
 
-# -- another address ---------------------------------------------------------------------------------------------------
+# -- rotation -------------------------------------------------------------------------------------------------------
 
 
 async def test_rotate_restarts_tunnel_and_awaits_new_address(stand_in):

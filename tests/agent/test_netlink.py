@@ -1,4 +1,4 @@
-"""A change of the network is noticed when it happens."""
+"""Counting changes of the network."""
 
 from __future__ import annotations
 

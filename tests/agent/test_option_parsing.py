@@ -77,12 +77,12 @@ def test_join_token_is_read_without_line_end(tmp_path):
 
 def test_missing_join_token_is_refused_with_hint(tmp_path):
     (tmp_path / "empty").touch()
-    for path, said in (
+    for path, message in (
         (None, "there is no join token"),
         (tmp_path / "no", "No such file"),
         (tmp_path / "empty", "is empty"),
     ):
-        with pytest.raises(BadSetting, match=f"{said}.*exitplane token"):
+        with pytest.raises(BadSetting, match=f"{message}.*exitplane token"):
             read_token(path)
 
 

@@ -1,4 +1,4 @@
-"""`ss`, as the agent runs it."""
+"""The agent's calls of ss(8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state folder: files are replaced as a whole, whoever writes at once or fails, and no draft is left behind."""
+"""The state folder: atomic writes, drafts and permissions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files_in(folder: StateDir) -> set[str]:
 
 
 def test_concurrent_writes_leave_one_version_and_no_draft(folder, monkeypatch):
-    """Both have written their drafts before either replaces the file."""
+    """Both writers finish their drafts before either replaces the file."""
     both, fsync = threading.Barrier(2, timeout=BOUND_S), os.fsync
 
     def meet(descriptor: int) -> None:

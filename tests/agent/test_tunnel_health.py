@@ -1,4 +1,4 @@
-"""Watching a tunnel: what is looked at, and what follows from it."""
+"""The probes and the monitor of a tunnel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UP, RUNNING = 0x1, 0x40
 
 
 def scripted(*findings):
-    """A probe that finds one thing after the other, and the last one for ever."""
+    """Return a probe that gives the results in order, and the last one from then on."""
     left = list(findings)
 
     async def probe():
@@ -32,7 +32,7 @@ def scripted(*findings):
     [
         (1, [None, "x", None, "x"], [None, "x", None, "x"]),
         (2, [None, "x", "x", None, "x", None, "x", "y"], [None, None, "x", None, None, None, None, "y"]),
-        # nothing is taken for good before it was seen to be
+        # a probe has failed until its first success
         (2, ["x", None], ["x", None]),
     ],
 )
@@ -136,7 +136,7 @@ async def test_target_is_reached_through_tunnel_alone(listener):
 async def test_silent_target_times_out(monkeypatch):
     monkeypatch.setattr("agent.vpn.tunnel_health.PROBE_TIMEOUT_S", 0.05)
     with socket.socket() as full:
-        # a queue that is full takes no more connections and says nothing
+        # a full accept queue drops new connections silently
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         target = Endpoint("127.0.0.1", full.getsockname()[1])

@@ -1,4 +1,4 @@
-"""`exitplane agent` with the patience of a laboratory, which takes another server on SIGUSR1: beside the present one, as for an order."""
+"""The command `exitplane agent` with short intervals, and a seamless rotation on SIGUSR1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACE = RetryPace(check_s=0.2, retry_base_s=0.1, retry_limit_s=0.2, useless_after
 
 
 class RotatingTunnel(ManagedTunnel):
-    """Takes another server on SIGUSR1."""
+    """A managed tunnel that rotates on SIGUSR1."""
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""An exit's agent as a whole, which brings its tunnel up itself."""
+"""An exit's whole agent that brings up its tunnel itself."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_rotate_order_takes_server_in_right_country_without_outage(
     assert settled()["2"]["outcome"] == {"server": server, "address": other.address}
     await until(lambda: seen_in("fr"))
 
-    # nobody was told of a tunnel or an Envoy that is down, of a leak, or of an address that is not known
+    # no report had a tunnel or an Envoy down, a leak, or an unknown address
     for beat in plane.beats[begun:]:
         observation = beat["observation"]
         assert (beat["tunnel"], beat["envoy"], bool(observation["leak"])) == ("up", "up", False)

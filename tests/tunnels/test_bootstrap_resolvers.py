@@ -1,4 +1,4 @@
-"""Who the exit's Envoy asks for the names of targets."""
+"""The resolvers in an exit's bootstrap."""
 
 from __future__ import annotations
 

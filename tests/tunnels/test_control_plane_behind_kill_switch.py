@@ -1,4 +1,4 @@
-"""The control plane is reached beside the tunnel, by the agent and its Envoy: by no client, though the address be public."""
+"""Access to a control plane at a public address: for the agent and its Envoy, and for no client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 
 @pytest.fixture
 async def plane(network):
-    """At an address that an exit's Envoy would go to."""
+    """Start the control plane at an address that an exit's Envoy may connect to."""
     standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000, host=lab.PAGE)
     await standing_in.start()
     yield standing_in
@@ -29,7 +29,7 @@ async def plane(network):
 
 
 class Collector:
-    """Counts who connects."""
+    """A listener that counts connections."""
 
     def __init__(self) -> None:
         self.callers = 0
@@ -54,7 +54,7 @@ async def collector(network):
 
 
 async def connects(port: int) -> bool:
-    """Whether a process of the exit's namespace, without the mark, gets to the control plane's address."""
+    """Return True if a process of the exit's namespace reaches the control plane without the mark."""
     with lab.inside(lab.EXIT):
         asking = socket.socket()
     asking.setblocking(False)

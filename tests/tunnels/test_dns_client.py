@@ -1,4 +1,4 @@
-"""Names of servers, and as much of DNS as they need."""
+"""The DNS client, and the lookup of host names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_query_raises_no_answer_without_resolver():
 
 @pytest.fixture
 def files(monkeypatch, tmp_path):
-    """`files(hosts, resolvers)`: what /etc/hosts and /etc/resolv.conf hold."""
+    """Give `files(hosts, resolvers)`, which writes /etc/hosts and /etc/resolv.conf."""
 
     def write(hosts="", resolvers=""):
         for name, text in (("HOSTS", hosts), ("RESOLVERS", resolvers)):

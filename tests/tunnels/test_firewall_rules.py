@@ -1,4 +1,4 @@
-"""The kill switch's text, and what is read back of it."""
+"""The rules of the kill switch, and the check of the kernel's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real OpenVPN tunnels, brought up from a file and kept up."""
+"""Real OpenVPN tunnels under supervision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 
 
 def openvpn_pids():
-    """The ids of the OpenVPNs of the exit."""
+    """Return the ids of the exit's OpenVPN processes."""
     return lab.inhabitants(lab.EXIT, "openvpn")
 
 
@@ -24,7 +24,7 @@ async def test_tunnel_comes_up_with_pushed_resolver(openvpn, internet, keep, unt
         await until(lambda: kept.is_up)
         assert kept.resolvers == [(providers.OVPN_SERVER,)]
         assert await ask_page(lab.PAGE) == "10.98.0.10"
-        # the tunnel has no IPv6, so nobody gets anywhere with it
+        # the tunnel has no IPv6, so IPv6 requests fail
         with pytest.raises(OSError, match="No route"):
             await ask_page(lab.PAGE_6)
         assert len(openvpn_pids()) == 1
@@ -49,7 +49,7 @@ async def test_dead_server_is_reported_and_reconnected(processes, internet, keep
     openvpn.start()
     async with keep(openvpn.file()) as kept:
         await until(lambda: kept.is_up)
-        with capture_logs() as events:  # the report has the newest reason alone, which may be another one by now
+        with capture_logs() as events:  # the report holds the newest reason alone
             openvpn.stop()
             await until(lambda: not kept.is_up and [each for each in events if each["event"] == "tunnel.down"])
         reason = next(each["reason"] for each in events if each["event"] == "tunnel.down")

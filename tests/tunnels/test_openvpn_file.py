@@ -1,4 +1,4 @@
-"""OpenVPN's files: what is passed on of them, and what is refused in which words."""
+"""The parser of OpenVPN's files."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "a.ovpn: has no remote"),
         (FILE.replace("remote vpn.example.net 1194\n", ""), "has no remote"),
@@ -124,8 +124,8 @@ def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
         (FILE.replace("auth-user-pass\n", ""), "does not authenticate the client"),
     ],
 )
-def test_invalid_file_is_refused_with_line(text, said):
-    assert said in refusal(text)
+def test_invalid_file_is_refused_with_line(text, message):
+    assert message in refusal(text)
 
 
 @given(st.lists(st.sampled_from([*FILE.splitlines(), "<key>", "up x", '"', "remote a 1"]) | st.text(max_size=30)))
@@ -135,7 +135,7 @@ def test_any_file_is_parsed_or_refused_without_harmful_options(lines):
         assert not any(line.startswith("up") for line in outside.splitlines())
 
 
-# -- which kind of file, and the credentials --------------------------------------------------------------------------
+# -- kinds of files, and credentials --------------------------------------------------------------------------------
 
 
 def test_driver_is_recognised_by_extension_or_text():
@@ -172,7 +172,7 @@ def test_unused_credentials_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ("user\npassword\n", 0o640, r"is open to others \(mode 640\); chmod 600"),
         ("user\npassword\n", 0o604, "is open to others"),
@@ -183,23 +183,23 @@ def test_unused_credentials_are_refused(tmp_path):
         ("u" * 5000 + "\npassword", 0o600, "does not hold two lines"),
     ],
 )
-def test_credentials_file_must_be_private_and_have_two_lines(tmp_path, content, mode, said):
+def test_credentials_file_must_be_private_and_have_two_lines(tmp_path, content, mode, message):
     secret = tmp_path / "secret"
     secret.write_text(content)
     secret.chmod(mode)
-    with pytest.raises(BadSetting, match=said) as raised:
+    with pytest.raises(BadSetting, match=message) as raised:
         read_credentials("--tunnel-credentials", secret, allow_colon=True)
     assert "password" not in str(raised.value).replace("the password in the second", "")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"\xff\xfe\x00", "is not text"), (b"a\0b", "is not text"), (b"#" * 70_000, "is larger than 65536 bytes")],
 )
-def test_file_that_is_no_text_is_refused(tmp_path, content, said):
+def test_file_that_is_no_text_is_refused(tmp_path, content, message):
     path = tmp_path / "a.ovpn"
     path.write_bytes(content)
-    with pytest.raises(BadTunnelFile, match=said):
+    with pytest.raises(BadTunnelFile, match=message):
         read_servers([path], None)
 
 

@@ -1,4 +1,4 @@
-"""The conversation with OpenVPN, line by line."""
+"""The protocol of OpenVPN's management interface."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PUSH = (
 )
 
 
-def hear(*lines, credentials=None):
-    made = ManagementProtocol("vpn:1", credentials)
-    answers = [answer for line in lines for answer in made.receive(line)]
-    return made, answers
+def receive_all(*lines, credentials=None):
+    protocol = ManagementProtocol("vpn:1", credentials)
+    answers = [answer for line in lines for answer in protocol.receive(line)]
+    return protocol, answers
 
 
 def test_hold_is_released():
-    assert hear(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
+    assert receive_all(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
 
 
 def test_credentials_are_sent_on_request_and_quoted():
-    _, answers = hear(
+    _, answers = receive_all(
         ">PASSWORD:Need 'Auth' username/password",
         credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", "")),
     )
@@ -42,15 +42,15 @@ def test_credentials_are_sent_on_request_and_quoted():
 
 
 def test_connected_state_has_addresses_and_pushed_resolvers():
-    made, _ = hear(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
-    assert made.connected
-    assert made.failure is None
-    assert made.resolvers == ["10.8.0.1", "fd00::1"]
-    assert made.addresses == ["fd00::5", "10.8.0.5"]
+    protocol, _ = receive_all(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
+    assert protocol.connected
+    assert protocol.failure is None
+    assert protocol.resolvers == ["10.8.0.1", "fd00::1"]
+    assert protocol.addresses == ["fd00::5", "10.8.0.5"]
 
 
 @pytest.mark.parametrize(
-    ("lines", "said", "slowly"),
+    ("lines", "message", "slowly"),
     [
         ([">PASSWORD:Verification Failed: 'Auth'"], "the provider refuses the name and password", True),
         ([">STATE:1,EXITING,auth-failure,,,,,"], "the provider refuses the name and password", True),
@@ -71,27 +71,27 @@ def test_connected_state_has_addresses_and_pushed_resolvers():
         ),
     ],
 )
-def test_failure_has_plain_reason(lines, said, slowly):
-    made, _ = hear(*lines)
-    assert not made.connected
-    assert (made.failure.message, made.failure.retry_slowly) == (said, slowly)
+def test_failure_has_plain_reason(lines, message, slowly):
+    protocol, _ = receive_all(*lines)
+    assert not protocol.connected
+    assert (protocol.failure.message, protocol.failure.retry_slowly) == (message, slowly)
 
 
 def test_first_failure_reason_is_kept():
-    made, _ = hear(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
-    made.end()
-    assert made.failure.message == "the provider refuses the name and password"
+    protocol, _ = receive_all(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
+    protocol.end()
+    assert protocol.failure.message == "the provider refuses the name and password"
 
 
 @pytest.mark.parametrize(
     "line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"]
 )
 def test_garbled_lines_are_ignored(line):
-    assert hear(line)[1] == []
+    assert receive_all(line)[1] == []
 
 
-class Ending(asyncio.Event):
-    """The end of a process, which counts how often somebody looks whether it has come."""
+class ProcessEnd(asyncio.Event):
+    """The event of a process's end, which counts how often it is read."""
 
     looks = 0
 
@@ -101,7 +101,7 @@ class Ending(asyncio.Event):
 
 
 async def test_messages_are_read_after_openvpn_has_ended(tmp_path, monkeypatch, until):
-    ended = Ending()
+    ended = ProcessEnd()
     monkeypatch.setattr("agent.vpn.openvpn.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
     resolve = AsyncMock(return_value=["192.0.2.1"])

@@ -1,4 +1,4 @@
-"""Another server is taken beside the one that carries clients: whom that disturbs, and what keeps it from being taken."""
+"""Seamless rotation: no failed request, and every reason to keep the old server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHERE = URL(f"http://{lab.PAGE}/where")
 
 @dataclass
 class Clients:
-    """Who asks for pages without a pause, and through whom they were seen to come."""
+    """Clients that request pages all the time, and the addresses that the pages saw."""
 
     ask: object
     failures: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ async def clients(ask_page):
 
 @pytest.fixture
 def another(wireguard):
-    """A second server, of the same provider but elsewhere."""
+    """Give a function that starts a second server of the provider, with another address."""
 
     def start(**more):
         made = providers.WireGuardProvider(
@@ -73,16 +73,16 @@ def another(wireguard):
 
 @pytest.fixture
 def twin(another, wireguard):
-    """A second server that gave the same client the same address, and has the same resolver inside."""
+    """Give a function that starts a second server with the same inner address and resolver."""
     return lambda: another(number=wireguard.number, client=wireguard.client, seen_as="10.96.0.1")
 
 
 async def at_once():
-    """A drain that nothing holds up."""
+    """Drain without waiting."""
 
 
 async def hold(page=lab.PAGE):
-    """A client that is connected and has not asked yet; asking gives who it is seen to be."""
+    """Connect a client. The result sends its request and returns the address that the page sees."""
     reader, writer = await asyncio.open_connection(page, 80)
 
     async def ask():
@@ -111,7 +111,7 @@ async def test_no_request_fails_during_rotation(wireguard, another, internet, ke
         async def drain():
             assert kept.tunnel.active.interface == lab.BESIDE
             await until(lambda: clients.seen[other.address] > 20 and clients.seen[other.address_6] > 20)
-            # what began by the old tunnel goes on by it
+            # connections of the old tunnel stay on it
             assert await begun() == wireguard.address
             await wait_for_none_open([wireguard.address, wireguard.address_6])
 
@@ -132,7 +132,7 @@ async def test_server_with_same_inner_address_is_taken(wireguard, twin, internet
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
         begun = await hold()
-        # both servers are one machine in the lab: what comes by the wrong one has to be lost, as it is in the world
+        # both servers are one machine in the lab: packets through the wrong one must be dropped, as they would be elsewhere
         drop = f"type filter hook input priority 0; iifname {other.interface} tcp sport {begun.port} drop"
         text = f"table ip astray {{ chain astray {{ {drop}; }}; }}\n"
         await run("ip", "netns", "exec", lab.NET, "nft", "-f", "-", text=text)
@@ -181,7 +181,7 @@ async def test_server_in_another_country_leaves_old_one_serving(wireguard, anoth
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
             await kept.tunnel.rotate_seamlessly("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
-        # the other way round it is what is wanted
+        # with the other country, the server is accepted
         taken = await kept.tunnel.rotate_seamlessly("fr", look, at_once)
         assert taken.address == other.address
 
@@ -202,7 +202,7 @@ async def test_server_with_silent_resolver_leaves_old_one_serving(
 
 
 async def still_serves(kept, clients, provider, until):
-    """By the old tunnel alone, without a failure, and with nothing of the other one left."""
+    """Assert that the old tunnel alone serves, without failures, and that nothing of the other is left."""
     before = clients.seen[provider.address]
     await until(lambda: clients.seen[provider.address] > before + 20)
     assert clients.failures == []
@@ -234,7 +234,7 @@ async def test_ten_rotations_leave_no_residue(wireguard, another, internet, keep
 
 
 async def traces():
-    """Rules, routes, the kill switch and what notes connections, and how many programs there are."""
+    """Return rules, routes, the tables of nftables, and the number of processes."""
     everything = ("show", "table", "all")
     listed = [
         lab.ip(*words, namespace=lab.EXIT)
@@ -270,7 +270,7 @@ async def test_new_server_is_taken_if_old_tunnel_dies_during_trial(wireguard, an
         prepared = asyncio.Event()
 
         async def drain():
-            # before the new one is taken, since its resolver is another
+            # before the switch, as the resolvers differ
             if kept.tunnel.active.interface == lab.TUNNEL:
                 wireguard.stop()
                 lab.ip("link", "delete", lab.TUNNEL)

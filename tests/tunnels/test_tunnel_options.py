@@ -1,4 +1,4 @@
-"""What options say of a tunnel, as `exitplane agent` takes them."""
+"""The options of `exitplane agent` for a tunnel."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PLACED = ("--pool", "us", "--address", "192.0.2.3", "--port", "8443")
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch):
-    """The runner closes the standard error that it lends: a log that kept it would fail every later test."""
+    """Keep the logging configuration: the runner closes its standard error, which later logs would write to."""
     monkeypatch.setattr("cli.agent.configure_logging", lambda *_: None)
 
 
 @pytest.fixture
 def read(monkeypatch, tmp_path):
-    """`read(*options)`: the exit that they make."""
+    """Give `read(*options)`, which returns the settings of the exit."""
     taken: list[AgentSettings] = []
 
     async def serve(settings):
@@ -77,7 +77,7 @@ def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--tunnel", "silent.conf"], r"silent.conf names no resolver .*; add --dns ADDRESS"),
         (["--tunnel", "none.conf"], "cannot be read"),
@@ -92,6 +92,6 @@ def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
         (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
     ],
 )
-def test_conflicting_options_are_refused_with_hint(read, options, said):
-    with pytest.raises(ExitplaneError, match=said):
+def test_conflicting_options_are_refused_with_hint(read, options, message):
+    with pytest.raises(ExitplaneError, match=message):
         read(*options)

@@ -1,4 +1,4 @@
-"""wg-quick's files: what is read of them, and what is refused in which words."""
+"""The parser of wg-quick's files."""
 
 from __future__ import annotations
 
@@ -79,13 +79,15 @@ def test_repr_of_file_shows_no_key():
 
 @pytest.mark.parametrize("command", ["PreUp", "PostUp", "PreDown", "postdown", "SaveConfig"])
 def test_commands_in_file_are_refused(command):
-    said = refusal(INTERFACE + f"{command} = iptables -F\n" + PEER)
-    assert said.startswith(f"wg0.conf line 4: {command} is refused: an agent runs no commands out of a provider's file")
-    assert said.endswith("remove the line")
+    message = refusal(INTERFACE + f"{command} = iptables -F\n" + PEER)
+    assert message.startswith(
+        f"wg0.conf line 4: {command} is refused: an agent runs no commands out of a provider's file"
+    )
+    assert message.endswith("remove the line")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "wg0.conf: has no [Interface]"),
         (INTERFACE, "wg0.conf: has no [Peer]"),
@@ -123,17 +125,17 @@ def test_commands_in_file_are_refused(command):
         (INTERFACE + PEER + PEER.replace("AllowedIPs = 0.0.0.0/0\n", ""), "line 8: [Peer] has no AllowedIPs"),
     ],
 )
-def test_invalid_file_is_refused_with_line_and_without_key(text, said):
-    assert said in refusal(text)
+def test_invalid_file_is_refused_with_line_and_without_key(text, message):
+    assert message in refusal(text)
 
 
 @given(
     st.lists(st.sampled_from([*INTERFACE.splitlines(), *PEER.splitlines(), "=", "[", "x=y", "DNS=a,,b"]) | st.text())
 )
 def test_any_file_is_parsed_or_refused(lines):
-    said = what_is_wrong("\n".join(lines))
-    assert said is None or said.hint
-    assert OWN not in str(said)
+    message = what_is_wrong("\n".join(lines))
+    assert message is None or message.hint
+    assert OWN not in str(message)
 
 
 def what_is_wrong(text):

@@ -1,4 +1,4 @@
-"""Real WireGuard tunnels, brought up from a file and kept up."""
+"""Real WireGuard tunnels under supervision."""
 
 from __future__ import annotations
 

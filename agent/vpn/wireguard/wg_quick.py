@@ -111,12 +111,12 @@ class _Section:
         try:
             return read(text)
         except ValueError as error:
-            # the value is not shown: whoever mixes up two lines would find a key in a log
+            # the value is not shown: if two lines are mixed up, it is a key
             raise BadTunnelFile(self.file, f"{key} {_why(error)}", line=line, hint=hint) from None
 
 
 class _BadValue(ValueError):
-    """What is wrong with a value, in words that do not hold it."""
+    """A value cannot be used. The text does not hold the value."""
 
 
 def _why(error: ValueError) -> str:
