@@ -182,7 +182,7 @@ async def test_a_second_agent_is_refused(plane, source, make_settings, start, un
     start(make_settings(Role.GATEWAY))
     await until(lambda: plane.enrolled)
 
-    with pytest.raises(StateDirUnusable, match="another agent works"):
+    with pytest.raises(StateDirUnusable, match="another agent uses"):
         await start(make_settings(Role.GATEWAY)).task
 
 

@@ -21,7 +21,7 @@ from agent.gluetun.client import (
 )
 from agent.gluetun.countries import UnknownCountry, full_name
 from agent.gluetun.server_change import NotRotated, rotate
-from agent.gluetun.tunnel_state import gluetun_trouble
+from agent.gluetun.tunnel_state import check_gluetun
 from tests.gluetun import ADDRESSES
 from tests.gluetun import GluetunStandIn as StandIn
 
@@ -44,7 +44,7 @@ async def test_client_reads_status_address_and_version(stand_in):
     assert await gluetun.status() == GluetunStatus.RUNNING
     assert await gluetun.public_ip() == PublicIp(ADDRESSES["Netherlands"], "Netherlands")
     assert await gluetun.version() == "v3.40.0"
-    assert await gluetun_trouble(gluetun) is None
+    assert await check_gluetun(gluetun) is None
     await gluetun.set_status(GluetunStatus.STOPPED)
     assert await gluetun.status() == GluetunStatus.STOPPED
     assert await gluetun.public_ip() is None
@@ -64,7 +64,7 @@ async def test_client_needs_key_or_credentials(stand_in, lock, key):
     for wrong in ({}, {"key": "another"}, {"credentials": Credentials("u", "another")}):
         with pytest.raises(KeyRefused):
             await client_of(stand_in, **wrong).status()
-    assert await gluetun_trouble(client_of(stand_in)) == "gluetun's control API refuses the agent's key or credentials"
+    assert await check_gluetun(client_of(stand_in)) == "gluetun's control API refuses the agent's key or credentials"
 
 
 def answer(status: int, body: bytes) -> bytes:
@@ -94,7 +94,7 @@ def answer(status: int, body: bytes) -> bytes:
 )
 async def test_unusable_answer_has_plain_reason(stand_in, says, trouble):
     stand_in.says = lambda _path: says
-    found = await gluetun_trouble(client_of(stand_in))
+    found = await check_gluetun(client_of(stand_in))
     assert found is not None
     assert trouble in found
 
@@ -111,7 +111,7 @@ async def test_unreachable_gluetun_differs_from_bad_answer(stand_in):
 @pytest.mark.parametrize("address", ["", None])
 async def test_running_tunnel_without_public_address_is_not_up(stand_in, address):
     stand_in.says = lambda path: answer(200, json.dumps({"public_ip": address}).encode()) if "public" in path else None
-    assert await gluetun_trouble(client_of(stand_in)) == "gluetun does not know its public address"
+    assert await check_gluetun(client_of(stand_in)) == "gluetun does not know its public address"
 
 
 @pytest.mark.parametrize("address", ["somewhere", 7, {"a": 1}])

@@ -21,7 +21,7 @@ from agent.vpn.tunnel_health import TunnelMonitor, probes_of
 from model.endpoint import Endpoint
 from model.world import Role
 from tests.gluetun import GluetunStandIn as StandIn
-from tests.gluetun import basic_authorization
+from tests.gluetun import basic
 
 KNOWN = Credentials("exit", "p\u00e4ss word")
 
@@ -135,7 +135,7 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     (asked,) = stand_in.requests
     assert (asked.target, asked.headers["proxy-authorization"]) == (
         str(source),
-        basic_authorization("exit", KNOWN.password),
+        basic("exit", KNOWN.password),
     )
 
 
@@ -148,7 +148,7 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
     (asked,) = stand_in.requests
     assert (asked.method, asked.headers["proxy-authorization"]) == (
         "CONNECT",
-        basic_authorization("exit", KNOWN.password),
+        basic("exit", KNOWN.password),
     )
 
 
