@@ -133,10 +133,7 @@ async def test_where_traffic_comes_out_is_asked_through_the_parent(stand_in):
     await runner.cleanup()
     assert (observation.address, observation.country) == ("198.51.100.9", "us")
     (asked,) = stand_in.requests
-    assert (asked.target, asked.headers["proxy-authorization"]) == (
-        str(source),
-        basic("exit", KNOWN.password),
-    )
+    assert (asked.target, asked.headers["proxy-authorization"]) == (str(source), basic("exit", KNOWN.password))
 
 
 async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, somewhere):
@@ -146,10 +143,7 @@ async def test_by_https_the_parent_alone_is_shown_the_credentials(stand_in, some
     observation = (await Observer(exit_, StatusBoard()).look()).observation
     assert observation.trouble == "ipinfo.example: it cannot be reached"  # it speaks no TLS
     (asked,) = stand_in.requests
-    assert (asked.method, asked.headers["proxy-authorization"]) == (
-        "CONNECT",
-        basic("exit", KNOWN.password),
-    )
+    assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
 
 
 async def test_credentials_that_are_changed_in_their_file_are_used_from_then_on(stand_in, tmp_path):
