@@ -28,10 +28,10 @@ _POLL_S: Final = 0.2
 class RotatableTunnel(Protocol):
     """A tunnel that can try another server while the current one carries clients."""
 
-    async def rotate_beside(
+    async def rotate_seamlessly(
         self, country: str | None, observe: Look | None, drain: Callable[[], Awaitable[None]]
     ) -> RotationResult:
-        """Move to another server; see `ManagedTunnel.rotate_beside`."""
+        """Move to another server; see `ManagedTunnel.rotate_seamlessly`."""
 
 
 class RequestDrain:
@@ -68,7 +68,7 @@ class TunnelRotation:
         """
         country = detail.get("country")
         try:
-            result = await self._tunnel.rotate_beside(
+            result = await self._tunnel.rotate_seamlessly(
                 country if isinstance(country, str) else None, self._observe, self._drain
             )
         except ExitplaneError as error:
@@ -95,7 +95,7 @@ class Rotation:
 
     async def __call__(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """Rotate, and return `server` and its egress `address` once that is verified. Raises OrderFailed."""
-        self._board.update(resting="it takes another server")
+        self._board.update(paused="it takes another server")
         try:
             await self._drain()
             try:
@@ -104,7 +104,7 @@ class Rotation:
                 raise OrderFailed(error.message, hint=error.hint) from error
             report = await self._wait_until_verified()
         finally:
-            self._board.update(resting="")
+            self._board.update(paused="")
         return {"server": server, "address": report.observation and report.observation.address}
 
     async def _wait_until_verified(self) -> AgentStatus:

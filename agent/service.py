@@ -18,12 +18,13 @@ import structlog
 from agent.ads.connection_cutter import ConnectionCutter
 from agent.ads.marked_forwarder import marked_socket
 from agent.ads.relay import Relay
+from agent.config.identity import Enrolment
 from agent.config.settings import AgentSettings
 from agent.config.state_dir import StateDir
 from agent.config.status import StatusBoard, wait
 from agent.control import log_buffer
 from agent.control.api_client import ApiClient
-from agent.control.enrolment import Enrolment, ensure_enrolled
+from agent.control.enrolment import ensure_enrolled
 from agent.control.heartbeat import Deregistered, HeartbeatSender
 from agent.control.orders import Handler, OrderFailed, Orders
 from agent.egress.observer import Observer
@@ -39,12 +40,11 @@ from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
-from agent.memory import give_back
-from agent.net.netlink import note_changes
+from agent.net.netlink import count_network_changes
+from agent.net.packet_marks import BYPASS_MARK
 from agent.rotation import RequestDrain, Rotation, TunnelRotation
-from agent.vpn.firewall.rules import MARK
 from agent.vpn.managed_tunnel import ManagedTunnel
-from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, checks_of
+from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, probes_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 from model.world import Role
@@ -80,7 +80,7 @@ async def serve(settings: AgentSettings) -> None:
 async def run_agent(settings: AgentSettings, stop: StopRequest, checks: Sequence[HealthProbe] | None = None) -> None:
     """Run an agent until `stop` is requested. `checks` replace those of the exit's settings. Raises as `serve` does."""
     folder = StateDir(settings.state)
-    with folder.held():
+    with folder.locked():
         factory = marked_socket if settings.kill_switch else None
         # One connection for each request, because the server may close a kept one just when it is needed.
         connector = aiohttp.TCPConnector(force_close=True, socket_factory=factory)
@@ -107,14 +107,14 @@ class _Agent:
         self._resolvers = settings.exit.resolvers if settings.exit else ()
         self._resolvers_known = asyncio.Event()
         self._enrolment: Enrolment | None = None
-        probes = checks_of(settings.exit) if settings.exit else []
+        probes = probes_of(settings.exit) if settings.exit else []
         if self._tunnel is not None:
-            probes = self._tunnel.checks()
+            probes = self._tunnel.probes()
         self._monitor = TunnelMonitor(probes if checks is None else checks, self._board, PERIOD_S)
         self._observer: Observer | None = None
         self._speed_test: SpeedTest | None = None
         if settings.exit is not None and settings.exit.sources:
-            active = self._tunnel.course if self._tunnel else None
+            active = self._tunnel.active if self._tunnel else None
             self._observer = Observer(settings.exit, self._board, active=active)
             self._speed_test = SpeedTest(settings.exit, self._board, active=active)
         self._heartbeat: HeartbeatSender | None = None
@@ -129,7 +129,7 @@ class _Agent:
             if self._supervisor is not None:
                 await self._supervisor.stop()
             if self._tunnel is not None:
-                await self._tunnel.end()
+                await self._tunnel.stop()
             if self._relay is not None:  # last, so that Envoy keeps its configuration while it stops
                 await self._relay.stop()
 
@@ -147,10 +147,10 @@ class _Agent:
         orders = Orders(self._board, self._build_handlers())
         async with asyncio.TaskGroup() as tasks, aclosing(orders):
             if self._tunnel is not None:
-                await self._tunnel.begin(tasks)
+                await self._tunnel.start(tasks)
             enrolment = await ensure_enrolled(self._settings, self._folder, self._api)
             if self._tunnel is not None:
-                await self._tunnel.guard.admit(enrolment.xds)
+                await self._tunnel.kill_switch.allow_control(enrolment.xds)
             write_secrets(
                 self._folder,
                 key_pem=enrolment.key_pem,
@@ -171,7 +171,7 @@ class _Agent:
                 await self._monitor.observe()
                 tasks.create_task(self._monitor.run(), name="tunnel")
                 if self._observer is not None and self._speed_test is not None:
-                    tasks.create_task(note_changes(self._board), name="network")
+                    tasks.create_task(count_network_changes(self._board), name="network")
                     tasks.create_task(self._observer.run(), name="observer")
                     tasks.create_task(self._speed_test.run(), name="speed test")
                 tasks.create_task(HealthCheck(self._supervisor, self._board).run(), name="health check")
@@ -186,7 +186,6 @@ class _Agent:
                 tasks.create_task(cutter.run(), name="cutter")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
-            tasks.create_task(give_back(), name="memory")
 
     def _build_handlers(self) -> Mapping[str, Handler]:
         """Return the handlers of operators' orders."""
@@ -198,7 +197,7 @@ class _Agent:
 
     async def _rotate(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
         """Move to another server, and keep the current one until the new one is verified if both fit."""
-        if self._tunnel is not None and self._tunnel.has_room_beside:
+        if self._tunnel is not None and self._tunnel.can_rotate_seamlessly:
             observe = self._observer.observe_candidate if self._observer else None
             return await TunnelRotation(self._tunnel, observe, RequestDrain(lambda: self._supervisor))(detail)
         return await Rotation(self._board, lambda: self._supervisor, self._change_server)(detail)
@@ -262,7 +261,10 @@ class _Agent:
         connections_max = min(CONNECTIONS_MAX, read_descriptor_limit() * 3 // 4)
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
-            xds, otlp = await self._tunnel.guard.address_of(xds), await self._tunnel.guard.address_of(otlp)
+            xds, otlp = (
+                await self._tunnel.kill_switch.resolve_endpoint(xds),
+                await self._tunnel.kill_switch.resolve_endpoint(otlp),
+            )
         bootstrap = Bootstrap(
             role=enrolment.role,
             node_id=enrolment.id,
@@ -271,7 +273,7 @@ class _Agent:
             otlp=otlp,
             max_downstream_connections=self._settings.max_downstream_connections or connections_max,
             resolvers=self._resolvers,
-            mark=MARK if self._settings.kill_switch else None,
+            mark=BYPASS_MARK if self._settings.kill_switch else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 

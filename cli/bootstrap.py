@@ -12,9 +12,10 @@ from uuid import UUID
 import typer
 import yaml
 
+from agent.config.identity import Enrolment
 from agent.config.option_parsing import BadSetting, read_endpoint
 from agent.config.state_dir import StateDir
-from agent.control.enrolment import Enrolment, load
+from agent.control.enrolment import load
 from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
 from model.endpoint import Endpoint
 from model.world import Role

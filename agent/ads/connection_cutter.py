@@ -55,7 +55,7 @@ class ConnectionCutter:
         departed = before - self._offered
         if departed:
             self._departed.update(dict.fromkeys(sorted(departed)))
-            self._board.update(gone=self._board.report.gone + 1)
+            self._board.update(exits_removed=self._board.report.exits_removed + 1)
 
     async def list_departed(self) -> Sequence[ExitAddress]:
         """Return the departed exits to which connections are open, and forget the others."""

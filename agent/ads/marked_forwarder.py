@@ -16,7 +16,7 @@ import structlog
 
 from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
-from agent.vpn.firewall.rules import MARK
+from agent.net.packet_marks import BYPASS_MARK
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ def marked_socket(info: tuple[Any, ...]) -> socket.socket:
     made = socket.socket(*info[:3])
     try:
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, BYPASS_MARK)
     except OSError:
         made.close()
         raise
@@ -44,7 +44,7 @@ class MarkedForwarder:
         self._folder = folder
         self._endpoint = endpoint
         self._exit_stack = ExitStack()
-        self._path = self._exit_stack.enter_context(folder.within(files.PASSAGE))
+        self._path = self._exit_stack.enter_context(folder.short_path(files.FORWARDER_SOCKET))
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -55,15 +55,15 @@ class MarkedForwarder:
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
-        self._folder.remove(files.PASSAGE)  # a killed agent leaves its socket behind
+        self._folder.remove(files.FORWARDER_SOCKET)  # a killed agent leaves its socket behind
         self._server = await asyncio.start_unix_server(self._accept, self._path)
-        (self._folder.path / files.PASSAGE).chmod(0o600)
+        (self._folder.path / files.FORWARDER_SOCKET).chmod(0o600)
 
     async def stop(self) -> None:
         """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
-            self._folder.remove(files.PASSAGE)
+            self._folder.remove(files.FORWARDER_SOCKET)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -22,8 +22,8 @@ from agent.ads.marked_forwarder import MarkedForwarder
 from agent.ads.record_writer import RecordWriter
 from agent.ads.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.config import state_dir as files
+from agent.config.identity import Enrolment
 from agent.config.state_dir import StateDir
-from agent.control.enrolment import Enrolment
 from model.errors import ExitplaneError
 from model.identity import Identity
 
@@ -101,7 +101,7 @@ class Relay:
 
     def _bind(self) -> None:
         try:
-            with self._folder.within(files.SOCKET) as path:
+            with self._folder.short_path(files.SOCKET) as path:
                 self._server.add_insecure_port(f"unix:{path}")
             (self._folder.path / files.SOCKET).chmod(0o600)
         except (RuntimeError, OSError) as error:

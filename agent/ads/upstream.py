@@ -8,8 +8,8 @@ from typing import Any, Final, TypeAlias
 import grpc
 import structlog
 
+from agent.config.identity import Enrolment
 from agent.config.status import wait
-from agent.control.enrolment import Enrolment
 from agent.net.backoff import Backoff
 from model.identity import XDS_SERVER_NAME
 

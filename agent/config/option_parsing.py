@@ -1,4 +1,4 @@
-"""Addresses and places as options write them."""
+"""Parsers for the values of options: addresses, endpoints, URLs and localities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.locality import Locality
 
 
 class BadSetting(ExitplaneError):
-    """An option, its value and the hint, in one line."""
+    """An option has a value that cannot be used. The message names both."""
 
     code = "bad_setting"
 
@@ -26,34 +26,42 @@ def read_endpoint(option: str, text: str) -> Endpoint:
 
 
 def check_address(option: str, text: str | None) -> str | None:
-    """`text`, if it is an IP literal or None. Raises BadSetting, which names `option`."""
-    if text is not None and not is_literal(text):
+    """Return `text` if it is an IP address or None. Raises BadSetting, which names `option`."""
+    if text is not None and not is_ip_address(text):
         raise BadSetting(f"{option} {text!r} is not an IP address", hint="write an address, not a name")
     return text
 
 
-def plain_address(text: str) -> str:
-    """An IP address in the one form that it is compared in. Raises ValueError."""
+def canonical_address(text: str) -> str:
+    """Return the canonical form of an IP address, in which addresses are compared. Raises ValueError."""
     address = ip_address(text)
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def read_address(option: str, text: str) -> str:
-    """Read an IP address, in its one form. Raises BadSetting, which names `option`."""
+    """Read an IP address, in its canonical form. Raises BadSetting, which names `option`."""
     check_address(option, text)
-    return plain_address(text)
+    return canonical_address(text)
 
 
 def read_url(option: str, text: str) -> URL:
     """Read the URL of an HTTP service. Raises BadSetting, which names `option`."""
-    refusal = BadSetting(f"{option} {text!r} is no URL of a service", hint="write http://host:port or https://host")
+    bad = BadSetting(f"{option} {text!r} is no URL of a service", hint="write http://host:port or https://host")
     try:
         url = URL(text)
         port = url.port
     except ValueError as error:
-        raise refusal from error
+        raise bad from error
     if url.scheme not in {"http", "https"} or not url.host or not port or url.user:
-        raise refusal
+        raise bad
+    return url
+
+
+def parse_api(text: str) -> URL:
+    """Read the value of `--api`. Raises BadSetting."""
+    url = read_url("--api", text)
+    if url.query:
+        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out what follows the ?")
     return url
 
 
@@ -66,8 +74,8 @@ def read_locality(option: str, text: str) -> Locality:
         raise BadSetting(f"{option} {error}", hint=hint) from error
 
 
-def is_literal(host: str) -> bool:
-    """Whether `host` is an IP address rather than a name."""
+def is_ip_address(host: str) -> bool:
+    """Return True if `host` is an IP address rather than a name."""
     try:
         ip_address(host)
     except ValueError:

@@ -1,18 +1,16 @@
-"""What an agent is told when it is started."""
+"""The settings of an agent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
 from yarl import URL
 
+from agent.config.credentials import Credentials, read_credentials
 from agent.config.option_parsing import BadSetting
-from agent.egress.parent_proxy import ParentProxy
-from agent.gluetun.client import GluetunAccess
-from agent.vpn.servers import Server
 from model.endpoint import Endpoint
 from model.locality import Locality
 from model.world import Role
@@ -21,21 +19,66 @@ OBSERVE_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class ParentProxy:
+    """The HTTP proxy that an exit sends all traffic to. `file` holds the credentials."""
+
+    endpoint: Endpoint
+    credentials: Credentials | None = None
+    file: Path | None = None
+
+    def current_credentials(self) -> Credentials | None:
+        """Read the credentials from the file again, so that a change needs no restart."""
+        if self.file is None:
+            return self.credentials
+        try:
+            return read_credentials("--parent-credentials", self.file)
+        except BadSetting:
+            return self.credentials
+
+
+@dataclass(frozen=True, slots=True)
+class GluetunAccess:
+    """The URL of gluetun's control API, and a key or credentials for it, if it asks for them."""
+
+    url: URL
+    key: str | None = field(default=None, repr=False)
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelServer:
+    """A VPN server that a file of `--tunnel` names, and what its driver needs to bring up a tunnel to it.
+
+    `driver` is a name in agent/vpn/registry.py, `file` the file's name. The server is spoken to at `contacts`, each by `udp` or
+    `tcp`. `resolvers` (IP addresses) are those that the file names. Only the driver reads `config`.
+    """
+
+    driver: str
+    file: str
+    contacts: tuple[tuple[Endpoint, str], ...]
+    config: object = field(repr=False)
+    resolvers: tuple[str, ...] = ()
+    uses_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ExitSettings:
-    """What an exit tells about itself, and how its tunnel is watched.
+    """The settings of an exit: its place in the fleet, its tunnel, and its observation.
 
-    Gateways dial `address` and `port`; Envoy listens on `bind_address` (None: all), and leaves from `egress_address`
-    (None: the kernel's choice). `probe` is dialled through the tunnel, and is an IP address. `sources` tell where traffic comes
-    out, which must never be one of `host_addresses`; they are asked again every `observe_every_s`. `geoip` and `locate` know where
-    addresses are. `resolvers` (IP addresses) are those that Envoy asks, none: resolv.conf's; `dns_zone` reveals who asks for them,
-    and those in `dns_allow` may. Speed is measured against `speed_url`, every `speed_every_s` if that is given.
+    Gateways dial `address` and `port`. Envoy listens on `bind_address` (None: all) and sends from `egress_address` (None: the
+    kernel's choice). The TCP endpoint `probe`, an IP address, must answer through the tunnel.
 
-    With a `parent` all that goes through it, `probe` and `sources` too; `gluetun` says how the tunnel behind it stands.
+    Each of `sources` tells the address and country of its caller; they are asked every `observe_every_s`. The address must not be one
+    of `host_addresses`. `geoip` (a MaxMind DB) and `locate` (a URL) give the country of an address. `resolvers` (IP addresses) are
+    Envoy's, those of resolv.conf if there are none. Names in `dns_zone` reveal who resolves, and resolvers in `dns_allow` may be
+    anywhere. Speed is measured against `speed_url`, every `speed_every_s` if that is given.
 
-    With `servers` the agent brings up the tunnel itself, as `tunnel_interface`, to the first of them that it can. `resolvers`
-    are then the only ones that names are asked of, instead of those that belong to the tunnel. `kill_switch` is whether nothing may
-    leave but through the tunnel, which is somebody else's and goes to `tunnel_endpoints` (each with `udp` or `tcp`) or to
-    `servers`.
+    With a `parent`, all traffic goes through that proxy, that of `probe` and `sources` too. `gluetun` tells the state of the tunnel
+    behind it.
+
+    With `servers`, the agent brings up the tunnel itself, as `tunnel_interface`, to the first server that answers; `resolvers` then
+    replace the tunnel's own. With `kill_switch`, packets leave through the tunnel or to its server alone: one of `servers`, or
+    `tunnel_endpoints` (each by `udp` or `tcp`) for a tunnel that somebody else brings up.
     """
 
     pool: str
@@ -58,17 +101,17 @@ class ExitSettings:
     speed_every_s: float | None = None
     parent: ParentProxy | None = None
     gluetun: GluetunAccess | None = None
-    servers: tuple[Server, ...] = ()
+    servers: tuple[TunnelServer, ...] = ()
     kill_switch: bool = False
     tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """An agent is a gateway's unless it has an `exit`.
+    """The settings of an agent, which is a gateway's unless it has an `exit`.
 
-    `drain_time_s` is Envoy's own drain time and how long open tunnels may hold up the end; None leaves Envoy its own and
-    holds up the end for a moment only. None elsewhere leaves the choice to Envoy or to the agent.
+    `drain_time_s` is Envoy's drain time, and how long open tunnels may delay the agent's end; None leaves Envoy its default and delays
+    the end by a few seconds at most. None elsewhere leaves the choice to Envoy or to the agent.
     """
 
     api: URL
@@ -90,12 +133,12 @@ class AgentSettings:
 
     @property
     def kill_switch(self) -> bool:
-        """Whether nothing may leave but through the tunnel, and what is marked."""
+        """True if packets leave through the tunnel alone, apart from those with BYPASS_MARK."""
         return self.exit is not None and self.exit.kill_switch
 
 
 def read_token(path: Path | None) -> str:
-    """The join token in a file. Raises BadSetting."""
+    """Read the join token from a file. Raises BadSetting."""
     hint = "write what `exitplane token` prints into a file and name it with --token-file"
     if path is None:
         raise BadSetting("there is no join token", hint=hint)

@@ -1,18 +1,16 @@
-"""The state folder: an agent's key and certificate, its Envoy's bootstrap and secrets, and who holds it.
+"""The state folder of an agent, which only the agent's user may enter.
 
-    agent.lock            held by the one agent that works here
-    key.pem               the proxy's private key (P-256, PKCS #8)
-    enrolment.json        what enrolment gave
-    secrets/*.yaml        the same for Envoy
-    bootstrap.json        what Envoy was started from
-    admin.address         where its admin interface listens, written by Envoy
-    envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
-    envoy.log             what it wrote, and envoy.log.1 before that
-    agent.sock            where the agent relays the control plane to its Envoy
-    passage.sock          where the agent's gRPC begins its way past a kill switch
-    record.bin            what that Envoy was last given and accepted, encrypted with a key made of key.pem
-
-Nobody but the agent's user may enter it.
+agent.lock            locked by the agent that uses the folder
+key.pem               the proxy's private key (P-256, PKCS #8)
+enrolment.json        the API's reply to the enrolment
+secrets/*.yaml        key and certificates for Envoy
+bootstrap.json        the bootstrap of the Envoy that was started last
+admin.address         the address of Envoy's admin interface, written by Envoy
+envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
+envoy.log             Envoy's log, and envoy.log.1 the one before
+agent.sock            the socket at which Envoy speaks ADS to the agent
+forwarder.sock        the socket through which the agent's gRPC passes a kill switch
+record.bin            the configuration that Envoy accepted last, encrypted with a key derived from key.pem
 """
 
 from __future__ import annotations
@@ -34,28 +32,30 @@ ADMIN_ADDRESS: Final = "admin.address"
 ENVOY: Final = "envoy.json"
 ENVOY_LOG: Final = "envoy.log"
 SOCKET: Final = "agent.sock"
-PASSAGE: Final = "passage.sock"
+FORWARDER_SOCKET: Final = "forwarder.sock"
 RECORD: Final = "record.bin"
 _LOCK: Final = "agent.lock"
 _DRAFT: Final = ".new"
-"""How a file's name ends that is not whole yet. It begins with a dot."""
+"""The suffix of a file that is being written. Its name begins with a dot."""
 
 
 class StateDirUnusable(ExitplaneError):
+    """The state folder is in use, or cannot be written."""
+
     code = "state_unusable"
 
 
 class StateDir:
-    """Reads and writes an agent's files; every write replaces a file as a whole, readable by its owner alone."""
+    """The files of an agent. A write replaces the whole file, which only its owner may read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder if need be, and keep every other agent out of it. Raises StateUnusable.
+    def locked(self) -> Iterator[None]:
+        """Create the folder if it is missing, and lock it against other agents. Raises StateDirUnusable.
 
-        Drafts of an agent that was killed while it wrote are removed: nobody else writes here now.
+        Drafts that a killed agent left are removed, as nobody else writes here now.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -73,29 +73,29 @@ class StateDir:
             os.close(lock)
 
     def read(self, name: str) -> str | None:
-        """The text of a file, or None when there is none."""
+        """Return the text of a file, or None if it is missing."""
         try:
             return (self.path / name).read_text()
         except FileNotFoundError:
             return None
 
-    def read_bytes(self, name: str, at_most: int) -> bytes | None:
-        """The first `at_most` bytes of a file, or None when there is none."""
+    def read_bytes(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the first `max_bytes` bytes of a file, or None if it is missing."""
         try:
             with (self.path / name).open("rb") as file:
-                return file.read(at_most)
+                return file.read(max_bytes)
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Replace a file, so that whoever reads it sees the old content or the new one. Raises StateUnusable.
+        """Replace a file atomically. Raises StateDirUnusable.
 
-        Threads may write at once, also the same file: each has a draft of its own, and the last to finish wins.
+        Threads may write the same file at once: each has its own draft, and the last to finish wins.
         """
         target = self.path / name
         try:
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            # readable by its owner alone, as mkstemp makes it
+            # mkstemp makes it readable by its owner alone
             descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_DRAFT, dir=target.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -113,8 +113,8 @@ class StateDir:
             ) from error
 
     @contextmanager
-    def within(self, name: str) -> Iterator[str]:
-        """A path of a file for as long as the block lasts, and always a short one: that of a socket may have 107 bytes."""
+    def short_path(self, name: str) -> Iterator[str]:
+        """Give a short path of a file while the block lasts: the path of a socket has at most 107 bytes (unix(7))."""
         descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
         try:
             yield f"/proc/self/fd/{descriptor}/{name}"
@@ -122,11 +122,11 @@ class StateDir:
             os.close(descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
     def _remove_drafts(self) -> None:
-        """Raises StateUnusable."""
+        """Raises StateDirUnusable."""
         try:
             for pattern in (f".*{_DRAFT}", f"*/.*{_DRAFT}"):
                 for draft in self.path.glob(pattern):
@@ -141,5 +141,5 @@ class StateDir:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StateDirUnusable(
-                f"another agent works in {self.path}", hint="end it, or name another folder with --state"
+                f"another agent uses {self.path}", hint="end it, or name another folder with --state"
             ) from error

@@ -1,4 +1,4 @@
-"""What an agent knows of its tunnel and its Envoy: one value, and a word to whoever waits for a new one."""
+"""The status of an agent's tunnel and Envoy, and the board that publishes it to the agent's tasks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class HealthState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Where traffic comes out that goes through the tunnel. `country` is ISO 3166-1 alpha-2, in lower case.
+    """The address at which the tunnel's traffic comes out. `country` is ISO 3166-1 alpha-2, in lower case.
 
-    `trouble` says why nothing is known, `disagreement` what sources say differently, and `leak` what leaves outside the tunnel.
-    `resolver` is who was seen to ask for names. `rtt_ms` is rounded, so that noise is no news. Without a measurement there is no
-    speed, in Mbit/s.
+    `trouble` is why nothing is known, `disagreement` what sources report differently, and `leak` what leaves outside the tunnel.
+    `resolver` is the address that resolves the exit's names. `rtt_ms` is rounded, so that noise is no change. Speeds are in Mbit/s,
+    None before the first measurement.
     """
 
     address: str | None = None
@@ -35,7 +35,7 @@ class Observation:
     resolver: str | None = None
     previous_address: str | None = None
     changed_at: datetime | None = None
-    """When the address changed from the previous one."""
+    """The time at which the address replaced the previous one."""
     rtt_ms: float | None = None
     download_mbps: float | None = None
     upload_mbps: float | None = None
@@ -44,10 +44,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """How the tunnel and Envoy stand. Both are down until they were seen to be up.
+    """The state of the tunnel and of Envoy, both of them down until they are seen to be up.
 
-    `reason` says why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started. Without an
-    `observation` nobody looks where the traffic comes out.
+    `reason` is why the tunnel is down, or how it is known to be up. `starts` counts the Envoys that were started. `observation` is None
+    if no source is asked where the traffic comes out.
     """
 
     tunnel: HealthState = HealthState.DOWN
@@ -55,24 +55,24 @@ class AgentStatus:
     envoy: HealthState = HealthState.DOWN
     starts: int = 0
     observation: Observation | None = None
-    settled: int = 0
-    """How many orders something came of, so far."""
-    gone: int = 0
-    """How often exits left what a gateway was given, so far."""
+    orders_settled: int = 0
+    """The number of orders that were carried out or failed."""
+    exits_removed: int = 0
+    """How often an exit was removed from a gateway's configuration."""
     network_changes: int = 0
-    """How often links, addresses or routes changed, so far."""
-    resting: str = ""
-    """Why the exit takes no requests now though it could, if so."""
+    """How often links, addresses or routes changed."""
+    paused: str = ""
+    """Why the exit accepts no requests although it could; empty if it accepts them."""
 
     @property
-    def well(self) -> bool:
-        """Whether an exit may carry requests."""
+    def is_serving(self) -> bool:
+        """True if an exit may carry requests."""
         leaks = self.observation is not None and bool(self.observation.leak)
-        return self.tunnel is HealthState.UP and not leaks and not self.resting
+        return self.tunnel is HealthState.UP and not leaks and not self.paused
 
 
 class StatusBoard:
-    """The one place where the current Report hangs. Tasks of one loop write to it and wait at it."""
+    """The current status. Tasks of one event loop update it and wait for changes."""
 
     def __init__(self) -> None:
         self.report = AgentStatus()
@@ -80,11 +80,11 @@ class StatusBoard:
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set at the next change. Take it before reading the report, and no change is missed."""
+        """An event that the next change sets. Take it before you read the report, and you miss no change."""
         return self._changed
 
     def update(self, **changes: Any) -> None:
-        """Put up a report with other fields; nobody is woken when it says the same."""
+        """Replace fields of the report. Waiters are woken only if a value differs."""
         report = replace(self.report, **changes)
         if report == self.report:
             return
@@ -93,10 +93,10 @@ class StatusBoard:
         changed.set()
 
 
-async def wait(event: asyncio.Event, at_most_s: float) -> bool:
-    """Wait for an event, but not longer; gives whether it came."""
+async def wait(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for an event for up to `timeout_s`. Return True if it is set."""
     try:
-        async with asyncio.timeout(at_most_s):
+        async with asyncio.timeout(timeout_s):
             await event.wait()
     except TimeoutError:
         return event.is_set()

@@ -12,7 +12,6 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from agent.config.option_parsing import BadSetting, read_url
 from model.errors import ExitplaneError
 
 PROBLEM: Final = "application/problem+json"
@@ -75,14 +74,6 @@ class ApiClient:
             raise ApiUnavailable(f"{self.url} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailable(f"{self.url} cannot be reached ({error})") from error
-
-
-def parse_api(text: str) -> URL:
-    """Parse the API's URL. Raises BadSetting."""
-    url = read_url("--api", text)
-    if url.query:
-        raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out the query after the ?")
-    return url
 
 
 def _read_reply(url: URL, response: aiohttp.ClientResponse, body: bytes) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.config import state_dir as files
-from agent.config.settings import AgentSettings, read_token
+from agent.config.identity import Enrolment
+from agent.config.settings import AgentSettings, ParentProxy, read_token
 from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control.api_client import ApiClient, ApiUnavailable
-from agent.egress.parent_proxy import ParentProxy
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
@@ -38,24 +37,6 @@ class BadEnrolment(ExitplaneError):
     """The API's answer, or the file in the state folder, is not a valid enrolment."""
 
     code = "bad_enrolment"
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """The identity of a proxy: its id, key, certificate and authority (PEM), and the xDS server's address.
-
-    `id` is the exit's id for an exit. `interval_s` is the first heartbeat interval, which replies may change.
-    """
-
-    role: Role
-    name: str
-    id: UUID
-    fleet_id: UUID
-    key_pem: str
-    certificate_pem: str
-    authority_pem: str
-    xds: Endpoint
-    interval_s: float
 
 
 async def ensure_enrolled(settings: AgentSettings, folder: StateDir, api: ApiClient) -> Enrolment:

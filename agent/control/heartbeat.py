@@ -13,9 +13,10 @@ import aiohttp
 import structlog
 
 from agent.ads.connection_cutter import ConnectionCutter, ExitAddress
+from agent.config.identity import Enrolment
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
-from agent.control.enrolment import PATHS, Enrolment
+from agent.control.enrolment import PATHS
 from agent.control.orders import Orders
 from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
@@ -137,8 +138,8 @@ class HeartbeatSender:
         report = self._board.report
         status: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
-            tunnel = HealthState.DOWN if report.resting else report.tunnel
-            status |= {"tunnel": tunnel, "reason": report.resting or report.reason}
+            tunnel = HealthState.DOWN if report.paused else report.tunnel
+            status |= {"tunnel": tunnel, "reason": report.paused or report.reason}
             if report.observation is not None:
                 status["observation"] = serialize_observation(report.observation, self._now())
         return status

@@ -87,7 +87,7 @@ class Orders:
             trouble = f"the agent failed ({type(error).__name__}); see its log"
         log.info("order.finished", order=id_, kind=kind, trouble=trouble)
         self._outcomes[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX_CHARS]}
-        self._board.update(settled=self._board.report.settled + 1)
+        self._board.update(orders_settled=self._board.report.orders_settled + 1)
 
     def _find_handler(self, kind: str) -> Handler:
         try:

@@ -14,12 +14,12 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from agent.config.settings import ExitSettings
+from agent.config.settings import ExitSettings, ParentProxy
 from agent.egress.answer_formats import parse_answer
-from agent.egress.parent_proxy import ParentProxy, build_request_options
+from agent.egress.parent_proxy import build_request_options
 from agent.egress.tunnel_resolver import TunnelResolver
 from agent.egress.types import SeenAddress, UnusableAnswer
-from agent.vpn.tunnel_health import socket_through
+from agent.net.interfaces import bound_socket
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class EgressPath:
 
     def open_socket(self) -> socket.socket:
         """Create a non-blocking, unconnected TCP socket that is bound to this path. Raises OSError."""
-        return socket_through(self.interface, self.address, self.family)
+        return bound_socket(self.interface, self.address, self.family)
 
     def create_resolver(self) -> AbstractResolver:
         """Create the resolver for the names of targets."""
@@ -64,7 +64,7 @@ class EgressPath:
                 family=socket.AddressFamily(self.family),
                 force_close=True,
                 resolver=self.create_resolver(),
-                socket_factory=lambda info: socket_through(self.interface, self.address, info[0]),
+                socket_factory=lambda info: bound_socket(self.interface, self.address, info[0]),
             )
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         return EgressSession(aiohttp.ClientSession(connector=connector, timeout=timeout), self.parent)

@@ -22,8 +22,8 @@ from agent.egress.http_sources import Answers, build_tunnel_path, query_sources
 from agent.egress.latency import apply_hysteresis, measure_rtt_ms
 from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, SeenAddress
+from agent.net.active_interface import ActiveInterface
 from agent.net.route_query import interface_towards
-from agent.vpn.active_interface import ActiveInterface
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -128,7 +128,7 @@ class Observer:
     async def observe(self) -> EgressSnapshot:
         """Run all checks once, concurrently."""
         # a change of interface between two checks would look like a leak
-        async with self._active.still:
+        async with self._active.lock:
             exit_ = self._active.of(self._exit)
             self._locator.path = build_tunnel_path(exit_)
             resolvers = tuple(self._resolvers(exit_)) if exit_.dns_zone else ()

@@ -6,14 +6,12 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from yarl import URL
 
-from agent.config.credentials import Credentials, basic, read_credentials
-from agent.config.option_parsing import BadSetting
+from agent.config.credentials import basic_authorization
+from agent.config.settings import ParentProxy
 from model.endpoint import Endpoint
 
 TIMEOUT_S: Final = 2.0
@@ -21,24 +19,6 @@ UNREACHABLE_TARGET: Final = Endpoint("127.0.0.1", 1)
 """The CONNECT target where none is configured. Nothing listens there, so the proxy refuses at once."""
 _HEAD_MAX_BYTES: Final = 8192
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r?\n)")
-
-
-@dataclass(frozen=True, slots=True)
-class ParentProxy:
-    """The HTTP proxy to which an exit sends all traffic. `credentials_file` is the file that the credentials were read from."""
-
-    endpoint: Endpoint
-    credentials: Credentials | None = None
-    credentials_file: Path | None = None
-
-    def current_credentials(self) -> Credentials | None:
-        """Read the credentials again, so that a change needs no restart. An unreadable file leaves those read at the start."""
-        if self.credentials_file is None:
-            return self.credentials
-        try:
-            return read_credentials("--parent-credentials", self.credentials_file)
-        except BadSetting:
-            return self.credentials
 
 
 def build_request_options(parent: ParentProxy | None, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -50,7 +30,7 @@ def build_request_options(parent: ParentProxy | None, url: URL, headers: Mapping
         return {"headers": headers}
     proxy = f"http://{parent.endpoint}"
     credentials = parent.current_credentials()
-    authorization = {} if credentials is None else {"Proxy-Authorization": basic(credentials)}
+    authorization = {} if credentials is None else {"Proxy-Authorization": basic_authorization(credentials)}
     if url.scheme == "https":
         return {"proxy": proxy, "proxy_headers": authorization, "headers": headers}
     return {"proxy": proxy, "headers": {**headers, **authorization}}
@@ -92,5 +72,5 @@ async def _connect(parent: ParentProxy, target: Endpoint) -> int | None:
 def _build_request(parent: ParentProxy, target: Endpoint) -> bytes:
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if (credentials := parent.current_credentials()) is not None:
-        lines.append(f"Proxy-Authorization: {basic(credentials)}")
+        lines.append(f"Proxy-Authorization: {basic_authorization(credentials)}")
     return "\r\n".join([*lines, "", ""]).encode()

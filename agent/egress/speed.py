@@ -16,7 +16,7 @@ from yarl import URL
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
 from agent.egress.http_sources import EgressSession, build_tunnel_path
-from agent.vpn.active_interface import ActiveInterface
+from agent.net.active_interface import ActiveInterface
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from agent.config.option_parsing import is_literal
-from agent.net import dns_probe, host_lookup
+from agent.config.option_parsing import is_ip_address
+from agent.net import dns_client, host_lookup
+from model.endpoint import Endpoint
 
 TRIES = 2
 """Queries to every resolver, because packets may be lost."""
@@ -39,15 +40,20 @@ class TunnelResolver(AbstractResolver):
 
     async def _look_up(self, host: str, family: int) -> Sequence[str]:
         known = (
-            [host] if is_literal(host) else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
+            [host]
+            if is_ip_address(host)
+            else list(host_lookup.hosts_entries(host_lookup.read(host_lookup.HOSTS), host))
         )
         if known:
             return known
-        kind = dns_probe.AAAA if family == socket.AF_INET6 else dns_probe.A
+        kind = dns_client.AAAA if family == socket.AF_INET6 else dns_client.A
         reason = "there is no resolver"
         for resolver in [*self._resolvers] * TRIES:
+            server = Endpoint(resolver, dns_client.PORT)
             try:
-                return await dns_probe.ask(resolver, host, kind, within_s=_TIMEOUT_S, interface=self._interface)
-            except dns_probe.DnsUnanswered as unanswered:
-                reason = f"{resolver} {unanswered}"
+                answer = await dns_client.query(host, kind, server, interface=self._interface, waits_s=(_TIMEOUT_S,))
+            except dns_client.DnsError as error:
+                reason = f"{resolver}: {error}"
+            else:
+                return answer.addresses
         raise OSError(f"{host} cannot be resolved: {reason}")

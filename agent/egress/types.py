@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.config.option_parsing import plain_address
+from agent.config.option_parsing import canonical_address
 
 _TEXT_MAX_CHARS: Final = 100
 
@@ -26,7 +26,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class SeenAddress:
-    """An address in its canonical form (see `plain_address`), and the location that its source reports."""
+    """An address in its canonical form (see `canonical_address`), and the location that its source reports."""
 
     address: str
     location: Location = field(default_factory=Location)
@@ -35,7 +35,7 @@ class SeenAddress:
 def parse_address(value: object) -> str:
     """Parse an IP address from outside. Raises UnusableAnswer."""
     try:
-        return plain_address(value.strip() if isinstance(value, str) else "")
+        return canonical_address(value.strip() if isinstance(value, str) else "")
     except ValueError as error:
         raise UnusableAnswer("its answer names no IP address") from error
 

@@ -6,23 +6,21 @@ A private zone answers any name in it. The two public zones have one name each, 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import dns.exception
-import dns.message
 import dns.name
-import dns.rdatatype
+from dns.rdatatype import RdataType
 
 from agent.config.option_parsing import BadSetting
 from agent.egress.types import Location, UnusableAnswer, parse_address, parse_country, parse_text
-from agent.net.dns_query import look_up
+from agent.net.dns_client import TXT, A, DnsAnswer, DnsError, query
 from model.endpoint import Endpoint
 
 PUBLIC: Final = {
-    "whoami.akamai.net": dns.rdatatype.A,
-    "o-o.myaddr.l.google.com": dns.rdatatype.TXT,
+    "whoami.akamai.net": A,
+    "o-o.myaddr.l.google.com": TXT,
 }
 _LABEL_BYTES: Final = 8
 
@@ -55,15 +53,24 @@ async def identify_resolver(zone: str, server: Endpoint, interface: str | None =
     Raises UnusableAnswer.
     """
     if zone in PUBLIC:
-        return parse_resolver(await look_up(zone, PUBLIC[zone], server, interface))
-    answer = await look_up(_generate_name(zone), dns.rdatatype.TXT, server, interface)
+        return parse_resolver(await _query(zone, PUBLIC[zone], server, interface))
+    answer = await _query(_generate_name(zone), TXT, server, interface)
     try:
         return parse_resolver(answer)
     except UnusableAnswer:
-        if answer.answer:
+        if answer.texts or answer.addresses:
             raise
     # a zone without TXT records answers A queries
-    return parse_resolver(await look_up(_generate_name(zone), dns.rdatatype.A, server, interface))
+    return parse_resolver(await _query(_generate_name(zone), A, server, interface))
+
+
+async def _query(name: str, kind: RdataType, server: Endpoint, interface: str | None) -> DnsAnswer:
+    try:
+        answer = await query(name, kind, server, interface=interface)
+        answer.raise_for_rcode()
+    except DnsError as error:
+        raise UnusableAnswer(str(error)) from error
+    return answer
 
 
 def _generate_name(zone: str) -> str:
@@ -71,12 +78,12 @@ def _generate_name(zone: str) -> str:
     return f"{secrets.token_hex(_LABEL_BYTES)}.{zone}"
 
 
-def parse_resolver(answer: dns.message.Message) -> ResolverSeen:
+def parse_resolver(answer: DnsAnswer) -> ResolverSeen:
     """Parse the resolver in an answer: an A or AAAA record, or a TXT record with an address as one of its words.
 
     TXT strings `ip=`, `country=` and `network=` are fields; a network may contain spaces. Raises UnusableAnswer.
     """
-    strings = list(_iterate_strings(answer))
+    strings = [*answer.texts, *answer.addresses]
     fields = dict(each.split("=", 1) for each in strings if "=" in each)
     words = [fields["ip"]] if "ip" in fields else [word for each in strings for word in each.split()]
     for word in words:
@@ -88,13 +95,3 @@ def parse_resolver(answer: dns.message.Message) -> ResolverSeen:
             address, Location(country=parse_country(fields.get("country")), network=parse_text(fields.get("network")))
         )
     raise UnusableAnswer("its answer names no resolver")
-
-
-def _iterate_strings(answer: dns.message.Message) -> Iterator[str]:
-    for records in answer.answer:
-        for record in records:
-            if record.rdtype in {dns.rdatatype.A, dns.rdatatype.AAAA}:
-                yield str(record.address)
-            elif record.rdtype == dns.rdatatype.TXT:
-                for string in record.strings:
-                    yield string.decode("ascii", errors="replace")

@@ -32,7 +32,7 @@ class HealthCheck:
 
     async def apply(self) -> bool:
         """Set the health of the running Envoy if it differs; return False if Envoy could not be reached."""
-        admin, well = self._supervisor.admin, self._board.report.well
+        admin, well = self._supervisor.admin, self._board.report.is_serving
         if admin is None or self._applied == (admin, well):
             return True
         try:

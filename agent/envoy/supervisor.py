@@ -28,8 +28,9 @@ from agent.config import state_dir as files
 from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.envoy.admin import Admin, AdminUnreachable
-from agent.envoy.process import EnvoyProcess, find_orphan, spawn
+from agent.envoy.process import find_orphan, spawn
 from agent.net.backoff import Backoff
+from agent.net.processes import RunningProcess
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -114,7 +115,7 @@ class EnvoySupervisor:
         self._session = session
         self._board = board
         self._backoff = Backoff(RESTART_BASE_S, RESTART_LIMIT_S)
-        self._process: EnvoyProcess | None = None
+        self._process: RunningProcess | None = None
         self.admin: Admin | None = None
         """The admin interface of the running Envoy, once it answers."""
 
@@ -175,7 +176,7 @@ class EnvoySupervisor:
 
     # -- start
 
-    async def _take_over(self) -> EnvoyProcess | None:
+    async def _take_over(self) -> RunningProcess | None:
         """Return the Envoy that an earlier agent left running, if it may continue; otherwise end it and return None."""
         try:
             record = json.loads(self._folder.read(files.ENVOY) or "{}")
@@ -191,7 +192,7 @@ class EnvoySupervisor:
         await orphan.end(STOP_S)
         return None
 
-    def _spawn(self) -> EnvoyProcess:
+    def _spawn(self) -> RunningProcess:
         self._folder.write(files.BOOTSTRAP, self._command.bootstrap)
         self._folder.remove(files.ADMIN_ADDRESS)
         self._rotate_log()
@@ -208,7 +209,7 @@ class EnvoySupervisor:
         if log_path.exists() and log_path.stat().st_size > _LOG_MAX_BYTES:
             log_path.replace(log_path.with_suffix(".log.1"))
 
-    async def _find_admin(self, process: EnvoyProcess) -> Admin:
+    async def _find_admin(self, process: RunningProcess) -> Admin:
         """Wait until Envoy's admin interface answers. Raises _DiedEarly."""
         deadline_s = asyncio.get_running_loop().time() + _ADMIN_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline_s:
@@ -226,7 +227,7 @@ class EnvoySupervisor:
         await process.end(0)
         raise _DiedEarly
 
-    async def _wait_until_live(self, process: EnvoyProcess, admin: Admin) -> None:
+    async def _wait_until_live(self, process: RunningProcess, admin: Admin) -> None:
         """Wait until Envoy has its first configuration, or ends."""
         while not process.ended.is_set():
             try:
@@ -240,7 +241,7 @@ class EnvoySupervisor:
 
     # -- end
 
-    def _record_start(self, process: EnvoyProcess, admin: Admin) -> None:
+    def _record_start(self, process: RunningProcess, admin: Admin) -> None:
         record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._command.fingerprint}
         self._folder.write(files.ENVOY, json.dumps(record))
         self._board.update(starts=self._board.report.starts + 1)
@@ -251,7 +252,7 @@ class EnvoySupervisor:
         self._board.update(envoy=HealthState.DOWN)
         self._folder.remove(files.ENVOY)
 
-    def _raise_if_refused(self, process: EnvoyProcess) -> None:
+    def _raise_if_refused(self, process: RunningProcess) -> None:
         """Raise BootstrapRefused if the first Envoy ended by itself, because the next would end in the same way."""
         if self._board.report.starts == 0 and process.status is not None and process.status > 0:
             raise BootstrapRefused(

@@ -1,17 +1,17 @@
-"""gluetun's control API, as far as an exit needs it: what it says of the tunnel, and how it is told to move."""
+"""A client of gluetun's control API: the tunnel's state and public address, and the choice of another server."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import aiohttp
-from yarl import URL
 
-from agent.config.credentials import Credentials, basic
-from agent.config.option_parsing import plain_address
+from agent.config.credentials import basic_authorization
+from agent.config.option_parsing import canonical_address
+from agent.config.settings import GluetunAccess
 from model.errors import ExitplaneError
 
 TIMEOUT_S: Final = 2.0
@@ -20,56 +20,47 @@ _TEXT_MAX: Final = 100
 
 
 class GluetunError(ExitplaneError):
-    """gluetun did not do, or say, what it was asked; the message stays the same while it does not."""
+    """gluetun did not answer or obey. The message stays the same while the cause does."""
 
     code = "gluetun"
 
 
 class KeyRefused(GluetunError):
-    """It does not let the agent in."""
+    """gluetun refuses the agent's key or credentials."""
 
 
-class GluetunSilent(GluetunError):
-    """It cannot be reached, or does not answer in time."""
+class GluetunUnreachable(GluetunError):
+    """gluetun cannot be reached, or does not answer in time."""
 
 
 class BadGluetunAnswer(GluetunError):
-    """What it answers is not what is documented."""
+    """gluetun answers something that its API does not document."""
 
 
 class GluetunStatus(StrEnum):
-    """What its tunnel may be told to be."""
+    """The states that the tunnel can be put into."""
 
     RUNNING = "running"
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
-class GluetunAccess:
-    """Where its control API is, and what opens it: a key, credentials, or nothing."""
-
-    url: URL
-    key: str | None = field(default=None, repr=False)
-    credentials: Credentials | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PublicIp:
-    """Where gluetun says that its traffic comes out; `country` is a full name, or None."""
+    """The public address that gluetun reports. `country` is a full name, or None."""
 
     address: str
     country: str | None = None
 
 
 class GluetunClient:
-    """A client of the control API. Every method raises GluetunError."""
+    """A client of the control API. Its methods raise GluetunError."""
 
     def __init__(self, access: GluetunAccess, timeout_s: float = TIMEOUT_S) -> None:
         self._access = access
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def status(self) -> str:
-        """What it says of its tunnel: `running`, `stopped`, or another word, on the way from one to the other."""
+        """Return the tunnel's state: `running`, `stopped`, or another word in between."""
         return _text(await self._ask("GET", "vpn/status"), "status")
 
     async def set_status(self, status: GluetunStatus) -> None:
@@ -77,33 +68,33 @@ class GluetunClient:
         await self._ask("PUT", "vpn/status", {"status": status})
 
     async def public_ip(self) -> PublicIp | None:
-        """Where its traffic comes out; None while it does not know."""
-        said = await self._ask("GET", "publicip/ip")
-        address, country = said.get("public_ip"), said.get("country")
+        """Return the public address, or None while gluetun does not know it."""
+        answer = await self._ask("GET", "publicip/ip")
+        address, country = answer.get("public_ip"), answer.get("country")
         if not address:
             return None
         try:
-            address = plain_address(address if isinstance(address, str) else "")
+            address = canonical_address(address if isinstance(address, str) else "")
         except ValueError as error:
-            raise BadGluetunAnswer("gluetun names a public address that is none", hint=_CHECK_URL) from error
-        named = isinstance(country, str) and 0 < len(country) <= _TEXT_MAX and country.isprintable()
-        return PublicIp(address, country if named else None)
+            raise BadGluetunAnswer("gluetun reports a public address that is no IP address", hint=_CHECK_URL) from error
+        is_name = isinstance(country, str) and 0 < len(country) <= _TEXT_MAX and country.isprintable()
+        return PublicIp(address, country if is_name else None)
 
     async def choose_country(self, name: str) -> None:
-        """Have it connect to a server in a country, by the full name that its provider has for it."""
+        """Have gluetun connect to a server in a country, given by the provider's full name for it."""
         await self._ask("PUT", "vpn/settings", {"provider": {"server_selection": {"countries": [name]}}})
 
     async def version(self) -> str:
-        """Which gluetun it is."""
+        """Return gluetun's version."""
         return _text(await self._ask("GET", "version"), "version")
 
     async def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """The JSON object that it answers."""
+        """Send a request and return the JSON object of the answer."""
         headers = {"Accept": "application/json"}
         if self._access.key is not None:
             headers["X-API-Key"] = self._access.key
         if self._access.credentials is not None:
-            headers["Authorization"] = basic(self._access.credentials)
+            headers["Authorization"] = basic_authorization(self._access.credentials)
         connector = aiohttp.TCPConnector(force_close=True)
         try:
             async with (
@@ -114,11 +105,11 @@ class GluetunClient:
             ):
                 return _read(response.status, await _body(response))
         except TimeoutError as error:
-            raise GluetunSilent("gluetun's control API does not answer in time", hint=_CHECK_URL) from error
+            raise GluetunUnreachable("gluetun's control API does not answer in time", hint=_CHECK_URL) from error
         except aiohttp.ClientConnectionError as error:
-            raise GluetunSilent("gluetun's control API cannot be reached", hint=_CHECK_URL) from error
+            raise GluetunUnreachable("gluetun's control API cannot be reached", hint=_CHECK_URL) from error
         except aiohttp.ClientError as error:
-            raise BadGluetunAnswer("gluetun's control API answers what is no HTTP", hint=_CHECK_URL) from error
+            raise BadGluetunAnswer("gluetun's control API answers no HTTP", hint=_CHECK_URL) from error
 
 
 _CHECK_URL: Final = "check --gluetun, and gluetun's HTTP_CONTROL_SERVER_ADDRESS"
@@ -140,16 +131,16 @@ def _read(status: int, body: bytes) -> dict[str, Any]:
     if status != 200:
         raise BadGluetunAnswer(f"gluetun's control API answers {status}", hint=_CHECK_URL)
     try:
-        said = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadGluetunAnswer("gluetun's control API answers what is no JSON", hint=_CHECK_URL) from error
-    if not isinstance(said, dict):
+        raise BadGluetunAnswer("gluetun's control API answers no JSON", hint=_CHECK_URL) from error
+    if not isinstance(answer, dict):
         raise BadGluetunAnswer("gluetun's control API answers no JSON object", hint=_CHECK_URL)
-    return said
+    return answer
 
 
-def _text(said: dict[str, Any], name: str) -> str:
-    value = said.get(name)
+def _text(answer: dict[str, Any], name: str) -> str:
+    value = answer.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= _TEXT_MAX or not value.isprintable():
-        raise BadGluetunAnswer(f"gluetun's control API says no {name}", hint=_CHECK_URL)
+        raise BadGluetunAnswer(f"gluetun's control API gives no {name}", hint=_CHECK_URL)
     return value

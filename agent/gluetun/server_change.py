@@ -1,4 +1,4 @@
-"""Another address for an exit behind gluetun: another server, in the same country or in another."""
+"""Rotation of an exit behind gluetun to another server, in the same country or in another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S: Final = 0.5
 
 
 class NotRotated(ExitplaneError):
-    """gluetun did not come out elsewhere in time. Its tunnel was told to run."""
+    """gluetun has no other address in time. Its tunnel was started again."""
 
     code = "not_rotated"
 
@@ -26,10 +26,10 @@ class NotRotated(ExitplaneError):
 async def rotate(
     gluetun: GluetunClient, country: str | None = None, *, within_s: float = WITHIN_S, poll_s: float = _POLL_S
 ) -> str:
-    """Have gluetun come out at another address, and give that: of `country`, by two letters or the provider's name for it.
+    """Have gluetun take another server, and return its new public address.
 
-    Without one the tunnel is stopped and started, for another server of the same choice. Raises NotRotated, KeyRefused,
-    UnknownCountry.
+    `country` is two letters, or the provider's name of the country. Without it the tunnel is stopped and started, for another server
+    of the same selection. Raises NotRotated, KeyRefused and UnknownCountry.
     """
     name = None if country is None else full_name(country)
     try:
@@ -40,46 +40,46 @@ async def rotate(
                 await _start(gluetun, poll_s)
             else:
                 await gluetun.choose_country(name)
-            found = await _until_elsewhere(gluetun, before, poll_s)
+            address = await _await_new_address(gluetun, before, poll_s)
     except TimeoutError as error:
         hint = "see gluetun's log; its provider may have one server only"
         raise NotRotated(f"gluetun has no other address after {within_s:g} s", hint=hint) from error
     except KeyRefused:
         raise
     except GluetunError as error:
-        raise NotRotated(f"gluetun was not told to move: {error.message}", hint=error.hint) from error
-    log.info("gluetun.rotated", before=before, address=found, country=name)
-    return found
+        raise NotRotated(f"gluetun took no other server: {error.message}", hint=error.hint) from error
+    log.info("gluetun.rotated", before=before, address=address, country=name)
+    return address
 
 
 async def _address(gluetun: GluetunClient) -> str | None:
-    """Where it comes out; None when the tunnel is down, or does not know."""
+    """Return the public address, or None if the tunnel is down or gluetun does not know it."""
     known = await gluetun.public_ip() if await gluetun.status() == GluetunStatus.RUNNING else None
     return known.address if known else None
 
 
 async def _start(gluetun: GluetunClient, poll_s: float) -> None:
-    """Until it was told: whatever happens, a tunnel that was stopped here is started again."""
+    """Start the tunnel, and try again until gluetun accepts it: a tunnel that was stopped here must not stay down."""
     while True:
         try:
             await gluetun.set_status(GluetunStatus.RUNNING)
         except KeyRefused:
             raise
         except GluetunError as error:
-            log.warning("gluetun.not_started_yet", reason=error.message)
+            log.warning("gluetun.start_failed", reason=error.message)
             await asyncio.sleep(poll_s)
         else:
             return
 
 
-async def _until_elsewhere(gluetun: GluetunClient, before: str | None, poll_s: float) -> str:
+async def _await_new_address(gluetun: GluetunClient, before: str | None, poll_s: float) -> str:
     while True:
         try:
             found = await _address(gluetun)
         except KeyRefused:
             raise
         except GluetunError:
-            found = None  # while its tunnel is made anew it may be silent
+            found = None  # gluetun may not answer while its tunnel restarts
         if found is not None and found != before:
             return found
         await asyncio.sleep(poll_s)

@@ -1,12 +1,12 @@
-"""Whether gluetun's tunnel is up, as gluetun itself says it."""
+"""The state of gluetun's tunnel, as gluetun reports it."""
 
 from __future__ import annotations
 
 from agent.gluetun.client import GluetunClient, GluetunError, GluetunStatus
 
 
-async def gluetun_trouble(gluetun: GluetunClient) -> str | None:
-    """What is wrong with gluetun's tunnel: it must run, and be known to come out somewhere."""
+async def check_gluetun(gluetun: GluetunClient) -> str | None:
+    """Return what is wrong with gluetun's tunnel, or None: it must run, and gluetun must know its public address."""
     try:
         status = await gluetun.status()
         if status != GluetunStatus.RUNNING:

@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 class Backoff:
     """Waits that double from `base_s` to `limit_s`, each drawn evenly from its upper half.
 
-    The spread keeps many agents that lost the same control plane from coming back in one instant.
+    The jitter keeps many agents that lost the same control plane from coming back at one moment.
     """
 
     def __init__(self, base_s: float, limit_s: float, draw: Callable[[], float] = random.random) -> None:
@@ -19,11 +19,11 @@ class Backoff:
         self._next_s = base_s
 
     def next_s(self) -> float:
-        """The next wait, in seconds: never more than the limit."""
+        """Return the next wait, in seconds: the limit at most."""
         wait_s = self._next_s
         self._next_s = min(wait_s * 2, self._limit_s)
         return wait_s * (0.5 + self._draw() / 2)
 
     def reset(self) -> None:
-        """Begin anew, because it worked."""
+        """Start again from `base_s`, after a success."""
         self._next_s = self._base_s

@@ -1,16 +1,12 @@
-"""Running `ip`, `wg` and `nft`, and keeping children that end with the agent."""
+"""Short commands such as `ip`, `wg` and `nft`."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
 import os
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from agent.envoy.process import EnvoyProcess, end_with_parent
 from model.errors import ExitplaneError
 
 TIMEOUT_S: Final = 10.0
@@ -19,26 +15,26 @@ _PIPE_BYTES: Final = 262_144
 
 
 class CommandFailed(ExitplaneError):
-    """A command ended with an error, is missing, or took too long."""
+    """A command is missing, ended with an error, or took too long."""
 
     code = "command_failed"
 
 
 async def run(*argv: str, text: str = "", timeout_s: float = TIMEOUT_S) -> str:
-    """What a command writes to its output, given `text` as its input. Raises CommandFailed, which does not show `text`."""
-    given = _filled_pipe(text)
+    """Run a command with `text` as its input, and return its output. Raises CommandFailed, which does not show `text`."""
+    stdin = filled_pipe(text)
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=given, stdout=pipe, stderr=pipe, start_new_session=True
+            *argv, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True
         )
     except OSError as error:
         raise CommandFailed(f"`{argv[0]}` cannot be run ({error.strerror})", hint=f"install {argv[0]}") from error
     finally:
-        os.close(given)
+        os.close(stdin)
     try:
         async with asyncio.timeout(timeout_s):
-            output, complaint = await process.communicate()
+            output, errors = await process.communicate()
     except TimeoutError as error:
         raise CommandFailed(f"`{' '.join(argv)}` did not end within {timeout_s:g} s") from error
     finally:
@@ -46,38 +42,16 @@ async def run(*argv: str, text: str = "", timeout_s: float = TIMEOUT_S) -> str:
             process.kill()
             await process.wait()
     if process.returncode:
-        said = " ".join(complaint.decode(errors="replace").split())[:_SHOWN_CHARS]
-        raise CommandFailed(f"`{' '.join(argv)}` failed: {said or f'status {process.returncode}'}")
+        reason = " ".join(errors.decode(errors="replace").split())[:_SHOWN_CHARS]
+        raise CommandFailed(f"`{' '.join(argv)}` failed: {reason or f'status {process.returncode}'}")
     return output.decode(errors="replace")
 
 
-def start_child(
-    command: Sequence[str], folder: Path, log_name: str, text: str = "", environment: Mapping[str, str] | None = None
-) -> EnvoyProcess:
-    """Start a program that ends with the agent, in `folder`, with its output in the file `log_name`. Raises OSError.
+def filled_pipe(text: str) -> int:
+    """Return the readable end of a pipe that holds `text` and ends after it.
 
-    `text` is its input: what is secret need not stand in a file.
+    Programs open /dev/stdin by its path, which works with a pipe and not with a socket.
     """
-    given = _filled_pipe(text)
-    try:
-        with (folder / log_name).open("wb") as log_file:
-            child = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=given,
-                stdout=log_file,
-                stderr=log_file,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-                preexec_fn=end_with_parent,  # noqa: PLW1509  # one prctl and no Python besides
-            )
-    finally:
-        os.close(given)
-    return EnvoyProcess(child.pid, os.pidfd_open(child.pid), child)
-
-
-def _filled_pipe(text: str) -> int:
-    """The readable end of a pipe that holds `text` and is closed behind it: /dev/stdin can be opened, as a socket's cannot."""
     reading, writing = os.pipe()
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

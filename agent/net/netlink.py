@@ -1,4 +1,4 @@
-"""Notices when the links, addresses or routes of the network namespace change: a moment in which a leak begins or ends."""
+"""Changes of the network namespace's links, addresses and routes: at such a moment a leak may begin or end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agent.config.status import StatusBoard
 # the multicast groups of rtnetlink(7): links, addresses and routes of IPv4, and the same of IPv6
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 _SETTLE_S: Final = 0.05
-_LONGEST: Final = 65_536
+_MESSAGE_MAX_BYTES: Final = 65_536
 
 
-async def note_changes(board: StatusBoard) -> None:
-    """Count changes up on the board, those within a moment as one, until cancelled."""
+async def count_network_changes(board: StatusBoard) -> None:
+    """Count changes on the board until cancelled. Changes within 50 ms count as one."""
     loop = asyncio.get_running_loop()
     with closing(
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
@@ -25,20 +25,20 @@ async def note_changes(board: StatusBoard) -> None:
         while True:
             await _next(loop, kernel)
             await asyncio.sleep(_SETTLE_S)
-            _drop_what_waits(kernel)
+            _discard_pending(kernel)
             board.update(network_changes=board.report.network_changes + 1)
 
 
 async def _next(loop: asyncio.AbstractEventLoop, kernel: socket.socket) -> None:
     try:
-        await loop.sock_recv(kernel, _LONGEST)
+        await loop.sock_recv(kernel, _MESSAGE_MAX_BYTES)
     except OSError:
-        return  # more came than the socket holds (ENOBUFS): something changed
+        return  # ENOBUFS: more messages than the socket holds, so something changed
 
 
-def _drop_what_waits(kernel: socket.socket) -> None:
+def _discard_pending(kernel: socket.socket) -> None:
     try:
-        while kernel.recv(_LONGEST):
+        while kernel.recv(_MESSAGE_MAX_BYTES):
             pass
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""By which interface the kernel would send a packet: asked by rtnetlink(7), and nothing is sent."""
+"""The kernel's routing decision for an address, asked by rtnetlink(7). No packet is sent."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TIMEOUT_S: Final = 1.0
 _UNREACHABLE_TYPES: Final = frozenset({6, 7, 8, 9})
-"""Routes that say that there is no way: blackhole, unreachable, prohibit, throw."""
+"""Types of routes that lead nowhere: blackhole, unreachable, prohibit, throw."""
 
 
 def interface_towards(address: str, source: str | None = None) -> str | None:
-    """The interface by which a socket that is bound to none reaches an IP address; None if there is no way.
+    """Return the interface by which an unbound socket reaches an IP address, or None if there is no route.
 
-    `source` is the address of the same family that the socket is bound to, if it is: there may be routes for that alone.
+    `source` is the address that the socket is bound to, of the same family: there may be routes for that address alone.
     """
-    wanted = ip_address(address)
-    family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
-    bits = wanted.max_prefixlen
-    asked = _ROUTE.pack(family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, 0) + _attribute(
-        _RTA_DST, wanted.packed
+    target = ip_address(address)
+    family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+    bits = target.max_prefixlen
+    request = _ROUTE.pack(family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, 0) + _attribute(
+        _RTA_DST, target.packed
     )
     if source is not None:
-        asked += _attribute(_RTA_SRC, ip_address(source).packed)
-    head = _HEADER.pack(_HEADER.size + len(asked), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+        request += _attribute(_RTA_SRC, ip_address(source).packed)
+    head = _HEADER.pack(_HEADER.size + len(request), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
     try:
         with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)) as kernel:
             kernel.settimeout(_TIMEOUT_S)
-            kernel.send(head + asked)
+            kernel.send(head + request)
             index = _outgoing(kernel.recv(65_536))
         return None if index is None else socket.if_indextoname(index)
     except OSError:
@@ -53,7 +53,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def _outgoing(answer: bytes) -> int | None:
-    """The index of the interface in the kernel's answer. Raises OSError with what the kernel says instead."""
+    """Return the index of the interface in the kernel's answer. Raises OSError with the kernel's error code."""
     length, kind, *_ = _HEADER.unpack_from(answer)
     if kind == _NLMSG_ERROR:
         (code,) = struct.unpack_from("=i", answer, _HEADER.size)

@@ -1,4 +1,4 @@
-"""The TCP connections of this network namespace, as `ss` lists and ends them."""
+"""TCP connections of this network namespace, listed and closed by ss(8)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _SS_WITHIN_S: Final = 5.0
 
 
 async def ss(*arguments: str) -> str:
-    """What `ss` lists of established connections; nothing where there is no `ss`, or it takes too long."""
+    """Run `ss` on established TCP connections and return its output, empty if `ss` is missing or takes too long."""
     command: tuple[Any, ...] = ("ss", "-H", "-t", "-n", "state", "established", *arguments)
     try:
-        done = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
     except OSError as error:
-        log.error("ss.missing", reason=str(error), hint="install iproute2")  # noqa: TRY400 - one line says it
+        log.error("ss.missing", reason=str(error), hint="install iproute2")  # noqa: TRY400  # the reason says all
         return ""
     try:
         async with asyncio.timeout(_SS_WITHIN_S):
-            stdout, _ = await done.communicate()
+            stdout, _ = await process.communicate()
     except TimeoutError:
         return ""
     finally:
-        if done.returncode is None:
-            done.kill()
-            await done.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return stdout.decode(errors="replace")

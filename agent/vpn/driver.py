@@ -1,17 +1,26 @@
-"""What brings up one tunnel to one server, whatever its kind."""
+"""The protocol of tunnel drivers, and the description that each driver gives of itself."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
+from agent.config.credentials import Credentials
+from agent.config.settings import TunnelServer
 from agent.vpn.policy_routing import Network
 from agent.vpn.slots import InterfaceSlot
+
+Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
+"""Gives the addresses of a host. Raises UnknownHost."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveTunnel:
-    """A tunnel that is up: its server's name, the resolvers (IP addresses) that belong to it, and what it may carry.
+    """A tunnel that is up: its server's name, the resolvers (IP addresses) behind it, and the networks that it carries.
 
     `addresses` are its own, inside.
     """
@@ -23,20 +32,48 @@ class ActiveTunnel:
 
 
 class TunnelDriver(Protocol):
-    """A tunnel to one server, on whichever lane. Two drivers may be up at once, on different lanes."""
+    """A tunnel to one server, in either slot. Two drivers may be up at once, in different slots."""
 
     @property
     def server(self) -> str:
-        """What it is called towards people."""
+        """The server's name for people."""
 
-    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
-        """Bring it up, and see that the server answers: only what is bound to its interface goes by it as yet.
+    async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
+        """Bring the tunnel up, and return once the server answers.
 
-        Raises TunnelFailed, and leaves what `down` removes.
+        Only what is bound to the slot's interface goes through it yet. Raises TunnelFailed; `down` removes what is left then.
         """
 
-    async def look(self) -> str | None:
-        """What is wrong by now with a tunnel that carries clients, so that only a restart helps; None if nothing is."""
+    async def check(self) -> str | None:
+        """Return what is wrong with a tunnel that is up and only a restart repairs, or None."""
 
     async def down(self) -> None:
-        """Remove whatever there is of it, and also nothing."""
+        """Remove all of the tunnel, also after a failed `up` or none."""
+
+
+class Capability(IntEnum):
+    """Linux capabilities that tunnels need (capabilities(7)), by their bits in CapEff."""
+
+    NET_ADMIN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSpec:
+    """A driver's description of itself: all that the rest of the agent has to know of it.
+
+    `file_format` is the program that its files are written for. A file belongs to the driver if its name ends in `extension`, else
+    if `pattern` is found in its text. `programs` maps each program that must be installed to the Debian package that holds it.
+    `resolver_setting` is how a file names a resolver if it must name one; None where a server may name its own when it is connected to.
+    """
+
+    name: str
+    file_format: str
+    pattern: re.Pattern[str]
+    programs: Mapping[str, str]
+    parse: Callable[[str, str, Credentials | None], Sequence[TunnelServer]]
+    """Takes a file's text, its name and the credentials of `--tunnel-credentials`. Raises BadTunnelFile."""
+    make: Callable[[TunnelServer, Path, Resolve], TunnelDriver]
+    """Takes a server that `parse` gave, and the folder for sockets and logs."""
+    extension: str | None = None
+    resolver_setting: str | None = None
+    capabilities: frozenset[Capability] = frozenset({Capability.NET_ADMIN})

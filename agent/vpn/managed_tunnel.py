@@ -1,9 +1,9 @@
-"""All of an exit's tunnel and kill switch, as the agent's life needs it: to begin, to wait for, and to end."""
+"""An exit's tunnel and kill switch as one unit that the agent starts, watches, rotates and stops."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,42 +12,44 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.config.status import StatusBoard
+from agent.net.active_interface import ActiveInterface
 from agent.net.commands import CommandFailed
 from agent.vpn import policy_routing
-from agent.vpn.active_interface import ActiveInterface
 from agent.vpn.connection_pinning import ConnectionPinning
-from agent.vpn.driver import ActiveTunnel, TunnelDriver
+from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.kill_switch import KillSwitch
-from agent.vpn.openvpn.openvpn import OpenVpnDriver
-from agent.vpn.requirements import require
+from agent.vpn.registry import driver_of
+from agent.vpn.requirements import NFT, require, require_for
 from agent.vpn.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
-from agent.vpn.servers import OpenVpnServer, Server, WireGuardServer
-from agent.vpn.slots import InterfaceSlot, lanes_of
-from agent.vpn.tunnel_health import HealthProbe, checks_of
+from agent.vpn.slots import InterfaceSlot, slots_of
+from agent.vpn.tunnel_health import HealthProbe, probes_of
 from agent.vpn.tunnel_supervisor import DEFAULT_PACE, RetryPace, TunnelSupervisor
 from agent.vpn.verification import Look, verify, with_tunnel
-from agent.vpn.wireguard.wireguard import Resolve, WireGuardDriver
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
 OnResolvers: TypeAlias = Callable[[tuple[str, ...]], Awaitable[None]]
 Drain: TypeAlias = Callable[[], Awaitable[None]]
-"""Waits until no client's request is open, but not for ever."""
+"""Waits until no client's request is open, for a limited time."""
 
 
 @dataclass(frozen=True, slots=True)
 class RotationResult:
-    """A server's name, and the address that it comes out at, where that was looked at."""
+    """The name of the new server, and the public address behind it if that was observed."""
 
     server: str
     address: str | None
 
 
 class ManagedTunnel:
-    """`control` is what the agent and its Envoy speak to beside the tunnel; `on_resolvers` hears whose resolvers are to be used."""
+    """The tunnel and the kill switch of one exit.
+
+    The agent and its Envoy reach `control` outside the tunnel. `on_resolvers` is awaited with the resolvers of each tunnel that comes to
+    carry clients.
+    """
 
     def __init__(
         self,
@@ -61,160 +63,139 @@ class ManagedTunnel:
         self._exit = exit_
         self._board = board
         self._on_resolvers = on_resolvers
-        self.guard = KillSwitch(exit_, control)
-        self.keeper: TunnelSupervisor | None = None
+        self.kill_switch = KillSwitch(exit_, control)
+        self.supervisor: TunnelSupervisor | None = None
         """None for a tunnel that somebody else brings up."""
-        self.course = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
-        self._line: ActiveTunnel | None = None
-        """The tunnel that carries clients, or did last."""
-        self._probe = ResolverProbe(self.course, pace.resolver_s)
-        self._connections = ConnectionPinning()
-        self._begun = False
+        self.active = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)
+        self._carrying: ActiveTunnel | None = None
+        """The tunnel that carries clients, or carried them last."""
+        self._resolver_probe = ResolverProbe(self.active, pace.resolver_s)
+        self._pinning = ConnectionPinning()
+        self._started = False
         if exit_.servers:
             assert exit_.tunnel_interface is not None
-            self._lanes = lanes_of(exit_.tunnel_interface)
-            drivers = [driver_of(each, folder, self.guard.resolve) for each in exit_.servers]
-            self.keeper = TunnelSupervisor(drivers, self._lanes, board, self._carry, pace)
+            self._slots = slots_of(exit_.tunnel_interface)
+            drivers = [driver_of(each).make(each, folder, self.kill_switch.resolve) for each in exit_.servers]
+            self.supervisor = TunnelSupervisor(drivers, self._slots, board, self._carry_clients, pace)
 
-    async def begin(self, tasks: asyncio.TaskGroup) -> None:
-        """Close the kill switch, then bring the tunnel up. Raises ExitplaneError, before anything is started."""
-        require(programs(self._exit))
-        if self.keeper is not None:
-            for lane in self._lanes:
-                await policy_routing.remove_interface(lane.interface)  # what a killed agent left
-        self._begun = True
-        await self.guard.admit()
-        if self.keeper is not None:
-            await self._connections.forget()
-            tasks.create_task(self.keeper.run(), name="tunnel's keeper")
-        tasks.create_task(self.guard.run(), name="kill switch")
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Close the kill switch, then bring the tunnel up in `tasks`. Raises ExitplaneError before it starts anything."""
+        require_for(self._exit)
+        if self.supervisor is not None:
+            for slot in self._slots:
+                await policy_routing.remove_interface(slot.interface)  # what a killed agent left
+        self._started = True
+        await self.kill_switch.allow_control()
+        if self.supervisor is not None:
+            await self._pinning.remove()
+            tasks.create_task(self.supervisor.run(), name="tunnel supervisor")
+        tasks.create_task(self.kill_switch.run(), name="kill switch")
 
-    def checks(self) -> list[HealthProbe]:
-        """What is watched: the keeper's own knowledge, what the exit's settings ask for, and a resolver that answers."""
-        if self.keeper is None:
-            return checks_of(self._exit)
-        own = checks_of(self._exit, lambda: self.course.interface)
-        return [HealthProbe(self.keeper.look), *own, HealthProbe(self._probe, RESOLVER_PATIENCE)]
+    def probes(self) -> list[HealthProbe]:
+        """Return the probes of the tunnel: the supervisor's state, those of the settings, and that of the resolvers."""
+        if self.supervisor is None:
+            return probes_of(self._exit)
+        own = probes_of(self._exit, lambda: self.active.interface)
+        return [HealthProbe(self.supervisor.check), *own, HealthProbe(self._resolver_probe, RESOLVER_PATIENCE)]
 
     async def rotate(self) -> str:
-        """Take another server in place of the present one; gives its name. Raises TunnelFailed for somebody else's tunnel."""
-        if self.keeper is None:
+        """Replace the current server and return the new one's name. Raises TunnelFailed for somebody else's tunnel."""
+        if self.supervisor is None:
             raise TunnelFailed("the tunnel is not the agent's to change", hint="ask whoever brings it up")
-        return await self.keeper.rotate()
+        return await self.supervisor.rotate()
 
     @property
-    def has_room_beside(self) -> bool:
-        """Whether another server can be tried while the present one carries clients."""
-        return self.keeper is not None and self.keeper.has_room_beside
+    def can_rotate_seamlessly(self) -> bool:
+        """True if another server can be tried while the current one carries clients."""
+        return self.supervisor is not None and self.supervisor.can_rotate_seamlessly
 
-    async def rotate_beside(self, country: str | None, look: Look | None, drain: Drain) -> RotationResult:
-        """Take another server once it is verified; the one before carries clients until then. Raises ExitplaneError.
+    async def rotate_seamlessly(self, country: str | None, look: Look | None, drain: Drain) -> RotationResult:
+        """Verify another server while the current one carries clients, then switch to it. Raises ExitplaneError.
 
-        `country` (ISO 3166-1 alpha-2, in lower case) is where it has to come out, None: anywhere that is known.
-        What began by the old one ends by it, or with `drain`. Other resolvers take another Envoy: then `drain` comes first, while
-        the exit takes no new requests. If anything goes wrong, nothing is changed.
+        The new server's address must be in `country` (ISO 3166-1 alpha-2, in lower case); None accepts every known country.
+        Connections of the old tunnel stay on it until they end or `drain` returns. If the resolvers differ, Envoy has to restart: the
+        exit pauses and `drain` comes before the switch. A failure changes nothing.
         """
-        assert self.keeper is not None
-        seen, drained = None, False
+        assert self.supervisor is not None
+        observation, drained = None, False
 
-        async def prepare(line: ActiveTunnel, lane: InterfaceSlot) -> None:
-            nonlocal seen, drained
-            resolvers = self._resolvers_of(line)
-            seen = await verify(with_tunnel(self._exit, lane.interface, resolvers), country, look)
-            if resolvers != self.course.resolvers:
-                self._board.update(resting="it takes another server")
+        async def prepare(tunnel: ActiveTunnel, slot: InterfaceSlot) -> None:
+            nonlocal observation, drained
+            resolvers = self._resolvers_of(tunnel)
+            observation = await verify(with_tunnel(self._exit, slot.interface, resolvers), country, look)
+            if resolvers != self.active.resolvers:
+                self._board.update(paused="it takes another server")
                 await drain()
                 drained = True
 
-        async def clear() -> None:
+        async def finish() -> None:
             if not drained:
                 await drain()
-            await self._leave_others()
+            await self._close_old_connections()
 
         try:
-            server = await self.keeper.rotate_beside(prepare, clear)
+            server = await self.supervisor.rotate_seamlessly(prepare, finish)
         finally:
-            self._board.update(resting="")
-            await self._leave_others()
-        return RotationResult(server, seen.address if seen else None)
+            self._board.update(paused="")
+            await self._close_old_connections()
+        return RotationResult(server, observation.address if observation else None)
 
-    async def end(self) -> None:
-        """Take the tunnel down. The kill switch stays closed: what still runs in this namespace must not get out."""
-        if not self._begun:
+    async def stop(self) -> None:
+        """Take the tunnel down. The kill switch stays closed, as other programs of the namespace may still run."""
+        if not self._started:
             return
-        if self.keeper is not None:
-            await self.keeper.stop()
-            await self._connections.forget()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+            await self._pinning.remove()
             try:
-                await policy_routing.remove(self._lanes)
+                await policy_routing.remove_all(self._slots)
             except CommandFailed as error:
-                log.warning("tunnel.routes_left", reason=str(error))
+                log.warning("tunnel.routes_not_removed", reason=str(error))
         if self._exit.kill_switch:
-            log.info("kill_switch.stays", hint="`exitplane agent --open-kill-switch` opens it")
+            log.info("kill_switch.left_closed", hint="Run `exitplane agent --open-kill-switch` to open it.")
 
-    async def _carry(self, line: ActiveTunnel, lane: InterfaceSlot) -> None:
-        """Have clients go by this tunnel, which is up. Raises TunnelFailed and CommandFailed."""
-        resolvers = self._resolvers_of(line)
-        if lane.interface == self.course.interface:
-            await self._connections.begin(lane)
-            await policy_routing.lead_into(lane.interface, line.networks)
-            self.course.resolvers = resolvers
+    async def _carry_clients(self, tunnel: ActiveTunnel, slot: InterfaceSlot) -> None:
+        """Route clients through a tunnel that is up. Raises TunnelFailed and CommandFailed."""
+        resolvers = self._resolvers_of(tunnel)
+        if slot.interface == self.active.interface:
+            await self._pinning.pin_to(slot)
+            await policy_routing.route_all_through(slot.interface, tunnel.networks)
+            self.active.resolvers = resolvers
         else:
-            async with self.course.still:
-                await self._hold_old(line)
-                await self._connections.begin(lane, self._line)
-                await policy_routing.lead_into(lane.interface, line.networks)
-                self.course.interface, self.course.resolvers = lane.interface, resolvers
-        self._line = line
-        self._probe.forget()
+            async with self.active.lock:
+                await self._pin_old_addresses(tunnel)
+                await self._pinning.pin_to(slot, self._carrying)
+                await policy_routing.route_all_through(slot.interface, tunnel.networks)
+                self.active.interface, self.active.resolvers = slot.interface, resolvers
+        self._carrying = tunnel
+        self._resolver_probe.reset()
         await self._on_resolvers(resolvers)
 
-    async def _hold_old(self, new: ActiveTunnel) -> None:
-        """What comes from the old tunnel's addresses goes by it, as long as it is there."""
-        old = self._line
-        for lane in self._lanes:
-            if old is not None and lane.interface == self.course.interface:
-                await policy_routing.hold(lane, set(old.addresses) - set(new.addresses))
+    async def _pin_old_addresses(self, new: ActiveTunnel) -> None:
+        """Route packets from the old tunnel's addresses through it, while it is up."""
+        old = self._carrying
+        for slot in self._slots:
+            if old is not None and slot.interface == self.active.interface:
+                await policy_routing.pin_addresses(slot, set(old.addresses) - set(new.addresses))
 
-    async def _leave_others(self) -> None:
-        """What began by a tunnel that carries clients no longer may go on no longer."""
-        for lane in self._lanes:
-            if lane.interface != self.course.interface:
-                await self._connections.leave(lane)
+    async def _close_old_connections(self) -> None:
+        """Close the connections that are pinned to a slot which carries clients no longer."""
+        for slot in self._slots:
+            if slot.interface != self.active.interface:
+                await self._pinning.close_connections(slot)
         try:
-            await policy_routing.let_go()
+            await policy_routing.unpin_addresses()
         except CommandFailed as error:
-            log.warning("tunnel.routes_left", reason=str(error))
+            log.warning("tunnel.routes_not_removed", reason=str(error))
 
-    def _resolvers_of(self, line: ActiveTunnel) -> tuple[str, ...]:
-        resolvers = self._exit.resolvers or line.resolvers
+    def _resolvers_of(self, tunnel: ActiveTunnel) -> tuple[str, ...]:
+        resolvers = self._exit.resolvers or tunnel.resolvers
         if not resolvers:
-            raise TunnelFailed(f"{line.server} names no resolver", hint="name one with --dns", slowly=True)
+            raise TunnelFailed(f"{tunnel.server} names no resolver", hint="name one with --dns", retry_slowly=True)
         return resolvers
-
-
-def driver_of(server: Server, folder: Path, resolve: Resolve) -> TunnelDriver:
-    """What brings up the tunnel to a server."""
-    match server:
-        case WireGuardServer(file):
-            return WireGuardDriver(file, folder, resolve)
-        case OpenVpnServer(file, remote, credentials):
-            return OpenVpnDriver(file, remote, credentials, folder, resolve)
-
-
-def programs(exit_: ExitSettings) -> Iterator[str]:
-    """What has to be installed."""
-    if exit_.kill_switch:
-        yield "nft"
-    if exit_.servers:
-        yield "ip"
-    if any(isinstance(each, WireGuardServer) for each in exit_.servers):
-        yield "wg"
-    if any(isinstance(each, OpenVpnServer) for each in exit_.servers):
-        yield "openvpn"
 
 
 async def open_kill_switch() -> None:
     """Remove the kill switch that an agent left in this namespace. Raises ExitplaneError."""
-    require(["nft"])
+    require(NFT)
     await nftables.open_()

@@ -1,40 +1,51 @@
-"""What a tunnel and a kill switch need of the machine, looked at before anything is started."""
+"""The rights and programs that a tunnel and a kill switch need, checked before anything is started."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.config.settings import ExitSettings
+from agent.vpn.driver import Capability
 from agent.vpn.errors import NotEquipped
+from agent.vpn.registry import driver_of
 
-PACKAGES: Final = {
-    "ip": "iproute2",
-    "nft": "nftables",
-    "wg": "wireguard-tools",
-    "openvpn": "openvpn",
-}
-_CAP_NET_ADMIN: Final = 12
+NFT: Final[Mapping[str, str]] = {"nft": "nftables"}
+IP: Final[Mapping[str, str]] = {"ip": "iproute2"}
 _STATUS: Final = Path("/proc/self/status")
 
 
-def require(programs: Iterable[str]) -> None:
-    """Raises NotEquipped when this process may not change the network, or a program is missing."""
-    if not may_administer(_STATUS.read_text()):
-        raise NotEquipped(
-            "the agent may not change the network (it lacks CAP_NET_ADMIN)",
-            hint="run it as root, or its container with --cap-add NET_ADMIN",
-        )
-    for program in programs:
+def require_for(exit_: ExitSettings) -> None:
+    """Check what the exit's tunnel and kill switch need. Raises NotEquipped."""
+    drivers = [driver_of(each) for each in exit_.servers]
+    programs = {**(NFT if exit_.kill_switch else {}), **(IP if drivers else {})}
+    capabilities = {Capability.NET_ADMIN}
+    for driver in drivers:
+        programs.update(driver.programs)
+        capabilities |= driver.capabilities
+    require(programs, capabilities)
+
+
+def require(programs: Mapping[str, str], capabilities: Iterable[Capability] = (Capability.NET_ADMIN,)) -> None:
+    """Check this process's capabilities, and programs by their Debian packages. Raises NotEquipped for one that is missing."""
+    status = _STATUS.read_text()
+    for capability in capabilities:
+        if not has_capability(status, capability):
+            raise NotEquipped(
+                f"the agent may not change the network (it lacks CAP_{capability.name})",
+                hint=f"run it as root, or its container with --cap-add {capability.name}",
+            )
+    for program, package in programs.items():
         if shutil.which(program) is None:
-            raise NotEquipped(f"{program} is not installed", hint=f"install {PACKAGES.get(program, program)}")
+            raise NotEquipped(f"{program} is not installed", hint=f"install {package}")
 
 
-def may_administer(status: str) -> bool:
-    """Whether a /proc/PID/status shows CAP_NET_ADMIN among the effective capabilities."""
+def has_capability(status: str, capability: Capability) -> bool:
+    """Return True if a /proc/PID/status shows the capability among the effective ones."""
     for line in status.splitlines():
         name, _, value = line.partition(":")
         if name == "CapEff":
-            return bool(int(value, 16) >> _CAP_NET_ADMIN & 1)
+            return bool(int(value, 16) >> capability & 1)
     return False

@@ -1,21 +1,21 @@
-"""The two interfaces that an exit's tunnels take in turn: while one carries clients, another server is tried on the other."""
+"""The two slots for an exit's tunnels: one holds the tunnel that carries clients, the other one the next server's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from agent.vpn.tunnel_health import INTERFACE_NAME_MAX
+from agent.net.interfaces import INTERFACE_NAME_MAX
 
 _SECOND: Final = "-b"
-_OTHERWISE: Final = "-c"
+_SECOND_IF_TAKEN: Final = "-c"
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSlot:
-    """An interface, the routing table of what goes by it alone, and the mark of packets that do.
+    """An interface, the routing table of packets that must leave through it, and their mark.
 
-    `suffix` tells its files from the other lane's.
+    `suffix` tells the slot's files from those of the other one.
     """
 
     interface: str
@@ -24,12 +24,12 @@ class InterfaceSlot:
     suffix: str = ""
 
 
-def lanes_of(interface: str) -> tuple[InterfaceSlot, InterfaceSlot]:
-    """The lane of `--tunnel-interface`, which is taken first, and the one beside it."""
+def slots_of(interface: str) -> tuple[InterfaceSlot, InterfaceSlot]:
+    """Return the slot of `--tunnel-interface`, which is used first, and the other one."""
     return InterfaceSlot(interface, 5255, 0x4551), InterfaceSlot(_second(interface), 5256, 0x4552, _SECOND)
 
 
 def _second(interface: str) -> str:
-    """Another name that fits, which is the same every time: what a killed agent left is found by it."""
+    """Return another name that fits. It is always the same, so that an agent finds what a killed one left."""
     short = interface.encode()[: INTERFACE_NAME_MAX - len(_SECOND)].decode(errors="ignore")
-    return short + (_SECOND if short + _SECOND != interface else _OTHERWISE)
+    return short + (_SECOND if short + _SECOND != interface else _SECOND_IF_TAKEN)

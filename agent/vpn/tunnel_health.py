@@ -1,13 +1,10 @@
-"""Watching an exit's tunnel: its interface and, through it, a target that answers."""
+"""The probes of an exit's tunnel, and the monitor that turns their results into the tunnel's state."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
 from agent.egress.parent_proxy import probe_parent
 from agent.gluetun.client import GluetunClient
-from agent.gluetun.tunnel_state import gluetun_trouble
+from agent.gluetun.tunnel_state import check_gluetun
+from agent.net.interfaces import bound_socket, check_interface
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -27,21 +25,16 @@ log = structlog.get_logger()
 PERIOD_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
 NOT_WATCHED: Final = "not watched"
-_SIOCGIFFLAGS: Final = 0x8913
-_IFF_UP: Final = 0x1
-_IFF_RUNNING: Final = 0x40
-INTERFACE_NAME_MAX: Final = 15
-"""Bytes of an interface's name (IFNAMSIZ without the final zero)."""
 
 Probe: TypeAlias = Callable[[], Awaitable[str | None]]
-"""Looks once; gives what is wrong, in words that stay the same while it is, or None."""
+"""Checks once, and returns what is wrong or None. The text stays the same while the cause does."""
 
 
 @dataclass(slots=True)
 class HealthProbe:
-    """A probe and its record: `patience` failures in a row are a failure, one success ends it.
+    """A probe with hysteresis: `patience` failures in a row make it fail, one success makes it succeed.
 
-    Nothing is taken for good before it was seen to be (docs/architecture.md#fail-closed).
+    It has failed until its first success (docs/architecture.md#fail-closed).
     """
 
     probe: Probe
@@ -49,8 +42,8 @@ class HealthProbe:
     trouble: str | None = "not observed yet"
     _failures: int = 0
 
-    async def look(self) -> str | None:
-        """Probe once; gives what is wrong by now."""
+    async def check(self) -> str | None:
+        """Probe once, and return what is wrong by now, or None."""
         found = await self.probe()
         self._failures = 0 if found is None else self._failures + 1
         if found is None or self.trouble is not None or self._failures >= self.patience:
@@ -59,15 +52,15 @@ class HealthProbe:
 
 
 class TunnelMonitor:
-    """Keeps the board's tunnel state: up while every check is content."""
+    """Keeper of the board's tunnel state, which is up while every probe succeeds."""
 
-    def __init__(self, checks: Sequence[HealthProbe], board: StatusBoard, period_s: float) -> None:
-        self._checks = checks
+    def __init__(self, probes: Sequence[HealthProbe], board: StatusBoard, period_s: float) -> None:
+        self._probes = probes
         self._board = board
         self._period_s = period_s
 
     async def run(self) -> None:
-        """Look once a period until cancelled."""
+        """Check once a period until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             begun_s = loop.time()
@@ -75,102 +68,60 @@ class TunnelMonitor:
             await asyncio.sleep(max(0.0, begun_s + self._period_s - loop.time()))
 
     async def observe(self) -> None:
-        """Look once, in order; a check that fails spares those after it."""
+        """Run the probes once, in order, up to the first that fails."""
         trouble = None
-        for check in self._checks:
-            trouble = await check.look()
+        for probe in self._probes:
+            trouble = await probe.check()
             if trouble is not None:
                 break
         before = self._board.report
         if trouble is None:
-            self._board.update(tunnel=HealthState.UP, reason="" if self._checks else NOT_WATCHED)
+            self._board.update(tunnel=HealthState.UP, reason="" if self._probes else NOT_WATCHED)
         else:
             self._board.update(tunnel=HealthState.DOWN, reason=trouble)
         after = self._board.report
         if (after.tunnel, after.reason) != (before.tunnel, before.reason):
-            tell = log.info if after.tunnel is HealthState.UP else log.warning
-            tell(f"tunnel.{after.tunnel}", reason=after.reason)
+            write = log.info if after.tunnel is HealthState.UP else log.warning
+            write(f"tunnel.{after.tunnel}", reason=after.reason)
 
 
-def checks_of(exit_: ExitSettings, by: Callable[[], str | None] | None = None) -> list[HealthProbe]:
-    """What is watched of an exit: its interface, what gluetun says, its parent, and whether a target answers through it.
+def probes_of(exit_: ExitSettings, current_interface: Callable[[], str | None] | None = None) -> list[HealthProbe]:
+    """Return the probes of an exit: its interface, gluetun's state, its parent, and a target behind the tunnel.
 
-    `by` tells which interface is the tunnel's now, where that changes.
+    `current_interface` returns the tunnel's interface where that changes.
     """
-    checks = []
+    probes = []
     target, parent = exit_.probe, exit_.parent
-    interface = by or (lambda: exit_.tunnel_interface)
+    interface = current_interface or (lambda: exit_.tunnel_interface)
     if exit_.tunnel_interface is not None:
-        checks.append(HealthProbe(lambda: interface_trouble(interface() or "")))
+        probes.append(HealthProbe(lambda: check_interface(interface() or "")))
     if exit_.gluetun is not None:
         gluetun = GluetunClient(exit_.gluetun)
-        checks.append(HealthProbe(lambda: gluetun_trouble(gluetun), patience=2))
+        probes.append(HealthProbe(lambda: check_gluetun(gluetun), patience=2))
     if parent is not None:
-        checks.append(HealthProbe(lambda: probe_parent(parent, target), patience=2))
+        probes.append(HealthProbe(lambda: probe_parent(parent, target), patience=2))
     elif target is not None:
-        checks.append(HealthProbe(lambda: target_trouble(target, interface(), exit_.egress_address), patience=2))
-    return checks
+        probes.append(HealthProbe(lambda: check_target(target, interface(), exit_.egress_address), patience=2))
+    return probes
 
 
-async def interface_trouble(name: str) -> str | None:
-    """What is wrong with a network interface of this namespace.
+async def check_target(target: Endpoint, interface: str | None, source: str | None) -> str | None:
+    """Connect to `target` (an IP address) by TCP, and return why that fails within a second, or None.
 
-    Asked of the kernel by ioctl, not read in /sys, which may show another namespace's. RUNNING stands for an
-    operational state of `up` or, as tun and WireGuard devices have it, `unknown`.
-    """
-    request = struct.pack("16sH14x", name.encode()[:INTERFACE_NAME_MAX], 0)
-    try:
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
-            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, request)
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            return f"interface {name}: {error.strerror}"
-        return f"interface {name} is not there"
-    (flags,) = struct.unpack_from("H", answer, 16)
-    return flags_trouble(name, flags)
-
-
-def flags_trouble(name: str, flags: int) -> str | None:
-    """What an interface's flags (netdevice(7)) say."""
-    if not flags & _IFF_UP:
-        return f"interface {name} is down"
-    return None if flags & _IFF_RUNNING else f"interface {name} has no carrier"
-
-
-async def target_trouble(target: Endpoint, interface: str | None, source: str | None) -> str | None:
-    """What keeps a TCP connection to `target` (an IP address) from being made within a second.
-
-    It leaves by `interface` and from `source`, when they are given: another way out would prove nothing.
+    The connection is bound to `interface` and `source` if they are given, as another route would prove nothing.
     """
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     try:
-        with closing(socket_through(interface, source, family)) as dialled:
+        with closing(bound_socket(interface, source, family)) as connection:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(dialled, (target.host, target.port))
+                await asyncio.get_running_loop().sock_connect(connection, (target.host, target.port))
     except TimeoutError:
         return f"{target} does not answer through the tunnel"
     except OSError as error:
-        return f"{target} cannot be reached through the tunnel ({_words(error)})"
+        return f"{target} cannot be reached through the tunnel ({_reason(error)})"
     return None
 
 
-def socket_through(
-    interface: str | None, source: str | None, family: int, kind: socket.SocketKind = socket.SOCK_STREAM
-) -> socket.socket:
-    """A socket, not connected and not blocking, that leaves by `interface` and from `source`. Raises OSError."""
-    made = socket.socket(family, kind)
-    try:
-        made.setblocking(False)
-        if interface is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-        if source is not None:
-            made.bind((source, 0))
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def _words(error: OSError) -> str:
-    # what the event loop raises for a failed connection carries the address in its text, and differs between loops
+def _reason(error: OSError) -> str:
+    # the text of asyncio's own error holds the address, and differs between event loops
     return os.strerror(error.errno) if error.errno else type(error).__name__

@@ -1,4 +1,4 @@
-"""Keeps one tunnel up: brings it up, notices its death, brings it up again, and takes another server when asked or in need."""
+"""The supervisor of one tunnel: it brings the tunnel up, restarts it when it dies, and takes another server on demand or in need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import structlog
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.net.backoff import Backoff
 from agent.net.commands import CommandFailed
+from agent.net.host_lookup import UnknownHost
 from agent.vpn.driver import ActiveTunnel, TunnelDriver
-from agent.vpn.errors import NameUnknown, NotEquipped, TunnelFailed
+from agent.vpn.errors import NotEquipped, TunnelFailed
 from agent.vpn.slots import InterfaceSlot
 from model.errors import ExitplaneError
 
@@ -22,36 +23,37 @@ log = structlog.get_logger()
 SWITCH_AFTER: Final = 3
 """Failures in a row after which the next server is tried, if there is one."""
 _STABLE_S: Final = 60.0
-_FAILURES: Final = (TunnelFailed, NameUnknown, NotEquipped, CommandFailed)
+"""A tunnel that lasted this long resets the backoff."""
+_FAILURES: Final = (TunnelFailed, UnknownHost, NotEquipped, CommandFailed)
 
 OnUp: TypeAlias = Callable[[ActiveTunnel, InterfaceSlot], Awaitable[None]]
-"""Has clients go by the tunnel that is up on a lane."""
-Wish: TypeAlias = asyncio.Future[str]
-"""To take another server; its result is the server that is in use then."""
+"""Routes clients through the tunnel that is up in a slot."""
+RotationRequest: TypeAlias = asyncio.Future[str]
+"""A request to take another server. Its result is the name of the server that is in use then."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandbyTunnel:
-    """A tunnel that is up beside the one that carries clients, and verified; `taken` is done when it carries them."""
+    """A verified tunnel beside the one that carries clients. `taken` is done once it carries them."""
 
     number: int
-    lane: InterfaceSlot
-    line: ActiveTunnel
+    slot: InterfaceSlot
+    tunnel: ActiveTunnel
     taken: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPace:
-    """How often is looked, how soon tried again, and for how long a tunnel may carry nothing. All in seconds."""
+    """The intervals of a supervisor, all in seconds."""
 
-    look_s: float = 1.0
+    check_s: float = 1.0
     retry_base_s: float = 0.5
     retry_limit_s: float = 30.0
     slow_base_s: float = 30.0
-    """After the provider refused who we are: asking often gets an account locked."""
+    """After the provider refused the credentials: frequent attempts get an account locked."""
     slow_limit_s: float = 600.0
-    useless_s: float = 10.0
-    """How long the checks of the exit may fail before the tunnel is brought up anew."""
+    useless_after_s: float = 10.0
+    """How long the exit's probes may fail before the tunnel is restarted."""
     resolver_s: float = 3.0
     """How often the tunnel's resolvers are asked while they answer."""
 
@@ -60,246 +62,247 @@ DEFAULT_PACE: Final = RetryPace()
 
 
 class TunnelSupervisor:
-    """`drivers` are the servers, in the order in which they are taken. `on_up` is awaited whenever a tunnel is to be used.
+    """The supervisor of a tunnel to one of several servers.
 
-    Of the two `lanes` it uses one, and the other while it takes another server.
+    `drivers` are the servers, in the order in which they are tried. `on_up` is awaited for each tunnel that is to carry clients. One of
+    the two `slots` holds that tunnel, and the other one the next server's during a seamless rotation.
 
-    What it knows is its `look`, a probe that a TunnelWatch takes as its first check; deaths it puts up on the board itself.
+    `check` is the first probe of a TunnelMonitor. A failure of the tunnel is put on the board at once.
     """
 
     def __init__(
         self,
         drivers: Sequence[TunnelDriver],
-        lanes: tuple[InterfaceSlot, InterfaceSlot],
+        slots: tuple[InterfaceSlot, InterfaceSlot],
         board: StatusBoard,
         on_up: OnUp,
         pace: RetryPace = DEFAULT_PACE,
     ) -> None:
         self._drivers = drivers
-        self._lanes = lanes
-        self._lane = lanes[0]
-        self._line: ActiveTunnel | None = None
-        """What carries clients."""
+        self._slots = slots
+        self._slot = slots[0]
+        self._carrying: ActiveTunnel | None = None
+        """The tunnel that carries clients."""
         self._board = board
         self._on_up = on_up
         self._pace = pace
         self._current = 0
         self._failures = 0
         self._backoff = Backoff(pace.retry_base_s, pace.retry_limit_s)
-        self._slow = Backoff(pace.slow_base_s, pace.slow_limit_s)
+        self._slow_backoff = Backoff(pace.slow_base_s, pace.slow_limit_s)
         self._trouble: str | None = "the tunnel is being brought up"
-        self._wish: Wish | None = None
-        self._candidate: StandbyTunnel | None = None
-        self._tried: int | None = None
-        """Which server is tried beside the present one, or was last and did not do."""
-        self._woken = asyncio.Event()
-        self._one_wish = asyncio.Lock()
+        self._request: RotationRequest | None = None
+        self._standby: StandbyTunnel | None = None
+        self._last_tried: int | None = None
+        """The server that a seamless rotation tries, or tried last without success."""
+        self._wake_up = asyncio.Event()
+        self._rotation_lock = asyncio.Lock()
 
     @property
     def server(self) -> str:
         """The name of the server that is in use, or tried."""
         return self._drivers[self._current].server
 
-    async def look(self) -> str | None:
-        """What is wrong with the tunnel, or None: a probe."""
+    async def check(self) -> str | None:
+        """Return what is wrong with the tunnel, or None."""
         return self._trouble
 
     async def run(self) -> None:
-        """Keep it up until cancelled, which leaves it as it is: `stop` takes it down."""
+        """Keep the tunnel up until cancelled. It stays up then, until `stop`."""
         while True:
-            wait_s = await self._live_once()
-            if wait_s > 0 and not self._wished():
-                log.info("tunnel.again", server=self.server, in_s=round(wait_s, 1))
-                await wait(self._woken, wait_s)
+            wait_s = await self._run_once()
+            if wait_s > 0 and not self._is_rotation_requested():
+                log.info("tunnel.retry_scheduled", server=self.server, in_s=round(wait_s, 1))
+                await wait(self._wake_up, wait_s)
 
     async def stop(self) -> None:
-        """Take it down, and whatever is up beside it."""
-        self._note("the agent ends")
+        """Take down all tunnels."""
+        self._report_down("the agent ends")
         for driver in self._drivers:
             await _take_down(driver)
 
     @property
-    def has_room_beside(self) -> bool:
-        """Whether another server can be tried while the present one carries clients."""
+    def can_rotate_seamlessly(self) -> bool:
+        """True if another server can be tried while the current one carries clients."""
         return self._trouble is None and self._next_beside() is not None
 
-    async def rotate_beside(self, verify: OnUp, clear: Callable[[], Awaitable[None]]) -> str:
-        """Take another server, and keep the one before until that one is up and `verify` is content with it; gives its name.
+    async def rotate_seamlessly(self, verify: OnUp, finish: Callable[[], Awaitable[None]]) -> str:
+        """Bring up another server, await `verify`, switch to it, and return its name. Check `can_rotate_seamlessly` before.
 
-        The one before is taken down after `clear`. Raises what `verify` raises, and what keeps the tunnel from coming up: then
-        nothing is changed, and the next time another server is tried. Ask `has_room_beside` before.
+        The old tunnel goes down after `finish`. Raises what `verify` raises, and what keeps the tunnel from coming up; the old one
+        then carries clients still, and the next rotation tries another server.
         """
-        async with self._one_wish:
+        async with self._rotation_lock:
             number = self._next_beside()
             if number is None:
                 raise TunnelFailed("there is no other server", hint="name another with --tunnel")
-            self._tried = number
-            driver, lane = self._drivers[number], self._lanes[self._lane == self._lanes[0]]
+            self._last_tried = number
+            driver, slot = self._drivers[number], self._slots[self._slot == self._slots[0]]
             try:
                 await driver.down()
-                line = await driver.up(lane)
-                await verify(line, lane)
-                await self._offer(StandbyTunnel(number, lane, line, asyncio.get_running_loop().create_future()))
-                self._tried = None
-                log.info("tunnel.taken", server=line.server, interface=lane.interface)
-                await clear()
+                tunnel = await driver.up(slot)
+                await verify(tunnel, slot)
+                await self._offer(StandbyTunnel(number, slot, tunnel, asyncio.get_running_loop().create_future()))
+                self._last_tried = None
+                log.info("tunnel.switched", server=tunnel.server, interface=slot.interface)
+                await finish()
             finally:
-                for left in (each for each in self._drivers if each is not self._drivers[self._current]):
-                    await _take_down(left)
-            return line.server
+                for other in (each for each in self._drivers if each is not self._drivers[self._current]):
+                    await _take_down(other)
+            return tunnel.server
 
-    async def _offer(self, candidate: StandbyTunnel) -> None:
-        """Have `run` take it. Raises what keeps it from being used."""
-        self._candidate = candidate
-        self._woken.set()
+    async def _offer(self, standby: StandbyTunnel) -> None:
+        """Have `run` switch to a tunnel. Raises what keeps it from that."""
+        self._standby = standby
+        self._wake_up.set()
         try:
-            await candidate.taken
+            await standby.taken
         finally:
-            self._candidate = None
+            self._standby = None
 
     def _next_beside(self) -> int | None:
-        """Another server than the present one and, if there are more, than the one that did not do the last time."""
+        """Choose a server other than the current one and, if there are more, than the one that failed last."""
         count = len(self._drivers)
-        start = self._current if self._tried is None else self._tried
+        start = self._current if self._last_tried is None else self._last_tried
         others = ((start + step) % count for step in range(1, count + 1))
         return next((each for each in others if self._drivers[each].server != self.server), None)
 
     async def rotate(self) -> str:
-        """Take the next server, or the same anew if there is no other; gives the name of the one that is in use then.
+        """Take the next server, or restart the only one, and return the name of the server that is in use then.
 
-        A server that does not come up is left again for the one before, which is then brought up as after every failure. While
-        this lasts the tunnel is down: it is for a tunnel that is down anyway, or has nothing beside it.
+        The tunnel is down meanwhile: this is for a tunnel that is down anyway, or has no other server. If the new server does not come
+        up, the one before is brought up again.
         """
-        async with self._one_wish:
-            wish: Wish = asyncio.get_running_loop().create_future()
-            self._wish = wish
-            self._woken.set()
-            return await wish
+        async with self._rotation_lock:
+            request: RotationRequest = asyncio.get_running_loop().create_future()
+            self._request = request
+            self._wake_up.set()
+            return await request
 
-    def _wished(self) -> bool:
-        return self._wish is not None
+    def _is_rotation_requested(self) -> bool:
+        return self._request is not None
 
-    # -- one life
+    # -- one run of a tunnel, from its start to its end
 
-    async def _live_once(self) -> float:
-        """From one start to its end; gives the seconds until the next."""
-        self._woken.clear()
-        wish, self._wish = self._wish, None
+    async def _run_once(self) -> float:
+        """Bring the tunnel up and watch it until it ends. Return the seconds until the next start."""
+        self._wake_up.clear()
+        request, self._request = self._request, None
         before = self._current
-        if wish is not None:
+        if request is not None:
             self._current = (self._current + 1) % len(self._drivers)
-        begun_s = asyncio.get_running_loop().time()
-        if not await self._adopt():
+        started_s = asyncio.get_running_loop().time()
+        if not await self._switch_to_standby():
             try:
-                line = await self._up()
+                tunnel = await self._bring_up()
             except _FAILURES as failure:
-                return await self._fail(failure, wish, before)
-            _fulfil(wish, line.server)
+                return await self._handle_failure(failure, request, before)
+            _answer(request, tunnel.server)
         self._failures = 0
         await self._watch()
-        if asyncio.get_running_loop().time() - begun_s > _STABLE_S:
+        if asyncio.get_running_loop().time() - started_s > _STABLE_S:
             self._backoff.reset()
-            self._slow.reset()
-        return 0.0 if self._wished() else self._backoff.next_s()
+            self._slow_backoff.reset()
+        return 0.0 if self._is_rotation_requested() else self._backoff.next_s()
 
-    async def _up(self) -> ActiveTunnel:
+    async def _bring_up(self) -> ActiveTunnel:
         driver = self._drivers[self._current]
         await driver.down()  # what a killed agent left
-        line = await driver.up(self._lane)
-        await self._on_up(line, self._lane)
-        log.info("tunnel.brought_up", server=line.server, resolvers=list(line.resolvers))
-        self._line, self._trouble = line, None
-        return line
+        tunnel = await driver.up(self._slot)
+        await self._on_up(tunnel, self._slot)
+        log.info("tunnel.brought_up", server=tunnel.server, resolvers=list(tunnel.resolvers))
+        self._carrying, self._trouble = tunnel, None
+        return tunnel
 
-    async def _adopt(self) -> bool:
-        """Take the candidate, if there is one; gives whether it is used now. One that cannot be used changes nothing."""
-        candidate, self._candidate = self._candidate, None
-        if candidate is None or candidate.taken.done():
+    async def _switch_to_standby(self) -> bool:
+        """Switch to the standby tunnel if there is one. Return True if it carries clients now; a failure changes nothing."""
+        standby, self._standby = self._standby, None
+        if standby is None or standby.taken.done():
             return False
-        before = self._current, self._lane
-        self._current, self._lane = candidate.number, candidate.lane
+        before = self._current, self._slot
+        self._current, self._slot = standby.number, standby.slot
         try:
-            await self._on_up(candidate.line, candidate.lane)
+            await self._on_up(standby.tunnel, standby.slot)
         except _FAILURES as failure:
-            self._current, self._lane = before
-            await self._carry_on()
-            if not candidate.taken.done():
-                candidate.taken.set_exception(failure)
+            self._current, self._slot = before
+            await self._restore()
+            if not standby.taken.done():
+                standby.taken.set_exception(failure)
             return False
-        self._line, self._trouble = candidate.line, None
-        if not candidate.taken.done():
-            candidate.taken.set_result(None)
+        self._carrying, self._trouble = standby.tunnel, None
+        if not standby.taken.done():
+            standby.taken.set_result(None)
         return True
 
-    async def _carry_on(self) -> None:
-        """Use the tunnel again that was used before."""
-        if self._line is not None:
+    async def _restore(self) -> None:
+        """Route clients through the tunnel that carried them before."""
+        if self._carrying is not None:
             try:
-                await self._on_up(self._line, self._lane)
+                await self._on_up(self._carrying, self._slot)
             except _FAILURES as failure:
-                log.warning("tunnel.not_taken_again", server=self.server, reason=str(failure))
+                log.warning("tunnel.restore_failed", server=self.server, reason=str(failure))
 
-    async def _fail(self, failure: ExitplaneError, wish: Wish | None, before: int) -> float:
-        """Note why it did not come up, and choose the next server; gives the seconds until it is tried."""
-        self._note(str(failure))
-        await self._down()
-        if wish is not None and self._current != before:
+    async def _handle_failure(self, failure: ExitplaneError, request: RotationRequest | None, before: int) -> float:
+        """Report why the tunnel did not come up, and choose the next server. Return the seconds until it is tried."""
+        self._report_down(str(failure))
+        await self._take_current_down()
+        if request is not None and self._current != before:
             self._current = before
-            _fulfil(wish, self.server)
+            _answer(request, self.server)
             return 0.0
-        _fulfil(wish, self.server)
+        _answer(request, self.server)
         self._failures += 1
-        slowly = isinstance(failure, TunnelFailed) and failure.slowly
-        if not slowly and self._failures % SWITCH_AFTER == 0:
+        retry_slowly = isinstance(failure, TunnelFailed) and failure.retry_slowly
+        if not retry_slowly and self._failures % SWITCH_AFTER == 0:
             following = (self._current + 1) % len(self._drivers)
-            self._current = self._current if self._trying_beside(following) else following
-        return (self._slow if slowly else self._backoff).next_s()
+            self._current = self._current if self._is_tried_beside(following) else following
+        return (self._slow_backoff if retry_slowly else self._backoff).next_s()
 
     async def _watch(self) -> None:
-        """Until the tunnel is dead, of no use, or another is wished for."""
+        """Return once the tunnel is dead or of no use, or another server is requested."""
         loop = asyncio.get_running_loop()
-        useful_s = loop.time()
+        last_useful_s = loop.time()
         while True:
-            if await wait(self._woken, self._pace.look_s):
-                self._woken.clear()
-                if self._wished():
-                    self._note("the tunnel takes another server")
+            if await wait(self._wake_up, self._pace.check_s):
+                self._wake_up.clear()
+                if self._is_rotation_requested():
+                    self._report_down("the tunnel takes another server")
                     break
-                if await self._adopt():
-                    useful_s = loop.time()
+                if await self._switch_to_standby():
+                    last_useful_s = loop.time()
                 continue
-            trouble = await self._drivers[self._current].look()
+            trouble = await self._drivers[self._current].check()
             if self._board.report.tunnel is HealthState.UP:
-                useful_s = loop.time()
-            elif trouble is None and loop.time() - useful_s >= self._pace.useless_s:
+                last_useful_s = loop.time()
+            elif trouble is None and loop.time() - last_useful_s >= self._pace.useless_after_s:
                 trouble = self._board.report.reason
             if trouble is not None:
-                self._note(trouble)
+                self._report_down(trouble)
                 break
-        await self._down()
+        await self._take_current_down()
 
-    def _trying_beside(self, number: int) -> bool:
-        return self._one_wish.locked() and self._tried == number
+    def _is_tried_beside(self, number: int) -> bool:
+        return self._rotation_lock.locked() and self._last_tried == number
 
-    async def _down(self) -> None:
-        self._line = None
+    async def _take_current_down(self) -> None:
+        self._carrying = None
         await _take_down(self._drivers[self._current])
 
-    def _note(self, trouble: str) -> None:
-        """Say at once what is wrong, without waiting for the watch's next look."""
-        if trouble != self._trouble:
-            log.warning("tunnel.trouble", server=self.server, reason=trouble)
-        self._trouble = trouble
-        self._board.update(tunnel=HealthState.DOWN, reason=trouble)
+    def _report_down(self, reason: str) -> None:
+        """Put the reason on the board at once, before the monitor's next check."""
+        if reason != self._trouble:
+            log.warning("tunnel.failed", server=self.server, reason=reason)
+        self._trouble = reason
+        self._board.update(tunnel=HealthState.DOWN, reason=reason)
 
 
-def _fulfil(wish: Wish | None, server: str) -> None:
-    if wish is not None and not wish.done():
-        wish.set_result(server)
+def _answer(request: RotationRequest | None, server: str) -> None:
+    if request is not None and not request.done():
+        request.set_result(server)
 
 
 async def _take_down(driver: TunnelDriver) -> None:
     try:
         await driver.down()
     except _FAILURES as failure:
-        log.warning("tunnel.not_removed", reason=str(failure))
+        log.warning("tunnel.removal_failed", reason=str(failure))

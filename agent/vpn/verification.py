@@ -1,4 +1,4 @@
-"""Looking through a tunnel that carries no clients yet: bound to its interface, so that nothing goes by another."""
+"""Verification of a tunnel that carries no clients yet, by sockets that are bound to its interface."""
 
 from __future__ import annotations
 
@@ -9,62 +9,60 @@ from typing import Final
 
 from agent.config.settings import ExitSettings
 from agent.config.status import Observation
-from agent.net import dns_probe
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.tunnel_health import target_trouble
+from agent.vpn.resolver_probe import resolver_answers, unanswered
+from agent.vpn.tunnel_health import check_target
 
-WITHIN_S: Final = 30.0
-"""How long it may take until everything that is asked through it answers."""
-_AGAIN_S: Final = 0.5
-_RESOLVER_WITHIN_S: Final = 1.0
-_STAYS: Final = "the old server stays; see that the files of --tunnel are of servers in the pool's country"
+VERIFIED_WITHIN_S: Final = 30.0
+"""How long the resolvers, the probe and the sources have to answer through it."""
+_RETRY_S: Final = 0.5
+_OLD_STAYS: Final = "the old server stays"
+_CHECK_FILES: Final = f"{_OLD_STAYS}; see that the files of --tunnel are of servers in the pool's country"
 
 Look = Callable[[ExitSettings], Awaitable[Observation]]
-"""Where an exit comes out whose `tunnel_interface` and `resolvers` are the new tunnel's."""
+"""Observes where an exit comes out whose `tunnel_interface` and `resolvers` are the new tunnel's."""
 
 
 async def verify(exit_: ExitSettings, country: str | None, look: Look | None) -> Observation | None:
-    """What was seen through the tunnel, None where nobody looks; `country` is the only one that will do. Raises TunnelFailed for a tunnel of no use, or elsewhere."""
+    """Check a tunnel until it works, and return the observation, None without `look`.
+
+    The address must be in `country`, unless that is None. Raises TunnelFailed for a tunnel that does not work in time, leaks, or comes
+    out elsewhere.
+    """
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + WITHIN_S
+    deadline_s = loop.time() + VERIFIED_WITHIN_S
     while True:
-        seen, trouble = None, await _mute(exit_)
+        observation, trouble = None, await _check_answers(exit_)
         if trouble is None and look is not None:
-            seen = await look(exit_)
-            trouble = seen.trouble or None
-            _judge(seen, country)
+            observation = await look(exit_)
+            trouble = observation.trouble or None
+            _refuse_unfit(observation, country)
         if trouble is None:
-            return seen
-        if loop.time() + _AGAIN_S >= deadline_s:
-            raise TunnelFailed(f"it is not verified after {WITHIN_S:g} s: {trouble}", hint="the old server stays")
-        await asyncio.sleep(_AGAIN_S)
+            return observation
+        if loop.time() + _RETRY_S >= deadline_s:
+            raise TunnelFailed(f"it is not verified after {VERIFIED_WITHIN_S:g} s: {trouble}", hint=_OLD_STAYS)
+        await asyncio.sleep(_RETRY_S)
 
 
-async def _mute(exit_: ExitSettings) -> str | None:
-    """What does not answer through the tunnel."""
+async def _check_answers(exit_: ExitSettings) -> str | None:
+    """Return what does not answer through the tunnel, or None."""
     for resolver in exit_.resolvers:
-        try:
-            await dns_probe.ask(
-                resolver, ".", dns_probe.NS, within_s=_RESOLVER_WITHIN_S, interface=exit_.tunnel_interface
-            )
-        except dns_probe.DnsUnanswered:
-            continue
-        break
+        if await resolver_answers(resolver, exit_.tunnel_interface):
+            break
     else:
-        return f"the resolver {exit_.resolvers[0]} does not answer through the tunnel"
-    return None if exit_.probe is None else await target_trouble(exit_.probe, exit_.tunnel_interface, None)
+        return unanswered(exit_.resolvers[0])
+    return None if exit_.probe is None else await check_target(exit_.probe, exit_.tunnel_interface, None)
 
 
-def _judge(seen: Observation, country: str | None) -> None:
-    """Raises TunnelFailed for what no further look would change."""
-    if seen.leak:
-        raise TunnelFailed(f"it leaks: {seen.leak}", hint="the old server stays")
-    if country is not None and seen.country not in {None, country}:
-        raise TunnelFailed(
-            f"its address {seen.address} is in {seen.country}, and its pool is for {country}", hint=_STAYS
-        )
+def _refuse_unfit(observation: Observation, country: str | None) -> None:
+    """Raise TunnelFailed for an observation that another look would not change."""
+    if observation.leak:
+        raise TunnelFailed(f"it leaks: {observation.leak}", hint=_OLD_STAYS)
+    if country is not None and observation.country not in {None, country}:
+        what = f"its address {observation.address} is in {observation.country}, and its pool is for {country}"
+        raise TunnelFailed(what, hint=_CHECK_FILES)
 
 
 def with_tunnel(exit_: ExitSettings, interface: str, resolvers: tuple[str, ...]) -> ExitSettings:
-    """The exit as it would be by another tunnel."""
+    """Return the exit's settings with another tunnel's interface and resolvers."""
     return replace(exit_, tunnel_interface=interface, resolvers=resolvers)

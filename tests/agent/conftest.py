@@ -39,11 +39,11 @@ def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengthen timeouts on loopback for a busy machine. Tests of timeouts set shorter ones."""
     for name in (
         *("egress.http_sources.CONNECT_TIMEOUT_S", "egress.bypass._TIMEOUT_S", "egress.latency._SAMPLE_TIMEOUT_S"),
-        *("egress.latency._TOTAL_TIMEOUT_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_query._TCP_S"),
+        *("egress.latency._TOTAL_TIMEOUT_S", "egress.parent_proxy.TIMEOUT_S", "net.dns_client._TCP_S"),
         *("service.LAST_HEARTBEAT_S", "vpn.tunnel_health.PROBE_TIMEOUT_S"),
     ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
-    monkeypatch.setattr("agent.net.dns_query.WAITS_S", (PATIENCE_S, PATIENCE_S))
+    monkeypatch.setattr("agent.net.dns_client.WAITS_S", (PATIENCE_S, PATIENCE_S))
     for name in ("envoy.admin._TIMEOUT", "control.heartbeat.TIMEOUT"):
         monkeypatch.setattr(f"agent.{name}", aiohttp.ClientTimeout(total=PATIENCE_S))
 

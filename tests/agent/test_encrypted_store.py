@@ -30,7 +30,7 @@ KEY = a_key()
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 

@@ -10,11 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.config.option_parsing import BadSetting
+from agent.config.option_parsing import BadSetting, parse_api
 from agent.config.settings import ExitSettings
 from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control import enrolment as enrolments
-from agent.control.api_client import ApiClient, RefusedByApi, parse_api
+from agent.control.api_client import ApiClient, RefusedByApi
 from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
@@ -37,7 +37,7 @@ def enrol(http):
 
     async def ask(settings):
         folder = StateDir(settings.state)
-        with folder.held():
+        with folder.locked():
             return await ensure_enrolled(settings, folder, ApiClient(http, settings.api)), folder
 
     return ask
@@ -253,15 +253,15 @@ async def test_api_below_a_path_is_reached(http, plane):
 
 
 def test_two_agents_cannot_share_a_folder(tmp_path):
-    with StateDir(tmp_path / "state").held(), pytest.raises(StateDirUnusable, match="another agent works in"):
-        StateDir(tmp_path / "state").held().__enter__()
+    with StateDir(tmp_path / "state").locked(), pytest.raises(StateDirUnusable, match="another agent uses"):
+        StateDir(tmp_path / "state").locked().__enter__()
 
 
 def test_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(StateDirUnusable, match="--state"):
-        StateDir(tmp_path / "file" / "state").held().__enter__()
+        StateDir(tmp_path / "file" / "state").locked().__enter__()
 
 
 def test_backoff_doubles_to_limit_with_jitter_of_upper_half():

@@ -26,7 +26,7 @@ LIVE = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_v
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 

@@ -1,4 +1,4 @@
-"""gluetun's control API: what is read of it, what is wrong with it, and another address on demand."""
+"""The client of gluetun's control API, and rotation with it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from yarl import URL
 
 from agent.config.credentials import Credentials
+from agent.config.settings import GluetunAccess
 from agent.gluetun.client import (
     BODY_MAX_BYTES,
     BadGluetunAnswer,
-    GluetunAccess,
     GluetunClient,
-    GluetunSilent,
     GluetunStatus,
+    GluetunUnreachable,
     KeyRefused,
     PublicIp,
 )
 from agent.gluetun.countries import UnknownCountry, full_name
 from agent.gluetun.server_change import NotRotated, rotate
-from agent.gluetun.tunnel_state import gluetun_trouble
+from agent.gluetun.tunnel_state import check_gluetun
 from tests.gluetun import ADDRESSES
 from tests.gluetun import GluetunStandIn as StandIn
 
@@ -39,12 +39,12 @@ def client_of(stand_in, *, timeout_s: float = 60, **access) -> GluetunClient:
     return GluetunClient(GluetunAccess(URL(stand_in.control_url), **access), timeout_s)
 
 
-async def test_it_says_how_its_tunnel_stands_where_it_comes_out_and_what_it_is(stand_in):
+async def test_client_reads_status_address_and_version(stand_in):
     gluetun = client_of(stand_in)
     assert await gluetun.status() == GluetunStatus.RUNNING
     assert await gluetun.public_ip() == PublicIp(ADDRESSES["Netherlands"], "Netherlands")
     assert await gluetun.version() == "v3.40.0"
-    assert await gluetun_trouble(gluetun) is None
+    assert await check_gluetun(gluetun) is None
     await gluetun.set_status(GluetunStatus.STOPPED)
     assert await gluetun.status() == GluetunStatus.STOPPED
     assert await gluetun.public_ip() is None
@@ -57,14 +57,14 @@ async def test_it_says_how_its_tunnel_stands_where_it_comes_out_and_what_it_is(s
         ({"api_user": ("u", "p\u00e4")}, {"credentials": Credentials("u", "p\u00e4")}),
     ],
 )
-async def test_a_key_or_credentials_open_it_and_nothing_else_does(stand_in, lock, key):
+async def test_client_needs_key_or_credentials(stand_in, lock, key):
     for name, value in lock.items():
         setattr(stand_in, name, value)
     assert await client_of(stand_in, **key).status() == "running"
     for wrong in ({}, {"key": "another"}, {"credentials": Credentials("u", "another")}):
         with pytest.raises(KeyRefused):
             await client_of(stand_in, **wrong).status()
-    assert await gluetun_trouble(client_of(stand_in)) == "gluetun's control API refuses the agent's key or credentials"
+    assert await check_gluetun(client_of(stand_in)) == "gluetun's control API refuses the agent's key or credentials"
 
 
 def answer(status: int, body: bytes) -> bytes:
@@ -78,53 +78,57 @@ def answer(status: int, body: bytes) -> bytes:
         (answer(404, b"404 page not found"), "answers 404"),
         (answer(500, b""), "answers 500"),
         (answer(302, b""), "answers 302"),
-        (answer(200, b"<html>welcome</html>"), "answers what is no JSON"),
-        (answer(200, b"[" * 60_000), "answers what is no JSON"),
-        (answer(200, b"\xff\xfe"), "answers what is no JSON"),
+        (answer(200, b"<html>welcome</html>"), "answers no JSON"),
+        (answer(200, b"[" * 60_000), "answers no JSON"),
+        (answer(200, b"\xff\xfe"), "answers no JSON"),
         (answer(200, b"[]"), "answers no JSON object"),
-        (answer(200, b"{}"), "says no status"),
-        (answer(200, b'{"status": 7}'), "says no status"),
-        (answer(200, b'{"status": "a\\u001bb"}'), "says no status"),
+        (answer(200, b"{}"), "gives no status"),
+        (answer(200, b'{"status": 7}'), "gives no status"),
+        (answer(200, b'{"status": "a\\u001bb"}'), "gives no status"),
         (answer(200, b'{"status": "crashed"}'), "says that its tunnel is crashed"),
         (answer(200, b'{"status": "stopped"}'), "says that its tunnel is stopped"),
         (answer(200, b" " * (BODY_MAX_BYTES + 1)), "answers too much"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "answers what is no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "answers no HTTP"),
         (b"", "cannot be reached"),
     ],
 )
-async def test_what_is_wrong_is_said_in_words(stand_in, says, trouble):
+async def test_unusable_answer_has_plain_reason(stand_in, says, trouble):
     stand_in.override = lambda _path: says
-    found = await gluetun_trouble(client_of(stand_in))
+    found = await check_gluetun(client_of(stand_in))
     assert found is not None
     assert trouble in found
 
 
-async def test_one_that_hangs_or_is_gone_is_told_from_one_that_answers(stand_in):
+async def test_unreachable_gluetun_differs_from_bad_answer(stand_in):
     stand_in.api_hangs = True
-    with pytest.raises(GluetunSilent, match="in time"):
+    with pytest.raises(GluetunUnreachable, match="in time"):
         await client_of(stand_in, timeout_s=0.1).status()
     await stand_in.stop()
-    with pytest.raises(GluetunSilent, match="cannot be reached"):
+    with pytest.raises(GluetunUnreachable, match="cannot be reached"):
         await client_of(stand_in).status()
 
 
-@pytest.mark.parametrize("said", ["", None])
-async def test_a_tunnel_that_runs_and_is_known_to_come_out_nowhere_is_not_up(stand_in, said):
-    stand_in.override = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
-    assert await gluetun_trouble(client_of(stand_in)) == "gluetun does not know its public address"
+@pytest.mark.parametrize("address", ["", None])
+async def test_running_tunnel_without_public_address_is_not_up(stand_in, address):
+    stand_in.override = lambda path: (
+        answer(200, json.dumps({"public_ip": address}).encode()) if "public" in path else None
+    )
+    assert await check_gluetun(client_of(stand_in)) == "gluetun does not know its public address"
 
 
-@pytest.mark.parametrize("said", ["somewhere", 7, {"a": 1}])
-async def test_a_public_address_that_is_none_is_refused(stand_in, said):
-    stand_in.override = lambda path: answer(200, json.dumps({"public_ip": said}).encode()) if "public" in path else None
+@pytest.mark.parametrize("address", ["somewhere", 7, {"a": 1}])
+async def test_invalid_public_address_is_refused(stand_in, address):
+    stand_in.override = lambda path: (
+        answer(200, json.dumps({"public_ip": address}).encode()) if "public" in path else None
+    )
     with pytest.raises(BadGluetunAnswer, match="public address"):
         await client_of(stand_in).public_ip()
 
 
-# -- another address ---------------------------------------------------------------------------------------------------
+# -- rotation -------------------------------------------------------------------------------------------------------
 
 
-async def test_to_rotate_stops_and_starts_the_tunnel_and_waits_for_another_address(stand_in):
+async def test_rotate_restarts_tunnel_and_awaits_new_address(stand_in):
     before = stand_in.public_ip
     found = await rotate(client_of(stand_in), poll_s=0.01)
     assert found == stand_in.public_ip != before
@@ -133,7 +137,7 @@ async def test_to_rotate_stops_and_starts_the_tunnel_and_waits_for_another_addre
 
 
 @pytest.mark.parametrize("country", ["de", "DE", "Germany"])
-async def test_to_rotate_into_a_country_asks_for_it_by_its_full_name(stand_in, country):
+async def test_rotate_to_country_sends_its_full_name(stand_in, country):
     assert await rotate(client_of(stand_in), country, poll_s=0.01) == ADDRESSES["Germany"]
     (change,) = [each for each in stand_in.api_requests if each.method == "PUT"]
     assert change.target == "/v1/vpn/settings"
@@ -141,32 +145,32 @@ async def test_to_rotate_into_a_country_asks_for_it_by_its_full_name(stand_in, c
 
 
 @pytest.mark.parametrize("country", [None, "jp"])
-async def test_a_tunnel_that_comes_back_nowhere_else_is_waited_for_no_longer_than_said(stand_in, country):
+async def test_rotate_times_out_without_new_address(stand_in, country):
     stand_in.reconnects = False
     with pytest.raises(NotRotated, match=r"no other address after 0\.3 s"):
         await rotate(client_of(stand_in), country, within_s=0.3, poll_s=0.01)
 
 
-async def test_an_api_that_fails_meanwhile_is_asked_again_and_the_tunnel_is_started(stand_in):
+async def test_rotate_retries_failing_api_until_tunnel_is_started(stand_in):
     failures = iter([None, None, None, answer(500, b""), answer(500, b"")])
     stand_in.override = lambda _path: next(failures, None)
     assert await rotate(client_of(stand_in), poll_s=0.01) == stand_in.public_ip
     assert stand_in.status == "running"
 
 
-async def test_a_key_that_is_refused_ends_it_at_once(stand_in):
+async def test_rotate_ends_at_once_with_refused_key(stand_in):
     stand_in.api_key = "k"
     with pytest.raises(KeyRefused):
         await rotate(client_of(stand_in), within_s=60)
 
 
-async def test_one_that_is_not_there_is_not_told_to_move(stand_in):
+async def test_rotate_raises_without_gluetun(stand_in):
     await stand_in.stop()
     with pytest.raises(NotRotated, match="cannot be reached"):
         await rotate(client_of(stand_in), within_s=60)
 
 
-async def test_to_rotate_can_be_cancelled(stand_in, until):
+async def test_rotate_can_be_cancelled(stand_in, until):
     stand_in.reconnects = False
     task = asyncio.create_task(rotate(client_of(stand_in), poll_s=0.01))
     await until(lambda: any(each.method == "PUT" for each in stand_in.api_requests))
@@ -185,10 +189,10 @@ async def test_to_rotate_can_be_cancelled(stand_in, until):
         ("Czech Republic", "Czech Republic"),
     ],
 )
-def test_countries_go_by_their_everyday_names(given, name):
+def test_full_name_is_common_name_of_country(given, name):
     assert full_name(given) == name
 
 
-def test_a_country_that_is_none_is_refused():
+def test_unknown_country_is_refused():
     with pytest.raises(UnknownCountry):
         full_name("zz")

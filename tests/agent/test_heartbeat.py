@@ -27,7 +27,7 @@ def sending(http, make_settings):
     async def begin(role: Role, board: StatusBoard):
         settings = make_settings(role)
         folder = StateDir(settings.state)
-        with folder.held():
+        with folder.locked():
             enrolment = await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
         sender = HeartbeatSender(ApiClient(http, settings.api), enrolment, board)
         task = asyncio.create_task(sender.run())

@@ -1,4 +1,4 @@
-"""A change of the network is noticed when it happens."""
+"""Counting changes of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from agent.config.status import StatusBoard
-from agent.net.netlink import note_changes
+from agent.net.netlink import count_network_changes
 from tests.tasks import running
 from tests.tunnels.lab import why_no_lab
 from tests.tunnels.namespaces import private_network
@@ -21,7 +21,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
+async def test_link_changes_are_counted_and_then_end():
     if (reason := why_no_lab()) is not None:
         pytest.skip(f"no namespaces: {reason}")
     with private_network():
@@ -30,7 +30,7 @@ async def test_a_link_that_comes_and_goes_is_a_change_and_then_there_is_peace():
 
 async def _come_and_go() -> None:
     board = StatusBoard()
-    async with running(note_changes(board)):
+    async with running(count_network_changes(board)):
         await asyncio.sleep(0)
         changed = board.changed
         ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}b")

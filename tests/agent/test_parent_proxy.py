@@ -11,14 +11,13 @@ from yarl import URL
 
 from agent.config.credentials import Credentials, read_credentials, read_key
 from agent.config.option_parsing import BadSetting
-from agent.config.settings import AgentSettings, ExitSettings
+from agent.config.settings import AgentSettings, ExitSettings, GluetunAccess, ParentProxy
 from agent.config.status import HealthState, StatusBoard
 from agent.control.enrolment import _build_placement
 from agent.egress.observer import Observer
-from agent.egress.parent_proxy import ParentProxy, probe_parent
-from agent.gluetun.client import GluetunAccess
-from agent.vpn.tunnel_health import TunnelMonitor, checks_of
-from cli.agent import _read_exit
+from agent.egress.parent_proxy import probe_parent
+from agent.options import ExitOptions, read_exit
+from agent.vpn.tunnel_health import TunnelMonitor, probes_of
 from model.endpoint import Endpoint
 from model.world import Role
 from tests.gluetun import GluetunStandIn as StandIn
@@ -97,7 +96,7 @@ async def test_tunnel_is_up_while_gluetun_and_parent_are(stand_in):
     access = GluetunAccess(URL(stand_in.control_url))
     exit_ = ExitSettings("us", "192.0.2.3", 8443, parent=ParentProxy(endpoint_of(stand_in), KNOWN), gluetun=access)
     board = StatusBoard()
-    watch = TunnelMonitor(checks_of(exit_), board, period_s=1)
+    watch = TunnelMonitor(probes_of(exit_), board, period_s=1)
 
     async def observe(times: int = 1) -> tuple[HealthState, str]:
         for _ in range(times):
@@ -189,16 +188,13 @@ def test_malformed_credentials_file_is_refused(tmp_path, text):
 
 
 def options(**given):
-    names = ("--pool", "--address", "--port", "--bind-address", "--egress-address", "--tunnel-interface", "--probe")
-    names += ("--observe", "--host-address", "--parent", "--parent-credentials")
-    names += ("--gluetun", "--gluetun-key-file", "--gluetun-credentials")
-    return dict.fromkeys(names) | {"--pool": "us", "--address": "192.0.2.3", "--port": 8443} | given
+    return ExitOptions(pool="us", address="192.0.2.3", port=8443, **given)
 
 
 def test_options_set_parent_and_credentials(tmp_path):
     path = write(tmp_path / "parent", f"{KNOWN.username}\n{KNOWN.password}\n")
-    given = {"--parent": "127.0.0.1:8888", "--parent-credentials": path, "--gluetun": "http://127.0.0.1:8000"}
-    exit_ = _read_exit(Role.EXIT, options(**given))
+    given = {"parent": "127.0.0.1:8888", "parent_credentials": path, "gluetun": "http://127.0.0.1:8000"}
+    exit_ = read_exit(Role.EXIT, options(**given))
     assert exit_.parent == ParentProxy(Endpoint("127.0.0.1", 8888), KNOWN, path)
     assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
     settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
@@ -208,7 +204,7 @@ def test_options_set_parent_and_credentials(tmp_path):
 
 
 def test_registration_without_parent_has_no_parent_field(tmp_path):
-    exit_ = _read_exit(Role.EXIT, options())
+    exit_ = read_exit(Role.EXIT, options())
     assert "parent" not in json.dumps(
         _build_placement(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_))
     )
@@ -217,14 +213,14 @@ def test_registration_without_parent_has_no_parent_field(tmp_path):
 @pytest.mark.parametrize(
     "given",
     [
-        {"--parent": "127.0.0.1"},
-        {"--parent-credentials": "x"},
-        {"--gluetun": "ftp://x"},
-        {"--gluetun-key-file": "x"},
-        {"--gluetun-credentials": "x"},
-        {"--gluetun": "http://127.0.0.1:8000", "--gluetun-key-file": "x", "--gluetun-credentials": "x"},
+        {"parent": "127.0.0.1"},
+        {"parent_credentials": "x"},
+        {"gluetun": "ftp://x"},
+        {"gluetun_key_file": "x"},
+        {"gluetun_credentials": "x"},
+        {"gluetun": "http://127.0.0.1:8000", "gluetun_key_file": "x", "gluetun_credentials": "x"},
     ],
 )
 def test_incompatible_parent_options_are_refused(given):
     with pytest.raises(BadSetting):
-        _read_exit(Role.EXIT, options(**given))
+        read_exit(Role.EXIT, options(**given))

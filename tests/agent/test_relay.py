@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 
 from agent.ads.relay import Relay
 from agent.ads.upstream import METHOD, SERVICE
+from agent.config.identity import Enrolment
 from agent.config.state_dir import StateDir
-from agent.control.enrolment import Enrolment
 from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
 from model.identity import Identity
@@ -163,7 +163,7 @@ async def control_plane(authority, expect):
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 

@@ -46,11 +46,11 @@ async def test_rotation_waits_for_open_requests_and_takes_no_new_ones(board):
 
     task = asyncio.create_task(Rotation(board, lambda: envoy, change_server)({}))
     await asyncio.wait_for(envoy.queried.wait(), 60)
-    assert not board.report.well
+    assert not board.report.is_serving
     assert not changed.is_set()
     envoy.open = 0
     assert await asyncio.wait_for(task, 60) == {"server": "us-9", "address": "198.51.100.8"}
-    assert board.report.well
+    assert board.report.is_serving
 
 
 async def test_rotation_waits_for_open_requests_up_to_limit(board):
@@ -83,7 +83,7 @@ async def test_unverified_server_fails_order_and_ends_rest(board):
 
     with pytest.raises(OrderFailed, match="no handshake"):
         await Rotation(board, lambda: None, change_server, verified_within_s=0.01)({})
-    assert board.report.resting == ""
+    assert board.report.paused == ""
 
 
 async def test_unmanaged_tunnel_fails_order_with_reason(board):
@@ -92,7 +92,7 @@ async def test_unmanaged_tunnel_fails_order_with_reason(board):
 
     with pytest.raises(OrderFailed, match="not the agent's"):
         await Rotation(board, lambda: None, change_server)({})
-    assert board.report.well
+    assert board.report.is_serving
 
 
 class Tunnel:
@@ -102,7 +102,7 @@ class Tunnel:
         self.failure = failure
         self.country = None
 
-    async def rotate_beside(self, country, look, drain):
+    async def rotate_seamlessly(self, country, look, drain):
         self.country, self.look = country, look
         if self.failure is not None:
             raise self.failure
@@ -114,7 +114,7 @@ async def test_tunnel_rotation_keeps_exit_serving(board):
     envoy, tunnel = Envoy(1), Tunnel()
     task = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
     await asyncio.wait_for(envoy.queried.wait(), 60)
-    assert board.report.well
+    assert board.report.is_serving
     assert not task.done()
     envoy.open = 0
     assert await asyncio.wait_for(task, 60) == {"server": "us-9", "address": "198.51.100.8"}

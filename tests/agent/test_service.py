@@ -180,7 +180,7 @@ async def test_second_agent_in_same_folder_is_refused(plane, source, make_settin
     start(make_settings(Role.GATEWAY))
     await until(lambda: plane.enrolled)
 
-    with pytest.raises(StateDirUnusable, match="another agent works"):
+    with pytest.raises(StateDirUnusable, match="another agent uses"):
         await start(make_settings(Role.GATEWAY)).task
 
 

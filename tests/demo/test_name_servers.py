@@ -7,9 +7,9 @@ import dns.message
 import dns.rcode
 import pytest
 
-from agent.egress.types import Location, UnusableAnswer
+from agent.egress.types import Location
 from agent.egress.whoami_dns import ResolverSeen, identify_resolver
-from agent.net.dns_query import look_up
+from agent.net.dns_client import DnsErrorCode, query
 from demo import name_servers
 from demo.geo_map import GeoMap
 from demo.name_servers import ZONE, serve_names
@@ -46,20 +46,21 @@ async def test_zone_reveals_a_direct_client_without_a_country(port):
 
 
 async def test_names_have_only_a_records(port):
-    found = await look_up("page.internet.test", "A", Endpoint(US, port))
-    assert [record.address for record in found.answer[0]] == ["203.0.113.2"]
-    assert (await look_up("page.internet.test", "AAAA", Endpoint(US, port))).answer == []
-    found = await look_up(f"x.{ZONE}", "A", Endpoint(JP, port))
-    assert [record.address for record in found.answer[0]] == [JP]
+    found = await query("page.internet.test", "A", Endpoint(US, port))
+    assert found.addresses == ("203.0.113.2",)
+    assert (await query("page.internet.test", "AAAA", Endpoint(US, port))).addresses == ()
+    found = await query(f"x.{ZONE}", "A", Endpoint(JP, port))
+    assert found.addresses == (JP,)
 
 
 async def test_unknown_name_does_not_exist(port):
-    with pytest.raises(UnusableAnswer, match="no such name"):
-        await look_up("page.example.net", "A", Endpoint(US, port))
+    answer = await query("page.example.net", "A", Endpoint(US, port))
+    with pytest.raises(DnsErrorCode, match="no such name"):
+        answer.raise_for_rcode()
 
 
 async def test_malformed_query_is_ignored(port):
     authority = name_servers.AuthoritativeServer(GEO_MAP)
     for data in (b"", b"\xff" * 30, dns.message.make_query("a.", "A").to_wire()[:12]):
         authority.datagram_received(data, ("127.0.0.1", 1))
-    assert (await look_up("page.internet.test", "A", Endpoint(US, port))).rcode() == dns.rcode.NOERROR
+    assert (await query("page.internet.test", "A", Endpoint(US, port))).rcode == dns.rcode.NOERROR

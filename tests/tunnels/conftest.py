@@ -1,4 +1,4 @@
-"""What the tests of tunnels share: the lab, its page and resolver, and an exit's tunnel that is kept up in it."""
+"""Fixtures of the tunnel tests: the lab, its page and resolver, and a supervised tunnel of an exit."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from tests.server.fault_proxy import FaultProxy
 from tests.tunnels import lab, providers
 
 PATIENCE_S = 120.0
-"""A bound for what takes a moment, on a machine that has much else to do."""
-PACE = RetryPace(look_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
+"""A timeout for short operations on a busy machine."""
+PACE = RetryPace(check_s=0.1, retry_base_s=0.1, retry_limit_s=0.2, resolver_s=0.5)
 
 
 @pytest.fixture
 def until(until):
-    """`until` with the laboratory's patience."""
+    """Give `until` with the lab's timeout."""
     return functools.partial(until, timeout_s=PATIENCE_S)
 
 
 @pytest.fixture
 def waits(monkeypatch):
-    """How long the keeper of a tunnel meant to wait, each time, in seconds."""
+    """Record how long a tunnel supervisor means to wait each time, in seconds."""
     asked: list[float] = []
 
-    async def note(event: asyncio.Event, at_most_s: float) -> bool:
-        asked.append(at_most_s)
-        return await wait(event, at_most_s)
+    async def note(event: asyncio.Event, timeout_s: float) -> bool:
+        asked.append(timeout_s)
+        return await wait(event, timeout_s)
 
     monkeypatch.setattr("agent.vpn.tunnel_supervisor.wait", note)
     return asked
@@ -56,7 +56,7 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def network():
-    """The lab's namespaces and cable."""
+    """Build the lab's namespaces and cable."""
     if (reason := lab.why_no_lab()) is not None:
         pytest.skip(f"no tunnels: {reason}")
     with lab.built():
@@ -72,7 +72,7 @@ def processes(network, tmp_path):
 
 @pytest.fixture
 def wireguard(processes):
-    """A provider that serves."""
+    """Start a provider."""
     provider = providers.WireGuardProvider(processes)
     provider.start()
     return provider
@@ -80,7 +80,7 @@ def wireguard(processes):
 
 @pytest.fixture
 def openvpn(processes, tmp_path):
-    """A provider that serves."""
+    """Start a provider."""
     folder = tmp_path / "provider"
     folder.mkdir()
     provider = providers.OpenVpnProvider(processes, folder)
@@ -90,35 +90,35 @@ def openvpn(processes, tmp_path):
 
 @pytest.fixture
 def in_exit(network):
-    """This test, and what it starts, runs in the exit's namespace."""
+    """Run the test, and the processes that it starts, in the exit's namespace."""
     with lab.inside(lab.EXIT):
         yield
 
 
 @dataclass
 class Internet:
-    """A page on port 80 that says who asks, /json as a source does, and a resolver that knows every name as the page's.
+    """A page on port 80 that returns the client's address, at /json as a source does, and a resolver.
 
-    Both stand on all addresses.
+    Both listen on all addresses. The resolver answers every name with the page's address.
     """
 
     callers: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     countries: dict[str, str] = field(default_factory=dict)
-    """Where callers are, by the source at /where."""
+    """Countries of client addresses, for the source at /where."""
 
     async def answer(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             asked = await reader.readuntil(b"\r\n\r\n")
-            caller = said = writer.get_extra_info("peername")[0]
+            caller = body = writer.get_extra_info("peername")[0]
             self.callers.append(caller)
             if asked.startswith(b"GET /json "):
-                said = json.dumps({"ip": caller, "country": "DE"})
+                body = json.dumps({"ip": caller, "country": "DE"})
             if asked.startswith(b"GET /where "):
                 address = caller.removeprefix("::ffff:")
-                said = json.dumps({"ip": address, "country": self.countries.get(address)})
-            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\nconnection: close\r\n\r\n"
-            writer.write((head + said).encode())
+                body = json.dumps({"ip": address, "country": self.countries.get(address)})
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            writer.write((head + body).encode())
             await writer.drain()
             writer.close()
             await writer.wait_closed()
@@ -144,7 +144,7 @@ class _Resolver(asyncio.DatagramProtocol):
 
 @dataclass
 class PlaneOutside(Plane):
-    """The control plane's stand-in, on the other side of the cable."""
+    """A stand-in for the control plane, on the provider's side of the cable."""
 
     host: str = lab.NET_ADDRESS
 
@@ -171,7 +171,7 @@ async def plane(network):
 
 @pytest.fixture
 def start_agent(plane, processes, tmp_path):
-    """`start_agent([FILE, …], *options)`: an exit's agent as a process of its own, in the exit's namespace."""
+    """Give `start_agent([FILE, …], *options)`, which starts an exit's agent as a process in the exit's namespace."""
 
     def begin(files: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
         (tmp_path / "token").write_text("ep-exit-never-to-be-seen\n")
@@ -193,7 +193,7 @@ def start_agent(plane, processes, tmp_path):
 
 @pytest.fixture
 def agent_pid():
-    """The id of that process, of which `ip netns exec` became one."""
+    """Give a function that returns the process id of the agent."""
 
     def find() -> int:
         (pid,) = lab.inhabitants(lab.EXIT, lab.AGENT)
@@ -207,10 +207,10 @@ _OF_THE_PAGE = ("Internet.answer", "BaseSelectorEventLoop._accept_connection2")
 
 @dataclass
 class SourceOutside(Source):
-    """The ADS server's stand-in, on the other side of the cable, which comes back where it was.
+    """A stand-in for the ADS server, on the provider's side of the cable. It restarts on the same port.
 
-    gRPC's threads stay in the network namespace in which they are started, so it serves on a socket of the file system, and
-    a listener in the provider's namespace leads there.
+    gRPC's threads stay in the network namespace in which they start. So the server listens on a Unix socket, and a listener in the
+    provider's namespace forwards to it.
     """
 
     host: str = lab.NET_ADDRESS
@@ -234,7 +234,7 @@ class SourceOutside(Source):
 
 @pytest.fixture
 async def source(plane, tmp_path):
-    """An ADS server with nothing to send, on the other side of the cable, at the control plane's address."""
+    """Start an ADS server without resources, on the provider's side of the cable, at the control plane's address."""
     standing_in = SourceOutside(f"unix:{tmp_path}/ads.sock", plane.authority, host=plane.host)
     await standing_in.start()
     plane.xds_port = standing_in.port
@@ -244,7 +244,7 @@ async def source(plane, tmp_path):
 
 @pytest.fixture
 def capture(network):
-    """What is on the outer link from now on."""
+    """Capture the outer link."""
     taken = lab.Capture()
     yield taken
     taken.close()
@@ -252,11 +252,11 @@ def capture(network):
 
 @pytest.fixture
 async def internet(network):
-    """Served by this test's loop, on sockets of the provider's namespace."""
+    """Serve the page and the resolver in this test's event loop, on sockets of the provider's namespace."""
     made = Internet()
     with lab.inside(lab.NET):
         pages = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
-        # the page's address answers from itself, whatever route leads back
+        # answers from the page's address must have it as their source
         names = [_bound_to(address) for address in ("0.0.0.0", lab.PAGE)]
     for each in (pages, *names):
         each.setblocking(False)
@@ -282,7 +282,7 @@ def _bound_to(address: str) -> socket.socket:
 
 
 async def fetch(address: str, *, within_s: float = PATIENCE_S) -> str:
-    """Who the page says is asking: without its IPv4-mapped prefix."""
+    """Return the client address that the page sees, without an IPv4-mapped prefix."""
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_connection(address, 80)
         try:
@@ -294,7 +294,7 @@ async def fetch(address: str, *, within_s: float = PATIENCE_S) -> str:
 
 
 @dataclass
-class Kept:
+class SupervisedTunnel:
     """A tunnel under test."""
 
     tunnel: ManagedTunnel
@@ -316,7 +316,7 @@ class Kept:
 
 @pytest.fixture
 def keep(in_exit, tmp_path):
-    """`async with keep(FILE, …) as kept`: tunnels from these files' texts, kept up and watched as an agent does."""
+    """Give `async with keep(FILE, …) as kept`: a tunnel from the texts of files, supervised and monitored as in an agent."""
 
     @contextlib.asynccontextmanager
     async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), pace=PACE, **more):
@@ -333,26 +333,26 @@ def keep(in_exit, tmp_path):
             sources=sources,
         )
         board = StatusBoard()
-        heard = []
+        resolvers_of_tunnels = []
 
-        async def hear(resolvers):
-            heard.append(resolvers)
+        async def record(resolvers):
+            resolvers_of_tunnels.append(resolvers)
 
-        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, hear, pace)
-        watch = TunnelMonitor(tunnel.checks(), board, 0.05)
+        tunnel = ManagedTunnel(exit_, [Endpoint(lab.NET_ADDRESS, 8000)], state, board, record, pace)
+        watch = TunnelMonitor(tunnel.probes(), board, 0.05)
 
         async def live():
             async with asyncio.TaskGroup() as tasks:
-                await tunnel.begin(tasks)
+                await tunnel.start(tasks)
                 tasks.create_task(watch.run())
 
         living = asyncio.create_task(live())
         try:
-            yield Kept(tunnel, board, heard, living, exit_)
+            yield SupervisedTunnel(tunnel, board, resolvers_of_tunnels, living, exit_)
         finally:
             living.cancel()
             ended = await asyncio.gather(living, return_exceptions=True)
-            await tunnel.end()
+            await tunnel.stop()
             for error in ended:
                 if isinstance(error, Exception):
                     raise error

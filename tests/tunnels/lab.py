@@ -1,16 +1,16 @@
-"""A small network to prove tunnels in: an exit's namespace, the provider's, and one cable between them.
+"""The lab, a small network for tests of tunnels: an exit's namespace, the provider's, and a cable between them.
 
     eptun-exit                                   eptun-net
     eptun-o  10.254.53.2 ───────────────── eptun-i 10.254.53.1      the outer link
              fd53::2                                fd53::1
     eptun0   the tunnel under test         eptun-wg / eptun-ov      its far ends
-    eptun0-b the one beside it             eptun-w2
-                                           page, resolver and control plane are served here, on every address
+    eptun0-b the next server's tunnel      eptun-w2
+                                           page, resolver and control plane listen here, on every address
 
-Whatever leaves outside the tunnel arrives, because the exit has a default route over the cable: a leak would work.
+The exit has a default route over the cable, so that packets outside the tunnel arrive: a leak would work.
 
-Each process that tests has a lab of its own: the names stand in a mount namespace (tests/tunnels/namespaces.py), and a warden ends
-who lives there when the lab, or the process, does.
+Each test process has its own lab: the names are in a mount namespace (tests/tunnels/namespaces.py). A warden kills the lab's processes
+when the lab or the test process ends.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ EXIT_ADDRESS_6, NET_ADDRESS_6 = "fd53::2", "fd53::1"
 PAGE = "203.0.113.80"
 PAGE_6 = "2001:db8:53::80"
 PORT = 8443
-"""That gateways dial at the exit."""
+"""The port of the exit that gateways connect to."""
 ROOT = Path(__file__).parents[2]
-AGENT = "tests.tunnels.agent_process"
-"""The module that an exit's agent is run by."""
-# whoever started it is not ended, though a thread of it be inside; grep finds nobody when all are gone
+AGENT = "tests.tunnels.rotating_agent"
+"""The module that runs an exit's agent."""
+# the parent is spared, though a thread of it may be inside; grep fails when no other process is left
 _WARDEN = """
 read -r _
 while pids=$(for each in "$@"; do ip netns pids "$each"; done | grep -vx "$PPID"); do
@@ -47,14 +47,14 @@ while pids=$(for each in "$@"; do ip netns pids "$each"; done | grep -vx "$PPID"
 done
 """
 COMMAND_S = 60.0
-"""A bound for what takes no time, on a machine that has much else to do."""
+"""A timeout for commands on a busy machine."""
 _ETH_P_ALL = 3
 _THREAD_ENDS_WITHIN_S = 5.0
-"""A thread that is about to end is no longer Python's, and still the kernel's."""
+"""The kernel lists an ending thread for a moment after Python has forgotten it."""
 
 
 def why_no_lab() -> str | None:
-    """What keeps this machine from having the lab, or None."""
+    """Return why this machine cannot have the lab, or None."""
     if os.geteuid() != 0:
         return "not running as root"
     for program in ("ip", "nft", "wg", "wireguard-go", "openvpn"):
@@ -72,7 +72,7 @@ def ip(*words: str, namespace: str | None = None, check: bool = True) -> str:
 
 @contextlib.contextmanager
 def built() -> Iterator[None]:
-    """The lab, while the block lasts."""
+    """Keep the lab while the block lasts."""
     with private_mounts(), _warden():
         _lay_cable()
         yield
@@ -98,7 +98,7 @@ def _lay_cable() -> None:
 
 
 def _batch(namespace: str, *lines: str) -> None:
-    """Several words to `ip` by one process."""
+    """Run several commands of `ip` in one process."""
     done = subprocess.run(
         ("ip", "-n", namespace, "-batch", "-"),
         input="\n".join([*lines, ""]), capture_output=True, text=True, timeout=COMMAND_S, check=False,
@@ -108,9 +108,9 @@ def _batch(namespace: str, *lines: str) -> None:
 
 @contextlib.contextmanager
 def _warden() -> Iterator[None]:
-    """A process that ends whoever lives in the lab, when the block ends or this process does, however that comes about.
+    """Run a process that kills the lab's processes when the block or this process ends.
 
-    It hears of the end by its input, which is closed by then.
+    The end of its input is the signal.
     """
     warden = subprocess.Popen(
         ("sh", "-c", _WARDEN, "warden", EXIT, NET),
@@ -125,9 +125,9 @@ def _warden() -> Iterator[None]:
 
 
 def inhabitants(namespace: str, program: str = "") -> list[int]:
-    """The ids of the processes there whose command holds `program`, other than this one.
+    """Return the ids of the namespace's processes whose command contains `program`, without this one.
 
-    Not their children of the same words: these are about to become another program.
+    Children with the same command are left out: they are about to call exec.
     """
     parents = {}
     for pid in map(int, ip("netns", "pids", namespace, check=False).split()):
@@ -139,10 +139,10 @@ def inhabitants(namespace: str, program: str = "") -> list[int]:
 
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """This thread, and whatever it starts, is in the namespace meanwhile. A socket stays in the one that it was made in.
+    """Move this thread, and the processes that it starts, into a namespace while the block lasts. Sockets stay where they were made.
 
-    No thread may be started meanwhile that stays: it would be in the namespace for good, and with gRPC's, which all servers and
-    channels of a process share, later tests would find nobody at home. Raises AssertionError.
+    Raises AssertionError if a thread was started and stays: it would stay in the namespace. All gRPC servers and channels of a process
+    share threads, so later tests could not connect.
     """
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     wanted = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
@@ -160,7 +160,7 @@ def inside(namespace: str) -> Iterator[None]:
 
 
 def _threads_elsewhere() -> list[str]:
-    """The names of this process's threads that are in another network namespace than this one; not those of a loop's pool."""
+    """Return the names of this process's threads in another network namespace, apart from those of an event loop's pool."""
     here, found = Path("/proc/thread-self/ns/net").readlink(), []
     ending = {each.native_id for each in threading.enumerate() if each.name.startswith("asyncio_")}
     for task in Path("/proc/self/task").iterdir():
@@ -175,7 +175,7 @@ def has_interface(namespace: str, name: str) -> bool:
 
 
 class Capture:
-    """Every packet that leaves the exit by its outer link, as the kernel hands it to the cable."""
+    """A capture of all packets that leave the exit through its outer link."""
 
     def __init__(self) -> None:
         with inside(EXIT):
@@ -186,7 +186,7 @@ class Capture:
         self.frames: list[bytes] = []
 
     def take(self) -> list[bytes]:
-        """The Ethernet frames that left since the beginning."""
+        """Return the Ethernet frames that left since the start."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame, (_, _, kind, _, _) = self._socket.recvfrom(65_536)
@@ -196,7 +196,7 @@ class Capture:
 
     @property
     def lost(self) -> int:
-        """Packets that the kernel had no room for: then nothing is proven."""
+        """Return how many packets the kernel dropped: any of them makes the test void."""
         statistics = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
         return int.from_bytes(statistics[4:8], "little")
 
@@ -205,7 +205,7 @@ class Capture:
 
 
 def describe(frame: bytes) -> tuple[str, str, str, int, int]:
-    """A frame's kind (`arp`, `udp`, `tcp`, `icmp6:TYPE`, …), source, destination, and their ports."""
+    """Return a frame's kind (`arp`, `udp`, `tcp`, `icmp6:TYPE`, …), source, destination, and their ports."""
     kind = int.from_bytes(frame[12:14], "big")
     packet = frame[14:]
     if kind == 0x0806:
@@ -230,7 +230,7 @@ def describe(frame: bytes) -> tuple[str, str, str, int, int]:
 
 
 class Processes:
-    """What a test starts in a namespace, ended by its id."""
+    """The processes that a test starts in namespaces, killed by their ids."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -255,7 +255,7 @@ class Processes:
 
 
 def wait_for(condition, timeout_s: float = COMMAND_S):
-    """Ask again until it holds; gives what it gave."""
+    """Call a function until its result is true, and return the result."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
         assert time.monotonic() < deadline, "it did not come to be"

@@ -1,7 +1,7 @@
-"""Namespaces (namespaces(7)) of the test's own thread, so that nothing that a lab names is shared on a machine.
+"""Namespaces (namespaces(7)) of the test's thread, so that labs on one machine share no names.
 
-Names of network namespaces are mounts in /run/netns, and wireguard-go's control sockets carry their interface's name alone,
-whatever network namespace it is in: two labs with one /run would find, and remove, each other's.
+Names of network namespaces are mounts in /run/netns. The control sockets of wireguard-go are named after the interface, whatever its
+namespace. Two labs with the same /run would remove each other's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def enter(descriptor: int, kind: int) -> None:
 
 @contextlib.contextmanager
 def private_network() -> Iterator[None]:
-    """Give this thread, and whatever it starts, a network namespace that holds a loopback interface alone."""
+    """Give this thread, and the processes that it starts, a network namespace with a loopback interface alone."""
     with _kept("net", CLONE_NEWNET):
         _check(_LIBC.unshare(CLONE_NEWNET), "unshare")
         yield
@@ -35,7 +35,7 @@ def private_network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept(name: str, kind: int) -> Iterator[None]:
-    """Lead this thread back to the namespace of that kind that it is in now."""
+    """Return this thread to its present namespace of that kind after the block."""
     before = os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY)
     try:
         yield
@@ -46,9 +46,9 @@ def _kept(name: str, kind: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def private_mounts() -> Iterator[None]:
-    """Give this thread, and whatever it starts, a mount namespace with empty folders for names.
+    """Give this thread, and the processes that it starts, a mount namespace with empty folders for names.
 
-    The kernel removes it with the last process in it. Threads that are there already keep the host's.
+    The kernel removes it with its last process. Threads that run already keep the host's.
     """
     folder = Path.cwd()
     for each in _PRIVATE:
@@ -62,10 +62,10 @@ def private_mounts() -> Iterator[None]:
                     _check(_LIBC.mount(b"tmpfs", each.encode(), b"tmpfs", 0, None), f"mount {each}")
                 yield
             finally:
-                # threads that began meanwhile share this one's folder, and setns wants one that is its own
+                # setns requires that no other thread shares this one's working directory
                 _check(_LIBC.unshare(_CLONE_FS), "unshare")
     finally:
-        os.chdir(folder)  # the way back led to the root
+        os.chdir(folder)  # setns changed it to the root
 
 
 def _check(result: int, what: str) -> None:

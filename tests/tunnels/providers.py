@@ -1,4 +1,4 @@
-"""The provider's side: a WireGuard server and an OpenVPN server, and a page and a resolver that only they lead to."""
+"""The provider's side: WireGuard and OpenVPN servers, with a page and a resolver behind them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _public(key: X25519PrivateKey) -> str:
 
 @dataclass
 class WireGuardProvider:
-    """One server, which knows one client."""
+    """A WireGuard server with one client."""
 
     processes: lab.Processes
     interface: str = "eptun-wg"
@@ -47,12 +47,12 @@ class WireGuardProvider:
 
     @property
     def server(self) -> str:
-        """Its own address, inside the tunnel."""
+        """The server's address inside the tunnel."""
         return f"10.{self.number}.0.1"
 
     @property
     def address(self) -> str:
-        """What its client is seen with."""
+        """The client's address as others see it."""
         return f"10.{self.number}.0.2"
 
     @property
@@ -78,7 +78,7 @@ class WireGuardProvider:
             self._translate(self.seen_as)
 
     def _translate(self, address: str) -> None:
-        """Show its client with another address, and lead answers back by this tunnel rather than by the other server's."""
+        """Translate the client's address, so that answers return through this tunnel and not the other server's."""
         rules = (
             f"table ip eptun {{\n"
             "  chain begin { type filter hook prerouting priority -150; "
@@ -109,7 +109,7 @@ class WireGuardProvider:
 
 
 def connect(provider: WireGuardProvider, processes: lab.Processes) -> None:
-    """What `wg-quick up` does: the client's end of a tunnel, and everything routed into it."""
+    """Do what `wg-quick up` does: create the client's end of a tunnel, and route everything into it."""
     processes.start(lab.EXIT, "wireguard-go", "--foreground", lab.TUNNEL, log="wireguard-client.log")
     lab.wait_for(lambda: lab.has_interface(lab.EXIT, lab.TUNNEL))
     lines = provider.file().splitlines()
@@ -158,7 +158,7 @@ def _pem(thing) -> str:
 
 @dataclass
 class OpenVpnProvider:
-    """One server, with an authority of its own, that asks for a name and a password."""
+    """An OpenVPN server with its own authority, which asks for a name and a password."""
 
     processes: lab.Processes
     folder: Path

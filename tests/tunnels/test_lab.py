@@ -1,4 +1,4 @@
-"""Laboratories of one machine do not know of each other, and leave nobody behind."""
+"""Isolation and cleanup of labs on one machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.net.commands import start_child
+from agent.net.processes import start_child
 from tests.tunnels import lab
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
-# with a server and a client of the names that every lab uses; it tells who lives there, and stays
+# it starts a server and a client with the names of every lab, prints their ids, and stays
 ANOTHER = """
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ with lab.built():
 
 @pytest.fixture
 def another(wireguard, tmp_path):
-    """`another()`: a process with a lab of its own, and the ids of those who live there."""
+    """Give `another()`, which starts a process with its own lab and returns the ids of the processes in it."""
     folder = tmp_path / "another"
     folder.mkdir()
     command = (sys.executable, "-c", ANOTHER, str(folder))
@@ -46,7 +46,7 @@ def another(wireguard, tmp_path):
 
 
 def serves(provider) -> bool:
-    """Whether the server lives, and the program that leads it finds its control socket."""
+    """Return True if the server runs and its control socket exists."""
     command = ("ip", "netns", "exec", lab.NET, "wg", "show", provider.interface, "public-key")
     return subprocess.run(command, capture_output=True, check=False).returncode == 0 and provider.process.poll() is None
 
@@ -60,7 +60,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["in order", "killed"])
-def test_lab_that_ends_takes_its_own_processes_along_alone(wireguard, another, how):
+def test_lab_ends_only_its_own_processes(wireguard, another, how):
     process, inhabitants = another
     assert serves(wireguard)
     if how == "killed":
@@ -72,7 +72,7 @@ def test_lab_that_ends_takes_its_own_processes_along_alone(wireguard, another, h
     assert serves(wireguard)
 
 
-def test_lab_leaves_this_thread_where_it_was():
+def test_lab_restores_namespace_of_thread():
     def namespaces():
         return [Path(f"/proc/thread-self/ns/{each}").readlink() for each in ("mnt", "net")], Path.cwd()
 
@@ -84,10 +84,10 @@ def test_lab_leaves_this_thread_where_it_was():
     assert namespaces() == before
 
 
-async def test_grpc_stays_at_home_when_a_child_is_started_inside(network, tmp_path):
+async def test_grpc_keeps_its_namespace_when_child_starts_inside(network, tmp_path):
     server = grpc.aio.server()
     server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    with lab.inside(lab.EXIT):  # raises if a thread is left there
+    with lab.inside(lab.EXIT):  # raises if a thread stays there
         await start_child(("true",), tmp_path, "log").ended.wait()
     await server.stop(None)

@@ -1,4 +1,4 @@
-"""Real OpenVPN tunnels, brought up from a file and kept up."""
+"""Real OpenVPN tunnels under supervision."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600)]
 
 
 def openvpn_pids():
-    """The ids of the OpenVPNs of the exit."""
+    """Return the ids of the exit's OpenVPN processes."""
     return lab.inhabitants(lab.EXIT, "openvpn")
 
 
-async def test_a_tunnel_comes_up_from_a_file_with_the_resolver_that_the_server_pushes(
-    openvpn, internet, keep, until, ask_page
-):
+async def test_tunnel_comes_up_with_pushed_resolver(openvpn, internet, keep, until, ask_page):
     async with keep(openvpn.file()) as kept:
         await until(lambda: kept.is_up)
         assert kept.resolvers == [(providers.OVPN_SERVER,)]
         assert await ask_page(lab.PAGE) == "10.98.0.10"
-        # the tunnel has no IPv6, so nobody gets anywhere with it
+        # the tunnel has no IPv6, so IPv6 requests fail
         with pytest.raises(OSError, match="No route"):
             await ask_page(lab.PAGE_6)
         assert len(openvpn_pids()) == 1
@@ -34,9 +32,7 @@ async def test_a_tunnel_comes_up_from_a_file_with_the_resolver_that_the_server_p
     assert not lab.has_interface(lab.EXIT, lab.TUNNEL)
 
 
-async def test_a_wrong_password_is_told_as_such_and_not_tried_again_and_again(
-    openvpn, internet, keep, until, waits, tmp_path
-):
+async def test_wrong_password_is_reported_and_retried_slowly(openvpn, internet, keep, until, waits, tmp_path):
     async with keep(openvpn.file(), password="wrong-and-never-shown") as kept:
         await until(lambda: kept.says("the provider refuses the name and password"))
         assert kept.says("check --tunnel-credentials")
@@ -48,14 +44,12 @@ async def test_a_wrong_password_is_told_as_such_and_not_tried_again_and_again(
     assert "wrong-and-never-shown" not in logged
 
 
-async def test_a_server_that_dies_is_told_of_and_found_again_when_it_is_back(
-    processes, internet, keep, until, ask_page, tmp_path
-):
+async def test_dead_server_is_reported_and_reconnected(processes, internet, keep, until, ask_page, tmp_path):
     openvpn = providers.OpenVpnProvider(processes, tmp_path, keepalive="1 3")
     openvpn.start()
     async with keep(openvpn.file()) as kept:
         await until(lambda: kept.is_up)
-        with capture_logs() as events:  # the report has the newest reason alone, which may be another one by now
+        with capture_logs() as events:  # the report holds the newest reason alone
             openvpn.stop()
             await until(lambda: not kept.is_up and [each for each in events if each["event"] == "tunnel.down"])
         reason = next(each["reason"] for each in events if each["event"] == "tunnel.down")
@@ -65,7 +59,7 @@ async def test_a_server_that_dies_is_told_of_and_found_again_when_it_is_back(
         assert await ask_page(lab.PAGE) == "10.98.0.10"
 
 
-async def test_an_openvpn_that_is_killed_is_started_again(openvpn, internet, keep, until, ask_page):
+async def test_killed_openvpn_is_restarted(openvpn, internet, keep, until, ask_page):
     async with keep(openvpn.file()) as kept:
         await until(lambda: kept.is_up)
         (pid,) = openvpn_pids()
@@ -75,7 +69,7 @@ async def test_an_openvpn_that_is_killed_is_started_again(openvpn, internet, kee
         assert openvpn_pids() != [pid]
 
 
-async def test_a_server_that_names_no_resolver_needs_one_from_the_options(processes, internet, tmp_path, keep, until):
+async def test_server_without_resolver_needs_dns_option(processes, internet, tmp_path, keep, until):
     provider = providers.OpenVpnProvider(processes, tmp_path, pushes=())
     provider.start()
     async with keep(provider.file()) as kept:
@@ -86,9 +80,7 @@ async def test_a_server_that_names_no_resolver_needs_one_from_the_options(proces
         assert kept.resolvers == [(providers.OVPN_SERVER,)]
 
 
-async def test_a_server_that_keeps_silent_is_given_up_after_a_while(
-    network, keep, until, processes, tmp_path, monkeypatch
-):
+async def test_silent_server_times_out(network, keep, until, processes, tmp_path, monkeypatch):
     monkeypatch.setattr("agent.vpn.openvpn.openvpn.UP_WITHIN_S", 1.0)
     provider = providers.OpenVpnProvider(processes, tmp_path)
     async with keep(provider.file()) as kept:

@@ -1,4 +1,4 @@
-"""OpenVPN's files: what is passed on of them, and what is refused in which words."""
+"""The parser of OpenVPN's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from agent.config.credentials import read_credentials
 from agent.config.option_parsing import BadSetting
 from agent.vpn.errors import BadTunnelFile
 from agent.vpn.openvpn.client_file import Remote, parse_openvpn
-from agent.vpn.servers import is_openvpn, read_servers
+from agent.vpn.openvpn.openvpn import OPENVPN
+from agent.vpn.registry import recognise
+from agent.vpn.servers import read_servers
+from agent.vpn.wireguard.wireguard import WIREGUARD
 from model.endpoint import Endpoint
 
 CA = "<ca>\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n</ca>\n"
@@ -33,7 +36,7 @@ def refusal(text):
     return str(raised.value)
 
 
-def test_remotes_are_read_with_their_ports_and_protocols():
+def test_remotes_have_ports_and_protocols():
     file = parse(
         "dev tun0\nremote a.example\nremote b.example 443 tcp\nremote 2001:db8::1 1195 udp6\nport 1200\nproto tcp-client\n"
         "remote a.example\nauth-user-pass\n" + CA
@@ -45,7 +48,7 @@ def test_remotes_are_read_with_their_ports_and_protocols():
     )
 
 
-def test_only_what_is_known_to_be_harmless_reaches_openvpn():
+def test_only_harmless_options_reach_openvpn():
     file = parse(
         FILE + 'cipher AES-256-GCM # strong\n; a comment\nverify-x509-name "C=CH, CN=a b" subject\nverb 9\n'
         "redirect-gateway def1\nlog /etc/passwd\nuser nobody\nscript-security 1\nkeepalive 5 20\n"
@@ -60,11 +63,11 @@ def test_only_what_is_known_to_be_harmless_reaches_openvpn():
     assert "SECRET" not in repr(file)
 
 
-def test_a_certificate_does_without_a_password():
+def test_certificate_needs_no_password():
     assert not parse(FILE.replace("auth-user-pass\n", "") + CERT + KEY).needs_credentials
 
 
-def test_a_file_s_own_resolvers_are_known():
+def test_resolvers_of_file_are_read():
     assert parse(FILE + "dhcp-option DNS 10.8.0.1\ndhcp-option DOMAIN x\n").resolvers == ("10.8.0.1",)
 
 
@@ -87,13 +90,13 @@ def test_a_file_s_own_resolvers_are_known():
         *("secret f", "mode server", "server 10.0.0.0 255.0.0.0", "ifconfig 1.1.1.1 1.1.1.2", "UP x"),
     ],
 )
-def test_what_runs_programs_or_opens_holes_is_refused(option):
+def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
     name = option.split()[0].removeprefix("--").lower()
     assert refusal(FILE + f"{option}\n").startswith(f"a.ovpn line 11: {name} is refused: ")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "a.ovpn: has no remote"),
         (FILE.replace("remote vpn.example.net 1194\n", ""), "has no remote"),
@@ -106,11 +109,11 @@ def test_what_runs_programs_or_opens_holes_is_refused(option):
         (FILE.replace("</ca>\n", ""), "line 6: <ca> is not closed"),
         (FILE + "<key>\nSECRET\n<cert>\n", "line 11: <key> is not closed"),
         (FILE + CA, "line 11: <ca> is given a second time"),
-        (FILE + "<connection>\nremote a 1\n</connection>\n", "line 11: <connection> opens no block that is known"),
-        (FILE + "</ca>\n", "line 11: this opens no block"),
+        (FILE + "<connection>\nremote a 1\n</connection>\n", "line 11: <connection> opens no known block"),
+        (FILE + "</ca>\n", "line 11: this opens no known block"),
         (FILE + "frobnicate 1\n", "line 11: frobnicate is no option that is known to be harmless"),
         (FILE + "SECRET+KEY= 1\n", "line 11: this is no option"),
-        (FILE + 'cipher "AES\n', "line 11: has a quotation mark without its other one"),
+        (FILE + 'cipher "AES\n', "line 11: has an unclosed quotation mark"),
         (FILE + "remote\n", "line 11: remote is not `remote host port protocol`"),
         (FILE + "remote a 0\n", "line 11: has no port from 1 to 65535"),
         (FILE + "remote a 1 icmp\n", "line 11: names a protocol that is neither udp nor tcp"),
@@ -118,32 +121,32 @@ def test_what_runs_programs_or_opens_holes_is_refused(option):
         (FILE + "dhcp-option DNS x\n", "line 11: dhcp-option DNS is no IP address"),
         (FILE.replace(CA, ""), "has no <ca>"),
         (FILE + KEY, "has one of <cert> and <key>"),
-        (FILE.replace("auth-user-pass\n", ""), "proves nobody's identity"),
+        (FILE.replace("auth-user-pass\n", ""), "does not authenticate the client"),
     ],
 )
-def test_what_cannot_be_is_named_with_its_line(text, said):
-    assert said in refusal(text)
+def test_invalid_file_is_refused_with_line(text, message):
+    assert message in refusal(text)
 
 
 @given(st.lists(st.sampled_from([*FILE.splitlines(), "<key>", "up x", '"', "remote a 1"]) | st.text(max_size=30)))
-def test_whatever_a_file_holds_it_is_read_or_refused_and_nothing_slips_through(lines):
+def test_any_file_is_parsed_or_refused_without_harmful_options(lines):
     with contextlib.suppress(BadTunnelFile):
         outside = parse("\n".join(lines)).render().partition("<")[0]
         assert not any(line.startswith("up") for line in outside.splitlines())
 
 
-# -- which kind of file, and the credentials --------------------------------------------------------------------------
+# -- kinds of files, and credentials --------------------------------------------------------------------------------
 
 
-def test_the_kind_is_told_by_the_extension_or_by_what_a_file_says():
-    assert is_openvpn("a.ovpn", "")
-    assert is_openvpn("a.conf", FILE)
-    assert not is_openvpn("a.conf", "# x\n [interface] \n")
+def test_driver_is_recognised_by_extension_or_text():
+    assert recognise("a.ovpn", "") is OPENVPN
+    assert recognise("a.conf", FILE) is OPENVPN
+    assert recognise("a.conf", "# x\n [interface] \n") is WIREGUARD
     with pytest.raises(BadTunnelFile, match="is neither wg-quick's nor OpenVPN's"):
-        is_openvpn("a.conf", "hello")
+        recognise("a.conf", "hello")
 
 
-def test_each_remote_is_a_server_and_gets_the_credentials(tmp_path):
+def test_each_remote_is_a_server_with_credentials(tmp_path):
     file, secret = tmp_path / "a.ovpn", tmp_path / "secret"
     file.write_text(FILE + "remote b.example 1\n")
     secret.write_text("user\r\npass word\n\n")
@@ -151,13 +154,15 @@ def test_each_remote_is_a_server_and_gets_the_credentials(tmp_path):
 
     servers = read_servers([file], secret)
 
-    assert [server.remote.endpoint.host for server in servers] == ["vpn.example.net", "b.example"]
-    assert {(server.credentials.username, server.credentials.password) for server in servers} == {("user", "pass word")}
+    assert [server.config.remote.endpoint.host for server in servers] == ["vpn.example.net", "b.example"]
+    assert {(server.config.credentials.username, server.config.credentials.password) for server in servers} == {
+        ("user", "pass word")
+    }
     with pytest.raises(BadTunnelFile, match="asks for a user name and password; add --tunnel-credentials"):
         read_servers([file], None)
 
 
-def test_credentials_that_nobody_asks_for_are_a_mistake(tmp_path):
+def test_unused_credentials_are_refused(tmp_path):
     file, secret = tmp_path / "a.ovpn", tmp_path / "secret"
     file.write_text(FILE.replace("auth-user-pass\n", "") + CERT + KEY)
     secret.write_text("user\npassword\n")
@@ -167,7 +172,7 @@ def test_credentials_that_nobody_asks_for_are_a_mistake(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ("user\npassword\n", 0o640, r"is open to others \(mode 640\); chmod 600"),
         ("user\npassword\n", 0o604, "is open to others"),
@@ -178,26 +183,26 @@ def test_credentials_that_nobody_asks_for_are_a_mistake(tmp_path):
         ("u" * 5000 + "\npassword", 0o600, "does not hold two lines"),
     ],
 )
-def test_credentials_are_two_lines_that_nobody_else_may_read(tmp_path, content, mode, said):
+def test_credentials_file_must_be_private_and_have_two_lines(tmp_path, content, mode, message):
     secret = tmp_path / "secret"
     secret.write_text(content)
     secret.chmod(mode)
-    with pytest.raises(BadSetting, match=said) as raised:
-        read_credentials("--tunnel-credentials", secret, colons=True)
+    with pytest.raises(BadSetting, match=message) as raised:
+        read_credentials("--tunnel-credentials", secret, allow_colon=True)
     assert "password" not in str(raised.value).replace("the password in the second", "")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"\xff\xfe\x00", "is not text"), (b"a\0b", "is not text"), (b"#" * 70_000, "is larger than 65536 bytes")],
 )
-def test_what_is_no_text_is_no_file_of_a_tunnel(tmp_path, content, said):
+def test_file_that_is_no_text_is_refused(tmp_path, content, message):
     path = tmp_path / "a.ovpn"
     path.write_bytes(content)
-    with pytest.raises(BadTunnelFile, match=said):
+    with pytest.raises(BadTunnelFile, match=message):
         read_servers([path], None)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(BadTunnelFile, match="cannot be read"):
         read_servers([tmp_path / "none.conf"], None)

@@ -1,4 +1,4 @@
-"""Speed is measured through a real tunnel."""
+"""Speed measurements through a real tunnel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GIVEN_BYTES = 8_000_000
 PORT = 8081
 
 
-class Target:
-    """Gives and takes bytes, and knows whom it gave them to."""
+class SpeedTarget:
+    """A target for downloads and uploads that records its clients."""
 
     def __init__(self) -> None:
         self.callers: set[str] = set()
@@ -42,7 +42,7 @@ class Target:
 
 @pytest.fixture
 async def target(network):
-    made = Target()
+    made = SpeedTarget()
     app = web.Application()
     app.router.add_get("/", made.give)
     app.router.add_post("/", made.take)
@@ -56,15 +56,13 @@ async def target(network):
 
 
 def moved_bytes(interface: str) -> tuple[int, int]:
-    """What an interface of the exit's received and sent so far."""
-    told = lab.ip("-j", "-s", "link", "show", interface, namespace=lab.EXIT)
-    (link,) = json.loads(told)
+    """Return the bytes that an interface of the exit has received and sent."""
+    listing = lab.ip("-j", "-s", "link", "show", interface, namespace=lab.EXIT)
+    (link,) = json.loads(listing)
     return link["stats64"]["rx"]["bytes"], link["stats64"]["tx"]["bytes"]
 
 
-async def test_an_operator_who_asks_is_told_what_went_through_the_tunnel_in_both_directions(
-    wireguard, internet, plane, target, start_agent, until
-):
+async def test_speed_order_measures_tunnel_in_both_directions(wireguard, internet, plane, target, start_agent, until):
     speed = ("--speed-url", f"http://{lab.PAGE}:{PORT}/", "--observe", f"http://{lab.PAGE}/json")
     start_agent([wireguard.file()], *speed)
     await until(lambda: plane.said(tunnel="up"))
@@ -73,10 +71,10 @@ async def test_an_operator_who_asks_is_told_what_went_through_the_tunnel_in_both
     plane.to_beats = Answer(202, {"state": "healthy", "interval_s": plane.interval_s, "orders": [order]})
     settled = await until(lambda: plane.beats[-1].get("settled"))
 
-    (told,) = settled
-    assert told["trouble"] == ""
-    assert 1 < told["outcome"]["download_mbps"] < 100_000
-    assert 1 < told["outcome"]["upload_mbps"] < 100_000
+    (result,) = settled
+    assert result["trouble"] == ""
+    assert 1 < result["outcome"]["download_mbps"] < 100_000
+    assert 1 < result["outcome"]["upload_mbps"] < 100_000
     assert target.callers == {wireguard.address}
     now_received, now_sent = moved_bytes(lab.TUNNEL)
     assert now_received - received >= target.given_bytes >= GIVEN_BYTES

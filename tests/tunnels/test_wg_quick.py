@@ -1,4 +1,4 @@
-"""wg-quick's files: what is read of them, and what is refused in which words."""
+"""The parser of wg-quick's files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refusal(text):
     return str(raised.value)
 
 
-def test_everything_that_a_file_may_say_is_read():
+def test_all_settings_of_file_are_read():
     file = parse(
         f"\n# a comment\n[Interface]\nPrivateKey={OWN} # mine\nAddress = 10.64.0.2/32, fd00::2/128\nAddress = 10.64.0.3\n"
         "DNS = 10.64.0.1, fd00::1, corp.example\nDNS = 10.64.0.1\nMTU = 1380\nListenPort = 51000\nFwMark = 0x33\n"
@@ -51,46 +51,48 @@ def test_everything_that_a_file_may_say_is_read():
     assert peer.keepalive_s == 10
 
 
-def test_case_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path):
+def test_case_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
     text = "\ufeff" + (INTERFACE + PEER).upper().replace(OWN.upper(), OWN).replace(THEIRS.upper(), THEIRS)
     path = tmp_path / "wg0.conf"
     path.write_bytes(text.replace("\n", "\r\n").encode())
 
     (server,) = read_servers([path], None)
-    assert server.file.peers == parse(INTERFACE + PEER.replace("vpn.example.net", "VPN.EXAMPLE.NET")).peers
+    assert server.config.peers == parse(INTERFACE + PEER.replace("vpn.example.net", "VPN.EXAMPLE.NET")).peers
 
 
 @pytest.mark.parametrize(("given", "taken"), [("25", 15), ("5", 5), ("0", 15), ("off", 15), (None, 15)])
-def test_a_peer_is_spoken_to_often_enough_for_its_death_to_be_seen(given, taken):
+def test_keepalive_interval_is_limited(given, taken):
     line = "" if given is None else f"PersistentKeepalive = {given}\n"
     assert parse(INTERFACE + PEER + line).peers[0].keepalive_s == taken
 
 
-def test_the_peer_that_takes_all_is_the_main_one():
+def test_main_peer_has_default_route():
     other = f"[Peer]\nPublicKey = {OTHER}\nEndpoint = 192.0.2.1:1\nAllowedIPs = 10.0.0.0/8\n"
     assert parse(INTERFACE + other + PEER).main_peer.public_key == THEIRS
 
 
-def test_no_key_is_in_what_is_printed_of_a_file():
+def test_repr_of_file_shows_no_key():
     shown = repr(parse(INTERFACE + PEER + f"PresharedKey = {SHARED}\n"))
     assert OWN not in shown
     assert SHARED not in shown
 
 
 @pytest.mark.parametrize("command", ["PreUp", "PostUp", "PreDown", "postdown", "SaveConfig"])
-def test_commands_are_refused(command):
-    said = refusal(INTERFACE + f"{command} = iptables -F\n" + PEER)
-    assert said.startswith(f"wg0.conf line 4: {command} is refused: an agent runs no commands out of a file")
-    assert said.endswith("remove the line")
+def test_commands_in_file_are_refused(command):
+    message = refusal(INTERFACE + f"{command} = iptables -F\n" + PEER)
+    assert message.startswith(
+        f"wg0.conf line 4: {command} is refused: an agent runs no commands out of a provider's file"
+    )
+    assert message.endswith("remove the line")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "wg0.conf: has no [Interface]"),
         (INTERFACE, "wg0.conf: has no [Peer]"),
         (INTERFACE + PEER + INTERFACE, "wg0.conf line 8: has a second [Interface]"),
-        ("Address = 10.0.0.1\n" + INTERFACE + PEER, "line 1: stands before any section"),
+        ("Address = 10.0.0.1\n" + INTERFACE + PEER, "line 1: comes before any section"),
         (INTERFACE + "[Wire]\n" + PEER, "line 4: is no section"),
         (INTERFACE + "[Peer\n", "line 4: is no section"),
         (INTERFACE + f"{OTHER}\n" + PEER, "line 4: is no `Key = value`"),
@@ -123,17 +125,17 @@ def test_commands_are_refused(command):
         (INTERFACE + PEER + PEER.replace("AllowedIPs = 0.0.0.0/0\n", ""), "line 8: [Peer] has no AllowedIPs"),
     ],
 )
-def test_what_cannot_be_is_named_with_its_line_and_no_key_is_shown(text, said):
-    assert said in refusal(text)
+def test_invalid_file_is_refused_with_line_and_without_key(text, message):
+    assert message in refusal(text)
 
 
 @given(
     st.lists(st.sampled_from([*INTERFACE.splitlines(), *PEER.splitlines(), "=", "[", "x=y", "DNS=a,,b"]) | st.text())
 )
-def test_whatever_a_file_holds_it_is_read_or_refused(lines):
-    said = what_is_wrong("\n".join(lines))
-    assert said is None or said.hint
-    assert OWN not in str(said)
+def test_any_file_is_parsed_or_refused(lines):
+    message = what_is_wrong("\n".join(lines))
+    assert message is None or message.hint
+    assert OWN not in str(message)
 
 
 def what_is_wrong(text):

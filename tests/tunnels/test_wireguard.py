@@ -1,4 +1,4 @@
-"""Real WireGuard tunnels, brought up from a file and kept up."""
+"""Real WireGuard tunnels under supervision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rules():
     return lab.ip("rule", namespace=lab.EXIT) + lab.ip("-6", "rule", namespace=lab.EXIT)
 
 
-async def test_a_tunnel_comes_up_from_a_file_and_takes_everything(wireguard, internet, keep, until, ask_page):
+async def test_tunnel_comes_up_and_carries_everything(wireguard, internet, keep, until, ask_page):
     async with keep(wireguard.file()) as kept:
         await until(lambda: kept.is_up)
         assert kept.resolvers == [(wireguard.server,)]
@@ -31,7 +31,7 @@ async def test_a_tunnel_comes_up_from_a_file_and_takes_everything(wireguard, int
         assert "mtu 1380" in lab.ip("link", "show", lab.TUNNEL)
 
 
-async def test_what_it_made_is_gone_when_it_ends_and_the_kill_switch_is_not(wireguard, internet, keep, until, ask_page):
+async def test_stop_removes_tunnel_and_keeps_kill_switch(wireguard, internet, keep, until, ask_page):
     before = rules()
     async with keep(wireguard.file()) as kept:
         await until(lambda: kept.is_up)
@@ -44,7 +44,7 @@ async def test_what_it_made_is_gone_when_it_ends_and_the_kill_switch_is_not(wire
     assert not internet.callers
 
 
-async def test_an_interface_that_is_deleted_is_told_of_and_made_again(wireguard, internet, keep, until, ask_page):
+async def test_deleted_interface_is_reported_and_recreated(wireguard, internet, keep, until, ask_page):
     async with keep(wireguard.file()) as kept:
         await until(lambda: kept.is_up)
         lab.ip("link", "delete", lab.TUNNEL)
@@ -53,7 +53,7 @@ async def test_an_interface_that_is_deleted_is_told_of_and_made_again(wireguard,
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
-async def test_routes_that_are_taken_away_are_noticed_and_laid_again(wireguard, internet, keep, until, ask_page):
+async def test_removed_routes_are_reported_and_restored(wireguard, internet, keep, until, ask_page):
     async with keep(wireguard.file()) as kept:
         await until(lambda: kept.is_up)
         lab.ip("route", "delete", "default", "dev", lab.TUNNEL, "table", "5253")
@@ -63,41 +63,39 @@ async def test_routes_that_are_taken_away_are_noticed_and_laid_again(wireguard, 
 
 
 @pytest.mark.slow
-async def test_a_server_that_dies_is_noticed_by_its_resolver_and_found_again_when_it_is_back(
+async def test_dead_server_is_noticed_by_resolver_and_reconnected(
     wireguard, internet, keep, until, ask_page, monkeypatch
 ):
-    async with keep(wireguard.file(), pace=replace(PACE, useless_s=1.0)) as kept:
+    async with keep(wireguard.file(), pace=replace(PACE, useless_after_s=1.0)) as kept:
         await until(lambda: kept.is_up)
         monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
         wireguard.stop()
         await until(lambda: kept.says("does not answer"))
-        await until(lambda: kept.says("shakes no hands"))
+        await until(lambda: kept.says("completes no handshake"))
         wireguard.start()
         await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
-async def test_a_key_that_the_server_does_not_know_never_comes_up_and_says_so(
-    wireguard, internet, keep, until, monkeypatch
-):
+async def test_unknown_key_is_reported_as_missing_handshake(wireguard, internet, keep, until, monkeypatch):
     monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
     stranger = base64.b64encode(os.urandom(32)).decode()
     async with keep(wireguard.file(key=stranger)) as kept:
-        await until(lambda: kept.says("shakes no hands"))
-        assert kept.says("are the keys right?")
+        await until(lambda: kept.says("completes no handshake"))
+        assert kept.says("check its address and the keys")
         assert stranger not in kept.board.report.reason
         assert kept.resolvers == []
 
 
-async def test_the_next_server_is_taken_when_one_does_not_come_up(wireguard, internet, keep, until, monkeypatch):
+async def test_next_server_is_taken_if_one_does_not_come_up(wireguard, internet, keep, until, monkeypatch):
     monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
     async with keep(dead.file(), wireguard.file()) as kept:
         await until(lambda: kept.is_up)
-        assert kept.tunnel.keeper.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
+        assert kept.tunnel.supervisor.server == f"{lab.NET_ADDRESS}:{wireguard.port}"
 
 
-async def test_to_rotate_takes_the_next_server_and_its_address(wireguard, internet, keep, until, ask_page):
+async def test_rotate_takes_next_server_and_its_address(wireguard, internet, keep, until, ask_page):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
     other.start()
     async with keep(wireguard.file(), other.file()) as kept:
@@ -110,7 +108,7 @@ async def test_to_rotate_takes_the_next_server_and_its_address(wireguard, intern
         assert await kept.tunnel.rotate() == f"{lab.NET_ADDRESS}:{wireguard.port}"
 
 
-async def test_to_rotate_goes_back_from_a_server_that_does_not_come_up(
+async def test_rotate_returns_from_server_that_does_not_come_up(
     wireguard, internet, keep, until, ask_page, monkeypatch
 ):
     dead = providers.WireGuardProvider(wireguard.processes, port=51999)
@@ -122,7 +120,7 @@ async def test_to_rotate_goes_back_from_a_server_that_does_not_come_up(
         assert await ask_page(lab.PAGE) == wireguard.address
 
 
-async def test_what_a_killed_agent_left_is_no_hindrance(wireguard, internet, keep, until, ask_page):
+async def test_residue_of_killed_agent_is_no_hindrance(wireguard, internet, keep, until, ask_page):
     lab.ip("tuntap", "add", lab.TUNNEL, "mode", "tun")
     lab.ip("rule", "add", "pref", "5254", "lookup", "5253")
     lab.ip("rule", "add", "pref", "5253", "from", "192.0.2.9", "lookup", "main")
@@ -133,11 +131,11 @@ async def test_what_a_killed_agent_left_is_no_hindrance(wireguard, internet, kee
         assert rules().count("lookup 5253") == 2
 
 
-async def test_an_interface_that_is_no_tunnel_is_never_removed(wireguard, keep, until):
+async def test_interface_that_is_no_tunnel_is_never_removed(wireguard, keep, until):
     with pytest.raises(ExceptionGroup) as raised:
         async with keep(wireguard.file(), interface=lab.OUTER) as kept:
             await until(kept.ended)
 
-    assert raised.group_contains(NotEquipped, match="eptun-o is there and is no tunnel")
+    assert raised.group_contains(NotEquipped, match="eptun-o exists and is no tunnel")
     assert lab.has_interface(lab.EXIT, lab.OUTER)
     assert "exitplane" not in await run("nft", "list", "tables")

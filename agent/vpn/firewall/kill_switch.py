@@ -1,4 +1,4 @@
-"""Holds the kill switch closed while an agent lives, and knows where names are. It stays closed afterwards."""
+"""The kill switch of a running agent: closed at the start, kept closed, and left closed at the end."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import structlog
 
 from agent.config.settings import ExitSettings
 from agent.net import host_lookup
+from agent.net.host_lookup import UnknownHost
 from agent.vpn import policy_routing
-from agent.vpn.errors import NameUnknown
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic
-from agent.vpn.slots import lanes_of
+from agent.vpn.slots import slots_of
 from model.endpoint import Endpoint
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
 
-EVERY_S: Final = 10.0
-"""How often it is seen to be closed, and names are looked up anew."""
-_SOON_S: Final = 1.0
+CHECK_EVERY_S: Final = 10.0
+"""How often the kernel's table is checked and names are resolved again."""
+_RETRY_MISSING_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """Where everybody is by now; `missing` are names that nobody knows yet."""
+class _ResolvedPeers:
+    """The peers outside the tunnel by their addresses. `missing` are host names that could not be resolved yet."""
 
     provider: frozenset[AllowedPeer]
     control: frozenset[AllowedPeer]
@@ -36,96 +36,98 @@ class _Known:
 
 
 class KillSwitch:
-    """The kill switch and the routes beside the tunnel, for an exit whose control plane is at `control` (spoken to by TCP)."""
+    """The kill switch of an exit, and its routes around the tunnel. The control plane is at `control`, reached by TCP."""
 
     def __init__(self, exit_: ExitSettings, control: Iterable[Endpoint]) -> None:
         self._exit = exit_
         self._control = list(control)
-        self._known: _Known | None = None
-        self._changing = asyncio.Lock()
+        self._peers: _ResolvedPeers | None = None
+        self._lock = asyncio.Lock()
         assert exit_.tunnel_interface is not None
-        self._lanes = lanes_of(exit_.tunnel_interface)
+        self._slots = slots_of(exit_.tunnel_interface)
 
-    async def admit(self, *more: Endpoint) -> None:
-        """Let out what goes to the control plane at these places too, and close the rest. Raises ExitplaneError."""
+    async def allow_control(self, *more: Endpoint) -> None:
+        """Close the switch, with `more` endpoints of the control plane allowed. Raises ExitplaneError."""
         self._control += [each for each in more if each not in self._control]
-        await self._settle(first=True)
+        await self._apply(always=True)
 
     async def run(self) -> None:
-        """See that it stays closed, and follow names that move, until cancelled."""
+        """Keep the switch closed, and follow names whose addresses change, until cancelled."""
         while True:
-            missing = self._known.missing if self._known else ()
-            await asyncio.sleep(_SOON_S if missing else EVERY_S)
+            missing = self._peers.missing if self._peers else ()
+            await asyncio.sleep(_RETRY_MISSING_S if missing else CHECK_EVERY_S)
             try:
-                await self._settle(first=False)
+                await self._apply(always=False)
             except ExitplaneError as error:
                 log.error("kill_switch.failed", reason=str(error))  # noqa: TRY400  # the reason says all
 
     async def resolve(self, host: str) -> tuple[str, ...]:
-        """The addresses of one of the provider's servers, which is let out there from now on. Raises NameUnknown."""
-        found = await host_lookup.resolve(host)
-        known = {way.address for way in self._known.provider} if self._known else set()
-        if not known.issuperset(found):
-            await self._settle(first=False)
-        return found
+        """Resolve a server of the provider, and allow packets to its addresses. Raises UnknownHost."""
+        addresses = await host_lookup.resolve(host)
+        allowed = {peer.address for peer in self._peers.provider} if self._peers else set()
+        if not allowed.issuperset(addresses):
+            await self._apply(always=False)
+        return addresses
 
-    async def address_of(self, place: Endpoint) -> Endpoint:
-        """A place of the control plane by its address, if that is known: Envoy asks the tunnel's resolvers for names."""
+    async def resolve_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """Replace the control plane's host name by its address, if it is known: Envoy asks the tunnel's resolvers."""
         try:
-            return Endpoint((await host_lookup.resolve(place.host))[0], place.port)
-        except NameUnknown:
-            return place
+            return Endpoint((await host_lookup.resolve(endpoint.host))[0], endpoint.port)
+        except UnknownHost:
+            return endpoint
 
-    async def _settle(self, *, first: bool) -> None:
-        """Close the switch as it should be now, unless it is."""
-        async with self._changing:
-            known = await self._look_up()
-            before, self._known = self._known, known
-            if not first and known == before and not await self._is_open():
+    async def _apply(self, *, always: bool) -> None:
+        """Close the switch for the peers as they resolve now; skip that if nothing changed, unless `always`."""
+        async with self._lock:
+            peers = await self._resolve_peers()
+            before, self._peers = self._peers, peers
+            if not always and peers == before and not await self._is_open():
                 return
             if self._exit.kill_switch:
-                await nftables.close(self._openings(known))
+                await nftables.close(self._allowed(peers))
             if self._exit.servers:
-                around = policy_routing.BypassAddresses(_addresses(known.provider), _addresses(known.control))
-                await policy_routing.lay(around, self._lanes, anew=first)
+                bypass = policy_routing.BypassAddresses(_addresses(peers.provider), _addresses(peers.control))
+                await policy_routing.apply_rules(bypass, self._slots, replace_all=always)
             log.info(
-                "kill_switch.closed" if self._exit.kill_switch else "kill_switch.not_used", missing=list(known.missing)
+                "kill_switch.closed" if self._exit.kill_switch else "kill_switch.not_used", missing=list(peers.missing)
             )
 
     async def _is_open(self) -> bool:
-        if not self._exit.kill_switch or self._known is None:
+        if not self._exit.kill_switch or self._peers is None:
             return False
-        trouble = await nftables.trouble_with(self._openings(self._known))
-        if trouble is not None:
-            log.error("kill_switch.was_open", reason=trouble)
-        return trouble is not None
+        reason = await nftables.check_table(self._allowed(self._peers))
+        if reason is not None:
+            log.error("kill_switch.was_open", reason=reason)
+        return reason is not None
 
-    def _openings(self, known: _Known) -> AllowedTraffic:
+    def _allowed(self, peers: _ResolvedPeers) -> AllowedTraffic:
         marked = bool(self._exit.servers)
-        lanes = self._lanes if marked else self._lanes[:1]
-        interfaces = tuple(lane.interface for lane in lanes)
-        return AllowedTraffic(interfaces, self._exit.port, known.provider, known.control, marked=marked)
+        slots = self._slots if marked else self._slots[:1]
+        interfaces = tuple(slot.interface for slot in slots)
+        return AllowedTraffic(interfaces, self._exit.port, peers.provider, peers.control, marked=marked)
 
-    async def _look_up(self) -> _Known:
+    async def _resolve_peers(self) -> _ResolvedPeers:
         contacts = [contact for server in self._exit.servers for contact in server.contacts]
         missing: list[str] = []
-        provider = await _ways([*contacts, *self._exit.tunnel_endpoints], missing)
-        control = await _ways([(place, "tcp") for place in self._control], missing)
-        return _Known(provider, control, tuple(missing))
+        provider = await _resolve([*contacts, *self._exit.tunnel_endpoints], missing)
+        control = await _resolve([(endpoint, "tcp") for endpoint in self._control], missing)
+        return _ResolvedPeers(provider, control, tuple(missing))
 
 
-async def _ways(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) -> frozenset[AllowedPeer]:
-    """Raises NameUnknown for a name that nobody will ever know."""
-    ways: set[AllowedPeer] = set()
-    for place, protocol in dict.fromkeys(contacts):
+async def _resolve(contacts: Sequence[tuple[Endpoint, str]], missing: list[str]) -> frozenset[AllowedPeer]:
+    """Resolve contacts, and add hosts that are not known yet to `missing`. Raises UnknownHost for one that never will be."""
+    peers: set[AllowedPeer] = set()
+    for endpoint, protocol in dict.fromkeys(contacts):
         try:
-            ways.update(AllowedPeer(address, place.port, protocol) for address in await host_lookup.resolve(place.host))
-        except NameUnknown as error:
-            if error.for_good:
+            addresses = await host_lookup.resolve(endpoint.host)
+        except UnknownHost as error:
+            if error.permanent:
                 raise
-            missing.append(place.host)
-    return frozenset(ways)
+            missing.append(endpoint.host)
+        else:
+            peers.update(AllowedPeer(address, endpoint.port, protocol) for address in addresses)
+    return frozenset(peers)
 
 
-def _addresses(ways: Iterable[AllowedPeer]) -> frozenset[str]:
-    return frozenset(way.address for way in ways)
+def _addresses(peers: Iterable[AllowedPeer]) -> frozenset[str]:
+    return frozenset(peer.address for peer in peers)

@@ -1,4 +1,4 @@
-"""Closing and opening the kill switch, and seeing that it is closed."""
+"""The kill switch in the kernel: closing, opening and checking its nftables table."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from typing import Any, Final
 
 from agent.net.commands import CommandFailed, run
 from agent.vpn.errors import KillSwitchFailed
-from agent.vpn.firewall.rules import FAMILY, OPEN, TABLE, AllowedTraffic, output_rules, render
+from agent.vpn.firewall.rules import FAMILY, REMOVE_TABLE, TABLE, AllowedTraffic, output_rules, render
 
-_MEND: Final = "see that the kernel has nf_tables and nf_conntrack; --no-kill-switch goes without, and lets traffic out"
+_HINT: Final = "see that the kernel has nf_tables and nf_conntrack; --no-kill-switch goes without, and lets traffic out"
 
 
-async def close(openings: AllowedTraffic) -> None:
-    """Let nothing out but through `openings`, in one step, whatever was there before. Raises KillSwitchFailed."""
+async def close(allowed: AllowedTraffic) -> None:
+    """Drop everything but `allowed`, in one transaction that replaces the table. Raises KillSwitchFailed."""
     try:
-        await run("nft", "-f", "-", text=render(openings))
+        await run("nft", "-f", "-", text=render(allowed))
     except CommandFailed as error:
-        raise KillSwitchFailed(f"the kill switch cannot be closed: {error.message}", hint=_MEND) from error
-    trouble = await trouble_with(openings)
-    if trouble is not None:
-        raise KillSwitchFailed(f"the kill switch is not closed: {trouble}", hint=_MEND)
+        raise KillSwitchFailed(f"the kill switch cannot be closed: {error.message}", hint=_HINT) from error
+    reason = await check_table(allowed)
+    if reason is not None:
+        raise KillSwitchFailed(f"the kill switch is not closed: {reason}", hint=_HINT)
 
 
 async def open_() -> None:
-    """Remove the kill switch; none is fine. Raises KillSwitchFailed."""
+    """Remove the table if it exists. Raises KillSwitchFailed."""
     try:
-        await run("nft", "-f", "-", text=OPEN)
+        await run("nft", "-f", "-", text=REMOVE_TABLE)
     except CommandFailed as error:
         raise KillSwitchFailed(f"the kill switch cannot be opened: {error.message}", hint="run this as root") from error
 
 
-async def trouble_with(openings: AllowedTraffic) -> str | None:
-    """What the kernel has that is not what was asked for; None if it is."""
+async def check_table(allowed: AllowedTraffic) -> str | None:
+    """Compare the kernel's table with `allowed`. Return the difference, or None."""
     try:
         listed = json.loads(await run("nft", "-j", "list", "table", FAMILY, TABLE))["nftables"]
     except (CommandFailed, ValueError, KeyError) as error:
         return f"the table cannot be read ({error})"
-    return compare(listed, len(output_rules(openings)))
+    return compare(listed, len(output_rules(allowed)))
 
 
 def compare(listed: list[dict[str, Any]], rules: int) -> str | None:
-    """What is wrong with a table as `nft -j` lists it, which is to hold that many rules."""
+    """Compare a table as `nft -j` lists it with the number of rules that it must hold. Return the difference, or None."""
     chains = {each["chain"]["name"]: each["chain"] for each in listed if "chain" in each}
     for hook in ("output", "forward"):
         chain = chains.get(hook, {})

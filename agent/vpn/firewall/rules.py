@@ -1,7 +1,7 @@
-"""What may leave an exit's namespace: through its tunnel everything, and beside it a few packets that are not clients'.
+"""The rules of the kill switch: everything may leave through the tunnel, and a few packets of the agent outside it.
 
-Pure: a value becomes the text of one nftables table. Its chains drop what no rule names, of IPv4 and IPv6 alike, whatever
-routes and other tables say.
+Pure: a value becomes the text of one nftables table. Its chains drop all other packets of IPv4 and IPv6, whatever routes and other
+tables allow.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from agent.net.packet_marks import BYPASS_MARK
+
 TABLE: Final = "exitplane"
 FAMILY: Final = "inet"
-MARK: Final = 0x4550
-"""On the packets of a tunnel that the agent brings up, and on the agent's own: nothing else may speak to whom they speak to."""
-OPEN: Final = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
-"""Removes the table; nothing there is fine."""
+REMOVE_TABLE: Final = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
+"""Removes the table, whether it exists or not."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class AllowedPeer:
-    """An IP address and a port that may be spoken to by `udp` or `tcp`."""
+    """An IP address and a port to which packets may go by `udp` or `tcp`."""
 
     address: str
     port: int
@@ -30,14 +30,14 @@ class AllowedPeer:
     def __post_init__(self) -> None:
         ip_address(self.address)
         if self.protocol not in {"udp", "tcp"} or not 0 < self.port < 65_536:
-            raise ValueError(f"no way out: {self}")
+            raise ValueError(f"{self} is no peer")
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedTraffic:
-    """All that may leave: through `interfaces`, to the provider's servers, to the control plane, and answers from `port`.
+    """All that may leave: through `interfaces`, to the provider's servers and the control plane, and answers from `port`.
 
-    What goes to the control plane carries MARK; `marked` is whether the tunnel's own packets do too.
+    Packets to the control plane carry BYPASS_MARK; those to the provider's servers do too if `marked` is True.
     """
 
     interfaces: tuple[str, ...]
@@ -47,36 +47,36 @@ class AllowedTraffic:
     marked: bool = True
 
 
-def render(openings: AllowedTraffic) -> str:
-    """The table, as `nft -f` reads it: it replaces the one that is there in one transaction, so no packet slips through."""
-    rules = "".join(f"    {rule}\n" for rule in output_rules(openings))
+def render(allowed: AllowedTraffic) -> str:
+    """Return the table as `nft -f` reads it. It replaces the present one in one transaction, so that no packet passes meanwhile."""
+    rules = "".join(f"    {rule}\n" for rule in output_rules(allowed))
     return (
-        f"{OPEN}table {FAMILY} {TABLE} {{\n"
+        f"{REMOVE_TABLE}table {FAMILY} {TABLE} {{\n"
         f"  chain output {{\n    type filter hook output priority 0; policy drop;\n{rules}  }}\n"
         "  chain forward {\n    type filter hook forward priority 0; policy drop;\n  }\n"
         "}\n"
     )
 
 
-def output_rules(openings: AllowedTraffic) -> list[str]:
-    """What is let out; everything else is dropped."""
-    mark = f" meta mark {MARK:#x}"
+def output_rules(allowed: AllowedTraffic) -> list[str]:
+    """Return the rules that accept packets; all others are dropped."""
+    mark = f" meta mark {BYPASS_MARK:#x}"
     return [
         'oifname "lo" accept',
-        *(f'oifname "{_interface(each)}" accept' for each in openings.interfaces),
-        *_to(openings.provider, mark if openings.marked else ""),
-        *_to(openings.control, mark),
-        # gateways' connections: what answers them, and nothing that begins here
-        f"ct state established ct direction reply tcp sport {openings.port:d} accept",
-        # who has which address on the link; neither these nor ARP, which is none of this family, go beyond it
+        *(f'oifname "{_interface(each)}" accept' for each in allowed.interfaces),
+        *_accept_to(allowed.provider, mark if allowed.marked else ""),
+        *_accept_to(allowed.control, mark),
+        # answers to gateways, and no connection that begins here
+        f"ct state established ct direction reply tcp sport {allowed.port:d} accept",
+        # neighbour discovery, which does not leave the link; ARP is not of this family
         "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
     ]
 
 
-def _to(ways: Iterable[AllowedPeer], mark: str) -> Iterator[str]:
-    for way in sorted(ways):
-        family = "ip6" if ":" in way.address else "ip"
-        yield f"{family} daddr {ip_address(way.address)} {way.protocol} dport {way.port:d}{mark} accept"
+def _accept_to(peers: Iterable[AllowedPeer], mark: str) -> Iterator[str]:
+    for peer in sorted(peers):
+        family = "ip6" if ":" in peer.address else "ip"
+        yield f"{family} daddr {ip_address(peer.address)} {peer.protocol} dport {peer.port:d}{mark} accept"
 
 
 def _interface(name: str) -> str:

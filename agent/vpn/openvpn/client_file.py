@@ -1,7 +1,7 @@
-"""OpenVPN's client files (`.ovpn`), read without running anything that they say. Pure.
+"""A parser of OpenVPN's client files (`.ovpn`), which executes nothing of them. Pure.
 
-Only options that are known to be harmless reach OpenVPN (openvpn_options.py): it starts from what is rendered here, never from
-the provider's file.
+OpenVPN never reads the provider's file, but what `OpenVpnFile.render` returns: only options that are known to be harmless
+(file_options.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from agent.vpn.errors import BadTunnelFile
-from agent.vpn.openvpn.file_options import CARRIED, INLINE, LEFT_OUT, why_refused
+from agent.vpn.openvpn.file_options import IGNORED, INLINE, PASSED_ON, refusal_reason
 from model.endpoint import Endpoint, parse_endpoint
 
 _SHOWN_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
@@ -26,7 +26,7 @@ _PORT: Final = 1194
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A server: where it is, and whether it is spoken to by `udp` or `tcp`."""
+    """A server's endpoint, and its protocol, `udp` or `tcp`."""
 
     endpoint: Endpoint
     protocol: str
@@ -34,7 +34,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class OpenVpnFile:
-    """A tunnel as a file declares it. `settings` and `blocks` are what OpenVPN is given of it."""
+    """A tunnel as a file declares it. OpenVPN gets `settings` and `blocks`."""
 
     name: str
     remotes: tuple[Remote, ...]
@@ -44,14 +44,14 @@ class OpenVpnFile:
     resolvers: tuple[str, ...] = ()
 
     def render(self) -> str:
-        """The part of OpenVPN's configuration that is the provider's."""
+        """Return the provider's part of OpenVPN's configuration."""
         lines = [" ".join((option, *map(_quote, values))) for option, *values in self.settings]
         blocks = [f"<{name}>\n{text}</{name}>" for name, text in self.blocks]
         return "\n".join([*lines, *blocks, ""])
 
 
 def parse_openvpn(text: str, name: str) -> OpenVpnFile:
-    """Read a file's text; `name` is what errors call it. Raises BadTunnelFile."""
+    """Parse a file's text. Errors call the file `name`. Raises BadTunnelFile."""
     reader = _Reader(name)
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         reader.read(number, line)
@@ -59,7 +59,7 @@ def parse_openvpn(text: str, name: str) -> OpenVpnFile:
 
 
 class _Reader:
-    """Takes lines one by one."""
+    """A parser that takes one line at a time."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -70,10 +70,10 @@ class _Reader:
         self._remotes: list[tuple[int, list[str]]] = []
         self._resolvers: list[str] = []
         self._protocol, self._port = "udp", _PORT
-        self._asks = False
+        self._needs_credentials = False
 
     def read(self, number: int, line: str) -> None:
-        """Take the next line. Raises BadTunnelFile."""
+        """Parse the next line. Raises BadTunnelFile."""
         self._line = number
         if self._block is not None:
             self._continue_block(line)
@@ -86,7 +86,7 @@ class _Reader:
             self._take(option.removeprefix("--").lower(), values)
 
     def finish(self) -> OpenVpnFile:
-        """What was read. Raises BadTunnelFile."""
+        """Check what was read, and return it. Raises BadTunnelFile."""
         if self._block is not None:
             block, self._line, _ = self._block
             raise self._bad(f"<{block}> is not closed", f"end it with </{block}>")
@@ -96,14 +96,16 @@ class _Reader:
             raise BadTunnelFile(self._name, "has no <ca>", hint="add the provider's authority between <ca> and </ca>")
         if ("cert" in self._blocks) != ("key" in self._blocks):
             raise BadTunnelFile(self._name, "has one of <cert> and <key>", hint="add the other one")
-        if "cert" not in self._blocks and not self._asks:
-            raise BadTunnelFile(self._name, "proves nobody's identity", hint="add <cert> and <key>, or auth-user-pass")
+        if "cert" not in self._blocks and not self._needs_credentials:
+            raise BadTunnelFile(
+                self._name, "does not authenticate the client", hint="add <cert> and <key>, or auth-user-pass"
+            )
         return OpenVpnFile(
             name=self._name,
             remotes=tuple(dict.fromkeys(self._remote(*given) for given in self._remotes)),
             settings=tuple(self._settings),
             blocks=tuple(self._blocks.items()),
-            needs_credentials=self._asks,
+            needs_credentials=self._needs_credentials,
             resolvers=tuple(dict.fromkeys(self._resolvers)),
         )
 
@@ -114,7 +116,7 @@ class _Reader:
         if not line.endswith(">") or block not in INLINE:
             shown = f"<{block}>" if _SHOWN_NAME.fullmatch(block) else "this"
             hint = f"known are {', '.join(sorted(INLINE))}; write servers as `remote` lines"
-            raise self._bad(f"{shown} opens no block that is known", hint)
+            raise self._bad(f"{shown} opens no known block", hint)
         if block in self._blocks:
             raise self._bad(f"<{block}> is given a second time", "leave one of them")
         self._block = (block, self._line, [])
@@ -141,13 +143,13 @@ class _Reader:
             lexer.whitespace_split, lexer.commenters = True, "#;"
             words = list(lexer)
         except ValueError:
-            raise self._bad("has a quotation mark without its other one", "close it") from None
+            raise self._bad("has an unclosed quotation mark", "close it") from None
         if not all(word.isprintable() for word in words):
-            raise self._bad("holds what is no text", "write it anew")
+            raise self._bad("holds characters that cannot be printed", "remove them")
         return words
 
     def _take(self, option: str, values: list[str]) -> None:
-        reason = why_refused(option)
+        reason = refusal_reason(option)
         if reason is not None:
             raise self._bad(f"{option} is refused: {reason}", "remove the line")
         match option, values:
@@ -164,23 +166,23 @@ class _Reader:
                 if values not in (["0"], ["1"]):
                     raise self._bad("script-security allows programs to be run", "remove the line")
             case "auth-user-pass", _:
-                self._asks = True
+                self._needs_credentials = True
                 if values:
                     raise self._bad("auth-user-pass names a file", "leave the name out and use --tunnel-credentials")
             case ("dhcp-option", ["DNS" | "DNS6", address, *_]):
                 self._resolvers.append(self._read_resolver(address))
             case _ if option in INLINE:
                 self._take_reference(option, values)
-            case _ if option in CARRIED:
+            case _ if option in PASSED_ON:
                 self._settings.append((option, *values))
-            case _ if option not in LEFT_OUT:
+            case _ if option not in IGNORED:
                 shown = option if _SHOWN_NAME.fullmatch(option) else "this"
                 raise self._bad(f"{shown} is no option that is known to be harmless", "remove the line")
 
     def _take_reference(self, option: str, values: list[str]) -> None:
-        """`ca [inline]` says nothing new; `tls-auth [inline] 1` says the direction."""
+        """Take a reference to an inline block: `tls-auth [inline] 1` gives the key direction, others add nothing."""
         if not values or values[0] != "[inline]":
-            raise self._bad(f"{option} names a file", f"put what it holds between <{option}> and </{option}>")
+            raise self._bad(f"{option} names a file", f"put its content between <{option}> and </{option}>")
         if option == "tls-auth" and len(values) > 1:
             self._settings.append(("key-direction", values[1]))
 

@@ -1,4 +1,4 @@
-"""wg-quick's files (wg-quick(8), wg(8)), read without running anything that they say. Pure."""
+"""A parser of wg-quick's files (wg-quick(8), wg(8)), which executes nothing of them. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Interface: TypeAlias = IPv4Interface | IPv6Interface
 
 KEEPALIVE_MAX_S: Final = 15
-"""Peers are spoken to at least this often, so that a dead one is noticed."""
+"""The longest interval of keepalives, so that a dead peer is noticed."""
 _KEY_BYTES: Final = 32
 _SHOWN_NAME: Final = re.compile(r"[A-Za-z]{1,24}")
 _SECTIONS: Final = ("interface", "peer")
@@ -29,7 +29,7 @@ _COMMANDS: Final = frozenset({"preup", "postup", "predown", "postdown", "savecon
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The far end. Keys are base64; `allowed` are the networks behind it; it is spoken to every `keepalive_s` seconds."""
+    """A peer: its keys in base64, the networks behind it, and the interval of keepalives in seconds."""
 
     public_key: str
     allowed: tuple[Network, ...]
@@ -44,7 +44,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class WireGuardFile:
-    """A tunnel as a file declares it. `resolvers` are IP addresses; None leaves a choice to the driver."""
+    """A tunnel as a file declares it. `resolvers` are IP addresses. None leaves a value to the driver."""
 
     name: str
     private_key: str = field(repr=False)
@@ -56,14 +56,14 @@ class WireGuardFile:
 
     @property
     def main_peer(self) -> Peer:
-        """The peer that what is not anybody else's goes to."""
+        """The peer that has the default route, else the first one."""
         return next((peer for peer in self.peers if peer.takes_all), self.peers[0])
 
 
 def parse_wg_quick(text: str, name: str) -> WireGuardFile:
-    """Read a file's text; `name` is what errors call it. Raises BadTunnelFile.
+    """Parse a file's text. Errors call the file `name`. Raises BadTunnelFile.
 
-    What wg-quick would run as a command is refused. FwMark and Table are checked and not used: both are the agent's own.
+    Commands, which wg-quick would run, are refused. FwMark and Table are checked and not used: the agent sets both itself.
     """
     sections = _sections(text, name)
     interfaces = [section for section in sections if section.kind == "interface"]
@@ -80,29 +80,29 @@ def parse_wg_quick(text: str, name: str) -> WireGuardFile:
 
 @dataclass(slots=True)
 class _Section:
-    """One section's values: by key in lower case, each with the number of its line."""
+    """The values of a section, by key in lower case, each with its line number."""
 
     kind: str
     file: str
     line: int
     values: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
-    def one(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
-        """The only value of a key, or None. Raises BadTunnelFile."""
+    def read_one(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
+        """Read the only value of a key, None without one. Raises BadTunnelFile."""
         found = self.values.get(key.lower(), [])
         if len(found) > 1:
             raise BadTunnelFile(self.file, f"{key} is given a second time", line=found[1][0], hint="leave one of them")
         return self._read(key, *found[0], read, hint) if found else None
 
-    def needed(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
-        value = self.one(key, read, hint)
+    def read_required(self, key: str, read: Callable[[str], Any], hint: str) -> Any:
+        value = self.read_one(key, read, hint)
         if value is None:
             section = self.kind.capitalize()
             raise BadTunnelFile(self.file, f"[{section}] has no {key}", line=self.line, hint=hint)
         return value
 
-    def listed(self, key: str, read: Callable[[str], Any], hint: str) -> Iterator[Any]:
-        """What the lines of a key list, separated by commas."""
+    def read_list(self, key: str, read: Callable[[str], Any], hint: str) -> Iterator[Any]:
+        """Read the values in all lines of a key, separated by commas."""
         for line, text in self.values.get(key.lower(), []):
             for part in text.split(","):
                 yield self._read(key, line, part.strip(), read, hint)
@@ -111,16 +111,16 @@ class _Section:
         try:
             return read(text)
         except ValueError as error:
-            # the value is not shown: whoever mixes up two lines would find a key in a log
+            # the value is not shown: if two lines are mixed up, it is a key
             raise BadTunnelFile(self.file, f"{key} {_why(error)}", line=line, hint=hint) from None
 
 
-class _Unfit(ValueError):
-    """What is wrong with a value, in words that do not hold it."""
+class _BadValue(ValueError):
+    """A value cannot be used. The text does not hold the value."""
 
 
 def _why(error: ValueError) -> str:
-    return str(error) if isinstance(error, _Unfit) else "is not what it should be"
+    return str(error) if isinstance(error, _BadValue) else "is not what it should be"
 
 
 _KEYS: Final[Mapping[str, frozenset[str]]] = {
@@ -145,7 +145,7 @@ def _sections(text: str, name: str) -> list[_Section]:
         if not equals or not value:
             raise BadTunnelFile(name, "is no `Key = value`", line=number, hint="write one setting to a line")
         if not sections:
-            raise BadTunnelFile(name, "stands before any section", line=number, hint="begin with [Interface]")
+            raise BadTunnelFile(name, "comes before any section", line=number, hint="begin with [Interface]")
         _check_key(sections[-1], key, number)
         sections[-1].values.setdefault(key.lower(), []).append((number, value))
     return sections
@@ -154,7 +154,7 @@ def _sections(text: str, name: str) -> list[_Section]:
 def _check_key(section: _Section, key: str, line: int) -> None:
     shown = key if _SHOWN_NAME.fullmatch(key) else "this"
     if key.lower() in _COMMANDS:
-        reason = "an agent runs no commands out of a file that a provider wrote, and writes none back"
+        reason = "an agent runs no commands out of a provider's file, and does not change the file"
         raise BadTunnelFile(section.file, f"{shown} is refused: {reason}", line=line, hint="remove the line")
     if key.lower() not in _KEYS[section.kind]:
         known = ", ".join(sorted(_KEYS[section.kind]))
@@ -163,34 +163,34 @@ def _check_key(section: _Section, key: str, line: int) -> None:
 
 
 def _interface(section: _Section, peers: tuple[Peer, ...]) -> WireGuardFile:
-    section.one("FwMark", _mark, "write a number, or leave it out")
-    section.one("Table", _table, "leave it out: the agent routes everything into the tunnel")
-    addresses = tuple(section.listed("Address", _address, "write an address such as 10.64.0.2/32"))
+    section.read_one("FwMark", _mark, "write a number, or leave it out")
+    section.read_one("Table", _table, "leave it out: the agent routes everything into the tunnel")
+    addresses = tuple(section.read_list("Address", _address, "write an address such as 10.64.0.2/32"))
     if not addresses:
         raise BadTunnelFile(section.file, "[Interface] has no Address", line=section.line, hint="add the tunnel's own")
-    resolvers = (each for each in section.listed("DNS", _resolver, "write the address of a resolver") if each)
+    resolvers = (each for each in section.read_list("DNS", _resolver, "write the address of a resolver") if each)
     return WireGuardFile(
         name=section.file,
-        private_key=section.needed("PrivateKey", _key, _KEY_MEND),
+        private_key=section.read_required("PrivateKey", _key, _KEY_HINT),
         addresses=addresses,
         peers=peers,
         resolvers=tuple(dict.fromkeys(resolvers)),
-        mtu=section.one("MTU", _number(_MTU_MIN, _PORT_MAX), f"write a number from {_MTU_MIN}"),
-        listen_port=section.one("ListenPort", _number(0, _PORT_MAX), "write a port"),
+        mtu=section.read_one("MTU", _number(_MTU_MIN, _PORT_MAX), f"write a number from {_MTU_MIN}"),
+        listen_port=section.read_one("ListenPort", _number(0, _PORT_MAX), "write a port"),
     )
 
 
 def _peer(section: _Section) -> Peer:
-    allowed = tuple(section.listed("AllowedIPs", _network, "write networks such as 0.0.0.0/0, ::/0"))
+    allowed = tuple(section.read_list("AllowedIPs", _network, "write networks such as 0.0.0.0/0, ::/0"))
     if not allowed:
-        hint = "add AllowedIPs = 0.0.0.0/0, ::/0: without, nothing would go to it"
+        hint = "add AllowedIPs = 0.0.0.0/0, ::/0: without it, nothing is sent to the peer"
         raise BadTunnelFile(section.file, "[Peer] has no AllowedIPs", line=section.line, hint=hint)
-    seconds = section.one("PersistentKeepalive", _keepalive, "write seconds, or off")
+    seconds = section.read_one("PersistentKeepalive", _keepalive, "write seconds, or off")
     return Peer(
-        public_key=section.needed("PublicKey", _key, _KEY_MEND),
+        public_key=section.read_required("PublicKey", _key, _KEY_HINT),
         allowed=allowed,
-        endpoint=section.needed("Endpoint", _endpoint, "write host:port: an agent has to know where to call"),
-        preshared_key=section.one("PresharedKey", _key, _KEY_MEND),
+        endpoint=section.read_required("Endpoint", _endpoint, "write host:port: the agent connects to it"),
+        preshared_key=section.read_one("PresharedKey", _key, _KEY_HINT),
         keepalive_s=min(seconds or KEEPALIVE_MAX_S, KEEPALIVE_MAX_S),
     )
 
@@ -205,55 +205,55 @@ def _refuse_overlaps(peers: tuple[Peer, ...], name: str) -> None:
             taken.add(network)
 
 
-_KEY_MEND: Final = "a key is 32 bytes in base64, as `wg genkey` and `wg pubkey` print it"
+_KEY_HINT: Final = "a key is 32 bytes in base64, as `wg genkey` and `wg pubkey` print it"
 
 
 def _key(text: str) -> str:
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _Unfit("is not base64") from None
+        raise _BadValue("is not base64") from None
     if len(raw) != _KEY_BYTES:
-        raise _Unfit(f"has {len(raw)} bytes instead of {_KEY_BYTES}")
+        raise _BadValue(f"has {len(raw)} bytes instead of {_KEY_BYTES}")
     return base64.b64encode(raw).decode()
 
 
 def _address(text: str) -> Interface:
-    return _unless("is no IP address", lambda: ip_interface(text))
+    return _read_or("is no IP address", lambda: ip_interface(text))
 
 
 def _network(text: str) -> Network:
-    return _unless("is no network", lambda: ip_network(text, strict=False))
+    return _read_or("is no network", lambda: ip_network(text, strict=False))
 
 
 def _endpoint(text: str) -> Endpoint:
-    return _unless("is not host:port", lambda: parse_endpoint(text))
+    return _read_or("is not host:port", lambda: parse_endpoint(text))
 
 
 def _resolver(text: str) -> str | None:
-    """A resolver's address; None for a search domain, which an exit has no use for."""
+    """Read a resolver's address; None for a search domain, which an exit does not use."""
     try:
         address = ip_address(text)
     except ValueError:
         if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z][A-Za-z0-9._-]*", text):
-            raise _Unfit("is no IP address") from None
+            raise _BadValue("is no IP address") from None
         return None
     if address.is_loopback or address.is_unspecified:
-        raise _Unfit("is not behind the tunnel")
+        raise _BadValue("is not behind the tunnel")
     return str(address)
 
 
-def _unless(what: str, read: Callable[[], T]) -> T:
+def _read_or(what: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except ValueError:
-        raise _Unfit(what) from None
+        raise _BadValue(what) from None
 
 
 def _number(lowest: int, highest: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) < 12 and lowest <= int(text) <= highest):
-            raise _Unfit(f"is no number from {lowest} to {highest}")
+            raise _BadValue(f"is no number from {lowest} to {highest}")
         return int(text)
 
     return read
@@ -266,12 +266,12 @@ def _keepalive(text: str) -> int:
 def _mark(text: str) -> int:
     if text.lower() == "off":
         return 0
-    return _unless("is no number", lambda: int(text, 0))
+    return _read_or("is no number", lambda: int(text, 0))
 
 
 def _table(text: str) -> str:
     if text.lower() == "off":
-        raise _Unfit("is off, and an exit without routes carries nothing")
+        raise _BadValue("is off, and an exit without routes carries nothing")
     if text.lower() != "auto":
         _number(1, 2**32 - 1)(text)
     return text

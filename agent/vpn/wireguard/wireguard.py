@@ -1,50 +1,49 @@
-"""WireGuard, of the kernel where it has it, else wireguard-go's."""
+"""The driver of WireGuard: the kernel's, or wireguard-go where the kernel has none."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
-from agent.envoy.process import EnvoyProcess
-from agent.net.commands import CommandFailed, run, start_child
+from agent.config.credentials import Credentials
+from agent.config.settings import TunnelServer
+from agent.net.commands import CommandFailed, run
+from agent.net.interfaces import check_interface
+from agent.net.packet_marks import BYPASS_MARK
+from agent.net.processes import RunningProcess, start_child
 from agent.vpn import policy_routing
-from agent.vpn.driver import ActiveTunnel
+from agent.vpn.driver import ActiveTunnel, DriverSpec, Resolve
 from agent.vpn.errors import TunnelFailed
-from agent.vpn.firewall.rules import MARK
 from agent.vpn.slots import InterfaceSlot
-from agent.vpn.tunnel_health import interface_trouble
 from agent.vpn.wireguard.liveness import HandshakeLiveness, TransferSample
-from agent.vpn.wireguard.wg_quick import WireGuardFile
+from agent.vpn.wireguard.wg_quick import WireGuardFile, parse_wg_quick
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
 UP_WITHIN_S: Final = 15.0
-"""A handshake is tried every 5 s: this is three of them."""
+"""Three handshakes: WireGuard tries one every 5 s."""
 _DEVICE_WITHIN_S: Final = 5.0
 _STOP_S: Final = 2.0
 _POLL_S: Final = 0.05
 
-Resolve: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
-"""The addresses of a host. Raises NameUnknown."""
-
 
 class WireGuardDriver:
-    """The tunnel that one wg-quick file declares. `folder` is where wireguard-go's log goes."""
+    """The tunnel that one wg-quick file declares. wireguard-go writes its log into `folder`."""
 
     def __init__(self, file: WireGuardFile, folder: Path, resolve: Resolve) -> None:
         self._file = file
-        self._lane: InterfaceSlot | None = None
-        """Where it is up, or tries to be."""
+        self._slot: InterfaceSlot | None = None
+        """The slot in which the tunnel is up or comes up."""
         self._folder = folder
         self._resolve = resolve
-        self._process: EnvoyProcess | None = None
-        self._pulse = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
+        self._process: RunningProcess | None = None
+        self._liveness = HandshakeLiveness(file.main_peer.keepalive_s, str(file.main_peer.endpoint))
 
     @property
     def server(self) -> str:
@@ -52,18 +51,18 @@ class WireGuardDriver:
 
     @property
     def _interface(self) -> str:
-        assert self._lane is not None
-        return self._lane.interface
+        assert self._slot is not None
+        return self._slot.interface
 
-    async def up(self, lane: InterfaceSlot) -> ActiveTunnel:
-        """Make the device, and return when the server has shaken hands. Raises TunnelFailed."""
-        self._lane = lane
+    async def up(self, slot: InterfaceSlot) -> ActiveTunnel:
+        """Create the device, and return after the first handshake. Raises TunnelFailed."""
+        self._slot = slot
         networks = tuple(each for peer in self._file.peers for each in peer.allowed)
         try:
-            await self._make_device(lane)
-            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(lane))
-            await self._address()
-            await policy_routing.pave(lane, networks)
+            await self._create_device(slot)
+            await run("wg", "setconf", self._interface, "/dev/stdin", text=await self._settings(slot))
+            await self._configure_device()
+            await policy_routing.add_slot_routes(slot, networks)
         except CommandFailed as error:
             raise TunnelFailed(f"the tunnel to {self.server} cannot be set up: {error}") from error
         await self._await_handshake()
@@ -71,36 +70,36 @@ class WireGuardDriver:
             self.server, self._file.resolvers, networks, tuple(str(each.ip) for each in self._file.addresses)
         )
 
-    async def look(self) -> str | None:
-        """What is wrong: the device, its routes, or a server that does not answer."""
-        trouble = self._process_trouble() or await interface_trouble(self._interface)
+    async def check(self) -> str | None:
+        """Return what is wrong with the device, its routes or the server, or None."""
+        trouble = self._check_process() or await check_interface(self._interface)
         if trouble is not None:
             return trouble
         try:
             sample = await self._sample()
         except CommandFailed as error:
             return error.message
-        return self._pulse.hear(time.monotonic(), sample) or self._route_trouble()
+        return self._liveness.update(time.monotonic(), sample) or self._check_routes()
 
     async def down(self) -> None:
-        """Remove the device and end wireguard-go."""
+        """Remove the device and stop wireguard-go."""
         if self._process is not None:
             await self._process.end(_STOP_S)
             self._process = None
-        if self._lane is not None:
+        if self._slot is not None:
             await policy_routing.remove_interface(self._interface)
-            self._lane = None
+            self._slot = None
 
-    # -- beginning
+    # -- start
 
-    async def _make_device(self, lane: InterfaceSlot) -> None:
+    async def _create_device(self, slot: InterfaceSlot) -> None:
         try:
             await run("ip", "link", "add", self._interface, "type", "wireguard")
         except CommandFailed as error:
             log.debug("tunnel.no_kernel_wireguard", reason=error.message)
         else:
             return
-        self._process = self._start(lane)
+        self._process = self._start(slot)
         deadline_s = time.monotonic() + _DEVICE_WITHIN_S
         while True:
             try:
@@ -108,29 +107,29 @@ class WireGuardDriver:
             except CommandFailed:
                 if time.monotonic() > deadline_s:
                     raise TunnelFailed(
-                        "wireguard-go makes no interface",
-                        hint=f"see {self._folder / log_of(lane)}, and whether /dev/net/tun is there",
+                        "wireguard-go creates no interface",
+                        hint=f"see {self._folder / log_of(slot)}, and whether /dev/net/tun exists",
                     ) from None
                 await asyncio.sleep(_POLL_S)
-                if self._process.ended.is_set():  # the device of the one before it may still be on its way out
-                    self._process = self._start(lane)
+                if self._process.ended.is_set():  # the previous process may still have held the device
+                    self._process = self._start(slot)
             else:
                 return
 
-    def _start(self, lane: InterfaceSlot) -> EnvoyProcess:
-        command = ("wireguard-go", "--foreground", lane.interface)
+    def _start(self, slot: InterfaceSlot) -> RunningProcess:
+        command = ("wireguard-go", "--foreground", slot.interface)
         try:
-            return start_child(command, self._folder, log_of(lane), environment={"LOG_LEVEL": "error"})
+            return start_child(command, self._folder, log_of(slot), environment={"LOG_LEVEL": "error"})
         except OSError as error:
             raise TunnelFailed(
-                f"neither the kernel nor wireguard-go makes a WireGuard interface ({error.strerror})",
+                f"neither the kernel nor wireguard-go creates a WireGuard interface ({error.strerror})",
                 hint="install wireguard-go, or load the kernel's module",
             ) from error
 
-    async def _settings(self, lane: InterfaceSlot) -> str:
-        """What `wg setconf` reads: names resolved, and a sign of life often enough."""
-        lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {MARK:#x}"]
-        if self._file.listen_port and not lane.suffix:  # the other lane may be of a file that says the same
+    async def _settings(self, slot: InterfaceSlot) -> str:
+        """Return the input of `wg setconf`, with host names resolved and frequent keepalives."""
+        lines = ["[Interface]", f"PrivateKey = {self._file.private_key}", f"FwMark = {BYPASS_MARK:#x}"]
+        if self._file.listen_port and not slot.suffix:  # the file of the other slot may name the same port
             lines.append(f"ListenPort = {self._file.listen_port}")
         for peer in self._file.peers:
             assert peer.endpoint is not None
@@ -146,7 +145,7 @@ class WireGuardDriver:
                 lines.append(f"PresharedKey = {peer.preshared_key}")
         return "\n".join([*lines, ""])
 
-    async def _address(self) -> None:
+    async def _configure_device(self) -> None:
         lines = [
             f"address add {each} dev {self._interface}"
             for each in self._file.addresses
@@ -159,7 +158,7 @@ class WireGuardDriver:
     async def _await_handshake(self) -> None:
         deadline_s = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < deadline_s:
-            trouble = self._process_trouble() or await interface_trouble(self._interface)
+            trouble = self._check_process() or await check_interface(self._interface)
             if trouble is not None:
                 raise TunnelFailed(trouble)
             try:
@@ -167,38 +166,60 @@ class WireGuardDriver:
             except CommandFailed as error:
                 raise TunnelFailed(error.message) from error
             if sample.handshake_at:
-                self._pulse.begin(time.monotonic(), sample)
+                self._liveness.start(time.monotonic(), sample)
                 return
             await asyncio.sleep(_POLL_S)
         raise TunnelFailed(
-            f"{self.server} shakes no hands within {UP_WITHIN_S:g} s", hint="is it there, and are the keys right?"
+            f"{self.server} completes no handshake within {UP_WITHIN_S:g} s", hint="check its address and the keys"
         )
 
-    # -- watching
+    # -- health
 
     async def _sample(self) -> TransferSample:
-        """What the device counts of the main peer. Raises CommandFailed."""
-        # the first line holds the device's own key: only the peer's counters leave this function
+        """Read the device's counters of the main peer. Raises CommandFailed."""
+        # the first line holds the private key, which must not leave this function
         for line in (await run("wg", "show", self._interface, "dump")).splitlines()[1:]:
             match line.split("\t"):
                 case [key, _, _, _, handshake, received, sent, _] if key == self._file.main_peer.public_key:
                     return TransferSample(int(handshake), int(received), int(sent))
         return TransferSample(0, 0, 0)
 
-    def _process_trouble(self) -> str | None:
+    def _check_process(self) -> str | None:
         ended = self._process is not None and self._process.ended.is_set()
         return f"interface {self._interface} is gone: wireguard-go has ended" if ended else None
 
-    def _route_trouble(self) -> str | None:
+    def _check_routes(self) -> str | None:
         covered = {network.version for peer in self._file.peers for network in peer.allowed if network.prefixlen == 0}
         versions = {
             each.version
             for each in self._file.addresses
             if each.version in covered and (each.version == 4 or policy_routing.has_ipv6(self._interface))
         }
-        return policy_routing.route_trouble(self._interface, versions)
+        return policy_routing.check_routes(self._interface, versions)
 
 
-def log_of(lane: InterfaceSlot) -> str:
-    """The name of the file in which wireguard-go's words are."""
-    return f"wireguard{lane.suffix}.log"
+def log_of(slot: InterfaceSlot) -> str:
+    """Return the name of wireguard-go's log."""
+    return f"wireguard{slot.suffix}.log"
+
+
+def _parse(text: str, name: str, _: Credentials | None) -> tuple[TunnelServer, ...]:
+    file = parse_wg_quick(text, name)
+    contacts = tuple((peer.endpoint, "udp") for peer in file.peers if peer.endpoint is not None)
+    return (TunnelServer(WIREGUARD.name, name, contacts, file, file.resolvers),)
+
+
+def _make(server: TunnelServer, folder: Path, resolve: Resolve) -> WireGuardDriver:
+    assert isinstance(server.config, WireGuardFile)
+    return WireGuardDriver(server.config, folder, resolve)
+
+
+WIREGUARD: Final = DriverSpec(
+    name="wireguard",
+    file_format="wg-quick",
+    pattern=re.compile(r"^\s*\[\s*interface\s*\]", re.IGNORECASE | re.MULTILINE),
+    programs={"wg": "wireguard-tools"},
+    parse=_parse,
+    make=_make,
+    resolver_setting="DNS = …",
+)

@@ -16,7 +16,7 @@ from agent.config.status import HealthState, Observation, StatusBoard
 from agent.egress.http_sources import BODY_MAX_BYTES
 from agent.egress.observer import NOT_OBSERVED, Observer
 from agent.egress.speed import SPEED_FIELDS
-from agent.net import dns_query
+from agent.net import dns_client
 from model.endpoint import Endpoint
 from tests.agent.egress.conftest import IPINFO, an_exit, answering
 from tests.agent.egress.mmdb import a_country, mmdb
@@ -162,7 +162,7 @@ async def test_other_status_changes_do_not_end_pause(source, until):
     async with observing(an_exit(source.url, observe_every_s=300), board):
         await until(lambda: observed(board) == SEEN)
         for settled in range(1, 20):
-            board.update(settled=settled)
+            board.update(orders_settled=settled)
             await asyncio.sleep(0)
         clients = source.clients.copy()
         board.update(network_changes=board.report.network_changes + 1)
@@ -239,7 +239,7 @@ async def test_geolocation_service_is_queried_last(source, make_source):
 @pytest.fixture
 def short_dns_timeouts(monkeypatch):
     """Shorten the wait for silent resolvers."""
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 0.1))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 0.1))
 
 
 async def test_resolver_in_exit_country_verifies_exit(source, make_resolver):

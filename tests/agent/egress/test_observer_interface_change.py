@@ -12,8 +12,8 @@ from agent.config.status import StatusBoard
 from agent.egress import dns_leak
 from agent.egress.observer import Observer
 from agent.egress.types import UnusableAnswer
-from agent.net.dns_query import look_up
-from agent.vpn.active_interface import ActiveInterface
+from agent.net.active_interface import ActiveInterface
+from agent.net.dns_client import NoDnsAnswer, query
 from tests.agent.egress.conftest import an_exit
 from tests.agent.egress.test_observer import SEEN, observed, observing, up
 
@@ -35,7 +35,7 @@ async def test_observation_of_one_interface_is_not_kept_for_another(source, unti
 async def test_observer_waits_while_interface_changes(source):
     board, active = StatusBoard(), ActiveInterface("nowhere0")
     observer = Observer(an_exit(source.url, tunnel_interface="lo"), board, active=active, route=lambda *_: "lo")
-    async with active.still:
+    async with active.lock:
         task = asyncio.create_task(observer.observe())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(task), 0.1)
@@ -70,6 +70,6 @@ async def test_candidate_queries_new_resolvers_by_new_interface(source, make_res
 
 async def test_query_bound_to_interface_uses_no_other(make_resolver):
     resolver = await make_resolver(lambda _: [])
-    with pytest.raises(UnusableAnswer, match="cannot be reached"):
-        await look_up("who.test", "TXT", resolver.endpoint, "nowhere0")
+    with pytest.raises(NoDnsAnswer, match="cannot be reached"):
+        await query("who.test", "TXT", resolver.endpoint, interface="nowhere0")
     assert resolver.queries == []

@@ -16,8 +16,8 @@ from agent.egress.dns_leak import NAMES_PER_RESOLVER, query_zone
 from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, UnusableAnswer
 from agent.egress.whoami_dns import ResolverSeen, identify_resolver, parse_resolver, parse_zone
-from agent.net import dns_query
-from agent.net.dns_query import look_up
+from agent.net import dns_client
+from agent.net.dns_client import BadDnsAnswer, DnsAnswer, NoDnsAnswer, query
 from model.endpoint import Endpoint
 from tests.agent.egress.conftest import an_exit, answering
 
@@ -27,7 +27,7 @@ ZONE = "who.example.net"
 @pytest.fixture
 def short_dns_timeouts(monkeypatch):
     """Shorten the wait for silent resolvers, with three tries because the machine may be busy."""
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_public_zone_is_queried_by_its_one_name(make_resolver, zone, recor
 def test_client_subnet_is_not_taken_for_resolver():
     query = dns.message.make_query("o-o.myaddr.l.google.com", "TXT")
     (wire,) = answering('TXT "edns0-client-subnet 203.0.113.0/24"', 'TXT "192.0.2.53"')(query)
-    assert parse_resolver(dns.message.from_wire(wire)) == ResolverSeen("192.0.2.53")
+    assert parse_resolver(DnsAnswer.of(dns.message.from_wire(wire))) == ResolverSeen("192.0.2.53")
 
 
 def failing(code):
@@ -129,7 +129,7 @@ async def test_forged_answer_does_not_hide_true_one(make_resolver):
 
 
 async def test_lost_query_is_retried(make_resolver, monkeypatch):
-    monkeypatch.setattr(dns_query, "WAITS_S", (0.1, 60))
+    monkeypatch.setattr(dns_client, "WAITS_S", (0.1, 60))
     resolver = await make_resolver(lambda _: [])
     valid = answering("TXT 192.0.2.53")
     resolver.reply = lambda query: valid(query) if len(resolver.queries) > 1 else []
@@ -139,8 +139,8 @@ async def test_lost_query_is_retried(make_resolver, monkeypatch):
 async def test_unreachable_resolver_is_reported(make_resolver):
     resolver = await make_resolver(answering())
     resolver.transport.close()
-    with pytest.raises(UnusableAnswer, match="it cannot be reached"):
-        await look_up(ZONE, "TXT", Endpoint("127.0.0.1", 1))
+    with pytest.raises(NoDnsAnswer, match="it cannot be reached"):
+        await query(ZONE, "TXT", Endpoint("127.0.0.1", 1))
 
 
 def truncated(query):
@@ -184,8 +184,8 @@ def test_any_bytes_raise_nothing_but_unusable_answer(change):
     if isinstance(change, tuple):
         position, bytes_ = change
         change = TRUE[:position] + bytes_ + TRUE[position + len(bytes_) :]
-    with suppress(UnusableAnswer):
-        parse_resolver(dns_query._read(change, QUERY))
+    with suppress(UnusableAnswer, BadDnsAnswer):
+        parse_resolver(DnsAnswer.of(dns_client.parse_answer(change, QUERY)))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.config.option_parsing import BadSetting, read_address, read_endpoint, read_locality
+from agent.config.option_parsing import BadSetting, parse_api, read_address, read_endpoint, read_locality
 from agent.config.settings import read_token
-from agent.control.api_client import parse_api
 from model.endpoint import Endpoint
 
 
@@ -12,7 +11,7 @@ from model.endpoint import Endpoint
     ("text", "form"),
     [("192.0.2.1", "192.0.2.1"), ("2001:DB8:0::1", "2001:db8::1"), ("::FFFF:192.0.2.1", "192.0.2.1")],
 )
-def test_an_address_to_compare_with_has_one_form(text, form):
+def test_read_address_returns_canonical_form(text, form):
     assert read_address("--host-address", text) == form
 
 
@@ -24,7 +23,7 @@ def test_an_address_to_compare_with_has_one_form(text, form):
         ("[2001:db8::1]:9", "2001:db8::1", 9),
     ],
 )
-def test_an_endpoint_is_read_and_written_alike(text, host, port):
+def test_endpoint_round_trips(text, host, port):
     endpoint = read_endpoint("--xds", text)
 
     assert endpoint == Endpoint(host, port)
@@ -50,7 +49,7 @@ def test_an_endpoint_is_read_and_written_alike(text, host, port):
         "h:¹",
     ],
 )
-def test_what_is_no_endpoint_is_refused_with_option_value_and_hint(text):
+def test_invalid_endpoint_is_refused_with_option_value_and_hint(text):
     with pytest.raises(BadSetting) as refused:
         read_endpoint("--xds", text)
 
@@ -60,42 +59,42 @@ def test_what_is_no_endpoint_is_refused_with_option_value_and_hint(text):
 @pytest.mark.parametrize(
     "text", ["", "host:8000", "ftp://host", "http://", "http://h:99999", "http://h/?a=1", "http://u:p@h"]
 )
-def test_what_is_no_api_is_refused(text):
+def test_invalid_api_url_is_refused(text):
     with pytest.raises(BadSetting, match="--api"):
         parse_api(text)
 
 
 @pytest.mark.parametrize("text", ["http://192.0.2.1:8000", "https://api.example.net", "http://[::1]:8000/below"])
-def test_an_api_may_be_anywhere(text):
+def test_api_url_may_have_any_host_and_path(text):
     assert str(parse_api(text)) == text
 
 
-def test_a_join_token_is_read_without_the_line_s_end(tmp_path):
+def test_join_token_is_read_without_line_end(tmp_path):
     (tmp_path / "token").write_text("secret\n")
 
     assert read_token(tmp_path / "token") == "secret"
 
 
-def test_a_join_token_that_is_not_there_names_the_hint(tmp_path):
+def test_missing_join_token_is_refused_with_hint(tmp_path):
     (tmp_path / "empty").touch()
-    for path, said in (
+    for path, message in (
         (None, "there is no join token"),
         (tmp_path / "no", "No such file"),
         (tmp_path / "empty", "is empty"),
     ):
-        with pytest.raises(BadSetting, match=f"{said}.*exitplane token"):
+        with pytest.raises(BadSetting, match=f"{message}.*exitplane token"):
             read_token(path)
 
 
 @pytest.mark.parametrize("text", ["eu-west", "eu-west/a", "1/2", "a" * 63 + "/" + "b" * 63])
-def test_a_place_is_read_and_written_alike(text):
+def test_locality_round_trips(text):
     assert str(read_locality("--locality", text)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "/", "eu/", "/a", "eu/a/b", "EU", "eu west", "eu_west", "a" * 64, "eu/" + "b" * 64]
 )
-def test_what_is_no_place_is_refused_with_the_hint(text):
+def test_invalid_locality_is_refused_with_hint(text):
     with pytest.raises(BadSetting) as refused:
         read_locality("--locality", text)
 

@@ -1,4 +1,4 @@
-"""`ss`, as the agent runs it."""
+"""The agent's calls of ss(8)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from agent.net.ss import ss
 
 
-async def test_ss_ends_with_who_asked(tmp_path, monkeypatch, until):
+async def test_ss_is_killed_with_cancelled_caller(tmp_path, monkeypatch, until):
     (tmp_path / "ss").write_text('#!/bin/sh\necho $$ > "$(dirname "$0")/pid"\nexec sleep 600\n')
     (tmp_path / "ss").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

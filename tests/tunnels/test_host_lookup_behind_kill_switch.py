@@ -1,4 +1,4 @@
-"""An exit's agent that is told names only: nothing outside is asked for any of them, and all are found."""
+"""The lookup of host names behind the kill switch, where no resolver outside may be asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN = {API: lab.NET_ADDRESS, PROVIDER: lab.NET_ADDRESS}
 
 @pytest.fixture
 def etc(network):
-    """`etc(name, text)`: a file of the exit's own /etc."""
+    """Give `etc(name, text)`, which writes a file of the exit's own /etc."""
     folder = Path("/etc/netns") / lab.EXIT
     folder.mkdir(parents=True)
 
@@ -33,8 +33,8 @@ def etc(network):
     shutil.rmtree(folder)
 
 
-class Loopback(asyncio.DatagramProtocol):
-    """A resolver as a container engine has one: on loopback, and it knows the other containers alone."""
+class LoopbackResolver(asyncio.DatagramProtocol):
+    """A resolver on loopback that knows other containers alone, as a container engine's does."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []
@@ -61,13 +61,13 @@ async def loopback(network):
         asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         asked.bind(("127.0.0.1", 53))
     asked.setblocking(False)
-    transport, made = await asyncio.get_running_loop().create_datagram_endpoint(Loopback, sock=asked)
+    transport, made = await asyncio.get_running_loop().create_datagram_endpoint(LoopbackResolver, sock=asked)
     yield made
     transport.close()
 
 
 def asked_outside(capture: lab.Capture) -> list[tuple[str, str, str, int, int]]:
-    """Packets to a resolver on the outer link, where none may be."""
+    """Return the packets to a resolver that were captured on the outer link."""
     return [seen for seen in map(lab.describe, capture.take()) if seen[4] == 53]
 
 
@@ -75,7 +75,7 @@ def named(plane) -> None:
     plane.url = plane.url.replace(lab.NET_ADDRESS, API)
 
 
-async def test_hosts_file_names_api_and_provider_and_the_tunnel_a_source(
+async def test_hosts_file_names_api_and_provider_behind_kill_switch(
     wireguard, internet, plane, source, etc, start_agent, capture, until
 ):
     etc("hosts", f"127.0.0.1 localhost\n{lab.NET_ADDRESS} {API} {PROVIDER}\n")
@@ -94,7 +94,7 @@ async def test_hosts_file_names_api_and_provider_and_the_tunnel_a_source(
     assert asked_outside(capture) == []
 
 
-async def test_api_and_provider_are_found_by_a_resolver_on_loopback(
+async def test_loopback_resolver_names_api_and_provider(
     wireguard, internet, plane, source, etc, loopback, start_agent, capture, until
 ):
     etc("hosts", "127.0.0.1 localhost\n")

@@ -1,13 +1,14 @@
-"""The kill switch's text, and what is read back of it."""
+"""The rules of the kill switch, and the check of the kernel's table."""
 
 from __future__ import annotations
 
 import pytest
 
+from agent.vpn.driver import Capability
 from agent.vpn.errors import NotEquipped
 from agent.vpn.firewall.nftables import compare
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic, output_rules, render
-from agent.vpn.requirements import may_administer, require
+from agent.vpn.requirements import NFT, has_capability, require
 
 OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
@@ -17,7 +18,7 @@ OPENINGS = AllowedTraffic(
 )
 
 
-def test_it_lets_out_what_it_names_and_nothing_else():
+def test_rules_accept_allowed_traffic_alone():
     assert render(OPENINGS).splitlines() == [
         "add table inet exitplane",
         "delete table inet exitplane",
@@ -40,20 +41,20 @@ def test_it_lets_out_what_it_names_and_nothing_else():
     ]
 
 
-def test_the_packets_of_somebody_elses_tunnel_carry_no_mark_and_the_agent_s_own_do():
+def test_only_agent_packets_need_mark_with_tunnel_of_somebody_else():
     rules = output_rules(AllowedTraffic(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
     assert [rule for rule in rules if "mark" in rule] == ["ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"]
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
-def test_an_interface_s_name_cannot_become_a_rule(name):
+def test_interface_name_cannot_inject_rule(name):
     with pytest.raises(ValueError, match="no interface's name"):
         render(AllowedTraffic((name,), 1, frozenset(), frozenset()))
 
 
 @pytest.mark.parametrize("way", [("x", 1, "udp"), ("192.0.2.1", 0, "udp"), ("192.0.2.1", 1, "icmp")])
-def test_a_way_out_is_an_address_a_port_and_a_protocol(way):
-    with pytest.raises(ValueError, match=r"no way out|does not appear"):
+def test_allowed_peer_needs_address_port_and_protocol(way):
+    with pytest.raises(ValueError, match=r"is no peer|does not appear"):
         AllowedPeer(*way)
 
 
@@ -73,21 +74,21 @@ def chain(name, policy="drop"):
         ([], "the chain output drops nothing"),
     ],
 )
-def test_what_the_kernel_has_is_compared_with_what_was_asked(listed, trouble):
+def test_compare_finds_difference_to_kernel_table(listed, trouble):
     assert compare(listed, 1) == trouble
 
 
-def test_an_agent_without_the_right_to_change_the_network_is_told_so(monkeypatch, tmp_path):
+def test_missing_capability_is_named_with_hint(monkeypatch, tmp_path):
     status = tmp_path / "status"
     status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")
     monkeypatch.setattr("agent.vpn.requirements._STATUS", status)
     with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
-        require([])
-    assert may_administer("CapEff:\t00000000a80435fb\n")
+        require({})
+    assert has_capability("CapEff:\t00000000a80435fb\n", Capability.NET_ADMIN)
 
 
-def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch):
-    monkeypatch.setattr("agent.vpn.requirements.may_administer", lambda _: True)
+def test_missing_program_is_named_with_package(monkeypatch):
+    monkeypatch.setattr("agent.vpn.requirements.has_capability", lambda *_: True)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NotEquipped, match="nft is not installed; install nftables"):
-        require(["nft"])
+        require(NFT)

@@ -1,4 +1,4 @@
-"""What options say of a tunnel, as `exitplane agent` takes them."""
+"""The options of `exitplane agent` for a tunnel."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PLACED = ("--pool", "us", "--address", "192.0.2.3", "--port", "8443")
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch):
-    """The runner closes the standard error that it lends: a log that kept it would fail every later test."""
+    """Keep the logging configuration: the runner closes its standard error, which later logs would write to."""
     monkeypatch.setattr("cli.agent.configure_logging", lambda *_: None)
 
 
 @pytest.fixture
 def read(monkeypatch, tmp_path):
-    """`read(*options)`: the exit that they make."""
+    """Give `read(*options)`, which returns the settings of the exit."""
     taken: list[AgentSettings] = []
 
-    def serve(settings):
+    async def serve(settings):
         taken.append(settings)
 
     monkeypatch.setattr(cli.agent, "serve", serve)
@@ -53,13 +53,13 @@ def read(monkeypatch, tmp_path):
     return run
 
 
-def test_a_file_is_enough_for_a_tunnel_behind_a_kill_switch(read):
+def test_tunnel_file_alone_implies_kill_switch(read):
     exit_ = read("--tunnel", "wg.conf")
     assert len(exit_.servers) == 1
     assert (exit_.tunnel_interface, exit_.kill_switch, exit_.resolvers) == ("ep0", True, ())
 
 
-def test_what_is_given_replaces_what_is_the_rule(read):
+def test_options_replace_defaults(read):
     exit_ = read(
         *("--tunnel", "wg.conf", "--tunnel", "silent.conf", "--tunnel-interface", "tun7", "--dns", "192.0.2.53"),
         *("--dns", "2001:db8::53", "--no-kill-switch"),
@@ -69,7 +69,7 @@ def test_what_is_given_replaces_what_is_the_rule(read):
     assert exit_.resolvers == ("192.0.2.53", "2001:db8::53")
 
 
-def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
+def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
     exit_ = read("--tunnel-interface", "wg0", "--kill-switch", "--tunnel-endpoint", "udp:192.0.2.1:51820")
     assert exit_.kill_switch
     assert [(str(place), protocol) for place, protocol in exit_.tunnel_endpoints] == [("192.0.2.1:51820", "udp")]
@@ -77,7 +77,7 @@ def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--tunnel", "silent.conf"], r"silent.conf names no resolver .*; add --dns ADDRESS"),
         (["--tunnel", "none.conf"], "cannot be read"),
@@ -92,6 +92,6 @@ def test_a_tunnel_that_is_there_may_have_a_kill_switch_too(read):
         (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
     ],
 )
-def test_what_does_not_go_together_is_named_with_its_hint(read, options, said):
-    with pytest.raises(ExitplaneError, match=said):
+def test_conflicting_options_are_refused_with_hint(read, options, message):
+    with pytest.raises(ExitplaneError, match=message):
         read(*options)

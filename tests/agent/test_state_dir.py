@@ -1,4 +1,4 @@
-"""The state folder: files are replaced as a whole, whoever writes at once or fails, and no draft is left behind."""
+"""The state folder: atomic writes, drafts and permissions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOUND_S = 60
 @pytest.fixture
 def folder(tmp_path):
     state = StateDir(tmp_path / "state")
-    with state.held():
+    with state.locked():
         yield state
 
 
@@ -25,8 +25,8 @@ def files_in(folder: StateDir) -> set[str]:
     return {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()} - {"agent.lock"}
 
 
-def test_two_writes_at_once_leave_one_of_both_and_no_draft(folder, monkeypatch):
-    """Both have written their drafts before either replaces the file."""
+def test_concurrent_writes_leave_one_version_and_no_draft(folder, monkeypatch):
+    """Both writers finish their drafts before either replaces the file."""
     both, fsync = threading.Barrier(2, timeout=BOUND_S), os.fsync
 
     def meet(descriptor: int) -> None:
@@ -43,7 +43,7 @@ def test_two_writes_at_once_leave_one_of_both_and_no_draft(folder, monkeypatch):
     assert files_in(folder) == {"record.bin"}
 
 
-def test_write_is_on_the_disk_before_the_file_is_replaced(folder, monkeypatch):
+def test_write_is_synced_before_file_is_replaced(folder, monkeypatch):
     folder.write("key.pem", "old")
     synced = []
 
@@ -56,7 +56,7 @@ def test_write_is_on_the_disk_before_the_file_is_replaced(folder, monkeypatch):
     assert folder.read("key.pem") == "newer"
 
 
-def test_files_are_their_owners_alone(folder):
+def test_files_are_private_to_owner(folder):
     old = os.umask(0)
     try:
         folder.write("secrets/identity.yaml", "secret")
@@ -67,7 +67,7 @@ def test_files_are_their_owners_alone(folder):
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "Path.replace"])
-def test_write_that_fails_keeps_the_file_and_leaves_no_draft(folder, monkeypatch, failing):
+def test_failed_write_keeps_file_and_leaves_no_draft(folder, monkeypatch, failing):
     folder.write("record.bin", b"old")
 
     def full(*_: object) -> None:
@@ -80,27 +80,27 @@ def test_write_that_fails_keeps_the_file_and_leaves_no_draft(folder, monkeypatch
     assert files_in(folder) == {"record.bin"}
 
 
-def test_drafts_that_a_killed_agent_left_are_removed_at_the_start(folder):
+def test_drafts_of_killed_agent_are_removed_at_start(folder):
     state = StateDir(folder.path.parent / "another")
     kept, left = {"key.pem", "secrets/identity.yaml"}, {".record.bin.new", ".key.pem.x1y2.new", "secrets/.a.yaml.q.new"}
     (state.path / "secrets").mkdir(parents=True)
     for name in kept | left:
         (state.path / name).touch()
-    with state.held():
+    with state.locked():
         assert files_in(state) == kept
 
 
-def test_another_agents_drafts_are_left_alone(folder):
+def test_drafts_of_another_agent_are_kept(folder):
     (folder.path / ".record.bin.x.new").touch()
-    with pytest.raises(StateDirUnusable, match="another agent works in"), StateDir(folder.path).held():
+    with pytest.raises(StateDirUnusable, match="another agent uses"), StateDir(folder.path).locked():
         pass
     assert files_in(folder) == {".record.bin.x.new"}
 
 
-def test_draft_that_cannot_be_removed_is_named(tmp_path):
+def test_draft_that_cannot_be_removed_is_reported(tmp_path):
     (tmp_path / ".x.new").mkdir()
     with (
         pytest.raises(StateDirUnusable, match=r"a draft in .* cannot be removed \(Is a directory\)"),
-        StateDir(tmp_path).held(),
+        StateDir(tmp_path).locked(),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The control plane is reached beside the tunnel, by the agent and its Envoy: by no client, though the address be public."""
+"""Access to a control plane at a public address: for the agent and its Envoy, and for no client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.vpn.firewall.rules import MARK
+from agent.net.packet_marks import BYPASS_MARK
 from model.authority import create_authority
 from model.endpoint import Endpoint
 from tests.tunnels import lab, proxy
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]
 
 @pytest.fixture
 async def plane(network):
-    """At an address that an exit's Envoy would go to."""
+    """Start the control plane at an address that an exit's Envoy may connect to."""
     standing_in = PlaneOutside(create_authority(datetime.now(UTC)), xds_port=18000, host=lab.PAGE)
     await standing_in.start()
     yield standing_in
@@ -29,7 +29,7 @@ async def plane(network):
 
 
 class Collector:
-    """Counts who connects."""
+    """A listener that counts connections."""
 
     def __init__(self) -> None:
         self.callers = 0
@@ -54,7 +54,7 @@ async def collector(network):
 
 
 async def connects(port: int) -> bool:
-    """Whether a process of the exit's namespace, without the mark, gets to the control plane's address."""
+    """Return True if a process of the exit's namespace reaches the control plane without the mark."""
     with lab.inside(lab.EXIT):
         asking = socket.socket()
     asking.setblocking(False)
@@ -68,7 +68,7 @@ async def connects(port: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_does(
+async def test_kill_switch_lets_agent_reach_control_plane_but_not_clients(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
@@ -91,7 +91,7 @@ async def test_behind_the_switch_a_client_gets_nowhere_near_it_and_the_agent_doe
 
 
 @pytest.mark.slow
-async def test_envoys_own_traces_pass_the_switch(
+async def test_kill_switch_lets_envoy_traces_pass(
     wireguard, internet, plane, source, collector, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()], "--otlp", str(collector.place))
@@ -101,14 +101,14 @@ async def test_envoys_own_traces_pass_the_switch(
     assert {*marked} == {"xds", "otel-collector"}
     folder = tmp_path / "client"
     folder.mkdir()
-    with proxy.running(folder, otlp=collector.place, mark=MARK):
+    with proxy.running(folder, otlp=collector.place, mark=BYPASS_MARK):
         await until(proxy.listens)
         await proxy.ask("collector", proxy.COLLECTOR)
         assert collector.callers
 
 
 @pytest.mark.slow
-async def test_a_control_plane_that_was_away_is_found_again_through_the_switch(
+async def test_agent_reconnects_to_control_plane_through_kill_switch(
     wireguard, internet, plane, source, start_agent, until, tmp_path
 ):
     start_agent([wireguard.file()])

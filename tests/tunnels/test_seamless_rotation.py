@@ -1,4 +1,4 @@
-"""Another server is taken beside the one that carries clients: whom that disturbs, and what keeps it from being taken."""
+"""Seamless rotation: no failed request, and every reason to keep the old server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHERE = URL(f"http://{lab.PAGE}/where")
 
 @dataclass
 class Clients:
-    """Who asks for pages without a pause, and through whom they were seen to come."""
+    """Clients that request pages all the time, and the addresses that the pages saw."""
 
     ask: object
     failures: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ async def clients(ask_page):
 
 @pytest.fixture
 def another(wireguard):
-    """A second server, of the same provider but elsewhere."""
+    """Give a function that starts a second server of the provider, with another address."""
 
     def start(**more):
         made = providers.WireGuardProvider(
@@ -73,16 +73,16 @@ def another(wireguard):
 
 @pytest.fixture
 def twin(another, wireguard):
-    """A second server that gave the same client the same address, and has the same resolver inside."""
+    """Give a function that starts a second server with the same inner address and resolver."""
     return lambda: another(number=wireguard.number, client=wireguard.client, seen_as="10.96.0.1")
 
 
 async def at_once():
-    """A drain that nothing holds up."""
+    """Drain without waiting."""
 
 
 async def hold(page=lab.PAGE):
-    """A client that is connected and has not asked yet; asking gives who it is seen to be."""
+    """Connect a client. The result sends its request and returns the address that the page sees."""
     reader, writer = await asyncio.open_connection(page, 80)
 
     async def ask():
@@ -100,9 +100,7 @@ def tunnels():
     return [each for each in (lab.TUNNEL, lab.BESIDE) if lab.has_interface(lab.EXIT, each)]
 
 
-async def test_no_request_fails_while_another_server_is_taken(
-    wireguard, another, internet, keep, until, clients, ask_page
-):
+async def test_no_request_fails_during_rotation(wireguard, another, internet, keep, until, clients, ask_page):
     other = another()
     async with keep(wireguard.file(), other.file(), resolvers=(lab.PAGE,)) as kept:
         await until(lambda: kept.is_up)
@@ -111,13 +109,13 @@ async def test_no_request_fails_while_another_server_is_taken(
         begun = await hold()
 
         async def drain():
-            assert kept.tunnel.course.interface == lab.BESIDE
+            assert kept.tunnel.active.interface == lab.BESIDE
             await until(lambda: clients.seen[other.address] > 20 and clients.seen[other.address_6] > 20)
-            # what began by the old tunnel goes on by it
+            # connections of the old tunnel stay on it
             assert await begun() == wireguard.address
             await wait_for_none_open([wireguard.address, wireguard.address_6])
 
-        taken = await kept.tunnel.rotate_beside(None, None, drain)
+        taken = await kept.tunnel.rotate_seamlessly(None, None, drain)
         assert taken.server == f"{lab.NET_ADDRESS}:51821"
         assert tunnels() == [lab.BESIDE]
         before = clients.seen[other.address]
@@ -127,16 +125,14 @@ async def test_no_request_fails_while_another_server_is_taken(
         assert kept.resolvers == [(lab.PAGE,), (lab.PAGE,)]
 
 
-async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
-    wireguard, twin, internet, keep, until, clients
-):
+async def test_server_with_same_inner_address_is_taken(wireguard, twin, internet, keep, until, clients):
     other = twin()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
         begun = await hold()
-        # both servers are one machine in the lab: what comes by the wrong one has to be lost, as it is in the world
+        # both servers are one machine in the lab: packets through the wrong one must be dropped, as they would be elsewhere
         drop = f"type filter hook input priority 0; iifname {other.interface} tcp sport {begun.port} drop"
         text = f"table ip astray {{ chain astray {{ {drop}; }}; }}\n"
         await run("ip", "netns", "exec", lab.NET, "nft", "-f", "-", text=text)
@@ -145,59 +141,55 @@ async def test_a_server_that_gives_the_same_address_inside_is_taken_as_well(
             await until(lambda: clients.seen[other.seen_as] > 20)
             assert await begun() == wireguard.address
 
-        await kept.tunnel.rotate_beside(None, None, drain)
+        await kept.tunnel.rotate_seamlessly(None, None, drain)
         before = clients.seen.copy()
         await until(lambda: clients.seen[other.seen_as] > before[other.seen_as] + 20)
         assert clients.seen[wireguard.address] == before[wireguard.address]
         assert clients.failures == []
 
 
-async def test_what_is_still_open_when_the_drain_is_over_is_ended_not_left_to_hang(
-    wireguard, twin, internet, keep, until
-):
+async def test_connections_open_after_drain_are_closed(wireguard, twin, internet, keep, until):
     other = twin()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         begun = await hold()
-        await kept.tunnel.rotate_beside(None, None, at_once)
+        await kept.tunnel.rotate_seamlessly(None, None, at_once)
         with pytest.raises(ConnectionError):
             await begun()
 
 
-async def test_a_server_that_is_dead_leaves_the_old_one_serving(wireguard, internet, keep, until, clients, monkeypatch):
+async def test_dead_server_leaves_old_one_serving(wireguard, internet, keep, until, clients, monkeypatch):
     dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=97)
     async with keep(wireguard.file(), dead.file()) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE, lab.PAGE_6)
         await until(lambda: clients.seen[wireguard.address] > 20)
         monkeypatch.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 1.0)
-        with pytest.raises(TunnelFailed, match="51999 shakes no hands"):
-            await kept.tunnel.rotate_beside(None, None, at_once)
+        with pytest.raises(TunnelFailed, match="51999 completes no handshake"):
+            await kept.tunnel.rotate_seamlessly(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
-async def test_a_server_elsewhere_in_the_world_leaves_the_old_one_serving(
-    wireguard, another, internet, keep, until, clients
-):
+async def test_server_in_another_country_leaves_old_one_serving(wireguard, another, internet, keep, until, clients):
     other = another()
     internet.countries = {wireguard.address: "US", other.address: "FR"}
     async with keep(wireguard.file(), other.file(), sources=(WHERE,)) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        look = Observer(kept.exit_, kept.board, active=kept.tunnel.course).observe_candidate
+        look = Observer(kept.exit_, kept.board, active=kept.tunnel.active).observe_candidate
         with pytest.raises(TunnelFailed, match=rf"{other.address} is in fr, and its pool is for us.*the old server"):
-            await kept.tunnel.rotate_beside("us", look, at_once)
+            await kept.tunnel.rotate_seamlessly("us", look, at_once)
         await still_serves(kept, clients, wireguard, until)
-        # the other way round it is what is wanted
-        taken = await kept.tunnel.rotate_beside("fr", look, at_once)
+        # with the other country, the server is accepted
+        taken = await kept.tunnel.rotate_seamlessly("fr", look, at_once)
         assert taken.address == other.address
 
 
-async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
+async def test_server_with_silent_resolver_leaves_old_one_serving(
     wireguard, another, internet, keep, until, clients, monkeypatch
 ):
-    monkeypatch.setattr("agent.vpn.verification.WITHIN_S", 2.0)
+    monkeypatch.setattr("agent.vpn.verification.VERIFIED_WITHIN_S", 2.0)
     other = another()
     mute = other.file().replace(f"DNS = {other.server}", "DNS = 192.0.2.53")
     async with keep(wireguard.file(), mute) as kept:
@@ -205,24 +197,24 @@ async def test_a_server_whose_resolver_is_mute_leaves_the_old_one_serving(
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
         with pytest.raises(TunnelFailed, match=r"the resolver 192\.0\.2\.53 does not answer"):
-            await kept.tunnel.rotate_beside(None, None, at_once)
+            await kept.tunnel.rotate_seamlessly(None, None, at_once)
         await still_serves(kept, clients, wireguard, until)
 
 
 async def still_serves(kept, clients, provider, until):
-    """By the old tunnel alone, without a failure, and with nothing of the other one left."""
+    """Assert that the old tunnel alone serves, without failures, and that nothing of the other is left."""
     before = clients.seen[provider.address]
     await until(lambda: clients.seen[provider.address] > before + 20)
     assert clients.failures == []
     assert set(clients.seen) <= {provider.address, provider.address_6}
     assert tunnels() == [lab.TUNNEL]
     assert kept.is_up
-    assert kept.board.report.resting == ""
+    assert kept.board.report.paused == ""
     assert kept.resolvers == [(provider.server,)]
 
 
 @pytest.mark.slow
-async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, keep, until, clients, ask_page):
+async def test_ten_rotations_leave_no_residue(wireguard, another, internet, keep, until, clients, ask_page):
     other = another()
     files = (wireguard.file(), other.file())
     async with keep(*files, resolvers=(lab.PAGE,)) as kept:
@@ -231,7 +223,7 @@ async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, 
         clients.begin(lab.PAGE)
         for turn in range(10):
             old = other if turn % 2 else wireguard
-            await kept.tunnel.rotate_beside(None, None, lambda old=old: wait_for_none_open([old.address]))
+            await kept.tunnel.rotate_seamlessly(None, None, lambda old=old: wait_for_none_open([old.address]))
             await until(lambda: kept.is_up)
         await clients.end()
         assert clients.failures == []
@@ -242,13 +234,13 @@ async def test_ten_rotations_leave_nothing_behind(wireguard, another, internet, 
 
 
 async def traces():
-    """Rules, routes, the kill switch and what notes connections, and how many programs there are."""
+    """Return rules, routes, the tables of nftables, and the number of processes."""
     everything = ("show", "table", "all")
     listed = [
         lab.ip(*words, namespace=lab.EXIT)
         for words in (("rule",), ("-6", "rule"), ("route", *everything), ("-6", "route", *everything))
     ]
-    listed += [await run("nft", "list", "table", "inet", each) for each in ("exitplane", "exitplane_lanes")]
+    listed += [await run("nft", "list", "table", "inet", each) for each in ("exitplane", "exitplane_pinning")]
     lines = {
         re.sub(r"0x4551\w{4}", "a mark", line.strip())
         for text in listed
@@ -258,9 +250,7 @@ async def traces():
     return {*lines, f"{len(lab.inhabitants(lab.EXIT, 'wireguard-go'))} wireguard-go"}
 
 
-async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
-    wireguard, another, internet, keep, until, monkeypatch
-):
+async def test_next_rotation_skips_server_that_failed(wireguard, another, internet, keep, until, monkeypatch):
     dead = providers.WireGuardProvider(wireguard.processes, port=51999, number=96)
     other = another()
     async with keep(wireguard.file(), dead.file(), other.file()) as kept:
@@ -268,35 +258,33 @@ async def test_the_next_order_tries_the_next_server_when_one_did_not_do(
         with monkeypatch.context() as patience:
             patience.setattr("agent.vpn.wireguard.wireguard.UP_WITHIN_S", 0.5)
             with pytest.raises(TunnelFailed):
-                await kept.tunnel.rotate_beside(None, None, at_once)
-        taken = await kept.tunnel.rotate_beside(None, None, at_once)
+                await kept.tunnel.rotate_seamlessly(None, None, at_once)
+        taken = await kept.tunnel.rotate_seamlessly(None, None, at_once)
         assert taken.server == f"{lab.NET_ADDRESS}:{other.port}"
 
 
-async def test_the_old_tunnel_dies_while_another_is_tried_and_the_other_is_taken(
-    wireguard, another, internet, keep, until, ask_page
-):
+async def test_new_server_is_taken_if_old_tunnel_dies_during_trial(wireguard, another, internet, keep, until, ask_page):
     other = another()
     async with keep(wireguard.file(), other.file()) as kept:
         await until(lambda: kept.is_up)
         prepared = asyncio.Event()
 
         async def drain():
-            # before the new one is taken, since its resolver is another
-            if kept.tunnel.course.interface == lab.TUNNEL:
+            # before the switch, as the resolvers differ
+            if kept.tunnel.active.interface == lab.TUNNEL:
                 wireguard.stop()
                 lab.ip("link", "delete", lab.TUNNEL)
-                await until(lambda: not kept.tunnel.has_room_beside)
+                await until(lambda: not kept.tunnel.can_rotate_seamlessly)
                 prepared.set()
 
-        await kept.tunnel.rotate_beside(None, None, drain)
+        await kept.tunnel.rotate_seamlessly(None, None, drain)
         assert prepared.is_set()
         await until(lambda: kept.is_up)
         assert await ask_page(lab.PAGE) == other.address
         assert tunnels() == [lab.BESIDE]
 
 
-async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, another, internet, keep, until, clients):
+async def test_cancelled_rotation_leaves_old_server_serving(wireguard, another, internet, keep, until, clients):
     other = another()
     internet.countries = {other.address_6: "FR"}
     async with keep(wireguard.file(), other.file()) as kept:
@@ -311,7 +299,7 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
             asked.set()
             await asyncio.Event().wait()
 
-        ordered = asyncio.create_task(kept.tunnel.rotate_beside(None, look, at_once))
+        ordered = asyncio.create_task(kept.tunnel.rotate_seamlessly(None, look, at_once))
         await asyncio.wait_for(asked.wait(), PATIENCE_S)
         assert tunnels() == [lab.TUNNEL, lab.BESIDE]
         ordered.cancel()
@@ -320,21 +308,19 @@ async def test_an_order_that_is_given_up_leaves_the_old_one_serving(wireguard, a
         await still_serves(kept, clients, wireguard, until)
 
 
-async def test_openvpn_takes_the_place_of_wireguard_and_the_other_way_round(
-    wireguard, openvpn, internet, keep, until, clients
-):
+async def test_rotation_switches_between_wireguard_and_openvpn(wireguard, openvpn, internet, keep, until, clients):
     async with keep(wireguard.file(), openvpn.file(), resolvers=(lab.PAGE,)) as kept:
         await until(lambda: kept.is_up)
         clients.begin(lab.PAGE)
         await until(lambda: clients.seen[wireguard.address] > 20)
-        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open([wireguard.address]))
+        await kept.tunnel.rotate_seamlessly(None, None, lambda: wait_for_none_open([wireguard.address]))
         await until(lambda: clients.seen["10.98.0.10"] > 20)
-        await kept.tunnel.rotate_beside(None, None, lambda: wait_for_none_open(["10.98.0.10"]))
+        await kept.tunnel.rotate_seamlessly(None, None, lambda: wait_for_none_open(["10.98.0.10"]))
         assert lab.inhabitants(lab.EXIT, "openvpn") == []
         assert clients.failures == []
 
 
-async def test_what_a_killed_agent_left_of_both_tunnels_is_removed(wireguard, internet, keep, until, ask_page):
+async def test_residue_of_both_tunnels_of_killed_agent_is_removed(wireguard, internet, keep, until, ask_page):
     for interface in (lab.TUNNEL, lab.BESIDE):
         lab.ip("tuntap", "add", interface, "mode", "tun", namespace=lab.EXIT)
     lab.ip("rule", "add", "pref", "5250", "oif", "gone0", "lookup", "5256", namespace=lab.EXIT)
@@ -343,5 +329,5 @@ async def test_what_a_killed_agent_left_of_both_tunnels_is_removed(wireguard, in
         assert tunnels() == [lab.TUNNEL]
         assert "gone0" not in lab.ip("rule", namespace=lab.EXIT)
         assert await ask_page(lab.PAGE) == wireguard.address
-    assert "exitplane_lanes" not in await run("nft", "list", "tables")
+    assert "exitplane_pinning" not in await run("nft", "list", "tables")
     assert "525" not in lab.ip("rule", namespace=lab.EXIT)

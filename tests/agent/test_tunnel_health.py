@@ -1,4 +1,4 @@
-"""Watching a tunnel: what is looked at, and what follows from it."""
+"""The probes and the monitor of a tunnel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from structlog.testing import capture_logs
 
 from agent.config.settings import ExitSettings
 from agent.config.status import HealthState, StatusBoard
-from agent.vpn.tunnel_health import (
-    HealthProbe,
-    TunnelMonitor,
-    checks_of,
-    flags_trouble,
-    interface_trouble,
-    target_trouble,
-)
+from agent.net.interfaces import check_flags, check_interface
+from agent.vpn.tunnel_health import HealthProbe, TunnelMonitor, check_target, probes_of
 from model.endpoint import Endpoint
 from tests.tasks import running
 
@@ -24,7 +18,7 @@ UP, RUNNING = 0x1, 0x40
 
 
 def scripted(*findings):
-    """A probe that finds one thing after the other, and the last one for ever."""
+    """Return a probe that gives the results in order, and the last one from then on."""
     left = list(findings)
 
     async def probe():
@@ -38,17 +32,17 @@ def scripted(*findings):
     [
         (1, [None, "x", None, "x"], [None, "x", None, "x"]),
         (2, [None, "x", "x", None, "x", None, "x", "y"], [None, None, "x", None, None, None, None, "y"]),
-        # nothing is taken for good before it was seen to be
+        # a probe has failed until its first success
         (2, ["x", None], ["x", None]),
     ],
 )
-async def test_a_check_is_patient_with_failures_and_glad_of_a_success(patience, found, troubles):
+async def test_probe_fails_after_patience_and_succeeds_at_once(patience, found, troubles):
     check = HealthProbe(scripted(*found), patience=patience)
 
-    assert [await check.look() for _ in found] == troubles
+    assert [await check.check() for _ in found] == troubles
 
 
-async def test_the_board_says_what_the_checks_find():
+async def test_monitor_puts_first_failure_on_board():
     board = StatusBoard()
     watch = TunnelMonitor(
         [HealthProbe(scripted("a", "a", None)), HealthProbe(scripted("b", None, "c"))], board, period_s=1
@@ -69,23 +63,23 @@ async def test_the_board_says_what_the_checks_find():
     ]
 
 
-async def test_a_tunnel_that_nobody_watches_is_up_and_says_so():
+async def test_tunnel_without_probes_is_up_with_reason():
     board = StatusBoard()
-    await TunnelMonitor(checks_of(ExitSettings("us", "192.0.2.3", 8443)), board, period_s=1).observe()
+    await TunnelMonitor(probes_of(ExitSettings("us", "192.0.2.3", 8443)), board, period_s=1).observe()
 
     assert (board.report.tunnel, board.report.reason) == (HealthState.UP, "not watched")
 
 
-async def test_a_watch_looks_again_and_again(until):
+async def test_monitor_repeats_checks(until):
     board = StatusBoard()
     async with running(TunnelMonitor([HealthProbe(scripted(None, None, "x"))], board, period_s=0.01).run()):
         await until(lambda: board.report.reason == "x")
 
 
-def test_an_exit_s_settings_say_what_is_watched():
+def test_probes_follow_settings_of_exit():
     exit_ = ExitSettings("us", "192.0.2.3", 8443, tunnel_interface="wg0", probe=Endpoint("192.0.2.1", 443))
 
-    assert [check.patience for check in checks_of(exit_)] == [1, 2]
+    assert [check.patience for check in probes_of(exit_)] == [1, 2]
 
 
 # -- interfaces --------------------------------------------------------------------------------------------------------
@@ -100,13 +94,13 @@ def test_an_exit_s_settings_say_what_is_watched():
         (0, "interface wg0 is down"),
     ],
 )
-def test_an_interface_must_be_up_and_running(flags, trouble):
-    assert flags_trouble("wg0", flags) == trouble
+def test_interface_must_be_up_and_running(flags, trouble):
+    assert check_flags("wg0", flags) == trouble
 
 
-async def test_the_kernel_is_asked():
-    assert await interface_trouble("lo") is None
-    assert await interface_trouble("no-such-one") == "interface no-such-one is not there"
+async def test_check_interface_asks_kernel():
+    assert await check_interface("lo") is None
+    assert await check_interface("no-such-one") == "interface no-such-one is not there"
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -121,29 +115,28 @@ def listener():
 @pytest.mark.parametrize(
     ("interface", "source"), [(None, None), ("lo", None), (None, "127.0.0.5"), ("lo", "127.0.0.5")]
 )
-async def test_a_target_that_answers_is_no_trouble(listener, interface, source):
-    assert await target_trouble(listener, interface, source) is None
+async def test_target_that_answers_succeeds(listener, interface, source):
+    assert await check_target(listener, interface, source) is None
 
 
-async def test_a_target_that_refuses_says_why(listener):
+async def test_target_that_refuses_has_reason(listener):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         target = Endpoint("127.0.0.1", closed.getsockname()[1])
 
     assert (
-        await target_trouble(target, None, None)
-        == f"{target} cannot be reached through the tunnel (Connection refused)"
+        await check_target(target, None, None) == f"{target} cannot be reached through the tunnel (Connection refused)"
     )
 
 
-async def test_another_way_out_proves_nothing(listener):
-    assert "No such device" in await target_trouble(listener, "no-such-one", None)
-    assert "Cannot assign" in await target_trouble(listener, None, "192.0.2.200")
+async def test_target_is_reached_through_tunnel_alone(listener):
+    assert "No such device" in await check_target(listener, "no-such-one", None)
+    assert "Cannot assign" in await check_target(listener, None, "192.0.2.200")
 
 
-async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
+async def test_silent_target_times_out(monkeypatch):
     monkeypatch.setattr("agent.vpn.tunnel_health.PROBE_TIMEOUT_S", 0.05)
     with socket.socket() as full:
-        # a queue that is full takes no more connections and says nothing
+        # a full accept queue drops new connections silently
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         target = Endpoint("127.0.0.1", full.getsockname()[1])
@@ -151,7 +144,7 @@ async def test_a_target_that_keeps_silent_is_given_a_second(monkeypatch):
         for each in waiting:
             each.setblocking(False)
             each.connect_ex((target.host, target.port))
-        trouble = await target_trouble(target, None, None)
+        trouble = await check_target(target, None, None)
         for each in waiting:
             each.close()
 

@@ -1,4 +1,4 @@
-"""An exit's agent as a whole, which brings its tunnel up itself."""
+"""An exit's whole agent that brings up its tunnel itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resolvers(folder) -> list[str]:
     return [each["socket_address"]["address"] for each in config["resolvers"]]
 
 
-async def test_its_envoy_asks_the_tunnels_resolver_and_another_one_after_a_rotation(
+async def test_envoy_uses_resolver_of_current_tunnel_after_rotation(
     wireguard, internet, plane, source, start_agent, agent_pid, until, tmp_path
 ):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
@@ -46,7 +46,7 @@ def answer_with(number: int, country: str) -> Answer:
     return Answer(202, {"state": "healthy", "interval_s": 0.05, "orders": [order]}, "application/json")
 
 
-async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_serves_all_the_while(
+async def test_rotate_order_takes_server_in_right_country_without_outage(
     wireguard, internet, plane, source, start_agent, until, tmp_path
 ):
     other = providers.WireGuardProvider(wireguard.processes, interface="eptun-w2", port=51821, number=97)
@@ -81,7 +81,7 @@ async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_s
     assert settled()["2"]["outcome"] == {"server": server, "address": other.address}
     await until(lambda: seen_in("fr"))
 
-    # nobody was told of a tunnel or an Envoy that is down, of a leak, or of an address that is not known
+    # no report had a tunnel or an Envoy down, a leak, or an unknown address
     for beat in plane.beats[begun:]:
         observation = beat["observation"]
         assert (beat["tunnel"], beat["envoy"], bool(observation["leak"])) == ("up", "up", False)
@@ -89,7 +89,7 @@ async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_s
     assert state(tmp_path, "envoy.json")["pid"] == first
 
 
-async def test_without_a_tunnel_it_tells_why_and_starts_no_envoy_that_could_ask_somebody_else(
+async def test_agent_without_tunnel_reports_reason_and_starts_no_envoy(
     processes, plane, source, start_agent, until, tmp_path, internet
 ):
     folder = tmp_path / "provider"

@@ -1,4 +1,4 @@
-"""The conversation with OpenVPN, line by line."""
+"""The protocol of OpenVPN's management interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.vpn.errors import TunnelFailed
 from agent.vpn.openvpn.client_file import OpenVpnFile, Remote
 from agent.vpn.openvpn.management import ManagementProtocol
 from agent.vpn.openvpn.openvpn import OpenVpnDriver, socket_of
-from agent.vpn.slots import lanes_of
+from agent.vpn.slots import slots_of
 from model.endpoint import Endpoint
 
 PUSH = (
@@ -23,45 +23,45 @@ PUSH = (
 )
 
 
-def hear(*lines, credentials=None):
-    made = ManagementProtocol("vpn:1", credentials)
-    answers = [answer for line in lines for answer in made.receive(line)]
-    return made, answers
+def receive_all(*lines, credentials=None):
+    protocol = ManagementProtocol("vpn:1", credentials)
+    answers = [answer for line in lines for answer in protocol.receive(line)]
+    return protocol, answers
 
 
-def test_it_is_let_go_when_it_waits():
-    assert hear(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
+def test_hold_is_released():
+    assert receive_all(">INFO:OpenVPN", ">HOLD:Waiting for hold release:0")[1] == ["state on", "log on", "hold release"]
 
 
-def test_name_and_password_are_given_when_asked_for_and_cannot_become_commands():
-    _, answers = hear(
+def test_credentials_are_sent_on_request_and_quoted():
+    _, answers = receive_all(
         ">PASSWORD:Need 'Auth' username/password",
         credentials=Credentials('a"b', 'c\\"\nsignal SIGTERM'.replace("\n", "")),
     )
     assert answers == ['username "Auth" "a\\"b"', 'password "Auth" "c\\\\\\"signal SIGTERM"']
 
 
-def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
-    made, _ = hear(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
-    assert made.connected
-    assert made.failure is None
-    assert made.resolvers == ["10.8.0.1", "fd00::1"]
-    assert made.addresses == ["fd00::5", "10.8.0.5"]
+def test_connected_state_has_addresses_and_pushed_resolvers():
+    protocol, _ = receive_all(PUSH, ">STATE:1,GET_CONFIG,,,,,,", ">STATE:1,CONNECTED,SUCCESS,10.8.0.5,192.0.2.1,1194,,")
+    assert protocol.connected
+    assert protocol.failure is None
+    assert protocol.resolvers == ["10.8.0.1", "fd00::1"]
+    assert protocol.addresses == ["fd00::5", "10.8.0.5"]
 
 
 @pytest.mark.parametrize(
-    ("lines", "said", "slowly"),
+    ("lines", "message", "slowly"),
     [
         ([">PASSWORD:Verification Failed: 'Auth'"], "the provider refuses the name and password", True),
         ([">STATE:1,EXITING,auth-failure,,,,,"], "the provider refuses the name and password", True),
-        ([">PASSWORD:Need 'Auth' username/password"], "the provider wants a name and password", True),
-        ([">PASSWORD:Need 'Auth' username/password SC:1,code"], "the provider wants a one-time password", True),
+        ([">PASSWORD:Need 'Auth' username/password"], "the provider asks for a name and password", True),
+        ([">PASSWORD:Need 'Auth' username/password SC:1,code"], "the provider asks for a one-time password", True),
         ([">PASSWORD:Need 'Private Key' password"], "the file's key is encrypted", True),
         ([">FATAL:Cannot open TUN"], "OpenVPN gives up on vpn:1: Cannot open TUN", False),
         ([">STATE:1,CONNECTED,ERROR,,,,,"], "OpenVPN could not set up the interface (ERROR)", False),
         (
             [">LOG:1,N,TLS Error: handshake failed", ">STATE:1,EXITING,tls-error,,,,,"],
-            "vpn:1 does not let us in (TLS Error: handshake failed)",
+            "vpn:1 refuses the connection (TLS Error: handshake failed)",
             False,
         ),
         (
@@ -71,27 +71,27 @@ def test_connected_it_knows_its_addresses_and_the_resolvers_that_were_pushed():
         ),
     ],
 )
-def test_what_fails_is_told_in_words(lines, said, slowly):
-    made, _ = hear(*lines)
-    assert not made.connected
-    assert (made.failure.message, made.failure.slowly) == (said, slowly)
+def test_failure_has_plain_reason(lines, message, slowly):
+    protocol, _ = receive_all(*lines)
+    assert not protocol.connected
+    assert (protocol.failure.message, protocol.failure.retry_slowly) == (message, slowly)
 
 
-def test_the_first_reason_counts():
-    made, _ = hear(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
-    made.end()
-    assert made.failure.message == "the provider refuses the name and password"
+def test_first_failure_reason_is_kept():
+    protocol, _ = receive_all(">PASSWORD:Verification Failed: 'Auth'", ">STATE:1,EXITING,SIGTERM,,,,,")
+    protocol.end()
+    assert protocol.failure.message == "the provider refuses the name and password"
 
 
 @pytest.mark.parametrize(
     "line", ["", ">", ">STATE", ">STATE:", ">STATE:1,CONNECTED", ">LOG:", ">LOG:1,N", "\x00", ">PASSWORD:"]
 )
-def test_garbled_lines_do_no_harm(line):
-    assert hear(line)[1] == []
+def test_garbled_lines_are_ignored(line):
+    assert receive_all(line)[1] == []
 
 
-class Ending(asyncio.Event):
-    """The end of a process, which counts how often somebody looks whether it has come."""
+class ProcessEnd(asyncio.Event):
+    """The event of a process's end, which counts how often it is read."""
 
     looks = 0
 
@@ -100,16 +100,16 @@ class Ending(asyncio.Event):
         return super().is_set()
 
 
-async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monkeypatch, until):
-    ended = Ending()
+async def test_messages_are_read_after_openvpn_has_ended(tmp_path, monkeypatch, until):
+    ended = ProcessEnd()
     monkeypatch.setattr("agent.vpn.openvpn.openvpn.start_child", lambda *_: SimpleNamespace(ended=ended))
     file = OpenVpnFile("vpn", (), (), (), needs_credentials=False)
     resolve = AsyncMock(return_value=["192.0.2.1"])
     tunnel = OpenVpnDriver(file, Remote(Endpoint("vpn", 1194), "udp"), None, tmp_path, resolve)
-    lane, _ = lanes_of("eptun9")
-    coming_up = asyncio.create_task(tunnel.up(lane))
-    await until((tmp_path / socket_of(lane)).exists)
-    reader, writer = await asyncio.open_unix_connection(tmp_path / socket_of(lane))
+    slot, _ = slots_of("eptun9")
+    coming_up = asyncio.create_task(tunnel.up(slot))
+    await until((tmp_path / socket_of(slot)).exists)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / socket_of(slot))
     writer.write(b">HOLD:Waiting for hold release:0\n")
     assert await reader.readline() == b"state on\n"
 
@@ -122,4 +122,4 @@ async def test_what_openvpn_says_is_read_also_after_it_has_ended(tmp_path, monke
     writer.write_eof()
     assert await reader.read() == b"log on\nhold release\n"
     writer.close()
-    tunnel._listening.close()
+    tunnel._management_server.close()

@@ -1,0 +1,27 @@
+"""The identity that a proxy has from the control plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from model.endpoint import Endpoint
+from model.world import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """The API's reply to an enrolment: the proxy's id, its certificate and the authority's (PEM), and the xDS server.
+
+    `id` is the exit's id for an exit. Heartbeats are sent every `interval_s` seconds, until a reply gives another interval.
+    """
+
+    role: Role
+    name: str
+    id: UUID
+    fleet_id: UUID
+    key_pem: str
+    certificate_pem: str
+    authority_pem: str
+    xds: Endpoint
+    interval_s: float
