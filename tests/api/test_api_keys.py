@@ -107,8 +107,8 @@ async def test_nobody_makes_a_key_that_may_more_than_they(demo, make_operator, q
     ids = {each["name"]: each["id"] for each in (await demo("GET", "/api/v1/fleets")).json["items"]}
     mine = demo.holding((await make_operator("op", "operator", fleet_ids=[ids["demo"]])).key)
     for wish, code in (
-        ({"role": "admin", "fleets": ["demo"]}, "beyond_own"),
-        ({"role": "viewer"}, "beyond_own"),
+        ({"role": "admin", "fleets": ["demo"]}, "exceeds_own_rights"),
+        ({"role": "viewer"}, "exceeds_own_rights"),
         ({"role": "viewer", "fleets": ["demo", "other"]}, "unknown_fleet"),
         ({"role": "viewer", "fleets": [ids["other"]]}, "unknown_fleet"),
     ):
@@ -133,7 +133,7 @@ async def test_a_key_makes_no_key_that_may_more_than_it(api, clock):
         {"expires_at": (clock() + timedelta(days=2)).isoformat()},
     ):
         reply = await maker("POST", KEYS, good | more)
-        assert (reply.status, reply.json["code"]) == (422, "beyond_own"), more
+        assert (reply.status, reply.json["code"]) == (422, "exceeds_own_rights"), more
     assert (await maker("POST", KEYS, good)).status == 201
 
 

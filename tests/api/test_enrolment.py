@@ -41,7 +41,7 @@ async def test_an_exit_that_enrols_is_declared_and_gets_a_certificate_of_its_ide
         "198.51.100.7",
     )
     assert (shown["bind_address"], shown["egress_address"]) == ("127.0.0.5", "192.0.2.9")
-    assert shown["state_reason"] == "enrolled, not heard of yet"
+    assert shown["state_reason"] == "enrolled, no heartbeat yet"
 
 
 async def test_the_certificate_is_for_the_key_of_the_request_and_signed_by_the_authority(exit_proxy):

@@ -34,7 +34,7 @@ async def declared(demo):
 async def test_a_request_is_explained_by_the_route_that_decides(declared):
     reply = await declared("GET", "/api/v1/explain?user=alice-country-us&target=https://www.example.com/x")
     told = reply.json
-    assert told["wish"] == {
+    assert told["intent"] == {
         "source": "user name",
         "country": "us",
         "city": None,
@@ -45,7 +45,7 @@ async def test_a_request_is_explained_by_the_route_that_decides(declared):
     }
     assert [(each["name"], each["failed"]) for each in told["routes"]] == [("no-example", None)]
     assert told["refusal"] == {"status": 451, "text": "not here\n"}
-    assert told["ways"] == []
+    assert told["paths"] == []
     assert told["summary"] == "refused with 451, by the route no-example: not here"
 
 
@@ -55,17 +55,17 @@ async def test_a_request_that_no_route_decides_goes_where_it_wishes_and_the_exit
     told = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
     assert told["target"] == {"host": "www.example.com", "port": 8443}
     assert [each["failed"] for each in told["routes"]] == ["group"]
-    (way,) = told["ways"]
+    (way,) = told["paths"]
     (pool,) = way["pools"]
-    assert (pool["name"], [each["why_not"] for each in pool["exits"]]) == ("us", ["it is registering"])
-    assert told["summary"].endswith("none of their exits can serve now, so it is answered with 503")
+    assert (pool["name"], [each["reason"] for each in pool["exits"]]) == ("us", ["it is registering"])
+    assert told["summary"].endswith("none of their exits can serve now, so the client gets 503")
 
 
 async def test_the_listener_says_where_to_for_those_who_say_nothing(declared):
     told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
-    assert (told["wish"]["source"], told["wish"]["country"], told["listener"]) == ("listener", "de", "de")
+    assert (told["intent"]["source"], told["intent"]["country"], told["listener"]) == ("listener", "de", "de")
     told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
-    assert (told["wish"]["source"], told["wish"]["country"]) == ("headers", "us")
+    assert (told["intent"]["source"], told["intent"]["country"]) == ("headers", "us")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,6 @@ async def test_a_wrong_question_is_named(query, code, field, declared):
 async def test_where_there_are_several_fleets_the_question_names_one(declared):
     await declared.declare("other", "other", "us")
     reply = await declared("GET", "/api/v1/explain?target=x")
-    assert (reply.status, reply.json["code"]) == (422, "which_fleet")
+    assert (reply.status, reply.json["code"]) == (422, "fleet_required")
     assert "demo, other" in reply.json["hint"]
     assert (await declared("GET", "/api/v1/explain?target=x&fleet=other")).json["fleet"] == "other"

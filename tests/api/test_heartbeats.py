@@ -208,7 +208,7 @@ async def test_a_certificate_that_is_not_recorded_is_worth_nothing(exit_proxy, m
     stranger = make_proxy(Role.EXIT)
     stranger.certificate = foreign_certificate(authority, stranger, clock())
     reply = await stranger.beat(path=exit_proxy.path)
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
     assert reply.headers["www-authenticate"] == "Bearer"
 
 
@@ -217,7 +217,7 @@ async def test_a_proxy_cannot_speak_for_another(exit_proxy, demo, make_proxy, ma
     await other.enrol(await make_token(Role.EXIT), "two")
     for speaker, path in ((other, exit_proxy.path), (gateway, exit_proxy.path), (other, gateway.path)):
         reply = await speaker.beat(path=path)
-        assert (reply.status, reply.json["code"]) == (403, "not_yours")
+        assert (reply.status, reply.json["code"]) == (403, "wrong_certificate")
     reply = await other.beat(path=f"/api/v1/exits/{uuid4()}/heartbeat")
     assert reply.status == 403
     assert demo.context.sink.pending_count == 0
@@ -247,7 +247,7 @@ async def test_an_expired_certificate_is_worth_nothing(exit_proxy, clock):
     assert (await exit_proxy.beat()).status == 202
     clock.advance(seconds=1)
     reply = await exit_proxy.beat()
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
     assert "expired" in reply.json["detail"]
 
 
@@ -276,7 +276,7 @@ HEADERS = {
 async def test_what_is_no_proof_is_refused(case, exit_proxy, demo):
     headers = {"authorization": HEADERS[case]}
     reply = await demo("POST", exit_proxy.path, GOOD, headers=headers, peer="203.0.113.9")
-    assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_proof", True)
+    assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_signature", True)
     assert demo.context.sink.pending_count == 0
 
 
@@ -304,7 +304,7 @@ async def test_a_token_with_odd_claims_is_refused(case, exit_proxy, demo, clock)
     token = jwt.api_jws.encode(json.dumps(whole | change).encode(), key, algorithm=algorithm, headers=named)
     headers = {"authorization": f"Bearer {token}"}
     reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
 
 
 BODIES = {

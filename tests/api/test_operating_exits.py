@@ -101,7 +101,7 @@ async def test_what_an_exit_went_through_is_told_with_reasons_and_times(demo, on
     assert [(each["state"], each["reason"]) for each in found["states"]] == [
         ("disabled", "disabled by an operator"),
         ("draining", "drained by an operator"),
-        ("registering", "declared, not heard of yet"),
+        ("registering", "declared, no heartbeat yet"),
     ]
     assert found["states"][0]["until"] is None
     assert found["states"][1]["until"] == found["states"][0]["since"]

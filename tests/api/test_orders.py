@@ -40,7 +40,7 @@ async def test_what_came_of_it_is_told_and_the_agent_is_not_asked_again(two, dem
     place = reply.headers["location"]
     assert (await demo("GET", place)).json["state"] == "pending"
     settled = [{"id": reply.json["id"], "outcome": {"server": "us-9"}}]
-    heard = await two.beat(settled=settled)
+    heard = await two.beat(order_results=settled)
     assert (heard.status, "orders" in heard.json) == (202, False)
     shown = (await demo("GET", place)).json
     assert (shown["state"], shown["outcome"], shown["kind"]) == ("done", {"server": "us-9"}, kind)
@@ -50,10 +50,10 @@ async def test_what_came_of_it_is_told_and_the_agent_is_not_asked_again(two, dem
 
 async def test_an_order_that_failed_says_why_and_a_second_word_changes_nothing(two, demo):
     reply = await order(demo, two, "rotate")
-    await two.beat(settled=[{"id": reply.json["id"], "outcome": {"half": 1}, "trouble": "it has one server only"}])
-    await two.beat(settled=[{"id": reply.json["id"], "outcome": {"server": "us-9"}}])
+    await two.beat(order_results=[{"id": reply.json["id"], "outcome": {"half": 1}, "error": "it has one server only"}])
+    await two.beat(order_results=[{"id": reply.json["id"], "outcome": {"server": "us-9"}}])
     shown = (await demo("GET", reply.headers["location"])).json
-    assert (shown["state"], shown["outcome"], shown["trouble"]) == ("failed", None, "it has one server only")
+    assert (shown["state"], shown["outcome"], shown["error"]) == ("failed", None, "it has one server only")
 
 
 async def test_an_order_that_nobody_carries_out_expires(two, demo, clock):
@@ -67,15 +67,19 @@ async def test_nobody_settles_the_order_of_another(two, demo, query):
     reply = await order(demo, two, "logs")
     other = (await demo("GET", f"{EXITS}/us-2")).json["id"]
     await query(f"UPDATE exit_order SET exit_id = '{other}' RETURNING id")
-    await two.beat(settled=[{"id": reply.json["id"], "outcome": {}}])
+    await two.beat(order_results=[{"id": reply.json["id"], "outcome": {}}])
     assert (await demo("GET", f"{EXITS}/us-2/orders/{reply.json['id']}")).json["state"] == "pending"
 
 
 async def test_an_answer_that_is_too_long_is_not_kept(two, demo):
     reply = await order(demo, two, "logs")
-    heard = await two.beat(settled=[{"id": reply.json["id"], "outcome": {"lines": ["x" * 300_000]}}])
+    heard = await two.beat(order_results=[{"id": reply.json["id"], "outcome": {"lines": ["x" * 300_000]}}])
     shown = (await demo("GET", reply.headers["location"])).json
-    assert (heard.status, shown["state"], shown["trouble"]) == (202, "failed", "its answer is too long to be kept")
+    assert (heard.status, shown["state"], shown["error"]) == (
+        202,
+        "failed",
+        "the result is longer than 262144 bytes, so it was dropped",
+    )
 
 
 async def test_an_order_makes_no_revision_and_is_audited(two, demo):
@@ -111,7 +115,7 @@ async def test_an_order_that_never_was_is_told_so(two, demo):
 
 async def gone(gateway, *places):
     said = [{"address": address, "port": port} for address, port in places]
-    return [(each["address"], each["port"]) for each in (await gateway.beat(gone=said)).json["cut"]]
+    return [(each["address"], each["port"]) for each in (await gateway.beat(removed_endpoints=said)).json["cut"]]
 
 
 @pytest.mark.parametrize(
@@ -134,13 +138,19 @@ async def test_tunnels_are_cut_that_go_through_an_exit_that_was_removed(demo, ga
 
 
 async def test_a_gateway_asks_about_a_hundred_places_at_most(gateway):
-    reply = await gateway.beat(gone=[{"address": "198.51.100.7", "port": 1}] * 101)
-    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/gone"])
+    reply = await gateway.beat(removed_endpoints=[{"address": "198.51.100.7", "port": 1}] * 101)
+    assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/removed_endpoints"])
 
 
 @pytest.mark.parametrize(
     "said",
-    [{"open_requests": -1}, {"open_requests": 1.5}, {"carried_bytes": -1}, {"carried_bytes": 2**63}, {"gone": [{}]}],
+    [
+        {"open_requests": -1},
+        {"open_requests": 1.5},
+        {"carried_bytes": -1},
+        {"carried_bytes": 2**63},
+        {"removed_endpoints": [{}]},
+    ],
 )
 async def test_impossible_numbers_of_an_exit_are_refused(exit_proxy, said):
     reply = await exit_proxy.beat(**said)

@@ -156,7 +156,7 @@ async def test_explaining_says_which_exits_are_on_standby_and_names_them_last(de
     await demo.declare_exit(standby=True)
     await demo.declare_exit(name="us-2")
     told = (await demo("GET", "/api/v1/explain?country=us&target=example.com")).json
-    seen = [(each["name"], each["standby"]) for each in told["ways"][0]["pools"][0]["exits"]]
+    seen = [(each["name"], each["standby"]) for each in told["paths"][0]["pools"][0]["exits"]]
     assert seen == [("us-2", False), ("us-1", True)]
 
 

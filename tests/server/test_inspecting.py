@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.features.proxies import held_config
+from api.features.proxies import config_dump
 from api.kernel.caller import Caller
 from api.kernel.roles import OperatorRole
 from model.repositories import config_requests, declared
@@ -26,7 +26,7 @@ def asked(plane, server):
     """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
-        found = await held_config.show(
+        found = await config_dump.show(
             plane.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
         )
         return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
@@ -40,7 +40,7 @@ def known(plane, server, synced, until):
 
     async def wait(identity):
         async def written():
-            found = await held_config.show(
+            found = await config_dump.show(
                 plane.database, CALLER, str(identity.proxy_id), resource="none", differences=False
             )
             return bool(found.sync)
@@ -132,7 +132,7 @@ async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_
 
 
 async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
-    monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(config_dump, "_ANSWER_TIMEOUT_S", 0.0)
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)

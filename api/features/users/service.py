@@ -1,4 +1,4 @@
-"""Users: who uses gateways."""
+"""Users whose traffic gateways carry."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class UserCollection(Collection[UserRow, UserIn, UserOut]):
             found.append(col(UserRow.plan_id).in_(declared.ids_of(PlanRow, query.plan)))
         return found
 
-    async def create(self, work: WriteContext, wish: UserIn) -> UserRow:
+    async def create(self, work: WriteContext, body: UserIn) -> UserRow:
         """Raises Problem: 422 for an unknown fleet or plan, 409 when the name is taken."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        plan_id = await _plan(work, fleet.id, wish.plan)
-        row = UserRow(fleet_id=fleet.id, name=wish.name, group=wish.group, plan_id=plan_id, created_at=work.now)
-        gone = {"fk_user_account_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-        with clashes(_clashing(wish.name, wish.plan) | gone):
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        plan_id = await _plan(work, fleet.id, body.plan)
+        row = UserRow(fleet_id=fleet.id, name=body.name, group=body.group, plan_id=plan_id, created_at=work.now)
+        gone = {"fk_user_account_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_clashing(body.name, body.plan) | gone):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: UserRow, fields: dict[str, Any]) -> None:
