@@ -188,8 +188,8 @@ async def every_method(api: Client, plane, database):
     for part in ("live", "ready", "startup"):
         await api.health(part)
     assert (await api.events.page(limit=1)).items[0].type == "fleet.created"
-    await api.neighbours.keepalive(KeepaliveIn(client_id="office"))
-    assert set(await api.neighbours.status()) == {"office"}
+    await api.vpn_sentinel.keepalive(KeepaliveIn(client_id="office"))
+    assert set(await api.vpn_sentinel.status()) == {"office"}
     await every_method_of_auth(api, plane)
 
 

@@ -93,5 +93,6 @@ class ApiKeyOut(ResponseModel):
     created_at: datetime
     key: str | None = Field(
         None,
-        description="The key, for the header `Authorization: Bearer …`. Only in the reply that creates it; null later, and in repeated replies.",
+        description="The key, for the header `Authorization: Bearer …`. Only in the reply that creates it; null later, and in "
+        "replies repeated under an Idempotency-Key.",
     )

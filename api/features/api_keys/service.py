@@ -32,19 +32,22 @@ class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
     volatile = frozenset({"last_used_at", "key"})
 
     async def add(self, work: WriteContext, body: ApiKeyIn, secret: str) -> ApiKeyRow:
-        """Create a key. Raises Problem: 422 when its rights exceed the caller's, 409 when the caller has a key of this name."""
+        """Create a key.
+
+        Raises Problem: 422 when its rights exceed the caller's, 409 when the caller has a key of this name.
+        """
         fields = await _to_columns(work, body.model_dump())
         owner = work.caller.operator_id
         row = ApiKeyRow(operator_id=owner, digest=digest_of(secret), created_at=work.now, **fields)
-        with clashes(_taken(body.name)):
+        with clashes(_conflicts(body.name)):
             await operators.save(work.session, row)
         work.unit.audit(_audit_entry("created", row, [name for name, value in fields.items() if value is not None]))
         return row
 
     async def change(self, work: WriteContext, row: ApiKeyRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 when the rights exceed the caller's, 409 when the name is taken."""
+        """Update an API key. Raises Problem: 422 when the rights exceed the caller's, 409 when the name is taken."""
         stored = await _to_columns(work, fields)
-        with clashes(_taken(fields.get("name", ""))):
+        with clashes(_conflicts(fields.get("name", ""))):
             changed = await operators.save_changes(work.session, row, stored)
         if changed:
             work.unit.audit(_audit_entry("changed", row, changed))
@@ -72,7 +75,7 @@ async def _to_columns(work: WriteContext, fields: Mapping[str, Any]) -> dict[str
 
 
 def _check_rights(work: WriteContext, stored: Mapping[str, Any]) -> None:
-    """Raises Problem (422) for rights that exceed those of the caller's credential."""
+    """Check that no right exceeds those of the caller's credential. Raises Problem (422)."""
     caller = work.caller
     if "role" in stored and lesser(OperatorRole(stored["role"]), caller.role) != stored["role"]:
         raise _exceeds_rights(
@@ -100,7 +103,7 @@ def _exceeds_rights(field: str, message: str, hint: str, value: object = None) -
     return Problem(422, "exceeds_own_rights", message, errors=[FieldError(field, message, hint, value)])
 
 
-def _taken(name: str) -> dict[str, Problem]:
+def _conflicts(name: str) -> dict[str, Problem]:
     return {"uq_api_key_operator_id_name": duplicate("/name", name, "another key of this operator has this name")}
 
 

@@ -42,7 +42,10 @@ async def begin(context: ApiContext, callback_url: str) -> tuple[str, str]:
 async def finish(
     context: ApiContext, query: Mapping[str, str], cookie: str | None, callback_url: str, address: str
 ) -> TokensOut:
-    """Exchange the callback's query for tokens. Raises Problem: 401, 403 for an account without operator, 404, 429, 503."""
+    """Exchange the callback's query for tokens.
+
+    Raises Problem: 401, 403 for an account without operator, 404, 429, 503.
+    """
     provider, signer = await _provider(context)
     now = context.clock()
     throttle = LoginThrottle.of(signer, address)

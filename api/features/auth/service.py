@@ -178,7 +178,10 @@ async def change_password(context: ApiContext, caller: Caller, body: PasswordIn,
 
 
 async def start_totp(context: ApiContext, caller: Caller) -> TotpOut:
-    """Store a secret that takes effect once confirmed by a code. Raises Problem (409) when a second factor is enabled."""
+    """Store a secret that takes effect once confirmed by a code.
+
+    Raises Problem (409) when a second factor is enabled.
+    """
     secret = second_factor.new_secret()
     names: list[str] = []
 
@@ -237,7 +240,7 @@ async def remove_totp(context: ApiContext, caller: Caller, body: TotpRemovalIn, 
 
 
 async def _check_password(context: ApiContext, caller: Caller, password: str, address: str) -> None:
-    """Raises Problem: 403 unless it is the caller's password, 429 after too many failures."""
+    """Check the caller's password. Raises Problem: 403 if it is wrong, 429 after too many failures."""
     row, throttle = await _count_attempt(context, caller, address)
     verdict = await context.auth.passwords.check(password, row.password_hash)
     if not verdict.right:
@@ -246,7 +249,7 @@ async def _check_password(context: ApiContext, caller: Caller, password: str, ad
 
 
 async def _check_code(context: ApiContext, caller: Caller, code: str, address: str) -> None:
-    """Raises Problem: 403 unless it is a current code of the second factor, 429 after too many failures."""
+    """Check a code of the second factor. Raises Problem: 403 if it is wrong, 429 after too many failures."""
     row, throttle = await _count_attempt(context, caller, address)
     step = second_factor.step_of(row.totp_secret or "", code, context.clock())
     async with context.database.session() as session:

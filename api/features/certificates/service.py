@@ -31,7 +31,10 @@ class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, Cert
     query = CertificateQuery
 
     async def create(self, work: WriteContext, body: CertificateIn) -> ServerCertificateRow:
-        """Raises Problem: 422 for an unknown fleet or a bad certificate, 409 when the name is taken."""
+        """Create a certificate.
+
+        Raises Problem: 422 for an unknown fleet or a bad certificate, 409 when the name is taken.
+        """
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         parsed = parse_pair(body.chain, body.key, work.now)
         row = ServerCertificateRow(
@@ -43,21 +46,21 @@ class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, Cert
             expires_at=parsed.expires_at,
             created_at=work.now,
         )
-        gone = {"fk_server_certificate_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
-        with clashes(_taken(body.name) | gone):
+        missing_fleet = {"fk_server_certificate_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(body.name) | missing_fleet):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for a bad certificate, 409 when the name is taken."""
+        """Update a certificate. Raises Problem: 422 for a bad certificate, 409 when the name is taken."""
         await self.stay(work, row, fields)
         if fields.keys() & {"chain", "key"}:
             parsed = parse_pair(fields.get("chain", row.chain), fields.get("key", row.key), work.now)
             fields |= {"server_names": parsed.server_names, "expires_at": parsed.expires_at}
-        with clashes(_taken(fields.get("name", ""))):
+        with clashes(_conflicts(fields.get("name", ""))):
             await declared.save_changes(work.unit, row, fields)
 
     async def remove(self, work: WriteContext, row: ServerCertificateRow) -> None:
-        """Raises Problem: 409 while a listener uses it."""
+        """Delete a certificate. Raises Problem: 409 while a listener uses it."""
         hint = "give the listener another certificate first: GET /api/v1/listeners"
         conflict = in_use("certificate", row.name, "a listener uses the certificate", hint)
         with clashes({"fk_listener_certificate_id_server_certificate": conflict}):
@@ -132,6 +135,6 @@ def _bad(field: str, message: str, hint: str) -> Problem:
     return Problem(422, "bad_certificate", message, errors=[FieldError(field, message, hint)])
 
 
-def _taken(name: str) -> dict[str, Problem]:
+def _conflicts(name: str) -> dict[str, Problem]:
     message = "another certificate of the fleet has this name"
     return {"uq_server_certificate_fleet_id_name": duplicate("/name", name, message)}

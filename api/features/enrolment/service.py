@@ -44,7 +44,10 @@ class Enrolled:
 async def enrol_exit(
     unit: UnitOfWork, authority: CertificateAuthority, body: ExitEnrolmentIn, now: datetime
 ) -> Enrolled:
-    """Enrol an exit. Raises Problem: 401, 403 for the token, 422 for pool or CSR, 409 when another pool has the name."""
+    """Enrol an exit.
+
+    Raises Problem: 401, 403 for the token, 422 for pool or CSR, 409 when another pool has the name.
+    """
     token = await _check_token(unit, body.join_token, Role.EXIT, now)
     pool, _ = await pools.refer(unit.session, body.pool, str(token.fleet_id))
     _check_name(token, body)

@@ -110,7 +110,7 @@ class EventFeed:
 
     @property
     def _interrupted(self) -> bool:
-        """Whether the next event must wait for a check or an end: the client may have read the previous one slowly."""
+        """True if the next event must wait for a check or an end: the client may have read the previous one slowly."""
         return self._hub.closing or self._now() >= self._check_at
 
     def _comment(self, comment: str, retry: int | None = None) -> ServerSentEvent:

@@ -82,7 +82,10 @@ def _filter(query: EventsQuery, fleet: UUID | None, caller: Caller) -> EventFilt
 
 
 async def _fleet_id(context: ApiContext, caller: Caller, query: EventsQuery) -> UUID | None:
-    """Return the id of the fleet in the query. An id may be of a deleted fleet. Raises Problem (422) for an unknown name."""
+    """Return the id of the fleet in the query. An id may be of a deleted fleet.
+
+    Raises Problem (422) for an unknown name.
+    """
     if query.fleet is None:
         return None
     given = as_id(query.fleet)

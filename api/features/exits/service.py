@@ -77,7 +77,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         return found
 
     async def create(self, work: WriteContext, body: ExitIn) -> ExitRow:
-        """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
+        """Create an exit. Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
         pool, _ = await pools.refer(work.session, body.pool, body.fleet, caller=work.caller)
         fields = body.model_dump(exclude={"pool", "fleet", "enabled"})
         fields |= parent_columns(fields.pop("parent"))
@@ -85,7 +85,10 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
     async def change(self, work: WriteContext, row: ExitRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for a pool outside the fleet, 409 when the name is taken or the change would shrink the fleet."""
+        """Update an exit.
+
+        Raises Problem: 422 for a pool outside the fleet, 409 when the name is taken or the change would shrink the fleet.
+        """
         pool, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         ref = fields.pop("fleet", None)
         if ref not in (None, fleet.name, str(fleet.id)):
@@ -183,7 +186,10 @@ def _heartbeat_fields(last: heartbeats.LastReport | None) -> dict[str, Any]:
 async def add(
     unit: UnitOfWork, pool: PoolRow, fields: dict[str, Any], *, state: ExitState, reason: str, now: datetime
 ) -> ExitRow:
-    """Create an exit in `pool`, and the proxy of its Envoy. Raises Problem (409) when the name is taken in the fleet."""
+    """Create an exit in `pool`, and the proxy of its Envoy.
+
+    Raises Problem (409) when the name is taken in the fleet.
+    """
     exit_id = uuid4()
     shared = {name: fields[name] for name in _SHARED_FIELDS}
     proxy = ProxyRow(id=exit_id, fleet_id=pool.fleet_id, role=Role.EXIT, created_at=now, **shared)
@@ -197,7 +203,7 @@ async def add(
         created_at=now,
         **fields,
     )
-    with clashes(_clashing(fields["name"], pool.name)):
+    with clashes(_conflicts(fields["name"], pool.name)):
         await declared.save(unit, proxy)
         await declared.save(unit, row, pool.fleet_id)
     return row
@@ -207,7 +213,7 @@ async def update(unit: UnitOfWork, row: ExitRow, pool: PoolRow, fields: dict[str
     """Update a locked exit and the proxy of its Envoy. Raises Problem (409) when the name is taken."""
     if "address" in fields and fields["address"] != row.address:
         fields["endpoint"] = endpoint_of(fields["address"])
-    with clashes(_clashing(fields.get("name", row.name), pool.name)):
+    with clashes(_conflicts(fields.get("name", row.name), pool.name)):
         if shared := {name: fields[name] for name in _SHARED_FIELDS if name in fields}:
             proxy = await declared.find_proxy(unit.session, row.id)
             assert proxy is not None, "an exit has a proxy"
@@ -232,7 +238,7 @@ def _switched_fields(state: ExitState, now: datetime) -> dict[str, Any]:
     return {"state": state, "state_reason": _SWITCH_REASONS[state], "state_since": now, "capped": False}
 
 
-def _clashing(name: str, pool: str) -> dict[str, Problem]:
+def _conflicts(name: str, pool: str) -> dict[str, Problem]:
     taken = duplicate("/name", name, "another exit of the fleet has this name")
     return {
         "uq_proxy_fleet_id_role_name": taken,

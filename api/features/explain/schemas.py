@@ -103,7 +103,7 @@ class RefusalOut(ResponseModel):
 
 
 class ExplainOut(ResponseModel):
-    """How the fleet's gateways would route the request."""
+    """The explanation of a request: its route, paths and exits, as the fleet's gateways would choose them."""
 
     fleet: str
     listener: str

@@ -34,7 +34,10 @@ _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> ExplainOut:
-    """Explain a request. Raises Problem: 422 for an unknown fleet or listener or a bad target, 409 without a listener."""
+    """Explain a request.
+
+    Raises Problem: 422 for an unknown fleet or listener or a bad target, 409 without a listener.
+    """
     host, port = _parse_target(query.target)
     at = query.at or context.clock()
     async with context.database.snapshot() as session:

@@ -32,7 +32,7 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
         return col(FleetRow.id)
 
     async def create(self, work: WriteContext, body: FleetIn) -> FleetRow:
-        """Raises Problem: 409 when the name is taken."""
+        """Create a fleet. Raises Problem: 409 when the name is taken."""
         work.caller.demand_all_fleets("a new fleet")
         fleet = FleetRow(name=body.name, created_at=work.now)
         with clashes({"uq_fleet_name": _name_taken(body.name)}):
@@ -44,7 +44,7 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
         return fleet
 
     async def change(self, work: WriteContext, row: FleetRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 when the name, or the listener's address and port, are taken."""
+        """Update a fleet. Raises Problem: 409 when the name, or the listener's address and port, are taken."""
         listener: dict[str, Any] = fields.pop("listener", None) or {}
         with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
             await declared.save_changes(work.unit, row, fields)

@@ -18,7 +18,7 @@ UpOrDown = Literal["up", "down"]
 _ReportText = Annotated[Text, Field(max_length=500)]
 _Mbps = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 _CLOCK_AHEAD_MAX = timedelta(hours=1)
-"""How far a time may lie in the future: more than the clock skew that a heartbeat's signature tolerates."""
+"""The allowed distance into the future. It is more than the clock skew that a heartbeat's signature tolerates."""
 
 
 def _check_moment(value: AwareDatetime, info: ValidationInfo) -> AwareDatetime:

@@ -76,7 +76,10 @@ def read_heartbeat(
 async def receive(
     context: ApiContext, credential: Credential, beat: ExitHeartbeatIn | ProxyHeartbeatIn
 ) -> HeartbeatOut:
-    """Pass a heartbeat to the sink and compose the reply. Raises DatabaseUnreachable when results of orders cannot be stored."""
+    """Pass a heartbeat to the sink and compose the reply.
+
+    Raises DatabaseUnreachable when results of orders cannot be stored.
+    """
     if beat.order_results:
         await record_results(context, credential.proxy_id, [*beat.order_results])
     context.sink.hear(

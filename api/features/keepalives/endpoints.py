@@ -14,7 +14,7 @@ from api.http.request_body import JsonRoute
 from api.kernel.caller import Authenticated, Caller, Permission
 from api.kernel.context import Context
 
-router = APIRouter(tags=["neighbours"], route_class=JsonRoute)
+router = APIRouter(tags=["vpn_sentinel"], route_class=JsonRoute)
 _SECURITY: list[dict[str, list[str]]] = [{"operator": []}, {"sentinel": []}]
 
 

@@ -32,20 +32,26 @@ class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
         return [] if query.pool is None else [col(ListenerRow.pool_id).in_(declared.ids_of(PoolRow, query.pool))]
 
     async def create(self, work: WriteContext, body: ListenerIn) -> ListenerRow:
-        """Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken."""
+        """Create a listener.
+
+        Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken.
+        """
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         fields = await _to_columns(work, fleet.id, body.model_dump(exclude={"fleet"}))
         row = ListenerRow(fleet_id=fleet.id, created_at=work.now, **fields)
         _check(row)
-        gone = {"fk_listener_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
-        with clashes(_clashing(fields) | gone):
+        missing_fleet = {"fk_listener_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(fields) | missing_fleet):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: ListenerRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken."""
+        """Update a listener.
+
+        Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken.
+        """
         await self.stay(work, row, fields)
         stored = await _to_columns(work, row.fleet_id, fields)
-        with clashes(_clashing(stored)):
+        with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
         _check(row)
 
@@ -95,7 +101,7 @@ def _check(row: ListenerRow) -> None:
         raise Problem(422, "no_tls", message, errors=[error])
 
 
-def _clashing(fields: dict[str, Any]) -> dict[str, Problem]:
+def _conflicts(fields: dict[str, Any]) -> dict[str, Problem]:
     taken = duplicate("/port", str(fields.get("port", "")), "another listener of the fleet uses this address and port")
     return {
         "uq_listener_fleet_id_name": duplicate(

@@ -31,18 +31,24 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
     volatile = frozenset({"last_login_at"})
 
     async def create(self, work: WriteContext, body: OperatorIn) -> OperatorRow:
-        """Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken."""
+        """Create an operator.
+
+        Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken.
+        """
         fields = await _to_columns(work, body.model_dump(), body.name)
         row = OperatorRow(created_at=work.now, **fields)
-        with clashes(_taken(fields)):
+        with clashes(_conflicts(fields)):
             await operators.save(work.session, row)
         _audit(work, "created", row, [name for name, value in fields.items() if value not in (None, False)])
         return row
 
     async def change(self, work: WriteContext, row: OperatorRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 and 409 as `create` does, and 409 when no enabled admin of all fleets would be left."""
+        """Update an operator.
+
+        Raises Problem: 422 and 409 as `create` does, and 409 when no enabled admin of all fleets would be left.
+        """
         stored = await _to_columns(work, fields, fields.get("name", row.name))
-        with clashes(_taken(stored)):
+        with clashes(_conflicts(stored)):
             changed = await operators.save_changes(work.session, row, stored)
         await _demand_an_admin(work.session)
         if "password_hash" in changed or row.disabled:
@@ -51,7 +57,7 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
             _audit(work, "changed", row, changed)
 
     async def remove(self, work: WriteContext, row: OperatorRow) -> None:
-        """Raises Problem (409) for the last enabled admin of all fleets."""
+        """Delete an operator. Raises Problem (409) for the last enabled admin of all fleets."""
         await operators.remove(work.session, row)
         await _demand_an_admin(work.session)
         work.unit.audit(AuditEntry("deleted", self.kind, str(row.id)))
@@ -82,7 +88,10 @@ async def _to_columns(work: WriteContext, fields: Mapping[str, Any], name: str) 
 
 
 async def resolve_fleets(work: WriteContext, refs: Iterable[str] | None) -> list[str] | None:
-    """Return the sorted ids of the fleets that a body names. Raises Problem (422) for one that the caller may not see."""
+    """Return the sorted ids of the fleets that a body names.
+
+    Raises Problem (422) for one that the caller may not see.
+    """
     if refs is None:
         return None
     found = set()
@@ -100,7 +109,7 @@ async def _demand_an_admin(session: AsyncSession) -> None:
         raise Problem(409, "last_admin", message, hint="create another admin first: POST /api/v1/operators")
 
 
-def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
+def _conflicts(fields: Mapping[str, Any]) -> dict[str, Problem]:
     subject = fields.get("oidc_subject") or ""
     return {
         "uq_operator_name": duplicate("/name", fields.get("name", ""), "another operator has this name"),

@@ -20,7 +20,7 @@ class PlanCollection(Collection[PlanRow, PlanIn, PlanOut]):
     table, wish, patch, view, query = PlanRow, PlanIn, PlanPatch, PlanOut, PlanQuery
 
     async def create(self, work: WriteContext, body: PlanIn) -> PlanRow:
-        """Raises Problem: 422 for an unknown fleet, 409 when the name is taken."""
+        """Create a plan. Raises Problem: 422 for an unknown fleet, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         row = PlanRow(fleet_id=fleet.id, created_at=work.now, **body.model_dump(exclude={"fleet"}))
         with clashes(
@@ -32,14 +32,14 @@ class PlanCollection(Collection[PlanRow, PlanIn, PlanOut]):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: PlanRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 when the name is taken."""
+        """Update a plan. Raises Problem: 409 when the name is taken."""
         await self.stay(work, row, fields)
         taken = duplicate("/name", fields.get("name", ""), "another plan of the fleet has this name")
         with clashes({"uq_plan_fleet_id_name": taken}):
             await declared.save_changes(work.unit, row, fields)
 
     async def remove(self, work: WriteContext, row: PlanRow) -> None:
-        """Raises Problem: 409 while users have this plan."""
+        """Delete a plan. Raises Problem: 409 while users have this plan."""
         hint = "give these users another plan first: GET /api/v1/users"
         with clashes({"fk_user_account_plan_id_plan": in_use("plan", row.name, "users have this plan", hint)}):
             await declared.remove(work.unit, row)

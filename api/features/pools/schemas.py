@@ -46,7 +46,7 @@ class BalancingIn(RequestModel):
 
 
 class ResilienceIn(RequestModel):
-    """How a pool reacts to failures to reach its exits. Failures of targets do not count."""
+    """The reaction of a pool to failures to reach its exits. Failures of targets do not count."""
 
     max_ejection_percent: Percent = Field(
         default=RESILIENCE.max_ejection_percent,

@@ -44,11 +44,14 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
         return {**super().sortable(), "country": col(PoolRow.country)}
 
     async def create(self, work: WriteContext, body: PoolIn) -> PoolRow:
-        """Raises Problem: 422 for an unknown fleet, 409 when the name, or country and city, are taken in the fleet."""
+        """Create a pool.
+
+        Raises Problem: 422 for an unknown fleet, 409 when the name, or country and city, are taken in the fleet.
+        """
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         fields = _to_columns(body.model_dump(exclude={"fleet"}))
-        gone = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
-        with clashes(_taken(fields) | gone):
+        missing_fleet = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(fields) | missing_fleet):
             return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
 
     async def change(self, work: WriteContext, row: PoolRow, fields: dict[str, Any]) -> None:
@@ -59,14 +62,17 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
         await self.stay(work, row, fields)
         stored = _to_columns(fields)
         retired = "containers" in stored and stored["containers"] is None and row.containers is not None
-        with clashes(_taken(stored)):
+        with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
         if retired:
             async with no_silent_shrink(work, [row.fleet_id]):
                 await containers.retire(work.unit, row.id, work.now)
 
     async def remove(self, work: WriteContext, row: PoolRow) -> None:
-        """Raises Problem: 409 while exits, routes or listeners refer to the pool, or when the removal would shrink the fleet."""
+        """Delete a pool.
+
+        Raises Problem: 409 while exits, routes or listeners refer to the pool, or when the removal would shrink the fleet.
+        """
         fleet = await declared.get_fleet(work.session, row.fleet_id)
         where = f"pool={row.name}&fleet={fleet.name}"
         users = {
@@ -143,7 +149,7 @@ def _to_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
+def _conflicts(fields: Mapping[str, Any]) -> dict[str, Problem]:
     location = "city" if fields.get("city") else "country"
     return {
         "uq_pool_fleet_id_name": duplicate("/name", fields.get("name", ""), "another pool of the fleet has this name"),

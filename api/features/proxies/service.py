@@ -35,7 +35,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
     async def change(self, work: WriteContext, row: ProxyRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 for the Envoy of an exit, which changes with the exit."""
+        """Update a proxy. Raises Problem: 409 for the Envoy of an exit, which changes with the exit."""
         if row.role == Role.EXIT:
             message, hint = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
             error = FieldError(PATH_FIELDS["proxy"], message, hint, str(row.id))

@@ -44,7 +44,7 @@ class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
         return found
 
     async def create(self, work: WriteContext, body: RouteIn) -> RouteRow:
-        """Raises Problem: 422 for an unknown fleet or pool, 409 when the name is taken."""
+        """Create a route. Raises Problem: 422 for an unknown fleet or pool, 409 when the name is taken."""
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         action = await _stored_action(work, fleet.id, body.action)
         row = RouteRow(
@@ -56,20 +56,20 @@ class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
             action=action,
             created_at=work.now,
         )
-        with clashes(_clashing(body.name) | {"fk_route_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}):
+        with clashes(_conflicts(body.name) | {"fk_route_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}):
             await declared.save(work.unit, row)
             await declared.set_pools_of_route(work.session, row.id, pools_of(action))
         return row
 
     async def change(self, work: WriteContext, row: RouteRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
+        """Update a route. Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
         await self.stay(work, row, fields)
         if "match" in fields:
             fields["match"] = _stored_match(MatchIn.model_validate(fields["match"], by_name=True))
         if "action" in fields:
             action = ActionIn.model_validate(fields["action"])
             fields["action"] = await _stored_action(work, row.fleet_id, action)
-        with clashes(_clashing(fields.get("name", ""))):
+        with clashes(_conflicts(fields.get("name", ""))):
             await declared.save_changes(work.unit, row, fields)
             if "action" in fields:
                 await declared.set_pools_of_route(work.session, row.id, pools_of(row.action))
@@ -136,7 +136,7 @@ def _shown_action(stored: Mapping[str, Any], named: Mapping[UUID, str]) -> Actio
     return ActionIn.model_validate({"pools": weighted, "fallback": fallback})
 
 
-def _clashing(name: str) -> dict[str, Problem]:
+def _conflicts(name: str) -> dict[str, Problem]:
     return {
         "uq_route_fleet_id_name": duplicate("/name", name, "another route of the fleet has this name"),
         "fk_route_pool_pool_id_pool": unknown("pool", "/action/pools", "", "a pool was removed meanwhile"),
