@@ -216,12 +216,12 @@ _JSON = st.recursive(
         st.dictionaries(st.text("abc", min_size=1, max_size=3), _JSON, max_size=4), min_size=1, max_size=20
     )
 )
-def test_hash_of_any_json_detail_is_reproducible(details, loop_of_its_own):
-    loop_of_its_own(details)
+def test_hash_of_any_json_detail_is_reproducible(details, hash_in_own_loop):
+    hash_in_own_loop(details)
 
 
 @pytest.fixture
-def loop_of_its_own(database_url):
+def hash_in_own_loop(database_url):
     async def run(details):
         database = Database(database_url, pool_size=1)
         try:

@@ -46,7 +46,7 @@ def audited(query):
 
 
 @contextmanager
-def counting(database):
+def record_statements(database):
     """Record the statements sent within the block, by SQLAlchemy or asyncpg directly."""
     sent, fetch = [], asyncpg.Connection.fetch
 
@@ -65,7 +65,7 @@ def counting(database):
         event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
 
-def refused(reply, code, status=401):
+def is_refused(reply, code, status=401):
     assert (reply.status, reply.is_problem, reply.json["code"]) == (status, True, code), reply.body
     assert reply.json["hint"]
     if status == 401:
@@ -96,10 +96,10 @@ async def test_login_returns_token_that_identifies_operator(log_in, api, ada, au
 
 
 async def test_access_token_has_only_required_claims(log_in, ada):
-    said = jwt.decode((await log_in()).json["access_token"], options={"verify_signature": False})
-    assert set(said) == {"sub", "sid", "exp", "iat", "iss", "aud"}
-    assert UUID(said["sub"]) == ada.id
-    assert said["exp"] - said["iat"] == 3600
+    claims = jwt.decode((await log_in()).json["access_token"], options={"verify_signature": False})
+    assert set(claims) == {"sub", "sid", "exp", "iat", "iss", "aud"}
+    assert UUID(claims["sub"]) == ada.id
+    assert claims["exp"] - claims["iat"] == 3600
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_access_token_has_only_required_claims(log_in, ada):
 )
 async def test_failed_logins_get_identical_replies(name, password, log_in, query):
     reply = await log_in(name, password)
-    assert refused(reply, "bad_login")
+    assert is_refused(reply, "bad_login")
     assert reply.body == (await log_in("somebody-else", "with another password")).body
     (failed,) = await query("SELECT * FROM audit_event ORDER BY sequence LIMIT 1")
     assert (failed["action"], failed["actor_id"], failed["detail"]) == ("login_failed", None, {"reason": "password"})
@@ -123,7 +123,7 @@ async def test_failed_logins_get_identical_replies(name, password, log_in, query
 
 
 async def test_operator_id_is_not_a_login_name(log_in, ada):
-    assert refused(await log_in(str(ada.id)), "bad_login")
+    assert is_refused(await log_in(str(ada.id)), "bad_login")
 
 
 async def test_unknown_name_costs_one_password_hash_too(make_api, database, ada):
@@ -176,13 +176,13 @@ async def test_disabled_operator_is_locked_out_at_once(log_in, api, query):
     mine = api.holding((await log_in()).json["access_token"])
     assert (await mine("GET", ME)).status == 200
     await query("UPDATE operator SET disabled = true WHERE name = 'ada'")
-    assert refused(await mine("GET", ME), "operator_disabled")
-    assert refused(await log_in(), "bad_login")
+    assert is_refused(await mine("GET", ME), "operator_disabled")
+    assert is_refused(await log_in(), "bad_login")
 
 
 async def test_operator_without_password_cannot_log_in_with_one(make_operator, log_in):
     await make_operator("zoe")
-    assert refused(await log_in("zoe", ""), "bad_login")
+    assert is_refused(await log_in("zoe", ""), "bad_login")
 
 
 # -- access tokens -----------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ async def test_access_token_expires_after_an_hour(log_in, api, clock):
     assert (await mine("GET", ME)).status == 200
     clock.advance(seconds=1)
     reply = await mine("GET", ME)
-    assert refused(reply, "token_expired")
+    assert is_refused(reply, "token_expired")
     assert "refresh" in reply.json["hint"]
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane", error="invalid_token"'
 
@@ -214,7 +214,7 @@ async def test_access_token_expires_after_an_hour(log_in, api, clock):
 )
 async def test_missing_bearer_token_is_refused(header, api):
     reply = await api("GET", ME, headers={"authorization": header})
-    assert refused(reply, "not_authenticated")
+    assert is_refused(reply, "not_authenticated")
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane"'
     assert "exitplane login" in reply.json["hint"]
 
@@ -228,8 +228,8 @@ async def test_foreign_and_forged_tokens_are_refused(log_in, api, ada, clock, qu
     good = (await log_in()).json["access_token"]
     header, body, signature = good.split(".")
     (session,) = await query("SELECT id FROM session")
-    said = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
-    said |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
+    claims = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
+    claims |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
     stranger = TokenSigner(bytes(32))
     ours = await api.context.auth.signing_key.signer(api.context.database)
     for bad in (
@@ -237,15 +237,15 @@ async def test_foreign_and_forged_tokens_are_refused(log_in, api, ada, clock, qu
         "a.b.c",
         f"{header}.{body}.",
         f"{header}.{body}.{signature[:-4]}AAAA",
-        jwt.encode(said, None, "none"),
-        jwt.encode(said, "secret" * 10, "HS256"),
+        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, "secret" * 10, "HS256"),
         stranger.issue_access(AccessToken(ada.id, session["id"]), clock()),
         ours.issue_state(clock()),
         ours._sign({"sub": str(ada.id), "sid": str(session["id"])}, "oidc", clock(), timedelta(hours=1)),
         ours._sign({"sub": "1", "sid": "2"}, "api", clock(), timedelta(hours=1)),
         "ep-refresh-abc",
     ):
-        assert refused(await api.holding(bad)("GET", ME), "bad_token"), bad
+        assert is_refused(await api.holding(bad)("GET", ME), "bad_token"), bad
 
 
 async def test_token_is_valid_for_its_own_purpose_only(clock):
@@ -270,8 +270,8 @@ async def test_logout_invalidates_tokens_of_session(log_in, api, audited):
     tokens = (await log_in()).json
     mine = api.holding(tokens["access_token"])
     assert (await mine("POST", LOGOUT)).status == 204
-    assert refused(await mine("GET", ME), "session_ended")
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}), "session_ended")
+    assert is_refused(await mine("GET", ME), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}), "session_ended")
     assert await audited() == ["login", "logout"]
 
 
@@ -279,7 +279,7 @@ async def test_authentication_takes_one_statement(log_in, api, database):
     mine = api.holding((await log_in()).json["access_token"])
     for caller in (mine, api):
         assert (await caller("GET", "/api/v1/nothing")).status == 404
-        with counting(database) as sent:
+        with record_statements(database) as sent:
             assert (await caller("GET", "/api/v1/nothing")).status == 404
         assert len(sent) == 1, sent
 
@@ -312,9 +312,9 @@ async def test_reused_refresh_token_ends_its_session(log_in, api, audited):
     first, other = (await log_in()).json, (await log_in()).json
     second = (await api.anonymous("POST", REFRESH, {"refresh_token": first["refresh_token"]})).json
     again = await api.anonymous("POST", REFRESH, {"refresh_token": first["refresh_token"]})
-    assert refused(again, "refresh_token_reused")
-    assert refused(await api.holding(second["access_token"])("GET", ME), "session_ended")
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": second["refresh_token"]}), "session_ended")
+    assert is_refused(again, "refresh_token_reused")
+    assert is_refused(await api.holding(second["access_token"])("GET", ME), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": second["refresh_token"]}), "session_ended")
     assert (await api.holding(other["access_token"])("GET", ME)).status == 200
     assert await audited() == ["login", "login", "refresh_reused"]
 
@@ -331,7 +331,7 @@ async def test_session_ends_after_thirty_days_despite_refreshes(log_in, api, clo
         clock.advance(days=14)
         token = (await api.anonymous("POST", REFRESH, {"refresh_token": token})).json["refresh_token"]
     clock.advance(days=2)
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": token}), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": token}), "session_ended")
 
 
 async def test_invalid_refresh_token_ends_no_session(log_in, api, query):
@@ -348,7 +348,7 @@ async def test_invalid_refresh_token_ends_no_session(log_in, api, query):
         tokens["access_token"],
         "ep-refresh-" + "A" * 64,
     ):
-        assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": bad}), "bad_refresh_token"), bad
+        assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": bad}), "bad_refresh_token"), bad
     assert (await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]})).status == 200
 
 
@@ -364,12 +364,12 @@ async def test_api_key_identifies_caller(api, admin, query):
 
 
 async def test_unknown_expired_or_disabled_api_key_is_refused(api, clock, query, admin):
-    assert refused(await api.holding("ep-key-" + "A" * 43)("GET", ME), "bad_api_key")
+    assert is_refused(await api.holding("ep-key-" + "A" * 43)("GET", ME), "bad_api_key")
     await query("UPDATE api_key SET expires_at = :at", at=clock())
-    assert refused(await api("GET", ME), "api_key_expired")
+    assert is_refused(await api("GET", ME), "api_key_expired")
     await query("UPDATE api_key SET expires_at = NULL")
     await query("UPDATE operator SET disabled = true")
-    assert refused(await api("GET", ME), "operator_disabled")
+    assert is_refused(await api("GET", ME), "operator_disabled")
 
 
 async def test_last_use_of_key_is_recorded_once_a_minute_without_revision(api, clock, query, stored):
@@ -411,8 +411,8 @@ async def test_key_rights_are_limited_by_current_rights_of_owner(owner, key, rol
 async def test_key_is_limited_to_its_scopes(api, query):
     await query("""UPDATE api_key SET scopes = '["fleets:read", "pools:write"]'""")
     assert (await api("GET", "/api/v1/fleets")).status == 200
-    assert refused(await api("POST", "/api/v1/fleets", {}), "out_of_scope", 403)
-    assert refused(await api("GET", "/api/v1/pools"), "out_of_scope", 403)
+    assert is_refused(await api("POST", "/api/v1/fleets", {}), "out_of_scope", 403)
+    assert is_refused(await api("GET", "/api/v1/pools"), "out_of_scope", 403)
     assert (await api("POST", "/api/v1/pools", {})).status == 422
     assert (await api("GET", ME)).json["api_key"]["scopes"] == ["fleets:read", "pools:write"]
 
@@ -426,7 +426,7 @@ async def test_key_cannot_use_endpoints_that_need_login(api):
         ("POST", "/api/v1/auth/totp/confirm", {"code": "123456"}),
         ("DELETE", "/api/v1/auth/totp", {"code": "123456"}),
     ):
-        assert refused(await api(method, path, sent), "needs_login", 403), path
+        assert is_refused(await api(method, path, sent), "needs_login", 403), path
 
 
 # -- password change --------------------------------------------------------------------------------------------------
@@ -437,8 +437,8 @@ async def test_password_change_ends_other_sessions(log_in, api, audited):
     body = {"old": PASSWORD, "new": "staple battery horse"}
     assert (await here("POST", "/api/v1/auth/password", body)).status == 204
     assert (await here("GET", ME)).status == 200
-    assert refused(await elsewhere("GET", ME), "session_ended")
-    assert refused(await log_in(), "bad_login")
+    assert is_refused(await elsewhere("GET", ME), "session_ended")
+    assert is_refused(await log_in(), "bad_login")
     assert (await log_in(password="staple battery horse")).status == 200
     assert await audited() == ["login", "login", "password_changed", "login_failed", "login"]
 
@@ -451,7 +451,7 @@ async def test_password_change_needs_old_password_and_valid_new_one(log_in, api,
         (PASSWORD, "x" * 257, 422, "invalid"),
         (PASSWORD, None, 422, "invalid"),
     ):
-        assert refused(await mine("POST", "/api/v1/auth/password", {"old": old, "new": new}), code, status)
+        assert is_refused(await mine("POST", "/api/v1/auth/password", {"old": old, "new": new}), code, status)
     assert (await log_in()).status == 200
 
 
@@ -459,7 +459,7 @@ async def test_password_equal_to_name_is_refused(make_operator, log_in, api):
     await make_operator("a-rather-long-name", password=PASSWORD)
     mine = api.holding((await log_in("a-rather-long-name")).json["access_token"])
     body = {"old": PASSWORD, "new": "A-Rather-Long-Name"}
-    assert refused(await mine("POST", "/api/v1/auth/password", body), "weak_password", 422)
+    assert is_refused(await mine("POST", "/api/v1/auth/password", body), "weak_password", 422)
 
 
 async def test_password_guesses_with_stolen_token_are_throttled(log_in, api):

@@ -137,7 +137,7 @@ def certificate(name):
     }
 
 
-async def furnish(api, database, fleet, port, somebody):
+async def create_one_of_each(api, database, fleet, port, somebody):
     """Create a fleet with one object of every kind; return path parameter -> id."""
 
     async def make(name, payload):
@@ -172,8 +172,8 @@ async def furnish(api, database, fleet, port, somebody):
 
 @pytest.fixture
 async def world(api, database, make_operator):
-    own = await furnish(api, database, "demo", 10_000, await make_operator("own", "operator"))
-    foreign = await furnish(api, database, "foreign", 20_000, await make_operator("foreign", "operator"))
+    own = await create_one_of_each(api, database, "demo", 10_000, await make_operator("own", "operator"))
+    foreign = await create_one_of_each(api, database, "foreign", 20_000, await make_operator("foreign", "operator"))
     return TwoFleets(own, foreign)
 
 
@@ -284,8 +284,8 @@ async def test_foreign_fleet_reads_nonexistent(role, api, operations, world, exa
         absent = {name: str(uuid4()) for name in world.foreign}
         both = (world.foreign, absent)
         replies = [await mine(method, fill_path(path, ids, operation), example(operation)) for ids in both]
-        said = [reply.body.decode().replace(ids[named[0]], "X") for reply, ids in zip(replies, both, strict=True)]
-        if [reply.status for reply in replies] != [404, 404] or said[0] != said[1]:
+        texts = [reply.body.decode().replace(ids[named[0]], "X") for reply, ids in zip(replies, both, strict=True)]
+        if [reply.status for reply in replies] != [404, 404] or texts[0] != texts[1]:
             wrong.append((method, path, [(reply.status, reply.body[:200]) for reply in replies]))
     assert wrong == []
     assert await stored() == before

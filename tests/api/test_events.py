@@ -84,8 +84,8 @@ async def listen(until):
     opened = []
 
     async def begin(api, *, last=None, query="", wait=True, credential=None):
-        heard = RecordedStream()
-        heard.taking.set()
+        stream = RecordedStream()
+        stream.taking.set()
         headers = [(b"host", b"localhost"), (b"accept", b"text/event-stream")]
         headers.append((b"authorization", f"Bearer {credential or api.credential}".encode()))
         if last is not None:
@@ -104,20 +104,20 @@ async def listen(until):
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
         }
-        heard.task = asyncio.create_task(api.app(scope, heard.receive, heard.send))
-        opened.append(heard)
-        await until(lambda: heard.chunks)
-        assert heard.status == 200 or not wait, heard.chunks
-        return heard
+        stream.task = asyncio.create_task(api.app(scope, stream.receive, stream.send))
+        opened.append(stream)
+        await until(lambda: stream.chunks)
+        assert stream.status == 200 or not wait, stream.chunks
+        return stream
 
     yield begin
-    for heard in opened:
-        heard.taking.set()
+    for stream in opened:
+        stream.taking.set()
         with suppress(Exception):
-            await heard.leave()
+            await stream.leave()
 
 
-def give_hub(api, **settings):
+def replace_hub(api, **settings):
     """Replace the EventHub of the replica by one with other settings."""
     api.app.state.events = EventHub(api.context.database, **settings)
     return api.app.state.events
@@ -133,50 +133,50 @@ async def touch(database, *, fleet_id=None, kind=Kind.PLAN, action="created", **
 
 
 async def test_stream_delivers_write_as_it_happens(api, listen, until):
-    heard = await listen(api)
-    assert heard.headers["content-type"].startswith("text/event-stream")
+    stream = await listen(api)
+    assert stream.headers["content-type"].startswith("text/event-stream")
     made = await api("POST", "/api/v1/fleets", FLEET)
-    await until(lambda: len(heard.events) == 2)
-    first = heard.events[0]
-    assert heard.blocks[1]["event"] == "fleet.created"
-    assert heard.blocks[1]["id"] == str(first["id"])
+    await until(lambda: len(stream.events) == 2)
+    first = stream.events[0]
+    assert stream.blocks[1]["event"] == "fleet.created"
+    assert stream.blocks[1]["id"] == str(first["id"])
     assert set(first) == {"id", "at", "revision", "kind", "action", "object_id", "fleet_id", "name", "changes"}
     assert (first["object_id"], first["fleet_id"]) == (made.json["id"], made.json["id"])
     assert (first["revision"], first["name"]) == (made.revision, "demo")
-    assert heard.blocks[2]["event"] == "listener.created"
-    assert heard.events[1]["changes"]["port"] == [None, 8080]
+    assert stream.blocks[2]["event"] == "listener.created"
+    assert stream.events[1]["changes"]["port"] == [None, 8080]
 
 
 async def test_change_has_before_and_after_and_deletion_has_name(demo, listen, until):
-    heard = await listen(demo, query="kind=pool")
+    stream = await listen(demo, query="kind=pool")
     assert (await demo("PATCH", "/api/v1/pools/us", {"name": "usa"})).status == 200
     assert (await demo("DELETE", "/api/v1/pools/usa?approve=shrink")).status == 204
-    await until(lambda: len(heard.events) == 2)
-    changed, deleted = heard.events
+    await until(lambda: len(stream.events) == 2)
+    changed, deleted = stream.events
     assert (changed["kind"], changed["action"], changed["changes"]) == ("pool", "changed", {"name": ["us", "usa"]})
     assert (deleted["action"], deleted["name"], deleted["changes"]) == ("deleted", "usa", {})
 
 
 async def test_state_change_by_keeper_is_an_event(demo, database, clock, listen, until):
     made = await demo.declare_exit()
-    heard = await listen(demo)
+    stream = await listen(demo)
     async with write(database) as unit:
         exit_id = UUID(made["id"])
         row = (await unit.session.get(ExitRow, exit_id)).state
         await retention.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
-    await until(lambda: heard.events)
-    (event,) = heard.events
+    await until(lambda: stream.events)
+    (event,) = stream.events
     assert (event["kind"], event["action"], event["name"]) == ("exit", "changed", "us-1")
     assert event["changes"]["state"] == [row, "lost"]
 
 
 async def test_rollout_state_is_not_an_event(demo, database, listen, until):
-    heard = await listen(demo)
+    stream = await listen(demo)
     async with write(database) as unit:
         unit.touch(Kind.FLEET, uuid4())
     revision = await touch(database)
-    await until(lambda: heard.events)
-    assert [event["revision"] for event in heard.events] == [revision]
+    await until(lambda: stream.events)
+    assert [event["revision"] for event in stream.events] == [revision]
 
 
 async def test_creation_and_change_in_one_write_show_final_values(api, database):
@@ -222,7 +222,7 @@ async def _one(query, sql):
 async def test_resumed_streams_lose_and_repeat_nothing_across_replicas(make_api, database, listen, until, query):
     replicas = [make_api(database), make_api(database)]
     for replica in replicas:
-        give_hub(replica, tail=7)
+        replace_hub(replica, tail=7)
     each, writers = 25, 4
 
     async def write_some(number):
@@ -239,67 +239,67 @@ async def test_resumed_streams_lose_and_repeat_nothing_across_replicas(make_api,
     writing = [asyncio.create_task(write_some(number)) for number in range(writers)]
     async with asyncio.timeout(60):
         while len(collected) < each * writers:
-            heard = await listen(replicas[turn % 2], last=last)
+            stream = await listen(replicas[turn % 2], last=last)
             wanted = min(1 + turn % 9, each * writers - len(collected))
-            await until(lambda heard=heard, wanted=wanted: len(heard.ids) >= wanted)
-            await heard.leave()
-            collected += heard.ids
-            last, turn = heard.last_id, turn + 1
+            await until(lambda stream=stream, wanted=wanted: len(stream.ids) >= wanted)
+            await stream.leave()
+            collected += stream.ids
+            last, turn = stream.last_id, turn + 1
     assert not any(await asyncio.gather(*writing))
     assert collected == [row["id"] for row in await query("SELECT id FROM change ORDER BY id")]
     assert len(collected) == each * writers
 
 
 async def test_resumed_stream_reads_missed_events_from_table(demo, database, listen, until):
-    give_hub(demo, tail=3)
+    replace_hub(demo, tail=3)
     begin = await listen(demo)
     await touch(database)
     await until(lambda: begin.ids)
     await begin.leave()
     for _ in range(20):
         await touch(database)
-    heard = await listen(demo, last=begin.last_id)
-    await until(lambda: len(heard.ids) == 20)
-    assert heard.ids == sorted(set(heard.ids))
-    assert heard.ids[0] == begin.ids[0] + 1
+    stream = await listen(demo, last=begin.last_id)
+    await until(lambda: len(stream.ids) == 20)
+    assert stream.ids == sorted(set(stream.ids))
+    assert stream.ids[0] == begin.ids[0] + 1
 
 
 async def test_stream_cut_before_first_event_resumes_at_its_start(demo, database, listen, until):
-    heard = await listen(demo)
-    await heard.leave()
-    assert heard.events == []
+    stream = await listen(demo)
+    await stream.leave()
+    assert stream.events == []
     await touch(database)
-    again = await listen(demo, last=heard.last_id)
+    again = await listen(demo, last=stream.last_id)
     await until(lambda: len(again.events) == 1)
 
 
 async def test_stream_survives_database_outage(make_api, wired, listen, until):
     database, wire = wired
     api = make_api(database)
-    give_hub(api, poll_s=0.1)
-    heard = await listen(api)
+    replace_hub(api, poll_s=0.1)
+    stream = await listen(api)
     await touch(database)
-    await until(lambda: len(heard.events) == 1)
+    await until(lambda: len(stream.events) == 1)
     await wire.cut()
     await wire.mend()
     await touch(database)
     await touch(database)
-    await until(lambda: len(heard.events) == 3)
-    assert heard.ids == sorted(set(heard.ids))
-    assert not heard.ended
+    await until(lambda: len(stream.events) == 3)
+    assert stream.ids == sorted(set(stream.ids))
+    assert not stream.ended
 
 
 async def test_stream_sends_comments_during_database_outage(make_api, wired, listen, until):
     database, wire = wired
     api = make_api(database)
-    give_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
-    heard = await listen(api)
+    replace_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
+    stream = await listen(api)
     await wire.cut()
-    before = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > before + 3)
+    before = len(stream.blocks)
+    await until(lambda: len(stream.blocks) > before + 3)
     await wire.mend()
     await touch(database)
-    await until(lambda: len(heard.events) == 1)
+    await until(lambda: len(stream.events) == 1)
 
 
 # -- pruned events -----------------------------------------------------------------------------------------------------
@@ -316,16 +316,16 @@ async def pruned(demo, database, query):
 
 
 async def test_resume_after_pruned_events_is_410(demo, pruned, listen):
-    heard = await listen(demo, last=pruned[0], wait=False)
-    assert (heard.status, heard.headers["content-type"]) == (410, "application/problem+json")
-    assert (heard.problem["code"], heard.problem["errors"][0]["field"]) == ("events_gone", "Last-Event-ID")
+    stream = await listen(demo, last=pruned[0], wait=False)
+    assert (stream.status, stream.headers["content-type"]) == (410, "application/problem+json")
+    assert (stream.problem["code"], stream.problem["errors"][0]["field"]) == ("events_gone", "Last-Event-ID")
     page = await demo("GET", f"{PATH}?after={pruned[0]}")
     assert (page.status, page.json["code"]) == (410, "events_gone")
 
 
 async def test_resume_after_oldest_stored_event_loses_nothing(demo, pruned, listen, until):
-    heard = await listen(demo, last=pruned[2])
-    await until(lambda: heard.ids == pruned[3:])
+    stream = await listen(demo, last=pruned[2])
+    await until(lambda: stream.ids == pruned[3:])
 
 
 async def test_reading_from_pruned_beginning_is_410(api, database, query):
@@ -343,14 +343,14 @@ async def test_reading_from_pruned_beginning_is_410(api, database, query):
 
 
 async def test_event_id_of_another_database_is_410(demo, pruned, listen):
-    heard = await listen(demo, last=pruned[-1] + 1, wait=False)
-    assert (heard.status, heard.problem["code"]) == (410, "events_gone")
+    stream = await listen(demo, last=pruned[-1] + 1, wait=False)
+    assert (stream.status, stream.problem["code"]) == (410, "events_gone")
 
 
 async def test_stream_overtaken_by_pruning_ends_and_resumes_as_410(demo, database, listen, query, until):
-    give_hub(demo, tail=2)
-    heard = await listen(demo)
-    heard.taking.clear()
+    replace_hub(demo, tail=2)
+    stream = await listen(demo)
+    stream.taking.clear()
     for _ in range(6):
         await touch(database)
     # the first event waits for the reader; the later ones are pruned
@@ -358,10 +358,10 @@ async def test_stream_overtaken_by_pruning_ends_and_resumes_as_410(demo, databas
     newest = await _one(query, "SELECT max(id) FROM change")
     await until(lambda: hub._position == newest)
     await query("DELETE FROM change WHERE id < :newest", newest=newest)
-    heard.taking.set()
-    await until(lambda: heard.ended)
-    assert newest not in heard.ids
-    again = await listen(demo, last=heard.last_id, wait=False)
+    stream.taking.set()
+    await until(lambda: stream.ended)
+    assert newest not in stream.ids
+    again = await listen(demo, last=stream.last_id, wait=False)
     assert again.status == 410
 
 
@@ -376,7 +376,7 @@ async def test_bad_last_event_id_is_refused(given, demo):
 
 
 async def test_filtered_stream_still_advances_its_id(demo, database, listen, until, query):
-    give_hub(demo, keepalive_s=0.05)
+    replace_hub(demo, keepalive_s=0.05)
     (fleet,) = await query("SELECT id FROM fleet")
     pools = await listen(demo, query="kind=pool&kind=route&fleet=demo")
     await touch(database, kind=Kind.EXIT, fleet_id=fleet["id"])
@@ -398,13 +398,13 @@ async def test_certificate_events_use_collection_name(demo, database):
 async def test_fleet_operator_sees_only_events_of_own_fleet(demo, database, make_operator, listen, until, query):
     (fleet,) = await query("SELECT id FROM fleet")
     person = await make_operator("ada", "viewer", fleet_ids=[str(fleet["id"])])
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     other = uuid4()
     await touch(database, fleet_id=other)
     await touch(database)
     await touch(database, fleet_id=fleet["id"], name="seen")
-    await until(lambda: heard.events)
-    assert [event["name"] for event in heard.events] == ["seen"]
+    await until(lambda: stream.events)
+    assert [event["name"] for event in stream.events] == ["seen"]
     page = (await demo.holding(person.key)("GET", PATH)).json["items"]
     assert {event["fleet_id"] for event in page} == {str(fleet["id"])}
     assert (await demo.holding(person.key)("GET", f"{PATH}?fleet={other}")).json["items"] == []
@@ -460,48 +460,48 @@ async def test_table_and_hub_return_the_same_events(wanted, database):
 
 
 async def test_idle_stream_sends_comments(demo, listen, until):
-    give_hub(demo, keepalive_s=0.02)
-    heard = await listen(demo)
-    await until(lambda: len(heard.blocks) >= 3)
-    assert heard.events == []
-    assert heard.blocks[-1][""] == "alive"
+    replace_hub(demo, keepalive_s=0.02)
+    stream = await listen(demo)
+    await until(lambda: len(stream.blocks) >= 3)
+    assert stream.events == []
+    assert stream.blocks[-1][""] == "alive"
 
 
 async def test_stream_ends_when_key_is_revoked(demo, database, make_operator, listen, until, query):
-    give_hub(demo, check_every_s=0.05)
+    replace_hub(demo, check_every_s=0.05)
     person = await make_operator("ada")
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     await query("DELETE FROM api_key WHERE operator_id = :id", id=person.id)
-    await until(lambda: heard.ended)
+    await until(lambda: stream.ended)
     await touch(database)
-    assert heard.events == []
+    assert stream.events == []
 
 
 async def test_stream_ends_when_key_expires(demo, database, make_operator, clock, listen, until, query):
     person = await make_operator("ada")
     expires = clock() + timedelta(seconds=0.2)
     await query("UPDATE api_key SET expires_at = :at WHERE operator_id = :id", at=expires, id=person.id)
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     clock.now = expires
-    await until(lambda: heard.ended)
+    await until(lambda: stream.ended)
 
 
 async def test_stream_follows_reduced_rights_of_caller(demo, database, make_operator, listen, until, query):
-    give_hub(demo, check_every_s=0.05, keepalive_s=0.05)
+    replace_hub(demo, check_every_s=0.05, keepalive_s=0.05)
     person = await make_operator("ada")
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     mine, other = uuid4(), uuid4()
     await query("UPDATE operator SET fleet_ids = CAST(:f AS jsonb) WHERE name = 'ada'", f=json.dumps([str(mine)]))
-    asked = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > asked + 3)
+    asked = len(stream.blocks)
+    await until(lambda: len(stream.blocks) > asked + 3)
     await touch(database, fleet_id=other, name="hidden")
     await touch(database, fleet_id=mine, name="seen")
-    await until(lambda: heard.events)
-    assert [event["name"] for event in heard.events] == ["seen"]
+    await until(lambda: stream.events)
+    assert [event["name"] for event in stream.events] == ["seen"]
 
 
 async def test_replica_limits_number_of_streams(demo, listen, until):
-    hub = give_hub(demo, streams_max=2)
+    hub = replace_hub(demo, streams_max=2)
     first, second = await listen(demo), await listen(demo)
     third = await listen(demo, wait=False)
     assert (third.status, third.problem["code"], third.headers["retry-after"]) == (503, "too_many_streams", "5")
@@ -528,7 +528,7 @@ async def test_replica_listens_once_for_all_streams_and_not_without(demo, listen
 
 
 async def test_slow_reader_buffers_one_page_and_misses_nothing(demo, database, listen, until, query):
-    hub = give_hub(demo, tail=10)
+    hub = replace_hub(demo, tail=10)
     slow, quick = await listen(demo), await listen(demo)
     slow.taking.clear()
     for _ in range(40):
@@ -541,12 +541,12 @@ async def test_slow_reader_buffers_one_page_and_misses_nothing(demo, database, l
 
 
 async def test_stalled_reader_frees_its_stream_slot(demo, database, listen, until):
-    hub = give_hub(demo, stalled_after_s=0.05)
-    heard = await listen(demo)
-    heard.taking.clear()
+    hub = replace_hub(demo, stalled_after_s=0.05)
+    stream = await listen(demo)
+    stream.taking.clear()
     await touch(database)
     await until(lambda: hub.streams == 0)
-    await heard.task
+    await stream.task
 
 
 @asynccontextmanager
@@ -562,7 +562,7 @@ async def serving(api, until):
 
 
 async def test_replica_shutdown_ends_streams_in_order(demo, database, until):
-    hub = give_hub(demo)
+    hub = replace_hub(demo)
     headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {demo.credential}"}
     async with serving(demo, until) as (address, server), aiohttp.ClientSession() as session:
         async with session.get(address + PATH, headers=headers) as reply:

@@ -21,7 +21,7 @@ HEALTHY, UNREACHABLE, DRAINING, DISABLED, REGISTERING = (
 
 
 @pytest.fixture
-async def one(demo):
+async def us_1(demo):
     return await demo.declare_exit(name="us-1")
 
 
@@ -30,69 +30,69 @@ async def state_of(demo, exit_):
     return shown["state"], shown["state_reason"], shown["enabled"]
 
 
-async def test_exit_is_drained_and_enabled_again(demo, one):
+async def test_exit_is_drained_and_enabled_again(demo, us_1):
     reply = await demo("POST", f"{EXITS}/us-1/drain")
     assert (reply.status, reply.json["state"]) == (200, "draining")
     assert reply.headers["etag"] == (await demo("GET", f"{EXITS}/us-1")).headers["etag"]
-    assert await state_of(demo, one) == ("draining", "drained by an operator", True)
-    reply = await demo("POST", f"{EXITS}/{one['id']}/enable")
+    assert await state_of(demo, us_1) == ("draining", "drained by an operator", True)
+    reply = await demo("POST", f"{EXITS}/{us_1['id']}/enable")
     assert (reply.status, reply.json["state"]) == (200, "registering")
 
 
-async def test_disable_equals_patch_of_enabled(demo, one):
+async def test_disable_equals_patch_of_enabled(demo, us_1):
     assert (await demo("POST", f"{EXITS}/us-1/disable")).json["state"] == "disabled"
-    assert await state_of(demo, one) == ("disabled", "disabled by an operator", False)
+    assert await state_of(demo, us_1) == ("disabled", "disabled by an operator", False)
     reply = await demo("PATCH", f"{EXITS}/us-1", {"enabled": True})
     assert reply.json["state"] == "registering"
 
 
 @pytest.mark.parametrize("word", ["drain", "disable"])
-async def test_repeated_operation_makes_no_revision(demo, one, word):
+async def test_repeated_operation_makes_no_revision(demo, us_1, word):
     first = await demo("POST", f"{EXITS}/us-1/{word}")
     second = await demo("POST", f"{EXITS}/us-1/{word}")
     assert (second.status, second.revision) == (200, first.revision)
 
 
-async def test_enabling_enabled_exit_changes_nothing(demo, one):
+async def test_enabling_enabled_exit_changes_nothing(demo, us_1):
     before = (await demo("GET", f"{EXITS}/us-1")).json
     reply = await demo("POST", f"{EXITS}/us-1/enable")
     assert (reply.status, reply.json) == (200, before)
 
 
-async def test_disabled_exit_cannot_be_drained(demo, one):
+async def test_disabled_exit_cannot_be_drained(demo, us_1):
     await demo("POST", f"{EXITS}/us-1/disable")
     reply = await demo("POST", f"{EXITS}/us-1/drain")
     assert (reply.status, reply.json["code"]) == (409, "nothing_to_drain")
     assert reply.json["hint"]
 
 
-async def test_patch_of_enabled_keeps_exit_draining(demo, one):
+async def test_patch_of_enabled_keeps_exit_draining(demo, us_1):
     await demo("POST", f"{EXITS}/us-1/drain")
     await demo("PATCH", f"{EXITS}/us-1", {"enabled": True, "port": 9000})
-    assert (await state_of(demo, one))[0] == "draining"
+    assert (await state_of(demo, us_1))[0] == "draining"
 
 
-async def test_dry_run_drains_nothing(demo, one):
+async def test_dry_run_drains_nothing(demo, us_1):
     reply = await demo("POST", f"{EXITS}/us-1/drain?dry_run=true")
     assert (reply.status, reply.json["body"]["state"]) == (200, "draining")
-    assert (await state_of(demo, one))[0] == "registering"
+    assert (await state_of(demo, us_1))[0] == "registering"
 
 
-async def test_draining_last_healthy_exit_needs_approval(demo, one, query):
+async def test_draining_last_healthy_exit_needs_approval(demo, us_1, query):
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     refused = await demo("POST", f"{EXITS}/us-1/drain")
     assert (refused.status, refused.json["code"]) == (409, "would_shrink")
     assert (await demo("POST", f"{EXITS}/us-1/drain?approve=shrink")).status == 200
 
 
-async def test_viewer_cannot_operate_exits(demo, one, make_operator):
+async def test_viewer_cannot_operate_exits(demo, us_1, make_operator):
     viewer = demo.holding((await make_operator("vera", "viewer")).key)
     for word in ("drain", "enable", "disable"):
         assert (await viewer("POST", f"{EXITS}/us-1/{word}")).status == 403
     assert (await viewer("GET", f"{EXITS}/us-1/history")).status == 200
 
 
-async def test_history_lists_states_with_reasons_and_times(demo, one, clock):
+async def test_history_lists_states_with_reasons_and_times(demo, us_1, clock):
     clock.advance(seconds=60)
     await demo("POST", f"{EXITS}/us-1/drain")
     clock.advance(seconds=60)
@@ -110,7 +110,7 @@ async def test_history_lists_states_with_reasons_and_times(demo, one, clock):
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "100000", "x", "1e3"])
-async def test_bad_history_hours_are_refused(demo, one, hours):
+async def test_bad_history_hours_are_refused(demo, us_1, hours):
     reply = await demo("GET", f"{EXITS}/us-1/history?hours={hours}")
     assert (reply.status, reply.json["errors"][0]["field"]) == (422, "?hours")
 

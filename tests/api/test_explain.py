@@ -33,8 +33,8 @@ async def declared(demo):
 
 async def test_explanation_names_deciding_route(declared):
     reply = await declared("GET", "/api/v1/explain?user=alice-country-us&target=https://www.example.com/x")
-    told = reply.json
-    assert told["intent"] == {
+    explanation = reply.json
+    assert explanation["intent"] == {
         "source": "user name",
         "country": "us",
         "city": None,
@@ -43,29 +43,33 @@ async def test_explanation_names_deciding_route(declared):
         "user": "alice",
         "group": "staff",
     }
-    assert [(each["name"], each["failed"]) for each in told["routes"]] == [("no-example", None)]
-    assert told["refusal"] == {"status": 451, "text": "not here\n"}
-    assert told["paths"] == []
-    assert told["summary"] == "refused with 451, by the route no-example: not here"
+    assert [(each["name"], each["failed"]) for each in explanation["routes"]] == [("no-example", None)]
+    assert explanation["refusal"] == {"status": 451, "text": "not here\n"}
+    assert explanation["paths"] == []
+    assert explanation["summary"] == "refused with 451, by the route no-example: not here"
 
 
 async def test_unrouted_request_follows_intent_and_explains_exits(
     declared,
 ):
-    told = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
-    assert told["target"] == {"host": "www.example.com", "port": 8443}
-    assert [each["failed"] for each in told["routes"]] == ["group"]
-    (way,) = told["paths"]
+    explanation = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
+    assert explanation["target"] == {"host": "www.example.com", "port": 8443}
+    assert [each["failed"] for each in explanation["routes"]] == ["group"]
+    (way,) = explanation["paths"]
     (pool,) = way["pools"]
     assert (pool["name"], [each["reason"] for each in pool["exits"]]) == ("us", ["it is registering"])
-    assert told["summary"].endswith("none of their exits can serve now, so the client gets 503")
+    assert explanation["summary"].endswith("none of their exits can serve now, so the client gets 503")
 
 
 async def test_listener_country_applies_without_client_intent(declared):
-    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
-    assert (told["intent"]["source"], told["intent"]["country"], told["listener"]) == ("listener", "de", "de")
-    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
-    assert (told["intent"]["source"], told["intent"]["country"]) == ("headers", "us")
+    explanation = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
+    assert (explanation["intent"]["source"], explanation["intent"]["country"], explanation["listener"]) == (
+        "listener",
+        "de",
+        "de",
+    )
+    explanation = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
+    assert (explanation["intent"]["source"], explanation["intent"]["country"]) == ("headers", "us")
 
 
 @pytest.mark.parametrize(

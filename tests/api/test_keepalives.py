@@ -93,8 +93,8 @@ async def key(make_key):
 def sentinel(api, key):
     """Call the API with the key in the header that the client uses."""
 
-    async def call(method, path, said=None, headers=None, **more):
-        return await api.anonymous(method, path, said, headers={"X-API-Key": key} | (headers or {}), **more)
+    async def call(method, path, content=None, headers=None, **more):
+        return await api.anonymous(method, path, content, headers={"X-API-Key": key} | (headers or {}), **more)
 
     return call
 
@@ -213,9 +213,9 @@ async def test_health_endpoint_of_client_is_public(api):
 async def test_reply_equals_that_of_vpn_sentinel_server(sentinel, clock):
     reply = await sentinel("POST", KEEPALIVE, payload())
     assert reply.status == 200
-    said = reply.json
-    assert datetime.fromisoformat(said.pop("server_time")) == clock()
-    assert said == {"status": "ok", "message": "Keepalive received"}
+    content = reply.json
+    assert datetime.fromisoformat(content.pop("server_time")) == clock()
+    assert content == {"status": "ok", "message": "Keepalive received"}
 
 
 async def test_flat_fields_equal_nested_fields(sentinel):

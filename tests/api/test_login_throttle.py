@@ -122,10 +122,10 @@ async def test_throttled_attempts_are_audited_once_a_second(log_in, query, clock
     await log_in(WRONG)
     clock.advance(seconds=0.05)
     await log_in(WRONG)
-    told = await query("SELECT detail FROM audit_event WHERE action = 'login_refused' ORDER BY sequence")
-    assert [row["detail"]["attempts"] for row in told] == [1]
+    rows = await query("SELECT detail FROM audit_event WHERE action = 'login_refused' ORDER BY sequence")
+    assert [row["detail"]["attempts"] for row in rows] == [1]
     clock.advance(seconds=0.05)
     assert (await log_in(WRONG)).status == 401
     await log_in(WRONG)
-    told = await query("SELECT detail FROM audit_event WHERE action = 'login_refused' ORDER BY sequence")
-    assert sum(row["detail"]["attempts"] for row in told) == 13
+    rows = await query("SELECT detail FROM audit_event WHERE action = 'login_refused' ORDER BY sequence")
+    assert sum(row["detail"]["attempts"] for row in rows) == 13

@@ -57,7 +57,7 @@ async def server():
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch):
+def no_proxy(monkeypatch):
     """Remove proxy settings of the machine from the environment."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

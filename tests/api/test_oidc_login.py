@@ -59,9 +59,9 @@ class Browser:
         self.cookie, self.address = reply.headers["set-cookie"].partition(";")[0], reply.headers["location"]
         return self.provider.authorize(self.address)
 
-    async def finish(self, api, said, cookie=None):
+    async def finish(self, api, callback, cookie=None):
         headers = {"cookie": self.cookie if cookie is None else cookie}
-        return await api.anonymous("GET", f"{CALLBACK}?{oidc_provider.query_of(said)}", headers=headers)
+        return await api.anonymous("GET", f"{CALLBACK}?{oidc_provider.query_of(callback)}", headers=headers)
 
     async def log_in(self, api):
         return await self.finish(api, await self.begin(api))
@@ -80,7 +80,7 @@ def hmac_signed(claims, provider):
     return f"{signed}.{oidc_provider.encoded(hmac.digest(pem, signed.encode(), 'sha256'))}"
 
 
-def refused(reply, code="oidc_refused", status=401):
+def is_refused(reply, code="oidc_refused", status=401):
     assert (reply.status, reply.is_problem, reply.json["code"]) == (status, True, code), reply.body
     return True
 
@@ -97,19 +97,19 @@ async def test_oidc_account_logs_in_as_bound_operator(browser, replica, ada, que
 
 
 async def test_any_replica_accepts_the_callback(browser, configure, ada):
-    said = await browser.begin(configure())
-    assert (await browser.finish(configure(), said)).status == 200
+    callback = await browser.begin(configure())
+    assert (await browser.finish(configure(), callback)).status == 200
 
 
 async def test_redirect_carries_state_nonce_and_pkce_challenge(browser, replica, provider):
-    said = await browser.begin(replica)
-    asked = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
-    assert asked["redirect_uri"] == f"http://localhost:8000{CALLBACK}"
-    assert len(asked["nonce"]) == len(asked["code_challenge"]) == 43
-    first, said_again = asked, await browser.begin(replica)
-    asked = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
-    assert not {asked[name] for name in ("state", "nonce", "code_challenge")} & set(first.values())
-    assert said["state"] != said_again["state"]
+    callback = await browser.begin(replica)
+    parameters = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
+    assert parameters["redirect_uri"] == f"http://localhost:8000{CALLBACK}"
+    assert len(parameters["nonce"]) == len(parameters["code_challenge"]) == 43
+    first, other_callback = parameters, await browser.begin(replica)
+    parameters = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
+    assert not {parameters[name] for name in ("state", "nonce", "code_challenge")} & set(first.values())
+    assert callback["state"] != other_callback["state"]
 
 
 async def test_login_cookie_is_restricted(replica):
@@ -127,7 +127,7 @@ async def test_redirect_uri_is_configurable(browser, configure, ada):
 
 async def test_unbound_account_is_refused_with_its_subject(browser, replica, provider, query):
     reply = await browser.log_in(replica)
-    assert refused(reply, "account_not_bound", 403)
+    assert is_refused(reply, "account_not_bound", 403)
     assert f"{provider.issuer}#{provider.subject}" in reply.json["detail"]
     (event,) = await query("SELECT * FROM audit_event")
     assert (event["action"], event["object_id"], event["detail"]) == ("login_failed", None, {"reason": "not_bound"})
@@ -136,49 +136,49 @@ async def test_unbound_account_is_refused_with_its_subject(browser, replica, pro
 
 async def test_disabled_operator_cannot_log_in_by_oidc(browser, replica, ada, query):
     await query("UPDATE operator SET disabled = true WHERE name = 'ada'")
-    assert refused(await browser.log_in(replica), "operator_disabled")
+    assert is_refused(await browser.log_in(replica), "operator_disabled")
 
 
 # -- the callback ------------------------------------------------------------------------------------------------------
 
 
 async def test_foreign_or_expired_login_state_is_refused(browser, replica, ada, clock, provider):
-    said = await browser.begin(replica)
+    callback = await browser.begin(replica)
     for wrong in (
         {"state": "x"},
-        {"state": said["state"][:-2]},
+        {"state": callback["state"][:-2]},
         {"state": ""},
         {"iss": "https://login.example.net"},
         {"code": ""},
         {"error": "access_denied"},
     ):
-        assert refused(await browser.finish(replica, said | wrong)), wrong
+        assert is_refused(await browser.finish(replica, callback | wrong)), wrong
     for cookie in ("", "exitplane_login=x", browser.cookie[:-1]):
-        assert refused(await browser.finish(replica, said, cookie)), cookie
+        assert is_refused(await browser.finish(replica, callback, cookie)), cookie
     another = await Browser(provider).begin(replica)
-    assert refused(await browser.finish(replica, another))  # with the cookie of the first login
+    assert is_refused(await browser.finish(replica, another))  # with the cookie of the first login
     clock.advance(minutes=10)
-    assert refused(await browser.finish(replica, said))
+    assert is_refused(await browser.finish(replica, callback))
     clock.advance(minutes=-1)
-    assert (await browser.finish(replica, said)).status == 200
+    assert (await browser.finish(replica, callback)).status == 200
 
 
 async def test_access_token_is_refused_as_state(browser, replica, ada, provider):
     token = (await browser.log_in(replica)).json["access_token"]
-    assert refused(await browser.finish(replica, {"state": token, "code": "x"}))
+    assert is_refused(await browser.finish(replica, {"state": token, "code": "x"}))
 
 
 async def test_code_works_once_and_for_its_own_login(browser, replica, ada, provider):
-    said = await browser.begin(replica)
-    assert (await browser.finish(replica, said)).status == 200
-    assert refused(await browser.finish(replica, said))
+    callback = await browser.begin(replica)
+    assert (await browser.finish(replica, callback)).status == 200
+    assert is_refused(await browser.finish(replica, callback))
     stolen = (await browser.begin(replica))["code"]
     other = Browser(provider)
-    assert refused(await other.finish(replica, await other.begin(replica) | {"code": stolen}))  # PKCE
+    assert is_refused(await other.finish(replica, await other.begin(replica) | {"code": stolen}))  # PKCE
 
 
 @pytest.mark.parametrize(
-    "said",
+    "claims",
     [
         {"iss": "https://login.example.net"},
         {"iss": None},
@@ -198,16 +198,16 @@ async def test_code_works_once_and_for_its_own_login(browser, replica, ada, prov
         {"at_hash": "another"},
     ],
 )
-async def test_id_token_with_wrong_claims_is_refused(said, browser, replica, ada, provider):
-    provider.claims = said
-    assert refused(await browser.log_in(replica))
+async def test_id_token_with_wrong_claims_is_refused(claims, browser, replica, ada, provider):
+    provider.claims = claims
+    assert is_refused(await browser.log_in(replica))
 
 
 @pytest.mark.parametrize(
-    "said", [{"aud": ["exitplane"]}, {"aud": ["exitplane", "b"], "azp": "exitplane"}, {"at_hash": None}]
+    "claims", [{"aud": ["exitplane"]}, {"aud": ["exitplane", "b"], "azp": "exitplane"}, {"at_hash": None}]
 )
-async def test_equivalent_id_token_claims_are_accepted(said, browser, replica, ada, provider):
-    provider.claims = said
+async def test_equivalent_id_token_claims_are_accepted(claims, browser, replica, ada, provider):
+    provider.claims = claims
     assert (await browser.log_in(replica)).status == 200
 
 
@@ -224,7 +224,7 @@ async def test_id_token_with_foreign_signature_is_refused(browser, replica, ada,
         lambda _: None,
     ):
         provider.sign = sign
-        assert refused(await browser.log_in(replica))
+        assert is_refused(await browser.log_in(replica))
 
 
 async def test_rotated_provider_keys_are_accepted(browser, replica, ada, provider):
@@ -239,7 +239,7 @@ async def test_rotated_provider_keys_are_accepted(browser, replica, ada, provide
 async def test_provider_outage_is_503(browser, replica, ada, provider):
     provider.down = True
     reply = await replica.anonymous("GET", LOGIN)
-    assert refused(reply, "oidc_unavailable", 503)
+    assert is_refused(reply, "oidc_unavailable", 503)
     assert reply.headers["retry-after"]
     provider.down = False
     assert (await browser.log_in(replica)).status == 200
@@ -256,7 +256,7 @@ async def test_provider_outage_is_503(browser, replica, ada, provider):
 )
 async def test_invalid_provider_metadata_is_an_outage(metadata, replica, provider):
     provider.metadata = metadata
-    assert refused(await replica.anonymous("GET", LOGIN), "oidc_unavailable", 503)
+    assert is_refused(await replica.anonymous("GET", LOGIN), "oidc_unavailable", 503)
 
 
 @pytest.mark.parametrize(("client", "secret"), [("app:1 é+%", "s e/c+r:e%t~&"), ("exitplane", None)])
@@ -268,10 +268,10 @@ async def test_client_authenticates_with_any_characters_or_as_public(client, sec
 async def test_token_endpoint_error_is_refusal_and_html_is_outage(browser, replica, provider, ada, query):
     provider.answer = lambda: web.json_response({"error": "invalid_client"}, status=401)
     reply = await browser.log_in(replica)
-    assert refused(reply)
+    assert is_refused(reply)
     assert "invalid_client" in reply.json["detail"]
     provider.answer = lambda: web.Response(status=502, text="<html>bad gateway</html>", content_type="text/html")
-    assert refused(await browser.log_in(replica), "oidc_unavailable", 503)
+    assert is_refused(await browser.log_in(replica), "oidc_unavailable", 503)
     assert [row["action"] for row in await query("SELECT action FROM audit_event")] == ["login_failed"]
     provider.answer = None
     assert (await browser.log_in(replica)).status == 200
@@ -284,7 +284,7 @@ async def test_callbacks_are_throttled(browser, replica, provider):
 
 async def test_oidc_endpoints_are_404_without_provider(api):
     for path in (LOGIN, CALLBACK):
-        assert refused(await api.anonymous("GET", path), "oidc_not_configured", 404)
+        assert is_refused(await api.anonymous("GET", path), "oidc_not_configured", 404)
 
 
 # -- provisioning of operators -----------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ async def test_role_claim_may_be_nested(browser, configure, provider):
 @pytest.mark.parametrize("groups", [None, [], ["others"], "others", {"staff": True}, 7, ["Staff"]])
 async def test_account_without_mapped_role_is_not_provisioned(groups, browser, provisioning, provider, query):
     provider.claims = {"groups": groups}
-    assert refused(await browser.log_in(provisioning), "account_not_bound", 403)
+    assert is_refused(await browser.log_in(provisioning), "account_not_bound", 403)
     assert len(await query("SELECT id FROM operator")) == 1
 
 
@@ -337,7 +337,7 @@ async def test_taken_name_gets_a_suffix(browser, provisioning, provider, make_op
 
 
 @pytest.mark.parametrize(
-    "said",
+    "claims",
     [
         {"preferred_username": None, "email": "ada@example.net"},
         {"preferred_username": "é☃"},
@@ -347,8 +347,8 @@ async def test_taken_name_gets_a_suffix(browser, provisioning, provider, make_op
         {"preferred_username": "x" * 300},
     ],
 )
-async def test_any_account_name_becomes_a_valid_operator_name(said, browser, provisioning, provider, query):
-    provider.claims = {"groups": "staff", **said}
+async def test_any_account_name_becomes_a_valid_operator_name(claims, browser, provisioning, provider, query):
+    provider.claims = {"groups": "staff", **claims}
     reply = await browser.log_in(provisioning)
     me = (await provisioning.holding(reply.json["access_token"])("GET", "/api/v1/auth/me")).json
     shown = await provisioning("PATCH", f"/api/v1/operators/{me['id']}", {"name": me["name"], "role": "viewer"})

@@ -212,7 +212,7 @@ async def test_audit_names_fields_without_personal_data(api, audited, query):
         ("deleted", {}),
     ]
     everything = str(await query("SELECT * FROM audit_event"))
-    assert not any(said in everything for said in ("byron", "lovelace", account, "argon2", "battery"))
+    assert not any(secret in everything for secret in ("byron", "lovelace", account, "argon2", "battery"))
 
 
 async def test_deleting_operator_deletes_all_their_data(api, query):

@@ -113,8 +113,8 @@ async def test_enrolment_sets_parent_and_keeps_it_if_omitted(demo, make_proxy, m
     proxy = make_proxy(Role.EXIT)
     assert (await proxy.enrol(token, "us-1", parent=PARENT)).status == 201
     assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
-    for said in ({}, {"parent": PLACE}, {"parent": SHOWN}):
-        assert (await proxy.enrol(token, "us-1", **said)).status == 201
+    for fields in ({}, {"parent": PLACE}, {"parent": SHOWN}):
+        assert (await proxy.enrol(token, "us-1", **fields)).status == 201
         assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
 
 

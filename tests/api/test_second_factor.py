@@ -40,9 +40,9 @@ async def test_start_returns_secret_and_otpauth_uri(ada, query):
     reply = await ada("POST", TOTP)
     assert reply.headers["cache-control"] == "no-store"
     uri = urlsplit(reply.json["uri"])
-    said = parse_qs(uri.query)
+    parameters = parse_qs(uri.query)
     assert (uri.scheme, uri.netloc, uri.path) == ("otpauth", "totp", "/Exitplane:ada")
-    assert (said["secret"], said["issuer"]) == ([reply.json["secret"]], ["Exitplane"])
+    assert (parameters["secret"], parameters["issuer"]) == ([reply.json["secret"]], ["Exitplane"])
 
 
 async def test_second_factor_takes_effect_after_confirmation(ada, log_in, clock, query):

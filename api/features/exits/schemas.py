@@ -127,7 +127,7 @@ class ExitIn(RequestModel):
         description="Traffic per calendar month (UTC, both directions, in 10^9 bytes) after which the exit is drained. null: no limit.",
     )
     parent: ParentIn | None = Field(default=None, description="null: the exit's Envoy connects to targets itself.")
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="`false`: the exit is disabled and serves nobody.")
 
 
 class ExitPatch(RequestModel):
@@ -164,20 +164,20 @@ class ExitQuery(FleetListQuery):
 class ObservationOut(ResponseModel):
     """The agent's latest observation of traffic through the tunnel."""
 
-    address: str | None = None
+    address: str | None = Field(None, description="The public address.")
     address_v6: str | None = Field(None, description="The public IPv6 address, if IPv6 traffic leaves.")
     country: str | None = Field(None, description="null while the country is uncertain: see `trouble`.")
     city: str | None = None
     network: str | None = None
     time_zone: str | None = None
     resolver: str | None = Field(None, description="The observed DNS resolver, and its country.")
-    trouble: str = ""
-    disagreement: str = ""
-    leak: str = ""
+    trouble: str = Field("", description="Why the country is not known.")
+    disagreement: str = Field("", description="What the services disagree about.")
+    leak: str = Field("", description="What leaves outside the tunnel. A leaking exit is not offered to clients.")
     previous_address: str | None = None
     changed_at: datetime | None = Field(None, description="When the address changed from `previous_address`.")
     rtt_ms: float | None = Field(None, description="Round-trip time of a connection through the tunnel, rounded.")
-    download_mbps: float | None = None
+    download_mbps: float | None = Field(None, description="Download speed in Mbit/s, from the last measurement.")
     upload_mbps: float | None = None
     speed_measured_at: datetime | None = None
 

@@ -41,7 +41,7 @@ class LastHeartbeatOut(ResponseModel):
     at: datetime
     tunnel: UpOrDown
     envoy: UpOrDown
-    leaving: bool
+    leaving: bool = Field(description="Whether the proxy announced that it stops.")
     reason: str
     version: str
 
@@ -61,9 +61,9 @@ class SyncOut(ResponseModel):
     status: SyncStatus
     connected: bool = Field(description="Whether the proxy has a stream for this type now.")
     desired: RevisionTimeOut | None = Field(description="The revision that last changed the desired resources.")
-    sent: RevisionTimeOut | None
-    acknowledged: RevisionTimeOut | None
-    rejected: RevisionTimeOut | None
+    sent: RevisionTimeOut | None = Field(description="The last revision that was sent.")
+    acknowledged: RevisionTimeOut | None = Field(description="The last revision that the proxy accepted (ACK).")
+    rejected: RevisionTimeOut | None = Field(description="The last revision that the proxy rejected (NACK).")
     detail: str = Field(description="Envoy's error message of the last rejection.")
 
 

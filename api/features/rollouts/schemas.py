@@ -21,7 +21,9 @@ class ChangeSetOut(ResponseModel):
     """Resources that change together, and that not every proxy of the group is given."""
 
     id: str = Field(description="A hash of the desired versions.")
-    released_to: Literal["canaries", "nobody"]
+    released_to: Literal["canaries", "nobody"] = Field(
+        description="canaries: canaries try it first. nobody: it is held back."
+    )
     reason: str = Field(description="Why nobody is given it; Envoy's error message if an Envoy rejected it.")
     canaries: list[UUID] = Field(description="The proxies that try the change-set first.")
     resources: list[ResourceOut]

@@ -32,7 +32,7 @@ Values = Annotated[list[Value], Field(max_length=1_000)]
 Session = Annotated[
     str, Field(pattern=r"^[a-z0-9_.]{1,63}\*?$|^\*$", description="A session, or its beginning followed by `*`.")
 ]
-Position = Annotated[int, Field(ge=0, le=1_000_000)]
+Position = Annotated[int, Field(ge=0, le=1_000_000, description="Routes are tried in ascending position.")]
 
 
 class TimesIn(RequestModel):
@@ -46,17 +46,17 @@ class TimesIn(RequestModel):
 class MatchIn(RequestModel):
     """The conditions of a route. A request must meet all of them, each by any of its values. No condition: every request."""
 
-    countries: Values[Country] = Field(default=[])
-    cities: Values[City] = Field(default=[])
-    pools: Values[Name] = Field(default=[], description="The names of pools that clients ask for.")
+    countries: Values[Country] = Field(default=[], description="Countries that clients ask for.")
+    cities: Values[City] = Field(default=[], description="Cities that clients ask for.")
+    pools: Values[Name] = Field(default=[], description="Pools that clients ask for by name.")
     sessions: Values[Session] = Field(default=[])
     users: Values[UserName] = Field(default=[])
-    groups: Values[Name] = Field(default=[])
-    domains: Values[Domain] = Field(default=[])
+    groups: Values[Name] = Field(default=[], description="Groups of users.")
+    domains: Values[Domain] = Field(default=[], description="Domains of targets, with their subdomains.")
     networks: Values[Network] = Field(
         default=[], description="Networks of targets that are IP addresses. Gateways do not resolve names."
     )
-    ports: Values[Ports] = Field(default=[])
+    ports: Values[Ports] = Field(default=[], description="Ports of targets.")
     times: Annotated[list[TimesIn], Field(max_length=50)] = Field(default=[])
 
 
@@ -66,7 +66,7 @@ class WeightedIn(RequestModel):
 
 
 class DenyIn(RequestModel):
-    status: int = Field(default=403, ge=400, le=599)
+    status: int = Field(default=403, ge=400, le=599, description="The HTTP status of the refusal.")
     text: Annotated[Text, Field(max_length=1_000)] = "exitplane: this is not allowed\n"
 
 
