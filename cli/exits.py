@@ -160,7 +160,7 @@ def _send_order(
     if as_json:
         print_json(done)
     if done["state"] != "done":
-        reason = done["trouble"] or "its agent has not answered"
+        reason = done["error"] or "its agent has not answered"
         raise OrderNotDone(
             f"{done['exit']} did not execute the order: {reason}",
             hint="look at `exitplane history`, or use a longer --wait",

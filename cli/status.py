@@ -30,7 +30,7 @@ def status(*, api: Api = DEFAULT_API, as_json: AsJson = False) -> None:
         _table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync"))
     )
     if found["changes"]:
-        columns = ("fleet", "given_to", "resource_names", "reason")
+        columns = ("fleet", "released_to", "resource_names", "reason")
         console.print(_table("Changes not rolled out to all proxies", found["changes"], columns))
 
 

@@ -151,14 +151,14 @@ class HeartbeatSender:
             load = await self._load.read()
             activity |= {"open_requests": load.open_requests, "carried_bytes": load.carried_bytes}
         if self._orders is not None and (outcomes := self._orders.outcomes):
-            activity["settled"] = outcomes
+            activity["order_results"] = outcomes
         if self._cutter is not None and (departed := await self._cutter.list_departed()):
-            activity["gone"] = [each._asdict() for each in departed]
+            activity["removed_endpoints"] = [each._asdict() for each in departed]
         return activity
 
     async def _apply_reply(self, status: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         if self._orders is not None:
-            self._orders.forget([each["id"] for each in status.get("settled", ())])
+            self._orders.forget([each["id"] for each in status.get("order_results", ())])
             self._orders.start_new(reply.get("orders"))
         if self._cutter is not None:
             await self._cutter.cut(_parse_exits(reply.get("cut")))

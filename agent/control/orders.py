@@ -86,7 +86,7 @@ class Orders:
             log.exception("order.crashed", order=id_, kind=kind)
             trouble = f"the agent failed ({type(error).__name__}); see its log"
         log.info("order.finished", order=id_, kind=kind, trouble=trouble)
-        self._outcomes[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX_CHARS]}
+        self._outcomes[id_] = {"id": id_, "outcome": outcome, "error": trouble[:_TROUBLE_MAX_CHARS]}
         self._board.update(orders_settled=self._board.report.orders_settled + 1)
 
     def _find_handler(self, kind: str) -> Handler:

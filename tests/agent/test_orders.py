@@ -35,7 +35,7 @@ async def test_repeated_order_is_carried_out_once(board):
     orders = Orders(board, {"measure": measure})
     for _ in range(3):
         orders.start_new([order(detail={"way": "up"})])
-    assert await wait_for_outcomes(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "trouble": ""}]
+    assert await wait_for_outcomes(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "error": ""}]
     orders.start_new([order()])
     await orders.aclose()
     assert done == [{"way": "up"}]
@@ -61,7 +61,7 @@ async def test_unknown_order_fails_with_reason(board):
     orders.start_new([order(kind="dance")])
     (outcome,) = await wait_for_outcomes(orders, board)
     assert outcome["outcome"] is None
-    assert "cannot carry out 'dance'" in outcome["trouble"]
+    assert "cannot carry out 'dance'" in outcome["error"]
 
 
 async def test_failed_orders_are_reported(board):
@@ -79,7 +79,7 @@ async def test_failed_orders_are_reported(board):
         orders.start_new([order(kind, kind)])
     while len(orders.outcomes) < 3:
         await asyncio.wait_for(board.changed.wait(), 60)
-    troubles = {each["id"]: each["trouble"] for each in orders.outcomes}
+    troubles = {each["id"]: each["error"] for each in orders.outcomes}
     assert "it has one server only" in troubles["refuse"]
     assert "ZeroDivisionError" in troubles["break"]
     assert troubles["last"] == "it took longer than 0.05 s"
@@ -96,7 +96,7 @@ async def test_invalid_orders_are_ignored(board, value):
 async def test_heartbeat_reports_at_most_16_outcomes(board):
     orders = Orders(board, {})
     orders.start_new([order(str(number)) for number in range(20)])
-    while board.report.settled < 20:
+    while board.report.orders_settled < 20:
         await asyncio.wait_for(board.changed.wait(), 60)
     assert len(orders.outcomes) == 16
     orders.forget([each["id"] for each in orders.outcomes])

@@ -36,7 +36,7 @@ from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow
 
 PASSWORD = "correct horse battery"
-OF_PROXIES = {"register_exit", "register_proxy", "hear_exit", "hear_proxy"}
+OF_PROXIES = {"register_exit", "register_proxy", "send_exit_heartbeat", "send_proxy_heartbeat"}
 POOL = PoolIn(name="us", fleet="demo", country="us")
 
 

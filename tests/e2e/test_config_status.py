@@ -59,7 +59,7 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
 def test_reported_config_equals_envoys_config_dump(lab, gateway, eventually):
     eventually(lambda: lab.api("GET", f"/proxies/{gateway}/config")["in_sync"])
     config = lab.api("GET", f"/proxies/{gateway}/config")
-    held = {(each["type_url"], it["name"]): it["held"] for each in config["types"] for it in each["resources"]}
+    held = {(each["type_url"], it["name"]): it["accepted"] for each in config["types"] for it in each["resources"]}
     in_use = versions_in_envoy(lab.gateway)
     assert in_use
     assert {key: held.get(key) for key in in_use} == in_use
@@ -95,17 +95,17 @@ def test_rejected_listener_is_shown_and_the_accepted_one_stays(lab, gateway, wai
     assert lab.api("GET", f"/proxies/{gateway}")["rejections"] == [rejection]
     (group,) = lab.api("GET", "/fleets/demo/rollout")["groups"]
     (change_set,) = group["change_sets"]
-    assert (change_set["given_to"], [each["name"] for each in change_set["resources"]]) == ("nobody", ["clients"])
+    assert (change_set["released_to"], [each["name"] for each in change_set["resources"]]) == ("nobody", ["clients"])
     config = lab.api("GET", f"/proxies/{gateway}/config?differences=true")
     differing = [it for each in config["types"] for it in each["resources"]]
-    assert [(it["name"], it["progress"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
+    assert [(it["name"], it["status"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
     assert "Address already in use" in differing[0]["reason"]
 
     status = (*EXITPLANE, "status", "--api", lab.api_url)
     environment = {"EXITPLANE_API_KEY_FILE": str(lab.api_key_file)}
     output = lab.processes.run((*status, "--json"), environment=environment)
     (change,) = json.loads(output)["changes"]
-    assert (change["fleet"], change["resource_names"], change["given_to"]) == ("demo", "clients", "nobody")
+    assert (change["fleet"], change["resource_names"], change["released_to"]) == ("demo", "clients", "nobody")
     assert "Address already in use" in change["reason"]
     assert "Listener (rejected)" in lab.processes.run(status, environment=environment)
 
@@ -120,7 +120,7 @@ def test_rejected_listener_is_shown_and_the_accepted_one_stays(lab, gateway, wai
     assert stat(lab.gateway, f"{LDS}.update_rejected") == rejected
 
     lab.api("PATCH", "/fleets/demo", {"listener": before})
-    eventually(lambda: lab.api("GET", "/fleets/demo/rollout")["settled"])
+    eventually(lambda: lab.api("GET", "/fleets/demo/rollout")["complete"])
     assert lab.api("GET", "/fleets/demo")["rejections"] == []
     assert lab.request("gb").status == 200
     lab.api("DELETE", f"/pools/{pool['id']}")

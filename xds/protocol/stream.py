@@ -64,9 +64,9 @@ Action: TypeAlias = Send | Answered | Close
 
 
 class SyncState(StrEnum):
-    """The state of a resource on one stream. The values are those of the field `progress` in the REST API."""
+    """The state of a resource on one stream. The values are those of the field `status` in the REST API."""
 
-    ACKNOWLEDGED = "held"
+    ACKNOWLEDGED = "accepted"
     """The client accepted the desired version."""
     IN_FLIGHT = "sent"
     """The version was sent and has no answer yet."""

@@ -66,14 +66,14 @@ class ConfigDumpResponder:
     ) -> dict[str, Any]:
         found: dict[str, Any] = {
             "name": status.name,
-            "progress": status.state,
-            "wanted": status.desired,
-            "held": status.acknowledged,
+            "status": status.state,
+            "desired": status.desired,
+            "accepted": status.acknowledged,
             "reason": self._reason(pending, type_url, status),
         }
         if status.name == content_of and type_url != SECRET:  # a private key must not enter the table of answers
             both = desired.get(type_url, status.name), pending.view.get(type_url, status.name)
-            found["content"] = {"wanted": _body(status.desired, *both), "held": _body(status.acknowledged, *both)}
+            found["content"] = {"desired": _body(status.desired, *both), "accepted": _body(status.acknowledged, *both)}
         return found
 
     def _reason(self, pending: PendingUpdate, type_url: str, status: ResourceStatus) -> str:
