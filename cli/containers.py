@@ -146,7 +146,7 @@ def _ask(
         else:
             pools, path = await _pools(client, pool, country, fleet), f"/pools/{{pool}}/containers/{verb}"
             asked = [await client.plain.post(path, each["id"], approve=approve) for each in pools]
-        return [wish for each in asked for wish in each["wishes"]]
+        return [wish for each in asked for wish in each["commands"]]
 
     done = run(api, do)
     if as_json:

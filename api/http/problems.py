@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -86,8 +87,24 @@ def clashes(problems: Mapping[str, Problem]) -> Iterator[None]:
         raise problem from error
 
 
+@contextmanager
+def locate_errors(pointer: str, *, whole: bool = False) -> Iterator[None]:
+    """Prefix the fields of a Problem that the block raises with `pointer`.
+
+    A field that is no JSON pointer into the body becomes `pointer` itself; with `whole` every field does.
+    """
+    try:
+        yield
+    except Problem as problem:
+        problem.errors = tuple(
+            replace(error, field=pointer if whole or not error.field.startswith("/") else pointer + error.field)
+            for error in problem.errors
+        )
+        raise
+
+
 def respond(problem: Problem) -> Response:
-    """The response for a problem."""
+    """Build the response for a problem."""
     body = {
         "type": f"urn:exitplane:problem:{problem.code}",
         "title": HTTPStatus(problem.status_code).phrase,

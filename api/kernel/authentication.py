@@ -32,7 +32,7 @@ async def identify(context: ApiContext, authorization: str | None) -> Caller:
 
 async def _nobody(context: ApiContext) -> Problem:
     try:
-        hint = _LOG_IN if await context.auth.has_operators(context.database) else _INIT
+        hint = _LOG_IN if await context.auth_state.has_operators(context.database) else _INIT
     except DatabaseUnreachable:
         hint = _LOG_IN
     return unauthenticated("not_authenticated", "this is for operators, and the request says of none", hint)
@@ -40,7 +40,7 @@ async def _nobody(context: ApiContext) -> Problem:
 
 async def _by_token(context: ApiContext, token: str) -> Caller:
     now = context.clock()
-    signer = await context.auth.signing_key.signer(context.database)
+    signer = await context.auth_state.signing_key.signer(context.database)
     try:
         access = signer.read_access(token, now)
     except BadToken as error:

@@ -159,12 +159,12 @@ async def test_the_containers_of_a_pool_are_listed_with_their_exits(contained, o
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
 async def test_what_is_asked_of_an_exit_is_written_down_and_audited(contained, one, database, query, verb):
     reply = await contained("POST", f"{EXITS}/us-1/{verb}")
-    assert (reply.status, [each["verb"] for each in reply.json["wishes"]]) == (202, [verb])
+    assert (reply.status, [each["verb"] for each in reply.json["commands"]]) == (202, [verb])
     assert await wishes(database) == [("us-1", verb, False)]
     (entry,) = await query("SELECT action FROM audit_event WHERE kind = 'container'")
     assert entry["action"] == verb
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
-    assert (listed["last_wish"]["verb"], listed["last_wish"]["done_at"]) == (verb, None)
+    assert (listed["last_command"]["verb"], listed["last_command"]["done_at"]) == (verb, None)
 
 
 async def test_a_pool_is_restarted_in_turn_and_the_rest_at_once(contained, one, database):
@@ -236,7 +236,7 @@ async def test_logs_come_from_whoever_has_the_engine(contained, one, database, c
 
 
 async def test_logs_without_an_engine_are_refused_with_the_hint(contained, one, monkeypatch):
-    monkeypatch.setattr(service, "_LOGS_WITHIN_S", 0.1)
+    monkeypatch.setattr(service, "_LOGS_TIMEOUT_S", 0.1)
     reply = await contained("GET", f"{EXITS}/us-1/container/logs")
     assert (reply.status, reply.json["code"]) == (503, "no_container_engine")
     assert "EXITPLANE_CONTAINER_ENGINE" in reply.json["hint"]

@@ -126,7 +126,7 @@ async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_to
 
 async def test_a_running_memory_follows_what_other_replicas_change(exit_proxy, demo, make_api, database, until):
     other = make_api(database)
-    credentials = demo.context.credentials
+    credentials = demo.context.certificate_cache
     task = asyncio.create_task(credentials.run())
     await until(lambda: credentials._revision)
     assert (await exit_proxy.beat()).json["state"] == "registering"

@@ -230,7 +230,7 @@ async def test_exits_of_one_fleet_share_no_name_and_those_of_two_may(demo):
 
 async def test_a_deleted_exit_leaves_nothing_of_its_envoy_behind(exit_proxy, demo, stored):
     await exit_proxy.beat()
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     before = await stored()
     assert [before[table] for table in ("exit", "proxy", "certificate", "heartbeat")] == [1, 1, 1, 1]
     reply = await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")
@@ -244,7 +244,7 @@ async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregiste
     path = f"/api/v1/proxies/{gateway.id}"
     assert (await demo("GET", path)).json["connected"] is False
     await gateway.beat(version="0.1.0")
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", path)).json
     assert shown["connected"] is True
     assert shown["last_heartbeat"] == {
@@ -265,7 +265,7 @@ async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregiste
 
 async def test_a_proxy_that_leaves_no_longer_counts_as_connected(gateway, demo):
     await gateway.beat(leaving=True)
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json["connected"] is False
 
 

@@ -119,8 +119,8 @@ async def listen(until):
 
 def give_hub(api, **settings):
     """Replace what the replica's streams share by one with other settings."""
-    api.app.state.events = EventHub(api.context.database, **settings)
-    return api.app.state.events
+    api.app.state.event_hub = EventHub(api.context.database, **settings)
+    return api.app.state.event_hub
 
 
 async def touch(database, *, fleet_id=None, kind=Kind.PLAN, action="created", **detail):
@@ -358,7 +358,7 @@ async def test_a_reader_that_the_log_overtakes_is_ended_and_told_when_it_comes_b
     for _ in range(6):
         await touch(database)
     # the first of them waits for the reader to take it; the log has forgotten what followed
-    hub = demo.app.state.events
+    hub = demo.app.state.event_hub
     newest = await _one(query, "SELECT max(id) FROM change")
     await until(lambda: hub._position == newest)
     await query("DELETE FROM change WHERE id < :newest", newest=newest)

@@ -83,7 +83,7 @@ async def test_an_unexpected_error_ends_in_a_problem_that_tells_nothing(api, mon
     def fail(self):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("api.kernel.context.ApiContext.look", fail)
+    monkeypatch.setattr("api.kernel.context.ApiContext.begin_read", fail)
     reply = await api("GET", "/api/v1/fleets")
     assert (reply.status, reply.json["code"]) == (500, "internal")
     assert b"secret" not in reply.body

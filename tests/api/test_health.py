@@ -12,7 +12,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
 async def test_all_is_well(make_api, database):
-    api = make_api(database, readiness={"xds": lambda: True})
+    api = make_api(database, readiness_checks={"xds": lambda: True})
     whole = {"ok": True, "parts": {"database": {"ok": True, "reason": ""}, "xds": {"ok": True, "reason": ""}}}
     for path in ("/health", "/health/ready"):
         reply = await api("GET", path)
@@ -32,7 +32,7 @@ async def test_without_the_database_the_process_lives_but_is_not_ready(make_api)
 
 async def test_a_component_that_is_not_ready_holds_the_whole_back(make_api, database):
     ready = {"xds": False}
-    api = make_api(database, readiness={"xds": lambda: ready["xds"], "keeper": lambda: True})
+    api = make_api(database, readiness_checks={"xds": lambda: ready["xds"], "keeper": lambda: True})
     reply = await api("GET", "/health/ready")
     assert reply.status == 503
     assert [name for name, part in reply.json["parts"].items() if not part["ok"]] == ["xds"]
@@ -42,7 +42,7 @@ async def test_a_component_that_is_not_ready_holds_the_whole_back(make_api, data
 
 async def test_startup_is_said_to_be_over_when_it_is(make_api, database):
     started = []
-    api = make_api(database, started=lambda: bool(started))
+    api = make_api(database, has_started=lambda: bool(started))
     assert (await api("GET", "/health/startup")).status == 503
     started.append(1)
     assert (await api("GET", "/health/startup")).status == 200

@@ -23,7 +23,7 @@ GOOD = {"tunnel": "up", "envoy": "up"}
 async def test_a_heartbeat_is_accepted_with_the_state_and_kept_when_the_sink_flushes(exit_proxy, demo, clock):
     reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", leaving=True, version="0.1.0")
     assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]
     assert shown == {
         "at": "2026-01-01T12:00:00Z",
@@ -42,7 +42,7 @@ async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(e
     assert before.json["observation"] is None
     seen = {"address": "198.51.100.9", "country": "us", "disagreement": "a sees this, b sees that"}
     assert (await exit_proxy.beat(observation=seen)).status == 202
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     after = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
     assert {name: value for name, value in after.json["observation"].items() if value} == seen
     assert after.headers["etag"] == before.headers["etag"]
@@ -83,7 +83,7 @@ async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(e
 async def test_an_observation_that_is_none_is_refused_with_its_field(observation, field, exit_proxy, demo):
     reply = await exit_proxy.beat(observation=observation)
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 async def test_what_was_measured_of_an_exit_is_shown(exit_proxy, demo):
@@ -100,7 +100,7 @@ async def test_what_was_measured_of_an_exit_is_shown(exit_proxy, demo):
         "speed_measured_at": "2025-12-31T23:00:00Z",
     }
     assert (await exit_proxy.beat(observation=seen)).status == 202
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/exits/{exit_proxy.id}")).json["observation"]
     assert {name: value for name, value in shown.items() if value} == seen
 
@@ -113,7 +113,7 @@ async def test_a_gateway_comes_out_nowhere(gateway):
 async def test_a_heartbeat_makes_no_revision(exit_proxy, demo, stored):
     before = await stored()
     await exit_proxy.beat()
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert await stored() == before | {"heartbeat": 1}
 
 
@@ -164,10 +164,10 @@ async def test_a_heartbeat_of_a_proxy_that_was_heard_needs_no_statement(exit_pro
 
 
 async def test_a_disabled_exit_hears_so_with_its_next_heartbeat(exit_proxy, demo):
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).json["state"] == "registering"
     await demo("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).json["state"] == "disabled"
 
 
@@ -178,16 +178,16 @@ async def test_a_removed_proxy_is_told_at_once_that_it_was_deregistered(exit_pro
         reply = await proxy.beat()
         assert (reply.status, reply.json["code"], reply.is_problem) == (410, "deregistered", True)
         assert reply.json["errors"][0]["value"] == proxy.id
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert (await stored())["heartbeat"] == 0
 
 
 async def test_a_proxy_that_another_replica_removed_is_not_heard_any_more(exit_proxy, demo, make_api, database):
     other = make_api(database)
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).status == 202
     assert (await other("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 204
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).status == 410
 
 
@@ -220,7 +220,7 @@ async def test_a_proxy_cannot_speak_for_another(exit_proxy, demo, make_proxy, ma
         assert (reply.status, reply.json["code"]) == (403, "not_yours")
     reply = await other.beat(path=f"/api/v1/exits/{uuid4()}/heartbeat")
     assert reply.status == 403
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 async def test_a_proof_is_for_its_path_body_key_and_time(exit_proxy, demo, clock):
@@ -277,7 +277,7 @@ async def test_what_is_no_proof_is_refused(case, exit_proxy, demo):
     headers = {"authorization": HEADERS[case]}
     reply = await demo("POST", exit_proxy.path, GOOD, headers=headers, peer="203.0.113.9")
     assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_proof", True)
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 CLAIMS = {
@@ -336,4 +336,4 @@ async def test_a_body_that_is_no_heartbeat_is_refused_and_not_heard(case, exit_p
     assert (reply.status, reply.is_problem) == (status, True)
     assert [error["field"] for error in reply.json["errors"]] == ([] if field is None else [field])
     assert reply.json["hint"]
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0

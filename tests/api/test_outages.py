@@ -83,7 +83,7 @@ async def test_proxies_that_were_heard_before_are_heard_on_and_others_are_asked_
     api = make_api(database)
     known, unknown = [await enrolled(api, make_token, name) for name in ("one", "two")]
     assert (await known.beat()).status == 202
-    await api.context.sink.flush()
+    await api.context.heartbeat_sink.flush()
     await wire.cut()
     for _ in range(5):
         clock.advance(seconds=10)
@@ -91,9 +91,9 @@ async def test_proxies_that_were_heard_before_are_heard_on_and_others_are_asked_
         assert (reply.status, reply.json["state"]) == (202, "registering")
     reply = await unknown.beat()
     assert (reply.status, reply.json["code"]) == (503, "database_unreachable")
-    assert api.context.sink.pending_count == 1
+    assert api.context.heartbeat_sink.pending_count == 1
     await wire.mend()
-    await api.context.sink.flush()
+    await api.context.heartbeat_sink.flush()
     assert [row["heard_at"] for row in await query("SELECT heard_at FROM heartbeat")] == [clock()]
     assert (await unknown.beat()).status == 202
 
@@ -110,14 +110,14 @@ async def test_a_removal_during_an_outage_of_one_replica_is_learnt_when_it_ends(
     database, wire = wired
     api = make_api(database)
     proxy = await enrolled(api, make_token, "one")
-    following = asyncio.create_task(api.context.credentials.run())
-    await until(lambda: api.context.credentials._revision)
+    following = asyncio.create_task(api.context.certificate_cache.run())
+    await until(lambda: api.context.certificate_cache._revision)
     assert (await proxy.beat()).status == 202
     await wire.cut()
     assert (await demo("DELETE", f"/api/v1/exits/{proxy.id}")).status == 204
     assert (await proxy.beat()).status == 202
     await wire.mend()
-    await until(lambda: not api.context.credentials._known)
+    await until(lambda: not api.context.certificate_cache._known)
     assert (await proxy.beat()).status == 410
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

@@ -82,7 +82,7 @@ async def test_heartbeats_of_many_proxies_at_once(address, session, exit_proxy, 
             return reply.status
 
     assert set(await asyncio.gather(*(beat(number) for number in range(100)))) == {202}
-    await exit_proxy.api.context.sink.flush()
+    await exit_proxy.api.context.heartbeat_sink.flush()
     assert len(await query("SELECT * FROM heartbeat")) == 1
 
 

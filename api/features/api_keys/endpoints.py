@@ -14,12 +14,12 @@ from api.http.paths import BASE_PATH
 from api.kernel.collections.router import CHANGE, DELETE, router_of
 from api.kernel.dry_run import DryRunOut
 from api.kernel.idempotency import REPLAYED_HEADER
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 from api.runtime.tokens import new_key
 
 router = router_of(API_KEYS, can=frozenset({CHANGE, DELETE}))
-Writing = Annotated[OperatorWrite, writing(API_KEYS.name)]
-_TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "Of a dry run"}}
+Writing = Annotated[OperatorWrite, require_write(API_KEYS.name)]
+_TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "With `dry_run`."}}
 
 
 @router.post("", status_code=201, response_model=ApiKeyOut, responses={**written(404, 409), **_TRIED})
@@ -28,7 +28,7 @@ async def create_api_key(wish: ApiKeyIn, write: Writing) -> Response:
     secret = new_key()
 
     async def do(work: WriteContext) -> WriteReply:
-        made = await API_KEYS.show_one(work.look, await API_KEYS.add(work, wish, secret))
+        made = await API_KEYS.show_one(work.read, await API_KEYS.add(work, wish, secret))
         headers = {"Location": f"{BASE_PATH}/{API_KEYS.name}/{made.id}", "ETag": API_KEYS.etag(made)}
         return WriteReply(201, made, headers)
 

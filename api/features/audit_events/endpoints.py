@@ -47,4 +47,4 @@ async def read_audit_event(
     """One entry."""
     async with context.database.session() as session:
         found = await AUDIT_EVENTS.find(session, caller, sequence)
-        return await AUDIT_EVENTS.show_one(context.look(session), found)
+        return await AUDIT_EVENTS.show_one(context.begin_read(session), found)

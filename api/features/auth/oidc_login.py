@@ -112,11 +112,11 @@ async def _provision(session: AsyncSession, account: OidcAccount, now: datetime)
 
 
 async def _provider(context: ApiContext) -> tuple[OidcProvider, TokenSigner]:
-    provider = context.auth.provider
+    provider = context.auth_state.provider
     if provider is None:
         message = "operators log in by password here"
         raise Problem(404, "oidc_not_configured", message, hint="POST /api/v1/auth/login, or set EXITPLANE_OIDC_ISSUER")
-    return provider, await context.auth.signing_key.signer(context.database)
+    return provider, await context.auth_state.signing_key.signer(context.database)
 
 
 def _unavailable(error: ProviderUnavailable) -> Problem:

@@ -27,8 +27,13 @@ _RSA_MIN_BITS = 2048
 
 class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, CertificateOut]):
     name, kind = "certificates", "certificate"
-    table, wish, patch, view = ServerCertificateRow, CertificateIn, CertificatePatch, CertificateOut
-    query = CertificateQuery
+    table, request_model, patch_model, response_model = (
+        ServerCertificateRow,
+        CertificateIn,
+        CertificatePatch,
+        CertificateOut,
+    )
+    query_model = CertificateQuery
 
     async def create(self, work: WriteContext, wish: CertificateIn) -> ServerCertificateRow:
         """Raises Problem: 422 for an unknown fleet or what is no good certificate, 409 when the name is taken."""
@@ -49,7 +54,7 @@ class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, Cert
 
     async def change(self, work: WriteContext, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
         """Raises Problem: 422 for what is no good certificate, 409 when the name is taken."""
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         if fields.keys() & {"chain", "key"}:
             read = read_pair(fields.get("chain", row.chain), fields.get("key", row.key), work.now)
             fields |= {"server_names": read.server_names, "expires_at": read.expires_at}

@@ -15,7 +15,7 @@ from api.http.request_body import LongJsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 
 router = APIRouter(prefix="/declared", tags=["declared"], route_class=LongJsonRoute)
 Prune = Annotated[
@@ -38,7 +38,7 @@ async def export_declared(
 ) -> Response:
     """All that is declared (in one fleet), as a document. Certificates are not in it, for their keys are never shown."""
     async with context.database.snapshot() as session:
-        document = await service.export(context.look(session), caller, fleet)
+        document = await service.export(context.begin_read(session), caller, fleet)
     content = document.model_dump_json(by_alias=True, exclude_defaults=not defaults)
     return Response(content, media_type="application/json")
 
@@ -46,7 +46,7 @@ async def export_declared(
 @router.put("", response_model=AppliedOut | DryRunOut, responses=written(404, 409))
 async def apply_declared(
     document: Declared,
-    write: Annotated[OperatorWrite, writing("declared")],
+    write: Annotated[OperatorWrite, require_write("declared")],
     fleet: Only = None,
     *,
     prune: Prune = False,

@@ -54,6 +54,6 @@ async def list_events(
     if STREAM not in accept.lower():
         page = await service.page(context, caller, query)
         return Response(page.model_dump_json(), media_type="application/json")
-    hub: EventHub = request.app.state.events
+    hub: EventHub = request.app.state.event_hub
     ask = partial(service.still, context, request.headers.get("authorization"))
     return EventStream(hub, await service.open_stream(hub, context, caller, query, last_event_id, ask))

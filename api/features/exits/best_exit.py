@@ -27,4 +27,4 @@ async def find_best_exit(
 ) -> ExitOut:
     """The exit of a country that a request would be best served by now: healthy, with little to do, and near."""
     async with context.database.snapshot() as session:
-        return await EXITS.best(context.look(session), caller, country, of_fleet)
+        return await EXITS.best(context.begin_read(session), caller, country, of_fleet)

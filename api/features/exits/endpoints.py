@@ -17,13 +17,13 @@ from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 from model.repositories import exit_history
 from model.state_history import HistorySummary, stays_of, summarize
 from model.world import ExitState
 
 router = router_of(EXITS)
-Writing = Annotated[OperatorWrite, writing("exits")]
+Writing = Annotated[OperatorWrite, require_write("exits")]
 Hours = Annotated[int, Query(ge=1, le=HISTORY_HOURS_MAX, description="How far back.")]
 _SWITCHED = for_operators(404, 409, 422)
 
@@ -50,7 +50,7 @@ async def _switch(write: OperatorWrite, ref: str, fleet: str | None, state: Exit
     async def do(work: WriteContext) -> WriteReply:
         row = await EXITS.lock(work, ref, fleet)
         await EXITS.switch(work, row, state)
-        shown = await EXITS.show_one(work.look, row)
+        shown = await EXITS.show_one(work.read, row)
         return WriteReply(200, shown, {"ETag": EXITS.etag(shown)})
 
     return await write.run(do)

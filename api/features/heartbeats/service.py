@@ -41,7 +41,7 @@ async def authenticate(
         claim = request_signature.read(authorization)
         if not _THUMBPRINT.fullmatch(claim.thumbprint):
             raise BadSignature("the proof names no certificate", hint="set x5t#S256 to the SHA-256 of the certificate")
-    credential = await context.credentials.find(claim.thumbprint)
+    credential = await context.certificate_cache.find(claim.thumbprint)
     if credential is None:
         raise await _explain_unknown(context, kind, ref)
     now = context.clock()
@@ -76,7 +76,7 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
     """Take in what a proxy said. Raises DatabaseUnreachable where that cannot wait to be written."""
     if said.settled:
         await settle(context, credential.proxy_id, [*said.settled])
-    context.sink.hear(
+    context.heartbeat_sink.hear(
         Heartbeat(
             proxy_id=credential.proxy_id,
             heard_at=context.clock(),
@@ -91,7 +91,7 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
         )
     )
     more: dict[str, Any] = {}
-    if waiting := context.orders.of(credential.proxy_id):
+    if waiting := context.pending_orders.of(credential.proxy_id):
         more["orders"] = [OrderSaid(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
     if said.gone:
         more["cut"] = await _to_cut(context, credential, said.gone)
@@ -148,5 +148,5 @@ def _in_body(errors: Iterable[Any]) -> Iterable[dict[str, Any]]:
 
 def removed(context: ApiContext, proxy_id: UUID) -> None:
     """A proxy was removed: its certificates are worth nothing, from now on and on this replica at once."""
-    context.credentials.forget(proxy_id)
-    context.sink.forget(proxy_id)
+    context.certificate_cache.forget(proxy_id)
+    context.heartbeat_sink.forget(proxy_id)

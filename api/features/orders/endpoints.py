@@ -16,10 +16,10 @@ from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import LONGEST_WAIT_S, OperatorWrite, writing
+from api.kernel.writes import LONGEST_WAIT_S, OperatorWrite, require_write
 
 router = APIRouter(prefix="/exits/{exit_id}", tags=["exits"], route_class=JsonRoute)
-Writing = Annotated[OperatorWrite, writing("exits")]
+Writing = Annotated[OperatorWrite, require_write("exits")]
 _ORDERED: dict[str, Any] = {
     "status_code": 202,
     "response_model": OrderOut | DryRunOut,

@@ -16,7 +16,7 @@ from api.features.proxies.schemas import (
     SyncOut,
     SyncStatus,
 )
-from api.features.rollouts.rejections import standing
+from api.features.rejections.service import read_standing_rejections
 from api.http.field_errors import FieldError
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, in_use
@@ -32,7 +32,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     """`heard_since` tells from when on a proxy must have been heard of to count as connected."""
 
     name, kind = "proxies", "proxy"
-    table, wish, patch, view, query = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
+    table, request_model, patch_model, response_model, query_model = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
     has_name = False
     volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
@@ -52,20 +52,20 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
         await declared.remove(work.unit, row)
         await heartbeats.forget(work.session, row.id)
         await sync.forget(work.session, row.id)
-        work.forget_proxy(row.id)
+        work.add_removed_proxy(row.id)
 
     async def show(self, look: ReadContext, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
         ids = [row.id for row in rows]
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         heard = await heartbeats.of_proxies(look.session, ids)
         standings = await sync.of_proxies(look.session, ids)
-        rejections = await standing(look.session)
+        rejections = await read_standing_rejections(look.session)
         return [
             ProxyOut.of(
                 row,
                 role=Role(row.role),
                 fleet=owners[row.fleet_id],
-                connected=_is_connected(heard.get(row.id), look.heard_since),
+                connected=_is_connected(heard.get(row.id), look.alive_since),
                 last_heartbeat=_show_heartbeat(heard.get(row.id)),
                 sync=[show_sync(each) for each in standings.get(row.id, ())],
                 rejections=rejections.by_proxy(row.id),

@@ -14,10 +14,10 @@ from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
-Writing = Annotated[OperatorWrite, writing("fleets")]
+Writing = Annotated[OperatorWrite, require_write("fleets")]
 
 
 @router.get("", responses=for_operators(404))

@@ -39,14 +39,3 @@ class RolloutOut(ResponseModel):
     settled: bool = Field(description="Whether all that is declared is with everybody.")
     shrink_approved: bool = Field(description="Whether the next change may take more than half.")
     groups: list[GroupOut]
-
-
-class RejectedOut(ResponseModel):
-    """A version that a proxy refused. It is given to nobody; a change of what it is made of clears it."""
-
-    type_url: str
-    resource: str
-    version: str
-    proxy_id: UUID | None = Field(description="The first that refused it; null: the control plane's own check.")
-    detail: str = Field(description="Envoy's own words.")
-    at: datetime

@@ -1,4 +1,4 @@
-"""What proxies refused of what is wanted now: shown on the resource that it is made of, and on the proxy."""
+"""Rejections (NACKs) that hold a change-set back, for the resources that they concern and for the proxies."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.features.rollouts.schemas import RejectedOut
+from api.features.rejections.schemas import RejectedOut
 from model.repositories import rollout
 from model.tables import RejectionRow
 
 
 @dataclass(frozen=True, slots=True)
 class StandingRejections:
-    """The refusals that hold something back. One of a version that is not wanted any more is history, and not here."""
+    """The rejections that hold something back. A rejection of a version that is no longer wanted is not among them."""
 
     rows: tuple[RejectionRow, ...]
 
     def of_groups(self, groups: Iterable[str], *names: str) -> list[RejectedOut]:
-        """Those of these groups, and of the resources with these names only if there are any."""
+        """Show the rejections of some groups; with `names`, only those of these resources."""
         if not self.rows:
             return []
         wanted = set(groups)
         return [show(row) for row in self.rows if row.group in wanted and (not names or row.name in names)]
 
     def by_proxy(self, proxy_id: UUID) -> list[RejectedOut]:
-        """Those of which a proxy was the first of its group."""
+        """Show the rejections of which a proxy was the first of its group."""
         return [show(row) for row in self.rows if row.proxy_id == proxy_id]
 
 
-async def standing(session: AsyncSession) -> StandingRejections:
-    """All refusals that hold something back, newest first. For a session whose transaction has begun."""
+async def read_standing_rejections(session: AsyncSession) -> StandingRejections:
+    """Read all rejections that hold something back, newest first. The session's transaction must have begun."""
     if not await rollout.any_held_back(session):
         return StandingRejections(())
     held = {
@@ -46,7 +46,6 @@ async def standing(session: AsyncSession) -> StandingRejections:
 
 
 def show(row: RejectionRow) -> RejectedOut:
-    """One refusal."""
     return RejectedOut(
         type_url=row.type_url,
         resource=row.name,
