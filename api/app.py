@@ -35,7 +35,7 @@ from api.features.rollouts.endpoints import router as rollouts
 from api.features.routes.service import ROUTES
 from api.features.users.service import USERS
 from api.http import problems
-from api.http.openapi import document
+from api.http.openapi import build_openapi
 from api.http.paths import BASE_PATH
 from api.kernel.auth_middleware import AuthMiddleware
 from api.kernel.collections.collection import Collection
@@ -123,7 +123,7 @@ def _routes() -> list[BaseRoute]:
 @cache
 def _document() -> dict[str, Any]:
     """Build the OpenAPI document, which all applications of this process share."""
-    return document(title=TITLE, version=exitplane_version(), description=DESCRIPTION, routes=_routes())
+    return build_openapi(title=TITLE, version=exitplane_version(), description=DESCRIPTION, routes=_routes())
 
 
 def _operation_id(route: APIRoute) -> str:

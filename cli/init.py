@@ -86,7 +86,7 @@ async def _init(wish: _InitOptions, api_key_file: Path | None) -> dict[str, str]
             _refuse_another(await operators.count_admins(session), force=wish.force)
         admin = _ask(wish)
         now, key = datetime.now(UTC), new_key()
-        hashed = await Argon2Hasher().make(admin.password or "")
+        hashed = await Argon2Hasher().hash(admin.password or "")
         row = OperatorRow(name=admin.name, role=admin.role, password_hash=hashed, created_at=now)
         with _written(api_key_file, key, force=wish.force):
             try:

@@ -312,7 +312,7 @@ def _make_api(
         pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        **{"auth_state": AuthState(passwords=Argon2Hasher(CHEAP)), **given},
+        **{"auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)), **given},
     )
     return Api(create_app(context), context, credential=admin.key)
 

@@ -136,7 +136,7 @@ async def test_an_unknown_name_takes_the_time_of_a_wrong_password(make_api, data
             return super().verify(kept, password)
 
     hasher = Watched(time_cost=1, memory_cost=8, parallelism=1)
-    api = make_api(database, auth_state=AuthState(passwords=Argon2Hasher(hasher)))
+    api = make_api(database, auth_state=AuthState(password_hasher=Argon2Hasher(hasher)))
     for name in ("ada", "nobody", "\0"):
         await api.anonymous("POST", LOGIN, {"name": name, "password": "wrong horse battery"})
     assert checked == ["m=8,t=1,p=1"] * 3
@@ -231,7 +231,7 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
     said = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
     said |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
     stranger = TokenSigner(bytes(32))
-    ours = await api.context.auth_state.signing_key.signer(api.context.database)
+    ours = await api.context.auth_state.signing_key.get_signer(api.context.database)
     for bad in (
         "x",
         "a.b.c",
@@ -261,7 +261,7 @@ async def test_a_token_for_one_thing_is_none_for_another(clock):
 
 async def test_all_replicas_sign_with_one_key_however_many_make_it_at_once(make_api, database, log_in, clock):
     replicas = [make_api(database) for _ in range(8)]
-    signers = await asyncio.gather(*(each.context.auth_state.signing_key.signer(database) for each in replicas))
+    signers = await asyncio.gather(*(each.context.auth_state.signing_key.get_signer(database) for each in replicas))
     token = signers[0].issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
     assert {signer.read_access(token, clock()) for signer in signers} == {AccessToken(UUID(int=1), UUID(int=2))}
 

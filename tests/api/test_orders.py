@@ -18,7 +18,7 @@ async def two(exit_proxy, demo, query):
 async def order(demo, exit_, kind, query=""):
     reply = await demo("POST", f"{EXITS}/{exit_.id}/{kind}{query}")
     assert reply.status == 202, reply.json
-    await demo.context.pending_orders.look()
+    await demo.context.pending_orders.refresh()
     return reply
 
 
@@ -44,7 +44,7 @@ async def test_what_came_of_it_is_told_and_the_agent_is_not_asked_again(two, dem
     assert (heard.status, "orders" in heard.json) == (202, False)
     shown = (await demo("GET", place)).json
     assert (shown["state"], shown["outcome"], shown["kind"]) == ("done", {"server": "us-9"}, kind)
-    await demo.context.pending_orders.look()
+    await demo.context.pending_orders.refresh()
     assert "orders" not in (await two.beat()).json
 
 
@@ -60,7 +60,7 @@ async def test_an_order_that_nobody_carries_out_expires(two, demo, clock):
     reply = await order(demo, two, "speed-test")
     clock.advance(seconds=301)
     assert (await demo("GET", reply.headers["location"])).json["state"] == "expired"
-    assert not demo.context.pending_orders.of(two.id)
+    assert not demo.context.pending_orders.find(two.id)
 
 
 async def test_nobody_settles_the_order_of_another(two, demo, query):
@@ -97,7 +97,7 @@ async def test_the_only_exit_that_serves_is_rotated_by_approval_only(exit_proxy,
 async def test_a_dry_run_orders_nothing(two, demo):
     reply = await demo("POST", f"{EXITS}/{two.id}/logs?dry_run=true")
     assert (reply.status, reply.json["status"]) == (200, 202)
-    await demo.context.pending_orders.look()
+    await demo.context.pending_orders.refresh()
     assert "orders" not in (await two.beat()).json
 
 

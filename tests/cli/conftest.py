@@ -89,7 +89,7 @@ async def plane(authority, database: Database, clock, until) -> AsyncIterator[Pl
         pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        auth_state=AuthState(passwords=Argon2Hasher(cheap)),
+        auth_state=AuthState(password_hasher=Argon2Hasher(cheap)),
     )
     app = create_app(context)
     async with serving(app, until) as url:

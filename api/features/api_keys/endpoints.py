@@ -9,7 +9,7 @@ from fastapi import Response
 
 from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut
 from api.features.api_keys.service import API_KEYS
-from api.http.openapi import written
+from api.http.openapi import document_write_errors
 from api.http.paths import BASE_PATH
 from api.kernel.collections.router import CHANGE, DELETE, router_of
 from api.kernel.dry_run import DryRunOut
@@ -22,7 +22,7 @@ Writing = Annotated[OperatorWrite, require_write(API_KEYS.name)]
 _TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "With `dry_run`."}}
 
 
-@router.post("", status_code=201, response_model=ApiKeyOut, responses={**written(404, 409), **_TRIED})
+@router.post("", status_code=201, response_model=ApiKeyOut, responses={**document_write_errors(404, 409), **_TRIED})
 async def create_api_key(wish: ApiKeyIn, write: Writing) -> Response:
     """Make an API key of one's own. The reply is the only time that it can be read."""
     secret = new_key()

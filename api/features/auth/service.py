@@ -34,7 +34,7 @@ _KIND = "operator"
 
 async def log_in(context: ApiContext, wish: LoginIn, address: str) -> TokensOut:
     """Raises Problem: 401, or 429 after too many failures."""
-    now, signer = context.clock(), await context.auth_state.signing_key.signer(context.database)
+    now, signer = context.clock(), await context.auth_state.signing_key.get_signer(context.database)
     guesses = LoginThrottle.of(signer, address, wish.name)
     async with context.database.session() as session:
         refusal = await guesses.attempt(session, now)
@@ -43,15 +43,15 @@ async def log_in(context: ApiContext, wish: LoginIn, address: str) -> TokensOut:
     if refusal is not None:
         raise refusal
     kept = found.password_hash if found else None
-    verdict = await context.auth_state.passwords.check(wish.password, kept)
+    verdict = await context.auth_state.password_hasher.check(wish.password, kept)
     async with context.database.session() as session:
         row = await operators.lock(session, found.id) if found else None
         reason = await _refuse(
-            session, row, wish, now, right=verdict.right and row is not None and row.password_hash == kept
+            session, row, wish, now, right=verdict.is_correct and row is not None and row.password_hash == kept
         )
         if row is not None and reason is None:
-            if verdict.renewed is not None:
-                row.password_hash = verdict.renewed
+            if verdict.rehashed is not None:
+                row.password_hash = verdict.rehashed
             await guesses.succeed(session, now)
             return await begin_session(session, signer, row, now, by="password")
         await append(session, Actor(), [failure(row, reason or "password")])
@@ -108,7 +108,7 @@ def failure(row: OperatorRow | None, reason: str) -> AuditEntry:
 
 async def refresh(context: ApiContext, refresh_token: str) -> TokensOut:
     """New tokens for a refresh token. Raises Problem (401); one that was used before ends its session."""
-    now, signer = context.clock(), await context.auth_state.signing_key.signer(context.database)
+    now, signer = context.clock(), await context.auth_state.signing_key.get_signer(context.database)
     try:
         session_id = signer.read_refresh(refresh_token)
     except BadToken as error:
@@ -163,7 +163,7 @@ async def change_password(context: ApiContext, caller: Caller, wish: PasswordIn,
         raise Problem(409, "no_password", "this operator has no password", hint="ask an admin to set one")
     refuse_weak(wish.new, row.name, "/new")
     await _demand_password(context, caller, wish.old, address)
-    made = await context.auth_state.passwords.make(wish.new)
+    made = await context.auth_state.password_hasher.hash(wish.new)
 
     async def change(session: AsyncSession, locked: OperatorRow) -> None:
         if locked.password_hash != row.password_hash:
@@ -227,8 +227,8 @@ async def remove_totp(context: ApiContext, caller: Caller, wish: TotpRemovalIn, 
 async def _demand_password(context: ApiContext, caller: Caller, password: str, address: str) -> None:
     """Raises Problem: 403 unless it is the caller's, 429 after too many failures."""
     row, guesses = await _guess(context, caller, address)
-    verdict = await context.auth_state.passwords.check(password, row.password_hash)
-    if not verdict.right:
+    verdict = await context.auth_state.password_hasher.check(password, row.password_hash)
+    if not verdict.is_correct:
         raise Problem(403, "bad_password", "the password is not right", hint="send the one that you log in with")
     await _succeed(context, guesses)
 
@@ -245,7 +245,7 @@ async def _demand_code(context: ApiContext, caller: Caller, code: str, address: 
 
 
 async def _guess(context: ApiContext, caller: Caller, address: str) -> tuple[OperatorRow, LoginThrottle]:
-    signer = await context.auth_state.signing_key.signer(context.database)
+    signer = await context.auth_state.signing_key.get_signer(context.database)
     async with context.database.session() as session:
         row = await _own(session, caller)
         guesses = LoginThrottle.of(signer, address, row.name)

@@ -12,7 +12,7 @@ from api.features.exits.service import EXITS
 from api.features.pools.container_states import read_container_states
 from api.features.pools.service import POOLS
 from api.http.limits import CONTAINER_LOG_LINES_MAX
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
@@ -26,7 +26,7 @@ router = APIRouter(tags=["containers"], route_class=JsonRoute)
 WritingExits = Annotated[OperatorWrite, require_write("exits")]
 WritingPools = Annotated[OperatorWrite, require_write("pools")]
 Lines = Annotated[int, Query(ge=1, le=CONTAINER_LOG_LINES_MAX, description="The largest number of lines.")]
-_RESPONSES = {**for_operators(404, 409, 422), 200: {"model": DryRunOut, "description": "With `dry_run`."}}
+_RESPONSES = {**document_operator_errors(404, 409, 422), 200: {"model": DryRunOut, "description": "With `dry_run`."}}
 
 
 @router.post("/exits/{exit_id}/start", status_code=202, response_model=ContainerCommandsOut, responses=_RESPONSES)
@@ -71,7 +71,7 @@ async def restart_containers(pool: Ref, write: WritingPools, of_fleet: OfFleet =
     return await _command_pool(write, pool, of_fleet, "restart")
 
 
-@router.get("/pools/{pool}/containers", responses=for_operators(404, 409, 422))
+@router.get("/pools/{pool}/containers", responses=document_operator_errors(404, 409, 422))
 async def list_containers(
     pool: Ref, context: Context, caller: Annotated[Caller, Depends(Permission("pools"))], of_fleet: OfFleet = None
 ) -> ContainersOut:
@@ -82,7 +82,7 @@ async def list_containers(
         return ContainersOut(state=state, containers=await service.show_containers(session, row))
 
 
-@router.get("/exits/{exit_id}/container/logs", responses=for_operators(404, 409, 422))
+@router.get("/exits/{exit_id}/container/logs", responses=document_operator_errors(404, 409, 422))
 async def read_container_logs(
     exit_id: Ref,
     context: Context,

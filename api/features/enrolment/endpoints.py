@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from api.features.enrolment import service
 from api.features.enrolment.schemas import EnrolmentOut, ExitEnrolmentIn, HeartbeatSettingsOut, ProxyEnrolmentIn, XdsOut
 from api.features.enrolment.service import Enrolled
-from api.http.openapi import problems
+from api.http.openapi import document_errors
 from api.http.problems import DUPLICATE, Problem
 from api.http.request_body import JsonRoute
 from api.kernel.context import ApiContext, Context
@@ -17,7 +17,7 @@ from api.kernel.writes import RequestWrite, Write
 from model.unit_of_work import UnitOfWork
 
 router = APIRouter(tags=["enrolment"], route_class=JsonRoute)
-_PROBLEMS = problems(400, 401, 403, 409, 413, 415, 422)
+_PROBLEMS = document_errors(400, 401, 403, 409, 413, 415, 422)
 
 
 @router.post("/exits/register", status_code=201, responses=_PROBLEMS)

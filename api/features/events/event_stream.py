@@ -35,7 +35,7 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._hub.place():
+            with self._hub.open_stream():
                 await super().__call__(scope, receive, send)
         except Problem as problem:
             await respond(problem)(scope, receive, send)
@@ -78,11 +78,11 @@ class EventFeed:
         # the id goes along, so that who is cut off before the first event comes back to where they began
         yield self._say("from here on", retry=_RETRY_MS)
         while not (self._hub.closing or self._hub.failed):
-            turned = self._hub.turned
+            changed = self._hub.changed
             try:
                 if self._now() >= self._check_at:
                     self._admit(await self._ask())
-                reading = await self._hub.after(self._position, self._wants)
+                reading = await self._hub.read_after(self._position, self._wants)
             except (Problem, EventsGone) as error:
                 log.info("events.stream_ended", code=error.code)
                 return
@@ -98,7 +98,7 @@ class EventFeed:
                 self._position = reading.position
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, min(self._quiet_at, self._check_at) - self._now())):
-                        await turned.wait()
+                        await changed.wait()
             if self._now() >= self._quiet_at:
                 yield self._say("alive")
 

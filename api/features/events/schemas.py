@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.field_types import Reference, ResponseModel
-from api.kernel.collections.schemas import PAGE, PAGE_MAX, Page
+from api.kernel.collections.schemas import PAGE_SIZE, PAGE_SIZE_MAX, Page
 from model.world import Kind
 
 ID_MAX: Final = 2**63 - 1
@@ -48,7 +48,7 @@ class EventsQuery(BaseModel):
         description="What follows the event with this id. Without it: a page begins with the oldest one that is kept, a"
         " stream with what happens from now on.",
     )
-    limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many there are on a page at most.")
+    limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="How many there are on a page at most.")
     cursor: int | None = Field(None, ge=0, le=ID_MAX, description="`next` of the page before; it precedes `after`.")
     kind: list[EventKind] = Field(default=[], max_length=20, description="Only those about things of these kinds.")
     fleet: Reference | None = Field(None, description="Only those of this fleet, by its name, or by id if it is gone.")

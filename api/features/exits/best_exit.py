@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from api.features.exits.schemas import ExitOut
 from api.features.exits.service import EXITS
 from api.http.field_types import Country
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
@@ -18,7 +18,7 @@ from api.kernel.context import Context
 router = APIRouter(prefix="/exits", tags=["exits"], route_class=JsonRoute)
 
 
-@router.get("/best", responses=for_operators(404, 422))
+@router.get("/best", responses=document_operator_errors(404, 422))
 async def find_best_exit(
     context: Context,
     caller: Annotated[Caller, Depends(Permission("exits"))],

@@ -11,7 +11,7 @@ from fastapi import Depends, Query, Response
 from api.features.exits.schemas import STAYS_MAX, ExitOut, HistoryOut, StayOut, SummaryOut
 from api.features.exits.service import EXITS
 from api.http.limits import HISTORY_HOURS_MAX
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Ref
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet, router_of
@@ -25,7 +25,7 @@ from model.world import ExitState
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, require_write("exits")]
 Hours = Annotated[int, Query(ge=1, le=HISTORY_HOURS_MAX, description="How far back.")]
-_SWITCHED = for_operators(404, 409, 422)
+_SWITCHED = document_operator_errors(404, 409, 422)
 
 
 @router.post("/{exit_id}/drain", response_model=ExitOut | DryRunOut, responses=_SWITCHED)
@@ -56,7 +56,7 @@ async def _switch(write: OperatorWrite, ref: str, fleet: str | None, state: Exit
     return await write.run(do)
 
 
-@router.get("/{exit_id}/history", responses=for_operators(404, 409, 422))
+@router.get("/{exit_id}/history", responses=document_operator_errors(404, 409, 422))
 async def read_exit_history(
     exit_id: Ref,
     context: Context,

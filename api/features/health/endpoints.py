@@ -47,7 +47,7 @@ async def show_startup(context: Context, response: Response) -> HealthOut:
 
 
 async def _look(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
-    reason = await probe.ask()
+    reason = await probe.check()
     parts = {"database": PartOut(ok=reason is None, reason=reason or "")}
     for name, ready in context.readiness_checks.items():
         ok = ready()

@@ -76,7 +76,7 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
     """Take in what a proxy said. Raises DatabaseUnreachable where that cannot wait to be written."""
     if said.settled:
         await settle(context, credential.proxy_id, [*said.settled])
-    context.heartbeat_sink.hear(
+    context.heartbeat_sink.add(
         Heartbeat(
             proxy_id=credential.proxy_id,
             heard_at=context.clock(),
@@ -91,7 +91,7 @@ async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatI
         )
     )
     more: dict[str, Any] = {}
-    if waiting := context.pending_orders.of(credential.proxy_id):
+    if waiting := context.pending_orders.find(credential.proxy_id):
         more["orders"] = [OrderSaid(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
     if said.gone:
         more["cut"] = await _to_cut(context, credential, said.gone)

@@ -83,7 +83,7 @@ async def _stored(work: WriteContext, fields: Mapping[str, Any], name: str) -> d
         stored["password_hash"] = None
     elif password != KEEP:
         refuse_weak(password, name)
-        stored["password_hash"] = await _PASSWORDS.make(password)
+        stored["password_hash"] = await _PASSWORDS.hash(password)
     return stored
 
 

@@ -96,4 +96,4 @@ async def settle(context: ApiContext, exit_id: UUID, settled: list[SettledIn]) -
                 session, exit_id, each.id, now=context.clock(), outcome=None if trouble else outcome, trouble=trouble
             )
     for each in settled:
-        context.pending_orders.forget(exit_id, each.id)
+        context.pending_orders.remove(exit_id, each.id)

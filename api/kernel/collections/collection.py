@@ -17,7 +17,7 @@ from api.http.field_types import as_id, as_reference
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, not_found, unknown
 from api.kernel.caller import Caller
-from api.kernel.collections.listing import SortOrder, like, order_by
+from api.kernel.collections.listing import SortOrder, match_name, read_order
 from api.kernel.collections.schemas import ListQuery, Page
 from api.kernel.context import ReadContext
 from api.kernel.writes import WriteContext
@@ -99,12 +99,12 @@ class Collection(ABC, Generic[Row, In, Out]):
 
     async def page(self, read: ReadContext, caller: Caller, query: Any) -> Page[Out]:
         """Read one page of the rows that the caller sees and the query selects."""
-        order = order_by(query.sort, self.sort, self.sortable(), self.row_id)
+        order = read_order(query.sort, self.sort, self.sortable(), self.row_id)
         chosen = self._select().where(*self.visible(caller), *self.filters(query))
         if getattr(query, "fleet", None) is not None:
             chosen = chosen.where(self.fleet_of().in_(declared.ids_of(FleetRow, query.fleet)))
         if getattr(query, "name", None) is not None:
-            chosen = chosen.where(like(col(self.table.name), query.name))
+            chosen = chosen.where(match_name(col(self.table.name), query.name))
         rows: Sequence[Row] = (await read.session.execute(order.page_of(chosen, query.cursor, query.limit))).all()
         page = rows[: query.limit]
         return Page(items=await self.show(read, page), next=self._next(order, rows, page))

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from api.http.field_errors import FieldError
 from api.http.field_types import Reference
-from api.http.openapi import for_operators, written
+from api.http.openapi import document_operator_errors, document_write_errors
 from api.http.paths import BASE_PATH, PATH_FIELDS
 from api.http.problems import Problem, locate_errors
 from api.http.request_body import JsonRoute
@@ -57,7 +57,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     shown: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
     tried: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "With `dry_run`."}}
 
-    @router.get("", name=f"list_{name}", response_model=Page[shown_model], responses=for_operators(422))
+    @router.get("", name=f"list_{name}", response_model=Page[shown_model], responses=document_operator_errors(422))
     async def list_all(
         query: Annotated[collection.query_model, Query()], context: Context, caller: MayRead
     ) -> Response:
@@ -71,7 +71,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
             name=f"create_{kind}",
             status_code=201,
             response_model=shown_model,
-            responses={**written(404, 409), **tried},
+            responses={**document_write_errors(404, 409), **tried},
         )
         async def create(body: collection.request_model, write: MayWrite) -> Response:
             async def do(work: WriteContext) -> WriteReply:
@@ -85,13 +85,16 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
             "/bulk",
             name=f"change_{name}_in_bulk",
             response_model=BulkOut[shown_model] | DryRunOut,
-            responses=written(404, 409),
+            responses=document_write_errors(404, 409),
         )
         async def bulk(body: BulkIn[collection.request_model], write: MayWrite, of_fleet: Fleet = None) -> Response:
             return await write.run(partial(_write_in_bulk, collection, body, of_fleet))
 
     @router.get(
-        one, name=f"read_{kind}", response_model=shown_model, responses={**for_operators(404, 409, 422), **shown}
+        one,
+        name=f"read_{kind}",
+        response_model=shown_model,
+        responses={**document_operator_errors(404, 409, 422), **shown},
     )
     async def read(ref: Ref, context: Context, caller: MayRead, of_fleet: Fleet = None) -> Response:
         async with context.database.snapshot() as session:
@@ -113,7 +116,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
         return await write.run(do)
 
     if CHANGE in can:
-        refusals = {**written(404, 409, 412), **shown}
+        refusals = {**document_write_errors(404, 409, 412), **shown}
 
         @router.patch(one, name=f"change_{kind}", response_model=shown_model | DryRunOut, responses=refusals)
         async def patch(
@@ -130,7 +133,10 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     if DELETE in can:
 
         @router.delete(
-            one, name=f"delete_{kind}", status_code=204, responses={**for_operators(404, 409, 412, 422), **tried}
+            one,
+            name=f"delete_{kind}",
+            status_code=204,
+            responses={**document_operator_errors(404, 409, 412, 422), **tried},
         )
         async def delete(ref: Ref, write: MayWrite, of_fleet: Fleet = None, if_match: IfMatch = None) -> Response:
             async def do(work: WriteContext) -> WriteReply:

@@ -1,4 +1,4 @@
-"""What is remembered of certificates, and when it is forgotten."""
+"""The cache of certificates: its entries, its bound, and when entries are dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.request_signature import thumbprint_of
 from model.world import ExitState, Role
 
 
-async def test_what_a_certificate_is_worth(exit_proxy, gateway, database):
+async def test_find_returns_credential_of_certificate(exit_proxy, gateway, database):
     credentials = CertificateCache(database)
     found = await credentials.find(thumbprint_of(exit_proxy.certificate))
     assert (str(found.proxy_id), found.role, found.state) == (exit_proxy.id, Role.EXIT, ExitState.REGISTERING)
@@ -21,7 +21,7 @@ async def test_what_a_certificate_is_worth(exit_proxy, gateway, database):
     assert await credentials.find("x" * 43) is None
 
 
-async def test_a_change_of_another_exit_leaves_what_is_remembered(exit_proxy, demo, database, monkeypatch):
+async def test_change_of_another_exit_keeps_entries(exit_proxy, demo, database, monkeypatch):
     credentials = CertificateCache(database)
     await credentials.catch_up()
     thumbprint = thumbprint_of(exit_proxy.certificate)
@@ -35,7 +35,7 @@ async def test_a_change_of_another_exit_leaves_what_is_remembered(exit_proxy, de
     assert await credentials.find(thumbprint) is not first
 
 
-async def test_a_gap_in_the_change_log_forgets_everything(exit_proxy, demo, database, query):
+async def test_change_log_gap_clears_cache(exit_proxy, demo, database, query):
     credentials = CertificateCache(database)
     await credentials.catch_up()
     thumbprint = thumbprint_of(exit_proxy.certificate)
@@ -47,7 +47,7 @@ async def test_a_gap_in_the_change_log_forgets_everything(exit_proxy, demo, data
     assert await credentials.find(thumbprint) is not first
 
 
-async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, database, query):
+async def test_database_restored_to_older_revision_clears_cache(exit_proxy, database, query):
     credentials = CertificateCache(database)
     await credentials.catch_up()
     first = await credentials.find(thumbprint_of(exit_proxy.certificate))
@@ -56,7 +56,7 @@ async def test_a_database_that_went_back_in_time_forgets_everything(exit_proxy, 
     assert await credentials.find(thumbprint_of(exit_proxy.certificate)) is not first
 
 
-async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_proxy, database, monkeypatch):
+async def test_read_before_removal_is_not_cached(exit_proxy, database, monkeypatch):
     credentials = CertificateCache(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
     read, done, gate = enrolment.find_credentials, asyncio.Event(), asyncio.Event()
@@ -73,10 +73,10 @@ async def test_what_was_read_before_a_removal_is_not_remembered_after_it(exit_pr
     credentials.forget(UUID(exit_proxy.id))
     gate.set()
     assert await finding is not None
-    assert not credentials._known
+    assert not credentials._credentials
 
 
-async def test_those_that_are_asked_for_meanwhile_are_looked_up_together(exit_proxy, gateway, database, monkeypatch):
+async def test_concurrent_lookups_share_a_statement(exit_proxy, gateway, database, monkeypatch):
     credentials = CertificateCache(database)
     read, statements = enrolment.find_credentials, []
 
@@ -93,9 +93,7 @@ async def test_those_that_are_asked_for_meanwhile_are_looked_up_together(exit_pr
     assert found[4:] == [None] * 9
 
 
-async def test_whoever_asks_while_postgresql_is_away_is_told_and_the_next_is_answered(
-    exit_proxy, database, monkeypatch
-):
+async def test_find_raises_during_outage_and_recovers(exit_proxy, database, monkeypatch):
     credentials = CertificateCache(database)
     thumbprint = thumbprint_of(exit_proxy.certificate)
 
@@ -109,7 +107,7 @@ async def test_whoever_asks_while_postgresql_is_away_is_told_and_the_next_is_ans
     assert str((await credentials.find(thumbprint)).proxy_id) == exit_proxy.id
 
 
-async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_token):
+async def test_cache_is_bounded(demo, database, make_proxy, make_token):
     credentials = CertificateCache(database, certificates_max=2)
     token = await make_token(Role.EXIT)
     thumbprints = []
@@ -120,21 +118,21 @@ async def test_what_is_remembered_is_bounded(demo, database, make_proxy, make_to
     a, b, c = thumbprints
     for thumbprint in (a, b, a, c):
         await credentials.find(thumbprint)
-    assert list(credentials._known) == [a, c]
+    assert list(credentials._credentials) == [a, c]
     assert sum(map(len, credentials._thumbprints.values())) == 2
 
 
-async def test_a_running_memory_follows_what_other_replicas_change(exit_proxy, demo, make_api, database, until):
+async def test_running_cache_follows_other_replicas(exit_proxy, demo, make_api, database, until):
     other = make_api(database)
     credentials = demo.context.certificate_cache
     task = asyncio.create_task(credentials.run())
     await until(lambda: credentials._revision)
     assert (await exit_proxy.beat()).json["state"] == "registering"
     await other("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
-    await until(lambda: not credentials._known)
+    await until(lambda: not credentials._credentials)
     assert (await exit_proxy.beat()).json["state"] == "disabled"
     await other("DELETE", f"/api/v1/exits/{exit_proxy.id}")
-    await until(lambda: not credentials._known)
+    await until(lambda: not credentials._credentials)
     assert (await exit_proxy.beat()).status == 410
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
