@@ -1,4 +1,4 @@
-"""The changes in proxies' configuration that a write would make, translated as the xDS server does."""
+"""What a write would change: of which proxies' configuration, and how. The API translates as the xDS server does."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from xds.translate.json_view import as_json
 from xds.translate.scopes import ResourceId, Scope, scope_keys, scopes_of
 
 _CONTENTS_MAX: Final = 50
-"""The number of resources whose content is shown. Of the others only the difference is named."""
+"""Of so many resources the content is shown, and of the others that they differ."""
 _ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
 
 
 async def compare(unit: UnitOfWork, world: World) -> DryRunDiff:
-    """Compare a World with the one that the uncommitted unit would make."""
+    """What the unit, as far as it got, would change in a World."""
     touched = list(unit.touched)
     changes = await worlds.read_touched(unit.session, touched)
     later = world.changed(world.revision + 1, changes)
     shown = (f"{kind} {key} {unit.touched[kind, key].action or 'changed'}" for kind, key in touched)
-    return DryRunDiff(changed=list(shown), configuration=_diff_configuration(changes, world, later))
+    return DryRunDiff(changed=list(shown), configuration=_configuration(changes, world, later))
 
 
-def _diff_configuration(changes: Iterable[Change], old: World, new: World) -> list[ProxyDifference]:
+def _configuration(changes: Iterable[Change], old: World, new: World) -> list[ProxyDifference]:
     changes = list(changes)
     keys = {key for change in changes for key in scope_keys(change, old, new)}
     proxies: dict[Scope, set[UUID]] = defaultdict(set)
@@ -40,9 +40,7 @@ def _diff_configuration(changes: Iterable[Change], old: World, new: World) -> li
             for scope in scopes_of(proxy, world):
                 if scope.key in keys:
                     proxies[scope].add(proxy.id)
-    found = [
-        (scope, _diff_resources(scope, changes, old, new)) for scope in sorted(proxies, key=lambda scope: scope.key)
-    ]
+    found = [(scope, _resources(scope, changes, old, new)) for scope in sorted(proxies, key=lambda scope: scope.key)]
     contents = iter(range(_CONTENTS_MAX))
     return [
         ProxyDifference(
@@ -57,19 +55,19 @@ def _diff_configuration(changes: Iterable[Change], old: World, new: World) -> li
     ]
 
 
-def _diff_resources(
+def _resources(
     scope: Scope, changes: Iterable[Change], old: World, new: World
 ) -> list[tuple[ResourceId, bytes | None, bytes | None]]:
     touched = {resource for change in changes for resource in scope.touched(change, old, new)}
     found = []
     for resource in sorted(touched, key=lambda each: (_ORDER.get(each.type_url, 0), each.name)):
-        before, after = (_encode(scope, world, resource) for world in (old, new))
+        before, after = (_encoded(scope, world, resource) for world in (old, new))
         if before != after:
             found.append((resource, before, after))
     return found
 
 
-def _encode(scope: Scope, world: World, resource: ResourceId) -> bytes | None:
+def _encoded(scope: Scope, world: World, resource: ResourceId) -> bytes | None:
     message = scope.translate(world, resource)
     return None if message is None else encode(message)
 

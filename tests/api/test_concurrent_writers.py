@@ -11,8 +11,8 @@ LISTENER = {"address": "127.0.0.1", "port": 8080}
 
 
 async def test_one_of_fifty_creations_of_same_fleet_succeeds(api, stored):
-    wish = {"name": "demo", "listener": LISTENER}
-    replies = await asyncio.gather(*(api("POST", "/api/v1/fleets", wish) for _ in range(50)))
+    body = {"name": "demo", "listener": LISTENER}
+    replies = await asyncio.gather(*(api("POST", "/api/v1/fleets", body) for _ in range(50)))
     assert Counter(reply.status for reply in replies) == {201: 1, 409: 49}
     refused = [reply.json for reply in replies if reply.status == 409]
     assert {(problem["code"], problem["errors"][0]["value"]) for problem in refused} == {("duplicate", "demo")}
@@ -21,8 +21,8 @@ async def test_one_of_fifty_creations_of_same_fleet_succeeds(api, stored):
 
 
 async def test_one_of_fifty_creations_of_same_exit_succeeds(demo, stored):
-    wish = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443}
-    replies = await asyncio.gather(*(demo("POST", "/api/v1/exits", wish) for _ in range(50)))
+    body = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443}
+    replies = await asyncio.gather(*(demo("POST", "/api/v1/exits", body) for _ in range(50)))
     assert Counter(reply.status for reply in replies) == {201: 1, 409: 49}
     after = await stored()
     assert (after["exit"], after["proxy"]) == (1, 1)
@@ -30,8 +30,8 @@ async def test_one_of_fifty_creations_of_same_exit_succeeds(demo, stored):
 
 async def test_fifty_creations_make_fifty_consecutive_revisions(demo, stored):
     before = (await stored())["revision"]
-    wishes = [{"name": f"us-{n}", "pool": "us", "address": f"198.51.100.{n}", "port": 8443} for n in range(50)]
-    replies = await asyncio.gather(*(demo("POST", "/api/v1/exits", wish) for wish in wishes))
+    bodies = [{"name": f"us-{n}", "pool": "us", "address": f"198.51.100.{n}", "port": 8443} for n in range(50)]
+    replies = await asyncio.gather(*(demo("POST", "/api/v1/exits", body) for body in bodies))
     assert {reply.status for reply in replies} == {201}
     assert sorted(reply.revision for reply in replies) == list(range(before + 1, before + 51))
 
@@ -49,8 +49,8 @@ async def test_concurrent_changes_of_different_fields_are_kept(demo):
 async def test_new_exit_and_pool_removal_do_not_both_succeed(demo, stored):
     for n in range(10):
         await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
-        wish = {"name": f"jp-{n}", "pool": "jp", "address": "198.51.100.7", "port": 8443}
-        made, removed = await asyncio.gather(demo("POST", "/api/v1/exits", wish), demo("DELETE", "/api/v1/pools/jp"))
+        body = {"name": f"jp-{n}", "pool": "jp", "address": "198.51.100.7", "port": 8443}
+        made, removed = await asyncio.gather(demo("POST", "/api/v1/exits", body), demo("DELETE", "/api/v1/pools/jp"))
         assert (made.status, removed.status) in {(201, 409), (422, 204)}
         assert (await stored())["exit"] == (await stored())["proxy"]
         if made.status == 201:

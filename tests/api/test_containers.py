@@ -39,17 +39,17 @@ async def contained(demo):
 
 
 @pytest.fixture
-async def one(contained, database, clock):
+async def contained_exit(contained, database, clock):
     """A serving exit in a container, as the keeper stores it."""
-    made = await contained.declare_exit(name="us-1")
+    created = await contained.declare_exit(name="us-1")
     async with database.session() as session:
-        row = ContainerRow(name="us-1", pool_id=UUID(made["pool_id"]), slot=1, started_at=clock(), life="running")
+        row = ContainerRow(name="us-1", pool_id=UUID(created["pool_id"]), slot=1, started_at=clock(), life="running")
         await containers.keep(session, row)
         await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
-    return made
+    return created
 
 
-async def wishes(database):
+async def read_commands(database):
     async with database.session() as session:
         return [(row.container, row.verb, row.in_turn) for row in await container_commands.undone(session)]
 
@@ -103,9 +103,9 @@ async def test_document_carries_containers(contained):
         ({"command": ["x\0"]}, "/containers/command/0"),
     ],
 )
-async def test_bad_containers_are_refused_with_field_and_hint(demo, stored, said, field):
+async def test_bad_containers_are_refused_with_field_and_hint(demo, stored, fields, field):
     before = await stored()
-    reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})
+    reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | fields})
     (error,) = reply.json["errors"]
     assert (reply.status, bool(error["hint"])) == (422, True)
     assert field in (None, error["field"])
@@ -113,8 +113,8 @@ async def test_bad_containers_are_refused_with_field_and_hint(demo, stored, said
 
 
 async def test_variable_with_secret_file_path_is_accepted(demo):
-    said = {"environment": {"WIREGUARD_PRIVATE_KEY_SECRETFILE": "/run/secrets/key"}, "secrets": ["key"]}
-    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})).status == 200
+    fields = {"environment": {"WIREGUARD_PRIVATE_KEY_SECRETFILE": "/run/secrets/key"}, "secrets": ["key"]}
+    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | fields})).status == 200
 
 
 # -- state -------------------------------------------------------------------------------------------------------------
@@ -131,10 +131,11 @@ async def test_pool_shows_missing_engine(contained, clock, database):
     assert "EXITPLANE_CONTAINER_ENGINE" in (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"]
 
 
-async def test_pool_shows_error_and_its_time(contained, one, clock, database):
+async def test_pool_shows_error_and_its_time(contained, contained_exit, clock, database):
     async with database.session() as session:
         await containers.record(
-            session, ContainerPoolRow(pool_id=UUID(one["pool_id"]), wanted=2, error="no image", error_since=clock())
+            session,
+            ContainerPoolRow(pool_id=UUID(contained_exit["pool_id"]), wanted=2, error="no image", error_since=clock()),
         )
     etag = (await contained("GET", f"{POOLS}/us")).headers["etag"]
     state = (await contained("GET", f"{POOLS}/us")).json["containers_state"]
@@ -146,10 +147,10 @@ async def test_pool_shows_error_and_its_time(contained, one, clock, database):
     assert (shown.json["containers_state"]["error"], shown.headers["etag"]) == ("the engine is away", etag)
 
 
-async def test_containers_are_listed_with_their_exits(contained, one):
+async def test_containers_are_listed_with_their_exits(contained, contained_exit):
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
     assert (listed["name"], listed["life"], listed["exit_id"], listed["exit_state"]) == (
-        *("us-1", "running", one["id"], "registering"),
+        *("us-1", "running", contained_exit["id"], "registering"),
     )
 
 
@@ -157,20 +158,20 @@ async def test_containers_are_listed_with_their_exits(contained, one):
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
-async def test_exit_command_is_stored_and_audited(contained, one, database, query, verb):
+async def test_exit_command_is_stored_and_audited(contained, contained_exit, database, query, verb):
     reply = await contained("POST", f"{EXITS}/us-1/{verb}")
     assert (reply.status, [each["verb"] for each in reply.json["commands"]]) == (202, [verb])
-    assert await wishes(database) == [("us-1", verb, False)]
+    assert await read_commands(database) == [("us-1", verb, False)]
     (entry,) = await query("SELECT action FROM audit_event WHERE kind = 'container'")
     assert entry["action"] == verb
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
     assert (listed["last_command"]["verb"], listed["last_command"]["done_at"]) == (verb, None)
 
 
-async def test_only_pool_restart_is_in_turn(contained, one, database):
+async def test_only_pool_restart_is_in_turn(contained, contained_exit, database):
     for verb in ("start", "stop", "restart"):
         assert (await contained("POST", f"{POOLS}/us/containers/{verb}")).status == 202
-    assert sorted(await wishes(database)) == [
+    assert sorted(await read_commands(database)) == [
         ("us-1", "restart", True),
         ("us-1", "start", False),
         ("us-1", "stop", False),
@@ -185,25 +186,25 @@ async def test_command_for_exit_without_container_is_refused(demo, verb):
     assert reply.json["errors"][0]["hint"]
 
 
-async def test_stop_of_serving_exit_needs_approval(contained, one, database, query):
+async def test_stop_of_serving_exit_needs_approval(contained, contained_exit, database, query):
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     assert (await contained("POST", f"{EXITS}/us-1/stop")).json["code"] == "would_shrink"
-    assert await wishes(database) == []
+    assert await read_commands(database) == []
     assert (await contained("POST", f"{EXITS}/us-1/stop?approve=shrink")).status == 202
 
 
-async def test_stop_of_unused_exit_needs_no_approval(contained, one, query):
+async def test_stop_of_unused_exit_needs_no_approval(contained, contained_exit, query):
     await query("UPDATE exit SET state = 'healthy', endpoint = NULL RETURNING id")
     assert (await contained("POST", f"{EXITS}/us-1/stop")).status == 202
 
 
-async def test_dry_run_stores_no_command(contained, one, database):
+async def test_dry_run_stores_no_command(contained, contained_exit, database):
     reply = await contained("POST", f"{EXITS}/us-1/restart?dry_run=true")
     assert (reply.status, reply.json["status"]) == (200, 202)
-    assert await wishes(database) == []
+    assert await read_commands(database) == []
 
 
-async def test_pool_without_containers_drains_its_exits(contained, one, database, query):
+async def test_pool_without_containers_drains_its_exits(contained, contained_exit, database, query):
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     assert (await contained("PATCH", f"{POOLS}/us", {"containers": None})).json["code"] == "would_shrink"
     assert (await contained("PATCH", f"{POOLS}/us?approve=shrink", {"containers": None})).status == 200
@@ -213,29 +214,29 @@ async def test_pool_without_containers_drains_its_exits(contained, one, database
     assert listed["leaving_since"]
 
 
-async def test_pool_with_containers_is_not_deleted(contained, one):
+async def test_pool_with_containers_is_not_deleted(contained, contained_exit):
     reply = await contained("DELETE", f"{POOLS}/us?approve=shrink")
     assert (reply.status, '"containers": null' in reply.json["errors"][0]["hint"]) == (409, True)
 
 
-async def test_logs_come_from_replica_with_engine(contained, one, database, clock, until):
+async def test_logs_come_from_replica_with_engine(contained, contained_exit, database, clock, until):
     asking = asyncio.create_task(contained("GET", f"{EXITS}/us-1/container/logs?lines=7"))
 
     async def asked():
         async with database.session() as session:
             return await container_commands.undone(session)
 
-    (wish,) = await until(asked)
-    assert (wish.verb, wish.lines) == ("logs", 7)
+    (command,) = await until(asked)
+    assert (command.verb, command.lines) == ("logs", 7)
     async with database.session() as session:
-        await container_commands.done(session, wish.id, clock(), answer="a line\n")
+        await container_commands.done(session, command.id, clock(), answer="a line\n")
     reply = await asking
     assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
     async with database.session() as session:
         assert (await session.execute(select(ContainerCommandRow))).all() == []
 
 
-async def test_logs_without_engine_are_refused(contained, one, monkeypatch):
+async def test_logs_without_engine_are_refused(contained, contained_exit, monkeypatch):
     monkeypatch.setattr(service, "_LOGS_TIMEOUT_S", 0.1)
     reply = await contained("GET", f"{EXITS}/us-1/container/logs")
     assert (reply.status, reply.json["code"]) == (503, "no_container_engine")

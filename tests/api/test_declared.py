@@ -34,8 +34,10 @@ def put(api):
     """Apply a document: `await put(document, prune=True, …)`."""
 
     async def apply(document, **query):
-        words = {name: str(value).lower() if value is True else value for name, value in query.items()}
-        return await api("PUT", PATH + "?" + "&".join(f"{name}={value}" for name, value in words.items()), document)
+        parameters = {name: str(value).lower() if value is True else value for name, value in query.items()}
+        return await api(
+            "PUT", PATH + "?" + "&".join(f"{name}={value}" for name, value in parameters.items()), document
+        )
 
     return apply
 
@@ -358,12 +360,12 @@ async def test_operator_of_one_fleet_applies_in_that_fleet_only(put, api, make_o
     await put({"fleets": [{"name": "other"}], "pools": [US | {"fleet": "other"}]})
     (fleet,) = await query("SELECT id FROM fleet WHERE name = 'other'")
     person = await make_operator("ada", "operator", fleet_ids=[str(fleet["id"])])
-    theirs = api.holding(person.key)
-    seen = (await theirs("GET", PATH)).json
-    assert ([each["name"] for each in seen["fleets"]], len(seen["pools"])) == (["other"], 1)
-    assert (await theirs("PUT", PATH + "?prune=true", seen)).json["steps"] == []
-    assert_refused(await theirs("PUT", PATH, {"pools": [US]}), 422, "unknown_fleet", "/pools/0/fleet")
-    assert (await theirs("PUT", PATH, {"fleets": [DEMO]})).status == 403
+    call = api.holding(person.key)
+    visible = (await call("GET", PATH)).json
+    assert ([each["name"] for each in visible["fleets"]], len(visible["pools"])) == (["other"], 1)
+    assert (await call("PUT", PATH + "?prune=true", visible)).json["steps"] == []
+    assert_refused(await call("PUT", PATH, {"pools": [US]}), 422, "unknown_fleet", "/pools/0/fleet")
+    assert (await call("PUT", PATH, {"fleets": [DEMO]})).status == 403
     assert len((await export())["fleets"]) == 2
 
 

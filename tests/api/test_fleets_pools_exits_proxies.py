@@ -98,18 +98,18 @@ async def test_ambiguous_pool_name_needs_fleet(demo, stored):
     reply = await demo("POST", "/api/v1/exits", {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1})
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "ambiguous", "/pool")
     assert await stored() == before
-    made = await demo.declare_exit(fleet="other")
-    assert made["fleet"] == "other"
+    created = await demo.declare_exit(fleet="other")
+    assert created["fleet"] == "other"
 
 
 async def test_only_empty_pool_is_deleted(demo, stored):
-    made = await demo.declare_exit()
+    created = await demo.declare_exit()
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
     assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["hint"]
     assert await stored() == before
-    await demo("DELETE", f"/api/v1/exits/{made['id']}")
+    await demo("DELETE", f"/api/v1/exits/{created['id']}")
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "would_shrink")
@@ -120,9 +120,9 @@ async def test_only_empty_pool_is_deleted(demo, stored):
 
 
 async def test_last_healthy_exit_needs_approval_to_stop(demo, query):
-    made = await demo.declare_exit()
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
-    path = f"/api/v1/exits/{made['id']}"
+    path = f"/api/v1/exits/{created['id']}"
     for method, body in (("PATCH", {"enabled": False}), ("DELETE", None)):
         reply = await demo(method, path, body)
         assert (reply.status, reply.json["code"]) == (409, "would_shrink")
@@ -141,8 +141,8 @@ async def test_approval_is_given_and_withdrawn(demo):
 
 
 async def test_declared_exit_is_registering_and_has_a_proxy(demo, clock):
-    made = await demo.declare_exit(egress_address="192.0.2.10")
-    assert made | {"id": 0, "pool_id": 0, "fleet_id": 0} == {
+    created = await demo.declare_exit(egress_address="192.0.2.10")
+    assert created | {"id": 0, "pool_id": 0, "fleet_id": 0} == {
         "id": 0,
         "name": "us-1",
         "pool": "us",
@@ -174,24 +174,24 @@ async def test_declared_exit_is_registering_and_has_a_proxy(demo, clock):
         "rejections": [],
         "created_at": "2026-01-01T12:00:00Z",
     }
-    assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json == made
-    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [made], "next": None}
+    assert (await demo("GET", f"/api/v1/exits/{created['id']}")).json == created
+    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [created], "next": None}
     assert (await demo("GET", "/api/v1/exits?fleet=nobody")).json == {"items": [], "next": None}
-    proxy = (await demo("GET", f"/api/v1/proxies/{made['id']}")).json
+    proxy = (await demo("GET", f"/api/v1/proxies/{created['id']}")).json
     assert (proxy["name"], proxy["role"], proxy["fleet"]) == ("us-1", "exit", "demo")
 
 
 async def test_exit_host_name_has_no_endpoint_until_resolved(demo):
-    made = await demo.declare_exit(address="Exit-1.Example.net")
-    assert (made["address"], made["endpoint"]) == ("exit-1.example.net", None)
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"address": "2001:DB8::1"})
+    created = await demo.declare_exit(address="Exit-1.Example.net")
+    assert (created["address"], created["endpoint"]) == ("exit-1.example.net", None)
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"address": "2001:DB8::1"})
     assert (reply.json["address"], reply.json["endpoint"]) == ("2001:db8::1", "2001:db8::1")
 
 
 async def test_enabled_exit_waits_for_heartbeat(demo, clock, query):
-    made = await demo.declare_exit()
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
-    path = f"/api/v1/exits/{made['id']}"
+    path = f"/api/v1/exits/{created['id']}"
     assert (await demo("PATCH", path, {"enabled": True})).json["state"] == "healthy"
     clock.advance(minutes=1)
     off = (await demo("PATCH", f"{path}?approve=shrink", {"enabled": False})).json
@@ -203,19 +203,19 @@ async def test_enabled_exit_waits_for_heartbeat(demo, clock, query):
 
 
 async def test_moved_exit_keeps_its_state(demo, query):
-    made = await demo.declare_exit()
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"pool": "jp", "port": 9443, "egress_address": None})
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"pool": "jp", "port": 9443, "egress_address": None})
     assert (reply.status, reply.json["pool"], reply.json["country"]) == (200, "jp", "jp")
     assert (reply.json["port"], reply.json["state"]) == (9443, "healthy")
 
 
 async def test_renamed_exit_renames_its_proxy(demo):
-    made = await demo.declare_exit()
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"name": "us-9"})
+    created = await demo.declare_exit()
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"name": "us-9"})
     assert reply.json["name"] == "us-9"
-    assert (await demo("GET", f"/api/v1/proxies/{made['id']}")).json["name"] == "us-9"
+    assert (await demo("GET", f"/api/v1/proxies/{created['id']}")).json["name"] == "us-9"
 
 
 async def test_exit_names_are_unique_within_fleet(demo):
@@ -223,8 +223,8 @@ async def test_exit_names_are_unique_within_fleet(demo):
     await demo.declare("other", "de", "de")
     await demo.declare_exit(name="x")
     await demo.declare_exit(name="x", pool="de")
-    wish = {"name": "x", "pool": "jp", "address": "192.0.2.1", "port": 1}
-    reply = await demo("POST", "/api/v1/exits", wish)
+    body = {"name": "x", "pool": "jp", "address": "192.0.2.1", "port": 1}
+    reply = await demo("POST", "/api/v1/exits", body)
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["value"]) == (409, "duplicate", "x")
 
 
@@ -327,13 +327,13 @@ async def test_exit_proxy_is_not_deleted_alone(exit_proxy, demo, stored):
 
 
 async def test_exit_and_proxy_share_locality(demo):
-    made = await demo.declare_exit(locality="eu-west/a")
-    assert made["locality"] == "eu-west/a"
-    path, of_envoy = f"/api/v1/exits/{made['id']}", f"/api/v1/proxies/{made['id']}"
-    assert (await demo("GET", of_envoy)).json["locality"] == "eu-west/a"
+    created = await demo.declare_exit(locality="eu-west/a")
+    assert created["locality"] == "eu-west/a"
+    path, proxy_path = f"/api/v1/exits/{created['id']}", f"/api/v1/proxies/{created['id']}"
+    assert (await demo("GET", proxy_path)).json["locality"] == "eu-west/a"
     for patch, kept in (({"port": 9000}, "eu-west/a"), ({"locality": "us"}, "us"), ({"locality": None}, None)):
         assert (await demo("PATCH", path, patch)).json["locality"] == kept
-        assert (await demo("GET", of_envoy)).json["locality"] == kept
+        assert (await demo("GET", proxy_path)).json["locality"] == kept
 
 
 async def test_unchanged_gateway_locality_makes_no_revision(gateway, demo, stored):
@@ -343,11 +343,11 @@ async def test_unchanged_gateway_locality_makes_no_revision(gateway, demo, store
     moved = await demo("PATCH", path, {"locality": "eu-west/a"})
     assert (moved.status, moved.json) == (200, before | {"locality": "eu-west/a"})
     assert (await demo("GET", "/api/v1/proxies")).json == {"items": [moved.json], "next": None}
-    counted = await stored()
-    assert moved.revision == counted["revision"]
+    counts = await stored()
+    assert moved.revision == counts["revision"]
     for patch in ({}, {"locality": "eu-west/a"}):
         assert (await demo("PATCH", path, patch)).json == moved.json
-    assert await stored() == counted
+    assert await stored() == counts
     assert (await demo("PATCH", path, {"locality": None})).json == before
 
 
@@ -372,8 +372,8 @@ async def test_revision_stores_valid_traceparent_only(api, query):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     traces = {"a": trace, "b": "00-nonsense", "c": "00-" + "0" * 32 + "-b7ad6b7169203331-01", "d": trace + "\x00"}
     for name, header in traces.items():
-        wish = {"name": name, "listener": LISTENER}
-        assert (await api("POST", "/api/v1/fleets", wish, headers={"traceparent": header})).status == 201
+        body = {"name": name, "listener": LISTENER}
+        assert (await api("POST", "/api/v1/fleets", body, headers={"traceparent": header})).status == 201
     kept = await query("SELECT DISTINCT revision, traceparent FROM change ORDER BY revision")
     assert [row["traceparent"] for row in kept] == [trace, None, None, None]
 

@@ -32,10 +32,10 @@ async def session(admin):
 async def test_write_and_read(address, session):
     async with session.post(f"{address}/api/v1/fleets", json=FLEET) as reply:
         assert (reply.status, reply.headers["Exitplane-Revision"]) == (201, "1")
-        made = await reply.json()
+        created = await reply.json()
     async with session.get(address + reply.headers["Location"]) as reply:
-        assert await reply.json() == made
-    async with session.delete(address + f"/api/v1/fleets/{made['id']}") as reply:
+        assert await reply.json() == created
+    async with session.delete(address + f"/api/v1/fleets/{created['id']}") as reply:
         assert (reply.status, reply.headers["Exitplane-Revision"], await reply.read()) == (204, "2", b"")
 
 

@@ -15,7 +15,7 @@ EXIT = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443}
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 # the change of a valid body -> status, code, field, and the value that the error repeats
-WRONG = {
+BAD_FIELDS = {
     "a fleet without a name": ("fleets", FLEET, {"name": ...}, 422, "invalid", "/name", None),
     "a name with capitals": ("fleets", FLEET, {"name": "Demo"}, 422, "invalid", "/name", "Demo"),
     "a name with a dot": ("fleets", FLEET, {"name": "a.b"}, 422, "invalid", "/name", "a.b"),
@@ -116,8 +116,8 @@ WRONG = {
 }
 
 
-def changed(wish, change):
-    return {key: value for key, value in (wish | change).items() if value is not ...}
+def changed(body, change):
+    return {key: value for key, value in (body | change).items() if value is not ...}
 
 
 def assert_problem(reply, status, code):
@@ -135,11 +135,11 @@ def assert_problem(reply, status, code):
         assert error["hint"]
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", BAD_FIELDS)
 async def test_bad_field_is_named_and_nothing_is_stored(case, demo, stored):
-    collection, wish, change, status, code, field, value = WRONG[case]
+    collection, body, change, status, code, field, value = BAD_FIELDS[case]
     before = await stored()
-    reply = await demo("POST", f"/api/v1/{collection}", changed(wish, change))
+    reply = await demo("POST", f"/api/v1/{collection}", changed(body, change))
     assert_problem(reply, status, code)
     assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [(field, value)]
     assert await stored() == before
@@ -147,8 +147,8 @@ async def test_bad_field_is_named_and_nothing_is_stored(case, demo, stored):
 
 @pytest.mark.parametrize("collection", ["fleets", "pools", "exits"])
 async def test_base_of_bad_fields_is_valid(collection, demo):
-    wish = {"fleets": FLEET, "pools": POOL, "exits": EXIT}[collection]
-    assert (await demo("POST", f"/api/v1/{collection}", wish)).status == 201
+    body = {"fleets": FLEET, "pools": POOL, "exits": EXIT}[collection]
+    assert (await demo("POST", f"/api/v1/{collection}", body)).status == 201
 
 
 async def test_number_of_reported_errors_is_bounded(demo):

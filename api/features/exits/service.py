@@ -15,7 +15,7 @@ from sqlmodel import col
 from api.features.exits.parent_proxy import parent_columns, show_parent
 from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
 from api.features.pools import service as pools
-from api.features.rejections.service import read_standing_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.caller import Caller
@@ -129,7 +129,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
     async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
         heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
-        rejections = await read_standing_rejections(look.session)
+        rejections = await load_rejections(look.session)
         return [
             ExitOut.of(
                 row,

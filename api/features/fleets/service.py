@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from api.features.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
-from api.features.rejections.service import read_standing_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
@@ -72,7 +72,7 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[FleetRow]) -> list[FleetOut]:
         listeners = await declared.first_listeners(look.session, [row.id for row in rows])
-        rejections = await read_standing_rejections(look.session)
+        rejections = await load_rejections(look.session)
         return [
             FleetOut(
                 id=row.id,

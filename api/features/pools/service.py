@@ -13,7 +13,7 @@ from api.features.fleets import service as fleets
 from api.features.pools.container_schemas import ContainersIn
 from api.features.pools.container_states import read_container_states
 from api.features.pools.schemas import BalancingIn, PoolIn, PoolOut, PoolPatch, PoolQuery, ResilienceIn
-from api.features.rejections.service import read_standing_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
@@ -83,7 +83,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[PoolRow]) -> list[PoolOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
-        rejections = await read_standing_rejections(look.session)
+        rejections = await load_rejections(look.session)
         states = await read_container_states(look, rows)
         return [
             PoolOut.of(

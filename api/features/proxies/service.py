@@ -16,7 +16,7 @@ from api.features.proxies.schemas import (
     SyncOut,
     SyncStatus,
 )
-from api.features.rejections.service import read_standing_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, in_use
@@ -59,7 +59,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         heard = await heartbeats.of_proxies(look.session, ids)
         standings = await sync.of_proxies(look.session, ids)
-        rejections = await read_standing_rejections(look.session)
+        rejections = await load_rejections(look.session)
         return [
             ProxyOut.of(
                 row,

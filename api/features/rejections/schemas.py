@@ -11,11 +11,13 @@ from api.http.field_types import ResponseModel
 
 
 class RejectedOut(ResponseModel):
-    """A version that a proxy rejected (NACK). No other proxy is sent it; a change of what it is made of clears it."""
+    """A version that a proxy rejected. No other proxy is given it. Changing the object that it comes from clears it."""
 
     type_url: str
     resource: str
     version: str
-    proxy_id: UUID | None = Field(description="The first proxy that rejected it; null: the control plane's own check.")
+    proxy_id: UUID | None = Field(
+        description="The first proxy that rejected it; null: the control plane's own check did."
+    )
     detail: str = Field(description="Envoy's error message.")
     at: datetime

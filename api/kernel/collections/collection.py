@@ -62,7 +62,7 @@ class Collection(ABC, Generic[Row, In, Out]):
     async def show(self, read: ReadContext, rows: Sequence[Row]) -> list[Out]:
         """Convert rows to response models."""
 
-    async def create(self, work: WriteContext, request: In) -> Row:
+    async def create(self, work: WriteContext, body: In) -> Row:
         """Create a row."""
         raise NotImplementedError
 
