@@ -80,7 +80,7 @@ async def test_document_carries_containers(contained):
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("fields", "field"),
     [
         ({"minimum": 4}, "/containers"),
         ({"minimum": -1}, "/containers/minimum"),

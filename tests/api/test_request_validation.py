@@ -334,7 +334,7 @@ async def test_unexpected_error_shows_no_internals(api, monkeypatch):
     assert_problem(reply, 500, "internal")
     assert b"hunter2" not in reply.body
     assert [(entry["event"], entry["path"], entry["exc_info"]) for entry in logged] == [
-        ("api.failed", "/api/v1/fleets", True)
+        ("api.request_failed", "/api/v1/fleets", True)
     ]
 
 
