@@ -151,7 +151,7 @@ def _order(
     if as_json:
         print_json(done)
     if done["state"] != "done":
-        why = done["trouble"] or "its agent has not answered"
+        why = done["error"] or "its agent has not answered"
         raise OrderNotDone(
             f"{done['exit']} did not: {why}", hint="see what `exitplane history` says of it, or --wait longer"
         )

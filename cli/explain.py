@@ -57,7 +57,7 @@ def explain(
 
 
 def _print(found: Item, console: Console) -> None:
-    wish, target = found["wish"], found["target"]
+    wish, target = found["intent"], found["target"]
     wishes = ", ".join(f"{name} {wish[name]}" for name in ("country", "city", "pool", "session") if wish[name])
     group = f" of the group {wish['group']}" if wish["group"] else ""
     who = (wish["user"] or "nobody in particular") + group
@@ -67,8 +67,8 @@ def _print(found: Item, console: Console) -> None:
     for route in found["routes"]:
         why = "decides" if route["failed"] is None else f"passed over: the {route['failed']} differs"
         console.print(f"  route {route['name']} at {route['position']}: {why}")
-    for way in found["ways"]:
-        _print_way(way, console, alone=len(found["ways"]) == 1)
+    for way in found["paths"]:
+        _print_way(way, console, alone=len(found["paths"]) == 1)
     console.print(found["summary"])
 
 
@@ -79,4 +79,4 @@ def _print_way(way: Item, console: Console, *, alone: bool) -> None:
         console.print(f"  pool {pool['name']}" + ("" if pool["exits"] else ": it has no exits"))
         for exit_ in pool["exits"]:
             how = f"{'on standby' if exit_['standby'] else 'serves'} (distance {exit_['distance']})"
-            console.print(f"    exit {exit_['name']}: {exit_['why_not'] or how}")
+            console.print(f"    exit {exit_['name']}: {exit_['reason'] or how}")

@@ -28,7 +28,9 @@ def status(*, api: Api = HERE, as_json: AsJson = False) -> None:
     console.print(_table("Exits", found["exits"], exits))
     console.print(_table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "lacks")))
     if found["changes"]:
-        console.print(_table("Changes not with everybody", found["changes"], ("fleet", "given_to", "what", "reason")))
+        console.print(
+            _table("Changes not with everybody", found["changes"], ("fleet", "released_to", "what", "reason"))
+        )
 
 
 async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:

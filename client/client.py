@@ -51,7 +51,7 @@ COLLECTIONS: Final = (
     "audit-events",
 )
 """Those that can be listed and read, by the names that they have in the API."""
-_OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "neighbours")
+_OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "vpn_sentinel")
 HealthPart = Literal["live", "ready", "startup"]
 _HEALTH_OPERATIONS: Final[dict[HealthPart, tuple[str, str]]] = {
     "live": ("show_health", "/health"),
@@ -193,7 +193,7 @@ class Client:
         return AuthClient(self._transport)
 
     @cached_property
-    def neighbours(self) -> VpnSentinelClient:
+    def vpn_sentinel(self) -> VpnSentinelClient:
         from client.vpn_sentinel import VpnSentinelClient
 
         return VpnSentinelClient(self._transport)

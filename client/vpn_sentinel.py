@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from api.features.keepalives.schemas import ClientOut, KeepaliveIn, KeepaliveOut
+from api.features.keepalives.schemas import KeepaliveIn, KeepaliveOut, SentinelClientOut
 from api.http.paths import BASE_PATH
 from client.transport import Operation, Transport
 
-_KEEPALIVE = Operation("hear_keepalive", "POST", f"{BASE_PATH}/keepalive", KeepaliveIn, KeepaliveOut)
-_STATUS = Operation("read_status", "GET", f"{BASE_PATH}/status", None, dict[str, ClientOut])
+_KEEPALIVE = Operation("send_keepalive", "POST", f"{BASE_PATH}/keepalive", KeepaliveIn, KeepaliveOut)
+_STATUS = Operation("read_status", "GET", f"{BASE_PATH}/status", None, dict[str, SentinelClientOut])
 
 
 class VpnSentinelClient:
@@ -26,6 +26,6 @@ class VpnSentinelClient:
         """Say that a client lives."""
         return (await self._transport.send(_KEEPALIVE, body=said)).value
 
-    async def status(self) -> dict[str, ClientOut]:
+    async def status(self) -> dict[str, SentinelClientOut]:
         """All clients by id, as they were heard last."""
         return (await self._transport.send(_STATUS)).value

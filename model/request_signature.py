@@ -29,7 +29,7 @@ _THUMBPRINT = "x5t#S256"
 
 
 class BadSignature(ExitplaneError):
-    code = "bad_proof"
+    code = "bad_signature"
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,14 +153,14 @@ class HeartbeatSender:
             measured = await self._load.measure()
             more |= {"open_requests": measured.open_requests, "carried_bytes": measured.carried_bytes}
         if self._orders is not None and (settled := self._orders.settled):
-            more["settled"] = settled
+            more["order_results"] = settled
         if self._cutter is not None and (gone := await self._cutter.gone()):
-            more["gone"] = [place._asdict() for place in gone]
+            more["removed_endpoints"] = [place._asdict() for place in gone]
         return more
 
     async def _heed(self, said: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         if self._orders is not None:
-            self._orders.heard([each["id"] for each in said.get("settled", ())])
+            self._orders.heard([each["id"] for each in said.get("order_results", ())])
             self._orders.take(reply.get("orders"))
         if self._cutter is not None:
             await self._cutter.cut(_places(reply.get("cut")))

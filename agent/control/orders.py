@@ -86,7 +86,7 @@ class Orders:
             log.exception("order.broke", order=id_, kind=kind)
             trouble = f"the agent failed ({type(error).__name__}); its log says more"
         log.info("order.settled", order=id_, kind=kind, trouble=trouble)
-        self._settled[id_] = {"id": id_, "outcome": outcome, "trouble": trouble[:_TROUBLE_MAX]}
+        self._settled[id_] = {"id": id_, "outcome": outcome, "error": trouble[:_TROUBLE_MAX]}
         self._board.update(settled=self._board.report.settled + 1)
 
     def _handler(self, kind: str) -> Handler:

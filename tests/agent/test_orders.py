@@ -35,7 +35,7 @@ async def test_an_order_is_done_once_though_it_is_said_again(board):
     orders = Orders(board, {"measure": measure})
     for _ in range(3):
         orders.take([order(detail={"way": "up"})])
-    assert await settled(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "trouble": ""}]
+    assert await settled(orders, board) == [{"id": "1", "outcome": {"mbps": 7}, "error": ""}]
     orders.take([order()])
     await orders.aclose()
     assert done == [{"way": "up"}]
@@ -61,7 +61,7 @@ async def test_an_agent_says_what_it_does_not_know(board):
     orders.take([order(kind="dance")])
     (told,) = await settled(orders, board)
     assert told["outcome"] is None
-    assert "does not know how to dance" in told["trouble"]
+    assert "does not know how to dance" in told["error"]
 
 
 async def test_failures_are_told_and_end_nothing(board):
@@ -79,7 +79,7 @@ async def test_failures_are_told_and_end_nothing(board):
         orders.take([order(kind, kind)])
     while len(orders.settled) < 3:
         await asyncio.wait_for(board.changed.wait(), 60)
-    told = {each["id"]: each["trouble"] for each in orders.settled}
+    told = {each["id"]: each["error"] for each in orders.settled}
     assert "it has one server only" in told["refuse"]
     assert "ZeroDivisionError" in told["break"]
     assert told["last"] == "it took longer than 0.05 s"

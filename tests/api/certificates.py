@@ -1,4 +1,4 @@
-"""Certificates as the API takes them."""
+"""Server certificates for tests of the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def certificate(name: str = "gateway.example", days: int = 30, key=None) -> dict[str, str]:
-    """A chain and its key, as the API takes them."""
+    """Return a self-signed chain and its key, as fields of a request."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

@@ -1,4 +1,4 @@
-"""The API as its callers meet it: an ASGI client that can pose as any peer, and proxies with real keys."""
+"""Fixtures of the API tests: an ASGI client that can take any peer address, and proxies with real keys."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from model.world import Role
 from tests.conftest import TEMPLATE, Clock, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-"""So that tests of something else do not wait for it."""
+"""A cheap hasher, so that tests of other behaviour do not wait for hashing."""
 TABLES = ("fleet", "listener", "pool", "proxy", "exit", "certificate", "heartbeat", "join_token", "change", "sync")
 
 
 @dataclass(frozen=True)
-class Reply:
+class ApiReply:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -66,20 +66,20 @@ class Reply:
 
 @dataclass
 class Api:
-    """Calls the application as a server would, without one."""
+    """A client that calls the ASGI application directly, without a server."""
 
     app: Any
     context: ApiContext
     peer: str = "127.0.0.1"
     credential: str = ""
-    """What is sent as Bearer: an access token or an API key."""
+    """The Bearer token: an access token or an API key."""
 
     def holding(self, credential: str) -> Api:
-        """The same for somebody else."""
+        """Return a client with another credential."""
         return replace(self, credential=credential)
 
-    async def anonymous(self, method: str, path: str, json: Any = None, **more: Any) -> Reply:
-        """A call of somebody who does not say who they are."""
+    async def anonymous(self, method: str, path: str, json: Any = None, **more: Any) -> ApiReply:
+        """Call without a credential."""
         return await self.holding("")(method, path, json, **more)
 
     async def __call__(
@@ -92,7 +92,7 @@ class Api:
         chunks: Iterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
         peer: str | None = None,
-    ) -> Reply:
+    ) -> ApiReply:
         if body is None:
             body = b"" if json is None else jsonlib.dumps(json).encode()
         sent = {"host": "localhost:8000"}
@@ -120,7 +120,7 @@ class Api:
         }
         return await self._run(scope, iter([body] if chunks is None else chunks))
 
-    async def _run(self, scope: dict[str, Any], chunks: Iterable[bytes]) -> Reply:
+    async def _run(self, scope: dict[str, Any], chunks: Iterable[bytes]) -> ApiReply:
         pending = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
         pending.append({"type": "http.request", "body": b"", "more_body": False})
         messages: list[dict[str, Any]] = []
@@ -134,30 +134,30 @@ class Api:
         await self.app(scope, receive, send)
         start, *rest = messages
         headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Reply(start["status"], headers, b"".join(message.get("body", b"") for message in rest))
+        return ApiReply(start["status"], headers, b"".join(message.get("body", b"") for message in rest))
 
-    def proxy(self, role: str) -> Proxy:
-        """A proxy that has yet to enrol here."""
-        return Proxy(self, Role(role))
+    def proxy(self, role: str) -> FakeProxy:
+        """Return a proxy that is not enrolled yet."""
+        return FakeProxy(self, Role(role))
 
     async def declare(self, fleet: str = "demo", pool: str = "us", country: str = "us") -> None:
-        """A fleet with a pool."""
+        """Create a fleet and a pool."""
         listener = {"address": "127.0.0.1", "port": 8080}
         assert (await self("POST", "/api/v1/fleets", {"name": fleet, "listener": listener})).status == 201
-        wish = {"name": pool, "fleet": fleet, "country": country}
-        assert (await self("POST", "/api/v1/pools", wish)).status == 201
+        body = {"name": pool, "fleet": fleet, "country": country}
+        assert (await self("POST", "/api/v1/pools", body)).status == 201
 
     async def declare_exit(self, **fields: Any) -> dict[str, Any]:
-        wish = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443, **fields}
-        reply = await self("POST", "/api/v1/exits", wish)
+        body = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443, **fields}
+        reply = await self("POST", "/api/v1/exits", body)
         assert reply.status == 201, reply.body
-        made: dict[str, Any] = reply.json
-        return made
+        created: dict[str, Any] = reply.json
+        return created
 
 
 @dataclass
-class Proxy:
-    """A proxy with a key of its own, which enrols and sends heartbeats."""
+class FakeProxy:
+    """A proxy with its own key, which enrols and sends heartbeats."""
 
     api: Api
     role: Role
@@ -184,29 +184,29 @@ class Proxy:
     def path(self) -> str:
         return f"/api/v1/{self.collection}/{self.id}/heartbeat"
 
-    async def enrol(self, token: str, name: str = "one", **fields: Any) -> Reply:
-        wish: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
+    async def enrol(self, token: str, name: str = "one", **fields: Any) -> ApiReply:
+        body: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
         if self.role is Role.EXIT:
-            wish |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
+            body |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
         path = f"/api/v1/{self.collection}/register"
-        reply = await self.api.anonymous("POST", path, wish | fields, peer="203.0.113.9")
+        reply = await self.api.anonymous("POST", path, body | fields, peer="203.0.113.9")
         if reply.status == 201:
             self.enrolled = reply.json
             self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
         return reply
 
-    async def beat(self, *, path: str | None = None, signed_path: str | None = None, **said: Any) -> Reply:
-        """Send a heartbeat; `said` changes what it says, the paths where it goes and what the proof is for."""
-        whole = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "1"} | said
-        body = jsonlib.dumps(whole).encode()
+    async def beat(self, *, path: str | None = None, signed_path: str | None = None, **fields: Any) -> ApiReply:
+        """Send a heartbeat to `path`, signed for `signed_path`. `fields` override its body."""
+        report = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "1"} | fields
+        body = jsonlib.dumps(report).encode()
         return await self.beat_raw(body, path=path, signed_path=signed_path)
 
-    async def beat_raw(self, body: bytes, *, path: str | None = None, signed_path: str | None = None) -> Reply:
+    async def beat_raw(self, body: bytes, *, path: str | None = None, signed_path: str | None = None) -> ApiReply:
         path = path or self.path
-        proven = self.prove(body, signed_path or path)
-        return await self.api("POST", path, body=body, headers=proven, peer="203.0.113.9")
+        signed = self.sign(body, signed_path or path)
+        return await self.api("POST", path, body=body, headers=signed, peer="203.0.113.9")
 
-    def prove(self, body: bytes, path: str) -> dict[str, str]:
+    def sign(self, body: bytes, path: str) -> dict[str, str]:
         now = self.api.context.clock()
         token = request_signature.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
         return {"authorization": f"Bearer {token}"}
@@ -219,13 +219,13 @@ def authority() -> CertificateAuthority:
 
 @pytest.fixture(scope="session")
 def routes() -> None:
-    """Builds the routes that all applications of a process share, so that no test pays for those after it."""
+    """Build the routes that all applications of a process share, so that no single test pays for them."""
     create_app(MagicMock()).openapi()
 
 
 @dataclass(frozen=True)
 class Person:
-    """An operator, and an API key that may what they may."""
+    """An operator, and an API key with all their rights."""
 
     id: UUID
     key: str
@@ -246,7 +246,7 @@ async def _make_operator(
 
 @pytest.fixture(scope="session")
 def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
-    """A database that holds the first admin, to copy; made once in each process."""
+    """Create a template database with the first admin, once per process."""
     name = f"template_admin_{os.getpid()}"
 
     async def make() -> Person:
@@ -265,7 +265,7 @@ def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
 def demo_template(
     postgres: URL, admin_template: tuple[str, Person], authority: CertificateAuthority, routes: None
 ) -> Iterator[str]:
-    """The same with the fleet `demo` and its pool `us`; made once in each process."""
+    """Create a template database with the fleet `demo` and its pool `us` as well, once per process."""
     name, (origin, admin) = f"template_demo_{os.getpid()}", admin_template
 
     async def make() -> None:
@@ -283,7 +283,7 @@ def demo_template(
 
 @pytest.fixture
 def template(request: pytest.FixtureRequest, admin_template: tuple[str, Person]) -> str:
-    """These tests find the first admin in their databases, and the fleet `demo` where they ask for it."""
+    """Choose the template: with the fleet `demo` if the test uses the fixture `demo`."""
     name: str = request.getfixturevalue("demo_template") if "demo" in request.fixturenames else admin_template[0]
     return name
 
@@ -301,7 +301,7 @@ def make_operator(database: Database) -> Callable[..., Any]:
 
 
 def _make_api(
-    authority: CertificateAuthority, clock: Callable[[], datetime], admin: Person, database: Database, **given: Any
+    authority: CertificateAuthority, clock: Callable[[], datetime], admin: Person, database: Database, **overrides: Any
 ) -> Api:
     context = ApiContext(
         database=database,
@@ -312,7 +312,7 @@ def _make_api(
         pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        **{"auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)), **given},
+        **{"auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)), **overrides},
     )
     return Api(create_app(context), context, credential=admin.key)
 
@@ -321,7 +321,7 @@ def _make_api(
 def make_api(
     authority: CertificateAuthority, clock: Callable[[], datetime], admin: Person, routes: None
 ) -> Callable[..., Api]:
-    """An API on a given database, called by an admin; what else it works with may be given too."""
+    """`make_api(database, **context)`: an API client of the admin; `context` overrides fields of ApiContext."""
     return partial(_make_api, authority, clock, admin)
 
 
@@ -351,25 +351,25 @@ def make_token(database: Database, clock: Callable[[], datetime]) -> Callable[..
 
 
 @pytest.fixture
-async def exit_proxy(demo: Api, make_token: Callable[..., Any]) -> Proxy:
+async def exit_proxy(demo: Api, make_token: Callable[..., Any]) -> FakeProxy:
     """An enrolled exit."""
-    proxy = Proxy(demo, Role.EXIT)
+    proxy = FakeProxy(demo, Role.EXIT)
     assert (await proxy.enrol(await make_token(Role.EXIT))).status == 201
     return proxy
 
 
 @pytest.fixture
-async def gateway(demo: Api, make_token: Callable[..., Any]) -> Proxy:
+async def gateway(demo: Api, make_token: Callable[..., Any]) -> FakeProxy:
     """An enrolled gateway."""
-    proxy = Proxy(demo, Role.GATEWAY)
+    proxy = FakeProxy(demo, Role.GATEWAY)
     assert (await proxy.enrol(await make_token(Role.GATEWAY))).status == 201
     return proxy
 
 
 @pytest.fixture
-def make_proxy(api: Api) -> Callable[[Role], Proxy]:
-    """A proxy that has yet to enrol."""
-    return lambda role: Proxy(api, role)
+def make_proxy(api: Api) -> Callable[[Role], FakeProxy]:
+    """`make_proxy(role)`: a proxy that is not enrolled yet."""
+    return lambda role: FakeProxy(api, role)
 
 
 @pytest.fixture

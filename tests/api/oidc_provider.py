@@ -1,4 +1,4 @@
-"""A small OIDC provider that keeps to the rules: discovery, authorization endpoint, token endpoint with PKCE, JWKS."""
+"""A small, conforming OIDC provider: discovery, authorization endpoint, token endpoint with PKCE, JWKS."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def encoded(raw: bytes) -> str:
 
 @dataclass
 class Provider:
-    """`said` overrides claims of ID tokens (None leaves one out), `answer` all that the token endpoint says."""
+    """A provider for tests. `claims` overrides claims of ID tokens (None omits one), `answer` the token response."""
 
     clock: Callable[[], datetime]
     issuer: str = ""
     subject: str = "248289761001"
-    said: dict[str, Any] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     sign: Callable[[dict[str, Any]], str] | None = None
     key: rsa.RSAPrivateKey = _KEY
@@ -44,11 +44,11 @@ class Provider:
     secret: str | None = SECRET
     answer: Callable[[], web.Response] | None = None
     down: bool = False
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     _codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def authorize(self, url: str) -> dict[str, str]:
-        """What the browser is sent back with, once somebody agreed at this address."""
+        """Return the callback query after the account agreed at the authorization URL."""
         given = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         assert url.startswith(f"{self.issuer}/authorize?")
         assert (given["response_type"], given["client_id"]) == ("code", self.client)
@@ -59,25 +59,25 @@ class Provider:
         return {"code": code, "state": given["state"], "iss": self.issuer}
 
     async def discover(self, _: web.Request) -> web.Response:
-        self.asked.append("metadata")
+        self.requests.append("metadata")
         if self.down:
             raise web.HTTPServiceUnavailable
-        said = {
+        metadata = {
             "issuer": self.issuer,
             "authorization_endpoint": f"{self.issuer}/authorize",
             "token_endpoint": f"{self.issuer}/token",
             "jwks_uri": f"{self.issuer}/keys",
         }
-        return web.json_response(said | self.metadata)
+        return web.json_response(metadata | self.metadata)
 
     async def keys(self, _: web.Request) -> web.Response:
-        self.asked.append("keys")
+        self.requests.append("keys")
         public = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         return web.json_response({"keys": [public | {"kid": self.key_id, "use": "sig", "alg": "RS256"}]})
 
     @staticmethod
     def _read_client(request: web.Request, client_id: str) -> tuple[str, str | None]:
-        """The client that a request comes from, and its secret; a public one has none (RFC 6749, section 2.3.1)."""
+        """Return client id and secret of a request; a public client has no secret (RFC 6749, section 2.3.1)."""
         given = request.headers.get("Authorization")
         if given is None:
             return client_id, None
@@ -97,14 +97,14 @@ class Provider:
         now, access = int(self.clock().timestamp()), secrets.token_urlsafe(8)
         claims = {"iss": self.issuer, "sub": self.subject, "aud": self.client, "exp": now + 300, "iat": now}
         claims |= {"nonce": given["nonce"], "at_hash": encoded(hashed(access)[:16]), "preferred_username": "Ada L."}
-        claims = {name: value for name, value in (claims | self.said).items() if value is not None}
-        made = self.sign(claims) if self.sign else jwt.encode(claims, self.key, "RS256", headers={"kid": self.key_id})
-        return web.json_response({"access_token": access, "token_type": "Bearer", "expires_in": 300, "id_token": made})
+        claims = {name: value for name, value in (claims | self.claims).items() if value is not None}
+        token = self.sign(claims) if self.sign else jwt.encode(claims, self.key, "RS256", headers={"kid": self.key_id})
+        return web.json_response({"access_token": access, "token_type": "Bearer", "expires_in": 300, "id_token": token})
 
 
 @asynccontextmanager
 async def run_provider(clock: Callable[[], datetime]) -> AsyncIterator[Provider]:
-    """One on loopback, while the block lasts."""
+    """Run a provider on loopback."""
     provider = Provider(clock)
     app = web.Application()
     app.router.add_get("/.well-known/openid-configuration", provider.discover)
@@ -121,5 +121,5 @@ async def run_provider(clock: Callable[[], datetime]) -> AsyncIterator[Provider]
         await runner.cleanup()
 
 
-def query_of(said: dict[str, str]) -> str:
-    return urlencode(said, quote_via=quote)
+def query_of(parameters: dict[str, str]) -> str:
+    return urlencode(parameters, quote_via=quote)

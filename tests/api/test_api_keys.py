@@ -1,4 +1,4 @@
-"""The collection of API keys: everybody's own, never with more rights than whoever made it."""
+"""API keys: operators manage their own, with no more rights than the creator has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def viewer(api, make_operator):
     return api.holding((await make_operator("vi", "viewer")).key)
 
 
-async def test_a_key_is_shown_once_and_is_good(api, query):
+async def test_key_is_shown_once_and_authenticates(api, query):
     made = await api("POST", KEYS, KEY | {"scopes": ["fleets:read", "fleets:read"]})
     assert made.status == 201
     assert made.headers["cache-control"] == "no-store"
@@ -34,7 +34,7 @@ async def test_a_key_is_shown_once_and_is_good(api, query):
         assert key not in str(await query(f"SELECT * FROM {table}"))
 
 
-async def test_under_an_idempotency_key_it_is_made_once_and_kept_nowhere(api, query):
+async def test_idempotency_key_creates_one_key_and_does_not_store_it(api, query):
     replies = [await api("POST", KEYS, KEY, headers={"idempotency-key": "once"}) for _ in range(2)]
     assert [reply.status for reply in replies] == [201, 201]
     key = replies[0].json["key"]
@@ -44,7 +44,7 @@ async def test_under_an_idempotency_key_it_is_made_once_and_kept_nowhere(api, qu
     assert len((await api("GET", KEYS)).json["items"]) == 2
 
 
-async def test_everybody_sees_and_removes_their_own_and_admins_all(api, viewer):
+async def test_operators_manage_own_keys_and_global_admins_all(api, viewer):
     made = (await viewer("POST", KEYS, KEY)).json
     assert [each["name"] for each in (await viewer("GET", KEYS)).json["items"]] == ["everything", "exporter"]
     assert len((await api("GET", KEYS)).json["items"]) == 3
@@ -56,7 +56,7 @@ async def test_everybody_sees_and_removes_their_own_and_admins_all(api, viewer):
     assert (await api.holding(made["key"])("GET", "/api/v1/fleets")).json["code"] == "bad_api_key"
 
 
-async def test_a_scoped_admin_sees_their_own_only(api, make_operator):
+async def test_fleet_admin_sees_own_keys_only(api, make_operator):
     scoped = api.holding((await make_operator("scoped", fleet_ids=[])).key)
     assert len((await scoped("GET", KEYS)).json["items"]) == 1
 
@@ -81,20 +81,20 @@ async def test_a_scoped_admin_sees_their_own_only(api, make_operator):
         ("key", "ep-key-mine"),
     ],
 )
-async def test_what_is_no_key_is_refused(field, value, api):
+async def test_invalid_key_field_is_refused(field, value, api):
     reply = await api("POST", KEYS, KEY | {field: value})
     assert (reply.status, reply.is_problem) == (422, True)
     assert reply.json["errors"][0]["field"].startswith(f"/{field}")
 
 
-async def test_a_key_of_the_same_name_is_refused_for_one_operator(api, viewer):
+async def test_key_name_is_unique_per_operator(api, viewer):
     for mine in (api, viewer):
         assert (await mine("POST", KEYS, KEY)).status == 201
         reply = await mine("POST", KEYS, KEY)
         assert (reply.status, reply.json["code"]) == (409, "duplicate")
 
 
-async def test_a_key_expires_when_it_says(api, clock):
+async def test_key_expires_at_its_expiry_time(api, clock):
     expires = clock() + timedelta(minutes=1)
     key = (await api("POST", KEYS, KEY | {"expires_at": expires.isoformat()})).json["key"]
     assert (await api.holding(key)("GET", KEYS)).status == 200
@@ -102,28 +102,28 @@ async def test_a_key_expires_when_it_says(api, clock):
     assert (await api.holding(key)("GET", KEYS)).json["code"] == "api_key_expired"
 
 
-async def test_nobody_makes_a_key_that_may_more_than_they(demo, make_operator, query):
+async def test_key_cannot_exceed_rights_of_operator(demo, make_operator, query):
     await demo.declare("other", "de", "de")
     ids = {each["name"]: each["id"] for each in (await demo("GET", "/api/v1/fleets")).json["items"]}
     mine = demo.holding((await make_operator("op", "operator", fleet_ids=[ids["demo"]])).key)
-    for wish, code in (
-        ({"role": "admin", "fleets": ["demo"]}, "beyond_own"),
-        ({"role": "viewer"}, "beyond_own"),
+    for body, code in (
+        ({"role": "admin", "fleets": ["demo"]}, "exceeds_own_rights"),
+        ({"role": "viewer"}, "exceeds_own_rights"),
         ({"role": "viewer", "fleets": ["demo", "other"]}, "unknown_fleet"),
         ({"role": "viewer", "fleets": [ids["other"]]}, "unknown_fleet"),
     ):
-        reply = await mine("POST", KEYS, KEY | wish)
-        assert (reply.status, reply.json["code"]) == (422, code), wish
+        reply = await mine("POST", KEYS, KEY | body)
+        assert (reply.status, reply.json["code"]) == (422, code), body
     made = await mine("POST", KEYS, KEY | {"role": "operator", "fleets": ["demo"]})
     assert made.status == 201
     for change in ({"role": "admin"}, {"fleets": None}, {"fleets": ["other"]}):
         assert (await mine("PATCH", f"{KEYS}/{made.json['id']}", change)).status == 422
 
 
-async def test_a_key_makes_no_key_that_may_more_than_it(api, clock):
+async def test_key_cannot_exceed_rights_of_creating_key(api, clock):
     expires = (clock() + timedelta(days=1)).isoformat()
-    wish = {"name": "maker", "role": "operator", "scopes": ["api-keys:write", "api-keys:read", "fleets:read"]}
-    maker = api.holding((await api("POST", KEYS, wish | {"expires_at": expires})).json["key"])
+    body = {"name": "maker", "role": "operator", "scopes": ["api-keys:write", "api-keys:read", "fleets:read"]}
+    maker = api.holding((await api("POST", KEYS, body | {"expires_at": expires})).json["key"])
     good = {"name": "made", "role": "operator", "scopes": ["fleets:read"], "expires_at": expires}
     for more in (
         {"role": "admin"},
@@ -133,11 +133,11 @@ async def test_a_key_makes_no_key_that_may_more_than_it(api, clock):
         {"expires_at": (clock() + timedelta(days=2)).isoformat()},
     ):
         reply = await maker("POST", KEYS, good | more)
-        assert (reply.status, reply.json["code"]) == (422, "beyond_own"), more
+        assert (reply.status, reply.json["code"]) == (422, "exceeds_own_rights"), more
     assert (await maker("POST", KEYS, good)).status == 201
 
 
-async def test_the_audit_says_which_fields(api, query):
+async def test_audit_names_changed_fields_of_key(api, query):
     made = (await api("POST", KEYS, KEY)).json
     await api("PATCH", f"{KEYS}/{made['id']}", {"name": "other"})
     await api("DELETE", f"{KEYS}/{made['id']}")

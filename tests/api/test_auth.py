@@ -1,4 +1,4 @@
-"""Logging in, and what the tokens are good for."""
+"""Login by password, access tokens, refresh tokens and API keys."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def audited(query):
 
 
 @contextmanager
-def counting(database):
-    """The statements that are sent while the block lasts, by SQLAlchemy or past it."""
+def record_statements(database):
+    """Record the statements sent within the block, by SQLAlchemy or asyncpg directly."""
     sent, fetch = [], asyncpg.Connection.fetch
 
     def note(_connection, _cursor, statement, *_):
@@ -65,7 +65,7 @@ def counting(database):
         event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
 
-def refused(reply, code, status=401):
+def is_refused(reply, code, status=401):
     assert (reply.status, reply.is_problem, reply.json["code"]) == (status, True, code), reply.body
     assert reply.json["hint"]
     if status == 401:
@@ -73,10 +73,10 @@ def refused(reply, code, status=401):
     return True
 
 
-# -- logging in --------------------------------------------------------------------------------------------------------
+# -- login -------------------------------------------------------------------------------------------------------------
 
 
-async def test_who_logs_in_is_given_a_token_that_they_are_known_by(log_in, api, ada, audited):
+async def test_login_returns_token_that_identifies_operator(log_in, api, ada, audited):
     reply = await log_in()
     assert reply.status == 200
     assert reply.headers["cache-control"] == "no-store"
@@ -95,11 +95,11 @@ async def test_who_logs_in_is_given_a_token_that_they_are_known_by(log_in, api, 
     assert await audited() == ["login"]
 
 
-async def test_the_token_says_no_more_than_it_must(log_in, ada):
-    said = jwt.decode((await log_in()).json["access_token"], options={"verify_signature": False})
-    assert set(said) == {"sub", "sid", "exp", "iat", "iss", "aud"}
-    assert UUID(said["sub"]) == ada.id
-    assert said["exp"] - said["iat"] == 3600
+async def test_access_token_has_only_required_claims(log_in, ada):
+    claims = jwt.decode((await log_in()).json["access_token"], options={"verify_signature": False})
+    assert set(claims) == {"sub", "sid", "exp", "iat", "iss", "aud"}
+    assert UUID(claims["sub"]) == ada.id
+    assert claims["exp"] - claims["iat"] == 3600
 
 
 @pytest.mark.parametrize(
@@ -113,21 +113,21 @@ async def test_the_token_says_no_more_than_it_must(log_in, ada):
         ("", ""),
     ],
 )
-async def test_a_login_with_anything_wrong_is_refused_in_the_same_words(name, password, log_in, query):
+async def test_failed_logins_get_identical_replies(name, password, log_in, query):
     reply = await log_in(name, password)
-    assert refused(reply, "bad_login")
+    assert is_refused(reply, "bad_login")
     assert reply.body == (await log_in("somebody-else", "with another password")).body
     (failed,) = await query("SELECT * FROM audit_event ORDER BY sequence LIMIT 1")
     assert (failed["action"], failed["actor_id"], failed["detail"]) == ("login_failed", None, {"reason": "password"})
     assert (failed["object_id"] is not None) == (name == "ada")
 
 
-async def test_an_operators_id_is_no_name_to_log_in_with(log_in, ada):
-    assert refused(await log_in(str(ada.id)), "bad_login")
+async def test_operator_id_is_not_a_login_name(log_in, ada):
+    assert is_refused(await log_in(str(ada.id)), "bad_login")
 
 
-async def test_an_unknown_name_takes_the_time_of_a_wrong_password(make_api, database, ada):
-    """By what is done, not by the clock: both hash with the parameters that passwords are kept by."""
+async def test_unknown_name_costs_one_password_hash_too(make_api, database, ada):
+    """It counts hash checks instead of measuring time: both cases hash with the stored parameters."""
     checked = []
 
     class Watched(PasswordHasher):
@@ -142,7 +142,7 @@ async def test_an_unknown_name_takes_the_time_of_a_wrong_password(make_api, data
     assert checked == ["m=8,t=1,p=1"] * 3
 
 
-async def test_what_is_sent_to_log_in_is_not_repeated(api):
+async def test_login_errors_do_not_repeat_sent_values(api):
     secret = "x" * 300
     for body in (
         {"name": "ada", "password": secret},
@@ -157,7 +157,7 @@ async def test_what_is_sent_to_log_in_is_not_repeated(api):
     assert "xxx" not in (await api.anonymous("POST", REFRESH, {"refresh_token": "x" * 2000})).body.decode()
 
 
-async def test_a_password_is_kept_by_the_librarys_parameters_once_it_was_used(make_api, database, ada, query):
+async def test_login_rehashes_password_with_current_parameters(make_api, database, ada, query):
     (before,) = await query("SELECT password_hash FROM operator WHERE name = 'ada'")
     assert "m=8,t=1,p=1" in before["password_hash"]
     api = make_api(database, auth_state=AuthState())
@@ -167,34 +167,34 @@ async def test_a_password_is_kept_by_the_librarys_parameters_once_it_was_used(ma
     assert (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).status == 200
 
 
-async def test_a_password_is_the_same_however_its_letters_are_composed(make_operator, log_in):
+async def test_password_is_compared_in_unicode_normal_form(make_operator, log_in):
     await make_operator("zoe", password="motörhead batterie")
     assert (await log_in("zoe", "moto\u0308rhead batterie")).status == 200
 
 
-async def test_who_is_disabled_cannot_log_in_and_is_out_at_once(log_in, api, query):
+async def test_disabled_operator_is_locked_out_at_once(log_in, api, query):
     mine = api.holding((await log_in()).json["access_token"])
     assert (await mine("GET", ME)).status == 200
     await query("UPDATE operator SET disabled = true WHERE name = 'ada'")
-    assert refused(await mine("GET", ME), "operator_disabled")
-    assert refused(await log_in(), "bad_login")
+    assert is_refused(await mine("GET", ME), "operator_disabled")
+    assert is_refused(await log_in(), "bad_login")
 
 
-async def test_who_has_no_password_cannot_log_in_with_one(make_operator, log_in):
+async def test_operator_without_password_cannot_log_in_with_one(make_operator, log_in):
     await make_operator("zoe")
-    assert refused(await log_in("zoe", ""), "bad_login")
+    assert is_refused(await log_in("zoe", ""), "bad_login")
 
 
 # -- access tokens -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_is_good_for_an_hour(log_in, api, clock):
+async def test_access_token_expires_after_an_hour(log_in, api, clock):
     mine = api.holding((await log_in()).json["access_token"])
     clock.advance(minutes=59, seconds=59)
     assert (await mine("GET", ME)).status == 200
     clock.advance(seconds=1)
     reply = await mine("GET", ME)
-    assert refused(reply, "token_expired")
+    assert is_refused(reply, "token_expired")
     assert "refresh" in reply.json["hint"]
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane", error="invalid_token"'
 
@@ -212,24 +212,24 @@ async def test_a_token_is_good_for_an_hour(log_in, api, clock):
         "Bearer " + "x" * 5000,
     ],
 )
-async def test_without_a_bearer_token_nobody_is_known(header, api):
+async def test_missing_bearer_token_is_refused(header, api):
     reply = await api("GET", ME, headers={"authorization": header})
-    assert refused(reply, "not_authenticated")
+    assert is_refused(reply, "not_authenticated")
     assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane"'
     assert "exitplane login" in reply.json["hint"]
 
 
-async def test_before_there_is_an_operator_the_hint_is_to_make_one(api, query):
+async def test_hint_without_operators_is_exitplane_init(api, query):
     await query("DELETE FROM operator")
     assert "exitplane init" in (await api.anonymous("GET", ME)).json["hint"]
 
 
-async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, query):
+async def test_foreign_and_forged_tokens_are_refused(log_in, api, ada, clock, query):
     good = (await log_in()).json["access_token"]
     header, body, signature = good.split(".")
     (session,) = await query("SELECT id FROM session")
-    said = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
-    said |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
+    claims = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
+    claims |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
     stranger = TokenSigner(bytes(32))
     ours = await api.context.auth_state.signing_key.get_signer(api.context.database)
     for bad in (
@@ -237,18 +237,18 @@ async def test_tokens_that_are_not_ours_are_refused(log_in, api, ada, clock, que
         "a.b.c",
         f"{header}.{body}.",
         f"{header}.{body}.{signature[:-4]}AAAA",
-        jwt.encode(said, None, "none"),
-        jwt.encode(said, "secret" * 10, "HS256"),
+        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, "secret" * 10, "HS256"),
         stranger.issue_access(AccessToken(ada.id, session["id"]), clock()),
         ours.issue_state(clock()),
         ours._sign({"sub": str(ada.id), "sid": str(session["id"])}, "oidc", clock(), timedelta(hours=1)),
         ours._sign({"sub": "1", "sid": "2"}, "api", clock(), timedelta(hours=1)),
         "ep-refresh-abc",
     ):
-        assert refused(await api.holding(bad)("GET", ME), "bad_token"), bad
+        assert is_refused(await api.holding(bad)("GET", ME), "bad_token"), bad
 
 
-async def test_a_token_for_one_thing_is_none_for_another(clock):
+async def test_token_is_valid_for_its_own_purpose_only(clock):
     signer = TokenSigner(bytes(32))
     access = signer.issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
     for wrong in (access, signer.new_refresh(UUID(int=1))):
@@ -259,19 +259,19 @@ async def test_a_token_for_one_thing_is_none_for_another(clock):
             signer.read_refresh(wrong)
 
 
-async def test_all_replicas_sign_with_one_key_however_many_make_it_at_once(make_api, database, log_in, clock):
+async def test_concurrent_replicas_create_one_signing_key(make_api, database, log_in, clock):
     replicas = [make_api(database) for _ in range(8)]
     signers = await asyncio.gather(*(each.context.auth_state.signing_key.get_signer(database) for each in replicas))
     token = signers[0].issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
     assert {signer.read_access(token, clock()) for signer in signers} == {AccessToken(UUID(int=1), UUID(int=2))}
 
 
-async def test_whoever_has_ended_their_session_has_no_use_for_its_tokens(log_in, api, audited):
+async def test_logout_invalidates_tokens_of_session(log_in, api, audited):
     tokens = (await log_in()).json
     mine = api.holding(tokens["access_token"])
     assert (await mine("POST", LOGOUT)).status == 204
-    assert refused(await mine("GET", ME), "session_ended")
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}), "session_ended")
+    assert is_refused(await mine("GET", ME), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}), "session_ended")
     assert await audited() == ["login", "logout"]
 
 
@@ -279,12 +279,12 @@ async def test_authentication_takes_one_statement(log_in, api, database):
     mine = api.holding((await log_in()).json["access_token"])
     for caller in (mine, api):
         assert (await caller("GET", "/api/v1/nothing")).status == 404
-        with counting(database) as sent:
+        with record_statements(database) as sent:
             assert (await caller("GET", "/api/v1/nothing")).status == 404
         assert len(sent) == 1, sent
 
 
-async def test_when_postgresql_is_away_nobody_is_told_to_log_in(make_api, wired, until):
+async def test_database_outage_is_503_and_not_401(make_api, wired, until):
     database, wire = wired
     api = make_api(database)
     assert (await api("GET", ME)).status == 200
@@ -297,7 +297,7 @@ async def test_when_postgresql_is_away_nobody_is_told_to_log_in(make_api, wired,
 # -- refresh tokens ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_refresh_token_is_good_for_new_ones_once(log_in, api, clock, query):
+async def test_refresh_token_returns_new_tokens(log_in, api, clock, query):
     first = (await log_in()).json
     clock.advance(hours=2)
     reply = await api.anonymous("POST", REFRESH, {"refresh_token": first["refresh_token"]})
@@ -308,33 +308,33 @@ async def test_a_refresh_token_is_good_for_new_ones_once(log_in, api, clock, que
     assert kept["refresh_digest"] not in reply.body.decode()
 
 
-async def test_a_refresh_token_that_is_used_again_ends_its_session(log_in, api, audited):
+async def test_reused_refresh_token_ends_its_session(log_in, api, audited):
     first, other = (await log_in()).json, (await log_in()).json
     second = (await api.anonymous("POST", REFRESH, {"refresh_token": first["refresh_token"]})).json
     again = await api.anonymous("POST", REFRESH, {"refresh_token": first["refresh_token"]})
-    assert refused(again, "refresh_token_reused")
-    assert refused(await api.holding(second["access_token"])("GET", ME), "session_ended")
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": second["refresh_token"]}), "session_ended")
+    assert is_refused(again, "refresh_token_reused")
+    assert is_refused(await api.holding(second["access_token"])("GET", ME), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": second["refresh_token"]}), "session_ended")
     assert (await api.holding(other["access_token"])("GET", ME)).status == 200
     assert await audited() == ["login", "login", "refresh_reused"]
 
 
-async def test_of_two_at_once_with_one_refresh_token_one_is_refused(log_in, api):
+async def test_concurrent_refreshes_with_one_token_succeed_once(log_in, api):
     token = (await log_in()).json["refresh_token"]
     replies = await asyncio.gather(*(api.anonymous("POST", REFRESH, {"refresh_token": token}) for _ in range(5)))
     assert sorted(reply.status for reply in replies) == [200, 401, 401, 401, 401]
 
 
-async def test_a_session_ends_after_thirty_days_however_often_it_was_refreshed(log_in, api, clock):
+async def test_session_ends_after_thirty_days_despite_refreshes(log_in, api, clock):
     token = (await log_in()).json["refresh_token"]
     for _ in range(2):
         clock.advance(days=14)
         token = (await api.anonymous("POST", REFRESH, {"refresh_token": token})).json["refresh_token"]
     clock.advance(days=2)
-    assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": token}), "session_ended")
+    assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": token}), "session_ended")
 
 
-async def test_a_made_up_refresh_token_ends_no_session(log_in, api, query):
+async def test_invalid_refresh_token_ends_no_session(log_in, api, query):
     tokens = (await log_in()).json
     (session,) = await query("SELECT id FROM session")
     made_up = TokenSigner(bytes(32)).new_refresh(session["id"])
@@ -348,14 +348,14 @@ async def test_a_made_up_refresh_token_ends_no_session(log_in, api, query):
         tokens["access_token"],
         "ep-refresh-" + "A" * 64,
     ):
-        assert refused(await api.anonymous("POST", REFRESH, {"refresh_token": bad}), "bad_refresh_token"), bad
+        assert is_refused(await api.anonymous("POST", REFRESH, {"refresh_token": bad}), "bad_refresh_token"), bad
     assert (await api.anonymous("POST", REFRESH, {"refresh_token": tokens["refresh_token"]})).status == 200
 
 
 # -- API keys ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_api_key_says_who_calls(api, admin, query):
+async def test_api_key_identifies_caller(api, admin, query):
     me = (await api("GET", ME)).json
     (key,) = await query("SELECT * FROM api_key")
     assert (me["id"], me["name"], me["role"]) == (str(admin.id), "admin", "admin")
@@ -363,16 +363,16 @@ async def test_an_api_key_says_who_calls(api, admin, query):
     assert admin.key not in str(key)
 
 
-async def test_an_api_key_that_is_none_or_expired_is_refused(api, clock, query, admin):
-    assert refused(await api.holding("ep-key-" + "A" * 43)("GET", ME), "bad_api_key")
+async def test_unknown_expired_or_disabled_api_key_is_refused(api, clock, query, admin):
+    assert is_refused(await api.holding("ep-key-" + "A" * 43)("GET", ME), "bad_api_key")
     await query("UPDATE api_key SET expires_at = :at", at=clock())
-    assert refused(await api("GET", ME), "api_key_expired")
+    assert is_refused(await api("GET", ME), "api_key_expired")
     await query("UPDATE api_key SET expires_at = NULL")
     await query("UPDATE operator SET disabled = true")
-    assert refused(await api("GET", ME), "operator_disabled")
+    assert is_refused(await api("GET", ME), "operator_disabled")
 
 
-async def test_the_last_use_of_a_key_is_noted_once_a_minute_and_makes_no_revision(api, clock, query, stored):
+async def test_last_use_of_key_is_recorded_once_a_minute_without_revision(api, clock, query, stored):
     async def used():
         return (await query("SELECT last_used_at FROM api_key"))[0]["last_used_at"]
 
@@ -393,7 +393,7 @@ async def test_the_last_use_of_a_key_is_noted_once_a_minute_and_makes_no_revisio
     ("owner", "key", "role"),
     [("admin", "viewer", "viewer"), ("viewer", "admin", "viewer"), ("operator", "operator", "operator")],
 )
-async def test_a_key_may_what_both_it_and_its_owner_may_now(owner, key, role, api, make_operator, query):
+async def test_key_rights_are_limited_by_current_rights_of_owner(owner, key, role, api, make_operator, query):
     one, two, three = (UUID(int=number) for number in (1, 2, 3))
     somebody = await make_operator("somebody", owner, fleet_ids=[str(one), str(two)])
     where = "WHERE operator_id = :owner"
@@ -408,16 +408,16 @@ async def test_a_key_may_what_both_it_and_its_owner_may_now(owner, key, role, ap
     assert (await mine("GET", ME)).json["fleets"] == [str(two), str(three)]
 
 
-async def test_a_key_is_good_for_its_scopes_alone(api, query):
+async def test_key_is_limited_to_its_scopes(api, query):
     await query("""UPDATE api_key SET scopes = '["fleets:read", "pools:write"]'""")
     assert (await api("GET", "/api/v1/fleets")).status == 200
-    assert refused(await api("POST", "/api/v1/fleets", {}), "out_of_scope", 403)
-    assert refused(await api("GET", "/api/v1/pools"), "out_of_scope", 403)
+    assert is_refused(await api("POST", "/api/v1/fleets", {}), "out_of_scope", 403)
+    assert is_refused(await api("GET", "/api/v1/pools"), "out_of_scope", 403)
     assert (await api("POST", "/api/v1/pools", {})).status == 422
     assert (await api("GET", ME)).json["api_key"]["scopes"] == ["fleets:read", "pools:write"]
 
 
-async def test_what_takes_a_login_cannot_be_done_with_a_key(api):
+async def test_key_cannot_use_endpoints_that_need_login(api):
     body = {"old": PASSWORD, "new": "staple battery horse"}
     for method, path, sent in (
         ("POST", LOGOUT, None),
@@ -426,24 +426,24 @@ async def test_what_takes_a_login_cannot_be_done_with_a_key(api):
         ("POST", "/api/v1/auth/totp/confirm", {"code": "123456"}),
         ("DELETE", "/api/v1/auth/totp", {"code": "123456"}),
     ):
-        assert refused(await api(method, path, sent), "needs_login", 403), path
+        assert is_refused(await api(method, path, sent), "needs_login", 403), path
 
 
-# -- one's own password ------------------------------------------------------------------------------------------------
+# -- password change --------------------------------------------------------------------------------------------------
 
 
-async def test_who_changes_their_password_ends_their_other_sessions(log_in, api, audited):
+async def test_password_change_ends_other_sessions(log_in, api, audited):
     here, elsewhere = [api.holding((await log_in()).json["access_token"]) for _ in range(2)]
-    wish = {"old": PASSWORD, "new": "staple battery horse"}
-    assert (await here("POST", "/api/v1/auth/password", wish)).status == 204
+    body = {"old": PASSWORD, "new": "staple battery horse"}
+    assert (await here("POST", "/api/v1/auth/password", body)).status == 204
     assert (await here("GET", ME)).status == 200
-    assert refused(await elsewhere("GET", ME), "session_ended")
-    assert refused(await log_in(), "bad_login")
+    assert is_refused(await elsewhere("GET", ME), "session_ended")
+    assert is_refused(await log_in(), "bad_login")
     assert (await log_in(password="staple battery horse")).status == 200
     assert await audited() == ["login", "login", "password_changed", "login_failed", "login"]
 
 
-async def test_a_password_is_changed_by_who_knows_it_only(log_in, api, make_operator):
+async def test_password_change_needs_old_password_and_valid_new_one(log_in, api, make_operator):
     mine = api.holding((await log_in()).json["access_token"])
     for old, new, status, code in (
         ("wrong horse battery", "staple battery horse", 403, "bad_password"),
@@ -451,19 +451,19 @@ async def test_a_password_is_changed_by_who_knows_it_only(log_in, api, make_oper
         (PASSWORD, "x" * 257, 422, "invalid"),
         (PASSWORD, None, 422, "invalid"),
     ):
-        assert refused(await mine("POST", "/api/v1/auth/password", {"old": old, "new": new}), code, status)
+        assert is_refused(await mine("POST", "/api/v1/auth/password", {"old": old, "new": new}), code, status)
     assert (await log_in()).status == 200
 
 
-async def test_a_password_that_is_the_name_is_refused(make_operator, log_in, api):
+async def test_password_equal_to_name_is_refused(make_operator, log_in, api):
     await make_operator("a-rather-long-name", password=PASSWORD)
     mine = api.holding((await log_in("a-rather-long-name")).json["access_token"])
-    wish = {"old": PASSWORD, "new": "A-Rather-Long-Name"}
-    assert refused(await mine("POST", "/api/v1/auth/password", wish), "weak_password", 422)
+    body = {"old": PASSWORD, "new": "A-Rather-Long-Name"}
+    assert is_refused(await mine("POST", "/api/v1/auth/password", body), "weak_password", 422)
 
 
-async def test_a_stolen_token_is_no_way_to_guess_the_password(log_in, api):
+async def test_password_guesses_with_stolen_token_are_throttled(log_in, api):
     mine = api.holding((await log_in()).json["access_token"])
-    wish = {"old": "wrong horse battery", "new": "staple battery horse"}
-    replies = [await mine("POST", "/api/v1/auth/password", wish) for _ in range(6)]
+    body = {"old": "wrong horse battery", "new": "staple battery horse"}
+    replies = [await mine("POST", "/api/v1/auth/password", body) for _ in range(6)]
     assert [reply.status for reply in replies] == [403] * 5 + [429]

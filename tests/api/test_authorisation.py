@@ -1,4 +1,4 @@
-"""Who may do what: a table of role x operation x own or foreign fleet, held against every operation that is documented."""
+"""Authorisation: a table of role x operation x own or foreign fleet, checked against every documented operation."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from model.unit_of_work import write
 BASE = "/api/v1"
 
 
-class Takes(IntEnum):
-    """What it takes; whoever may more may that too."""
+class RequiredRight(IntEnum):
+    """The right that an operation requires. A greater right includes the lesser ones."""
 
     NOBODY = 0
     ANYBODY = 1
-    """Whoever authenticates, about themselves."""
+    """Any authenticated caller, about themselves."""
     VIEWER = 2
     OPERATOR = 3
     ADMIN = 4
-    """Of all fleets."""
+    """An admin of all fleets."""
     LOGIN = 5
-    """Somebody who logged in, about themselves."""
+    """An operator with a login session, about themselves."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    takes: Takes
+    takes: RequiredRight
     of_fleets: bool = True
-    """Whether it is for who is for some fleets only, too."""
+    """Whether operators of some fleets only may use it too."""
 
 
-NOBODY, ANYBODY, VIEWER, OPERATOR, ADMIN, LOGIN = map(Rule, Takes)
-ALL_FLEETS = Rule(Takes.OPERATOR, of_fleets=False)
-LOOK_AT_ALL_FLEETS = Rule(Takes.VIEWER, of_fleets=False)
+NOBODY, ANYBODY, VIEWER, OPERATOR, ADMIN, LOGIN = map(Rule, RequiredRight)
+ALL_FLEETS = Rule(RequiredRight.OPERATOR, of_fleets=False)
+READ_ALL_FLEETS = Rule(RequiredRight.VIEWER, of_fleets=False)
 
 
-def collection(name, one, changes=OPERATOR, looks=VIEWER, creates=None):
+def collection(name, one, changes=OPERATOR, reads=VIEWER, creates=None):
     many, single = f"{BASE}/{name}", f"{BASE}/{name}/{{{one}}}"
     return {
-        ("GET", many): looks,
+        ("GET", many): reads,
         ("POST", many): creates or changes,
         ("POST", f"{many}/bulk"): changes,
-        ("GET", single): looks,
+        ("GET", single): reads,
         **{(method, single): changes for method in ("PATCH", "PUT", "DELETE")},
     }
 
@@ -98,15 +98,15 @@ TABLE = {
     ("PUT", f"{BASE}/declared"): OPERATOR,
     ("GET", f"{BASE}/events"): VIEWER,
     ("POST", f"{BASE}/keepalive"): ALL_FLEETS,
-    ("GET", f"{BASE}/status"): LOOK_AT_ALL_FLEETS,
+    ("GET", f"{BASE}/status"): READ_ALL_FLEETS,
 }
 for absent in (("POST", f"{BASE}/proxies"), ("POST", f"{BASE}/proxies/bulk"), ("POST", f"{BASE}/api-keys/bulk")):
     del TABLE[absent]
 
 
 @dataclass(frozen=True)
-class World:
-    """Two fleets with one of everything each; path parameter -> id."""
+class TwoFleets:
+    """Two fleets with one object of every kind; path parameter -> id."""
 
     own: dict[str, str]
     foreign: dict[str, str]
@@ -137,11 +137,11 @@ def certificate(name):
     }
 
 
-async def furnish(api, database, fleet, port, somebody):
-    """A fleet with one of everything."""
+async def create_one_of_each(api, database, fleet, port, somebody):
+    """Create a fleet with one object of every kind; return path parameter -> id."""
 
-    async def make(name, wish):
-        reply = await api("POST", f"{BASE}/{name}", wish)
+    async def make(name, payload):
+        reply = await api("POST", f"{BASE}/{name}", payload)
         assert reply.status == 201, reply.body
         return reply.json["id"]
 
@@ -160,8 +160,8 @@ async def furnish(api, database, fleet, port, somebody):
             "routes", {"name": "all", "fleet": fleet, "position": 5, "match": {}, "action": {"allow": True}}
         ),
     }
-    wish = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
-    ids["exit_id"] = await make("exits", wish)
+    payload = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
+    ids["exit_id"] = await make("exits", payload)
     ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]
     async with write(database) as unit:
         gateway = ProxyRow(fleet_id=UUID(ids["fleet"]), name="gw-1", role="gateway", created_at=datetime.now(UTC))
@@ -172,9 +172,9 @@ async def furnish(api, database, fleet, port, somebody):
 
 @pytest.fixture
 async def world(api, database, make_operator):
-    own = await furnish(api, database, "demo", 10_000, await make_operator("own", "operator"))
-    foreign = await furnish(api, database, "foreign", 20_000, await make_operator("foreign", "operator"))
-    return World(own, foreign)
+    own = await create_one_of_each(api, database, "demo", 10_000, await make_operator("own", "operator"))
+    foreign = await create_one_of_each(api, database, "foreign", 20_000, await make_operator("foreign", "operator"))
+    return TwoFleets(own, foreign)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ async def document(api):
 
 @pytest.fixture
 def operations(document):
-    """Method, path and description of every operation."""
+    """Method, path and OpenAPI object of every operation."""
     return [
         (method.upper(), path, operation)
         for path, methods in document["paths"].items()
@@ -194,14 +194,14 @@ def operations(document):
 
 @pytest.fixture
 def example(document):
-    """What the document gives as an example of a body; None for what takes none."""
+    """`example(operation)`: the documented example body; None for an operation without a body."""
 
     def find(operation):
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         if "example" in content:
             return content["example"]
         name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-        if name == "CertificateIn":  # what is good for some years only is no example
+        if name == "CertificateIn":  # the document has no example, because a certificate expires
             return {"name": "gateway", "fleet": "demo", **certificate("gateway.example.net")}
         schema = document["components"]["schemas"].get(name, {})
         return schema["examples"][0] if "examples" in schema else {} if name else None
@@ -209,8 +209,8 @@ def example(document):
     return find
 
 
-def place(path, ids, operation):
-    """The path of one of these things; a dry run where there is one."""
+def fill_path(path, ids, operation):
+    """Fill ids into a path, and make it a dry run where the operation has one."""
     for name, each in ids.items():
         path = path.replace(f"{{{name}}}", each)
     assert "{" not in path, path
@@ -219,29 +219,27 @@ def place(path, ids, operation):
     return f"{path}?{'&'.join(wanted)}" if wanted else path
 
 
-def test_every_operation_has_a_rule_and_every_rule_an_operation(operations):
+def test_operations_and_rules_match_one_to_one(operations):
     assert {(method, path) for method, path, _ in operations} == set(TABLE)
 
 
-def test_every_operation_says_what_credential_it_takes(operations):
+def test_every_operation_documents_its_credential(operations):
     for method, path, operation in operations:
         takes = TABLE[method, path].takes
         security, responses = operation.get("security"), operation["responses"]
-        if takes is not Takes.NOBODY:
+        if takes is not RequiredRight.NOBODY:
             assert {"operator": []} in security, (method, path)
             assert {"401", "403"} <= set(responses), (method, path)
         else:
             assert security in (None, [{"proof": []}]), (method, path)
 
 
-async def test_who_does_not_authenticate_gets_401_everywhere_but_where_it_is_open(
-    api, operations, world, example, stored
-):
+async def test_unauthenticated_caller_gets_401_except_on_public_routes(api, operations, world, example, stored):
     before = await stored()
     for method, path, operation in operations:
         for body in (None, example(operation)):
-            reply = await api.anonymous(method, place(path, world.own, operation), body)
-            closed = TABLE[method, path].takes is not Takes.NOBODY
+            reply = await api.anonymous(method, fill_path(path, world.own, operation), body)
+            closed = TABLE[method, path].takes is not RequiredRight.NOBODY
             assert (reply.status == 401 and reply.json["code"] == "not_authenticated") == closed, (method, path)
             if closed:
                 assert reply.headers["www-authenticate"] == 'Bearer realm="exitplane"'
@@ -251,7 +249,7 @@ async def test_who_does_not_authenticate_gets_401_everywhere_but_where_it_is_ope
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 @pytest.mark.parametrize("scope", ["all", "own"])
-async def test_a_role_may_what_the_table_says_and_no_more(
+async def test_role_may_exactly_what_the_table_says(
     role, scope, api, operations, world, example, make_operator, stored
 ):
     fleets = {"all": None, "own": [world.own["fleet"]]}[scope]
@@ -259,12 +257,12 @@ async def test_a_role_may_what_the_table_says_and_no_more(
     before, wrong = await stored(), []
     for method, path, operation in operations:
         rule = TABLE[method, path]
-        if rule.takes is Takes.NOBODY:
+        if rule.takes is RequiredRight.NOBODY:
             continue
-        reply = await mine(method, place(path, world.own, operation), example(operation))
+        reply = await mine(method, fill_path(path, world.own, operation), example(operation))
         refused = reply.status == 403
-        rank = {"viewer": Takes.VIEWER, "operator": Takes.OPERATOR, "admin": Takes.ADMIN}[role]
-        for_all = rule.takes is Takes.ADMIN or not rule.of_fleets
+        rank = {"viewer": RequiredRight.VIEWER, "operator": RequiredRight.OPERATOR, "admin": RequiredRight.ADMIN}[role]
+        for_all = rule.takes is RequiredRight.ADMIN or not rule.of_fleets
         expected = rule.takes > rank or (for_all and scope != "all")
         if refused != expected or reply.status in (401, 500):
             wrong.append((method, path, reply.status, reply.body[:200]))
@@ -274,37 +272,37 @@ async def test_a_role_may_what_the_table_says_and_no_more(
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
-async def test_of_a_foreign_fleet_there_is_nothing(role, api, operations, world, example, make_operator, stored):
-    """Word for word what is said of what never was."""
+async def test_foreign_fleet_reads_nonexistent(role, api, operations, world, example, make_operator, stored):
+    """The reply is identical to that for an id that never existed."""
     mine = api.holding((await make_operator("somebody", role, fleet_ids=[world.own["fleet"]])).key)
-    rank = Takes.VIEWER if role == "viewer" else Takes.OPERATOR
+    rank = RequiredRight.VIEWER if role == "viewer" else RequiredRight.OPERATOR
     before, wrong = await stored(), []
     for method, path, operation in operations:
         named = [name for name in world.foreign if f"{{{name}}}" in path]
-        if not named or not Takes.NOBODY < TABLE[method, path].takes <= rank:
+        if not named or not RequiredRight.NOBODY < TABLE[method, path].takes <= rank:
             continue
         absent = {name: str(uuid4()) for name in world.foreign}
         both = (world.foreign, absent)
-        replies = [await mine(method, place(path, ids, operation), example(operation)) for ids in both]
-        said = [reply.body.decode().replace(ids[named[0]], "X") for reply, ids in zip(replies, both, strict=True)]
-        if [reply.status for reply in replies] != [404, 404] or said[0] != said[1]:
+        replies = [await mine(method, fill_path(path, ids, operation), example(operation)) for ids in both]
+        texts = [reply.body.decode().replace(ids[named[0]], "X") for reply, ids in zip(replies, both, strict=True)]
+        if [reply.status for reply in replies] != [404, 404] or texts[0] != texts[1]:
             wrong.append((method, path, [(reply.status, reply.body[:200]) for reply in replies]))
     assert wrong == []
     assert await stored() == before
 
 
-async def test_lists_hold_nothing_of_a_foreign_fleet(api, operations, world, make_operator):
-    """Whatever is asked for; and the names of fleets alone say nothing either."""
+async def test_lists_omit_objects_of_foreign_fleet(api, operations, world, make_operator):
+    """This holds for every query, also for one that names the foreign fleet."""
     mine = api.holding((await make_operator("somebody", "operator", fleet_ids=[world.own["fleet"]])).key)
     wrong = []
     for method, path, operation in operations:
-        if method != "GET" or "{" in path or TABLE[method, path].takes is Takes.NOBODY:
+        if method != "GET" or "{" in path or TABLE[method, path].takes is RequiredRight.NOBODY:
             continue
         if path.endswith(("/operators", "/audit-events", "/status")):
-            continue  # these are for who sees all fleets, as the table says
+            continue  # these are for callers of all fleets, as the table says
         names = [parameter["name"] for parameter in operation.get("parameters", ())]
         for query in ("", *(["fleet=foreign", f"fleet={world.foreign['fleet']}"] if "fleet" in names else [])):
-            where = place(path, {}, operation)
+            where = fill_path(path, {}, operation)
             reply = await mine(method, f"{where}{'&' if '?' in where else '?'}{query}")
             seen = [each for each in world.foreign_ids if each.encode() in reply.body and each not in query]
             if reply.status not in (200, 404, 422, 409) or seen:
@@ -312,22 +310,22 @@ async def test_lists_hold_nothing_of_a_foreign_fleet(api, operations, world, mak
     assert wrong == []
 
 
-async def test_nothing_is_made_in_or_moved_to_a_foreign_fleet(api, operations, world, example, make_operator, stored):
+async def test_nothing_is_created_in_or_moved_to_foreign_fleet(api, operations, world, example, make_operator, stored):
     mine = api.holding((await make_operator("somebody", "operator", fleet_ids=[world.own["fleet"]])).key)
     before, wrong = await stored(), []
     for method, path, operation in operations:
-        wish = example(operation)
-        if method not in ("POST", "PUT", "PATCH") or not wish or TABLE[method, path] != OPERATOR:
+        payload = example(operation)
+        if method not in ("POST", "PUT", "PATCH") or not payload or TABLE[method, path] != OPERATOR:
             continue
         for field in ("fleet", "pool"):
             for named in ("id", "name"):
-                if field not in wish:
+                if field not in payload:
                     continue
                 other = world.foreign[field] if named == "id" else {"fleet": "foreign", "pool": "foreign-us"}[field]
-                body = {**wish, field: other}
+                body = {**payload, field: other}
                 if field == "pool":
                     body.pop("fleet", None)
-                reply = await mine(method, place(path, world.own, operation), body)
+                reply = await mine(method, fill_path(path, world.own, operation), body)
                 if reply.status not in (404, 422) or (reply.status == 422 and "unknown" not in reply.json["code"]):
                     wrong.append((method, path, field, named, reply.status, reply.body[:200]))
     assert [each for each in wrong if b'"immutable"' not in each[-1]] == []

@@ -1,4 +1,4 @@
-"""A join token and a signing request become a certificate."""
+"""Enrolment: a join token and a signing request become a certificate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def identity_in(certificate_pem: str) -> Identity:
     return parse_uri(uri)
 
 
-async def test_an_exit_that_enrols_is_declared_and_gets_a_certificate_of_its_identity(demo, make_proxy, make_token):
+async def test_enrolling_exit_is_declared_and_gets_certificate(demo, make_proxy, make_token):
     proxy = make_proxy(Role.EXIT)
     token = await make_token(Role.EXIT)
     reply = await proxy.enrol(token, "us-1", bind_address="127.0.0.5", egress_address="192.0.2.9")
@@ -41,16 +41,16 @@ async def test_an_exit_that_enrols_is_declared_and_gets_a_certificate_of_its_ide
         "198.51.100.7",
     )
     assert (shown["bind_address"], shown["egress_address"]) == ("127.0.0.5", "192.0.2.9")
-    assert shown["state_reason"] == "enrolled, not heard of yet"
+    assert shown["state_reason"] == "enrolled, no heartbeat yet"
 
 
-async def test_the_certificate_is_for_the_key_of_the_request_and_signed_by_the_authority(exit_proxy):
+async def test_certificate_has_requested_key_and_authority_signature(exit_proxy):
     certificate = x509.load_pem_x509_certificate(exit_proxy.certificate.encode())
     assert certificate.public_key() == exit_proxy.key.public_key()
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(exit_proxy.enrolled["authority"].encode()))
 
 
-async def test_a_gateway_that_enrols_becomes_a_proxy_of_the_fleet_of_its_token(demo, make_proxy, make_token):
+async def test_enrolling_gateway_joins_fleet_of_its_token(demo, make_proxy, make_token):
     await demo.declare("other", "us", "us")
     proxy = make_proxy(Role.GATEWAY)
     reply = await proxy.enrol(await make_token(Role.GATEWAY, fleet="other"), "gateway-1")
@@ -61,9 +61,7 @@ async def test_a_gateway_that_enrols_becomes_a_proxy_of_the_fleet_of_its_token(d
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_to_enrol_again_under_the_same_name_keeps_the_proxy_and_gives_a_new_certificate(
-    role, demo, make_proxy, make_token, stored
-):
+async def test_reenrolment_keeps_proxy_and_renews_certificate(role, demo, make_proxy, make_token, stored):
     token = await make_token(role)
     first, second = make_proxy(role), make_proxy(role)
     await first.enrol(token, "one")
@@ -76,7 +74,7 @@ async def test_to_enrol_again_under_the_same_name_keeps_the_proxy_and_gives_a_ne
     assert (await first.beat()).status == (await second.beat()).status == 202
 
 
-async def test_an_exit_that_enrols_again_at_another_address_has_to_be_heard_there(demo, make_proxy, make_token, query):
+async def test_reenrolment_at_new_address_needs_a_heartbeat(demo, make_proxy, make_token, query):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     await proxy.enrol(token)
@@ -89,9 +87,7 @@ async def test_an_exit_that_enrols_again_at_another_address_has_to_be_heard_ther
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_a_proxy_that_enrols_again_elsewhere_stands_there_and_one_that_does_not_say_stays(
-    role, demo, make_proxy, make_token, stored
-):
+async def test_reenrolment_updates_locality_only_if_stated(role, demo, make_proxy, make_token, stored):
     token = await make_token(role)
     proxy = make_proxy(role)
     await proxy.enrol(token, locality="eu-west/a")
@@ -108,7 +104,7 @@ async def test_a_proxy_that_enrols_again_elsewhere_stands_there_and_one_that_doe
     assert (await demo("GET", f"/api/v1/proxies/{proxy.id}")).json["locality"] == "us"
 
 
-async def test_an_exit_that_only_changed_its_locality_need_not_be_heard_again(demo, make_proxy, make_token, query):
+async def test_changed_locality_alone_keeps_exit_healthy(demo, make_proxy, make_token, query):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     await proxy.enrol(token)
@@ -118,13 +114,13 @@ async def test_an_exit_that_only_changed_its_locality_need_not_be_heard_again(de
     assert (shown["state"], shown["locality"]) == ("healthy", "eu")
 
 
-async def test_an_exit_that_was_declared_with_a_locality_keeps_it_when_it_enrols(demo, make_proxy, make_token):
+async def test_enrolment_keeps_declared_locality(demo, make_proxy, make_token):
     made = await demo.declare_exit(name="us-1", locality="us-east")
     await make_proxy(Role.EXIT).enrol(await make_token(Role.EXIT), "us-1")
     assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json["locality"] == "us-east"
 
 
-async def test_an_exit_that_was_disabled_stays_so_when_it_enrols_again(demo, make_proxy, make_token):
+async def test_disabled_exit_stays_disabled_after_reenrolment(demo, make_proxy, make_token):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     await proxy.enrol(token)
@@ -134,21 +130,21 @@ async def test_an_exit_that_was_disabled_stays_so_when_it_enrols_again(demo, mak
     assert (shown["state"], shown["port"]) == ("disabled", 9000)
 
 
-async def test_an_exit_that_was_declared_beforehand_is_the_one_that_enrols(demo, make_proxy, make_token):
+async def test_enrolment_uses_exit_that_was_declared_before(demo, make_proxy, make_token):
     made = await demo.declare_exit(name="us-1")
     proxy = make_proxy(Role.EXIT)
     assert (await proxy.enrol(await make_token(Role.EXIT), "us-1")).status == 201
     assert proxy.id == made["id"]
 
 
-async def test_one_token_enrols_many_at_once(demo, make_proxy, make_token, stored):
+async def test_one_token_enrols_many_exits_concurrently(demo, make_proxy, make_token, stored):
     token = await make_token(Role.EXIT)
     replies = await asyncio.gather(*(make_proxy(Role.EXIT).enrol(token, f"us-{n}") for n in range(20)))
     assert {reply.status for reply in replies} == {201}
     assert (await stored())["exit"] == 20
 
 
-async def test_those_that_enrol_under_one_name_at_once_become_one_exit(demo, make_proxy, make_token, stored):
+async def test_concurrent_enrolments_of_one_name_create_one_exit(demo, make_proxy, make_token, stored):
     token = await make_token(Role.EXIT)
     replies = await asyncio.gather(*(make_proxy(Role.EXIT).enrol(token, "us-1") for _ in range(10)))
     assert Counter(reply.status for reply in replies) == {201: 10}
@@ -157,7 +153,7 @@ async def test_those_that_enrol_under_one_name_at_once_become_one_exit(demo, mak
     assert (after["exit"], after["proxy"], after["certificate"]) == (1, 1, 10)
 
 
-async def test_a_token_of_another_role_is_refused(demo, make_proxy, make_token, stored):
+async def test_token_of_another_role_is_refused(demo, make_proxy, make_token, stored):
     tokens = {role: await make_token(role) for role in Role}
     before = await stored()
     for mine, other in ((Role.EXIT, Role.GATEWAY), (Role.GATEWAY, Role.EXIT)):
@@ -168,7 +164,7 @@ async def test_a_token_of_another_role_is_refused(demo, make_proxy, make_token, 
     assert await stored() == before
 
 
-async def test_an_unknown_or_expired_token_is_refused(demo, make_proxy, make_token, stored, clock):
+async def test_unknown_or_expired_token_is_refused(demo, make_proxy, make_token, stored, clock):
     short = await make_token(Role.EXIT, ttl=timedelta(minutes=5))
     before = await stored()
     clock.advance(minutes=5)
@@ -180,7 +176,7 @@ async def test_an_unknown_or_expired_token_is_refused(demo, make_proxy, make_tok
     assert await stored() == before
 
 
-async def test_a_pool_of_another_fleet_than_the_tokens_is_unknown(demo, make_proxy, make_token, stored):
+async def test_pool_outside_fleet_of_token_is_unknown(demo, make_proxy, make_token, stored):
     await demo.declare("other", "elsewhere", "de")
     token = await make_token(Role.EXIT)
     before = await stored()
@@ -190,7 +186,7 @@ async def test_a_pool_of_another_fleet_than_the_tokens_is_unknown(demo, make_pro
     assert await stored() == before
 
 
-async def test_a_name_that_an_exit_of_another_pool_has_is_a_duplicate(demo, make_proxy, make_token, stored):
+async def test_name_of_exit_in_another_pool_is_duplicate(demo, make_proxy, make_token, stored):
     await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
     token = await make_token(Role.EXIT)
     await make_proxy(Role.EXIT).enrol(token, "one", pool="jp")
@@ -221,7 +217,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("case", REQUESTS)
-async def test_a_wrong_signing_request_enrols_nobody(case, demo, make_proxy, make_token, stored):
+async def test_bad_signing_request_is_refused(case, demo, make_proxy, make_token, stored):
     token = await make_token(Role.EXIT)
     before = await stored()
     reply = await make_proxy(Role.EXIT).enrol(token, csr=REQUESTS[case])
@@ -244,7 +240,7 @@ async def test_a_wrong_signing_request_enrols_nobody(case, demo, make_proxy, mak
         ({"locality": "eu/a/b"}, "/locality"),
     ],
 )
-async def test_a_wrong_field_of_an_enrolment_is_named(change, field, demo, make_proxy, make_token, stored):
+async def test_bad_enrolment_field_is_named(change, field, demo, make_proxy, make_token, stored):
     token = await make_token(Role.EXIT)
     before = await stored()
     reply = await make_proxy(Role.EXIT).enrol(**({"token": token} | change))

@@ -1,4 +1,4 @@
-"""Events: whoever follows them learns of every change once, in order, wherever and however often they connect."""
+"""Events: a reader gets every change once and in order, at any replica and after any reconnect."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FLEET = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
 
 
 @dataclass
-class Heard:
-    """What one stream sent, block by block; `blocked` is a client that takes nothing."""
+class RecordedStream:
+    """The blocks that one stream sent. Clearing `taking` makes the client stop reading."""
 
     chunks: list = field(default_factory=list)
     status: int = 0
@@ -53,7 +53,7 @@ class Heard:
 
     @property
     def blocks(self):
-        """The blocks as dictionaries; a comment's is under the empty name."""
+        """The blocks as dictionaries; a comment is under the empty name."""
         texts = [text for text in "".join(self.chunks).split("\n\n") if text]
         return [dict(line.split(": ", 1) for line in text.replace("\n: ", "\n: ").split("\n")) for text in texts]
 
@@ -80,12 +80,12 @@ class Heard:
 
 @pytest.fixture
 async def listen(until):
-    """`await listen(api, last=…, query=…)`: a stream that has begun, unless it is told not to wait for that."""
+    """`await listen(api, last=…, query=…)`: a stream that has begun; with `wait=False` any reply is accepted."""
     opened = []
 
     async def begin(api, *, last=None, query="", wait=True, credential=None):
-        heard = Heard()
-        heard.taking.set()
+        stream = RecordedStream()
+        stream.taking.set()
         headers = [(b"host", b"localhost"), (b"accept", b"text/event-stream")]
         headers.append((b"authorization", f"Bearer {credential or api.credential}".encode()))
         if last is not None:
@@ -104,21 +104,21 @@ async def listen(until):
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
         }
-        heard.task = asyncio.create_task(api.app(scope, heard.receive, heard.send))
-        opened.append(heard)
-        await until(lambda: heard.chunks)
-        assert heard.status == 200 or not wait, heard.chunks
-        return heard
+        stream.task = asyncio.create_task(api.app(scope, stream.receive, stream.send))
+        opened.append(stream)
+        await until(lambda: stream.chunks)
+        assert stream.status == 200 or not wait, stream.chunks
+        return stream
 
     yield begin
-    for heard in opened:
-        heard.taking.set()
+    for stream in opened:
+        stream.taking.set()
         with suppress(Exception):
-            await heard.leave()
+            await stream.leave()
 
 
-def give_hub(api, **settings):
-    """Replace what the replica's streams share by one with other settings."""
+def replace_hub(api, **settings):
+    """Replace the EventHub of the replica by one with other settings."""
     api.app.state.event_hub = EventHub(api.context.database, **settings)
     return api.app.state.event_hub
 
@@ -129,57 +129,57 @@ async def touch(database, *, fleet_id=None, kind=Kind.PLAN, action="created", **
     return unit.revision
 
 
-# -- what they say -----------------------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_write_is_told_as_it_happens(api, listen, until):
-    heard = await listen(api)
-    assert heard.headers["content-type"].startswith("text/event-stream")
+async def test_stream_delivers_write_as_it_happens(api, listen, until):
+    stream = await listen(api)
+    assert stream.headers["content-type"].startswith("text/event-stream")
     made = await api("POST", "/api/v1/fleets", FLEET)
-    await until(lambda: len(heard.events) == 2)
-    first = heard.events[0]
-    assert heard.blocks[1]["event"] == "fleet.created"
-    assert heard.blocks[1]["id"] == str(first["id"])
+    await until(lambda: len(stream.events) == 2)
+    first = stream.events[0]
+    assert stream.blocks[1]["event"] == "fleet.created"
+    assert stream.blocks[1]["id"] == str(first["id"])
     assert set(first) == {"id", "at", "revision", "kind", "action", "object_id", "fleet_id", "name", "changes"}
     assert (first["object_id"], first["fleet_id"]) == (made.json["id"], made.json["id"])
     assert (first["revision"], first["name"]) == (made.revision, "demo")
-    assert heard.blocks[2]["event"] == "listener.created"
-    assert heard.events[1]["changes"]["port"] == [None, 8080]
+    assert stream.blocks[2]["event"] == "listener.created"
+    assert stream.events[1]["changes"]["port"] == [None, 8080]
 
 
-async def test_a_change_says_what_was_and_what_is_and_a_removal_says_the_name(demo, listen, until):
-    heard = await listen(demo, query="kind=pool")
+async def test_change_has_before_and_after_and_deletion_has_name(demo, listen, until):
+    stream = await listen(demo, query="kind=pool")
     assert (await demo("PATCH", "/api/v1/pools/us", {"name": "usa"})).status == 200
     assert (await demo("DELETE", "/api/v1/pools/usa?approve=shrink")).status == 204
-    await until(lambda: len(heard.events) == 2)
-    changed, deleted = heard.events
+    await until(lambda: len(stream.events) == 2)
+    changed, deleted = stream.events
     assert (changed["kind"], changed["action"], changed["changes"]) == ("pool", "changed", {"name": ["us", "usa"]})
     assert (deleted["action"], deleted["name"], deleted["changes"]) == ("deleted", "usa", {})
 
 
-async def test_what_the_keeper_finds_out_about_an_exit_is_an_event(demo, database, clock, listen, until):
+async def test_state_change_by_keeper_is_an_event(demo, database, clock, listen, until):
     made = await demo.declare_exit()
-    heard = await listen(demo)
+    stream = await listen(demo)
     async with write(database) as unit:
         exit_id = UUID(made["id"])
         row = (await unit.session.get(ExitRow, exit_id)).state
         await retention.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
-    await until(lambda: heard.events)
-    (event,) = heard.events
+    await until(lambda: stream.events)
+    (event,) = stream.events
     assert (event["kind"], event["action"], event["name"]) == ("exit", "changed", "us-1")
     assert event["changes"]["state"] == [row, "lost"]
 
 
-async def test_rollout_state_is_no_event(demo, database, listen, until):
-    heard = await listen(demo)
+async def test_rollout_state_is_not_an_event(demo, database, listen, until):
+    stream = await listen(demo)
     async with write(database) as unit:
         unit.touch(Kind.FLEET, uuid4())
     revision = await touch(database)
-    await until(lambda: heard.events)
-    assert [event["revision"] for event in heard.events] == [revision]
+    await until(lambda: stream.events)
+    assert [event["revision"] for event in stream.events] == [revision]
 
 
-async def test_what_was_created_and_changed_in_one_write_says_what_it_is_in_the_end(api, database):
+async def test_creation_and_change_in_one_write_show_final_values(api, database):
     key = uuid4()
     async with write(database) as unit:
         unit.touch(Kind.PLAN, key, "created", detail={"id": str(key), "name": "p", "tunnels": 1, "monthly_bytes": 5})
@@ -188,18 +188,18 @@ async def test_what_was_created_and_changed_in_one_write_says_what_it_is_in_the_
     assert (event["action"], event["changes"]) == ("created", {"tunnels": [None, 2], "monthly_bytes": [None, 5]})
 
 
-# -- nothing lost, nothing twice ---------------------------------------------------------------------------------------
+# -- completeness and order --------------------------------------------------------------------------------------------
 
 
-async def test_a_writer_gets_no_ids_before_those_ahead_of_it_are_committed(database, query, until):
-    """Otherwise a reader could pass by an id that is committed later."""
+async def test_event_ids_are_assigned_in_commit_order(database, query, until):
+    """Otherwise a reader could skip an id that is committed later."""
     ready, go = asyncio.Event(), asyncio.Event()
 
     async def first():
         async with write(database) as unit:
             unit.touch(Kind.PLAN, uuid4(), "created")
             await unit.seal()
-            unit.touched.clear()  # it is sealed: leaving the block adds nothing
+            unit.touched.clear()  # the unit is sealed: leaving the block adds nothing
             ready.set()
             await go.wait()
 
@@ -219,17 +219,15 @@ async def _one(query, sql):
     return next(iter(row.values()))
 
 
-async def test_nothing_is_lost_and_nothing_comes_twice_across_replicas_reconnects_and_writers_at_once(
-    make_api, database, listen, until, query
-):
+async def test_resumed_streams_lose_and_repeat_nothing_across_replicas(make_api, database, listen, until, query):
     replicas = [make_api(database), make_api(database)]
     for replica in replicas:
-        give_hub(replica, tail=7)
+        replace_hub(replica, tail=7)
     each, writers = 25, 4
 
     async def write_some(number):
         for turn in range(each):
-            if (number + turn) % 5 == 0:  # ids that nobody ever sees
+            if (number + turn) % 5 == 0:  # ids of rolled-back writes, which never become visible
                 with suppress(ZeroDivisionError):
                     async with write(database) as unit:
                         unit.touch(Kind.PLAN, uuid4(), "created")
@@ -241,75 +239,75 @@ async def test_nothing_is_lost_and_nothing_comes_twice_across_replicas_reconnect
     writing = [asyncio.create_task(write_some(number)) for number in range(writers)]
     async with asyncio.timeout(60):
         while len(collected) < each * writers:
-            heard = await listen(replicas[turn % 2], last=last)
+            stream = await listen(replicas[turn % 2], last=last)
             wanted = min(1 + turn % 9, each * writers - len(collected))
-            await until(lambda heard=heard, wanted=wanted: len(heard.ids) >= wanted)
-            await heard.leave()
-            collected += heard.ids
-            last, turn = heard.last_id, turn + 1
+            await until(lambda stream=stream, wanted=wanted: len(stream.ids) >= wanted)
+            await stream.leave()
+            collected += stream.ids
+            last, turn = stream.last_id, turn + 1
     assert not any(await asyncio.gather(*writing))
     assert collected == [row["id"] for row in await query("SELECT id FROM change ORDER BY id")]
     assert len(collected) == each * writers
 
 
-async def test_who_was_away_reads_on_from_the_table(demo, database, listen, until):
-    give_hub(demo, tail=3)
+async def test_resumed_stream_reads_missed_events_from_table(demo, database, listen, until):
+    replace_hub(demo, tail=3)
     begin = await listen(demo)
     await touch(database)
     await until(lambda: begin.ids)
     await begin.leave()
     for _ in range(20):
         await touch(database)
-    heard = await listen(demo, last=begin.last_id)
-    await until(lambda: len(heard.ids) == 20)
-    assert heard.ids == sorted(set(heard.ids))
-    assert heard.ids[0] == begin.ids[0] + 1
+    stream = await listen(demo, last=begin.last_id)
+    await until(lambda: len(stream.ids) == 20)
+    assert stream.ids == sorted(set(stream.ids))
+    assert stream.ids[0] == begin.ids[0] + 1
 
 
-async def test_who_is_cut_off_before_the_first_event_comes_back_to_where_they_began(demo, database, listen, until):
-    heard = await listen(demo)
-    await heard.leave()
-    assert heard.events == []
+async def test_stream_cut_before_first_event_resumes_at_its_start(demo, database, listen, until):
+    stream = await listen(demo)
+    await stream.leave()
+    assert stream.events == []
     await touch(database)
-    again = await listen(demo, last=heard.last_id)
+    again = await listen(demo, last=stream.last_id)
     await until(lambda: len(again.events) == 1)
 
 
-async def test_a_stream_outlives_an_outage_of_the_database(make_api, wired, listen, until):
+async def test_stream_survives_database_outage(make_api, wired, listen, until):
     database, wire = wired
     api = make_api(database)
-    give_hub(api, poll_s=0.1)
-    heard = await listen(api)
+    replace_hub(api, poll_s=0.1)
+    stream = await listen(api)
     await touch(database)
-    await until(lambda: len(heard.events) == 1)
+    await until(lambda: len(stream.events) == 1)
     await wire.cut()
     await wire.mend()
     await touch(database)
     await touch(database)
-    await until(lambda: len(heard.events) == 3)
-    assert heard.ids == sorted(set(heard.ids))
-    assert not heard.ended
+    await until(lambda: len(stream.events) == 3)
+    assert stream.ids == sorted(set(stream.ids))
+    assert not stream.ended
 
 
-async def test_a_stream_says_that_it_is_alive_while_the_database_is_not(make_api, wired, listen, until):
+async def test_stream_sends_comments_during_database_outage(make_api, wired, listen, until):
     database, wire = wired
     api = make_api(database)
-    give_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
-    heard = await listen(api)
+    replace_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
+    stream = await listen(api)
     await wire.cut()
-    before = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > before + 3)
+    before = len(stream.blocks)
+    await until(lambda: len(stream.blocks) > before + 3)
     await wire.mend()
     await touch(database)
-    await until(lambda: len(heard.events) == 1)
+    await until(lambda: len(stream.events) == 1)
 
 
-# -- what is not kept any more -----------------------------------------------------------------------------------------
+# -- pruned events -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def pruned(demo, database, query):
-    """Five more events, of which the log has forgotten the first two; the ids of the five."""
+    """The ids of five more events, of which the first two are pruned."""
     for _ in range(5):
         await touch(database)
     ids = [row["id"] for row in await query("SELECT id FROM change ORDER BY id")][-5:]
@@ -317,20 +315,20 @@ async def pruned(demo, database, query):
     return ids
 
 
-async def test_who_comes_back_too_late_is_told_so(demo, pruned, listen):
-    heard = await listen(demo, last=pruned[0], wait=False)
-    assert (heard.status, heard.headers["content-type"]) == (410, "application/problem+json")
-    assert (heard.problem["code"], heard.problem["errors"][0]["field"]) == ("events_gone", "Last-Event-ID")
+async def test_resume_after_pruned_events_is_410(demo, pruned, listen):
+    stream = await listen(demo, last=pruned[0], wait=False)
+    assert (stream.status, stream.headers["content-type"]) == (410, "application/problem+json")
+    assert (stream.problem["code"], stream.problem["errors"][0]["field"]) == ("events_gone", "Last-Event-ID")
     page = await demo("GET", f"{PATH}?after={pruned[0]}")
     assert (page.status, page.json["code"]) == (410, "events_gone")
 
 
-async def test_who_has_one_that_is_kept_has_lost_nothing(demo, pruned, listen, until):
-    heard = await listen(demo, last=pruned[2])
-    await until(lambda: heard.ids == pruned[3:])
+async def test_resume_after_oldest_stored_event_loses_nothing(demo, pruned, listen, until):
+    stream = await listen(demo, last=pruned[2])
+    await until(lambda: stream.ids == pruned[3:])
 
 
-async def test_who_asks_for_all_since_the_beginning_is_told_that_the_beginning_is_gone(api, database, query):
+async def test_reading_from_pruned_beginning_is_410(api, database, query):
     with suppress(ZeroDivisionError):
         async with write(database) as unit:
             unit.touch(Kind.PLAN, uuid4(), "created")
@@ -338,49 +336,47 @@ async def test_who_asks_for_all_since_the_beginning_is_told_that_the_beginning_i
             raise ZeroDivisionError
     await touch(database)
     await touch(database)
-    assert len((await api("GET", f"{PATH}?after=0")).json["items"]) == 2  # although there is no event 1
+    assert len((await api("GET", f"{PATH}?after=0")).json["items"]) == 2  # although event 1 was rolled back
     await query("DELETE FROM change WHERE revision = 1")
     assert (await api("GET", f"{PATH}?after=0")).status == 410
     assert len((await api("GET", PATH)).json["items"]) == 1
 
 
-async def test_an_event_that_the_log_never_had_was_of_another_database(demo, pruned, listen):
-    heard = await listen(demo, last=pruned[-1] + 1, wait=False)
-    assert (heard.status, heard.problem["code"]) == (410, "events_gone")
+async def test_event_id_of_another_database_is_410(demo, pruned, listen):
+    stream = await listen(demo, last=pruned[-1] + 1, wait=False)
+    assert (stream.status, stream.problem["code"]) == (410, "events_gone")
 
 
-async def test_a_reader_that_the_log_overtakes_is_ended_and_told_when_it_comes_back(
-    demo, database, listen, query, until
-):
-    give_hub(demo, tail=2)
-    heard = await listen(demo)
-    heard.taking.clear()
+async def test_stream_overtaken_by_pruning_ends_and_resumes_as_410(demo, database, listen, query, until):
+    replace_hub(demo, tail=2)
+    stream = await listen(demo)
+    stream.taking.clear()
     for _ in range(6):
         await touch(database)
-    # the first of them waits for the reader to take it; the log has forgotten what followed
+    # the first event waits for the reader; the later ones are pruned
     hub = demo.app.state.event_hub
     newest = await _one(query, "SELECT max(id) FROM change")
     await until(lambda: hub._position == newest)
     await query("DELETE FROM change WHERE id < :newest", newest=newest)
-    heard.taking.set()
-    await until(lambda: heard.ended)
-    assert newest not in heard.ids
-    again = await listen(demo, last=heard.last_id, wait=False)
+    stream.taking.set()
+    await until(lambda: stream.ended)
+    assert newest not in stream.ids
+    again = await listen(demo, last=stream.last_id, wait=False)
     assert again.status == 410
 
 
 @pytest.mark.parametrize("given", ["abc", "-1", "1.5", "\uff19", "9223372036854775808", "1" * 21])
-async def test_what_is_no_id_is_refused(given, demo):
+async def test_bad_last_event_id_is_refused(given, demo):
     headers = {"accept": "text/event-stream", "last-event-id": given.encode().decode("latin-1")}
     reply = await demo("GET", PATH, headers=headers)
     assert (reply.status, reply.is_problem) == (422, True)
 
 
-# -- who is shown what -------------------------------------------------------------------------------------------------
+# -- visibility --------------------------------------------------------------------------------------------------------
 
 
-async def test_filters_leave_the_rest_out_and_the_id_moves_on_all_the_same(demo, database, listen, until, query):
-    give_hub(demo, keepalive_s=0.05)
+async def test_filtered_stream_still_advances_its_id(demo, database, listen, until, query):
+    replace_hub(demo, keepalive_s=0.05)
     (fleet,) = await query("SELECT id FROM fleet")
     pools = await listen(demo, query="kind=pool&kind=route&fleet=demo")
     await touch(database, kind=Kind.EXIT, fleet_id=fleet["id"])
@@ -393,37 +389,35 @@ async def test_filters_leave_the_rest_out_and_the_id_moves_on_all_the_same(demo,
     assert any("" in block and "data" not in block for block in pools.blocks)
 
 
-async def test_the_events_of_certificates_have_the_name_of_their_collection(demo, database):
+async def test_certificate_events_use_collection_name(demo, database):
     await touch(database, kind=Kind.SERVER_CERTIFICATE, name="c")
     (event,) = (await demo("GET", f"{PATH}?kind=certificate")).json["items"]
     assert (event["kind"], event["name"]) == ("certificate", "c")
 
 
-async def test_who_is_for_one_fleet_is_shown_nothing_of_another_and_nothing_of_none(
-    demo, database, make_operator, listen, until, query
-):
+async def test_fleet_operator_sees_only_events_of_own_fleet(demo, database, make_operator, listen, until, query):
     (fleet,) = await query("SELECT id FROM fleet")
     person = await make_operator("ada", "viewer", fleet_ids=[str(fleet["id"])])
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     other = uuid4()
     await touch(database, fleet_id=other)
     await touch(database)
     await touch(database, fleet_id=fleet["id"], name="seen")
-    await until(lambda: heard.events)
-    assert [event["name"] for event in heard.events] == ["seen"]
+    await until(lambda: stream.events)
+    assert [event["name"] for event in stream.events] == ["seen"]
     page = (await demo.holding(person.key)("GET", PATH)).json["items"]
     assert {event["fleet_id"] for event in page} == {str(fleet["id"])}
     assert (await demo.holding(person.key)("GET", f"{PATH}?fleet={other}")).json["items"] == []
 
 
-async def test_a_fleet_that_one_does_not_see_is_as_good_as_none(demo, make_operator):
+async def test_invisible_fleet_is_unknown_in_event_query(demo, make_operator):
     person = await make_operator("ada", "viewer", fleet_ids=[str(uuid4())])
     foreign = await demo.holding(person.key)("GET", f"{PATH}?fleet=demo")
     nothing = await demo.holding(person.key)("GET", f"{PATH}?fleet=nothing")
     assert (foreign.status, foreign.json["code"]) == (nothing.status, nothing.json["code"]) == (422, "unknown_fleet")
 
 
-async def test_a_key_without_the_scope_reads_no_events(demo, database, admin):
+async def test_key_without_scope_cannot_read_events(demo, database, admin):
     key = new_key()
     row = ApiKeyRow(
         operator_id=admin.id,
@@ -449,7 +443,7 @@ async def test_a_key_without_the_scope_reads_no_events(demo, database, admin):
         EventFilter(kinds=frozenset({"pool"}), fleets=frozenset({uuid4()})),
     ],
 )
-async def test_the_table_and_the_memory_give_the_same_events(wanted, database):
+async def test_table_and_hub_return_the_same_events(wanted, database):
     fleets = [None, uuid4(), *(wanted.fleets or ())]
     for fleet_id in fleets:
         for kind in (Kind.POOL, Kind.EXIT):
@@ -462,54 +456,52 @@ async def test_the_table_and_the_memory_give_the_same_events(wanted, database):
     assert all(isinstance(event, Event) for event in everything)
 
 
-# -- how long a stream lasts -------------------------------------------------------------------------------------------
+# -- life of a stream --------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_says_that_it_is_alive(demo, listen, until):
-    give_hub(demo, keepalive_s=0.02)
-    heard = await listen(demo)
-    await until(lambda: len(heard.blocks) >= 3)
-    assert heard.events == []
-    assert heard.blocks[-1][""] == "alive"
+async def test_idle_stream_sends_comments(demo, listen, until):
+    replace_hub(demo, keepalive_s=0.02)
+    stream = await listen(demo)
+    await until(lambda: len(stream.blocks) >= 3)
+    assert stream.events == []
+    assert stream.blocks[-1][""] == "alive"
 
 
-async def test_a_stream_ends_when_its_key_is_revoked(demo, database, make_operator, listen, until, query):
-    give_hub(demo, check_every_s=0.05)
+async def test_stream_ends_when_key_is_revoked(demo, database, make_operator, listen, until, query):
+    replace_hub(demo, check_every_s=0.05)
     person = await make_operator("ada")
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     await query("DELETE FROM api_key WHERE operator_id = :id", id=person.id)
-    await until(lambda: heard.ended)
+    await until(lambda: stream.ended)
     await touch(database)
-    assert heard.events == []
+    assert stream.events == []
 
 
-async def test_a_stream_ends_when_its_key_expires(demo, database, make_operator, clock, listen, until, query):
+async def test_stream_ends_when_key_expires(demo, database, make_operator, clock, listen, until, query):
     person = await make_operator("ada")
     expires = clock() + timedelta(seconds=0.2)
     await query("UPDATE api_key SET expires_at = :at WHERE operator_id = :id", at=expires, id=person.id)
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     clock.now = expires
-    await until(lambda: heard.ended)
+    await until(lambda: stream.ended)
 
 
-async def test_a_stream_shows_less_as_soon_as_its_caller_may_see_less(
-    demo, database, make_operator, listen, until, query
-):
-    give_hub(demo, check_every_s=0.05, keepalive_s=0.05)
+async def test_stream_follows_reduced_rights_of_caller(demo, database, make_operator, listen, until, query):
+    replace_hub(demo, check_every_s=0.05, keepalive_s=0.05)
     person = await make_operator("ada")
-    heard = await listen(demo, credential=person.key)
+    stream = await listen(demo, credential=person.key)
     mine, other = uuid4(), uuid4()
     await query("UPDATE operator SET fleet_ids = CAST(:f AS jsonb) WHERE name = 'ada'", f=json.dumps([str(mine)]))
-    asked = len(heard.blocks)
-    await until(lambda: len(heard.blocks) > asked + 3)
+    asked = len(stream.blocks)
+    await until(lambda: len(stream.blocks) > asked + 3)
     await touch(database, fleet_id=other, name="hidden")
     await touch(database, fleet_id=mine, name="seen")
-    await until(lambda: heard.events)
-    assert [event["name"] for event in heard.events] == ["seen"]
+    await until(lambda: stream.events)
+    assert [event["name"] for event in stream.events] == ["seen"]
 
 
-async def test_a_replica_has_so_many_streams_and_no_more(demo, listen, until):
-    hub = give_hub(demo, streams_max=2)
+async def test_replica_limits_number_of_streams(demo, listen, until):
+    hub = replace_hub(demo, streams_max=2)
     first, second = await listen(demo), await listen(demo)
     third = await listen(demo, wait=False)
     assert (third.status, third.problem["code"], third.headers["retry-after"]) == (503, "too_many_streams", "5")
@@ -519,7 +511,7 @@ async def test_a_replica_has_so_many_streams_and_no_more(demo, listen, until):
     await until(lambda: hub.streams == 1)
 
 
-async def test_a_replica_listens_once_however_many_streams_there_are_and_not_at_all_without(demo, listen, until, query):
+async def test_replica_listens_once_for_all_streams_and_not_without(demo, listen, until, query):
     count = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     count = count.replace("query LIKE 'LISTEN%'", "(query LIKE 'LISTEN%' OR query = 'SELECT 1')")
     assert await _one(query, count) == 0
@@ -535,8 +527,8 @@ async def test_a_replica_listens_once_however_many_streams_there_are_and_not_at_
     await until(none)
 
 
-async def test_a_slow_reader_has_a_page_in_memory_and_misses_nothing(demo, database, listen, until, query):
-    hub = give_hub(demo, tail=10)
+async def test_slow_reader_buffers_one_page_and_misses_nothing(demo, database, listen, until, query):
+    hub = replace_hub(demo, tail=10)
     slow, quick = await listen(demo), await listen(demo)
     slow.taking.clear()
     for _ in range(40):
@@ -548,13 +540,13 @@ async def test_a_slow_reader_has_a_page_in_memory_and_misses_nothing(demo, datab
     assert slow.ids == quick.ids
 
 
-async def test_a_reader_that_takes_nothing_gives_up_its_place(demo, database, listen, until):
-    hub = give_hub(demo, stalled_after_s=0.05)
-    heard = await listen(demo)
-    heard.taking.clear()
+async def test_stalled_reader_frees_its_stream_slot(demo, database, listen, until):
+    hub = replace_hub(demo, stalled_after_s=0.05)
+    stream = await listen(demo)
+    stream.taking.clear()
     await touch(database)
     await until(lambda: hub.streams == 0)
-    await heard.task
+    await stream.task
 
 
 @asynccontextmanager
@@ -569,8 +561,8 @@ async def serving(api, until):
     await task
 
 
-async def test_at_the_end_of_a_replica_its_streams_end_in_order(demo, database, until):
-    hub = give_hub(demo)
+async def test_replica_shutdown_ends_streams_in_order(demo, database, until):
+    hub = replace_hub(demo)
     headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {demo.credential}"}
     async with serving(demo, until) as (address, server), aiohttp.ClientSession() as session:
         async with session.get(address + PATH, headers=headers) as reply:
@@ -580,7 +572,7 @@ async def test_at_the_end_of_a_replica_its_streams_end_in_order(demo, database, 
                     break
             hub.close()
             server.should_exit = True
-            rest = await reply.content.read()  # raises, unless the end of the body was sent
+            rest = await reply.content.read()  # raises unless the end of the body was sent
         assert rest.strip() == b""
     reply = await demo("GET", PATH, headers={"accept": "text/event-stream"})
     assert (reply.status, reply.json["code"]) == (503, "too_many_streams")
@@ -589,7 +581,7 @@ async def test_at_the_end_of_a_replica_its_streams_end_in_order(demo, database, 
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
-async def test_pages_follow_each_other_to_the_end_and_go_on_from_there(demo, database):
+async def test_pages_continue_to_the_end_and_resume_from_last(demo, database):
     for number in range(7):
         await touch(database, name=str(number))
     names, cursor = [], ""
@@ -604,7 +596,7 @@ async def test_pages_follow_each_other_to_the_end_and_go_on_from_there(demo, dat
     assert later["name"] == "later"
 
 
-async def test_a_page_of_nothing(api):
+async def test_page_without_events(api):
     reply = await api("GET", PATH)
     assert (reply.status, reply.json) == (200, {"items": [], "next": None, "last": 0})
 
@@ -613,13 +605,13 @@ async def test_a_page_of_nothing(api):
     "query",
     ["kind=nothing", "after=-1", "after=x", "limit=0", "cursor=x", "cursor=9223372036854775808", "fleet=A", "x=1"],
 )
-async def test_a_bad_query_is_refused(query, api):
+async def test_bad_events_query_is_refused(query, api):
     for accept in ("application/json", "text/event-stream"):
         reply = await api("GET", f"{PATH}?{query}", headers={"accept": accept})
         assert (reply.status, reply.is_problem) == (422, True)
 
 
-async def test_events_of_a_fleet_that_is_gone_are_found_by_its_id(api, database):
+async def test_events_of_deleted_fleet_are_found_by_id(api, database):
     made = (await api("POST", "/api/v1/fleets", FLEET)).json
     async with write(database) as unit:
         await declared.remove(unit, await declared.lock(unit.session, FleetRow, made["id"]))
@@ -627,7 +619,7 @@ async def test_events_of_a_fleet_that_is_gone_are_found_by_its_id(api, database)
     assert [event["action"] for event in page] == ["created", "deleted"]
 
 
-async def test_the_document_says_that_it_may_be_a_stream(api):
+async def test_openapi_documents_event_stream(api):
     operation = (await api("GET", "/openapi.json")).json["paths"][PATH]["get"]
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert {"401", "403", "410", "422", "503"} <= set(operation["responses"])

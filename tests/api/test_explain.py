@@ -1,4 +1,4 @@
-"""Explaining: what the API says that a gateway would make of a request. That gateways do so is tests/envoy's business."""
+"""Explanation of requests by the API. tests/envoy checks that gateways behave accordingly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DENY = {"deny": {"status": 451, "text": "not here\n"}}
 
 @pytest.fixture
 async def declared(demo):
-    """Pools for us and de, one exit in us that nobody heard of, and a route that keeps staff from example.com."""
+    """Pools us and de, an exit in us without a heartbeat, and a route that denies example.com to staff."""
     calls = [
         ("pools", {"name": "de", "fleet": "demo", "country": "de"}),
         ("users", {"name": "alice", "fleet": "demo", "group": "staff"}),
@@ -25,16 +25,16 @@ async def declared(demo):
         ),
         ("listeners", {"name": "de", "fleet": "demo", "address": "127.0.0.1", "port": 8049, "country": "de"}),
     ]
-    for name, wish in calls:
-        assert (await demo("POST", f"/api/v1/{name}", wish)).status == 201
+    for name, body in calls:
+        assert (await demo("POST", f"/api/v1/{name}", body)).status == 201
     await demo.declare_exit()
     return demo
 
 
-async def test_a_request_is_explained_by_the_route_that_decides(declared):
+async def test_explanation_names_deciding_route(declared):
     reply = await declared("GET", "/api/v1/explain?user=alice-country-us&target=https://www.example.com/x")
-    told = reply.json
-    assert told["wish"] == {
+    explanation = reply.json
+    assert explanation["intent"] == {
         "source": "user name",
         "country": "us",
         "city": None,
@@ -43,29 +43,33 @@ async def test_a_request_is_explained_by_the_route_that_decides(declared):
         "user": "alice",
         "group": "staff",
     }
-    assert [(each["name"], each["failed"]) for each in told["routes"]] == [("no-example", None)]
-    assert told["refusal"] == {"status": 451, "text": "not here\n"}
-    assert told["ways"] == []
-    assert told["summary"] == "refused with 451, by the route no-example: not here"
+    assert [(each["name"], each["failed"]) for each in explanation["routes"]] == [("no-example", None)]
+    assert explanation["refusal"] == {"status": 451, "text": "not here\n"}
+    assert explanation["paths"] == []
+    assert explanation["summary"] == "refused with 451, by the route no-example: not here"
 
 
-async def test_a_request_that_no_route_decides_goes_where_it_wishes_and_the_exits_say_why_they_would_not_serve(
+async def test_unrouted_request_follows_intent_and_explains_exits(
     declared,
 ):
-    told = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
-    assert told["target"] == {"host": "www.example.com", "port": 8443}
-    assert [each["failed"] for each in told["routes"]] == ["group"]
-    (way,) = told["ways"]
+    explanation = (await declared("GET", "/api/v1/explain?user=bob-country-us&target=www.example.com:8443")).json
+    assert explanation["target"] == {"host": "www.example.com", "port": 8443}
+    assert [each["failed"] for each in explanation["routes"]] == ["group"]
+    (way,) = explanation["paths"]
     (pool,) = way["pools"]
-    assert (pool["name"], [each["why_not"] for each in pool["exits"]]) == ("us", ["it is registering"])
-    assert told["summary"].endswith("none of their exits can serve now, so it is answered with 503")
+    assert (pool["name"], [each["reason"] for each in pool["exits"]]) == ("us", ["it is registering"])
+    assert explanation["summary"].endswith("none of their exits can serve now, so the client gets 503")
 
 
-async def test_the_listener_says_where_to_for_those_who_say_nothing(declared):
-    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
-    assert (told["wish"]["source"], told["wish"]["country"], told["listener"]) == ("listener", "de", "de")
-    told = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
-    assert (told["wish"]["source"], told["wish"]["country"]) == ("headers", "us")
+async def test_listener_country_applies_without_client_intent(declared):
+    explanation = (await declared("GET", "/api/v1/explain?target=example.org&listener=de")).json
+    assert (explanation["intent"]["source"], explanation["intent"]["country"], explanation["listener"]) == (
+        "listener",
+        "de",
+        "de",
+    )
+    explanation = (await declared("GET", "/api/v1/explain?target=example.org&listener=de&country=us")).json
+    assert (explanation["intent"]["source"], explanation["intent"]["country"]) == ("headers", "us")
 
 
 @pytest.mark.parametrize(
@@ -81,14 +85,14 @@ async def test_the_listener_says_where_to_for_those_who_say_nothing(declared):
         ("target=x&color=red", "invalid", "?color"),
     ],
 )
-async def test_a_wrong_question_is_named(query, code, field, declared):
+async def test_bad_explain_query_is_refused_by_field(query, code, field, declared):
     reply = await declared("GET", f"/api/v1/explain?{query}")
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, code, field)
 
 
-async def test_where_there_are_several_fleets_the_question_names_one(declared):
+async def test_explain_requires_fleet_if_there_are_several(declared):
     await declared.declare("other", "other", "us")
     reply = await declared("GET", "/api/v1/explain?target=x")
-    assert (reply.status, reply.json["code"]) == (422, "which_fleet")
+    assert (reply.status, reply.json["code"]) == (422, "fleet_required")
     assert "demo, other" in reply.json["hint"]
     assert (await declared("GET", "/api/v1/explain?target=x&fleet=other")).json["fleet"] == "other"

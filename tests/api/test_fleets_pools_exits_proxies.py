@@ -133,7 +133,7 @@ async def test_last_healthy_exit_needs_approval_to_stop(demo, query):
 
 async def test_approval_is_given_and_withdrawn(demo):
     path = "/api/v1/fleets/demo/rollout"
-    assert (await demo("GET", path)).json == {"settled": True, "shrink_approved": False, "groups": []}
+    assert (await demo("GET", path)).json == {"complete": True, "shrink_approved": False, "groups": []}
     assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
     assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
     assert not (await demo("DELETE", f"{path}/approval")).json["shrink_approved"]
@@ -167,7 +167,7 @@ async def test_declared_exit_is_registering_and_has_a_proxy(demo, clock):
         "parent": None,
         "enabled": True,
         "state": "registering",
-        "state_reason": "declared, not heard of yet",
+        "state_reason": "declared, no heartbeat yet",
         "state_since": "2026-01-01T12:00:00Z",
         "last_heartbeat_at": None,
         "observation": None,

@@ -1,4 +1,4 @@
-"""Heartbeats: who may send one, and what becomes of it."""
+"""Heartbeats: authentication, receipt and reply."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.world import Role
 GOOD = {"tunnel": "up", "envoy": "up"}
 
 
-async def test_a_heartbeat_is_accepted_with_the_state_and_kept_when_the_sink_flushes(exit_proxy, demo, clock):
+async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, clock):
     reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", leaving=True, version="0.1.0")
     assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
     await demo.context.heartbeat_sink.flush()
@@ -37,7 +37,7 @@ async def test_a_heartbeat_is_accepted_with_the_state_and_kept_when_the_sink_flu
     assert [row["last_heartbeat_at"] for row in (await demo("GET", "/api/v1/exits")).json["items"]] == [shown["at"]]
 
 
-async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(exit_proxy, demo):
+async def test_observation_is_shown_and_keeps_etag(exit_proxy, demo):
     before = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
     assert before.json["observation"] is None
     seen = {"address": "198.51.100.9", "country": "us", "disagreement": "a sees this, b sees that"}
@@ -80,13 +80,13 @@ async def test_where_an_exit_was_seen_to_come_out_is_shown_and_changes_no_etag(e
         ({"resolver": "a\u001bb"}, "/observation/resolver"),
     ],
 )
-async def test_an_observation_that_is_none_is_refused_with_its_field(observation, field, exit_proxy, demo):
+async def test_bad_observation_field_is_named(observation, field, exit_proxy, demo):
     reply = await exit_proxy.beat(observation=observation)
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
     assert demo.context.heartbeat_sink.pending_count == 0
 
 
-async def test_what_was_measured_of_an_exit_is_shown(exit_proxy, demo):
+async def test_measurements_of_exit_are_shown(exit_proxy, demo):
     seen = {
         "address": "198.51.100.9",
         "address_v6": "2001:db8::9",
@@ -105,41 +105,41 @@ async def test_what_was_measured_of_an_exit_is_shown(exit_proxy, demo):
     assert {name: value for name, value in shown.items() if value} == seen
 
 
-async def test_a_gateway_comes_out_nowhere(gateway):
+async def test_gateway_cannot_send_observation(gateway):
     reply = await gateway.beat_raw(b'{"envoy": "up", "observation": {}}')
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/observation"])
 
 
-async def test_a_heartbeat_makes_no_revision(exit_proxy, demo, stored):
+async def test_heartbeat_makes_no_revision(exit_proxy, demo, stored):
     before = await stored()
     await exit_proxy.beat()
     await demo.context.heartbeat_sink.flush()
     assert await stored() == before | {"heartbeat": 1}
 
 
-async def test_a_gateway_sends_heartbeats_without_a_tunnel_and_has_no_state(gateway):
+async def test_gateway_heartbeat_has_no_tunnel_and_no_state(gateway):
     reply = await gateway.beat_raw(b'{"envoy": "up"}')
     assert (reply.status, reply.json) == (202, {"state": None, "interval_s": 10})
 
 
-async def test_an_exit_must_say_how_its_tunnel_is(exit_proxy):
+async def test_exit_heartbeat_requires_tunnel(exit_proxy):
     reply = await exit_proxy.beat_raw(b'{"envoy": "up"}')
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, ["/tunnel"])
 
 
-async def test_an_exit_may_send_its_heartbeats_as_the_proxy_it_is(exit_proxy):
+async def test_exit_may_use_proxy_heartbeat_path(exit_proxy):
     reply = await exit_proxy.beat(path=f"/api/v1/proxies/{exit_proxy.id}/heartbeat")
     assert (reply.status, reply.json["state"]) == (202, "registering")
 
 
-async def test_a_gateway_is_no_exit(gateway):
+async def test_gateway_is_404_on_exit_heartbeat_path(gateway):
     reply = await gateway.beat(path=f"/api/v1/exits/{gateway.id}/heartbeat")
     assert (reply.status, reply.json["code"]) == (404, "unknown_exit")
 
 
 @pytest.fixture
 def statements(database, monkeypatch):
-    """The statements that go to the database from now on."""
+    """The list of statements sent to the database from now on."""
     seen, fetch = [], database.fetch
 
     def note(_connection, _cursor, statement, *_):
@@ -155,7 +155,7 @@ def statements(database, monkeypatch):
     event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def test_a_heartbeat_of_a_proxy_that_was_heard_needs_no_statement(exit_proxy, demo, statements):
+async def test_heartbeat_of_known_proxy_needs_no_statement(exit_proxy, demo, statements):
     await exit_proxy.beat()
     assert len(statements) == 1
     for _ in range(10):
@@ -163,7 +163,7 @@ async def test_a_heartbeat_of_a_proxy_that_was_heard_needs_no_statement(exit_pro
     assert len(statements) == 1
 
 
-async def test_a_disabled_exit_hears_so_with_its_next_heartbeat(exit_proxy, demo):
+async def test_heartbeat_reply_tells_exit_it_is_disabled(exit_proxy, demo):
     await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).json["state"] == "registering"
     await demo("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
@@ -171,7 +171,7 @@ async def test_a_disabled_exit_hears_so_with_its_next_heartbeat(exit_proxy, demo
     assert (await exit_proxy.beat()).json["state"] == "disabled"
 
 
-async def test_a_removed_proxy_is_told_at_once_that_it_was_deregistered(exit_proxy, gateway, demo, stored):
+async def test_removed_proxy_gets_410_at_once(exit_proxy, gateway, demo, stored):
     for proxy in (exit_proxy, gateway):
         assert (await proxy.beat()).status == 202
         assert (await demo("DELETE", f"/api/v1/{proxy.collection}/{proxy.id}")).status == 204
@@ -182,7 +182,7 @@ async def test_a_removed_proxy_is_told_at_once_that_it_was_deregistered(exit_pro
     assert (await stored())["heartbeat"] == 0
 
 
-async def test_a_proxy_that_another_replica_removed_is_not_heard_any_more(exit_proxy, demo, make_api, database):
+async def test_heartbeat_of_proxy_removed_by_another_replica_is_410(exit_proxy, demo, make_api, database):
     other = make_api(database)
     await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).status == 202
@@ -191,7 +191,7 @@ async def test_a_proxy_that_another_replica_removed_is_not_heard_any_more(exit_p
     assert (await exit_proxy.beat()).status == 410
 
 
-async def test_an_id_that_never_was_is_not_found(exit_proxy, demo, make_proxy, authority, clock):
+async def test_heartbeat_of_unknown_id_is_404(exit_proxy, demo, make_proxy, authority, clock):
     stranger = make_proxy(Role.EXIT)
     stranger.certificate = foreign_certificate(authority, stranger, clock())
     for ref in (str(uuid4()), "nobody", "0" * 36):
@@ -204,50 +204,50 @@ def foreign_certificate(authority, proxy, now):
     return sign_request(authority, proxy.csr, Identity(uuid4(), proxy.role, uuid4()), now)
 
 
-async def test_a_certificate_that_is_not_recorded_is_worth_nothing(exit_proxy, make_proxy, authority, clock):
+async def test_unrecorded_certificate_is_refused(exit_proxy, make_proxy, authority, clock):
     stranger = make_proxy(Role.EXIT)
     stranger.certificate = foreign_certificate(authority, stranger, clock())
     reply = await stranger.beat(path=exit_proxy.path)
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
     assert reply.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_proxy_cannot_speak_for_another(exit_proxy, demo, make_proxy, make_token, gateway):
+async def test_heartbeat_with_certificate_of_another_proxy_is_403(exit_proxy, demo, make_proxy, make_token, gateway):
     other = make_proxy(Role.EXIT)
     await other.enrol(await make_token(Role.EXIT), "two")
     for speaker, path in ((other, exit_proxy.path), (gateway, exit_proxy.path), (other, gateway.path)):
         reply = await speaker.beat(path=path)
-        assert (reply.status, reply.json["code"]) == (403, "not_yours")
+        assert (reply.status, reply.json["code"]) == (403, "wrong_certificate")
     reply = await other.beat(path=f"/api/v1/exits/{uuid4()}/heartbeat")
     assert reply.status == 403
     assert demo.context.heartbeat_sink.pending_count == 0
 
 
-async def test_a_proof_is_for_its_path_body_key_and_time(exit_proxy, demo, clock):
+async def test_signature_covers_path_body_key_and_time(exit_proxy, demo, clock):
     body = json.dumps(GOOD).encode()
     path = exit_proxy.path
 
     async def status(headers, sent=body):
         return (await demo("POST", path, body=sent, headers=headers, peer="203.0.113.9")).status
 
-    good = exit_proxy.prove(body, path)
+    good = exit_proxy.sign(body, path)
     assert await status(good) == 202
     assert await status(good, body + b" ") == 401
-    assert await status(exit_proxy.prove(body, "/api/v1/exits/register")) == 401
+    assert await status(exit_proxy.sign(body, "/api/v1/exits/register")) == 401
     key, exit_proxy.key = exit_proxy.key, ec.generate_private_key(ec.SECP256R1())
-    assert await status(exit_proxy.prove(body, path)) == 401
+    assert await status(exit_proxy.sign(body, path)) == 401
     exit_proxy.key = key
     clock.advance(minutes=10)
     assert await status(good) == 401
-    assert await status(exit_proxy.prove(body, path)) == 202
+    assert await status(exit_proxy.sign(body, path)) == 202
 
 
-async def test_an_expired_certificate_is_worth_nothing(exit_proxy, clock):
+async def test_expired_certificate_is_refused(exit_proxy, clock):
     clock.advance(seconds=(LEAF_LIFETIME - timedelta(seconds=1)).total_seconds())
     assert (await exit_proxy.beat()).status == 202
     clock.advance(seconds=1)
     reply = await exit_proxy.beat()
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
     assert "expired" in reply.json["detail"]
 
 
@@ -273,10 +273,10 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-async def test_what_is_no_proof_is_refused(case, exit_proxy, demo):
+async def test_malformed_signature_is_refused(case, exit_proxy, demo):
     headers = {"authorization": HEADERS[case]}
     reply = await demo("POST", exit_proxy.path, GOOD, headers=headers, peer="203.0.113.9")
-    assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_proof", True)
+    assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_signature", True)
     assert demo.context.heartbeat_sink.pending_count == 0
 
 
@@ -293,18 +293,16 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("case", CLAIMS)
-async def test_a_token_with_odd_claims_is_refused(case, exit_proxy, demo, clock):
+async def test_signature_with_odd_claims_is_refused(case, exit_proxy, demo, clock):
     change, algorithm = CLAIMS[case]
     body = json.dumps(GOOD).encode()
-    whole = jwt.decode(
-        exit_proxy.prove(body, exit_proxy.path)["authorization"][7:], options={"verify_signature": False}
-    )
+    whole = jwt.decode(exit_proxy.sign(body, exit_proxy.path)["authorization"][7:], options={"verify_signature": False})
     key = {"none": None, "HS256": "x" * 64, "ES256": exit_proxy.key_pem}[algorithm]
     named = {"x5t#S256": thumbprint_of(exit_proxy.certificate)}
     token = jwt.api_jws.encode(json.dumps(whole | change).encode(), key, algorithm=algorithm, headers=named)
     headers = {"authorization": f"Bearer {token}"}
     reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
-    assert (reply.status, reply.json["code"]) == (401, "bad_proof")
+    assert (reply.status, reply.json["code"]) == (401, "bad_signature")
 
 
 BODIES = {
@@ -329,9 +327,9 @@ BODIES = {
 
 
 @pytest.mark.parametrize("case", BODIES)
-async def test_a_body_that_is_no_heartbeat_is_refused_and_not_heard(case, exit_proxy, demo):
+async def test_bad_heartbeat_body_is_refused_and_not_stored(case, exit_proxy, demo):
     body, status, field = BODIES[case]
-    headers = exit_proxy.prove(body, exit_proxy.path) | {"content-type": "application/json"}
+    headers = exit_proxy.sign(body, exit_proxy.path) | {"content-type": "application/json"}
     reply = await demo("POST", exit_proxy.path, body=body, headers=headers, peer="203.0.113.9")
     assert (reply.status, reply.is_problem) == (status, True)
     assert [error["field"] for error in reply.json["errors"]] == ([] if field is None else [field])

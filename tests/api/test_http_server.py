@@ -77,7 +77,7 @@ async def test_concurrent_heartbeats_of_many_proxies(address, session, exit_prox
     async def beat(number: int) -> int:
         clock.advance(milliseconds=1)
         body = json.dumps({"tunnel": "up", "envoy": "up", "version": str(number)}).encode()
-        headers = exit_proxy.prove(body, path) | {"Content-Type": "application/json"}
+        headers = exit_proxy.sign(body, path) | {"Content-Type": "application/json"}
         async with session.post(address + path, data=body, headers=headers) as reply:
             return reply.status
 

@@ -1,4 +1,4 @@
-"""VPN Sentinel's clients, unchanged: a stand-in sends what they send and reads of the answer what they read."""
+"""VPN Sentinel's clients: stand-ins send what the clients send and read what they read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATUS = "/api/v1/status"
 
 
 def payload(client_id="office-vpn-primary", **fields):
-    """What the client in Python sends; the one in shell has no client_version."""
+    """Return the body of the Python client; the shell client sends no client_version."""
     return {
         "client_id": client_id,
         "timestamp": datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -64,7 +64,7 @@ FLAT = {
 
 @pytest.fixture
 def make_key(database, admin, clock):
-    """`await make_key(*scopes)`: an API key of the admin's with these scopes."""
+    """`await make_key(*scopes)`: an API key of the admin with these scopes."""
 
     async def make(*scopes, **fields):
         key = new_key()
@@ -91,19 +91,19 @@ async def key(make_key):
 
 @pytest.fixture
 def sentinel(api, key):
-    """Calls with the key as the client sends it."""
+    """Call the API with the key in the header that the client uses."""
 
-    async def call(method, path, said=None, headers=None, **more):
-        return await api.anonymous(method, path, said, headers={"X-API-Key": key} | (headers or {}), **more)
+    async def call(method, path, content=None, headers=None, **more):
+        return await api.anonymous(method, path, content, headers={"X-API-Key": key} | (headers or {}), **more)
 
     return call
 
 
-# -- the clients themselves --------------------------------------------------------------------------------------------
+# -- clients ---------------------------------------------------------------------------------------------------------
 
 
 def post_as_python_client(base_url, api_key, body, *, timeout_s=30, cafile=None):
-    """As `post_payload` of the client in Python does, which knows success by the status alone: 0, else 1."""
+    """Post as `post_payload` of the Python client does. Return 0 or, unless the status is a success, 1."""
     data = json.dumps(body, ensure_ascii=False).encode("utf-8")
     request = urllib.request.Request(f"{base_url}/api/v1/keepalive", data=data, method="POST")
     request.add_header("Content-Type", "application/json")
@@ -118,7 +118,7 @@ def post_as_python_client(base_url, api_key, body, *, timeout_s=30, cafile=None)
 
 
 async def post_as_shell_client(base_url, api_key, body):
-    """As the client in shell does, with curl; whatever is answered it takes for success, so the status is asked for."""
+    """Post with curl, as the shell client does. It takes any reply for success, so return the status."""
     curl = await asyncio.create_subprocess_exec(
         shutil.which("curl"),
         *("-X", "POST", f"{base_url}/api/v1/keepalive", "-H", "Content-Type: application/json"),
@@ -144,7 +144,7 @@ async def serving(api, until, **tls):
         await task
 
 
-async def test_the_client_in_python_works_unchanged(api, key, until, clock):
+async def test_python_client_works_unchanged(api, key, until, clock):
     async with serving(api, until) as address:
         assert await asyncio.to_thread(post_as_python_client, address, key, payload()) == 0
         assert await asyncio.to_thread(post_as_python_client, address, "", payload()) == 1
@@ -168,7 +168,7 @@ async def test_the_client_in_python_works_unchanged(api, key, until, clock):
     }
 
 
-async def test_the_client_in_python_works_over_tls_with_a_certificate_that_it_was_given(api, key, until, tmp_path):
+async def test_python_client_works_over_tls_with_given_certificate(api, key, until, tmp_path):
     cert, private = make_certificate(tmp_path)
     async with serving(api, until, ssl_certfile=cert, ssl_keyfile=private) as address:
         assert await asyncio.to_thread(post_as_python_client, address, key, payload(), cafile=cert) == 0
@@ -193,7 +193,7 @@ def make_certificate(folder):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-async def test_the_client_in_shell_works_unchanged(api, key, until):
+async def test_shell_client_works_unchanged(api, key, until):
     body = payload("shell")
     del body["client_version"]
     async with serving(api, until) as address:
@@ -202,23 +202,23 @@ async def test_the_client_in_shell_works_unchanged(api, key, until):
     assert (await api("GET", STATUS)).json["shell"]["client_version"] == "Unknown"
 
 
-async def test_the_health_that_the_client_may_ask_for_is_open(api):
+async def test_health_endpoint_of_client_is_public(api):
     for path in ("/health", "/health/startup"):
         assert (await api.anonymous("GET", path)).status == 200
 
 
-# -- what is understood ------------------------------------------------------------------------------------------------
+# -- parsing ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_is_the_one_of_its_own_server(sentinel, clock):
+async def test_reply_equals_that_of_vpn_sentinel_server(sentinel, clock):
     reply = await sentinel("POST", KEEPALIVE, payload())
     assert reply.status == 200
-    said = reply.json
-    assert datetime.fromisoformat(said.pop("server_time")) == clock()
-    assert said == {"status": "ok", "message": "Keepalive received"}
+    content = reply.json
+    assert datetime.fromisoformat(content.pop("server_time")) == clock()
+    assert content == {"status": "ok", "message": "Keepalive received"}
 
 
-async def test_the_flat_form_says_the_same(sentinel):
+async def test_flat_fields_equal_nested_fields(sentinel):
     assert (await sentinel("POST", KEEPALIVE, FLAT)).status == 200
     (seen,) = (await sentinel("GET", STATUS)).json.values()
     del seen["last_seen"]
@@ -226,7 +226,7 @@ async def test_the_flat_form_says_the_same(sentinel):
     assert seen == expected | {"ip": "2001:db8::7", "location": "Tokyo, Tokyo, JP", "client_version": "Unknown"}
 
 
-async def test_the_last_keepalive_of_a_client_counts(sentinel, clock):
+async def test_last_keepalive_of_client_is_shown(sentinel, clock):
     await sentinel("POST", KEEPALIVE, payload())
     clock.advance(minutes=5)
     await sentinel("POST", KEEPALIVE, payload(public_ip="203.0.113.1"))
@@ -255,20 +255,20 @@ async def test_the_last_keepalive_of_a_client_counts(sentinel, clock):
         ("something", {"new": True}, "city", "Bucharest"),
     ],
 )
-async def test_what_is_odd_is_cut_or_unknown_and_no_reason_to_refuse(field, value, shown, as_, sentinel):
+async def test_odd_values_are_cut_or_unknown_but_accepted(field, value, shown, as_, sentinel):
     reply = await sentinel("POST", KEEPALIVE, payload(**{field: value}))
     assert reply.status == 200, reply.body
     (seen,) = (await sentinel("GET", STATUS)).json.values()
     assert seen[shown] == as_
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "given", [None, "", "  ", "a b", "a/b", "a" * 101, 5, ["a"], {"a": 1}, "ä", "a\nb", "\x00", "\ud800", True]
 )
-async def test_a_bad_client_id_is_refused(given, sentinel, query):
+async def test_bad_client_id_is_refused(given, sentinel, query):
     reply = await sentinel("POST", KEEPALIVE, payload(given))
     assert (reply.status, reply.is_problem, reply.json["code"]) == (400, True, "invalid")
     assert reply.json["errors"][0]["field"] == "/client_id"
@@ -291,17 +291,17 @@ async def test_a_bad_client_id_is_refused(given, sentinel, query):
         b'{"client_id": 1' + b"0" * 9000 + b"}",
     ],
 )
-async def test_what_is_no_keepalive_is_refused(body, sentinel):
+async def test_bad_keepalive_body_is_refused(body, sentinel):
     reply = await sentinel("POST", KEEPALIVE, body=body, headers={"content-type": "application/json"})
     assert (reply.status, reply.is_problem) == (400, True)
 
 
-async def test_too_much_is_refused(sentinel):
+async def test_oversized_keepalive_is_refused(sentinel):
     reply = await sentinel("POST", KEEPALIVE, body=b" " * (1024 * 1024 + 1))
     assert (reply.status, reply.is_problem) == (413, True)
 
 
-async def test_who_has_no_good_key_is_refused_and_who_has_one_for_something_else_too(api, make_key):
+async def test_missing_key_or_key_without_scope_is_refused(api, make_key):
     nobody = await api.anonymous("POST", KEEPALIVE, payload())
     wrong = await api.anonymous("POST", KEEPALIVE, payload(), headers={"X-API-Key": new_key()})
     other = await make_key("pools:write", "status:read")
@@ -318,27 +318,27 @@ async def test_who_has_no_good_key_is_refused_and_who_has_one_for_something_else
 
 
 @pytest.mark.parametrize("path", ["/api/v1/fleets", "/api/v1/status/", "/api/v1/statusx", "/api/v1/keepalive/x"])
-async def test_elsewhere_that_header_is_none(path, api, admin):
+async def test_x_api_key_header_is_ignored_elsewhere(path, api, admin):
     assert (await api.anonymous("GET", path, headers={"X-API-Key": admin.key})).status == 401
 
 
-async def test_clients_are_of_no_fleet_so_who_is_for_one_fleet_sees_none(api, make_operator):
+async def test_fleet_operator_cannot_see_clients(api, make_operator):
     person = await make_operator("ada", "operator", fleet_ids=[str(uuid4())])
     for method, path, body in (("GET", STATUS, None), ("POST", KEEPALIVE, payload())):
         reply = await api.holding(person.key)(method, path, body)
         assert (reply.status, reply.json["code"]) == (403, "not_allowed")
 
 
-async def test_a_viewer_sees_the_clients_and_is_none(api, make_operator):
+async def test_viewer_sees_clients_but_cannot_send_keepalives(api, make_operator):
     person = await make_operator("ada", "viewer")
     assert (await api.holding(person.key)("GET", STATUS)).status == 200
     assert (await api.holding(person.key)("POST", KEEPALIVE, payload())).status == 403
 
 
-# -- bounds ------------------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_key_that_is_used_too_often_waits_and_others_do_not(api, make_key, clock):
+async def test_throttle_is_per_key(api, make_key, clock):
     api.app.state.keepalive_throttle = KeepaliveThrottle(clock, per_s=2, burst=4)
     keys = [await make_key("keepalive:write") for _ in range(2)]
 
@@ -353,7 +353,7 @@ async def test_a_key_that_is_used_too_often_waits_and_others_do_not(api, make_ke
     assert [(await post(keys[0])).status for _ in range(3)] == [200, 200, 429]
 
 
-async def test_of_too_many_clients_those_are_forgotten_that_were_silent_the_longest(database, clock):
+async def test_client_limit_drops_longest_silent_clients(database, clock):
     for name in ("a", "b", "c"):
         clock.advance(seconds=1)
         await store(database, name, clock(), keep=3)
@@ -365,7 +365,7 @@ async def test_of_too_many_clients_those_are_forgotten_that_were_silent_the_long
         assert [client_id for client_id, _, _ in await keepalives.newest(session)] == ["a", "c", "d"]
 
 
-async def test_clients_that_come_at_once_are_not_more_either(database, clock):
+async def test_client_limit_holds_for_concurrent_keepalives(database, clock):
     await asyncio.gather(*(store(database, f"c{number}", clock(), keep=5) for number in range(40)))
     await store(database, "last", clock.advance(seconds=1), keep=5)
     async with database.session() as session:
@@ -379,7 +379,7 @@ async def store(database: Database, name: str, now: datetime, *, keep: int) -> N
         await keepalives.store(session, name, {}, now, keep=keep)
 
 
-async def test_an_outage_is_a_503_that_says_when_to_come_again(make_api, wired, key):
+async def test_database_outage_is_503_with_retry_after(make_api, wired, key):
     database, wire = wired
     api = make_api(database)
     assert (await api("POST", KEEPALIVE, payload())).status == 200
@@ -388,10 +388,10 @@ async def test_an_outage_is_a_503_that_says_when_to_come_again(make_api, wired, 
     assert (reply.status, reply.is_problem) == (503, True)
 
 
-# -- the document ------------------------------------------------------------------------------------------------------
+# -- OpenAPI -----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_example_of_the_document_works(api):
+async def test_documented_example_is_accepted(api):
     document = (await api("GET", "/openapi.json")).json
     operation = document["paths"][KEEPALIVE]["post"]
     assert {"sentinel": []} in operation["security"]

@@ -1,4 +1,4 @@
-"""The OAuth 2.0 client of logins at an OIDC provider, against a server that answers as each test says."""
+"""The OAuth 2.0 client of OIDC logins, against a server with scripted replies."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PUBLIC = OAuthClient("exitplane")
 CODE = {"code": "c-1", "redirect_uri": "https://api.example.net/callback?x=1&y=é", "code_verifier": "v" * 43}
 
 
-class Server:
-    """Answers everything with `answer`, and keeps the paths, headers and forms that it was sent."""
+class FakeOAuthServer:
+    """A server that replies with `answer` and records paths, headers and forms."""
 
     def __init__(self):
         self.url, self.paths, self.headers, self.form = "", [], {}, {}
@@ -43,7 +43,7 @@ class Server:
 
 @pytest.fixture
 async def server():
-    serving = Server()
+    serving = FakeOAuthServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", serving.handle)
     runner = web.AppRunner(app)
@@ -57,8 +57,8 @@ async def server():
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch):
-    """No proxy of the machine that runs the tests."""
+def no_proxy(monkeypatch):
+    """Remove proxy settings of the machine from the environment."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -68,7 +68,7 @@ def text(body, status=200, **more):
     return lambda: web.Response(body=body, status=status, **more)
 
 
-# -- what is sent ------------------------------------------------------------------------------------------------------
+# -- requests ---------------------------------------------------------------------------------------------------------
 
 
 def test_authorization_url_keeps_the_endpoints_own_query():
@@ -114,7 +114,7 @@ async def test_requests_take_the_proxy_that_the_environment_names(server, monkey
     assert server.paths[1:] == ["/token"]
 
 
-# -- what comes back ---------------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/html", "application/octet-stream"])
@@ -161,7 +161,7 @@ async def test_error_of_the_token_endpoint_refuses_the_login(status, error, show
         (200, b'{"a":' * 100_000),
     ],
 )
-async def test_answer_that_is_no_token_response_is_an_outage(status, body, server):
+async def test_invalid_token_response_is_an_outage(status, body, server):
     server.answer = text(body, status)
     with pytest.raises(ProviderUnavailable, match="/token answers"):
         await redeem_code(server.url, PUBLIC, CODE)
@@ -190,7 +190,7 @@ async def test_oversized_answer_is_an_outage_compressed_or_not(server):
             await redeem_code(server.url, PUBLIC, CODE)
 
 
-async def test_provider_that_never_answers_is_given_up(server):
+async def test_silent_provider_times_out(server):
     given_up = asyncio.Event()
 
     async def hang():
@@ -206,13 +206,13 @@ async def test_provider_that_never_answers_is_given_up(server):
 @pytest.mark.parametrize(
     "url", ["http://[::1", "ftp://127.0.0.1/token", "http://127.0.0.1:99999/", "/token", "http://"]
 )
-async def test_address_that_is_none_is_an_outage(url):
+async def test_invalid_address_is_an_outage(url):
     with pytest.raises(ProviderUnavailable):
         await redeem_code(url, PUBLIC, CODE)
 
 
-async def test_provider_that_is_not_there_is_an_outage():
-    with socket.socket() as bound:  # bound and not listening: refused, and nobody else gets the port
+async def test_unreachable_provider_is_an_outage():
+    with socket.socket() as bound:  # bound without listening: connections are refused and nobody else gets the port
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(ProviderUnavailable, match=r"127\.0\.0\.1"):
             await fetch_document(f"http://127.0.0.1:{bound.getsockname()[1]}/keys")

@@ -13,7 +13,7 @@ ADA = {"name": "ada", "role": "operator", "password": PASSWORD}
 
 @pytest.fixture
 def audited(query):
-    """`await audited()`: action and detail of what was done to operators, oldest first."""
+    """`await audited()`: action and detail of the audit events about operators, oldest first."""
 
     async def run():
         rows = await query("SELECT action, detail FROM audit_event WHERE kind = 'operator' ORDER BY sequence")
@@ -22,7 +22,7 @@ def audited(query):
     return run
 
 
-async def test_an_operator_is_made_found_and_shown_without_secrets(api):
+async def test_operator_is_created_and_shown_without_secrets(api):
     made = await api("POST", OPERATORS, ADA)
     assert made.status == 201
     assert made.headers["location"] == f"{OPERATORS}/{made.json['id']}"
@@ -49,7 +49,7 @@ async def test_writing_operators_makes_no_revision(api, stored):
     assert await stored() == before
 
 
-async def test_lists_are_filtered(api, make_operator):
+async def test_operators_are_filtered(api, make_operator):
     await make_operator("ada", "operator")
     await make_operator("adam", "viewer", disabled=True)
     for query, names in (
@@ -81,7 +81,7 @@ async def test_lists_are_filtered(api, make_operator):
         ("password_hash", "x"),
     ],
 )
-async def test_what_is_no_operator_is_refused(field, value, api, query):
+async def test_invalid_operator_field_is_refused(field, value, api, query):
     reply = await api("POST", OPERATORS, ADA | {field: value})
     assert (reply.status, reply.is_problem) == (422, True)
     assert reply.json["errors"][0]["field"].startswith(f"/{field}")
@@ -90,14 +90,14 @@ async def test_what_is_no_operator_is_refused(field, value, api, query):
     assert len(await query("SELECT id FROM operator")) == 1
 
 
-async def test_a_password_is_not_the_name(api):
+async def test_password_must_differ_from_name(api):
     reply = await api(
         "POST", OPERATORS, {"name": "a-long-name-indeed", "role": "admin", "password": "A-Long-Name-Indeed"}
     )
     assert (reply.status, reply.json["code"]) == (422, "weak_password")
 
 
-async def test_names_and_accounts_are_not_shared(api, make_operator):
+async def test_names_and_oidc_accounts_are_unique(api, make_operator):
     account = "https://login.example.net#1"
     await make_operator("ada", oidc_subject=account)
     await make_operator("eve")
@@ -110,7 +110,7 @@ async def test_names_and_accounts_are_not_shared(api, make_operator):
             assert reply.json["errors"][0]["field"] == f"/{field}"
 
 
-async def test_fleets_are_named_or_given_by_id(demo):
+async def test_fleets_are_given_by_name_or_id(demo):
     await demo.declare("other", "de", "de")
     ids = {each["name"]: each["id"] for each in (await demo("GET", "/api/v1/fleets")).json["items"]}
     reply = await demo("POST", OPERATORS, ADA | {"fleets": ["demo", ids["other"], "demo"]})
@@ -119,7 +119,7 @@ async def test_fleets_are_named_or_given_by_id(demo):
     assert (await demo("PATCH", f"{OPERATORS}/ada", {"fleets": None})).json["fleets"] is None
 
 
-async def test_a_change_keeps_what_it_does_not_name_and_a_replacement_only_the_password(api, make_operator):
+async def test_patch_keeps_other_fields_and_put_keeps_only_password(api, make_operator):
     await api("POST", OPERATORS, ADA | {"oidc_subject": "https://login.example.net#1"})
     changed = (await api("PATCH", f"{OPERATORS}/ada", {"role": "viewer"})).json
     assert (changed["role"], changed["oidc_subject"]) == ("viewer", "https://login.example.net#1")
@@ -129,24 +129,24 @@ async def test_a_change_keeps_what_it_does_not_name_and_a_replacement_only_the_p
     assert not (await api("PATCH", f"{OPERATORS}/ada", {"password": None})).json["has_password"]
 
 
-async def test_an_etag_holds_back_a_change_that_others_were_faster_with(api, make_operator):
+async def test_stale_etag_refuses_change(api, make_operator):
     await make_operator("ada", password=PASSWORD)
     etag = (await api("GET", f"{OPERATORS}/ada")).headers["etag"]
     await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})
     first = await api("PATCH", f"{OPERATORS}/ada", {"role": "viewer"}, headers={"if-match": etag})
-    assert first.status == 200  # that somebody logged in is no change
+    assert first.status == 200  # a login does not change the ETag
     second = await api("PATCH", f"{OPERATORS}/ada", {"role": "admin"}, headers={"if-match": etag})
     assert second.status == 412
 
 
-async def test_a_password_that_an_admin_sets_ends_the_sessions(api, make_operator):
+async def test_password_set_by_admin_ends_sessions(api, make_operator):
     await make_operator("ada", password=PASSWORD)
     token = (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).json["access_token"]
     assert (await api("PATCH", f"{OPERATORS}/ada", {"password": "staple battery horse"})).status == 200
     assert (await api.holding(token)("GET", "/api/v1/auth/me")).json["code"] == "session_ended"
 
 
-async def test_who_was_disabled_has_to_log_in_again(api, make_operator):
+async def test_disabling_ends_sessions(api, make_operator):
     await make_operator("ada", password=PASSWORD)
     token = (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).json["access_token"]
     for disabled in (True, False):
@@ -154,7 +154,7 @@ async def test_who_was_disabled_has_to_log_in_again(api, make_operator):
     assert (await api.holding(token)("GET", "/api/v1/auth/me")).json["code"] == "session_ended"
 
 
-async def test_a_change_of_rights_counts_at_once(api, make_operator):
+async def test_changed_rights_apply_at_once(api, make_operator):
     ada = await make_operator("ada", "viewer", password=PASSWORD)
     token = (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).json["access_token"]
     for credential in (token, ada.key):
@@ -168,7 +168,7 @@ async def test_a_change_of_rights_counts_at_once(api, make_operator):
 
 
 @pytest.mark.parametrize("change", [{"role": "operator"}, {"disabled": True}, {"fleets": []}])
-async def test_the_last_admin_stays(change, api, make_operator):
+async def test_last_admin_cannot_be_removed(change, api, make_operator):
     await make_operator("other", disabled=True)
     await make_operator("scoped", fleet_ids=[])
     await make_operator("op", "operator")
@@ -178,7 +178,7 @@ async def test_the_last_admin_stays(change, api, make_operator):
     assert (await api("PATCH", f"{OPERATORS}/admin", change)).status == 200
 
 
-async def test_two_admins_who_remove_each_other_at_once_do_not_both_succeed(api, make_operator):
+async def test_admins_removing_each_other_do_not_both_succeed(api, make_operator):
     other = await make_operator("other")
     replies = await asyncio.gather(
         api("DELETE", f"{OPERATORS}/other"), api.holding(other.key)("DELETE", f"{OPERATORS}/admin")
@@ -186,7 +186,7 @@ async def test_two_admins_who_remove_each_other_at_once_do_not_both_succeed(api,
     assert sorted(reply.status for reply in replies) in ([204, 409], [204, 401])
 
 
-async def test_only_admins_of_all_fleets_see_operators(api, make_operator):
+async def test_only_global_admins_see_operators(api, make_operator):
     for number, fields in enumerate(({"role": "operator"}, {"role": "viewer"}, {"role": "admin", "fleet_ids": []})):
         mine = api.holding((await make_operator(f"op-{number}", **fields)).key)
         for method, path in (
@@ -198,12 +198,12 @@ async def test_only_admins_of_all_fleets_see_operators(api, make_operator):
             assert (await mine(method, path, ADA if method == "POST" else None)).status == 403
 
 
-async def test_the_audit_says_which_fields_and_nothing_of_people(api, audited, query):
+async def test_audit_names_fields_without_personal_data(api, audited, query):
     account = "https://login.example.net#ada-account"
     await api("POST", OPERATORS, ADA | {"name": "byron", "oidc_subject": account})
     await api("PATCH", f"{OPERATORS}/byron", {"name": "lovelace", "role": "operator"})
     await api("PATCH", f"{OPERATORS}/lovelace", {"password": "staple battery horse"})
-    await api("PATCH", f"{OPERATORS}/lovelace", {"role": "operator"})  # nothing new
+    await api("PATCH", f"{OPERATORS}/lovelace", {"role": "operator"})  # no change, so no audit event
     await api("DELETE", f"{OPERATORS}/lovelace")
     assert await audited() == [
         ("created", {"fields": ["name", "oidc_subject", "password_hash", "role"]}),
@@ -212,10 +212,10 @@ async def test_the_audit_says_which_fields_and_nothing_of_people(api, audited, q
         ("deleted", {}),
     ]
     everything = str(await query("SELECT * FROM audit_event"))
-    assert not any(said in everything for said in ("byron", "lovelace", account, "argon2", "battery"))
+    assert not any(secret in everything for secret in ("byron", "lovelace", account, "argon2", "battery"))
 
 
-async def test_with_an_operator_all_that_is_known_of_them_goes(api, query):
+async def test_deleting_operator_deletes_all_their_data(api, query):
     names = ("lovelace", "lovelace-2")
     wishes = [ADA | {"name": name} for name in names]
     made = await api("POST", OPERATORS, wishes[0], headers={"idempotency-key": "k-1"})
@@ -228,14 +228,14 @@ async def test_with_an_operator_all_that_is_known_of_them_goes(api, query):
     assert made.json["id"] in str(await query("SELECT * FROM audit_event"))
 
 
-async def test_a_dry_run_makes_nobody(api, query):
+async def test_dry_run_creates_no_operator(api, query):
     reply = await api("POST", f"{OPERATORS}?dry_run=true", ADA)
     assert (reply.status, reply.json["status"], reply.json["body"]["name"]) == (200, 201, "ada")
     assert len(await query("SELECT id FROM operator")) == 1
     assert await query("SELECT * FROM audit_event") == []
 
 
-async def test_the_same_key_makes_one_operator_and_one_entry(api, audited):
+async def test_idempotency_key_creates_one_operator_and_audit_entry(api, audited):
     replies = [await api("POST", OPERATORS, ADA, headers={"idempotency-key": "once"}) for _ in range(2)]
     assert [reply.status for reply in replies] == [201, 201]
     assert replies[0].json == replies[1].json

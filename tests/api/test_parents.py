@@ -1,4 +1,4 @@
-"""Parent proxies of exits: declared, changed and enrolled with, and a password that never comes out."""
+"""Parent proxies of exits: declaration, change, enrolment, and the secrecy of their password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def parent_of(api, exit_id: str) -> Parent | None:
     return next(each.parent for each in world.exits.values() if str(each.id) == exit_id)
 
 
-async def test_a_parent_is_declared_and_its_password_goes_into_the_world_alone(demo, query):
+async def test_parent_password_is_never_shown_or_audited(demo, query):
     made = await demo.declare_exit(parent=PARENT)
     assert made["parent"] == SHOWN
     assert await parent_of(demo, made["id"]) == Parent("127.0.0.1", 8888, "exit", SECRET)
@@ -34,7 +34,7 @@ async def test_a_parent_is_declared_and_its_password_goes_into_the_world_alone(d
         assert SECRET not in str(await query(f"SELECT * FROM {table}"))
 
 
-async def test_a_dry_run_tells_of_the_secret_and_not_what_it_is(demo):
+async def test_dry_run_shows_secret_without_content(demo):
     made = await demo.declare_exit()
     reply = await demo("PATCH", f"/api/v1/exits/{made['id']}?dry_run=true", {"parent": PARENT})
     assert reply.status == 200
@@ -44,22 +44,22 @@ async def test_a_dry_run_tells_of_the_secret_and_not_what_it_is(demo):
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_a_password_that_is_left_out_stays_while_the_proxy_and_the_user_do(demo, method):
+async def test_omitted_password_stays_for_same_proxy_and_user(demo, method):
     made = await demo.declare_exit(parent=PARENT)
-    wish = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 9443, "parent": SHOWN}
+    body = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 9443, "parent": SHOWN}
     path = f"/api/v1/exits/{made['id']}"
-    assert (await demo(method, path, wish)).status == 200
+    assert (await demo(method, path, body)).status == 200
     assert await parent_of(demo, made["id"]) == Parent("127.0.0.1", 8888, "exit", SECRET)
     for other in ({"address": "evil.example"}, {"port": 1}, {"username": "other"}):
-        reply = await demo(method, path, wish | {"parent": SHOWN | other})
+        reply = await demo(method, path, body | {"parent": SHOWN | other})
         assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (
             422,
             "no_password",
             "/parent/password",
         )
-    assert (await demo(method, path, wish | {"parent": PLACE})).json["parent"] == {**PLACE, "username": None}
+    assert (await demo(method, path, body | {"parent": PLACE})).json["parent"] == {**PLACE, "username": None}
     assert (await parent_of(demo, made["id"])).password is None
-    assert (await demo(method, path, wish | {"parent": None})).json["parent"] is None
+    assert (await demo(method, path, body | {"parent": None})).json["parent"] is None
     assert await parent_of(demo, made["id"]) is None
 
 
@@ -75,16 +75,16 @@ async def test_a_password_that_is_left_out_stays_while_the_proxy_and_the_user_do
         ({"password": SECRET * 20}, "/parent/password"),
     ],
 )
-async def test_a_wrong_parent_is_refused_without_repeating_the_password(demo, stored, wrong, field):
+async def test_bad_parent_is_refused_without_repeating_password(demo, stored, wrong, field):
     before = await stored()
-    wish = {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1, "parent": PARENT | wrong}
-    reply = await demo("POST", "/api/v1/exits", wish)
+    body = {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1, "parent": PARENT | wrong}
+    reply = await demo("POST", "/api/v1/exits", body)
     assert (reply.status, reply.json["errors"][0]["field"]) == (422, field)
     assert SECRET not in reply.body.decode()
     assert await stored() == before
 
 
-async def test_a_document_that_was_exported_leaves_the_password_and_one_with_another_changes_it(demo):
+async def test_exported_document_keeps_password_and_new_one_changes_it(demo):
     made = await demo.declare_exit(parent=PARENT)
     document = (await demo("GET", "/api/v1/declared")).json
     assert SECRET not in json.dumps(document)
@@ -100,7 +100,7 @@ async def test_a_document_that_was_exported_leaves_the_password_and_one_with_ano
     assert (await demo("PUT", "/api/v1/declared", document)).json["steps"] == []
 
 
-async def test_an_exported_document_says_where_it_lacks_a_password(demo):
+async def test_importing_new_exit_without_parent_password_is_refused(demo):
     made = await demo.declare_exit(parent=PARENT)
     document = (await demo("GET", "/api/v1/declared")).json
     await demo("DELETE", f"/api/v1/exits/{made['id']}")
@@ -108,17 +108,17 @@ async def test_an_exported_document_says_where_it_lacks_a_password(demo):
     assert (reply.status, reply.json["errors"][0]["field"]) == (422, "/exits/0/parent/password")
 
 
-async def test_an_exit_enrols_with_its_parent_and_one_that_says_nothing_leaves_it(demo, make_proxy, make_token):
+async def test_enrolment_sets_parent_and_keeps_it_if_omitted(demo, make_proxy, make_token):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     assert (await proxy.enrol(token, "us-1", parent=PARENT)).status == 201
     assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
-    for said in ({}, {"parent": PLACE}, {"parent": SHOWN}):
-        assert (await proxy.enrol(token, "us-1", **said)).status == 201
+    for fields in ({}, {"parent": PLACE}, {"parent": SHOWN}):
+        assert (await proxy.enrol(token, "us-1", **fields)).status == 201
         assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
 
 
-async def test_an_exit_that_enrols_with_another_parent_has_to_be_heard_of_first(demo, make_proxy, make_token, query):
+async def test_enrolment_with_new_parent_needs_a_heartbeat(demo, make_proxy, make_token, query):
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     await proxy.enrol(token, "us-1", parent=PARENT)

@@ -1,4 +1,4 @@
-"""How pools share requests and what they bear, and the weights and standby of exits: said, read, changed, refused."""
+"""Balancing and resilience of pools, and weight, standby, capacity and cost of exits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from model.repositories import worlds
 from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 pytestmark = pytest.mark.postgres
-SHARED = {"policy": "least_request", "weigh_by": None, "session_ttl_s": None}
-BORNE = {
+DEFAULT_BALANCING = {"policy": "least_request", "weigh_by": None, "session_ttl_s": None}
+DEFAULT_RESILIENCE = {
     "max_ejection_percent": 100,
     "panic_threshold_percent": 0,
     "ejection_time_s": 5,
@@ -43,8 +43,8 @@ LARGEST = {
     "falls_window_s": 86_400,
     "hold_down_s": 3_600,
 }
-_FROM_NOTHING = {"max_ejection_percent", "panic_threshold_percent", "falls_borne", "hold_down_s"}
-SMALLEST = {name: 0 if name in _FROM_NOTHING else 1 for name in LARGEST}
+_FROM_ZERO = {"max_ejection_percent", "panic_threshold_percent", "falls_borne", "hold_down_s"}
+SMALLEST = {name: 0 if name in _FROM_ZERO else 1 for name in LARGEST}
 
 
 async def world_of(api):
@@ -55,60 +55,75 @@ async def pool_of(api, name):
     return next(each for each in (await world_of(api)).pools.values() if each.name == name)
 
 
-def test_the_api_and_the_world_have_the_same_defaults_and_policies():
-    assert BalancingIn().model_dump() == {name: getattr(BALANCING, name) for name in SHARED} == SHARED
-    assert ResilienceIn().model_dump() == {name: getattr(RESILIENCE, name) for name in BORNE} == BORNE
+def test_api_and_world_have_same_defaults_and_policies():
+    assert (
+        BalancingIn().model_dump()
+        == {name: getattr(BALANCING, name) for name in DEFAULT_BALANCING}
+        == DEFAULT_BALANCING
+    )
+    assert (
+        ResilienceIn().model_dump()
+        == {name: getattr(RESILIENCE, name) for name in DEFAULT_RESILIENCE}
+        == DEFAULT_RESILIENCE
+    )
     assert set(get_args(BalancingIn.model_fields["policy"].annotation)) == set(Policy)
     literal, _ = get_args(BalancingIn.model_fields["weigh_by"].annotation)
     assert set(get_args(literal)) == set(WeighBy)
 
 
-async def test_a_pool_that_says_nothing_shows_what_it_has_in_full(demo):
+async def test_pool_shows_defaults_in_full(demo):
     shown = (await demo("GET", "/api/v1/pools/us")).json
-    assert (shown["balancing"], shown["resilience"]) == (SHARED, BORNE)
+    assert (shown["balancing"], shown["resilience"]) == (DEFAULT_BALANCING, DEFAULT_RESILIENCE)
     assert (await pool_of(demo, "us")).resilience is RESILIENCE
 
 
 @pytest.mark.parametrize("policy", Policy)
-async def test_a_pool_has_the_policy_that_it_was_made_with(demo, policy):
+async def test_pool_is_created_with_policy(demo, policy):
     reply = await demo("POST", "/api/v1/pools", POOL | {"balancing": {"policy": policy}})
-    assert (reply.status, reply.json["balancing"]) == (201, SHARED | {"policy": policy})
+    assert (reply.status, reply.json["balancing"]) == (201, DEFAULT_BALANCING | {"policy": policy})
     assert (await demo("GET", "/api/v1/pools/de")).json == reply.json
     assert (await pool_of(demo, "de")).balancing == Balancing(policy)
 
 
 @pytest.mark.parametrize("bounds", [SMALLEST, LARGEST])
-async def test_a_pool_bears_what_it_was_made_to_at_the_bounds_too(demo, bounds):
+async def test_resilience_accepts_its_bounds(demo, bounds):
     reply = await demo("POST", "/api/v1/pools", POOL | {"resilience": bounds})
     assert (reply.status, reply.json["resilience"]) == (201, bounds)
     assert (await pool_of(demo, "de")).resilience == Resilience(**bounds)
 
 
-async def test_a_patch_replaces_as_a_whole_what_it_names_and_leaves_the_rest(demo):
+async def test_patch_replaces_whole_objects_and_keeps_the_rest(demo):
     first = {"balancing": {"policy": "random"}, "resilience": {"failures_to_eject": 9, "healthy_after": 4}}
-    assert (await demo("PATCH", "/api/v1/pools/us", first)).json["resilience"] == BORNE | first["resilience"]
+    assert (await demo("PATCH", "/api/v1/pools/us", first)).json["resilience"] == DEFAULT_RESILIENCE | first[
+        "resilience"
+    ]
     shown = (await demo("PATCH", "/api/v1/pools/us", {"resilience": {"check_interval_s": 7}})).json
-    assert shown["resilience"] == BORNE | {"check_interval_s": 7}
-    assert shown["balancing"] == SHARED | {"policy": "random"}
+    assert shown["resilience"] == DEFAULT_RESILIENCE | {"check_interval_s": 7}
+    assert shown["balancing"] == DEFAULT_BALANCING | {"policy": "random"}
 
 
-async def test_a_pool_that_is_replaced_without_a_word_has_the_defaults_again(demo):
+async def test_put_without_objects_restores_defaults(demo):
     await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "random"}, "resilience": {"healthy_after": 4}})
     shown = (await demo("PUT", "/api/v1/pools/us", {"name": "us", "fleet": "demo", "country": "us"})).json
-    assert (shown["balancing"], shown["resilience"]) == (SHARED, BORNE)
+    assert (shown["balancing"], shown["resilience"]) == (DEFAULT_BALANCING, DEFAULT_RESILIENCE)
 
 
-async def test_to_say_the_defaults_is_to_say_nothing(demo, stored, query):
+async def test_explicit_defaults_equal_omitted_fields(demo, stored, query):
     before, shown = await stored(), await demo("GET", "/api/v1/pools/us")
-    for said in ({"resilience": {}}, {"resilience": BORNE}, {"balancing": {}}, {"balancing": SHARED}):
-        reply = await demo("PATCH", "/api/v1/pools/us", said)
+    for fields in (
+        {"resilience": {}},
+        {"resilience": DEFAULT_RESILIENCE},
+        {"balancing": {}},
+        {"balancing": DEFAULT_BALANCING},
+    ):
+        reply = await demo("PATCH", "/api/v1/pools/us", fields)
         assert (reply.json, reply.headers["etag"]) == (shown.json, shown.headers["etag"])
     assert await stored() == before
     (row,) = await query("SELECT balancing, resilience FROM pool")
     assert (row["balancing"], row["resilience"]) == ({}, {})
 
 
-async def test_a_changed_pool_reaches_a_world_that_is_read_on(demo):
+async def test_changed_pool_reaches_advanced_world(demo):
     before = await world_of(demo)
     await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "session"}, "resilience": {"healthy_after": 4}})
     after, _ = await worlds.catch_up(demo.context.database, before)
@@ -116,7 +131,7 @@ async def test_a_changed_pool_reaches_a_world_that_is_read_on(demo):
     assert (pool.balancing, pool.resilience) == (Balancing(Policy.SESSION), Resilience(healthy_after=4))
 
 
-async def test_the_weight_and_standby_of_an_exit_are_said_read_and_changed(demo):
+async def test_weight_and_standby_are_set_read_and_changed(demo):
     made = await demo.declare_exit(weight=128, standby=True)
     assert (made["weight"], made["standby"]) == (128, True)
     (seen,) = (await world_of(demo)).exits.values()
@@ -131,32 +146,35 @@ async def test_the_weight_and_standby_of_an_exit_are_said_read_and_changed(demo)
     assert (seen.weight, seen.standby) == (3, False)
 
 
-async def test_an_exit_that_says_nothing_weighs_one_and_is_no_standby(demo):
+async def test_exit_defaults_to_weight_one_and_no_standby(demo):
     made = await demo.declare_exit()
     assert (made["weight"], made["standby"]) == (1, False)
 
 
-async def test_a_document_has_what_was_said_and_applies_without_a_step(demo):
+async def test_exported_balancing_applies_without_steps(demo):
     await demo("PATCH", "/api/v1/pools/us", {"balancing": {"policy": "session"}, "resilience": {"healthy_after": 4}})
     await demo.declare_exit(weight=3, standby=True)
     document = (await demo("GET", "/api/v1/declared")).json
     (pool,), (exit_,) = document["pools"], document["exits"]
-    assert (pool["balancing"], pool["resilience"]) == (SHARED | {"policy": "session"}, BORNE | {"healthy_after": 4})
+    assert (pool["balancing"], pool["resilience"]) == (
+        DEFAULT_BALANCING | {"policy": "session"},
+        DEFAULT_RESILIENCE | {"healthy_after": 4},
+    )
     assert (exit_["weight"], exit_["standby"]) == (3, True)
     assert (await demo("PUT", "/api/v1/declared", document)).json["steps"] == []
 
 
-async def test_a_document_changes_how_a_pool_shares_and_says_from_what_to_what(demo):
-    wish = {"name": "us", "fleet": "demo", "country": "us", "balancing": {"policy": "random"}}
-    (step,) = (await demo("PUT", "/api/v1/declared", {"pools": [wish]})).json["steps"]
-    assert step["changes"] == {"balancing": [SHARED, SHARED | {"policy": "random"}]}
+async def test_document_changes_balancing_and_reports_the_change(demo):
+    payload = {"name": "us", "fleet": "demo", "country": "us", "balancing": {"policy": "random"}}
+    (step,) = (await demo("PUT", "/api/v1/declared", {"pools": [payload]})).json["steps"]
+    assert step["changes"] == {"balancing": [DEFAULT_BALANCING, DEFAULT_BALANCING | {"policy": "random"}]}
 
 
-async def test_explaining_says_which_exits_are_on_standby_and_names_them_last(demo):
+async def test_explain_lists_standby_exits_last(demo):
     await demo.declare_exit(standby=True)
     await demo.declare_exit(name="us-2")
-    told = (await demo("GET", "/api/v1/explain?country=us&target=example.com")).json
-    seen = [(each["name"], each["standby"]) for each in told["ways"][0]["pools"][0]["exits"]]
+    explanation = (await demo("GET", "/api/v1/explain?country=us&target=example.com")).json
+    seen = [(each["name"], each["standby"]) for each in explanation["paths"][0]["pools"][0]["exits"]]
     assert seen == [("us-2", False), ("us-1", True)]
 
 
@@ -186,11 +204,11 @@ WRONG_POOLS = {
 }
 
 
-async def test_a_pool_that_shares_or_bears_wrongly_is_refused(demo, stored):
+async def test_bad_balancing_or_resilience_is_refused(demo, stored):
     before = await stored()
-    for case, (said, field) in WRONG_POOLS.items():
-        for method, path, wish in (("POST", "pools", POOL | said), ("PATCH", "pools/us", said)):
-            reply = await demo(method, f"/api/v1/{path}", wish)
+    for case, (fields, field) in WRONG_POOLS.items():
+        for method, path, payload in (("POST", "pools", POOL | fields), ("PATCH", "pools/us", fields)):
+            reply = await demo(method, f"/api/v1/{path}", payload)
             assert (reply.status, reply.is_problem) == (422, True), case
             assert [each["field"] for each in reply.json["errors"]] == [field], case
     assert await stored() == before
@@ -202,52 +220,54 @@ WRONG_EXITS = {
 }
 
 
-async def test_an_exit_of_a_wrong_weight_or_standby_is_refused(demo, stored):
+async def test_bad_weight_or_standby_is_refused(demo, stored):
     made = await demo.declare_exit()
     before = await stored()
-    wish = {"name": "us-2", "pool": "us", "address": "198.51.100.7", "port": 8443}
-    for case, (said, field) in WRONG_EXITS.items():
-        for method, path, body in (("POST", "exits", wish | said), ("PATCH", f"exits/{made['id']}", said)):
+    payload = {"name": "us-2", "pool": "us", "address": "198.51.100.7", "port": 8443}
+    for case, (fields, field) in WRONG_EXITS.items():
+        for method, path, body in (("POST", "exits", payload | fields), ("PATCH", f"exits/{made['id']}", fields)):
             reply = await demo(method, f"/api/v1/{path}", body)
             assert (reply.status, reply.is_problem) == (422, True), case
             assert [each["field"] for each in reply.json["errors"]] == [field], case
     assert await stored() == before
 
 
-async def test_a_pool_weighs_and_its_sessions_end(demo):
-    said = {"policy": "session", "weigh_by": "cost", "session_ttl_s": 600}
-    shown = (await demo("PATCH", "/api/v1/pools/us", {"balancing": said})).json
-    assert shown["balancing"] == said
+async def test_weigh_by_and_session_ttl_are_set_and_read(demo):
+    fields = {"policy": "session", "weigh_by": "cost", "session_ttl_s": 600}
+    shown = (await demo("PATCH", "/api/v1/pools/us", {"balancing": fields})).json
+    assert shown["balancing"] == fields
     assert (await pool_of(demo, "us")).balancing == Balancing(Policy.SESSION, WeighBy.COST, 600)
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("fields", "field"),
     [
         ({"weigh_by": "luck"}, "/balancing/weigh_by"),
         ({"policy": "session", "session_ttl_s": 61}, "/balancing/session_ttl_s"),
         ({"session_ttl_s": 60}, "/balancing"),
     ],
 )
-async def test_what_no_pool_can_weigh_by_is_refused(demo, said, field):
-    reply = await demo("PATCH", "/api/v1/pools/us", {"balancing": said})
+async def test_bad_weigh_by_is_refused(demo, fields, field):
+    reply = await demo("PATCH", "/api/v1/pools/us", {"balancing": fields})
     assert (reply.status, reply.json["errors"][0]["field"]) == (422, field)
 
 
-async def test_what_an_exit_may_carry_and_costs_is_said_read_and_changed(demo):
+async def test_capacity_cost_and_cap_are_set_read_and_changed(demo):
     made = await demo.declare_exit(capacity=50, cost=1.5, monthly_cap_gb=100)
     assert (made["capacity"], made["cost"], made["monthly_cap_gb"]) == (50, 1.5, 100)
     shown = (await demo("PATCH", f"/api/v1/exits/{made['id']}", {"capacity": None, "cost": 2})).json
     assert (shown["capacity"], shown["cost"], shown["monthly_cap_gb"]) == (None, 2, 100)
 
 
-@pytest.mark.parametrize("said", [{"capacity": 0}, {"cost": 0}, {"cost": -1}, {"monthly_cap_gb": 0}, {"cost": "cheap"}])
-async def test_impossible_amounts_of_an_exit_are_refused(demo, said):
+@pytest.mark.parametrize(
+    "fields", [{"capacity": 0}, {"cost": 0}, {"cost": -1}, {"monthly_cap_gb": 0}, {"cost": "cheap"}]
+)
+async def test_impossible_exit_amounts_are_refused(demo, fields):
     made = await demo.declare_exit()
-    assert (await demo("PATCH", f"/api/v1/exits/{made['id']}", said)).status == 422
+    assert (await demo("PATCH", f"/api/v1/exits/{made['id']}", fields)).status == 422
 
 
-async def test_the_share_that_was_found_multiplies_the_declared_weight(demo, query):
+async def test_computed_share_multiplies_declared_weight(demo, query):
     await demo.declare_exit(weight=3)
     await query("UPDATE exit SET share = 8 RETURNING id")
     (seen,) = (await world_of(demo)).exits.values()

@@ -36,7 +36,7 @@ from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow
 
 PASSWORD = "correct horse battery"
-OF_PROXIES = {"register_exit", "register_proxy", "hear_exit", "hear_proxy"}
+OF_PROXIES = {"register_exit", "register_proxy", "send_exit_heartbeat", "send_proxy_heartbeat"}
 POOL = PoolIn(name="us", fleet="demo", country="us")
 
 
@@ -188,8 +188,8 @@ async def every_method(api: Client, plane, database):
     for part in ("live", "ready", "startup"):
         await api.health(part)
     assert (await api.events.page(limit=1)).items[0].type == "fleet.created"
-    await api.neighbours.keepalive(KeepaliveIn(client_id="office"))
-    assert set(await api.neighbours.status()) == {"office"}
+    await api.vpn_sentinel.keepalive(KeepaliveIn(client_id="office"))
+    assert set(await api.vpn_sentinel.status()) == {"office"}
     await every_method_of_auth(api, plane)
 
 

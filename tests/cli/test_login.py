@@ -78,7 +78,7 @@ async def test_a_wrong_password_is_refused_in_the_apis_words(log_in, kept):
     done = await log_in("wrong horse battery")
     assert (done.status, done.err) == (
         1,
-        "exitplane: the name, the password or the code is not right; try again, or ask an admin\n",
+        "exitplane: the name, the password or the code is wrong; try again, or ask an admin\n",
     )
     assert not kept.exists()
 

@@ -59,7 +59,7 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
 def test_what_a_gateway_is_said_to_hold_is_what_its_envoy_uses(scene, gateway, eventually):
     eventually(lambda: scene.api("GET", f"/proxies/{gateway}/config")["in_sync"])
     config = scene.api("GET", f"/proxies/{gateway}/config")
-    held = {(each["type_url"], it["name"]): it["held"] for each in config["types"] for it in each["resources"]}
+    held = {(each["type_url"], it["name"]): it["accepted"] for each in config["types"] for it in each["resources"]}
     in_use = versions_in_envoy(scene.gateway)
     assert in_use
     assert {key: held.get(key) for key in in_use} == in_use
@@ -97,17 +97,17 @@ def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_i
     assert scene.api("GET", f"/proxies/{gateway}")["rejections"] == [rejection]
     (group,) = scene.api("GET", "/fleets/demo/rollout")["groups"]
     (change_set,) = group["change_sets"]
-    assert (change_set["given_to"], [each["name"] for each in change_set["resources"]]) == ("nobody", ["clients"])
+    assert (change_set["released_to"], [each["name"] for each in change_set["resources"]]) == ("nobody", ["clients"])
     config = scene.api("GET", f"/proxies/{gateway}/config?differences=true")
     differing = [it for each in config["types"] for it in each["resources"]]
-    assert [(it["name"], it["progress"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
+    assert [(it["name"], it["status"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
     assert "Address already in use" in differing[0]["reason"]
 
     status = (*EXITPLANE, "status", "--api", scene.api_url)
     environment = {"EXITPLANE_API_KEY_FILE": str(scene.api_key_file)}
     said = scene.processes.run((*status, "--json"), environment=environment)
     (change,) = json.loads(said)["changes"]
-    assert (change["fleet"], change["what"], change["given_to"]) == ("demo", "clients", "nobody")
+    assert (change["fleet"], change["what"], change["released_to"]) == ("demo", "clients", "nobody")
     assert "Address already in use" in change["reason"]
     assert "Listener (rejected)" in scene.processes.run(status, environment=environment)
 
@@ -120,7 +120,7 @@ def test_what_envoy_rejects_is_shown_and_the_last_accepted_version_stays_until_i
     assert stat(scene.gateway, f"{LDS}.update_rejected") == rejected
 
     scene.api("PATCH", "/fleets/demo", {"listener": before})
-    eventually(lambda: scene.api("GET", "/fleets/demo/rollout")["settled"])
+    eventually(lambda: scene.api("GET", "/fleets/demo/rollout")["complete"])
     assert scene.api("GET", "/fleets/demo")["rejections"] == []
     assert scene.ask("gb").status == 200
     scene.api("DELETE", f"/pools/{pool['id']}")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.features.proxies import held_config
+from api.features.proxies import config_dump
 from api.kernel.caller import Caller
 from api.kernel.roles import OperatorRole
 from model.repositories import config_requests, declared
@@ -26,7 +26,7 @@ def asked(plane, server):
     """`await asked(identity)`: what the API says that a proxy holds, by type and name."""
 
     async def ask(identity, *, resource=None, differences=False):
-        found = await held_config.show(
+        found = await config_dump.show(
             plane.database, CALLER, str(identity.proxy_id), resource=resource, differences=differences
         )
         return found, {(each.type_url, it.name): it for each in found.types for it in each.resources}
@@ -40,7 +40,7 @@ def known(plane, server, synced, until):
 
     async def wait(identity):
         async def written():
-            found = await held_config.show(
+            found = await config_dump.show(
                 plane.database, CALLER, str(identity.proxy_id), resource="none", differences=False
             )
             return bool(found.sync)
@@ -56,13 +56,13 @@ async def test_a_gateway_in_sync_holds_all_that_it_should(plane, server, drive, 
         await known(plane.identity)
         found, resources = await asked(plane.identity)
         assert (found.answered, found.in_sync) == (True, True)
-        assert {key: it.held for key, it in resources.items()} == {
+        assert {key: it.accepted for key, it in resources.items()} == {
             (type_url, name): version
             for type_url, held in gateway.client.versions.items()
             for name, version in held.items()
         }
-        assert {it.progress for it in resources.values()} == {"held"}
-        assert all(it.wanted == it.held for it in resources.values())
+        assert {it.status for it in resources.values()} == {"accepted"}
+        assert all(it.desired == it.accepted for it in resources.values())
         in_order = [names.CLUSTER, names.ENDPOINT, names.EXTENSION, names.LISTENER, names.ROUTE]
         assert [each.type_url for each in found.types] == in_order
 
@@ -74,8 +74,8 @@ async def test_one_resource_is_shown_as_envoy_reads_it(plane, server, drive, unt
         _, resources = await asked(plane.identity, resource=plane.cluster("us"))
         assert {type_url for type_url, _ in resources} == {names.CLUSTER, names.ENDPOINT}
         content = resources[names.CLUSTER, plane.cluster("us")].content
-        assert content.held == content.wanted
-        assert content.held["name"] == plane.cluster("us")
+        assert content.accepted == content.desired
+        assert content.accepted["name"] == plane.cluster("us")
 
 
 async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
@@ -89,7 +89,7 @@ async def test_what_was_not_answered_yet_is_on_its_way_and_the_rest_waits(
         await until(lambda: gateway.was_sent(names.CLUSTER, plane.cluster("jp")))
         found, resources = await asked(plane.identity, differences=True)
         assert found.in_sync is False
-        states = {key: (it.progress, it.held is None) for key, it in resources.items()}
+        states = {key: (it.status, it.accepted is None) for key, it in resources.items()}
         assert states == {
             (names.CLUSTER, plane.cluster("jp")): ("sent", True),
             (names.ROUTE, names.GATEWAY_ROUTES): ("waiting", False),
@@ -107,13 +107,13 @@ async def test_what_envoy_rejected_is_shown_with_its_words(plane, server, drive,
         async def withheld():
             _, resources = await asked(plane.identity, differences=True)
             route = resources.get((names.ROUTE, names.GATEWAY_ROUTES))
-            return route is not None and route.progress in ("rejected", "withheld") and route.reason
+            return route is not None and route.status in ("rejected", "withheld") and route.reason
 
         await until(withheld)
         _, resources = await asked(plane.identity, resource=names.GATEWAY_ROUTES)
         route = resources[names.ROUTE, names.GATEWAY_ROUTES]
         assert "no such thing" in route.reason
-        assert route.wanted != route.held
+        assert route.desired != route.accepted
 
 
 async def test_a_proxy_without_a_stream_is_not_asked_for(plane, server, asked):
@@ -132,7 +132,7 @@ async def test_a_replica_without_the_proxys_stream_leaves_the_answer_to_the_one_
 
 
 async def test_no_question_is_left_behind(plane, server, drive, until, has_all, asked, known, monkeypatch):
-    monkeypatch.setattr(held_config, "_ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(config_dump, "_ANSWER_TIMEOUT_S", 0.0)
     async with drive(server, plane.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(plane.identity)

@@ -65,14 +65,14 @@ async def test_an_order_to_rotate_takes_what_is_in_the_right_country_alone_and_s
         return bool(observation) and observation["country"] == country
 
     def settled():
-        return {each["id"][-1]: each for beat in plane.beats for each in beat.get("settled", ())}
+        return {each["id"][-1]: each for beat in plane.beats for each in beat.get("order_results", ())}
 
     await until(lambda: plane.said(tunnel="up", envoy="up") and seen_in("us"))
     first, begun = state(tmp_path, "envoy.json")["pid"], len(plane.beats)
 
     plane.to_beats = answer_with(1, "us")
     await until(lambda: "1" in settled())
-    assert f"its address {other.address} is in fr, and its pool is for us" in settled()["1"]["trouble"]
+    assert f"its address {other.address} is in fr, and its pool is for us" in settled()["1"]["error"]
     assert seen_in("us")
 
     plane.to_beats = answer_with(2, "fr")

@@ -71,10 +71,10 @@ async def test_an_operator_who_asks_is_told_what_went_through_the_tunnel_in_both
     received, sent = moved_bytes(lab.TUNNEL)
     order = {"id": "1", "kind": "speed-test", "detail": {}}
     plane.to_beats = Answer(202, {"state": "healthy", "interval_s": plane.interval_s, "orders": [order]})
-    settled = await until(lambda: plane.beats[-1].get("settled"))
+    settled = await until(lambda: plane.beats[-1].get("order_results"))
 
     (told,) = settled
-    assert told["trouble"] == ""
+    assert told["error"] == ""
     assert 1 < told["outcome"]["download_mbps"] < 100_000
     assert 1 < told["outcome"]["upload_mbps"] < 100_000
     assert target.callers == {wireguard.address}

@@ -1,4 +1,4 @@
-"""The collection /api-keys."""
+"""The endpoints of the collection /api-keys."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from api.runtime.tokens import new_key
 
 router = router_of(API_KEYS, can=frozenset({CHANGE, DELETE}))
 Writing = Annotated[OperatorWrite, require_write(API_KEYS.name)]
-_TRIED: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "With `dry_run`."}}
+_DRY_RUN: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "The result of a dry run"}}
 
 
-@router.post("", status_code=201, response_model=ApiKeyOut, responses={**document_write_errors(404, 409), **_TRIED})
-async def create_api_key(wish: ApiKeyIn, write: Writing) -> Response:
-    """Make an API key of one's own. The reply is the only time that it can be read."""
+@router.post("", status_code=201, response_model=ApiKeyOut, responses={**document_write_errors(404, 409), **_DRY_RUN})
+async def create_api_key(body: ApiKeyIn, write: Writing) -> Response:
+    """Create an API key of the caller. Only this reply holds the key itself."""
     secret = new_key()
 
     async def do(work: WriteContext) -> WriteReply:
-        made = await API_KEYS.show_one(work.read, await API_KEYS.add(work, wish, secret))
-        headers = {"Location": f"{BASE_PATH}/{API_KEYS.name}/{made.id}", "ETag": API_KEYS.etag(made)}
-        return WriteReply(201, made, headers)
+        created = await API_KEYS.show_one(work.read, await API_KEYS.add(work, body, secret))
+        headers = {"Location": f"{BASE_PATH}/{API_KEYS.name}/{created.id}", "ETag": API_KEYS.etag(created)}
+        return WriteReply(201, created, headers)
 
     reply = await write.run(do)
     if reply.status_code != 201 or REPLAYED_HEADER in reply.headers:
         return reply
-    # only now: what is kept under an Idempotency-Key does not hold the secret
+    # added after the write, so that the reply stored under an Idempotency-Key does not hold the secret
     headers = {name: value for name, value in reply.headers.items() if name != "content-length"}
-    body = json.loads(bytes(reply.body)) | {"key": secret}
-    return Response(json.dumps(body).encode(), 201, {**headers, "Cache-Control": "no-store"})
+    content = json.loads(bytes(reply.body)) | {"key": secret}
+    return Response(json.dumps(content).encode(), 201, {**headers, "Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""API keys as the API takes and shows them."""
+"""Requests and responses of /api-keys."""
 
 from __future__ import annotations
 
@@ -23,36 +23,40 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-def _read_moment(value: object) -> datetime:
-    hint = "send a time with its zone, for example 2027-01-01T00:00:00Z"
+def _parse_time(value: object) -> datetime:
+    hint = "send a time with its time zone, for example 2027-01-01T00:00:00Z"
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if moment is None or moment.tzinfo is None:
-            raise bad_value("bad_time", "this is no time with a zone", hint)
-        return moment.astimezone(UTC)
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if time is None or time.tzinfo is None:
+            raise bad_value("bad_time", "this is not a time with a time zone", hint)
+        return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise bad_value("bad_time", "this is no time with a zone", hint) from error
+        raise bad_value("bad_time", "this is not a time with a time zone", hint) from error
 
 
 def _check_scope(value: str) -> str:
     if value not in SCOPES:
-        raise bad_value("bad_scope", "there is no such scope", f"send some of {', '.join(sorted(SCOPES))}")
+        raise bad_value("bad_scope", "this scope does not exist", f"send some of {', '.join(sorted(SCOPES))}")
     return value
 
 
 Moment = Annotated[
     datetime,
-    BeforeValidator(_read_moment),
+    BeforeValidator(_parse_time),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2999-01-01T00:00:00Z"]}),
 ]
 Scope = Annotated[str, AfterValidator(_check_scope), WithJsonSchema({"type": "string", "enum": sorted(SCOPES)})]
 Scopes = Annotated[
-    list[Scope], Field(max_length=len(SCOPES), description="What it is good for; null: all that the role may.")
+    list[Scope],
+    Field(
+        max_length=len(SCOPES),
+        description="The scopes of the key, such as `exits:read`; null: everything that the role may do.",
+    ),
 ]
 
 
 class ApiKeyIn(RequestModel):
-    """Nothing of it may go beyond what whoever makes it may."""
+    """An API key. Its rights may not exceed those of the caller who creates it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -60,7 +64,7 @@ class ApiKeyIn(RequestModel):
     role: Role
     fleets: Fleets | None = None
     scopes: Scopes | None = None
-    expires_at: Moment | None = Field(None, description="Null: never.")
+    expires_at: Moment | None = Field(None, description="When the key expires; null: never.")
 
 
 class ApiKeyPatch(RequestModel):
@@ -85,9 +89,10 @@ class ApiKeyOut(ResponseModel):
     fleets: list[UUID] | None
     scopes: list[str] | None
     expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
+    last_used_at: datetime | None = Field(description="When the key was last used, to the minute.")
     created_at: datetime
     key: str | None = Field(
         None,
-        description="For `Authorization: Bearer`. Given once, when it is made; null ever after, and in a repetition.",
+        description="The key, for the header `Authorization: Bearer …`. Only in the reply that creates it; null later, and in "
+        "replies repeated under an Idempotency-Key.",
     )

@@ -1,4 +1,4 @@
-"""The collection /audit-events."""
+"""The endpoints of the collection /audit-events."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from api.kernel.context import Context
 
 NDJSON = "application/x-ndjson"
 router = APIRouter(prefix=f"/{AUDIT_EVENTS.name}", tags=[AUDIT_EVENTS.name], route_class=JsonRoute)
-May = Annotated[Caller, Depends(Permission(AUDIT_EVENTS.name))]
+AllowedCaller = Annotated[Caller, Depends(Permission(AUDIT_EVENTS.name))]
 _LISTED: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A page; as NDJSON, all pages from the cursor on, unless there is a limit.",
+        "description": "One page; or as NDJSON, all entries from the cursor on, unless a limit is set.",
         "content": {NDJSON: {"schema": {"type": "string"}}},
     }
 }
@@ -30,10 +30,10 @@ _LISTED: dict[int | str, dict[str, Any]] = {
 async def list_audit_events(
     query: Annotated[AuditQuery, Query()],
     context: Context,
-    caller: May,
+    caller: AllowedCaller,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """Who did what, the newest first. `Accept: application/x-ndjson` streams all of it, a line each."""
+    """List audit events, newest first. With `Accept: application/x-ndjson` all of them are streamed, one per line."""
     page = await AUDIT_EVENTS.read(context, caller, query)
     if NDJSON not in accept.lower():
         return Response(page.__pydantic_serializer__.to_json(page), media_type="application/json")
@@ -42,9 +42,11 @@ async def list_audit_events(
 
 @router.get("/{sequence}", responses=document_operator_errors(404))
 async def read_audit_event(
-    sequence: Annotated[str, Path(description="Its number.")], context: Context, caller: May
+    sequence: Annotated[str, Path(description="The sequence number of the audit event.")],
+    context: Context,
+    caller: AllowedCaller,
 ) -> AuditEventOut:
-    """One entry."""
+    """Read one audit event."""
     async with context.database.session() as session:
         found = await AUDIT_EVENTS.find(session, caller, sequence)
         return await AUDIT_EVENTS.show_one(context.begin_read(session), found)

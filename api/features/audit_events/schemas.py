@@ -1,4 +1,4 @@
-"""The audit as the API shows it."""
+"""Queries and responses of /audit-events."""
 
 from __future__ import annotations
 
@@ -19,40 +19,44 @@ SEQUENCE_MAX = 2**63 - 1
 
 
 def _check_cursor(value: str) -> str:
-    """What no sequence can be is no cursor; PostgreSQL would not take it."""
+    """Refuse a cursor with a number beyond a bigint, which PostgreSQL would not accept."""
     try:
         numbers = [int(part) for part in json.loads(urlsafe_b64decode(value + "=" * (-len(value) % 4)))[1:]]
     except (ValueError, TypeError, RecursionError):
-        return value  # whoever reads it says what is wrong
+        return value  # the listing refuses it with its own error
     if any(abs(number) > SEQUENCE_MAX for number in numbers):
-        raise bad_value("bad_cursor", "this is no cursor of this list", "send `next` of the page before")
+        raise bad_value("bad_cursor", "this is not a cursor of this list", "send `next` of the previous page")
     return value
 
 
 class AuditQuery(ListQuery):
     cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
-        None, max_length=1_000, description="`next` of the page before."
+        None, max_length=1_000, description="`next` of the previous page."
     )
-    kind: Annotated[Text, Field(max_length=50, description="Of what: `pool`, `operator`, …")] | None = None
-    action: Annotated[Text, Field(max_length=50, description="`created`, `login_failed`, …")] | None = None
+    kind: Annotated[Text, Field(max_length=50, description="The kind of object: `pool`, `operator`, …")] | None = None
+    action: Annotated[Text, Field(max_length=50, description="The action: `created`, `login_failed`, …")] | None = None
     object_id: Annotated[Text, Field(max_length=200)] | None = None
-    actor: UUID | None = Field(None, description="The id of the operator who did it.")
-    fleet: Reference | None = Field(None, description="The fleet that it was done in, by name, or by id if it is gone.")
-    since: Moment | None = Field(None, description="From then on.")
-    until: Moment | None = Field(None, description="Before then.")
+    actor: UUID | None = Field(None, description="The id of the operator who acted.")
+    fleet: Reference | None = Field(
+        None, description="The fleet concerned, by name or id. A deleted fleet is found by its id."
+    )
+    since: Moment | None = Field(None, description="Only events at or after this time.")
+    until: Moment | None = Field(None, description="Only events before this time.")
 
 
 class AuditEventOut(ResponseModel):
-    """Who did what. The chain of hashes is checked by `exitplane audit verify`."""
+    """One audited action. `exitplane audit verify` checks the chain of hashes."""
 
     sequence: int
     at: datetime
-    actor_id: UUID | None = Field(description="The operator; null: nobody that is known, or the control plane itself.")
+    actor_id: UUID | None = Field(
+        description="The operator who acted; null: an unknown caller, or the control plane itself."
+    )
     api_key_id: UUID | None
     action: str
     kind: str
     object_id: str | None
     fleet_id: UUID | None
     detail: dict[str, Any]
-    previous: str = Field(description="The hash of the entry before.")
+    previous: str = Field(description="The hash of the previous event.")
     hash: str

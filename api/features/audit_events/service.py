@@ -1,4 +1,4 @@
-"""The audit: who did what. It is read here, and written by what is done."""
+"""Reading of the audit log. Each audited action writes its own entry."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
         return {"sequence": col(AuditRow.sequence), "at": col(AuditRow.at)}
 
     def filters(self, query: AuditQuery) -> list[ColumnElement[bool]]:
-        wanted = [
+        conditions = [
             getattr(AuditRow, column) == getattr(query, name)
             for name, column in _FIELDS.items()
             if getattr(query, name) is not None
         ]
         if query.since is not None:
-            wanted.append(col(AuditRow.at) >= query.since)
+            conditions.append(col(AuditRow.at) >= query.since)
         if query.until is not None:
-            wanted.append(col(AuditRow.at) < query.until)
+            conditions.append(col(AuditRow.at) < query.until)
         if query.fleet is not None:
             fleet = as_id(query.fleet)
             fleets = [fleet] if fleet else declared.ids_of(FleetRow, query.fleet)
-            wanted.append(col(AuditRow.fleet_id).in_(fleets))
-        return wanted
+            conditions.append(col(AuditRow.fleet_id).in_(fleets))
+        return conditions
 
     def read_id(self, ref: str) -> int | None:
         number = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else 0
@@ -57,24 +57,24 @@ class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
         return [AuditEventOut.of(row) for row in rows]
 
     async def read(self, context: ApiContext, caller: Caller, query: AuditQuery) -> Page[AuditEventOut]:
-        """One page. Raises Problem (422)."""
+        """Read one page. Raises Problem (422)."""
         async with context.database.session() as session:
             return await self.page(context.begin_read(session), caller, query)
 
     async def export(
         self, context: ApiContext, caller: Caller, query: AuditQuery, page: Page[AuditEventOut]
     ) -> AsyncIterator[bytes]:
-        """A page and, unless there is a limit, all that follow; a line of JSON for each entry.
+        """Yield a page and, without a limit, all that follow it, as one line of JSON per event.
 
-        Between two pages no connection is held, for whoever reads may be slow.
+        No database connection is held between two pages, because the reader may be slow.
         """
-        yield _lines(page)
+        yield _as_ndjson(page)
         while page.next is not None and "limit" not in query.model_fields_set:
             page = await self.read(context, caller, query.model_copy(update={"cursor": page.next}))
-            yield _lines(page)
+            yield _as_ndjson(page)
 
 
-def _lines(page: Page[AuditEventOut]) -> bytes:
+def _as_ndjson(page: Page[AuditEventOut]) -> bytes:
     return b"".join(item.model_dump_json().encode() + b"\n" for item in page.items)
 
 

@@ -1,4 +1,4 @@
-"""Logging in and out: /auth."""
+"""The /auth endpoints: login, logout, password, second factor and OIDC."""
 
 from __future__ import annotations
 
@@ -21,69 +21,69 @@ from api.runtime.tokens import STATE_LIFETIME
 router = APIRouter(prefix="/auth", tags=["auth"], route_class=JsonRoute)
 _BODY = (400, 413, 415, 422)
 _CALLBACK = "/oidc/callback"
-_FROM_PROVIDER = 2_000
-Said = Annotated[Text | None, Query(max_length=_FROM_PROVIDER)]
+_CALLBACK_PARAMETER_MAX = 2_000
+CallbackParameter = Annotated[Text | None, Query(max_length=_CALLBACK_PARAMETER_MAX)]
 
 
 @router.post("/login", responses=document_errors(401, 429, *_BODY))
-async def log_in(wish: LoginIn, request: Request, response: Response, context: Context) -> TokensOut:
-    """Log in by name and password, with a code if there is a second factor.
+async def log_in(body: LoginIn, request: Request, response: Response, context: Context) -> TokensOut:
+    """Log in with name and password, and with a code if the operator has a second factor.
 
-    After five failures each further one makes the next attempt wait, twice as long each time.
+    After five failures, each further failure doubles the time until the next attempt is allowed.
     """
-    _keep_out_of_caches(response)
-    return await service.log_in(context, wish, _address(request))
+    _forbid_caching(response)
+    return await service.log_in(context, body, _client_address(request))
 
 
 @router.post("/refresh", responses=document_errors(401, *_BODY))
-async def refresh(wish: RefreshIn, response: Response, context: Context) -> TokensOut:
-    """New tokens for a refresh token, which is used up; one that is sent twice ends its session."""
-    _keep_out_of_caches(response)
-    return await service.refresh(context, wish.refresh_token)
+async def refresh(body: RefreshIn, response: Response, context: Context) -> TokensOut:
+    """Exchange a refresh token for new tokens. A refresh token works once; sending it twice ends its session."""
+    _forbid_caching(response)
+    return await service.refresh(context, body.refresh_token)
 
 
 @router.post("/logout", status_code=204, responses=document_operator_errors())
 async def log_out(context: Context, caller: LoggedIn) -> None:
-    """End this session."""
+    """End the session of this access token."""
     assert caller.session_id is not None
     await service.log_out(context, caller, caller.session_id)
 
 
 @router.get("/me", responses=document_operator_errors())
 async def read_me(context: Context, caller: Authenticated) -> MeOut:
-    """Who calls, and what they may."""
+    """Show the caller and the rights of this credential."""
     return await service.show(context, caller)
 
 
 @router.post("/password", status_code=204, responses=document_write_errors(409, 429))
-async def change_password(wish: PasswordIn, request: Request, context: Context, caller: LoggedIn) -> None:
-    """Change one's own password. All other sessions end."""
-    await service.change_password(context, caller, wish, _address(request))
+async def change_password(body: PasswordIn, request: Request, context: Context, caller: LoggedIn) -> None:
+    """Change the caller's own password. All other sessions of the caller end."""
+    await service.change_password(context, caller, body, _client_address(request))
 
 
 @router.post("/totp", responses=document_operator_errors(409))
 async def start_totp(response: Response, context: Context, caller: LoggedIn) -> TotpOut:
-    """Begin to set up a second factor; it counts once `confirm` was sent a code of it."""
-    _keep_out_of_caches(response)
+    """Create the secret of a second factor. It takes effect after `POST /auth/totp/confirm` with a code."""
+    _forbid_caching(response)
     return await service.start_totp(context, caller)
 
 
 @router.post("/totp/confirm", status_code=204, responses=document_write_errors(409))
-async def confirm_totp(wish: TotpIn, context: Context, caller: LoggedIn) -> None:
-    """From now on a login takes a code."""
-    await service.confirm_totp(context, caller, wish.code)
+async def confirm_totp(body: TotpIn, context: Context, caller: LoggedIn) -> None:
+    """Enable the second factor that was started. From now on a login needs a code."""
+    await service.confirm_totp(context, caller, body.code)
 
 
 @router.delete("/totp", status_code=204, responses=document_write_errors(409, 429))
-async def remove_totp(wish: TotpRemovalIn, request: Request, context: Context, caller: LoggedIn) -> None:
-    """Remove the second factor, by the password or a code."""
-    await service.remove_totp(context, caller, wish, _address(request))
+async def remove_totp(body: TotpRemovalIn, request: Request, context: Context, caller: LoggedIn) -> None:
+    """Remove the second factor. Needs the password or a current code."""
+    await service.remove_totp(context, caller, body, _client_address(request))
 
 
 @router.get("/oidc/login", status_code=302, response_class=RedirectResponse, responses=document_errors(404))
 async def begin_oidc(request: Request, context: Context) -> Response:
-    """Send the browser to the OIDC provider."""
-    address, cookie = await oidc_login.begin(context, _callback(request))
+    """Redirect the browser to the OIDC provider."""
+    address, cookie = await oidc_login.begin(context, _callback_url(request))
     response = RedirectResponse(address, 302)
     response.set_cookie(
         COOKIE,
@@ -94,7 +94,7 @@ async def begin_oidc(request: Request, context: Context) -> Response:
         httponly=True,
         samesite="lax",
     )
-    _keep_out_of_caches(response)
+    _forbid_caching(response)
     return response
 
 
@@ -103,28 +103,28 @@ async def finish_oidc(
     request: Request,
     response: Response,
     context: Context,
-    state: Said = None,
-    code: Said = None,
-    error: Said = None,
-    iss: Said = None,
+    state: CallbackParameter = None,
+    code: CallbackParameter = None,
+    error: CallbackParameter = None,
+    iss: CallbackParameter = None,
     login: Annotated[str | None, Cookie(alias=COOKIE, include_in_schema=False)] = None,
 ) -> TokensOut:
-    """Where the OIDC provider sends the browser back: the same tokens as for a password."""
-    said = {"state": state, "code": code, "error": error, "iss": iss}
-    query = {name: value for name, value in said.items() if value is not None}
-    tokens = await oidc_login.finish(context, query, login, _callback(request), _address(request))
+    """Complete a login by OIDC: the provider redirects the browser here. Replies with the same tokens as a login."""
+    sent = {"state": state, "code": code, "error": error, "iss": iss}
+    query = {name: value for name, value in sent.items() if value is not None}
+    tokens = await oidc_login.finish(context, query, login, _callback_url(request), _client_address(request))
     response.delete_cookie(COOKIE, path=f"{BASE_PATH}/auth/oidc")
-    _keep_out_of_caches(response)
+    _forbid_caching(response)
     return tokens
 
 
-def _address(request: Request) -> str:
+def _client_address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _callback(request: Request) -> str:
+def _callback_url(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}{BASE_PATH}/auth{_CALLBACK}"
 
 
-def _keep_out_of_caches(response: Response) -> None:
+def _forbid_caching(response: Response) -> None:
     response.headers["Cache-Control"] = "no-store"  # RFC 6749, section 5.1

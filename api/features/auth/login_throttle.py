@@ -1,8 +1,7 @@
-"""How often one may guess: counted in PostgreSQL, so by all replicas together.
+"""The limit on login attempts. PostgreSQL holds the counters, so all replicas share them.
 
-Attempts count for the address that they come from, and for the name that they are for. The name alone does not count at an
-address from which its operator logged in lately: there the pair of both does, so that strangers cannot keep people out. Names and
-addresses are kept as digests by the replicas' key.
+Attempts count per client address and per operator name. An address from which the operator logged in lately has a counter of its
+own for that name, so strangers cannot lock the operator out. Names and addresses are stored as digests keyed by the replicas' key.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from model.repositories.logins import LoginAllowance
 
 OF_A_NAME: Final = LoginAllowance(free=5, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
 OF_AN_ADDRESS: Final = LoginAllowance(free=20, longest=timedelta(minutes=15), forgotten_after=timedelta(hours=1))
-"""Several people share an address behind a router, or behind what ends TLS for the API."""
+"""More than for a name: several people share an address behind a router or a TLS proxy."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoginThrottle:
-    """Attempts for a name (None: for no certain one) from an address."""
+    """The counter keys of one attempt: client address, operator name, and both together (None without a name)."""
 
     address: str
     name: str | None
@@ -36,17 +35,17 @@ class LoginThrottle:
 
     @classmethod
     def of(cls, signer: TokenSigner, address: str, name: str | None = None) -> LoginThrottle:
-        """By what an address and a name are digested to; of an IPv6 address its network counts."""
-        place = signer.derive("throttle address", _network(address))
+        """Derive the keys from an address and a name. An IPv6 address counts by its /64 network."""
+        network = signer.derive("throttle address", _network(address))
         if name is None:
-            return cls(place, None, None)
-        return cls(place, signer.derive("throttle name", name), signer.derive("throttle pair", f"{place} {name}"))
+            return cls(network, None, None)
+        return cls(network, signer.derive("throttle name", name), signer.derive("throttle pair", f"{network} {name}"))
 
     async def attempt(self, session: AsyncSession, now: datetime) -> Problem | None:
-        """Count an attempt, as a failed one until `succeed`; or give the refusal (429) to raise once that is committed."""
+        """Count an attempt as failed until `succeed` is called. Return the Problem (429) to raise after the commit, if refused."""
         allowances = {self.address: OF_AN_ADDRESS}
         if self.name is not None and self.pair is not None:
-            known = await logins.is_remembered(session, self._known)
+            known = await logins.is_remembered(session, self._known_key)
             allowances[self.pair if known else self.name] = OF_A_NAME
         until = await logins.attempt(session, allowances, now)
         if until is None:
@@ -59,19 +58,19 @@ class LoginThrottle:
         return Problem(
             429,
             "too_many_attempts",
-            "too many attempts failed",
+            "too many login attempts failed",
             hint=f"try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
 
     async def succeed(self, session: AsyncSession, now: datetime) -> None:
-        """Forget the failures, and know the address from now on."""
+        """Clear the failures, and remember the address as known for this name."""
         await logins.forgive(session, [key for key in (self.address, self.name, self.pair) if key])
         if self.pair is not None:
-            await logins.remember(session, self._known, now)
+            await logins.remember(session, self._known_key, now)
 
     @property
-    def _known(self) -> str:
+    def _known_key(self) -> str:
         return f"known {self.pair}"
 
 
@@ -81,6 +80,6 @@ def _network(address: str) -> str:
     except ValueError:
         return address
     if isinstance(parsed, IPv6Address):
-        # who has one address of a /64 has all
+        # a client that holds one address of a /64 holds all of them
         return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
     return str(parsed)

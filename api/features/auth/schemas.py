@@ -1,4 +1,4 @@
-"""Logins as the API takes and shows them."""
+"""Requests and responses of /auth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LoginIn(RequestModel):
 
     name: LoginName
     password: Password
-    totp: Code | None = Field(None, description="Once a second factor was set up: what it shows.")
+    totp: Code | None = Field(None, description="The current code of the second factor. Required once one is enabled.")
 
 
 class RefreshIn(RequestModel):
@@ -31,31 +31,35 @@ class RefreshIn(RequestModel):
 
 
 class TokensOut(ResponseModel):
-    access_token: str = Field(description="For the header `Authorization: Bearer`.")
+    access_token: str = Field(description="Send it in the header `Authorization: Bearer …`.")
     token_type: str = "Bearer"  # noqa: S105 - RFC 6749's word
-    expires_in: int = Field(description="In seconds.")
-    refresh_token: str = Field(description="Good for one new pair of tokens. Using it twice ends the session.")
+    expires_in: int = Field(description="Lifetime of the access token in seconds.")
+    refresh_token: str = Field(
+        description="Can be exchanged once for a new pair of tokens. Using it twice ends the session."
+    )
 
 
-class KeyOfCaller(ResponseModel):
+class CallerApiKeyOut(ResponseModel):
     id: UUID
     name: str
     scopes: list[str] | None = Field(
-        description="`collection:read` and `collection:write`; null: all that the role may."
+        description="Scopes such as `exits:read` and `exits:write`; null: everything that the role may do."
     )
     expires_at: datetime | None
 
 
 class MeOut(ResponseModel):
-    """Who calls, and what they may with this credential."""
+    """The caller, and the rights of this credential."""
 
     id: UUID
     name: str
     role: OperatorRole
-    fleets: list[UUID] | None = Field(description="The ids of the fleets that there are for the caller; null: all.")
+    fleets: list[UUID] | None = Field(description="The ids of the fleets that the caller may see; null: all fleets.")
     has_password: bool
-    has_totp: bool = Field(description="Whether a login takes a code of a second factor.")
-    api_key: KeyOfCaller | None = Field(description="The API key that the request came with.")
+    has_totp: bool = Field(description="Whether a login needs a code of a second factor.")
+    api_key: CallerApiKeyOut | None = Field(
+        description="The API key that authenticated this request; null: an access token did."
+    )
 
 
 class PasswordIn(RequestModel):
@@ -66,8 +70,8 @@ class PasswordIn(RequestModel):
 
 
 class TotpOut(ResponseModel):
-    secret: str = Field(description="In base32. Shown this once.")
-    uri: str = Field(description="The same as `otpauth://`, to show as a QR code.")
+    secret: str = Field(description="The secret in base32. It is shown only once.")
+    uri: str = Field(description="The secret as an `otpauth://` URI, to show as a QR code.")
 
 
 class TotpIn(RequestModel):
@@ -77,7 +81,7 @@ class TotpIn(RequestModel):
 
 
 class TotpRemovalIn(RequestModel):
-    """The password, or a code."""
+    """The password or a current code; one of them is required."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"password": _PASSWORD}]})
 
@@ -88,5 +92,5 @@ class TotpRemovalIn(RequestModel):
     @classmethod
     def _check(cls, sent: Any) -> Any:
         if isinstance(sent, dict) and not (sent.get("password") or sent.get("code")):
-            raise bad_value("missing_proof", "this takes the password or a code", "send one of them")
+            raise bad_value("missing_credential", "neither password nor code was sent", "send one of them")
         return sent

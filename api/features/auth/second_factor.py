@@ -1,4 +1,4 @@
-"""Time-based one-time codes (RFC 6238), of six digits and 30 s."""
+"""Time-based one-time codes (RFC 6238) of six digits and 30 s."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from model.tables import OperatorRow
 
 ISSUER: Final = "Exitplane"
 _WINDOW: Final = (0, -1, 1)
-"""Steps that a clock may be off."""
+"""The accepted offsets in time steps: the authenticator's clock may be one step off."""
 
 
 def is_enabled(row: OperatorRow) -> bool:
-    """Whether a login takes a code; a secret of which no code was ever used is one that was not confirmed."""
+    """Tell whether a login needs a code. A secret without a used step was never confirmed."""
     return row.totp_secret is not None and row.totp_step is not None
 
 
@@ -25,12 +25,12 @@ def new_secret() -> str:
 
 
 def uri_of(secret: str, name: str) -> str:
-    """What an authenticator reads as a QR code."""
+    """Return the `otpauth://` URI that an authenticator reads from a QR code."""
     return pyotp.TOTP(secret).provisioning_uri(name=name, issuer_name=ISSUER)
 
 
 def step_of(secret: str, code: str, now: datetime) -> int | None:
-    """The time step that a code is of; None when it is of none that is near."""
+    """Return the time step that a code belongs to; None when it matches no step within the window."""
     otp = pyotp.TOTP(secret)
     step = otp.timecode(now)
     matching = (step + offset for offset in _WINDOW if hmac.compare_digest(otp.generate_otp(step + offset), code))

@@ -1,4 +1,4 @@
-"""Server certificates as the API takes and shows them."""
+"""Requests and responses of /certificates."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ Pem = Annotated[str, Field(max_length=65_536)]
 
 
 class CertificateIn(RequestModel):
-    """What listeners show to clients that speak TLS to them."""
+    """A server certificate that listeners present to clients over TLS."""
 
     name: Name
     fleet: Reference
-    chain: Pem = Field(description="PEM, the server's own certificate first.")
-    key: Pem = Field(description="PEM, not encrypted. It is never shown again, and travels to gateways by SDS alone.")
+    chain: Pem = Field(description="The certificate chain in PEM, the server's own certificate first.")
+    key: Pem = Field(
+        description="The private key in PEM, not encrypted. It is never shown again; gateways receive it over SDS only."
+    )
 
 
 class CertificatePatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "gateways"}]})
 
     name: Name = Field(default_factory=absent)
-    chain: Pem = Field(default_factory=absent, description="Together with its key.")
+    chain: Pem = Field(default_factory=absent, description="Send the key with it if the key changes too.")
     key: Pem = Field(default_factory=absent)
 
 

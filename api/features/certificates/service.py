@@ -1,4 +1,4 @@
-"""Server certificates: what listeners show to clients that speak TLS to them."""
+"""Server certificates that listeners present to clients over TLS."""
 
 from __future__ import annotations
 
@@ -35,37 +35,40 @@ class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, Cert
     )
     query_model = CertificateQuery
 
-    async def create(self, work: WriteContext, wish: CertificateIn) -> ServerCertificateRow:
-        """Raises Problem: 422 for an unknown fleet or what is no good certificate, 409 when the name is taken."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        read = read_pair(wish.chain, wish.key, work.now)
+    async def create(self, work: WriteContext, body: CertificateIn) -> ServerCertificateRow:
+        """Create a certificate.
+
+        Raises Problem: 422 for an unknown fleet or a bad certificate, 409 when the name is taken.
+        """
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        parsed = parse_pair(body.chain, body.key, work.now)
         row = ServerCertificateRow(
             fleet_id=fleet.id,
-            name=wish.name,
-            chain=wish.chain,
-            key=wish.key,
-            server_names=read.server_names,
-            expires_at=read.expires_at,
+            name=body.name,
+            chain=body.chain,
+            key=body.key,
+            server_names=parsed.server_names,
+            expires_at=parsed.expires_at,
             created_at=work.now,
         )
-        gone = {"fk_server_certificate_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-        with clashes(_taken(wish.name) | gone):
+        missing_fleet = {"fk_server_certificate_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(body.name) | missing_fleet):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for what is no good certificate, 409 when the name is taken."""
+        """Update a certificate. Raises Problem: 422 for a bad certificate, 409 when the name is taken."""
         await self.reject_fleet_change(work, row, fields)
         if fields.keys() & {"chain", "key"}:
-            read = read_pair(fields.get("chain", row.chain), fields.get("key", row.key), work.now)
-            fields |= {"server_names": read.server_names, "expires_at": read.expires_at}
-        with clashes(_taken(fields.get("name", ""))):
+            parsed = parse_pair(fields.get("chain", row.chain), fields.get("key", row.key), work.now)
+            fields |= {"server_names": parsed.server_names, "expires_at": parsed.expires_at}
+        with clashes(_conflicts(fields.get("name", ""))):
             await declared.save_changes(work.unit, row, fields)
 
     async def remove(self, work: WriteContext, row: ServerCertificateRow) -> None:
-        """Raises Problem: 409 while a listener shows it."""
-        hint = "give it another first: GET /api/v1/listeners"
-        used = in_use("certificate", row.name, "a listener shows the certificate", hint)
-        with clashes({"fk_listener_certificate_id_server_certificate": used}):
+        """Delete a certificate. Raises Problem: 409 while a listener uses it."""
+        hint = "give the listener another certificate first: GET /api/v1/listeners"
+        conflict = in_use("certificate", row.name, "a listener uses the certificate", hint)
+        with clashes({"fk_listener_certificate_id_server_certificate": conflict}):
             await declared.remove(work.unit, row)
 
     async def show(self, look: ReadContext, rows: Sequence[ServerCertificateRow]) -> list[CertificateOut]:
@@ -78,28 +81,36 @@ CERTIFICATES = CertificateCollection()
 
 @dataclass(frozen=True, slots=True)
 class ParsedCertificate:
-    """What a chain says of itself."""
+    """The parsed fields of a certificate chain."""
 
     server_names: list[str]
     expires_at: datetime
 
 
-def read_pair(chain: str, key: str, now: datetime) -> ParsedCertificate:
-    """Check a chain and its key. Raises Problem (422)."""
+def parse_pair(chain: str, key: str, now: datetime) -> ParsedCertificate:
+    """Parse a chain and check that the key belongs to it. Raises Problem (422)."""
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _bad("/chain", "this is no chain of certificates in PEM", "send the server's own first") from error
+        raise _bad(
+            "/chain", "this is not a chain of certificates in PEM", "send PEM, the server's own certificate first"
+        ) from error
     try:
         private = load_pem_private_key(key.encode(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _bad("/key", "this is no unencrypted private key in PEM", "send the key of the certificate") from error
+        raise _bad(
+            "/key", "this is not an unencrypted private key in PEM", "send the key of the certificate, unencrypted"
+        ) from error
     first = certificates[0]
     _check_key(private)
-    if _public(private.public_key()) != _public(first.public_key()):
-        raise _bad("/key", "the key is not that of the first certificate", "send the two that belong together")
+    if _public_der(private.public_key()) != _public_der(first.public_key()):
+        raise _bad(
+            "/key", "the key does not belong to the first certificate", "send a chain and a key that belong together"
+        )
     if first.not_valid_after_utc <= now:
-        raise _bad("/chain", f"it expired at {first.not_valid_after_utc.isoformat()}", "send one that is valid")
+        raise _bad(
+            "/chain", f"the certificate expired at {first.not_valid_after_utc.isoformat()}", "send a valid certificate"
+        )
     return ParsedCertificate(_server_names(first), first.not_valid_after_utc)
 
 
@@ -109,10 +120,10 @@ def _check_key(private: Any) -> None:
     if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1 | ec.SECP384R1):
         return
     hint = f"use P-256, P-384, or RSA of at least {_RSA_MIN_BITS} bits"
-    raise _bad("/key", "the key is of a kind that gateways do not take", hint)
+    raise _bad("/key", "gateways do not support a key of this type", hint)
 
 
-def _public(key: Any) -> bytes:
+def _public_der(key: Any) -> bytes:
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return encoded
 
@@ -129,6 +140,6 @@ def _bad(field: str, message: str, hint: str) -> Problem:
     return Problem(422, "bad_certificate", message, errors=[FieldError(field, message, hint)])
 
 
-def _taken(name: str) -> dict[str, Problem]:
+def _conflicts(name: str) -> dict[str, Problem]:
     message = "another certificate of the fleet has this name"
     return {"uq_server_certificate_fleet_id_name": duplicate("/name", name, message)}

@@ -1,4 +1,4 @@
-"""POST /exits/register and /proxies/register."""
+"""POST /exits/register and POST /proxies/register."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PROBLEMS = document_errors(400, 401, 403, 409, 413, 415, 422)
 
 
 @router.post("/exits/register", status_code=201, responses=_PROBLEMS)
-async def register_exit(wish: ExitEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
-    """Enrol an exit: declare it, unless it is, and sign a certificate for its key."""
-    enrolled = await _enrol(write, lambda unit: service.enrol_exit(unit, context.authority, wish, context.clock()))
+async def register_exit(body: ExitEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
+    """Enrol an exit: create it unless it exists, and sign a certificate for its key."""
+    enrolled = await _enrol(write, lambda unit: service.enrol_exit(unit, context.authority, body, context.clock()))
     write.locate(f"exits/{enrolled.identity.proxy_id}")
     return _show(context, enrolled)
 
 
 @router.post("/proxies/register", status_code=201, responses=_PROBLEMS)
-async def register_proxy(wish: ProxyEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
+async def register_proxy(body: ProxyEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
     """Enrol a gateway in the fleet of its join token, and sign a certificate for its key."""
-    enrolled = await _enrol(write, lambda unit: service.enrol_gateway(unit, context.authority, wish, context.clock()))
+    enrolled = await _enrol(write, lambda unit: service.enrol_gateway(unit, context.authority, body, context.clock()))
     write.locate(f"proxies/{enrolled.identity.proxy_id}")
     return _show(context, enrolled)
 
@@ -43,7 +43,7 @@ async def _enrol(write: Write, enrol: Callable[[UnitOfWork], Awaitable[Enrolled]
     except Problem as problem:
         if problem.code != DUPLICATE:
             raise
-    # the name may have been taken by another attempt of the same proxy, which is then found
+    # a concurrent attempt of the same proxy may have created it: the second attempt finds that row
     async with write.unit() as unit:
         return await enrol(unit)
 

@@ -1,4 +1,4 @@
-"""What a proxy shows to enrol, and what it gets."""
+"""Requests and responses of enrolment."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _SECRETS: dict[str, Any] = {"join_token": "ep-exit-…", "csr": "-----BEGIN CERT
 
 class EnrolmentIn(RequestModel):
     join_token: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        description="Of `exitplane token`, for this role and fleet. Never repeated in a reply."
+        description="A join token from `exitplane token`, for this role and fleet. Never repeated in a reply."
     )
     csr: Annotated[str, Field(min_length=1, max_length=16_384)] = Field(
-        description="A certificate signing request in PEM, for a key on P-256; the names in it are ignored."
+        description="A certificate signing request in PEM, for a P-256 key. The names in it are ignored."
     )
     name: Name
     locality: Locality | None = Field(
-        default=None, description="Where the proxy stands; null: what is known of it already stays."
+        default=None, description="Where the proxy runs: `region` or `region/zone`. null: keep the known locality."
     )
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
 
 
 class ExitEnrolmentIn(EnrolmentIn):
-    """An exit that registers itself. Doing so again under the same name keeps the exit and updates its address."""
+    """The registration of an exit. Registering again under the same name keeps the exit and updates its address."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -48,23 +48,23 @@ class ExitEnrolmentIn(EnrolmentIn):
     )
 
     pool: Reference = Field(description="A pool of the token's fleet.")
-    address: Host = Field(description="What gateways dial.")
+    address: Host = Field(description="The host name or IP address that gateways dial.")
     port: Port
-    bind_address: IpAddress = Field(default=ANY_ADDRESS, description="What the exit's Envoy listens on.")
+    bind_address: IpAddress = Field(default=ANY_ADDRESS, description="The IP address that the exit's Envoy listens on.")
     egress_address: SourceAddress | None = None
     parent: ParentIn | None = Field(
-        default=None, description="The proxy that it sends all traffic on to; null: what is declared already stays."
+        default=None, description="The HTTP proxy that the exit sends all traffic to; null: keep what is declared."
     )
 
 
 class ProxyEnrolmentIn(EnrolmentIn):
-    """A gateway that registers itself, in the token's fleet."""
+    """The registration of a gateway, in the token's fleet."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_SECRETS | {"name": "gateway-1"}]})
 
 
 class XdsOut(ResponseModel):
-    address: str | None = Field(description="Where the xDS server is; null: at the host that was just called.")
+    address: str | None = Field(description="The host of the xDS server; null: the host of this API.")
     port: int
 
 
@@ -75,7 +75,7 @@ class HeartbeatSettingsOut(ResponseModel):
 class EnrolmentOut(ResponseModel):
     id: UUID
     fleet_id: UUID
-    certificate: str = Field(description="PEM.")
-    authority: str = Field(description="The root that the xDS server and the other proxies are verified by; PEM.")
+    certificate: str = Field(description="The signed certificate in PEM.")
+    authority: str = Field(description="The root certificate in PEM, to verify the xDS server and the other proxies.")
     xds: XdsOut
     heartbeat: HeartbeatSettingsOut

@@ -1,4 +1,4 @@
-"""GET /events: what changed, as a stream or as pages."""
+"""GET /events: the changes of declared state, as a stream or as pages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from api.runtime.event_hub import EventHub
 
 STREAM = "text/event-stream"
 router = APIRouter(prefix="/events", tags=["events"], route_class=JsonRoute)
-May = Annotated[Caller, Depends(Permission("events"))]
+AllowedCaller = Annotated[Caller, Depends(Permission("events"))]
 LastEventId = Annotated[
     str | None,
-    Header(max_length=20, description="The stream goes on after the event with this id; it precedes `after`."),
+    Header(
+        max_length=20, description="Resume the stream after the event with this id. It takes precedence over `after`."
+    ),
 ]
 _EXAMPLE = """\
 id: 42
@@ -30,11 +32,14 @@ data: {"id":42,"at":"2026-01-01T12:00:00Z","revision":17,"kind":"exit","action":
 """
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A page, the oldest event first; or, if that is what is accepted, a stream.",
+        "description": "One page, oldest event first; with `Accept: text/event-stream`, a stream.",
         "content": {STREAM: {"schema": {"type": "string"}, "example": _EXAMPLE}},
     },
-    410: {"model": ProblemView, "description": "Not all that followed is still kept: begin anew"},
-    503: {"model": ProblemView, "description": "PostgreSQL is away, or this replica has too many streams"},
+    410: {
+        "model": ProblemView,
+        "description": "Some events after this id are no longer stored: start again without an id",
+    },
+    503: {"model": ProblemView, "description": "PostgreSQL cannot be reached, or this replica has too many streams"},
 }
 
 
@@ -43,17 +48,17 @@ async def list_events(
     query: Annotated[EventsQuery, Query()],
     request: Request,
     context: Context,
-    caller: May,
+    caller: AllowedCaller,
     last_event_id: LastEventId = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """What was created, changed or deleted. `Accept: text/event-stream` streams it as it happens.
+    """List what was created, changed or deleted. `Accept: text/event-stream` streams events as they happen.
 
-    A stream that breaks off is resumed with `Last-Event-ID`: nothing is lost, nothing comes twice, whichever replica answers.
+    A broken stream is resumed with `Last-Event-ID`: no event is lost or repeated, even at another replica.
     """
     if STREAM not in accept.lower():
         page = await service.page(context, caller, query)
         return Response(page.model_dump_json(), media_type="application/json")
     hub: EventHub = request.app.state.event_hub
-    ask = partial(service.still, context, request.headers.get("authorization"))
-    return EventStream(hub, await service.open_stream(hub, context, caller, query, last_event_id, ask))
+    reauthenticate = partial(service.reauthenticate, context, request.headers.get("authorization"))
+    return EventStream(hub, await service.open_stream(hub, context, caller, query, last_event_id, reauthenticate))

@@ -1,4 +1,4 @@
-"""One stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""A stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PAUSE_S = 0.5
 
 
 class EventStream(EventSourceResponse):
-    """The response that is a stream; it takes its place among those of the replica when it begins."""
+    """The streaming response. It occupies one of the replica's stream slots while it runs."""
 
-    def __init__(self, hub: EventHub, stream: EventFeed) -> None:
-        # the stream says itself that it is alive, with the id up to which there was nothing
-        super().__init__(stream.run(), ping=0, sep=_SEPARATOR, send_timeout=hub.stalled_after_s)
+    def __init__(self, hub: EventHub, feed: EventFeed) -> None:
+        # no pings by the library: the feed sends its own comments, with the id that it has reached
+        super().__init__(feed.run(), ping=0, sep=_SEPARATOR, send_timeout=hub.stalled_after_s)
         self._hub = hub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +44,7 @@ class EventStream(EventSourceResponse):
 
 
 class EventFeed:
-    """What one client is sent: the events that it wants and may see, after those that it has."""
+    """The events that one client asked for and may see, from its position on."""
 
     def __init__(
         self,
@@ -52,67 +52,67 @@ class EventFeed:
         *,
         position: int,
         caller: Caller,
-        wanted: Callable[[Caller], EventFilter],
-        ask: Callable[[], Awaitable[Caller]],
+        filter_for: Callable[[Caller], EventFilter],
+        reauthenticate: Callable[[], Awaitable[Caller]],
         clock: Callable[[], datetime],
     ) -> None:
         self._hub = hub
         self._position = position
-        self._wanted = wanted
-        self._ask = ask
+        self._filter_for = filter_for
+        self._reauthenticate = reauthenticate
         self._clock = clock
         self._now = asyncio.get_running_loop().time
-        self._quiet_at = self._now() + hub.keepalive_s
-        self._admit(caller)
+        self._comment_at = self._now() + hub.keepalive_s
+        self._admit_caller(caller)
 
-    def _admit(self, caller: Caller) -> None:
-        """Whom it is for, until that is asked again: when their credential expires at the latest."""
-        self._wants = self._wanted(caller)
-        left_s = self._hub.check_every_s
+    def _admit_caller(self, caller: Caller) -> None:
+        """Set the caller's filter, and when to check the caller again: no later than the credential expires."""
+        self._filter = self._filter_for(caller)
+        valid_s = self._hub.check_every_s
         if caller.expires_at is not None:
-            left_s = min(left_s, (caller.expires_at - self._clock()).total_seconds())
-        self._check_at = self._now() + left_s
+            valid_s = min(valid_s, (caller.expires_at - self._clock()).total_seconds())
+        self._check_at = self._now() + valid_s
 
     async def run(self) -> AsyncIterator[ServerSentEvent]:
-        """The events, and a comment whenever there was none for a while. Ends when the caller may not any more."""
-        # the id goes along, so that who is cut off before the first event comes back to where they began
-        yield self._say("from here on", retry=_RETRY_MS)
+        """Yield events, and a comment after each silence of `keepalive_s`. End when the caller loses the right to read events."""
+        # the id comes with it, so that a client cut off before the first event resumes at the same position
+        yield self._comment("from here on", retry=_RETRY_MS)
         while not (self._hub.closing or self._hub.failed):
-            changed = self._hub.changed
+            turned = self._hub.changed
             try:
                 if self._now() >= self._check_at:
-                    self._admit(await self._ask())
-                reading = await self._hub.read_after(self._position, self._wants)
+                    self._admit_caller(await self._reauthenticate())
+                batch = await self._hub.read_after(self._position, self._filter)
             except (Problem, EventsGone) as error:
                 log.info("events.stream_ended", code=error.code)
                 return
             except DatabaseUnreachable:
-                # nothing can have happened that the client could be told of
-                reading = EventBatch((), self._position, more=False)
+                # an outage: there is nothing to send until PostgreSQL is back
+                batch = EventBatch((), self._position, more=False)
                 await asyncio.sleep(_PAUSE_S)
-            for event in reading.events:
+            for event in batch.events:
                 if self._interrupted:
                     break
-                yield self._tell(event)
-            if not (reading.more or self._interrupted):
-                self._position = reading.position
+                yield self._send(event)
+            if not (batch.more or self._interrupted):
+                self._position = batch.position
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(self._quiet_at, self._check_at) - self._now())):
-                        await changed.wait()
-            if self._now() >= self._quiet_at:
-                yield self._say("alive")
+                    async with asyncio.timeout(max(0.0, min(self._comment_at, self._check_at) - self._now())):
+                        await turned.wait()
+            if self._now() >= self._comment_at:
+                yield self._comment("alive")
 
-    def _tell(self, event: Event) -> ServerSentEvent:
+    def _send(self, event: Event) -> ServerSentEvent:
         shown = show(event)
         self._position = event.id
-        self._quiet_at = self._now() + self._hub.keepalive_s
+        self._comment_at = self._now() + self._hub.keepalive_s
         return ServerSentEvent(shown.model_dump_json(), event=shown.type, id=str(event.id), sep=_SEPARATOR)
 
     @property
     def _interrupted(self) -> bool:
-        """Whether something comes before the next event: the client may have taken its time with the one before."""
+        """True if the next event must wait for a check or an end: the client may have read the previous one slowly."""
         return self._hub.closing or self._now() >= self._check_at
 
-    def _say(self, comment: str, retry: int | None = None) -> ServerSentEvent:
-        self._quiet_at = self._now() + self._hub.keepalive_s
+    def _comment(self, comment: str, retry: int | None = None) -> ServerSentEvent:
+        self._comment_at = self._now() + self._hub.keepalive_s
         return ServerSentEvent(comment=comment, id=str(self._position), retry=retry, sep=_SEPARATOR)

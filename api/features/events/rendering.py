@@ -1,4 +1,4 @@
-"""Events of the change log as the API shows them."""
+"""Conversion of change-log events to API responses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, Final
 from api.features.events.schemas import EventKind, EventOut
 from model.repositories.events import Event
 
-_SHOWN: Final = {kind.stored: kind.value for kind in EventKind}
+_KIND_OF_STORED: Final = {kind.stored: kind.value for kind in EventKind}
 
 
 def show(event: Event) -> EventOut:
-    """An event of the change log as the API shows it."""
+    """Convert an event of the change log."""
     return EventOut(
         id=event.id,
         at=event.at,
         revision=event.revision,
-        kind=_SHOWN.get(event.kind, event.kind),
+        kind=_KIND_OF_STORED.get(event.kind, event.kind),
         action=event.action,
         object_id=event.object_id,
         fleet_id=event.fleet_id,
@@ -26,7 +26,7 @@ def show(event: Event) -> EventOut:
 
 
 def _changes(event: Event) -> dict[str, Any]:
-    """Pairs of before and after. The detail of what was created has its fields, and maybe what became of them at once."""
+    """Return `[before, after]` per field. A creation's detail holds its fields, and their changes within the same write."""
     if event.action == "deleted":
         return {}
     changed: dict[str, Any] = event.detail.get("changes", {})

@@ -1,4 +1,4 @@
-"""Events as the API shows them."""
+"""Queries and responses of /events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID_MAX: Final = 2**63 - 1
 
 
 class EventKind(StrEnum):
-    """What an event is about, by the name that the API has for it."""
+    """The kind of object that an event is about, by its name in the API."""
 
     APPROVAL = "approval"
     CERTIFICATE = "certificate"
@@ -32,12 +32,12 @@ class EventKind(StrEnum):
 
     @property
     def stored(self) -> str:
-        """The name that the change log has for it."""
+        """The name of this kind in the change log."""
         return Kind.SERVER_CERTIFICATE if self is EventKind.CERTIFICATE else self.value
 
 
 class EventsQuery(BaseModel):
-    """What a page and a stream take."""
+    """The query of a page or a stream."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,35 +45,39 @@ class EventsQuery(BaseModel):
         None,
         ge=0,
         le=ID_MAX,
-        description="What follows the event with this id. Without it: a page begins with the oldest one that is kept, a"
-        " stream with what happens from now on.",
+        description="Only events after the one with this id. Without it, a page begins with the oldest stored event,"
+        " and a stream with the next event.",
     )
-    limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="How many there are on a page at most.")
-    cursor: int | None = Field(None, ge=0, le=ID_MAX, description="`next` of the page before; it precedes `after`.")
-    kind: list[EventKind] = Field(default=[], max_length=20, description="Only those about things of these kinds.")
-    fleet: Reference | None = Field(None, description="Only those of this fleet, by its name, or by id if it is gone.")
+    limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="The largest number of events on a page.")
+    cursor: int | None = Field(
+        None, ge=0, le=ID_MAX, description="`next` of the previous page. It takes precedence over `after`."
+    )
+    kind: list[EventKind] = Field(default=[], max_length=20, description="Only events about objects of these kinds.")
+    fleet: Reference | None = Field(
+        None, description="Only events of this fleet, by name or id. A deleted fleet is found by its id."
+    )
 
 
 class EventOut(ResponseModel):
-    """Something was created, changed or deleted."""
+    """The creation, change or deletion of an object."""
 
-    id: int = Field(description="Greater than those of all events before it.")
+    id: int = Field(description="Ids increase: every later event has a greater one.")
     at: datetime
-    revision: int = Field(description="Of the write that did it; all that one write did has the same.")
+    revision: int = Field(description="The revision of the write. All events of one write have the same revision.")
     kind: str
     action: str = Field(description="`created`, `changed` or `deleted`.")
     object_id: str
     fleet_id: UUID | None
-    name: str | None = Field(description="Of what it is about; null where that has none, or is a person's.")
+    name: str | None = Field(description="The name of the object; null if it has none, or if it is a person's name.")
     changes: dict[str, Any] = Field(
-        description="Fields with what they were and what they are; null for what is not told."
+        description="Changed fields, each as `[before, after]`; null for a value that is not disclosed."
     )
 
     @property
     def type(self) -> str:
-        """As an event is named: `exit.changed`."""
+        """The event type of the stream, such as `exit.changed`."""
         return f"{self.kind}.{self.action}"
 
 
 class EventPage(Page[EventOut]):
-    last: int = Field(description="All events up to this id were looked at: `after` for who asks again later.")
+    last: int = Field(description="The id that this page reached. Send it as `after` to ask for later events.")

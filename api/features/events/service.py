@@ -1,4 +1,4 @@
-"""Which events a caller is shown."""
+"""Selection of the events that a caller may see."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from model.repositories.events import EventFilter, EventsGone
 
 
 async def page(context: ApiContext, caller: Caller, query: EventsQuery) -> EventPage:
-    """One page. Raises Problem: 410, 422."""
-    wanted = _wanted(query, await _fleet(context, caller, query), caller)
+    """Read one page. Raises Problem: 410, 422."""
+    chosen = _filter(query, await _fleet_id(context, caller, query), caller)
     after = query.after if query.cursor is None else query.cursor
     try:
         async with context.database.session() as session:
-            reading = await events.read(session, after, query.limit, wanted)
+            batch = await events.read(session, after, query.limit, chosen)
     except EventsGone as error:
         raise _gone(error, "?after", after) from error
     return EventPage(
-        items=[show(event) for event in reading.events],
-        next=str(reading.position) if reading.more else None,
-        last=reading.position,
+        items=[show(event) for event in batch.events],
+        next=str(batch.position) if batch.more else None,
+        last=batch.position,
     )
 
 
@@ -42,10 +42,10 @@ async def open_stream(
     caller: Caller,
     query: EventsQuery,
     last_event_id: str | None,
-    ask: Callable[[], Awaitable[Caller]],
+    reauthenticate_caller: Callable[[], Awaitable[Caller]],
 ) -> EventFeed:
-    """A stream that begins after an event, or now. Raises Problem: 410, 422."""
-    fleet = await _fleet(context, caller, query)
+    """Open a stream that begins after an event, or now. Raises Problem: 410, 422."""
+    fleet = await _fleet_id(context, caller, query)
     after = query.after if not last_event_id else _read_id(last_event_id)
     try:
         async with context.database.session() as session:
@@ -59,14 +59,14 @@ async def open_stream(
         hub,
         position=after,
         caller=caller,
-        wanted=partial(_wanted, query, fleet),
-        ask=ask,
+        filter_for=partial(_filter, query, fleet),
+        reauthenticate=reauthenticate_caller,
         clock=context.clock,
     )
 
 
-async def still(context: ApiContext, authorization: str | None) -> Caller:
-    """The caller as they stand now. Raises Problem when they may not read events any more, DatabaseUnreachable."""
+async def reauthenticate(context: ApiContext, authorization: str | None) -> Caller:
+    """Identify the caller again. Raises Problem when they may no longer read events; DatabaseUnreachable."""
     caller = await identify(context, authorization)
     refusal = caller.refusal("events", write=False)
     if refusal is not None:
@@ -74,15 +74,18 @@ async def still(context: ApiContext, authorization: str | None) -> Caller:
     return caller
 
 
-def _wanted(query: EventsQuery, fleet: UUID | None, caller: Caller) -> EventFilter:
+def _filter(query: EventsQuery, fleet: UUID | None, caller: Caller) -> EventFilter:
     fleets = caller.fleets
     if fleet is not None:
         fleets = frozenset({fleet}) if caller.sees(fleet) else frozenset()
     return EventFilter(frozenset(kind.stored for kind in query.kind) or None, fleets)
 
 
-async def _fleet(context: ApiContext, caller: Caller, query: EventsQuery) -> UUID | None:
-    """The fleet that is asked for. One that is gone has its id still; a name that leads to none is refused."""
+async def _fleet_id(context: ApiContext, caller: Caller, query: EventsQuery) -> UUID | None:
+    """Return the id of the fleet in the query. An id may be of a deleted fleet.
+
+    Raises Problem (422) for an unknown name.
+    """
     if query.fleet is None:
         return None
     given = as_id(query.fleet)
@@ -98,7 +101,7 @@ async def _fleet(context: ApiContext, caller: Caller, query: EventsQuery) -> UUI
 def _read_id(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number <= ID_MAX:
-        message, hint = "this is no event's id", "send the id of the last event that came, or leave it out"
+        message, hint = "this is not an event id", "send the id of the last event received, or leave it out"
         raise Problem(422, "bad_event_id", message, errors=[FieldError("Last-Event-ID", message, hint, text)])
     return number
 

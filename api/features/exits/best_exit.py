@@ -1,4 +1,4 @@
-"""GET /exits/best: which exit of a country is the best now."""
+"""GET /exits/best: the best exit of a country at this moment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ router = APIRouter(prefix="/exits", tags=["exits"], route_class=JsonRoute)
 async def find_best_exit(
     context: Context,
     caller: Annotated[Caller, Depends(Permission("exits"))],
-    country: Annotated[Country, Query(description="Where it should come out.")],
+    country: Annotated[Country, Query(description="The country that the exit should serve.")],
     of_fleet: OfFleet = None,
 ) -> ExitOut:
-    """The exit of a country that a request would be best served by now: healthy, with little to do, and near."""
+    """Find the best exit of a country now: healthy, with little load, and with short round trips."""
     async with context.database.snapshot() as session:
         return await EXITS.best(context.begin_read(session), caller, country, of_fleet)

@@ -1,4 +1,4 @@
-"""The collection /exits, how exits are operated, and what they went through."""
+"""The endpoints of the collection /exits, with drain, enable, disable and history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Response
 
-from api.features.exits.schemas import STAYS_MAX, ExitOut, HistoryOut, StayOut, SummaryOut
+from api.features.exits.schemas import STATE_PERIODS_MAX, ExitOut, HistoryOut, StatePeriodOut, SummaryOut
 from api.features.exits.service import EXITS
 from api.http.limits import HISTORY_HOURS_MAX
 from api.http.openapi import document_operator_errors
@@ -24,25 +24,27 @@ from model.world import ExitState
 
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, require_write("exits")]
-Hours = Annotated[int, Query(ge=1, le=HISTORY_HOURS_MAX, description="How far back.")]
-_SWITCHED = document_operator_errors(404, 409, 422)
+Hours = Annotated[
+    int, Query(ge=1, le=HISTORY_HOURS_MAX, description="The length of the window in hours, back from now.")
+]
+_SWITCH_PROBLEMS = document_operator_errors(404, 409, 422)
 
 
-@router.post("/{exit_id}/drain", response_model=ExitOut | DryRunOut, responses=_SWITCHED)
+@router.post("/{exit_id}/drain", response_model=ExitOut | DryRunOut, responses=_SWITCH_PROBLEMS)
 async def drain_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Offer an exit to nobody any more. Its open tunnels go on until their clients are done."""
+    """Drain an exit: it gets no new clients. Its open tunnels continue until their clients close them."""
     return await _switch(write, exit_id, of_fleet, ExitState.DRAINING)
 
 
-@router.post("/{exit_id}/enable", response_model=ExitOut | DryRunOut, responses=_SWITCHED)
+@router.post("/{exit_id}/enable", response_model=ExitOut | DryRunOut, responses=_SWITCH_PROBLEMS)
 async def enable_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Let an exit that was drained or disabled serve again, once it is heard of. Any other is left as it is."""
+    """Enable a drained or disabled exit: it serves again after its next heartbeat. Any other exit is left unchanged."""
     return await _switch(write, exit_id, of_fleet, ExitState.REGISTERING)
 
 
-@router.post("/{exit_id}/disable", response_model=ExitOut | DryRunOut, responses=_SWITCHED)
+@router.post("/{exit_id}/disable", response_model=ExitOut | DryRunOut, responses=_SWITCH_PROBLEMS)
 async def disable_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Take an exit out."""
+    """Disable an exit: it serves nobody until it is enabled."""
     return await _switch(write, exit_id, of_fleet, ExitState.DISABLED)
 
 
@@ -64,19 +66,19 @@ async def read_exit_history(
     hours: Hours = 24,
     of_fleet: OfFleet = None,
 ) -> HistoryOut:
-    """What an exit went through, and how that compares with the time before."""
+    """Show the states of an exit within a window, and compare the window with the previous one."""
     now, window = context.clock(), timedelta(hours=hours)
     async with context.database.snapshot() as session:
         row = await EXITS.find(session, caller, exit_id, of_fleet)
-        noted = await exit_history.states_since(session, row.id, now - 2 * window)
-    stays = list(stays_of([(each.at, ExitState(each.state), each.reason) for each in noted]))
-    within = [stay for stay in stays if stay.until is None or stay.until > now - window]
+        changes = await exit_history.states_since(session, row.id, now - 2 * window)
+    periods = list(stays_of([(each.at, ExitState(each.state), each.reason) for each in changes]))
+    within = [each for each in periods if each.until is None or each.until > now - window]
     return HistoryOut(
         since=now - window,
         until=now,
-        summary=_show_summary(summarize(stays, now - window, now)),
-        before=_show_summary(summarize(stays, now - 2 * window, now - window)),
-        states=[StayOut.of(stay) for stay in islice(reversed(within), STAYS_MAX)],
+        summary=_show_summary(summarize(periods, now - window, now)),
+        before=_show_summary(summarize(periods, now - 2 * window, now - window)),
+        states=[StatePeriodOut.of(each) for each in islice(reversed(within), STATE_PERIODS_MAX)],
     )
 
 

@@ -1,4 +1,4 @@
-"""Exits as the API takes and shows them."""
+"""Requests and responses of /exits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
 from model.world import ExitState
 
-STAYS_MAX: Final = 1_000
+STATE_PERIODS_MAX: Final = 1_000
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
 
 
@@ -41,13 +41,17 @@ _CREDENTIAL_MAX = 255
 def _check_credential(value: str) -> str:
     # RFC 7617, section 2
     if not value.isprintable():
-        raise bad_value("bad_credential", "this holds control characters", "send printable text")
+        raise bad_value("bad_credential", "this contains control characters", "send printable text")
     return value
 
 
 def _check_username(value: str) -> str:
     if ":" in value:
-        raise bad_value("bad_credential", "a user name that is sent in a header holds no colon", "send one without it")
+        raise bad_value(
+            "bad_credential",
+            "a user name for basic authentication contains no colon",
+            "send a user name without a colon",
+        )
     return value
 
 
@@ -55,24 +59,24 @@ Credential = Annotated[str, Field(min_length=1, max_length=_CREDENTIAL_MAX), Aft
 
 
 class ParentIn(RequestModel):
-    """An HTTP proxy beside the exit, such as gluetun's, that it sends all traffic on to."""
+    """An HTTP proxy beside the exit, such as gluetun's, to which the exit sends all traffic."""
 
-    address: Host = Field(description="As the exit sees it: an IP address, or a host name.")
+    address: Host = Field(description="The IP address or host name, as seen from the exit.")
     port: Port
     username: Annotated[Credential, AfterValidator(_check_username)] | None = Field(
-        default=None, description="null: the proxy asks for no credentials."
+        default=None, description="null: the proxy needs no credentials."
     )
     password: Credential | None = Field(
         default=None,
         repr=False,
-        description="Never shown again; it travels to the exit's own Envoy by SDS alone. Left out, it stays as it is, as long as "
-        "address, port and username do.",
+        description="Never shown again; only the exit's own Envoy receives it, over SDS. Left out, a stored password stays, as long as "
+        "address, port and username stay.",
     )
 
     @model_validator(mode="after")
     def _check_both(self) -> Self:
         if self.password is not None and self.username is None:
-            raise bad_value("no_username", "there is a password and no user name", "send both, or neither")
+            raise bad_value("no_username", "there is a password, but no user name", "send both, or neither")
         return self
 
 
@@ -83,7 +87,7 @@ class ParentOut(ResponseModel):
 
 
 class ExitIn(RequestModel):
-    """An exit. Its name is unique in its fleet."""
+    """An exit. Its name is unique within its fleet."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -93,34 +97,37 @@ class ExitIn(RequestModel):
 
     name: Name
     pool: Reference
-    fleet: Reference | None = Field(default=None, description="Needed where several fleets have a pool of this name.")
-    address: Host = Field(description="What gateways dial.")
+    fleet: Reference | None = Field(default=None, description="Required if several fleets have a pool of this name.")
+    address: Host = Field(description="The IP address or host name that gateways dial.")
     port: Port
-    bind_address: IpAddress = Field(default=ANY_ADDRESS, description="What the exit's Envoy listens on.")
+    bind_address: IpAddress = Field(default=ANY_ADDRESS, description="The IP address that the exit's Envoy listens on.")
     egress_address: SourceAddress | None = Field(
-        default=None, description="The source address towards targets; null: the kernel's choice."
+        default=None, description="The source address of connections to targets; null: the kernel chooses."
     )
     locality: Locality | None = Field(
-        default=None, description="Where it stands: gateways prefer the exits near them. null: unknown."
+        default=None,
+        description="Where the exit runs: `region` or `region/zone`. Gateways prefer near exits. null: unknown.",
     )
-    weight: Weight = Field(default=1, description="Its share beside the other exits of its pool.")
-    standby: bool = Field(default=False, description="Whether it serves only when no other exit of its pool does.")
+    weight: Weight = Field(default=1, description="The load-balancing weight among the exits of the pool.")
+    standby: bool = Field(
+        default=False, description="Whether the exit serves only when no other exit of its pool does."
+    )
     capacity: Capacity | None = Field(
         default=None,
-        description="How many requests it should carry at once: while it carries that many it is degraded, and others are "
+        description="How many requests the exit should carry at once. While it carries that many it is degraded, and other exits are "
         "preferred. null: no limit.",
     )
     cost: Amount | None = Field(
         default=None,
-        description="What traffic through it costs, in any unit that the pool's exits have in common. null: as much as the "
-        "dearest of its pool.",
+        description="The cost of traffic, in any unit that the exits of the pool share. null: as much as the most expensive "
+        "exit of the pool.",
     )
     monthly_cap_gb: Amount | None = Field(
         default=None,
-        description="How much it carries in a month (UTC, both directions, 10^9 bytes), until it is drained. null: no limit.",
+        description="Traffic per calendar month (UTC, both directions, in 10^9 bytes) after which the exit is drained. null: no limit.",
     )
-    parent: ParentIn | None = Field(default=None, description="null: its Envoy dials targets itself.")
-    enabled: bool = True
+    parent: ParentIn | None = Field(default=None, description="null: the exit's Envoy connects to targets itself.")
+    enabled: bool = Field(default=True, description="`false`: the exit is disabled and serves nobody.")
 
 
 class ExitPatch(RequestModel):
@@ -138,36 +145,39 @@ class ExitPatch(RequestModel):
     capacity: Capacity | None = Field(default_factory=absent)
     cost: Amount | None = Field(default_factory=absent)
     monthly_cap_gb: Amount | None = Field(default_factory=absent)
-    parent: ParentIn | None = Field(default_factory=absent, description="As a whole; null: none any more.")
+    parent: ParentIn | None = Field(
+        default_factory=absent, description="Replaces the whole object. null: removes the parent."
+    )
     enabled: bool = Field(
-        default_factory=absent, description="false takes the exit out; true lets its next heartbeat bring it back."
+        default_factory=absent,
+        description="`false` disables the exit; `true` lets it serve again after its next heartbeat.",
     )
 
 
 class ExitQuery(FleetListQuery):
-    pool: Reference | None = Field(None, description="Only those of this pool, by its name or id.")
+    pool: Reference | None = Field(None, description="Only exits of this pool, by name or id.")
     country: Country | None = None
     state: ExitState | None = None
     locality: Locality | None = None
 
 
 class ObservationOut(ResponseModel):
-    """What the agent saw through the tunnel."""
+    """The agent's latest observation of traffic through the tunnel."""
 
-    address: str | None = None
-    address_v6: str | None = Field(None, description="Where IPv6 comes out, if it does.")
-    country: str | None = Field(None, description="null while anything is in doubt: see `trouble`.")
+    address: str | None = Field(None, description="The public address.")
+    address_v6: str | None = Field(None, description="The public IPv6 address, if IPv6 traffic leaves.")
+    country: str | None = Field(None, description="null while the country is uncertain: see `trouble`.")
     city: str | None = None
     network: str | None = None
     time_zone: str | None = None
-    resolver: str | None = Field(None, description="Who was seen to resolve its names, and where that is.")
-    trouble: str = ""
-    disagreement: str = ""
-    leak: str = ""
+    resolver: str | None = Field(None, description="The observed DNS resolver, and its country.")
+    trouble: str = Field("", description="Why the country is not known.")
+    disagreement: str = Field("", description="What the services disagree about.")
+    leak: str = Field("", description="What leaves outside the tunnel. A leaking exit is not offered to clients.")
     previous_address: str | None = None
-    changed_at: datetime | None = Field(None, description="When the address changed from the previous one.")
-    rtt_ms: float | None = Field(None, description="What a connection through the tunnel takes, rounded.")
-    download_mbps: float | None = None
+    changed_at: datetime | None = Field(None, description="When the address changed from `previous_address`.")
+    rtt_ms: float | None = Field(None, description="Round-trip time of a connection through the tunnel, rounded.")
+    download_mbps: float | None = Field(None, description="Download speed in Mbit/s, from the last measurement.")
     upload_mbps: float | None = None
     speed_measured_at: datetime | None = None
 
@@ -181,7 +191,9 @@ class ExitOut(ResponseModel):
     fleet_id: UUID
     country: str
     address: str
-    endpoint: str | None = Field(description="The IP address that gateways dial; null while a host name is unresolved.")
+    endpoint: str | None = Field(
+        description="The IP address that gateways dial; null while the host name is unresolved."
+    )
     port: int
     bind_address: str
     egress_address: str | None
@@ -191,9 +203,9 @@ class ExitOut(ResponseModel):
     capacity: int | None
     cost: float | None
     monthly_cap_gb: float | None
-    share: int = Field(description="What its weight is multiplied by, where its pool weighs.")
-    open_requests: int = Field(description="As its agent said last.")
-    month_gb: float = Field(description="What it has carried in the month in which it was heard of last.")
+    share: int = Field(description="The factor that `weight` is multiplied by, if the pool sets `weigh_by`.")
+    open_requests: int = Field(description="Open requests, from the last heartbeat.")
+    month_gb: float = Field(description="Traffic in the calendar month of the last heartbeat, in 10^9 bytes.")
     parent: ParentOut | None
     enabled: bool
     state: ExitState
@@ -201,27 +213,29 @@ class ExitOut(ResponseModel):
     state_since: datetime
     last_heartbeat_at: datetime | None
     observation: ObservationOut | None = Field(
-        description="Where its traffic was seen to come out, and what sources say differently; null: nobody looks."
+        description="Where the exit's traffic was observed to leave; null: its agent observes nothing."
     )
-    rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this exit.")
+    rejections: list[RejectedOut] = Field(description="The versions of this exit's resources that Envoys rejected.")
     created_at: datetime
 
 
-class StayOut(ResponseModel):
-    """A state that the exit was in."""
+class StatePeriodOut(ResponseModel):
+    """A period that the exit spent in one state."""
 
     state: ExitState
     reason: str
     since: datetime
-    until: datetime | None = Field(description="null: it still is.")
+    until: datetime | None = Field(description="When the state ended; null: the exit is still in it.")
 
 
 class SummaryOut(ResponseModel):
-    """What a time says of an exit. Time in which an operator had taken it out counts neither for it nor against it."""
+    """Statistics of a window. Time in which an operator had drained or disabled the exit is not counted."""
 
-    uptime: float | None = Field(description="The part of the time in which it served clients; null: there was none.")
+    uptime: float | None = Field(
+        description="The fraction of the counted time in which the exit served; null: no time was counted."
+    )
     serving_s: float
-    failures: int = Field(description="How often it ceased to serve, other than on purpose.")
+    failures: int = Field(description="How often the exit stopped serving without an operator's request.")
     mean_time_between_failures_s: float | None
     mean_time_to_recover_s: float | None
 
@@ -230,5 +244,7 @@ class HistoryOut(ResponseModel):
     since: datetime
     until: datetime
     summary: SummaryOut
-    before: SummaryOut = Field(description="The same of the time before, as long: what to compare it with.")
-    states: list[StayOut] = Field(description=f"The newest first, {STAYS_MAX} at most.")
+    before: SummaryOut = Field(description="The same statistics of the previous window of the same length.")
+    states: list[StatePeriodOut] = Field(
+        description=f"The states in the window, newest first; at most {STATE_PERIODS_MAX}."
+    )

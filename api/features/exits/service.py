@@ -1,4 +1,4 @@
-"""Exits: VPN tunnels with a way in. The Envoy of an exit is a proxy with the exit's id, and comes and goes with it."""
+"""Exits: VPN tunnels with an Envoy. That Envoy is a proxy row with the exit's id, created and removed with the exit."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from model.world import TAKEN_OUT, ExitState, Role
 from xds.translate.scopes import ExitGroup, ExitOverlay, ParentProxyGroup
 
 DISABLED = "disabled by an operator"
-ENABLED = "enabled by an operator, not heard of since"
+ENABLED = "enabled by an operator, no heartbeat since"
 DRAINED = "drained by an operator"
-DECLARED = "declared, not heard of yet"
-_SWITCHES = {ExitState.REGISTERING: ENABLED, ExitState.DRAINING: DRAINED, ExitState.DISABLED: DISABLED}
+DECLARED = "declared, no heartbeat yet"
+_SWITCH_REASONS = {ExitState.REGISTERING: ENABLED, ExitState.DRAINING: DRAINED, ExitState.DISABLED: DISABLED}
 _SHARED_FIELDS = ("name", "locality")
-"""What an exit has in common with the proxy that is its Envoy."""
+"""The fields that an exit shares with the proxy row of its Envoy."""
 
 
 class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
@@ -76,20 +76,23 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
             found.append(col(ExitRow.locality) == query.locality)
         return found
 
-    async def create(self, work: WriteContext, wish: ExitIn) -> ExitRow:
-        """Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
-        pool, _ = await pools.refer(work.session, wish.pool, wish.fleet, caller=work.caller)
-        fields = wish.model_dump(exclude={"pool", "fleet", "enabled"})
+    async def create(self, work: WriteContext, body: ExitIn) -> ExitRow:
+        """Create an exit. Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
+        pool, _ = await pools.refer(work.session, body.pool, body.fleet, caller=work.caller)
+        fields = body.model_dump(exclude={"pool", "fleet", "enabled"})
         fields |= parent_columns(fields.pop("parent"))
-        state, reason = (ExitState.REGISTERING, DECLARED) if wish.enabled else (ExitState.DISABLED, DISABLED)
+        state, reason = (ExitState.REGISTERING, DECLARED) if body.enabled else (ExitState.DISABLED, DISABLED)
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
     async def change(self, work: WriteContext, row: ExitRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for a pool that is not in the fleet, 409 when the name is taken or too little would be left."""
+        """Update an exit.
+
+        Raises Problem: 422 for a pool outside the fleet, 409 when the name is taken or the change would shrink the fleet.
+        """
         pool, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         ref = fields.pop("fleet", None)
         if ref not in (None, fleet.name, str(fleet.id)):
-            message, hint = "an exit stays in its fleet", "leave it out, or create another there"
+            message, hint = "an exit cannot move to another fleet", "leave it out, or create another exit there"
             raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, hint, ref)])
         if "pool" in fields:
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
@@ -98,28 +101,28 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
             fields |= parent_columns(fields.pop("parent"), row)
         enabled = fields.pop("enabled", None)
         if enabled is not None and enabled != (row.state != ExitState.DISABLED):
-            fields |= _switched(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
+            fields |= _switched_fields(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
         async with no_silent_shrink(work, [fleet.id]):
             await update(work.unit, row, pool, fields)
 
     async def switch(self, work: WriteContext, row: ExitRow, state: ExitState) -> None:
-        """Put a locked exit into a state that operators decide on. One that is in it already stays as it is.
+        """Set the state of a locked exit: draining, disabled, or registering to enable it. Do nothing if it has that state.
 
-        Raises Problem: 409 when too little of its fleet would be left, or when there is nothing to drain.
+        Raises Problem: 409 when the change would shrink the fleet, or when a disabled exit should be drained.
         """
         if row.state == state or (state is ExitState.REGISTERING and row.state not in TAKEN_OUT):
             return
         if state is ExitState.DRAINING and row.state == ExitState.DISABLED:
-            message, hint = "the exit is disabled: nothing of it is open", "enable it, or leave it as it is"
+            message, hint = "the exit is disabled, so it has nothing to drain", "enable it first, or leave it disabled"
             raise Problem(409, "nothing_to_drain", message, hint=hint)
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
-            await declared.save_changes(work.unit, row, _switched(state, work.now), fleet.id)
+            await declared.save_changes(work.unit, row, _switched_fields(state, work.now), fleet.id)
 
     async def remove(self, work: WriteContext, row: ExitRow) -> None:
-        """Deregister an exit: its proxy, certificates and last heartbeat go with it.
+        """Deregister an exit, and delete its proxy, certificates and last heartbeat.
 
-        Raises Problem: 409 when too little of its fleet would be left.
+        Raises Problem: 409 when the removal would shrink the fleet.
         """
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
@@ -128,7 +131,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
-        heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
+        reports = await heartbeats.heard_of(look.session, [row.id for row in rows])
         rejections = await load_rejections(look.session)
         return [
             ExitOut.of(
@@ -137,31 +140,31 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
                 parent=show_parent(row),
                 enabled=row.state != ExitState.DISABLED,
                 state=ExitState(row.state),
-                **_heard(heard.get(row.id)),
+                **_heartbeat_fields(reports.get(row.id)),
                 rejections=rejections.of_groups([ExitOverlay(row.id).key, _group_of(row).key]),
             )
             for row in rows
         ]
 
     async def best(self, look: ReadContext, caller: Caller, country: str, fleet: str | None) -> ExitOut:
-        """The exit of a country that a request would be best served by now. Raises Problem (404) when none serves there.
+        """Return the best serving exit of a country. Raises Problem (404) when none serves there.
 
-        Before others goes one that is no standby, then a healthy one, then the one with the least to do beside its weight, then
-        the one with the shortest round trips.
+        The order is: no standby first, then healthy before degraded, then the lowest load per weight, then the shortest round
+        trips.
         """
         found = self._select().where(*self.visible(caller), declared.serving_in(country))
         if fleet is not None:
             found = found.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
         shown = await self.show(look, (await look.session.execute(found)).all())
         if not shown:
-            message, hint = f"no exit in {country} serves", "GET /api/v1/exits?country= tells what each one there lacks"
+            message, hint = f"no exit in {country} serves", f"read why: GET /api/v1/exits?country={country}"
             raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, hint, country)])
         return min(shown, key=_rank)
 
 
 def _rank(shown: ExitOut) -> tuple[Any, ...]:
-    seen = shown.observation
-    rtt_ms = None if seen is None else seen.rtt_ms
+    observed = shown.observation
+    rtt_ms = None if observed is None else observed.rtt_ms
     load = shown.open_requests / (shown.weight * shown.share)
     return shown.standby, shown.state is not ExitState.HEALTHY, load, math.inf if rtt_ms is None else rtt_ms, shown.name
 
@@ -169,7 +172,7 @@ def _rank(shown: ExitOut) -> tuple[Any, ...]:
 EXITS = ExitCollection()
 
 
-def _heard(last: heartbeats.LastReport | None) -> dict[str, Any]:
+def _heartbeat_fields(last: heartbeats.LastReport | None) -> dict[str, Any]:
     if last is None:
         return {"last_heartbeat_at": None, "observation": None, "open_requests": 0, "month_gb": 0.0}
     return {
@@ -183,7 +186,10 @@ def _heard(last: heartbeats.LastReport | None) -> dict[str, Any]:
 async def add(
     unit: UnitOfWork, pool: PoolRow, fields: dict[str, Any], *, state: ExitState, reason: str, now: datetime
 ) -> ExitRow:
-    """A new exit in `pool` with the proxy that is its Envoy. Raises Problem (409) when the name is taken in the fleet."""
+    """Create an exit in `pool`, and the proxy of its Envoy.
+
+    Raises Problem (409) when the name is taken in the fleet.
+    """
     exit_id = uuid4()
     shared = {name: fields[name] for name in _SHARED_FIELDS}
     proxy = ProxyRow(id=exit_id, fleet_id=pool.fleet_id, role=Role.EXIT, created_at=now, **shared)
@@ -197,17 +203,17 @@ async def add(
         created_at=now,
         **fields,
     )
-    with clashes(_clashing(fields["name"], pool.name)):
+    with clashes(_conflicts(fields["name"], pool.name)):
         await declared.save(unit, proxy)
         await declared.save(unit, row, pool.fleet_id)
     return row
 
 
 async def update(unit: UnitOfWork, row: ExitRow, pool: PoolRow, fields: dict[str, Any]) -> None:
-    """Give a locked exit, and the proxy that is its Envoy, new values. Raises Problem (409) when a name is taken."""
+    """Update a locked exit and the proxy of its Envoy. Raises Problem (409) when the name is taken."""
     if "address" in fields and fields["address"] != row.address:
         fields["endpoint"] = endpoint_of(fields["address"])
-    with clashes(_clashing(fields.get("name", row.name), pool.name)):
+    with clashes(_conflicts(fields.get("name", row.name), pool.name)):
         if shared := {name: fields[name] for name in _SHARED_FIELDS if name in fields}:
             proxy = await declared.find_proxy(unit.session, row.id)
             assert proxy is not None, "an exit has a proxy"
@@ -216,7 +222,7 @@ async def update(unit: UnitOfWork, row: ExitRow, pool: PoolRow, fields: dict[str
 
 
 def endpoint_of(address: str) -> str | None:
-    """What gateways dial at once: an IP address. A host name is resolved later, by the keeper."""
+    """Return an IP address as the endpoint; None for a host name, which the keeper resolves later."""
     try:
         return str(ip_address(address))
     except ValueError:
@@ -227,12 +233,12 @@ def _group_of(row: ExitRow) -> ExitGroup | ParentProxyGroup:
     return ParentProxyGroup(row.pool_id) if row.parent_address else ExitGroup(row.pool_id)
 
 
-def _switched(state: ExitState, now: datetime) -> dict[str, Any]:
-    """The fields of a state that an operator decides on. What is enabled is not healthy yet: fail closed."""
-    return {"state": state, "state_reason": _SWITCHES[state], "state_since": now, "capped": False}
+def _switched_fields(state: ExitState, now: datetime) -> dict[str, Any]:
+    """Return the columns of a state set by an operator. An enabled exit is not healthy yet: fail closed."""
+    return {"state": state, "state_reason": _SWITCH_REASONS[state], "state_since": now, "capped": False}
 
 
-def _clashing(name: str, pool: str) -> dict[str, Problem]:
+def _conflicts(name: str, pool: str) -> dict[str, Problem]:
     taken = duplicate("/name", name, "another exit of the fleet has this name")
     return {
         "uq_proxy_fleet_id_role_name": taken,

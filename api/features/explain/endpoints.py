@@ -1,4 +1,4 @@
-"""What a gateway would make of a request, and why: /explain."""
+"""GET /explain: how a gateway would route a request, and why."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ async def explain_request(
     context: Context,
     caller: Annotated[Caller, Depends(Permission("explain"))],
 ) -> ExplainOut:
-    """Which listener, route, pool and exits would serve a request, in which order, and why others would not."""
+    """Explain a request: its listener, route, pool and exits, in order of preference, and why other exits would not serve."""
     return await service.show(context, caller, query)

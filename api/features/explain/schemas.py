@@ -1,4 +1,4 @@
-"""What a gateway makes of a request, as the API shows it."""
+"""Queries and responses of /explain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xds.translate.match_failures import MatchFailure
 
 def _check_sent(value: str) -> str:
     if not value.isprintable():
-        raise bad_value("bad_text", "no client can send this", "send printable text")
+        raise bad_value("bad_text", "this contains characters that no client can send", "send printable text")
     return value
 
 
@@ -25,29 +25,33 @@ Sent = Annotated[str, Field(max_length=255), AfterValidator(_check_sent)]
 
 
 class ExplainQuery(BaseModel):
-    """What a client asks for: a target, with the user name and the headers that it sends."""
+    """The request to explain: its target, and the user name and headers that the client sends."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_check_sent)] = Field(
-        description="What it asks for: a URL, or a host with or without a port (443 by default)."
+        description="The requested URL, or a host with an optional port (443 by default)."
     )
-    fleet: Reference | None = Field(None, description="Whose gateways; needed where there are several fleets.")
-    user: Sent = Field("", description="The user name, with the wishes in it: `alice-country-de`.")
-    country: Sent | None = Field(None, description="As in the header exit-country.")
-    city: Sent | None = Field(None, description="As in the header exit-city.")
-    pool: Sent | None = Field(None, description="As in the header exit-pool.")
-    session: Sent | None = Field(None, description="As in the header exit-session.")
-    listener: Reference | None = Field(None, description="Where it comes in, by name or id; by default the first one.")
-    server_name: Sent = Field("", description="Which name it dialled, if it speaks TLS to the gateway.")
-    locality: Locality | None = Field(None, description="Where the gateway stands.")
-    at: AwareDatetime | None = Field(None, description="When; by default now.")
+    fleet: Reference | None = Field(None, description="The fleet of the gateways; required if there are several.")
+    user: Sent = Field("", description="The user name, with the client's intent in it: `alice-country-de`.")
+    country: Sent | None = Field(None, description="The value of the header `exit-country`.")
+    city: Sent | None = Field(None, description="The value of the header `exit-city`.")
+    pool: Sent | None = Field(None, description="The value of the header `exit-pool`.")
+    session: Sent | None = Field(None, description="The value of the header `exit-session`.")
+    listener: Reference | None = Field(
+        None, description="The listener that accepts the request, by name or id; by default the first one."
+    )
+    server_name: Sent = Field(
+        "", description="The TLS server name (SNI) that the client sends, if it connects to the gateway by TLS."
+    )
+    locality: Locality | None = Field(None, description="The locality of the gateway.")
+    at: AwareDatetime | None = Field(None, description="The time of the request; by default now.")
 
 
 class ClientIntentOut(ResponseModel):
-    """As the gateway understands it."""
+    """The exit location that the client asks for, as the gateway understands it."""
 
-    source: IntentSource = Field(description="What says where it should leave.")
+    source: IntentSource = Field(description="Where the location comes from.")
     country: str | None
     city: str | None
     pool: str | None
@@ -62,33 +66,35 @@ class TargetOut(ResponseModel):
 
 
 class TriedRouteOut(ResponseModel):
-    """A route that was looked at."""
+    """A route that was tried."""
 
     id: UUID
     name: str
     position: int
-    failed: MatchFailure | None = Field(description="The first condition that did not hold; null: this one decided.")
+    failed: MatchFailure | None = Field(description="The first condition that did not match; null: this route decided.")
 
 
-class ExitSeenOut(ResponseModel):
+class ExplainedExitOut(ResponseModel):
     id: UUID
     name: str
     state: ExitState
-    distance: int = Field(description="0: in the gateway's zone, 1: in its region, 2: elsewhere.")
-    standby: bool = Field(description="Whether it serves only when no other exit of its pool would.")
+    distance: int = Field(description="0: the exit is in the gateway's zone, 1: in its region, 2: elsewhere.")
+    standby: bool = Field(description="Whether the exit serves only when no other exit of its pool does.")
     serves: bool
-    why_not: str = Field(description="Empty if it would serve.")
+    reason: str = Field(description="Why the exit would not serve; empty if it would.")
 
 
-class PoolSeenOut(ResponseModel):
+class ExplainedPoolOut(ResponseModel):
     id: UUID
     name: str
-    exits: list[ExitSeenOut] = Field(description="In the order in which they are preferred.")
+    exits: list[ExplainedExitOut] = Field(description="The exits, in order of preference.")
 
 
-class PathOut(ResponseModel):
+class ExplainedPathOut(ResponseModel):
     weight: int
-    pools: list[PoolSeenOut] = Field(description="Each is used when those before it have no exit that serves.")
+    pools: list[ExplainedPoolOut] = Field(
+        description="The pools: each is used only if those before it have no serving exit."
+    )
 
 
 class RefusalOut(ResponseModel):
@@ -97,15 +103,17 @@ class RefusalOut(ResponseModel):
 
 
 class ExplainOut(ResponseModel):
-    """What the fleet's gateways make of the request."""
+    """The explanation of a request: its route, paths and exits, as the fleet's gateways would choose them."""
 
     fleet: str
     listener: str
     at: datetime
-    revision: int = Field(description="Of the declared state that this was told from.")
-    wish: ClientIntentOut
+    revision: int = Field(description="The revision of the declared state that was explained.")
+    intent: ClientIntentOut
     target: TargetOut
-    routes: list[TriedRouteOut] = Field(description="Those that were looked at, in order, up to the one that decided.")
-    ways: list[PathOut] = Field(description="Where it goes, one of these by weight; none: it is refused.")
-    refusal: RefusalOut | None = Field(description="What the client is answered if it goes nowhere.")
+    routes: list[TriedRouteOut] = Field(description="The routes that were tried, in order, up to the one that decided.")
+    paths: list[ExplainedPathOut] = Field(
+        description="The possible paths, chosen by weight; empty: the request is refused."
+    )
+    refusal: RefusalOut | None = Field(description="The reply to the client, if the request is refused.")
     summary: str

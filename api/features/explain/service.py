@@ -1,4 +1,4 @@
-"""Explaining: what the gateways of a fleet make of a request, told from what is declared."""
+"""Explanation of a request: how a fleet's gateways would route it, from the declared state."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlmodel import col
 
 from api.features.explain.schemas import (
     ClientIntentOut,
-    ExitSeenOut,
+    ExplainedExitOut,
+    ExplainedPathOut,
+    ExplainedPoolOut,
     ExplainOut,
     ExplainQuery,
-    PathOut,
-    PoolSeenOut,
     RefusalOut,
     TargetOut,
     TriedRouteOut,
@@ -34,8 +34,11 @@ _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> ExplainOut:
-    """Raises Problem (422) for an unknown fleet or listener, and for a target that is none."""
-    host, port = _target(query.target)
+    """Explain a request.
+
+    Raises Problem: 422 for an unknown fleet or listener or a bad target, 409 without a listener.
+    """
+    host, port = _parse_target(query.target)
     at = query.at or context.clock()
     async with context.database.snapshot() as session:
         fleet = await _fleet(session, caller, query.fleet)
@@ -52,91 +55,93 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
         day=at.weekday(),
         minute=at.hour * 60 + at.minute,
     )
-    seen_from = None if query.locality is None else Locality.parse(query.locality)
-    found = explain(world, fleet.id, request, seen_from)
+    gateway_locality = None if query.locality is None else Locality.parse(query.locality)
+    found = explain(world, fleet.id, request, gateway_locality)
     if found is None:
-        message, hint = "the fleet has no listener, so no client can ask it for anything", "POST /api/v1/listeners"
+        message, hint = "the fleet has no listener, so it accepts no clients", "create one: POST /api/v1/listeners"
         raise Problem(409, "no_listener", message, errors=[FieldError("?fleet", message, hint, fleet.name)])
     return ExplainOut(
         fleet=fleet.name,
         listener=found.listener.name,
         at=at,
         revision=world.revision,
-        wish=_wish(found),
+        intent=_show_intent(found),
         target=TargetOut(host=found.target.host, port=found.target.port),
         routes=[
             TriedRouteOut(id=each.route.id, name=each.route.name, position=each.route.position, failed=each.failed)
             for each in found.tried
         ],
-        ways=[PathOut(weight=way.weight, pools=[_pool(each) for each in way.pools]) for way in found.ways],
+        paths=[
+            ExplainedPathOut(weight=path.weight, pools=[_show_pool(each) for each in path.pools]) for path in found.ways
+        ],
         refusal=None if found.refusal is None else RefusalOut(status=found.refusal.status, text=found.refusal.text),
         summary=_summary(found),
     )
 
 
-def _wish(found: Explanation) -> ClientIntentOut:
-    wish, place = found.wish, found.wish.place
+def _show_intent(found: Explanation) -> ClientIntentOut:
+    intent, location = found.wish, found.wish.place
     return ClientIntentOut(
-        source=wish.source,
-        country=place.country,
-        city=place.city,
-        pool=place.pool,
-        session=wish.session,
-        user=wish.user,
+        source=intent.source,
+        country=location.country,
+        city=location.city,
+        pool=location.pool,
+        session=intent.session,
+        user=intent.user,
         group=found.group,
     )
 
 
-def _pool(seen: ExplainedPool) -> PoolSeenOut:
+def _show_pool(explained: ExplainedPool) -> ExplainedPoolOut:
     exits = [
-        ExitSeenOut(
+        ExplainedExitOut(
             id=each.exit.id,
             name=each.exit.name,
             state=each.exit.state,
             distance=each.distance,
             standby=each.exit.standby,
             serves=not each.why_not,
-            why_not=each.why_not,
+            reason=each.why_not,
         )
-        for each in seen.exits
+        for each in explained.exits
     ]
-    return PoolSeenOut(id=seen.pool.id, name=seen.pool.name, exits=exits)
+    return ExplainedPoolOut(id=explained.pool.id, name=explained.pool.name, exits=exits)
 
 
 def _summary(found: Explanation) -> str:
     decided = next((each.route.name for each in found.tried if each.failed is None), None)
-    why = f"by the route {decided}" if decided else f"by the wish ({found.wish.source})"
+    why = f"by the route {decided}" if decided else f"by the client's intent ({found.wish.source})"
     if found.refusal is not None:
         return f"refused with {found.refusal.status}, {why}: {found.refusal.text.strip()}"
-    ways = [" then ".join(pool.pool.name for pool in way.pools) for way in found.ways]
-    serving = any(not seen.why_not for way in found.ways for pool in way.pools for seen in pool.exits)
-    end = "" if serving else "; none of their exits can serve now, so it is answered with 503"
-    return f"to the pool {' or '.join(ways)}, {why}{end}"
+    paths = [" then ".join(pool.pool.name for pool in path.pools) for path in found.ways]
+    serving = any(not each.why_not for path in found.ways for pool in path.pools for each in pool.exits)
+    end = "" if serving else "; none of their exits can serve now, so the client gets 503"
+    return f"to the pool {' or '.join(paths)}, {why}{end}"
 
 
 async def _fleet(session: AsyncSession, caller: Caller, ref: str | None) -> FleetRow:
     if ref is not None:
         return await FLEETS.resolve(session, caller, ref, "?fleet")
-    seen = select(FleetRow).where(*FLEETS.visible(caller)).order_by(col(FleetRow.name)).limit(10)
-    fleets = (await session.execute(seen)).scalars().all()
+    visible = select(FleetRow).where(*FLEETS.visible(caller)).order_by(col(FleetRow.name)).limit(10)
+    fleets = (await session.execute(visible)).scalars().all()
     if len(fleets) == 1:
         return fleets[0]
     message = "there are several fleets" if fleets else "there is no fleet"
     hint = f"add one of {', '.join(each.name for each in fleets)}" if fleets else "create one: POST /api/v1/fleets"
-    raise Problem(422, "which_fleet", message, errors=[FieldError("?fleet", message, hint)])
+    raise Problem(422, "fleet_required", message, errors=[FieldError("?fleet", message, hint)])
 
 
 async def _listener(session: AsyncSession, caller: Caller, fleet: FleetRow, ref: str) -> ListenerRow:
     return await LISTENERS.resolve(session, caller, ref, "?listener", str(fleet.id))
 
 
-def _target(text: str) -> tuple[str, int]:
+def _parse_target(text: str) -> tuple[str, int]:
     try:
         url = urlsplit(text if "://" in text else f"https://{text}")
         port = url.port or _PORTS.get(url.scheme, 0)
         if url.hostname and 1 <= port <= 65535:
             return url.hostname, port
-    except ValueError:  # brackets that hold no address, a port that is no number
+    except ValueError:  # brackets without an IPv6 address, or a port that is not a number
         pass
-    message, hint = "this is no target", "send https://example.com/ or example.com:443"
+    message, hint = "this is not a URL or host", "send https://example.com/ or example.com:443"
     raise Problem(422, "bad_target", message, errors=[FieldError("?target", message, hint, text)])

@@ -1,4 +1,4 @@
-"""Fleets as the API takes and shows them."""
+"""Requests and responses of /fleets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXAMPLE: dict[str, Any] = {"name": "demo", "listener": {"address": "127.0.0.1",
 
 
 class FirstListenerIn(RequestModel):
-    """Where the fleet's gateways take clients in."""
+    """The address and port at which the fleet's gateways accept clients."""
 
     address: LoopbackAddress
     port: Port
@@ -32,7 +32,7 @@ class FleetIn(RequestModel):
 
     name: Name
     listener: FirstListenerIn | None = Field(
-        default=None, description="The listener `clients`. null: none yet, or leave it as it is."
+        default=None, description="The listener `clients`. null: create none, or leave an existing one unchanged."
     )
 
 
@@ -55,6 +55,8 @@ class FirstListenerOut(ResponseModel):
 class FleetOut(ResponseModel):
     id: UUID
     name: str
-    listener: FirstListenerOut | None = Field(description="The listener `clients`; /listeners has them all.")
-    rejections: list[RejectedOut] = Field(description="What gateways refused of the fleet's listeners and routes.")
+    listener: FirstListenerOut | None = Field(description="The listener `clients`; `/listeners` lists all listeners.")
+    rejections: list[RejectedOut] = Field(
+        description="The versions of the fleet's listeners and routes that gateways rejected."
+    )
     created_at: datetime

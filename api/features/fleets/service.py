@@ -1,4 +1,4 @@
-"""Fleets: gateways that share configuration. One is usually declared together with the listener of its gateways."""
+"""Fleets: gateways that share configuration. A fleet is usually created together with its first listener."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
     def fleet_of(self) -> Any:
         return col(FleetRow.id)
 
-    async def create(self, work: WriteContext, wish: FleetIn) -> FleetRow:
-        """Raises Problem: 409 when the name is taken."""
+    async def create(self, work: WriteContext, body: FleetIn) -> FleetRow:
+        """Create a fleet. Raises Problem: 409 when the name is taken."""
         work.caller.demand_all_fleets("a new fleet")
-        fleet = FleetRow(name=wish.name, created_at=work.now)
-        with clashes({"uq_fleet_name": _name_taken(wish.name)}):
+        fleet = FleetRow(name=body.name, created_at=work.now)
+        with clashes({"uq_fleet_name": _name_taken(body.name)}):
             await declared.save(work.unit, fleet)
-        if wish.listener is not None:
+        if body.listener is not None:
             await declared.save(
-                work.unit, ListenerRow(fleet_id=fleet.id, created_at=work.now, **wish.listener.model_dump())
+                work.unit, ListenerRow(fleet_id=fleet.id, created_at=work.now, **body.listener.model_dump())
             )
         return fleet
 
     async def change(self, work: WriteContext, row: FleetRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 when the name, or the listener's address and port, are taken."""
+        """Update a fleet. Raises Problem: 409 when the name, or the listener's address and port, are taken."""
         listener: dict[str, Any] = fields.pop("listener", None) or {}
         with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
             await declared.save_changes(work.unit, row, fields)
         if not listener:
             return
         first = await declared.lock_first_listener(work.session, row.id)
-        taken = duplicate("/listener/port", str(listener.get("port", "")), "another listener of the fleet is there")
+        taken = duplicate(
+            "/listener/port", str(listener.get("port", "")), "another listener of the fleet uses this address and port"
+        )
         with clashes({"uq_listener_fleet_id_address_port": taken}):
             if first is not None:
                 await declared.save_changes(work.unit, first, listener)
@@ -59,15 +61,17 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
                 await declared.save(work.unit, ListenerRow(fleet_id=row.id, created_at=work.now, **listener))
             else:
                 message = "the fleet has no first listener to change"
-                error = FieldError("/listener", message, "send its address and its port")
+                error = FieldError("/listener", message, "send both address and port")
                 raise Problem(422, "no_listener", message, errors=[error])
 
     async def remove(self, work: WriteContext, row: FleetRow) -> None:
-        """With its listeners. Raises Problem: 409 while anything else is in it."""
+        """Delete a fleet and its listeners. Raises Problem: 409 while it contains anything else."""
         work.caller.demand_all_fleets("removing a fleet")
         for listener in await declared.listeners_of(work.session, row.id):
             await declared.remove(work.unit, listener)
-        with clashes({f"fk_{table}_fleet_id_fleet": _in_use(row, what) for table, what in _CONTENTS.items()}):
+        with clashes(
+            {f"fk_{table}_fleet_id_fleet": _in_use(row, collection) for table, collection in _CONTENTS.items()}
+        ):
             await declared.remove(work.unit, row)
 
     async def show(self, look: ReadContext, rows: Sequence[FleetRow]) -> list[FleetOut]:
@@ -96,11 +100,11 @@ _CONTENTS = {
     "plan": "plans",
     "server_certificate": "certificates",
 }
-"""Tables of what is in a fleet, and the collections of the API."""
+"""The tables of objects in a fleet, with their collections in the API."""
 
 
 async def refer(session: AsyncSession, ref: str, field: str = "/fleet", caller: Caller | None = None) -> FleetRow:
-    """The fleet that a body names. Raises Problem (422), also for one that does not exist for the caller."""
+    """Return the fleet that a body names. Raises Problem (422), also for a fleet that the caller may not see."""
     found = await declared.find_fleet(session, ref)
     if found is None or (caller is not None and not caller.sees(found.id)):
         raise unknown("fleet", field, ref)
@@ -111,9 +115,9 @@ def _show_listener(row: ListenerRow | None) -> FirstListenerOut | None:
     return None if row is None else FirstListenerOut(address=row.address, port=row.port)
 
 
-def _in_use(fleet: FleetRow, what: str) -> Problem:
-    hint = f"delete them first: GET /api/v1/{what}?fleet={fleet.name}"
-    return in_use("fleet", fleet.name, f"the fleet has {what}", hint)
+def _in_use(fleet: FleetRow, collection: str) -> Problem:
+    hint = f"delete them first: GET /api/v1/{collection}?fleet={fleet.name}"
+    return in_use("fleet", fleet.name, f"the fleet has {collection}", hint)
 
 
 def _name_taken(name: str) -> Problem:

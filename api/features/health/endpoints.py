@@ -1,4 +1,4 @@
-"""/health, /health/ready and /health/startup, for whoever watches over the process."""
+"""The probes /health, /health/ready and /health/startup."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ async def _probe_of(request: Request) -> DatabaseProbe:
 
 
 Probe = Annotated[DatabaseProbe, Depends(_probe_of)]
-_NOT_YET: dict[int | str, dict[str, Any]] = {503: {"model": HealthOut, "description": "Not now"}}
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": HealthOut, "description": "Not ready, or not started"}}
 
 
 @router.get("")
 async def show_health(context: Context, probe: Probe) -> HealthOut:
-    """The process lives; `parts` says how its parts are."""
-    return await _look(context, probe)
+    """Show that the process is alive, and the health of its parts. Always 200."""
+    return await _check(context, probe)
 
 
-@router.get("/ready", responses=_NOT_YET)
+@router.get("/ready", responses=_UNAVAILABLE)
 async def show_readiness(context: Context, probe: Probe, response: Response) -> HealthOut:
-    """Whether requests and streams should be sent here."""
-    health = await _look(context, probe)
+    """Show whether this replica can take requests and streams: 200 or 503."""
+    health = await _check(context, probe)
     if not health.ok:
         response.status_code = 503
     return health
 
 
-@router.get("/startup", responses=_NOT_YET)
+@router.get("/startup", responses=_UNAVAILABLE)
 async def show_startup(context: Context, response: Response) -> HealthOut:
-    """Whether the process has started."""
+    """Show whether the process has started: 200 or 503."""
     started = context.has_started()
     if not started:
         response.status_code = 503
     return HealthOut(ok=started, parts={})
 
 
-async def _look(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
+async def _check(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
     reason = await probe.check()
     parts = {"database": PartOut(ok=reason is None, reason=reason or "")}
     for name, ready in context.readiness_checks.items():

@@ -1,4 +1,4 @@
-"""Health as the API shows it."""
+"""Responses of /health."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class PartOut(ResponseModel):
 
 
 class HealthOut(ResponseModel):
-    ok: bool = Field(description="Whether every part is.")
+    ok: bool = Field(description="Whether every part is healthy.")
     parts: dict[str, PartOut]

@@ -1,4 +1,4 @@
-"""POST /exits/{exit_id}/heartbeat and /proxies/{proxy_id}/heartbeat."""
+"""POST /exits/{exit_id}/heartbeat and POST /proxies/{proxy_id}/heartbeat."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PROBLEMS = document_errors(400, 401, 403, 404, 410, 413, 415, 422)
 
 
 def _documented(kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], example: dict[str, Any]) -> dict[str, Any]:
-    # the endpoints read the exact bytes, which the proof covers, and are asked thousands of times a second: what the
-    # framework would find out for each request, it is told here
+    # The endpoints read the exact bytes, because the signature covers them, and serve thousands of requests a second. So they
+    # skip the framework's parsing, and document here what it would derive.
     content = {"application/json": {"schema": schema.model_json_schema(), "example": example}}
     ref = {"name": f"{kind}_id", "in": "path", "required": True, "schema": TypeAdapter(Id).json_schema()}
     return {
@@ -40,12 +40,12 @@ _GATEWAY = {"envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
     responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
     openapi_extra=_documented("exit", ExitHeartbeatIn, _EXIT),
 )
-async def hear_exit(request: Request) -> Response:
-    """Say that an exit is alive, and how.
+async def send_exit_heartbeat(request: Request) -> Response:
+    """Report the health of an exit.
 
-    The Bearer token is a JWS (ES256) by the key of the exit's certificate over the path and the SHA-256 of the body.
+    The Bearer token is a JWS (ES256), signed with the key of the exit's certificate, over the path and the body's SHA-256.
     """
-    return await _hear(request, "exit", ExitHeartbeatIn)
+    return await _receive(request, "exit", ExitHeartbeatIn)
 
 
 @router.post(
@@ -54,12 +54,12 @@ async def hear_exit(request: Request) -> Response:
     responses={202: {"model": HeartbeatOut}, **_PROBLEMS},
     openapi_extra=_documented("proxy", ProxyHeartbeatIn, _GATEWAY),
 )
-async def hear_proxy(request: Request) -> Response:
-    """Say that a proxy is alive, and how; authenticated as an exit's heartbeat is."""
-    return await _hear(request, "proxy", ProxyHeartbeatIn)
+async def send_proxy_heartbeat(request: Request) -> Response:
+    """Report the health of a proxy. The Bearer token is signed as for an exit's heartbeat."""
+    return await _receive(request, "proxy", ProxyHeartbeatIn)
 
 
-async def _hear(request: Request, kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]) -> Response:
+async def _receive(request: Request, kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]) -> Response:
     context: ApiContext = request.app.state.context
     body = await request.body()
     credential = await service.authenticate(
@@ -70,5 +70,5 @@ async def _hear(request: Request, kind: str, schema: type[ExitHeartbeatIn | Prox
         path=request.scope["path"],
         body=body,
     )
-    answer = await service.hear(context, credential, service.read_heartbeat(schema, body, context.clock()))
+    answer = await service.receive(context, credential, service.read_heartbeat(schema, body, context.clock()))
     return Response(answer.model_dump_json(exclude_unset=True), 202, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What proxies say of themselves, and what they are answered."""
+"""Requests and responses of heartbeats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
 
-from api.features.orders.schemas import OrderSaid, SettledIn
+from api.features.orders.schemas import AgentOrderOut, OrderResultIn
 from api.http.field_types import IpAddress, Port, RequestModel, ResponseModel, Text
 from api.http.validators import bad_value
 from model.world import ExitState
@@ -15,95 +15,106 @@ from model.world import ExitState
 UpOrDown = Literal["up", "down"]
 
 
-_Said = Annotated[Text, Field(max_length=500)]
+_ReportText = Annotated[Text, Field(max_length=500)]
 _Mbps = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-_AHEAD = timedelta(hours=1)
-"""How far a time may lie in the future: more than a clock may be off whose heartbeats are taken at all."""
+_CLOCK_AHEAD_MAX = timedelta(hours=1)
+"""The allowed distance into the future. It is more than the clock skew that a heartbeat's signature tolerates."""
 
 
 def _check_moment(value: AwareDatetime, info: ValidationInfo) -> AwareDatetime:
     now = (info.context or {}).get("now")
-    if now is not None and value > now + _AHEAD:
-        raise bad_value("from_the_future", "this time has not come yet", "send when it was, and set the clock right")
+    if now is not None and value > now + _CLOCK_AHEAD_MAX:
+        raise bad_value(
+            "time_in_future", "this time lies in the future", "send a time in the past, and correct the agent's clock"
+        )
     return value
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
-"""A time with its zone that has come, by the clock `now` in the context of validation."""
+"""A time with a time zone that is not in the future, by `now` in the validation context."""
 
 
 class ObservationIn(RequestModel):
-    """Where traffic comes out that goes through the tunnel, as services say that were asked through it."""
+    """The public address of traffic through the tunnel, as reported by services that the agent asked through it."""
 
     address: Annotated[str, Field(max_length=45)] | None = None
     country: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2.")
-    city: _Said | None = None
-    network: _Said | None = None
-    time_zone: _Said | None = None
-    trouble: _Said = Field("", description="Why nothing is known.")
-    disagreement: _Said = Field("", description="What services say differently.")
-    leak: _Said = Field("", description="What leaves outside the tunnel: the exit is offered to nobody.")
+    city: _ReportText | None = None
+    network: _ReportText | None = None
+    time_zone: _ReportText | None = None
+    trouble: _ReportText = Field("", description="Why the country is not known.")
+    disagreement: _ReportText = Field("", description="What the services disagree about.")
+    leak: _ReportText = Field(
+        "", description="What leaves outside the tunnel. A leaking exit is not offered to clients."
+    )
     address_v6: Annotated[str, Field(max_length=45)] | None = Field(
-        None, description="Where IPv6 comes out, if it does."
+        None, description="The public IPv6 address, if IPv6 traffic leaves."
     )
-    resolver: _Said | None = Field(None, description="Who was seen to resolve its names.")
+    resolver: _ReportText | None = Field(None, description="The observed DNS resolver.")
     previous_address: Annotated[str, Field(max_length=45)] | None = None
-    changed_at: Moment | None = Field(None, description="When the address changed from the previous one.")
+    changed_at: Moment | None = Field(None, description="When the address changed from `previous_address`.")
     rtt_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] | None = Field(
-        None, description="A connection through the tunnel."
+        None, description="Round-trip time of a connection through the tunnel."
     )
-    download_mbps: _Mbps | None = Field(None, description="Mbit/s, when speed was measured.")
+    download_mbps: _Mbps | None = Field(None, description="Download speed in Mbit/s, from the last measurement.")
     upload_mbps: _Mbps | None = None
     speed_measured_at: Moment | None = None
 
 
 class HeartbeatIn(RequestModel):
     envoy: UpOrDown = Field(description="Whether the proxy's Envoy is live.")
-    leaving: bool = Field(default=False, description="The proxy is about to stop on purpose: offer it to nobody.")
-    reason: Annotated[Text, Field(max_length=500)] = Field(default="", description="Why something is down.")
+    leaving: bool = Field(
+        default=False, description="Whether the proxy is about to stop on purpose. It is then not offered to clients."
+    )
+    reason: Annotated[Text, Field(max_length=500)] = Field(default="", description="Why the tunnel or Envoy is down.")
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
 
 
 class DialAddress(RequestModel):
-    """Where gateways dial an exit."""
+    """The address and port at which gateways dial an exit."""
 
     address: IpAddress
     port: Port
 
 
 class ExitHeartbeatIn(HeartbeatIn):
-    """What the agent beside a tunnel says."""
+    """The heartbeat of an exit's agent."""
 
-    tunnel: UpOrDown = Field(description="Whether traffic leaves through the tunnel.")
+    tunnel: UpOrDown = Field(description="Whether the tunnel carries traffic.")
     observation: ObservationIn | None = Field(
-        None, description="With one the exit is offered only while it names the pool's country; null: nobody looks."
+        None,
+        description="If present, the exit is offered only while its country is the pool's; null: the agent observes nothing.",
     )
-    open_requests: int = Field(0, ge=0, le=10_000_000, description="How many requests and tunnels are open.")
+    open_requests: int = Field(0, ge=0, le=10_000_000, description="Open requests and tunnels.")
     carried_bytes: int = Field(
-        0, ge=0, le=2**62, description="What its Envoy carried since it was started, in both directions."
+        0, ge=0, le=2**62, description="Bytes that Envoy carried since it started, in both directions."
     )
-    settled: list[SettledIn] = Field([], max_length=16, description="What came of orders. Said until it was heard.")
-    gone: tuple[()] = ()
+    order_results: list[OrderResultIn] = Field(
+        [], max_length=16, description="The results of orders. Sent again until a heartbeat is accepted."
+    )
+    removed_endpoints: tuple[()] = ()
 
 
 class ProxyHeartbeatIn(HeartbeatIn):
-    """What the agent of any proxy says; gateways have no tunnel."""
+    """The heartbeat of a gateway's agent, or of any proxy. Gateways have no tunnel."""
 
     tunnel: UpOrDown = "up"
     observation: None = None
     open_requests: Literal[0] = 0
     carried_bytes: Literal[0] = 0
-    settled: tuple[()] = ()
-    gone: list[DialAddress] = Field(
-        [], max_length=100, description="Exits that left its configuration while connections to them are open."
+    order_results: tuple[()] = ()
+    removed_endpoints: list[DialAddress] = Field(
+        [],
+        max_length=100,
+        description="Exits that were removed from its configuration while connections to them are open.",
     )
 
 
 class HeartbeatOut(ResponseModel):
-    state: ExitState | None = Field(description="How the control plane sees the exit; null for a gateway.")
-    interval_s: int = Field(description="When to send the next, in seconds.")
-    orders: list[OrderSaid] = Field([], description="What an exit's agent should do, each once.")
+    state: ExitState | None = Field(description="The state of the exit; null for a gateway.")
+    interval_s: int = Field(description="Seconds until the next heartbeat is due.")
+    orders: list[AgentOrderOut] = Field([], description="Orders to the exit's agent. Each is carried out once.")
     cut: list[DialAddress] = Field(
         [],
-        description="Of the exits that are `gone` those whose open tunnels must not go on: they leak, or were removed.",
+        description="Those of `removed_endpoints` whose open tunnels must be cut, because the exits leak or were removed.",
     )

@@ -1,4 +1,4 @@
-"""Who a heartbeat comes from, and handing it on."""
+"""Authentication and receipt of heartbeats."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from pydantic import ValidationError
 
 from api.features.heartbeats.schemas import DialAddress, ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
-from api.features.orders.schemas import OrderSaid
-from api.features.orders.service import settle
+from api.features.orders.schemas import AgentOrderOut
+from api.features.orders.service import record_results
 from api.http.field_errors import FieldError
 from api.http.field_types import as_id
 from api.http.paths import PATH_FIELDS
@@ -32,15 +31,17 @@ _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 async def authenticate(
     context: ApiContext, *, kind: str, ref: str, authorization: str | None, path: str, body: bytes
 ) -> Credential:
-    """The proxy that a heartbeat comes from: the one in the path, as its certificate's proof shows.
+    """Verify that a heartbeat is signed by the proxy in the path, and return its credential.
 
-    `kind` is `exit` or `proxy`, as in the path. Raises Problem: 401 without a good proof, 403 for another's certificate,
-    404 for a proxy that never was, 410 for one that was removed and should enrol again.
+    `kind` is `exit` or `proxy`, as in the path. Raises Problem: 401 for a bad signature, 403 for another proxy's certificate,
+    404 for a proxy that never existed, 410 for a removed one, which should enrol again.
     """
     with _as_unauthorized():
         claim = request_signature.read(authorization)
         if not _THUMBPRINT.fullmatch(claim.thumbprint):
-            raise BadSignature("the proof names no certificate", hint="set x5t#S256 to the SHA-256 of the certificate")
+            raise BadSignature(
+                "the signature names no certificate", hint="set x5t#S256 to the SHA-256 of the certificate"
+            )
     credential = await context.certificate_cache.find(claim.thumbprint)
     if credential is None:
         raise await _explain_unknown(context, kind, ref)
@@ -50,9 +51,9 @@ async def authenticate(
         if credential.expires_at <= now:
             raise BadSignature("the certificate has expired", hint="enrol again")
     if credential.proxy_id != as_id(ref):
-        hint = "send it to the id that enrolment gave"
-        message = "the certificate belongs to another"
-        raise Problem(403, "not_yours", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
+        hint = "send it to the id from the reply to enrolment"
+        message = "the certificate belongs to another proxy"
+        raise Problem(403, "wrong_certificate", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
     if kind == Role.EXIT and credential.role is not Role.EXIT:
         raise not_found(kind, ref)
     return credential
@@ -61,7 +62,7 @@ async def authenticate(
 def read_heartbeat(
     schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], body: bytes, now: datetime
 ) -> ExitHeartbeatIn | ProxyHeartbeatIn:
-    """The heartbeat in a body that comes `now`. Raises Problem: 400 for what is not JSON, 422 for what is no heartbeat."""
+    """Parse a heartbeat received at `now`. Raises Problem: 400 for a body that is not JSON, 422 for a bad field."""
     try:
         return schema.model_validate_json(body, context={"now": now})
     except ValidationError as error:
@@ -69,41 +70,48 @@ def read_heartbeat(
         if found[0]["type"] == "json_invalid":
             message = f"the body is not JSON: {found[0]['ctx']['error']}"
             raise Problem(400, "not_json", message, hint="send one JSON object in UTF-8") from error
-        raise invalid(_in_body(found)) from error
+        raise invalid(_with_body_location(found)) from error
 
 
-async def hear(context: ApiContext, credential: Credential, said: ExitHeartbeatIn | ProxyHeartbeatIn) -> HeartbeatOut:
-    """Take in what a proxy said. Raises DatabaseUnreachable where that cannot wait to be written."""
-    if said.settled:
-        await settle(context, credential.proxy_id, [*said.settled])
+async def receive(
+    context: ApiContext, credential: Credential, beat: ExitHeartbeatIn | ProxyHeartbeatIn
+) -> HeartbeatOut:
+    """Pass a heartbeat to the sink and compose the reply.
+
+    Raises DatabaseUnreachable when results of orders cannot be stored.
+    """
+    if beat.order_results:
+        await record_results(context, credential.proxy_id, [*beat.order_results])
     context.heartbeat_sink.add(
         Heartbeat(
             proxy_id=credential.proxy_id,
             heard_at=context.clock(),
-            tunnel_up=said.tunnel == "up",
-            envoy_up=said.envoy == "up",
-            leaving=said.leaving,
-            reason=said.reason,
-            version=said.version,
-            observation=None if said.observation is None else said.observation.model_dump(mode="json"),
-            open_requests=said.open_requests,
-            carried_bytes=said.carried_bytes,
+            tunnel_up=beat.tunnel == "up",
+            envoy_up=beat.envoy == "up",
+            leaving=beat.leaving,
+            reason=beat.reason,
+            version=beat.version,
+            observation=None if beat.observation is None else beat.observation.model_dump(mode="json"),
+            open_requests=beat.open_requests,
+            carried_bytes=beat.carried_bytes,
         )
     )
     more: dict[str, Any] = {}
     if waiting := context.pending_orders.find(credential.proxy_id):
-        more["orders"] = [OrderSaid(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
-    if said.gone:
-        more["cut"] = await _to_cut(context, credential, said.gone)
+        more["orders"] = [AgentOrderOut(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
+    if beat.removed_endpoints:
+        more["cut"] = await _endpoints_to_cut(context, credential, beat.removed_endpoints)
     return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s, **more)
 
 
-async def _to_cut(context: ApiContext, credential: Credential, gone: Sequence[DialAddress]) -> list[DialAddress]:
+async def _endpoints_to_cut(
+    context: ApiContext, credential: Credential, removed: Sequence[DialAddress]
+) -> list[DialAddress]:
     async with context.database.session() as session:
         proxy = await declared.find_proxy(session, credential.proxy_id)
         if proxy is None:
             return []
-        cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in gone])
+        cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in removed])
     return [DialAddress(address=address, port=port) for address, port in sorted(cut)]
 
 
@@ -114,9 +122,9 @@ def _as_unauthorized() -> Iterator[None]:
     except BadSignature as error:
         raise _unauthorized(error.message, error.hint) from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        # headers and claims of a kind that nobody would sign on purpose
+        # malformed headers or claims
         raise _unauthorized(
-            "the proof cannot be read", "make it a JWS (ES256) with aud, iat, exp and sha256"
+            "the signature cannot be parsed", "sign a JWS (ES256) with aud, iat, exp and sha256"
         ) from error
 
 
@@ -126,7 +134,7 @@ async def _explain_unknown(context: ApiContext, kind: str, ref: str) -> Problem:
         return not_found(kind, ref)
     async with context.database.session() as session:
         if await declared.find_proxy(session, proxy_id) is not None:
-            return _unauthorized("the certificate is not known here", "enrol again")
+            return _unauthorized("the certificate is unknown here", "enrol again")
         if await enrolment.was_known(session, proxy_id):
             return _deregistered(kind, ref)
     return not_found(kind, ref)
@@ -139,14 +147,8 @@ def _deregistered(kind: str, ref: str) -> Problem:
 
 def _unauthorized(message: str, hint: str) -> Problem:
     errors = [FieldError("Authorization", message, hint)]
-    return Problem(401, "bad_proof", message, errors=errors, headers={"WWW-Authenticate": "Bearer"})
+    return Problem(401, "bad_signature", message, errors=errors, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _in_body(errors: Iterable[Any]) -> Iterable[dict[str, Any]]:
+def _with_body_location(errors: Iterable[Any]) -> Iterable[dict[str, Any]]:
     return ({**error, "loc": ("body", *error["loc"])} for error in errors)
-
-
-def removed(context: ApiContext, proxy_id: UUID) -> None:
-    """A proxy was removed: its certificates are worth nothing, from now on and on this replica at once."""
-    context.certificate_cache.forget(proxy_id)
-    context.heartbeat_sink.forget(proxy_id)

@@ -1,4 +1,4 @@
-"""What VPN Sentinel's client sends and is answered."""
+"""Requests and responses of VPN Sentinel's protocol."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from api.http.field_types import ResponseModel
 
 
 class KeepaliveIn(BaseModel):
-    """For the documentation: what is read is more lenient. Fields of `location` and `dns_test` may also stand beside these.
+    """A keepalive. This schema documents it; parsing is more lenient.
 
-    In that flat form they are `country`, `city`, `region`, `provider`, `timezone`, `dns_loc` and `dns_colo`. What is too long is
-    cut, what is missing or of another type counts as unknown, and fields that are not known are ignored.
+    The fields of `location` and `dns_test` may also be sent flat, as `country`, `city`, `region`, `provider`, `timezone`,
+    `dns_loc` and `dns_colo`. Long values are cut, missing or mistyped values count as unknown, other fields are ignored.
     """
 
     model_config = ConfigDict(extra="allow")
 
     client_id: str = Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9._-]+$")
-    timestamp: str | None = Field(None, description="When the client sent it; what counts is when it was heard.")
+    timestamp: str | None = Field(None, description="When the client sent it. Ignored: the time of receipt counts.")
     public_ip: str = "unknown"
     status: str = "alive"
     client_version: str = "Unknown"
-    location: dict[str, str] | None = Field(None, description="country, city, region, org, timezone")
-    dns_test: dict[str, str] | None = Field(None, description="location, colo")
+    location: dict[str, str] | None = Field(None, description="The fields country, city, region, org and timezone.")
+    dns_test: dict[str, str] | None = Field(None, description="The fields location and colo.")
 
 
 class KeepaliveOut(ResponseModel):
@@ -34,8 +34,8 @@ class KeepaliveOut(ResponseModel):
     server_time: datetime
 
 
-class ClientOut(ResponseModel):
-    """A client as it was heard last."""
+class SentinelClientOut(ResponseModel):
+    """The last keepalive of a client."""
 
     last_seen: datetime
     ip: str

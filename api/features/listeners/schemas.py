@@ -1,4 +1,4 @@
-"""Listeners as the API takes and shows them."""
+"""Requests and responses of /listeners."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ByServerName = Annotated[dict[ServerName, Country], Field(max_length=1_000)]
 
 
 class ListenerIn(RequestModel):
-    """Where the gateways of a fleet take clients in. A changed listener drains: its open tunnels end after a while."""
+    """An address and port at which the gateways of a fleet accept clients. A changed listener ends its open tunnels."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -37,13 +37,17 @@ class ListenerIn(RequestModel):
     fleet: Reference
     address: LoopbackAddress
     port: Port
-    country: Country | None = Field(default=None, description="What a client wishes here that says nothing itself.")
-    pool: Reference | None = Field(default=None, description="Likewise; instead of a country.")
+    country: Country | None = Field(
+        default=None, description="The country for clients of this listener that state none."
+    )
+    pool: Reference | None = Field(
+        default=None, description="The pool for clients of this listener that state none; instead of `country`."
+    )
     certificate: Reference | None = Field(
-        default=None, description="What it shows to clients; null: it speaks no TLS to them."
+        default=None, description="The certificate presented to clients; null: clients connect without TLS."
     )
     countries_by_server_name: ByServerName = Field(
-        default={}, description="What a client wishes that dialled this TLS server name and says nothing itself."
+        default={}, description="The country by TLS server name (SNI), for clients that state none."
     )
 
 
@@ -76,4 +80,4 @@ class ListenerOut(ResponseModel):
     certificate: str | None
     certificate_id: UUID | None
     countries_by_server_name: dict[str, str]
-    created_at: datetime | None = Field(description="null: before listeners were a collection.")
+    created_at: datetime | None = Field(description="null: created before listeners became a collection.")

@@ -1,4 +1,4 @@
-"""Listeners: where the gateways of a fleet take clients in."""
+"""Listeners at which the gateways of a fleet accept clients."""
 
 from __future__ import annotations
 
@@ -37,21 +37,27 @@ class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
     def filters(self, query: ListenerQuery) -> list[ColumnElement[bool]]:
         return [] if query.pool is None else [col(ListenerRow.pool_id).in_(declared.ids_of(PoolRow, query.pool))]
 
-    async def create(self, work: WriteContext, wish: ListenerIn) -> ListenerRow:
-        """Raises Problem: 422 for what is not in the fleet, 409 when the name, or address and port, are taken."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        fields = await _stored(work, fleet.id, wish.model_dump(exclude={"fleet"}))
+    async def create(self, work: WriteContext, body: ListenerIn) -> ListenerRow:
+        """Create a listener.
+
+        Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken.
+        """
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        fields = await _to_columns(work, fleet.id, body.model_dump(exclude={"fleet"}))
         row = ListenerRow(fleet_id=fleet.id, created_at=work.now, **fields)
         _check(row)
-        gone = {"fk_listener_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-        with clashes(_clashing(fields) | gone):
+        missing_fleet = {"fk_listener_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(fields) | missing_fleet):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: ListenerRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for what is not in the fleet, 409 when the name, or address and port, are taken."""
+        """Update a listener.
+
+        Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken.
+        """
         await self.reject_fleet_change(work, row, fields)
-        stored = await _stored(work, row.fleet_id, fields)
-        with clashes(_clashing(stored)):
+        stored = await _to_columns(work, row.fleet_id, fields)
+        with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
         _check(row)
 
@@ -77,8 +83,8 @@ class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
 LISTENERS = ListenerCollection()
 
 
-async def _stored(work: WriteContext, fleet_id: UUID, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields as they are stored: by id what the body names."""
+async def _to_columns(work: WriteContext, fleet_id: UUID, fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert the sent fields to columns, with ids for names. Raises Problem (422)."""
     if "pool" in fields:
         ref = fields.pop("pool")
         fields["pool_id"] = None if ref is None else (await pools.refer(work.session, ref, str(fleet_id)))[0].id
@@ -93,21 +99,21 @@ async def _stored(work: WriteContext, fleet_id: UUID, fields: dict[str, Any]) ->
 
 def _check(row: ListenerRow) -> None:
     if row.country is not None and row.pool_id is not None:
-        message = "a listener wishes for a country or for a pool"
-        raise Problem(422, "two_wishes", message, errors=[FieldError("/pool", message, "send one of the two")])
+        message = "a listener has a country or a pool, not both"
+        raise Problem(422, "country_and_pool", message, errors=[FieldError("/pool", message, "send one of the two")])
     if row.countries_by_server_name and row.certificate_id is None:
-        message = "clients name a server in TLS only, and this listener speaks none"
+        message = "clients send a server name only over TLS, and this listener has no certificate"
         error = FieldError("/countries_by_server_name", message, "give it a certificate")
         raise Problem(422, "no_tls", message, errors=[error])
 
 
-def _clashing(fields: dict[str, Any]) -> dict[str, Problem]:
-    there = duplicate("/port", str(fields.get("port", "")), "another listener of the fleet is at this address and port")
+def _conflicts(fields: dict[str, Any]) -> dict[str, Problem]:
+    taken = duplicate("/port", str(fields.get("port", "")), "another listener of the fleet uses this address and port")
     return {
         "uq_listener_fleet_id_name": duplicate(
             "/name", fields.get("name", ""), "another listener of the fleet has this name"
         ),
-        "uq_listener_fleet_id_address_port": there,
+        "uq_listener_fleet_id_address_port": taken,
         "fk_listener_pool_id_pool": unknown("pool", "/pool", "", "the pool was removed meanwhile"),
         "fk_listener_certificate_id_server_certificate": unknown(
             "certificate", "/certificate", "", "the certificate was removed meanwhile"

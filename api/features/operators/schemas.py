@@ -1,4 +1,4 @@
-"""Operators as the API takes and shows them."""
+"""Requests and responses of /operators."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from api.http.validators import bad_value
 from api.kernel.collections.schemas import ListQuery, Pattern
 from api.kernel.roles import OperatorRole
 
-KEEP: Final = ""
-"""Stands for a password that was not sent."""
+UNCHANGED: Final = ""
+"""The marker for a password that was not sent."""
 _EXAMPLE: dict[str, Any] = {"name": "ada", "role": "operator", "fleets": ["demo"], "password": "correct horse battery"}
 
 
@@ -23,22 +23,25 @@ def _check_subject(value: str) -> str:
     issuer, found, subject = value.partition("#")
     if not issuer or not found or not subject or not value.isprintable():
         hint = "send the issuer, a # and the account's subject, for example https://login.example.net#248289761001"
-        raise bad_value("bad_subject", "this is no issuer#subject", hint)
+        raise bad_value("bad_subject", "this is not of the form issuer#subject", hint)
     return value
 
 
-def _keep() -> Any:
-    return KEEP
+def _unchanged() -> Any:
+    return UNCHANGED
 
 
-Role = Annotated[Literal["admin", "operator", "viewer"], Field(description="Each may what the next one may.")]
+Role = Annotated[
+    Literal["admin", "operator", "viewer"],
+    Field(description="Each role includes the rights of the next one: admin, operator, viewer."),
+]
 Fleets = Annotated[
     list[Reference],
-    Field(max_length=1_000, description="The fleets that there are for them, by names or ids; null: all."),
+    Field(max_length=1_000, description="The fleets that the rights are limited to, by name or id; null: all fleets."),
 ]
 Subject = Annotated[
     str,
-    Field(max_length=500, description="`issuer#subject` of the account that may log in by OIDC."),
+    Field(max_length=500, description="The account that may log in by OIDC, as `issuer#subject`."),
     AfterValidator(_check_subject),
 ]
 
@@ -50,10 +53,11 @@ class OperatorIn(RequestModel):
     role: Role
     fleets: Fleets | None = None
     password: NewPassword | None = Field(
-        default_factory=_keep, description="Never shown. Null: they log in otherwise. What is not sent does not change."
+        default_factory=_unchanged,
+        description="Never shown. null: the operator has no password. Left out: an existing password stays.",
     )
     oidc_subject: Subject | None = None
-    disabled: bool = Field(False, description="Whether they, and their API keys, are kept out.")
+    disabled: bool = Field(False, description="Whether the operator and their API keys are locked out.")
 
 
 class OperatorPatch(RequestModel):
@@ -66,7 +70,7 @@ class OperatorPatch(RequestModel):
     oidc_subject: Subject | None = Field(default_factory=absent)
     disabled: bool = Field(default_factory=absent)
     has_totp: Literal[False] = Field(
-        default_factory=absent, description="False takes the second factor away from who lost it."
+        default_factory=absent, description="`false` removes the second factor, for an operator who lost it."
     )
 
 
@@ -80,7 +84,9 @@ class OperatorOut(ResponseModel):
     id: UUID
     name: str
     role: OperatorRole
-    fleets: list[UUID] | None = Field(description="Ids; null: all.")
+    fleets: list[UUID] | None = Field(
+        description="The ids of the fleets that the rights are limited to; null: all fleets."
+    )
     has_password: bool
     has_totp: bool
     oidc_subject: str | None

@@ -1,4 +1,4 @@
-"""Operators: who administers. What is written here is no configuration and makes no revision."""
+"""Operators: the people and programs that administer. Writes here are not configuration and make no revision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.features.auth import second_factor
-from api.features.operators.schemas import KEEP, OperatorIn, OperatorOut, OperatorPatch, OperatorQuery
+from api.features.operators.schemas import UNCHANGED, OperatorIn, OperatorOut, OperatorPatch, OperatorQuery
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
@@ -36,19 +36,25 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
     in_fleets = has_fleet = False
     volatile = frozenset({"last_login_at"})
 
-    async def create(self, work: WriteContext, wish: OperatorIn) -> OperatorRow:
-        """Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken."""
-        fields = await _stored(work, wish.model_dump(), wish.name)
+    async def create(self, work: WriteContext, body: OperatorIn) -> OperatorRow:
+        """Create an operator.
+
+        Raises Problem: 422 for an unknown fleet or a weak password, 409 when the name or the account is taken.
+        """
+        fields = await _to_columns(work, body.model_dump(), body.name)
         row = OperatorRow(created_at=work.now, **fields)
-        with clashes(_taken(fields)):
+        with clashes(_conflicts(fields)):
             await operators.save(work.session, row)
         _audit(work, "created", row, [name for name, value in fields.items() if value not in (None, False)])
         return row
 
     async def change(self, work: WriteContext, row: OperatorRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 likewise, 409 likewise, or when it would leave nobody who may do everything."""
-        stored = await _stored(work, fields, fields.get("name", row.name))
-        with clashes(_taken(stored)):
+        """Update an operator.
+
+        Raises Problem: 422 and 409 as `create` does, and 409 when no enabled admin of all fleets would be left.
+        """
+        stored = await _to_columns(work, fields, fields.get("name", row.name))
+        with clashes(_conflicts(stored)):
             changed = await operators.save_changes(work.session, row, stored)
         await _demand_an_admin(work.session)
         if "password_hash" in changed or row.disabled:
@@ -57,13 +63,13 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
             _audit(work, "changed", row, changed)
 
     async def remove(self, work: WriteContext, row: OperatorRow) -> None:
-        """Raises Problem (409) for the last who may do everything."""
+        """Delete an operator. Raises Problem (409) for the last enabled admin of all fleets."""
         await operators.remove(work.session, row)
         await _demand_an_admin(work.session)
         work.unit.audit(AuditEntry("deleted", self.kind, str(row.id)))
 
     async def lock(self, work: WriteContext, ref: str, fleet: str | None = None) -> OperatorRow:
-        """One at a time, so that no two take away each other, and nobody is left."""
+        """Lock an operator. Writers take turns, so that two admins cannot remove each other at once."""
         await operators.hold_admins(work.session)
         return await super().lock(work, ref, fleet)
 
@@ -71,31 +77,34 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
         return [_show(row) for row in rows]
 
 
-async def _stored(work: WriteContext, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What was sent, as the table has it."""
+async def _to_columns(work: WriteContext, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Convert the sent fields to columns. Raises Problem (422)."""
     stored = dict(fields)
     if "fleets" in stored:
         stored["fleet_ids"] = await resolve_fleets(work, stored.pop("fleets"))
     if stored.pop("has_totp", None) is False:
         stored |= {"totp_secret": None, "totp_step": None}
-    password = stored.pop("password", KEEP)
+    password = stored.pop("password", UNCHANGED)
     if password is None:
         stored["password_hash"] = None
-    elif password != KEEP:
+    elif password != UNCHANGED:
         refuse_weak(password, name)
         stored["password_hash"] = await _PASSWORDS.hash(password)
     return stored
 
 
 async def resolve_fleets(work: WriteContext, refs: Iterable[str] | None) -> list[str] | None:
-    """The ids, in order, of the fleets that a body names. Raises Problem (422) for one that there is not for the caller."""
+    """Return the sorted ids of the fleets that a body names.
+
+    Raises Problem (422) for one that the caller may not see.
+    """
     if refs is None:
         return None
     found = set()
-    for place, ref in enumerate(refs):
+    for index, ref in enumerate(refs):
         fleet = await declared.find_fleet(work.session, ref)
         if fleet is None or not work.caller.sees(fleet.id):
-            raise unknown("fleet", f"/fleets/{place}", ref)
+            raise unknown("fleet", f"/fleets/{index}", ref)
         found.add(str(fleet.id))
     return sorted(found)
 
@@ -103,10 +112,10 @@ async def resolve_fleets(work: WriteContext, refs: Iterable[str] | None) -> list
 async def _demand_an_admin(session: AsyncSession) -> None:
     if not await operators.count_admins(session):
         message = "this is the last enabled admin of all fleets"
-        raise Problem(409, "last_admin", message, hint="make another one first: POST /api/v1/operators")
+        raise Problem(409, "last_admin", message, hint="create another admin first: POST /api/v1/operators")
 
 
-def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
+def _conflicts(fields: Mapping[str, Any]) -> dict[str, Problem]:
     subject = fields.get("oidc_subject") or ""
     return {
         "uq_operator_name": duplicate("/name", fields.get("name", ""), "another operator has this name"),
@@ -115,7 +124,7 @@ def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
 
 
 def _audit(work: WriteContext, action: str, row: OperatorRow, fields: Iterable[str]) -> None:
-    """Which fields, and no more: what they hold are people's data."""
+    """Audit the names of the changed fields only: their values are personal data."""
     work.unit.audit(AuditEntry(action, "operator", str(row.id), detail={"fields": sorted(fields)}))
 
 

@@ -1,4 +1,4 @@
-"""POST /exits/{exit_id}/rotate, /speed-test and /logs, and what came of them."""
+"""POST /exits/{exit_id}/rotate, /speed-test and /logs, and the results of these orders."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ Writing = Annotated[OperatorWrite, require_write("exits")]
 _ORDERED: dict[str, Any] = {
     "status_code": 202,
     "response_model": OrderOut | DryRunOut,
-    "responses": {200: {"model": DryRunOut, "description": "With dry_run."}, **document_operator_errors(404, 409, 422)},
+    "responses": {
+        200: {"model": DryRunOut, "description": "The result of a dry run"},
+        **document_operator_errors(404, 409, 422),
+    },
 }
 
 
 @router.post("/rotate", **_ORDERED)
 async def rotate_exit(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Have an exit take another server or address.
+    """Order an exit to switch to another VPN server or address.
 
-    An exit whose agent brings its tunnel up itself, from several servers, keeps the old one until the new one is verified. Others
-    send their clients to the other exits of the pool meanwhile. Where the new one does not come up, the old one is taken again.
+    An agent that brings up the tunnel itself, and has several servers, keeps the old tunnel until the new one is verified.
+    Otherwise the pool's other exits serve its clients meanwhile. If the new tunnel does not come up, the old one is restored.
     """
     return await _order(write, exit_id, of_fleet, "rotate", {})
 
 
 @router.post("/speed-test", **_ORDERED)
 async def measure_exit_speed(exit_id: Ref, write: Writing, of_fleet: OfFleet = None) -> Response:
-    """Have an exit measure its download, upload and round trips through its tunnel."""
+    """Order an exit to measure download, upload and round trips through its tunnel."""
     return await _order(write, exit_id, of_fleet, "speed-test", {})
 
 
@@ -47,10 +50,12 @@ async def measure_exit_speed(exit_id: Ref, write: Writing, of_fleet: OfFleet = N
 async def read_exit_logs(
     exit_id: Ref,
     write: Writing,
-    lines: Annotated[int, Query(ge=1, le=AGENT_LOG_LINES_MAX, description="How many of the newest.")] = 100,
+    lines: Annotated[
+        int, Query(ge=1, le=AGENT_LOG_LINES_MAX, description="How many of the newest lines to send.")
+    ] = 100,
     of_fleet: OfFleet = None,
 ) -> Response:
-    """Have an exit's agent send the newest lines of its own log and its Envoy's."""
+    """Order an exit's agent to send the newest lines of its own log and of its Envoy's log."""
     return await _order(write, exit_id, of_fleet, "logs", {"lines": lines})
 
 
@@ -61,11 +66,16 @@ async def read_exit_order(
     context: Context,
     caller: Annotated[Caller, Depends(Permission("exits"))],
     wait: Annotated[
-        float, Query(ge=0, le=LONGEST_WAIT_S, description="Answer when it is settled, so many s later at most.")
+        float,
+        Query(
+            ge=0,
+            le=LONGEST_WAIT_S,
+            description="Reply once the order is no longer pending, after at most this many seconds.",
+        ),
     ] = 0,
     of_fleet: OfFleet = None,
 ) -> OrderOut:
-    """What came of an order."""
+    """Read the state and the result of an order."""
     return await service.read(context, caller, exit_id, of_fleet, order_id, wait_s=wait)
 
 

@@ -1,4 +1,4 @@
-"""Orders as the API takes and shows them."""
+"""Requests and responses of orders to exits."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ OUTCOME_BYTES_MAX: Final = 262_144
 
 
 class OrderOut(ResponseModel):
-    """What an exit's agent was asked to do. It learns so with its next heartbeat."""
+    """An order to an exit's agent. The agent receives it in the reply to its next heartbeat."""
 
     id: UUID
     exit_id: UUID
     exit: str
     kind: OrderKind
     state: Literal["pending", "done", "failed", "expired"]
-    asked_at: datetime
+    created_at: datetime
     expires_at: datetime
     done_at: datetime | None
     outcome: dict[str, Any] | None = Field(
-        description="Of `rotate` the `server` that is used now; of `speed-test` `download_mbps`, `upload_mbps` and `rtt_ms`; "
-        "of `logs` the `lines`, the newest last."
+        description="The result. Of `rotate`: the `server` in use now. Of `speed-test`: `download_mbps`, `upload_mbps` and `rtt_ms`. "
+        "Of `logs`: the `lines`, newest last. null: none yet, or the order failed."
     )
-    trouble: str = Field(description="Why it failed.")
+    error: str = Field(description="Why the order failed; empty if it did not.")
 
 
-class OrderSaid(ResponseModel):
-    """An order as the agent is told it."""
+class AgentOrderOut(ResponseModel):
+    """An order as it is sent to the agent."""
 
     id: UUID
     kind: str
     detail: dict[str, Any]
 
 
-class SettledIn(RequestModel):
-    """What came of an order."""
+class OrderResultIn(RequestModel):
+    """The result of an order, as the agent reports it."""
 
     id: UUID
     outcome: dict[str, Any] | None = None
-    trouble: Annotated[Text, Field(max_length=500)] = ""
+    error: Annotated[Text, Field(max_length=500, description="Why the order failed; empty if it did not.")] = ""

@@ -1,4 +1,4 @@
-"""Plans as the API takes and shows them."""
+"""Requests and responses of /plans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PlanPatch(RequestModel):
 
 
 class PlanIn(RequestModel):
-    """What users of it may use; null: without a limit. Kept and shown; gateways do not hold users to it yet."""
+    """Limits for users; null: no limit. Plans are stored and shown, but gateways do not enforce them yet."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "basic", "fleet": "demo", "tunnels": 20, "bandwidth_bps": 10_000_000}]}
@@ -34,10 +34,14 @@ class PlanIn(RequestModel):
 
     name: Name
     fleet: Reference
-    bandwidth_bps: Bytes | None = Field(default=None, description="Bits a second, for all of a user's tunnels.")
+    bandwidth_bps: Bytes | None = Field(
+        default=None, description="Bits per second, for all tunnels of a user together."
+    )
     requests_per_minute: Count | None = None
-    tunnels: Count | None = Field(default=None, description="Open at the same time.")
-    monthly_bytes: Bytes | None = Field(default=None, description="In both directions, by calendar month in UTC.")
+    tunnels: Count | None = Field(default=None, description="How many tunnels may be open at the same time.")
+    monthly_bytes: Bytes | None = Field(
+        default=None, description="Bytes in both directions, per calendar month in UTC."
+    )
 
 
 class PlanQuery(FleetListQuery):

@@ -1,4 +1,4 @@
-"""Pools as the API takes and shows them."""
+"""Requests and responses of /pools."""
 
 from __future__ import annotations
 
@@ -20,80 +20,96 @@ Count = Annotated[int, Field(ge=1, le=100)]
 
 
 class BalancingIn(RequestModel):
-    """How requests are shared among the exits."""
+    """The load balancing among the exits of a pool."""
 
     policy: Literal["least_request", "round_robin", "random", "session"] = Field(
         default=BALANCING.policy.value,
-        description="Of two exits the one with less to do; in turn; at random, whatever the weights; or each session to one "
-        "exit as long as that serves, and at random what has no session.",
+        description="`least_request`: the one of two random exits with fewer requests. `round_robin`: in turn. `random`: at random, "
+        "regardless of weights. `session`: a session keeps its exit while that serves; other requests go at random.",
     )
     weigh_by: Literal["latency", "health", "cost"] | None = Field(
         default=None,
-        description="What multiplies the declared weights of the exits, found anew once a minute: short round trips, the part "
-        "of the last day in which they served, or a low `cost`.",
+        description="What multiplies the declared weights, computed once a minute: short round trips (`latency`), the fraction "
+        "of the last day in which the exit served (`health`), or a low `cost`. null: nothing.",
     )
     session_ttl_s: Literal[60, 300, 600, 1800, 3600, 86400] | None = Field(
         default=None,
-        description="With the policy `session`: after so many seconds a session may get another exit. null: never.",
+        description="With the policy `session`: seconds after which a session may get another exit. null: never.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> BalancingIn:
         if self.session_ttl_s is not None and self.policy != "session":
-            message = "only sessions have a time to live"
+            message = "session_ttl_s needs the policy session"
             raise bad_value("bad_balancing", message, "set policy to session, or leave session_ttl_s out")
         return self
 
 
 class ResilienceIn(RequestModel):
-    """What of its exits' failures a pool bears: failures to reach an exit, never those of targets."""
+    """The reaction of a pool to failures to reach its exits. Failures of targets do not count."""
 
     max_ejection_percent: Percent = Field(
-        default=RESILIENCE.max_ejection_percent, description="How many of the exits may be ejected at a time."
+        default=RESILIENCE.max_ejection_percent,
+        description="The largest percentage of the exits that may be ejected at the same time.",
     )
     panic_threshold_percent: Percent = Field(
         default=RESILIENCE.panic_threshold_percent,
-        description="When fewer are well, requests go to all as if they were. 0: never, so that it fails closed.",
+        description="Below this percentage of healthy exits, requests go to all exits. 0: never, so the pool fails closed.",
     )
     ejection_time_s: int = Field(
         default=RESILIENCE.ejection_time_s,
         ge=1,
         le=3_600,
-        description="How long at most the first time; the second time twice as long.",
+        description="The longest first ejection in seconds; the second is twice as long, and so on.",
     )
     max_ejection_time_s: int = Field(
-        default=RESILIENCE.max_ejection_time_s, ge=1, le=86_400, description="Not below `ejection_time_s`."
+        default=RESILIENCE.max_ejection_time_s,
+        ge=1,
+        le=86_400,
+        description="The longest ejection in seconds. Not below `ejection_time_s`.",
     )
-    failures_to_eject: Count = Field(default=RESILIENCE.failures_to_eject, description="In a row.")
-    check_interval_s: int = Field(default=RESILIENCE.check_interval_s, ge=1, le=600)
-    check_timeout_s: int = Field(default=RESILIENCE.check_timeout_s, ge=1, le=60)
-    unhealthy_after: Count = Field(default=RESILIENCE.unhealthy_after, description="Checks in a row that failed.")
-    healthy_after: Count = Field(default=RESILIENCE.healthy_after, description="Checks in a row that did not.")
+    failures_to_eject: Count = Field(
+        default=RESILIENCE.failures_to_eject, description="Failures in a row after which an exit is ejected."
+    )
+    check_interval_s: int = Field(
+        default=RESILIENCE.check_interval_s, ge=1, le=600, description="Seconds between health checks."
+    )
+    check_timeout_s: int = Field(
+        default=RESILIENCE.check_timeout_s, ge=1, le=60, description="Seconds after which a health check fails."
+    )
+    unhealthy_after: Count = Field(
+        default=RESILIENCE.unhealthy_after, description="Failed checks in a row after which an exit is unhealthy."
+    )
+    healthy_after: Count = Field(
+        default=RESILIENCE.healthy_after, description="Passed checks in a row after which it is healthy again."
+    )
     degraded_above_ms: int | None = Field(
         default=RESILIENCE.degraded_above_ms,
         ge=1,
         le=60_000,
-        description="An exit whose round trips take longer is degraded: it serves when healthy ones are too few. null: never.",
+        description="Round trips above this make an exit degraded: it serves when too few exits are healthy. null: never.",
     )
     falls_borne: int = Field(
         default=RESILIENCE.falls_borne,
         ge=0,
         le=1_000,
-        description="An exit that fell out more often within `falls_window_s` has to be up for `hold_down_s` to serve again.",
+        description="Failures tolerated within `falls_window_s`. After more, an exit must be up for `hold_down_s` to serve again.",
     )
-    falls_window_s: int = Field(default=RESILIENCE.falls_window_s, ge=1, le=86_400)
-    hold_down_s: int = Field(default=RESILIENCE.hold_down_s, ge=0, le=3_600)
+    falls_window_s: int = Field(
+        default=RESILIENCE.falls_window_s, ge=1, le=86_400, description="Seconds; see `falls_borne`."
+    )
+    hold_down_s: int = Field(default=RESILIENCE.hold_down_s, ge=0, le=3_600, description="Seconds; see `falls_borne`.")
 
     @model_validator(mode="after")
     def _is_in_order(self) -> ResilienceIn:
         if self.max_ejection_time_s < self.ejection_time_s:
-            message = "the longest ejection is shorter than the first"
+            message = "max_ejection_time_s is below ejection_time_s"
             raise bad_value("bad_resilience", message, "raise max_ejection_time_s, or lower ejection_time_s")
         return self
 
 
 class PoolIn(RequestModel):
-    """A pool. A fleet has one for each country, and one for each city, besides those that are only asked for by name."""
+    """A pool of exits. A fleet has at most one pool per country and per city, besides those with `only_by_name`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -112,15 +128,15 @@ class PoolIn(RequestModel):
     name: Name
     fleet: Reference
     country: Country
-    city: City | None = Field(default=None, description="null: it serves the country as a whole.")
+    city: City | None = Field(default=None, description="The city that the pool serves; null: the whole country.")
     only_by_name: bool = Field(
-        default=False, description="Whether clients get it only by its name, or by a route, not by the country or city."
+        default=False, description="Whether clients reach the pool only by name or by a route, not by country or city."
     )
     balancing: BalancingIn = BalancingIn()
     resilience: ResilienceIn = ResilienceIn()
     containers: ContainersIn | None = Field(
         default=None,
-        description="The containers that its exits run in, and are kept running; null: exits come by themselves.",
+        description="The containers that the control plane runs for the pool's exits; null: exits are started otherwise.",
     )
 
 
@@ -131,10 +147,15 @@ class PoolPatch(RequestModel):
     country: Country = Field(default_factory=absent)
     city: City | None = Field(default_factory=absent)
     only_by_name: bool = Field(default_factory=absent)
-    balancing: BalancingIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
-    resilience: ResilienceIn = Field(default_factory=absent, description="In whole: what is left out is as by default.")
+    balancing: BalancingIn = Field(
+        default_factory=absent, description="Replaces the whole object: fields left out get their defaults."
+    )
+    resilience: ResilienceIn = Field(
+        default_factory=absent, description="Replaces the whole object: fields left out get their defaults."
+    )
     containers: ContainersIn | None = Field(
-        default_factory=absent, description="In whole. null: those there are drained, and removed with their exits."
+        default_factory=absent,
+        description="Replaces the whole object. null: drains the containers, then removes them and their exits.",
     )
 
 
@@ -154,6 +175,8 @@ class PoolOut(ResponseModel):
     balancing: BalancingIn
     resilience: ResilienceIn
     containers: ContainersIn | None
-    containers_state: ContainersStateOut | None = Field(description="null: it wants no containers, and has none.")
-    rejections: list[RejectedOut] = Field(description="What Envoys refused of what is made of this pool.")
+    containers_state: ContainersStateOut | None = Field(
+        description="null: the pool declares no containers and has none."
+    )
+    rejections: list[RejectedOut] = Field(description="The versions of this pool's resources that Envoys rejected.")
     created_at: datetime

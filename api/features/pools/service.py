@@ -1,4 +1,4 @@
-"""Pools: exits that serve one wish, usually a country."""
+"""Pools of exits that serve one country or city."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OBJECTS: Mapping[str, type[BaseModel]] = {
     "resilience": ResilienceIn,
     "containers": ContainersIn,
 }
-"""What is stored as JSON."""
+"""The fields that are stored as JSON."""
 _NAME_THE_FLEET = "several fleets have a pool of this name"
 
 
@@ -43,30 +43,36 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
     def sortable(self) -> Mapping[str, Any]:
         return {**super().sortable(), "country": col(PoolRow.country)}
 
-    async def create(self, work: WriteContext, wish: PoolIn) -> PoolRow:
-        """Raises Problem: 422 for an unknown fleet, 409 when its name, or its country and city, are taken there."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        fields = _stored(wish.model_dump(exclude={"fleet"}))
-        gone = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-        with clashes(_taken(fields) | gone):
+    async def create(self, work: WriteContext, body: PoolIn) -> PoolRow:
+        """Create a pool.
+
+        Raises Problem: 422 for an unknown fleet, 409 when the name, or country and city, are taken in the fleet.
+        """
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        fields = _to_columns(body.model_dump(exclude={"fleet"}))
+        missing_fleet = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(fields) | missing_fleet):
             return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
 
     async def change(self, work: WriteContext, row: PoolRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 when the new name, or country and city, are taken, or too little would be left.
+        """Update a pool. Setting `containers` to null drains the existing ones.
 
-        A pool that is to have no containers any more has those drained that it has.
+        Raises Problem: 409 when the name, or country and city, are taken, or when the change would shrink the fleet.
         """
         await self.reject_fleet_change(work, row, fields)
-        stored = _stored(fields)
+        stored = _to_columns(fields)
         retired = "containers" in stored and stored["containers"] is None and row.containers is not None
-        with clashes(_taken(stored)):
+        with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
         if retired:
             async with no_silent_shrink(work, [row.fleet_id]):
                 await containers.retire(work.unit, row.id, work.now)
 
     async def remove(self, work: WriteContext, row: PoolRow) -> None:
-        """Raises Problem: 409 while the pool has exits, or anything leads to it, or when too little would be left."""
+        """Delete a pool.
+
+        Raises Problem: 409 while exits, routes or listeners refer to the pool, or when the removal would shrink the fleet.
+        """
         fleet = await declared.get_fleet(work.session, row.fleet_id)
         where = f"pool={row.name}&fleet={fleet.name}"
         users = {
@@ -109,7 +115,7 @@ POOLS = PoolCollection()
 async def refer(
     session: AsyncSession, ref: str, fleet: str | None, field: str = "/pool", caller: Caller | None = None
 ) -> tuple[PoolRow, FleetRow]:
-    """The pool that a body's `pool` and `fleet` name. Raises Problem (422)."""
+    """Return the pool that a body's `pool` and `fleet` name. Raises Problem (422)."""
     if fleet is not None:
         await fleets.refer(session, fleet, caller=caller)
     found = [
@@ -128,12 +134,12 @@ async def refer(
 
 def _delete_exits(row: PoolRow, where: str) -> str:
     if row.containers is not None:
-        return 'have them drained and removed first: PATCH it with "containers": null'
+        return 'drain and remove its containers first: PATCH the pool with "containers": null'
     return f"delete or move them first: GET /api/v1/exits?{where}"
 
 
-def _stored(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is as by default, so that what means the same is the same."""
+def _to_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the sent fields to columns, without defaults, so that equal meanings compare equal."""
     stored = dict(fields)
     if "city" in stored:
         stored["city"] = stored["city"] or ""
@@ -143,14 +149,14 @@ def _stored(fields: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _taken(fields: Mapping[str, Any]) -> dict[str, Problem]:
-    place = "city" if fields.get("city") else "country"
+def _conflicts(fields: Mapping[str, Any]) -> dict[str, Problem]:
+    location = "city" if fields.get("city") else "country"
     return {
         "uq_pool_fleet_id_name": duplicate("/name", fields.get("name", ""), "another pool of the fleet has this name"),
         "uq_pool_fleet_id_country_city": duplicate(
-            f"/{place}",
-            fields.get(place, ""),
-            f"the fleet has a pool for this {place}",
-            'add exits to that pool, or let this one be asked for by name: "only_by_name": true',
+            f"/{location}",
+            fields.get(location, ""),
+            f"the fleet has a pool for this {location}",
+            'add exits to that pool, or set "only_by_name": true',
         ),
     }

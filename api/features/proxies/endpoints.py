@@ -1,4 +1,4 @@
-"""The collection /proxies."""
+"""The endpoints of the collection /proxies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from api.features.proxies import held_config
+from api.features.proxies import config_dump
 from api.features.proxies.schemas import ConfigOut
 from api.features.proxies.service import PROXIES
 from api.http.openapi import document_operator_errors
@@ -17,9 +17,13 @@ from api.kernel.context import Context
 
 Resource = Annotated[
     str | None,
-    Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="Only this one, with its content as JSON."),
+    Query(
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Only the resource of this name, with its content as JSON.",
+    ),
 ]
-Differences = Annotated[bool, Query(description="Only what differs.")]
+Differences = Annotated[bool, Query(description="Only resources that differ from the desired ones.")]
 router = router_of(PROXIES, can=frozenset({READ, CHANGE, DELETE}))
 
 
@@ -32,5 +36,5 @@ async def read_config(
     resource: Resource = None,
     differences: Differences = False,
 ) -> ConfigOut:
-    """The resources that the proxy holds, and the difference to what it should hold, as of now."""
-    return await held_config.show(context.database, caller, proxy_id, resource=resource, differences=differences)
+    """Show the resources that a proxy has accepted now, and how they differ from the desired ones."""
+    return await config_dump.show(context.database, caller, proxy_id, resource=resource, differences=differences)

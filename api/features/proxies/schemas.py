@@ -1,4 +1,4 @@
-"""Proxies as the API shows them, and what of them may be changed."""
+"""Requests and responses of /proxies."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class ProxyPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
 
     locality: Locality | None = Field(
-        default_factory=absent, description="Where the gateway stands: it prefers the exits near it. null: unknown."
+        default_factory=absent,
+        description="Where the gateway runs: `region` or `region/zone`. It prefers near exits. null: unknown.",
     )
 
 
 class ProxyIn(RequestModel):
-    """All of a gateway that is declared: the rest it says itself when it enrols."""
+    """The declared fields of a gateway. Its agent states the other fields when it enrols."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"locality": "eu-west/a"}]})
 
@@ -40,7 +41,7 @@ class LastHeartbeatOut(ResponseModel):
     at: datetime
     tunnel: UpOrDown
     envoy: UpOrDown
-    leaving: bool
+    leaving: bool = Field(description="Whether the proxy announced that it stops.")
     reason: str
     version: str
 
@@ -48,58 +49,60 @@ class LastHeartbeatOut(ResponseModel):
 SyncStatus: TypeAlias = Literal["accepted", "pending", "rejected"]
 
 
-class AtOut(ResponseModel):
+class RevisionTimeOut(ResponseModel):
     revision: int
     at: datetime
 
 
 class SyncOut(ResponseModel):
-    """Where the proxy stands for a type of resource; revisions are those that responses were made of."""
+    """The sync state of a proxy for one resource type. A revision is that of the declared state in a response."""
 
     type_url: str
     status: SyncStatus
-    connected: bool = Field(description="Whether it has a stream for this now.")
-    desired: AtOut | None = Field(description="When something else was meant for it last.")
-    sent: AtOut | None
-    acknowledged: AtOut | None
-    rejected: AtOut | None
-    detail: str = Field(description="Envoy's own words, when it rejected last.")
+    connected: bool = Field(description="Whether the proxy has a stream for this type now.")
+    desired: RevisionTimeOut | None = Field(description="The revision that last changed the desired resources.")
+    sent: RevisionTimeOut | None = Field(description="The last revision that was sent.")
+    acknowledged: RevisionTimeOut | None = Field(description="The last revision that the proxy accepted (ACK).")
+    rejected: RevisionTimeOut | None = Field(description="The last revision that the proxy rejected (NACK).")
+    detail: str = Field(description="Envoy's error message of the last rejection.")
 
 
 class ContentOut(ResponseModel):
-    """A resource as Envoy reads it (the JSON form of its API); null for what does not exist or is not known."""
+    """The content of a resource in the JSON form of Envoy's API; null if it does not exist or is not known."""
 
-    wanted: dict[str, Any] | None
-    held: dict[str, Any] | None
+    desired: dict[str, Any] | None
+    accepted: dict[str, Any] | None
 
 
-class HoldingOut(ResponseModel):
-    """One resource that the proxy asks for. A version is a hash of the content; null for what does not exist."""
+class ResourceSyncOut(ResponseModel):
+    """A resource that the proxy subscribes to. A version is a hash of the content; null: the resource does not exist."""
 
     name: str
-    progress: Literal["held", "sent", "waiting", "rejected", "withheld"] = Field(
-        description="held: it accepted what is wanted. sent: it has not answered yet. waiting: something else comes first. "
-        "rejected: it refused this version. withheld: it is given another one, as `reason` says.",
+    status: Literal["accepted", "sent", "waiting", "rejected", "withheld"] = Field(
+        description="accepted: the proxy accepted the desired version. sent: it has not answered yet. waiting: other resources "
+        "are sent first. rejected: it rejected the desired version. withheld: it is given another version; see `reason`.",
     )
-    wanted: str | None
-    held: str | None = Field(description="null also while that is not known: until it answers, and after a rejection.")
-    reason: str = Field(description="Why it does not hold what is wanted; Envoy's own words when it rejected that.")
-    content: ContentOut | None = Field(None, description="Of the resource that the query names.")
+    desired: str | None = Field(description="The desired version.")
+    accepted: str | None = Field(
+        description="The accepted version; null also while it is unknown: until the proxy answers, and after a rejection."
+    )
+    reason: str = Field(description="Why the desired version is not accepted; Envoy's error message if it rejected it.")
+    content: ContentOut | None = Field(None, description="The content, if the query names this resource.")
 
 
-class TypeOut(ResponseModel):
+class TypeConfigOut(ResponseModel):
     type_url: str
-    resources: list[HoldingOut]
+    resources: list[ResourceSyncOut]
 
 
 class ConfigOut(ResponseModel):
-    """What a proxy holds and what it should hold, on each of its streams, by type in the order of the protocol."""
+    """The accepted and desired resources of a proxy's streams, by type in the order of the protocol."""
 
     proxy_id: UUID
-    answered: bool = Field(description="false: it has no stream now, or its replica did not say what is on it.")
-    in_sync: bool | None = Field(description="Whether it holds all that it should; null: not known.")
-    types: list[TypeOut]
-    sync: list[SyncOut] = Field(description="Since when, and what was last known of a proxy without a stream.")
+    answered: bool = Field(description="`false`: the proxy has no stream now, or its replica did not answer in time.")
+    in_sync: bool | None = Field(description="Whether the proxy accepted all desired versions; null: unknown.")
+    types: list[TypeConfigOut]
+    sync: list[SyncOut] = Field(description="The stored sync state, which stays known when the proxy has no stream.")
 
 
 class ProxyOut(ResponseModel):
@@ -108,8 +111,10 @@ class ProxyOut(ResponseModel):
     role: Role
     fleet: str
     fleet_id: UUID
-    locality: str | None = Field(description="Where it stands; that of an exit's Envoy is the exit's.")
-    connected: bool = Field(description="Whether it was heard of within the silence timeout, and does not leave.")
+    locality: str | None = Field(description="Where the proxy runs. An exit's Envoy has the locality of the exit.")
+    connected: bool = Field(
+        description="Whether a heartbeat came within the silence timeout, and did not announce a stop."
+    )
     last_heartbeat: LastHeartbeatOut | None
     sync: list[SyncOut]
     rejections: list[RejectedOut]

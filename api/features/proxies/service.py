@@ -1,4 +1,4 @@
-"""Proxies: the Envoys under control, gateways and those of exits. They come by enrolment."""
+"""Proxies: the Envoys of gateways and exits. Enrolment creates them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from api.features.proxies.schemas import (
-    AtOut,
     LastHeartbeatOut,
     ProxyIn,
     ProxyOut,
     ProxyPatch,
     ProxyQuery,
+    RevisionTimeOut,
     SyncOut,
     SyncStatus,
 )
@@ -29,15 +29,13 @@ from model.world import Role
 
 
 class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
-    """`heard_since` tells from when on a proxy must have been heard of to count as connected."""
-
     name, kind = "proxies", "proxy"
     table, request_model, patch_model, response_model, query_model = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
     has_name = False
     volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
     async def change(self, work: WriteContext, row: ProxyRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 409 for the Envoy of an exit, which changes with it."""
+        """Update a proxy. Raises Problem: 409 for the Envoy of an exit, which changes with the exit."""
         if row.role == Role.EXIT:
             message, hint = "this is the Envoy of an exit", f"change the exit: PATCH /api/v1/exits/{row.id}"
             error = FieldError(PATH_FIELDS["proxy"], message, hint, str(row.id))
@@ -57,17 +55,17 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     async def show(self, look: ReadContext, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
         ids = [row.id for row in rows]
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
-        heard = await heartbeats.of_proxies(look.session, ids)
-        standings = await sync.of_proxies(look.session, ids)
+        beats = await heartbeats.of_proxies(look.session, ids)
+        sync_states = await sync.of_proxies(look.session, ids)
         rejections = await load_rejections(look.session)
         return [
             ProxyOut.of(
                 row,
                 role=Role(row.role),
                 fleet=owners[row.fleet_id],
-                connected=_is_connected(heard.get(row.id), look.alive_since),
-                last_heartbeat=_show_heartbeat(heard.get(row.id)),
-                sync=[show_sync(each) for each in standings.get(row.id, ())],
+                connected=_is_connected(beats.get(row.id), look.alive_since),
+                last_heartbeat=_show_heartbeat(beats.get(row.id)),
+                sync=[show_sync(each) for each in sync_states.get(row.id, ())],
                 rejections=rejections.by_proxy(row.id),
             )
             for row in rows
@@ -95,7 +93,7 @@ def _show_heartbeat(row: HeartbeatRow | None) -> LastHeartbeatOut | None:
 
 
 def show_sync(row: SyncRow) -> SyncOut:
-    """Where a proxy stands for a type."""
+    """Convert the sync state of a proxy for one type."""
     return SyncOut(
         type_url=row.type_url,
         status=_status(row),
@@ -115,5 +113,5 @@ def _status(row: SyncRow) -> SyncStatus:
     return "accepted" if row.accepted_revision is not None and accepted >= row.wanted_revision else "pending"
 
 
-def _at_revision(revision: int | None, at: datetime | None) -> AtOut | None:
-    return None if revision is None or at is None else AtOut(revision=revision, at=at)
+def _at_revision(revision: int | None, at: datetime | None) -> RevisionTimeOut | None:
+    return None if revision is None or at is None else RevisionTimeOut(revision=revision, at=at)

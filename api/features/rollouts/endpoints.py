@@ -1,4 +1,4 @@
-"""What of a fleet is being rolled out: /fleets/{fleet}/rollout."""
+"""The endpoints of a fleet's rollout: /fleets/{fleet}/rollout."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Writing = Annotated[OperatorWrite, require_write("fleets")]
 async def read_rollout(
     fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permission("fleets"))]
 ) -> RolloutOut:
-    """What of the declared state is not with everybody yet: tried by canaries, or held back, and why."""
+    """Show the change-sets that canaries are trying or that are held back, and why."""
     async with context.database.snapshot() as session:
         return await service.show(session, caller, fleet)
 
 
 @router.put("/approval", response_model=RolloutOut | DryRunOut, responses=document_operator_errors(404, 422))
 async def approve_shrink(fleet: Ref, write: Writing) -> Response:
-    """Let the next change through that takes more than half of what the fleet has, or the last of it. Used up by it."""
+    """Approve the next change that removes more than half of the fleet's pools or healthy exits. That change uses it up."""
 
     async def do(work: WriteContext) -> WriteReply:
         return WriteReply(200, await service.approve(work, fleet))
@@ -41,7 +41,7 @@ async def approve_shrink(fleet: Ref, write: Writing) -> Response:
 
 @router.delete("/approval", response_model=RolloutOut | DryRunOut, responses=document_operator_errors(404, 422))
 async def withdraw_approval(fleet: Ref, write: Writing) -> Response:
-    """Take an approval back that was not used up yet."""
+    """Withdraw an approval that is not used up yet."""
 
     async def do(work: WriteContext) -> WriteReply:
         return WriteReply(200, await service.withdraw(work, fleet))

@@ -1,4 +1,4 @@
-"""Rollouts as the API shows them."""
+"""Responses of rollouts, and rejections."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from api.http.field_types import ResponseModel
 class ResourceOut(ResponseModel):
     type_url: str
     name: str
-    version: str | None = Field(description="null: it is to go.")
+    version: str | None = Field(description="The content hash of the new version; null: the resource is removed.")
 
 
 class ChangeSetOut(ResponseModel):
-    """Resources that change together, and that not everybody has."""
+    """Resources that change together, and that not every proxy of the group is given."""
 
-    id: str = Field(description="A hash of what it wants.")
-    given_to: Literal["canaries", "nobody"]
-    reason: str = Field(description="Why nobody is given it; Envoy's own words when it was rejected.")
-    canaries: list[UUID] = Field(description="The proxies that try it.")
+    id: str = Field(description="A hash of the desired versions.")
+    released_to: Literal["canaries", "nobody"] = Field(
+        description="canaries: canaries try it first. nobody: it is held back."
+    )
+    reason: str = Field(description="Why nobody is given it; Envoy's error message if an Envoy rejected it.")
+    canaries: list[UUID] = Field(description="The proxies that try the change-set first.")
     resources: list[ResourceOut]
 
 
 class GroupOut(ResponseModel):
-    """Proxies that share configuration, and what of it is not with all of them."""
+    """Proxies that share configuration, and their change-sets in rollout."""
 
     group: str
-    at: datetime = Field(description="Since when it stands like this.")
+    at: datetime = Field(description="When the rollout last changed.")
     change_sets: list[ChangeSetOut]
 
 
 class RolloutOut(ResponseModel):
-    settled: bool = Field(description="Whether all that is declared is with everybody.")
-    shrink_approved: bool = Field(description="Whether the next change may take more than half.")
+    complete: bool = Field(description="Whether every proxy is given all that is declared.")
+    shrink_approved: bool = Field(
+        description="Whether the next change may remove more than half of the fleet's pools or healthy exits."
+    )
     groups: list[GroupOut]

@@ -1,4 +1,4 @@
-"""Rollouts: what of a fleet's configuration is being tried, or held back, and the word that lets it through."""
+"""Rollouts: change-sets of a fleet that are tried or held back, and approvals of shrinking changes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from model.tables import RolloutRow
 
 
 async def show(session: AsyncSession, caller: Caller, ref: str) -> RolloutOut:
-    """Raises Problem (404)."""
+    """Show the rollout of a fleet. Raises Problem (404)."""
     fleet = await FLEETS.find(session, caller, ref)
     return await _show(session, fleet.id)
 
 
 async def approve(work: WriteContext, ref: str) -> RolloutOut:
-    """Let the next change of a fleet take more than half of what there is. Raises Problem (404)."""
+    """Approve the next shrinking change of a fleet. Raises Problem (404)."""
     fleet = await FLEETS.find(work.session, work.caller, ref)
     await rollout.approve(work.unit, fleet.id)
     return await _show(work.session, fleet.id)
 
 
 async def withdraw(work: WriteContext, ref: str) -> RolloutOut:
-    """Take that back. Raises Problem (404)."""
+    """Withdraw an unused approval. Raises Problem (404)."""
     fleet = await FLEETS.find(work.session, work.caller, ref)
     await rollout.withdraw_approval(work.unit, fleet.id)
     return await _show(work.session, fleet.id)
@@ -39,7 +39,7 @@ async def withdraw(work: WriteContext, ref: str) -> RolloutOut:
 async def _show(session: AsyncSession, fleet_id: UUID) -> RolloutOut:
     rows = await rollout.rollouts_of(session, fleet_id)
     return RolloutOut(
-        settled=not rows,
+        complete=not rows,
         shrink_approved=await rollout.is_approved(session, fleet_id),
         groups=[_show_group(row) for row in rows],
     )
@@ -53,7 +53,7 @@ def _show_change_sets(stored: Sequence[dict[str, Any]]) -> list[ChangeSetOut]:
     return [
         ChangeSetOut(
             id=each["change_set"],
-            given_to=each["given_to"],
+            released_to=each["given_to"],
             reason=each["reason"],
             canaries=each["canaries"],
             resources=[

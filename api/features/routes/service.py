@@ -1,4 +1,4 @@
-"""Routes: which wish goes where."""
+"""Routes: rules that send, allow or refuse requests."""
 
 from __future__ import annotations
 
@@ -37,39 +37,39 @@ class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
         if query.enabled is not None:
             found.append(col(RouteRow.enabled).is_(query.enabled))
         if query.pool is not None:
-            led = select(col(RoutePoolRow.route_id)).where(
+            leading = select(col(RoutePoolRow.route_id)).where(
                 col(RoutePoolRow.pool_id).in_(declared.ids_of(PoolRow, query.pool))
             )
-            found.append(col(RouteRow.id).in_(led))
+            found.append(col(RouteRow.id).in_(leading))
         return found
 
-    async def create(self, work: WriteContext, wish: RouteIn) -> RouteRow:
-        """Raises Problem: 422 for an unknown fleet or pool, 409 when the name is taken."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        action = await _stored_action(work, fleet.id, wish.action)
+    async def create(self, work: WriteContext, body: RouteIn) -> RouteRow:
+        """Create a route. Raises Problem: 422 for an unknown fleet or pool, 409 when the name is taken."""
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        action = await _stored_action(work, fleet.id, body.action)
         row = RouteRow(
             fleet_id=fleet.id,
-            name=wish.name,
-            position=wish.position,
-            enabled=wish.enabled,
-            match=_stored_match(wish.match),
+            name=body.name,
+            position=body.position,
+            enabled=body.enabled,
+            match=_stored_match(body.match),
             action=action,
             created_at=work.now,
         )
-        with clashes(_clashing(wish.name) | {"fk_route_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}):
+        with clashes(_conflicts(body.name) | {"fk_route_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}):
             await declared.save(work.unit, row)
             await declared.set_pools_of_route(work.session, row.id, pools_of(action))
         return row
 
     async def change(self, work: WriteContext, row: RouteRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
+        """Update a route. Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
         await self.reject_fleet_change(work, row, fields)
         if "match" in fields:
             fields["match"] = _stored_match(MatchIn.model_validate(fields["match"], by_name=True))
         if "action" in fields:
             action = ActionIn.model_validate(fields["action"])
             fields["action"] = await _stored_action(work, row.fleet_id, action)
-        with clashes(_clashing(fields.get("name", ""))):
+        with clashes(_conflicts(fields.get("name", ""))):
             await declared.save_changes(work.unit, row, fields)
             if "action" in fields:
                 await declared.set_pools_of_route(work.session, row.id, pools_of(row.action))
@@ -79,8 +79,8 @@ class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[RouteRow]) -> list[RouteOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
-        led = {pool_id for row in rows for pool_id in pools_of(row.action)}
-        named = await declared.names_of(look.session, PoolRow, led)
+        pool_ids = {pool_id for row in rows for pool_id in pools_of(row.action)}
+        named = await declared.names_of(look.session, PoolRow, pool_ids)
         return [self._show(row, owners[row.fleet_id], named) for row in rows]
 
     def _show(self, row: RouteRow, fleet: str, named: Mapping[UUID, str]) -> RouteOut:
@@ -93,7 +93,7 @@ ROUTES = RouteCollection()
 
 
 def _stored_match(match: MatchIn) -> dict[str, Any]:
-    """Without what is no condition, and each in one order, so that what means the same is the same."""
+    """Convert a match to JSON without empty conditions, with sorted values, so that equal meanings compare equal."""
     plain = match.model_dump(by_alias=True, exclude_defaults=True, exclude={"times"})
     stored: dict[str, Any] = {name: sorted(set(values)) for name, values in plain.items()}
     if match.times:
@@ -102,7 +102,7 @@ def _stored_match(match: MatchIn) -> dict[str, Any]:
 
 
 async def _stored_action(work: WriteContext, fleet_id: UUID, action: ActionIn) -> dict[str, Any]:
-    """With the ids of the pools that it names. Raises Problem (422)."""
+    """Convert an action to JSON, with pool ids for names. Raises Problem (422)."""
     if action.deny is not None:
         return {"deny": action.deny.model_dump()}
     if action.pools is None:
@@ -113,16 +113,18 @@ async def _stored_action(work: WriteContext, fleet_id: UUID, action: ActionIn) -
     async def find(ref: str, field: str) -> str:
         pool, _ = await pools.refer(work.session, ref, str(fleet_id), field)
         if pool.id in found:
-            message = "the route leads to this pool twice"
-            raise Problem(422, "twice", message, errors=[FieldError(field, message, "name it once", ref)])
+            message = f"the route leads to the pool {pool.name} twice"
+            raise Problem(
+                422, "duplicate_pool", message, errors=[FieldError(field, message, "name the pool once", ref)]
+            )
         found.add(pool.id)
         return str(pool.id)
 
     weighted = [
-        {"id": await find(each.pool, f"/action/pools/{place}/pool"), "weight": each.weight}
-        for place, each in enumerate(action.pools)
+        {"id": await find(each.pool, f"/action/pools/{index}/pool"), "weight": each.weight}
+        for index, each in enumerate(action.pools)
     ]
-    fallback = [await find(ref, f"/action/fallback/{place}") for place, ref in enumerate(action.fallback)]
+    fallback = [await find(ref, f"/action/fallback/{index}") for index, ref in enumerate(action.fallback)]
     return {"pools": weighted, "fallback": fallback}
 
 
@@ -134,7 +136,7 @@ def _shown_action(stored: Mapping[str, Any], named: Mapping[UUID, str]) -> Actio
     return ActionIn.model_validate({"pools": weighted, "fallback": fallback})
 
 
-def _clashing(name: str) -> dict[str, Problem]:
+def _conflicts(name: str) -> dict[str, Problem]:
     return {
         "uq_route_fleet_id_name": duplicate("/name", name, "another route of the fleet has this name"),
         "fk_route_pool_pool_id_pool": unknown("pool", "/action/pools", "", "a pool was removed meanwhile"),

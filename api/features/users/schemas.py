@@ -1,4 +1,4 @@
-"""Users as the API takes and shows them."""
+"""Requests and responses of /users."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from api.kernel.collections.schemas import FleetListQuery
 
 
 class UserIn(RequestModel):
-    """Somebody who uses gateways."""
+    """A user of gateways."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "alice", "fleet": "demo", "group": "staff"}]})
 
     name: UserName
     fleet: Reference
-    group: Name | None = Field(default=None, description="What routes may match on.")
+    group: Name | None = Field(default=None, description="The group of the user. Routes can match it.")
     plan: Reference | None = None
 
 

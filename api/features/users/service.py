@@ -1,4 +1,4 @@
-"""Users: who uses gateways."""
+"""Users whose traffic gateways carry."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class UserCollection(Collection[UserRow, UserIn, UserOut]):
             found.append(col(UserRow.plan_id).in_(declared.ids_of(PlanRow, query.plan)))
         return found
 
-    async def create(self, work: WriteContext, wish: UserIn) -> UserRow:
-        """Raises Problem: 422 for an unknown fleet or plan, 409 when the name is taken."""
-        fleet = await fleets.refer(work.session, wish.fleet, caller=work.caller)
-        plan_id = await _plan(work, fleet.id, wish.plan)
-        row = UserRow(fleet_id=fleet.id, name=wish.name, group=wish.group, plan_id=plan_id, created_at=work.now)
-        gone = {"fk_user_account_fleet_id_fleet": unknown("fleet", "/fleet", wish.fleet)}
-        with clashes(_clashing(wish.name, wish.plan) | gone):
+    async def create(self, work: WriteContext, body: UserIn) -> UserRow:
+        """Create a user. Raises Problem: 422 for an unknown fleet or plan, 409 when the name is taken."""
+        fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
+        plan_id = await _plan(work, fleet.id, body.plan)
+        row = UserRow(fleet_id=fleet.id, name=body.name, group=body.group, plan_id=plan_id, created_at=work.now)
+        missing_fleet = {"fk_user_account_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
+        with clashes(_conflicts(body.name, body.plan) | missing_fleet):
             return await declared.save(work.unit, row)
 
     async def change(self, work: WriteContext, row: UserRow, fields: dict[str, Any]) -> None:
-        """Raises Problem: 422 for an unknown plan, 409 when the name is taken."""
+        """Update a user. Raises Problem: 422 for an unknown plan, 409 when the name is taken."""
         await self.reject_fleet_change(work, row, fields)
         plan = fields.get("plan")
         if "plan" in fields:
             fields["plan_id"] = await _plan(work, row.fleet_id, fields.pop("plan"))
-        with clashes(_clashing(fields.get("name", ""), plan)):
+        with clashes(_conflicts(fields.get("name", ""), plan)):
             await declared.save_changes(work.unit, row, fields)
 
     async def remove(self, work: WriteContext, row: UserRow) -> None:
@@ -73,7 +73,7 @@ async def _plan(work: WriteContext, fleet_id: UUID, ref: str | None) -> UUID | N
     return found.id
 
 
-def _clashing(name: str, plan: str | None) -> dict[str, Any]:
+def _conflicts(name: str, plan: str | None) -> dict[str, Any]:
     return {
         "uq_user_account_fleet_id_name": duplicate("/name", name, "another user of the fleet has this name"),
         "fk_user_account_plan_id_plan": unknown("plan", "/plan", plan or ""),

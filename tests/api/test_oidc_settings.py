@@ -1,4 +1,4 @@
-"""The settings of an OIDC provider: whole, or refused in one line."""
+"""The settings of an OIDC provider: complete, or refused with one message."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ISSUER, CLIENT = {"OIDC_ISSUER": "https://login.example.net/realm"}, {"OIDC_CLIE
 
 
 @pytest.fixture
-def given(monkeypatch):
-    """`given(OIDC_ISSUER=…)`: what the settings of such an environment say of a provider."""
+def provider_settings(monkeypatch):
+    """`provider_settings(OIDC_ISSUER=…)`: the provider settings from such an environment."""
 
     def read(**variables):
         for name in [name for name in os.environ if name.startswith("EXITPLANE_")]:
@@ -25,13 +25,13 @@ def given(monkeypatch):
     return read
 
 
-def test_without_an_issuer_there_is_none(given):
-    assert given() is None
-    assert given(OIDC_ISSUER="") is None
+def test_no_issuer_means_no_provider(provider_settings):
+    assert provider_settings() is None
+    assert provider_settings(OIDC_ISSUER="") is None
 
 
-def test_all_of_it_is_read(given):
-    oidc = given(
+def test_all_provider_settings_are_read(provider_settings):
+    oidc = provider_settings(
         **ISSUER,
         **CLIENT,
         OIDC_CLIENT_SECRET="s3cret",
@@ -49,9 +49,9 @@ def test_all_of_it_is_read(given):
     )
 
 
-def test_plain_http_is_for_loopback(given):
+def test_plain_http_issuer_is_allowed_on_loopback(provider_settings):
     for issuer in ("http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost:9000"):
-        assert given(**CLIENT, OIDC_ISSUER=issuer).issuer == issuer
+        assert provider_settings(**CLIENT, OIDC_ISSUER=issuer).issuer == issuer
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_plain_http_is_for_loopback(given):
         (ISSUER | CLIENT | {"OIDC_ROLE_CLAIM": "groups", "OIDC_ROLES": "admin"}, "EXITPLANE_OIDC_ROLES"),
     ],
 )
-def test_what_is_not_whole_is_refused(variables, named, given):
+def test_incomplete_provider_settings_are_refused(variables, named, provider_settings):
     with pytest.raises(BadSettings, match=named):
-        given(**variables)
+        provider_settings(**variables)
 
 
-def test_the_secret_is_in_no_message(given):
+def test_error_message_omits_client_secret(provider_settings):
     with pytest.raises(BadSettings) as refused:
-        given(OIDC_ISSUER="https://login.example.net", OIDC_CLIENT_SECRET="s3cret")
+        provider_settings(OIDC_ISSUER="https://login.example.net", OIDC_CLIENT_SECRET="s3cret")
     assert "s3cret" not in str(refused.value)

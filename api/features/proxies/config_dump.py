@@ -1,4 +1,4 @@
-"""What a proxy holds: asked of the replica of the xDS server that it has its stream with."""
+"""The configuration that a proxy holds. The replica of the xDS server that has the proxy's stream answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
 
-from api.features.proxies.schemas import ConfigOut, ContentOut, HoldingOut, TypeOut
+from api.features.proxies.schemas import ConfigOut, ContentOut, ResourceSyncOut, TypeConfigOut
 from api.features.proxies.service import PROXIES, show_sync
 from api.kernel.caller import Caller
 from model.database import Database
@@ -18,17 +18,19 @@ from xds.snapshot.order import ADDITIONS
 from xds.translate import names
 from xds.translate.json_view import as_json
 
-_ANSWER_WITHIN_S: Final = 2.0
-_LOOK_EVERY_S: Final = 0.02
-_ORDER: Final = {type_url: place for place, type_url in enumerate(ADDITIONS)}
+_ANSWER_TIMEOUT_S: Final = 2.0
+_POLL_INTERVAL_S: Final = 0.02
+_ACCEPTED: Final = "held"
+"""The word of the xDS server for a resource that the proxy accepted as it is desired."""
+_ORDER: Final = {type_url: position for position, type_url in enumerate(ADDITIONS)}
 
 
 async def show(database: Database, caller: Caller, ref: str, *, resource: str | None, differences: bool) -> ConfigOut:
-    """What a proxy holds of all it asks for, or of what has one name, or of what differs. Raises Problem (404)."""
+    """Show a proxy's resources: all, the one named `resource`, or those that differ. Raises Problem (404)."""
     async with database.session() as session:
         proxy = await PROXIES.find(session, caller, ref)
-        standings = await sync.of_proxy(session, proxy.id)
-    connected = any(row.replica is not None for row in standings)
+        states = await sync.of_proxy(session, proxy.id)
+    connected = any(row.replica is not None for row in states)
     answer = await _ask(database, proxy.id, resource) if connected else None
     types = sorted(answer["types"] if answer else (), key=lambda each: _ORDER[each["type_url"]])
     return ConfigOut(
@@ -36,7 +38,7 @@ async def show(database: Database, caller: Caller, ref: str, *, resource: str | 
         answered=answer is not None,
         in_sync=None if answer is None else not any(_differs(it) for each in types for it in each["resources"]),
         types=[
-            TypeOut(
+            TypeConfigOut(
                 type_url=each["type_url"],
                 resources=[
                     _show(each["type_url"], it)
@@ -46,47 +48,54 @@ async def show(database: Database, caller: Caller, ref: str, *, resource: str | 
             )
             for each in types
         ],
-        sync=[show_sync(row) for row in standings],
+        sync=[show_sync(row) for row in states],
     )
 
 
 def _differs(holding: Mapping[str, Any]) -> bool:
-    return bool(holding["progress"] != "held")
+    return bool(holding["progress"] != _ACCEPTED)
 
 
-def _show(type_url: str, holding: Mapping[str, Any]) -> HoldingOut:
+def _show(type_url: str, holding: Mapping[str, Any]) -> ResourceSyncOut:
     content = holding.get("content") if type_url != names.SECRET else None
-    return HoldingOut(
+    return ResourceSyncOut(
         name=holding["name"],
-        progress=holding["progress"],
-        wanted=holding["wanted"],
-        held=holding["held"],
+        status="accepted" if holding["progress"] == _ACCEPTED else holding["progress"],
+        desired=holding["wanted"],
+        accepted=holding["held"],
         reason=holding["reason"],
         content=content
-        and ContentOut(**{key: body and as_json(type_url, b64decode(body)) for key, body in content.items()}),
+        and ContentOut(
+            desired=_decode(type_url, content["wanted"]),
+            accepted=_decode(type_url, content["held"]),
+        ),
     )
 
 
+def _decode(type_url: str, body: str | None) -> dict[str, Any] | None:
+    return None if body is None else as_json(type_url, b64decode(body))
+
+
 async def _ask(database: Database, proxy_id: UUID, resource: str | None) -> Mapping[str, Any] | None:
-    """The answer of the replica that has the proxy's stream; None when none comes in time."""
+    """Return the answer of the replica that has the proxy's stream; None after a timeout."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _ANSWER_WITHIN_S
-    async with _question(database, proxy_id, resource) as question:
+    deadline = loop.time() + _ANSWER_TIMEOUT_S
+    async with _posted_request(database, proxy_id, resource) as request_id:
         while loop.time() < deadline:
             async with database.session() as session:
-                answer = await config_requests.answer_to(session, question)
+                answer = await config_requests.answer_to(session, request_id)
             if answer is not None:
                 return answer
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
     return None
 
 
 @asynccontextmanager
-async def _question(database: Database, proxy_id: UUID, resource: str | None) -> AsyncIterator[UUID]:
+async def _posted_request(database: Database, proxy_id: UUID, resource: str | None) -> AsyncIterator[UUID]:
     async with database.session() as session:
-        question = await config_requests.ask(session, proxy_id, resource)
+        request_id = await config_requests.ask(session, proxy_id, resource)
     try:
-        yield question
+        yield request_id
     finally:
         async with database.session() as session:
-            await config_requests.forget(session, question)
+            await config_requests.forget(session, request_id)

@@ -1,4 +1,4 @@
-"""Logging in at an OIDC provider."""
+"""Login by OIDC."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def provider(clock):
 
 @pytest.fixture
 def configure(make_api, database, provider):
-    """`configure(role_claim=…)`: a replica of an API that knows the provider."""
+    """`configure(role_claim=…)`: a replica of the API that uses the provider."""
 
     def make(**more):
         settings = OidcSettings(provider.issuer, provider.client, provider.secret, **more)
@@ -48,7 +48,7 @@ async def ada(make_operator, provider):
 
 
 class Browser:
-    """Goes to the provider, and comes back with the cookie that it was given."""
+    """A browser that visits the provider and returns with the login cookie."""
 
     def __init__(self, provider):
         self.provider, self.cookie, self.address = provider, "", ""
@@ -59,9 +59,9 @@ class Browser:
         self.cookie, self.address = reply.headers["set-cookie"].partition(";")[0], reply.headers["location"]
         return self.provider.authorize(self.address)
 
-    async def finish(self, api, said, cookie=None):
+    async def finish(self, api, callback, cookie=None):
         headers = {"cookie": self.cookie if cookie is None else cookie}
-        return await api.anonymous("GET", f"{CALLBACK}?{oidc_provider.query_of(said)}", headers=headers)
+        return await api.anonymous("GET", f"{CALLBACK}?{oidc_provider.query_of(callback)}", headers=headers)
 
     async def log_in(self, api):
         return await self.finish(api, await self.begin(api))
@@ -73,19 +73,19 @@ def browser(provider):
 
 
 def hmac_signed(claims, provider):
-    """A token whose HMAC is by the provider's public key, which everybody knows."""
+    """Sign a token by HMAC with the provider's public key as the secret."""
     pem = provider.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head = {"alg": "HS256", "kid": provider.key_id}
     signed = ".".join(oidc_provider.encoded(json.dumps(part).encode()) for part in (head, claims))
     return f"{signed}.{oidc_provider.encoded(hmac.digest(pem, signed.encode(), 'sha256'))}"
 
 
-def refused(reply, code="oidc_refused", status=401):
+def is_refused(reply, code="oidc_refused", status=401):
     assert (reply.status, reply.is_problem, reply.json["code"]) == (status, True, code), reply.body
     return True
 
 
-async def test_an_account_logs_in_as_the_operator_it_is_bound_to(browser, replica, ada, query):
+async def test_oidc_account_logs_in_as_bound_operator(browser, replica, ada, query):
     reply = await browser.log_in(replica)
     assert reply.status == 200
     assert reply.headers["cache-control"] == "no-store"
@@ -96,89 +96,89 @@ async def test_an_account_logs_in_as_the_operator_it_is_bound_to(browser, replic
     assert (event["action"], event["actor_id"], event["detail"]["by"]) == ("login", ada.id, "oidc")
 
 
-async def test_any_replica_may_take_the_callback(browser, configure, ada):
-    said = await browser.begin(configure())
-    assert (await browser.finish(configure(), said)).status == 200
+async def test_any_replica_accepts_the_callback(browser, configure, ada):
+    callback = await browser.begin(configure())
+    assert (await browser.finish(configure(), callback)).status == 200
 
 
-async def test_the_browser_is_sent_with_what_proves_it_later(browser, replica, provider):
-    said = await browser.begin(replica)
-    asked = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
-    assert asked["redirect_uri"] == f"http://localhost:8000{CALLBACK}"
-    assert len(asked["nonce"]) == len(asked["code_challenge"]) == 43
-    first, said_again = asked, await browser.begin(replica)
-    asked = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
-    assert not {asked[name] for name in ("state", "nonce", "code_challenge")} & set(first.values())
-    assert said["state"] != said_again["state"]
+async def test_redirect_carries_state_nonce_and_pkce_challenge(browser, replica, provider):
+    callback = await browser.begin(replica)
+    parameters = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
+    assert parameters["redirect_uri"] == f"http://localhost:8000{CALLBACK}"
+    assert len(parameters["nonce"]) == len(parameters["code_challenge"]) == 43
+    first, other_callback = parameters, await browser.begin(replica)
+    parameters = {name: value for name, (value,) in parse_qs(urlsplit(browser.address).query).items()}
+    assert not {parameters[name] for name in ("state", "nonce", "code_challenge")} & set(first.values())
+    assert callback["state"] != other_callback["state"]
 
 
-async def test_the_cookie_is_for_this_alone(replica):
+async def test_login_cookie_is_restricted(replica):
     cookie = (await replica.anonymous("GET", LOGIN)).headers["set-cookie"].lower()
     for attribute in ("httponly", "samesite=lax", "path=/api/v1/auth/oidc", "max-age=600"):
         assert attribute in cookie
 
 
-async def test_where_the_browser_comes_back_to_may_be_set(browser, configure, ada):
+async def test_redirect_uri_is_configurable(browser, configure, ada):
     elsewhere = "https://api.example.net/api/v1/auth/oidc/callback"
     api = configure(redirect_uri=elsewhere)
     assert (await browser.log_in(api)).status == 200
     assert elsewhere in parse_qs(urlsplit(browser.address).query)["redirect_uri"]
 
 
-async def test_an_account_of_nobody_is_told_what_to_ask_for(browser, replica, provider, query):
+async def test_unbound_account_is_refused_with_its_subject(browser, replica, provider, query):
     reply = await browser.log_in(replica)
-    assert refused(reply, "account_not_bound", 403)
+    assert is_refused(reply, "account_not_bound", 403)
     assert f"{provider.issuer}#{provider.subject}" in reply.json["detail"]
     (event,) = await query("SELECT * FROM audit_event")
     assert (event["action"], event["object_id"], event["detail"]) == ("login_failed", None, {"reason": "not_bound"})
     assert provider.subject not in str(event)
 
 
-async def test_who_is_disabled_does_not_log_in(browser, replica, ada, query):
+async def test_disabled_operator_cannot_log_in_by_oidc(browser, replica, ada, query):
     await query("UPDATE operator SET disabled = true WHERE name = 'ada'")
-    assert refused(await browser.log_in(replica), "operator_disabled")
+    assert is_refused(await browser.log_in(replica), "operator_disabled")
 
 
-# -- what comes back ---------------------------------------------------------------------------------------------------
+# -- the callback ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_login_that_began_elsewhere_or_long_ago_is_refused(browser, replica, ada, clock, provider):
-    said = await browser.begin(replica)
+async def test_foreign_or_expired_login_state_is_refused(browser, replica, ada, clock, provider):
+    callback = await browser.begin(replica)
     for wrong in (
         {"state": "x"},
-        {"state": said["state"][:-2]},
+        {"state": callback["state"][:-2]},
         {"state": ""},
         {"iss": "https://login.example.net"},
         {"code": ""},
         {"error": "access_denied"},
     ):
-        assert refused(await browser.finish(replica, said | wrong)), wrong
+        assert is_refused(await browser.finish(replica, callback | wrong)), wrong
     for cookie in ("", "exitplane_login=x", browser.cookie[:-1]):
-        assert refused(await browser.finish(replica, said, cookie)), cookie
+        assert is_refused(await browser.finish(replica, callback, cookie)), cookie
     another = await Browser(provider).begin(replica)
-    assert refused(await browser.finish(replica, another))  # with the cookie of this one
+    assert is_refused(await browser.finish(replica, another))  # with the cookie of the first login
     clock.advance(minutes=10)
-    assert refused(await browser.finish(replica, said))
+    assert is_refused(await browser.finish(replica, callback))
     clock.advance(minutes=-1)
-    assert (await browser.finish(replica, said)).status == 200
+    assert (await browser.finish(replica, callback)).status == 200
 
 
-async def test_an_access_token_is_no_state(browser, replica, ada, provider):
+async def test_access_token_is_refused_as_state(browser, replica, ada, provider):
     token = (await browser.log_in(replica)).json["access_token"]
-    assert refused(await browser.finish(replica, {"state": token, "code": "x"}))
+    assert is_refused(await browser.finish(replica, {"state": token, "code": "x"}))
 
 
-async def test_a_code_is_good_once_and_with_its_own_login(browser, replica, ada, provider):
-    said = await browser.begin(replica)
-    assert (await browser.finish(replica, said)).status == 200
-    assert refused(await browser.finish(replica, said))
+async def test_code_works_once_and_for_its_own_login(browser, replica, ada, provider):
+    callback = await browser.begin(replica)
+    assert (await browser.finish(replica, callback)).status == 200
+    assert is_refused(await browser.finish(replica, callback))
     stolen = (await browser.begin(replica))["code"]
     other = Browser(provider)
-    assert refused(await other.finish(replica, await other.begin(replica) | {"code": stolen}))  # PKCE
+    assert is_refused(await other.finish(replica, await other.begin(replica) | {"code": stolen}))  # PKCE
 
 
 @pytest.mark.parametrize(
-    "said",
+    "claims",
     [
         {"iss": "https://login.example.net"},
         {"iss": None},
@@ -198,20 +198,20 @@ async def test_a_code_is_good_once_and_with_its_own_login(browser, replica, ada,
         {"at_hash": "another"},
     ],
 )
-async def test_an_id_token_that_says_anything_else_is_refused(said, browser, replica, ada, provider):
-    provider.said = said
-    assert refused(await browser.log_in(replica))
+async def test_id_token_with_wrong_claims_is_refused(claims, browser, replica, ada, provider):
+    provider.claims = claims
+    assert is_refused(await browser.log_in(replica))
 
 
 @pytest.mark.parametrize(
-    "said", [{"aud": ["exitplane"]}, {"aud": ["exitplane", "b"], "azp": "exitplane"}, {"at_hash": None}]
+    "claims", [{"aud": ["exitplane"]}, {"aud": ["exitplane", "b"], "azp": "exitplane"}, {"at_hash": None}]
 )
-async def test_an_id_token_may_say_it_in_other_words(said, browser, replica, ada, provider):
-    provider.said = said
+async def test_equivalent_id_token_claims_are_accepted(claims, browser, replica, ada, provider):
+    provider.claims = claims
     assert (await browser.log_in(replica)).status == 200
 
 
-async def test_an_id_token_that_the_provider_did_not_sign_is_refused(browser, replica, ada, provider):
+async def test_id_token_with_foreign_signature_is_refused(browser, replica, ada, provider):
     stranger = rsa.generate_private_key(65537, 2048)
     for sign in (
         lambda claims: jwt.encode(claims, stranger, "RS256", headers={"kid": provider.key_id}),
@@ -224,22 +224,22 @@ async def test_an_id_token_that_the_provider_did_not_sign_is_refused(browser, re
         lambda _: None,
     ):
         provider.sign = sign
-        assert refused(await browser.log_in(replica))
+        assert is_refused(await browser.log_in(replica))
 
 
-async def test_a_provider_may_change_its_keys(browser, replica, ada, provider):
+async def test_rotated_provider_keys_are_accepted(browser, replica, ada, provider):
     assert (await browser.log_in(replica)).status == 200
     assert (await browser.log_in(replica)).status == 200
-    assert provider.asked == ["metadata", "keys"]
+    assert provider.requests == ["metadata", "keys"]
     provider.key, provider.key_id = rsa.generate_private_key(65537, 2048), "k-2"
     assert (await browser.log_in(replica)).status == 200
-    assert provider.asked == ["metadata", "keys", "keys"]
+    assert provider.requests == ["metadata", "keys", "keys"]
 
 
-async def test_a_provider_that_is_down_is_none_of_the_operators_fault(browser, replica, ada, provider):
+async def test_provider_outage_is_503(browser, replica, ada, provider):
     provider.down = True
     reply = await replica.anonymous("GET", LOGIN)
-    assert refused(reply, "oidc_unavailable", 503)
+    assert is_refused(reply, "oidc_unavailable", 503)
     assert reply.headers["retry-after"]
     provider.down = False
     assert (await browser.log_in(replica)).status == 200
@@ -254,9 +254,9 @@ async def test_a_provider_that_is_down_is_none_of_the_operators_fault(browser, r
         {"jwks_uri": None},
     ],
 )
-async def test_a_provider_that_says_what_none_would_is_not_used(metadata, replica, provider):
+async def test_invalid_provider_metadata_is_an_outage(metadata, replica, provider):
     provider.metadata = metadata
-    assert refused(await replica.anonymous("GET", LOGIN), "oidc_unavailable", 503)
+    assert is_refused(await replica.anonymous("GET", LOGIN), "oidc_unavailable", 503)
 
 
 @pytest.mark.parametrize(("client", "secret"), [("app:1 é+%", "s e/c+r:e%t~&"), ("exitplane", None)])
@@ -268,26 +268,26 @@ async def test_client_authenticates_with_any_characters_or_as_public(client, sec
 async def test_token_endpoint_error_is_refusal_and_html_is_outage(browser, replica, provider, ada, query):
     provider.answer = lambda: web.json_response({"error": "invalid_client"}, status=401)
     reply = await browser.log_in(replica)
-    assert refused(reply)
+    assert is_refused(reply)
     assert "invalid_client" in reply.json["detail"]
     provider.answer = lambda: web.Response(status=502, text="<html>bad gateway</html>", content_type="text/html")
-    assert refused(await browser.log_in(replica), "oidc_unavailable", 503)
+    assert is_refused(await browser.log_in(replica), "oidc_unavailable", 503)
     assert [row["action"] for row in await query("SELECT action FROM audit_event")] == ["login_failed"]
     provider.answer = None
     assert (await browser.log_in(replica)).status == 200
 
 
-async def test_callbacks_cannot_be_tried_without_end(browser, replica, provider):
+async def test_callbacks_are_throttled(browser, replica, provider):
     replies = [await browser.finish(replica, {"state": "x", "code": "x"}) for _ in range(22)]
     assert [reply.status for reply in replies] == [401] * 20 + [429] * 2
 
 
-async def test_without_a_provider_there_is_nothing_there(api):
+async def test_oidc_endpoints_are_404_without_provider(api):
     for path in (LOGIN, CALLBACK):
-        assert refused(await api.anonymous("GET", path), "oidc_not_configured", 404)
+        assert is_refused(await api.anonymous("GET", path), "oidc_not_configured", 404)
 
 
-# -- accounts that become operators ------------------------------------------------------------------------------------
+# -- provisioning of operators -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -295,8 +295,8 @@ def provisioning(configure):
     return configure(role_claim="groups", roles=(("admin", "platform"), ("viewer", "staff")))
 
 
-async def test_an_account_whose_claim_means_a_role_becomes_an_operator_once(browser, provisioning, provider, query):
-    provider.said = {"groups": ["staff", "others"]}
+async def test_account_with_mapped_role_is_provisioned_once(browser, provisioning, provider, query):
+    provider.claims = {"groups": ["staff", "others"]}
     tokens = [(await browser.log_in(provisioning)).json for _ in range(2)]
     mine = [(await provisioning.holding(each["access_token"])("GET", "/api/v1/auth/me")).json for each in tokens]
     assert mine[0] == mine[1]
@@ -308,28 +308,28 @@ async def test_an_account_whose_claim_means_a_role_becomes_an_operator_once(brow
     assert provider.subject not in everything
 
 
-async def test_the_highest_of_its_roles_counts(browser, provisioning, provider, query):
-    provider.said = {"groups": ["staff", "platform"]}
+async def test_highest_mapped_role_counts(browser, provisioning, provider, query):
+    provider.claims = {"groups": ["staff", "platform"]}
     assert (await browser.log_in(provisioning)).status == 200
     assert await query("SELECT role FROM operator WHERE name = 'ada-l'") == [{"role": "admin"}]
 
 
-async def test_a_claim_may_be_within_another(browser, configure, provider):
+async def test_role_claim_may_be_nested(browser, configure, provider):
     api = configure(role_claim="realm_access.roles", roles=(("operator", "ops"),))
-    provider.said = {"realm_access": {"roles": ["ops"]}}
+    provider.claims = {"realm_access": {"roles": ["ops"]}}
     assert (await browser.log_in(api)).status == 200
 
 
 @pytest.mark.parametrize("groups", [None, [], ["others"], "others", {"staff": True}, 7, ["Staff"]])
-async def test_one_whose_claim_means_none_does_not(groups, browser, provisioning, provider, query):
-    provider.said = {"groups": groups}
-    assert refused(await browser.log_in(provisioning), "account_not_bound", 403)
+async def test_account_without_mapped_role_is_not_provisioned(groups, browser, provisioning, provider, query):
+    provider.claims = {"groups": groups}
+    assert is_refused(await browser.log_in(provisioning), "account_not_bound", 403)
     assert len(await query("SELECT id FROM operator")) == 1
 
 
-async def test_a_name_that_is_taken_is_told_apart(browser, provisioning, provider, make_operator, query):
+async def test_taken_name_gets_a_suffix(browser, provisioning, provider, make_operator, query):
     await make_operator("ada-l", "viewer")
-    provider.said = {"groups": "staff"}
+    provider.claims = {"groups": "staff"}
     assert (await browser.log_in(provisioning)).status == 200
     names = [row["name"] for row in await query("SELECT name FROM operator WHERE name LIKE 'ada-l%' ORDER BY name")]
     assert len(names) == 2
@@ -337,7 +337,7 @@ async def test_a_name_that_is_taken_is_told_apart(browser, provisioning, provide
 
 
 @pytest.mark.parametrize(
-    "said",
+    "claims",
     [
         {"preferred_username": None, "email": "ada@example.net"},
         {"preferred_username": "é☃"},
@@ -347,10 +347,8 @@ async def test_a_name_that_is_taken_is_told_apart(browser, provisioning, provide
         {"preferred_username": "x" * 300},
     ],
 )
-async def test_whatever_an_account_is_called_its_operator_has_a_name_of_our_kind(
-    said, browser, provisioning, provider, query
-):
-    provider.said = {"groups": "staff", **said}
+async def test_any_account_name_becomes_a_valid_operator_name(claims, browser, provisioning, provider, query):
+    provider.claims = {"groups": "staff", **claims}
     reply = await browser.log_in(provisioning)
     me = (await provisioning.holding(reply.json["access_token"])("GET", "/api/v1/auth/me")).json
     shown = await provisioning("PATCH", f"/api/v1/operators/{me['id']}", {"name": me["name"], "role": "viewer"})

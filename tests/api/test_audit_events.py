@@ -1,4 +1,4 @@
-"""The audit as the API shows it, and the chain that nobody can change unseen."""
+"""The audit events of the API, and verification of their hash chain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHANGE, MISS, MOVE, CUT, REWRITE = (
 
 @pytest.fixture
 def write(database):
-    """`await write(count)`: so many entries."""
+    """`await write(count)`: append `count` entries."""
 
     async def run(count=1, **fields):
         async with database.session() as session:
@@ -42,7 +42,7 @@ def write(database):
 
 @pytest.fixture
 def check(database):
-    """`await check()`: what is wrong, as (fault, first, last)."""
+    """`await check()`: the findings, as (fault, first, last)."""
 
     async def run(checkpoint=None):
         async with database.session() as session:
@@ -54,7 +54,7 @@ def check(database):
 
 @pytest.fixture
 def tamper(query):
-    """Runs statements as who owns the database, with the trigger out of the way."""
+    """`await tamper(*statements)`: run statements as the database owner, without the trigger."""
 
     async def run(*statements):
         await query("ALTER TABLE audit_event DISABLE TRIGGER append_only")
@@ -68,12 +68,12 @@ def tamper(query):
 # -- the chain ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_untouched_chain_holds_and_says_where_it_ends(database, write, query):
+async def test_untouched_chain_verifies_and_reports_its_end(database, write, query):
     async with database.session() as session:
         empty = await verify(session)
     assert (empty.ok, empty.count, empty.end) == (True, 0, Checkpoint(0, ""))
     await write(5)
-    await write(4_100)  # more than are read at once
+    await write(4_100)  # more than one batch of the verification
     async with database.session() as session:
         verdict = await verify(session)
     (last,) = await query("SELECT sequence, hash FROM audit_event ORDER BY sequence DESC LIMIT 1")
@@ -83,7 +83,7 @@ async def test_an_untouched_chain_holds_and_says_where_it_ends(database, write, 
 @pytest.mark.parametrize(
     "statement", ["UPDATE audit_event SET action = 'x'", "DELETE FROM audit_event", "TRUNCATE audit_event"]
 )
-async def test_entries_are_append_only(statement, write, query):
+async def test_audit_entries_are_append_only(statement, write, query):
     await write()
     with pytest.raises(DBAPIError, match="append-only"):
         await query(statement)
@@ -104,13 +104,13 @@ async def test_entries_are_append_only(statement, write, query):
         "hash = previous",
     ],
 )
-async def test_a_changed_entry_is_named(change, write, tamper, check):
+async def test_changed_entry_is_reported(change, write, tamper, check):
     await write(5)
     await tamper(f"UPDATE audit_event SET {change} WHERE sequence = 3")
     assert await check() == [(CHANGE, 3, 3)]
 
 
-async def test_the_first_and_the_last_are_guarded_as_any(write, tamper, check):
+async def test_change_of_first_and_last_entry_is_reported(write, tamper, check):
     await write(5)
     await tamper("UPDATE audit_event SET action = 'x' WHERE sequence IN (1, 5)")
     assert await check() == [(CHANGE, 1, 1), (CHANGE, 5, 5)]
@@ -120,13 +120,13 @@ async def test_the_first_and_the_last_are_guarded_as_any(write, tamper, check):
     ("gone", "found"),
     [("3", [(MISS, 3, 3)]), ("2, 3", [(MISS, 2, 3)]), ("1", [(MISS, 1, 1)]), ("1, 4", [(MISS, 1, 1), (MISS, 4, 4)])],
 )
-async def test_a_removed_entry_is_named(gone, found, write, tamper, check):
+async def test_removed_entry_is_reported(gone, found, write, tamper, check):
     await write(5)
     await tamper(f"DELETE FROM audit_event WHERE sequence IN ({gone})")
     assert await check() == found
 
 
-async def test_a_removed_entry_is_missed_also_when_the_others_close_ranks(write, tamper, check):
+async def test_removed_entry_is_reported_after_renumbering(write, tamper, check):
     await write(5)
     await tamper(
         "DELETE FROM audit_event WHERE sequence = 3",
@@ -136,7 +136,7 @@ async def test_a_removed_entry_is_missed_also_when_the_others_close_ranks(write,
     assert await check() == [(MOVE, 3, 3), (MOVE, 4, 4), (CUT, 5, 5)]
 
 
-async def test_an_end_that_was_cut_off_is_noticed(write, tamper, check):
+async def test_truncated_chain_is_reported(write, tamper, check):
     await write(5)
     await tamper("DELETE FROM audit_event WHERE sequence >= 4")
     assert await check() == [(CUT, 4, 5)]
@@ -144,7 +144,7 @@ async def test_an_end_that_was_cut_off_is_noticed(write, tamper, check):
     assert await check() == [(CUT, 1, 5)]
 
 
-async def test_entries_that_were_swapped_are_named(write, tamper, check):
+async def test_swapped_entries_are_reported(write, tamper, check):
     await write(6)
     await tamper(
         "UPDATE audit_event SET sequence = 100 WHERE sequence = 3",
@@ -154,21 +154,21 @@ async def test_entries_that_were_swapped_are_named(write, tamper, check):
     assert await check() == [(MOVE, 3, 3), (MOVE, 4, 4)]
 
 
-async def test_an_entry_that_was_forged_with_its_hash_does_not_fit_the_next(write, tamper, check, query):
+async def test_entry_forged_with_its_hash_breaks_the_next_link(write, tamper, check, query):
     await write(5)
     await tamper("UPDATE audit_event SET action = 'forged' WHERE sequence = 3")
     await _rehash(query, tamper, 3)
     assert await check() == [(CHANGE, 3, 4)]
 
 
-async def test_the_last_entry_that_was_forged_with_its_hash_is_not_the_noted_end(write, tamper, check, query):
+async def test_last_entry_forged_with_its_hash_differs_from_recorded_end(write, tamper, check, query):
     await write(5)
     await tamper("UPDATE audit_event SET action = 'forged' WHERE sequence = 5")
     await _rehash(query, tamper, 5)
     assert await check() == [(CHANGE, 5, 5)]
 
 
-async def test_entries_that_were_added_past_the_noted_end_are_named(write, check, query):
+async def test_entries_beyond_recorded_end_are_reported(write, check, query):
     await write(3)
     await query("UPDATE audit_head SET sequence = 2")
     assert await check() == [(CHANGE, 3, 3)]
@@ -176,7 +176,7 @@ async def test_entries_that_were_added_past_the_noted_end_are_named(write, check
     assert await check() == [(CUT, 3, 3)]
 
 
-async def test_a_chain_that_was_rewritten_whole_is_found_by_a_checkpoint_alone(write, tamper, check, query, database):
+async def test_fully_rewritten_chain_is_found_only_by_checkpoint(write, tamper, check, query, database):
     await write(3)
     (kept,) = await query("SELECT sequence, hash FROM audit_event WHERE sequence = 2")
     checkpoint = Checkpoint(**kept)
@@ -190,7 +190,7 @@ async def test_a_chain_that_was_rewritten_whole_is_found_by_a_checkpoint_alone(w
 
 
 @pytest.mark.slow
-async def test_of_very_many_findings_the_first_are_told(write, tamper, check):
+async def test_verification_reports_only_the_first_findings(write, tamper, check):
     await write(300)
     await tamper("UPDATE audit_event SET action = 'x'")
     found = await check()
@@ -216,12 +216,12 @@ _JSON = st.recursive(
         st.dictionaries(st.text("abc", min_size=1, max_size=3), _JSON, max_size=4), min_size=1, max_size=20
     )
 )
-def test_whatever_json_an_entry_holds_its_hash_is_found_again(details, loop_of_its_own):
-    loop_of_its_own(details)
+def test_hash_of_any_json_detail_is_reproducible(details, hash_in_own_loop):
+    hash_in_own_loop(details)
 
 
 @pytest.fixture
-def loop_of_its_own(database_url):
+def hash_in_own_loop(database_url):
     async def run(details):
         database = Database(database_url, pool_size=1)
         try:
@@ -240,10 +240,10 @@ async def _rehash(query, tamper, sequence):
     await tamper(f"UPDATE audit_event SET hash = '{hash_of(AuditRow(**row))}' WHERE sequence = {sequence}")
 
 
-# -- what the API shows ------------------------------------------------------------------------------------------------
+# -- the API ------------------------------------------------------------------------------------------------------------
 
 
-async def test_every_write_is_in_it_with_who_did_it(demo, admin, check, query):
+async def test_every_write_is_audited_with_its_actor(demo, admin, check, query):
     (key,) = await query("SELECT id FROM api_key")
     events = (await demo("GET", f"{AUDIT}?sort=sequence")).json["items"]
     assert [(event["action"], event["kind"]) for event in events] == [
@@ -261,14 +261,14 @@ async def test_every_write_is_in_it_with_who_did_it(demo, admin, check, query):
     assert await check() == []
 
 
-async def test_a_write_that_is_refused_leaves_nothing(demo, query):
+async def test_refused_write_is_not_audited(demo, query):
     before = await query("SELECT * FROM audit_event")
     await demo("POST", "/api/v1/pools", {"name": "us", "fleet": "demo", "country": "de"})
     await demo("POST", "/api/v1/pools?dry_run=true", {"name": "de", "fleet": "demo", "country": "de"})
     assert await query("SELECT * FROM audit_event") == before
 
 
-async def test_it_is_filtered(demo, make_operator, query):
+async def test_audit_events_are_filtered(demo, make_operator, query):
     await demo.declare("other", "de", "de")
     eve = await make_operator("eve", "operator")
     await demo.holding(eve.key)("PATCH", "/api/v1/pools/us", {"name": "usa"})
@@ -292,7 +292,7 @@ async def test_it_is_filtered(demo, make_operator, query):
         assert (reply.status, len(reply.json["items"])) == (200, count), wanted
 
 
-async def test_it_goes_page_by_page_the_newest_first(api, write):
+async def test_audit_events_are_paged_newest_first(api, write):
     await write(5)
     seen, cursor = [], ""
     for _ in range(3):
@@ -317,18 +317,18 @@ async def test_it_goes_page_by_page_the_newest_first(api, write):
         "cursor=x",
     ],
 )
-async def test_a_question_that_is_none_is_refused(wanted, api):
+async def test_invalid_audit_query_is_refused(wanted, api):
     reply = await api("GET", f"{AUDIT}?{wanted}")
     assert (reply.status, reply.is_problem) == (422, True)
 
 
-async def test_a_cursor_with_a_number_that_is_none_is_refused(api):
+async def test_cursor_beyond_bigint_is_refused(api):
     for value in (10**30, -(10**30), "9" * 400):
         cursor = urlsafe_b64encode(json.dumps(["-sequence", value, str(value)]).encode()).decode().rstrip("=")
         assert (await api("GET", f"{AUDIT}?cursor={cursor}")).status == 422
 
 
-async def test_it_is_exported_as_lines_of_json(api, write):
+async def test_audit_events_are_exported_as_ndjson(api, write):
     await write(2_500)
     reply = await api("GET", f"{AUDIT}?sort=sequence", headers={"accept": "application/x-ndjson"})
     assert (reply.status, reply.headers["content-type"]) == (200, "application/x-ndjson")
@@ -340,7 +340,7 @@ async def test_it_is_exported_as_lines_of_json(api, write):
     assert (await api("GET", f"{AUDIT}?sort=x", headers={"accept": "application/x-ndjson"})).status == 422
 
 
-async def test_a_person_is_forgotten_and_the_chain_holds(api, make_operator, check, query):
+async def test_deleting_operator_keeps_chain_valid(api, make_operator, check, query):
     eve = await make_operator("eve", "operator", password="correct horse battery")
     await api.anonymous("POST", "/api/v1/auth/login", {"name": "eve", "password": "correct horse battery"})
     await api.holding(eve.key)("POST", "/api/v1/fleets", {"name": "x", "listener": {"address": "127.0.0.1", "port": 1}})
