@@ -154,7 +154,7 @@ def _send_command(
         else:
             pools, path = await _pools(client, pool, country, fleet), f"/pools/{{pool}}/containers/{verb}"
             replies = [await client.json.post(path, each["id"], approve=approve) for each in pools]
-        return [command for reply in replies for command in reply["wishes"]]
+        return [command for reply in replies for command in reply["commands"]]
 
     done = run(api, do)
     if as_json:

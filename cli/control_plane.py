@@ -213,14 +213,14 @@ async def _api(
     )
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
-        parts = (context.sink, context.credentials, context.orders)
+        parts = (context.heartbeat_sink, context.certificate_cache, context.pending_orders)
         background = [tasks.create_task(each.run()) for each in parts]
         listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS_PER_TURN - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
             yield
         finally:
-            app.state.events.close()
+            app.state.event_hub.close()
             server.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
@@ -241,15 +241,15 @@ def _context(
         database=database,
         authority=authority,
         clock=_now,
-        sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
-        credentials=CertificateCache(database),
-        orders=PendingOrders(database, _now),
+        heartbeat_sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
+        certificate_cache=CertificateCache(database),
+        pending_orders=PendingOrders(database, _now),
         xds_address=advertised.host if advertised else None,
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
-        auth=AuthState(provider=OidcProvider(oidc) if oidc else None),
-        readiness=readiness,
+        auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
+        readiness_checks=readiness,
     )
 
 

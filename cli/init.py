@@ -92,7 +92,7 @@ async def _init(options: _InitOptions, api_key_file: Path | None) -> dict[str, s
             _check_no_admin(await operators.count_admins(session), force=options.force)
         admin = _read_admin(options)
         now, key = datetime.now(UTC), new_key()
-        hashed = await Argon2Hasher().make(admin.password or "")
+        hashed = await Argon2Hasher().hash(admin.password or "")
         row = OperatorRow(name=admin.name, role=admin.role, password_hash=hashed, created_at=now)
         with _key_file(api_key_file, key, force=options.force):
             try:

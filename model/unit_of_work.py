@@ -71,6 +71,7 @@ class UnitOfWork:
     touched: dict[tuple[Kind, str], TouchedRow] = field(default_factory=dict)
     _entries: list[AuditEntry] = field(default_factory=list)
     _sealed: bool = False
+    _in_batch: bool = False
 
     def touch(
         self,
@@ -85,6 +86,29 @@ class UnitOfWork:
         what, new = (kind, encode_key(key)), TouchedRow(action, fleet_id, detail)
         before = self.touched.get(what)
         self.touched[what] = before.then(new) if before else new
+
+    async def flush(self) -> None:
+        """Send the rows that were added, changed or deleted to PostgreSQL. Within `batch` they wait for its end.
+
+        Raises sqlalchemy.exc.IntegrityError for a row that violates a constraint.
+        """
+        if not self._in_batch:
+            await self.session.flush()
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """Send all rows that the block saves or removes together, in few statements, when the block ends.
+
+        No row of the block may refer to another one. Raises sqlalchemy.exc.IntegrityError at the end of the block, for
+        whichever row violates a constraint.
+        """
+        self._in_batch = True
+        try:
+            with self.session.no_autoflush:
+                yield
+        finally:
+            self._in_batch = False
+        await self.flush()
 
     def audit(self, entry: AuditEntry) -> None:
         """Say what was done beside what was touched."""

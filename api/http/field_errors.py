@@ -1,4 +1,4 @@
-"""What is wrong with a field of a request, and what of its value is repeated."""
+"""Errors of single fields, and the form in which they repeat refused values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeAlias
 
 SHOWN_CHARS = 200
 _SECRET_TEXT = re.compile(r"ep-(exit|gateway)-|-----BEGIN ")
-"""How join tokens and PEM begin: they are not repeated even when they stand in another field."""
+"""The beginnings of join tokens and PEM. They are never repeated, whatever field holds them."""
 
 Scalar: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong: `field` is a JSON pointer into the body, `?name` of the query or `{name}` of the path."""
+    """An error of one field: a JSON pointer into the body, `?name` in the query or `{name}` in the path."""
 
     field: str
     message: str
@@ -24,8 +24,8 @@ class FieldError:
     value: object = None
 
 
-def shown(value: object) -> Scalar:
-    """What of a refused value is repeated: scalars, cut to a readable length and never a secret."""
+def show_value(value: object) -> Scalar:
+    """Convert a refused value for an error: scalars only, cut to SHOWN_CHARS, and never a secret."""
     match value:
         case None | bool():
             return value

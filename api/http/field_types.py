@@ -1,4 +1,4 @@
-"""The types of fields that more than one schema has, each with a refusal that says the hint."""
+"""The types of fields that several schemas share, each with validation errors that carry a hint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api.http.validators import bad_value
+from model import locality
 from model.locality import LOCALITY_PATTERN
-from model.locality import Locality as Place
 
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
@@ -22,33 +22,33 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HOST_NAME_MAX = 253
 _ALIASES = {"uk": "gb"}
-"""Codes that ISO 3166 reserves for a country which has another."""
+"""Codes that ISO 3166 reserves for a country that has another code."""
 
 
 class RequestModel(BaseModel):
-    """What a client sends: exactly the declared fields, each of its own type."""
+    """A request body. It takes the declared fields only, and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class ResponseModel(BaseModel):
-    """What the API shows."""
+    """A response body."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     @classmethod
     def of(cls, row: Any, **more: Any) -> Self:
-        """What is stored, with what is not."""
+        """Make the model from the attributes of a row, and from `more` for those that are not stored."""
         return cls(**{name: getattr(row, name) for name in cls.model_fields if name not in more}, **more)
 
 
 def absent() -> Any:
-    """The default of a field of a change that need not be there, yet may not be null; see `model_fields_set`."""
+    """The default of an optional field in a PATCH that may not be null. `model_fields_set` tells whether it was sent."""
     return None
 
 
 def as_id(text: str) -> UUID | None:
-    """The UUID that `text` is, if it is one in its usual form."""
+    """Parse a UUID in its usual form; None for any other text."""
     try:
         parsed = UUID(text)
     except ValueError:
@@ -57,7 +57,7 @@ def as_id(text: str) -> UUID | None:
 
 
 def as_reference(text: str) -> str | None:
-    """A name or an id as the repositories look them up; None for what can be neither."""
+    """Normalise a name or an id for the repositories; None for a text that is neither."""
     parsed = as_id(text)
     if parsed is not None:
         return str(parsed)
@@ -78,13 +78,13 @@ def _check_name(value: str) -> str:
 def _check_reference(value: str) -> str:
     found = as_reference(value)
     if found is None:
-        raise bad_value("bad_reference", "this is neither a name nor an id", "send the name or the id of one")
+        raise bad_value("bad_reference", "this is neither a name nor an id", "send a name or an id")
     return found
 
 
 @cache
 def _country_codes() -> frozenset[str]:
-    # imported for the first country that is checked: the list takes longer than the rest of this module
+    # imported at the first check of a country: the import takes longer than the rest of this module
     import pycountry  # noqa: PLC0415
 
     return frozenset(country.alpha_2.lower() for country in pycountry.countries)
@@ -94,14 +94,14 @@ def _check_country(value: str) -> str:
     code = value.lower()
     code = _ALIASES.get(code, code)
     if code not in _country_codes():
-        hint = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
+        hint = "use an ISO 3166-1 alpha-2 code, for example us, gb or jp"
         raise bad_value("bad_country", "this is not a country code of ISO 3166-1", hint)
     return code
 
 
 def _parse_ip(value: str) -> IPv4Address | IPv6Address:
     try:
-        # a zone has a meaning on one host only
+        # a zone is only meaningful on one host
         return ip_address(value if "%" not in value else "")
     except ValueError as error:
         hint = "send an IPv4 or IPv6 address without a port or a zone"
@@ -115,7 +115,7 @@ def _check_ip(value: str) -> str:
 def _check_source(value: str) -> str:
     address = _parse_ip(value)
     if address.is_unspecified or address.is_multicast:
-        raise bad_value("bad_address", "nothing can be sent from this address", "send an address of the exit's host")
+        raise bad_value("bad_address", "no host can send from this address", "send an address of the exit's host")
     return str(address)
 
 
@@ -143,7 +143,7 @@ def _check_host(value: str) -> str:
 
 def _check_host_name(value: str) -> str:
     labels = value.lower().split(".")
-    # RFC 1123, section 2.1: a name whose last label is numeric would be taken for an address
+    # RFC 1123, section 2.1: a name with a numeric last label would be taken for an address
     if len(value) > _HOST_NAME_MAX or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
         hint = "send an IP address or a host name such as exit-1.example.net (other alphabets as xn--)"
         raise bad_value("bad_host", "this is neither an IP address nor a host name", hint)
@@ -152,7 +152,7 @@ def _check_host_name(value: str) -> str:
 
 def _check_locality(value: str) -> str:
     try:
-        return str(Place.parse(value))
+        return str(locality.Locality.parse(value))
     except ValueError as error:
         hint = "send a region, or region/zone, each of 1 to 63 lower-case letters, digits and hyphens"
         raise bad_value("bad_locality", "this is not a locality", hint) from error
@@ -168,8 +168,8 @@ def _check_city(value: str) -> str:
 
 def _check_user_name(value: str) -> str:
     if not _USER_NAME.fullmatch(value):
-        hint = "use 1 to 63 lower-case letters, digits, _ and . (a - separates the wishes that follow a name)"
-        raise bad_value("bad_user_name", "this is not a user's name", hint)
+        hint = "use 1 to 63 lower-case letters, digits, _ and . (a - begins the options after a name, as in alice-country-de)"
+        raise bad_value("bad_user_name", "this is not a user name", hint)
     return value
 
 
@@ -178,7 +178,7 @@ def _check_server_name(value: str) -> str:
         ip_address(value)
     except ValueError:
         return _check_host_name(value)
-    raise bad_value("bad_server_name", "clients name no address in TLS", "send a host name")
+    raise bad_value("bad_server_name", "a TLS server name is not an address", "send a host name")
 
 
 def _check_domain(value: str) -> str:
@@ -197,7 +197,7 @@ def _check_ports(value: str) -> str:
     found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value, re.ASCII)
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= low <= high <= 65535:
-        raise bad_value("bad_ports", "this is neither a port nor a range of them", "send 443 or 8000-8999")
+        raise bad_value("bad_ports", "this is neither a port nor a range of ports", "send 443 or 8000-8999")
     return f"{low}-{high}" if low < high else str(low)
 
 
@@ -208,9 +208,9 @@ def _check_time_of_day(value: str) -> str:
 
 
 def _check_text(value: str) -> str:
-    # PostgreSQL has no NUL in text; the other controls would only deceive whoever reads them
+    # PostgreSQL stores no NUL in text; other control characters would mislead readers
     if _CONTROLS.search(value):
-        raise bad_value("bad_text", "this holds control characters", "send printable text")
+        raise bad_value("bad_text", "this contains control characters", "send printable text")
     return value
 
 
@@ -239,14 +239,12 @@ City = Annotated[
     str,
     Field(max_length=100),
     AfterValidator(_check_city),
-    _described("A city; case, spaces and marks do not matter", "berlin", maxLength=100),
+    _described("A city. Case, spaces and accents do not matter", "berlin", maxLength=100),
 ]
-UserName = Annotated[str, AfterValidator(_check_user_name), _described("A user's name", "alice")]
+UserName = Annotated[str, AfterValidator(_check_user_name), _described("A user name", "alice")]
 ServerName = Annotated[str, AfterValidator(_check_server_name), _described("A host name", "de.gateway.example")]
-Domain = Annotated[
-    str, AfterValidator(_check_domain), _described("A domain, which stands for all below it too", "example.com")
-]
+Domain = Annotated[str, AfterValidator(_check_domain), _described("A domain, with all domains below it", "example.com")]
 Network = Annotated[str, AfterValidator(_check_network), _described("CIDR", "192.0.2.0/24")]
-Ports = Annotated[str, AfterValidator(_check_ports), _described("A port, or a range of them", "8000-8999")]
+Ports = Annotated[str, AfterValidator(_check_ports), _described("A port, or a range of ports", "8000-8999")]
 TimeOfDay = Annotated[str, AfterValidator(_check_time_of_day), _described("Hours and minutes, in UTC", "09:30")]
 Text = Annotated[str, AfterValidator(_check_text)]

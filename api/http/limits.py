@@ -1,4 +1,4 @@
-"""Limits of requests that the command line checks as well."""
+"""Limits of query parameters, for the API and for the command line."""
 
 from __future__ import annotations
 

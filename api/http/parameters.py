@@ -1,4 +1,4 @@
-"""Parameters of paths and queries that more than one endpoint has."""
+"""Parameters of paths and queries that several endpoints share."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from fastapi import Path, Query
 from api.http.field_types import Reference
 
 Ref = Annotated[str, Path(description="An id or a name.")]
-Filter = Annotated[Reference | None, Query(description="Only those of this one, by its name or id.")]
+Filter = Annotated[Reference | None, Query(description="Only the items of this fleet, by its name or id.")]
 Id = Annotated[str, Path(description="An id.", json_schema_extra={"format": "uuid"})]

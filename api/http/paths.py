@@ -1,4 +1,4 @@
-"""Paths and header names of the REST API, for those who serve them and those who ask."""
+"""Paths and header names of the REST API, for the server and its clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 BASE_PATH: Final = "/api/v1"
 REVISION_HEADER: Final = "Exitplane-Revision"
 PROXIES_HEADER: Final = "Exitplane-Proxies"
-"""Of the connected proxies that a write concerns, how many acknowledged, rejected, or did not answer in time."""
+"""The numbers of affected, connected proxies that acknowledged, rejected, or did not respond in time."""
 
 PATH_FIELDS: Final[Mapping[str, str]] = {
     "fleet": "{fleet}",
@@ -24,6 +24,6 @@ PATH_FIELDS: Final[Mapping[str, str]] = {
     "api-key": "{api_key_id}",
     "audit-event": "{sequence}",
 }
-"""The place of each kind in the paths of its collection."""
+"""The path parameter of each kind in the paths of its collection."""
 
 PLURALS: Final[Mapping[str, str]] = {"proxy": "proxies"}

@@ -1,4 +1,4 @@
-"""Reading request bodies: JSON only, at most 1 MiB, and nothing that a later step could choke on."""
+"""Bounded, strict reading of request bodies: JSON of at most 1 MiB, or 16 MiB for documents."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from api.http.problems import Problem
 
 BODY_MAX_BYTES = 1024 * 1024
 LONG_BODY_MAX_BYTES = 16 * BODY_MAX_BYTES
-"""For a document with all that is declared."""
+"""The limit for a document with the whole declared state."""
 
 
 class JsonRequest(Request):
-    """A request whose `body` is bounded while it streams in, and whose `json` is strict."""
+    """A request that bounds its body while it is received, and parses JSON strictly."""
 
     max_bytes = BODY_MAX_BYTES
 
     async def body(self) -> bytes:
-        """The body. Raises Problem: 415 unless it says JSON, 413 when it is over `max_bytes`, 400 when it is empty."""
+        """Read the body. Raises Problem: 415 for another type than JSON, 413 above `max_bytes`, 400 when it is empty."""
         self._check_type()
         if not await self.content():
             raise _not_json("the body is empty")
         return self._body
 
     async def content(self) -> bytes:
-        """What was sent, be it nothing. Raises Problem (413)."""
+        """Read the body, which may be empty. Raises Problem (413)."""
         if not hasattr(self, "_body"):
             self._body = await self._read()
         return self._body
 
     async def json(self) -> Any:
-        """The parsed body. Raises Problem (400) when it is not JSON."""
+        """Parse the body. Raises Problem (400) when it is not JSON."""
         try:
             return json.loads((await self.body()).decode(), parse_constant=_refuse_constant)
         except RecursionError as error:
             raise _not_json("the body is nested too deeply") from error
         except json.JSONDecodeError as error:
             raise _not_json(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
-        except ValueError as error:  # bytes that are not UTF-8, numbers of thousands of digits
-            raise _not_json("the body holds what is no UTF-8 text or no usable number") from error
+        except ValueError as error:  # bytes that are not UTF-8, or numbers of thousands of digits
+            raise _not_json("the body contains bytes that are not UTF-8, or a number that is too long") from error
 
     def _check_type(self) -> None:
-        given = self.headers.get("content-type", "")
+        sent = self.headers.get("content-type", "")
         parsed = Message()
-        parsed["content-type"] = given
+        parsed["content-type"] = sent
         if parsed.get_content_type() != "application/json" or parsed.get_content_charset("utf-8") != "utf-8":
-            message = f"the body's content type is {given[:100] or 'not given'!r}"
+            message = f"the body's content type is {sent[:100] or 'missing'!r}"
             raise Problem(415, "not_json_type", message, hint="send Content-Type: application/json")
 
     async def _read(self) -> bytes:
@@ -71,7 +71,7 @@ class LongJsonRequest(JsonRequest):
 
 
 class JsonRoute(APIRoute):
-    """A route that reads its body as JsonRequest does."""
+    """A route whose requests are JsonRequests."""
 
     request: type[JsonRequest] = JsonRequest
 
@@ -93,9 +93,9 @@ def _not_json(reason: str) -> Problem:
 
 
 def _too_large(max_bytes: int) -> Problem:
-    # what was not read stays in the connection, which therefore cannot carry another request
+    # the unread rest of the body stays in the connection, so no other request can follow
     headers = {"Connection": "close"}
-    message = f"the body is over {max_bytes} bytes"
+    message = f"the body is larger than {max_bytes} bytes"
     return Problem(413, "too_large", message, hint="send less in one request", headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""Fields that are secrets: a refusal does not repeat them, whatever is wrong with them."""
+"""Types of secret fields, whose values no error repeats."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from api.http.field_types import NAME_PATTERN
 
-SHORTEST: Final = 12
-LONGEST: Final = 256
-"""Characters of a password."""
+PASSWORD_CHARS_MIN: Final = 12
+PASSWORD_CHARS_MAX: Final = 256
 
 
 def _hide(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -24,26 +23,34 @@ def _hide(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         raise ValidationError.from_exception_data("secret", [hidden]) from None
 
 
-def _said(description: str, **more: Any) -> WithJsonSchema:
+def _describe(description: str, **more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "writeOnly": True, "description": description, **more})
 
 
 NewPassword = Annotated[
     str,
-    Field(min_length=SHORTEST, max_length=LONGEST),
+    Field(min_length=PASSWORD_CHARS_MIN, max_length=PASSWORD_CHARS_MAX),
     WrapValidator(_hide),
-    _said("Not the operator's name", format="password", minLength=SHORTEST, maxLength=LONGEST),
+    _describe(
+        "A password other than the operator's name",
+        format="password",
+        minLength=PASSWORD_CHARS_MIN,
+        maxLength=PASSWORD_CHARS_MAX,
+    ),
 ]
 Password = Annotated[
-    str, Field(max_length=LONGEST), WrapValidator(_hide), _said("The password", format="password", maxLength=LONGEST)
+    str,
+    Field(max_length=PASSWORD_CHARS_MAX),
+    WrapValidator(_hide),
+    _describe("The password", format="password", maxLength=PASSWORD_CHARS_MAX),
 ]
 Code = Annotated[
     str,
     Field(pattern="^[0-9]{6}$"),
     WrapValidator(_hide),
-    _said("What the second factor shows now", pattern="^[0-9]{6}$", examples=["123456"]),
+    _describe("The current code of the second factor", pattern="^[0-9]{6}$", examples=["123456"]),
 ]
-Token = Annotated[str, Field(max_length=1_000), WrapValidator(_hide), _said("A token", maxLength=1_000)]
+Token = Annotated[str, Field(max_length=1_000), WrapValidator(_hide), _describe("A token", maxLength=1_000)]
 LoginName = Annotated[
     str,
     Field(max_length=200),

@@ -1,4 +1,4 @@
-"""Refusals of values: how validators say them, and how pydantic's errors are told."""
+"""Validation errors: those that validators raise, and their conversion to field errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.http.field_errors import SHOWN_CHARS, FieldError
 
 _ERRORS_MAX = 20
 _SECRET_FIELDS = frozenset({"join_token", "csr", "password"})
-_MENDS = {
+_HINTS = {
     "missing": "add it",
     "extra_forbidden": "remove it; /docs lists the fields",
     "string_type": "send a string",
@@ -32,18 +32,18 @@ _MESSAGES = {"missing": "this is required", "extra_forbidden": "there is no such
 
 
 def bad_value(code: str, message: str, hint: str) -> PydanticCustomError:
-    """What a schema's validators raise."""
+    """Make the error that a schema's validator raises."""
     return PydanticCustomError(code, "{message}", {"message": message, "hint": hint})
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """Describe what pydantic found; `errors` as it lists them, with `loc` beginning with where the value stood."""
+    """Convert pydantic's errors, at most 20. Each `loc` begins with `body`, `query` or `path`."""
     return [_field_error(error) for error, _ in zip(errors, range(_ERRORS_MAX), strict=False)]
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
     kind, context, location = error["type"], error.get("ctx") or {}, error["loc"]
-    template = context.get("hint") or _MENDS.get(kind, "see /docs for what it takes")
+    template = context.get("hint") or _HINTS.get(kind, "see /docs for the valid values")
     hidden = kind == "missing" or not _SECRET_FIELDS.isdisjoint(map(str, location))
     return FieldError(
         field=_pointer(location),

@@ -1,4 +1,4 @@
-"""What API keys may be for: reading or writing a collection."""
+"""The scopes of API keys: each allows to read or to write one collection."""
 
 from __future__ import annotations
 

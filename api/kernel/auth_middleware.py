@@ -1,7 +1,7 @@
-"""Who may talk to the API: operators that authenticate, and proxies that prove who they are otherwise.
+"""The outermost middleware: it authenticates operators, and converts unexpected errors to problems.
 
-Pure ASGI and outermost: a path that is not known to be open is closed, nothing of a stranger's body is read, and an unexpected
-error ends here.
+It is plain ASGI. A path that is not public is closed, and the body of an unauthenticated request is not read. Public routes
+for proxies authenticate them on their own.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import Problem, of_outage, respond
-from api.http.public_routes import is_open
+from api.http.public_routes import is_public
 from api.kernel.authentication import identify
 from api.kernel.caller import STATE_KEY
 from api.kernel.context import ApiContext
-from api.kernel.sentinel_key import authorization_of
+from api.kernel.sentinel_key import read_authorization
 from model.database import DatabaseUnreachable
 
 log = structlog.get_logger()
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OF_ONESELF: Final = "auth"
-"""What is below /api/v1/auth is about the caller alone; whoever authenticated may."""
+_OWN_ACCOUNT: Final = "auth"
+"""Paths below /api/v1/auth concern the caller only, so every authenticated caller may use them."""
 
 
 class AuthMiddleware:
-    """Lets in whoever may do what a request is for, by its path and method."""
+    """A middleware that checks the caller's permission for the path and method of a request."""
 
     def __init__(self, app: ASGIApp, *, context: ApiContext) -> None:
         self._app = app
@@ -41,39 +41,39 @@ class AuthMiddleware:
             return
         await self._serve(scope, receive, send)
 
-    async def _refusal(self, scope: Scope) -> Problem | None:
-        """Why the caller is not let in: 401, 403 for what they may not do, or 503; who is let in is left in the scope."""
+    async def _authorize(self, scope: Scope) -> Problem | None:
+        """Authenticate the caller and store it in the scope; return a Problem (401, 403, 503) if that fails."""
         try:
-            caller = await identify(self._context, authorization_of(scope["path"], Headers(scope=scope)))
+            caller = await identify(self._context, read_authorization(scope["path"], Headers(scope=scope)))
         except Problem as problem:
             return problem
         except DatabaseUnreachable as error:
             return of_outage(error)
         scope[STATE_KEY] = caller
         collection = _collection(scope["path"])
-        return None if collection == _OF_ONESELF else caller.refusal(collection, write=scope["method"] not in _READS)
+        return None if collection == _OWN_ACCOUNT else caller.refusal(collection, write=scope["method"] not in _READS)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def sending(message: Message) -> None:
+        async def track_start(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            refusal = None if is_open(scope["method"], scope["path"]) else await self._refusal(scope)
-            await (self._app if refusal is None else respond(refusal))(scope, receive, sending)
+            refusal = None if is_public(scope["method"], scope["path"]) else await self._authorize(scope)
+            await (self._app if refusal is None else respond(refusal))(scope, receive, track_start)
         except ClientDisconnect:
-            log.debug("api.client_left", path=scope["path"])
+            log.debug("api.client_disconnected", path=scope["path"])
         except Exception:
-            log.exception("api.failed", method=scope["method"], path=scope["path"])
+            log.exception("api.request_failed", method=scope["method"], path=scope["path"])
             if started:
                 raise
-            problem = Problem(500, "internal", "the control plane failed at this request", hint="see its log")
+            problem = Problem(500, "internal", "the control plane failed to handle this request", hint="see its log")
             await respond(problem)(scope, receive, send)
 
 
 def _collection(path: str) -> str:
-    """`pools` of /api/v1/pools/us; of other paths what they begin with, which is no collection."""
+    """The collection in a path: `pools` in /api/v1/pools/us. For other paths the result is no collection."""
     return path.removeprefix("/api/v1").strip("/").partition("/")[0]

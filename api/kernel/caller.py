@@ -1,4 +1,4 @@
-"""Who calls, and what they may: roles, the fleets that they are for, and an API key's scopes."""
+"""The caller of a request and their permissions: role, fleets and the scopes of an API key."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _RANK: Final[Mapping[OperatorRole, int]] = {
     OperatorRole.ADMIN: 2,
 }
 STATE_KEY: Final = "exitplane.caller"
-"""Where in an ASGI scope the guard leaves the caller."""
-_OF_ADMINS = frozenset({"operators", "audit-events"})
+"""The key of the caller in an ASGI scope, which the middleware sets."""
+_ADMIN_COLLECTIONS = frozenset({"operators", "audit-events"})
 """Collections that only admins of all fleets see."""
-_OF_EVERYBODY = frozenset({"api-keys"})
-"""Collections in which a caller may write what is their own."""
+_OWN_COLLECTIONS = frozenset({"api-keys"})
+"""Collections in which every caller may write their own items."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An operator who proved to be one, maybe by way of an API key, which may have less rights than its owner."""
+    """An authenticated operator. An API key may have fewer permissions than its owner."""
 
     operator_id: UUID
     role: OperatorRole
     fleets: frozenset[UUID] | None = None
-    """The fleets that the caller is for; None: all."""
+    """The fleets that the caller is limited to; None: all fleets."""
     api_key_id: UUID | None = None
     scopes: frozenset[str] | None = None
-    """`collection:read` and `collection:write`; None: all that the role may."""
+    """`collection:read` and `collection:write`; None: all that the role allows."""
     session_id: UUID | None = None
     """The login; None for API keys."""
     expires_at: datetime | None = None
-    """When the API key expires; None: never, or there is none."""
+    """The expiry of the API key; None: it never expires, or there is no key."""
 
     @property
     def actor(self) -> Actor:
@@ -52,47 +52,47 @@ class Caller:
         return self.role is OperatorRole.ADMIN and self.fleets is None
 
     def sees(self, fleet_id: UUID) -> bool:
-        """Whether a fleet and what is in it exist for the caller."""
+        """Check if the caller sees a fleet and its contents."""
         return self.fleets is None or fleet_id in self.fleets
 
     def refusal(self, collection: str, *, write: bool) -> Problem | None:
-        """Why the caller may not read a collection (or write to it); None: they may."""
+        """Check the permission to read or write a collection; None: the caller has it."""
         scope = f"{collection}:{'write' if write else 'read'}"
         if self.scopes is not None and scope not in self.scopes:
             return Problem(403, "out_of_scope", f"the API key has no scope {scope}", hint="use a key that has it")
-        if collection in _OF_ADMINS and not self.is_global_admin:
+        if collection in _ADMIN_COLLECTIONS and not self.is_global_admin:
             return Problem(403, "not_allowed", f"only admins of all fleets see {collection}", hint="ask an admin")
-        if write and collection not in _OF_EVERYBODY and self.role is OperatorRole.VIEWER:
-            return Problem(403, "not_allowed", "a viewer changes nothing", hint="ask an admin for the role operator")
+        if write and collection not in _OWN_COLLECTIONS and self.role is OperatorRole.VIEWER:
+            return Problem(403, "not_allowed", "a viewer may change nothing", hint="ask an admin for the role operator")
         return None
 
     def demand_all_fleets(self, what: str) -> None:
-        """Raises Problem (403) when the caller is for some fleets only."""
+        """Raise Problem (403) when the caller is limited to some fleets."""
         if self.fleets is not None:
-            raise Problem(403, "not_allowed", f"{what} takes an operator of all fleets", hint="ask an admin")
+            raise Problem(403, "not_allowed", f"{what} requires an operator of all fleets", hint="ask an admin")
 
 
 def lesser(one: OperatorRole, other: OperatorRole) -> OperatorRole:
-    """The role of two that may less."""
+    """Return the role with fewer permissions."""
     return min(one, other, key=_RANK.__getitem__)
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller, whom the guard let in. Raises Problem (401) where it lets everybody in."""
+    """Get the caller, whom the middleware has authenticated. Raises Problem (401) on public routes."""
     caller: Caller | None = request.scope.get(STATE_KEY)
     if caller is None:
-        raise unauthenticated("not_authenticated", "this is for operators", "send Authorization: Bearer and a token")
+        raise unauthenticated("not_authenticated", "this is for operators", "send Authorization: Bearer with a token")
     return caller
 
 
 def unauthenticated(code: str, message: str, hint: str, *, error: str | None = None) -> Problem:
-    """401, with the challenge that RFC 6750 (section 3) asks for; `error` is its word for a credential that is no good."""
+    """Make a 401 with the challenge of RFC 6750, section 3. `error` is the RFC's code for a credential that is not valid."""
     challenge = 'Bearer realm="exitplane"' + (f', error="{error}"' if error else "")
     return Problem(401, code, message, hint=hint, headers={"WWW-Authenticate": challenge})
 
 
 class Permission:
-    """A dependency that gives the caller if they may read a collection, or write to it."""
+    """A dependency that returns the caller if they may read (or write) a collection."""
 
     def __init__(self, collection: str, *, write: bool = False) -> None:
         self._collection = collection
@@ -108,11 +108,13 @@ class Permission:
 Authenticated = Annotated[Caller, Depends(authenticate)]
 
 
-async def _logged_in(caller: Authenticated) -> Caller:
+async def _require_login(caller: Authenticated) -> Caller:
     if caller.session_id is None:
-        raise Problem(403, "needs_login", "an API key cannot do this", hint="log in: POST /api/v1/auth/login")
+        raise Problem(
+            403, "needs_login", "this requires a login, and not an API key", hint="log in: POST /api/v1/auth/login"
+        )
     return caller
 
 
-LoggedIn = Annotated[Caller, Depends(_logged_in)]
-"""A caller who logged in, and is no program with an API key."""
+LoggedIn = Annotated[Caller, Depends(_require_login)]
+"""A caller who logged in. API keys are refused."""

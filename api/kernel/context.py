@@ -1,4 +1,4 @@
-"""What the API works with. One replica has one context; nothing is global."""
+"""The state and settings that the API works with. A replica has one context; nothing is global."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from api.runtime.auth_state import AuthState
 from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.pending_orders import PendingOrders
+from api.runtime.world_cache import WorldCache
 from model.authority import CertificateAuthority
 from model.database import Database
-from model.repositories import worlds
-from model.world import World
 
 
 def _always() -> bool:
@@ -26,53 +25,46 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """A look at what is stored: the session, and since when a proxy must have been heard of to count as connected."""
+    """A session for reads. A proxy counts as connected if its last heartbeat is not older than `alive_since`."""
 
     session: AsyncSession
-    heard_since: datetime
+    alive_since: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """The ports and settings of a replica of the API.
+    """The state and settings of one replica of the API.
 
-    `clock` gives aware datetimes. `xds_address` is the host that proxies dial (None: the one they reached the API at) and
-    `xds_port` its port. `silence_timeout` is how long a proxy may be silent and still count as connected. `auth` is what
-    operators log in with. `readiness` names the other components of this process with whether each can do its work.
+    `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
+    API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
+    `readiness_checks` has a check for each other component of this process, by the component's name.
     """
 
     database: Database
     authority: CertificateAuthority
     clock: Callable[[], datetime]
-    sink: HeartbeatSink
-    credentials: CertificateCache
-    orders: PendingOrders
+    heartbeat_sink: HeartbeatSink
+    certificate_cache: CertificateCache
+    pending_orders: PendingOrders
     xds_address: str | None
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
-    auth: AuthState = field(default_factory=AuthState)
-    readiness: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
-    started: Callable[[], bool] = _always
-    _worlds: list[World] = field(default_factory=lambda: [World()])
-    """The newest World that was read, so that the next one costs only what changed since."""
+    auth_state: AuthState = field(default_factory=AuthState)
+    world_cache: WorldCache = field(default_factory=WorldCache)
+    readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    has_started: Callable[[], bool] = _always
 
-    def look(self, session: AsyncSession) -> ReadContext:
-        """A look at what is stored, now."""
+    def begin_read(self, session: AsyncSession) -> ReadContext:
+        """Make the context of reads in `session`, as of now."""
         return ReadContext(session, self.clock() - self.silence_timeout)
-
-    async def world(self) -> World:
-        """The World as it is committed now."""
-        known = self._worlds[0]
-        caught_up = await worlds.catch_up(self.database, known) if known.revision else None
-        world = caught_up[0] if caught_up else await worlds.load(self.database)
-        if world.revision >= self._worlds[0].revision:
-            self._worlds[0] = world
-        return world
 
 
 async def context_of(request: Request) -> ApiContext:
-    """The context of the application that serves `request`. Async, for the framework runs others in a thread: 1 ms."""
+    """Get the context of the application that serves `request`.
+
+    It is async because the framework runs other dependencies in a thread, which costs 1 ms.
+    """
     context: ApiContext = request.app.state.context
     return context
 

@@ -1,4 +1,4 @@
-"""Dry runs as the API shows them: what a write would answer, and whose configuration it would change."""
+"""The response of a dry run: the response of the write, and the changes in proxies' configuration."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ class ResourceDifference(ResponseModel):
     type_url: str
     name: str
     change: Literal["added", "changed", "removed"]
-    before: dict[str, Any] | None = Field(description="As Envoy reads it; null also where there is too much to show.")
+    before: dict[str, Any] | None = Field(
+        description="The resource as JSON, as Envoy reads it; null also where there are too many to show."
+    )
     after: dict[str, Any] | None
 
 
 class ProxyDifference(ResponseModel):
-    """What would change for some proxies, all in the same way."""
+    """The changes that some proxies would get, equal for all of them."""
 
     proxies: list[UUID]
     resources: list[ResourceDifference]
 
 
 class DryRunDiff(ResponseModel):
-    changed: list[str] = Field(description="What of the declared state would change: `pool ID created`.")
+    changed: list[str] = Field(description="The changes of the declared state: `pool ID created`.")
     configuration: list[ProxyDifference]
 
 
 class DryRunOut(ResponseModel):
-    """What a write would have answered, and what it would have changed. Nothing was done."""
+    """The response and the changes of a write that was not executed."""
 
     status: int
     body: Any

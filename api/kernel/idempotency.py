@@ -1,6 +1,6 @@
-"""Idempotency-Key: a POST that is repeated, because its reply was lost, is done once and answered again.
+"""Idempotency-Key: a POST that a client repeats after a lost response is executed once.
 
-What was answered is written in the same transaction as what was done, so either both are there or neither.
+The response is stored in the transaction of the write, so either both are committed or neither is.
 """
 
 from __future__ import annotations
@@ -27,40 +27,42 @@ _FIELD: Final = "Idempotency-Key"
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request under a key: the same key with another request is a mistake."""
+    """A request under a key. Another request under the same key is an error."""
 
     key: str
     digest: str
 
     async def recall(self, session: AsyncSession, caller: Caller) -> Response | None:
-        """What was answered under the key; None when nothing was. Waits for whoever is at it now.
+        """Read the stored response of the key; None if there is none. Waits for a request that is under way.
 
         Raises Problem (422) when the key was used for another request.
         """
-        kept = await idempotency.recall(session, caller.operator_id, self.key)
-        if kept is None:
+        stored = await idempotency.recall(session, caller.operator_id, self.key)
+        if stored is None:
             return None
-        if kept.digest != self.digest:
+        if stored.digest != self.digest:
             message = "this key was used for another request"
             raise Problem(422, "key_reused", message, errors=[FieldError(_FIELD, message, "use a new key", self.key)])
-        return Response(kept.body or None, kept.status, {**kept.headers, REPLAYED_HEADER: "true"}, "application/json")
+        return Response(
+            stored.body or None, stored.status, {**stored.headers, REPLAYED_HEADER: "true"}, "application/json"
+        )
 
     async def keep(
         self, session: AsyncSession, caller: Caller, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
-        """Keep what is answered."""
-        answer = idempotency.StoredReply(self.digest, status, headers, body.decode())
-        await idempotency.keep(session, caller.operator_id, self.key, answer)
+        """Store the response."""
+        reply = idempotency.StoredReply(self.digest, status, headers, body.decode())
+        await idempotency.keep(session, caller.operator_id, self.key, reply)
 
 
 async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest | None:
-    """The key of a request, with a digest of what it asks. Raises Problem (422) for one that is no key."""
+    """Read the key of a request, with a digest of the request. Raises Problem (422) for a key that is not valid."""
     if key is None:
         return None
     if not _KEY.fullmatch(key):
-        message = "this is not a key"
+        message = "this is not a valid key"
         raise Problem(
             422, "bad_key", message, errors=[FieldError(_FIELD, message, "send 1 to 255 printable ASCII", key)]
         )
-    asked = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
-    return IdempotentRequest(key, hashlib.sha256(asked + b"\0" + await request.content()).hexdigest())
+    head = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
+    return IdempotentRequest(key, hashlib.sha256(head + b"\0" + await request.content()).hexdigest())

@@ -6,11 +6,11 @@ from enum import StrEnum
 
 
 class OperatorRole(StrEnum):
-    """What an operator may do; each may what the next one may."""
+    """The roles of operators. Each role includes the permissions of the next one."""
 
     ADMIN = "admin"
-    """Everything, operators and the audit included."""
+    """May do everything, also manage operators and read the audit."""
     OPERATOR = "operator"
-    """Change all that is declared."""
+    """May change the declared state."""
     VIEWER = "viewer"
-    """Look."""
+    """May read."""

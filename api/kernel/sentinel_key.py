@@ -1,4 +1,4 @@
-"""How VPN Sentinel's clients send their key: `X-API-Key`, or Bearer before they were written in Python."""
+"""The API key of VPN Sentinel's clients, which newer ones send as `X-API-Key` and older ones as Bearer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ HEADER: Final = "X-API-Key"
 _PATHS: Final = re.compile(r"/api/v1/(keepalive|status)")
 
 
-def authorization_of(path: str, headers: Headers) -> str | None:
-    """The Authorization header; on the paths of these clients one that stands for their own."""
-    given = headers.get("authorization")
-    if given is None and HEADER in headers and _PATHS.fullmatch(path):
+def read_authorization(path: str, headers: Headers) -> str | None:
+    """Read the Authorization header. On the paths of these clients, X-API-Key replaces a missing one."""
+    header = headers.get("authorization")
+    if header is None and HEADER in headers and _PATHS.fullmatch(path):
         return f"Bearer {headers[HEADER]}"
-    return given
+    return header

@@ -1,4 +1,4 @@
-"""What no write does silently: take more than half of what clients of a fleet are offered, or the last of it."""
+"""The guard against writes that silently take more than half of what a fleet offers its clients, or the last of it."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from model.repositories.declared import PoolOffer
 
 @asynccontextmanager
 async def no_silent_shrink(work: WriteContext, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
-    """Compare what fleets offer before the block and after it. Raises Problem (409) when one shrank without approval.
+    """Compare what fleets offer before and after the block. Raises Problem (409) when one shrank without approval.
 
-    What is approved is written down too, so that the replicas of the xDS server let it through. Within a block another one
-    only watches: steps of one write may take and give.
+    An approval is stored too, so that the replicas of the xDS server publish the change. Within a block, an inner block
+    compares nothing: single steps of a write may take and give.
     """
-    if work.watched:
+    if work.is_guarded:
         yield
         return
     before = {fleet_id: await declared.offer_of(work.session, fleet_id) for fleet_id in fleet_ids}
-    work.watched = True
+    work.is_guarded = True
     yield
-    work.watched = False
+    work.is_guarded = False
     for fleet_id, offer in before.items():
         await _check(work, fleet_id, offer, await declared.offer_of(work.session, fleet_id))
 
 
 async def no_silent_loss(work: WriteContext, fleet_id: UUID, exits: int) -> None:
-    """The same for healthy exits of a fleet that are to stop later. Raises Problem (409) without approval."""
+    """Check healthy exits of a fleet that will stop later in the same way. Raises Problem (409) without approval."""
     before = await declared.offer_of(work.session, fleet_id)
     await _check(work, fleet_id, before, PoolOffer(before.pools, before.exits - exits))
 
 
 async def _check(work: WriteContext, fleet_id: UUID, before: PoolOffer, after: PoolOffer) -> None:
-    for what, were, are in (("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)):
-        if are * 2 >= were:
+    for what, old, new in (("pools", before.pools, after.pools), ("healthy exits", before.exits, after.exits)):
+        if new * 2 >= old:
             continue
         if work.approve is None:
-            message = f"this leaves {are} of {were} {what} of the fleet"
+            message = f"this leaves {new} of {old} {what} of the fleet"
             error = FieldError("?approve", message, "repeat it with ?approve=shrink if it is meant")
             raise Problem(409, "would_shrink", message, errors=[error])
         await rollout.approve(work.unit, fleet_id)

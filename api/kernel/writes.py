@@ -1,4 +1,4 @@
-"""One write: a transaction that becomes a revision, which the reply names."""
+"""Writes: each is one transaction that becomes a revision, whose number the response names."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from model.unit_of_work import UnitOfWork
 from model.unit_of_work import write as begin
 
 LONGEST_WAIT_S = 30.0
-_LOOK_EVERY_S = 0.05
+_POLL_S = 0.05
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(?P<seconds>[0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 Prefer = Annotated[
     str | None,
-    Header(description="`wait=5`: reply when the proxies that this concerns have answered, 5 seconds later at most."),
+    Header(description="`wait=5`: respond when the affected proxies have acknowledged or rejected, or after 5 s."),
 ]
 DryRun = Annotated[
-    bool, Query(description="Only tell what it would answer, and what of which proxies' configuration it would change.")
+    bool, Query(description="Write nothing; respond with what the write would change, and in which proxies.")
 ]
 Approve = Annotated[
     Literal["shrink"] | None,
-    Query(description="`shrink`: yes, although it leaves less than half of the pools or healthy exits of the fleet."),
+    Query(description="`shrink`: allow a write that leaves less than half of the fleet's pools or healthy exits."),
 ]
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class WriteReply:
-    """What a write replies: a status, maybe a body, and headers."""
+    """The response of a write: a status, headers, and a body unless it is None."""
 
     status: int
     body: BaseModel | None = None
@@ -59,68 +59,68 @@ class WriteReply:
 
 @dataclass(slots=True)
 class WriteContext:
-    """What is done within one write: the unit, for whom, and when."""
+    """The context of one write by an operator: the unit of work, the caller and the time."""
 
     unit: UnitOfWork
     caller: Caller
-    look: ReadContext
+    read: ReadContext
     now: datetime
     approve: str | None = None
-    """`shrink`: yes, although it leaves less than half of a fleet."""
-    watched: bool = False
-    """Whether somebody compares already what a fleet offers before and after."""
-    forgotten: list[UUID] = field(default_factory=list)
-    """Proxies that are removed, whose credentials are worth nothing once this is committed."""
+    """`shrink`: the write may leave less than half of a fleet."""
+    is_guarded: bool = False
+    """True while a block compares what a fleet offers before and after it."""
+    removed_proxies: list[UUID] = field(default_factory=list)
+    """Removed proxies, whose certificates are worthless after the commit."""
 
     @property
     def session(self) -> AsyncSession:
         return self.unit.session
 
-    def forget_proxy(self, proxy_id: UUID) -> None:
-        """A proxy is removed: this replica should know it at once."""
-        self.forgotten.append(proxy_id)
+    def add_removed_proxy(self, proxy_id: UUID) -> None:
+        """Have this replica forget a removed proxy at once after the commit."""
+        self.removed_proxies.append(proxy_id)
 
 
-class _OnlyTried(Exception):
+class _DryRunRollback(Exception):
     """Ends the transaction of a dry run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What an endpoint that changes something is given."""
+    """A write with the parts of its request that every write takes."""
 
     context: ApiContext
     response: Response
     traceparent: str | None
     wait_s: float | None = None
-    """How long the reply may wait for the proxies that the write concerns; None: not at all."""
+    """The longest time that the response waits for the affected proxies; None: it does not wait."""
     actor: Actor = field(default_factory=Actor)
 
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[UnitOfWork]:
-        """A unit that is committed when the block ends well; the reply then says its revision.
+        """Begin a unit that is committed when the block ends without an error. The response then names its revision.
 
-        A block that touched nothing makes no revision: the reply says the one that holds.
+        A block that touches nothing makes no revision. The response then names the current one.
         """
         async with begin(self.context.database, traceparent=self.traceparent, actor=self.actor) as unit:
             yield unit
-        self.response.headers.update(await self.outcome(unit))
+        self.response.headers.update(await self.build_headers(unit))
 
     def locate(self, path: str) -> None:
-        """Say where the created thing is, below the base path."""
+        """Set the Location header to a path below the base path."""
         self.response.headers["Location"] = f"{BASE_PATH}/{path}"
 
-    async def outcome(self, unit: UnitOfWork) -> dict[str, str]:
-        """The headers that tell what became of a committed unit."""
+    async def build_headers(self, unit: UnitOfWork) -> dict[str, str]:
+        """Build the response headers of a committed unit, after the wait for proxies if there is one."""
         revision = unit.revision
         if revision is None:
             revision = await worlds.current_revision(self.context.database)
         headers = {REVISION_HEADER: str(revision)}
         if self.wait_s is not None:
-            tally = await self._wait(revision, self.wait_s)
+            count = await self._wait(revision, self.wait_s)
             headers["Preference-Applied"] = f"wait={self.wait_s:g}"
             headers[PROXIES_HEADER] = (
-                f"acknowledged={tally.acknowledged}, rejected={tally.rejected}, pending={tally.pending}"
+                f"acknowledged={count.acknowledged}, rejected={count.rejected}, pending={count.pending}"
             )
         return headers
 
@@ -129,20 +129,20 @@ class Write:
         deadline = loop.time() + wait_s
         while True:
             async with self.context.database.session() as session:
-                tally = await sync.tally(session, revision)
-            if tally.done or loop.time() >= deadline:
-                return tally
-            await asyncio.sleep(min(_LOOK_EVERY_S, max(0.0, deadline - loop.time())))
+                count = await sync.tally(session, revision)
+            if count.done or loop.time() >= deadline:
+                return count
+            await asyncio.sleep(min(_POLL_S, max(0.0, deadline - loop.time())))
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorWrite:
-    """What an endpoint that operators change something with is given."""
+    """A write by an operator, with the caller and the query parameters of its request."""
 
     write: Write
     caller: Caller
-    keyed: IdempotentRequest | None
-    """The Idempotency-Key and what was asked under it."""
+    idempotent_request: IdempotentRequest | None
+    """The request under its Idempotency-Key; None without a key."""
     dry_run: bool
     approve: str | None
 
@@ -151,43 +151,43 @@ class OperatorWrite:
         return self.write.context
 
     async def run(self, do: Callable[[WriteContext], Awaitable[WriteReply]]) -> Response:
-        """Do it in one transaction and reply; in a dry run, tell what would have been and leave nothing.
+        """Run `do` in one transaction and respond. A dry run responds with what it would change, and is rolled back.
 
-        Under an Idempotency-Key the answer is kept with what was done, and given again to whoever repeats it.
+        Under an Idempotency-Key the response is stored in the same transaction, and repeated for the same request.
         """
         context, write = self.context, self.write
         work: WriteContext | None = None
-        tried: DryRunOut | None = None
+        result: DryRunOut | None = None
         try:
             async with begin(context.database, traceparent=write.traceparent, actor=self.caller.actor) as unit:
-                if self.keyed is not None:
-                    kept = await self.keyed.recall(unit.session, self.caller)
-                    if kept is not None:
-                        return kept
-                work = WriteContext(unit, self.caller, context.look(unit.session), context.clock(), self.approve)
-                answer = await do(work)
+                if self.idempotent_request is not None:
+                    stored = await self.idempotent_request.recall(unit.session, self.caller)
+                    if stored is not None:
+                        return stored
+                work = WriteContext(unit, self.caller, context.begin_read(unit.session), context.clock(), self.approve)
+                reply = await do(work)
                 if self.dry_run:
-                    tried = await self._tell(unit, answer)
-                    raise _OnlyTried  # noqa: TRY301 - what ends a transaction without a trace
-                if self.keyed is not None:
+                    result = await self._describe(unit, reply)
+                    raise _DryRunRollback  # noqa: TRY301 - an exception rolls the transaction back
+                if self.idempotent_request is not None:
                     await unit.seal()
                     revision = {} if unit.revision is None else {REVISION_HEADER: str(unit.revision)}
-                    await self.keyed.keep(
-                        unit.session, self.caller, answer.status, {**answer.headers, **revision}, answer.content()
+                    await self.idempotent_request.keep(
+                        unit.session, self.caller, reply.status, {**reply.headers, **revision}, reply.content()
                     )
-        except _OnlyTried:
-            assert tried is not None
-            return _response(200, tried.model_dump_json().encode(), {})
-        for proxy_id in work.forgotten:
-            context.credentials.forget(proxy_id)
-            context.sink.forget(proxy_id)
-        return _response(answer.status, answer.content(), {**answer.headers, **await write.outcome(unit)})
+        except _DryRunRollback:
+            assert result is not None
+            return _response(200, result.model_dump_json().encode(), {})
+        for proxy_id in work.removed_proxies:
+            context.certificate_cache.forget(proxy_id)
+            context.heartbeat_sink.forget(proxy_id)
+        return _response(reply.status, reply.content(), {**reply.headers, **await write.build_headers(unit)})
 
-    async def _tell(self, unit: UnitOfWork, answer: WriteReply) -> DryRunOut:
+    async def _describe(self, unit: UnitOfWork, reply: WriteReply) -> DryRunOut:
         await unit.session.flush()
-        differences = await compare(unit, await self.context.world())
-        body = None if answer.body is None else answer.body.model_dump(mode="json", by_alias=True)
-        return DryRunOut(status=answer.status, body=body, differences=differences)
+        differences = await compare(unit, await self.context.world_cache.read(self.context.database))
+        body = None if reply.body is None else reply.body.model_dump(mode="json", by_alias=True)
+        return DryRunOut(status=reply.status, body=body, differences=differences)
 
 
 def _response(status: int, content: bytes, headers: dict[str, str]) -> Response:
@@ -195,44 +195,44 @@ def _response(status: int, content: bytes, headers: dict[str, str]) -> Response:
     return Response(content or None, status, headers, media_type)
 
 
-async def _writing(request: Request, response: Response, context: Context, prefer: Prefer = None) -> Write:
+async def _begin_write(request: Request, response: Response, context: Context, prefer: Prefer = None) -> Write:
     traceparent = read_traceparent(request.headers.get("traceparent"))
     return Write(context, response, traceparent, read_wait(prefer))
 
 
 def read_wait(prefer: str | None) -> float | None:
-    """The `wait` of a Prefer header in seconds, at most LONGEST_WAIT_S (RFC 7240, section 4.3); None without a good one."""
+    """Read `wait` of a Prefer header in seconds (RFC 7240, section 4.3), at most LONGEST_WAIT_S; None if it is not valid."""
     found = _WAIT.search(prefer) if prefer else None
     return min(float(found["seconds"]), LONGEST_WAIT_S) if found else None
 
 
 def read_traceparent(header: str | None) -> str | None:
-    """The W3C trace context that came with a request; None when there is none or it is malformed (then a trace restarts)."""
+    """Check a request's W3C trace context; None when it is missing or malformed, which begins a new trace."""
     return header if header and _TRACEPARENT.fullmatch(header) else None
 
 
-Writing = Annotated[Write, Depends(_writing)]
-"""For what is no operator's write."""
+RequestWrite = Annotated[Write, Depends(_begin_write)]
+"""The write of a request, whoever sends it."""
 
 
-def writing(collection: str) -> Any:
-    """A dependency: what an operator who may write to a collection is given. The type is OperatorWrite."""
-    permit = Permission(collection, write=True)
+def require_write(collection: str) -> Any:
+    """Make a dependency that gives an OperatorWrite to callers who may write to a collection."""
+    permission = Permission(collection, write=True)
 
-    async def given(
+    async def authorize(
         request: JsonRequest,
-        write: Writing,
+        write: RequestWrite,
         caller: Authenticated,
         idempotency_key: Annotated[
             str | None,
-            Header(max_length=255, description="Repeat the same request under the same key, and it is done once."),
+            Header(max_length=255, description="A request that is repeated under the same key is executed once."),
         ] = None,
         approve: Approve = None,
         *,
         dry_run: DryRun = False,
     ) -> OperatorWrite:
-        caller = await permit(caller)
-        keyed = await read_key(request, idempotency_key) if request.method == "POST" and not dry_run else None
-        return OperatorWrite(write, caller, keyed, dry_run, approve)
+        caller = await permission(caller)
+        idempotent = await read_key(request, idempotency_key) if request.method == "POST" and not dry_run else None
+        return OperatorWrite(write, caller, idempotent, dry_run, approve)
 
-    return Depends(given)
+    return Depends(authorize)

@@ -1,4 +1,4 @@
-"""What the authentication of operators works with; one replica has one."""
+"""The state of a replica for the authentication of operators."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from model.repositories import operators
 
 @dataclass(slots=True)
 class AuthState:
-    """`provider` is where operators may log in by OIDC; None: nowhere."""
+    """The keys and hashers of a replica, and the OIDC provider at which operators may log in (None: OIDC is off)."""
 
     signing_key: SigningKey = field(default_factory=SigningKey)
-    passwords: Argon2Hasher = field(default_factory=Argon2Hasher)
-    provider: OidcProvider | None = None
+    password_hasher: Argon2Hasher = field(default_factory=Argon2Hasher)
+    oidc_provider: OidcProvider | None = None
     _has_operators: bool = False
 
     async def has_operators(self, database: Database) -> bool:
-        """Whether there is an operator; once there was one, it is not asked again."""
+        """Check if an operator exists. Once one did, the database is not asked again."""
         if not self._has_operators:
             async with database.session() as session:
                 self._has_operators = await operators.any_operator(session)

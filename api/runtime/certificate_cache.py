@@ -1,4 +1,4 @@
-"""What certificates are worth, remembered, so that a heartbeat needs no statement in the database."""
+"""A cache of certificates' credentials, so that a heartbeat needs no statement in the database."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _KINDS = (Kind.EXIT, Kind.PROXY)
 
 
 class CertificateCache:
-    """A bounded memory of certificates, which follows the change log.
+    """A bounded cache of credentials that follows the change log.
 
-    What is remembered of a proxy is dropped when a revision touches it or its exit: removed, disabled, declared lost.
-    While PostgreSQL is away nothing can be declared, so what is remembered still holds, and proxies that were heard
-    before are heard on. `run` is a task for a TaskGroup.
+    The entries of a proxy are dropped when a revision touches it or its exit, for example removes or disables it. While
+    PostgreSQL is away nobody can change anything, so the entries stay valid and known proxies still send heartbeats.
+    `run` is a task for a TaskGroup.
     """
 
     def __init__(self, database: Database, *, certificates_max: int = CERTIFICATES_MAX) -> None:
@@ -34,53 +34,53 @@ class CertificateCache:
         self._certificates_max = certificates_max
         self._feed = ChangeFeed(database)
         self._revision: int | None = None
-        self._known: OrderedDict[str, Credential] = OrderedDict()
+        self._credentials: OrderedDict[str, Credential] = OrderedDict()
         self._thumbprints: dict[UUID, set[str]] = {}
         self._drops = 0
-        """How often something was dropped: what was read before that may be outdated and is not remembered."""
-        self._asked: dict[str, asyncio.Future[Credential | None]] = {}
-        """Those that nobody looks up yet. While one statement is under way, who comes waits for the next, together."""
-        self._answering: asyncio.Task[None] | None = None
+        """The number of drops. What was read before the last one may be outdated, and is not cached."""
+        self._queued: dict[str, asyncio.Future[Credential | None]] = {}
+        """Lookups that wait for the next statement, which answers all of them together."""
+        self._lookup_task: asyncio.Task[None] | None = None
 
     async def find(self, thumbprint: str) -> Credential | None:
-        """What a certificate is worth; None when it is unknown. Raises DatabaseUnreachable when it is not remembered."""
-        credential = self._known.get(thumbprint)
+        """Find the credential of a certificate; None if it is unknown. Raises DatabaseUnreachable if it is not cached."""
+        credential = self._credentials.get(thumbprint)
         if credential is not None:
-            self._known.move_to_end(thumbprint)
+            self._credentials.move_to_end(thumbprint)
             return credential
-        answer = self._asked.setdefault(thumbprint, asyncio.get_running_loop().create_future())
-        if self._answering is None:
-            self._answering = asyncio.create_task(self._answer())
+        answer = self._queued.setdefault(thumbprint, asyncio.get_running_loop().create_future())
+        if self._lookup_task is None:
+            self._lookup_task = asyncio.create_task(self._look_up_queued())
         return await asyncio.shield(answer)
 
-    async def _answer(self) -> None:
+    async def _look_up_queued(self) -> None:
         try:
-            while self._asked:
-                asked, self._asked = self._asked, {}
-                await self._look_up(asked)
+            while self._queued:
+                queued, self._queued = self._queued, {}
+                await self._look_up(queued)
         finally:
-            self._answering = None
+            self._lookup_task = None
 
-    async def _look_up(self, asked: Mapping[str, asyncio.Future[Credential | None]]) -> None:
+    async def _look_up(self, queued: Mapping[str, asyncio.Future[Credential | None]]) -> None:
         drops = self._drops
         try:
-            found = await enrolment.find_credentials(self._database, asked.keys())
-        except Exception as error:  # noqa: BLE001 - it is raised where they were asked for
-            for answer in asked.values():
+            found = await enrolment.find_credentials(self._database, queued.keys())
+        except Exception as error:  # noqa: BLE001 - each caller of `find` raises it
+            for answer in queued.values():
                 answer.set_exception(error)
-                answer.exception()  # whoever asked may have left
+                answer.exception()  # marks it as retrieved: the caller may be cancelled
             return
-        for thumbprint, answer in asked.items():
+        for thumbprint, answer in queued.items():
             credential = found.get(thumbprint)
             if credential is not None and drops == self._drops:
-                self._remember(thumbprint, credential)
+                self._add(thumbprint, credential)
             answer.set_result(credential)
 
     def forget(self, proxy_id: UUID) -> None:
-        """Drop what is remembered of a proxy."""
+        """Drop the entries of a proxy."""
         self._drops += 1
         for thumbprint in self._thumbprints.pop(proxy_id, ()):
-            self._known.pop(thumbprint, None)
+            self._credentials.pop(thumbprint, None)
 
     async def run(self) -> None:
         """Follow the change log until cancelled."""
@@ -91,28 +91,28 @@ class CertificateCache:
                 try:
                     await self.catch_up()
                 except DatabaseUnreachable as error:
-                    log.debug("credentials.not_followed", reason=error.message)
+                    log.debug("certificate_cache.update_failed", reason=error.message)
                 except Exception:
-                    # the next hint, or the next poll, is another chance
-                    log.exception("credentials.not_followed")
+                    # the next notification or poll tries again
+                    log.exception("certificate_cache.update_failed")
 
     async def catch_up(self) -> None:
-        """Drop what changed since the last time. Raises DatabaseUnreachable."""
+        """Drop the entries of what changed since the last call. Raises DatabaseUnreachable."""
         revision, touched = await worlds.touched_since(self._database, self._revision, _KINDS)
         if touched is None:
             self._drops += 1
-            self._known.clear()
+            self._credentials.clear()
             self._thumbprints.clear()
         else:
             for proxy_id in touched:
                 self.forget(proxy_id)
         self._revision = revision
 
-    def _remember(self, thumbprint: str, credential: Credential) -> None:
-        self._known[thumbprint] = credential
+    def _add(self, thumbprint: str, credential: Credential) -> None:
+        self._credentials[thumbprint] = credential
         self._thumbprints.setdefault(credential.proxy_id, set()).add(thumbprint)
-        if len(self._known) > self._certificates_max:
-            oldest, dropped = self._known.popitem(last=False)
+        if len(self._credentials) > self._certificates_max:
+            oldest, dropped = self._credentials.popitem(last=False)
             siblings = self._thumbprints[dropped.proxy_id]
             siblings.discard(oldest)
             if not siblings:

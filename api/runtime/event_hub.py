@@ -1,4 +1,4 @@
-"""What the event streams of a replica share: one LISTEN connection, the newest events, and a bound on how many there are."""
+"""The shared state of a replica's event streams: one LISTEN connection, the newest events and a bound on streams."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RETRY_AFTER_S = 5
 
 
 class EventHub:
-    """Follows the change log while there are streams; each change is read once, however many they are.
+    """A follower of the change log that runs while there are streams, and reads each change once for all of them.
 
-    A stream that is behind `tail` events reads the table itself, a page at a time, and only when its client takes it: what is
-    held in memory does not depend on how fast clients read.
+    A stream that is more than `tail` events behind reads the table itself, page by page, as its client takes them. So the
+    memory in use does not depend on the clients' speed.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class EventHub:
         self._tail_max = tail
         self._poll_s = poll_s
         self.keepalive_s = keepalive_s
-        """After so much silence a stream says that it is alive."""
+        """The time without events after which a stream sends a keepalive."""
         self.check_every_s = check_every_s
-        """How often a stream asks whether its caller still may."""
+        """The interval at which a stream checks its caller's permission again."""
         self.stalled_after_s = stalled_after_s
-        """How long a client may take nothing of what waits for it."""
-        self.turned = asyncio.Event()
-        """Set, and replaced by another, when there is something new to look at."""
+        """The time for which a client may leave pending data unread."""
+        self.changed = asyncio.Event()
+        """An event that is set, and replaced by a new one, when there are new events or the hub ends."""
         self.closing = False
         self.streams = 0
         self._task: asyncio.Task[None] | None = None
         self._tail: list[Event] = []
         self._from: int | None = None
-        """After this id the tail has all events, up to `_position`; None: nothing is known yet."""
+        """The tail holds all events after this id, up to `_position`; None: nothing is read yet."""
         self._position = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """One of the streams that a replica can have. Raises Problem (503)."""
+    def open_stream(self) -> Iterator[None]:
+        """Count one stream while the block lasts. Raises Problem (503) when the replica has too many."""
         if self.closing or self.streams >= self._streams_max:
-            message = "this replica ends" if self.closing else f"this replica has {self.streams} event streams"
+            message = "this replica is stopping" if self.closing else f"this replica has {self.streams} event streams"
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
             raise Problem(503, "too_many_streams", message, hint="try again in a moment", headers=headers)
         self.streams += 1
@@ -78,12 +78,12 @@ class EventHub:
                 self._task = None
 
     def close(self) -> None:
-        """End the streams in order: each has its end sent. There will be no others."""
+        """End all streams in order, and accept no others."""
         self.closing = True
-        self._turn()
+        self._wake_streams()
 
-    async def after(self, position: int, wanted: EventFilter) -> EventBatch:
-        """What follows an id. Raises EventsGone, DatabaseUnreachable."""
+    async def read_after(self, position: int, wanted: EventFilter) -> EventBatch:
+        """Read the events after an id. Raises EventsGone, DatabaseUnreachable."""
         if self._from is None or not self._from <= position <= self._position:
             async with self._database.session() as session:
                 return await events.read(session, position, _PAGE, wanted)
@@ -107,40 +107,40 @@ class EventHub:
                         reachable = False
                     await feed.wait()
         except Exception:
-            # the streams end, and whoever comes back begins anew
+            # the streams end, and clients that reconnect start a new follower
             log.exception("events.failed")
             self._from = None
         finally:
-            self._turn()
+            self._wake_streams()
 
     async def _catch_up(self) -> None:
-        reading: EventBatch | None = None
-        while reading is None or reading.more:
+        batch: EventBatch | None = None
+        while batch is None or batch.more:
             if self._from is None:
                 async with self._database.session() as session:
                     self._from = self._position = await events.newest_id(session)
             try:
                 async with self._database.session() as session:
-                    reading = await events.read(session, self._position, _PAGE)
+                    batch = await events.read(session, self._position, _PAGE)
             except EventsGone:
-                # away for so long that the log was pruned meanwhile, or the database is another one by now
+                # the log was pruned during a long outage, or the database was replaced
                 self._from, self._tail = None, []
                 continue
-            self._append(reading)
-            self._turn()
+            self._append(batch)
+            self._wake_streams()
 
-    def _append(self, reading: EventBatch) -> None:
-        self._position = reading.position
-        self._tail += reading.events
+    def _append(self, batch: EventBatch) -> None:
+        self._position = batch.position
+        self._tail += batch.events
         if len(self._tail) > self._tail_max:
             self._from = self._tail[-self._tail_max - 1].id
             del self._tail[: -self._tail_max]
 
-    def _turn(self) -> None:
-        turned, self.turned = self.turned, asyncio.Event()
-        turned.set()
+    def _wake_streams(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
     @property
     def failed(self) -> bool:
-        """Whether nobody follows the log any more."""
+        """True when the follower of the change log has ended."""
         return self._task is None or self._task.done()

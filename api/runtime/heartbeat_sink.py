@@ -1,4 +1,4 @@
-"""Where heartbeats wait until they are written together (docs/architecture.md#heartbeats-are-not-configuration)."""
+"""The sink that writes heartbeats in batches (docs/architecture.md#heartbeats-are-not-configuration)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class HeartbeatSink:
-    """Collects the newest heartbeat of each proxy and writes them in one transaction every `period_s`.
+    """A collector that writes the newest heartbeat of each proxy in one transaction every `period_s`.
 
-    That transaction also says until when this replica could hear, heartbeats or not. One that tells something new (a
-    tunnel or an Envoy that went up or down, a proxy that leaves or is heard for the first time) does not wait for the
-    period, and wakes the keeper. While PostgreSQL is away the heartbeats are kept, the newest of each proxy.
+    The transaction also records until when this replica could receive heartbeats. A heartbeat with a change (the tunnel or
+    Envoy went up or down, the proxy leaves or is new) is written at once, and wakes the keeper. While PostgreSQL is away,
+    the newest heartbeat of each proxy is kept.
 
-    `run` is a task for a TaskGroup. End it after the HTTP server has stopped: it then writes what is left.
+    `run` is a task for a TaskGroup. Cancel it after the HTTP server has stopped: it then writes what is pending.
     """
 
     def __init__(
@@ -47,66 +47,66 @@ class HeartbeatSink:
         self._period_s = period_s
         self._proxies_max = proxies_max
         self._pending: dict[UUID, Heartbeat] = {}
-        self._said: OrderedDict[UUID, tuple[bool, bool, bool, Mapping[str, Any] | None]] = OrderedDict()
-        self._news = asyncio.Event()
-        """Set while something pending should reach the keeper at once."""
+        self._last_states: OrderedDict[UUID, tuple[bool, bool, bool, Mapping[str, Any] | None]] = OrderedDict()
+        self._urgent = asyncio.Event()
+        """Set while a pending heartbeat should reach the keeper at once."""
         self._flushing = asyncio.Lock()
         self._away = False
 
     @property
     def pending_count(self) -> int:
-        """Proxies whose heartbeat is not yet written."""
+        """The number of proxies whose heartbeat is not written yet."""
         return len(self._pending)
 
-    def hear(self, heartbeat: Heartbeat) -> None:
-        """Take a heartbeat in. Never waits."""
-        # to the end, so that the first is the one heard longest ago
+    def add(self, heartbeat: Heartbeat) -> None:
+        """Add a heartbeat. Never waits."""
+        # moves to the end, so that the first entry is the oldest
         self._pending.pop(heartbeat.proxy_id, None)
         self._pending[heartbeat.proxy_id] = heartbeat
         self._drop_oldest()
-        said = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.leaving, heartbeat.observation)
-        if self._said.get(heartbeat.proxy_id) != said:
-            self._said[heartbeat.proxy_id] = said
-            self._news.set()
-        self._said.move_to_end(heartbeat.proxy_id)
-        if len(self._said) > self._proxies_max:
-            self._said.popitem(last=False)
+        state = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.leaving, heartbeat.observation)
+        if self._last_states.get(heartbeat.proxy_id) != state:
+            self._last_states[heartbeat.proxy_id] = state
+            self._urgent.set()
+        self._last_states.move_to_end(heartbeat.proxy_id)
+        if len(self._last_states) > self._proxies_max:
+            self._last_states.popitem(last=False)
 
     def forget(self, proxy_id: UUID) -> None:
-        """Drop what was heard of a proxy that is removed."""
+        """Drop the heartbeat of a removed proxy."""
         self._pending.pop(proxy_id, None)
-        self._said.pop(proxy_id, None)
+        self._last_states.pop(proxy_id, None)
 
     async def run(self) -> None:
-        """Write every `period_s`, and at once when there is news, until cancelled; then write what is left."""
+        """Write every `period_s`, and at once after a change, until cancelled. Then write what is pending."""
         try:
             while True:
                 if await self._try_flush():
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), self._period_s)
+                        await asyncio.wait_for(self._urgent.wait(), self._period_s)
                 else:
-                    # news does not hurry an attempt that has just failed
+                    # after a failure, a change does not shorten the pause
                     await asyncio.sleep(self._period_s)
         finally:
             await self._finish()
 
     async def flush(self) -> None:
-        """Write what is pending. Raises DatabaseUnreachable, having kept it."""
+        """Write what is pending. Raises DatabaseUnreachable, and keeps the heartbeats."""
         async with self._flushing:
             batch, self._pending = self._pending, {}
-            news = self._news.is_set()
-            self._news.clear()
+            urgent = self._urgent.is_set()
+            self._urgent.clear()
             try:
-                await self._write(batch, wakes_keeper=news)
+                await self._write(batch, wakes_keeper=urgent)
             except BaseException:
                 self._pending = batch | self._pending
                 self._drop_oldest()
-                if news:
-                    self._news.set()
+                if urgent:
+                    self._urgent.set()
                 raise
 
     async def _write(self, batch: dict[UUID, Heartbeat], *, wakes_keeper: bool) -> None:
-        # taken before the write: what is heard from here on is not in the batch
+        # read before the write: heartbeats that arrive from now on are not in the batch
         heard_until = self._clock()
         async with self._database.session() as session:
             await heartbeats.store(session, [*batch.values()])
@@ -123,7 +123,7 @@ class HeartbeatSink:
             self._away = True
             return False
         except Exception:
-            # the next attempt may do better (a deadlock, a full disk); heartbeats must not end the process
+            # the next attempt may succeed (after a deadlock or a full disk); heartbeats must not end the process
             log.exception("heartbeats.not_written", proxies=self.pending_count)
             return False
         if self._away:

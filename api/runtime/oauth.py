@@ -1,7 +1,7 @@
-"""The HTTP side of a login at an OIDC provider: what it publishes, and codes redeemed for tokens (RFC 6749, RFC 7636).
+"""The HTTP client of an OIDC provider: published documents, and codes redeemed for tokens (RFC 6749, RFC 7636).
 
-Each request is bounded in time and in what is read of the answer. Redirects are not followed, for the code and the keys belong
-to the addresses that the provider publishes and to no other.
+Requests are bounded in time and in the size of the response. Redirects are not followed, because codes and keys belong only
+to the addresses that the provider publishes.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ _SERVER_ERROR: Final = 500
 
 
 class ProviderUnavailable(Exception):
-    """The provider does not answer, or not as one does."""
+    """The provider does not respond, or its response is not valid."""
 
 
 class LoginRefused(Exception):
-    """What came back from the provider proves nothing; the text says why, without a secret."""
+    """The provider's response does not prove an identity. The text gives the reason, without a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthClient:
-    """A client as it is registered at the provider. Without a secret it is a public one (RFC 6749, section 2.1)."""
+    """A client that is registered at the provider. One without a secret is public (RFC 6749, section 2.1)."""
 
     id: str
     secret: str | None = field(default=None, repr=False)
 
 
 def build_authorization_url(endpoint: str, parameters: Mapping[str, str]) -> str:
-    """Add parameters to the authorization endpoint, whose own query stays as it is (RFC 6749, section 3.1)."""
+    """Add parameters to the authorization endpoint and keep its own query (RFC 6749, section 3.1)."""
     parts = urlsplit(endpoint)
     added = urlencode(parameters, quote_via=quote)
     return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
 
 
 def compute_code_challenge(verifier: str) -> str:
-    """The S256 challenge of a PKCE verifier (RFC 7636, section 4.2)."""
+    """Compute the S256 challenge of a PKCE verifier (RFC 7636, section 4.2)."""
     return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
 
 
@@ -61,9 +61,9 @@ async def fetch_document(url: str, timeout_s: float = TIMEOUT_S) -> dict[str, An
 async def redeem_code(
     endpoint: str, client: OAuthClient, parameters: Mapping[str, str], timeout_s: float = TIMEOUT_S
 ) -> dict[str, Any]:
-    """Redeem an authorization code for the token endpoint's answer (RFC 6749, section 4.1.3).
+    """Redeem an authorization code at the token endpoint, and return its response (RFC 6749, section 4.1.3).
 
-    Raises LoginRefused when the provider says no, ProviderUnavailable for anything else that is no token response.
+    Raises LoginRefused when the provider refuses the code, ProviderUnavailable for any other failure.
     """
     form = {"grant_type": "authorization_code", **parameters}
     headers = {}
@@ -79,9 +79,9 @@ async def redeem_code(
 
 
 def _encode_client(client_id: str, secret: str) -> str:
-    """The header of `client_secret_basic`: both halves are form-encoded before base64 (RFC 6749, section 2.3.1).
+    """Encode the header of `client_secret_basic`; both parts are form-encoded first (RFC 6749, section 2.3.1).
 
-    A space becomes %20 rather than +, because providers that decode percent signs alone read that too.
+    A space becomes %20 instead of +, which providers that only decode percent signs understand too.
     """
     pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
     return f"Basic {b64encode(pair.encode()).decode()}"
@@ -94,7 +94,7 @@ async def _request(
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """The status and the body of an answer, whatever they are. Raises ProviderUnavailable."""
+    """Send a request, and return the status and body of any response. Raises ProviderUnavailable."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     accepted = {"Accept": "application/json", **(headers or {})}
     try:
@@ -112,9 +112,9 @@ async def _request(
 
 
 def _find_proxy(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name for an address.
+    """Find the proxy for an address in HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
 
-    aiohttp's `trust_env` would find it too, but also send credentials out of ~/.netrc.
+    aiohttp's `trust_env` finds it too, but also sends credentials from ~/.netrc.
     """
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
@@ -134,7 +134,7 @@ async def _read_body(response: aiohttp.ClientResponse, url: str) -> bytes:
 
 
 def _read_success(url: str, status: int, body: bytes) -> dict[str, Any]:
-    """The JSON object in the body of a 2xx answer, whatever content type it claims. Raises ProviderUnavailable."""
+    """Read the JSON object in a 2xx response of any content type. Raises ProviderUnavailable."""
     if not 200 <= status < 300:
         raise ProviderUnavailable(f"{url} answers {status}")
     answer = _read_object(body)

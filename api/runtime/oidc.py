@@ -1,7 +1,7 @@
-"""Logging in at an OIDC provider: authorization code with PKCE (RFC 7636), state and nonce.
+"""The login at an OIDC provider: authorization code with PKCE (RFC 7636), state and nonce.
 
-Nothing is kept between the two requests: the state is signed, and the verifier and the nonce are derived from it with the key
-that all replicas share, so any of them can take the callback.
+Nothing is stored between the two requests. The state is signed, and the verifier and the nonce are derived from it with the
+key that all replicas share, so any replica can handle the callback.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from api.runtime.oauth import (
 from api.runtime.tokens import TokenSigner
 from model.settings import OidcSettings
 
-_REREAD_AFTER: Final = timedelta(hours=1)
+_METADATA_LIFETIME: Final = timedelta(hours=1)
 _LEEWAY: Final = timedelta(minutes=1)
-"""How far the provider's clock may be from this one."""
+"""The largest difference between the provider's clock and this one."""
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-_UNTIMED: Final[Options] = {
+_DECODE_OPTIONS: Final[Options] = {
     "require": ["iss", "sub", "aud", "exp", "iat"],
     "verify_exp": False,
     "verify_iat": False,
     "verify_nbf": False,
 }
-"""Times are checked by the clock that everything here goes by."""
-_HALVES: Final[Mapping[str, hashes.HashAlgorithm]] = {
+"""Times are checked with the injected clock instead."""
+_HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
     "256": hashes.SHA256(),
     "384": hashes.SHA384(),
     "512": hashes.SHA512(),
 }
-_NO_NAME: Final = re.compile(r"[^a-z0-9]+")
+_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class OidcAccount:
-    """Somebody whom the provider knows. `subject` is `issuer#subject`; `role` what their claims are mapped to, if to any."""
+    """A user of the provider. `subject` is `issuer#subject`; `role` is what the claims map to, if they map to one."""
 
     subject: str
     name: str
@@ -70,17 +70,17 @@ class _Metadata:
 
 
 class OidcProvider:
-    """The one provider of the settings. What it publishes of itself is read when it is needed, and again every hour."""
+    """The provider of the settings. Its metadata is read at the first use, and again after an hour."""
 
     def __init__(self, settings: OidcSettings) -> None:
         self.settings = settings
         self._client = OAuthClient(settings.client_id, settings.client_secret)
         self._metadata: _Metadata | None = None
         self._keys: jwt.PyJWKSet | None = None
-        self._reading = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    async def address(self, signer: TokenSigner, state: str, redirect_uri: str, now: datetime) -> str:
-        """Where a browser has to go to log in. Raises ProviderUnavailable."""
+    async def build_login_url(self, signer: TokenSigner, state: str, redirect_uri: str, now: datetime) -> str:
+        """Build the URL that a browser opens to log in. Raises ProviderUnavailable."""
         metadata = await self._read_metadata(now)
         return build_authorization_url(
             metadata.authorization_endpoint,
@@ -96,10 +96,10 @@ class OidcProvider:
             },
         )
 
-    async def account(
+    async def fetch_account(
         self, signer: TokenSigner, state: str, code: str, redirect_uri: str, now: datetime
     ) -> OidcAccount:
-        """Whose a code is. Raises ProviderUnavailable, LoginRefused."""
+        """Redeem a code for the account that it belongs to. Raises ProviderUnavailable, LoginRefused."""
         metadata = await self._read_metadata(now)
         token = await redeem_code(
             metadata.token_endpoint,
@@ -107,28 +107,28 @@ class OidcProvider:
             {"code": code, "redirect_uri": redirect_uri, "code_verifier": signer.derive("oidc verifier", state)},
         )
         claims = await self._check(token, signer.derive("oidc nonce", state), metadata, now)
-        return OidcAccount(f"{self.settings.issuer}#{claims['sub']}", _name_of(claims), self._role_of(claims))
+        return OidcAccount(f"{self.settings.issuer}#{claims['sub']}", _make_name(claims), self._find_role(claims))
 
     async def _check(
         self, token: Mapping[str, Any], nonce: str, metadata: _Metadata, now: datetime
     ) -> Mapping[str, Any]:
-        """The claims of an ID token, as OpenID Connect Core 1.0, section 3.1.3.7, has them checked."""
+        """Check an ID token (OpenID Connect Core 1.0, section 3.1.3.7) and return its claims."""
         signed = token.get("id_token")
         if not isinstance(signed, str):
             raise LoginRefused("the provider sent no ID token")
         try:
             header = jwt.get_unverified_header(signed)
-            key = await self._key(header.get("kid"), metadata)
+            key = await self._find_key(header.get("kid"), metadata)
             claims: dict[str, Any] = jwt.decode(
                 signed,
                 key,
                 _ALGORITHMS,
                 audience=self.settings.client_id,
                 issuer=self.settings.issuer,
-                options=_UNTIMED,
+                options=_DECODE_OPTIONS,
             )
         except jwt.PyJWTError as error:
-            raise LoginRefused(f"the ID token is not good ({error})") from error
+            raise LoginRefused(f"the ID token is not valid ({error})") from error
         _check_times(claims, now)
         if not hmac.compare_digest(str(claims.get("nonce")).encode(), nonce.encode()):
             raise LoginRefused("the ID token is of another login (nonce)")
@@ -139,8 +139,8 @@ class OidcProvider:
             raise LoginRefused("the ID token is of another access token (at_hash)")
         return claims
 
-    def _role_of(self, claims: Mapping[str, Any]) -> str | None:
-        """The highest role that what the claim holds is mapped to."""
+    def _find_role(self, claims: Mapping[str, Any]) -> str | None:
+        """Find the highest role that the values of the role claim map to."""
         if self.settings.role_claim is None:
             return None
         found: Any = claims.get(self.settings.role_claim)
@@ -154,26 +154,26 @@ class OidcProvider:
     # -- what the provider publishes -----------------------------------------------------------------------------------
 
     async def _read_metadata(self, now: datetime) -> _Metadata:
-        async with self._reading:
-            if self._metadata is None or not timedelta(0) <= now - self._metadata.read_at < _REREAD_AFTER:
+        async with self._lock:
+            if self._metadata is None or not timedelta(0) <= now - self._metadata.read_at < _METADATA_LIFETIME:
                 self._metadata = await self._fetch_metadata(now)
                 self._keys = None
             return self._metadata
 
     async def _fetch_metadata(self, now: datetime) -> _Metadata:
-        said = await fetch_document(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if said.get("issuer") != self.settings.issuer:
-            raise ProviderUnavailable(f"it calls itself {said.get('issuer')!r}, not {self.settings.issuer!r}")
+        document = await fetch_document(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if document.get("issuer") != self.settings.issuer:
+            raise ProviderUnavailable(f"it calls itself {document.get('issuer')!r}, not {self.settings.issuer!r}")
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         for name in names:
-            url = said.get(name)
+            url = document.get(name)
             if _scheme_of(url) not in {"https", urlsplit(self.settings.issuer).scheme}:
                 raise ProviderUnavailable(f"its {name} is {url!r}")
-        return _Metadata(**{name: said[name] for name in names}, read_at=now)
+        return _Metadata(**{name: document[name] for name in names}, read_at=now)
 
-    async def _key(self, key_id: object, metadata: _Metadata) -> jwt.PyJWK:
-        """The key that an ID token says to be signed with; the set is read anew for one that is not in it."""
-        async with self._reading:
+    async def _find_key(self, key_id: object, metadata: _Metadata) -> jwt.PyJWK:
+        """Find the key that signed an ID token. The key set is fetched again for a key that is not in it."""
+        async with self._lock:
             key = _find(self._keys, key_id)
             if key is None:
                 try:
@@ -201,29 +201,29 @@ def _find(keys: jwt.PyJWKSet | None, key_id: object) -> jwt.PyJWK | None:
 
 
 def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
-    moment, leeway = now.timestamp(), _LEEWAY.total_seconds()
+    timestamp, leeway = now.timestamp(), _LEEWAY.total_seconds()
     times = [claims["exp"], claims["iat"], claims.get("nbf", 0)]
     if not all(isinstance(each, int | float) for each in times):
-        raise LoginRefused("the ID token's times are no numbers")
+        raise LoginRefused("the ID token's times are not numbers")
     expires, issued, begins = times
-    if expires <= moment - leeway or max(issued, begins) > moment + leeway:
-        raise LoginRefused("the ID token has expired, or is not good yet")
+    if expires <= timestamp - leeway or max(issued, begins) > timestamp + leeway:
+        raise LoginRefused("the ID token has expired, or is not valid yet")
 
 
 def _half_hash(access_token: str, algorithm: str) -> str:
-    """OpenID Connect Core 1.0, section 3.1.3.6. EdDSA goes by the SHA-512 of Ed25519."""
-    made = hashes.Hash(_HALVES.get(algorithm[-3:], hashes.SHA512()))
-    made.update(access_token.encode())
-    whole = made.finalize()
+    """Compute `at_hash` (OpenID Connect Core 1.0, section 3.1.3.6). EdDSA uses the SHA-512 of Ed25519."""
+    digest = hashes.Hash(_HASHES.get(algorithm[-3:], hashes.SHA512()))
+    digest.update(access_token.encode())
+    whole = digest.finalize()
     return urlsafe_b64encode(whole[: len(whole) // 2]).decode().rstrip("=")
 
 
-def _name_of(claims: Mapping[str, Any]) -> str:
-    """What to call an operator who is made of an account: a name of our kind, as close to the account's as can be."""
-    said = claims.get("preferred_username") or str(claims.get("email", "")).partition("@")[0]
-    name = _NO_NAME.sub("-", str(said).lower())[:50].strip("-") or "operator"
+def _make_name(claims: Mapping[str, Any]) -> str:
+    """Convert an account's name to a valid operator name that is close to it."""
+    preferred = claims.get("preferred_username") or str(claims.get("email", "")).partition("@")[0]
+    name = _NOT_IN_NAMES.sub("-", str(preferred).lower())[:50].strip("-") or "operator"
     try:
         UUID(name)
     except ValueError:
         return name
-    return f"account-{name}"  # what looks like an id is no name
+    return f"account-{name}"  # a name must not look like an id

@@ -1,4 +1,4 @@
-"""Passwords: argon2id with the library's parameters, made and checked in a thread, only so many at once."""
+"""Passwords: argon2id with the library's parameters, computed in a bounded number of threads."""
 
 from __future__ import annotations
 
@@ -20,66 +20,66 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem
 
 Result = TypeVar("Result")
-_AT_ONCE: Final = 2
-"""Each takes 64 MiB while it lasts."""
+_THREADS_MAX: Final = 2
+"""Each computation takes 64 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordCheck:
-    """Whether a password was right; `renewed` is its hash by today's parameters, if those of the kept one are older."""
+    """The result of a check. `rehashed` is the hash with the current parameters, if the stored hash has older ones."""
 
-    right: bool
-    renewed: str | None = None
+    is_correct: bool
+    rehashed: str | None = None
 
 
 class Argon2Hasher:
-    """Hashes and checks passwords."""
+    """A hasher that computes and checks password hashes in threads."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._nobodys = _of_nobody(self._hasher)
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="password")
+        self._dummy_hash = _make_dummy_hash(self._hasher)
+        self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="password")
 
-    async def make(self, password: str) -> str:
-        """The hash to keep."""
-        return await self._run(self._hasher.hash, _normal(password))
+    async def hash(self, password: str) -> str:
+        """Compute the hash to store."""
+        return await self._run(self._hasher.hash, _normalize(password))
 
-    async def check(self, password: str, kept: str | None) -> PasswordCheck:
-        """Whether a password is the one whose hash was kept; None takes as long, and is never it."""
-        return await self._run(self._check, _normal(password), kept)
+    async def check(self, password: str, stored: str | None) -> PasswordCheck:
+        """Check a password against a stored hash. Without a hash the check fails, and takes as long."""
+        return await self._run(self._check, _normalize(password), stored)
 
-    async def _run(self, do: Callable[..., Result], *given: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *given))
+    async def _run(self, do: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *arguments))
 
-    def _check(self, password: str, kept: str | None) -> PasswordCheck:
+    def _check(self, password: str, stored: str | None) -> PasswordCheck:
         try:
-            self._hasher.verify(kept or self._nobodys, password)
+            self._hasher.verify(stored or self._dummy_hash, password)
         except (VerificationError, InvalidHashError):
-            return PasswordCheck(right=False)
-        if kept is None:
-            return PasswordCheck(right=False)
-        renewed = self._hasher.hash(password) if self._hasher.check_needs_rehash(kept) else None
-        return PasswordCheck(right=True, renewed=renewed)
+            return PasswordCheck(is_correct=False)
+        if stored is None:
+            return PasswordCheck(is_correct=False)
+        rehashed = self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
+        return PasswordCheck(is_correct=True, rehashed=rehashed)
 
 
-def _of_nobody(hasher: PasswordHasher) -> str:
-    """What is checked where there is no password, so that it takes the same time; nothing matches it."""
+def _make_dummy_hash(hasher: PasswordHasher) -> str:
+    """Make a hash that no password matches, for checks that must take as long as those of a real hash."""
     salt, random = secrets.token_bytes(hasher.salt_len), secrets.token_bytes(hasher.hash_len)
     cost = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
-    return f"$argon2id$v={ARGON2_VERSION}${cost}${_plain(salt)}${_plain(random)}"
+    return f"$argon2id$v={ARGON2_VERSION}${cost}${_encode(salt)}${_encode(random)}"
 
 
-def _plain(raw: bytes) -> str:
+def _encode(raw: bytes) -> str:
     return b64encode(raw).decode().rstrip("=")
 
 
 def refuse_weak(password: str, name: str, field: str = "/password") -> None:
-    """Raises Problem (422) for a password that is its owner's name; how long it is the schema says."""
-    if _normal(password).casefold() == name.casefold():
+    """Refuse a password that is its owner's name; the schema checks the length. Raises Problem (422)."""
+    if _normalize(password).casefold() == name.casefold():
         message = "the password is the operator's name"
         raise Problem(422, "weak_password", message, errors=[FieldError(field, message, "choose another")])
 
 
-def _normal(password: str) -> str:
-    # keyboards differ in how they compose what looks the same
+def _normalize(password: str) -> str:
+    # keyboards compose the same character in different ways
     return unicodedata.normalize("NFC", password)

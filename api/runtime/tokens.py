@@ -1,6 +1,6 @@
-"""What operators hold to prove who they are: access tokens, refresh tokens, API keys; and the key behind all of these.
+"""The credentials of operators: access tokens, refresh tokens and API keys, and the key that signs them.
 
-Pure, but for `SigningKey`, which reads the key that all replicas share.
+Everything is pure except `SigningKey`, which reads the key that all replicas share.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from model.repositories import logins
 
 ACCESS_LIFETIME: Final = timedelta(hours=1)
 SESSION_LIFETIME: Final = timedelta(days=30)
-"""After which one has to log in again, however often the session was refreshed."""
+"""The lifetime of a login, which refreshing does not extend."""
 STATE_LIFETIME: Final = timedelta(minutes=10)
-"""How long a login at an OIDC provider may take."""
+"""The time that a login at an OIDC provider may take."""
 KEY_PREFIX: Final = "ep-key-"
 REFRESH_PREFIX: Final = "ep-refresh-"
 _ALGORITHM: Final = "EdDSA"
@@ -35,23 +35,23 @@ _SEAL_BYTES: Final = 16
 
 
 class BadToken(Exception):
-    """It is no token of ours, or not one for this purpose."""
+    """The text is not a token of this control plane, or one for another purpose."""
 
 
 class TokenExpired(Exception):
-    """It was one, until its time was over."""
+    """The token has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What an access token says."""
+    """The content of an access token."""
 
     operator_id: UUID
     session_id: UUID
 
 
 class TokenSigner:
-    """Makes and reads tokens. Each purpose has a key or an audience of its own: none passes for another."""
+    """A signer and reader of tokens. Each purpose has its own key or audience, so no token serves another purpose."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -59,33 +59,33 @@ class TokenSigner:
         self._public = self._private.public_key()
 
     def issue_access(self, access: AccessToken, now: datetime) -> str:
-        """A token that is good for ACCESS_LIFETIME, as long as its session lives."""
-        said = {"sub": str(access.operator_id), "sid": str(access.session_id)}
-        return self._sign(said, "api", now, ACCESS_LIFETIME)
+        """Issue a token that is valid for ACCESS_LIFETIME while its session lives."""
+        claims = {"sub": str(access.operator_id), "sid": str(access.session_id)}
+        return self._sign(claims, "api", now, ACCESS_LIFETIME)
 
     def read_access(self, token: str, now: datetime) -> AccessToken:
-        """Raises BadToken, TokenExpired."""
-        said = self._read(token, "api", now)
+        """Read an access token. Raises BadToken, TokenExpired."""
+        claims = self._read(token, "api", now)
         try:
-            return AccessToken(UUID(said["sub"]), UUID(said["sid"]))
+            return AccessToken(UUID(claims["sub"]), UUID(claims["sid"]))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise BadToken from error
 
     def issue_state(self, now: datetime) -> str:
-        """What an OIDC provider hands back, so that whichever replica takes the callback knows that a login began here."""
+        """Issue the OIDC state, by which every replica can check in the callback that the login began here."""
         return self._sign({"jti": secrets.token_urlsafe(16)}, "oidc", now, STATE_LIFETIME)
 
     def check_state(self, state: str, now: datetime) -> None:
-        """Raises BadToken, TokenExpired."""
+        """Check an OIDC state. Raises BadToken, TokenExpired."""
         self._read(state, "oidc", now)
 
     def new_refresh(self, session_id: UUID) -> str:
-        """A refresh token of a session; only its digest is to be kept."""
+        """Make a refresh token of a session. Store its digest only."""
         body = session_id.bytes + secrets.token_bytes(_SEAL_BYTES)
         return REFRESH_PREFIX + _encode(body + self._seal(body))
 
     def read_refresh(self, token: str) -> UUID:
-        """The session that a refresh token was made for, be it the newest one or not. Raises BadToken."""
+        """Read the session of a refresh token, which need not be its newest token. Raises BadToken."""
         try:
             raw = urlsafe_b64decode(token.removeprefix(REFRESH_PREFIX) + "==")
         except ValueError as error:
@@ -96,7 +96,7 @@ class TokenSigner:
         return UUID(bytes=body[:16])
 
     def derive(self, purpose: str, text: str) -> str:
-        """43 characters that only who has the key can tell from the text."""
+        """Derive 43 characters from a text, which only a holder of the key can compute."""
         return _encode(self._mac(purpose, text.encode()))
 
     def _seal(self, body: bytes) -> bytes:
@@ -105,13 +105,13 @@ class TokenSigner:
     def _mac(self, purpose: str, content: bytes) -> bytes:
         return hmac.digest(self._secret, purpose.encode() + b"\0" + content, "sha256")
 
-    def _sign(self, said: dict[str, Any], audience: str, now: datetime, lifetime: timedelta) -> str:
+    def _sign(self, claims: dict[str, Any], audience: str, now: datetime, lifetime: timedelta) -> str:
         issued = int(now.timestamp())
         times = {"iat": issued, "exp": issued + int(lifetime.total_seconds())}
-        return jwt.encode({**said, **times, "iss": _ISSUER, "aud": audience}, self._private, _ALGORITHM)
+        return jwt.encode({**claims, **times, "iss": _ISSUER, "aud": audience}, self._private, _ALGORITHM)
 
     def _read(self, token: str, audience: str, now: datetime) -> dict[str, Any]:
-        # the clock is injected, so the library does not look at its own
+        # the clock is injected, so the library must not use its own
         options: Options = {
             "verify_exp": False,
             "verify_iat": False,
@@ -119,25 +119,25 @@ class TokenSigner:
             "require": ["exp", "iss", "aud"],
         }
         try:
-            said: dict[str, Any] = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token, self._public, [_ALGORITHM], audience=audience, issuer=_ISSUER, options=options
             )
-            expires = datetime.fromtimestamp(said["exp"], UTC)
+            expires = datetime.fromtimestamp(claims["exp"], UTC)
         except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BadToken from error
         if expires <= now:
             raise TokenExpired
-        return said
+        return claims
 
 
 class SigningKey:
-    """The signer of this replica, once the key that all of them share was read or made."""
+    """The signing key that all replicas share, read or created at the first use."""
 
     def __init__(self) -> None:
         self._signer: TokenSigner | None = None
 
-    async def signer(self, database: Database) -> TokenSigner:
-        """Raises DatabaseUnreachable as long as it was never read."""
+    async def get_signer(self, database: Database) -> TokenSigner:
+        """Get the signer. Raises DatabaseUnreachable until the key was read once."""
         if self._signer is None:
             async with database.session() as session:
                 secret = await logins.ensure_signing_key(session, secrets.token_bytes(_SECRET_BYTES))
@@ -146,12 +146,12 @@ class SigningKey:
 
 
 def new_key() -> str:
-    """An API key; only its digest is to be kept."""
+    """Make an API key. Store its digest only."""
     return KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
 
 
 def digest_of(secret: str) -> str:
-    """How keys and refresh tokens are kept: they are random, so SHA-256 is enough."""
+    """Compute the digest under which an API key or refresh token is stored. SHA-256 suffices, for they are random."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

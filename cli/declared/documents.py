@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from api.features.declared.schemas import Declared
-from api.http.field_errors import FieldError, shown
+from api.http.field_errors import FieldError, show_value
 from api.http.validators import field_errors
 from cli.declared.yaml import compose, entries, value_of
 from model.errors import ExitplaneError
@@ -55,7 +55,7 @@ class Documents:
     def _format_error(self, error: FieldError) -> str:
         where = self.find_position(error.field)
         field_ = error.field.split("/", 3)[-1] if where and error.field.count("/") > 2 else error.field
-        value = shown(error.value)
+        value = show_value(error.value)
         message = error.message + ("" if value is None else f' (it is "{value}")')
         return ": ".join(part for part in (where, field_, message) if part) + (f"; {error.hint}" if error.hint else "")
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, delete, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.util import identity_key
 from sqlmodel import SQLModel, col
 
 from model.database import fetch_in
@@ -56,6 +57,10 @@ _UNSAID: Mapping[Kind, frozenset[str]] = {
 """Fields whose values neither events nor the audit repeat."""
 
 
+_REFS_AT_ONCE: Final = 10_000
+"""PostgreSQL takes 32,767 parameters in a statement, and each reference is two at most."""
+
+
 async def save(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> Row:
     """Add a row, or one that changed. `fleet_id` is that of a row that does not say it itself.
 
@@ -63,7 +68,7 @@ async def save(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> Row:
     """
     is_new = not inspect(row).persistent
     unit.session.add(row)
-    await unit.session.flush()
+    await unit.flush()
     detail = _said(row, row.model_dump(mode="json")) if is_new else {}
     _touch(unit, row, "created" if is_new else "changed", fleet_id, detail)
     return row
@@ -77,7 +82,7 @@ async def save_changes(unit: UnitOfWork, row: Row, fields: Mapping[str, Any], fl
     before = row.model_dump(mode="json", include=set(changed))
     for name, value in changed.items():
         setattr(row, name, value)
-    await unit.session.flush()
+    await unit.flush()
     after = row.model_dump(mode="json", include=set(changed))
     pairs = _said(row, {name: [before[name], after[name]] for name in changed})
     _touch(unit, row, "changed", fleet_id, {"name": _name_of(row), "changes": pairs})
@@ -87,7 +92,7 @@ async def remove(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> No
     """Remove a row. Raises sqlalchemy.exc.IntegrityError while others refer to it."""
     _touch(unit, row, "deleted", fleet_id, {"name": _name_of(row)})
     await unit.session.delete(row)
-    await unit.session.flush()
+    await unit.flush()
 
 
 def _touch(unit: UnitOfWork, row: AnyRow, action: str, fleet_id: UUID | None, detail: Mapping[str, Any]) -> None:
@@ -110,13 +115,16 @@ async def lock(session: AsyncSession, table: type[Row], row_id: UUID) -> Row | N
 
 
 async def find_fleet(session: AsyncSession, ref: str) -> FleetRow | None:
-    """A fleet by its name or id."""
-    return (await session.execute(select(FleetRow).where(_matches(FleetRow, ref)))).scalar_one_or_none()
+    """Find a fleet by its name or id. By id, a fleet that the session has loaded takes no statement."""
+    fleet_id = _as_id(ref)
+    if fleet_id is not None:
+        return await session.get(FleetRow, fleet_id)
+    return (await session.execute(select(FleetRow).where(col(FleetRow.name) == ref))).scalar_one_or_none()
 
 
 async def get_fleet(session: AsyncSession, fleet_id: UUID) -> FleetRow:
-    """The fleet with an id that something refers to."""
-    return (await session.execute(select(FleetRow).where(col(FleetRow.id) == fleet_id))).scalar_one()
+    """Get the fleet with an id that another row refers to. One that the session has loaded takes no statement."""
+    return await session.get_one(FleetRow, fleet_id)
 
 
 async def fleet_names(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, str]:
@@ -146,19 +154,37 @@ async def lock_first_listener(session: AsyncSession, fleet_id: UUID) -> Listener
 async def pools_matching(
     session: AsyncSession, ref: str, *, fleet: str | None = None
 ) -> Sequence[tuple[PoolRow, FleetRow]]:
-    """The pools that `ref` may mean, with their fleets; several when it is a name that fleets share."""
+    """Find the pools that `ref` may mean, with their fleets; several when fleets share the name.
+
+    By id, a pool that the session has loaded with its fleet takes no statement.
+    """
+    pool_id = _as_id(ref)
+    if pool_id is not None:
+        found = (await pools_by_id(session, [pool_id])).get(pool_id)
+        return [found] if found and (fleet is None or fleet in (found[1].name, str(found[1].id))) else []
     query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
-    query = query.where(_matches(PoolRow, ref)).order_by(col(FleetRow.name), col(PoolRow.name))
+    query = query.where(col(PoolRow.name) == ref).order_by(col(FleetRow.name), col(PoolRow.name))
     if fleet is not None:
         query = query.where(_matches(FleetRow, fleet))
     return [(pool, owner) for pool, owner in (await session.execute(query)).all()]
 
 
 async def pools_by_id(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, tuple[PoolRow, FleetRow]]:
-    """Pools with their fleets, by id."""
-    query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
-    rows = (await session.execute(query.where(col(PoolRow.id).in_(pool_ids)))).all()
-    return {pool.id: (pool, owner) for pool, owner in rows}
+    """Read pools with their fleets, by id. Those that the session has loaded take no statement."""
+    found: dict[UUID, tuple[PoolRow, FleetRow]] = {}
+    missing = []
+    for pool_id in pool_ids:
+        pool = _loaded(session, PoolRow, pool_id)
+        fleet = None if pool is None else _loaded(session, FleetRow, pool.fleet_id)
+        if pool is not None and fleet is not None:
+            found[pool_id] = (pool, fleet)
+        else:
+            missing.append(pool_id)
+    if missing:
+        query = select(PoolRow, FleetRow).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
+        rows = (await session.execute(query.where(col(PoolRow.id).in_(missing)))).all()
+        found |= {pool.id: (pool, fleet) for pool, fleet in rows}
+    return found
 
 
 async def owners_of_exits(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, dict[str, Any]]:
@@ -190,10 +216,37 @@ def fleet_of_exit() -> ScalarSelect[UUID]:
 
 
 async def find_named(session: AsyncSession, table: type[Row], fleet_id: UUID, ref: str) -> Row | None:
-    """What of a fleet has a name or an id; for tables with a fleet and unique names in it."""
+    """Find a row of a fleet by its name or id, in a table whose names are unique within a fleet.
+
+    By id, a row that the session has loaded takes no statement.
+    """
     named: Any = table
-    query = select(table).where(col(named.fleet_id) == fleet_id, _matches(named, ref))
+    row_id = _as_id(ref)
+    if row_id is not None:
+        row: Any = await session.get(named, row_id)
+        return row if row is not None and row.fleet_id == fleet_id else None
+    query = select(table).where(col(named.fleet_id) == fleet_id, col(named.name) == ref)
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def load_named(
+    session: AsyncSession, table: type[Row], fleet_ids: Collection[UUID], refs: Collection[str]
+) -> list[Row]:
+    """Load the rows of some fleets that have one of these names or ids, in few statements.
+
+    While the caller keeps them, lookups by id in the same session find them without a statement.
+    """
+    named: Any = table
+    wanted = sorted(refs)
+    found: list[Row] = []
+    for start in range(0, len(wanted), _REFS_AT_ONCE):
+        chunk = wanted[start : start + _REFS_AT_ONCE]
+        ids = [row_id for row_id in map(_as_id, chunk) if row_id is not None]
+        query = select(table).where(
+            col(named.fleet_id).in_(fleet_ids), or_(col(named.name).in_(chunk), col(named.id).in_(ids))
+        )
+        found += (await session.execute(query)).scalars()
+    return found
 
 
 def ids_of(table: type[Row], ref: str) -> Select[UUID]:
@@ -235,6 +288,19 @@ async def find_proxy_named(session: AsyncSession, fleet_id: UUID, role: Role, na
         col(ProxyRow.fleet_id) == fleet_id, col(ProxyRow.role) == role, col(ProxyRow.name) == name
     )
     return (await session.execute(query)).scalar_one_or_none()
+
+
+def _as_id(ref: str) -> UUID | None:
+    try:
+        return UUID(ref)
+    except ValueError:
+        return None
+
+
+def _loaded(session: AsyncSession, table: type[Row], row_id: UUID) -> Row | None:
+    """The row that the session holds with its values; None when it would have to ask PostgreSQL."""
+    row: Row | None = session.identity_map.get(identity_key(table, row_id))
+    return None if row is None or inspect(row).expired else row
 
 
 def _matches(table: Any, ref: str) -> ColumnElement[bool]:

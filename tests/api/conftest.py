@@ -307,12 +307,12 @@ def _make_api(
         database=database,
         authority=authority,
         clock=clock,
-        sink=HeartbeatSink(database, replica="a", clock=clock),
-        credentials=CertificateCache(database),
-        orders=PendingOrders(database, clock),
+        heartbeat_sink=HeartbeatSink(database, replica="a", clock=clock),
+        certificate_cache=CertificateCache(database),
+        pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        **{"auth": AuthState(passwords=Argon2Hasher(CHEAP)), **overrides},
+        **{"auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)), **overrides},
     )
     return Api(create_app(context), context, credential=admin.key)
 

@@ -136,7 +136,7 @@ async def test_unknown_name_costs_one_password_hash_too(make_api, database, ada)
             return super().verify(kept, password)
 
     hasher = Watched(time_cost=1, memory_cost=8, parallelism=1)
-    api = make_api(database, auth=AuthState(passwords=Argon2Hasher(hasher)))
+    api = make_api(database, auth_state=AuthState(password_hasher=Argon2Hasher(hasher)))
     for name in ("ada", "nobody", "\0"):
         await api.anonymous("POST", LOGIN, {"name": name, "password": "wrong horse battery"})
     assert checked == ["m=8,t=1,p=1"] * 3
@@ -160,7 +160,7 @@ async def test_login_errors_do_not_repeat_sent_values(api):
 async def test_login_rehashes_password_with_current_parameters(make_api, database, ada, query):
     (before,) = await query("SELECT password_hash FROM operator WHERE name = 'ada'")
     assert "m=8,t=1,p=1" in before["password_hash"]
-    api = make_api(database, auth=AuthState())
+    api = make_api(database, auth_state=AuthState())
     assert (await api.anonymous("POST", LOGIN, {"name": "ada", "password": PASSWORD})).status == 200
     (after,) = await query("SELECT password_hash FROM operator WHERE name = 'ada'")
     assert after["password_hash"].startswith("$argon2id$v=19$m=65536,t=3,p=4$")
@@ -231,7 +231,7 @@ async def test_foreign_and_forged_tokens_are_refused(log_in, api, ada, clock, qu
     claims = {"sub": str(ada.id), "sid": str(session["id"]), "iss": "exitplane", "aud": "api"}
     claims |= {"iat": int(clock().timestamp()), "exp": int(clock().timestamp()) + 60}
     stranger = TokenSigner(bytes(32))
-    ours = await api.context.auth.signing_key.signer(api.context.database)
+    ours = await api.context.auth_state.signing_key.get_signer(api.context.database)
     for bad in (
         "x",
         "a.b.c",
@@ -261,7 +261,7 @@ async def test_token_is_valid_for_its_own_purpose_only(clock):
 
 async def test_concurrent_replicas_create_one_signing_key(make_api, database, log_in, clock):
     replicas = [make_api(database) for _ in range(8)]
-    signers = await asyncio.gather(*(each.context.auth.signing_key.signer(database) for each in replicas))
+    signers = await asyncio.gather(*(each.context.auth_state.signing_key.get_signer(database) for each in replicas))
     token = signers[0].issue_access(AccessToken(UUID(int=1), UUID(int=2)), clock())
     assert {signer.read_access(token, clock()) for signer in signers} == {AccessToken(UUID(int=1), UUID(int=2))}
 

@@ -1,4 +1,4 @@
-"""What pools say of containers, how it stands with them, and what is asked of them; without an engine, which the API has not."""
+"""The containers of pools: declaration, state and commands. The API has no container engine."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ FULL = WANTED | {
 
 @pytest.fixture
 async def contained(demo):
-    """The API, with a pool that wants containers."""
+    """The API with a pool that has containers."""
     assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED})).status == 200
     return demo
 
 
 @pytest.fixture
-async def one(contained, database, clock):
-    """An exit that runs in a container and serves, as the keeper sees it."""
-    made = await contained.declare_exit(name="us-1")
+async def contained_exit(contained, database, clock):
+    """A serving exit in a container, as the keeper stores it."""
+    created = await contained.declare_exit(name="us-1")
     async with database.session() as session:
-        row = ContainerRow(name="us-1", pool_id=UUID(made["pool_id"]), slot=1, started_at=clock(), life="running")
+        row = ContainerRow(name="us-1", pool_id=UUID(created["pool_id"]), slot=1, started_at=clock(), life="running")
         await containers.keep(session, row)
         await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
-    return made
+    return created
 
 
-async def wishes(database):
+async def read_commands(database):
     async with database.session() as session:
         return [(row.container, row.verb, row.in_turn) for row in await container_commands.undone(session)]
 
@@ -57,7 +57,7 @@ async def wishes(database):
 # -- declared ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_shows_what_it_wants_in_full_and_stores_what_was_said(contained, query):
+async def test_pool_shows_defaults_and_stores_sent_fields(contained, query):
     shown = (await contained("GET", f"{POOLS}/us")).json
     assert shown["containers"] == FULL
     ((row,),) = [[row["containers"]] for row in await query("SELECT containers FROM pool")]
@@ -65,12 +65,12 @@ async def test_a_pool_shows_what_it_wants_in_full_and_stores_what_was_said(conta
     assert (await contained("PATCH", f"{POOLS}/us", {"containers": FULL})).json["containers"] == FULL
 
 
-async def test_a_pool_without_containers_says_so(demo):
+async def test_pool_without_containers_shows_null(demo):
     shown = (await demo("GET", f"{POOLS}/us")).json
     assert (shown["containers"], shown["containers_state"]) == (None, None)
 
 
-async def test_a_document_has_them_too(contained):
+async def test_document_carries_containers(contained):
     document = (await contained("GET", "/api/v1/declared")).json
     assert document["pools"][0]["containers"] == FULL
     reply = await contained("PUT", "/api/v1/declared", document)
@@ -80,7 +80,7 @@ async def test_a_document_has_them_too(contained):
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("fields", "field"),
     [
         ({"minimum": 4}, "/containers"),
         ({"minimum": -1}, "/containers/minimum"),
@@ -103,24 +103,24 @@ async def test_a_document_has_them_too(contained):
         ({"command": ["x\0"]}, "/containers/command/0"),
     ],
 )
-async def test_what_must_not_be_is_refused_with_its_place_and_hint(demo, stored, said, field):
+async def test_bad_containers_are_refused_with_field_and_hint(demo, stored, fields, field):
     before = await stored()
-    reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})
+    reply = await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | fields})
     (error,) = reply.json["errors"]
     assert (reply.status, bool(error["hint"])) == (422, True)
     assert field in (None, error["field"])
     assert await stored() == before
 
 
-async def test_a_secret_in_a_file_is_none_in_the_environment(demo):
-    said = {"environment": {"WIREGUARD_PRIVATE_KEY_SECRETFILE": "/run/secrets/key"}, "secrets": ["key"]}
-    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | said})).status == 200
+async def test_variable_with_secret_file_path_is_accepted(demo):
+    fields = {"environment": {"WIREGUARD_PRIVATE_KEY_SECRETFILE": "/run/secrets/key"}, "secrets": ["key"]}
+    assert (await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | fields})).status == 200
 
 
-# -- how it stands -----------------------------------------------------------------------------------------------------
+# -- state -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_says_that_nobody_has_an_engine(contained, clock, database):
+async def test_pool_shows_missing_engine(contained, clock, database):
     state = (await contained("GET", f"{POOLS}/us")).json["containers_state"]
     assert (state["wanted"], state["running"], state["error_since"]) == (1, 0, None)
     assert "EXITPLANE_CONTAINER_ENGINE" in state["error"]
@@ -131,10 +131,11 @@ async def test_a_pool_says_that_nobody_has_an_engine(contained, clock, database)
     assert "EXITPLANE_CONTAINER_ENGINE" in (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"]
 
 
-async def test_a_pool_says_what_is_wrong_and_since_when(contained, one, clock, database):
+async def test_pool_shows_error_and_its_time(contained, contained_exit, clock, database):
     async with database.session() as session:
         await containers.record(
-            session, ContainerPoolRow(pool_id=UUID(one["pool_id"]), wanted=2, error="no image", error_since=clock())
+            session,
+            ContainerPoolRow(pool_id=UUID(contained_exit["pool_id"]), wanted=2, error="no image", error_since=clock()),
         )
     etag = (await contained("GET", f"{POOLS}/us")).headers["etag"]
     state = (await contained("GET", f"{POOLS}/us")).json["containers_state"]
@@ -146,31 +147,31 @@ async def test_a_pool_says_what_is_wrong_and_since_when(contained, one, clock, d
     assert (shown.json["containers_state"]["error"], shown.headers["etag"]) == ("the engine is away", etag)
 
 
-async def test_the_containers_of_a_pool_are_listed_with_their_exits(contained, one):
+async def test_containers_are_listed_with_their_exits(contained, contained_exit):
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
     assert (listed["name"], listed["life"], listed["exit_id"], listed["exit_state"]) == (
-        *("us-1", "running", one["id"], "registering"),
+        *("us-1", "running", contained_exit["id"], "registering"),
     )
 
 
-# -- asked -------------------------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
-async def test_what_is_asked_of_an_exit_is_written_down_and_audited(contained, one, database, query, verb):
+async def test_exit_command_is_stored_and_audited(contained, contained_exit, database, query, verb):
     reply = await contained("POST", f"{EXITS}/us-1/{verb}")
-    assert (reply.status, [each["verb"] for each in reply.json["wishes"]]) == (202, [verb])
-    assert await wishes(database) == [("us-1", verb, False)]
+    assert (reply.status, [each["verb"] for each in reply.json["commands"]]) == (202, [verb])
+    assert await read_commands(database) == [("us-1", verb, False)]
     (entry,) = await query("SELECT action FROM audit_event WHERE kind = 'container'")
     assert entry["action"] == verb
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
-    assert (listed["last_wish"]["verb"], listed["last_wish"]["done_at"]) == (verb, None)
+    assert (listed["last_command"]["verb"], listed["last_command"]["done_at"]) == (verb, None)
 
 
-async def test_a_pool_is_restarted_in_turn_and_the_rest_at_once(contained, one, database):
+async def test_only_pool_restart_is_in_turn(contained, contained_exit, database):
     for verb in ("start", "stop", "restart"):
         assert (await contained("POST", f"{POOLS}/us/containers/{verb}")).status == 202
-    assert sorted(await wishes(database)) == [
+    assert sorted(await read_commands(database)) == [
         ("us-1", "restart", True),
         ("us-1", "start", False),
         ("us-1", "stop", False),
@@ -178,32 +179,32 @@ async def test_a_pool_is_restarted_in_turn_and_the_rest_at_once(contained, one, 
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
-async def test_an_exit_that_is_no_container_is_refused_in_words(demo, verb):
+async def test_command_for_exit_without_container_is_refused(demo, verb):
     await demo.declare_exit(name="us-1")
     reply = await demo("POST", f"{EXITS}/us-1/{verb}")
     assert (reply.status, reply.json["code"]) == (409, "no_container")
     assert reply.json["errors"][0]["hint"]
 
 
-async def test_to_stop_what_serves_takes_an_approval(contained, one, database, query):
+async def test_stop_of_serving_exit_needs_approval(contained, contained_exit, database, query):
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     assert (await contained("POST", f"{EXITS}/us-1/stop")).json["code"] == "would_shrink"
-    assert await wishes(database) == []
+    assert await read_commands(database) == []
     assert (await contained("POST", f"{EXITS}/us-1/stop?approve=shrink")).status == 202
 
 
-async def test_to_stop_what_is_offered_to_nobody_takes_none(contained, one, query):
+async def test_stop_of_unused_exit_needs_no_approval(contained, contained_exit, query):
     await query("UPDATE exit SET state = 'healthy', endpoint = NULL RETURNING id")
     assert (await contained("POST", f"{EXITS}/us-1/stop")).status == 202
 
 
-async def test_a_dry_run_asks_for_nothing(contained, one, database):
+async def test_dry_run_stores_no_command(contained, contained_exit, database):
     reply = await contained("POST", f"{EXITS}/us-1/restart?dry_run=true")
     assert (reply.status, reply.json["status"]) == (200, 202)
-    assert await wishes(database) == []
+    assert await read_commands(database) == []
 
 
-async def test_a_pool_that_wants_none_any_more_has_its_exits_drained(contained, one, database, query):
+async def test_pool_without_containers_drains_its_exits(contained, contained_exit, database, query):
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     assert (await contained("PATCH", f"{POOLS}/us", {"containers": None})).json["code"] == "would_shrink"
     assert (await contained("PATCH", f"{POOLS}/us?approve=shrink", {"containers": None})).status == 200
@@ -213,41 +214,41 @@ async def test_a_pool_that_wants_none_any_more_has_its_exits_drained(contained, 
     assert listed["leaving_since"]
 
 
-async def test_a_pool_with_containers_is_not_deleted_and_says_what_to_do(contained, one):
+async def test_pool_with_containers_is_not_deleted(contained, contained_exit):
     reply = await contained("DELETE", f"{POOLS}/us?approve=shrink")
     assert (reply.status, '"containers": null' in reply.json["errors"][0]["hint"]) == (409, True)
 
 
-async def test_logs_come_from_whoever_has_the_engine(contained, one, database, clock, until):
+async def test_logs_come_from_replica_with_engine(contained, contained_exit, database, clock, until):
     asking = asyncio.create_task(contained("GET", f"{EXITS}/us-1/container/logs?lines=7"))
 
     async def asked():
         async with database.session() as session:
             return await container_commands.undone(session)
 
-    (wish,) = await until(asked)
-    assert (wish.verb, wish.lines) == ("logs", 7)
+    (command,) = await until(asked)
+    assert (command.verb, command.lines) == ("logs", 7)
     async with database.session() as session:
-        await container_commands.done(session, wish.id, clock(), answer="a line\n")
+        await container_commands.done(session, command.id, clock(), answer="a line\n")
     reply = await asking
     assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
     async with database.session() as session:
         assert (await session.execute(select(ContainerCommandRow))).all() == []
 
 
-async def test_logs_without_an_engine_are_refused_with_the_hint(contained, one, monkeypatch):
-    monkeypatch.setattr(service, "_LOGS_WITHIN_S", 0.1)
+async def test_logs_without_engine_are_refused(contained, contained_exit, monkeypatch):
+    monkeypatch.setattr(service, "_LOGS_TIMEOUT_S", 0.1)
     reply = await contained("GET", f"{EXITS}/us-1/container/logs")
     assert (reply.status, reply.json["code"]) == (503, "no_container_engine")
     assert "EXITPLANE_CONTAINER_ENGINE" in reply.json["hint"]
 
 
-# -- tokens for one ----------------------------------------------------------------------------------------------------
+# -- tokens for one name -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def token(demo, database, clock):
-    """A token for the name `exit-1` alone."""
+    """A token for the name `exit-1` only."""
     async with database.session() as session:
         fleet = (await session.execute(select(FleetRow))).scalar_one()
         lasting = timedelta(minutes=5)
@@ -256,14 +257,14 @@ async def token(demo, database, clock):
         )
 
 
-async def test_a_token_for_one_name_is_for_no_other(demo, token, make_proxy, stored):
+async def test_token_for_one_name_enrols_no_other(demo, token, make_proxy, stored):
     before = await stored()
     reply = await make_proxy(Role.EXIT).enrol(token, name="exit-2")
     assert (reply.status, reply.json["code"]) == (403, "join_token_of_another_name")
     assert await stored() == before
 
 
-async def test_a_token_for_one_is_for_one_key_alone_which_may_repeat_itself(demo, token, make_proxy, stored):
+async def test_token_for_one_name_takes_one_key_repeatedly(demo, token, make_proxy, stored):
     first = make_proxy(Role.EXIT)
     for _ in range(2):
         assert (await first.enrol(token, name="exit-1")).status == 201

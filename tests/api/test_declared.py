@@ -1,4 +1,4 @@
-"""The declared state as one document: applied in whole or in part, pruned, exported, and applied again."""
+"""The declared state as one document: it is applied in whole or in part, pruned, exported and applied again."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ WHOLE = {
 
 @pytest.fixture
 def put(api):
-    """`await put(document, prune=True, …)`: apply it."""
+    """Apply a document: `await put(document, prune=True, …)`."""
 
     async def apply(document, **query):
-        words = {name: str(value).lower() if value is True else value for name, value in query.items()}
-        return await api("PUT", PATH + "?" + "&".join(f"{name}={value}" for name, value in words.items()), document)
+        parameters = {name: str(value).lower() if value is True else value for name, value in query.items()}
+        return await api(
+            "PUT", PATH + "?" + "&".join(f"{name}={value}" for name, value in parameters.items()), document
+        )
 
     return apply
 
 
 @pytest.fixture
 def steps(put):
-    """`await steps(document, …)`: apply it, and get what was done as `created pool us`."""
+    """Apply a document and return its steps as `created pool us`: `await steps(document, …)`."""
 
     async def apply(document, **query):
         reply = await put(document, **query)
@@ -63,8 +65,8 @@ def export(api):
 
 
 @contextmanager
-def counted(database):
-    """The statements that were sent, as a list that grows."""
+def record_statements(database):
+    """Collect the statements that are sent in the block."""
     sent = []
 
     def note(connection, cursor, statement, *_):
@@ -82,10 +84,10 @@ def assert_refused(reply, status, code, field):
     assert [error["field"] for error in reply.json["errors"]] == [field]
 
 
-# -- to and fro --------------------------------------------------------------------------------------------------------
+# -- apply and export --------------------------------------------------------------------------------------------------
 
 
-async def test_a_document_makes_all_that_it_names_in_one_revision(put, stored):
+async def test_document_creates_everything_in_one_revision(put, stored):
     reply = await put(WHOLE)
     assert (reply.status, reply.revision) == (200, 1)
     assert [f"{step['action']} {step['kind']}" for step in reply.json["steps"]] == [
@@ -95,19 +97,19 @@ async def test_a_document_makes_all_that_it_names_in_one_revision(put, stored):
     assert (await stored())["listener"] == 2
 
 
-async def test_the_same_again_does_nothing_and_makes_no_revision(put):
+async def test_reapplied_document_makes_no_revision(put):
     await put(WHOLE)
     again = await put(WHOLE)
     assert (again.revision, again.json) == (1, {"steps": [], "unchanged": 8})
 
 
-async def test_what_is_exported_applies_back_without_a_step(put, export, steps):
+async def test_exported_document_applies_without_steps(put, export, steps):
     await put(WHOLE)
     exported = await export()
     assert await steps(exported, prune=True) == []
 
 
-async def test_what_was_pruned_away_comes_back_whole(put, export, steps):
+async def test_export_restores_everything_that_was_pruned(put, export, steps):
     await put(WHOLE)
     exported = await export()
     assert (await put(NOTHING, prune=True, approve="shrink")).status == 200
@@ -116,7 +118,7 @@ async def test_what_was_pruned_away_comes_back_whole(put, export, steps):
     assert await export() == exported
 
 
-async def test_an_export_is_in_an_order_that_does_not_change(put, export):
+async def test_export_order_is_stable(put, export):
     await put({"fleets": [{"name": "b"}, {"name": "a"}], "pools": [US | {"fleet": "b"}, DE | {"fleet": "b"}]})
     await put({"pools": [US | {"fleet": "a"}], "routes": [ROUTE | {"fleet": "b", "name": "z", "position": 1}]})
     await put({"routes": [ROUTE | {"fleet": "b", "name": "a", "position": 2}]})
@@ -126,7 +128,7 @@ async def test_an_export_is_in_an_order_that_does_not_change(put, export):
     assert [each["name"] for each in exported["routes"]] == ["z", "a"]
 
 
-async def test_a_step_says_what_changed_as_it_was_and_as_it_is(put):
+async def test_step_shows_old_and_new_values(put):
     await put(WHOLE)
     reply = await put({"exits": [EXIT | {"port": 9, "enabled": False}]})
     (step,) = reply.json["steps"]
@@ -137,26 +139,26 @@ async def test_a_step_says_what_changed_as_it_was_and_as_it_is(put):
     )
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- partial documents -------------------------------------------------------------------------------------------------
 
 
-async def test_a_collection_that_is_missing_is_left_as_it_is(put, steps, export):
+async def test_missing_collection_is_left_unchanged(put, steps, export):
     await put(WHOLE)
     assert await steps({"users": []}, prune=True, fleet="demo") == ["deleted user alice"]
     assert (await export())["pools"] == (await export("demo"))["pools"] != []
 
 
-async def test_without_prune_nothing_is_deleted(put, steps):
+async def test_nothing_is_deleted_without_prune(put, steps):
     await put(WHOLE)
     assert await steps(NOTHING) == []
 
 
-async def test_a_fleet_is_pruned_with_its_listener(put, steps):
+async def test_pruned_fleet_takes_its_listener_along(put, steps):
     await put({"fleets": [DEMO, {"name": "other", "listener": DEMO["listener"]}]})
     assert await steps({"fleets": [DEMO]}, prune=True) == ["deleted fleet other"]
 
 
-async def test_prune_leaves_other_fleets_alone_unless_fleets_are_in_the_document(put, steps, export):
+async def test_prune_touches_other_fleets_only_if_document_has_fleets(put, steps, export):
     await put(WHOLE)
     await put({"fleets": [{"name": "other"}], "pools": [US | {"fleet": "other"}]})
     assert await steps({"pools": [DE | {"fleet": "other"}]}, prune=True) == ["created pool de", "deleted pool us"]
@@ -166,7 +168,7 @@ async def test_prune_leaves_other_fleets_alone_unless_fleets_are_in_the_document
     assert await steps(WHOLE, prune=True, approve="shrink") == ["deleted pool de", "deleted fleet other"]
 
 
-async def test_a_document_for_one_fleet_touches_no_other(put, steps):
+async def test_document_for_one_fleet_touches_no_other(put, steps):
     await put(WHOLE)
     other = {"fleets": [{"name": "other"}], "pools": [US | {"fleet": "other"}]}
     assert await steps(other, fleet="other", prune=True) == ["created fleet other", "created pool us"]
@@ -174,7 +176,7 @@ async def test_a_document_for_one_fleet_touches_no_other(put, steps):
     assert_refused(await put({"pools": [US]}, fleet="other"), 422, "other_fleet", "/pools/0/fleet")
 
 
-async def test_things_are_named_by_name_or_by_id(put, export, api, steps):
+async def test_references_take_names_and_ids(put, export, api, steps):
     await put(WHOLE)
     ids = {
         name: (await api("GET", f"/api/v1/{name}s/{ref}")).json["id"]
@@ -191,7 +193,7 @@ async def test_things_are_named_by_name_or_by_id(put, export, api, steps):
     assert moved.json["steps"][0]["changes"] == {"port": [8443, 1]}
 
 
-async def test_an_exit_is_found_by_its_name_whatever_pool_it_is_in(put, steps, export):
+async def test_exit_is_identified_by_name_and_may_change_pool(put, steps, export):
     await put(WHOLE)
     assert await steps({"exits": [EXIT | {"pool": "berlin"}]}) == ["changed exit us-1"]
     assert [each["pool"] for each in (await export())["exits"]] == ["berlin"]
@@ -200,7 +202,7 @@ async def test_an_exit_is_found_by_its_name_whatever_pool_it_is_in(put, steps, e
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
-async def test_two_pools_exchange_their_countries(put, steps, export):
+async def test_two_pools_exchange_countries(put, steps, export):
     await put({"fleets": [DEMO], "pools": [US, DE]})
     swapped = [US | {"country": "de"}, DE | {"country": "us"}]
     assert await steps({"pools": swapped}) == ["changed pool us", "changed pool de"]
@@ -210,7 +212,7 @@ async def test_two_pools_exchange_their_countries(put, steps, export):
     }
 
 
-async def test_the_countries_of_many_pools_go_round(put, steps, export):
+async def test_many_pools_rotate_their_countries(put, steps, export):
     codes = ["us", "de", "fr", "gb", "jp"]
     pools = [{"name": f"p-{n}", "fleet": "demo", "country": code} for n, code in enumerate(codes)]
     await put({"fleets": [DEMO], "pools": pools})
@@ -219,7 +221,7 @@ async def test_the_countries_of_many_pools_go_round(put, steps, export):
     assert [each["country"] for each in (await export())["pools"]] == [*codes[1:], codes[0]]
 
 
-async def test_two_listeners_exchange_their_ports_the_first_one_among_them(put, steps, export):
+async def test_first_listener_and_another_exchange_ports(put, steps, export):
     listeners = [
         {"name": name, "fleet": "demo", "address": "127.0.0.1", "port": port}
         for name, port in [("clients", 8080), ("other", 8081)]
@@ -235,7 +237,7 @@ async def test_two_listeners_exchange_their_ports_the_first_one_among_them(put, 
     assert await steps(by_fleet) == ["changed fleet demo", "changed listener other"]
 
 
-async def test_a_pool_that_others_refer_to_gets_another_name(put, steps, export):
+async def test_referenced_pool_is_replaced_under_another_name(put, steps, export):
     await put(WHOLE)
     renamed = {
         "pools": [US | {"name": "america"}, WHOLE["pools"][1]],
@@ -251,12 +253,12 @@ async def test_a_pool_that_others_refer_to_gets_another_name(put, steps, export)
     ]
 
 
-async def test_the_first_listener_may_be_said_of_the_fleet_alone(put, steps):
+async def test_prune_keeps_first_listener_declared_with_fleet(put, steps):
     await put(WHOLE)
     assert await steps({"fleets": [DEMO], "listeners": []}, prune=True) == ["deleted listener us"]
 
 
-async def test_what_the_fleet_and_the_listeners_say_of_the_first_one_must_agree(put, stored):
+async def test_contradicting_first_listeners_are_refused(put, stored):
     clients = {"name": "clients", "fleet": "demo", "address": "127.0.0.1", "port": 8080, "country": "us"}
     assert (await put({"fleets": [DEMO], "listeners": [clients]})).status == 200
     refused = await put({"fleets": [DEMO], "listeners": [clients | {"port": 1}]})
@@ -264,7 +266,7 @@ async def test_what_the_fleet_and_the_listeners_say_of_the_first_one_must_agree(
     assert (await stored())["revision"] == 1
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,23 +295,21 @@ async def test_what_the_fleet_and_the_listeners_say_of_the_first_one_must_agree(
         ({"colours": []}, 422, "invalid", "/colours"),
     ],
 )
-async def test_a_refusal_names_the_place_in_the_document_and_nothing_is_done(
-    document, status, code, field, put, stored
-):
+async def test_error_names_place_in_document_and_changes_nothing(document, status, code, field, put, stored):
     await put({"fleets": [DEMO], "pools": [DE]})
     before = await stored()
     assert_refused(await put(document), status, code, field)
     assert await stored() == before
 
 
-async def test_what_something_outside_the_document_refers_to_is_not_pruned(put, stored):
+async def test_prune_refuses_item_referenced_outside_document(put, stored):
     await put(WHOLE)
     before = await stored()
     assert_refused(await put({"plans": [{"name": "other", "fleet": "demo"}]}, prune=True), 409, "in_use", "?prune")
     assert await stored() == before
 
 
-async def test_the_shrink_guard_looks_at_the_document_as_a_whole(put, stored, query):
+async def test_shrink_guard_checks_whole_document(put, stored, query):
     names = [f"us-{n}" for n in range(4)]
     await put({"fleets": [DEMO], "pools": [US], "exits": [EXIT | {"name": name} for name in names]})
     await query("UPDATE exit SET state = :healthy", healthy=ExitState.HEALTHY.value)
@@ -321,7 +321,7 @@ async def test_the_shrink_guard_looks_at_the_document_as_a_whole(put, stored, qu
     assert (await put(three, approve="shrink")).status == 200
 
 
-async def test_a_dry_run_says_the_steps_and_leaves_nothing(put, stored):
+async def test_dry_run_shows_steps_and_stores_nothing(put, stored):
     reply = await put(WHOLE, dry_run=True)
     assert (reply.status, len(reply.json["body"]["steps"]), (await stored())["fleet"]) == (200, 8, 0)
     await put(WHOLE)
@@ -329,16 +329,16 @@ async def test_a_dry_run_says_the_steps_and_leaves_nothing(put, stored):
     assert nothing.json["differences"] == {"changed": [], "configuration": []}
 
 
-# -- with others -------------------------------------------------------------------------------------------------------
+# -- concurrent writes -------------------------------------------------------------------------------------------------
 
 
-async def test_many_who_apply_the_same_new_document_at_once_all_succeed(put, stored):
+async def test_concurrent_applies_of_same_document_succeed(put, stored):
     replies = await asyncio.gather(*(put(WHOLE) for _ in range(6)))
     assert [reply.status for reply in replies] == [200] * 6
     assert (await stored())["revision"] == 1
 
 
-async def test_documents_and_single_writes_at_once_leave_what_one_after_the_other_would(put, api, export):
+async def test_concurrent_documents_and_single_writes_serialize(put, api, export):
     await put(WHOLE)
 
     async def write(number):
@@ -355,17 +355,17 @@ async def test_documents_and_single_writes_at_once_leave_what_one_after_the_othe
     assert {each["name"] for each in exported["pools"]} == {"us", "berlin", "de"}
 
 
-async def test_an_operator_of_one_fleet_applies_and_prunes_in_that_one(put, api, make_operator, export, query):
+async def test_operator_of_one_fleet_applies_in_that_fleet_only(put, api, make_operator, export, query):
     await put(WHOLE)
     await put({"fleets": [{"name": "other"}], "pools": [US | {"fleet": "other"}]})
     (fleet,) = await query("SELECT id FROM fleet WHERE name = 'other'")
     person = await make_operator("ada", "operator", fleet_ids=[str(fleet["id"])])
-    theirs = api.holding(person.key)
-    seen = (await theirs("GET", PATH)).json
-    assert ([each["name"] for each in seen["fleets"]], len(seen["pools"])) == (["other"], 1)
-    assert (await theirs("PUT", PATH + "?prune=true", seen)).json["steps"] == []
-    assert_refused(await theirs("PUT", PATH, {"pools": [US]}), 422, "unknown_fleet", "/pools/0/fleet")
-    assert (await theirs("PUT", PATH, {"fleets": [DEMO]})).status == 403
+    call = api.holding(person.key)
+    visible = (await call("GET", PATH)).json
+    assert ([each["name"] for each in visible["fleets"]], len(visible["pools"])) == (["other"], 1)
+    assert (await call("PUT", PATH + "?prune=true", visible)).json["steps"] == []
+    assert_refused(await call("PUT", PATH, {"pools": [US]}), 422, "unknown_fleet", "/pools/0/fleet")
+    assert (await call("PUT", PATH, {"fleets": [DEMO]})).status == 403
     assert len((await export())["fleets"]) == 2
 
 
@@ -383,29 +383,54 @@ def large(exits, users):
 
 
 @pytest.mark.slow
-async def test_a_large_document_takes_few_statements(put, api):
+async def test_large_document_takes_few_statements(put, api):
     document = large(1_000, 2_000)
-    with counted(api.context.database) as sent:
+    with record_statements(api.context.database) as sent:
         assert len((await put(document)).json["steps"]) == 3_022
     assert len(sent) < 100
     for name, field, value in (("exits", "port", 9_000), ("users", "group", "others")):
         document[name] = [each | {field: value} for each in document[name]]
-    with counted(api.context.database) as sent:
+    with record_statements(api.context.database) as sent:
         assert len((await put(document)).json["steps"]) == 3_000
     assert len(sent) < 100
-    with counted(api.context.database) as sent:
+    with record_statements(api.context.database) as sent:
         assert (await put(document)).json == {"steps": [], "unchanged": 3_022}
     assert len(sent) < 50
 
 
-async def test_a_clash_in_a_large_document_is_found_all_the_same(put, stored):
+async def test_statement_count_is_independent_of_number_of_items(put, api):
+    counts = []
+    for fleet, size in (("small", 3), ("large", 60)):
+        names = [f"n-{n}" for n in range(size)]
+        document = {
+            "fleets": [DEMO | {"name": fleet}],
+            "plans": [{"name": name, "fleet": fleet} for name in names],
+            "pools": [{"name": name, "fleet": fleet, "country": "us", "city": f"city{name}"} for name in names],
+            "listeners": [
+                {"name": name, "fleet": fleet, "address": "127.0.0.1", "port": 9_000 + n, "pool": name}
+                for n, name in enumerate(names)
+            ],
+            "exits": [EXIT | {"name": name, "fleet": fleet, "pool": name} for name in names],
+            "users": [{"name": name.replace("-", ""), "fleet": fleet, "plan": name} for name in names],
+        }
+        with record_statements(api.context.database) as created:
+            assert len((await put(document)).json["steps"]) == 5 * size + 1
+        document["exits"] = [each | {"port": 9} for each in document["exits"]]
+        document["users"] = [each | {"group": "others"} for each in document["users"]]
+        with record_statements(api.context.database) as changed:
+            assert len((await put(document)).json["steps"]) == 2 * size
+        counts.append((len(created), len(changed)))
+    assert counts[0] == counts[1]
+
+
+async def test_clash_in_batch_is_located(put, stored):
     document = large(50, 50)
     document["pools"][7]["city"] = "city3"
     assert_refused(await put(document), 409, "duplicate", "/pools/7/city")
     assert (await stored())["revision"] == 0
 
 
-async def test_an_export_without_defaults_applies_back(api, put, steps):
+async def test_export_without_defaults_applies_without_steps(api, put, steps):
     await put(WHOLE)
     reply = await api("GET", f"{PATH}?defaults=false")
     assert reply.json["exits"] == [EXIT]

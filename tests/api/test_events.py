@@ -119,8 +119,8 @@ async def listen(until):
 
 def replace_hub(api, **settings):
     """Replace the EventHub of the replica by one with other settings."""
-    api.app.state.events = EventHub(api.context.database, **settings)
-    return api.app.state.events
+    api.app.state.event_hub = EventHub(api.context.database, **settings)
+    return api.app.state.event_hub
 
 
 async def touch(database, *, fleet_id=None, kind=Kind.PLAN, action="created", **detail):
@@ -354,7 +354,7 @@ async def test_stream_overtaken_by_pruning_ends_and_resumes_as_410(demo, databas
     for _ in range(6):
         await touch(database)
     # the first event waits for the reader; the later ones are pruned
-    hub = demo.app.state.events
+    hub = demo.app.state.event_hub
     newest = await _one(query, "SELECT max(id) FROM change")
     await until(lambda: hub._position == newest)
     await query("DELETE FROM change WHERE id < :newest", newest=newest)

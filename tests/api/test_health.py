@@ -1,4 +1,4 @@
-"""Whether the process lives, has started and can work."""
+"""The health endpoints: liveness, startup and readiness."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from model.database import Database
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
-async def test_all_is_well(make_api, database):
-    api = make_api(database, readiness={"xds": lambda: True})
+async def test_healthy_process_is_ready(make_api, database):
+    api = make_api(database, readiness_checks={"xds": lambda: True})
     whole = {"ok": True, "parts": {"database": {"ok": True, "reason": ""}, "xds": {"ok": True, "reason": ""}}}
     for path in ("/health", "/health/ready"):
         reply = await api("GET", path)
@@ -20,7 +20,7 @@ async def test_all_is_well(make_api, database):
     assert (await api("GET", "/health/startup")).status == 200
 
 
-async def test_without_the_database_the_process_lives_but_is_not_ready(make_api):
+async def test_process_without_database_is_live_but_not_ready(make_api):
     api = make_api(Database(NOWHERE))
     alive, ready = await api("GET", "/health"), await api("GET", "/health/ready")
     assert (alive.status, ready.status) == (200, 503)
@@ -30,9 +30,9 @@ async def test_without_the_database_the_process_lives_but_is_not_ready(make_api)
     assert (await api("GET", "/health/startup")).status == 200
 
 
-async def test_a_component_that_is_not_ready_holds_the_whole_back(make_api, database):
+async def test_component_that_is_not_ready_makes_process_not_ready(make_api, database):
     ready = {"xds": False}
-    api = make_api(database, readiness={"xds": lambda: ready["xds"], "keeper": lambda: True})
+    api = make_api(database, readiness_checks={"xds": lambda: ready["xds"], "keeper": lambda: True})
     reply = await api("GET", "/health/ready")
     assert reply.status == 503
     assert [name for name, part in reply.json["parts"].items() if not part["ok"]] == ["xds"]
@@ -40,15 +40,15 @@ async def test_a_component_that_is_not_ready_holds_the_whole_back(make_api, data
     assert (await api("GET", "/health/ready")).status == 200
 
 
-async def test_startup_is_said_to_be_over_when_it_is(make_api, database):
+async def test_startup_turns_ok_after_start(make_api, database):
     started = []
-    api = make_api(database, started=lambda: bool(started))
+    api = make_api(database, has_started=lambda: bool(started))
     assert (await api("GET", "/health/startup")).status == 503
     started.append(1)
     assert (await api("GET", "/health/startup")).status == 200
 
 
-async def test_the_database_is_asked_at_most_once_a_second_however_many_ask(api, database, clock):
+async def test_probe_asks_database_at_most_once_a_second(api, database, clock):
     asked = []
     event.listen(database.engine.sync_engine, "begin", asked.append)
     await asyncio.gather(*(api("GET", "/health/ready") for _ in range(20)))
@@ -61,7 +61,7 @@ async def test_the_database_is_asked_at_most_once_a_second_however_many_ask(api,
     assert len(asked) == 2
 
 
-async def test_readiness_follows_the_database_within_a_second(wired, make_api, clock):
+async def test_readiness_follows_database_within_a_second(wired, make_api, clock):
     database, wire = wired
     api = make_api(database)
     seen = []
@@ -72,7 +72,7 @@ async def test_readiness_follows_the_database_within_a_second(wired, make_api, c
     assert seen == [200, 503, 200]
 
 
-async def test_a_database_that_does_not_answer_is_away_too(make_api, clock):
+async def test_unresponsive_database_is_not_ready(make_api, clock):
     async def never_answer(reader, writer):
         await reader.read()
         writer.close()

@@ -23,7 +23,7 @@ GOOD = {"tunnel": "up", "envoy": "up"}
 async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, clock):
     reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", leaving=True, version="0.1.0")
     assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]
     assert shown == {
         "at": "2026-01-01T12:00:00Z",
@@ -42,7 +42,7 @@ async def test_observation_is_shown_and_keeps_etag(exit_proxy, demo):
     assert before.json["observation"] is None
     seen = {"address": "198.51.100.9", "country": "us", "disagreement": "a sees this, b sees that"}
     assert (await exit_proxy.beat(observation=seen)).status == 202
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     after = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
     assert {name: value for name, value in after.json["observation"].items() if value} == seen
     assert after.headers["etag"] == before.headers["etag"]
@@ -83,7 +83,7 @@ async def test_observation_is_shown_and_keeps_etag(exit_proxy, demo):
 async def test_bad_observation_field_is_named(observation, field, exit_proxy, demo):
     reply = await exit_proxy.beat(observation=observation)
     assert (reply.status, [error["field"] for error in reply.json["errors"]]) == (422, [field])
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 async def test_measurements_of_exit_are_shown(exit_proxy, demo):
@@ -100,7 +100,7 @@ async def test_measurements_of_exit_are_shown(exit_proxy, demo):
         "speed_measured_at": "2025-12-31T23:00:00Z",
     }
     assert (await exit_proxy.beat(observation=seen)).status == 202
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/exits/{exit_proxy.id}")).json["observation"]
     assert {name: value for name, value in shown.items() if value} == seen
 
@@ -113,7 +113,7 @@ async def test_gateway_cannot_send_observation(gateway):
 async def test_heartbeat_makes_no_revision(exit_proxy, demo, stored):
     before = await stored()
     await exit_proxy.beat()
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert await stored() == before | {"heartbeat": 1}
 
 
@@ -164,10 +164,10 @@ async def test_heartbeat_of_known_proxy_needs_no_statement(exit_proxy, demo, sta
 
 
 async def test_heartbeat_reply_tells_exit_it_is_disabled(exit_proxy, demo):
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).json["state"] == "registering"
     await demo("PATCH", f"/api/v1/exits/{exit_proxy.id}", {"enabled": False})
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).json["state"] == "disabled"
 
 
@@ -178,16 +178,16 @@ async def test_removed_proxy_gets_410_at_once(exit_proxy, gateway, demo, stored)
         reply = await proxy.beat()
         assert (reply.status, reply.json["code"], reply.is_problem) == (410, "deregistered", True)
         assert reply.json["errors"][0]["value"] == proxy.id
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert (await stored())["heartbeat"] == 0
 
 
 async def test_heartbeat_of_proxy_removed_by_another_replica_is_410(exit_proxy, demo, make_api, database):
     other = make_api(database)
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).status == 202
     assert (await other("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 204
-    await demo.context.credentials.catch_up()
+    await demo.context.certificate_cache.catch_up()
     assert (await exit_proxy.beat()).status == 410
 
 
@@ -220,7 +220,7 @@ async def test_heartbeat_with_certificate_of_another_proxy_is_403(exit_proxy, de
         assert (reply.status, reply.json["code"]) == (403, "wrong_certificate")
     reply = await other.beat(path=f"/api/v1/exits/{uuid4()}/heartbeat")
     assert reply.status == 403
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 async def test_signature_covers_path_body_key_and_time(exit_proxy, demo, clock):
@@ -277,7 +277,7 @@ async def test_malformed_signature_is_refused(case, exit_proxy, demo):
     headers = {"authorization": HEADERS[case]}
     reply = await demo("POST", exit_proxy.path, GOOD, headers=headers, peer="203.0.113.9")
     assert (reply.status, reply.json["code"], reply.is_problem) == (401, "bad_signature", True)
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0
 
 
 CLAIMS = {
@@ -334,4 +334,4 @@ async def test_bad_heartbeat_body_is_refused_and_not_stored(case, exit_proxy, de
     assert (reply.status, reply.is_problem) == (status, True)
     assert [error["field"] for error in reply.json["errors"]] == ([] if field is None else [field])
     assert reply.json["hint"]
-    assert demo.context.sink.pending_count == 0
+    assert demo.context.heartbeat_sink.pending_count == 0

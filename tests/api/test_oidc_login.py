@@ -32,7 +32,7 @@ def configure(make_api, database, provider):
 
     def make(**more):
         settings = OidcSettings(provider.issuer, provider.client, provider.secret, **more)
-        return make_api(database, auth=AuthState(provider=Client(settings)))
+        return make_api(database, auth_state=AuthState(oidc_provider=Client(settings)))
 
     return make
 

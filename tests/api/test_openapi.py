@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it promises holds."""
+"""The OpenAPI document: its operations, errors and examples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_every_collection_has_every_operation(document):
     assert len(names) == len(set(names))
 
 
-async def test_refusals_are_documented_as_problems_and_only_so(document):
+async def test_errors_are_documented_as_problems(document):
     for (_, path), operation in operations(document).items():
         if path.startswith("/health"):
             continue
@@ -60,7 +60,7 @@ async def test_refusals_are_documented_as_problems_and_only_so(document):
     assert "HTTPValidationError" not in str(document)
 
 
-async def test_the_examples_of_the_document_work(document, api):
+async def test_examples_work(document, api):
     def example(path, method):
         content = document["paths"][path][method]["requestBody"]["content"]["application/json"]
         name = content["schema"]["$ref"].rpartition("/")[2]
@@ -81,14 +81,14 @@ async def test_the_examples_of_the_document_work(document, api):
         assert reply.status == 200, reply.body
 
 
-async def test_the_example_of_a_change_of_a_gateway_works(document, gateway, demo):
+async def test_gateway_patch_example_works(document, gateway, demo):
     (example,) = document["components"]["schemas"]["ProxyPatch"]["examples"]
     reply = await demo("PATCH", f"/api/v1/proxies/{gateway.id}", example)
     assert reply.status == 200
     assert reply.json["locality"] == example["locality"]
 
 
-async def test_the_examples_of_heartbeats_work(document, exit_proxy, gateway):
+async def test_heartbeat_examples_work(document, exit_proxy, gateway):
     paths = {"/api/v1/exits/{exit_id}/heartbeat": exit_proxy, "/api/v1/proxies/{proxy_id}/heartbeat": gateway}
     for path, proxy in paths.items():
         operation = document["paths"][path]["post"]
@@ -97,12 +97,12 @@ async def test_the_examples_of_heartbeats_work(document, exit_proxy, gateway):
         assert (await proxy.beat_raw(json.dumps(example).encode())).status == 202
 
 
-async def test_the_documentation_is_a_page(api):
+async def test_docs_is_an_html_page(api):
     reply = await api("GET", "/docs")
     assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
-async def test_optional_fields_of_changes_are_not_said_to_take_null(document):
+async def test_optional_patch_fields_take_no_null(document):
     schemas = document["components"]["schemas"]
     takes_null = {
         "ExitPatch": ["egress_address", "locality", "capacity", "cost", "monthly_cap_gb", "parent"],

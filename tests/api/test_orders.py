@@ -18,7 +18,7 @@ async def exit_of_two(exit_proxy, demo, query):
 async def order(demo, exit_, kind, query=""):
     reply = await demo("POST", f"{EXITS}/{exit_.id}/{kind}{query}")
     assert reply.status == 202, reply.json
-    await demo.context.orders.look()
+    await demo.context.pending_orders.refresh()
     return reply
 
 
@@ -46,7 +46,7 @@ async def test_result_is_shown_and_order_is_not_sent_again(exit_of_two, demo, ki
     assert (beat_reply.status, "orders" in beat_reply.json) == (202, False)
     shown = (await demo("GET", place)).json
     assert (shown["state"], shown["outcome"], shown["kind"]) == ("done", {"server": "us-9"}, kind)
-    await demo.context.orders.look()
+    await demo.context.pending_orders.refresh()
     assert "orders" not in (await exit_of_two.beat()).json
 
 
@@ -64,7 +64,7 @@ async def test_unanswered_order_expires(exit_of_two, demo, clock):
     reply = await order(demo, exit_of_two, "speed-test")
     clock.advance(seconds=301)
     assert (await demo("GET", reply.headers["location"])).json["state"] == "expired"
-    assert not demo.context.orders.of(exit_of_two.id)
+    assert not demo.context.pending_orders.find(exit_of_two.id)
 
 
 async def test_exit_cannot_report_result_for_another_exit(exit_of_two, demo, query):
@@ -105,7 +105,7 @@ async def test_rotating_only_serving_exit_needs_approval(exit_proxy, demo):
 async def test_dry_run_sends_no_order(exit_of_two, demo):
     reply = await demo("POST", f"{EXITS}/{exit_of_two.id}/logs?dry_run=true")
     assert (reply.status, reply.json["status"]) == (200, 202)
-    await demo.context.orders.look()
+    await demo.context.pending_orders.refresh()
     assert "orders" not in (await exit_of_two.beat()).json
 
 
@@ -164,7 +164,7 @@ async def test_impossible_heartbeat_numbers_are_refused(exit_proxy, fields):
 async def test_load_of_exit_is_shown(exit_proxy, demo):
     for carried in (1_000_000_000, 1_500_000_000, 250_000_000):
         await exit_proxy.beat(open_requests=3, carried_bytes=carried)
-        await demo.context.sink.flush()
+        await demo.context.heartbeat_sink.flush()
         demo.context.clock.advance(seconds=1)
     shown = (await demo("GET", f"{EXITS}/{exit_proxy.id}")).json
     assert (shown["open_requests"], shown["month_gb"]) == (3, 1.75)

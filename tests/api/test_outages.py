@@ -1,4 +1,4 @@
-"""PostgreSQL is away: a named mode that ends by itself."""
+"""The API while PostgreSQL cannot be reached, and after it is back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
         ("POST", "/api/v1/proxies/register", {"join_token": "t", "csr": "c", "name": "a"}),
     ],
 )
-async def test_what_needs_the_database_is_answered_with_the_reason_and_when_to_come_back(method, path, body, make_api):
+async def test_outage_is_503_with_reason_and_retry_after(method, path, body, make_api):
     api = make_api(Database(NOWHERE))
     reply = await api(method, path, body)
     assert (reply.status, reply.is_problem, reply.json["code"]) == (503, True, "database_unreachable")
@@ -33,7 +33,7 @@ async def test_what_needs_the_database_is_answered_with_the_reason_and_when_to_c
     assert "exitplane-revision" not in reply.headers
 
 
-async def test_what_needs_no_database_is_refused_as_ever(make_api):
+async def test_errors_without_database_are_unchanged(make_api):
     api = make_api(Database(NOWHERE))
     assert (await api.anonymous("POST", "/api/v1/fleets", {"name": "A"})).status == 401
     assert (await api.anonymous("POST", "/api/v1/auth/login", {"name": 1})).status == 422
@@ -41,7 +41,7 @@ async def test_what_needs_no_database_is_refused_as_ever(make_api):
     assert (await api.anonymous("GET", "/api/v1/auth/oidc/login")).status == 404
 
 
-async def test_the_api_works_again_when_the_database_is_back(wired, make_api, stored):
+async def test_api_recovers_with_database(wired, make_api, stored):
     database, wire = wired
     api = make_api(database)
     assert (await api("POST", "/api/v1/fleets", FLEET)).status == 201
@@ -55,9 +55,7 @@ async def test_the_api_works_again_when_the_database_is_back(wired, make_api, st
     assert len((await api("GET", "/api/v1/fleets")).json["items"]) == 2
 
 
-async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_behind(
-    wired, make_api, stored, monkeypatch
-):
+async def test_interrupted_write_stores_nothing(wired, make_api, stored, monkeypatch):
     database, wire = wired
     api = make_api(database)
     inserted = asyncio.Event()
@@ -67,7 +65,7 @@ async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_beh
         await unit.session.connection()
         await wire.cut()
 
-    # the connection breaks after the rows were inserted and before the revision is taken
+    # the connection breaks between the insertion of rows and the new revision
     monkeypatch.setattr("model.unit_of_work.UnitOfWork.seal", wait_forever)
     reply = await api("POST", "/api/v1/fleets", FLEET)
     assert inserted.is_set()
@@ -76,14 +74,12 @@ async def test_a_write_that_the_database_leaves_in_the_middle_leaves_nothing_beh
     assert (after["revision"], after["fleet"], after["listener"]) == (0, 0, 0)
 
 
-async def test_proxies_that_were_heard_before_are_heard_on_and_others_are_asked_to_wait(
-    wired, make_api, make_token, demo, clock, query
-):
+async def test_known_proxies_send_heartbeats_during_outage(wired, make_api, make_token, demo, clock, query):
     database, wire = wired
     api = make_api(database)
     known, unknown = [await enrolled(api, make_token, name) for name in ("one", "two")]
     assert (await known.beat()).status == 202
-    await api.context.sink.flush()
+    await api.context.heartbeat_sink.flush()
     await wire.cut()
     for _ in range(5):
         clock.advance(seconds=10)
@@ -91,9 +87,9 @@ async def test_proxies_that_were_heard_before_are_heard_on_and_others_are_asked_
         assert (reply.status, reply.json["state"]) == (202, "registering")
     reply = await unknown.beat()
     assert (reply.status, reply.json["code"]) == (503, "database_unreachable")
-    assert api.context.sink.pending_count == 1
+    assert api.context.heartbeat_sink.pending_count == 1
     await wire.mend()
-    await api.context.sink.flush()
+    await api.context.heartbeat_sink.flush()
     assert [row["heard_at"] for row in await query("SELECT heard_at FROM heartbeat")] == [clock()]
     assert (await unknown.beat()).status == 202
 
@@ -104,20 +100,18 @@ async def enrolled(api, make_token, name):
     return proxy
 
 
-async def test_a_removal_during_an_outage_of_one_replica_is_learnt_when_it_ends(
-    wired, make_api, make_token, demo, until
-):
+async def test_removal_is_seen_after_outage_of_replica(wired, make_api, make_token, demo, until):
     database, wire = wired
     api = make_api(database)
     proxy = await enrolled(api, make_token, "one")
-    following = asyncio.create_task(api.context.credentials.run())
-    await until(lambda: api.context.credentials._revision)
+    following = asyncio.create_task(api.context.certificate_cache.run())
+    await until(lambda: api.context.certificate_cache._revision)
     assert (await proxy.beat()).status == 202
     await wire.cut()
     assert (await demo("DELETE", f"/api/v1/exits/{proxy.id}")).status == 204
     assert (await proxy.beat()).status == 202
     await wire.mend()
-    await until(lambda: not api.context.credentials._known)
+    await until(lambda: not api.context.certificate_cache._credentials)
     assert (await proxy.beat()).status == 410
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

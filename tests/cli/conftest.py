@@ -84,12 +84,12 @@ async def plane(authority, database: Database, clock, until) -> AsyncIterator[Ap
         database=database,
         authority=authority,
         clock=clock,
-        sink=HeartbeatSink(database, replica="a", clock=clock),
-        credentials=CertificateCache(database),
-        orders=PendingOrders(database, clock),
+        heartbeat_sink=HeartbeatSink(database, replica="a", clock=clock),
+        certificate_cache=CertificateCache(database),
+        pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        auth=AuthState(passwords=Argon2Hasher(cheap)),
+        auth_state=AuthState(password_hasher=Argon2Hasher(cheap)),
     )
     app = create_app(context)
     async with serving(app, until) as url:

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from api.features.containers.schemas import ContainersIn
 from api.features.exits.schemas import ExitIn
 from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.container_schemas import ContainersIn
 from api.features.pools.schemas import PoolIn
 from model.repositories import container_commands, containers
 from model.tables import ContainerRow

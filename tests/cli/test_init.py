@@ -39,7 +39,7 @@ async def test_generate_prints_a_password_and_creates_the_admin(init, operators,
     (row,) = await operators()
     assert (str(row.id), row.name, row.role, row.fleet_ids, row.disabled) == (made["id"], "ada", "admin", None, False)
     assert len(made["password"]) >= 20
-    assert (await Argon2Hasher().check(made["password"], row.password_hash)).right
+    assert (await Argon2Hasher().check(made["password"], row.password_hash)).is_correct
     async with database.session() as session:
         verdict = await verify(session)
     assert (verdict.ok, verdict.count) == (True, 1)
@@ -49,7 +49,7 @@ async def test_password_is_read_from_a_file(init, operators, tmp_path):
     (tmp_path / "password").write_text(PASSWORD + "\n")
     done = await init("--name", "ada", "--password-file", str(tmp_path / "password"))
     assert (done.status, done.out) == (0, "ada is an admin\n")
-    assert (await Argon2Hasher().check(PASSWORD, (await operators())[0].password_hash)).right
+    assert (await Argon2Hasher().check(PASSWORD, (await operators())[0].password_hash)).is_correct
 
 
 async def test_init_without_password_is_refused(init, operators):

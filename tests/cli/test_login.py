@@ -20,7 +20,7 @@ PASSWORD = "correct horse battery"
 @pytest.fixture(autouse=True)
 async def ada(database):
     now = datetime.now(UTC)
-    row = OperatorRow(name="ada", role="operator", password_hash=await Argon2Hasher().make(PASSWORD), created_at=now)
+    row = OperatorRow(name="ada", role="operator", password_hash=await Argon2Hasher().hash(PASSWORD), created_at=now)
     async with database.session() as session:
         await operators.save(session, row)
     return row

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import pytest
 
-from api.features.containers.schemas import ContainersIn
 from api.features.exits.schemas import ExitOut
 from api.features.fleets.schemas import FirstListenerIn, FleetIn
+from api.features.pools.container_schemas import ContainersIn
 from api.features.pools.schemas import PoolIn, PoolPatch
 from api.runtime.tokens import digest_of, new_key
 from cli.control_plane import open_control_plane
@@ -177,7 +177,7 @@ async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_poo
     await api.containers.command_exit("stop", killed.id)
     await until(lambda: killed.name not in site.ids())
     shown = {each.name: each for each in (await api.containers.list("us")).containers}
-    assert (shown[killed.name].stopped, shown[killed.name].last_wish.error) == (True, "")
+    assert (shown[killed.name].stopped, shown[killed.name].last_command.error) == (True, "")
     await api.containers.command_exit("start", killed.id)
     await until(lambda: site.serving(2), timeout_s=60)
 

@@ -27,7 +27,13 @@ from model.tables import ApiKeyRow
 
 class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
     name, kind = "api-keys", "api-key"
-    table, wish, patch, view, query = ApiKeyRow, ApiKeyIn, ApiKeyPatch, ApiKeyOut, ApiKeyQuery
+    table, request_model, patch_model, response_model, query_model = (
+        ApiKeyRow,
+        ApiKeyIn,
+        ApiKeyPatch,
+        ApiKeyOut,
+        ApiKeyQuery,
+    )
     has_name = in_fleets = has_fleet = False
     volatile = frozenset({"last_used_at", "key"})
 

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from api.features.audit_events.schemas import AuditEventOut, AuditQuery
 from api.features.audit_events.service import AUDIT_EVENTS
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.schemas import Page
@@ -26,7 +26,7 @@ _LISTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", response_model=Page[AuditEventOut], responses={**for_operators(422), **_LISTED})
+@router.get("", response_model=Page[AuditEventOut], responses={**document_operator_errors(422), **_LISTED})
 async def list_audit_events(
     query: Annotated[AuditQuery, Query()],
     context: Context,
@@ -40,7 +40,7 @@ async def list_audit_events(
     return StreamingResponse(AUDIT_EVENTS.export(context, caller, query, page), media_type=NDJSON)
 
 
-@router.get("/{sequence}", responses=for_operators(404))
+@router.get("/{sequence}", responses=document_operator_errors(404))
 async def read_audit_event(
     sequence: Annotated[str, Path(description="The sequence number of the audit event.")],
     context: Context,
@@ -49,4 +49,4 @@ async def read_audit_event(
     """Read one audit event."""
     async with context.database.session() as session:
         found = await AUDIT_EVENTS.find(session, caller, sequence)
-        return await AUDIT_EVENTS.show_one(context.look(session), found)
+        return await AUDIT_EVENTS.show_one(context.begin_read(session), found)

@@ -22,7 +22,7 @@ _FIELDS = {"kind": "kind", "action": "action", "object_id": "object_id", "actor"
 
 class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
     name, kind = "audit-events", "audit-event"
-    table, view, query = AuditRow, AuditEventOut, AuditQuery
+    table, response_model, query_model = AuditRow, AuditEventOut, AuditQuery
     has_name = in_fleets = has_fleet = False
     sort = "-sequence"
 
@@ -59,7 +59,7 @@ class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
     async def read(self, context: ApiContext, caller: Caller, query: AuditQuery) -> Page[AuditEventOut]:
         """Read one page. Raises Problem (422)."""
         async with context.database.session() as session:
-            return await self.page(context.look(session), caller, query)
+            return await self.page(context.begin_read(session), caller, query)
 
     async def export(
         self, context: ApiContext, caller: Caller, query: AuditQuery, page: Page[AuditEventOut]

@@ -11,7 +11,7 @@ from api.features.auth import oidc_login, service
 from api.features.auth.oidc_login import COOKIE
 from api.features.auth.schemas import LoginIn, MeOut, PasswordIn, RefreshIn, TokensOut, TotpIn, TotpOut, TotpRemovalIn
 from api.http.field_types import Text
-from api.http.openapi import for_operators, problems, written
+from api.http.openapi import document_errors, document_operator_errors, document_write_errors
 from api.http.paths import BASE_PATH
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Authenticated, LoggedIn
@@ -25,7 +25,7 @@ _CALLBACK_PARAMETER_MAX = 2_000
 CallbackParameter = Annotated[Text | None, Query(max_length=_CALLBACK_PARAMETER_MAX)]
 
 
-@router.post("/login", responses=problems(401, 429, *_BODY))
+@router.post("/login", responses=document_errors(401, 429, *_BODY))
 async def log_in(body: LoginIn, request: Request, response: Response, context: Context) -> TokensOut:
     """Log in with name and password, and with a code if the operator has a second factor.
 
@@ -35,52 +35,52 @@ async def log_in(body: LoginIn, request: Request, response: Response, context: C
     return await service.log_in(context, body, _client_address(request))
 
 
-@router.post("/refresh", responses=problems(401, *_BODY))
+@router.post("/refresh", responses=document_errors(401, *_BODY))
 async def refresh(body: RefreshIn, response: Response, context: Context) -> TokensOut:
     """Exchange a refresh token for new tokens. A refresh token works once; sending it twice ends its session."""
     _forbid_caching(response)
     return await service.refresh(context, body.refresh_token)
 
 
-@router.post("/logout", status_code=204, responses=for_operators())
+@router.post("/logout", status_code=204, responses=document_operator_errors())
 async def log_out(context: Context, caller: LoggedIn) -> None:
     """End the session of this access token."""
     assert caller.session_id is not None
     await service.log_out(context, caller, caller.session_id)
 
 
-@router.get("/me", responses=for_operators())
+@router.get("/me", responses=document_operator_errors())
 async def read_me(context: Context, caller: Authenticated) -> MeOut:
     """Show the caller and the rights of this credential."""
     return await service.show(context, caller)
 
 
-@router.post("/password", status_code=204, responses=written(409, 429))
+@router.post("/password", status_code=204, responses=document_write_errors(409, 429))
 async def change_password(body: PasswordIn, request: Request, context: Context, caller: LoggedIn) -> None:
     """Change the caller's own password. All other sessions of the caller end."""
     await service.change_password(context, caller, body, _client_address(request))
 
 
-@router.post("/totp", responses=for_operators(409))
+@router.post("/totp", responses=document_operator_errors(409))
 async def start_totp(response: Response, context: Context, caller: LoggedIn) -> TotpOut:
     """Create the secret of a second factor. It takes effect after `POST /auth/totp/confirm` with a code."""
     _forbid_caching(response)
     return await service.start_totp(context, caller)
 
 
-@router.post("/totp/confirm", status_code=204, responses=written(409))
+@router.post("/totp/confirm", status_code=204, responses=document_write_errors(409))
 async def confirm_totp(body: TotpIn, context: Context, caller: LoggedIn) -> None:
     """Enable the second factor that was started. From now on a login needs a code."""
     await service.confirm_totp(context, caller, body.code)
 
 
-@router.delete("/totp", status_code=204, responses=written(409, 429))
+@router.delete("/totp", status_code=204, responses=document_write_errors(409, 429))
 async def remove_totp(body: TotpRemovalIn, request: Request, context: Context, caller: LoggedIn) -> None:
     """Remove the second factor. Needs the password or a current code."""
     await service.remove_totp(context, caller, body, _client_address(request))
 
 
-@router.get("/oidc/login", status_code=302, response_class=RedirectResponse, responses=problems(404))
+@router.get("/oidc/login", status_code=302, response_class=RedirectResponse, responses=document_errors(404))
 async def begin_oidc(request: Request, context: Context) -> Response:
     """Redirect the browser to the OIDC provider."""
     address, cookie = await oidc_login.begin(context, _callback_url(request))
@@ -98,7 +98,7 @@ async def begin_oidc(request: Request, context: Context) -> Response:
     return response
 
 
-@router.get(_CALLBACK, responses=problems(401, 403, 404, 409, 422, 429))
+@router.get(_CALLBACK, responses=document_errors(401, 403, 404, 409, 422, 429))
 async def finish_oidc(
     request: Request,
     response: Response,

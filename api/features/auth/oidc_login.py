@@ -33,7 +33,9 @@ async def begin(context: ApiContext, callback_url: str) -> tuple[str, str]:
     provider, signer = await _provider(context)
     state = signer.issue_state(context.clock())
     try:
-        address = await provider.address(signer, state, provider.settings.redirect_uri or callback_url, context.clock())
+        address = await provider.build_login_url(
+            signer, state, provider.settings.redirect_uri or callback_url, context.clock()
+        )
     except ProviderUnavailable as error:
         raise _unavailable(error) from error
     return address, signer.derive("oidc cookie", state)
@@ -55,7 +57,7 @@ async def finish(
         raise refusal
     try:
         state, code = _read(provider, signer, query, cookie, now)
-        account = await provider.account(signer, state, code, provider.settings.redirect_uri or callback_url, now)
+        account = await provider.fetch_account(signer, state, code, provider.settings.redirect_uri or callback_url, now)
     except LoginRefused as error:
         log.info("auth.oidc_refused", reason=str(error))
         async with context.database.session() as session:
@@ -120,13 +122,13 @@ async def _provision(session: AsyncSession, account: OidcAccount, now: datetime)
 
 
 async def _provider(context: ApiContext) -> tuple[OidcProvider, TokenSigner]:
-    provider = context.auth.provider
+    provider = context.auth_state.oidc_provider
     if provider is None:
         message = "OIDC is not configured here: operators log in with a password"
         raise Problem(
             404, "oidc_not_configured", message, hint="use POST /api/v1/auth/login, or set EXITPLANE_OIDC_ISSUER"
         )
-    return provider, await context.auth.signing_key.signer(context.database)
+    return provider, await context.auth_state.signing_key.get_signer(context.database)
 
 
 def _unavailable(error: ProviderUnavailable) -> Problem:

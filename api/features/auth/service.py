@@ -34,7 +34,7 @@ _KIND = "operator"
 
 async def log_in(context: ApiContext, body: LoginIn, address: str) -> TokensOut:
     """Log in with a password. Raises Problem: 401, or 429 after too many failures."""
-    now, signer = context.clock(), await context.auth.signing_key.signer(context.database)
+    now, signer = context.clock(), await context.auth_state.signing_key.get_signer(context.database)
     throttle = LoginThrottle.of(signer, address, body.name)
     async with context.database.session() as session:
         refusal = await throttle.attempt(session, now)
@@ -43,15 +43,15 @@ async def log_in(context: ApiContext, body: LoginIn, address: str) -> TokensOut:
     if refusal is not None:
         raise refusal
     kept = found.password_hash if found else None
-    verdict = await context.auth.passwords.check(body.password, kept)
+    verdict = await context.auth_state.password_hasher.check(body.password, kept)
     async with context.database.session() as session:
         row = await operators.lock(session, found.id) if found else None
         reason = await _refusal_reason(
-            session, row, body, now, right=verdict.right and row is not None and row.password_hash == kept
+            session, row, body, now, right=verdict.is_correct and row is not None and row.password_hash == kept
         )
         if row is not None and reason is None:
-            if verdict.renewed is not None:
-                row.password_hash = verdict.renewed
+            if verdict.rehashed is not None:
+                row.password_hash = verdict.rehashed
             await throttle.succeed(session, now)
             return await begin_session(session, signer, row, now, by="password")
         await append(session, Actor(), [login_failure(row, reason or "password")])
@@ -108,7 +108,7 @@ def login_failure(row: OperatorRow | None, reason: str) -> AuditEntry:
 
 async def refresh(context: ApiContext, refresh_token: str) -> TokensOut:
     """Exchange a refresh token for new tokens. A token used before ends its session. Raises Problem (401)."""
-    now, signer = context.clock(), await context.auth.signing_key.signer(context.database)
+    now, signer = context.clock(), await context.auth_state.signing_key.get_signer(context.database)
     try:
         session_id = signer.read_refresh(refresh_token)
     except BadToken as error:
@@ -163,7 +163,7 @@ async def change_password(context: ApiContext, caller: Caller, body: PasswordIn,
         raise Problem(409, "no_password", "this operator has no password", hint="ask an admin to set one")
     refuse_weak(body.new, row.name, "/new")
     await _check_password(context, caller, body.old, address)
-    made = await context.auth.passwords.make(body.new)
+    made = await context.auth_state.password_hasher.hash(body.new)
 
     async def change(session: AsyncSession, locked: OperatorRow) -> None:
         if locked.password_hash != row.password_hash:
@@ -242,8 +242,8 @@ async def remove_totp(context: ApiContext, caller: Caller, body: TotpRemovalIn, 
 async def _check_password(context: ApiContext, caller: Caller, password: str, address: str) -> None:
     """Check the caller's password. Raises Problem: 403 if it is wrong, 429 after too many failures."""
     row, throttle = await _count_attempt(context, caller, address)
-    verdict = await context.auth.passwords.check(password, row.password_hash)
-    if not verdict.right:
+    verdict = await context.auth_state.password_hasher.check(password, row.password_hash)
+    if not verdict.is_correct:
         raise Problem(403, "bad_password", "the password is wrong", hint="send the password that you log in with")
     await _succeed(context, throttle)
 
@@ -260,7 +260,7 @@ async def _check_code(context: ApiContext, caller: Caller, code: str, address: s
 
 
 async def _count_attempt(context: ApiContext, caller: Caller, address: str) -> tuple[OperatorRow, LoginThrottle]:
-    signer = await context.auth.signing_key.signer(context.database)
+    signer = await context.auth_state.signing_key.get_signer(context.database)
     async with context.database.session() as session:
         row = await _find_operator(session, caller)
         throttle = LoginThrottle.of(signer, address, row.name)

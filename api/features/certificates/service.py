@@ -27,8 +27,13 @@ _RSA_MIN_BITS = 2048
 
 class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, CertificateOut]):
     name, kind = "certificates", "certificate"
-    table, wish, patch, view = ServerCertificateRow, CertificateIn, CertificatePatch, CertificateOut
-    query = CertificateQuery
+    table, request_model, patch_model, response_model = (
+        ServerCertificateRow,
+        CertificateIn,
+        CertificatePatch,
+        CertificateOut,
+    )
+    query_model = CertificateQuery
 
     async def create(self, work: WriteContext, body: CertificateIn) -> ServerCertificateRow:
         """Create a certificate.
@@ -52,7 +57,7 @@ class CertificateCollection(Collection[ServerCertificateRow, CertificateIn, Cert
 
     async def change(self, work: WriteContext, row: ServerCertificateRow, fields: dict[str, Any]) -> None:
         """Update a certificate. Raises Problem: 422 for a bad certificate, 409 when the name is taken."""
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         if fields.keys() & {"chain", "key"}:
             parsed = parse_pair(fields.get("chain", row.chain), fields.get("key", row.key), work.now)
             fields |= {"server_names": parsed.server_names, "expires_at": parsed.expires_at}

@@ -1,4 +1,4 @@
-"""What is declared, as a document says it."""
+"""Reads of the declared state, as a document holds it."""
 
 from __future__ import annotations
 
@@ -23,50 +23,51 @@ from api.kernel.context import ReadContext
 
 AnyCollection: TypeAlias = Collection[Any, Any, Any]
 ORDER: Final[tuple[AnyCollection, ...]] = (FLEETS, PLANS, POOLS, LISTENERS, EXITS, ROUTES, USERS)
-"""What refers to something comes after it."""
-_AT_ONCE: Final = 10_000
-"""PostgreSQL takes 32,767 parameters."""
+"""The collections of a document: each comes after those that it refers to."""
+_ROWS_AT_ONCE: Final = 10_000
+"""PostgreSQL takes 32,767 parameters in a statement."""
 
 
-async def rows_of(
-    look: ReadContext, caller: Caller, collection: AnyCollection, fleet_ids: Iterable[UUID] | None = None
+async def read_rows(
+    read: ReadContext, caller: Caller, collection: AnyCollection, fleet_ids: Iterable[UUID] | None = None
 ) -> list[Any]:
-    """The rows of a collection (in some fleets) that the caller sees, by name."""
+    """Read the rows of a collection (in some fleets) that the caller sees, by name."""
     query = select(collection.table).where(*collection.visible(caller))
     if fleet_ids is not None:
         query = query.where(collection.fleet_of().in_(fleet_ids))
-    return list((await look.session.execute(query.order_by(col(collection.table.name)))).scalars())
+    return list((await read.session.execute(query.order_by(col(collection.table.name)))).scalars())
 
 
-async def lock(session: AsyncSession, table: Any, ids: Iterable[UUID]) -> dict[UUID, Any]:
-    """The rows that are still there, as they are now, held against other writers until the transaction ends; by id.
+async def lock_rows(session: AsyncSession, table: Any, ids: Iterable[UUID]) -> dict[UUID, Any]:
+    """Lock the rows that still exist until the transaction ends, and read them as they are now, by id.
 
-    Others may still refer to them meanwhile: a lock that kept them from it could wait for whom it makes wait.
+    Other writers may still refer to them (FOR NO KEY UPDATE). A stronger lock could deadlock with them.
     """
-    held: dict[UUID, Any] = {}
+    locked: dict[UUID, Any] = {}
     ordered = sorted(ids)
-    for start in range(0, len(ordered), _AT_ONCE):
-        query = select(table).where(table.id.in_(ordered[start : start + _AT_ONCE])).order_by(table.id)
+    for start in range(0, len(ordered), _ROWS_AT_ONCE):
+        query = select(table).where(table.id.in_(ordered[start : start + _ROWS_AT_ONCE])).order_by(table.id)
         query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-        held |= {row.id: row for row in (await session.execute(query)).scalars()}
-    return held
+        locked |= {row.id: row for row in (await session.execute(query)).scalars()}
+    return locked
 
 
-async def shown(look: ReadContext, collection: AnyCollection, rows: Sequence[Any]) -> list[Any]:
-    """The rows as the API shows them."""
-    views: list[Any] = []
-    for start in range(0, len(rows), _AT_ONCE):
-        views += await collection.show(look, rows[start : start + _AT_ONCE])
-    return views
+async def show_rows(read: ReadContext, collection: AnyCollection, rows: Sequence[Any]) -> list[Any]:
+    """Show rows as the API responds with them."""
+    shown: list[Any] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        shown += await collection.show(read, rows[start : start + _ROWS_AT_ONCE])
+    return shown
 
 
-def as_wish(collection: AnyCollection, view: Any) -> Any:
-    """What would have to be declared for a thing to be as it is."""
-    fields = {name: value for name, value in view.model_dump().items() if name in collection.wish.model_fields}
-    return collection.wish.model_validate(fields, by_name=True)
+def as_request(collection: AnyCollection, shown: Any) -> Any:
+    """Convert a response model to the request that would declare the same item."""
+    names = collection.request_model.model_fields
+    fields = {name: value for name, value in shown.model_dump().items() if name in names}
+    return collection.request_model.model_validate(fields, by_name=True)
 
 
-def differences(before: Any, after: Any) -> Mapping[str, tuple[Any, Any]]:
-    """The fields in which two wishes differ, with both values, as JSON has them."""
+def diff(before: Any, after: Any) -> Mapping[str, tuple[Any, Any]]:
+    """Compare two requests: the fields that differ, each with its old and new value as JSON holds them."""
     old, new = (each.model_dump(mode="json", by_alias=True) for each in (before, after))
     return {name: (old[name], new[name]) for name in new if old[name] != new[name]}

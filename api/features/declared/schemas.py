@@ -1,4 +1,4 @@
-"""The declared state as one document."""
+"""The models of the declared state as one document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class Declared(RequestModel):
-    """What should be, whole or in part: a collection that is missing is left as it is. Things are found by fleet and name."""
+    """The wanted state, whole or in part. A missing collection stays as it is. Items are identified by fleet and name."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -39,16 +39,16 @@ class Declared(RequestModel):
 
 
 class StepOut(ResponseModel):
-    """What was done to one thing."""
+    """A change of one item."""
 
     action: Literal["created", "changed", "deleted"]
     kind: str
     id: UUID
-    fleet: str | None = Field(description="null: of a fleet itself.")
+    fleet: str | None = Field(description="null: the item is a fleet.")
     name: str
-    changes: dict[str, tuple[Any, Any]] = Field(description="The old and the new value of what changed, by field.")
+    changes: dict[str, tuple[Any, Any]] = Field(description="The old and new value of each changed field.")
 
 
 class AppliedOut(ResponseModel):
-    steps: list[StepOut] = Field(description="In the order in which they were done; none: all was as it should be.")
+    steps: list[StepOut] = Field(description="The changes in the order of execution; empty: nothing had to change.")
     unchanged: int

@@ -1,15 +1,13 @@
-"""Making what is declared what a document says, and the document of what is declared."""
+"""The export of the declared state as a document, and the application of a document."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from api.features.declared.apply import ApplyPlan
-from api.features.declared.batch_session import BatchSession
-from api.features.declared.queries import ORDER, as_wish, rows_of, shown
+from api.features.declared.queries import ORDER, as_request, read_rows, show_rows
 from api.features.declared.schemas import AppliedOut, Declared
 from api.features.fleets.service import FLEETS
 from api.http.problems import DUPLICATE, RETRY_AFTER_S, Problem
@@ -18,36 +16,35 @@ from api.kernel.context import ReadContext
 from api.kernel.writes import WriteContext
 from model.unit_of_work import UnitOfWork
 
-_IN_EACH_OTHERS_WAY = frozenset({"40P01", "40001"})
-"""What PostgreSQL says when it had to choose one of two writers: deadlock, serialization failure."""
+_WRITE_CONFLICTS = frozenset({"40P01", "40001"})
+"""PostgreSQL's codes for a writer that it ended in favour of another: deadlock, serialization failure."""
 
 
-async def export(look: ReadContext, caller: Caller, fleet: str | None) -> Declared:
-    """All that is declared (in one fleet), as a document that `apply` takes, in an order that does not change.
+async def export(read: ReadContext, caller: Caller, fleet: str | None) -> Declared:
+    """Export all that is declared (in one fleet) as a document that `apply` takes, in a stable order.
 
     Keys of certificates are not in it. The first listener of a fleet is among the listeners.
     """
-    chosen = None if fleet is None else [(await FLEETS.find(look.session, caller, fleet)).id]
-    found: dict[str, list[Any]] = {}
+    fleet_ids = None if fleet is None else [(await FLEETS.find(read.session, caller, fleet)).id]
+    exported: dict[str, list[Any]] = {}
     for collection in ORDER:
-        rows = await rows_of(look, caller, collection, chosen)
-        wishes = [as_wish(collection, view) for view in await shown(look, collection, rows)]
+        rows = await read_rows(read, caller, collection, fleet_ids)
+        items = [as_request(collection, shown) for shown in await show_rows(read, collection, rows)]
         if collection is FLEETS:
-            wishes = [wish.model_copy(update={"listener": None}) for wish in wishes]
-        found[collection.name] = sorted(wishes, key=_place)
-    # not validated again: each wish was, and there may be more than one request may carry
-    return Declared.model_construct(_fields_set=set(found), **found)
+            items = [item.model_copy(update={"listener": None}) for item in items]
+        exported[collection.name] = sorted(items, key=_sort_key)
+    # not validated again: each item was, and an export may hold more items than a request may
+    return Declared.model_construct(_fields_set=set(exported), **exported)
 
 
 async def apply(work: WriteContext, document: Declared, *, prune: bool, fleet: str | None = None) -> AppliedOut:
-    """Create and change what the document names; with `prune` delete what it does not.
+    """Create and change what the document names; with `prune` delete what it does not name.
 
-    That touches only the collections that are in the document, and the fleets that it names; if fleets are among what it
-    has, those that it does not name go too, with what they have in these collections. With `fleet` it is about that one
-    alone. Raises Problem, with the place in the document.
+    Only the document's collections are touched, and only in the fleets that it names. If the document has fleets,
+    `prune` also deletes the others, with what they have in these collections. With `fleet` it touches that fleet only.
 
-    Everything of a kind is written together; if anything clashes, it is done again one by one, to say what, or to see what
-    others did meanwhile.
+    A collection is written in a batch. After a clash the document is applied again item by item, which finds the item
+    at fault, or sees what another writer committed. Raises Problem with the place in the document.
     """
     try:
         try:
@@ -59,9 +56,9 @@ async def apply(work: WriteContext, document: Declared, *, prune: bool, fleet: s
                 raise
         return await _apply(work, document, prune=prune, fleet=fleet, batched=False)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in _IN_EACH_OTHERS_WAY:
+        if getattr(error.orig, "sqlstate", None) not in _WRITE_CONFLICTS:
             raise
-        message = "another write was in the way, nothing was done"
+        message = "another write conflicted with this one, so nothing was changed"
         headers = {"Retry-After": str(RETRY_AFTER_S)}
         raise Problem(503, "busy", message, hint="send it again", headers=headers) from error
 
@@ -69,16 +66,15 @@ async def apply(work: WriteContext, document: Declared, *, prune: bool, fleet: s
 async def _apply(
     work: WriteContext, document: Declared, *, prune: bool, fleet: str | None, batched: bool
 ) -> AppliedOut:
+    """Apply the document in a savepoint. Only when that succeeds, `work` takes over what was touched."""
     async with work.session.begin_nested():
-        session = BatchSession(work.session, batched=batched)
-        unit = UnitOfWork(session.as_session, work.unit.traceparent, work.unit.actor)
-        look = replace(work.look, session=session.as_session)
-        trial = WriteContext(unit, work.caller, look, work.now, work.approve)
-        applied = await ApplyPlan(trial, session, document, prune, fleet).run()
+        unit = UnitOfWork(work.session, work.unit.traceparent, work.unit.actor)
+        attempt = WriteContext(unit, work.caller, work.read, work.now, work.approve)
+        applied = await ApplyPlan(attempt, document, prune, fleet, batched).run()
     work.unit.touched.update(unit.touched)
-    work.forgotten.extend(trial.forgotten)
+    work.removed_proxies.extend(attempt.removed_proxies)
     return applied
 
 
-def _place(wish: Any) -> tuple[str, int, str]:
-    return getattr(wish, "fleet", ""), getattr(wish, "position", 0), wish.name
+def _sort_key(request: Any) -> tuple[str, int, str]:
+    return getattr(request, "fleet", ""), getattr(request, "position", 0), request.name

@@ -9,19 +9,19 @@ from fastapi import APIRouter
 from api.features.enrolment import service
 from api.features.enrolment.schemas import EnrolmentOut, ExitEnrolmentIn, HeartbeatSettingsOut, ProxyEnrolmentIn, XdsOut
 from api.features.enrolment.service import Enrolled
-from api.http.openapi import problems
+from api.http.openapi import document_errors
 from api.http.problems import DUPLICATE, Problem
 from api.http.request_body import JsonRoute
 from api.kernel.context import ApiContext, Context
-from api.kernel.writes import Write, Writing
+from api.kernel.writes import RequestWrite, Write
 from model.unit_of_work import UnitOfWork
 
 router = APIRouter(tags=["enrolment"], route_class=JsonRoute)
-_PROBLEMS = problems(400, 401, 403, 409, 413, 415, 422)
+_PROBLEMS = document_errors(400, 401, 403, 409, 413, 415, 422)
 
 
 @router.post("/exits/register", status_code=201, responses=_PROBLEMS)
-async def register_exit(body: ExitEnrolmentIn, context: Context, write: Writing) -> EnrolmentOut:
+async def register_exit(body: ExitEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
     """Enrol an exit: create it unless it exists, and sign a certificate for its key."""
     enrolled = await _enrol(write, lambda unit: service.enrol_exit(unit, context.authority, body, context.clock()))
     write.locate(f"exits/{enrolled.identity.proxy_id}")
@@ -29,7 +29,7 @@ async def register_exit(body: ExitEnrolmentIn, context: Context, write: Writing)
 
 
 @router.post("/proxies/register", status_code=201, responses=_PROBLEMS)
-async def register_proxy(body: ProxyEnrolmentIn, context: Context, write: Writing) -> EnrolmentOut:
+async def register_proxy(body: ProxyEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
     """Enrol a gateway in the fleet of its join token, and sign a certificate for its key."""
     enrolled = await _enrol(write, lambda unit: service.enrol_gateway(unit, context.authority, body, context.clock()))
     write.locate(f"proxies/{enrolled.identity.proxy_id}")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from api.features.events import service
 from api.features.events.event_stream import EventStream
 from api.features.events.schemas import EventPage, EventsQuery
-from api.http.openapi import ProblemView, for_operators
+from api.http.openapi import ProblemView, document_operator_errors
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
@@ -43,7 +43,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", response_model=EventPage, responses={**for_operators(422), **_RESPONSES})
+@router.get("", response_model=EventPage, responses={**document_operator_errors(422), **_RESPONSES})
 async def list_events(
     query: Annotated[EventsQuery, Query()],
     request: Request,
@@ -59,6 +59,6 @@ async def list_events(
     if STREAM not in accept.lower():
         page = await service.page(context, caller, query)
         return Response(page.model_dump_json(), media_type="application/json")
-    hub: EventHub = request.app.state.events
+    hub: EventHub = request.app.state.event_hub
     reauthenticate = partial(service.reauthenticate, context, request.headers.get("authorization"))
     return EventStream(hub, await service.open_stream(hub, context, caller, query, last_event_id, reauthenticate))

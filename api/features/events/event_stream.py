@@ -35,7 +35,7 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._hub.place():
+            with self._hub.open_stream():
                 await super().__call__(scope, receive, send)
         except Problem as problem:
             await respond(problem)(scope, receive, send)
@@ -78,11 +78,11 @@ class EventFeed:
         # the id comes with it, so that a client cut off before the first event resumes at the same position
         yield self._comment("from here on", retry=_RETRY_MS)
         while not (self._hub.closing or self._hub.failed):
-            turned = self._hub.turned
+            turned = self._hub.changed
             try:
                 if self._now() >= self._check_at:
                     self._admit_caller(await self._reauthenticate())
-                batch = await self._hub.after(self._position, self._filter)
+                batch = await self._hub.read_after(self._position, self._filter)
             except (Problem, EventsGone) as error:
                 log.info("events.stream_ended", code=error.code)
                 return

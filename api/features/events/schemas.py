@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.field_types import Reference, ResponseModel
-from api.kernel.collections.schemas import PAGE, PAGE_MAX, Page
+from api.kernel.collections.schemas import PAGE_SIZE, PAGE_SIZE_MAX, Page
 from model.world import Kind
 
 ID_MAX: Final = 2**63 - 1
@@ -48,7 +48,7 @@ class EventsQuery(BaseModel):
         description="Only events after the one with this id. Without it, a page begins with the oldest stored event,"
         " and a stream with the next event.",
     )
-    limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="The largest number of events on a page.")
+    limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="The largest number of events on a page.")
     cursor: int | None = Field(
         None, ge=0, le=ID_MAX, description="`next` of the previous page. It takes precedence over `after`."
     )

@@ -11,23 +11,23 @@ from fastapi import Depends, Query, Response
 from api.features.exits.schemas import STATE_PERIODS_MAX, ExitOut, HistoryOut, StatePeriodOut, SummaryOut
 from api.features.exits.service import EXITS
 from api.http.limits import HISTORY_HOURS_MAX
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Ref
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 from model.repositories import exit_history
 from model.state_history import HistorySummary, stays_of, summarize
 from model.world import ExitState
 
 router = router_of(EXITS)
-Writing = Annotated[OperatorWrite, writing("exits")]
+Writing = Annotated[OperatorWrite, require_write("exits")]
 Hours = Annotated[
     int, Query(ge=1, le=HISTORY_HOURS_MAX, description="The length of the window in hours, back from now.")
 ]
-_SWITCH_PROBLEMS = for_operators(404, 409, 422)
+_SWITCH_PROBLEMS = document_operator_errors(404, 409, 422)
 
 
 @router.post("/{exit_id}/drain", response_model=ExitOut | DryRunOut, responses=_SWITCH_PROBLEMS)
@@ -52,13 +52,13 @@ async def _switch(write: OperatorWrite, ref: str, fleet: str | None, state: Exit
     async def do(work: WriteContext) -> WriteReply:
         row = await EXITS.lock(work, ref, fleet)
         await EXITS.switch(work, row, state)
-        shown = await EXITS.show_one(work.look, row)
+        shown = await EXITS.show_one(work.read, row)
         return WriteReply(200, shown, {"ETag": EXITS.etag(shown)})
 
     return await write.run(do)
 
 
-@router.get("/{exit_id}/history", responses=for_operators(404, 409, 422))
+@router.get("/{exit_id}/history", responses=document_operator_errors(404, 409, 422))
 async def read_exit_history(
     exit_id: Ref,
     context: Context,

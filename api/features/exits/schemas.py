@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from api.features.rollouts.schemas import RejectedOut
+from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import (
     Country,
     Host,

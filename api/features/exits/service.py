@@ -15,7 +15,7 @@ from sqlmodel import col
 from api.features.exits.parent_proxy import parent_columns, show_parent
 from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
 from api.features.pools import service as pools
-from api.features.rollouts.rejections import load_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.caller import Caller
@@ -41,7 +41,7 @@ _SHARED_FIELDS = ("name", "locality")
 
 class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
     name, kind = "exits", "exit"
-    table, wish, patch, view, query = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
+    table, request_model, patch_model, response_model, query_model = ExitRow, ExitIn, ExitPatch, ExitOut, ExitQuery
     volatile = frozenset(
         {
             "endpoint",
@@ -127,7 +127,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
         async with no_silent_shrink(work, [fleet.id]):
             await exits.deregister(work.unit, row, fleet.id)
-        work.forget_proxy(row.id)
+        work.add_removed_proxy(row.id)
 
     async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Query
 
 from api.features.explain import service
 from api.features.explain.schemas import ExplainOut, ExplainQuery
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 
 router = APIRouter(prefix="/explain", tags=["explain"])
 
 
-@router.get("", responses=for_operators(409, 422))
+@router.get("", responses=document_operator_errors(409, 422))
 async def explain_request(
     query: Annotated[ExplainQuery, Query()],
     context: Context,

@@ -43,7 +43,7 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
     async with context.database.snapshot() as session:
         fleet = await _fleet(session, caller, query.fleet)
         listener = None if query.listener is None else await _listener(session, caller, fleet, query.listener)
-    world = await context.world()
+    world = await context.world_cache.read(context.database)
     request = ExplainRequest(
         target_host=host,
         target_port=port,
@@ -121,7 +121,7 @@ def _summary(found: Explanation) -> str:
 
 async def _fleet(session: AsyncSession, caller: Caller, ref: str | None) -> FleetRow:
     if ref is not None:
-        return await FLEETS.refer_to(session, caller, ref, "?fleet")
+        return await FLEETS.resolve(session, caller, ref, "?fleet")
     visible = select(FleetRow).where(*FLEETS.visible(caller)).order_by(col(FleetRow.name)).limit(10)
     fleets = (await session.execute(visible)).scalars().all()
     if len(fleets) == 1:
@@ -132,7 +132,7 @@ async def _fleet(session: AsyncSession, caller: Caller, ref: str | None) -> Flee
 
 
 async def _listener(session: AsyncSession, caller: Caller, fleet: FleetRow, ref: str) -> ListenerRow:
-    return await LISTENERS.refer_to(session, caller, ref, "?listener", str(fleet.id))
+    return await LISTENERS.resolve(session, caller, ref, "?listener", str(fleet.id))
 
 
 def _parse_target(text: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.features.rollouts.schemas import RejectedOut
+from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import LoopbackAddress, Name, Port, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import ListQuery, Pattern
 

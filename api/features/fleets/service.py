@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from api.features.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
-from api.features.rollouts.rejections import load_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
@@ -24,7 +24,7 @@ from xds.translate.scopes import GatewayGroup
 
 class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
     name, kind = "fleets", "fleet"
-    table, wish, patch, view, query = FleetRow, FleetIn, FleetPatch, FleetOut, FleetQuery
+    table, request_model, patch_model, response_model, query_model = FleetRow, FleetIn, FleetPatch, FleetOut, FleetQuery
     volatile = frozenset({"rejections"})
     has_fleet = False
 

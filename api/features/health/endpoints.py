@@ -14,7 +14,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 async def _probe_of(request: Request) -> DatabaseProbe:
-    probe: DatabaseProbe = request.app.state.probe
+    probe: DatabaseProbe = request.app.state.database_probe
     return probe
 
 
@@ -40,16 +40,16 @@ async def show_readiness(context: Context, probe: Probe, response: Response) -> 
 @router.get("/startup", responses=_UNAVAILABLE)
 async def show_startup(context: Context, response: Response) -> HealthOut:
     """Show whether the process has started: 200 or 503."""
-    started = context.started()
+    started = context.has_started()
     if not started:
         response.status_code = 503
     return HealthOut(ok=started, parts={})
 
 
 async def _check(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
-    reason = await probe.ask()
+    reason = await probe.check()
     parts = {"database": PartOut(ok=reason is None, reason=reason or "")}
-    for name, ready in context.readiness.items():
+    for name, ready in context.readiness_checks.items():
         ok = ready()
         parts[name] = PartOut(ok=ok, reason="" if ok else "not ready")
     return HealthOut(ok=all(part.ok for part in parts.values()), parts=parts)

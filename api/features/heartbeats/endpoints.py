@@ -9,13 +9,13 @@ from pydantic import TypeAdapter
 
 from api.features.heartbeats import service
 from api.features.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
-from api.http.openapi import problems
+from api.http.openapi import document_errors
 from api.http.parameters import Id
 from api.http.request_body import JsonRoute
 from api.kernel.context import ApiContext
 
 router = APIRouter(tags=["heartbeats"], route_class=JsonRoute)
-_PROBLEMS = problems(400, 401, 403, 404, 410, 413, 415, 422)
+_PROBLEMS = document_errors(400, 401, 403, 404, 410, 413, 415, 422)
 
 
 def _documented(kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], example: dict[str, Any]) -> dict[str, Any]:

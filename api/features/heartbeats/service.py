@@ -42,7 +42,7 @@ async def authenticate(
             raise BadSignature(
                 "the signature names no certificate", hint="set x5t#S256 to the SHA-256 of the certificate"
             )
-    credential = await context.credentials.find(claim.thumbprint)
+    credential = await context.certificate_cache.find(claim.thumbprint)
     if credential is None:
         raise await _explain_unknown(context, kind, ref)
     now = context.clock()
@@ -82,7 +82,7 @@ async def receive(
     """
     if beat.order_results:
         await record_results(context, credential.proxy_id, [*beat.order_results])
-    context.sink.hear(
+    context.heartbeat_sink.add(
         Heartbeat(
             proxy_id=credential.proxy_id,
             heard_at=context.clock(),
@@ -97,7 +97,7 @@ async def receive(
         )
     )
     more: dict[str, Any] = {}
-    if waiting := context.orders.of(credential.proxy_id):
+    if waiting := context.pending_orders.find(credential.proxy_id):
         more["orders"] = [AgentOrderOut(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
     if beat.removed_endpoints:
         more["cut"] = await _endpoints_to_cut(context, credential, beat.removed_endpoints)

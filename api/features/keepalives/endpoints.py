@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from api.features.keepalives import service
 from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.features.keepalives.schemas import EXAMPLE, KeepaliveIn, KeepaliveOut, SentinelClientOut
-from api.http.openapi import for_operators, written
+from api.http.openapi import document_operator_errors, document_write_errors
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Authenticated, Caller, Permission
 from api.kernel.context import Context
@@ -31,7 +31,7 @@ def _permit(collection: str, *, write: bool = False) -> Any:
 
 @router.post(
     "/keepalive",
-    responses=written(429),
+    responses=document_write_errors(429),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -47,7 +47,7 @@ async def send_keepalive(
     return await service.receive(context, caller, await request.json())
 
 
-@router.get("/status", responses=for_operators(429), openapi_extra={"security": _SECURITY})
+@router.get("/status", responses=document_operator_errors(429), openapi_extra={"security": _SECURITY})
 async def read_status(context: Context, caller: Annotated[Caller, _permit("status")]) -> dict[str, SentinelClientOut]:
     """Show the last keepalive of every VPN Sentinel client, by client id. A client is removed after 30 days of silence."""
     return await service.status(context, caller)

@@ -23,7 +23,13 @@ from model.tables import ListenerRow, PoolRow, ServerCertificateRow
 
 class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
     name, kind = "listeners", "listener"
-    table, wish, patch, view, query = ListenerRow, ListenerIn, ListenerPatch, ListenerOut, ListenerQuery
+    table, request_model, patch_model, response_model, query_model = (
+        ListenerRow,
+        ListenerIn,
+        ListenerPatch,
+        ListenerOut,
+        ListenerQuery,
+    )
 
     def sortable(self) -> dict[str, Any]:
         return {"name": col(ListenerRow.name), "port": col(ListenerRow.port)}
@@ -49,7 +55,7 @@ class ListenerCollection(Collection[ListenerRow, ListenerIn, ListenerOut]):
 
         Raises Problem: 422 for a pool or certificate outside the fleet, 409 when the name, or address and port, are taken.
         """
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         stored = await _to_columns(work, row.fleet_id, fields)
         with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)

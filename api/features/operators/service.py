@@ -26,7 +26,13 @@ _PASSWORDS = Argon2Hasher()
 
 class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
     name, kind = "operators", "operator"
-    table, wish, patch, view, query = OperatorRow, OperatorIn, OperatorPatch, OperatorOut, OperatorQuery
+    table, request_model, patch_model, response_model, query_model = (
+        OperatorRow,
+        OperatorIn,
+        OperatorPatch,
+        OperatorOut,
+        OperatorQuery,
+    )
     in_fleets = has_fleet = False
     volatile = frozenset({"last_login_at"})
 
@@ -83,7 +89,7 @@ async def _to_columns(work: WriteContext, fields: Mapping[str, Any], name: str) 
         stored["password_hash"] = None
     elif password != UNCHANGED:
         refuse_weak(password, name)
-        stored["password_hash"] = await _PASSWORDS.make(password)
+        stored["password_hash"] = await _PASSWORDS.hash(password)
     return stored
 
 

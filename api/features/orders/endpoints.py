@@ -9,21 +9,24 @@ from fastapi import APIRouter, Depends, Query, Response
 from api.features.orders import service
 from api.features.orders.schemas import OrderKind, OrderOut
 from api.http.limits import AGENT_LOG_LINES_MAX
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import OfFleet
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import LONGEST_WAIT_S, OperatorWrite, writing
+from api.kernel.writes import LONGEST_WAIT_S, OperatorWrite, require_write
 
 router = APIRouter(prefix="/exits/{exit_id}", tags=["exits"], route_class=JsonRoute)
-Writing = Annotated[OperatorWrite, writing("exits")]
+Writing = Annotated[OperatorWrite, require_write("exits")]
 _ORDERED: dict[str, Any] = {
     "status_code": 202,
     "response_model": OrderOut | DryRunOut,
-    "responses": {200: {"model": DryRunOut, "description": "The result of a dry run"}, **for_operators(404, 409, 422)},
+    "responses": {
+        200: {"model": DryRunOut, "description": "The result of a dry run"},
+        **document_operator_errors(404, 409, 422),
+    },
 }
 
 
@@ -56,7 +59,7 @@ async def read_exit_logs(
     return await _order(write, exit_id, of_fleet, "logs", {"lines": lines})
 
 
-@router.get("/orders/{order_id}", responses=for_operators(404, 409, 422))
+@router.get("/orders/{order_id}", responses=document_operator_errors(404, 409, 422))
 async def read_exit_order(
     exit_id: Ref,
     order_id: Ref,

@@ -96,4 +96,4 @@ async def record_results(context: ApiContext, exit_id: UUID, results: list[Order
                 session, exit_id, each.id, now=context.clock(), outcome=None if error else outcome, trouble=error
             )
     for each in results:
-        context.orders.forget(exit_id, each.id)
+        context.pending_orders.remove(exit_id, each.id)

@@ -17,7 +17,7 @@ from model.tables import PlanRow
 
 class PlanCollection(Collection[PlanRow, PlanIn, PlanOut]):
     name, kind = "plans", "plan"
-    table, wish, patch, view, query = PlanRow, PlanIn, PlanPatch, PlanOut, PlanQuery
+    table, request_model, patch_model, response_model, query_model = PlanRow, PlanIn, PlanPatch, PlanOut, PlanQuery
 
     async def create(self, work: WriteContext, body: PlanIn) -> PlanRow:
         """Create a plan. Raises Problem: 422 for an unknown fleet, 409 when the name is taken."""
@@ -33,7 +33,7 @@ class PlanCollection(Collection[PlanRow, PlanIn, PlanOut]):
 
     async def change(self, work: WriteContext, row: PlanRow, fields: dict[str, Any]) -> None:
         """Update a plan. Raises Problem: 409 when the name is taken."""
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         taken = duplicate("/name", fields.get("name", ""), "another plan of the fleet has this name")
         with clashes({"uq_plan_fleet_id_name": taken}):
             await declared.save_changes(work.unit, row, fields)

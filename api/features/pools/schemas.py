@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.features.containers.schemas import ContainersIn, ContainersStateOut
-from api.features.rollouts.schemas import RejectedOut
+from api.features.pools.container_schemas import ContainersIn, ContainersStateOut
+from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import City, Country, Name, Reference, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery

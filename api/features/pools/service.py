@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from api.features.containers.schemas import ContainersIn
-from api.features.containers.service import states_of
 from api.features.fleets import service as fleets
+from api.features.pools.container_schemas import ContainersIn
+from api.features.pools.container_states import read_container_states
 from api.features.pools.schemas import BalancingIn, PoolIn, PoolOut, PoolPatch, PoolQuery, ResilienceIn
-from api.features.rollouts.rejections import load_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
@@ -37,7 +37,7 @@ _NAME_THE_FLEET = "several fleets have a pool of this name"
 
 class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
     name, kind = "pools", "pool"
-    table, wish, patch, view, query = PoolRow, PoolIn, PoolPatch, PoolOut, PoolQuery
+    table, request_model, patch_model, response_model, query_model = PoolRow, PoolIn, PoolPatch, PoolOut, PoolQuery
     volatile = frozenset({"containers_state", "rejections"})
 
     def sortable(self) -> Mapping[str, Any]:
@@ -59,7 +59,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
 
         Raises Problem: 409 when the name, or country and city, are taken, or when the change would shrink the fleet.
         """
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         stored = _to_columns(fields)
         retired = "containers" in stored and stored["containers"] is None and row.containers is not None
         with clashes(_conflicts(stored)):
@@ -90,7 +90,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
     async def show(self, look: ReadContext, rows: Sequence[PoolRow]) -> list[PoolOut]:
         owners = await declared.fleet_names(look.session, {row.fleet_id for row in rows})
         rejections = await load_rejections(look.session)
-        states = await states_of(look, rows)
+        states = await read_container_states(look, rows)
         return [
             PoolOut.of(
                 row,

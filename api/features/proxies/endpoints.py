@@ -9,7 +9,7 @@ from fastapi import Depends, Query
 from api.features.proxies import config_dump
 from api.features.proxies.schemas import ConfigOut
 from api.features.proxies.service import PROXIES
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Id
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.router import CHANGE, DELETE, READ, router_of
@@ -27,7 +27,7 @@ Differences = Annotated[bool, Query(description="Only resources that differ from
 router = router_of(PROXIES, can=frozenset({READ, CHANGE, DELETE}))
 
 
-@router.get("/{proxy_id}/config", responses=for_operators(404, 422))
+@router.get("/{proxy_id}/config", responses=document_operator_errors(404, 422))
 async def read_config(
     proxy_id: Id,
     context: Context,

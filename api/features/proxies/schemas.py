@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.features.heartbeats.schemas import UpOrDown
-from api.features.rollouts.schemas import RejectedOut
+from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import Locality, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import FleetListQuery
 from model.world import Role

@@ -16,7 +16,7 @@ from api.features.proxies.schemas import (
     SyncOut,
     SyncStatus,
 )
-from api.features.rollouts.rejections import load_rejections
+from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, in_use
@@ -30,7 +30,7 @@ from model.world import Role
 
 class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     name, kind = "proxies", "proxy"
-    table, wish, patch, view, query = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
+    table, request_model, patch_model, response_model, query_model = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
     has_name = False
     volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
 
@@ -50,7 +50,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
         await declared.remove(work.unit, row)
         await heartbeats.forget(work.session, row.id)
         await sync.forget(work.session, row.id)
-        work.forget_proxy(row.id)
+        work.add_removed_proxy(row.id)
 
     async def show(self, look: ReadContext, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
         ids = [row.id for row in rows]
@@ -63,7 +63,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
                 row,
                 role=Role(row.role),
                 fleet=owners[row.fleet_id],
-                connected=_is_connected(beats.get(row.id), look.heard_since),
+                connected=_is_connected(beats.get(row.id), look.alive_since),
                 last_heartbeat=_show_heartbeat(beats.get(row.id)),
                 sync=[show_sync(each) for each in sync_states.get(row.id, ())],
                 rejections=rejections.by_proxy(row.id),

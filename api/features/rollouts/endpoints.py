@@ -8,19 +8,19 @@ from fastapi import APIRouter, Depends, Response
 
 from api.features.rollouts import service
 from api.features.rollouts.schemas import RolloutOut
-from api.http.openapi import for_operators
+from api.http.openapi import document_operator_errors
 from api.http.parameters import Ref
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
-from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
-Writing = Annotated[OperatorWrite, writing("fleets")]
+Writing = Annotated[OperatorWrite, require_write("fleets")]
 
 
-@router.get("", responses=for_operators(404))
+@router.get("", responses=document_operator_errors(404))
 async def read_rollout(
     fleet: Ref, context: Context, caller: Annotated[Caller, Depends(Permission("fleets"))]
 ) -> RolloutOut:
@@ -29,7 +29,7 @@ async def read_rollout(
         return await service.show(session, caller, fleet)
 
 
-@router.put("/approval", response_model=RolloutOut | DryRunOut, responses=for_operators(404, 422))
+@router.put("/approval", response_model=RolloutOut | DryRunOut, responses=document_operator_errors(404, 422))
 async def approve_shrink(fleet: Ref, write: Writing) -> Response:
     """Approve the next change that removes more than half of the fleet's pools or healthy exits. That change uses it up."""
 
@@ -39,7 +39,7 @@ async def approve_shrink(fleet: Ref, write: Writing) -> Response:
     return await write.run(do)
 
 
-@router.delete("/approval", response_model=RolloutOut | DryRunOut, responses=for_operators(404, 422))
+@router.delete("/approval", response_model=RolloutOut | DryRunOut, responses=document_operator_errors(404, 422))
 async def withdraw_approval(fleet: Ref, write: Writing) -> Response:
     """Withdraw an approval that is not used up yet."""
 

@@ -43,16 +43,3 @@ class RolloutOut(ResponseModel):
         description="Whether the next change may remove more than half of the fleet's pools or healthy exits."
     )
     groups: list[GroupOut]
-
-
-class RejectedOut(ResponseModel):
-    """A version that a proxy rejected. No other proxy is given it. Changing the object that it comes from clears it."""
-
-    type_url: str
-    resource: str
-    version: str
-    proxy_id: UUID | None = Field(
-        description="The first proxy that rejected it; null: the control plane's own check did."
-    )
-    detail: str = Field(description="Envoy's error message.")
-    at: datetime

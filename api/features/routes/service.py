@@ -25,7 +25,7 @@ from model.tables import PoolRow, RoutePoolRow, RouteRow
 
 class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
     name, kind = "routes", "route"
-    table, wish, patch, view, query = RouteRow, RouteIn, RoutePatch, RouteOut, RouteQuery
+    table, request_model, patch_model, response_model, query_model = RouteRow, RouteIn, RoutePatch, RouteOut, RouteQuery
     volatile = frozenset({"explanation"})
     sort = "position"
 
@@ -63,7 +63,7 @@ class RouteCollection(Collection[RouteRow, RouteIn, RouteOut]):
 
     async def change(self, work: WriteContext, row: RouteRow, fields: dict[str, Any]) -> None:
         """Update a route. Raises Problem: 422 for an unknown pool, 409 when the name is taken."""
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         if "match" in fields:
             fields["match"] = _stored_match(MatchIn.model_validate(fields["match"], by_name=True))
         if "action" in fields:

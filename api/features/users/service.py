@@ -21,7 +21,7 @@ from model.tables import PlanRow, UserRow
 
 class UserCollection(Collection[UserRow, UserIn, UserOut]):
     name, kind = "users", "user"
-    table, wish, patch, view, query = UserRow, UserIn, UserPatch, UserOut, UserQuery
+    table, request_model, patch_model, response_model, query_model = UserRow, UserIn, UserPatch, UserOut, UserQuery
 
     def filters(self, query: UserQuery) -> list[ColumnElement[bool]]:
         found = []
@@ -42,7 +42,7 @@ class UserCollection(Collection[UserRow, UserIn, UserOut]):
 
     async def change(self, work: WriteContext, row: UserRow, fields: dict[str, Any]) -> None:
         """Update a user. Raises Problem: 422 for an unknown plan, 409 when the name is taken."""
-        await self.stay(work, row, fields)
+        await self.reject_fleet_change(work, row, fields)
         plan = fields.get("plan")
         if "plan" in fields:
             fields["plan_id"] = await _plan(work, row.fleet_id, fields.pop("plan"))

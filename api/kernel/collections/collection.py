@@ -1,4 +1,4 @@
-"""A collection: what the API does with one kind of thing, and what it needs to know for that."""
+"""The base class of collections: what the endpoints of every kind of resource need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from api.http.field_types import as_id, as_reference
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, not_found, unknown
 from api.kernel.caller import Caller
-from api.kernel.collections.listing import SortOrder, like, order_by
+from api.kernel.collections.listing import SortOrder, match_name, read_order
 from api.kernel.collections.schemas import ListQuery, Page
 from api.kernel.context import ReadContext
 from api.kernel.writes import WriteContext
@@ -25,53 +25,53 @@ from model.repositories import declared
 from model.tables import FleetRow
 
 _OWNERS_MAX = 10
-"""How many fleets are named to whoever has to choose one."""
+"""The largest number of fleets that the error for an ambiguous name lists."""
 Row = TypeVar("Row", bound=Any)
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
 
 
 class Collection(ABC, Generic[Row, In, Out]):
-    """One kind of thing that operators declare.
+    """A kind of resource that operators declare.
 
-    A thing is named by its id; by its name too where that is unique within a fleet, or within all. The methods that write
-    are given a row that is locked, and raise Problem.
+    A resource is referred to by its id, or by its name where names are unique within a fleet or within all fleets. The
+    methods that write take a locked row, and raise Problem.
     """
 
     name: ClassVar[str]
-    """As in the path: `pools`."""
+    """The plural in the path: `pools`."""
     kind: ClassVar[str]
-    """`pool`."""
+    """The singular: `pool`."""
     table: type[Row]
-    wish: type[In]
-    patch: type[BaseModel]
-    view: type[Out]
-    query: type[ListQuery] = ListQuery
+    request_model: type[In]
+    patch_model: type[BaseModel]
+    response_model: type[Out]
+    query_model: type[ListQuery] = ListQuery
     has_name: ClassVar[bool] = True
     in_fleets: ClassVar[bool] = True
-    """Whether callers who are for some fleets only see those of these alone."""
+    """True if a caller who is limited to some fleets sees only the rows of these fleets."""
     has_fleet: ClassVar[bool] = True
-    """Whether its names are unique within a fleet, rather than within all."""
+    """True if names are unique within a fleet, false if within all fleets."""
     volatile: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the view that nobody declared: an ETag does not depend on them."""
+    """Fields of the response model that nobody declares. An ETag does not depend on them."""
     sort: ClassVar[str] = "name"
 
-    # -- what a collection says of itself ------------------------------------------------------------------------------
+    # -- what a subclass implements ------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def show(self, look: ReadContext, rows: Sequence[Row]) -> list[Out]:
-        """The rows as the API shows them."""
+    async def show(self, read: ReadContext, rows: Sequence[Row]) -> list[Out]:
+        """Convert rows to response models."""
 
-    async def create(self, work: WriteContext, wish: In) -> Row:
-        """A new row."""
+    async def create(self, work: WriteContext, body: In) -> Row:
+        """Create a row."""
         raise NotImplementedError
 
     async def change(self, work: WriteContext, row: Row, fields: dict[str, Any]) -> None:
-        """Give a row the values that were sent, by the names that they have in the schema."""
+        """Change a row. `fields` holds the values that were sent, by their names in the schema."""
         raise NotImplementedError
 
     async def remove(self, work: WriteContext, row: Row) -> None:
-        """Remove a row."""
+        """Delete a row."""
         raise NotImplementedError
 
     @property
@@ -79,15 +79,15 @@ class Collection(ABC, Generic[Row, In, Out]):
         return col(self.table.id)
 
     def fleet_of(self) -> Any:
-        """The fleet that a row is of."""
+        """The column or subquery with the id of a row's fleet."""
         return col(self.table.fleet_id)
 
     def sortable(self) -> Mapping[str, Any]:
-        """The columns to sort by, none of which may be NULL."""
+        """The columns to sort by. None of them may be NULL."""
         return {"name": col(self.table.name), "created_at": col(self.table.created_at)}
 
     def filters(self, query: Any) -> list[ColumnElement[bool]]:
-        """What a list's query demands beyond the fleet and the name."""
+        """The conditions of a list's query, besides the fleet and the name."""
         return [
             getattr(self.table, name) == value
             for name, value in query.model_dump(
@@ -95,22 +95,22 @@ class Collection(ABC, Generic[Row, In, Out]):
             ).items()
         ]
 
-    # -- what follows from that ----------------------------------------------------------------------------------------
+    # -- what every collection has -------------------------------------------------------------------------------------
 
-    async def page(self, look: ReadContext, caller: Caller, query: Any) -> Page[Out]:
-        """One page of those that the caller sees and the query asks for."""
-        order = order_by(query.sort, self.sort, self.sortable(), self.row_id)
+    async def page(self, read: ReadContext, caller: Caller, query: Any) -> Page[Out]:
+        """Read one page of the rows that the caller sees and the query selects."""
+        order = read_order(query.sort, self.sort, self.sortable(), self.row_id)
         chosen = self._select().where(*self.visible(caller), *self.filters(query))
         if getattr(query, "fleet", None) is not None:
             chosen = chosen.where(self.fleet_of().in_(declared.ids_of(FleetRow, query.fleet)))
         if getattr(query, "name", None) is not None:
-            chosen = chosen.where(like(col(self.table.name), query.name))
-        rows: Sequence[Row] = (await look.session.execute(order.page_of(chosen, query.cursor, query.limit))).all()
+            chosen = chosen.where(match_name(col(self.table.name), query.name))
+        rows: Sequence[Row] = (await read.session.execute(order.page_of(chosen, query.cursor, query.limit))).all()
         page = rows[: query.limit]
-        return Page(items=await self.show(look, page), next=self._next(order, rows, page))
+        return Page(items=await self.show(read, page), next=self._next(order, rows, page))
 
     def _select(self) -> Select[Any]:
-        """The table's columns, whose rows have the names of its fields: objects that are followed cost twice as much."""
+        """Select the columns, whose result rows have the names of the table's fields. Mapped objects cost twice as much."""
         return select(*inspect(self.table).columns)
 
     def _next(self, order: SortOrder, rows: Sequence[Row], page: Sequence[Row]) -> str | None:
@@ -119,7 +119,7 @@ class Collection(ABC, Generic[Row, In, Out]):
         return order.cursor_after(getattr(page[-1], order.name), getattr(page[-1], self.row_id.key or "id"))
 
     async def find(self, session: AsyncSession, caller: Caller, ref: str, fleet: str | None = None) -> Row:
-        """A row, to read, by its id or name. Raises Problem: 404, or 409 for a name that several fleets use."""
+        """Find a row by its id or name. Raises Problem: 404, or 409 for a name that several fleets use."""
         named = self._select().where(*self.visible(caller))
         if fleet is not None:
             named = named.where(self.fleet_of().in_(declared.ids_of(FleetRow, fleet)))
@@ -140,46 +140,46 @@ class Collection(ABC, Generic[Row, In, Out]):
             raise Problem(409, "ambiguous", message, errors=[error])
         return found[0]
 
-    async def refer_to(
+    async def resolve(
         self, session: AsyncSession, caller: Caller, ref: str, field: str, fleet: str | None = None
     ) -> Row:
-        """A row that a query names by its id or name. Raises Problem (422)."""
+        """Find a row that a query parameter names by its id or name. Raises Problem (422)."""
         try:
             return await self.find(session, caller, ref, fleet)
         except Problem as problem:
             raise unknown(self.kind, field, ref) from problem
 
     def read_id(self, ref: str) -> Any:
-        """The id that a path names; None when it is none."""
+        """Parse an id in a path; None when it is not one."""
         return as_id(ref)
 
     async def lock(self, work: WriteContext, ref: str, fleet: str | None = None) -> Row:
-        """The same, held against other writers until the unit ends."""
+        """Find a row as `find` does, and lock it until the unit ends."""
         row = await self.find(work.session, work.caller, ref, fleet)
         locked = await work.session.get(self.table, row.id, with_for_update=True, populate_existing=True)
         if locked is None:
             raise not_found(self.kind, ref)
         return locked
 
-    async def show_one(self, look: ReadContext, row: Row) -> Out:
-        """One row as the API shows it."""
-        return (await self.show(look, [row]))[0]
+    async def show_one(self, read: ReadContext, row: Row) -> Out:
+        """Convert one row to its response model."""
+        return (await self.show(read, [row]))[0]
 
     def etag(self, shown: Out) -> str:
-        """What changes whenever what is declared of a thing does (RFC 9110, section 8.8.3)."""
+        """Compute the ETag (RFC 9110, section 8.8.3), which changes whenever a declared field does."""
         content = shown.model_dump_json(exclude=set(self.volatile))
         return f'"{hashlib.blake2b(content.encode(), digest_size=12).hexdigest()}"'
 
-    async def stay(self, work: WriteContext, row: Row, fields: dict[str, Any]) -> None:
-        """Take the fleet out of `fields`. Raises Problem (422) when it is another than the row's."""
+    async def reject_fleet_change(self, work: WriteContext, row: Row, fields: dict[str, Any]) -> None:
+        """Remove `fleet` from `fields`. Raises Problem (422) when it is not the row's fleet."""
         ref = fields.pop("fleet", None)
         if ref is None:
             return
         found = await declared.find_fleet(work.session, ref)
         if found is None or found.id != row.fleet_id:
-            message, hint = f"a {self.kind} stays in its fleet", "leave it out, or create another there"
+            message, hint = f"a {self.kind} stays in its fleet", "leave `fleet` out, or create another one there"
             raise Problem(422, "immutable", message, errors=[FieldError("/fleet", message, hint, ref)])
 
     def visible(self, caller: Caller) -> list[ColumnElement[bool]]:
-        """What of the table there is for the caller."""
+        """The conditions that limit a query to the rows that the caller sees."""
         return [self.fleet_of().in_(caller.fleets)] if self.in_fleets and caller.fleets is not None else []

@@ -1,4 +1,4 @@
-"""Lists, pages and bulk writes, as every collection takes and shows them."""
+"""The request and response models of lists and bulk writes, for every collection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from api.http.field_types import Reference, RequestModel, ResponseModel
 from api.http.validators import bad_value
 
-PAGE: Final = 1_000
-PAGE_MAX: Final = 10_000
+PAGE_SIZE: Final = 1_000
+PAGE_SIZE_MAX: Final = 10_000
 BULK_MAX: Final = 1_000
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
@@ -18,42 +18,42 @@ Out = TypeVar("Out", bound=BaseModel)
 
 def _check_pattern(value: str) -> str:
     if "*" in value[:-1] or "\0" in value:
-        raise bad_value("bad_pattern", "a * stands for the rest, at the end", "send a name, or its beginning and a *")
+        raise bad_value("bad_pattern", "a * may only be the last character", "send a name, or a prefix with a *")
     return value
 
 
 Pattern = Annotated[
-    str, Field(max_length=100, description="A name, or its beginning with a `*`."), AfterValidator(_check_pattern)
+    str, Field(max_length=100, description="A name, or a prefix that ends in `*`."), AfterValidator(_check_pattern)
 ]
 
 
 class ListQuery(BaseModel):
-    """What every list takes."""
+    """The query parameters of every list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many there are on a page at most.")
-    cursor: str | None = Field(None, max_length=1_000, description="`next` of the page before.")
-    sort: str | None = Field(None, max_length=50, description="A field, with `-` before it from the last one on.")
+    limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="The largest number of items on a page.")
+    cursor: str | None = Field(None, max_length=1_000, description="`next` of the previous page.")
+    sort: str | None = Field(None, max_length=50, description="A field, with a leading `-` for descending order.")
 
 
 class FleetListQuery(ListQuery):
-    """What the lists of things in fleets take."""
+    """The query parameters of lists of items in fleets."""
 
-    fleet: Reference | None = Field(None, description="Only those of this fleet, by its name or id.")
+    fleet: Reference | None = Field(None, description="Only the items of this fleet, by its name or id.")
     name: Pattern | None = None
 
 
 class Page(ResponseModel, Generic[Out]):
     items: list[Out]
-    next: str | None = Field(description="The cursor of the next page; null on the last one.")
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class BulkIn(RequestModel, Generic[In]):
-    """All of it is done, in one revision, or nothing. Deletions come first."""
+    """Deletions and creations, in this order. All are executed in one revision, or none."""
 
     create: list[In] = Field(default=[], max_length=BULK_MAX)
-    delete: list[str] = Field(default=[], max_length=BULK_MAX, description="Ids, or names.")
+    delete: list[str] = Field(default=[], max_length=BULK_MAX, description="Ids or names.")
 
 
 class BulkOut(ResponseModel, Generic[Out]):

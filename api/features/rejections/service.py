@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.features.rollouts.schemas import RejectedOut
+from api.features.rejections.schemas import RejectedOut
 from model.repositories import rollout
 from model.tables import RejectionRow
 

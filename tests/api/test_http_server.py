@@ -1,4 +1,4 @@
-"""The API behind a real server and real sockets."""
+"""The API behind a real HTTP server and sockets."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ async def session(admin):
         yield session
 
 
-async def test_a_write_and_a_read(address, session):
+async def test_write_and_read(address, session):
     async with session.post(f"{address}/api/v1/fleets", json=FLEET) as reply:
         assert (reply.status, reply.headers["Exitplane-Revision"]) == (201, "1")
-        made = await reply.json()
+        created = await reply.json()
     async with session.get(address + reply.headers["Location"]) as reply:
-        assert await reply.json() == made
-    async with session.delete(address + f"/api/v1/fleets/{made['id']}") as reply:
+        assert await reply.json() == created
+    async with session.delete(address + f"/api/v1/fleets/{created['id']}") as reply:
         assert (reply.status, reply.headers["Exitplane-Revision"], await reply.read()) == (204, "2", b"")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit_is_refused_and_the_server_goes_on(chunked, address, session, stored):
+async def test_server_survives_body_above_limit(chunked, address, session, stored):
     async def endlessly():
         for _ in range(256):
             yield b" " * 65536
@@ -55,7 +55,7 @@ async def test_a_body_over_the_limit_is_refused_and_the_server_goes_on(chunked, 
     assert (await stored())["fleet"] == 1
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(address, session, admin, stored):
+async def test_aborted_body_stores_nothing(address, session, admin, stored):
     host, _, port = address.removeprefix("http://").partition(":")
     body = json.dumps(FLEET).encode()
     for sent in (body[:10], body):
@@ -71,7 +71,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_beh
     assert (await stored())["revision"] == 0
 
 
-async def test_heartbeats_of_many_proxies_at_once(address, session, exit_proxy, clock, query):
+async def test_concurrent_heartbeats_of_many_proxies(address, session, exit_proxy, clock, query):
     path = exit_proxy.path
 
     async def beat(number: int) -> int:
@@ -82,11 +82,11 @@ async def test_heartbeats_of_many_proxies_at_once(address, session, exit_proxy, 
             return reply.status
 
     assert set(await asyncio.gather(*(beat(number) for number in range(100)))) == {202}
-    await exit_proxy.api.context.sink.flush()
+    await exit_proxy.api.context.heartbeat_sink.flush()
     assert len(await query("SELECT * FROM heartbeat")) == 1
 
 
-async def test_failed_logins_count_for_whom_a_forwarding_proxy_on_this_host_names(address, session):
+async def test_failed_logins_count_for_forwarded_address(address, session):
     async def log_in(name: str, headers: dict[str, str]) -> int:
         body = {"name": name, "password": "wrong horse battery"}
         async with session.post(f"{address}/api/v1/auth/login", json=body, headers=headers) as reply:

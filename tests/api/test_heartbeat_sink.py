@@ -1,4 +1,4 @@
-"""The sink of heartbeats: batches, news, outages and the end."""
+"""The heartbeat sink: batches, state changes, outages and cancellation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from model.unit_of_work import HEARTBEAT_CHANNEL
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
-def beat_of(proxy_id, at, **said) -> Heartbeat:
-    whole = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"} | said
-    return Heartbeat(proxy_id=proxy_id, heard_at=at, **whole)
+def make_heartbeat(proxy_id, at, **said) -> Heartbeat:
+    fields = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"} | said
+    return Heartbeat(proxy_id=proxy_id, heard_at=at, **fields)
 
 
 @pytest.fixture
@@ -34,30 +34,30 @@ def sink(database, clock) -> HeartbeatSink:
 
 
 @pytest.fixture
-async def woken(database_url):
-    """How often the keeper was woken."""
+async def count_wakeups(database_url):
+    """The number of notifications that woke the keeper."""
     calls = []
     connection = await asyncpg.connect(database_url)
     await connection.add_listener(HEARTBEAT_CHANNEL, lambda *_: calls.append(1))
 
     async def count() -> int:
-        await connection.fetchval("SELECT 1")  # notifications come before the answer
+        await connection.fetchval("SELECT 1")  # notifications arrive before the result
         return len(calls)
 
     yield count
     await connection.close()
 
 
-async def test_a_flush_keeps_the_newest_heartbeat_of_each_proxy(sink, proxy_id, clock, query):
-    sink.hear(beat_of(proxy_id, clock(), reason="first"))
-    sink.hear(beat_of(proxy_id, clock.advance(seconds=1), reason="second"))
+async def test_flush_writes_newest_heartbeat_of_each_proxy(sink, proxy_id, clock, query):
+    sink.add(make_heartbeat(proxy_id, clock(), reason="first"))
+    sink.add(make_heartbeat(proxy_id, clock.advance(seconds=1), reason="second"))
     assert sink.pending_count == 1
     await sink.flush()
     assert [row["reason"] for row in await query("SELECT reason FROM heartbeat")] == ["second"]
     assert sink.pending_count == 0
 
 
-async def test_a_flush_says_until_when_it_could_hear_even_when_nobody_spoke(sink, database, clock, query):
+async def test_empty_flush_records_ingest_time(sink, database, clock, query):
     for _ in range(2):
         heard_until = clock.advance(seconds=1)
         await sink.flush()
@@ -66,42 +66,40 @@ async def test_a_flush_says_until_when_it_could_hear_even_when_nobody_spoke(sink
     assert [row["replica"] for row in await query("SELECT replica FROM ear ORDER BY replica")] == ["a", "b"]
 
 
-async def test_only_news_wakes_the_keeper(sink, proxy_id, clock, woken):
+async def test_only_state_changes_wake_keeper(sink, proxy_id, clock, count_wakeups):
     said = [({}, 1), ({}, 1), ({"tunnel_up": False}, 2), ({"tunnel_up": False, "reason": "still"}, 2), ({}, 3)]
     said += [({"envoy_up": False}, 4), ({"leaving": True}, 5), ({"leaving": True}, 5)]
     for what, expected in said:
-        sink.hear(beat_of(proxy_id, clock.advance(seconds=10), **what))
+        sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), **what))
         await sink.flush()
-        assert await woken() == expected, what
+        assert await count_wakeups() == expected, what
     await sink.flush()
-    assert await woken() == 5
+    assert await count_wakeups() == 5
 
 
-async def test_heartbeats_of_proxies_that_are_gone_are_dropped(sink, proxy_id, clock, query):
-    sink.hear(beat_of(uuid4(), clock()))
-    sink.hear(beat_of(proxy_id, clock()))
+async def test_heartbeat_of_removed_proxy_is_dropped(sink, proxy_id, clock, query):
+    sink.add(make_heartbeat(uuid4(), clock()))
+    sink.add(make_heartbeat(proxy_id, clock()))
     await sink.flush()
     assert [row["proxy_id"] for row in await query("SELECT proxy_id FROM heartbeat")] == [proxy_id]
 
 
-async def test_a_batch_may_be_larger_than_what_a_statement_takes(sink, proxy_id, clock, query):
+async def test_batch_may_exceed_parameters_of_a_statement(sink, proxy_id, clock, query):
     for _ in range(40_000):
-        sink.hear(beat_of(uuid4(), clock()))
-    sink.hear(beat_of(proxy_id, clock()))
+        sink.add(make_heartbeat(uuid4(), clock()))
+    sink.add(make_heartbeat(proxy_id, clock()))
     await sink.flush()
     assert len(await query("SELECT proxy_id FROM heartbeat")) == 1
 
 
-async def test_while_the_database_is_away_the_newest_heartbeats_are_kept_and_then_written(
-    wired, demo, proxy_id, clock, query
-):
+async def test_newest_heartbeats_are_written_after_outage(wired, demo, proxy_id, clock, query):
     database, wire = wired
     sink = HeartbeatSink(database, replica="a", clock=clock)
     await sink.flush()
     away_since = clock()
     await wire.cut()
     for number in range(3):
-        sink.hear(beat_of(proxy_id, clock.advance(seconds=10), reason=str(number)))
+        sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), reason=str(number)))
         with pytest.raises(DatabaseUnreachable):
             await sink.flush()
         assert sink.pending_count == 1
@@ -112,43 +110,43 @@ async def test_while_the_database_is_away_the_newest_heartbeats_are_kept_and_the
     assert await query("SELECT heard_until FROM ear") == [{"heard_until": clock()}]
 
 
-async def test_what_arrives_while_a_flush_fails_is_newer_than_what_it_held(clock):
+async def test_heartbeat_during_failed_flush_replaces_older_one(clock):
     sink = HeartbeatSink(Database(NOWHERE), replica="a", clock=clock)
     one = uuid4()
-    sink.hear(beat_of(one, clock(), reason="old"))
+    sink.add(make_heartbeat(one, clock(), reason="old"))
     flush = asyncio.create_task(sink.flush())
     await asyncio.sleep(0)
-    sink.hear(beat_of(one, clock.advance(seconds=1), reason="new"))
+    sink.add(make_heartbeat(one, clock.advance(seconds=1), reason="new"))
     with pytest.raises(DatabaseUnreachable):
         await flush
     assert sink._pending[one].reason == "new"
 
 
-async def test_news_of_a_failed_flush_still_wakes_the_keeper_later(wired, demo, proxy_id, clock, woken):
+async def test_failed_flush_wakes_keeper_later(wired, demo, proxy_id, clock, count_wakeups):
     database, wire = wired
     sink = HeartbeatSink(database, replica="a", clock=clock)
     await wire.cut()
-    sink.hear(beat_of(proxy_id, clock()))
+    sink.add(make_heartbeat(proxy_id, clock()))
     with pytest.raises(DatabaseUnreachable):
         await sink.flush()
     await wire.mend()
     await sink.flush()
-    assert await woken() == 1
+    assert await count_wakeups() == 1
 
 
-async def test_what_is_kept_is_bounded_and_those_heard_longest_ago_go_first(clock):
+async def test_pending_heartbeats_are_bounded_oldest_dropped_first(clock):
     sink = HeartbeatSink(Database(NOWHERE), replica="a", clock=clock, proxies_max=3)
     ids = [uuid4() for _ in range(4)]
     for one in (ids[0], ids[1], ids[2], ids[0], ids[3]):
-        sink.hear(beat_of(one, clock.advance(seconds=1)))
+        sink.add(make_heartbeat(one, clock.advance(seconds=1)))
     assert set(sink._pending) == {ids[2], ids[0], ids[3]}
     with pytest.raises(DatabaseUnreachable):
         await sink.flush()
     assert sink.pending_count == 3
-    assert len(sink._said) == 3
+    assert len(sink._last_states) == 3
 
 
-async def test_a_running_sink_writes_every_period_without_any_heartbeat(database, clock, query, until):
+async def test_running_sink_writes_every_period(database, clock, query, until):
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=0.02)
     task = asyncio.create_task(sink.run())
     for _ in range(3):
@@ -163,32 +161,32 @@ async def test_a_running_sink_writes_every_period_without_any_heartbeat(database
         await task
 
 
-async def test_a_running_sink_does_not_make_news_wait_for_the_period(database, proxy_id, clock, query, until):
+async def test_running_sink_writes_state_change_at_once(database, proxy_id, clock, query, until):
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=3600)
     task = asyncio.create_task(sink.run())
     await until(lambda: query("SELECT 1 FROM ear"))
-    sink.hear(beat_of(proxy_id, clock()))
+    sink.add(make_heartbeat(proxy_id, clock()))
     await until(lambda: query("SELECT 1 FROM heartbeat"))
-    sink.hear(beat_of(proxy_id, clock.advance(seconds=10), reason="no news"))
-    sink.hear(beat_of(proxy_id, clock.advance(seconds=10), reason="news", tunnel_up=False))
+    sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), reason="no news"))
+    sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), reason="news", tunnel_up=False))
     await until(lambda: query("SELECT 1 FROM heartbeat WHERE reason = 'news'"))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_sink_that_is_ended_writes_what_is_left(database, proxy_id, clock, query, until):
+async def test_cancelled_sink_writes_pending_heartbeats(database, proxy_id, clock, query, until):
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=3600)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(sink.run())
-        sink.hear(beat_of(proxy_id, clock()))
+        sink.add(make_heartbeat(proxy_id, clock()))
         await until(lambda: query("SELECT 1 FROM heartbeat"))
-        sink.hear(beat_of(proxy_id, clock.advance(seconds=10), reason="last words"))
+        sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), reason="last words"))
         assert sink.pending_count == 1
         task.cancel()
     assert [row["reason"] for row in await query("SELECT reason FROM heartbeat")] == ["last words"]
 
 
-async def test_a_running_sink_outlives_an_outage_and_says_so_once(wired, demo, proxy_id, clock, query, until):
+async def test_running_sink_survives_outage_and_logs_it_once(wired, demo, proxy_id, clock, query, until):
     database, wire = wired
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=0.01)
     with capture_logs() as logged:
@@ -196,7 +194,7 @@ async def test_a_running_sink_outlives_an_outage_and_says_so_once(wired, demo, p
         await until(lambda: query("SELECT 1 FROM ear"))
         await wire.cut()
         await until(lambda: "heartbeats.kept" in [entry["event"] for entry in logged])
-        sink.hear(beat_of(proxy_id, clock.advance(seconds=10)))
+        sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10)))
         clock.advance(seconds=10)
         await wire.mend()
         await until(lambda: query("SELECT 1 FROM heartbeat"))
@@ -207,9 +205,9 @@ async def test_a_running_sink_outlives_an_outage_and_says_so_once(wired, demo, p
     assert events == ["heartbeats.kept", "heartbeats.written_again"]
 
 
-async def test_a_sink_that_ends_during_an_outage_says_what_was_lost(clock, until):
+async def test_sink_cancelled_during_outage_logs_loss(clock, until):
     sink = HeartbeatSink(Database(NOWHERE), replica="a", clock=clock, period_s=0.01)
-    sink.hear(beat_of(uuid4(), clock()))
+    sink.add(make_heartbeat(uuid4(), clock()))
     with capture_logs() as logged:
         task = asyncio.create_task(sink.run())
         await until(lambda: "heartbeats.kept" in [entry["event"] for entry in logged])
@@ -220,9 +218,7 @@ async def test_a_sink_that_ends_during_an_outage_says_what_was_lost(clock, until
     assert logged[-1]["proxies"] == 1
 
 
-async def test_an_unexpected_failure_of_a_write_does_not_end_the_sink(
-    database, proxy_id, clock, query, until, monkeypatch
-):
+async def test_unexpected_write_error_does_not_end_sink(database, proxy_id, clock, query, until, monkeypatch):
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=0.01)
     write, failed = sink._write, []
 
@@ -233,7 +229,7 @@ async def test_an_unexpected_failure_of_a_write_does_not_end_the_sink(
         await write(batch, **given)
 
     monkeypatch.setattr(sink, "_write", fail_once)
-    sink.hear(beat_of(proxy_id, clock()))
+    sink.add(make_heartbeat(proxy_id, clock()))
     with capture_logs() as logged:
         task = asyncio.create_task(sink.run())
         await until(lambda: query("SELECT 1 FROM heartbeat"))
@@ -243,10 +239,10 @@ async def test_an_unexpected_failure_of_a_write_does_not_end_the_sink(
     assert [entry["event"] for entry in logged] == ["heartbeats.not_written"]
 
 
-async def test_an_older_heartbeat_does_not_replace_a_newer_one_of_another_replica(database, proxy_id, clock, query):
+async def test_older_heartbeat_does_not_replace_newer_one(database, proxy_id, clock, query):
     late, early = (HeartbeatSink(database, replica=name, clock=clock) for name in "ab")
-    early.hear(beat_of(proxy_id, clock(), reason="old"))
-    late.hear(beat_of(proxy_id, clock() + timedelta(seconds=1), reason="new"))
+    early.add(make_heartbeat(proxy_id, clock(), reason="old"))
+    late.add(make_heartbeat(proxy_id, clock() + timedelta(seconds=1), reason="new"))
     await late.flush()
     await early.flush()
     assert [row["reason"] for row in await query("SELECT reason FROM heartbeat")] == ["new"]

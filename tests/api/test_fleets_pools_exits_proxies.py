@@ -9,7 +9,7 @@ import pytest
 LISTENER = {"address": "127.0.0.1", "port": 8080}
 
 
-async def test_a_created_fleet_is_found_at_its_location_by_id_and_by_name(api):
+async def test_created_fleet_is_found_at_its_location(api):
     reply = await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
     assert reply.status == 201
     assert reply.json["name"] == "demo"
@@ -20,7 +20,7 @@ async def test_a_created_fleet_is_found_at_its_location_by_id_and_by_name(api):
     assert (await api("GET", "/api/v1/fleets")).json == {"items": [reply.json], "next": None}
 
 
-async def test_each_write_says_the_revision_it_made_and_a_read_says_none(api):
+async def test_writes_name_their_revision_and_reads_do_not(api):
     first = await api("POST", "/api/v1/fleets", {"name": "a", "listener": LISTENER})
     second = await api("POST", "/api/v1/fleets", {"name": "b", "listener": LISTENER})
     third = await api("DELETE", "/api/v1/fleets/a")
@@ -28,7 +28,7 @@ async def test_each_write_says_the_revision_it_made_and_a_read_says_none(api):
     assert "exitplane-revision" not in (await api("GET", "/api/v1/fleets")).headers
 
 
-async def test_a_change_that_changes_nothing_makes_no_revision(demo, stored):
+async def test_unchanged_patch_makes_no_revision(demo, stored):
     before = await stored()
     for patch in ({}, {"name": "demo"}, {"listener": {"port": 8080}}, {"listener": {}}):
         reply = await demo("PATCH", "/api/v1/fleets/demo", patch)
@@ -36,7 +36,7 @@ async def test_a_change_that_changes_nothing_makes_no_revision(demo, stored):
     assert await stored() == before
 
 
-async def test_a_patch_of_a_fleet_changes_what_it_names_and_leaves_the_rest(demo):
+async def test_fleet_patch_changes_named_fields_only(demo):
     before = (await demo("GET", "/api/v1/fleets/demo")).json
     reply = await demo("PATCH", "/api/v1/fleets/demo", {"listener": {"port": 8081}})
     assert reply.status == 200
@@ -46,7 +46,7 @@ async def test_a_patch_of_a_fleet_changes_what_it_names_and_leaves_the_rest(demo
     assert (await demo("GET", "/api/v1/fleets/demo")).status == 404
 
 
-async def test_a_deleted_fleet_takes_its_listener_along_and_says_so_to_the_replicas(api, stored, query):
+async def test_deleted_fleet_takes_listener_along_in_change_log(api, stored, query):
     await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
     reply = await api("DELETE", "/api/v1/fleets/demo")
     assert (reply.status, reply.body) == (204, b"")
@@ -55,7 +55,7 @@ async def test_a_deleted_fleet_takes_its_listener_along_and_says_so_to_the_repli
     assert [row["kind"] for row in touched] == ["fleet", "listener"]
 
 
-async def test_a_fleet_with_pools_is_not_deleted_and_the_hint_says_what_to_delete_first(demo, stored):
+async def test_fleet_with_pools_is_not_deleted(demo, stored):
     before = await stored()
     reply = await demo("DELETE", "/api/v1/fleets/demo")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
@@ -63,7 +63,7 @@ async def test_a_fleet_with_pools_is_not_deleted_and_the_hint_says_what_to_delet
     assert await stored() == before
 
 
-async def test_a_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
+async def test_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
     await demo("DELETE", "/api/v1/pools/us?approve=shrink")
     before = await stored()
     reply = await demo("DELETE", "/api/v1/fleets/demo")
@@ -72,14 +72,14 @@ async def test_a_fleet_with_gateways_is_not_deleted(gateway, demo, stored):
     assert await stored() == before
 
 
-async def test_uk_is_stored_as_gb_and_countries_in_lower_case(api):
+async def test_countries_are_normalised(api):
     await api("POST", "/api/v1/fleets", {"name": "demo", "listener": LISTENER})
     for name, country, kept in (("a", "UK", "gb"), ("b", "JP", "jp"), ("c", "us", "us")):
         reply = await api("POST", "/api/v1/pools", {"name": name, "fleet": "demo", "country": country})
         assert (reply.status, reply.json["country"], reply.json["fleet"]) == (201, kept, "demo")
 
 
-async def test_a_pool_is_changed_and_listed_by_fleet(demo):
+async def test_pool_is_changed_and_listed_by_fleet(demo):
     await demo.declare("other", "us", "us")
     assert {pool["fleet"] for pool in (await demo("GET", "/api/v1/pools")).json["items"]} == {"demo", "other"}
     assert [pool["fleet"] for pool in (await demo("GET", "/api/v1/pools?fleet=other")).json["items"]] == ["other"]
@@ -88,7 +88,7 @@ async def test_a_pool_is_changed_and_listed_by_fleet(demo):
     assert (await demo("GET", "/api/v1/pools/britain")).json == reply.json
 
 
-async def test_a_pool_name_that_fleets_share_needs_the_fleet(demo, stored):
+async def test_ambiguous_pool_name_needs_fleet(demo, stored):
     await demo.declare("other", "us", "us")
     before = await stored()
     for method, body in (("GET", None), ("PATCH", {"country": "jp"}), ("DELETE", None)):
@@ -98,18 +98,18 @@ async def test_a_pool_name_that_fleets_share_needs_the_fleet(demo, stored):
     reply = await demo("POST", "/api/v1/exits", {"name": "x", "pool": "us", "address": "192.0.2.1", "port": 1})
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (422, "ambiguous", "/pool")
     assert await stored() == before
-    made = await demo.declare_exit(fleet="other")
-    assert made["fleet"] == "other"
+    created = await demo.declare_exit(fleet="other")
+    assert created["fleet"] == "other"
 
 
-async def test_a_pool_with_exits_is_not_deleted_and_one_without_is(demo, stored):
-    made = await demo.declare_exit()
+async def test_only_empty_pool_is_deleted(demo, stored):
+    created = await demo.declare_exit()
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
     assert "/api/v1/exits?pool=us&fleet=demo" in reply.json["hint"]
     assert await stored() == before
-    await demo("DELETE", f"/api/v1/exits/{made['id']}")
+    await demo("DELETE", f"/api/v1/exits/{created['id']}")
     before = await stored()
     reply = await demo("DELETE", "/api/v1/pools/us")
     assert (reply.status, reply.json["code"]) == (409, "would_shrink")
@@ -119,10 +119,10 @@ async def test_a_pool_with_exits_is_not_deleted_and_one_without_is(demo, stored)
     assert (await demo("GET", "/api/v1/fleets/demo/rollout")).json["shrink_approved"]
 
 
-async def test_the_last_healthy_exit_of_a_fleet_is_not_taken_out_silently(demo, query):
-    made = await demo.declare_exit()
+async def test_last_healthy_exit_needs_approval_to_stop(demo, query):
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
-    path = f"/api/v1/exits/{made['id']}"
+    path = f"/api/v1/exits/{created['id']}"
     for method, body in (("PATCH", {"enabled": False}), ("DELETE", None)):
         reply = await demo(method, path, body)
         assert (reply.status, reply.json["code"]) == (409, "would_shrink")
@@ -131,7 +131,7 @@ async def test_the_last_healthy_exit_of_a_fleet_is_not_taken_out_silently(demo, 
     assert (await demo("DELETE", f"{path}?approve=shrink")).status == 204
 
 
-async def test_an_approval_is_given_and_taken_back(demo):
+async def test_approval_is_given_and_withdrawn(demo):
     path = "/api/v1/fleets/demo/rollout"
     assert (await demo("GET", path)).json == {"complete": True, "shrink_approved": False, "groups": []}
     assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
@@ -140,9 +140,9 @@ async def test_an_approval_is_given_and_taken_back(demo):
     assert (await demo("GET", "/api/v1/fleets/none/rollout")).json["code"] == "unknown_fleet"
 
 
-async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy(demo, clock):
-    made = await demo.declare_exit(egress_address="192.0.2.10")
-    assert made | {"id": 0, "pool_id": 0, "fleet_id": 0} == {
+async def test_declared_exit_is_registering_and_has_a_proxy(demo, clock):
+    created = await demo.declare_exit(egress_address="192.0.2.10")
+    assert created | {"id": 0, "pool_id": 0, "fleet_id": 0} == {
         "id": 0,
         "name": "us-1",
         "pool": "us",
@@ -174,24 +174,24 @@ async def test_a_declared_exit_waits_to_be_heard_of_and_has_its_envoy_as_a_proxy
         "rejections": [],
         "created_at": "2026-01-01T12:00:00Z",
     }
-    assert (await demo("GET", f"/api/v1/exits/{made['id']}")).json == made
-    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [made], "next": None}
+    assert (await demo("GET", f"/api/v1/exits/{created['id']}")).json == created
+    assert (await demo("GET", "/api/v1/exits?pool=us&fleet=demo")).json == {"items": [created], "next": None}
     assert (await demo("GET", "/api/v1/exits?fleet=nobody")).json == {"items": [], "next": None}
-    proxy = (await demo("GET", f"/api/v1/proxies/{made['id']}")).json
+    proxy = (await demo("GET", f"/api/v1/proxies/{created['id']}")).json
     assert (proxy["name"], proxy["role"], proxy["fleet"]) == ("us-1", "exit", "demo")
 
 
-async def test_a_host_name_is_kept_and_left_for_the_keeper_to_resolve(demo):
-    made = await demo.declare_exit(address="Exit-1.Example.net")
-    assert (made["address"], made["endpoint"]) == ("exit-1.example.net", None)
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"address": "2001:DB8::1"})
+async def test_exit_host_name_has_no_endpoint_until_resolved(demo):
+    created = await demo.declare_exit(address="Exit-1.Example.net")
+    assert (created["address"], created["endpoint"]) == ("exit-1.example.net", None)
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"address": "2001:DB8::1"})
     assert (reply.json["address"], reply.json["endpoint"]) == ("2001:db8::1", "2001:db8::1")
 
 
-async def test_an_exit_that_is_disabled_and_enabled_again_has_to_be_heard_first(demo, clock, query):
-    made = await demo.declare_exit()
+async def test_enabled_exit_waits_for_heartbeat(demo, clock, query):
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
-    path = f"/api/v1/exits/{made['id']}"
+    path = f"/api/v1/exits/{created['id']}"
     assert (await demo("PATCH", path, {"enabled": True})).json["state"] == "healthy"
     clock.advance(minutes=1)
     off = (await demo("PATCH", f"{path}?approve=shrink", {"enabled": False})).json
@@ -202,35 +202,35 @@ async def test_an_exit_that_is_disabled_and_enabled_again_has_to_be_heard_first(
     assert (await demo.declare_exit(name="us-2", enabled=False))["state"] == "disabled"
 
 
-async def test_an_exit_keeps_its_state_when_an_operator_moves_it(demo, query):
-    made = await demo.declare_exit()
+async def test_moved_exit_keeps_its_state(demo, query):
+    created = await demo.declare_exit()
     await query("UPDATE exit SET state = 'healthy' RETURNING id")
     await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"pool": "jp", "port": 9443, "egress_address": None})
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"pool": "jp", "port": 9443, "egress_address": None})
     assert (reply.status, reply.json["pool"], reply.json["country"]) == (200, "jp", "jp")
     assert (reply.json["port"], reply.json["state"]) == (9443, "healthy")
 
 
-async def test_a_renamed_exit_takes_the_name_of_its_envoy_along(demo):
-    made = await demo.declare_exit()
-    reply = await demo("PATCH", f"/api/v1/exits/{made['id']}", {"name": "us-9"})
+async def test_renamed_exit_renames_its_proxy(demo):
+    created = await demo.declare_exit()
+    reply = await demo("PATCH", f"/api/v1/exits/{created['id']}", {"name": "us-9"})
     assert reply.json["name"] == "us-9"
-    assert (await demo("GET", f"/api/v1/proxies/{made['id']}")).json["name"] == "us-9"
+    assert (await demo("GET", f"/api/v1/proxies/{created['id']}")).json["name"] == "us-9"
 
 
-async def test_exits_of_one_fleet_share_no_name_and_those_of_two_may(demo):
+async def test_exit_names_are_unique_within_fleet(demo):
     await demo("POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"})
     await demo.declare("other", "de", "de")
     await demo.declare_exit(name="x")
     await demo.declare_exit(name="x", pool="de")
-    wish = {"name": "x", "pool": "jp", "address": "192.0.2.1", "port": 1}
-    reply = await demo("POST", "/api/v1/exits", wish)
+    body = {"name": "x", "pool": "jp", "address": "192.0.2.1", "port": 1}
+    reply = await demo("POST", "/api/v1/exits", body)
     assert (reply.status, reply.json["code"], reply.json["errors"][0]["value"]) == (409, "duplicate", "x")
 
 
-async def test_a_deleted_exit_leaves_nothing_of_its_envoy_behind(exit_proxy, demo, stored):
+async def test_deleted_exit_takes_its_proxy_along(exit_proxy, demo, stored):
     await exit_proxy.beat()
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     before = await stored()
     assert [before[table] for table in ("exit", "proxy", "certificate", "heartbeat")] == [1, 1, 1, 1]
     reply = await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")
@@ -240,11 +240,11 @@ async def test_a_deleted_exit_leaves_nothing_of_its_envoy_behind(exit_proxy, dem
     assert (await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 404
 
 
-async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregistered(gateway, demo, clock):
+async def test_gateway_is_listed_with_heartbeat_until_deleted(gateway, demo, clock):
     path = f"/api/v1/proxies/{gateway.id}"
     assert (await demo("GET", path)).json["connected"] is False
     await gateway.beat(version="0.1.0")
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", path)).json
     assert shown["connected"] is True
     assert shown["last_heartbeat"] == {
@@ -263,13 +263,13 @@ async def test_a_gateway_is_listed_with_its_last_heartbeat_until_it_is_deregiste
     assert (await demo("GET", "/api/v1/proxies")).json == {"items": [], "next": None}
 
 
-async def test_a_proxy_that_leaves_no_longer_counts_as_connected(gateway, demo):
+async def test_leaving_proxy_is_not_connected(gateway, demo):
     await gateway.beat(leaving=True)
-    await demo.context.sink.flush()
+    await demo.context.heartbeat_sink.flush()
     assert (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json["connected"] is False
 
 
-async def test_a_proxy_shows_where_it_stands_and_what_it_refused_of_what_is_wanted(gateway, demo, clock, query):
+async def test_proxy_shows_sync_and_rejections(gateway, demo, clock, query):
     await query(
         "INSERT INTO sync (proxy_id, type_url, wanted_revision, wanted_at, sent_revision, sent_at, rejected_revision,"
         " rejected_at, detail) VALUES (:id, 't/Cluster', 7, :at, 7, :at, 7, :at, 'bad cluster') RETURNING detail",
@@ -308,17 +308,17 @@ async def test_a_proxy_shows_where_it_stands_and_what_it_refused_of_what_is_want
     assert (await demo("GET", "/api/v1/proxies")).json["items"] == [shown]
 
 
-async def test_a_write_waits_for_proxies_if_it_is_asked_to(demo):
+async def test_prefer_wait_reports_proxies(demo):
     reply = await demo(
         "POST", "/api/v1/pools", {"name": "jp", "fleet": "demo", "country": "jp"}, headers={"Prefer": "wait=5"}
     )
     assert reply.headers["preference-applied"] == "wait=5"
-    assert reply.headers["exitplane-proxies"] == "acknowledged=0, rejected=0, pending=0"  # nobody is connected
+    assert reply.headers["exitplane-proxies"] == "acknowledged=0, rejected=0, pending=0"  # no proxy is connected
     reply = await demo("PATCH", "/api/v1/pools/jp", {"name": "japan"}, headers={"Prefer": "wait=soon"})
     assert "preference-applied" not in reply.headers
 
 
-async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, demo, stored):
+async def test_exit_proxy_is_not_deleted_alone(exit_proxy, demo, stored):
     before = await stored()
     reply = await demo("DELETE", f"/api/v1/proxies/{exit_proxy.id}")
     assert (reply.status, reply.json["code"]) == (409, "in_use")
@@ -326,32 +326,32 @@ async def test_the_envoy_of_an_exit_is_removed_with_its_exit_only(exit_proxy, de
     assert await stored() == before
 
 
-async def test_an_exit_stands_where_it_is_declared_and_its_envoy_with_it(demo):
-    made = await demo.declare_exit(locality="eu-west/a")
-    assert made["locality"] == "eu-west/a"
-    path, of_envoy = f"/api/v1/exits/{made['id']}", f"/api/v1/proxies/{made['id']}"
-    assert (await demo("GET", of_envoy)).json["locality"] == "eu-west/a"
+async def test_exit_and_proxy_share_locality(demo):
+    created = await demo.declare_exit(locality="eu-west/a")
+    assert created["locality"] == "eu-west/a"
+    path, proxy_path = f"/api/v1/exits/{created['id']}", f"/api/v1/proxies/{created['id']}"
+    assert (await demo("GET", proxy_path)).json["locality"] == "eu-west/a"
     for patch, kept in (({"port": 9000}, "eu-west/a"), ({"locality": "us"}, "us"), ({"locality": None}, None)):
         assert (await demo("PATCH", path, patch)).json["locality"] == kept
-        assert (await demo("GET", of_envoy)).json["locality"] == kept
+        assert (await demo("GET", proxy_path)).json["locality"] == kept
 
 
-async def test_a_gateway_stands_where_an_operator_says_and_to_say_it_again_is_no_revision(gateway, demo, stored):
+async def test_unchanged_gateway_locality_makes_no_revision(gateway, demo, stored):
     path = f"/api/v1/proxies/{gateway.id}"
     before = (await demo("GET", path)).json
     assert before["locality"] is None
     moved = await demo("PATCH", path, {"locality": "eu-west/a"})
     assert (moved.status, moved.json) == (200, before | {"locality": "eu-west/a"})
     assert (await demo("GET", "/api/v1/proxies")).json == {"items": [moved.json], "next": None}
-    counted = await stored()
-    assert moved.revision == counted["revision"]
+    counts = await stored()
+    assert moved.revision == counts["revision"]
     for patch in ({}, {"locality": "eu-west/a"}):
         assert (await demo("PATCH", path, patch)).json == moved.json
-    assert await stored() == counted
+    assert await stored() == counts
     assert (await demo("PATCH", path, {"locality": None})).json == before
 
 
-async def test_a_gateway_keeps_its_name_and_fleet_whoever_asks(gateway, demo, stored):
+async def test_gateway_name_and_fleet_are_immutable(gateway, demo, stored):
     before = await stored()
     for field in ("name", "fleet", "role"):
         reply = await demo("PATCH", f"/api/v1/proxies/{gateway.id}", {"locality": "eu", field: "x"})
@@ -359,7 +359,7 @@ async def test_a_gateway_keeps_its_name_and_fleet_whoever_asks(gateway, demo, st
     assert await stored() == before
 
 
-async def test_the_envoy_of_an_exit_moves_with_its_exit_only(exit_proxy, demo, stored):
+async def test_exit_proxy_locality_is_immutable(exit_proxy, demo, stored):
     before = await stored()
     reply = await demo("PATCH", f"/api/v1/proxies/{exit_proxy.id}", {"locality": "eu"})
     assert (reply.status, reply.json["code"], reply.is_problem) == (409, "envoy_of_exit", True)
@@ -368,17 +368,17 @@ async def test_the_envoy_of_an_exit_moves_with_its_exit_only(exit_proxy, demo, s
     assert await stored() == before
 
 
-async def test_the_trace_of_a_write_is_kept_with_its_revision_and_a_malformed_one_is_not(api, query):
+async def test_revision_stores_valid_traceparent_only(api, query):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     traces = {"a": trace, "b": "00-nonsense", "c": "00-" + "0" * 32 + "-b7ad6b7169203331-01", "d": trace + "\x00"}
     for name, header in traces.items():
-        wish = {"name": name, "listener": LISTENER}
-        assert (await api("POST", "/api/v1/fleets", wish, headers={"traceparent": header})).status == 201
+        body = {"name": name, "listener": LISTENER}
+        assert (await api("POST", "/api/v1/fleets", body, headers={"traceparent": header})).status == 201
     kept = await query("SELECT DISTINCT revision, traceparent FROM change ORDER BY revision")
     assert [row["traceparent"] for row in kept] == [trace, None, None, None]
 
 
-async def test_what_a_proxy_without_a_stream_holds_is_not_known(demo, gateway):
+async def test_config_of_proxy_without_stream_is_unknown(demo, gateway):
     shown = (await demo("GET", f"/api/v1/proxies/{gateway.id}/config")).json
     assert shown == {"proxy_id": str(gateway.id), "answered": False, "in_sync": None, "types": [], "sync": []}
 
@@ -393,7 +393,7 @@ async def test_what_a_proxy_without_a_stream_holds_is_not_known(demo, gateway):
         ("3f2a7d9e-0000-4000-8000-000000000000/config", 404),
     ],
 )
-async def test_what_a_proxy_holds_is_asked_for_well(demo, gateway, path, status):
+async def test_config_parameters_are_validated(demo, gateway, path, status):
     reply = await demo("GET", f"/api/v1/proxies/{path.format(id=gateway.id)}")
     assert reply.status == status
     assert reply.json["hint"]

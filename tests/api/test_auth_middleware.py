@@ -1,4 +1,4 @@
-"""Who is answered: operators that authenticate, proxies that prove who they are, and whoever watches."""
+"""The authentication middleware: credentials of operators, public routes and unexpected errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ ANYWHERE = ["127.0.0.1", "192.0.2.7", "10.0.0.1", "2001:db8::2", "::ffff:192.0.2
 
 
 @pytest.mark.parametrize("peer", ANYWHERE)
-async def test_operators_are_answered_from_anywhere_once_they_authenticate(peer, api):
+async def test_authenticated_operator_may_call_from_any_address(peer, api):
     reply = await api("POST", "/api/v1/fleets", FLEET, peer=peer, headers={"host": "api.example.net"})
     assert reply.status == 201
 
 
-async def test_whoever_does_not_authenticate_is_told_so_and_changes_nothing(api, stored):
+async def test_unauthenticated_request_is_refused(api, stored):
     before = await stored()
     for method, path in (
         ("GET", "/api/v1/fleets"),
@@ -36,7 +36,7 @@ async def test_whoever_does_not_authenticate_is_told_so_and_changes_nothing(api,
     assert await stored() == before
 
 
-async def test_what_is_open_is_open_to_all(api):
+async def test_public_routes_need_no_credential(api):
     for path in ("/health", "/health/ready", "/health/startup", "/docs", "/openapi.json"):
         assert (await api.anonymous("GET", path, peer="192.0.2.7")).status == 200
     for path, status in (
@@ -50,7 +50,7 @@ async def test_what_is_open_is_open_to_all(api):
         assert (await api.anonymous("POST", path, {}, peer="192.0.2.7")).status == status, path
 
 
-async def test_of_a_stranger_no_body_is_read(api):
+async def test_unauthenticated_body_is_not_read(api):
     sent = []
 
     async def send(message):
@@ -64,7 +64,7 @@ async def test_of_a_stranger_no_body_is_read(api):
     assert sent[0]["status"] == 401
 
 
-async def test_what_a_role_may_not_do_is_refused_before_the_body_is_read(api, make_operator):
+async def test_forbidden_request_is_refused_before_its_body_is_read(api, make_operator):
     viewer = api.holding((await make_operator("vi", "viewer")).key)
     for method, path in (
         ("POST", "/api/v1/fleets"),
@@ -79,17 +79,17 @@ async def test_what_a_role_may_not_do_is_refused_before_the_body_is_read(api, ma
         assert (reply.status, reply.json["code"]) == (403, "not_allowed"), path
 
 
-async def test_an_unexpected_error_ends_in_a_problem_that_tells_nothing(api, monkeypatch):
+async def test_unexpected_error_becomes_problem_without_details(api, monkeypatch):
     def fail(self):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("api.kernel.context.ApiContext.look", fail)
+    monkeypatch.setattr("api.kernel.context.ApiContext.begin_read", fail)
     reply = await api("GET", "/api/v1/fleets")
     assert (reply.status, reply.json["code"]) == (500, "internal")
     assert b"secret" not in reply.body
 
 
-async def test_an_unexpected_error_in_authentication_ends_so_too(api, monkeypatch):
+async def test_unexpected_authentication_error_becomes_problem(api, monkeypatch):
     async def fail(*_):
         raise RuntimeError("a secret")
 
@@ -99,7 +99,7 @@ async def test_an_unexpected_error_in_authentication_ends_so_too(api, monkeypatc
     assert b"secret" not in reply.body
 
 
-async def test_a_form_that_a_page_in_a_browser_sends_is_refused(api, stored):
+async def test_browser_form_is_refused(api, stored):
     before = await stored()
     body = b'{"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}'
     reply = await api(

@@ -1,4 +1,4 @@
-"""What is refused, and that nothing is left behind."""
+"""The validation of requests: errors name the field, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ POOL = {"name": "jp", "fleet": "demo", "country": "jp"}
 EXIT = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 8443}
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
-# what is sent where -> status, code, field, and the value as it is repeated
-WRONG = {
+# the change of a valid body -> status, code, field, and the value that the error repeats
+BAD_FIELDS = {
     "a fleet without a name": ("fleets", FLEET, {"name": ...}, 422, "invalid", "/name", None),
     "a name with capitals": ("fleets", FLEET, {"name": "Demo"}, 422, "invalid", "/name", "Demo"),
     "a name with a dot": ("fleets", FLEET, {"name": "a.b"}, 422, "invalid", "/name", "a.b"),
@@ -116,8 +116,8 @@ WRONG = {
 }
 
 
-def changed(wish, change):
-    return {key: value for key, value in (wish | change).items() if value is not ...}
+def changed(body, change):
+    return {key: value for key, value in (body | change).items() if value is not ...}
 
 
 def assert_problem(reply, status, code):
@@ -135,23 +135,23 @@ def assert_problem(reply, status, code):
         assert error["hint"]
 
 
-@pytest.mark.parametrize("case", WRONG)
-async def test_a_wrong_field_is_named_with_its_value_and_the_hint_and_nothing_is_left(case, demo, stored):
-    collection, wish, change, status, code, field, value = WRONG[case]
+@pytest.mark.parametrize("case", BAD_FIELDS)
+async def test_bad_field_is_named_and_nothing_is_stored(case, demo, stored):
+    collection, body, change, status, code, field, value = BAD_FIELDS[case]
     before = await stored()
-    reply = await demo("POST", f"/api/v1/{collection}", changed(wish, change))
+    reply = await demo("POST", f"/api/v1/{collection}", changed(body, change))
     assert_problem(reply, status, code)
     assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [(field, value)]
     assert await stored() == before
 
 
 @pytest.mark.parametrize("collection", ["fleets", "pools", "exits"])
-async def test_what_the_table_of_wrong_fields_starts_from_is_right(collection, demo):
-    wish = {"fleets": FLEET, "pools": POOL, "exits": EXIT}[collection]
-    assert (await demo("POST", f"/api/v1/{collection}", wish)).status == 201
+async def test_base_of_bad_fields_is_valid(collection, demo):
+    body = {"fleets": FLEET, "pools": POOL, "exits": EXIT}[collection]
+    assert (await demo("POST", f"/api/v1/{collection}", body)).status == 201
 
 
-async def test_all_that_is_wrong_is_said_at_once_but_not_without_end(demo):
+async def test_number_of_reported_errors_is_bounded(demo):
     reply = await demo("POST", "/api/v1/exits", {"port": 0, "address": "a b"})
     assert {error["field"] for error in reply.json["errors"]} == {"/name", "/pool", "/port", "/address"}
     reply = await demo("POST", "/api/v1/exits", {f"unknown-{number}": 1 for number in range(1000)})
@@ -176,7 +176,7 @@ PATCHES = {
 
 
 @pytest.mark.parametrize("case", PATCHES)
-async def test_a_wrong_change_changes_nothing(case, demo, stored):
+async def test_bad_change_changes_nothing(case, demo, stored):
     await demo.declare("taken", "elsewhere", "jp")
     await demo("POST", "/api/v1/pools", {"name": "de", "fleet": "demo", "country": "de"})
     exit_id = (await demo.declare_exit())["id"]
@@ -184,7 +184,7 @@ async def test_a_wrong_change_changes_nothing(case, demo, stored):
     path, patch, status, field = PATCHES[case]
     path = f"/api/v1/{path.format(id=exit_id)}"
     before, shown = await stored(), (await demo("GET", path)).json
-    # a field that is right must not be kept when another is wrong
+    # a valid field must not be stored when another one is not valid
     good = {"exits": {"bind_address": "127.0.0.9"}, "fleets": {}, "pools": {}}[path.split("/")[3]]
     reply = await demo("PATCH", path, good | patch)
     assert_problem(reply, status, reply.json["code"])
@@ -216,7 +216,7 @@ BODIES = {
 @pytest.mark.parametrize(
     "request_line", ["POST /api/v1/fleets", "PATCH /api/v1/fleets/demo", "POST /api/v1/exits/register"]
 )
-async def test_a_body_that_is_no_json_object_is_refused(case, request_line, demo, stored):
+async def test_body_that_is_no_json_object_is_refused(case, request_line, demo, stored):
     before = await stored()
     body, status = BODIES[case]
     method, path = request_line.split()
@@ -228,14 +228,14 @@ async def test_a_body_that_is_no_json_object_is_refused(case, request_line, demo
 @pytest.mark.parametrize(
     "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
 )
-async def test_a_body_of_another_content_type_is_refused(content_type, demo, stored):
+async def test_body_of_another_content_type_is_refused(content_type, demo, stored):
     before = await stored()
     reply = await demo("POST", "/api/v1/fleets", FLEET, headers={"content-type": content_type})
     assert_problem(reply, 415, "not_json_type")
     assert await stored() == before
 
 
-async def test_a_body_may_be_as_large_as_the_limit_and_no_larger(demo, stored):
+async def test_body_above_limit_is_refused(demo, stored):
     before = await stored()
     limit = 1024 * 1024
     padded = json.dumps(FLEET).encode()
@@ -246,7 +246,7 @@ async def test_a_body_may_be_as_large_as_the_limit_and_no_larger(demo, stored):
     assert (await demo("POST", "/api/v1/fleets", chunks=[too_large[:-1]])).status == 201
 
 
-async def test_a_body_without_end_is_not_read_to_its_end(demo):
+async def test_endless_body_is_read_up_to_limit(demo):
     read = 0
 
     def endless():
@@ -256,7 +256,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(demo):
             yield b" " * 65536
 
     class Lazily:
-        """Hands out chunks as the application asks for them."""
+        """Send a chunk each time that the application receives."""
 
         def __init__(self):
             self.chunks = endless()
@@ -292,7 +292,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(demo):
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 @pytest.mark.parametrize("ref", ["nobody", NOWHERE, "A%20B", "%00", "%ff", "a" * 5000, "..", "register"])
 @pytest.mark.parametrize("collection", ["fleets", "pools", "exits", "proxies"])
-async def test_a_thing_that_is_not_there_is_not_found(method, ref, collection, demo, stored):
+async def test_missing_item_is_not_found(method, ref, collection, demo, stored):
     before = await stored()
     reply = await demo(method, f"/api/v1/{collection}/{ref}", {} if method == "PATCH" else None)
     assert reply.is_problem
@@ -308,13 +308,13 @@ async def test_a_thing_that_is_not_there_is_not_found(method, ref, collection, d
 
 
 @pytest.mark.parametrize("filter_", ["pools?fleet", "exits?pool", "exits?fleet", "proxies?fleet"])
-async def test_a_filter_that_can_be_no_name_is_refused(filter_, demo):
+async def test_bad_filter_is_refused(filter_, demo):
     reply = await demo("GET", f"/api/v1/{filter_}=%00")
     assert_problem(reply, 422, "invalid")
     assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("?" + filter_.split("?")[1], "\0")]
 
 
-async def test_an_unknown_path_and_a_wrong_method_are_problems_too(api):
+async def test_unknown_path_and_method_are_problems(api):
     assert_problem(await api("GET", "/api/v1/nothing"), 404, "no_such_path")
     assert_problem(await api("GET", "/api/v1/fleets/"), 404, "no_such_path")
     assert_problem(await api("GET", "/"), 404, "no_such_path")
@@ -324,7 +324,7 @@ async def test_an_unknown_path_and_a_wrong_method_are_problems_too(api):
     assert_problem(await api("GET", "/api/v1/exits/x/heartbeat"), 405, "no_such_method")
 
 
-async def test_an_unexpected_error_says_nothing_of_what_is_inside(api, monkeypatch):
+async def test_unexpected_error_shows_no_internals(api, monkeypatch):
     def fail(*_):
         raise RuntimeError("the password is hunter2")
 
@@ -334,7 +334,7 @@ async def test_an_unexpected_error_says_nothing_of_what_is_inside(api, monkeypat
     assert_problem(reply, 500, "internal")
     assert b"hunter2" not in reply.body
     assert [(entry["event"], entry["path"], entry["exc_info"]) for entry in logged] == [
-        ("api.failed", "/api/v1/fleets", True)
+        ("api.request_failed", "/api/v1/fleets", True)
     ]
 
 
@@ -350,13 +350,13 @@ SECRETIVE = {
 
 
 @pytest.mark.parametrize("case", SECRETIVE)
-async def test_a_join_token_is_not_repeated(case, demo):
+async def test_join_token_is_not_repeated(case, demo):
     reply = await demo("POST", "/api/v1/exits/register", SECRETIVE[case])
     assert reply.is_problem
     assert reply.json["errors"]
     assert b"s3cret" not in reply.body
 
 
-async def test_a_path_that_does_not_take_a_method_says_all_that_it_takes(demo):
+async def test_allow_header_lists_all_methods(demo):
     reply = await demo("OPTIONS", "/api/v1/pools/us")
     assert (reply.status, reply.headers["allow"]) == (405, "DELETE, GET, PATCH, PUT")
