@@ -10,15 +10,27 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from keeper.exit_health import HealthThresholds, HealthVerdict, hold_back, judge, reword
+from keeper.exit_health import HealthThresholds, HealthVerdict, apply_hold_down, judge, updated_reason
 from keeper.ingest_window import IngestWindow
 from keeper.lease import Alive, hold_lease
 from keeper.weights import WeightSmoother
+from model.change_feed import HEARTBEAT_CHANNEL, ChangeFeed
 from model.database import Database
-from model.repositories import clock_skew, exit_history, heartbeats, idempotency, keepalives, orders, retention
-from model.repositories.heartbeats import ExitReport
-from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
-from model.world import SERVING, ExitState, WeighBy
+from model.entities import WeighBy
+from model.exit_states import SERVING, ExitState
+from model.repositories import (
+    clock_skew,
+    exit_history,
+    exit_reports,
+    exits,
+    heartbeats,
+    idempotency,
+    keepalives,
+    orders,
+    retention,
+)
+from model.repositories.exit_reports import ExitReport
+from model.unit_of_work import write
 
 Clock = Callable[[], datetime]
 RESOLVE_EVERY = timedelta(seconds=5)
@@ -114,14 +126,14 @@ class Keeper:
         if _due(self._buried_at, now, BURY_EVERY):
             self._buried_at = now
             async with self._database.session() as session:
-                for replica in await retention.bury_replicas(session):
+                for replica in await retention.reap_replicas(session):
                     log.warning("xds.replica_dead", replica=str(replica))
 
     async def _judge_exits(self, now: datetime) -> None:
         async with self._database.session() as session:
-            heard_until = await heartbeats.heard_until(session)
+            heard_until = await heartbeats.ingest_watermark(session)
             self._hearing.look(now, heard_until)
-            standings = await heartbeats.in_question(
+            standings = await exit_reports.find_moving(
                 session,
                 unreachable_before=self._hearing.silent_before(now, self._patience.unreachable_after),
                 lost_before=self._hearing.silent_before(now, self._patience.lost_after),
@@ -139,9 +151,7 @@ class Keeper:
             return
         async with write(self._database) as unit:
             for standing, verdict in verdicts:
-                if await retention.change_state(
-                    unit, standing.exit_id, standing.state, verdict.state, verdict.reason, now
-                ):
+                if await exits.change_state(unit, standing.exit_id, standing.state, verdict.state, verdict.reason, now):
                     log.info(
                         "exit.state",
                         exit=str(standing.exit_id),
@@ -153,22 +163,22 @@ class Keeper:
     async def _reword(self, now: datetime) -> None:
         """Say of exits that are not well what is wrong with them by now. Their states, and since when, stay."""
         async with self._database.session() as session:
-            standings = await heartbeats.in_trouble(session)
+            standings = await exit_reports.find_unwell(session)
         reworded = [
             (standing, reason)
             for standing in standings
-            if (reason := reword(standing, now, self._hearing, self._patience)) is not None
+            if (reason := updated_reason(standing, now, self._hearing, self._patience)) is not None
         ]
         if not reworded:
             return
         async with write(self._database) as unit:
             for standing, reason in reworded:
-                await retention.change_reason(unit, standing, reason)
+                await exits.change_reason(unit, standing, reason)
 
     async def _heed_caps(self, now: datetime) -> None:
         """Drain exits that have carried what they may this month, and let them serve again when that is over."""
         async with self._database.session() as session:
-            caps = await retention.caps_in_question(session, now)
+            caps = await exits.find_cap_changes(session, now)
         if not caps:
             return
         async with write(self._database) as unit:
@@ -177,15 +187,15 @@ class Keeper:
                     state, reason = ExitState.REGISTERING, "its monthly cap lets it carry again"
                 else:
                     state, reason = ExitState.DRAINING, f"it has carried its {cap.monthly_cap_gb:g} GB of {now:%Y-%m}"
-                if await retention.change_state(unit, cap.exit_id, cap.state, state, reason, now):
+                if await exits.change_state(unit, cap.exit_id, cap.state, state, reason, now):
                     log.info("exit.state", exit=str(cap.exit_id), old=cap.state, new=state, reason=reason)
-                    await retention.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
+                    await exits.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
 
     async def _weigh(self, now: datetime) -> None:
         """Give exits the shares that their pools weigh them to."""
         async with self._database.session() as session:
-            candidates = await retention.candidates(session)
-            stray = await retention.stray_shares(session)
+            candidates = await exits.find_weighed(session)
+            stray = await exits.find_stale_shares(session)
             judged = [each.exit_id for each in candidates if each.weigh_by is WeighBy.HEALTH]
             uptimes = await exit_history.uptimes(session, judged, now - UPTIME_OVER, now) if judged else {}
         changed = {**self._scales.weigh(candidates, uptimes), **dict.fromkeys(stray, 1)}
@@ -194,19 +204,19 @@ class Keeper:
         async with write(self._database) as unit:
             before = {each.exit_id: each.share for each in candidates}
             for exit_id, share in sorted(changed.items()):
-                await retention.set_share(unit, exit_id, before.get(exit_id), share)
+                await exits.set_share(unit, exit_id, before.get(exit_id), share)
         log.info("exits.weighed", changed=len(changed))
 
     async def _resolve_names(self) -> None:
         """Follow the host names of exits: EDS takes addresses only. A name that fails keeps what it resolved to."""
         async with self._database.session() as session:
-            named = await retention.named_exits(session)
+            named = await exits.find_host_names(session)
         addresses = await asyncio.gather(*(_resolve(address) for _, address, _ in named))
         for (exit_id, address, endpoint), resolved in zip(named, addresses, strict=True):
             if resolved is not None and resolved != endpoint:
                 log.info("exit.resolved", exit=str(exit_id), address=address, endpoint=resolved)
                 async with write(self._database) as unit:
-                    await retention.set_endpoint(unit, exit_id, address, resolved)
+                    await exits.set_endpoint(unit, exit_id, address, resolved)
 
 
 async def _held_back(
@@ -222,7 +232,8 @@ async def _held_back(
         return verdicts
     falls = await exit_history.falls_since(session, coming)
     held = (
-        (standing, hold_back(standing, verdict, falls.get(standing.exit_id, 0), now)) for standing, verdict in verdicts
+        (standing, apply_hold_down(standing, verdict, falls.get(standing.exit_id, 0), now))
+        for standing, verdict in verdicts
     )
     return [(standing, verdict) for standing, verdict in held if verdict is not None]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from model.repositories.retention import WeighedExit
-from model.world import SERVING, ExitState, WeighBy
+from model.entities import WeighBy
+from model.exit_states import SERVING, ExitState
+from model.repositories.exits import WeighedExit
 
 TOP: Final = 16
 """The share of the best exit of a pool; the others have a half, a quarter, … of it, down to 1."""

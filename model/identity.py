@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from model.world import Role
+from model.entities import Role
 
 TRUST_DOMAIN = "exitplane"
 XDS_SERVER_NAME = "xds.exitplane.internal"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from model.world import SERVING, TAKEN_OUT, ExitState
+from model.exit_states import SERVING, TAKEN_OUT, ExitState
 
 
 @dataclass(frozen=True, slots=True)

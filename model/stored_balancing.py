@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
+from model.entities import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 _KNOBS: Final = frozenset(each.name for each in fields(Resilience))
 

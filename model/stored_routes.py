@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from model.world import Action, Allow, Deny, Match, ToPools, Window
+from model.entities import Action, Allow, Deny, Match, ToPools, Window
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinar
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from model.world import FIRST_LISTENER
+from model.entities import FIRST_LISTENER
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

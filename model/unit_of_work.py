@@ -7,38 +7,25 @@ changed.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
-import asyncpg
-import structlog
-from sqlalchemy import text, update
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.audit_log import Actor, AuditEntry, append
-from model.database import UNREACHABLE, Database
-from model.errors import ExitplaneError
+from model.change_feed import REVISION_CHANNEL, notify
+from model.database import Database
+from model.entities import ResourceKey
 from model.tables import ChangeRow, RevisionRow
-from model.world import Key, Kind, ResourceKey
-
-CHANNEL = "exitplane_revision"
-HEARTBEAT_CHANNEL = "exitplane_heartbeat"
-"""A heartbeat that should change an exit's state was stored; a hint to the keeper."""
-QUESTION_CHANNEL = "exitplane_question"
-"""Somebody asked what a proxy holds; a hint to the replicas of the xDS server."""
-CONTAINER_CHANNEL = "exitplane_container"
-"""Somebody wishes something of a container; a hint to the keeper that has an engine."""
-_PAUSE_S = 0.1
-
-log = structlog.get_logger()
+from model.world import Key, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +114,7 @@ class UnitOfWork:
             for (kind, key), touch in self.touched.items()
         )
         await self.session.flush()
-        notify = text("SELECT pg_notify(:channel, :revision)")
-        await self.session.execute(notify, {"channel": CHANNEL, "revision": str(self.revision)})
-
-
-async def notify(session: AsyncSession, channel: str) -> None:
-    """Wake whoever follows a channel, when the session's transaction is committed."""
-    await session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+        await notify(self.session, REVISION_CHANNEL, str(self.revision))
 
 
 @asynccontextmanager
@@ -165,66 +146,3 @@ def decode_key(kind: Kind, raw: str) -> Key:
     group, type_url, name, *version = json.loads(raw)
     resource = ResourceKey(group, type_url, name)
     return (resource, version[0]) if version else resource
-
-
-class ChangeFeed:
-    """Wakes whoever follows the revisions: on NOTIFY, on every (re)connection, and at least every `poll_s`.
-
-    It never says what changed: the follower reads that from the change log. A LISTEN connection that is closed is made
-    anew, with backoff while that fails; one that fell silent is noticed by a query on it every `poll_s`.
-    """
-
-    def __init__(self, database: Database, *channels: str, poll_s: float = 2.0) -> None:
-        self._database = database
-        self._channels = channels or (CHANNEL,)
-        self._poll_s = poll_s
-        self._hint = asyncio.Event()
-        self.connected = False
-
-    async def run(self) -> None:
-        """Keep a LISTEN connection alive until cancelled."""
-        pause_s = _PAUSE_S
-        while True:
-            try:
-                await self._listen()
-            except (ExitplaneError, asyncpg.PostgresError, asyncpg.InternalClientError, *UNREACHABLE) as error:
-                # the third: asyncpg's word for a connection that the server has ended, before the end arrives
-                if self.connected:
-                    log.warning("changes.connection_lost", error=str(error))
-                    pause_s = _PAUSE_S
-                self.connected = False
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
-
-    async def _listen(self) -> NoReturn:
-        connection = await self._database.connect()
-        closed = asyncio.Event()
-        connection.add_termination_listener(lambda _: closed.set())
-        try:
-            notified: Callable[..., None] = lambda *_: self._hint.set()  # noqa: E731 - asyncpg passes four arguments
-            for channel in self._channels:
-                await connection.add_listener(channel, notified)
-            self.connected = True
-            self._hint.set()
-            while True:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(closed.wait(), self._poll_s)
-                await connection.fetchval("SELECT 1", timeout=self._poll_s)
-        finally:
-            with suppress(Exception):
-                await _close(connection)
-
-    async def wait(self, timeout_s: float | None = None) -> bool:
-        """Return at the next hint, or after `timeout_s` (None: `poll_s`) without one; says whether there was one."""
-        try:
-            async with asyncio.timeout(self._poll_s if timeout_s is None else timeout_s):
-                await self._hint.wait()
-        except TimeoutError:
-            return False
-        self._hint.clear()
-        return True
-
-
-async def _close(connection: asyncpg.Connection[Any]) -> None:
-    if not connection.is_closed():
-        connection.terminate()

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import structlog
 
 from api.http.problems import Problem
+from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import events
 from model.repositories.events import Event, EventBatch, EventFilter, EventsGone
-from model.unit_of_work import ChangeFeed
 
 log = structlog.get_logger()
 _PAGE = 500

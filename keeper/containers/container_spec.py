@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from model.entities import Role
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
-from model.world import Role
 
 INSTANCE: Final = "exitplane.instance"
 POOL: Final = "exitplane.pool"

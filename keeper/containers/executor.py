@@ -18,12 +18,13 @@ from keeper.containers.errors import EngineError, NoSuchContainer
 from keeper.containers.inventory import Inventory
 from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
 from model.database import Database
-from model.repositories import containers, enrolment, retention
+from model.entities import Role
+from model.exit_states import SERVING, ExitState
+from model.repositories import containers, enrolment, exits
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
 from model.tables import ContainerRow
 from model.unit_of_work import write
-from model.world import SERVING, ExitState, Role
 
 log = structlog.get_logger()
 TOKEN_FOR: Final = timedelta(minutes=5)
@@ -100,7 +101,7 @@ class ActionExecutor:
         if inside is not None and inside.state in SERVING and not for_good:  # nobody need wait for its silence
             async with write(self.database) as unit:
                 old, new = inside.state, ExitState.UNREACHABLE
-                await retention.change_state(
+                await exits.change_state(
                     unit, inside.id, old, new, f"its container is replaced: {reason}", self.clock()
                 )
         if found is not None:

@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 
 from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.scaling import PoolScale, failed, scaled
+from model.exit_states import SERVING, ExitState
 from model.stored_containers import DRAIN_S, ContainerSettings
-from model.world import SERVING, ExitState
 
 ENROL_WITHIN: Final = timedelta(seconds=120)
 """How long a container may take from its start to its exit's first heartbeat."""

@@ -24,11 +24,11 @@ from keeper.containers.planning import CreateContainer, RemoveContainer, StartCo
 from keeper.containers.scaling import PoolScale, failed
 from keeper.ingest_window import IngestWindow
 from keeper.lease import CONTAINER_LEASE_ID, Alive, hold_lease
+from model.change_feed import CONTAINER_CHANNEL, ChangeFeed
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
 from model.stored_containers import read_containers
 from model.tables import ContainerCommandRow, ContainerPoolRow
-from model.unit_of_work import CONTAINER_CHANNEL, ChangeFeed
 
 Clock = Callable[[], datetime]
 LOOK_EVERY_S: Final = 2.0
@@ -102,7 +102,7 @@ class ContainerReconciler:
             return False
         async with self._database.session() as session:
             await containers.note_engine(session, self._engine.address, now, "")
-            self._hearing.look(now, await heartbeats.heard_until(session))
+            self._hearing.look(now, await heartbeats.ingest_watermark(session))
             known = {row.name: row for row in await containers.all_rows(session)}
             for row in strangers(seen.values(), known, now):
                 log.info("container.found", container=row.name)

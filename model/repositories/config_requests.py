@@ -10,8 +10,8 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.change_feed import CONFIG_REQUEST_CHANNEL, notify
 from model.tables import ConfigRequestRow
-from model.unit_of_work import QUESTION_CHANNEL, notify
 
 
 async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UUID:
@@ -19,7 +19,7 @@ async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UU
     question = uuid4()
     row = {"id": question, "proxy_id": proxy_id, "resource": resource, "asked_at": func.clock_timestamp()}
     await session.execute(insert(ConfigRequestRow).values(row))
-    await notify(session, QUESTION_CHANNEL)
+    await notify(session, CONFIG_REQUEST_CHANNEL)
     return question
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.change_feed import CONTAINER_CHANNEL, notify
 from model.tables import ContainerCommandRow
-from model.unit_of_work import CONTAINER_CHANNEL, notify
 
 
 async def ask(session: AsyncSession, wish: ContainerCommandRow) -> None:

@@ -13,10 +13,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.repositories import exits, retention
+from model.exit_states import TAKEN_OUT, ExitState
+from model.repositories import exits
 from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, HeartbeatRow, PoolRow
 from model.unit_of_work import UnitOfWork
-from model.world import TAKEN_OUT, ExitState
 
 RETIRED = "its pool has no containers any more"
 
@@ -106,7 +106,7 @@ async def keep(session: AsyncSession, row: ContainerRow) -> None:
 async def leave(unit: UnitOfWork, row: ContainerRow, seen: ContainerExit | None, reason: str, now: datetime) -> None:
     """A container is to go for good: its exit is drained, unless an operator took it out, and it is told."""
     if seen is not None and seen.state not in TAKEN_OUT:
-        await retention.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
+        await exits.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
     row.leaving_since = row.leaving_since or now
     await keep(unit.session, row)
 

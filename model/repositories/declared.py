@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from model.database import fetch_in
+from model.entities import FIRST_LISTENER, Role
+from model.exit_states import SERVING
 from model.tables import (
     ExitRow,
     FleetRow,
@@ -28,7 +30,7 @@ from model.tables import (
     UserRow,
 )
 from model.unit_of_work import UnitOfWork
-from model.world import FIRST_LISTENER, SERVING, Kind, Role
+from model.world import Kind
 
 Row = TypeVar(
     "Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow, RouteRow, PlanRow, UserRow, ServerCertificateRow

@@ -17,10 +17,12 @@ from sqlmodel import col
 
 from model.authority import LEAF_LIFETIME, CertificateAuthority
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.request_signature import public_key_of, thumbprint_of
 from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
 from model.unit_of_work import UnitOfWork
-from model.world import ExitState, Kind, Role
+from model.world import Kind
 
 _CREDENTIALS: Final = """
 SELECT certificate.thumbprint, certificate.public_key, certificate.expires_at, proxy.id, proxy.role, exit.state

@@ -13,9 +13,9 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from model.database import fetch_in
+from model.exit_states import SERVING, TAKEN_OUT, ExitState
 from model.state_history import stays_of, summarize
 from model.tables import ExitHistoryRow
-from model.world import SERVING, TAKEN_OUT, ExitState
 
 
 async def states_since(session: AsyncSession, exit_id: UUID, since: datetime) -> Sequence[ExitHistoryRow]:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    Float,
     Uuid,
-    and_,
     bindparam,
-    case,
-    cast,
-    false,
     func,
-    not_,
-    or_,
     select,
     text,
 )
@@ -29,14 +22,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.change_feed import HEARTBEAT_CHANNEL, notify
 from model.database import fetch_in
-from model.stored_balancing import read_resilience
-from model.tables import ExitRow, HeartbeatRow, IngestWatermarkRow, PoolRow
-from model.unit_of_work import HEARTBEAT_CHANNEL, notify
-from model.world import RESILIENCE, SERVING, ExitState, Resilience
-
-BETTER: Final = 0.8
-"""How much better than its limit a slow or full exit has to become to be healthy again."""
+from model.tables import HeartbeatRow, IngestWatermarkRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +104,7 @@ async def find(session: AsyncSession, proxy_id: UUID) -> HeartbeatRow | None:
     return await session.get(HeartbeatRow, proxy_id)
 
 
-async def record_hearing(session: AsyncSession, replica: str, until: datetime) -> None:
+async def record_ingest_watermark(session: AsyncSession, replica: str, until: datetime) -> None:
     """Say that `replica` could hear and store heartbeats until then."""
     statement = insert(IngestWatermarkRow).values(replica=replica, heard_until=until)
     await session.execute(
@@ -126,7 +114,7 @@ async def record_hearing(session: AsyncSession, replica: str, until: datetime) -
     )
 
 
-async def heard_until(session: AsyncSession) -> datetime | None:
+async def ingest_watermark(session: AsyncSession) -> datetime | None:
     """Until when some replica was able to hear; None when none ever was."""
     return (await session.execute(select(func.max(col(IngestWatermarkRow.heard_until))))).scalar_one()
 
@@ -134,98 +122,6 @@ async def heard_until(session: AsyncSession) -> datetime | None:
 async def wake_keeper(session: AsyncSession) -> None:
     """Hint to the keeper that a stored heartbeat should change a state."""
     await notify(session, HEARTBEAT_CHANNEL)
-
-
-@dataclass(frozen=True, slots=True)
-class ExitReport:
-    """An exit's state beside the last that was heard of it; `heard` is None for one never heard of."""
-
-    exit_id: UUID
-    state: ExitState
-    state_since: datetime
-    heard: Heartbeat | None
-    country: str
-    """Where its traffic should come out: that of its pool."""
-    resilience: Resilience = RESILIENCE
-    """What its pool bears."""
-    capacity: int | None = None
-    """How many requests it should carry at once; None: as many as come."""
-    reason: str = ""
-    """Why it is in its state, as was said when it came to be, or since."""
-
-
-async def in_question(
-    session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
-) -> Sequence[ExitReport]:
-    """The exits that what was heard of them may move to another state; the others need not be looked at.
-
-    Whoever was heard of last before the two times has been silent for too long; None: nobody has.
-    """
-    return await _standings(session, _may_change(unreachable_before, lost_before))
-
-
-async def in_trouble(session: AsyncSession) -> Sequence[ExitReport]:
-    """The exits that are not well and were heard of since: why may be another matter by now."""
-    not_well = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
-    new = col(HeartbeatRow.heard_at) > col(ExitRow.state_since)
-    return await _standings(session, and_(col(ExitRow.state).in_(not_well), new))
-
-
-async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Sequence[ExitReport]:
-    exit_columns = (
-        col(ExitRow.id),
-        col(ExitRow.state),
-        col(ExitRow.state_since),
-        col(ExitRow.state_reason),
-        col(PoolRow.country),
-        col(PoolRow.resilience),
-        col(ExitRow.capacity),
-    )
-    beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
-    query = (
-        select(*exit_columns, *beat_columns)
-        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
-        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
-        .where(which)
-    )
-    rows: Iterable[Any] = (await session.execute(query)).all()
-    return [
-        ExitReport(
-            exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity, reason
-        )
-        for exit_id, state, since, reason, country, resilience, capacity, *beat in rows
-    ]
-
-
-def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
-    """As `keeper.exit_health.judge` has it, which has the last word."""
-    heard_at, state = col(HeartbeatRow.heard_at), col(ExitRow.state)
-    silent = false() if unreachable_before is None else heard_at < unreachable_before
-    given_up = false() if lost_before is None else heard_at < lost_before
-    new = heard_at > col(ExitRow.state_since)
-    seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
-    leaks = func.coalesce(seen["leak"].astext, "") != ""
-    alive = or_(col(HeartbeatRow.envoy_up), leaks)
-    good = and_(col(HeartbeatRow.tunnel_up), alive, not_(col(HeartbeatRow.leaving)))
-    astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
-    limit = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
-    slow = cast(seen["rtt_ms"].astext, Float) > limit * case((state == ExitState.DEGRADED, BETTER), else_=1.0)
-    full = col(HeartbeatRow.open_requests) >= col(ExitRow.capacity) * case(
-        (state == ExitState.DEGRADED, BETTER), else_=1.0
-    )
-    disputed = func.coalesce(seen["disagreement"].astext, "") != ""
-    worse = or_(disputed, func.coalesce(slow, false()), func.coalesce(full, false()))
-    up = (*SERVING, ExitState.REGISTERING, ExitState.VERIFYING, ExitState.LEAKING)
-    return or_(
-        and_(state.in_(up), or_(not_(good), silent, given_up)),
-        and_(state == ExitState.REGISTERING, new),
-        and_(state == ExitState.HEALTHY, or_(leaks, astray, worse)),
-        and_(state == ExitState.DEGRADED, or_(leaks, astray, not_(worse))),
-        and_(state == ExitState.VERIFYING, new, or_(leaks, not_(astray))),
-        and_(state == ExitState.LEAKING, new, not_(leaks)),
-        and_(state == ExitState.UNREACHABLE, or_(given_up, and_(good, new, not_(silent)))),
-        and_(state == ExitState.LOST, new, not_(given_up)),
-    )
 
 
 async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, HeartbeatRow]:

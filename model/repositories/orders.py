@@ -13,12 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from model.change_feed import ORDER_CHANNEL, notify
 from model.database import Database
+from model.exit_states import SERVING, ExitState
 from model.tables import ExitOrderRow, ExitRow, PoolRow
-from model.unit_of_work import notify
-from model.world import SERVING, ExitState
 
-ORDER_CHANNEL: Final = "exitplane_orders"
 _CUT: Final = frozenset({ExitState.LEAKING})
 
 

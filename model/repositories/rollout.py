@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.database import fetch_in
+from model.entities import Rejection, ResourceKey
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
@@ -23,7 +24,7 @@ from model.tables import (
     RolloutRow,
 )
 from model.unit_of_work import UnitOfWork
-from model.world import Kind, Rejection, ResourceKey
+from model.world import Kind
 
 _ROLLOUT_LOCK = 0x726F_6C6C  # "roll"
 REPLICA_DEAD_AFTER_S = 10

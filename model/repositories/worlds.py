@@ -12,6 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from model.database import Database
+from model.entities import (
+    Accepted,
+    Approval,
+    Entity,
+    Exit,
+    Fleet,
+    Listener,
+    Parent,
+    Pool,
+    Proxy,
+    Rejection,
+    ResourceKey,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+)
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_balancing import read_balancing, read_resilience
 from model.stored_routes import read_action, read_match
@@ -31,29 +49,7 @@ from model.tables import (
     UserRow,
 )
 from model.unit_of_work import decode_key
-from model.world import (
-    Accepted,
-    Approval,
-    Change,
-    Entity,
-    Exit,
-    ExitState,
-    Fleet,
-    Key,
-    Kind,
-    Listener,
-    Parent,
-    Pool,
-    Proxy,
-    Rejection,
-    ResourceKey,
-    Role,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-    put,
-)
+from model.world import Change, Key, Kind, World, put
 
 Row: TypeAlias = Any
 """A row of one of the tables below; each has its own reader."""

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from api.features.containers import service
+from model.entities import Role
 from model.repositories import container_commands, containers, enrolment
 from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow, FleetRow
-from model.world import Role
 
 pytestmark = pytest.mark.postgres
 POOLS, EXITS = "/api/v1/pools", "/api/v1/exits"

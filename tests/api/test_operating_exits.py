@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from model.exit_states import ExitState
 from model.state_history import StateInterval, stays_of, summarize
-from model.world import ExitState
 
 EXITS = "/api/v1/exits"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

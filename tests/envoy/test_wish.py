@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from betterproto2 import OutputFormat
 
-from model.world import Listener
+from model.entities import Listener
 from tests.envoy.gateways import Gateway, running
 from tests.envoy.processes import BOUND_S
 from xds.translate import names

@@ -13,11 +13,12 @@ import pytest
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.repositories import declared, heartbeats
 from model.repositories.heartbeats import Heartbeat
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import write
-from model.world import ExitState, Role
 
 PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 
@@ -64,7 +65,7 @@ class House:
     async def listen(self) -> None:
         """The API flushes, with or without heartbeats."""
         async with self.database.session() as session:
-            await heartbeats.record_hearing(session, "a", self.clock())
+            await heartbeats.record_ingest_watermark(session, "a", self.clock())
 
     async def look(self) -> None:
         await self.listen()

@@ -20,10 +20,11 @@ from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, S
 from keeper.containers.engine import Engine
 from keeper.containers.reconciler import ContainerReconciler, run_containers, while_alive
 from model.database import Database
-from model.repositories import container_commands, containers, declared, enrolment, heartbeats, retention
+from model.entities import Role
+from model.exit_states import ExitState
+from model.repositories import container_commands, containers, declared, enrolment, exits, heartbeats
 from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import write
-from model.world import ExitState, Role
 from tests.keeper.conftest import House
 from tests.keeper.engine_stand_in import StandIn
 
@@ -72,7 +73,7 @@ class Yard(House):
         async with write(self.database) as unit:
             row = await declared.lock(unit.session, ExitRow, exit_id)
             if row.state not in (ExitState.DRAINING, ExitState.HEALTHY):
-                await retention.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
+                await exits.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
         async with self.database.session() as session:
             load = {"load": said.get("open_requests", 0), "id": exit_id}
             await session.execute(text("UPDATE heartbeat SET open_requests = :load WHERE proxy_id = :id"), load)
@@ -227,7 +228,7 @@ async def test_one_that_somebody_removed_is_made_again(serving):
 async def test_one_whose_exit_is_lost_is_replaced(serving):
     exit_id = await serving.enrol(1)
     async with write(serving.database) as unit:
-        await retention.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
+        await exits.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
     before = serving.engine.named(serving.name(1)).id
     await serving.tend(times=3)
     assert serving.engine.named(serving.name(1)).id != before

@@ -22,10 +22,10 @@ from api.features.pools.schemas import PoolIn, PoolPatch
 from api.runtime.tokens import digest_of, new_key
 from cli.control_plane import open_control_plane
 from client import ApiRefused, Client, collect
+from model.exit_states import ExitState
 from model.repositories import operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow
-from model.world import ExitState
 from tests.keeper.podman import IMAGE, imported, podman, python_content, require_podman, run_podman
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]

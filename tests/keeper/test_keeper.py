@@ -10,10 +10,10 @@ from sqlalchemy import text, update
 
 from keeper import keeper as module
 from model.database import DatabaseUnreachable
-from model.repositories import declared, exit_history, retention, worlds
+from model.exit_states import ExitState
+from model.repositories import declared, exit_history, exits, worlds
 from model.tables import ExitRow, PoolRow
 from model.unit_of_work import write
-from model.world import ExitState
 
 pytestmark = pytest.mark.postgres
 
@@ -206,7 +206,7 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
     one = await house.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     await house.hear(one, tunnel_up=False)
-    change_state = retention.change_state
+    change_state = exits.change_state
 
     async def after_the_operator(unit, exit_id, *given):
         async with write(database) as other:
@@ -214,7 +214,7 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
             await declared.save_changes(other, row, {"state": ExitState.DISABLED})
         return await change_state(unit, exit_id, *given)
 
-    monkeypatch.setattr(retention, "change_state", after_the_operator)
+    monkeypatch.setattr(exits, "change_state", after_the_operator)
     await house.look()
     assert await house.state(one) is ExitState.DISABLED
 
@@ -233,16 +233,16 @@ async def test_looking_at_what_is_as_it_should_be_is_no_revision(house, database
 
 
 async def test_exits_that_change_together_are_one_revision_that_names_them(house, database, clock):
-    exits = [await house.declare(f"exit-{number}") for number in range(3)]
+    exit_ids = [await house.declare(f"exit-{number}") for number in range(3)]
     before = await worlds.load(database)
     clock.advance(seconds=1)
-    for one in exits:
+    for one in exit_ids:
         await house.hear(one)
     await house.look()
     after, changes = await worlds.catch_up(database, before)
     assert after.revision == before.revision + 1
-    assert {change.key for change in changes} == set(exits)
-    assert {after.exits[one].state for one in exits} == {ExitState.HEALTHY}
+    assert {change.key for change in changes} == set(exit_ids)
+    assert {after.exits[one].state for one in exit_ids} == {ExitState.HEALTHY}
 
 
 # -- what is not the exits' silence ------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house
 async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, database):
     one = await house.declare(address="new.example", endpoint=None)
     async with write(database) as unit:
-        await retention.set_endpoint(unit, one, "old.example", "198.51.100.7")
+        await exits.set_endpoint(unit, one, "old.example", "198.51.100.7")
     assert unit.revision is None
     assert await endpoint(house, one) is None
 
@@ -550,7 +550,7 @@ async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
     await hear_and_look(house, one)
     async with write(house.database) as unit:
         for old, new in ((ExitState.HEALTHY, ExitState.DRAINING), (ExitState.DRAINING, ExitState.REGISTERING)):
-            await retention.change_state(unit, one, old, new, "", house.clock())
+            await exits.change_state(unit, one, old, new, "", house.clock())
     assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
 
 
@@ -592,14 +592,14 @@ async def revision(house):
 @pytest.mark.slow
 async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
     await balance(house, weigh_by="latency")
-    exits = [await house.declare(str(number)) for number in range(4)]
+    exit_ids = [await house.declare(str(number)) for number in range(4)]
 
     async def spend(seconds, *rtts):
         for _ in range(seconds // 20):
-            for exit_id, rtt in zip(exits, rtts, strict=True):
+            for exit_id, rtt in zip(exit_ids, rtts, strict=True):
                 await house.hear(exit_id, observation={**GOOD, "rtt_ms": rtt})
             await house.pass_time(20)
-        return [(await house.row(each)).share for each in exits]
+        return [(await house.row(each)).share for each in exit_ids]
 
     assert await spend(80, 20, 20, 20, 20) == [16, 16, 16, 16]
     before = await revision(house)

@@ -11,8 +11,8 @@ from keeper import lease
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper, run_keeper
 from keeper.lease import LEASE_ID, hold_lease
+from model.exit_states import ExitState
 from model.repositories import heartbeats
-from model.world import ExitState
 from tests.tasks import running
 
 pytestmark = pytest.mark.postgres

@@ -21,8 +21,8 @@ from keeper.containers.planning import (
     plan,
 )
 from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, failed
+from model.exit_states import ExitState
 from model.stored_containers import ContainerSettings
-from model.world import ExitState
 from tests.scale import scaled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, text
 
+from model.entities import Rejection, ResourceKey, Role
 from model.repositories import (
     config_requests,
     declared,
@@ -36,7 +37,6 @@ from model.tables import (
     ThrottleRow,
 )
 from model.unit_of_work import write
-from model.world import Rejection, ResourceKey, Role
 
 pytestmark = pytest.mark.postgres
 TYPE = "type.googleapis.com/x"

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.weights import TOP, WeightSmoother, step
-from model.repositories.retention import WeighedExit
-from model.world import ExitState, WeighBy
+from model.entities import WeighBy
+from model.exit_states import ExitState
+from model.repositories.exits import WeighedExit
 
 POOL = UUID(int=1)
 

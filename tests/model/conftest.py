@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.repositories import declared
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork
-from model.world import ExitState, Role
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

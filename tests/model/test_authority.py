@@ -15,10 +15,10 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
+from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
 from model.repositories import enrolment
 from model.unit_of_work import write
-from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))

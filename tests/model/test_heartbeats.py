@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from model.repositories import declared, heartbeats, sync
+from model.repositories import declared, exit_reports, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
 from model.repositories.sync import TypeSync
 from model.tables import ExitRow, ProxyRow
@@ -46,7 +46,7 @@ async def heard(database, proxy_id) -> Heartbeat | None:
 
 async def test_of_an_exit_never_heard_of_nothing_is_known_and_nothing_to_judge(database, exits):
     async with database.session() as session:
-        assert await heartbeats.in_question(session, NOW, NOW) == []
+        assert await exit_reports.find_moving(session, NOW, NOW) == []
     assert await heard(database, exits[0].id) is None
 
 
@@ -137,11 +137,11 @@ async def test_replicas_that_store_the_same_answers_in_another_order_do_not_bloc
 async def test_the_control_plane_hears_as_long_as_any_replica_of_the_api_does(database):
     async def heard_until():
         async with database.session() as session:
-            return await heartbeats.heard_until(session)
+            return await heartbeats.ingest_watermark(session)
 
     async def hear(replica, until):
         async with database.session() as session:
-            await heartbeats.record_hearing(session, replica, until)
+            await heartbeats.record_ingest_watermark(session, replica, until)
 
     assert await heard_until() is None
     await hear("a", NOW)

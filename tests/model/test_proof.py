@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model import request_signature
 from model.authority import create_authority, sign_request
+from model.entities import Role
 from model.identity import Identity
 from model.request_signature import BadSignature, public_key_of, thumbprint_of
-from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PATH, BODY = "/api/v1/exits/1/heartbeat", b'{"tunnel": "up"}'

@@ -8,10 +8,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from model.change_feed import REVISION_CHANNEL
+from model.entities import ResourceKey
 from model.repositories import declared, worlds
 from model.tables import FleetRow
-from model.unit_of_work import CHANNEL, decode_key, encode_key, write
-from model.world import Kind, ResourceKey
+from model.unit_of_work import decode_key, encode_key, write
+from model.world import Kind
 
 pytestmark = pytest.mark.postgres
 
@@ -123,7 +125,7 @@ async def test_a_committed_write_notifies_with_its_revision_and_a_failed_one_doe
 
     connection = await database.connect()
     try:
-        await connection.add_listener(CHANNEL, lambda *event: heard.put_nowait(event[3]))
+        await connection.add_listener(REVISION_CHANNEL, lambda *event: heard.put_nowait(event[3]))
         with pytest.raises(ZeroDivisionError):
             await fail()
         async with write(database) as unit:

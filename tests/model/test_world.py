@@ -7,24 +7,10 @@ from uuid import UUID
 
 import pytest
 
+from model.entities import Accepted, Exit, Fleet, Listener, Pool, Proxy, Rejection, ResourceKey, Role
+from model.exit_states import ExitState
 from model.locality import Locality
-from model.world import (
-    Accepted,
-    Change,
-    Exit,
-    ExitState,
-    Fleet,
-    Kind,
-    Listener,
-    Pool,
-    Proxy,
-    Rejection,
-    ResourceKey,
-    Role,
-    World,
-    key_of,
-    put,
-)
+from model.world import Change, Kind, World, key_of, put
 
 FLEET, OTHER_FLEET = Fleet(UUID(int=1), "a"), Fleet(UUID(int=2), "b")
 LISTENER = Listener(UUID(int=3), FLEET.id, "127.0.0.1", 8080)

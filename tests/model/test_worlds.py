@@ -10,11 +10,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import insert
 
+from model.entities import Accepted, Rejection, ResourceKey
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.repositories import declared, retention, rollout, worlds
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
 from model.unit_of_work import write
-from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
+from model.world import Change, Kind, World
 
 pytestmark = pytest.mark.postgres
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from model.world import Pool
+from model.entities import Pool
 from tests.protocol.client import DELTA, IDENTITY, SOTW, AnyScope, Client, resource_of, version_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import XdsStream

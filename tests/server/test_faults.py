@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 import xds.server.server
+from model.change_feed import REVISION_CHANNEL
 from model.database import Database, parse_url
 from model.repositories import sync
-from model.unit_of_work import CHANNEL
 from tests.server.fault_proxy import Connection, before_port, before_unix_socket
 from xds.server.world_watcher import Debounce
 from xds.translate import names
@@ -192,7 +192,7 @@ def served(plane, path, serve, drive, until, has_all):
 
 def listening(proxy) -> list[Connection]:
     """The living connections that the notifications come over."""
-    return [each for each in proxy.living if each.said(f'LISTEN "{CHANNEL}"'.encode())]
+    return [each for each in proxy.living if each.said(f'LISTEN "{REVISION_CHANNEL}"'.encode())]
 
 
 @pytest.mark.parametrize("befall", [Connection.stall, Connection.drop], ids=["stalled", "black hole"])

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select, update
 
+from model.entities import ResourceKey
 from model.repositories import retention, rollout, sync, worlds
 from model.tables import AcceptedRow, ReplicaRow
-from model.world import ResourceKey
 from xds.server import recorder as recorder_module
 from xds.translate import names
 
@@ -283,6 +283,6 @@ async def test_a_replica_that_was_held_to_be_dead_says_anew_which_streams_it_has
         await until(connected_again)
         async with plane.database.session() as session:
             await session.execute(update(ReplicaRow).values(seen_at=datetime(2026, 1, 1, tzinfo=UTC)))
-            await retention.bury_replicas(session)
+            await retention.reap_replicas(session)
             assert not any(row.replica for row in await sync.of_proxy(session, plane.gateway.id))
         await until(connected_again)

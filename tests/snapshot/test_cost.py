@@ -10,9 +10,11 @@ from uuid import UUID
 
 import pytest
 
+from model.entities import Fleet, Proxy, Role
+from model.exit_states import ExitState
 from model.identity import Identity
 from model.locality import Locality
-from model.world import Change, ExitState, Fleet, Kind, Proxy, Role, World, put
+from model.world import Change, Kind, World, put
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Send, XdsStream
 from xds.server.publisher import Publisher

@@ -17,22 +17,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
+from model.entities import BALANCING, RESILIENCE, Balancing, Exit, Fleet, Listener, Policy, Pool, Resilience
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_balancing import read_balancing, read_resilience
-from model.world import (
-    BALANCING,
-    RESILIENCE,
-    Balancing,
-    Exit,
-    ExitState,
-    Fleet,
-    Listener,
-    Policy,
-    Pool,
-    Resilience,
-    World,
-    put,
-)
+from model.world import World, put
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
 from xds.translate.client_intent import RequestedLocation

@@ -12,11 +12,11 @@ from uuid import UUID
 import structlog
 
 from model.database import Database, DatabaseUnreachable
+from model.entities import Rejection, ResourceKey
 from model.identity import Identity
 from model.repositories import rollout, sync
 from model.repositories.sync import TypeSync
 from model.unit_of_work import write
-from model.world import Rejection, ResourceKey
 from xds.protocol.stream import Answered
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource

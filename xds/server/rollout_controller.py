@@ -15,9 +15,9 @@ from uuid import UUID
 import structlog
 
 from model.database import Database, DatabaseUnreachable
+from model.entities import ResourceKey
 from model.repositories import rollout as stored
 from model.unit_of_work import write
-from model.world import ResourceKey
 from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout

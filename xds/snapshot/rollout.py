@@ -21,7 +21,8 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-from model.world import Change, ResourceKey, World
+from model.entities import ResourceKey
+from model.world import Change, World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource

@@ -33,7 +33,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
 from envoy_data_plane.google.protobuf import Any
 
-from model.world import Balancing, Policy, Pool, Resilience
+from model.entities import Balancing, Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
 from xds.translate.http import LIVELY, http2_options, over_ads

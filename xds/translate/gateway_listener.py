@@ -27,7 +27,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpFilter,
 )
 
-from model.world import Listener, Pool
+from model.entities import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
 from xds.translate.http import TUNNEL_IDLE, connection_manager, http_filter, local_replies, over_ads, socket

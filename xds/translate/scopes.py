@@ -15,22 +15,9 @@ from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
+from model.entities import Entity, Exit, Listener, Pool, Proxy, ResourceKey, Role, Route, ServerCertificate, User
 from model.locality import Locality
-from model.world import (
-    Change,
-    Entity,
-    Exit,
-    Kind,
-    Listener,
-    Pool,
-    Proxy,
-    ResourceKey,
-    Role,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-)
+from model.world import Change, Kind, World
 from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.certificates import translate_certificate

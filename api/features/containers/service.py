@@ -23,10 +23,10 @@ from api.kernel.context import ApiContext, ReadContext
 from api.kernel.shrink_guard import no_silent_loss
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
+from model.exit_states import SERVING
 from model.repositories import container_commands, containers
 from model.stored_containers import read_containers
 from model.tables import ContainerCommandRow, ContainerEngineRow, ContainerRow
-from model.world import SERVING
 
 FORGOTTEN_AFTER: Final = timedelta(seconds=30)
 """How old the keeper's last look at the engine may be until nobody is said to look after containers."""

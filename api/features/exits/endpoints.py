@@ -18,9 +18,9 @@ from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
 from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from model.exit_states import ExitState
 from model.repositories import exit_history
 from model.state_history import HistorySummary, stays_of, summarize
-from model.world import ExitState
 
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, writing("exits")]

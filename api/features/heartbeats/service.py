@@ -20,11 +20,11 @@ from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, invalid, not_found
 from api.kernel.context import ApiContext
 from model import request_signature
+from model.entities import Role
 from model.repositories import declared, enrolment, orders
 from model.repositories.enrolment import Credential
 from model.repositories.heartbeats import Heartbeat
 from model.request_signature import BadSignature
-from model.world import Role
 
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 

@@ -17,9 +17,10 @@ from api.kernel.caller import Caller
 from api.kernel.context import ApiContext
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
+from model.exit_states import ExitState
 from model.repositories import declared, orders
 from model.tables import ExitOrderRow, ExitRow
-from model.world import ExitState, Kind
+from model.world import Kind
 
 EXPIRES_AFTER: Final = timedelta(minutes=5)
 _LOOK_EVERY_S: Final = 0.2

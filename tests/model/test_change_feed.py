@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from model.change_feed import HEARTBEAT_CHANNEL, ChangeFeed
 from model.repositories import heartbeats
-from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
+from model.unit_of_work import write
 from tests import tasks
 
 pytestmark = pytest.mark.postgres

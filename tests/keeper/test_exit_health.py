@@ -8,10 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from keeper.exit_health import HealthThresholds, judge, reword
+from keeper.exit_health import HealthThresholds, judge, updated_reason
 from keeper.ingest_window import IngestWindow
-from model.repositories.heartbeats import ExitReport, Heartbeat
-from model.world import ExitState
+from model.exit_states import ExitState
+from model.repositories.exit_reports import ExitReport
+from model.repositories.heartbeats import Heartbeat
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
@@ -208,7 +209,7 @@ def test_a_verdict_says_why(heard, reason):
 )
 def test_why_an_exit_is_in_its_state_is_said_anew_when_it_is_another_matter(state, said, heard, by_now):
     known = replace(standing(state, heard), reason=said)
-    assert reword(known, NOW, hearing_for(3600), PATIENCE) == by_now
+    assert updated_reason(known, NOW, hearing_for(3600), PATIENCE) == by_now
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])

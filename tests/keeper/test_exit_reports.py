@@ -14,10 +14,12 @@ from sqlalchemy import delete, insert, update
 from keeper import keeper as module
 from keeper.exit_health import HealthThresholds, judge
 from keeper.ingest_window import IngestWindow
-from model.repositories import heartbeats
-from model.repositories.heartbeats import ExitReport, Heartbeat
+from model.entities import Resilience, Role
+from model.exit_states import ExitState
+from model.repositories import exit_reports, heartbeats
+from model.repositories.exit_reports import ExitReport
+from model.repositories.heartbeats import Heartbeat
 from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
-from model.world import ExitState, Resilience, Role
 from tests.scale import scaled
 
 pytestmark = pytest.mark.postgres
@@ -71,7 +73,7 @@ def standings(draw):
 def numbered(drawn: list[ExitReport]) -> list[ExitReport]:
     """The same, of exits with ids of their own."""
     return [
-        replace(each, exit_id=id_, heard=each.heard and replace(each.heard, proxy_id=id_))
+        replace(each, exit_id=id_, heartbeat=each.heartbeat and replace(each.heartbeat, proxy_id=id_))
         for id_, each in ((UUID(int=number), each) for number, each in enumerate(drawn, 1))
     ]
 
@@ -96,7 +98,7 @@ async def keep(session, house, standings):
         }
         await session.execute(insert(ProxyRow), proxy)
         await session.execute(insert(ExitRow), exit_ | state)
-    await heartbeats.store(session, [each.heard for each in standings if each.heard])
+    await heartbeats.store(session, [each.heartbeat for each in standings if each.heartbeat])
 
 
 @settings(
@@ -109,7 +111,7 @@ async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearin
     hearing.since = hearing_since
     async with house.database.session() as session:
         await keep(session, house, drawn)
-        read = await heartbeats.in_question(
+        read = await exit_reports.find_moving(
             session,
             hearing.silent_before(NOW, PATIENCE.unreachable_after),
             hearing.silent_before(NOW, PATIENCE.lost_after),
