@@ -262,7 +262,9 @@ def test_what_comes_while_a_stream_is_busy_is_merged_into_one_update(world, publ
 
 PRINT_VERSIONS = """
 from uuid import UUID
-from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
+from model.entities import Exit, Fleet, Listener, Pool, Proxy, Role
+from model.exit_states import ExitState
+from model.world import World, put
 from xds.snapshot.snapshot import build
 from model.locality import Locality
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
