@@ -91,7 +91,7 @@ async def _init(wish: _InitOptions, api_key_file: Path | None) -> dict[str, str]
         with _written(api_key_file, key, force=wish.force):
             try:
                 async with database.session() as session:
-                    await operators.hold_admins(session)
+                    await operators.lock_admins(session)
                     _refuse_another(await operators.count_admins(session), force=wish.force)
                     await operators.save(session, row)
                     made = [AuditEntry("created", "operator", str(row.id), detail={"by": "exitplane init"})]

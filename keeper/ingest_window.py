@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-ATTENTION = timedelta(seconds=5)
+MAX_GAP = timedelta(seconds=5)
 """How old the API's last successful flush, or the keeper's own last look, may be before hearing counts as interrupted."""
 
 
@@ -25,9 +25,9 @@ class IngestWindow:
         A gap between looks (PostgreSQL or this process was away, or the clock jumped) breaks the hearing as a missing
         flush does.
         """
-        broken = self._looked_at is None or not timedelta(0) <= now - self._looked_at <= ATTENTION
+        broken = self._looked_at is None or not timedelta(0) <= now - self._looked_at <= MAX_GAP
         self._looked_at = now
-        if heard_until is None or now - heard_until > ATTENTION:
+        if heard_until is None or now - heard_until > MAX_GAP:
             self.since = None
         elif broken or self.since is None:
             self.since = now

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from keeper.exit_health import HealthThresholds, HealthVerdict, apply_hold_down, judge, updated_reason
 from keeper.ingest_window import IngestWindow
-from keeper.lease import Alive, hold_lease
+from keeper.lease import LeaseCheck, hold_lease
 from keeper.weights import WeightSmoother
 from model.change_feed import HEARTBEAT_CHANNEL, ChangeFeed
 from model.database import Database
@@ -60,7 +60,7 @@ async def run_keeper(
     """Look after the exits whenever this replica holds the lease, until cancelled."""
     feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=look_every_s)
 
-    async def work(alive: Alive) -> None:
+    async def work(alive: LeaseCheck) -> None:
         keeper = Keeper(database, clock, patience)
         while True:
             await alive()
@@ -95,7 +95,7 @@ class Keeper:
         if _due(self._pulled_at, now, PULL_BACK_EVERY):
             self._pulled_at = now
             async with self._database.session() as session:
-                pulled = await clock_skew.pull_back(session, now)
+                pulled = await clock_skew.clamp_future_times(session, now)
             if pulled:
                 log.warning("clock.was_ahead", exits=pulled)
         await self._judge_exits(now)
@@ -122,7 +122,7 @@ class Keeper:
                 await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
                 await orders.prune(session, before=now - KEEP_ORDERS_FOR)
             async with write(self._database) as unit:
-                await retention.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
+                await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
         if _due(self._buried_at, now, BURY_EVERY):
             self._buried_at = now
             async with self._database.session() as session:

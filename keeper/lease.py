@@ -16,14 +16,16 @@ CONTAINER_LEASE_ID = 0x636F_6E74  # "cont": of those replicas alone that have an
 _RETRY_S = 1.0
 log = structlog.get_logger()
 
-Alive = Callable[[], Awaitable[None]]
+LeaseCheck = Callable[[], Awaitable[None]]
 """Returns while the lease is held; raises when its connection is gone."""
 
 
-async def hold_lease(database: Database, work: Callable[[Alive], Awaitable[None]], lease_id: int = LEASE_ID) -> None:
+async def hold_lease(
+    database: Database, work: Callable[[LeaseCheck], Awaitable[None]], lease_id: int = LEASE_ID
+) -> None:
     """Run `work` while this replica holds the lease, again and again, until cancelled.
 
-    PostgreSQL frees the lease with its connection, so a replica that dies is followed by another. `work` asks `Alive` before
+    PostgreSQL frees the lease with its connection, so a replica that dies is followed by another. `work` asks `LeaseCheck` before
     it writes, and conditions its writes on what it read, for it may learn of a lost lease late.
     """
     while True:
@@ -35,7 +37,9 @@ async def hold_lease(database: Database, work: Callable[[Alive], Awaitable[None]
         await asyncio.sleep(_RETRY_S)
 
 
-async def _hold_once(database: Database, work: Callable[[Alive], Awaitable[None]], lease_id: int = LEASE_ID) -> None:
+async def _hold_once(
+    database: Database, work: Callable[[LeaseCheck], Awaitable[None]], lease_id: int = LEASE_ID
+) -> None:
     connection = await database.connect()
     try:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lease_id):

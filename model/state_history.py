@@ -77,7 +77,7 @@ def summarize(stays: Sequence[StateInterval], start: datetime, end: datetime) ->
     return HistorySummary(serving, due, failures, recovering, recoveries)
 
 
-def stays_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[StateInterval]:
+def intervals_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[StateInterval]:
     """Changes of state, in order, as stays."""
     for number, (at, state, reason) in enumerate(changes):
         until = changes[number + 1][0] if number + 1 < len(changes) else None

@@ -21,7 +21,7 @@ STOP_S: Final = 15
 """How long a container may take to end: the agent in it lets open tunnels end for 5 s, unless it is told otherwise."""
 
 
-async def carry_out(
+async def execute_command(
     wish: ContainerCommandRow, sight: Inventory, engine: Engine, database: Database, now: datetime
 ) -> None:
     """Do what is wished, and say what became of it. Raises DatabaseUnreachable."""
@@ -35,7 +35,7 @@ async def carry_out(
         error = str(refused)
     log.info("container.wish", container=wish.container, verb=wish.verb, error=error)
     async with database.session() as session:
-        await container_commands.done(session, wish.id, now, answer=answer, error=error)
+        await container_commands.complete(session, wish.id, now, answer=answer, error=error)
 
 
 async def _do(
@@ -50,7 +50,7 @@ async def _do(
     if wish.verb != "stop":
         row.started_at = now
     async with database.session() as session:  # before it is done: what is stopped must not be taken for lost
-        await containers.keep(session, row)
+        await containers.save(session, row)
     if found is None:
         return ""  # what is not held is made by itself
     if wish.verb == "start":

@@ -14,10 +14,10 @@ from model.entities import Role
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
 
-INSTANCE: Final = "exitplane.instance"
-POOL: Final = "exitplane.pool"
-SLOT: Final = "exitplane.slot"
-TEMPLATE: Final = "exitplane.template"
+INSTANCE_LABEL: Final = "exitplane.instance"
+POOL_LABEL: Final = "exitplane.pool"
+SLOT_LABEL: Final = "exitplane.slot"
+TEMPLATE_LABEL: Final = "exitplane.template"
 """The digest of what it was made of."""
 TOKEN_PATH: Final = "/run/exitplane/join-token"  # noqa: S105 - where the token is, not the token
 STATE_PATH: Final = "/var/lib/exitplane-agent"
@@ -48,21 +48,21 @@ class PoolSlot:
     name: str
 
 
-def name_of(pool: ContainerPool, slot: int) -> str:
+def container_name(pool: ContainerPool, slot: int) -> str:
     """The name of a new container: readable, and never that of another pool's or installation's."""
     return f"{pool.name[:_NAME_PART]}-{pool.id.hex[:8]}-{slot}"
 
 
-def digest_of(wish: ContainerSettings, ground: SpecContext) -> str:
+def template_digest(wish: ContainerSettings, ground: SpecContext) -> str:
     """What changes whenever what containers are made of does."""
     fields = {name: value for name, value in asdict(wish).items() if name not in _TEMPLATE_FIELDS}
     written = json.dumps([fields, ground.api, str(ground.secrets)], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
-def body_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, Any]:
+def creation_body(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, Any]:
     """All but the join token, which is put into the container as a file: what is here can be read by `inspect`."""
-    address, port = address_of(wish, place)
+    address, port = exit_address(wish, place)
     published = f"{port}/tcp"
     host: dict[str, Any] = {
         "CapAdd": [*wish.capabilities],
@@ -92,22 +92,22 @@ def body_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> di
 def labels_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, str]:
     """How a container is found again."""
     return {
-        INSTANCE: ground.instance,
-        POOL: str(place.pool_id),
-        SLOT: str(place.slot),
-        TEMPLATE: digest_of(wish, ground),
+        INSTANCE_LABEL: ground.instance,
+        POOL_LABEL: str(place.pool_id),
+        SLOT_LABEL: str(place.slot),
+        TEMPLATE_LABEL: template_digest(wish, ground),
     }
 
 
-def place_of(name: str, labels: Mapping[str, str]) -> PoolSlot | None:
+def slot_from_labels(name: str, labels: Mapping[str, str]) -> PoolSlot | None:
     """The place that a container has by its labels; None when they say none."""
     try:
-        return PoolSlot(UUID(labels[POOL]), int(labels[SLOT]), name)
+        return PoolSlot(UUID(labels[POOL_LABEL]), int(labels[SLOT_LABEL]), name)
     except (KeyError, ValueError):
         return None
 
 
-def address_of(wish: ContainerSettings, place: PoolSlot) -> tuple[str, int]:
+def exit_address(wish: ContainerSettings, place: PoolSlot) -> tuple[str, int]:
     """Where gateways reach the exit."""
     if wish.address is None:
         return place.name, wish.port

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from keeper.containers.commands import STOP_S
-from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, body_of, name_of
+from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, container_name, creation_body
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError, NoSuchContainer
@@ -57,7 +57,7 @@ class ActionExecutor:
             case DrainExit(name=name, reason=reason):
                 async with write(self.database) as unit:
                     row, inside = self.sight.known[name], self.sight.exits.get(name)
-                    await containers.leave(unit, row, inside, reason, self.clock())
+                    await containers.start_removal(unit, row, inside, reason, self.clock())
             case RemoveContainer(name=name, reason=reason, for_good=for_good):
                 await self._remove(self.sight.known[name], reason, for_good=for_good)
 
@@ -67,13 +67,13 @@ class ActionExecutor:
         if self.wish.secrets and self.ground.secrets is None:
             raise EngineError("the pool names secrets, and there is no folder for them", hint=_NO_SECRETS)
         known = [row for row in self.sight.of_pool(self.pool.id) if row.slot == slot]
-        name = known[0].name if known else name_of(self.pool, slot)
+        name = known[0].name if known else container_name(self.pool, slot)
         row = known[0] if known else ContainerRow(name=name, pool_id=self.pool.id, slot=slot, started_at=self.clock())
         async with (
             self.database.session() as session
         ):  # first: what is made and not known would be found by its labels only
-            await containers.keep(session, row)
-        made = await self.engine.create(name, body_of(self.wish, PoolSlot(self.pool.id, slot, name), self.ground))
+            await containers.save(session, row)
+        made = await self.engine.create(name, creation_body(self.wish, PoolSlot(self.pool.id, slot, name), self.ground))
         await self._start(row, made)
 
     async def _start(self, row: ContainerRow, container_id: str) -> None:
@@ -93,7 +93,7 @@ class ActionExecutor:
         await self.engine.start(container_id)
         row.life, row.status = ContainerStatus.RUNNING, ""
         async with self.database.session() as session:
-            await containers.keep(session, row)
+            await containers.save(session, row)
 
     async def _remove(self, row: ContainerRow, reason: str, *, for_good: bool) -> None:
         """Only what has the installation's label: somebody else may have taken the name meanwhile."""
@@ -111,8 +111,8 @@ class ActionExecutor:
             await self.engine.remove(found.id)
         if for_good:
             async with write(self.database) as unit:
-                await containers.forget(unit, row)
+                await containers.delete_container(unit, row)
             return
         row.life, row.status = ContainerStatus.MISSING, ""
         async with self.database.session() as session:
-            await containers.keep(session, row)
+            await containers.save(session, row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from keeper.containers.container_spec import TEMPLATE, SpecContext, digest_of, place_of
+from keeper.containers.container_spec import TEMPLATE_LABEL, SpecContext, slot_from_labels, template_digest
 from keeper.containers.engine_responses import ContainerStatus, ListedContainer
 from keeper.containers.planning import ObservedExit, Slot
 from model.repositories.containers import ContainerExit, ContainerPool
@@ -32,7 +32,7 @@ class Inventory:
     def slot(self, row: ContainerRow, wish: ContainerSettings | None, ground: SpecContext) -> Slot:
         """A container as planning takes it."""
         found, inside = self.seen.get(row.name), self.exits.get(row.name)
-        made_of = found.labels.get(TEMPLATE) if found else None
+        made_of = found.labels.get(TEMPLATE_LABEL) if found else None
         return Slot(
             number=row.slot,
             name=row.name,
@@ -40,7 +40,7 @@ class Inventory:
             started_at=row.started_at,
             leaving_since=row.leaving_since,
             held=row.held,
-            outdated=wish is not None and made_of is not None and made_of != digest_of(wish, ground),
+            outdated=wish is not None and made_of is not None and made_of != template_digest(wish, ground),
             status=found.status if found else "",
             exit=None if inside is None else _as_seen(inside),
         )
@@ -50,7 +50,9 @@ def _as_seen(inside: ContainerExit) -> ObservedExit:
     return ObservedExit(inside.state, inside.state_since, inside.heard_at, inside.open_requests)
 
 
-def strangers(seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow], now: datetime) -> list[ContainerRow]:
+def find_orphans(
+    seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow], now: datetime
+) -> list[ContainerRow]:
     """The rows of containers that are this installation's by their labels, and that nobody knows of any more.
 
     That is so after a backup was restored. One whose slot another has by now has leave to go.
@@ -58,7 +60,7 @@ def strangers(seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow]
     taken = {(row.pool_id, row.slot) for row in known.values()}
     found = []
     for each in seen:
-        place = place_of(each.name, each.labels)
+        place = slot_from_labels(each.name, each.labels)
         if place is None or each.name in known or (place.pool_id, place.slot) in taken:
             continue
         taken.add((place.pool_id, place.slot))

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from keeper.containers.engine_responses import ContainerStatus
-from keeper.containers.scaling import PoolScale, failed, scaled
+from keeper.containers.scaling import PoolScale, back_off, scale_to_load
 from model.exit_states import SERVING, ExitState
 from model.stored_containers import DRAIN_S, ContainerSettings
 
@@ -123,10 +123,10 @@ def plan(
         )
     loads = [slot.exit.open_requests for slot in staying if slot.serves and slot.exit]
     out = sum(slot.held or _taken_out(slot) for slot in staying)
-    scale = scaled(wish, loads, out, scale, now)
+    scale = scale_to_load(wish, loads, out, scale, now)
     broken = [*_broken(staying, now, heard_since)]
     if any(blame for _, blame in broken):
-        scale = failed(scale, now)
+        scale = back_off(scale, now)
     elif _settled(staying, now):
         scale = replace(scale, failures=0, retry_at=None)
     surplus = _surplus(staying, len(staying) - scale.wanted)

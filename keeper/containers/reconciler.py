@@ -13,17 +13,17 @@ from uuid import UUID
 
 import structlog
 
-from keeper.containers.commands import carry_out, must_wait
-from keeper.containers.container_spec import INSTANCE, SpecContext
+from keeper.containers.commands import execute_command, must_wait
+from keeper.containers.container_spec import INSTANCE_LABEL, SpecContext
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError
 from keeper.containers.executor import ActionExecutor
-from keeper.containers.inventory import Inventory, strangers
+from keeper.containers.inventory import Inventory, find_orphans
 from keeper.containers.planning import CreateContainer, RemoveContainer, StartContainer, plan
-from keeper.containers.scaling import PoolScale, failed
+from keeper.containers.scaling import PoolScale, back_off
 from keeper.ingest_window import IngestWindow
-from keeper.lease import CONTAINER_LEASE_ID, Alive, hold_lease
+from keeper.lease import CONTAINER_LEASE_ID, LeaseCheck, hold_lease
 from model.change_feed import CONTAINER_CHANNEL, ChangeFeed
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
@@ -50,15 +50,15 @@ async def run_containers(
                 if not await keeper.look():
                     await feed.wait()
 
-    async def work(alive: Alive) -> None:
-        await while_alive(alive, look_on())
+    async def work(alive: LeaseCheck) -> None:
+        await run_while_leased(alive, look_on())
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run(), name="containers.feed")
         tasks.create_task(hold_lease(database, work, CONTAINER_LEASE_ID), name="containers.lease")
 
 
-async def while_alive(alive: Alive, work: Coroutine[Any, Any, None]) -> None:
+async def run_while_leased(alive: LeaseCheck, work: Coroutine[Any, Any, None]) -> None:
     """Do `work` until the lease is lost, and not a step longer: what it waits for is given up. Raises what either raises."""
     working = asyncio.create_task(work, name="containers.work")
     watching = asyncio.create_task(_watch(alive), name="containers.watch")
@@ -73,7 +73,7 @@ async def while_alive(alive: Alive, work: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _watch(alive: Alive) -> None:
+async def _watch(alive: LeaseCheck) -> None:
     while True:
         await alive()
         await asyncio.sleep(_ALIVE_EVERY_S)
@@ -94,26 +94,26 @@ class ContainerReconciler:
         """Look once, and do what is due; says whether to look again at once. Raises DatabaseUnreachable."""
         now = self._clock()
         try:
-            seen = {each.name: each for each in await self._engine.list({INSTANCE: self._ground.instance})}
+            seen = {each.name: each for each in await self._engine.list({INSTANCE_LABEL: self._ground.instance})}
         except EngineError as error:
             log.warning("containers.engine", error=str(error))
             async with self._database.session() as session:
-                await containers.note_engine(session, self._engine.address, now, str(error))
+                await containers.record_engine(session, self._engine.address, now, str(error))
             return False
         async with self._database.session() as session:
-            await containers.note_engine(session, self._engine.address, now, "")
+            await containers.record_engine(session, self._engine.address, now, "")
             self._hearing.look(now, await heartbeats.ingest_watermark(session))
             known = {row.name: row for row in await containers.all_rows(session)}
-            for row in strangers(seen.values(), known, now):
+            for row in find_orphans(seen.values(), known, now):
                 log.info("container.found", container=row.name)
-                await containers.keep(session, row)
+                await containers.save(session, row)
                 known[row.name] = row
             pools = {pool.id: pool for pool in await containers.pools(session)}
             sight = Inventory(pools, known, await containers.exits_in(session), seen)
             await self._keep_lives(session, sight)
             await container_commands.prune(session, before=now - _KEEP_WISHES_FOR)
-            wishes = await container_commands.undone(session)
-            standings = await containers.standings(session, pools)
+            wishes = await container_commands.pending(session)
+            standings = await containers.pool_statuses(session, pools)
         if await self._grant(wishes, sight, now):
             return True
         await self._tend_all(sight, standings, now)
@@ -127,7 +127,7 @@ class ContainerReconciler:
             status = found.status if found and life is not ContainerStatus.RUNNING else ""
             if (row.life, row.status) != (life, status):
                 row.life, row.status = life, status
-                await containers.keep(session, row)
+                await containers.save(session, row)
 
     async def _grant(self, wishes: Sequence[ContainerCommandRow], sight: Inventory, now: datetime) -> bool:
         """Carry out what is wished, of what goes in turn one of a pool; says whether anything was."""
@@ -138,7 +138,7 @@ class ContainerReconciler:
                 if row.pool_id in busy or must_wait(wish, sight, self._ground, now):
                     continue
                 busy.add(row.pool_id)
-            await carry_out(wish, sight, self._engine, self._database, self._clock())
+            await execute_command(wish, sight, self._engine, self._database, self._clock())
             granted = True
         return granted
 
@@ -173,7 +173,7 @@ class ContainerReconciler:
                 error, stuck = str(refused), stuck or making
                 log.warning("container.failed", pool=str(pool_id), action=type(action).__name__, error=error)
         if stuck:
-            scale = failed(scale, self._clock())
+            scale = back_off(scale, self._clock())
         self._scales[pool_id] = scale
         if pool is not None:
             await self._record(pool_id, scale, standing, error, now)
@@ -201,4 +201,4 @@ class ContainerReconciler:
         )
         if standing is None or row.model_dump() != standing.model_dump():
             async with self._database.session() as session:
-                await containers.record(session, row)
+                await containers.save_pool_status(session, row)

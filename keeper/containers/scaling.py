@@ -33,7 +33,9 @@ class PoolScale:
     retry_at: datetime | None = None
 
 
-def scaled(wish: ContainerSettings, loads: Sequence[int], out: int, scale: PoolScale, now: datetime) -> PoolScale:
+def scale_to_load(
+    wish: ContainerSettings, loads: Sequence[int], out: int, scale: PoolScale, now: datetime
+) -> PoolScale:
     """The scale by the open requests of each exit that serves, between the pool's bounds.
 
     `out` is how many an operator took out. Nothing is judged while fewer serve than should: whoever comes will take its part.
@@ -53,7 +55,7 @@ def scaled(wish: ContainerSettings, loads: Sequence[int], out: int, scale: PoolS
     return replace(scale, wanted=wanted, busy_since=busy_since, idle_since=idle_since)
 
 
-def failed(scale: PoolScale, now: datetime) -> PoolScale:
+def back_off(scale: PoolScale, now: datetime) -> PoolScale:
     """After a failure the pool waits: 1 s, 2 s, 4 s and so on up to 60 s."""
     pause = min(timedelta(seconds=2 ** min(scale.failures, _DOUBLINGS_MAX)), BACKOFF_MAX)
     return replace(scale, failures=scale.failures + 1, retry_at=now + pause)

@@ -15,7 +15,7 @@ from model.audit_log import hash_of
 from model.tables import AuditHeadRow, AuditRow
 
 BATCH: Final = 2_000
-FINDINGS_MAX: Final = 100
+MAX_FINDINGS: Final = 100
 _NEAR: Final = 1_000
 """How far from its place an entry is looked for that is out of order."""
 
@@ -64,7 +64,7 @@ class ChainVerdict:
         return not self.findings
 
     def find(self, fault: ChainFault, first: int, last: int, message: str) -> None:
-        if len(self.findings) < FINDINGS_MAX:
+        if len(self.findings) < MAX_FINDINGS:
             self.findings.append(ChainFinding(fault, first, last, message))
 
 
@@ -120,7 +120,7 @@ def _check(verdict: ChainVerdict, row: AuditRow) -> None:
         verdict.find(ChainFault.MISSING, first, last, f"{which} missing")
         follows = True  # nothing can be said of what is not there
     if hash_of(row) != row.hash:
-        written = _place_of(row) if len(verdict.findings) < FINDINGS_MAX else None
+        written = _place_of(row) if len(verdict.findings) < MAX_FINDINGS else None
         if written is None:
             verdict.find(ChainFault.TAMPERED, place, place, f"entry {place} is not what was written")
         else:

@@ -11,16 +11,16 @@ from sqlmodel import col
 
 from model.tables import ExitHistoryRow, ExitRow, HeartbeatRow, IngestWatermarkRow
 
-ALIKE: Final = timedelta(seconds=30)
+MAX_SKEW: Final = timedelta(seconds=30)
 """Clocks of replicas may differ by this much."""
 
 
-async def pull_back(session: AsyncSession, now: datetime) -> int:
+async def clamp_future_times(session: AsyncSession, now: datetime) -> int:
     """Make it now, wherever something was heard or came to a state later than that; says how many exits came to theirs so.
 
     States keep their order, for which the history has numbers beside its times.
     """
-    limit = now + ALIKE
+    limit = now + MAX_SKEW
     ahead = select(col(ExitRow.id)).where(col(ExitRow.state_since) > limit)
     exits = (await session.execute(ahead)).scalars().all()
     if exits:

@@ -14,7 +14,7 @@ from model.change_feed import CONFIG_REQUEST_CHANNEL, notify
 from model.tables import ConfigRequestRow
 
 
-async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UUID:
+async def add(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UUID:
     """Ask all replicas what a proxy holds, with the content of the resources of one name (None: of none)."""
     question = uuid4()
     row = {"id": question, "proxy_id": proxy_id, "resource": resource, "asked_at": func.clock_timestamp()}
@@ -23,7 +23,7 @@ async def ask(session: AsyncSession, proxy_id: UUID, resource: str | None) -> UU
     return question
 
 
-async def asked(session: AsyncSession, about: Collection[UUID]) -> Sequence[ConfigRequestRow]:
+async def unanswered(session: AsyncSession, about: Collection[UUID]) -> Sequence[ConfigRequestRow]:
     """The questions about these proxies that nobody answered yet."""
     query = select(ConfigRequestRow).where(col(ConfigRequestRow.answer).is_(None))
     return [row for row in (await session.execute(query)).scalars() if row.proxy_id in about]
@@ -34,12 +34,12 @@ async def answer(session: AsyncSession, question: UUID, content: dict[str, Any])
     await session.execute(update(ConfigRequestRow).where(col(ConfigRequestRow.id) == question).values(answer=content))
 
 
-async def answer_to(session: AsyncSession, question: UUID) -> dict[str, Any] | None:
+async def find_answer(session: AsyncSession, question: UUID) -> dict[str, Any] | None:
     """The answer, once there is one."""
     query = select(col(ConfigRequestRow.answer)).where(col(ConfigRequestRow.id) == question)
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def forget(session: AsyncSession, question: UUID) -> None:
+async def delete_request(session: AsyncSession, question: UUID) -> None:
     """Whoever asked waits no more."""
     await session.execute(delete(ConfigRequestRow).where(col(ConfigRequestRow.id) == question))

@@ -14,21 +14,21 @@ from model.change_feed import CONTAINER_CHANNEL, notify
 from model.tables import ContainerCommandRow
 
 
-async def ask(session: AsyncSession, wish: ContainerCommandRow) -> None:
+async def add(session: AsyncSession, wish: ContainerCommandRow) -> None:
     """Wish for something; whoever has an engine is told."""
     session.add(wish)
     await session.flush()
     await notify(session, CONTAINER_CHANNEL)
 
 
-async def undone(session: AsyncSession) -> Sequence[ContainerCommandRow]:
+async def pending(session: AsyncSession) -> Sequence[ContainerCommandRow]:
     """Those that nobody carried out yet, the oldest first."""
     query = select(ContainerCommandRow).where(col(ContainerCommandRow.done_at).is_(None))
     order = (col(ContainerCommandRow.asked_at), col(ContainerCommandRow.container))
     return (await session.execute(query.order_by(*order))).scalars().all()
 
 
-async def last_of(session: AsyncSession, names: Collection[str]) -> dict[str, ContainerCommandRow]:
+async def newest_of(session: AsyncSession, names: Collection[str]) -> dict[str, ContainerCommandRow]:
     """What was wished of containers last, but for logs, by name."""
     query = select(ContainerCommandRow).where(
         col(ContainerCommandRow.container).in_(names), col(ContainerCommandRow.verb) != "logs"
@@ -37,7 +37,7 @@ async def last_of(session: AsyncSession, names: Collection[str]) -> dict[str, Co
     return {row.container: row for row in rows}
 
 
-async def done(session: AsyncSession, wish_id: UUID, now: datetime, *, answer: str = "", error: str = "") -> None:
+async def complete(session: AsyncSession, wish_id: UUID, now: datetime, *, answer: str = "", error: str = "") -> None:
     """It was carried out, or cannot be."""
     values = {"done_at": now, "answer": answer, "error": error}
     await session.execute(update(ContainerCommandRow).where(col(ContainerCommandRow.id) == wish_id).values(values))
@@ -49,7 +49,7 @@ async def find(session: AsyncSession, wish_id: UUID) -> ContainerCommandRow | No
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def forget(session: AsyncSession, wish_id: UUID) -> None:
+async def delete_command(session: AsyncSession, wish_id: UUID) -> None:
     """Whoever asked waits no more."""
     await session.execute(delete(ContainerCommandRow).where(col(ContainerCommandRow.id) == wish_id))
 

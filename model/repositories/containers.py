@@ -96,30 +96,32 @@ async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) ->
     }
 
 
-async def keep(session: AsyncSession, row: ContainerRow) -> None:
+async def save(session: AsyncSession, row: ContainerRow) -> None:
     """Keep a container, as it is now."""
     values = row.model_dump()
     statement = insert(ContainerRow).values(values)
     await session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
-async def leave(unit: UnitOfWork, row: ContainerRow, seen: ContainerExit | None, reason: str, now: datetime) -> None:
+async def start_removal(
+    unit: UnitOfWork, row: ContainerRow, seen: ContainerExit | None, reason: str, now: datetime
+) -> None:
     """A container is to go for good: its exit is drained, unless an operator took it out, and it is told."""
     if seen is not None and seen.state not in TAKEN_OUT:
         await exits.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
     row.leaving_since = row.leaving_since or now
-    await keep(unit.session, row)
+    await save(unit.session, row)
 
 
-async def retire(unit: UnitOfWork, pool_id: UUID, now: datetime) -> None:
+async def start_removal_of_pool(unit: UnitOfWork, pool_id: UUID, now: datetime) -> None:
     """The same for all containers of a pool that wants none any more."""
     seen = await exits_in(unit.session)
     for row in (await of_pools(unit.session, [pool_id])).get(pool_id, ()):
         if row.leaving_since is None:
-            await leave(unit, row, seen.get(row.name), RETIRED, now)
+            await start_removal(unit, row, seen.get(row.name), RETIRED, now)
 
 
-async def forget(unit: UnitOfWork, row: ContainerRow) -> None:
+async def delete_container(unit: UnitOfWork, row: ContainerRow) -> None:
     """A container is gone for good, and so is its exit."""
     query = select(ExitRow, col(PoolRow.fleet_id)).join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
     query = query.where(col(ExitRow.pool_id) == row.pool_id, col(ExitRow.name) == row.name)
@@ -128,13 +130,13 @@ async def forget(unit: UnitOfWork, row: ContainerRow) -> None:
     await unit.session.execute(delete(ContainerRow).where(col(ContainerRow.name) == row.name))
 
 
-async def standings(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, ContainerPoolRow]:
+async def pool_statuses(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, ContainerPoolRow]:
     """How it stands with the containers of pools."""
     query = select(ContainerPoolRow).where(col(ContainerPoolRow.pool_id).in_([*pool_ids]))
     return {row.pool_id: row for row in (await session.execute(query)).scalars()}
 
 
-async def record(session: AsyncSession, row: ContainerPoolRow) -> None:
+async def save_pool_status(session: AsyncSession, row: ContainerPoolRow) -> None:
     """Keep how it stands with a pool; nothing if the pool is gone."""
     if await session.get(PoolRow, row.pool_id, with_for_update={"key_share": True, "read": True}) is None:
         return
@@ -144,7 +146,7 @@ async def record(session: AsyncSession, row: ContainerPoolRow) -> None:
     )
 
 
-async def note_engine(session: AsyncSession, address: str, now: datetime, error: str) -> None:
+async def record_engine(session: AsyncSession, address: str, now: datetime, error: str) -> None:
     """Somebody with an engine looks after containers, and this is what the engine says."""
     known = await session.get(ContainerEngineRow, 1)
     if known is None:

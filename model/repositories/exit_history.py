@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from model.database import fetch_in
 from model.exit_states import SERVING, TAKEN_OUT, ExitState
-from model.state_history import stays_of, summarize
+from model.state_history import intervals_of, summarize
 from model.tables import ExitHistoryRow
 
 
@@ -65,7 +65,7 @@ async def uptimes(
     for statement in (_STATE_AT, _STATES_AFTER):
         for row in await fetch_in(session, statement, [*exit_ids], since):
             noted.setdefault(row["exit_id"], []).append((row["at"], ExitState(row["state"]), row["reason"]))
-    found = {exit_id: summarize([*stays_of(changes)], since, until).uptime for exit_id, changes in noted.items()}
+    found = {exit_id: summarize([*intervals_of(changes)], since, until).uptime for exit_id, changes in noted.items()}
     return {exit_id: uptime for exit_id, uptime in found.items() if uptime is not None}
 
 

@@ -139,7 +139,7 @@ class LastReport(NamedTuple):
     month_bytes: int
 
 
-async def heard_of(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
+async def last_reports(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
     """What was heard of some exits last, by id. For a session whose transaction has begun."""
     statement = f"SELECT proxy_id, {', '.join(LastReport._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
     found = await fetch_in(session, statement, [*proxy_ids])

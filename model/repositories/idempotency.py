@@ -26,14 +26,14 @@ class StoredReply:
     body: str
 
 
-async def recall(session: AsyncSession, actor_id: UUID, key: str) -> StoredReply | None:
+async def find_reply(session: AsyncSession, actor_id: UUID, key: str) -> StoredReply | None:
     """What was answered to somebody under a key; whoever asks for the same meanwhile waits until the session ends."""
     await session.execute(_LOCK, {"key": f"{actor_id} {key}"})
     row = await session.get(IdempotencyRow, (actor_id, key))
     return None if row is None else StoredReply(row.digest, row.status, row.headers, row.body)
 
 
-async def keep(session: AsyncSession, actor_id: UUID, key: str, answer: StoredReply) -> None:
+async def save_reply(session: AsyncSession, actor_id: UUID, key: str, answer: StoredReply) -> None:
     """Keep what is answered to somebody under a key."""
     row = IdempotencyRow(
         actor_id=actor_id,

@@ -13,11 +13,11 @@ from sqlmodel import col
 
 from model.tables import KeepaliveRow
 
-CLIENTS_MAX: Final = 10_000
+MAX_CLIENTS: Final = 10_000
 
 
 async def store(
-    session: AsyncSession, client_id: str, body: Mapping[str, str], now: datetime, *, keep: int = CLIENTS_MAX
+    session: AsyncSession, client_id: str, body: Mapping[str, str], now: datetime, *, keep: int = MAX_CLIENTS
 ) -> None:
     """Keep what a client said last. Of more than `keep` clients, those are forgotten that were silent the longest."""
     said = {"at": now, "body": dict(body)}

@@ -16,7 +16,7 @@ from sqlmodel import col
 from model.tables import SessionRow, SigningKeyRow, ThrottleRow
 
 KEEP_THROTTLES_FOR: Final = timedelta(days=30)
-TELL_REFUSED_EVERY: Final = timedelta(seconds=1)
+REPORT_REFUSED_EVERY: Final = timedelta(seconds=1)
 
 
 async def ensure_signing_key(session: AsyncSession, made: bytes) -> bytes:
@@ -32,7 +32,7 @@ async def ensure_signing_key(session: AsyncSession, made: bytes) -> bytes:
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-async def start(session: AsyncSession, row: SessionRow) -> None:
+async def start_session(session: AsyncSession, row: SessionRow) -> None:
     """Begin a session."""
     session.add(row)
     await session.flush()
@@ -67,10 +67,12 @@ class LoginAllowance:
     forgotten_after: timedelta
 
 
-async def attempt(session: AsyncSession, allowances: Mapping[str, LoginAllowance], now: datetime) -> datetime | None:
+async def count_attempt(
+    session: AsyncSession, allowances: Mapping[str, LoginAllowance], now: datetime
+) -> datetime | None:
     """Count an attempt as failed for each of these keys; or, while one of them is blocked, say until when.
 
-    It is counted before anybody knows whether it fails, so that many at once do not all pass; `forgive` takes it back.
+    It is counted before anybody knows whether it fails, so that many at once do not all pass; `reset_failures` takes it back.
     """
     rows = await _hold(session, allowances, now)
     until = max(row.blocked_until for row in rows)
@@ -87,7 +89,7 @@ async def attempt(session: AsyncSession, allowances: Mapping[str, LoginAllowance
     return None
 
 
-async def forgive(session: AsyncSession, keys: Collection[str]) -> None:
+async def reset_failures(session: AsyncSession, keys: Collection[str]) -> None:
     """Forget the failures of these keys."""
     await session.execute(delete(ThrottleRow).where(col(ThrottleRow.key).in_(keys)))
 
@@ -99,17 +101,17 @@ async def count_refused(session: AsyncSession, key: str, now: datetime) -> int |
     row.at = now
     if row.blocked_until > now:
         return None
-    count, row.failures, row.blocked_until = row.failures, 0, now + TELL_REFUSED_EVERY
+    count, row.failures, row.blocked_until = row.failures, 0, now + REPORT_REFUSED_EVERY
     return count
 
 
-async def remember(session: AsyncSession, key: str, now: datetime) -> None:
+async def remember_known(session: AsyncSession, key: str, now: datetime) -> None:
     """Note a key as good, for KEEP_THROTTLES_FOR."""
     (row,) = await _hold(session, [key], now)
     row.at = now
 
 
-async def is_remembered(session: AsyncSession, key: str) -> bool:
+async def is_known(session: AsyncSession, key: str) -> bool:
     """Whether a key was noted as good lately."""
     return await session.get(ThrottleRow, key) is not None
 

@@ -15,7 +15,7 @@ from sqlmodel import col
 from model.database import Database
 from model.tables import ApiKeyRow, IdempotencyRow, OperatorRow
 
-USED_EVERY: Final = timedelta(minutes=1)
+LAST_USED_PRECISION: Final = timedelta(minutes=1)
 """How far behind the last use of an API key may be."""
 _LOCK: Final = 0x65706F70
 """PostgreSQL's number of the lock that those hold who may take the last admin away, or make the first."""
@@ -60,7 +60,7 @@ WHERE k.digest = $1
 """
 
 
-async def standing_in_session(
+async def rights_in_session(
     database: Database, session_id: UUID, operator_id: UUID, now: datetime
 ) -> OperatorRights | None:
     """What an operator may who is logged in; None when the login has ended. One statement."""
@@ -68,13 +68,13 @@ async def standing_in_session(
     return _standing(rows[0]) if rows else None
 
 
-async def standing_of_key(database: Database, digest: str, now: datetime) -> ApiKeyRights | None:
+async def rights_of_key(database: Database, digest: str, now: datetime) -> ApiKeyRights | None:
     """What an API key may, by its SHA-256; None when there is none. One statement, which also notes the use."""
-    rows = await database.fetch(_OF_KEY, digest, now, now - USED_EVERY)
+    rows = await database.fetch(_OF_KEY, digest, now, now - LAST_USED_PRECISION)
     if not rows:
         return None
     row = rows[0]
-    scopes, fleets = row["scopes"], as_fleets(row["key_fleet_ids"])
+    scopes, fleets = row["scopes"], read_fleet_ids(row["key_fleet_ids"])
     return ApiKeyRights(
         _standing(row),
         row["key_id"],
@@ -86,10 +86,10 @@ async def standing_of_key(database: Database, digest: str, now: datetime) -> Api
 
 
 def _standing(row: Mapping[str, Any]) -> OperatorRights:
-    return OperatorRights(row["id"], row["role"], as_fleets(row["fleet_ids"]), row["disabled"])
+    return OperatorRights(row["id"], row["role"], read_fleet_ids(row["fleet_ids"]), row["disabled"])
 
 
-def as_fleets(stored: list[str] | None) -> frozenset[UUID] | None:
+def read_fleet_ids(stored: list[str] | None) -> frozenset[UUID] | None:
     """The fleets that a stored list names; None: all."""
     return None if stored is None else frozenset(map(UUID, stored))
 
@@ -107,7 +107,7 @@ async def count_admins(session: AsyncSession) -> int:
     return int((await session.execute(admins)).scalar_one())
 
 
-async def hold_admins(session: AsyncSession) -> None:
+async def lock_admins(session: AsyncSession) -> None:
     """Wait for whoever else may change which admins there are; until the transaction ends it is nobody."""
     await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
 
@@ -167,7 +167,7 @@ async def find_key(session: AsyncSession, key_id: UUID) -> ApiKeyRow | None:
     return await session.get(ApiKeyRow, key_id)
 
 
-async def take_step(session: AsyncSession, operator_id: UUID, step: int) -> bool:
+async def use_totp_step(session: AsyncSession, operator_id: UUID, step: int) -> bool:
     """Use up a time step of an operator's second factor; False when it, or a later one, was used before."""
     used = col(OperatorRow.totp_step)
     statement = (

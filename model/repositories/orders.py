@@ -32,7 +32,7 @@ class ExitOrder:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def ask(session: AsyncSession, row: ExitOrderRow) -> None:
+async def add(session: AsyncSession, row: ExitOrderRow) -> None:
     """Keep a new order, and tell the replicas of the API."""
     session.add(row)
     await session.flush()
@@ -54,7 +54,7 @@ async def find(session: AsyncSession, exit_id: UUID, order_id: UUID) -> ExitOrde
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def settle(
+async def complete(
     session: AsyncSession,
     exit_id: UUID,
     order_id: UUID,
@@ -76,7 +76,7 @@ async def prune(session: AsyncSession, *, before: datetime) -> None:
     await session.execute(delete(ExitOrderRow).where(col(ExitOrderRow.asked_at) < before))
 
 
-async def another_serves(session: AsyncSession, exit_id: UUID) -> bool:
+async def has_another_serving(session: AsyncSession, exit_id: UUID) -> bool:
     """Whether the pool of an exit has another one that serves."""
     other = aliased(ExitRow)
     query = select(
@@ -89,7 +89,9 @@ async def another_serves(session: AsyncSession, exit_id: UUID) -> bool:
     return bool((await session.execute(query)).scalar_one())
 
 
-async def to_cut(session: AsyncSession, fleet_id: UUID, endpoints: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+async def endpoints_to_cut(
+    session: AsyncSession, fleet_id: UUID, endpoints: Sequence[tuple[str, int]]
+) -> set[tuple[str, int]]:
     """Those of the endpoints, which left EDS, whose open tunnels must not go on: of exits that leak, or are no more."""
     place = func.concat(col(ExitRow.endpoint), " ", col(ExitRow.port))
     query = (

@@ -51,7 +51,7 @@ async def prune_logins(session: AsyncSession, now: datetime) -> None:
     await session.execute(delete(ThrottleRow).where(col(ThrottleRow.at) < now - KEEP_THROTTLES_FOR))
 
 
-async def forget_groups(unit: UnitOfWork, *, before: datetime) -> None:
+async def prune_groups(unit: UnitOfWork, *, before: datetime) -> None:
     """Forget the rollout state of groups whose fleet, pool or exit is gone.
 
     And what was rejected before a time, in groups where nothing is held back now: nobody wants that any more.
@@ -85,7 +85,7 @@ async def _forget(
 
 async def reap_replicas(session: AsyncSession) -> Sequence[UUID]:
     """Take its streams and its canaries from each replica of the xDS server that did not say lately that it lives."""
-    dead = delete(ReplicaRow).where(~rollout.lives()).returning(col(ReplicaRow.id))
+    dead = delete(ReplicaRow).where(~rollout.is_alive()).returning(col(ReplicaRow.id))
     buried = (await session.execute(dead)).scalars().all()
     if buried:
         await session.execute(update(SyncRow).where(col(SyncRow.replica).in_(buried)).values(replica=None))

@@ -83,7 +83,7 @@ async def claim_canaries(
     """
     await lock(session)
     await _live(session, replica)
-    living = select(col(ReplicaRow.id)).where(lives())
+    living = select(col(ReplicaRow.id)).where(is_alive())
     of_the_dead = col(CanaryRow.replica).not_in(living) & (col(CanaryRow.replica) != replica)
     await session.execute(delete(CanaryRow).where(col(CanaryRow.group) == group, of_the_dead))
     taken = (await session.execute(select(CanaryRow).where(col(CanaryRow.group) == group))).scalars().all()
@@ -97,7 +97,7 @@ async def claim_canaries(
     return frozenset(own)
 
 
-async def give_up_canaries(session: AsyncSession, group: str, replica: UUID, proxies: Iterable[UUID]) -> None:
+async def remove_canaries(session: AsyncSession, group: str, replica: UUID, proxies: Iterable[UUID]) -> None:
     """These are canaries of a group at this replica no more."""
     of_replica = delete(CanaryRow).where(col(CanaryRow.group) == group, col(CanaryRow.replica) == replica)
     await session.execute(of_replica.where(col(CanaryRow.proxy_id).in_(list(proxies))))
@@ -173,7 +173,7 @@ async def _may_be_released(session: AsyncSession, release: AcceptedChangeSet) ->
         .where(
             col(CanaryRow.group) == release.group,
             col(CanaryRow.accepted).is_distinct_from(release.change_set),
-            lives(),
+            is_alive(),
         )
     )
     return int((await session.execute(others)).scalar_one()) == 0
@@ -199,7 +199,9 @@ async def is_approved(session: AsyncSession, fleet_id: UUID) -> bool:
     return await session.get(ApprovalRow, fleet_id) is not None
 
 
-async def show(session: AsyncSession, standings: Sequence[GroupRollout], gone: Collection[str], now: datetime) -> None:
+async def store_rollouts(
+    session: AsyncSession, standings: Sequence[GroupRollout], gone: Collection[str], now: datetime
+) -> None:
     """Write down what is not settled, for the API; `gone` are groups that are. What did not change keeps its time.
 
     The canaries are those of all replicas.
@@ -259,7 +261,7 @@ async def any_held_back(session: AsyncSession) -> bool:
     return bool(row["held"])
 
 
-async def beat(session: AsyncSession, replica: UUID, revision: int) -> bool:
+async def refresh_replica(session: AsyncSession, replica: UUID, revision: int) -> bool:
     """Say that a replica of the xDS server lives, and up to which revision its streams were told of all changes.
 
     False when it was not known to: what it wrote down of its streams and canaries may have been taken from it.
@@ -277,13 +279,13 @@ async def _live(session: AsyncSession, replica: UUID) -> None:
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 
-async def retire(session: AsyncSession, replica: UUID) -> None:
+async def remove_replica(session: AsyncSession, replica: UUID) -> None:
     """A replica ends in order: it has no canaries and no streams any more."""
     await session.execute(delete(CanaryRow).where(col(CanaryRow.replica) == replica))
     await session.execute(delete(ReplicaRow).where(col(ReplicaRow.id) == replica))
 
 
-def lives() -> Any:
+def is_alive() -> Any:
     """Whether a replica said lately that it lives, as a condition."""
     return col(ReplicaRow.seen_at) > func.clock_timestamp() - text(f"interval '{REPLICA_DEAD_AFTER_S} seconds'")
 

@@ -147,7 +147,7 @@ _TALLY: Final = text(
 )
 
 
-async def tally(session: AsyncSession, revision: int) -> AckCount:
+async def count_acks(session: AsyncSession, revision: int) -> AckCount:
     """How many of the proxies that `revision` concerns have acknowledged it, rejected it, or not answered yet."""
     row = (await session.execute(_TALLY, {"revision": revision})).one()
     return AckCount(row.told, row.acknowledged, row.rejected, row.pending)

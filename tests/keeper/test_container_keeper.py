@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, SpecContext
+from keeper.containers.container_spec import INSTANCE_LABEL, POOL_LABEL, SLOT_LABEL, TOKEN_PATH, SpecContext
 from keeper.containers.engine import Engine
-from keeper.containers.reconciler import ContainerReconciler, run_containers, while_alive
+from keeper.containers.reconciler import ContainerReconciler, run_containers, run_while_leased
 from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
@@ -58,7 +58,7 @@ class Yard(House):
 
     async def standing(self):
         async with self.database.session() as session:
-            return (await containers.standings(session, [self.pool.id])).get(self.pool.id)
+            return (await containers.pool_statuses(session, [self.pool.id])).get(self.pool.id)
 
     def name(self, slot: int) -> str:
         return f"us-{self.pool.id.hex[:8]}-{slot}"
@@ -86,7 +86,7 @@ class Yard(House):
     async def wish(self, slot: int, verb: str, **more: Any) -> Any:
         wish = ContainerCommandRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
         async with self.database.session() as session:
-            await container_commands.ask(session, wish)
+            await container_commands.add(session, wish)
         return wish.id
 
     async def answer(self, wish_id):
@@ -126,14 +126,17 @@ async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
     await yard.tend()
     assert yard.engine.running() == [yard.name(1), yard.name(2)]
     made = yard.engine.named(yard.name(1))
-    assert made.labels.items() >= {INSTANCE: "installation-1", POOL: str(yard.pool.id), SLOT: "1"}.items()
+    assert (
+        made.labels.items()
+        >= {INSTANCE_LABEL: "installation-1", POOL_LABEL: str(yard.pool.id), SLOT_LABEL: "1"}.items()
+    )
     said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in made.environment.items()}
     assert said == {
         "STATE": "/var/lib/exitplane-agent",
         "ROLE": "exit",
         "API": "http://plane:8000",
         "NAME": made.name,
-        "POOL": str(yard.pool.id),
+        "POOL_LABEL": str(yard.pool.id),
         "TOKEN_FILE": TOKEN_PATH,
         "ADDRESS": made.name,
         "PORT": "8443",
@@ -290,7 +293,10 @@ async def test_an_engine_that_is_away_is_told_and_nothing_is_thought_to_be_lost(
 
 
 async def test_containers_of_others_are_never_touched(yard):
-    other = {"Image": "exit:1", "Labels": {INSTANCE: "installation-2", POOL: str(yard.pool.id), SLOT: "1"}}
+    other = {
+        "Image": "exit:1",
+        "Labels": {INSTANCE_LABEL: "installation-2", POOL_LABEL: str(yard.pool.id), SLOT_LABEL: "1"},
+    }
     async with Engine(yard.engine.address) as engine:
         theirs = await engine.create("theirs", other)
         await engine.start(theirs)
@@ -449,7 +455,7 @@ async def test_work_ends_at_once_when_the_lease_is_lost():
 
     async with asyncio.timeout(60):
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
-            await while_alive(alive, work())
+            await run_while_leased(alive, work())
     assert ended.is_set()
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.ingest_window import ATTENTION, IngestWindow
+from keeper.ingest_window import MAX_GAP, IngestWindow
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=1)
@@ -105,8 +105,8 @@ def test_silence_is_the_time_since_the_last_heartbeat_that_was_heard_without_a_b
     heard_before = False
     for after_s, flushed_ago_s in steps:
         now += s(after_s)
-        heard = flushed_ago_s is not None and s(flushed_ago_s) <= ATTENTION
-        watched = s(0) <= s(after_s) <= ATTENTION
+        heard = flushed_ago_s is not None and s(flushed_ago_s) <= MAX_GAP
+        watched = s(0) <= s(after_s) <= MAX_GAP
         unbroken = unbroken + s(after_s) if heard and heard_before and watched else s(0)
         heard_before = heard
         hearing.look(now, None if flushed_ago_s is None else now - s(flushed_ago_s))

@@ -20,7 +20,7 @@ from keeper.containers.planning import (
     StartContainer,
     plan,
 )
-from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, failed
+from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, back_off
 from model.exit_states import ExitState
 from model.stored_containers import ContainerSettings
 from tests.scale import scaled
@@ -235,7 +235,7 @@ def test_without_a_bound_on_requests_there_are_as_many_as_the_minimum():
 def test_a_pool_whose_containers_keep_dying_waits_twice_as_long_each_time():
     scale, pauses = PoolScale(), []
     for _ in range(9):
-        scale = failed(scale, NOW)
+        scale = back_off(scale, NOW)
         pauses.append((scale.retry_at - NOW).total_seconds())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 

@@ -94,7 +94,7 @@ async def test_what_was_rejected_long_ago_is_forgotten_unless_something_is_held_
     await house.look()
     assert await count(RejectionRow) == 1
     async with house.database.session() as session:
-        await rollout.show(session, [], [group], clock())
+        await rollout.store_rollouts(session, [], [group], clock())
     clock.advance(seconds=600)
     await house.look()
     assert await count(RejectionRow) == 0
@@ -105,7 +105,7 @@ async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count
         proxy = ProxyRow(fleet_id=house.pool.fleet_id, name="gw", role=Role.GATEWAY, created_at=clock())
         await declared.save(unit, proxy)
         replica = uuid4()
-        await rollout.beat(unit.session, replica, 1)
+        await rollout.refresh_replica(unit.session, replica, 1)
         for proxy_id in (proxy.id, uuid4()):
             unit.session.add(CanaryRow(group=f"gateway/{proxy.fleet_id}", proxy_id=proxy_id, replica=replica))
     await house.look()
@@ -114,7 +114,7 @@ async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count
 
 async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count):
     async with house.database.session() as session:
-        await config_requests.ask(session, uuid4(), None)
+        await config_requests.add(session, uuid4(), None)
         await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
     await house.look()
     assert await count(ConfigRequestRow) == 0
@@ -123,7 +123,7 @@ async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count
 async def test_what_was_answered_is_kept_for_a_day(house, clock, count):
     async with house.database.session() as session:
         for key, age in (("new", timedelta(hours=23)), ("old", timedelta(hours=25))):
-            await idempotency.keep(session, uuid4(), key, StoredReply("digest", 201, {}, "{}"))
+            await idempotency.save_reply(session, uuid4(), key, StoredReply("digest", 201, {}, "{}"))
             at = text("UPDATE idempotency SET at = :at WHERE key = :key")
             await session.execute(at, {"at": clock() - age, "key": key})
     await house.look()
@@ -139,7 +139,7 @@ async def test_sessions_that_expired_and_failures_of_long_ago_are_forgotten(hous
             row = SessionRow(
                 operator_id=operator.id, refresh_digest=digest, created_at=clock(), expires_at=clock() + left
             )
-            await logins.start(session, row)
+            await logins.start_session(session, row)
         for key, age in (("lately", timedelta(days=29)), ("long ago", timedelta(days=31))):
             session.add(ThrottleRow(key=key, failures=1, blocked_until=clock() - age, at=clock() - age))
     await house.look()
@@ -162,7 +162,7 @@ async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, 
     proxies = {living: uuid4(), dead: uuid4()}
     async with house.database.session() as session:
         for replica, proxy_id in proxies.items():
-            assert await rollout.beat(session, replica, 1) is False
+            assert await rollout.refresh_replica(session, replica, 1) is False
             await sync.record(session, replica, [TypeSync(proxy_id, TYPE)])
         session.add(CanaryRow(group=f"gateway/{house.pool.fleet_id}", proxy_id=proxies[dead], replica=dead))
         await session.flush()
@@ -172,6 +172,6 @@ async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, 
     async with house.database.session() as session:
         replicas = {proxy: (await sync.of_proxy(session, proxy))[0].replica for proxy in proxies.values()}
         assert replicas == {proxies[living]: living, proxies[dead]: None}
-        assert await rollout.beat(session, living, 2) is True
-        assert await rollout.beat(session, dead, 2) is False  # so that it says anew what streams it has
+        assert await rollout.refresh_replica(session, living, 2) is True
+        assert await rollout.refresh_replica(session, dead, 2) is False  # so that it says anew what streams it has
     assert [await count(table) for table in (CanaryRow, ReplicaRow)] == [0, 2]

@@ -80,7 +80,7 @@ async def fill(database: Database, declare) -> None:
         await logins.ensure_signing_key(session, secrets.token_bytes(32))
         operator = OperatorRow(name="ada", role="admin", created_at=AT)
         await operators.save(session, operator)
-        await logins.start(
+        await logins.start_session(
             session, SessionRow(operator_id=operator.id, refresh_digest="x", created_at=AT, expires_at=AT)
         )
         await append(session, Actor(operator.id), [AuditEntry("login", "operator", str(operator.id))])

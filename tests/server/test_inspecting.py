@@ -139,7 +139,7 @@ async def test_no_question_is_left_behind(plane, server, drive, until, has_all, 
         found, _ = await asked(plane.identity)
         assert not found.answered
         async with plane.database.session() as session:
-            assert await config_requests.asked(session, {plane.gateway.id}) == []
+            assert await config_requests.unanswered(session, {plane.gateway.id}) == []
 
 
 async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_all, known, database):
@@ -154,11 +154,11 @@ async def test_a_private_key_is_in_no_answer(plane, server, drive, until, has_al
         await gateway.client.ask(names.SECRET, name)
         await until(lambda: gateway.client.held(names.SECRET) == {name})
         async with database.session() as session:
-            question = await config_requests.ask(session, plane.gateway.id, name)
+            question = await config_requests.add(session, plane.gateway.id, name)
 
         async def answered():
             async with database.session() as session:
-                return await config_requests.answer_to(session, question)
+                return await config_requests.find_answer(session, question)
 
         types = {each["type_url"]: each["resources"] for each in (await until(answered))["types"]}
         (secret,) = types[names.SECRET]

@@ -110,7 +110,7 @@ async def test_a_name_that_went_with_the_last_listener_holds_nothing_up(
 
         async def nobody_is_waited_for():
             async with database.session() as session:
-                tally = await sync.tally(session, revision)
+                tally = await sync.count_acks(session, revision)
             return tally.done and tally.acknowledged
 
         await until(nobody_is_waited_for)

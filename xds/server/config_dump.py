@@ -48,7 +48,7 @@ class ConfigDumpResponder:
 
     async def _answer(self) -> None:
         async with self._database.session() as session:
-            for question in await config_requests.asked(session, self._publisher.proxies):
+            for question in await config_requests.unanswered(session, self._publisher.proxies):
                 found = [*self._describe(question.proxy_id, question.resource)]
                 await config_requests.answer(session, question.id, {"types": found})
 

@@ -168,7 +168,7 @@ class AckRecorder:
         rejections = tuple(rejections)
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
-            known = await rollout.beat(session, self._replica, revision or 0)
+            known = await rollout.refresh_replica(session, self._replica, revision or 0)
         if not known:  # it was silent for too long, and its streams were held to be gone
             for standing in [each for of_proxy in self._standings.values() for each in of_proxy.values()]:
                 self._note(standing)
@@ -181,7 +181,7 @@ class AckRecorder:
     async def _retire(self) -> None:
         try:
             async with self._database.session() as session:
-                await rollout.retire(session, self._replica)
+                await rollout.remove_replica(session, self._replica)
         except DatabaseUnreachable:
             return  # the others find out by themselves
 

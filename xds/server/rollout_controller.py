@@ -140,7 +140,7 @@ class RolloutController:
 
     async def _give_up(self, group: str, proxies: set[UUID]) -> None:
         async with self._database.session() as session:
-            await stored.give_up_canaries(session, group, self._replica, proxies)
+            await stored.remove_canaries(session, group, self._replica, proxies)
         self._claimed[group] -= proxies
         if not self._claimed[group]:
             del self._claimed[group]
@@ -236,7 +236,7 @@ class RolloutController:
         gone = [key for key in self._unchecked | self._shown.keys() if key not in shown and self._publisher.holds(key)]
         if changed or gone:
             async with self._database.session() as session:
-                await stored.show(session, changed, gone, self._clock())
+                await stored.store_rollouts(session, changed, gone, self._clock())
         self._shown = dict(shown)
         self._unchecked.clear()
 

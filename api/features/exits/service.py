@@ -129,7 +129,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
-        heard = await heartbeats.heard_of(look.session, [row.id for row in rows])
+        heard = await heartbeats.last_reports(look.session, [row.id for row in rows])
         rejections = await standing(look.session)
         return [
             ExitOut.of(

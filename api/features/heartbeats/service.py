@@ -103,7 +103,7 @@ async def _to_cut(context: ApiContext, credential: Credential, gone: Sequence[Di
         proxy = await declared.find_proxy(session, credential.proxy_id)
         if proxy is None:
             return []
-        cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in gone])
+        cut = await orders.endpoints_to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in gone])
     return [DialAddress(address=address, port=port) for address, port in sorted(cut)]
 
 
