@@ -69,14 +69,14 @@ class House:
 
     async def look(self) -> None:
         await self.listen()
-        await self.keeper.look()
+        await self.keeper.run_due()
 
     async def pass_time(self, seconds: float, *, listening: bool = True) -> None:
         """Time goes by in steps of four seconds, with the API listening and the keeper looking at each."""
         while seconds > 0:
             self.clock.advance(seconds=min(seconds, 4))
             seconds -= 4
-            await (self.look() if listening else self.keeper.look())
+            await (self.look() if listening else self.keeper.run_due())
 
     async def row(self, exit_id: UUID) -> ExitRow:
         async with self.database.session() as session:

@@ -49,7 +49,7 @@ class Yard(House):
         for _ in range(times):
             self.clock.advance(seconds=seconds)
             await self.listen()
-            while await self.keeper_of_containers.look():
+            while await self.keeper_of_containers.reconcile():
                 pass
 
     async def rows(self) -> list[ContainerRow]:
@@ -136,7 +136,7 @@ async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
         "ROLE": "exit",
         "API": "http://plane:8000",
         "NAME": made.name,
-        "POOL_LABEL": str(yard.pool.id),
+        "POOL": str(yard.pool.id),
         "TOKEN_FILE": TOKEN_PATH,
         "ADDRESS": made.name,
         "PORT": "8443",
@@ -270,7 +270,7 @@ async def test_an_image_that_is_not_there_is_told_with_its_hint_and_since_when(y
 
 
 async def test_secrets_without_a_folder_are_told(yard):
-    yard.keeper_of_containers._ground = replace(GROUND, secrets=None)
+    yard.keeper_of_containers._context = replace(GROUND, secrets=None)
     await yard.declare_containers(WANTED | {"secrets": ["wg.conf"]})
     await yard.tend()
     assert "EXITPLANE_CONTAINER_SECRETS" in (await yard.standing()).error
@@ -464,7 +464,7 @@ async def test_of_two_replicas_one_works_and_the_other_follows(yard, until, data
     async def replica():
         database = Database(database_url)
         try:
-            await run_containers(database, yard.engine.address, GROUND, yard.clock, look_every_s=0.05)
+            await run_containers(database, yard.engine.address, GROUND, yard.clock, interval_s=0.05)
         finally:
             await database.close()
 

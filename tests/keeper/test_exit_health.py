@@ -155,7 +155,7 @@ def hearing_for(seconds: float) -> IngestWindow:
     hearing = IngestWindow()
     for ago_s in [*range(int(seconds), 0, -4), 0]:
         at = NOW - timedelta(seconds=ago_s)
-        hearing.look(at, at)
+        hearing.observe(at, at)
     return hearing
 
 
@@ -170,7 +170,7 @@ def test_the_next_state_follows_from_the_present_one_and_what_was_heard(state, h
 @pytest.mark.parametrize("state", ExitState)
 def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
     deaf = IngestWindow()
-    deaf.look(NOW, None)
+    deaf.observe(NOW, None)
     verdict = judge(standing(state, heard), NOW, deaf, PATIENCE)
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:

@@ -113,8 +113,8 @@ async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearin
         await keep(session, house, drawn)
         read = await exit_reports.find_moving(
             session,
-            hearing.silent_before(NOW, PATIENCE.unreachable_after),
-            hearing.silent_before(NOW, PATIENCE.lost_after),
+            hearing.silence_cutoff(NOW, PATIENCE.unreachable_after),
+            hearing.silence_cutoff(NOW, PATIENCE.lost_after),
         )
     assert {each.exit_id: each for each in read} == {
         each.exit_id: each for each in drawn if judge(each, NOW, hearing, PATIENCE)
@@ -125,7 +125,7 @@ async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearin
 def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(ago, limit, since):
     hearing = IngestWindow()
     hearing.since = since
-    before = hearing.silent_before(NOW, abs(limit))
+    before = hearing.silence_cutoff(NOW, abs(limit))
     heard_at = NOW - ago
     assert (before is not None and heard_at < before) is (hearing.silence(NOW, heard_at) > abs(limit))
 

@@ -20,7 +20,7 @@ def s(seconds: float) -> timedelta:
 def listen(hearing: IngestWindow, start: datetime, seconds: float) -> datetime:
     """Look every second, with the API flushing all the time; gives the time of the last look."""
     for second in range(int(seconds) + 1):
-        hearing.look(start + s(second), start + s(second))
+        hearing.observe(start + s(second), start + s(second))
     return start + s(int(seconds))
 
 
@@ -49,7 +49,7 @@ def test_a_heartbeat_from_a_clock_that_is_ahead_is_no_silence():
 def test_while_no_api_ever_heard_there_is_no_silence():
     hearing = IngestWindow()
     for second in range(60):
-        hearing.look(NOW + s(second), None)
+        hearing.observe(NOW + s(second), None)
     assert hearing.silence(NOW + s(59), LONG_AGO) == s(0)
 
 
@@ -57,7 +57,7 @@ def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_coun
     hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(40):
-        hearing.look(down + s(second), down)
+        hearing.observe(down + s(second), down)
     assert hearing.silence(down + s(39), LONG_AGO) == s(0)
     back = listen(hearing, down + s(40), 10)
     assert hearing.silence(back, LONG_AGO) == s(10)
@@ -67,7 +67,7 @@ def test_a_moment_without_a_flush_is_borne():
     hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(1, 5):
-        hearing.look(down + s(second), down)
+        hearing.observe(down + s(second), down)
     now = listen(hearing, down + s(5), 5)
     assert hearing.silence(now, LONG_AGO) == s(70)
 
@@ -77,7 +77,7 @@ def test_a_keeper_that_could_not_look_begins_anew():
     hearing = IngestWindow()
     away = listen(hearing, NOW, 60)
     back = away + s(120)
-    hearing.look(back, back)
+    hearing.observe(back, back)
     assert hearing.silence(back, LONG_AGO) == s(0)
 
 
@@ -109,6 +109,6 @@ def test_silence_is_the_time_since_the_last_heartbeat_that_was_heard_without_a_b
         watched = s(0) <= s(after_s) <= MAX_GAP
         unbroken = unbroken + s(after_s) if heard and heard_before and watched else s(0)
         heard_before = heard
-        hearing.look(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
+        hearing.observe(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
         silence = hearing.silence(now, now - s(heard_ago_s))
         assert abs(silence - min(unbroken, s(heard_ago_s))) < timedelta(milliseconds=1)

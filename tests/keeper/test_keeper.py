@@ -121,7 +121,7 @@ async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
     await house.look()
     await house.hear(one)
     await house.pass_time(310)
-    house.keeper = module.Keeper(house.database, house.clock, house.keeper._patience)
+    house.keeper = module.Keeper(house.database, house.clock, house.keeper._thresholds)
     await house.pass_time(60)
     assert await house.state(one) is ExitState.LOST
 
@@ -311,7 +311,7 @@ async def test_an_outage_of_postgresql_is_nobodys_silence(wired, clock, house, h
     for _ in range(10):
         clock.advance(seconds=4)
         with pytest.raises(DatabaseUnreachable):
-            await house.keeper.look()
+            await house.keeper.run_due()
     clock.advance(seconds=600)
     await wire.mend()
     await house.look()

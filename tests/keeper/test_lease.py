@@ -125,8 +125,8 @@ async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, mon
     async def look(keeper):
         looks.append(keeper)
 
-    monkeypatch.setattr(Keeper, "look", look)
-    async with running(*(run_keeper(database, clock, PATIENCE, look_every_s=0.02) for _ in range(2))):
+    monkeypatch.setattr(Keeper, "run_due", look)
+    async with running(*(run_keeper(database, clock, PATIENCE, interval_s=0.02) for _ in range(2))):
         await until(lambda: looks)
         first = looks[0]
         await end_connection(database, await holder(database))
@@ -152,14 +152,14 @@ async def test_a_fault_in_the_work_is_not_swallowed(database, until):
 async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, clock, until, monkeypatch):
     one = await house.declare()
     clock.advance(seconds=1)
-    look, looks = Keeper.look, []
+    look, looks = Keeper.run_due, []
 
     async def counted(keeper):
         await look(keeper)
         looks.append(clock())
 
-    monkeypatch.setattr(Keeper, "look", counted)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=60)):
+    monkeypatch.setattr(Keeper, "run_due", counted)
+    async with running(run_keeper(database, clock, PATIENCE, interval_s=60)):
         await until(lambda: len(looks) == 2)  # at its start, and when it began to listen
         await house.listen()
         await house.hear(one)
@@ -172,7 +172,7 @@ async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, c
 async def test_without_any_news_the_keeper_looks_at_its_pace(house, database, clock, until):
     one = await house.declare()
     clock.advance(seconds=1)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)):
+    async with running(run_keeper(database, clock, PATIENCE, interval_s=0.05)):
         await until(lambda: holder(database))
         await house.listen()
         await house.hear(one)
@@ -187,7 +187,7 @@ async def test_a_keeper_outlives_an_outage_of_postgresql(house, wired, clock, un
     database, wire = wired
     one = await house.declare()
     clock.advance(seconds=1)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)) as (task,):
+    async with running(run_keeper(database, clock, PATIENCE, interval_s=0.05)) as (task,):
         await until(lambda: holder(house.database))
         await wire.cut()
 

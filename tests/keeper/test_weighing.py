@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.weights import TOP, WeightSmoother, step
+from keeper.weights import MAX_SHARE, WeightSmoother, step
 from model.entities import WeighBy
 from model.exit_states import ExitState
 from model.repositories.exits import WeighedExit
@@ -93,7 +93,7 @@ def test_an_exit_that_stays_slower_loses_its_share():
 
 @pytest.mark.parametrize("ratio", [0.0, 1e-9, 1.0])
 def test_a_share_is_never_nothing_and_never_above_the_top(ratio):
-    assert 1 <= step(1, ratio) <= TOP
+    assert 1 <= step(1, ratio) <= MAX_SHARE
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0, 1))
