@@ -40,10 +40,10 @@ async def notify(session: AsyncSession, channel: str, payload: str = "") -> None
 
 
 class ChangeFeed:
-    """Wakes whoever follows the revisions: on NOTIFY, on every (re)connection, and at least every `poll_s`.
+    """Wakes one listener on every NOTIFY, on every (re)connection, and at least every `poll_s` seconds.
 
-    It never says what changed: the follower reads that from the change log. A LISTEN connection that is closed is made
-    anew, with backoff while that fails; one that fell silent is noticed by a query on it every `poll_s`.
+    It never says what changed; the listener reads that from tables. A closed LISTEN connection is opened again, with backoff.
+    A query every `poll_s` finds a connection that died without being closed.
     """
 
     def __init__(self, database: Database, *channels: str, poll_s: float = 2.0) -> None:
@@ -54,13 +54,13 @@ class ChangeFeed:
         self.connected = False
 
     async def run(self) -> None:
-        """Keep a LISTEN connection alive until cancelled."""
+        """Keep a LISTEN connection open until cancelled."""
         pause_s = _RECONNECT_MIN_S
         while True:
             try:
                 await self._listen()
             except (ExitplaneError, asyncpg.PostgresError, asyncpg.InternalClientError, *UNREACHABLE) as error:
-                # the third: asyncpg's word for a connection that the server has ended, before the end arrives
+                # asyncpg raises InternalClientError on a connection that the server ended, before it notices the end
                 if self.connected:
                     log.warning("changes.connection_lost", error=str(error))
                     pause_s = _RECONNECT_MIN_S
@@ -87,7 +87,7 @@ class ChangeFeed:
                 await _close(connection)
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Return at the next hint, or after `timeout_s` (None: `poll_s`) without one; says whether there was one."""
+        """Wait for a hint for at most `timeout_s` (None: `poll_s`), and return whether one came."""
         try:
             async with asyncio.timeout(self._poll_s if timeout_s is None else timeout_s):
                 await self._hint.wait()

@@ -1,4 +1,4 @@
-"""The things that are declared, as frozen values: fleets, pools, exits, routes. A World holds them.
+"""The declared things as frozen values: fleets, pools, exits, routes and the rest of what a World holds.
 
 Pure: no database, no clock, no I/O.
 """
@@ -15,14 +15,14 @@ from model.locality import Locality
 
 
 class Role(StrEnum):
-    """What an Envoy under control does: gateways take clients in, exits let their traffic out."""
+    """The role of an Envoy under control: clients connect to gateways, and their traffic leaves through exits."""
 
     GATEWAY = "gateway"
     EXIT = "exit"
 
 
 FIRST_LISTENER: Final = "clients"
-"""What the listener is called that a fleet is declared with."""
+"""The name of the listener that a fleet is declared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where the gateways of a fleet take clients in. `address` is an IP literal.
+    """The address and port at which the gateways of a fleet take clients in. `address` is an IP literal.
 
-    `country` or `pool_id` is what a client wishes that says nothing itself; before them goes the TLS server name that it
-    dialled, if `countries_by_server_name` has it. Without a certificate it speaks no TLS.
+    `country` or `pool_id` is the wish of clients that state none. The TLS server name that a client dialled takes precedence, if
+    `countries_by_server_name` has it. A listener without a certificate speaks no TLS.
     """
 
     id: UUID
@@ -50,12 +50,12 @@ class Listener:
     pool_id: UUID | None = None
     certificate_id: UUID | None = None
     countries_by_server_name: tuple[tuple[str, str], ...] = ()
-    """Pairs, by server name."""
+    """Pairs of a server name and a country, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """What listeners show to clients that speak TLS to them: PEM, and the key is a secret."""
+    """The certificate that listeners show to TLS clients, as PEM. The key is a secret."""
 
     id: UUID
     fleet_id: UUID
@@ -65,33 +65,33 @@ class ServerCertificate:
 
 
 class Policy(StrEnum):
-    """How a pool shares requests among its exits."""
+    """The load-balancing policy of a pool."""
 
     LEAST_REQUEST = "least_request"
-    """Of two at random, the one with less to do."""
+    """Of two random exits, the one with fewer open requests (Envoy's LEAST_REQUEST)."""
     ROUND_ROBIN = "round_robin"
     RANDOM = "random"
-    """Whatever their weights are."""
+    """Weights are ignored."""
     SESSION = "session"
-    """One session, one exit, as long as it serves; requests without a session go to any."""
+    """A session keeps its exit as long as that serves (consistent hashing); requests without a session go to any exit."""
 
 
 class WeighBy(StrEnum):
-    """What multiplies the declared weights of a pool's exits."""
+    """The measurement that multiplies the declared weights of a pool's exits."""
 
     LATENCY = "latency"
-    """Half the round trip, twice the share."""
+    """The share is inverse to the round trip."""
     HEALTH = "health"
-    """The part of the last day in which it served; a quarter of that while it is degraded."""
+    """The share follows the part of the last day in which the exit served; a degraded exit gets a quarter of it."""
     COST = "cost"
-    """Half the price, twice the share."""
+    """The share is inverse to the cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Balancing:
-    """How requests are shared among the exits of a pool.
+    """The load balancing among the exits of a pool.
 
-    With `session_ttl_s`, a session may get another exit after so many seconds; without, it keeps its own as long as that serves.
+    With `session_ttl_s`, a session may get another exit after that many seconds; without, it keeps one that serves.
     """
 
     policy: Policy = Policy.LEAST_REQUEST
@@ -101,12 +101,12 @@ class Balancing:
 
 @dataclass(frozen=True, slots=True)
 class Resilience:
-    """What a pool bears of its exits' failures. Both are about reaching the exit itself: those of targets do not count.
+    """Outlier detection, health checks and hold-down of a pool's exits. Failures of targets do not count.
 
-    An exit that cannot be reached `failures_to_eject` times in a row is ejected, for `ejection_time_s` times the number of
-    its ejections up to `max_ejection_time_s`, or until a check finds it well; never more than `max_ejection_percent` of a
-    pool. Beside that it is asked every `check_interval_s`. When fewer than `panic_threshold_percent` are well, Envoy sends
-    to all as if they were; at 0 it does not, and a pool without an exit that is well carries nothing
+    Gateways eject an exit that they cannot reach `failures_to_eject` times in a row. The ejection lasts `ejection_time_s` times
+    the number of its ejections, up to `max_ejection_time_s`, or until a health check succeeds. At most `max_ejection_percent` of
+    a pool is ejected. Gateways check each exit every `check_interval_s`. When fewer than `panic_threshold_percent` are healthy,
+    Envoy sends to all of them; at 0 it never does, and a pool without a healthy exit carries nothing
     (docs/architecture.md#fail-closed).
     """
 
@@ -118,27 +118,27 @@ class Resilience:
     check_interval_s: int = 1
     check_timeout_s: int = 1
     unhealthy_after: int = 2
-    """Failed checks in a row."""
+    """Failed health checks in a row."""
     healthy_after: int = 1
-    """Good checks in a row."""
+    """Successful health checks in a row."""
     degraded_above_ms: int | None = None
-    """An exit whose round trips take longer is degraded, until they take a fifth less than this."""
+    """An exit with longer round trips is degraded, until they take a fifth less than this."""
     falls_borne: int = 5
-    """An exit that fell out more often than this within `falls_window_s` has to be up for `hold_down_s` before it serves again."""
+    """An exit that stopped serving more often than this within `falls_window_s` must be up for `hold_down_s` to serve again."""
     falls_window_s: int = 600
     hold_down_s: int = 60
 
 
 BALANCING: Final = Balancing()
 RESILIENCE: Final = Resilience()
-"""What pools have that say nothing else."""
+"""The defaults of pools."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Exits that serve one country (ISO 3166-1 alpha-2, lower case), or one city of it.
 
-    One that is `only_by_name` is not what a client gets that wishes for the country or the city.
+    A pool that is `only_by_name` is not chosen by country or city, only by its name or by a route.
     """
 
     id: UUID
@@ -147,16 +147,16 @@ class Pool:
     country: str
     city: str = ""
     only_by_name: bool = False
-    # not hashed: pools are looked up often, and these seldom tell two apart
+    # not hashed: pools are hashed often, and these fields rarely differ
     balancing: Balancing = field(default=BALANCING, hash=False)
     resilience: Resilience = field(default=RESILIENCE, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A time of day in UTC, on some days of the week (0 is Monday), from the minute `start` to before `end`.
+    """A time of day in UTC, from the minute `start` to before the minute `end`, on some days of the week (0 is Monday).
 
-    One whose end is not after its start ends on the next day; `days` are those that it begins on.
+    A window whose end is not after its start ends on the next day; `days` are the days on which it begins.
     """
 
     days: frozenset[int]
@@ -166,16 +166,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which requests a route is for: those that meet every condition that it has, by any one of that one's values.
+    """The conditions of a route. A request meets a condition by any of its values, and must meet all conditions that are set.
 
-    All text is lower case. `domains` are names with all below them, `networks` are CIDR and match targets that are address
-    literals (gateways resolve no names), `ports` are inclusive ranges. Of `sessions`, one that ends in `*` is a prefix.
+    All text is lower case. `domains` include their subdomains. `networks` are in CIDR notation and match targets that are address
+    literals, because gateways resolve no names. `ports` are inclusive ranges. A session that ends in `*` is a prefix.
     """
 
     countries: frozenset[str] = frozenset()
     cities: frozenset[str] = frozenset()
     pools: frozenset[str] = frozenset()
-    """The names of pools that clients wish for."""
+    """The names of pools that clients ask for."""
     sessions: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
@@ -187,9 +187,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class ToPools:
-    """Send it to one of these pools, by weight; where that has no healthy exit, to the others, then to the fallback's.
+    """Send the request to one of these pools, by weight.
 
-    Pairs of a pool's id and its weight, and pool ids in order.
+    If that pool has no healthy exit, the other pools are tried, then the `fallback` pools in order. `weighted` holds pairs of a
+    pool's id and its weight.
     """
 
     weighted: tuple[tuple[UUID, int], ...]
@@ -198,12 +199,12 @@ class ToPools:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """Send it where the wish says, whatever later routes say."""
+    """Send the request to the pool that the client asks for, and skip later routes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """Refuse it."""
+    """Refuse the request with this status and text."""
 
     status: int
     text: str
@@ -214,7 +215,7 @@ Action: TypeAlias = ToPools | Allow | Deny
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which wish goes where. Those of a fleet are tried by position, then name; the first that matches decides."""
+    """A rule of a fleet. Routes are tried by position, then name; the first that matches decides."""
 
     id: UUID
     fleet_id: UUID
@@ -227,7 +228,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who uses gateways; routes may match on the group."""
+    """A client of the gateways; routes may match the user or the group."""
 
     id: UUID
     fleet_id: UUID
@@ -237,7 +238,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """An HTTP proxy that an exit sends all traffic on to, at an IP literal or a host name. Credentials are both or neither."""
+    """An HTTP proxy to which an exit sends all its traffic, at an IP literal or host name. Credentials: both or neither."""
 
     address: str
     port: int
@@ -249,10 +250,10 @@ class Parent:
 class Exit:
     """A VPN tunnel with a way in.
 
-    `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
-    listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
-    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does. With a `parent`
-    its Envoy dials that one alone, and no target.
+    `endpoint` is the IP literal that gateways dial (None while a host name is unresolved). Its Envoy listens on
+    `bind_address` and uses `egress_address` as source towards targets (None: the kernel's choice). `weight` is relative to
+    the other exits of its pool. An exit on `standby` serves only when no other exit of the pool does. With a `parent` its
+    Envoy dials only the parent.
     """
 
     id: UUID
@@ -271,7 +272,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An Envoy under control. The Envoy of a managed exit is a proxy with the exit's own id."""
+    """An Envoy under control. The proxy of an exit has the exit's id."""
 
     id: UUID
     fleet_id: UUID
@@ -282,7 +283,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class ResourceKey:
-    """One resource of one group of proxies, across its versions."""
+    """The identity of one resource of one group of proxies, whatever its version."""
 
     group: str
     type_url: str
@@ -291,7 +292,7 @@ class ResourceKey:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The version of a resource that a group is settled at, with its bytes (an Any's value)."""
+    """The stable version of a resource in a group, with its bytes (the value of an Any)."""
 
     key: ResourceKey
     version: str
@@ -304,9 +305,9 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (docs/architecture.md#guard-rails).
+    """A version that a proxy rejected, with Envoy's message. No other proxy gets it (docs/architecture.md#guard-rails).
 
-    `proxy_id` is None when it was refused by the control plane's own check.
+    `proxy_id` is None when the control plane's own validation rejected it.
     """
 
     key: ResourceKey
@@ -317,7 +318,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """An operator's word that a fleet may lose more than half of what it has."""
+    """An operator's approval that a fleet may lose more than half of its pools or exits."""
 
     fleet_id: UUID
 

@@ -1,8 +1,7 @@
-"""Revisions: how a write becomes one, and how every replica learns of it.
+"""The unit of work: one transaction that becomes one revision, with its rows in the change log and the audit.
 
-PostgreSQL's revision is the truth; NOTIFY is a hint (docs/architecture.md#notify-is-a-hint). The revision row is locked by
-the writing transaction as its last statement, so revisions commit in order and a reader that sees revision n sees all that n
-changed.
+The transaction locks the revision row as its last statement, so revisions commit in order, and a reader of revision n sees
+everything that n changed (docs/architecture.md#notify-is-a-hint).
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ from model.world import Key, Kind
 
 @dataclass(frozen=True, slots=True)
 class TouchedRow:
-    """What befell a thing: `created`, `changed` or `deleted`; None for rollout state, which is no event.
+    """A row that a unit of work wrote. `action` is `created`, `changed` or `deleted`; None for rollout state, which is no event.
 
-    `detail` is what events and the audit say of it: JSON values, no secret, no data of people.
+    `detail` goes into events and the audit: JSON values, no secrets, no personal data.
     """
 
     action: str | None = None
     fleet_id: UUID | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
 
-    def then(self, later: TouchedRow) -> TouchedRow:
-        """Both in one: what is changed after it was created in the same unit was created."""
+    def merged_with(self, later: TouchedRow) -> TouchedRow:
+        """Merge with a later write of the same unit. A row that is created and then changed counts as created."""
         action = self.action if self.action == "created" and later.action == "changed" else later.action
         return TouchedRow(action or self.action, later.fleet_id or self.fleet_id, {**self.detail, **later.detail})
 
 
 @dataclass(slots=True)
 class UnitOfWork:
-    """One transaction that becomes one revision. Repositories write through it and say what they touched."""
+    """One transaction that becomes one revision. Repositories write through it and record what they touched."""
 
     session: AsyncSession
     traceparent: str | None = None
     actor: Actor | None = None
-    """On whose behalf; what nobody asked for (None) is not in the audit."""
+    """The author of the write. Writes without one (None), as the keeper's, are not in the audit."""
     revision: int | None = None
-    """The revision that the transaction became; None until it ended, or if it touched nothing."""
+    """The revision of this write; None before `seal`, and when nothing was touched."""
     touched: dict[tuple[Kind, str], TouchedRow] = field(default_factory=dict)
     _entries: list[AuditEntry] = field(default_factory=list)
     _sealed: bool = False
@@ -68,25 +67,25 @@ class UnitOfWork:
         fleet_id: UUID | None = None,
         detail: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Say that the thing under `key` was added, changed or removed."""
-        what, new = (kind, encode_key(key)), TouchedRow(action, fleet_id, detail)
-        before = self.touched.get(what)
-        self.touched[what] = before.then(new) if before else new
+        """Record that the row under `key` was created, changed or deleted."""
+        entry, new = (kind, encode_key(key)), TouchedRow(action, fleet_id, detail)
+        before = self.touched.get(entry)
+        self.touched[entry] = before.merged_with(new) if before else new
 
     def audit(self, entry: AuditEntry) -> None:
-        """Say what was done beside what was touched."""
+        """Add an audit entry besides those of touched rows."""
         self._entries.append(entry)
 
     async def seal(self) -> None:
-        """Take the next revision, leave the change-log rows and the audit's, and notify; all in the unit's transaction.
+        """Take the next revision, write change log and audit, and notify, all in the unit's transaction.
 
-        Done once, at the end or before: after it nothing may be touched any more.
+        It happens once, at the end or earlier; nothing may be touched after it.
         """
         if self._sealed:
             return
         self._sealed = True
         if self.touched:
-            await self._become_revision()
+            await self._take_revision()
         if self.actor is not None:
             events = [
                 AuditEntry(touch.action, kind, key, touch.fleet_id, touch.detail)
@@ -95,7 +94,7 @@ class UnitOfWork:
             ]
             await append(self.session, self.actor, [*self._entries, *events])
 
-    async def _become_revision(self) -> None:
+    async def _take_revision(self) -> None:
         await self.session.flush()
         bump = update(RevisionRow).values(value=col(RevisionRow.value) + 1).returning(col(RevisionRow.value))
         self.revision = (await self.session.execute(bump)).scalar_one()
@@ -121,7 +120,7 @@ class UnitOfWork:
 async def write(
     database: Database, *, traceparent: str | None = None, actor: Actor | None = None
 ) -> AsyncIterator[UnitOfWork]:
-    """A unit that commits, as one revision, when the block ends well, and leaves nothing behind otherwise."""
+    """Open a unit of work that commits as one revision when the block ends without an error, and rolls back otherwise."""
     async with database.session() as session:
         unit = UnitOfWork(session, traceparent, actor)
         yield unit
@@ -129,7 +128,7 @@ async def write(
 
 
 def encode_key(key: Key) -> str:
-    """A World's key as the change log holds it: a UUID, or JSON for resources."""
+    """Encode a World's key for the change log: a UUID, or JSON for resources."""
     match key:
         case UUID():
             return str(key)
@@ -140,7 +139,7 @@ def encode_key(key: Key) -> str:
 
 
 def decode_key(kind: Kind, raw: str) -> Key:
-    """The inverse of `encode_key`."""
+    """Decode what `encode_key` made."""
     if kind not in (Kind.ACCEPTED, Kind.REJECTION):
         return UUID(raw)
     group, type_url, name, *version = json.loads(raw)

@@ -1,6 +1,6 @@
 """The World: one consistent read of the declared state at one revision, as frozen values.
 
-Pure: no database, no clock, no I/O. Everything that the data plane is told is a function of a World.
+Pure: no database, no clock, no I/O. All configuration of the data plane is a function of a World.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from model.locality import Locality
 
 
 class Kind(StrEnum):
-    """What a row of the change log speaks of."""
+    """The kind of thing that a row of the change log is about."""
 
     FLEET = "fleet"
     LISTENER = "listener"
@@ -43,7 +43,7 @@ class Kind(StrEnum):
     USER = "user"
     SERVER_CERTIFICATE = "server_certificate"
     PLAN = "plan"
-    """Nothing of a World: the data plane does not know plans yet."""
+    """Not part of a World: the data plane does not use plans yet."""
     ACCEPTED = "accepted"
     REJECTION = "rejection"
     APPROVAL = "approval"
@@ -58,7 +58,7 @@ def _empty() -> Mapping[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change did to one thing: its new value, or None when it is gone."""
+    """The new value of one thing, or None when it is gone."""
 
     kind: Kind
     key: Key
@@ -66,7 +66,7 @@ class Change:
 
 
 def key_of(entity: Entity) -> Key:
-    """The key under which a World holds `entity`."""
+    """Return the key under which a World holds `entity`."""
     match entity:
         case Accepted():
             return entity.key
@@ -94,13 +94,13 @@ _KINDS: Mapping[type, Kind] = {
 
 
 def put(entity: Entity) -> Change:
-    """The change that adds or replaces `entity`."""
+    """Return the change that adds or replaces `entity`."""
     return Change(_KINDS[type(entity)], key_of(entity), entity)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that is declared, at one revision, with the indexes that translation walks."""
+    """Everything that is declared at one revision, with the indexes that translation uses."""
 
     revision: int = 0
     fleets: Mapping[UUID, Fleet] = field(default_factory=_empty)
@@ -116,7 +116,7 @@ class World:
     approvals: Mapping[UUID, Approval] = field(default_factory=_empty)
     """By fleet id."""
     accepted_of: Mapping[str, frozenset[ResourceKey]] = field(default_factory=_empty)
-    """What was accepted, by group."""
+    """Keys of accepted resources by group."""
     listeners_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Listener ids by fleet id."""
     pools_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
@@ -128,10 +128,10 @@ class World:
     users_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """User ids by fleet id."""
     gateways_at: Mapping[UUID, Mapping[Locality | None, int]] = field(default_factory=_empty)
-    """How many gateways stand where, by fleet id. Counts, for there may be thousands at one locality."""
+    """Numbers of gateways by locality, by fleet id. Counts suffice, and there may be thousands at one locality."""
 
     def changed(self, revision: int, changes: Iterable[Change]) -> World:
-        """The World after `changes`, at `revision`; what did not change is shared with this one."""
+        """Return the World after `changes`, at `revision`. It shares everything unchanged with this one."""
         draft = _Draft(self)
         for change in changes:
             draft.apply(change)
@@ -155,13 +155,13 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
 
 
 class _Draft:
-    """Copies each table of a World at most once while changes are applied to it."""
+    """A World under change. It copies each table at most once, however many changes are applied."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.tables: dict[str, Any] = {}
-        self._open: dict[tuple[str, Any], set[Any]] = {}
-        """Members of indexes that are being changed, by index and owner: each is copied once, however many changes."""
+        self._members_by_owner: dict[tuple[str, Any], set[Any]] = {}
+        """Sets of index members that were copied for change, by index and owner."""
 
     def _table(self, name: str) -> dict[Any, Any]:
         if name not in self.tables:
@@ -176,7 +176,7 @@ class _Draft:
         if change.value is not None:
             table[change.key] = change.value
         if change.kind is Kind.PROXY:
-            self._count(_place(old), _place(change.value))
+            self._count(_gateway_locality(old), _gateway_locality(change.value))
         if index_name is None:
             return
         if old is not None:
@@ -185,14 +185,14 @@ class _Draft:
             self._members(index_name, getattr(change.value, owner_field)).add(change.key)
 
     def _members(self, index_name: str, owner: Any) -> set[Any]:
-        members = self._open.get((index_name, owner))
+        members = self._members_by_owner.get((index_name, owner))
         if members is None:
-            members = self._open[index_name, owner] = set(getattr(self._world, index_name).get(owner, ()))
+            members = self._members_by_owner[index_name, owner] = set(getattr(self._world, index_name).get(owner, ()))
         return members
 
     def finish(self) -> dict[str, Any]:
-        """The tables that changed."""
-        for (index_name, owner), members in self._open.items():
+        """Return the tables and indexes that changed, by field name."""
+        for (index_name, owner), members in self._members_by_owner.items():
             index = self._table(index_name)
             if members:
                 index[owner] = frozenset(members)
@@ -200,25 +200,25 @@ class _Draft:
                 index.pop(owner, None)
         return self.tables
 
-    def _count(self, before: _Place | None, after: _Place | None) -> None:
+    def _count(self, before: _GatewayLocality | None, after: _GatewayLocality | None) -> None:
         if before == after:
             return
         counts = self._table("gateways_at")
-        for place, by in ((before, -1), (after, 1)):
-            if place is None:
+        for gateway, by in ((before, -1), (after, 1)):
+            if gateway is None:
                 continue
-            fleet_id, locality = place
-            there = {**counts.pop(fleet_id, {})}
-            there[locality] = there.get(locality, 0) + by
-            if not there[locality]:
-                del there[locality]
-            if there:
-                counts[fleet_id] = there
+            fleet_id, locality = gateway
+            by_locality = {**counts.pop(fleet_id, {})}
+            by_locality[locality] = by_locality.get(locality, 0) + by
+            if not by_locality[locality]:
+                del by_locality[locality]
+            if by_locality:
+                counts[fleet_id] = by_locality
 
 
-_Place: TypeAlias = tuple[UUID, Locality | None]
+_GatewayLocality: TypeAlias = tuple[UUID, Locality | None]
 
 
-def _place(entity: Entity | None) -> _Place | None:
-    """The fleet and the locality of a gateway; None for all else."""
+def _gateway_locality(entity: Entity | None) -> _GatewayLocality | None:
+    """Return the fleet and the locality of a gateway; None for any other entity."""
     return (entity.fleet_id, entity.locality) if isinstance(entity, Proxy) and entity.role is Role.GATEWAY else None

@@ -1,4 +1,4 @@
-"""Heartbeats, and how long the control plane was able to hear them."""
+"""The last heartbeat of each proxy, and the ingest watermark of each replica of the API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from model.tables import HeartbeatRow, IngestWatermarkRow
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a proxy said of itself. `heard_at` is the clock of the replica that heard it."""
+    """A proxy's report on itself. `heard_at` is the time at the replica that received it."""
 
     proxy_id: UUID
     heard_at: datetime
@@ -39,10 +39,10 @@ class Heartbeat:
     reason: str
     version: str
     observation: Mapping[str, Any] | None = None
-    """As `agent.config.status.Observation` has it; None: nobody looks where its traffic comes out."""
+    """The fields of `agent.config.status.Observation`; None: its agent has no observer."""
     open_requests: int = 0
     carried_bytes: int = 0
-    """Since its Envoy was started, in both directions."""
+    """Traffic since the start of its Envoy, both directions together."""
 
 
 _STORE = text(
@@ -51,17 +51,17 @@ _STORE = text(
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
         month_bytes
     )
-    SELECT said.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
+    SELECT reported.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
         open_requests, carried_bytes, carried_bytes
     FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
         CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
         CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[])
-    ) AS said (
+    ) AS reported (
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes
     )
-    JOIN proxy ON proxy.id = said.proxy_id
-    ORDER BY said.proxy_id
+    JOIN proxy ON proxy.id = reported.proxy_id
+    ORDER BY reported.proxy_id
     ON CONFLICT (proxy_id) DO UPDATE SET
         heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
         leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
@@ -71,7 +71,7 @@ _STORE = text(
             WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
             THEN known.month_bytes ELSE 0
         END + CASE
-            -- fewer than before: its Envoy is another one
+            -- fewer than before: its Envoy was started anew
             WHEN excluded.carried_bytes >= known.carried_bytes THEN excluded.carried_bytes - known.carried_bytes
             ELSE excluded.carried_bytes
         END
@@ -81,9 +81,9 @@ _STORE = text(
 
 
 async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
-    """Keep the newest heartbeat of each proxy, in one statement. Those of proxies that are gone are dropped.
+    """Store the newest heartbeat of each proxy, in one statement. Heartbeats of removed proxies are dropped.
 
-    In one order on all replicas: each row is locked until the end, and they must not wait for each other.
+    All replicas lock the rows in one order, so that they cannot deadlock.
     """
     newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
     if newest:
@@ -93,19 +93,19 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:
-    """Drop what was heard of a proxy that is removed."""
+    """Delete the heartbeat of a proxy that is removed."""
     row = await session.get(HeartbeatRow, proxy_id)
     if row is not None:
         await session.delete(row)
 
 
 async def find(session: AsyncSession, proxy_id: UUID) -> HeartbeatRow | None:
-    """The last that was heard of a proxy; None when it never was."""
+    """Return the last heartbeat of a proxy; None when there is none."""
     return await session.get(HeartbeatRow, proxy_id)
 
 
 async def record_ingest_watermark(session: AsyncSession, replica: str, until: datetime) -> None:
-    """Say that `replica` could hear and store heartbeats until then."""
+    """Record that `replica` received and stored heartbeats until then."""
     statement = insert(IngestWatermarkRow).values(replica=replica, heard_until=until)
     await session.execute(
         statement.on_conflict_do_update(
@@ -115,23 +115,23 @@ async def record_ingest_watermark(session: AsyncSession, replica: str, until: da
 
 
 async def ingest_watermark(session: AsyncSession) -> datetime | None:
-    """Until when some replica was able to hear; None when none ever was."""
+    """Return the newest watermark of all replicas; None before the first."""
     return (await session.execute(select(func.max(col(IngestWatermarkRow.heard_until))))).scalar_one()
 
 
 async def wake_keeper(session: AsyncSession) -> None:
-    """Hint to the keeper that a stored heartbeat should change a state."""
+    """Wake the keeper: a stored heartbeat should change a state."""
     await notify(session, HEARTBEAT_CHANNEL)
 
 
 async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, HeartbeatRow]:
-    """The last that was heard of some proxies, by id."""
+    """Return the last heartbeats of some proxies, by id."""
     query = select(HeartbeatRow).where(_of(proxy_ids))
     return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
 
 
 class LastReport(NamedTuple):
-    """What was heard of an exit last."""
+    """The part of an exit's last heartbeat that lists of exits show."""
 
     heard_at: datetime
     observation: dict[str, Any] | None
@@ -140,12 +140,12 @@ class LastReport(NamedTuple):
 
 
 async def last_reports(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
-    """What was heard of some exits last, by id. For a session whose transaction has begun."""
+    """Return the last reports of some exits, by id. The session's transaction must have begun."""
     statement = f"SELECT proxy_id, {', '.join(LastReport._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
     found = await fetch_in(session, statement, [*proxy_ids])
     return {row["proxy_id"]: LastReport(*(row[name] for name in LastReport._fields)) for row in found}
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:
-    """One parameter, however many there are."""
+    """Match ids with one parameter, however many they are."""
     return col(HeartbeatRow.proxy_id) == func.any(bindparam(None, [*proxy_ids], type_=ARRAY(Uuid)))

@@ -1,4 +1,4 @@
-"""What the keeper writes: states of exits, resolved names, and the end of old rows."""
+"""Deletion of rows that are too old, or that belong to things that are gone."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from model.world import Kind
 
 
 async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
-    """Forget changes from before a time, but for the newest `keep`, and join tokens that expired then.
+    """Delete changes from before a time except the newest `keep`, join tokens that expired then, and old config requests.
 
-    Revisions are forgotten whole and in order, whatever the clocks of their writers said: what is left has no hole.
+    Revisions are deleted whole and in order, whatever the clocks of their writers were: the rest of the log has no gap.
     """
     revision = col(ChangeRow.revision)
     newest = select(revision).order_by(col(ChangeRow.id).desc()).offset(keep - 1).limit(1).scalar_subquery()
@@ -46,15 +46,15 @@ async def prune(session: AsyncSession, *, before: datetime, keep: int) -> None:
 
 
 async def prune_logins(session: AsyncSession, now: datetime) -> None:
-    """Forget sessions that expired, and failed logins from long ago."""
+    """Delete expired sessions, and failed logins older than KEEP_THROTTLES_FOR."""
     await session.execute(delete(SessionRow).where(col(SessionRow.expires_at) < now))
     await session.execute(delete(ThrottleRow).where(col(ThrottleRow.at) < now - KEEP_THROTTLES_FOR))
 
 
 async def prune_groups(unit: UnitOfWork, *, before: datetime) -> None:
-    """Forget the rollout state of groups whose fleet, pool or exit is gone.
+    """Delete the rollout state of groups whose fleet, pool or exit is gone.
 
-    And what was rejected before a time, in groups where nothing is held back now: nobody wants that any more.
+    Delete also rejections from before a time, in groups without an open rollout.
     """
     session = unit.session
     owners = text(
@@ -64,14 +64,14 @@ async def prune_groups(unit: UnitOfWork, *, before: datetime) -> None:
     for table in (AcceptedRow, RejectionRow, RolloutRow, CanaryRow):
         groups = (await session.execute(select(col(table.group)).distinct())).scalars().all()
         gone = [group for group in groups if group.split("/")[1] not in known]
-        await _forget(unit, table, col(table.group).in_(gone))
-    held_back = select(col(RolloutRow.group))
-    await _forget(unit, RejectionRow, col(RejectionRow.at) < before, col(RejectionRow.group).not_in(held_back))
+        await _delete(unit, table, col(table.group).in_(gone))
+    open_rollouts = select(col(RolloutRow.group))
+    await _delete(unit, RejectionRow, col(RejectionRow.at) < before, col(RejectionRow.group).not_in(open_rollouts))
     proxies = select(col(ProxyRow.id))
-    await _forget(unit, CanaryRow, col(CanaryRow.proxy_id).not_in(proxies))
+    await _delete(unit, CanaryRow, col(CanaryRow.proxy_id).not_in(proxies))
 
 
-async def _forget(
+async def _delete(
     unit: UnitOfWork, table: type[AcceptedRow | RejectionRow | RolloutRow | CanaryRow], *which: Any
 ) -> None:
     for row in (await unit.session.execute(delete(table).where(*which).returning(table))).scalars():
@@ -84,10 +84,10 @@ async def _forget(
 
 
 async def reap_replicas(session: AsyncSession) -> Sequence[UUID]:
-    """Take its streams and its canaries from each replica of the xDS server that did not say lately that it lives."""
+    """Delete dead replicas of the xDS server, and their claims on streams and canaries. Return their ids."""
     dead = delete(ReplicaRow).where(~rollout.is_alive()).returning(col(ReplicaRow.id))
-    buried = (await session.execute(dead)).scalars().all()
-    if buried:
-        await session.execute(update(SyncRow).where(col(SyncRow.replica).in_(buried)).values(replica=None))
-        await session.execute(delete(CanaryRow).where(col(CanaryRow.replica).in_(buried)))
-    return buried
+    reaped = (await session.execute(dead)).scalars().all()
+    if reaped:
+        await session.execute(update(SyncRow).where(col(SyncRow.replica).in_(reaped)).values(replica=None))
+        await session.execute(delete(CanaryRow).where(col(CanaryRow.replica).in_(reaped)))
+    return reaped

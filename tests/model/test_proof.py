@@ -58,7 +58,7 @@ def test_the_scheme_may_be_written_in_any_case(holder):
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi"])
 def test_a_request_without_a_proof_is_refused(authorization):
-    with pytest.raises(BadSignature, match="carries no proof"):
+    with pytest.raises(BadSignature, match="carries no signature"):
         request_signature.read(authorization)
 
 
