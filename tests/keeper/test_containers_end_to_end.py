@@ -158,7 +158,7 @@ async def site(tmp_path, database, image, until) -> AsyncIterator[Site]:
                 yield Site(api, network, gateway, image)
 
 
-async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_pool(site, until):
+async def test_containers_are_created_replaced_scaled_and_removed(site, until):
     api = site.api
     pool = await api.pools.create(PoolIn(name="us", fleet="demo", country="us", containers=site.wish()))
     first = await until(lambda: site.serving(2), timeout_s=60)

@@ -161,14 +161,14 @@ def hearing_for(seconds: float) -> IngestWindow:
 
 @pytest.mark.parametrize("heard", TABLE)
 @pytest.mark.parametrize("state", ExitState)
-def test_the_next_state_follows_from_the_present_one_and_what_was_heard(state, heard):
+def test_next_state_follows_from_state_and_heartbeat(state, heard):
     verdict = judge(standing(state, heard), NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == TABLE[heard][list(ExitState).index(state)]
 
 
 @pytest.mark.parametrize("heard", TABLE)
 @pytest.mark.parametrize("state", ExitState)
-def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
+def test_silence_without_ingest_moves_no_exit(state, heard):
     deaf = IngestWindow()
     deaf.observe(NOW, None)
     verdict = judge(standing(state, heard), NOW, deaf, PATIENCE)
@@ -189,7 +189,7 @@ def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
         ("long silence", "silent for 301 s"),
     ],
 )
-def test_a_verdict_says_why(heard, reason):
+def test_verdict_has_a_reason(heard, reason):
     verdict = judge(standing(REGISTERING, heard), NOW, hearing_for(3600), PATIENCE)
     assert verdict.reason == reason
 
@@ -207,20 +207,20 @@ def test_a_verdict_says_why(heard, reason):
         (REGISTERING, "", "nothing yet", None),
     ],
 )
-def test_why_an_exit_is_in_its_state_is_said_anew_when_it_is_another_matter(state, said, heard, by_now):
+def test_reason_is_updated_when_more_than_its_numbers_changed(state, said, heard, by_now):
     known = replace(standing(state, heard), reason=said)
     assert updated_reason(known, NOW, hearing_for(3600), PATIENCE) == by_now
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
-def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
+def test_thresholds_are_exclusive(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
     verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
     assert (verdict and verdict.state) == state
 
 
 @pytest.mark.parametrize(("after_s", "state"), [(-0.001, None), (0, None), (0.001, HEALTHY)])
-def test_heartbeat_counts_as_new_only_after_the_state_began(after_s, state):
+def test_heartbeat_is_new_only_after_the_state_began(after_s, state):
     beat = Heartbeat(UUID(int=1), NOW, **GOOD)
     known = ExitReport(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
     verdict = judge(known, NOW, hearing_for(3600), PATIENCE)

@@ -105,7 +105,7 @@ async def keep(session, house, standings):
     max_examples=scaled(25), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(standings(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
-async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearing_since):
+async def test_exit_is_read_if_and_only_if_it_moves(house, drawn, hearing_since):
     """If: or one would stay what it is not. Only if: or each look would cost what the others have said."""
     hearing = IngestWindow()
     hearing.since = hearing_since
@@ -122,7 +122,7 @@ async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearin
 
 
 @given(AGOS, AGOS, st.none() | TIMES)
-def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(ago, limit, since):
+def test_silence_cutoff_equals_silence_beyond_the_limit(ago, limit, since):
     hearing = IngestWindow()
     hearing.since = since
     before = hearing.silence_cutoff(NOW, abs(limit))
@@ -150,7 +150,7 @@ STATES = (ExitState.HEALTHY, ExitState.UNREACHABLE, ExitState.LOST, ExitState.DI
 
 
 @pytest.mark.parametrize("of_each", [1, 8])
-async def test_exits_that_need_nothing_are_not_even_judged(house, clock, judged, of_each):
+async def test_exits_that_do_not_move_are_not_judged(house, clock, judged, of_each):
     """The healthy say that all is well, the unreachable that it is not, the disabled anything, the lost no more."""
     exits = {state: [await house.declare(f"{state}-{number}", state) for number in range(of_each)] for state in STATES}
     heard = {state: exits[state] for state in STATES if state is not ExitState.REGISTERING}
@@ -171,7 +171,7 @@ def beat(exit_id, at, tunnel_up) -> Heartbeat:
 
 
 @pytest.mark.parametrize("others", [1, 8])
-async def test_a_silent_exit_is_judged_twice_until_it_is_lost_and_then_no_more(house, clock, judged, others):
+async def test_silent_exit_is_judged_only_for_unreachable_and_lost(house, clock, judged, others):
     silent = await house.declare("silent", ExitState.HEALTHY)
     talking = [await house.declare(f"exit-{number}", ExitState.HEALTHY) for number in range(others)]
     await house.hear(silent)

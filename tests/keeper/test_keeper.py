@@ -32,7 +32,7 @@ async def test_an_exit_is_healthy_on_its_first_good_heartbeat(house, clock):
     assert (row.state, row.state_reason, row.state_since) == (ExitState.HEALTHY, "", clock())
 
 
-async def test_an_exit_whose_first_heartbeat_is_a_complaint_is_not_offered(house, clock):
+async def test_exit_with_a_bad_first_heartbeat_is_not_offered(house, clock):
     one = await house.declare()
     clock.advance(seconds=1)
     await house.hear(one, tunnel_up=False, reason="no handshake yet")
@@ -41,7 +41,7 @@ async def test_an_exit_whose_first_heartbeat_is_a_complaint_is_not_offered(house
     assert (row.state, row.state_reason) == (ExitState.UNREACHABLE, "its tunnel is down: no handshake yet")
 
 
-async def test_an_exit_that_stays_out_for_another_reason_says_so_and_since_when_it_is_out(house, clock):
+async def test_new_reason_keeps_the_start_of_the_state(house, clock):
     one = await house.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     await house.hear(one, tunnel_up=False, reason="no handshake for 43 s")
@@ -62,7 +62,7 @@ async def test_an_exit_that_stays_out_for_another_reason_says_so_and_since_when_
 
 
 @pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"leaving": True}])
-async def test_a_complaint_takes_an_exit_out_at_the_next_look_and_only_a_newer_heartbeat_brings_it_back(
+async def test_bad_heartbeat_takes_an_exit_out_until_a_newer_good_one(
     house, clock, said
 ):
     one = await house.declare(state=ExitState.HEALTHY)
@@ -77,7 +77,7 @@ async def test_a_complaint_takes_an_exit_out_at_the_next_look_and_only_a_newer_h
     assert await house.state(one) is ExitState.HEALTHY
 
 
-async def test_a_good_heartbeat_from_before_the_complaint_was_seen_does_not_bring_an_exit_back(house, clock):
+async def test_good_heartbeat_from_before_the_state_does_not_recover_an_exit(house, clock):
     one = await house.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     before = clock()
@@ -88,7 +88,7 @@ async def test_a_good_heartbeat_from_before_the_complaint_was_seen_does_not_brin
     assert await house.state(one) is ExitState.UNREACHABLE
 
 
-async def test_a_silent_exit_is_unreachable_then_lost_and_back_with_a_heartbeat(house, clock):
+async def test_silent_exit_is_unreachable_then_lost_then_recovers(house, clock):
     one, other = await house.declare(state=ExitState.HEALTHY), await house.declare("two", state=ExitState.HEALTHY)
     await house.look()
     await house.hear(one)
@@ -107,7 +107,7 @@ async def test_a_silent_exit_is_unreachable_then_lost_and_back_with_a_heartbeat(
     assert await house.state(one) is ExitState.HEALTHY
 
 
-async def test_an_exit_that_said_goodbye_is_lost_in_the_end(house):
+async def test_leaving_exit_is_lost_in_the_end(house):
     one = await house.declare(state=ExitState.HEALTHY)
     await house.look()
     await house.hear(one, leaving=True)
@@ -115,7 +115,7 @@ async def test_an_exit_that_said_goodbye_is_lost_in_the_end(house):
     assert await house.state(one) is ExitState.LOST
 
 
-async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
+async def test_lost_exit_stays_lost_for_a_new_keeper(house):
     """A new keeper counts silence from its own beginning, so by its count the exit is silent for less."""
     one = await house.declare(state=ExitState.HEALTHY)
     await house.look()
@@ -126,7 +126,7 @@ async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
     assert await house.state(one) is ExitState.LOST
 
 
-async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(house, clock):
+async def test_exit_is_healthy_only_in_the_country_of_its_pool(house, clock):
     one = await house.declare()
     seen = {"address": "198.51.100.9", "country": "us", "trouble": "", "leak": "", "disagreement": ""}
     told = []
@@ -154,7 +154,7 @@ async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(ho
 
 
 @pytest.mark.parametrize("state", [ExitState.DISABLED, ExitState.DRAINING])
-async def test_what_an_operator_took_out_stays_out_whatever_it_says(state, house, clock):
+async def test_taken_out_exit_stays_out_whatever_it_reports(state, house, clock):
     one = await house.declare(state=state)
     for said in ({}, {"tunnel_up": False}, {"leaving": True}):
         clock.advance(seconds=1)
@@ -165,7 +165,7 @@ async def test_what_an_operator_took_out_stays_out_whatever_it_says(state, house
     assert await house.state(one) is state
 
 
-async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(house, clock):
+async def test_every_state_change_is_recorded_in_the_history(house, clock):
     one = await house.declare()
     await house.hear(one)
     clock.advance(seconds=1)
@@ -184,7 +184,7 @@ async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(
     assert [each.at for each in noted] == sorted(each.at for each in noted)
 
 
-async def test_states_that_ended_long_ago_are_forgotten_but_not_the_one_that_lasts(house, clock):
+async def test_old_history_is_pruned_except_the_present_state(house, clock):
     one = await house.declare()
     clock.advance(seconds=1)
     await house.hear(one)
@@ -196,13 +196,13 @@ async def test_states_that_ended_long_ago_are_forgotten_but_not_the_one_that_las
         ]
 
 
-async def test_an_exit_that_was_never_heard_of_waits_for_its_first_word(house):
+async def test_exit_without_a_heartbeat_stays_registering(house):
     one = await house.declare()
     await house.pass_time(310)
     assert await house.state(one) is ExitState.REGISTERING
 
 
-async def test_what_an_operator_did_between_look_and_write_stands(house, database, clock, monkeypatch):
+async def test_operators_change_between_read_and_write_is_kept(house, database, clock, monkeypatch):
     one = await house.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     await house.hear(one, tunnel_up=False)
@@ -222,7 +222,7 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
 # -- what is no revision -----------------------------------------------------------------------------------------------
 
 
-async def test_looking_at_what_is_as_it_should_be_is_no_revision(house, database):
+async def test_run_without_a_change_makes_no_revision(house, database):
     one = await house.declare(state=ExitState.HEALTHY)
     await house.look()
     before = await worlds.current_revision(database)
@@ -232,7 +232,7 @@ async def test_looking_at_what_is_as_it_should_be_is_no_revision(house, database
     assert await worlds.current_revision(database) == before
 
 
-async def test_exits_that_change_together_are_one_revision_that_names_them(house, database, clock):
+async def test_exits_that_change_together_are_one_revision(house, database, clock):
     exit_ids = [await house.declare(f"exit-{number}") for number in range(3)]
     before = await worlds.load(database)
     clock.advance(seconds=1)
@@ -257,7 +257,7 @@ async def healthy(house):
     return one
 
 
-async def test_an_outage_of_the_api_is_no_silence_of_the_exits(house, healthy):
+async def test_outage_of_the_api_is_no_silence_of_exits(house, healthy):
     await house.pass_time(320, listening=False)
     assert await house.state(healthy) is ExitState.HEALTHY
     await house.pass_time(28)  # from here on it could have been heard
@@ -266,7 +266,7 @@ async def test_an_outage_of_the_api_is_no_silence_of_the_exits(house, healthy):
     assert await house.state(healthy) is ExitState.UNREACHABLE
 
 
-async def test_a_paused_keeper_takes_its_pause_for_nobodys_silence(house, healthy, clock):
+async def test_pause_of_the_keeper_is_no_silence_of_exits(house, healthy, clock):
     clock.advance(seconds=600)
     await house.look()
     assert await house.state(healthy) is ExitState.HEALTHY
@@ -276,7 +276,7 @@ async def test_a_paused_keeper_takes_its_pause_for_nobodys_silence(house, health
     assert await house.state(healthy) is ExitState.UNREACHABLE
 
 
-async def test_a_clock_that_jumps_is_nobodys_silence(house, healthy, clock):
+async def test_clock_jump_is_no_silence_of_exits(house, healthy, clock):
     for jump_s in (3600, -1800):
         clock.advance(seconds=jump_s)
         await house.look()
@@ -284,7 +284,7 @@ async def test_a_clock_that_jumps_is_nobodys_silence(house, healthy, clock):
         assert await house.state(healthy) is ExitState.HEALTHY
 
 
-async def test_what_a_clock_wrote_that_was_ahead_does_not_hide_what_comes_after(house, healthy, clock):
+async def test_future_timestamps_do_not_hide_later_heartbeats(house, healthy, clock):
     """Neither that an exit is back, nor that another one complains; and no state begins after it ended."""
     clock.advance(seconds=3600)
     await house.hear(healthy, tunnel_up=False, reason="gone")
@@ -304,7 +304,7 @@ async def test_what_a_clock_wrote_that_was_ahead_does_not_hide_what_comes_after(
     assert [each.state for each in stays][-2:] == ["unreachable", "healthy"]
 
 
-async def test_an_outage_of_postgresql_is_nobodys_silence(wired, clock, house, healthy):
+async def test_outage_of_postgresql_is_no_silence_of_exits(wired, clock, house, healthy):
     database, wire = wired
     house.keeper._database = database
     await wire.cut()
@@ -328,7 +328,7 @@ async def endpoint(house, exit_id):
     return (await house.row(exit_id)).endpoint
 
 
-async def test_a_host_name_becomes_an_endpoint_and_a_revision(house, database):
+async def test_host_name_is_resolved_to_an_endpoint_in_a_revision(house, database):
     one = await house.declare(address="localhost", endpoint=None)
     before = await worlds.load(database)
     await house.look()
@@ -358,7 +358,7 @@ def names(monkeypatch) -> Names:
     return resolver
 
 
-async def test_a_name_that_moves_is_followed(house, names):
+async def test_host_name_with_a_new_address_is_followed(house, names):
     one = await house.declare(address="exit.example", endpoint=None)
     names.addresses["exit.example"] = ["198.51.100.7"]
     await house.look()
@@ -367,7 +367,7 @@ async def test_a_name_that_moves_is_followed(house, names):
     assert await endpoint(house, one) == "198.51.100.8"
 
 
-async def test_a_name_with_several_addresses_does_not_flap(house, names, database):
+async def test_host_name_with_several_addresses_does_not_flap(house, names, database):
     one = await house.declare(address="exit.example", endpoint=None)
     names.addresses["exit.example"] = ["198.51.100.8", "198.51.100.7"]
     await house.look()
@@ -378,7 +378,7 @@ async def test_a_name_with_several_addresses_does_not_flap(house, names, databas
     assert await worlds.current_revision(database) == before
 
 
-async def test_a_name_that_fails_keeps_what_it_resolved_to(house, names):
+async def test_host_name_that_fails_keeps_its_last_endpoint(house, names):
     one = await house.declare(address="exit.example", endpoint="198.51.100.7")
     await house.look()
     assert names.asked == ["exit.example"]
@@ -386,7 +386,7 @@ async def test_a_name_that_fails_keeps_what_it_resolved_to(house, names):
 
 
 @pytest.mark.parametrize("address", ["a..example", f"{'a' * 64}.example"])
-async def test_a_name_that_no_resolver_takes_harms_no_other_exit(house, address):
+async def test_malformed_host_name_does_not_affect_other_exits(house, address):
     bad = await house.declare("bad", address=address, endpoint=None)
     good = await house.declare("good", address="localhost", endpoint=None)
     await house.look()
@@ -394,13 +394,13 @@ async def test_a_name_that_no_resolver_takes_harms_no_other_exit(house, address)
     assert await endpoint(house, good) is not None
 
 
-async def test_addresses_are_not_asked_for(house, names):
+async def test_addresses_are_not_resolved(house, names):
     await house.declare()
     await house.look()
     assert names.asked == []
 
 
-async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house, names, clock):
+async def test_host_names_are_resolved_at_their_interval(house, names, clock):
     await house.declare(address="exit.example", endpoint=None)
     for _ in range(11):
         await house.look()
@@ -408,7 +408,7 @@ async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house
     assert len(names.asked) == 3
 
 
-async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, database):
+async def test_address_that_changed_meanwhile_is_not_overwritten(house, database):
     one = await house.declare(address="new.example", endpoint=None)
     async with write(database) as unit:
         await exits.set_endpoint(unit, one, "old.example", "198.51.100.7")
@@ -419,7 +419,7 @@ async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, d
 # -- old rows ----------------------------------------------------------------------------------------------------------
 
 
-async def test_old_changes_are_forgotten_now_and_then_but_for_the_newest(house, database, clock, monkeypatch):
+async def test_old_changes_are_pruned_except_the_newest(house, database, clock, monkeypatch):
     monkeypatch.setattr(module, "KEEP_CHANGES", 1)
     for number in range(4):
         await house.declare(f"exit-{number}")
@@ -468,14 +468,14 @@ async def hear_and_look(house, exit_id, **said):
     return await house.row(exit_id)
 
 
-async def test_sources_that_disagree_degrade_an_exit(house):
+async def test_disagreeing_sources_degrade_an_exit(house):
     one = await house.declare()
     row = await hear_and_look(house, one, observation={**GOOD, "disagreement": "a sees fr"})
     assert (row.state, row.state_reason) == (ExitState.DEGRADED, "sources disagree: a sees fr")
     assert (await hear_and_look(house, one, observation=GOOD)).state == ExitState.HEALTHY
 
 
-async def test_a_slow_exit_is_degraded_until_it_is_clearly_faster(house):
+async def test_slow_exit_is_degraded_until_clearly_faster(house):
     await bear(house, degraded_above_ms=100)
     one = await house.declare()
     row = await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 101})
@@ -487,7 +487,7 @@ async def test_a_slow_exit_is_degraded_until_it_is_clearly_faster(house):
     assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 80})).state == ExitState.HEALTHY
 
 
-async def test_a_full_exit_is_degraded_until_it_is_clearly_less_so(house):
+async def test_full_exit_is_degraded_until_clearly_below_capacity(house):
     one = await house.declare(capacity=10)
     row = await hear_and_look(house, one, open_requests=10)
     assert (row.state, row.state_reason) == (ExitState.DEGRADED, "it carries 10 requests, and its capacity is 10")
@@ -495,7 +495,7 @@ async def test_a_full_exit_is_degraded_until_it_is_clearly_less_so(house):
     assert (await hear_and_look(house, one, open_requests=7)).state == ExitState.HEALTHY
 
 
-async def test_a_degraded_exit_that_leaks_goes_without_a_further_heartbeat(house):
+async def test_degraded_exit_that_leaks_is_taken_out_at_once(house):
     one = await house.declare(state=ExitState.DEGRADED)
     await house.hear(one, observation={**GOOD, "leak": "it leaks"})
     await house.look()
@@ -508,7 +508,7 @@ async def fall(house, exit_id):
     return await hear_and_look(house, exit_id)
 
 
-async def test_an_exit_that_fell_out_too_often_has_to_be_up_for_a_while(house):
+async def test_flapping_exit_is_held_down(house):
     await bear(house, falls_borne=2, hold_down_s=30)
     one = await house.declare()
     await hear_and_look(house, one)
@@ -524,7 +524,7 @@ async def test_an_exit_that_fell_out_too_often_has_to_be_up_for_a_while(house):
     assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_falls_while_it_is_held_back_waits_anew(house):
+async def test_fall_during_hold_down_restarts_it(house):
     await bear(house, falls_borne=0, hold_down_s=30)
     one = await house.declare()
     await hear_and_look(house, one)
@@ -535,7 +535,7 @@ async def test_an_exit_that_falls_while_it_is_held_back_waits_anew(house):
     assert (await hear_and_look(house, one)).state == ExitState.VERIFYING
 
 
-async def test_falls_of_long_ago_are_forgotten(house):
+async def test_old_falls_do_not_count(house):
     await bear(house, falls_borne=0, falls_window_s=60)
     one = await house.declare()
     await hear_and_look(house, one)
@@ -544,7 +544,7 @@ async def test_falls_of_long_ago_are_forgotten(house):
     assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
+async def test_taking_an_exit_out_is_no_fall(house):
     await bear(house, falls_borne=0)
     one = await house.declare()
     await hear_and_look(house, one)
@@ -554,7 +554,7 @@ async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
     assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_carried_its_monthly_cap_is_drained_until_the_month_is_over(house):
+async def test_exit_at_its_monthly_cap_is_drained_until_the_next_month(house):
     one = await house.declare(monthly_cap_gb=2)
     await hear_and_look(house, one, carried_bytes=1_500_000_000)
     assert await house.state(one) == ExitState.HEALTHY
@@ -573,7 +573,7 @@ async def test_an_exit_that_carried_its_monthly_cap_is_drained_until_the_month_i
     assert await house.state(one) == ExitState.HEALTHY
 
 
-async def test_a_cap_that_is_raised_lets_an_exit_serve_again(house):
+async def test_raised_cap_lets_an_exit_serve_again(house):
     one = await house.declare(monthly_cap_gb=1)
     await hear_and_look(house, one, carried_bytes=1_000_000_000)
     await house.pass_time(8)
@@ -590,7 +590,7 @@ async def revision(house):
 
 
 @pytest.mark.slow
-async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
+async def test_fleet_is_weighed_once_a_minute_in_one_revision(house):
     await balance(house, weigh_by="latency")
     exit_ids = [await house.declare(str(number)) for number in range(4)]
 
@@ -607,7 +607,7 @@ async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
     assert 1 <= await revision(house) - before <= 10
 
 
-async def test_a_pool_that_weighs_no_more_leaves_no_shares_behind(house):
+async def test_pool_without_weigh_by_resets_its_shares(house):
     await balance(house, weigh_by="cost")
     one = await house.declare(cost=3.0)
     await hear_and_look(house, one)

@@ -61,7 +61,7 @@ async def end_connection(database, pid: int) -> None:
         await connection.close()
 
 
-async def test_while_one_keeper_works_another_does_not(database, until):
+async def test_only_one_holder_of_the_lease_works(database, until):
     workers = Workers()
     async with running(hold_lease(database, workers.work("a"))):
         await until(lambda: workers.now)
@@ -70,7 +70,7 @@ async def test_while_one_keeper_works_another_does_not(database, until):
     assert workers.ever == ["a"]
 
 
-async def test_another_keeper_follows_when_the_first_ones_connection_is_gone(database, until):
+async def test_another_replica_takes_the_lease_of_a_lost_connection(database, until):
     workers = Workers()
     async with running(*(hold_lease(database, workers.work(name)) for name in "ab")):
         await until(lambda: workers.now)
@@ -79,7 +79,7 @@ async def test_another_keeper_follows_when_the_first_ones_connection_is_gone(dat
     assert workers.now == []
 
 
-async def test_a_keeper_that_ends_hands_over(database, until):
+async def test_ended_keeper_frees_the_lease(database, until):
     workers = Workers()
     async with running(*(hold_lease(database, workers.work(name)) for name in "ab")) as tasks:
         await until(lambda: workers.now)
@@ -88,7 +88,7 @@ async def test_a_keeper_that_ends_hands_over(database, until):
         await until(lambda: workers.now and workers.now != [first])
 
 
-async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
+async def test_lease_is_retried_after_the_work_lost_the_database(wired, until):
     database, wire = wired
     workers = Workers()
     async with running(hold_lease(database, workers.work("a"))):
@@ -100,7 +100,7 @@ async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
     assert workers.ever == ["a", "a"]
 
 
-async def test_a_keeper_whose_connection_the_server_has_ended_tries_again_before_the_end_arrives(wired, until):
+async def test_lease_is_retried_on_a_connection_that_the_server_ended(wired, until):
     """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
     database, wire = wired
     workers = Workers()
@@ -118,7 +118,7 @@ def last_words() -> bytes:
     return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
 
-async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, monkeypatch):
+async def test_keeper_stops_when_its_lease_is_gone(database, clock, until, monkeypatch):
     """Another works by then, so at most the look that it has begun is left to it."""
     looks: list[Keeper] = []
 
@@ -136,7 +136,7 @@ async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, mon
         assert first not in looks[seen + 5 :]
 
 
-async def test_a_fault_in_the_work_is_not_swallowed(database, until):
+async def test_exception_in_the_work_propagates(database, until):
     async def broken(_):
         raise ZeroDivisionError
 
@@ -149,7 +149,7 @@ async def test_a_fault_in_the_work_is_not_swallowed(database, until):
     await until(is_free)
 
 
-async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, clock, until, monkeypatch):
+async def test_heartbeat_hint_wakes_the_keeper_at_once(house, database, clock, until, monkeypatch):
     one = await house.declare()
     clock.advance(seconds=1)
     look, looks = Keeper.run_due, []
@@ -169,7 +169,7 @@ async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, c
     assert await house.state(one) is ExitState.HEALTHY
 
 
-async def test_without_any_news_the_keeper_looks_at_its_pace(house, database, clock, until):
+async def test_keeper_runs_at_its_interval_without_hints(house, database, clock, until):
     one = await house.declare()
     clock.advance(seconds=1)
     async with running(run_keeper(database, clock, PATIENCE, interval_s=0.05)):
@@ -183,7 +183,7 @@ async def test_without_any_news_the_keeper_looks_at_its_pace(house, database, cl
         await until(is_healthy)
 
 
-async def test_a_keeper_outlives_an_outage_of_postgresql(house, wired, clock, until):
+async def test_keeper_survives_an_outage_of_postgresql(house, wired, clock, until):
     database, wire = wired
     one = await house.declare()
     clock.advance(seconds=1)

@@ -160,7 +160,7 @@ async def backed_up(database, database_url, declare, tmp_path):
 # -- there and back ----------------------------------------------------------------------------------------------------
 
 
-async def test_all_is_as_it_was_after_a_restore_over_what_came_later(database, database_url, backed_up, declare):
+async def test_restore_over_later_writes_brings_the_backup_back(database, database_url, backed_up, declare):
     file, before = backed_up
     tables = await shape(database)
     entries = await chain(database)
@@ -175,7 +175,7 @@ async def test_all_is_as_it_was_after_a_restore_over_what_came_later(database, d
     await check_migration(database)
 
 
-async def test_all_is_as_it_was_in_a_database_that_was_empty(backed_up, other_url):
+async def test_restore_into_an_empty_database_brings_the_backup_back(backed_up, other_url):
     file, before = backed_up
     done = await db("restore", file, url=other_url)
     assert done.returncode == 0, done
@@ -186,7 +186,7 @@ async def test_all_is_as_it_was_in_a_database_that_was_empty(backed_up, other_ur
     await other.close()
 
 
-async def test_an_embedded_database_is_backed_up_and_restored_while_no_control_plane_runs(tmp_path, backed_up):
+async def test_embedded_database_is_backed_up_and_restored_while_stopped(tmp_path, backed_up):
     file, before = backed_up
     state = tmp_path.parent / f"{tmp_path.name}-state"
     for parent in (tmp_path.parent, tmp_path.parent.parent):
@@ -201,7 +201,7 @@ async def test_an_embedded_database_is_backed_up_and_restored_while_no_control_p
 
 
 @pytest.mark.timeout(300)
-async def test_a_replica_that_starts_afterwards_serves(database, database_url, backed_up, declare, until):
+async def test_replica_that_starts_after_a_restore_serves(database, database_url, backed_up, declare, until):
     file, _ = backed_up
     await change_much(database, declare)
     await database.close()
@@ -248,7 +248,7 @@ def ready(port: int) -> bool:
 # -- what is new is not taken for what is old --------------------------------------------------------------------------
 
 
-async def test_a_replica_that_knew_a_later_revision_reads_all_anew(database, database_url, backed_up, declare):
+async def test_replica_with_a_later_revision_loads_everything_after_a_restore(database, database_url, backed_up, declare):
     """One that was cut off from the database meanwhile; a lower revision it would not publish."""
     file, _ = backed_up
     await change_much(database, declare)
@@ -266,7 +266,7 @@ async def test_a_replica_that_knew_a_later_revision_reads_all_anew(database, dat
     assert caught_up[0] == await worlds.load(database)
 
 
-async def test_a_database_that_was_lost_is_assumed_to_have_told_of_more_than_its_backup(backed_up, other_url):
+async def test_restore_skips_revisions_that_a_lost_database_may_have_used(backed_up, other_url):
     file, _ = backed_up
     assert (await db("restore", file, url=other_url)).returncode == 0
     other = Database(other_url)
@@ -274,7 +274,7 @@ async def test_a_database_that_was_lost_is_assumed_to_have_told_of_more_than_its
     await other.close()
 
 
-async def test_who_had_an_event_from_after_the_backup_is_told_to_read_all_anew(
+async def test_event_reader_from_after_the_backup_gets_events_gone(
     database, database_url, backed_up, declare
 ):
     file, _ = backed_up
@@ -296,7 +296,7 @@ async def test_who_had_an_event_from_after_the_backup_is_told_to_read_all_anew(
             await events.read(session, later, 10)
 
 
-async def test_logins_end(database, database_url, backed_up):
+async def test_restore_ends_all_logins(database, database_url, backed_up):
     file, _ = backed_up
     await database.close()
     assert (await db("restore", file, "--force", url=database_url)).returncode == 0
@@ -308,7 +308,7 @@ async def test_logins_end(database, database_url, backed_up):
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_backup_is_for_its_owner_alone(backed_up):
+async def test_backup_file_is_readable_by_its_owner_only(backed_up):
     file, _ = backed_up
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -330,7 +330,7 @@ async def test_a_backup_that_fails_leaves_no_file(database_url, tmp_path, other_
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_dump_that_breaks_off_leaves_no_file(database, database_url, tmp_path, declare):
+async def test_interrupted_dump_leaves_no_file(database, database_url, tmp_path, declare):
     await fill(database, declare)
     file = tmp_path / "none.backup"
     connection = await database.connect()
@@ -346,7 +346,7 @@ async def test_a_dump_that_breaks_off_leaves_no_file(database, database_url, tmp
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_restore_over_what_is_there_takes_a_word(database, database_url, backed_up, declare):
+async def test_restore_over_existing_data_needs_confirmation(database, database_url, backed_up, declare):
     file, _ = backed_up
     await change_much(database, declare)
     later = await everything(database)
@@ -355,14 +355,14 @@ async def test_a_restore_over_what_is_there_takes_a_word(database, database_url,
     assert await everything(database) == later
 
 
-async def test_a_restore_under_a_control_plane_is_refused(database, database_url, backed_up, declare):
+async def test_restore_under_a_running_control_plane_is_refused(database, database_url, backed_up, declare):
     file, _ = backed_up
     await worlds.load(database)
     for force in ((), ("--force",)):
         assert_refused(await db("restore", file, *force, url=database_url), "connected", "stop every control plane")
 
 
-async def test_what_is_no_backup_is_refused_before_anything_is_touched(database, database_url, backed_up, tmp_path):
+async def test_file_that_is_no_backup_is_refused_without_any_change(database, database_url, backed_up, tmp_path):
     _, before = backed_up
     await database.close()
     foreign = tmp_path / "foreign.backup"
@@ -375,7 +375,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(database,
     assert await everything(database) == before
 
 
-async def test_a_backup_that_is_not_whole_changes_nothing(database, database_url, backed_up, declare, tmp_path):
+async def test_truncated_backup_changes_nothing(database, database_url, backed_up, declare, tmp_path):
     file, _ = backed_up
     whole = file.read_bytes()
     await change_much(database, declare)
@@ -389,7 +389,7 @@ async def test_a_backup_that_is_not_whole_changes_nothing(database, database_url
     assert await everything(database) == later
 
 
-async def test_a_restore_that_breaks_off_changes_nothing(database, database_url, backed_up, declare, tmp_path):
+async def test_interrupted_restore_changes_nothing(database, database_url, backed_up, declare, tmp_path):
     file, _ = backed_up
     await change_much(database, declare)
     later = await everything(database)
@@ -425,7 +425,7 @@ async def test_a_backup_of_a_newer_version_is_refused(database, database_url, ba
     )
 
 
-async def test_a_backup_of_an_older_version_is_restored_and_says_to_upgrade(postgres, database, database_url, tmp_path):
+async def test_older_backup_is_restored_and_hints_at_the_upgrade(postgres, database, database_url, tmp_path):
     file = tmp_path / "older.backup"
     async with new_database(postgres) as url:
         older = Database(url)
@@ -459,13 +459,13 @@ async def upgrade_to(database: Database, revision: str) -> None:
 # -- PostgreSQL's own programs -----------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_newer_than_all_programs_is_named_with_the_hint():
+def test_server_newer_than_all_client_programs_is_an_error_with_a_hint():
     with pytest.raises(Exception, match="postgresql-client-99") as caught:
         _tools(99)
     assert caught.value.code == "tool_missing"
 
 
-def test_programs_on_the_path_serve_where_those_beside_are_too_old(tmp_path, monkeypatch):
+def test_programs_on_the_path_are_used_when_bundled_ones_are_too_old(tmp_path, monkeypatch):
     program = tmp_path / "pg_dump"
     program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 98.1'\n")
     program.chmod(0o755)
@@ -474,7 +474,7 @@ def test_programs_on_the_path_serve_where_those_beside_are_too_old(tmp_path, mon
     assert _tools(16) != tmp_path
 
 
-def test_a_password_is_no_argument():
+def test_password_is_not_passed_as_an_argument():
     arguments, environment = _where(parse_url("postgresql://me:hunter2@host:5433/name?sslmode=require"))
     assert arguments == ["--dbname=postgresql://me@host:5433/name?sslmode=require"]
     assert environment["PGPASSWORD"] == "hunter2"

@@ -44,7 +44,7 @@ async def heard(database, proxy_id) -> Heartbeat | None:
     return row and Heartbeat(**row.model_dump(exclude={"month_bytes"}))
 
 
-async def test_of_an_exit_never_heard_of_nothing_is_known_and_nothing_to_judge(database, exits):
+async def test_exit_without_a_heartbeat_has_no_report_to_judge(database, exits):
     async with database.session() as session:
         assert await exit_reports.find_moving(session, NOW, NOW) == []
     assert await heard(database, exits[0].id) is None
@@ -60,26 +60,26 @@ async def test_the_newest_heartbeat_is_kept(database, exits):
     assert await heard(database, one) == second
 
 
-async def test_of_several_in_a_batch_the_newest_is_kept(database, exits):
+async def test_newest_heartbeat_of_a_batch_is_kept(database, exits):
     one, two = exits[0].id, exits[1].id
     await store(database, beat(one, after_s=2, version="2"), beat(two), beat(one, after_s=1, version="1"))
     assert (await heard(database, one)).version == "2"
     assert await heard(database, two) == beat(two)
 
 
-async def test_heartbeats_of_proxies_that_are_gone_are_dropped(database, exits, query):
+async def test_heartbeats_of_removed_proxies_are_dropped(database, exits, query):
     await store(database, beat(uuid4()), beat(exits[0].id))
     assert await query("SELECT proxy_id FROM heartbeat") == [(exits[0].id,)]
     await store(database, beat(uuid4()))
     await store(database)
 
 
-async def test_a_heartbeat_is_no_revision(database, exits, query):
+async def test_heartbeat_makes_no_revision(database, exits, query):
     await store(database, beat(exits[0].id))
     assert await query("SELECT value FROM revision") == [(1,)]
 
 
-async def test_what_was_heard_of_a_removed_proxy_is_forgotten(database, exits, query):
+async def test_removal_of_a_proxy_deletes_its_heartbeat(database, exits, query):
     await store(database, beat(exits[0].id))
     async with write(database) as unit:
         await heartbeats.forget(unit.session, exits[0].id)
@@ -107,7 +107,7 @@ async def meet(database, until, query, held, *statements):
         await until(all_wait)
 
 
-async def test_replicas_that_store_the_same_heartbeats_in_another_order_do_not_block_each_other(
+async def test_replicas_store_heartbeats_in_any_order_without_deadlock(
     database, exits, until, query
 ):
     def beats(round_):
@@ -121,7 +121,7 @@ async def test_replicas_that_store_the_same_heartbeats_in_another_order_do_not_b
     await meet(database, until, query, held, store(database, *beats(1)), store(database, *turned(1)))
 
 
-async def test_replicas_that_store_the_same_answers_in_another_order_do_not_block_each_other(
+async def test_replicas_store_sync_statuses_in_any_order_without_deadlock(
     database, exits, until, query
 ):
     async def record(statuses):
@@ -134,7 +134,7 @@ async def test_replicas_that_store_the_same_answers_in_another_order_do_not_bloc
     await meet(database, until, query, held, record(statuses), record(statuses[::-1]))
 
 
-async def test_the_control_plane_hears_as_long_as_any_replica_of_the_api_does(database):
+async def test_ingest_watermark_is_the_newest_of_all_replicas(database):
     async def heard_until():
         async with database.session() as session:
             return await heartbeats.ingest_watermark(session)

@@ -54,14 +54,14 @@ async def differences(database: Database) -> list:
         return await connection.run_sync(compare)
 
 
-async def test_the_migrations_make_the_tables_that_the_code_has(empty):
+async def test_migrations_create_the_tables_of_the_code(empty):
     assert await differences(empty)
     await upgrade(empty)
     assert await differences(empty) == []
     assert await worlds.current_revision(empty) == 0
 
 
-async def test_constraints_have_the_names_that_the_code_asks_for(database):
+async def test_constraints_have_the_names_that_the_code_uses(database):
     """The API tells a taken name from an unknown pool by them, and autogenerate does not compare them all."""
     wanted = {
         str(constraint.name)
@@ -86,7 +86,7 @@ async def test_upgrading_again_changes_nothing(empty):
     assert await differences(empty) == []
 
 
-async def test_what_was_declared_before_there_were_localities_stands_nowhere_known(empty):
+async def test_rows_from_before_localities_have_an_unknown_locality(empty):
     async with empty.engine.begin() as connection:
         await connection.run_sync(lambda given: upgrade_to("0001", given))
         for statement in BEFORE_LOCALITIES:
@@ -175,7 +175,7 @@ OF_0003 = [
 ]
 
 
-async def test_what_the_previous_version_says_to_the_database_works_after_the_migration(empty):
+async def test_statements_of_the_previous_version_work_after_the_migration(empty):
     connection = await empty.connect()
     try:
         for schema in ("0003", "head"):
@@ -190,7 +190,7 @@ async def test_what_the_previous_version_says_to_the_database_works_after_the_mi
         await connection.close()
 
 
-async def test_what_the_previous_version_wrote_is_whole_for_this_one(empty):
+async def test_rows_of_the_previous_version_are_complete_for_this_one(empty):
     await upgrade(empty)
     connection = await empty.connect()
     for statement in OF_0003[:10]:
@@ -214,7 +214,7 @@ REMADE = {("0003", "sync")}
 """Tables that were thrown away with what they held, before there was a version to run beside."""
 
 
-async def test_each_migration_leaves_the_previous_version_its_columns_and_asks_it_for_no_others(empty):
+async def test_each_migration_keeps_the_columns_of_the_previous_version(empty):
     connection = await empty.connect()
     before: dict = {}
     for revision in MIGRATIONS:
@@ -300,7 +300,7 @@ def faults(revision: str, statements: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("revision", MIGRATIONS)
-def test_a_migration_rewrites_no_table_and_holds_up_nobody(revision):
+def test_migration_rewrites_no_table_and_blocks_no_writer(revision):
     statements = statements_of(revision)
     assert statements
     assert faults(revision, statements) == []
@@ -323,7 +323,7 @@ def test_a_migration_rewrites_no_table_and_holds_up_nobody(revision):
         "DROP TABLE sync",
     ],
 )
-def test_what_would_hold_others_up_or_break_them_is_found(statement):
+def test_linter_finds_blocking_or_breaking_statements(statement):
     assert faults("9999", [statement])
 
 
@@ -339,11 +339,11 @@ def test_what_would_hold_others_up_or_break_them_is_found(statement):
         "ALTER TABLE exit ALTER COLUMN name DROP NOT NULL",
     ],
 )
-def test_what_holds_nobody_up_is_fine(statement):
+def test_linter_accepts_harmless_statements(statement):
     assert faults("9999", [statement]) == []
 
 
-async def test_every_statement_of_every_migration_has_its_timeouts(empty):
+async def test_every_migration_statement_has_timeouts(empty):
     seen = set()
 
     def watch(connection, cursor, statement, *_):
@@ -369,7 +369,7 @@ def db_upgrade(url: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_was(empty, until):
+async def test_migration_that_waits_for_a_lock_gives_up_and_rolls_back(empty, until):
     async with empty.engine.begin() as connection:
         await connection.run_sync(lambda given: upgrade_to("0003", given))
     url = empty.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -396,14 +396,14 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     assert await differences(empty) == []
 
 
-async def test_a_database_that_is_behind_is_refused_with_the_hint(empty):
+async def test_database_at_an_older_migration_is_refused_with_a_hint(empty):
     with pytest.raises(MigrationBehind, match=r"the database is at migration none.*exitplane db upgrade"):
         await check_migration(empty)
     await upgrade(empty)
     await check_migration(empty)
 
 
-async def test_a_database_that_cannot_be_reached_is_named_as_such(tmp_path):
+async def test_unreachable_database_raises_database_unreachable(tmp_path):
     database = Database(f"postgresql://nobody@/nothing?host={tmp_path}")
     for attempt in (check_migration, upgrade, worlds.load, Database.connect):
         with pytest.raises(DatabaseUnreachable, match="PostgreSQL cannot be reached"):
@@ -411,7 +411,7 @@ async def test_a_database_that_cannot_be_reached_is_named_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "not a url", "", "sqlite:///file"])
-def test_a_url_that_is_not_postgresqls_is_refused(url):
+def test_url_of_another_database_is_refused(url):
     with pytest.raises(BadDatabaseUrl, match="EXITPLANE_DATABASE_URL"):
         parse_url(url)
 
@@ -422,7 +422,7 @@ def test_a_refused_url_does_not_show_its_password():
     assert "hunter2" not in str(caught.value)
 
 
-async def test_an_outage_within_a_session_is_named_as_such(wired):
+async def test_outage_within_a_session_raises_database_unreachable(wired):
     database, wire = wired
     await worlds.load(database)
     await wire.cut()
@@ -432,7 +432,7 @@ async def test_an_outage_within_a_session_is_named_as_such(wired):
     assert (await worlds.load(database)).revision == 0
 
 
-async def test_an_outage_in_the_middle_of_a_write_leaves_nothing(wired, declare):
+async def test_outage_during_a_write_leaves_nothing(wired, declare):
     database, wire = wired
 
     async def interrupted():
@@ -447,7 +447,7 @@ async def test_an_outage_in_the_middle_of_a_write_leaves_nothing(wired, declare)
     assert (world.revision, world.fleets) == (0, {})
 
 
-async def test_a_session_whose_connection_the_server_ended_is_named_as_such(database, query):
+async def test_session_that_the_server_ended_raises_database_unreachable(database, query):
     async def interrupted():
         async with database.session() as session:
             connection = await session.connection()

@@ -24,11 +24,11 @@ def listen(hearing: IngestWindow, start: datetime, seconds: float) -> datetime:
     return start + s(int(seconds))
 
 
-def test_before_the_first_look_there_is_no_silence():
+def test_no_silence_before_the_first_observation():
     assert IngestWindow().silence(NOW, LONG_AGO) == s(0)
 
 
-def test_silence_counts_from_when_the_keeper_began_to_look():
+def test_silence_counts_from_the_first_observation():
     hearing = IngestWindow()
     now = listen(hearing, NOW, 60)
     assert hearing.silence(now, LONG_AGO) == s(60)
@@ -40,20 +40,20 @@ def test_silence_counts_from_the_last_heartbeat():
     assert hearing.silence(now, NOW + s(45)) == s(15)
 
 
-def test_a_heartbeat_from_a_clock_that_is_ahead_is_no_silence():
+def test_heartbeat_from_the_future_is_no_silence():
     hearing = IngestWindow()
     now = listen(hearing, NOW, 60)
     assert hearing.silence(now, now + s(10)) == s(0)
 
 
-def test_while_no_api_ever_heard_there_is_no_silence():
+def test_no_silence_without_a_watermark():
     hearing = IngestWindow()
     for second in range(60):
         hearing.observe(NOW + s(second), None)
     assert hearing.silence(NOW + s(59), LONG_AGO) == s(0)
 
 
-def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_count():
+def test_outage_of_the_api_is_no_silence_and_resets_the_window():
     hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(40):
@@ -63,7 +63,7 @@ def test_an_outage_of_the_api_is_no_silence_and_what_was_before_it_does_not_coun
     assert hearing.silence(back, LONG_AGO) == s(10)
 
 
-def test_a_moment_without_a_flush_is_borne():
+def test_short_gap_between_flushes_keeps_the_window():
     hearing = IngestWindow()
     down = listen(hearing, NOW, 60)
     for second in range(1, 5):
@@ -72,7 +72,7 @@ def test_a_moment_without_a_flush_is_borne():
     assert hearing.silence(now, LONG_AGO) == s(70)
 
 
-def test_a_keeper_that_could_not_look_begins_anew():
+def test_gap_between_observations_resets_the_window():
     """PostgreSQL was away, the process was paused, or its machine slept."""
     hearing = IngestWindow()
     away = listen(hearing, NOW, 60)
@@ -81,14 +81,14 @@ def test_a_keeper_that_could_not_look_begins_anew():
     assert hearing.silence(back, LONG_AGO) == s(0)
 
 
-def test_a_clock_that_jumps_ahead_makes_no_silence():
+def test_clock_that_jumps_ahead_makes_no_silence():
     hearing = IngestWindow()
     jumped = listen(hearing, NOW, 60) + timedelta(hours=1)
     now = listen(hearing, jumped, 10)
     assert hearing.silence(now, NOW + s(60)) == s(10)
 
 
-def test_a_clock_that_jumps_back_makes_no_silence():
+def test_clock_that_jumps_back_makes_no_silence():
     hearing = IngestWindow()
     jumped = listen(hearing, NOW, 60) - timedelta(hours=1)
     now = listen(hearing, jumped, 10)
@@ -99,7 +99,7 @@ STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), m
 
 
 @given(STEPS, st.floats(0, 600))
-def test_silence_is_the_time_since_the_last_heartbeat_that_was_heard_without_a_break(steps, heard_ago_s):
+def test_silence_is_the_unbroken_time_since_the_last_heartbeat(steps, heard_ago_s):
     """Each look is some time after the one before, at an API that flushed some time ago (None: never)."""
     hearing, now, unbroken = IngestWindow(), NOW, s(0)
     heard_before = False

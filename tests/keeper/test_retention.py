@@ -69,7 +69,7 @@ def settle(house, clock):
     return store
 
 
-async def test_the_rollout_state_of_a_fleet_that_is_gone_is_forgotten_by_every_replica(house, clock, count, settle):
+async def test_rollout_state_of_a_removed_fleet_is_pruned(house, clock, count, settle):
     async with write(house.database) as unit:
         gone = await declared.save(unit, FleetRow(name="gone", created_at=clock()))
     await settle(f"gateway/{gone.id}", gone.id)
@@ -87,7 +87,7 @@ async def test_the_rollout_state_of_a_fleet_that_is_gone_is_forgotten_by_every_r
     assert world == await worlds.load(house.database)
 
 
-async def test_what_was_rejected_long_ago_is_forgotten_unless_something_is_held_back(house, clock, count, settle):
+async def test_old_rejections_are_pruned_unless_a_rollout_is_open(house, clock, count, settle):
     group = f"gateway/{house.pool.fleet_id}"
     await settle(group, house.pool.fleet_id)
     clock.advance(seconds=timedelta(days=91).total_seconds())
@@ -100,7 +100,7 @@ async def test_what_was_rejected_long_ago_is_forgotten_unless_something_is_held_
     assert await count(RejectionRow) == 0
 
 
-async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count):
+async def test_deregistered_canaries_are_pruned(house, clock, count):
     async with write(house.database) as unit:
         proxy = ProxyRow(fleet_id=house.pool.fleet_id, name="gw", role=Role.GATEWAY, created_at=clock())
         await declared.save(unit, proxy)
@@ -112,7 +112,7 @@ async def test_canaries_that_were_deregistered_are_forgotten(house, clock, count
     assert await count(CanaryRow) == 1
 
 
-async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count):
+async def test_old_config_request_is_pruned(house, clock, count):
     async with house.database.session() as session:
         await config_requests.add(session, uuid4(), None)
         await session.execute(text("UPDATE question SET asked_at = :at"), {"at": clock() - timedelta(hours=2)})
@@ -120,7 +120,7 @@ async def test_a_question_that_nobody_waits_for_is_forgotten(house, clock, count
     assert await count(ConfigRequestRow) == 0
 
 
-async def test_what_was_answered_is_kept_for_a_day(house, clock, count):
+async def test_stored_replies_are_kept_for_a_day(house, clock, count):
     async with house.database.session() as session:
         for key, age in (("new", timedelta(hours=23)), ("old", timedelta(hours=25))):
             await idempotency.save_reply(session, uuid4(), key, StoredReply("digest", 201, {}, "{}"))
@@ -131,7 +131,7 @@ async def test_what_was_answered_is_kept_for_a_day(house, clock, count):
         assert (await session.execute(select(IdempotencyRow.key))).scalars().all() == ["new"]
 
 
-async def test_sessions_that_expired_and_failures_of_long_ago_are_forgotten(house, clock):
+async def test_expired_sessions_and_old_login_failures_are_pruned(house, clock):
     async with house.database.session() as session:
         operator = OperatorRow(name="ada", role="admin", created_at=clock())
         await operators.save(session, operator)
@@ -148,7 +148,7 @@ async def test_sessions_that_expired_and_failures_of_long_ago_are_forgotten(hous
         assert (await session.execute(select(ThrottleRow.key))).scalars().all() == ["lately"]
 
 
-async def test_clients_that_are_silent_for_a_month_are_forgotten(house, clock):
+async def test_keepalives_of_silent_clients_are_pruned(house, clock):
     async with house.database.session() as session:
         await keepalives.store(session, "silent", {}, clock() - timedelta(days=31))
         await keepalives.store(session, "heard", {}, clock() - timedelta(days=29))
@@ -157,7 +157,7 @@ async def test_clients_that_are_silent_for_a_month_are_forgotten(house, clock):
         assert [client_id for client_id, _, _ in await keepalives.newest(session)] == ["heard"]
 
 
-async def test_a_replica_that_died_has_no_streams_and_no_canaries(house, clock, count):
+async def test_dead_replica_loses_its_streams_and_canaries(house, clock, count):
     living, dead = uuid4(), uuid4()
     proxies = {living: uuid4(), dead: uuid4()}
     async with house.database.session() as session:

@@ -26,7 +26,7 @@ from model.repositories import container_commands, containers, declared, enrolme
 from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import write
 from tests.keeper.conftest import House
-from tests.keeper.engine_stand_in import StandIn
+from tests.keeper.fake_engine import StandIn
 
 pytestmark = pytest.mark.postgres
 WANTED = {"minimum": 2, "maximum": 3, "image": "exit:1"}
@@ -122,7 +122,7 @@ async def serving(yard) -> Yard:
 # -- making ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
+async def test_pool_gets_its_minimum_with_labels_and_environment(yard):
     await yard.tend()
     assert yard.engine.running() == [yard.name(1), yard.name(2)]
     made = yard.engine.named(yard.name(1))
@@ -148,7 +148,7 @@ async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
     assert (host["Binds"], host["PortBindings"], "NetworkMode" in host) == ([], {}, False)
 
 
-async def test_what_a_pool_says_of_its_containers_is_what_they_are_made_of(yard):
+async def test_containers_are_created_with_the_settings_of_their_pool(yard):
     said = {"command": ["run", "it"], "environment": {"PROVIDER": "x"}, "secrets": ["wg.conf"], "network": "exits"}
     more = {"capabilities": [], "devices": [], "address": "203.0.113.5", "port": 20_000}
     await yard.declare_containers(WANTED | said | more)
@@ -164,7 +164,7 @@ async def test_what_a_pool_says_of_its_containers_is_what_they_are_made_of(yard)
     )
 
 
-async def test_each_has_a_token_of_its_own_that_nobody_else_sees(yard, database):
+async def test_each_container_has_its_own_secret_join_token(yard, database):
     with capture_logs() as logs:
         await yard.tend()
     tokens = [yard.engine.named(yard.name(slot)).files[TOKEN_PATH].decode().strip() for slot in (1, 2)]
@@ -178,7 +178,7 @@ async def test_each_has_a_token_of_its_own_that_nobody_else_sees(yard, database)
             assert await enrolment.find_token(session, token, yard.clock() + timedelta(minutes=6)) is None
 
 
-async def test_an_idle_fleet_is_left_alone(serving, database):
+async def test_idle_fleet_gets_no_action(serving, database):
     before = len(serving.engine.asked)
     async with database.session() as session:
         revision = (await session.execute(text("SELECT value FROM revision"))).scalar_one()
@@ -194,7 +194,7 @@ async def test_an_idle_fleet_is_left_alone(serving, database):
 # -- replacing ---------------------------------------------------------------------------------------------------------
 
 
-async def test_one_that_ended_is_replaced_and_its_exit_kept(serving):
+async def test_ended_container_is_replaced_and_keeps_its_exit(serving):
     exit_id = await serving.enrol(1)
     serving.engine.named(serving.name(1)).end()
     before = serving.engine.named(serving.name(1)).id
@@ -210,7 +210,7 @@ async def test_one_that_ended_is_replaced_and_its_exit_kept(serving):
     assert "it ended: Exited (137)" in (await serving.standing()).error
 
 
-async def test_an_error_is_forgotten_when_the_pool_has_settled(serving):
+async def test_error_is_cleared_when_the_pool_is_stable(serving):
     serving.engine.named(serving.name(1)).end()
     await serving.tend(times=3)
     for _ in range(20):
@@ -221,14 +221,14 @@ async def test_an_error_is_forgotten_when_the_pool_has_settled(serving):
     assert (standing.error, standing.error_since, standing.failures) == ("", None, 0)
 
 
-async def test_one_that_somebody_removed_is_made_again(serving):
+async def test_removed_container_is_created_again(serving):
     gone = serving.engine.named(serving.name(2))
     del serving.engine.containers[gone.id]
     await serving.tend()
     assert serving.engine.running() == [serving.name(1), serving.name(2)]
 
 
-async def test_one_whose_exit_is_lost_is_replaced(serving):
+async def test_container_with_a_lost_exit_is_replaced(serving):
     exit_id = await serving.enrol(1)
     async with write(serving.database) as unit:
         await exits.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
@@ -238,7 +238,7 @@ async def test_one_whose_exit_is_lost_is_replaced(serving):
     assert f"POST /containers/{before}/stop" in serving.engine.asked
 
 
-async def test_a_pool_whose_containers_die_at_once_is_not_hammered(yard):
+async def test_pool_with_dying_containers_backs_off(yard):
     yard.engine.dies_at_once = True
     await yard.tend(times=60)
     made = sum(each == "POST /containers/create" for each in yard.engine.asked)
@@ -246,7 +246,7 @@ async def test_a_pool_whose_containers_die_at_once_is_not_hammered(yard):
     assert "it ended: Exited (1)" in (await yard.standing()).error
 
 
-async def test_a_crash_between_making_and_starting_is_mended(yard):
+async def test_container_is_started_after_a_crash_before_its_start(yard):
     yard.engine.fails["POST /containers/000"] = (500, "the lights went out")
     await yard.tend()
     assert (yard.engine.running(), len(yard.engine.containers)) == ([], 1)
@@ -256,7 +256,7 @@ async def test_a_crash_between_making_and_starting_is_mended(yard):
     assert all(TOKEN_PATH in each.files for each in yard.engine.containers.values())
 
 
-async def test_an_image_that_is_not_there_is_told_with_its_hint_and_since_when(yard):
+async def test_missing_image_is_shown_with_hint_and_time(yard):
     yard.engine.images.clear()
     await yard.tend(times=4)
     standing = await yard.standing()
@@ -269,7 +269,7 @@ async def test_an_image_that_is_not_there_is_told_with_its_hint_and_since_when(y
     assert yard.engine.running() == [yard.name(1), yard.name(2)]
 
 
-async def test_secrets_without_a_folder_are_told(yard):
+async def test_secrets_without_a_folder_are_an_error(yard):
     yard.keeper_of_containers._context = replace(GROUND, secrets=None)
     await yard.declare_containers(WANTED | {"secrets": ["wg.conf"]})
     await yard.tend()
@@ -277,7 +277,7 @@ async def test_secrets_without_a_folder_are_told(yard):
     assert yard.engine.containers == {}
 
 
-async def test_an_engine_that_is_away_is_told_and_nothing_is_thought_to_be_lost(serving):
+async def test_unreachable_engine_is_shown_and_loses_no_container(serving):
     serving.engine.fails["GET /containers/json"] = (500, "out of order")
     await serving.tend(times=3)
     async with serving.database.session() as session:
@@ -308,7 +308,7 @@ async def test_containers_of_others_are_never_touched(yard):
     assert [call for call in yard.engine.asked if theirs in call][1:] == []
 
 
-async def test_a_name_that_somebody_else_has_is_told_and_left_to_them(yard):
+async def test_name_of_a_foreign_container_is_shown_and_not_touched(yard):
     async with Engine(yard.engine.address) as engine:
         theirs = await engine.create(yard.name(1), {"Image": "exit:1"})
     await yard.tend(times=5)
@@ -316,7 +316,7 @@ async def test_a_name_that_somebody_else_has_is_told_and_left_to_them(yard):
     assert "in use" in (await yard.standing()).error
 
 
-async def test_one_that_the_database_forgot_is_found_again_by_its_labels(serving):
+async def test_container_without_a_row_is_found_by_its_labels(serving):
     async with serving.database.session() as session:
         await session.execute(text("DELETE FROM container"))
     await serving.tend()
@@ -328,7 +328,7 @@ async def test_one_that_the_database_forgot_is_found_again_by_its_labels(serving
 
 
 @pytest.mark.slow
-async def test_load_brings_one_more_up_to_the_maximum_and_idleness_takes_it_away_again(serving):
+async def test_load_scales_up_to_the_maximum_and_idleness_scales_down(serving):
     await serving.declare_containers(WANTED | {"requests_per_exit": 10, "drain_s": 20})
     for _ in range(20):
         for slot in range(1, len(await serving.rows()) + 1):
@@ -349,7 +349,7 @@ async def test_load_brings_one_more_up_to_the_maximum_and_idleness_takes_it_away
     assert (len(serving.engine.running()), len(await serving.exits())) == (2, 2)
 
 
-async def test_an_exit_that_is_to_go_is_drained_until_nothing_of_it_is_open(serving):
+async def test_leaving_exit_is_drained_until_it_has_no_open_requests(serving):
     for slot in (1, 2):
         await serving.enrol(slot, open_requests=3)
     await serving.declare_containers(WANTED | {"minimum": 1, "maximum": 1, "drain_s": 600})
@@ -367,7 +367,7 @@ async def test_an_exit_that_is_to_go_is_drained_until_nothing_of_it_is_open(serv
     assert list(await serving.exits()) == [name for name in map(serving.name, (1, 2)) if name != going]
 
 
-async def test_a_pool_that_wants_none_any_more_has_none_and_their_exits_are_deregistered(serving, database):
+async def test_pool_without_containers_deregisters_their_exits(serving, database):
     await serving.declare_containers(None)
     await serving.tend(times=40)
     assert (serving.engine.containers, await serving.rows(), await serving.exits()) == ({}, [], {})
@@ -375,7 +375,7 @@ async def test_a_pool_that_wants_none_any_more_has_none_and_their_exits_are_dere
         assert (await session.execute(select(ProxyRow))).all() == []
 
 
-async def test_the_containers_of_a_pool_that_was_deleted_are_removed(yard):
+async def test_containers_of_a_deleted_pool_are_removed(yard):
     await yard.tend()
     async with write(yard.database) as unit:
         await declared.remove(unit, await declared.lock(unit.session, PoolRow, yard.pool.id))
@@ -383,7 +383,7 @@ async def test_the_containers_of_a_pool_that_was_deleted_are_removed(yard):
     assert (yard.engine.containers, await yard.rows()) == ({}, [])
 
 
-async def test_another_image_is_rolled_out_one_after_the_other(serving):
+async def test_new_image_is_rolled_out_one_container_at_a_time(serving):
     serving.engine.images.add("exit:2")
     await serving.declare_containers(WANTED | {"image": "exit:2", "drain_s": 0})
     least = 2
@@ -400,7 +400,7 @@ async def test_another_image_is_rolled_out_one_after_the_other(serving):
 # -- wishes ------------------------------------------------------------------------------------------------------------
 
 
-async def test_one_that_an_operator_stopped_stays_so_until_it_is_started(serving):
+async def test_stopped_container_stays_stopped_until_it_is_started(serving):
     await serving.wish(1, "stop")
     await serving.tend(times=100)
     assert serving.engine.running() == [serving.name(2)]
@@ -410,7 +410,7 @@ async def test_one_that_an_operator_stopped_stays_so_until_it_is_started(serving
     assert serving.engine.running() == [serving.name(1), serving.name(2)]
 
 
-async def test_a_restart_of_a_pool_goes_from_one_to_the_next_when_that_serves(serving):
+async def test_pool_restart_waits_for_each_container_to_serve(serving):
     for slot in (1, 2):
         await serving.wish(slot, "restart", in_turn=True)
     await serving.tend()
@@ -422,13 +422,13 @@ async def test_a_restart_of_a_pool_goes_from_one_to_the_next_when_that_serves(se
     assert [serving.engine.named(serving.name(slot)).starts for slot in (1, 2)] == [2, 2]
 
 
-async def test_logs_are_the_last_lines(serving):
+async def test_logs_command_returns_the_last_lines(serving):
     wish = await serving.wish(1, "logs", lines=2)
     await serving.tend()
     assert (await serving.answer(wish)).answer == "two\nthree\n"
 
 
-async def test_what_cannot_be_done_is_said(serving):
+async def test_failed_command_has_an_error(serving):
     serving.engine.fails[f"POST /containers/{serving.engine.named(serving.name(1)).id}/restart"] = (500, "stuck")
     first, second = await serving.wish(1, "restart"), await serving.wish(9, "restart")
     await serving.tend()
@@ -439,7 +439,7 @@ async def test_what_cannot_be_done_is_said(serving):
 # -- the lease ---------------------------------------------------------------------------------------------------------
 
 
-async def test_work_ends_at_once_when_the_lease_is_lost():
+async def test_work_is_cancelled_when_the_lease_is_lost():
     lost, ended = asyncio.Event(), asyncio.Event()
 
     async def alive():
@@ -460,7 +460,7 @@ async def test_work_ends_at_once_when_the_lease_is_lost():
 
 
 @pytest.mark.slow
-async def test_of_two_replicas_one_works_and_the_other_follows(yard, until, database_url):
+async def test_one_of_two_replicas_works_and_the_other_follows(yard, until, database_url):
     async def replica():
         database = Database(database_url)
         try:
@@ -487,7 +487,7 @@ async def test_of_two_replicas_one_works_and_the_other_follows(yard, until, data
         await asyncio.gather(first, second, return_exceptions=True)
 
 
-async def test_a_token_is_for_one_name_and_one_key(database, clock, house):
+async def test_named_join_token_is_for_one_key(database, clock, house):
     async with database.session() as session:
         fleet = (await session.execute(select(FleetRow))).scalar_one()
         token = await enrolment.create_token(
@@ -498,7 +498,7 @@ async def test_a_token_is_for_one_name_and_one_key(database, clock, house):
         assert [await enrolment.use_token(session, row, key) for key in ("one", "one", "two")] == [True, True, False]
 
 
-async def test_wishes_are_forgotten_in_time(yard, database):
+async def test_old_commands_are_pruned(yard, database):
     wish = await yard.wish(7, "stop")
     await yard.tend()
     yard.clock.advance(hours=2)
@@ -506,7 +506,7 @@ async def test_wishes_are_forgotten_in_time(yard, database):
     assert await yard.answer(wish) is None
 
 
-async def test_a_heartbeat_of_nobody_is_no_container(yard):
+async def test_heartbeat_of_an_unknown_exit_makes_no_container(yard):
     async with yard.database.session() as session:
         assert await heartbeats.find(session, uuid4()) is None
         assert await containers.find(session, uuid4(), yard.name(1)) is None
