@@ -1,4 +1,4 @@
-"""What is done about the containers of a pool: by table, and over time against an engine that is a dictionary."""
+"""The plan for a pool's containers: by table, and over time against an engine that is a dictionary."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ from tests.scale import scaled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
-WISH = ContainerSettings(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
+SETTINGS = ContainerSettings(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
 SERVES = ObservedExit(ExitState.HEALTHY, NOW - timedelta(minutes=50), NOW - timedelta(seconds=3), 0)
 
 
 def slot(number: int, **fields) -> Slot:
-    """One that runs and serves, and has nothing to do, unless something else is said."""
+    """Return a running container that serves without load; `fields` override its fields."""
     given = {"life": ContainerStatus.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
     return Slot(number, f"us-{number}", **(given | fields))
 
 
-def decide(*slots: Slot, wish: ContainerSettings | None = WISH, scale: PoolScale | None = None, now: datetime = NOW):
-    return plan(wish, slots, PoolScale(wanted=2) if scale is None else scale, now, LONG_AGO)
+def decide(
+    *slots: Slot, settings: ContainerSettings | None = SETTINGS, scale: PoolScale | None = None, now: datetime = NOW
+):
+    return plan(settings, slots, PoolScale(wanted=2) if scale is None else scale, now, LONG_AGO)
 
 
 def actions(*slots: Slot, **given):
@@ -100,7 +102,7 @@ def test_container_that_never_enrols_is_replaced_after_its_time():
 
 def test_silence_outside_the_ingest_window_does_not_count():
     silent = slot(2, exit=None, started_at=LONG_AGO)
-    assert plan(WISH, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
+    assert plan(SETTINGS, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
 
 
 @pytest.mark.parametrize("life", [ContainerStatus.ENDED, ContainerStatus.MISSING, ContainerStatus.RUNNING])
@@ -114,7 +116,7 @@ def test_container_of_a_taken_out_exit_is_not_replaced(state):
 
 
 def test_removed_pool_drains_running_containers_and_removes_others():
-    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), wish=None)
+    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), settings=None)
     assert brief(found) == [("DrainExit", "us-1"), ("RemoveContainer", "us-2"), ("RemoveContainer", "us-3")]
     assert all(action.for_good for action in found if isinstance(action, RemoveContainer))
 
@@ -131,7 +133,7 @@ def leaving(seconds_ago: float, **fields):
         (leaving(30, open_requests=0), True),
         (leaving(30, open_requests=5), False),
         (leaving(60, open_requests=5), True),
-        (leaving(2, open_requests=0), False),  # what it said last was said before it was drained
+        (leaving(2, open_requests=0), False),  # its last heartbeat is from before the drain
         (slot(3, leaving_since=NOW, life=ContainerStatus.ENDED), True),
         (slot(3, leaving_since=NOW, exit=None), True),
     ],
@@ -147,8 +149,8 @@ def test_leaving_container_that_serves_again_is_drained_again():
 
 
 def test_draining_container_counts_towards_the_maximum():
-    wish = replace(WISH, minimum=3, maximum=3)
-    found = actions(slot(1), slot(2), leaving(1, open_requests=9), wish=wish, scale=PoolScale(wanted=3))
+    settings = replace(SETTINGS, minimum=3, maximum=3)
+    found = actions(slot(1), slot(2), leaving(1, open_requests=9), settings=settings, scale=PoolScale(wanted=3))
     assert found == ()
 
 
@@ -169,11 +171,11 @@ def test_outdated_container_that_does_not_serve_is_replaced_at_once():
 
 
 def test_surplus_removes_idle_containers_first():
-    wish, busy = replace(WISH, minimum=1), replace(SERVES, open_requests=7)
+    settings, busy = replace(SETTINGS, minimum=1), replace(SERVES, open_requests=7)
     three = slot(1, exit=replace(SERVES, state=ExitState.UNREACHABLE)), slot(2), slot(3, exit=busy)
-    assert brief(actions(*three, wish=wish, scale=PoolScale(wanted=2))) == [("DrainExit", "us-1")]
-    assert brief(actions(*three[1:], wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
-    assert brief(actions(slot(1), slot(2), wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
+    assert brief(actions(*three, settings=settings, scale=PoolScale(wanted=2))) == [("DrainExit", "us-1")]
+    assert brief(actions(*three[1:], settings=settings, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
+    assert brief(actions(slot(1), slot(2), settings=settings, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
 
 
 # -- load --------------------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def with_load(*loads: int):
 
 
 def over(seconds: int, *loads: int, scale: PoolScale, step: int = 2):
-    """The scale after a time of the same load."""
+    """Return the scale after a time of constant load."""
     for second in range(0, seconds + 1, step):
         now = NOW + timedelta(seconds=second)
         fresh = [replace(each, exit=replace(each.exit, heard_at=now)) for each in with_load(*loads)]
@@ -214,7 +216,7 @@ def test_lasting_idleness_removes_one_but_keeps_the_minimum():
 
 
 def test_scaling_down_needs_spare_capacity():
-    # 3 exits with 10 between them: 2 would have 5 each, which is half of what they may
+    # 3 exits share 10 requests: 2 exits would have 5 each, half of their limit
     assert over(600, 4, 3, 3, scale=PoolScale(wanted=3)).wanted == 3
 
 
@@ -225,7 +227,7 @@ def test_load_is_not_judged_while_a_container_starts():
 
 
 def test_pool_without_a_request_limit_has_its_minimum():
-    found = decide(*with_load(99, 99), wish=replace(WISH, requests_per_exit=None), scale=PoolScale(wanted=3))
+    found = decide(*with_load(99, 99), settings=replace(SETTINGS, requests_per_exit=None), scale=PoolScale(wanted=3))
     assert found.scale.wanted == 2
 
 
@@ -259,10 +261,10 @@ def test_failures_are_reset_when_all_have_served_for_a_while():
 
 
 @dataclass
-class House:
-    """An engine and exits, as simple as can be; containers come up 10 s after they are started, unless they are broken."""
+class SimulatedPool:
+    """A simulated engine with exits. Containers serve 10 s after their start, unless they are `broken`."""
 
-    wish: ContainerSettings
+    settings: ContainerSettings
     now: datetime = NOW
     scale: PoolScale = field(default_factory=PoolScale)
     slots: dict[int, Slot] = field(default_factory=dict)
@@ -273,8 +275,8 @@ class House:
     def step(self, seconds: float = 2):
         self.now += timedelta(seconds=seconds)
         for number, each in self.slots.items():
-            self.slots[number] = self._lived(each)
-        found = plan(self.wish, [*self.slots.values()], self.scale, self.now, LONG_AGO)
+            self.slots[number] = self._after_step(each)
+        found = plan(self.settings, [*self.slots.values()], self.scale, self.now, LONG_AGO)
         self.scale = found.scale
         for action in found.actions:
             self._do(action)
@@ -282,7 +284,7 @@ class House:
         self.most = max(self.most, len(running))
         return found.actions
 
-    def _lived(self, each: Slot) -> Slot:
+    def _after_step(self, each: Slot) -> Slot:
         if each.life is not ContainerStatus.RUNNING:
             return each
         if self.broken and each.exit is None:
@@ -328,23 +330,23 @@ EVENTS = st.one_of(
 )
 
 
-def befall(house: House, event: str, value: int):
-    each = house.slots.get(value)
+def apply_event(pool: SimulatedPool, event: str, value: int):
+    each = pool.slots.get(value)
     match event:
         case "load":
-            house.load = value
+            pool.load = value
         case "broken":
-            house.broken = bool(value)
+            pool.broken = bool(value)
         case "wait":
-            house.step(value)
+            pool.step(value)
         case "kill" if each:
-            house.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
+            pool.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
         case "delete" if each:
-            house.slots[value] = replace(each, life=ContainerStatus.MISSING)
+            pool.slots[value] = replace(each, life=ContainerStatus.MISSING)
         case "lose" if each and each.exit:
-            house.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=house.now))
+            pool.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=pool.now))
         case "crash between making and starting" if each and each.life is ContainerStatus.MISSING:
-            house.slots[value] = replace(each, life=ContainerStatus.CREATED)
+            pool.slots[value] = replace(each, life=ContainerStatus.CREATED)
 
 
 @settings(max_examples=scaled(50), deadline=None)
@@ -355,25 +357,25 @@ def befall(house: House, event: str, value: int):
     st.one_of(st.none(), st.integers(1, 50)),
 )
 def test_random_events_never_exceed_the_maximum_and_recover(events, minimum, more, requests):
-    wish = ContainerSettings(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
-    house = House(wish)
+    settings = ContainerSettings(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
+    pool = SimulatedPool(settings)
     for event, value in events:
-        befall(house, event, value)
-        house.step()
-        assert wish.minimum <= house.scale.wanted <= wish.maximum
-    assert house.most <= wish.maximum
-    house.broken, house.load = False, 0
-    for _ in range(int((BACKOFF_MAX.total_seconds() + wish.drain_s + 60) / 2)):
-        house.step()
-    assert house.serving() >= wish.minimum
+        apply_event(pool, event, value)
+        pool.step()
+        assert settings.minimum <= pool.scale.wanted <= settings.maximum
+    assert pool.most <= settings.maximum
+    pool.broken, pool.load = False, 0
+    for _ in range(int((BACKOFF_MAX.total_seconds() + settings.drain_s + 60) / 2)):
+        pool.step()
+    assert pool.serving() >= settings.minimum
     for _ in range(more * int(IDLE_FOR.total_seconds()) + 60):
-        house.step()
-    assert house.most <= wish.maximum
-    assert house.serving() == house.scale.wanted
-    assert all(house.step() == () for _ in range(30)), "an idle fleet is left alone"
+        pool.step()
+    assert pool.most <= settings.maximum
+    assert pool.serving() == pool.scale.wanted
+    assert all(pool.step() == () for _ in range(30)), "an idle fleet is left alone"
 
 
 def test_pool_with_dying_containers_creates_few_of_them():
-    house = House(replace(WISH, minimum=1), broken=True)
-    made = sum(isinstance(action, CreateContainer) for _ in range(900) for action in house.step(1))
+    pool = SimulatedPool(replace(SETTINGS, minimum=1), broken=True)
+    made = sum(isinstance(action, CreateContainer) for _ in range(900) for action in pool.step(1))
     assert made <= 6 + 900 / 60 + 1

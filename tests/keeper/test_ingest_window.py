@@ -1,4 +1,4 @@
-"""Silence counts only while the control plane could hear: since its last deafness, whatever that came from."""
+"""Silence counts only within the ingest window, whatever broke the window before."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def s(seconds: float) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def listen(hearing: IngestWindow, start: datetime, seconds: float) -> datetime:
-    """Look every second, with the API flushing all the time; gives the time of the last look."""
+def observe_every_second(window: IngestWindow, start: datetime, seconds: float) -> datetime:
+    """Observe every second while the API flushes, and return the time of the last observation."""
     for second in range(int(seconds) + 1):
-        hearing.observe(start + s(second), start + s(second))
+        window.observe(start + s(second), start + s(second))
     return start + s(int(seconds))
 
 
@@ -29,70 +29,70 @@ def test_no_silence_before_the_first_observation():
 
 
 def test_silence_counts_from_the_first_observation():
-    hearing = IngestWindow()
-    now = listen(hearing, NOW, 60)
-    assert hearing.silence(now, LONG_AGO) == s(60)
+    window = IngestWindow()
+    now = observe_every_second(window, NOW, 60)
+    assert window.silence(now, LONG_AGO) == s(60)
 
 
 def test_silence_counts_from_the_last_heartbeat():
-    hearing = IngestWindow()
-    now = listen(hearing, NOW, 60)
-    assert hearing.silence(now, NOW + s(45)) == s(15)
+    window = IngestWindow()
+    now = observe_every_second(window, NOW, 60)
+    assert window.silence(now, NOW + s(45)) == s(15)
 
 
 def test_heartbeat_from_the_future_is_no_silence():
-    hearing = IngestWindow()
-    now = listen(hearing, NOW, 60)
-    assert hearing.silence(now, now + s(10)) == s(0)
+    window = IngestWindow()
+    now = observe_every_second(window, NOW, 60)
+    assert window.silence(now, now + s(10)) == s(0)
 
 
 def test_no_silence_without_a_watermark():
-    hearing = IngestWindow()
+    window = IngestWindow()
     for second in range(60):
-        hearing.observe(NOW + s(second), None)
-    assert hearing.silence(NOW + s(59), LONG_AGO) == s(0)
+        window.observe(NOW + s(second), None)
+    assert window.silence(NOW + s(59), LONG_AGO) == s(0)
 
 
 def test_outage_of_the_api_is_no_silence_and_resets_the_window():
-    hearing = IngestWindow()
-    down = listen(hearing, NOW, 60)
+    window = IngestWindow()
+    down = observe_every_second(window, NOW, 60)
     for second in range(40):
-        hearing.observe(down + s(second), down)
-    assert hearing.silence(down + s(39), LONG_AGO) == s(0)
-    back = listen(hearing, down + s(40), 10)
-    assert hearing.silence(back, LONG_AGO) == s(10)
+        window.observe(down + s(second), down)
+    assert window.silence(down + s(39), LONG_AGO) == s(0)
+    back = observe_every_second(window, down + s(40), 10)
+    assert window.silence(back, LONG_AGO) == s(10)
 
 
 def test_short_gap_between_flushes_keeps_the_window():
-    hearing = IngestWindow()
-    down = listen(hearing, NOW, 60)
+    window = IngestWindow()
+    down = observe_every_second(window, NOW, 60)
     for second in range(1, 5):
-        hearing.observe(down + s(second), down)
-    now = listen(hearing, down + s(5), 5)
-    assert hearing.silence(now, LONG_AGO) == s(70)
+        window.observe(down + s(second), down)
+    now = observe_every_second(window, down + s(5), 5)
+    assert window.silence(now, LONG_AGO) == s(70)
 
 
 def test_gap_between_observations_resets_the_window():
-    """PostgreSQL was away, the process was paused, or its machine slept."""
-    hearing = IngestWindow()
-    away = listen(hearing, NOW, 60)
+    """PostgreSQL was away, the process was paused, or its machine was suspended."""
+    window = IngestWindow()
+    away = observe_every_second(window, NOW, 60)
     back = away + s(120)
-    hearing.observe(back, back)
-    assert hearing.silence(back, LONG_AGO) == s(0)
+    window.observe(back, back)
+    assert window.silence(back, LONG_AGO) == s(0)
 
 
 def test_clock_that_jumps_ahead_makes_no_silence():
-    hearing = IngestWindow()
-    jumped = listen(hearing, NOW, 60) + timedelta(hours=1)
-    now = listen(hearing, jumped, 10)
-    assert hearing.silence(now, NOW + s(60)) == s(10)
+    window = IngestWindow()
+    jumped = observe_every_second(window, NOW, 60) + timedelta(hours=1)
+    now = observe_every_second(window, jumped, 10)
+    assert window.silence(now, NOW + s(60)) == s(10)
 
 
 def test_clock_that_jumps_back_makes_no_silence():
-    hearing = IngestWindow()
-    jumped = listen(hearing, NOW, 60) - timedelta(hours=1)
-    now = listen(hearing, jumped, 10)
-    assert hearing.silence(now, LONG_AGO) == s(10)
+    window = IngestWindow()
+    jumped = observe_every_second(window, NOW, 60) - timedelta(hours=1)
+    now = observe_every_second(window, jumped, 10)
+    assert window.silence(now, LONG_AGO) == s(10)
 
 
 STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), max_size=40)
@@ -100,8 +100,8 @@ STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), m
 
 @given(STEPS, st.floats(0, 600))
 def test_silence_is_the_unbroken_time_since_the_last_heartbeat(steps, heard_ago_s):
-    """Each look is some time after the one before, at an API that flushed some time ago (None: never)."""
-    hearing, now, unbroken = IngestWindow(), NOW, s(0)
+    """Each step is the time since the previous observation and the age of the watermark (None: no flush)."""
+    window, now, unbroken = IngestWindow(), NOW, s(0)
     heard_before = False
     for after_s, flushed_ago_s in steps:
         now += s(after_s)
@@ -109,6 +109,6 @@ def test_silence_is_the_unbroken_time_since_the_last_heartbeat(steps, heard_ago_
         watched = s(0) <= s(after_s) <= MAX_GAP
         unbroken = unbroken + s(after_s) if heard and heard_before and watched else s(0)
         heard_before = heard
-        hearing.observe(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
-        silence = hearing.silence(now, now - s(heard_ago_s))
+        window.observe(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
+        silence = window.silence(now, now - s(heard_ago_s))
         assert abs(silence - min(unbroken, s(heard_ago_s))) < timedelta(milliseconds=1)

@@ -1,4 +1,4 @@
-"""Computed weights: half the worth, half the share; smoothed, in steps, and still while measurements are only noisy."""
+"""Computed shares: proportional to the score, smoothed, in steps, and stable under noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def candidate(number: int, by: WeighBy, **more) -> WeighedExit:
 
 
 def weigh(candidates, uptimes=None, scales=None) -> list[int]:
-    """The share of each after one look."""
+    """Return the share of each exit after one computation."""
     changed = (scales or WeightSmoother()).weigh(candidates, uptimes or {})
     return [changed.get(each.exit_id, each.share) for each in candidates]
 
@@ -67,7 +67,7 @@ def test_no_share_changes_while_no_exit_serves():
 
 
 def test_noise_moves_no_share():
-    """Each measurement is off by up to a third, either way."""
+    """Each measurement differs by up to a third from the real value."""
     noise, scales = random.Random(1), WeightSmoother()
     exits = [candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40))]
     exits = [each._replace(share=share) for each, share in zip(exits, weigh(exits, scales=scales), strict=True)]

@@ -1,4 +1,4 @@
-"""The control plane's own authority: what it signs is bound to an identity, and what it does not sign."""
+"""The certificate authority: it binds certificates to identities, and refuses bad signing requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def request(key, *, names: list[x509.GeneralName] | None = None) -> x509.Certifi
 
 
 def verify(authority, certificate_pem: str, at: datetime) -> list[x509.GeneralName]:
-    """What a TLS peer that trusts only this authority makes of a client's certificate."""
+    """Verify a client's certificate as a TLS peer that trusts only this authority does."""
     store = Store([x509.load_pem_x509_certificate(authority.certificate_pem.encode())])
     verifier = PolicyBuilder().store(store).time(at).build_client_verifier()
     return list(verifier.verify(x509.load_pem_x509_certificate(certificate_pem.encode()), []).subjects)
@@ -125,7 +125,7 @@ def test_a_key_of_another_kind_is_refused(authority, key):
 
 
 def test_a_request_that_its_key_did_not_sign_is_refused(authority):
-    """Somebody else's public key under a signature of one's own."""
+    """The public key of one key pair, signed with another."""
     mine, theirs = (request(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
     forged = mine.public_bytes(serialization.Encoding.DER).replace(spki(mine), spki(theirs))
     text = (
@@ -183,7 +183,7 @@ async def test_all_replicas_share_the_first_authority(database):
 
 @pytest.mark.postgres
 async def test_replicas_that_start_at_once_share_one_authority(database):
-    """Both find none and make one; the one that commits first is everybody's."""
+    """Both replicas find none and create one; all use the one that commits first."""
     async with database.session() as slow:
         made = []
 

@@ -1,4 +1,4 @@
-"""Backups: what was, is again; and nobody takes what is new after a restore for what was before."""
+"""Backups: a restore brings everything back, and no reader confuses later revisions with earlier ones."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def text_of(url):
 
 @pytest.fixture
 async def other_url(postgres) -> AsyncIterator[str]:
-    """Another database, without any table."""
+    """An empty second database."""
     async with new_database(postgres) as url:
         yield url
 
 
 async def fill(database: Database, declare) -> None:
-    """Something of all that must come back."""
+    """Write a row of everything that a restore must bring back."""
     async with database.session() as session:
         await enrolment.ensure_authority(session, lambda: create_authority(AT))
         await logins.ensure_signing_key(session, secrets.token_bytes(32))
@@ -91,7 +91,7 @@ async def fill(database: Database, declare) -> None:
 
 
 async def change_much(database: Database, declare) -> None:
-    """What is done after the backup, and is to be undone."""
+    """Write after the backup; the restore must undo it."""
     async with write(database, actor=Actor()) as unit:
         await declare.fleet(unit, "later")
         found = await declared.find_fleet(unit.session, "one")
@@ -102,7 +102,7 @@ async def change_much(database: Database, declare) -> None:
 
 
 async def everything(database: Database) -> dict[str, list[str]]:
-    """All rows of all tables as text, but for what a restore changes on purpose."""
+    """Return all rows of all tables as text, except for what a restore changes on purpose."""
     connection = await database.connect()
     try:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -116,7 +116,7 @@ async def everything(database: Database) -> dict[str, list[str]]:
 
 
 async def shape(database: Database) -> list[str]:
-    """Columns, constraints, indexes, triggers and functions."""
+    """Return columns, constraints, indexes, triggers and functions."""
     connection = await database.connect()
     try:
         rows = await connection.fetch(
@@ -134,7 +134,7 @@ async def shape(database: Database) -> list[str]:
 
 
 async def chain(database: Database) -> int:
-    """How many entries the audit has, every one of which is bound to the one before."""
+    """Verify the audit's hash chain, and return its length."""
     async with database.session() as session:
         rows = (await session.execute(select(AuditRow).order_by(col(AuditRow.sequence)))).scalars().all()
         head = (await session.execute(select(AuditHeadRow))).scalar_one()
@@ -148,7 +148,7 @@ async def chain(database: Database) -> int:
 
 @pytest.fixture
 async def backed_up(database, database_url, declare, tmp_path):
-    """A database with something in it, its backup, and what it held then."""
+    """A database with rows, its backup, and its content at that time."""
     await fill(database, declare)
     file = tmp_path / "exitplane.backup"
     before = await everything(database)
@@ -157,7 +157,7 @@ async def backed_up(database, database_url, declare, tmp_path):
     return file, before
 
 
-# -- there and back ----------------------------------------------------------------------------------------------------
+# -- round trip --------------------------------------------------------------------------------------------------------
 
 
 async def test_restore_over_later_writes_brings_the_backup_back(database, database_url, backed_up, declare):
@@ -190,7 +190,7 @@ async def test_embedded_database_is_backed_up_and_restored_while_stopped(tmp_pat
     file, before = backed_up
     state = tmp_path.parent / f"{tmp_path.name}-state"
     for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)  # as root the server runs as somebody else
+        parent.chmod(0o755)  # as root, the server runs as another user
     done = await db("restore", file, state=str(state))
     assert done.returncode == 0, done
     again = tmp_path / "again.backup"
@@ -245,11 +245,13 @@ def ready(port: int) -> bool:
         return False
 
 
-# -- what is new is not taken for what is old --------------------------------------------------------------------------
+# -- later revisions are not confused with earlier ones ---------------------------------------------------------------
 
 
-async def test_replica_with_a_later_revision_loads_everything_after_a_restore(database, database_url, backed_up, declare):
-    """One that was cut off from the database meanwhile; a lower revision it would not publish."""
+async def test_replica_with_a_later_revision_loads_everything_after_a_restore(
+    database, database_url, backed_up, declare
+):
+    """The replica was cut off from the database meanwhile; it never publishes a lower revision."""
     file, _ = backed_up
     await change_much(database, declare)
     known = await worlds.load(database)
@@ -274,9 +276,7 @@ async def test_restore_skips_revisions_that_a_lost_database_may_have_used(backed
     await other.close()
 
 
-async def test_event_reader_from_after_the_backup_gets_events_gone(
-    database, database_url, backed_up, declare
-):
+async def test_event_reader_from_after_the_backup_gets_events_gone(database, database_url, backed_up, declare):
     file, _ = backed_up
     async with database.session() as session:
         at_backup = await events.newest_id(session)
@@ -394,7 +394,7 @@ async def test_interrupted_restore_changes_nothing(database, database_url, backe
     await change_much(database, declare)
     later = await everything(database)
     await database.close()
-    # a seal that fits what was torn, so that pg_restore fails in the middle of a table
+    # a checksum that matches the truncated dump, so that pg_restore fails in the middle of a table
     archive = file.read_bytes().partition(_SEAL)[0]
     torn = tmp_path / "torn.backup"
     torn.write_bytes(archive[: len(archive) // 2])
@@ -402,7 +402,7 @@ async def test_interrupted_restore_changes_nothing(database, database_url, backe
     done = await db("restore", torn, "--force", url=database_url)
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
-    # and one that fails between two statements, all of which are good
+    # and one that fails between two statements that are all valid
     real = _tools(0)
     (tmp_path / "psql").symlink_to(real / "psql")
     program = tmp_path / "pg_restore"

@@ -1,4 +1,4 @@
-"""The feed wakes its follower on NOTIFY, whenever it (re)connects, and at least every poll."""
+"""The change feed wakes its listener on NOTIFY, on every (re)connection, and at every poll."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import tasks
 pytestmark = pytest.mark.postgres
 
 NEVER_S = 3600.0
-"""A poll that no test waits for: what wakes within SOON_S was not the poll."""
+"""A poll interval that no test reaches: a wake-up within SOON_S was not the poll."""
 SOON_S = 60.0
 
 
@@ -36,7 +36,7 @@ async def listeners(query) -> list[int]:
 
 
 async def test_connection_wakes_the_listener(database):
-    """What was written before anybody listened would be missed otherwise."""
+    """Otherwise writes from before the connection would be missed."""
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         assert feed.connected
@@ -61,7 +61,7 @@ async def test_write_while_the_listener_is_busy_wakes_its_next_wait(database, de
 
 
 class Counted(asyncio.Event):
-    """Counts how often it was set."""
+    """An event that counts how often it was set."""
 
     times = 0
 
@@ -83,7 +83,7 @@ async def test_only_subscribed_channels_wake_the_listener(database, declare):
 
 
 async def test_reconnection_wakes_the_listener(database, declare, query):
-    """Notifications of the time between are lost; nothing else would tell."""
+    """Notifications during the reconnection are lost."""
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         (pid,) = await listeners(query)
@@ -120,7 +120,7 @@ async def test_feed_survives_an_outage_of_postgresql(wired, declare, until):
 
 
 async def test_silent_connection_is_replaced(wired, until):
-    """Behind a network that swallows everything no end ever arrives: only the question every poll tells."""
+    """A network that drops everything delivers no end of the connection; only the query at every poll fails."""
     database, wire = wired
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
@@ -131,7 +131,7 @@ async def test_silent_connection_is_replaced(wired, until):
 
 
 async def test_connection_that_the_server_ended_is_replaced_before_its_end(wired, until):
-    """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
+    """asyncpg raises InternalClientError then, which is no error of PostgreSQL or of the network."""
     database, wire = wired
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
@@ -144,12 +144,12 @@ async def test_connection_that_the_server_ended_is_replaced_before_its_end(wired
 
 
 def last_words() -> bytes:
-    """What PostgreSQL says to a connection that it ends."""
+    """Return PostgreSQL's message to a connection that it ends."""
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
     return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
 
 async def test_poll_wakes_the_listener_without_a_notification(database):
-    feed = ChangeFeed(database, poll_s=0.05)  # it is not run, so it never listens
+    feed = ChangeFeed(database, poll_s=0.05)  # the feed is not run, so it never listens
     await wakes(feed)
     assert not feed.connected

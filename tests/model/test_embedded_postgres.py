@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL belongs to one control plane, and to the next one when that is killed."""
+"""The embedded PostgreSQL has one owner, and the next owner takes it over after a kill."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ with embedded_server(Path(sys.argv[1])) as url:
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    # not pytest's own temporary folder: only its owner may enter that, and as root the server runs as somebody else
+    # not pytest's temporary folder: only its owner may enter that, and as root the server runs as another user
     with tempfile.TemporaryDirectory(prefix="exitplane-tests-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder) / "state"
         if running_server(Path(folder) / "state"):
             with embedded_server(Path(folder) / "state"):
-                pass  # ends it
+                pass  # stops the server
 
 
 async def ask(url: str, statement: str):
@@ -48,7 +48,7 @@ async def ask(url: str, statement: str):
 
 @contextmanager
 def owned_by_another(state: Path) -> Iterator[str]:
-    """A server that another process runs, and the end of that process without any warning."""
+    """Run a server in another process, and kill that process."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(state)], stdout=subprocess.PIPE, text=True) as owner:
         try:
             yield owner.stdout.readline().strip()

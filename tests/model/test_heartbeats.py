@@ -1,4 +1,4 @@
-"""What is kept of heartbeats: the newest of each proxy that is known, whatever the order in which they come."""
+"""Stored heartbeats: the newest of each known proxy, whatever the order of arrival."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_the_newest_heartbeat_is_kept(database, exits):
     await store(database, first)
     assert await heard(database, one) == first
     await store(database, second)
-    await store(database, first)  # a replica that was slower
+    await store(database, first)  # from a slower replica
     assert await heard(database, one) == second
 
 
@@ -107,13 +107,11 @@ async def meet(database, until, query, held, *statements):
         await until(all_wait)
 
 
-async def test_replicas_store_heartbeats_in_any_order_without_deadlock(
-    database, exits, until, query
-):
+async def test_replicas_store_heartbeats_in_any_order_without_deadlock(database, exits, until, query):
     def beats(round_):
         return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits)]
 
-    def turned(round_):  # the last of the others was heard first here
+    def turned(round_):  # this replica received them in the reverse order
         return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits[::-1])]
 
     await store(database, *beats(0))
@@ -121,9 +119,7 @@ async def test_replicas_store_heartbeats_in_any_order_without_deadlock(
     await meet(database, until, query, held, store(database, *beats(1)), store(database, *turned(1)))
 
 
-async def test_replicas_store_sync_statuses_in_any_order_without_deadlock(
-    database, exits, until, query
-):
+async def test_replicas_store_sync_statuses_in_any_order_without_deadlock(database, exits, until, query):
     async def record(statuses):
         async with database.session() as session:
             await sync.record(session, uuid4(), statuses)

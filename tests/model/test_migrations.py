@@ -1,4 +1,4 @@
-"""Migrations: from nothing to the tables that the code has, again and again, and from two replicas at once."""
+"""Migrations: from an empty database to the tables of the code, repeated, and from two replicas at once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.conftest import new_database
 pytestmark = pytest.mark.postgres
 
 ADVISORY_LOCK = 0x6578_6974
-"""What migrations/env.py takes before it looks at the schema."""
+"""The advisory lock that migrations/env.py takes first."""
 
 
 @pytest.fixture
 async def empty(postgres) -> AsyncIterator[Database]:
-    """A database without any table."""
+    """An empty database."""
     async with new_database(postgres) as url:
         database = Database(url)
         yield database
@@ -62,7 +62,7 @@ async def test_migrations_create_the_tables_of_the_code(empty):
 
 
 async def test_constraints_have_the_names_that_the_code_uses(database):
-    """The API tells a taken name from an unknown pool by them, and autogenerate does not compare them all."""
+    """The API distinguishes a taken name from an unknown pool by them, and autogenerate does not compare all of them."""
     wanted = {
         str(constraint.name)
         for table in SQLModel.metadata.tables.values()
@@ -141,7 +141,7 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, un
 
 IDS = {name: f"00000000-0000-4000-8000-0000000000{number:02}" for number, name in enumerate(("f", "l", "p", "x", "g"))}
 OF_0003 = [
-    # as the code of migration 0003 wrote and read, column by column; it knows nothing of what came later
+    # as the code of migration 0003 wrote and read, column by column, without later columns
     f"INSERT INTO fleet (id, name, created_at) VALUES ('{IDS['f']}', 'demo', now())",
     f"INSERT INTO listener (id, fleet_id, address, port) VALUES ('{IDS['l']}', '{IDS['f']}', '127.0.0.1', 8080)",
     f"INSERT INTO pool (id, fleet_id, name, country, created_at) VALUES ('{IDS['p']}', '{IDS['f']}', 'us', 'us', now())",
@@ -211,7 +211,7 @@ MIGRATIONS = [
     script.revision for script in reversed([*ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()])
 ]
 REMADE = {("0003", "sync")}
-"""Tables that were thrown away with what they held, before there was a version to run beside."""
+"""Tables that were dropped with their rows before the first release."""
 
 
 async def test_each_migration_keeps_the_columns_of_the_previous_version(empty):
@@ -237,7 +237,7 @@ async def test_each_migration_keeps_the_columns_of_the_previous_version(empty):
     await connection.close()
 
 
-# -- how long a migration may hold anything up -------------------------------------------------------------------------
+# -- locks of migrations ----------------------------------------------------------------------------------------------
 
 DECLARED_BY_HAND = {
     "fleet",
@@ -250,9 +250,9 @@ DECLARED_BY_HAND = {
     "operator",
     "api_key",
 }
-"""Thousands of rows at most: an index over one of these is built, and its rows are checked, in milliseconds."""
+"""Tables of at most thousands of rows: building an index or checking the rows takes milliseconds."""
 OF_KNOWN_SIZE = {"exit", "proxy"}
-"""Tens of thousands of rows, written by the keeper and by enrolment, which wait: an index is built in a tenth of a second."""
+"""Tables of tens of thousands of rows. Their writers (keeper, enrolment) may wait the 0.1 s of building an index."""
 ADDS = re.compile(r'ALTER TABLE "?(?P<table>\w+)"? ADD COLUMN (?P<column>.*)')
 CHECKS = re.compile(
     r'(?:CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)\S+ ON "?(?P<indexed>\w+)"?'
@@ -264,7 +264,7 @@ CONSTANT = re.compile(r"DEFAULT ('[^']*'(::\w+)?|-?\d+|true|false)( |$)")
 
 
 def statements_of(revision: str) -> list[str]:
-    """What a migration says to PostgreSQL, without one."""
+    """Return the statements of a migration without executing them."""
     buffer = io.StringIO()
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": buffer})
     script = ScriptDirectory(str(Path(migrations.__file__).parent)).get_revision(revision)
@@ -275,7 +275,7 @@ def statements_of(revision: str) -> list[str]:
 
 
 def faults(revision: str, statements: list[str]) -> list[str]:
-    """What would hold up the versions that run beside a migration, or break them."""
+    """Return the statements that would block or break the previous version beside a migration."""
     created = {found[1] for each in statements if (found := re.match(r'CREATE TABLE "?(\w+)', each))}
     found = []
     for each in statements:
@@ -358,7 +358,7 @@ async def test_every_migration_statement_has_timeouts(empty):
 
     async with empty.engine.begin() as connection:
         await connection.run_sync(migrate)
-    # what is before the first migration: the table in which alembic notes where it is
+    # before the first migration: Alembic's own version table
     assert seen == {("lock_timeout", "4s"), ("statement_timeout", "5s")}
 
 
@@ -377,7 +377,9 @@ async def test_migration_that_waits_for_a_lock_gives_up_and_rolls_back(empty, un
     before = await holder.fetch(COLUMNS)
     transaction = holder.transaction()
     await transaction.start()
-    await holder.execute("LOCK TABLE pool IN ACCESS SHARE MODE")  # as any SELECT does, until its transaction ends
+    await holder.execute(
+        "LOCK TABLE pool IN ACCESS SHARE MODE"
+    )  # any SELECT takes this lock until its transaction ends
     migrating = asyncio.create_task(asyncio.to_thread(db_upgrade, url))
     waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     watcher = await empty.connect()

@@ -1,4 +1,4 @@
-"""The proof that a heartbeat comes from the holder of a certificate, for this path and this body, about now."""
+"""Request signatures: they bind a heartbeat to a certificate, a path, a body and a time."""
 
 from __future__ import annotations
 

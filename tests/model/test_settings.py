@@ -1,4 +1,4 @@
-"""Settings: a bad one is one line that names the variable, the value and the hint."""
+"""Settings from the environment, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A write becomes one revision, with a row of the change log for each thing that it touched, or leaves nothing."""
+"""A unit of work becomes one revision with its change-log rows, or leaves nothing."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ async def test_concurrent_writers_take_revisions_in_order_without_gaps(database,
     taken = await asyncio.gather(*(declare_one(number) for number in range(40)))
     assert sorted(taken) == list(range(1, 41))
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(each,) for each in range(1, 41)]
-    # in the order of their ids too, so that a reader of the log meets them in the order in which they were committed
+    # in the order of their ids too, so that readers of the log see them in commit order
     logged = [revision for (revision,) in await query("SELECT revision FROM change ORDER BY id")]
     assert logged == sorted(logged)
 
 
 async def test_reader_of_a_revision_sees_everything_up_to_it(database, declare):
-    """A revision that committed before a lower one would show here as a World that lacks fleets."""
+    """A revision that committed before a lower one would show as a World without some fleets."""
     written = asyncio.Event()
 
     async def declare_all(writer):

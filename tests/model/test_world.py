@@ -1,4 +1,4 @@
-"""A World changes by sharing: what a change does not concern stays the same object, and the indexes follow."""
+"""A changed World shares unchanged tables with the previous one, and keeps its indexes."""
 
 from __future__ import annotations
 

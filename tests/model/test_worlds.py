@@ -1,4 +1,4 @@
-"""Reading the World: caught up with by what changed, it equals the one that is loaded whole."""
+"""Reading of the World: catching up by changes equals a full load."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_catch_up_reads_thousands_of_rejections(database):
 
 
 async def test_kinds_of_a_newer_version_are_skipped(database, declare, query):
-    """While replicas are upgraded one by one, the old ones must outlive what the new ones write."""
+    """During a rolling upgrade, old replicas must tolerate what new ones write."""
     world = await worlds.load(database)
     async with write(database) as unit:
         unit.touch("of tomorrow", uuid4())
@@ -174,7 +174,7 @@ async def test_kinds_of_a_newer_version_are_skipped(database, declare, query):
 
 @pytest.fixture
 async def six_revisions(database, declare) -> World:
-    """The World at revision 1, with five more revisions since."""
+    """The World at revision 1, followed by five more revisions."""
     async with write(database) as unit:
         await declare.fleet(unit, "fleet-1")
     world = await worlds.load(database)
@@ -244,7 +244,7 @@ async def test_pruning_keeps_the_minimum_when_fewer_are_young(database, query, s
 
 
 async def test_pruning_removes_whole_revisions(database, query, six_revisions):
-    """A revision of which some rows are left would look whole to who catches up."""
+    """A partly deleted revision would look complete to a reader that catches up."""
     await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
     await prune(database, before=NOW, keep=3)  # each revision here has two rows
     assert await query("SELECT revision, count(*) FROM change GROUP BY 1 ORDER BY 1") == [(5, 2), (6, 2)]
@@ -271,7 +271,7 @@ async def test_after_pruning_only_an_outdated_world_needs_a_full_load(database, 
 
 
 async def released(database, version: str, body: bytes, *, revision: int, **fields) -> bool:
-    """Whether a change-set of one resource, judged by the World at `revision`, is what its group accepted now."""
+    """Release a change-set of one resource, based on the World at `revision`; return whether it was released."""
     async with write(database) as unit:
         due = rollout.AcceptedChangeSet(KEY.group, version, {KEY: (version, body)}, frozenset(), revision, **fields)
         return bool(await rollout.release(unit, [due], NOW))
@@ -292,7 +292,7 @@ async def test_released_version_reaches_every_replica(database):
 
 
 async def test_replica_behind_the_newest_release_releases_nothing(database):
-    """It judged by what its group has left behind."""
+    """Its decision is based on an outdated state of the group."""
     before = await worlds.load(database)
     assert await released(database, "v1", b"one", revision=before.revision)
     assert not await released(database, "v0", b"none", revision=before.revision)
@@ -302,7 +302,7 @@ async def test_replica_behind_the_newest_release_releases_nothing(database):
 
 
 async def test_rejection_is_read_with_the_version_to_fall_back_to(database):
-    """A replica that caught up and one that loaded would fall back to different bytes otherwise."""
+    """Otherwise a replica that caught up and one that loaded would fall back to different bytes."""
     await released(database, "v1", b"one", revision=0)
     before = await worlds.load(database)
     await refuse(database, "v2")
@@ -313,7 +313,7 @@ async def test_rejection_is_read_with_the_version_to_fall_back_to(database):
 
 
 async def test_rejected_version_is_not_released(database):
-    """Of two gateways that were sent the same version one took it and one did not."""
+    """Two gateways got the same version, and one of them rejected it."""
     await released(database, "v1", b"one", revision=0)
     await refuse(database, "v2")
     world = await worlds.load(database)
