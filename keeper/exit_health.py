@@ -28,7 +28,7 @@ _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class HealthThresholds:
-    """How long an exit may be silent before it is unreachable, and before it is lost."""
+    """The silence after which an exit is unreachable, and after which it is lost."""
 
     unreachable_after: timedelta
     lost_after: timedelta

@@ -44,7 +44,7 @@ PRUNE_EVERY: Final = timedelta(minutes=5)
 REAP_EVERY: Final = timedelta(seconds=5)
 KEEP_CHANGES_FOR: Final = timedelta(hours=1)
 KEEP_CHANGES: Final = 10_000
-"""How many changes are kept whatever their age. Events can be read as far back as changes are kept."""
+"""The number of changes that are kept whatever their age. Events can be read as far back as changes are kept."""
 KEEP_REPLIES_FOR: Final = timedelta(hours=24)
 KEEP_HISTORY_FOR: Final = timedelta(days=90)
 KEEP_ORDERS_FOR: Final = timedelta(days=7)

@@ -16,7 +16,7 @@ MAX_SHARE: Final = 16
 SMOOTHING: Final = 0.3
 """The weight of a new measurement in the moving average (exponential smoothing)."""
 _HYSTERESIS_STEPS: Final = 0.75
-"""How many steps (powers of two) the measured share has to be off to be followed. Half a step would flip on noise."""
+"""The deviation in steps (powers of two) from which a measured share is followed. Half a step would flip on noise."""
 _DEGRADED_FACTOR: Final = 0.25
 
 

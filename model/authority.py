@@ -19,7 +19,7 @@ from model.identity import TRUST_DOMAIN, XDS_SERVER_NAME, Identity
 ROOT_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=365)
 _BACKDATED = timedelta(minutes=5)
-"""How far before its issue a certificate is valid, so that a host with a slow clock accepts it at once."""
+"""The time before its issue from which a certificate is valid, so that a host with a slow clock accepts it at once."""
 
 
 class BadSigningRequest(ExitplaneError):

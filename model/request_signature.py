@@ -24,7 +24,7 @@ from model.errors import ExitplaneError
 
 LIFETIME = timedelta(seconds=60)
 LEEWAY = timedelta(minutes=5)
-"""How far an agent's clock may be wrong."""
+"""The tolerated error of an agent's clock."""
 _THUMBPRINT = "x5t#S256"
 
 

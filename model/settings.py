@@ -126,11 +126,11 @@ class Settings(BaseSettings):
     """After this much silence an exit is unreachable. Only time in which the control plane received heartbeats counts."""
     lost_after_s: float = Field(default=300, gt=0)
     removal_grace_s: float = Field(default=1, ge=0)
-    """How long an unreferenced resource stays after the ACKs that freed it."""
+    """The time that an unreferenced resource stays after the ACKs that freed it."""
     canary_share: float = Field(default=0, ge=0, le=1)
     """The part of a group's proxies at each replica that get a change first: 0 for one of all, 1 for no canaries."""
     canary_soak_s: float = Field(default=0, ge=0)
-    """How long canaries must have had a change before the others get it."""
+    """The time that canaries must have had a change before the others get it."""
     check_with_envoy: bool = False
     """Require that `envoy --mode validate` accepts a change too, before the others get it."""
     debounce_floor_s: float = Field(default=0.02, ge=0)
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     debounce_ceiling_s: float = Field(default=0.5, gt=0)
     """The latest time at which collected changes are published."""
     admissions_per_s: float = Field(default=500, gt=0)
-    """How many new xDS streams a replica admits in a second; the others must retry."""
+    """The number of new xDS streams that a replica admits in a second; the others must retry."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """The maximum age of a connection, after which a proxy reconnects to any replica; 0: no maximum."""
 

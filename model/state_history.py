@@ -28,7 +28,7 @@ class HistorySummary:
     due: timedelta
     """The time in which it should have served: it existed, and was not taken out."""
     failures: int
-    """How often it stopped serving, except on purpose."""
+    """The number of times that it stopped serving, except on purpose."""
     recovering: timedelta
     """The sum of the times from a failure until it served again."""
     recoveries: int

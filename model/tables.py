@@ -206,7 +206,7 @@ class ExitRow(SQLModel, table=True):
     standby: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """It serves only when no other exit of its pool does."""
     capacity: int | None = None
-    """How many requests it should carry at once; None: no limit."""
+    """The number of requests that it should carry at once; None: no limit."""
     cost: float | None = None
     """The price of traffic, in any unit that all exits of the pool share."""
     monthly_cap_gb: float | None = None

@@ -18,7 +18,7 @@ from model.tables import ContainerCommandRow, ContainerRow
 
 log = structlog.get_logger()
 STOP_S: Final = 15
-"""How long a container may take to end. By default its agent lets open tunnels end for 5 s."""
+"""The time that a container may take to end. By default its agent lets open tunnels end for 5 s."""
 
 
 async def execute_command(

@@ -17,9 +17,9 @@ from model.exit_states import SERVING, TAKEN_OUT, ExitState
 from model.stored_containers import DRAIN_S, ContainerSettings
 
 ENROL_WITHIN: Final = timedelta(seconds=120)
-"""How long a container may take from its start to its exit's first heartbeat."""
+"""The time that a container may take from its start to its exit's first heartbeat."""
 STABLE_AFTER: Final = timedelta(seconds=60)
-"""How long the containers of a pool must have served until its failures are reset."""
+"""The time that all containers of a pool must have served until its failures are reset."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Final
 from model.stored_containers import ContainerSettings
 
 BUSY_FOR: Final = timedelta(seconds=30)
-"""How long the load must be too high before a container is added."""
+"""The time that the load must be too high before a container is added."""
 IDLE_FOR: Final = timedelta(minutes=5)
-"""How long one container fewer must have been enough before one is removed."""
+"""The time that one container fewer must have been enough before one is removed."""
 IDLE_SHARE: Final = 0.5
 """One container fewer is enough when the load of the others would be at most this part of `requests_per_exit`."""
 BACKOFF_MAX: Final = timedelta(seconds=60)

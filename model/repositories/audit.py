@@ -17,7 +17,7 @@ from model.tables import AuditHeadRow, AuditRow
 BATCH: Final = 2_000
 MAX_FINDINGS: Final = 100
 _NEAR: Final = 1_000
-"""How many entries before and after its place an entry that is out of order is searched."""
+"""The distance in entries within which the original place of a moved entry is searched."""
 
 
 class ChainFault(StrEnum):

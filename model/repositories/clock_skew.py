@@ -12,7 +12,7 @@ from sqlmodel import col
 from model.tables import ExitHistoryRow, ExitRow, HeartbeatRow, IngestWatermarkRow
 
 MAX_SKEW: Final = timedelta(seconds=30)
-"""How far the clocks of replicas may differ."""
+"""The tolerated difference between the clocks of replicas."""
 
 
 async def clamp_future_times(session: AsyncSession, now: datetime) -> int:

@@ -39,7 +39,7 @@ class ExitReport:
     resilience: Resilience = RESILIENCE
     """Its pool's."""
     capacity: int | None = None
-    """How many requests it should carry at once; None: no limit."""
+    """The number of requests that it should carry at once; None: no limit."""
     reason: str = ""
     """The stored reason for its state."""
 

@@ -16,7 +16,7 @@ from model.database import Database
 from model.tables import ApiKeyRow, IdempotencyRow, OperatorRow
 
 LAST_USED_PRECISION: Final = timedelta(minutes=1)
-"""How far the stored time of an API key's last use may lag behind."""
+"""The precision of the stored time of an API key's last use."""
 _LOCK: Final = 0x65706F70
 """The advisory lock of writers that may remove the last admin, or create the first."""
 
