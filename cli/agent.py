@@ -20,7 +20,7 @@ from cli.alone import serve
 from cli.logging import configure_logging
 from cli.observation_options import read_observing
 from cli.parent_options import read_gluetun, read_parent
-from model.world import Role
+from model.entities import Role
 
 
 class LogLevel(StrEnum):

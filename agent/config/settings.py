@@ -14,8 +14,8 @@ from agent.egress.parent_proxy import ParentProxy
 from agent.gluetun.client import GluetunAccess
 from agent.vpn.servers import Server
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.locality import Locality
-from model.world import Role
 
 OBSERVE_EVERY_S: Final = 60.0
 

@@ -21,10 +21,10 @@ from agent.control.api_client import ApiClient, ApiUnavailable
 from agent.egress.parent_proxy import ParentProxy
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.request_signature import public_key_of
 from model.version import exitplane_version
-from model.world import Role
 
 log = structlog.get_logger()
 

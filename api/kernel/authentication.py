@@ -48,7 +48,7 @@ async def _by_token(context: ApiContext, token: str) -> Caller:
     except TokenExpired as error:
         hint = "get a new one with the refresh token: POST /api/v1/auth/refresh"
         raise _refused("token_expired", "the access token has expired", hint) from error
-    standing = await operators.standing_in_session(context.database, access.session_id, access.operator_id, now)
+    standing = await operators.rights_in_session(context.database, access.session_id, access.operator_id, now)
     if standing is None:
         raise _refused("session_ended", "the session of this access token has ended", "log in again")
     role, fleets = _rights(standing)
@@ -57,7 +57,7 @@ async def _by_token(context: ApiContext, token: str) -> Caller:
 
 async def _by_key(context: ApiContext, key: str) -> Caller:
     now = context.clock()
-    standing = await operators.standing_of_key(context.database, digest_of(key), now)
+    standing = await operators.rights_of_key(context.database, digest_of(key), now)
     if standing is None:
         raise _refused("bad_api_key", "there is no such API key", "make one: POST /api/v1/api-keys")
     if standing.expires_at is not None and standing.expires_at <= now:

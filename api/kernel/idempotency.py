@@ -37,7 +37,7 @@ class IdempotentRequest:
 
         Raises Problem (422) when the key was used for another request.
         """
-        kept = await idempotency.recall(session, caller.operator_id, self.key)
+        kept = await idempotency.find_reply(session, caller.operator_id, self.key)
         if kept is None:
             return None
         if kept.digest != self.digest:
@@ -50,7 +50,7 @@ class IdempotentRequest:
     ) -> None:
         """Keep what is answered."""
         answer = idempotency.StoredReply(self.digest, status, headers, body.decode())
-        await idempotency.keep(session, caller.operator_id, self.key, answer)
+        await idempotency.save_reply(session, caller.operator_id, self.key, answer)
 
 
 async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest | None:

@@ -129,7 +129,7 @@ class Write:
         deadline = loop.time() + wait_s
         while True:
             async with self.context.database.session() as session:
-                tally = await sync.tally(session, revision)
+                tally = await sync.count_acks(session, revision)
             if tally.done or loop.time() >= deadline:
                 return tally
             await asyncio.sleep(min(_LOOK_EVERY_S, max(0.0, deadline - loop.time())))

@@ -20,7 +20,7 @@ from agent.gluetun.client import GluetunAccess
 from agent.vpn.tunnel_health import TunnelMonitor, checks_of
 from cli.agent import _read_exit
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 from tests.gluetun import GluetunStandIn as StandIn
 from tests.gluetun import basic
 

@@ -15,11 +15,12 @@ import uvicorn
 
 from api.runtime.event_hub import EventHub
 from api.runtime.tokens import digest_of, new_key
-from model.repositories import declared, events, operators, retention
+from model.exit_states import ExitState
+from model.repositories import declared, events, exits, operators
 from model.repositories.events import Event, EventFilter
 from model.tables import ApiKeyRow, ExitRow, FleetRow
 from model.unit_of_work import write
-from model.world import ExitState, Kind
+from model.world import Kind
 
 pytestmark = pytest.mark.postgres
 PATH = "/api/v1/events"
@@ -163,7 +164,7 @@ async def test_what_the_keeper_finds_out_about_an_exit_is_an_event(demo, databas
     async with write(database) as unit:
         exit_id = UUID(made["id"])
         row = (await unit.session.get(ExitRow, exit_id)).state
-        await retention.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
+        await exits.change_state(unit, exit_id, ExitState(row), ExitState.LOST, "silent", clock())
     await until(lambda: heard.events)
     (event,) = heard.events
     assert (event["kind"], event["action"], event["name"]) == ("exit", "changed", "us-1")

@@ -46,9 +46,9 @@ class LoginThrottle:
         """Count an attempt, as a failed one until `succeed`; or give the refusal (429) to raise once that is committed."""
         allowances = {self.address: OF_AN_ADDRESS}
         if self.name is not None and self.pair is not None:
-            known = await logins.is_remembered(session, self._known)
+            known = await logins.is_known(session, self._known)
             allowances[self.pair if known else self.name] = OF_A_NAME
-        until = await logins.attempt(session, allowances, now)
+        until = await logins.count_attempt(session, allowances, now)
         if until is None:
             return None
         refused = await logins.count_refused(session, f"refused {self.address}", now)
@@ -66,9 +66,9 @@ class LoginThrottle:
 
     async def succeed(self, session: AsyncSession, now: datetime) -> None:
         """Forget the failures, and know the address from now on."""
-        await logins.forgive(session, [key for key in (self.address, self.name, self.pair) if key])
+        await logins.reset_failures(session, [key for key in (self.address, self.name, self.pair) if key])
         if self.pair is not None:
-            await logins.remember(session, self._known, now)
+            await logins.remember_known(session, self._known, now)
 
     @property
     def _known(self) -> str:

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from api.http.field_types import Host, Port, RequestModel, ResponseModel, Text
 from api.http.validators import bad_value
+from model.exit_states import ExitState
 from model.stored_containers import DRAIN_S, MAXIMUM
-from model.world import ExitState
 
 _LISTED_MAX: Final = 50
 _IMAGE: Final = re.compile(r"[a-zA-Z0-9][\w.:/@-]{0,254}", re.ASCII)

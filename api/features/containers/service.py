@@ -23,10 +23,10 @@ from api.kernel.context import ApiContext, ReadContext
 from api.kernel.shrink_guard import no_silent_loss
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
+from model.exit_states import SERVING
 from model.repositories import container_commands, containers
 from model.stored_containers import read_containers
 from model.tables import ContainerCommandRow, ContainerEngineRow, ContainerRow
-from model.world import SERVING
 
 FORGOTTEN_AFTER: Final = timedelta(seconds=30)
 """How old the keeper's last look at the engine may be until nobody is said to look after containers."""
@@ -44,7 +44,7 @@ async def states_of(look: ReadContext, pools: Sequence[Any]) -> dict[Any, Contai
     if not chosen:
         return {}
     engine = await containers.engine(look.session)
-    standings = await containers.standings(look.session, [pool.id for pool in chosen])
+    standings = await containers.pool_statuses(look.session, [pool.id for pool in chosen])
     found = {}
     for pool in chosen:
         standing = standings.get(pool.id)
@@ -71,7 +71,7 @@ async def show(session: AsyncSession, pool: Any) -> list[ContainerOut]:
     """The containers of a pool."""
     rows = (await containers.of_pools(session, [pool.id])).get(pool.id, [])
     exits = await containers.exits_in(session, [row.name for row in rows])
-    wishes = await container_commands.last_of(session, [row.name for row in rows])
+    wishes = await container_commands.newest_of(session, [row.name for row in rows])
     return [_show(row, pool.name, exits.get(row.name), wishes.get(row.name)) for row in rows]
 
 
@@ -111,7 +111,7 @@ async def wish_for(
     wishes = []
     for row in chosen:
         wish = ContainerCommandRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)
-        await container_commands.ask(work.session, wish)
+        await container_commands.add(work.session, wish)
         work.unit.audit(AuditEntry(verb, "container", row.name, fleet_id))
         wishes.append(ContainerCommandOut.of(wish))
     return WriteReply(202, ContainerCommandsOut(wishes=wishes))
@@ -123,7 +123,7 @@ async def logs(context: ApiContext, container: str, lines: int) -> str:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _LOGS_WITHIN_S
     async with context.database.session() as session:
-        await container_commands.ask(session, wish)
+        await container_commands.add(session, wish)
     try:
         while loop.time() < deadline:
             async with context.database.session() as session:
@@ -135,5 +135,5 @@ async def logs(context: ApiContext, container: str, lines: int) -> str:
             await asyncio.sleep(_LOOK_EVERY_S)
     finally:
         async with context.database.session() as session:
-            await container_commands.forget(session, wish.id)
+            await container_commands.delete_command(session, wish.id)
     raise Problem(503, "no_container_engine", "nobody with a container engine answered in time", hint=_NOBODY)

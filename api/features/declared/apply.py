@@ -27,8 +27,8 @@ from api.http.field_types import as_id
 from api.http.problems import Problem, unknown
 from api.kernel.shrink_guard import no_silent_shrink
 from api.kernel.writes import WriteContext
+from model.entities import FIRST_LISTENER
 from model.tables import FleetRow, ListenerRow, PoolRow, ProxyRow
-from model.world import FIRST_LISTENER
 
 _ONE_BY_ONE: Final = (FLEETS, ROUTES)
 """One of these is several rows that refer to each other."""

@@ -18,9 +18,9 @@ from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
 from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, writing
+from model.exit_states import ExitState
 from model.repositories import exit_history
-from model.state_history import HistorySummary, stays_of, summarize
-from model.world import ExitState
+from model.state_history import HistorySummary, intervals_of, summarize
 
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, writing("exits")]
@@ -69,7 +69,7 @@ async def read_exit_history(
     async with context.database.snapshot() as session:
         row = await EXITS.find(session, caller, exit_id, of_fleet)
         noted = await exit_history.states_since(session, row.id, now - 2 * window)
-    stays = list(stays_of([(each.at, ExitState(each.state), each.reason) for each in noted]))
+    stays = list(intervals_of([(each.at, ExitState(each.state), each.reason) for each in noted]))
     within = [stay for stay in stays if stay.until is None or stay.until > now - window]
     return HistoryOut(
         since=now - window,

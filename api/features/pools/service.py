@@ -63,7 +63,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
             await declared.save_changes(work.unit, row, stored)
         if retired:
             async with no_silent_shrink(work, [row.fleet_id]):
-                await containers.retire(work.unit, row.id, work.now)
+                await containers.start_removal_of_pool(work.unit, row.id, work.now)
 
     async def remove(self, work: WriteContext, row: PoolRow) -> None:
         """Raises Problem: 409 while the pool has exits, or anything leads to it, or when too little would be left."""

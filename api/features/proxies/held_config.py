@@ -74,7 +74,7 @@ async def _ask(database: Database, proxy_id: UUID, resource: str | None) -> Mapp
     async with _question(database, proxy_id, resource) as question:
         while loop.time() < deadline:
             async with database.session() as session:
-                answer = await config_requests.answer_to(session, question)
+                answer = await config_requests.find_answer(session, question)
             if answer is not None:
                 return answer
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -84,9 +84,9 @@ async def _ask(database: Database, proxy_id: UUID, resource: str | None) -> Mapp
 @asynccontextmanager
 async def _question(database: Database, proxy_id: UUID, resource: str | None) -> AsyncIterator[UUID]:
     async with database.session() as session:
-        question = await config_requests.ask(session, proxy_id, resource)
+        question = await config_requests.add(session, proxy_id, resource)
     try:
         yield question
     finally:
         async with database.session() as session:
-            await config_requests.forget(session, question)
+            await config_requests.delete_request(session, question)
