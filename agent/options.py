@@ -34,7 +34,7 @@ from agent.net.interfaces import INTERFACE_NAME_MAX
 from agent.vpn.registry import driver_of
 from agent.vpn.servers import read_servers
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 
 T = TypeVar("T")
 V = TypeVar("V")

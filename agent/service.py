@@ -46,8 +46,8 @@ from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.managed_tunnel import ManagedTunnel
 from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, probes_of
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.errors import ExitplaneError
-from model.world import Role
 
 log = structlog.get_logger()
 

@@ -19,11 +19,11 @@ from bench.process import free_port
 from cli.control_plane import open_control_plane
 from model.database import Database
 from model.embedded_postgres import embedded_server
+from model.entities import Role
 from model.repositories import enrolment, operators
 from model.schema_version import upgrade
 from model.settings import Settings
 from model.tables import ApiKeyRow, FleetRow, OperatorRow
-from model.world import Role
 
 STOP_S = 20
 

@@ -23,10 +23,11 @@ from uuid import UUID
 
 from bench.control_plane import InProcessPlane, open_plane
 from bench.report import print_times
+from model.entities import Rejection, Role
+from model.exit_states import ExitState
 from model.identity import Identity
-from model.repositories import retention
+from model.repositories import exits
 from model.unit_of_work import write
-from model.world import ExitState, Rejection, Role
 from xds.protocol.stream import Answered
 from xds.server import server
 from xds.server.recorder import AckRecorder
@@ -107,7 +108,7 @@ async def declare(plane: InProcessPlane) -> Sequence[UUID]:
         ids.append(UUID(made["id"]))
     async with write(plane.database) as unit:
         for exit_id in ids:
-            await retention.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
+            await exits.change_state(unit, exit_id, ExitState.REGISTERING, ExitState.HEALTHY, "", datetime.now(UTC))
     return ids
 
 

@@ -27,12 +27,14 @@ from bench.process import Process, free_port, terminating
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.database import Database
 from model.embedded_postgres import embedded_server
+from model.entities import Role
+from model.exit_states import ExitState
 from model.identity import Identity
 from model.repositories import enrolment
 from model.schema_version import upgrade
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork, write
-from model.world import ExitState, Kind, Role
+from model.world import Kind
 from xds.translate import names
 
 READY_S: Final = 60

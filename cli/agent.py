@@ -14,7 +14,7 @@ from agent.options import AgentOptions, ExitOptions, read_settings
 from agent.service import serve
 from agent.vpn.managed_tunnel import open_kill_switch
 from cli.logging import configure_logging
-from model.world import Role
+from model.entities import Role
 
 
 class LogLevel(StrEnum):

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from cli.local_database import open_database, run
 from model.errors import ExitplaneError
-from model.repositories.audit import FINDINGS_MAX, ChainVerdict, Checkpoint, read
+from model.repositories.audit import MAX_FINDINGS, ChainVerdict, Checkpoint, read
 from model.repositories.audit import verify as check
 from model.schema_version import check_migration
 from model.tables import AuditRow
@@ -94,7 +94,7 @@ def _print_verdict(verdict: ChainVerdict) -> None:
         return
     for finding in verdict.findings:
         print(f"{finding.fault}: {finding.message}")
-    if len(verdict.findings) == FINDINGS_MAX:
+    if len(verdict.findings) == MAX_FINDINGS:
         print("there may be more")
     print(f"the audit log was tampered with; {verdict.count} entries were read", file=sys.stderr)
 

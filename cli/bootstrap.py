@@ -18,7 +18,7 @@ from agent.config.state_dir import StateDir
 from agent.control.enrolment import load
 from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 
 
 class Format(StrEnum):

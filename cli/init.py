@@ -97,7 +97,7 @@ async def _init(options: _InitOptions, api_key_file: Path | None) -> dict[str, s
         with _key_file(api_key_file, key, force=options.force):
             try:
                 async with database.session() as session:
-                    await operators.hold_admins(session)
+                    await operators.lock_admins(session)
                     _check_no_admin(await operators.count_admins(session), force=options.force)
                     await operators.save(session, row)
                     entries = [AuditEntry("created", "operator", str(row.id), detail={"by": "exitplane init"})]

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from cli.local_database import open_database, run
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.repositories import declared, enrolment
 from model.schema_version import check_migration
-from model.world import Role
 
 
 class UnknownFleet(ExitplaneError):

@@ -1,45 +1,49 @@
-"""Since when the control plane has been able to hear: the only time in which an exit's silence counts.
+"""The ingest window: the time since which the control plane has received heartbeats without a break.
 
-See docs/decisions/0006-silence-and-hearing.md.
+Only silence within it counts. See docs/decisions/0006-silence-and-hearing.md.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
-ATTENTION = timedelta(seconds=5)
-"""How old the API's last successful flush, or the keeper's own last look, may be before hearing counts as interrupted."""
+MAX_GAP: Final = timedelta(seconds=5)
+"""The oldest that the API's last flush, or the keeper's own last observation, may be before the window breaks."""
 
 
 class IngestWindow:
-    """Follows whether heartbeats could arrive and be stored without a break."""
+    """Tracks since when heartbeats have been received and stored without a break."""
 
     def __init__(self) -> None:
         self.since: datetime | None = None
-        """The start of the unbroken hearing; None while nothing can be heard."""
-        self._looked_at: datetime | None = None
+        """The start of the window; None while no replica of the API stores heartbeats."""
+        self._observed_at: datetime | None = None
 
-    def look(self, now: datetime, heard_until: datetime | None) -> None:
-        """Take note that at `now` the newest flush of any replica of the API was at `heard_until`.
+    def observe(self, now: datetime, watermark: datetime | None) -> None:
+        """Record that at `now` the newest flush of any replica of the API was at `watermark`.
 
-        A gap between looks (PostgreSQL or this process was away, or the clock jumped) breaks the hearing as a missing
+        A gap between observations (PostgreSQL or this process was away, or the clock jumped) breaks the window as a missing
         flush does.
         """
-        broken = self._looked_at is None or not timedelta(0) <= now - self._looked_at <= ATTENTION
-        self._looked_at = now
-        if heard_until is None or now - heard_until > ATTENTION:
+        broken = self._observed_at is None or not timedelta(0) <= now - self._observed_at <= MAX_GAP
+        self._observed_at = now
+        if watermark is None or now - watermark > MAX_GAP:
             self.since = None
         elif broken or self.since is None:
             self.since = now
 
     def silence(self, now: datetime, heard_at: datetime) -> timedelta:
-        """How long something last heard at `heard_at` has been silent while it could have been heard."""
+        """Return how long the sender of a heartbeat from `heard_at` has been silent within the window."""
         if self.since is None:
             return timedelta(0)
         return max(timedelta(0), now - max(heard_at, self.since))
 
-    def silent_before(self, now: datetime, limit: timedelta) -> datetime | None:
-        """Whatever was last heard before this has been silent for longer than `limit`; None: nothing can have been."""
+    def silence_cutoff(self, now: datetime, limit: timedelta) -> datetime | None:
+        """Return the time before which a last heartbeat means more than `limit` of silence.
+
+        None while the window is not longer than `limit`: then silence counts against no exit.
+        """
         if self.since is None or now - self.since <= limit:
             return None
         return now - limit

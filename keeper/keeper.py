@@ -1,4 +1,4 @@
-"""The leased worker: states of exits, names of exits, and the end of old rows. The clock is injected."""
+"""The leased worker that judges exits, finds weights, resolves host names and removes old rows. The clock is injected."""
 
 from __future__ import annotations
 
@@ -6,53 +6,66 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from keeper.exit_health import HealthThresholds, HealthVerdict, hold_back, judge, reword
+from keeper.exit_health import HealthThresholds, HealthVerdict, apply_hold_down, judge, updated_reason
 from keeper.ingest_window import IngestWindow
-from keeper.lease import Alive, hold_lease
+from keeper.lease import LeaseCheck, hold_lease
 from keeper.weights import WeightSmoother
+from model.change_feed import HEARTBEAT_CHANNEL, ChangeFeed
 from model.database import Database
-from model.repositories import clock_skew, exit_history, heartbeats, idempotency, keepalives, orders, retention
-from model.repositories.heartbeats import ExitReport
-from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
-from model.world import SERVING, ExitState, WeighBy
+from model.entities import WeighBy
+from model.exit_states import SERVING, ExitState
+from model.repositories import (
+    clock_skew,
+    exit_history,
+    exit_reports,
+    exits,
+    heartbeats,
+    idempotency,
+    keepalives,
+    orders,
+    retention,
+)
+from model.repositories.exit_reports import ExitReport
+from model.unit_of_work import write
 
 Clock = Callable[[], datetime]
-RESOLVE_EVERY = timedelta(seconds=5)
-_RESOLVE_TIMEOUT_S = 2.0
-PRUNE_EVERY = timedelta(minutes=5)
-KEEP_CHANGES_FOR = timedelta(hours=1)
-KEEP_CHANGES = 10_000
-"""Also how far back events can be read: what is older and beyond that many is forgotten."""
-KEEP_ANSWERS_FOR = timedelta(hours=24)
-KEEP_HISTORY_FOR = timedelta(days=90)
-KEEP_ORDERS_FOR = timedelta(days=7)
-KEEP_CLIENTS_FOR = timedelta(days=30)
-KEEP_REJECTIONS_FOR = timedelta(days=90)
-PULL_BACK_EVERY = timedelta(seconds=5)
-BURY_EVERY = timedelta(seconds=5)
-REWORD_EVERY = timedelta(seconds=10)
-CAPS_EVERY = timedelta(seconds=5)
-WEIGH_EVERY = timedelta(minutes=1)
+CLAMP_EVERY: Final = timedelta(seconds=5)
+REASONS_EVERY: Final = timedelta(seconds=10)
+CAPS_EVERY: Final = timedelta(seconds=5)
+WEIGH_EVERY: Final = timedelta(minutes=1)
 """So measurements make no more than one revision a minute."""
-UPTIME_OVER = timedelta(days=1)
+RESOLVE_EVERY: Final = timedelta(seconds=5)
+PRUNE_EVERY: Final = timedelta(minutes=5)
+REAP_EVERY: Final = timedelta(seconds=5)
+KEEP_CHANGES_FOR: Final = timedelta(hours=1)
+KEEP_CHANGES: Final = 10_000
+"""The number of changes that are kept whatever their age. Events can be read as far back as changes are kept."""
+KEEP_REPLIES_FOR: Final = timedelta(hours=24)
+KEEP_HISTORY_FOR: Final = timedelta(days=90)
+KEEP_ORDERS_FOR: Final = timedelta(days=7)
+KEEP_KEEPALIVES_FOR: Final = timedelta(days=30)
+KEEP_REJECTIONS_FOR: Final = timedelta(days=90)
+UPTIME_OVER: Final = timedelta(days=1)
+_RESOLVE_TIMEOUT_S: Final = 2.0
 log = structlog.get_logger()
 
 
 async def run_keeper(
-    database: Database, clock: Clock, patience: HealthThresholds, *, look_every_s: float = 1.0
+    database: Database, clock: Clock, thresholds: HealthThresholds, *, interval_s: float = 1.0
 ) -> None:
-    """Look after the exits whenever this replica holds the lease, until cancelled."""
-    feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=look_every_s)
+    """Run the keeper whenever this replica holds the lease, until cancelled."""
+    feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=interval_s)
 
-    async def work(alive: Alive) -> None:
-        keeper = Keeper(database, clock, patience)
+    async def work(check_lease: LeaseCheck) -> None:
+        keeper = Keeper(database, clock, thresholds)
         while True:
-            await alive()
-            await keeper.look()
+            await check_lease()
+            await keeper.run_due()
             await feed.wait()
 
     async with asyncio.TaskGroup() as tasks:
@@ -61,114 +74,90 @@ async def run_keeper(
 
 
 class Keeper:
-    """What one holder of the lease remembers between two looks."""
+    """The work of one holder of the lease, and its memory between two runs."""
 
-    def __init__(self, database: Database, clock: Clock, patience: HealthThresholds) -> None:
+    def __init__(self, database: Database, clock: Clock, thresholds: HealthThresholds) -> None:
         self._database = database
         self._clock = clock
-        self._patience = patience
-        self._hearing = IngestWindow()
-        self._pulled_at: datetime | None = None
-        self._resolved_at: datetime | None = None
-        self._pruned_at: datetime | None = None
-        self._buried_at: datetime | None = None
-        self._reworded_at: datetime | None = None
-        self._capped_at: datetime | None = None
-        self._weighed_at: datetime | None = None
-        self._scales = WeightSmoother()
+        self._thresholds = thresholds
+        self._ingest = IngestWindow()
+        self._weights = WeightSmoother()
+        self._last_run: dict[str, datetime] = {}
 
-    async def look(self) -> None:
-        """Look once at everything that is due. Raises DatabaseUnreachable."""
+    async def run_due(self) -> None:
+        """Judge the exits, and do the rest that is due. Raises DatabaseUnreachable."""
         now = self._clock()
-        if _due(self._pulled_at, now, PULL_BACK_EVERY):
-            self._pulled_at = now
-            async with self._database.session() as session:
-                pulled = await clock_skew.pull_back(session, now)
-            if pulled:
-                log.warning("clock.was_ahead", exits=pulled)
+        if self._is_due("clamp", now, CLAMP_EVERY):
+            await self._clamp_future_times(now)
         await self._judge_exits(now)
-        if _due(self._reworded_at, now, REWORD_EVERY):
-            self._reworded_at = now
-            await self._reword(now)
-        if _due(self._capped_at, now, CAPS_EVERY):
-            self._capped_at = now
-            await self._heed_caps(now)
-        if _due(self._weighed_at, now, WEIGH_EVERY):
-            self._weighed_at = now
+        if self._is_due("reasons", now, REASONS_EVERY):
+            await self._update_reasons(now)
+        if self._is_due("caps", now, CAPS_EVERY):
+            await self._apply_caps(now)
+        if self._is_due("weigh", now, WEIGH_EVERY):
             await self._weigh(now)
-        if _due(self._resolved_at, now, RESOLVE_EVERY):
-            self._resolved_at = now
-            await self._resolve_names()
-        if _due(self._pruned_at, now, PRUNE_EVERY):
-            self._pruned_at = now
-            async with self._database.session() as session:
-                await retention.prune(session, before=now - KEEP_CHANGES_FOR, keep=KEEP_CHANGES)
-            async with self._database.session() as session:
-                await retention.prune_logins(session, now)
-                await idempotency.prune(session, before=now - KEEP_ANSWERS_FOR)
-                await keepalives.prune(session, before=now - KEEP_CLIENTS_FOR)
-                await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
-                await orders.prune(session, before=now - KEEP_ORDERS_FOR)
-            async with write(self._database) as unit:
-                await retention.forget_groups(unit, before=now - KEEP_REJECTIONS_FOR)
-        if _due(self._buried_at, now, BURY_EVERY):
-            self._buried_at = now
-            async with self._database.session() as session:
-                for replica in await retention.bury_replicas(session):
-                    log.warning("xds.replica_dead", replica=str(replica))
+        if self._is_due("resolve", now, RESOLVE_EVERY):
+            await self._resolve_host_names()
+        if self._is_due("prune", now, PRUNE_EVERY):
+            await self._prune(now)
+        if self._is_due("reap", now, REAP_EVERY):
+            await self._reap_replicas()
+
+    def _is_due(self, task: str, now: datetime, every: timedelta) -> bool:
+        """Tell whether a task is due, and record that it runs now. It is due too after the clock went back."""
+        last = self._last_run.get(task)
+        if last is not None and timedelta(0) <= now - last < every:
+            return False
+        self._last_run[task] = now
+        return True
+
+    async def _clamp_future_times(self, now: datetime) -> None:
+        async with self._database.session() as session:
+            clamped = await clock_skew.clamp_future_times(session, now)
+        if clamped:
+            log.warning("clock.was_ahead", exits=clamped)
 
     async def _judge_exits(self, now: datetime) -> None:
         async with self._database.session() as session:
-            heard_until = await heartbeats.heard_until(session)
-            self._hearing.look(now, heard_until)
-            standings = await heartbeats.in_question(
+            self._ingest.observe(now, await heartbeats.ingest_watermark(session))
+            reports = await exit_reports.find_moving(
                 session,
-                unreachable_before=self._hearing.silent_before(now, self._patience.unreachable_after),
-                lost_before=self._hearing.silent_before(now, self._patience.lost_after),
+                unreachable_before=self._ingest.silence_cutoff(now, self._thresholds.unreachable_after),
+                lost_before=self._ingest.silence_cutoff(now, self._thresholds.lost_after),
             )
-            verdicts = await _held_back(
-                session,
-                now,
-                [
-                    (standing, verdict)
-                    for standing in standings
-                    if (verdict := judge(standing, now, self._hearing, self._patience)) is not None
-                ],
-            )
-        if not verdicts:
+            verdicts = [
+                (report, verdict)
+                for report in reports
+                if (verdict := judge(report, now, self._ingest, self._thresholds)) is not None
+            ]
+            moves = await _with_hold_down(session, now, verdicts)
+        if not moves:
             return
         async with write(self._database) as unit:
-            for standing, verdict in verdicts:
-                if await retention.change_state(
-                    unit, standing.exit_id, standing.state, verdict.state, verdict.reason, now
-                ):
-                    log.info(
-                        "exit.state",
-                        exit=str(standing.exit_id),
-                        old=standing.state,
-                        new=verdict.state,
-                        reason=verdict.reason,
-                    )
+            for report, verdict in moves:
+                exit_id, old, new, reason = report.exit_id, report.state, verdict.state, verdict.reason
+                if await exits.change_state(unit, exit_id, old, new, reason, now):
+                    log.info("exit.state", exit=str(exit_id), old=old, new=new, reason=reason)
 
-    async def _reword(self, now: datetime) -> None:
-        """Say of exits that are not well what is wrong with them by now. Their states, and since when, stay."""
+    async def _update_reasons(self, now: datetime) -> None:
+        """Update the reasons of exits that are not healthy. Their states, and the start of these, stay."""
         async with self._database.session() as session:
-            standings = await heartbeats.in_trouble(session)
-        reworded = [
-            (standing, reason)
-            for standing in standings
-            if (reason := reword(standing, now, self._hearing, self._patience)) is not None
+            reports = await exit_reports.find_unwell(session)
+        updates = [
+            (report, reason)
+            for report in reports
+            if (reason := updated_reason(report, now, self._ingest, self._thresholds)) is not None
         ]
-        if not reworded:
+        if not updates:
             return
         async with write(self._database) as unit:
-            for standing, reason in reworded:
-                await retention.change_reason(unit, standing, reason)
+            for report, reason in updates:
+                await exits.change_reason(unit, report, reason)
 
-    async def _heed_caps(self, now: datetime) -> None:
-        """Drain exits that have carried what they may this month, and let them serve again when that is over."""
+    async def _apply_caps(self, now: datetime) -> None:
+        """Drain exits that reached their monthly cap, and let them register again when the cap no longer holds."""
         async with self._database.session() as session:
-            caps = await retention.caps_in_question(session, now)
+            caps = await exits.find_cap_changes(session, now)
         if not caps:
             return
         async with write(self._database) as unit:
@@ -177,66 +166,79 @@ class Keeper:
                     state, reason = ExitState.REGISTERING, "its monthly cap lets it carry again"
                 else:
                     state, reason = ExitState.DRAINING, f"it has carried its {cap.monthly_cap_gb:g} GB of {now:%Y-%m}"
-                if await retention.change_state(unit, cap.exit_id, cap.state, state, reason, now):
+                if await exits.change_state(unit, cap.exit_id, cap.state, state, reason, now):
                     log.info("exit.state", exit=str(cap.exit_id), old=cap.state, new=state, reason=reason)
-                    await retention.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
+                    await exits.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
 
     async def _weigh(self, now: datetime) -> None:
-        """Give exits the shares that their pools weigh them to."""
+        """Store the shares of exits whose pools have `weigh_by`, in one revision."""
         async with self._database.session() as session:
-            candidates = await retention.candidates(session)
-            stray = await retention.stray_shares(session)
-            judged = [each.exit_id for each in candidates if each.weigh_by is WeighBy.HEALTH]
-            uptimes = await exit_history.uptimes(session, judged, now - UPTIME_OVER, now) if judged else {}
-        changed = {**self._scales.weigh(candidates, uptimes), **dict.fromkeys(stray, 1)}
+            weighed = await exits.find_weighed(session)
+            stale = await exits.find_stale_shares(session)
+            by_health = [each.exit_id for each in weighed if each.weigh_by is WeighBy.HEALTH]
+            uptimes = await exit_history.uptimes(session, by_health, now - UPTIME_OVER, now) if by_health else {}
+        changed = {**self._weights.weigh(weighed, uptimes), **dict.fromkeys(stale, 1)}
         if not changed:
             return
         async with write(self._database) as unit:
-            before = {each.exit_id: each.share for each in candidates}
+            before = {each.exit_id: each.share for each in weighed}
             for exit_id, share in sorted(changed.items()):
-                await retention.set_share(unit, exit_id, before.get(exit_id), share)
+                await exits.set_share(unit, exit_id, before.get(exit_id), share)
         log.info("exits.weighed", changed=len(changed))
 
-    async def _resolve_names(self) -> None:
-        """Follow the host names of exits: EDS takes addresses only. A name that fails keeps what it resolved to."""
+    async def _resolve_host_names(self) -> None:
+        """Resolve the host names of exits, for EDS takes addresses only. A name that fails keeps its last address."""
         async with self._database.session() as session:
-            named = await retention.named_exits(session)
+            named = await exits.find_host_names(session)
         addresses = await asyncio.gather(*(_resolve(address) for _, address, _ in named))
         for (exit_id, address, endpoint), resolved in zip(named, addresses, strict=True):
             if resolved is not None and resolved != endpoint:
                 log.info("exit.resolved", exit=str(exit_id), address=address, endpoint=resolved)
                 async with write(self._database) as unit:
-                    await retention.set_endpoint(unit, exit_id, address, resolved)
+                    await exits.set_endpoint(unit, exit_id, address, resolved)
+
+    async def _prune(self, now: datetime) -> None:
+        async with self._database.session() as session:
+            await retention.prune(session, before=now - KEEP_CHANGES_FOR, keep=KEEP_CHANGES)
+        async with self._database.session() as session:
+            await retention.prune_logins(session, now)
+            await idempotency.prune(session, before=now - KEEP_REPLIES_FOR)
+            await keepalives.prune(session, before=now - KEEP_KEEPALIVES_FOR)
+            await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
+            await orders.prune(session, before=now - KEEP_ORDERS_FOR)
+        async with write(self._database) as unit:
+            await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
+
+    async def _reap_replicas(self) -> None:
+        async with self._database.session() as session:
+            for replica in await retention.reap_replicas(session):
+                log.warning("xds.replica_dead", replica=str(replica))
 
 
-async def _held_back(
+async def _with_hold_down(
     session: AsyncSession, now: datetime, verdicts: Sequence[tuple[ExitReport, HealthVerdict]]
 ) -> Sequence[tuple[ExitReport, HealthVerdict]]:
-    """The verdicts, less those that would let an exit serve again that fell out too often lately."""
-    coming = {
-        standing.exit_id: now - timedelta(seconds=standing.resilience.falls_window_s)
-        for standing, verdict in verdicts
-        if verdict.state in SERVING and standing.state not in SERVING
+    """Apply the hold-down to verdicts that let an exit serve again."""
+    since = {
+        report.exit_id: now - timedelta(seconds=report.resilience.falls_window_s)
+        for report, verdict in verdicts
+        if verdict.state in SERVING and report.state not in SERVING
     }
-    if not coming:
+    if not since:
         return verdicts
-    falls = await exit_history.falls_since(session, coming)
+    falls = await exit_history.falls_since(session, since)
     held = (
-        (standing, hold_back(standing, verdict, falls.get(standing.exit_id, 0), now)) for standing, verdict in verdicts
+        (report, apply_hold_down(report, verdict, falls.get(report.exit_id, 0), now)) for report, verdict in verdicts
     )
-    return [(standing, verdict) for standing, verdict in held if verdict is not None]
-
-
-def _due(last: datetime | None, now: datetime, every: timedelta) -> bool:
-    return last is None or not timedelta(0) <= now - last < every
+    return [(report, verdict) for report, verdict in held if verdict is not None]
 
 
 async def _resolve(name: str) -> str | None:
-    """The lowest of the addresses of a name, so that round-robin DNS does not flap; None when it cannot be resolved."""
+    """Return the lowest address of a name, so that round-robin DNS does not flap; None when it does not resolve."""
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be asked for
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be encoded for a query
         log.warning("exit.unresolved", address=name, reason=str(error))
         return None
     return min((str(entry[4][0]) for entry in found), default=None)

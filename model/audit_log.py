@@ -1,7 +1,7 @@
-"""The audit: who did what, append-only, each entry bound to the one before it by its hash.
+"""The audit: an append-only log of who did what, as a hash chain.
 
-People appear by id alone, so that their data can be deleted (with their row) and the chain holds. An entry's hash is SHA-256
-over its fields as canonical JSON, the hash of the one before it among them.
+People appear by id only, so that deleting their data (their row) leaves the chain intact. An entry's hash is SHA-256 over its
+fields as canonical JSON, which include the hash of the previous entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.tables import AuditHeadRow, AuditRow
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """On whose behalf something is done: an operator, maybe by way of an API key; neither: nobody that is known."""
+    """The operator on whose behalf something is done, and the API key if one was used. Neither: an unauthenticated caller."""
 
     operator_id: UUID | None = None
     api_key_id: UUID | None = None
@@ -30,9 +30,9 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """What was done: an action (`created`, `login`), to what kind of thing, and which one.
+    """An action (`created`, `login`) on a thing of a kind.
 
-    `detail` holds JSON values, and no data of people.
+    `detail` holds JSON values, and no personal data.
     """
 
     action: str
@@ -43,7 +43,7 @@ class AuditEntry:
 
 
 async def append(session: AsyncSession, actor: Actor, entries: Sequence[AuditEntry]) -> None:
-    """Add entries to the chain, in the session's transaction. Whoever else adds waits until it ends."""
+    """Append entries to the chain, in the session's transaction. Other writers of the audit wait until it ends."""
     if not entries:
         return
     head = (await session.execute(select(AuditHeadRow).with_for_update())).scalar_one()
@@ -71,12 +71,12 @@ async def append(session: AsyncSession, actor: Actor, entries: Sequence[AuditEnt
 
 
 def hash_of(row: AuditRow) -> str:
-    """The hash that a row must have, by what else it holds."""
+    """Compute the hash of a row from its other fields."""
     return hashlib.sha256(_canonical(row.model_dump(exclude={"hash"})).encode()).hexdigest()
 
 
 def _as_stored(value: Any) -> Any:
-    """A JSON value as PostgreSQL will give it back: its numbers do not know whether they had a point."""
+    """Return a JSON value as PostgreSQL returns it: jsonb does not distinguish 1.0 from 1."""
     match value:
         case dict():
             return {name: _as_stored(each) for name, each in value.items()}

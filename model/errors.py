@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class ExitplaneError(Exception):
-    """An error with a stable `code`, a one-line message, and the hint.
+    """An error with a stable `code`, a one-line message, and a hint that says the cure.
 
-    The command line prints it as one line and ends with 1; the API turns it into problem+json.
+    The command line prints it on one line and exits with 1; the API turns it into problem+json.
     """
 
     code = "error"

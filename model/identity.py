@@ -1,9 +1,7 @@
-"""Who a proxy is: what its certificate says, and nothing that it states itself.
+"""The identity of a proxy, from its certificate only (docs/architecture.md#identity-from-certificate).
 
-See docs/architecture.md#identity-from-certificate.
-
-The identity travels as the certificate's only URI name, `spiffe://exitplane/fleet/<fleet>/<role>/<proxy>` (SPIFFE ID,
-section 2), so that an exit can admit the gateways of its own fleet by a prefix.
+It is the certificate's only URI name, `spiffe://exitplane/fleet/<fleet>/<role>/<proxy>` (SPIFFE ID, section 2), so that an
+exit can admit the gateways of its own fleet by a prefix.
 """
 
 from __future__ import annotations
@@ -11,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from model.world import Role
+from model.entities import Role
 
 TRUST_DOMAIN = "exitplane"
 XDS_SERVER_NAME = "xds.exitplane.internal"
-"""The name in the control plane's own certificate: proxies check it, whatever address they dialled."""
+"""The DNS name in the control plane's own certificate. Proxies verify it, whatever address they dialled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +30,19 @@ class Identity:
 
     @property
     def server_name(self) -> str:
-        """The DNS name in the certificate: what gateways send as SNI and verify when they dial an exit."""
+        """The DNS name in the certificate. Gateways send it as SNI and verify it when they dial an exit."""
         return f"{self.proxy_id}.{self.role}.exitplane.internal"
 
 
 def role_prefix(fleet_id: UUID, role: Role) -> str:
-    """What the URI names of all proxies of a role in a fleet begin with."""
+    """Return the prefix of the URI names of all proxies of a role in a fleet."""
     return f"spiffe://{TRUST_DOMAIN}/fleet/{fleet_id}/{role}/"
 
 
 def parse_uri(uri: str) -> Identity:
-    """Read an identity back from a certificate's URI name.
+    """Read an identity from a certificate's URI name.
 
-    Raises ValueError when it is not one of ours.
+    Raises ValueError when the name is not from this control plane.
     """
     parts = uri.split("/")
     if len(parts) != 7 or parts[:4] != ["spiffe:", "", TRUST_DOMAIN, "fleet"]:

@@ -1,4 +1,4 @@
-"""Where in a network a proxy stands: a region, or a region and a zone in it."""
+"""The locality of a proxy: a region, or a region and a zone (Envoy's `core.v3.Locality`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LOCALITY = re.compile(LOCALITY_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class Locality:
-    """Written `region` or `region/zone`; no zone is the empty one. Unknown is None, never an empty region."""
+    """Written as `region` or `region/zone`. The zone may be empty; an unknown locality is None, never an empty region."""
 
     region: str
     zone: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Locality:
-        """Read one. Raises ValueError."""
+        """Parse `region` or `region/zone`. Raises ValueError."""
         if not _LOCALITY.fullmatch(text):
             raise ValueError(f"{text!r} is not region or region/zone")
         region, _, zone = text.partition("/")

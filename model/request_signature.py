@@ -1,7 +1,7 @@
-"""Proof that a heartbeat comes from the holder of a certificate: a short-lived ES256 token over path and body.
+"""Request signatures of agents: a short-lived ES256 token over path and body, signed with the key of their certificate.
 
-The API speaks plain HTTP behind whatever terminates TLS for it, so the binding travels in the request itself
-(JWS, RFC 7515; the certificate is named by its `x5t#S256` thumbprint, section 4.1.8).
+The API speaks plain HTTP behind a TLS terminator, so the request itself carries the signature (JWS, RFC 7515). The header
+`x5t#S256` names the certificate by its thumbprint (RFC 7515, section 4.1.8).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.errors import ExitplaneError
 
 LIFETIME = timedelta(seconds=60)
 LEEWAY = timedelta(minutes=5)
-"""How far an agent's clock may be off."""
+"""The tolerated error of an agent's clock."""
 _THUMBPRINT = "x5t#S256"
 
 
@@ -34,47 +34,49 @@ class BadSignature(ExitplaneError):
 
 @dataclass(frozen=True, slots=True)
 class SignatureClaim:
-    """What a token says before its signature was checked: which certificate would have to have signed it."""
+    """An unverified token, with the thumbprint of the certificate that it names."""
 
     thumbprint: str
     token: str
 
 
 def thumbprint_of(certificate_pem: str) -> str:
-    """base64url of the SHA-256 of the certificate's DER."""
+    """Return the base64url of the SHA-256 of the certificate's DER."""
     certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     return _base64url(certificate.fingerprint(hashes.SHA256()))
 
 
 def public_key_of(certificate_pem: str) -> str:
-    """The certificate's public key as PEM."""
+    """Return the certificate's public key as PEM."""
     key = x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def sign(key_pem: str, thumbprint: str, path: str, body: bytes, now: datetime) -> str:
-    """The token for one request to `path` with `body`, good for LIFETIME."""
+    """Sign a token for one request to `path` with `body`, valid for LIFETIME."""
     claims = {"aud": path, "iat": now, "exp": now + LIFETIME, "sha256": _digest(body)}
     return jwt.encode(claims, key_pem, algorithm="ES256", headers={_THUMBPRINT: thumbprint})
 
 
 def read(authorization: str | None) -> SignatureClaim:
-    """The claim in an `Authorization` header; raises BadProof when there is none."""
+    """Read the token in an `Authorization` header. Raises BadSignature when there is none, or it names no certificate."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise BadSignature(
-            "the request carries no proof", hint="sign it with the key of the certificate (Bearer token)"
+            "the request carries no signature", hint="sign it with the key of the certificate (Bearer token)"
         )
     header = token.partition(".")[0]
     try:
         thumbprint = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))[_THUMBPRINT]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadSignature("the proof is not a token that names a certificate", hint=f"set {_THUMBPRINT}") from error
+        raise BadSignature(
+            "the signature is not a token that names a certificate", hint=f"set {_THUMBPRINT}"
+        ) from error
     return SignatureClaim(str(thumbprint), token)
 
 
 def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, now: datetime) -> None:
-    """Raises BadProof unless `claim` was signed by that key for this very request, about now."""
+    """Verify that this key signed this request recently. Raises BadSignature otherwise."""
     try:
         claims = jwt.decode(
             claim.token,
@@ -84,17 +86,17 @@ def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, n
             options={"require": ["exp", "iat", "aud"], "verify_exp": False, "verify_iat": False},
         )
     except jwt.InvalidTokenError as error:
-        raise BadSignature(f"the proof is not valid: {error}", hint="sign it with the certificate's key") from error
+        raise BadSignature(f"the signature is not valid: {error}", hint="sign it with the certificate's key") from error
     if claims.get("sha256") != _digest(body):
-        raise BadSignature("the proof is for another body", hint="sign the bytes that are sent")
-    # so written that NaN, which compares with nothing, is refused too
+        raise BadSignature("the signature is for another body", hint="sign the bytes that are sent")
+    # `not <=` instead of `>`, so that NaN is refused too
     if not abs(float(claims["iat"]) - now.timestamp()) <= (LIFETIME + LEEWAY).total_seconds():
-        raise BadSignature("the proof was made at another time", hint="set the agent's clock (NTP)")
+        raise BadSignature("the signature was made at another time", hint="set the agent's clock (NTP)")
 
 
 @lru_cache(maxsize=32_768)
 def _read_key(pem: str) -> EllipticCurvePublicKey:
-    """A proxy proves its heartbeats by the same key again and again, and to read it takes longer than to check with it."""
+    """Parse a public key. It is cached, because each proxy uses its key again, and parsing takes longer than verifying."""
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -1,4 +1,4 @@
-"""The state of the database's schema."""
+"""The schema version of the database: its Alembic migration, checks and upgrades."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from model.database import CONNECT_TIMEOUT_S, UNREACHABLE, Database, unreachable
 from model.errors import ExitplaneError
 
-_BLOCKED: Final = {"55P03": "waited 4 s for a lock that somebody else holds", "57014": "took longer than 5 s"}
+_BLOCKED: Final = {"55P03": "waited 4 s for a lock that another session holds", "57014": "took longer than 5 s"}
 
 
 class MigrationBehind(ExitplaneError):
@@ -43,14 +43,14 @@ def known_migrations() -> frozenset[str]:
 
 
 def newest_migration() -> str:
-    """The id of the migration that this version of the code needs."""
+    """Return the id of the migration that this version of the code needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
 
 
 async def current_migration(database: Database) -> str | None:
-    """The id of the migration that the database is at; None for an empty one."""
+    """Return the id of the database's migration; None for an empty database."""
 
     def read(connection: Connection) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
@@ -60,7 +60,7 @@ async def current_migration(database: Database) -> str | None:
 
 
 async def check_migration(database: Database) -> None:
-    """Raises MigrationBehind unless the schema is the one that this code needs."""
+    """Raise MigrationBehind unless the schema is the one that this code needs."""
     current, newest = await current_migration(database), newest_migration()
     if current != newest:
         raise MigrationBehind(
@@ -70,7 +70,7 @@ async def check_migration(database: Database) -> None:
 
 
 async def upgrade(database: Database) -> None:
-    """Bring the schema to the newest migration. Safe to run twice, and from two replicas at once.
+    """Upgrade the schema to the newest migration. Two replicas may do so at once, and it may be repeated.
 
     Raises MigrationBlocked, DatabaseUnreachable.
     """
@@ -89,8 +89,8 @@ async def upgrade(database: Database) -> None:
         if reason is None:
             raise
         raise MigrationBlocked(
-            f"the migration {reason}, and left everything as it was",
-            hint="repeat it when there is less to do, or see in pg_stat_activity who is in a long transaction",
+            f"the migration {reason}, and was rolled back",
+            hint="repeat it when there is less load, or find long transactions in pg_stat_activity",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Settings, from the environment with the prefix EXITPLANE_."""
+"""The settings of the control plane, from environment variables with the prefix EXITPLANE_."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class BadSettings(ExitplaneError):
 
 
 ROLES: Final = ("admin", "operator", "viewer")
-"""Of operators; each may what the next one may."""
+"""The roles of operators; each includes the rights of the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class OidcSettings:
-    """Where operators may log in. `roles` pairs a role with what the claim holds for it, the highest role first."""
+    """The OIDC provider for logins of operators. `roles` pairs a role with its value of the claim, the highest role first."""
 
     issuer: str
     client_id: str
     client_secret: str | None = field(default=None, repr=False)
     redirect_uri: str | None = None
-    """Where the provider sends the browser back; None: to where the browser called the API."""
+    """The URL to which the provider sends the browser back; None: the one at which the browser called the API."""
     role_claim: str | None = None
     roles: tuple[tuple[str, str], ...] = ()
 
@@ -48,12 +48,12 @@ def _address(text: str | None) -> str | None:
 
 
 def _secure_url(text: str | None) -> str | None:
-    """A URL whose traffic nobody else reads."""
+    """Accept only a URL whose traffic nobody else can read: https, or http to a loopback address."""
     if not text:
         return None
     parts = urlsplit(text)
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
-        raise ValueError("this is no https:// URL")
+        raise ValueError("this is not an https:// URL")
     if parts.query or parts.fragment:
         raise ValueError("this has a query or a fragment")
     return text
@@ -82,7 +82,7 @@ def _plain_url(text: str | None) -> str | None:
         return None
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("this is no http:// or https:// URL")
+        raise ValueError("this is not an http:// or https:// URL")
     return text.rstrip("/")
 
 
@@ -102,68 +102,68 @@ def _read_roles(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def default_state_dir() -> Path:
-    """Where state lives when nobody says: a system folder for root, the user's own otherwise."""
+    """Return the default state folder: a system folder for root, a folder in the user's home otherwise."""
     if os.geteuid() == 0:
         return Path("/var/lib/exitplane")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "exitplane"
 
 
 class Settings(BaseSettings):
-    """What the control plane's commands read; each field is EXITPLANE_<NAME>."""
+    """The settings of the control plane's commands; each field is read from EXITPLANE_<NAME>."""
 
     model_config = SettingsConfigDict(env_prefix="EXITPLANE_", extra="ignore")
 
     state_dir: Path = Field(default_factory=default_state_dir)
     database_url: str | None = None
-    """PostgreSQL to use; unset: an embedded one in the state folder."""
+    """The URL of PostgreSQL; unset: an embedded one in the state folder."""
     api_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:8000"
-    """host:port, or several with commas."""
+    """host:port, or several separated by commas."""
     xds_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:18000"
     xds_advertise: Annotated[str | None, AfterValidator(_address)] = None
-    """host:port that proxies are told to dial; unset: the API's host as they dialled it, and the port of xds_listen."""
+    """host:port that proxies dial for xDS; unset: the host at which they reached the API, with the port of xds_listen."""
     heartbeat_interval_s: float = Field(default=10, gt=0)
     silence_timeout_s: float = Field(default=30, gt=0)
-    """After this much silence an exit is unreachable; only time in which the control plane could hear counts."""
+    """After this much silence an exit is unreachable. Only time in which the control plane received heartbeats counts."""
     lost_after_s: float = Field(default=300, gt=0)
     removal_grace_s: float = Field(default=1, ge=0)
-    """How long a resource that nothing refers to any more stays, after the ACKs that freed it."""
+    """The time that an unreferenced resource stays after the ACKs that freed it."""
     canary_share: float = Field(default=0, ge=0, le=1)
-    """Of a group's proxies at each replica, how many try a change first: 0 for one of all, 1 for no canaries."""
+    """The part of a group's proxies at each replica that get a change first: 0 for one of all, 1 for no canaries."""
     canary_soak_s: float = Field(default=0, ge=0)
-    """How long canaries must have had a change before the others are given it."""
+    """The time that canaries must have had a change before the others get it."""
     check_with_envoy: bool = False
-    """Whether `envoy --mode validate` must accept a change, too, before the others are given it."""
+    """Require that `envoy --mode validate` accepts a change too, before the others get it."""
     debounce_floor_s: float = Field(default=0.02, ge=0)
-    """Changes that follow each other faster are published together."""
+    """Changes that follow each other within this time are published together."""
     debounce_ceiling_s: float = Field(default=0.5, gt=0)
-    """And are published after this time at the latest."""
+    """The latest time at which collected changes are published."""
     admissions_per_s: float = Field(default=500, gt=0)
-    """How many new xDS streams a replica takes in a second; others are told to come back in a moment."""
+    """The number of new xDS streams that a replica admits in a second; the others must retry."""
     connection_age_s: float = Field(default=1_800, ge=0)
-    """After this time proxies are asked to connect anew, to whichever replica they find; 0 for never."""
+    """The maximum age of a connection, after which a proxy reconnects to any replica; 0: no maximum."""
 
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
-    """The container engine that exits run at: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
+    """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
     container_api: Annotated[str | None, AfterValidator(_plain_url)] = None
-    """The URL that containers reach the REST API under; needed with an engine."""
+    """The URL at which containers reach the REST API; required with an engine."""
     container_secrets: Path | None = None
-    """The folder on the engine's host with the secrets that pools name."""
+    """The folder on the engine's host with the secret files that pools name."""
 
     oidc_issuer: Annotated[str | None, AfterValidator(_secure_url)] = None
-    """The OIDC provider at which operators may log in."""
+    """The OIDC provider for logins of operators."""
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None
-    """Unset: the provider knows this client as a public one."""
+    """Unset: the provider treats this client as a public one."""
     oidc_redirect_uri: Annotated[str | None, AfterValidator(_secure_url)] = None
-    """The URL of /api/v1/auth/oidc/callback as browsers reach it; unset: where they called."""
+    """The URL of /api/v1/auth/oidc/callback as browsers reach it; unset: the URL at which they called."""
     oidc_role_claim: str | None = None
-    """The claim by which accounts that nobody bound to an operator become one; dots lead into objects."""
+    """The claim that gives a role to accounts that are bound to no operator; dots lead into objects."""
     oidc_roles: Annotated[str, NoDecode, AfterValidator(_role_pairs)] = ""
-    """What that claim holds for which role: admin=platform,viewer=staff."""
+    """The value of that claim for each role, for example admin=platform,viewer=staff."""
 
     @property
     def oidc(self) -> OidcSettings | None:
-        """Raises BadSettings when the settings of the provider are not whole."""
+        """The settings of the provider; None without one. Raises BadSettings when they are incomplete."""
         if self.oidc_issuer is None:
             return None
         if not self.oidc_client_id:
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Raises BadSettings, one line, naming the variable, its value and the hint."""
+    """Read the settings of this process. Raises BadSettings, in one line with the variable, its value and the hint."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What an exit went through in a time, and what that says of it."""
+"""The history of an exit's states, and its summary: uptime, failures, recoveries."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from model.world import SERVING, TAKEN_OUT, ExitState
+from model.exit_states import SERVING, TAKEN_OUT, ExitState
 
 
 @dataclass(frozen=True, slots=True)
 class StateInterval:
-    """A state that an exit was in. `until` is None for the one that it is in."""
+    """A state of an exit, with its time. `until` is None for the present state."""
 
     state: ExitState
     reason: str
@@ -21,16 +21,16 @@ class StateInterval:
 
 @dataclass(frozen=True, slots=True)
 class HistorySummary:
-    """What the stays within a time say. Ratios and means are None where there is nothing to divide by."""
+    """The summary of a time. Ratios and means are None where the divisor is zero."""
 
     serving: timedelta
-    """How long it served clients."""
+    """The time in which it served clients."""
     due: timedelta
-    """How long it should have: the time in which it was there and no operator had taken it out."""
+    """The time in which it should have served: it existed, and was not taken out."""
     failures: int
-    """How often it ceased to serve other than on purpose."""
+    """The number of times that it stopped serving, except on purpose."""
     recovering: timedelta
-    """How long it took, all together, to serve again after failures that it came back from."""
+    """The sum of the times from a failure until it served again."""
     recoveries: int
 
     @property
@@ -46,39 +46,39 @@ class HistorySummary:
         return self.recovering / self.recoveries if self.recoveries else None
 
 
-def summarize(stays: Sequence[StateInterval], start: datetime, end: datetime) -> HistorySummary:
-    """What stays, which are in order and without holes, say of the time from `start` to `end`.
+def summarize(intervals: Sequence[StateInterval], start: datetime, end: datetime) -> HistorySummary:
+    """Summarize the time from `start` to `end` from intervals, which are in order and without gaps.
 
-    Time in which an operator had taken the exit out counts neither for it nor against it.
+    Time in which the exit was taken out does not count.
     """
     serving = due = recovering = timedelta()
     failures = recoveries = 0
     failed_at: datetime | None = None
     before: ExitState | None = None
-    for stay in stays:
-        if stay.since >= end:
+    for interval in intervals:
+        if interval.since >= end:
             break
-        since, until = max(stay.since, start), min(stay.until or end, end)
+        since, until = max(interval.since, start), min(interval.until or end, end)
         lasted = max(until - since, timedelta())
-        if stay.state not in TAKEN_OUT:
+        if interval.state not in TAKEN_OUT:
             due += lasted
-        if stay.state in SERVING:
+        if interval.state in SERVING:
             serving += lasted
             if failed_at is not None:
-                recovering += stay.since - failed_at
+                recovering += interval.since - failed_at
                 recoveries += 1
             failed_at = None
-        elif stay.state in TAKEN_OUT:
+        elif interval.state in TAKEN_OUT:
             failed_at = None
-        elif before in SERVING and stay.since >= start:
+        elif before in SERVING and interval.since >= start:
             failures += 1
-            failed_at = stay.since
-        before = stay.state
+            failed_at = interval.since
+        before = interval.state
     return HistorySummary(serving, due, failures, recovering, recoveries)
 
 
-def stays_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[StateInterval]:
-    """Changes of state, in order, as stays."""
+def intervals_of(changes: Sequence[tuple[datetime, ExitState, str]]) -> Iterator[StateInterval]:
+    """Turn changes of state, in order, into intervals."""
     for number, (at, state, reason) in enumerate(changes):
         until = changes[number + 1][0] if number + 1 < len(changes) else None
         yield StateInterval(state, reason, at, until)

@@ -1,4 +1,4 @@
-"""Balancing and resilience of pools as they are stored: JSON objects of what is not as by default."""
+"""Readers of the stored load balancing and resilience of pools: JSON objects of the fields that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
+from model.entities import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
-_KNOBS: Final = frozenset(each.name for each in fields(Resilience))
+_FIELDS: Final = frozenset(each.name for each in fields(Resilience))
 
 
 def read_balancing(stored: Mapping[str, Any]) -> Balancing:
-    """For example `{"policy": "session"}`."""
+    """Read for example `{"policy": "session"}`."""
     if not stored:
         return BALANCING
     weigh_by = stored.get("weigh_by")
@@ -24,7 +24,7 @@ def read_balancing(stored: Mapping[str, Any]) -> Balancing:
 
 
 def read_resilience(stored: Mapping[str, Any]) -> Resilience:
-    """For example `{"max_ejection_percent": 50}`."""
-    # a newer version beside this one may know of more
-    known = {name: value for name, value in stored.items() if name in _KNOBS}
+    """Read for example `{"max_ejection_percent": 50}`."""
+    # a newer version beside this one may have stored more fields
+    known = {name: value for name, value in stored.items() if name in _FIELDS}
     return Resilience(**known) if known else RESILIENCE

@@ -1,4 +1,4 @@
-"""The containers of a pool as they are stored: a JSON object of what is not as by default."""
+"""The stored container settings of a pool: a JSON object of the fields that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 MAXIMUM: Final = 100
-"""How many containers a pool may have."""
+"""The highest `maximum` of a pool."""
 DRAIN_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSettings:
-    """How many exits of a pool run as containers, and what they are made of.
+    """The number and the specification of a pool's containers.
 
-    Between `minimum` and `maximum` the number follows the load: `requests_per_exit` is how many open requests an exit should
-    have at most, on average (None: `minimum` it is). An exit that goes has `drain_s` to end what it has.
+    Between `minimum` and `maximum` the number follows the load: `requests_per_exit` is the highest average of open requests
+    for each exit (None: always `minimum` containers). A container that is removed has `drain_s` for its open requests.
 
-    `address` is where gateways reach the ports of all containers, which are published there: the first has `port`, the next
-    the one after it. None: each is reached by its own name in `network`, and all have `port`. `secrets` names files of the
-    engine's host, which are mounted below /run/secrets.
+    `address` is the host at which gateways reach the published ports of all containers: slot 1 has `port`, slot 2 the next one.
+    None: gateways reach each container by its name in `network`, and all have `port`. `secrets` names files of the engine's
+    host, which are mounted below /run/secrets.
     """
 
     minimum: int
@@ -38,12 +38,12 @@ class ContainerSettings:
     drain_s: int = DRAIN_S
 
 
-_KNOBS: Final = frozenset(each.name for each in fields(ContainerSettings))
+_FIELDS: Final = frozenset(each.name for each in fields(ContainerSettings))
 
 
 def read_containers(stored: Mapping[str, Any]) -> ContainerSettings:
-    """For example `{"minimum": 1, "maximum": 3, "image": "exit:1"}`."""
-    # a newer version beside this one may know of more
-    known = {name: value for name, value in stored.items() if name in _KNOBS}
+    """Read for example `{"minimum": 1, "maximum": 3, "image": "exit:1"}`."""
+    # a newer version beside this one may have stored more fields
+    known = {name: value for name, value in stored.items() if name in _FIELDS}
     lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
     return ContainerSettings(**(known | lists))

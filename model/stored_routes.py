@@ -1,4 +1,4 @@
-"""Routes as they are stored: a match and an action as JSON, of which the API takes and shows the same fields."""
+"""Readers of stored routes: a match and an action as JSON, with the fields of the API."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from model.world import Action, Allow, Deny, Match, ToPools, Window
+from model.entities import Action, Allow, Deny, Match, ToPools, Window
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def read_match(stored: Mapping[str, Any]) -> Match:
-    """A stored match; a field that is missing or empty is no condition.
+    """Read a stored match; a missing or empty field is no condition.
 
     For example `{"countries": ["de"], "ports": ["443", "8000-8999"],
     "times": [{"days": ["mon"], "from": "09:00", "to": "17:30"}]}`.
@@ -26,7 +26,7 @@ def read_match(stored: Mapping[str, Any]) -> Match:
 
 
 def read_action(stored: Mapping[str, Any]) -> Action:
-    """A stored action.
+    """Read a stored action.
 
     One of `{"pools": [{"id": …, "weight": 3}], "fallback": [id, …]}`, `{"allow": true}` and
     `{"deny": {"status": 403, "text": …}}`.
@@ -40,7 +40,7 @@ def read_action(stored: Mapping[str, Any]) -> Action:
 
 
 def pools_of(stored: Mapping[str, Any]) -> frozenset[UUID]:
-    """The pools that a stored action leads to."""
+    """Return the pools that a stored action leads to."""
     action = read_action(stored)
     return (
         frozenset([*(pool for pool, _ in action.weighted), *action.fallback])
@@ -50,13 +50,13 @@ def pools_of(stored: Mapping[str, Any]) -> frozenset[UUID]:
 
 
 def read_ports(text: str) -> tuple[int, int]:
-    """The range that "443" or "8000-8999" means."""
+    """Read "443" or "8000-8999" as an inclusive range."""
     low, _, high = text.partition("-")
     return int(low), int(high or low)
 
 
 def read_minute(text: str) -> int:
-    """The minute of the day that "09:30" is; "24:00" is its end."""
+    """Read "09:30" as a minute of the day; "24:00" is its end."""
     hours, _, minutes = text.partition(":")
     return int(hours) * 60 + int(minutes)
 

@@ -1,4 +1,4 @@
-"""The tables of the declared state and of what is kept beside it. All queries are in `model.repositories`."""
+"""The tables: declared state, rollout state, heartbeats, operators, audit. All queries are in `model.repositories`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinar
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from model.world import FIRST_LISTENER
+from model.entities import FIRST_LISTENER
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -39,7 +39,7 @@ class FleetRow(SQLModel, table=True):
 
 
 class ServerCertificateRow(SQLModel, table=True):
-    """What listeners show to clients that speak TLS to them. Proxies are given it by SDS alone."""
+    """A certificate that listeners show to TLS clients. Proxies get it by SDS only."""
 
     __tablename__ = "server_certificate"
     __table_args__ = (UniqueConstraint("fleet_id", "name"),)
@@ -64,13 +64,13 @@ class ListenerRow(SQLModel, table=True):
     address: str
     port: int
     country: str | None = None
-    """What a client of this listener wishes that says nothing itself."""
+    """The country for clients of this listener that state no wish."""
     pool_id: UUID | None = Field(default=None, foreign_key="pool.id", index=True)
-    """Likewise."""
+    """The pool for clients of this listener that state no wish."""
     certificate_id: UUID | None = Field(default=None, foreign_key="server_certificate.id", index=True)
-    """None: it speaks no TLS to its clients."""
+    """None: the listener speaks no TLS to its clients."""
     countries_by_server_name: dict[str, str] = Field(default_factory=dict, sa_column=_object())
-    """What a client wishes that dialled it under one of these TLS server names, and says nothing itself."""
+    """The country by TLS server name, for clients that dialled that name and state no wish."""
     created_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
 
@@ -93,20 +93,20 @@ class PoolRow(SQLModel, table=True):
     name: str
     country: str
     city: str = Field(default="", sa_column_kwargs={"server_default": ""})
-    """Empty: it serves the country as a whole."""
+    """Empty: the pool serves the whole country."""
     only_by_name: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    """Whether it is not what a client gets that wishes for the country or the city."""
+    """The pool is not chosen by country or city, only by its name or by a route."""
     balancing: dict[str, Any] = Field(default_factory=dict, sa_column=_object())
-    """How requests are shared among its exits; what is not said is as model.world has it."""
+    """Fields that differ from the defaults of `model.entities.Balancing`."""
     resilience: dict[str, Any] = Field(default_factory=dict, sa_column=_object())
-    """What of its exits' failures it bears; likewise."""
+    """Fields that differ from the defaults of `model.entities.Resilience`."""
     containers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
-    """What its exits run in, as model.containers has it; None: what runs elsewhere."""
+    """The containers of its exits, as `model.stored_containers` reads them; None: its exits run elsewhere."""
     created_at: datetime = Field(sa_column=_timestamp())
 
 
 class RouteRow(SQLModel, table=True):
-    """Which wish goes where; `match` and `action` as the API takes them."""
+    """A route; `match` and `action` are JSON as the API takes them."""
 
     __tablename__ = "route"
     __table_args__ = (UniqueConstraint("fleet_id", "name"),)
@@ -115,7 +115,7 @@ class RouteRow(SQLModel, table=True):
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
     position: int
-    """Routes are tried from the lowest on; those at one position by name."""
+    """Routes are tried in ascending order; those at one position by name."""
     enabled: bool = True
     match: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     action: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
@@ -123,7 +123,7 @@ class RouteRow(SQLModel, table=True):
 
 
 class RoutePoolRow(SQLModel, table=True):
-    """A pool that a route leads to, so that it cannot be removed meanwhile."""
+    """A pool that a route leads to. Its foreign key keeps the pool from being removed."""
 
     __tablename__ = "route_pool"
 
@@ -132,7 +132,7 @@ class RoutePoolRow(SQLModel, table=True):
 
 
 class PlanRow(SQLModel, table=True):
-    """What users of it may use; None: without a limit."""
+    """The limits of a plan's users; None: no limit."""
 
     __tablename__ = "plan"
     __table_args__ = (UniqueConstraint("fleet_id", "name"),)
@@ -148,7 +148,7 @@ class PlanRow(SQLModel, table=True):
 
 
 class UserRow(SQLModel, table=True):
-    """Somebody who uses gateways."""
+    """A client of the gateways."""
 
     __tablename__ = "user_account"
     __table_args__ = (
@@ -160,14 +160,14 @@ class UserRow(SQLModel, table=True):
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
-    """Without `-`, which separates the wishes that follow it in a client's user name."""
+    """Contains no `-`, which separates it from the wishes in a client's proxy user name."""
     group: str | None = None
     plan_id: UUID | None = Field(default=None, foreign_key="plan.id", index=True)
     created_at: datetime = Field(sa_column=_timestamp())
 
 
 class ProxyRow(SQLModel, table=True):
-    """An Envoy under control; that of a managed exit has the exit's id."""
+    """An Envoy under control. The proxy of an exit has the exit's id."""
 
     __tablename__ = "proxy"
     __table_args__ = (UniqueConstraint("fleet_id", "role", "name"), Index(None, "name", "id"))
@@ -177,7 +177,7 @@ class ProxyRow(SQLModel, table=True):
     name: str
     role: str
     locality: str | None = None
-    """`region` or `region/zone`; None: unknown. That of an exit's Envoy is the exit's."""
+    """`region` or `region/zone`; None: unknown. An exit's proxy has the exit's locality."""
     created_at: datetime = Field(sa_column=_timestamp())
 
 
@@ -194,33 +194,33 @@ class ExitRow(SQLModel, table=True):
     pool_id: UUID = Field(foreign_key="pool.id", index=True)
     name: str
     address: str
-    """What was declared: an IP literal or a host name."""
+    """The declared address: an IP literal or a host name."""
     endpoint: str | None = None
-    """The IP literal that gateways dial; the address itself, or what its name resolved to."""
+    """The IP literal that gateways dial: the address itself, or what its host name resolved to."""
     port: int
     bind_address: str
     egress_address: str | None = None
     locality: str | None = None
     weight: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
-    """Its share of requests, beside those of the other exits of its pool."""
+    """Relative to the other exits of its pool."""
     standby: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    """Whether it serves only when no other exit of its pool does."""
+    """It serves only when no other exit of its pool does."""
     capacity: int | None = None
-    """How many requests it should carry at once; None: as many as come."""
+    """The number of requests that it should carry at once; None: no limit."""
     cost: float | None = None
-    """What traffic through it costs, in whatever unit the pool's exits are compared by."""
+    """The price of traffic, in any unit that all exits of the pool share."""
     monthly_cap_gb: float | None = None
-    """How much it carries in a month (UTC), in both directions together: 10^9 bytes; None: as much as comes."""
+    """Its traffic cap in a month (UTC), both directions together, in units of 10^9 bytes; None: no cap."""
     share: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
-    """What the keeper multiplies its weight by, where its pool weighs."""
+    """The factor on `weight` that the keeper computes for pools with `weigh_by`."""
     capped: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    """Whether its cap, and not an operator, took it out."""
+    """Its traffic cap drained it, not an operator."""
     parent_address: str | None = None
-    """Of the HTTP proxy that it sends all traffic on to, with `parent_port`; None: it dials targets itself."""
+    """The HTTP proxy to which it sends all traffic, with `parent_port`; None: it dials targets itself."""
     parent_port: int | None = None
     parent_username: str | None = None
     parent_password: str | None = None
-    """Neither shown nor told; the exit's own Envoy is given it by SDS alone."""
+    """Never shown by the API. Only the exit's own Envoy gets it, by SDS."""
     state: str
     state_reason: str
     state_since: datetime = Field(sa_column=_timestamp())
@@ -228,7 +228,7 @@ class ExitRow(SQLModel, table=True):
 
 
 class ExitHistoryRow(SQLModel, table=True):
-    """The states that an exit was in. Written by a trigger, so that no writer of states can forget it."""
+    """A change of an exit's state. A trigger writes it, so that no writer of states can forget to."""
 
     __tablename__ = "exit_history"
     __table_args__ = (Index(None, "exit_id", "at"),)
@@ -239,11 +239,11 @@ class ExitHistoryRow(SQLModel, table=True):
     state: str
     reason: str
     previous: str | None = None
-    """The state before; None for the first."""
+    """The previous state; None for the first."""
 
 
 class ExitOrderRow(SQLModel, table=True):
-    """What an operator wants the agent of an exit to do, and what came of it. Not configuration: no revision."""
+    """An order for the agent of an exit, and its outcome. Not configuration: no revision."""
 
     __tablename__ = "exit_order"
     __table_args__ = (Index(None, "exit_id", "asked_at"),)
@@ -256,13 +256,13 @@ class ExitOrderRow(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=_timestamp())
     done_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=True))
     outcome: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
-    """What the agent found; None while it is under way, or failed."""
+    """The result from the agent; None while the order is pending, or when it failed."""
     trouble: str = ""
-    """Why it failed."""
+    """The reason of the failure."""
 
 
 class HeartbeatRow(SQLModel, table=True):
-    """The last that was heard of a proxy. Written in batches, without a revision.
+    """The last heartbeat of a proxy. Written in batches, without a revision.
 
     See docs/architecture.md#heartbeats-are-not-configuration.
     """
@@ -277,16 +277,16 @@ class HeartbeatRow(SQLModel, table=True):
     reason: str
     version: str
     observation: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
-    """Where an exit's traffic was seen to come out; None: nobody looks."""
+    """The observation of an exit's traffic; None: its agent has no observer."""
     open_requests: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     carried_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """What its Envoy has carried since it was started, in both directions."""
+    """Traffic since the start of its Envoy, both directions together."""
     month_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """What it has carried in the month (UTC) of `heard_at`."""
+    """Traffic in the month (UTC) of `heard_at`."""
 
 
 class IngestWatermarkRow(SQLModel, table=True):
-    """Until when a replica of the API is known to have been able to hear heartbeats and to store them."""
+    """The time until which a replica of the API received and stored heartbeats without a break."""
 
     __tablename__ = "ear"
 
@@ -307,7 +307,7 @@ class CertificateRow(SQLModel, table=True):
 
 
 class JoinTokenRow(SQLModel, table=True):
-    """The right to enrol proxies of one role in one fleet; only the token's SHA-256 is kept."""
+    """The right to enrol proxies of one role in one fleet; only the token's SHA-256 is stored."""
 
     __tablename__ = "join_token"
 
@@ -316,9 +316,9 @@ class JoinTokenRow(SQLModel, table=True):
     role: str
     expires_at: datetime = Field(sa_column=_timestamp())
     name: str | None = None
-    """The only name that a proxy may enrol under with it; it is then for one key alone. None: as often as needed."""
+    """The only name that may enrol with this token, and then only one key. None: any name, any number of times."""
     used_by: str | None = None
-    """The SHA-256 of the key that enrolled with it, if it is for one alone."""
+    """The SHA-256 of the key that enrolled with a token for one name."""
 
 
 class AuthorityRow(SQLModel, table=True):
@@ -341,7 +341,7 @@ class RevisionRow(SQLModel, table=True):
 
 
 class ChangeRow(SQLModel, table=True):
-    """What a revision changed. Kept for a time, read by every replica, consumed by none."""
+    """A row of the change log: one thing that a revision changed. Every replica reads it, and the keeper prunes it."""
 
     __tablename__ = "change"
 
@@ -356,11 +356,11 @@ class ChangeRow(SQLModel, table=True):
     """`created`, `changed` or `deleted`; None for rollout state, which is no event."""
     fleet_id: UUID | None = None
     detail: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
-    """What an event says beyond what it is about: names, and the old and new state of an exit."""
+    """Details of the event, such as names and the old and new values of changed fields."""
 
 
 class AcceptedRow(SQLModel, table=True):
-    """The version of a resource that the proxies of a group acknowledged last, with its bytes."""
+    """The version of a resource that was released to a group last, with its bytes."""
 
     __tablename__ = "accepted"
 
@@ -373,7 +373,7 @@ class AcceptedRow(SQLModel, table=True):
 
 
 class RejectionRow(SQLModel, table=True):
-    """A version that a proxy (None: the control plane's own check) refused, with Envoy's words."""
+    """A version that a proxy (None: the control plane's own validation) rejected, with Envoy's message."""
 
     __tablename__ = "rejection"
 
@@ -387,16 +387,16 @@ class RejectionRow(SQLModel, table=True):
 
 
 class SyncRow(SQLModel, table=True):
-    """Where a proxy stands for a type of resource. Written in batches, no revision; revisions are those of Worlds."""
+    """The sync status of one proxy and one resource type. Written in batches, without a revision. Revisions are those of Worlds."""
 
     __tablename__ = "sync"
 
     proxy_id: UUID = Field(primary_key=True)
     type_url: str = Field(primary_key=True)
     replica: UUID | None = None
-    """The replica that the proxy has its stream with; None when it has none."""
+    """The replica with the proxy's stream; None when there is no stream."""
     wanted_revision: int = Field(sa_column=Column(BigInteger, nullable=False))
-    """The newest revision at which something else was meant for it."""
+    """The newest revision that changed the configuration of this proxy and type."""
     wanted_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     sent_revision: int | None = Field(default=None, sa_column=Column(BigInteger))
     sent_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
@@ -405,11 +405,11 @@ class SyncRow(SQLModel, table=True):
     rejected_revision: int | None = Field(default=None, sa_column=Column(BigInteger))
     rejected_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     detail: str = ""
-    """Envoy's own words when it rejected last."""
+    """Envoy's message of the last rejection."""
 
 
 class ReplicaRow(SQLModel, table=True):
-    """A replica of the xDS server that lives, and up to which revision its streams were told of all changes."""
+    """A living replica of the xDS server, and the revision up to which it has published to its streams."""
 
     __tablename__ = "replica"
 
@@ -419,7 +419,7 @@ class ReplicaRow(SQLModel, table=True):
 
 
 class CanaryRow(SQLModel, table=True):
-    """A proxy that tries the changes of its group before the others are given them."""
+    """A proxy that gets the changes of its group before the others."""
 
     __tablename__ = "canary"
 
@@ -431,7 +431,7 @@ class CanaryRow(SQLModel, table=True):
 
 
 class RolloutRow(SQLModel, table=True):
-    """What of a group is not settled: its change-sets, who is given each, and why. For the API to show."""
+    """The open rollouts of a group, for the API: its change-sets, who gets each of them, and why."""
 
     __tablename__ = "rollout"
 
@@ -442,7 +442,7 @@ class RolloutRow(SQLModel, table=True):
 
 
 class ApprovalRow(SQLModel, table=True):
-    """An operator's word that a fleet may lose more than half of what it has; used up by the next such change-set."""
+    """An operator's approval that a fleet may lose more than half of its pools or exits. The next such change-set uses it up."""
 
     __tablename__ = "approval"
 
@@ -451,9 +451,9 @@ class ApprovalRow(SQLModel, table=True):
 
 
 class ConfigRequestRow(SQLModel, table=True):
-    """Somebody wants to know what a proxy holds; answered by the replica that it has its stream with.
+    """A request for the configuration that a proxy holds. The replica with the proxy's stream answers it.
 
-    Of the one `resource` that it names the answer has the content too.
+    The answer contains the content of the one `resource` that the request names.
     """
 
     __tablename__ = "question"
@@ -466,7 +466,7 @@ class ConfigRequestRow(SQLModel, table=True):
 
 
 class OperatorRow(SQLModel, table=True):
-    """Somebody who administers. All else refers to operators by id, so that a person's data is in this row alone."""
+    """An operator. All other tables refer to operators by id, so that personal data is in this row only."""
 
     __tablename__ = "operator"
 
@@ -474,20 +474,20 @@ class OperatorRow(SQLModel, table=True):
     name: str = Field(unique=True)
     role: str
     fleet_ids: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
-    """The fleets that the operator is for; None: all."""
+    """The fleets that the operator may see and change; None: all."""
     password_hash: str | None = None
     totp_secret: str | None = None
     totp_step: int | None = Field(default=None, sa_column=Column(BigInteger))
-    """The newest time step of which a code was used: none is good twice."""
+    """The newest time step whose TOTP code was used: no code is valid twice."""
     oidc_subject: str | None = Field(default=None, unique=True)
-    """`issuer#subject` of the account that may log in for this operator."""
+    """`issuer#subject` of the OIDC account that may log in as this operator."""
     disabled: bool = False
     last_login_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     created_at: datetime = Field(sa_column=_timestamp())
 
 
 class SessionRow(SQLModel, table=True):
-    """A login; its refresh token is replaced at each use, and only the digest of the newest is kept."""
+    """A login. Its refresh token is replaced at each use, and only the digest of the newest is stored."""
 
     __tablename__ = "session"
 
@@ -499,7 +499,7 @@ class SessionRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """The right of a program to act for an operator, never with more rights than the operator has; kept as a digest."""
+    """An API key of an operator, stored as a digest. It never has more rights than the operator."""
 
     __tablename__ = "api_key"
     __table_args__ = (UniqueConstraint("operator_id", "name"),)
@@ -511,7 +511,7 @@ class ApiKeyRow(SQLModel, table=True):
     role: str
     fleet_ids: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
     scopes: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
-    """`collection:read` or `collection:write`; None: all that the role may."""
+    """`collection:read` or `collection:write`; None: everything that the role allows."""
     expires_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     last_used_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     created_at: datetime = Field(sa_column=_timestamp())
@@ -538,14 +538,14 @@ class SigningKeyRow(SQLModel, table=True):
 
 
 class AuditRow(SQLModel, table=True):
-    """Who did what. Append-only: each row holds the hash of the one before it, and its own."""
+    """An entry of the audit. Append-only: each row holds its own hash and that of the row before it."""
 
     __tablename__ = "audit_event"
 
     sequence: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     at: datetime = Field(sa_column=_timestamp())
     actor_id: UUID | None = None
-    """The operator; None: nobody that is known, or the control plane itself."""
+    """The operator; None: an unauthenticated caller, or the control plane itself."""
     api_key_id: UUID | None = None
     action: str
     kind: str
@@ -557,7 +557,7 @@ class AuditRow(SQLModel, table=True):
 
 
 class AuditHeadRow(SQLModel, table=True):
-    """The end of the audit's chain; its lock puts the entries in order."""
+    """The end of the audit's hash chain. Its row lock puts the entries in order."""
 
     __tablename__ = "audit_head"
 
@@ -567,14 +567,14 @@ class AuditHeadRow(SQLModel, table=True):
 
 
 class IdempotencyRow(SQLModel, table=True):
-    """What was answered to a POST with an Idempotency-Key, written in the same transaction as what it did."""
+    """The stored reply to a POST with an Idempotency-Key, written in the transaction of that POST."""
 
     __tablename__ = "idempotency"
 
     actor_id: UUID = Field(primary_key=True)
     key: str = Field(primary_key=True)
     digest: str
-    """Of the request."""
+    """The digest of the request."""
     status: int
     headers: dict[str, str] = Field(sa_column=Column(JSONB, nullable=False))
     body: str
@@ -582,7 +582,7 @@ class IdempotencyRow(SQLModel, table=True):
 
 
 class KeepaliveRow(SQLModel, table=True):
-    """The last keepalive of a VPN Sentinel client, as it came."""
+    """The last keepalive of a VPN Sentinel client, as received."""
 
     __tablename__ = "keepalive"
 
@@ -592,27 +592,27 @@ class KeepaliveRow(SQLModel, table=True):
 
 
 class ContainerRow(SQLModel, table=True):
-    """A container that the keeper looks after, as it saw it last. It outlives its pool until it is removed."""
+    """A container of a pool, as the keeper saw it last. The row outlives the pool until the container is removed."""
 
     __tablename__ = "container"
     __table_args__ = (UniqueConstraint("pool_id", "slot"),)
 
     name: str = Field(primary_key=True)
-    """At the engine, and that of the exit in it."""
+    """Its name at the engine, which is also the name of its exit."""
     pool_id: UUID
     slot: int
     started_at: datetime = Field(sa_column=_timestamp())
     leaving_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
-    """Since when it is drained to go for good."""
+    """The start of its removal for good."""
     held: bool = False
-    """Whether an operator stopped it."""
+    """An operator stopped it."""
     life: str = "missing"
     status: str = ""
-    """The engine's words."""
+    """The engine's own sentence."""
 
 
 class ContainerPoolRow(SQLModel, table=True):
-    """How it stands with the containers of a pool."""
+    """The status of a pool's containers."""
 
     __tablename__ = "container_pool"
 
@@ -621,12 +621,12 @@ class ContainerPoolRow(SQLModel, table=True):
     failures: int = 0
     retry_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     error: str = ""
-    """What went wrong last and still does; empty: nothing."""
+    """The last error, while it persists; empty: none."""
     error_since: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
 
 class ContainerEngineRow(SQLModel, table=True):
-    """The engine of the replica that looks after containers, and how it stands with it."""
+    """The container engine of the lease's holder, and its last error."""
 
     __tablename__ = "container_engine"
 
@@ -638,7 +638,7 @@ class ContainerEngineRow(SQLModel, table=True):
 
 
 class ContainerCommandRow(SQLModel, table=True):
-    """What somebody wishes of a container: carried out by the keeper, which is the only one that has an engine."""
+    """An operator's command for a container. The keeper with an engine executes it."""
 
     __tablename__ = "container_wish"
 
@@ -648,7 +648,7 @@ class ContainerCommandRow(SQLModel, table=True):
     """`start`, `stop`, `restart` or `logs`."""
     lines: int = 0
     in_turn: bool = False
-    """Whether it waits until the others of its pool are up."""
+    """It waits until the other containers of its pool are up."""
     asked_at: datetime = Field(sa_column=_timestamp())
     done_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     answer: str = ""

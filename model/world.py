@@ -1,6 +1,6 @@
 """The World: one consistent read of the declared state at one revision, as frozen values.
 
-Pure: no database, no clock, no I/O. Everything that the data plane is told is a function of a World.
+Pure: no database, no clock, no I/O. All configuration of the data plane is a function of a World.
 """
 
 from __future__ import annotations
@@ -9,49 +9,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
+from model.entities import (
+    Accepted,
+    Approval,
+    Entity,
+    Exit,
+    Fleet,
+    Listener,
+    Pool,
+    Proxy,
+    Rejection,
+    ResourceKey,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+)
 from model.locality import Locality
 
 
-class Role(StrEnum):
-    """What an Envoy under control does: gateways take clients in, exits let their traffic out."""
-
-    GATEWAY = "gateway"
-    EXIT = "exit"
-
-
-class ExitState(StrEnum):
-    """Where an exit stands. Only healthy and degraded exits are offered to clients (docs/architecture.md#fail-closed)."""
-
-    REGISTERING = "registering"
-    """Declared or enrolled, and not yet heard of."""
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    """It serves, after the healthy ones: it is slow, or services disagree about where it comes out."""
-    VERIFYING = "verifying"
-    """It is up, but was not seen to come out where its pool says: not yet, or not any more."""
-    LEAKING = "leaking"
-    """Traffic was seen to leave it outside its tunnel."""
-    UNREACHABLE = "unreachable"
-    """It said that its tunnel or its Envoy is down, or fell silent for longer than the heartbeat timeout."""
-    LOST = "lost"
-    """Silent for so long that nobody should wait for it."""
-    DRAINING = "draining"
-    """An operator or its traffic cap ends it: it is offered to nobody, and its open tunnels go on until their clients are done."""
-    DISABLED = "disabled"
-    """Taken out by an operator."""
-
-
-SERVING: Final = frozenset({ExitState.HEALTHY, ExitState.DEGRADED})
-"""States in which clients are sent to an exit."""
-TAKEN_OUT: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
-"""States that an operator or its traffic cap put an exit into; what is heard of it takes it out of none."""
-
-
 class Kind(StrEnum):
-    """What a row of the change log speaks of."""
+    """The kind of thing that a row of the change log is about."""
 
     FLEET = "fleet"
     LISTENER = "listener"
@@ -62,326 +43,22 @@ class Kind(StrEnum):
     USER = "user"
     SERVER_CERTIFICATE = "server_certificate"
     PLAN = "plan"
-    """Nothing of a World: the data plane does not know plans yet."""
+    """Not part of a World: the data plane does not use plans yet."""
     ACCEPTED = "accepted"
     REJECTION = "rejection"
     APPROVAL = "approval"
+
+
+Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str]
 
 
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
 
-FIRST_LISTENER: Final = "clients"
-"""What the listener is called that a fleet is declared with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """Gateways that share configuration and an isolation boundary; Envoy's `node.cluster`."""
-
-    id: UUID
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Where the gateways of a fleet take clients in. `address` is an IP literal.
-
-    `country` or `pool_id` is what a client wishes that says nothing itself; before them goes the TLS server name that it
-    dialled, if `countries_by_server_name` has it. Without a certificate it speaks no TLS.
-    """
-
-    id: UUID
-    fleet_id: UUID
-    address: str
-    port: int
-    name: str = FIRST_LISTENER
-    country: str | None = None
-    pool_id: UUID | None = None
-    certificate_id: UUID | None = None
-    countries_by_server_name: tuple[tuple[str, str], ...] = ()
-    """Pairs, by server name."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCertificate:
-    """What listeners show to clients that speak TLS to them: PEM, and the key is a secret."""
-
-    id: UUID
-    fleet_id: UUID
-    name: str
-    chain: str
-    key: str = field(repr=False)
-
-
-class Policy(StrEnum):
-    """How a pool shares requests among its exits."""
-
-    LEAST_REQUEST = "least_request"
-    """Of two at random, the one with less to do."""
-    ROUND_ROBIN = "round_robin"
-    RANDOM = "random"
-    """Whatever their weights are."""
-    SESSION = "session"
-    """One session, one exit, as long as it serves; requests without a session go to any."""
-
-
-class WeighBy(StrEnum):
-    """What multiplies the declared weights of a pool's exits."""
-
-    LATENCY = "latency"
-    """Half the round trip, twice the share."""
-    HEALTH = "health"
-    """The part of the last day in which it served; a quarter of that while it is degraded."""
-    COST = "cost"
-    """Half the price, twice the share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Balancing:
-    """How requests are shared among the exits of a pool.
-
-    With `session_ttl_s`, a session may get another exit after so many seconds; without, it keeps its own as long as that serves.
-    """
-
-    policy: Policy = Policy.LEAST_REQUEST
-    weigh_by: WeighBy | None = None
-    session_ttl_s: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Resilience:
-    """What a pool bears of its exits' failures. Both are about reaching the exit itself: those of targets do not count.
-
-    An exit that cannot be reached `failures_to_eject` times in a row is ejected, for `ejection_time_s` times the number of
-    its ejections up to `max_ejection_time_s`, or until a check finds it well; never more than `max_ejection_percent` of a
-    pool. Beside that it is asked every `check_interval_s`. When fewer than `panic_threshold_percent` are well, Envoy sends
-    to all as if they were; at 0 it does not, and a pool without an exit that is well carries nothing
-    (docs/architecture.md#fail-closed).
-    """
-
-    max_ejection_percent: int = 100
-    panic_threshold_percent: int = 0
-    ejection_time_s: int = 5
-    max_ejection_time_s: int = 30
-    failures_to_eject: int = 3
-    check_interval_s: int = 1
-    check_timeout_s: int = 1
-    unhealthy_after: int = 2
-    """Failed checks in a row."""
-    healthy_after: int = 1
-    """Good checks in a row."""
-    degraded_above_ms: int | None = None
-    """An exit whose round trips take longer is degraded, until they take a fifth less than this."""
-    falls_borne: int = 5
-    """An exit that fell out more often than this within `falls_window_s` has to be up for `hold_down_s` before it serves again."""
-    falls_window_s: int = 600
-    hold_down_s: int = 60
-
-
-BALANCING: Final = Balancing()
-RESILIENCE: Final = Resilience()
-"""What pools have that say nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Exits that serve one country (ISO 3166-1 alpha-2, lower case), or one city of it.
-
-    One that is `only_by_name` is not what a client gets that wishes for the country or the city.
-    """
-
-    id: UUID
-    fleet_id: UUID
-    name: str
-    country: str
-    city: str = ""
-    only_by_name: bool = False
-    # not hashed: pools are looked up often, and these seldom tell two apart
-    balancing: Balancing = field(default=BALANCING, hash=False)
-    resilience: Resilience = field(default=RESILIENCE, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A time of day in UTC, on some days of the week (0 is Monday), from the minute `start` to before `end`.
-
-    One whose end is not after its start ends on the next day; `days` are those that it begins on.
-    """
-
-    days: frozenset[int]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Which requests a route is for: those that meet every condition that it has, by any one of that one's values.
-
-    All text is lower case. `domains` are names with all below them, `networks` are CIDR and match targets that are address
-    literals (gateways resolve no names), `ports` are inclusive ranges. Of `sessions`, one that ends in `*` is a prefix.
-    """
-
-    countries: frozenset[str] = frozenset()
-    cities: frozenset[str] = frozenset()
-    pools: frozenset[str] = frozenset()
-    """The names of pools that clients wish for."""
-    sessions: frozenset[str] = frozenset()
-    users: frozenset[str] = frozenset()
-    groups: frozenset[str] = frozenset()
-    domains: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
-    ports: frozenset[tuple[int, int]] = frozenset()
-    times: frozenset[Window] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class ToPools:
-    """Send it to one of these pools, by weight; where that has no healthy exit, to the others, then to the fallback's.
-
-    Pairs of a pool's id and its weight, and pool ids in order.
-    """
-
-    weighted: tuple[tuple[UUID, int], ...]
-    fallback: tuple[UUID, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Allow:
-    """Send it where the wish says, whatever later routes say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deny:
-    """Refuse it."""
-
-    status: int
-    text: str
-
-
-Action: TypeAlias = ToPools | Allow | Deny
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Which wish goes where. Those of a fleet are tried by position, then name; the first that matches decides."""
-
-    id: UUID
-    fleet_id: UUID
-    name: str
-    position: int
-    enabled: bool
-    match: Match
-    action: Action
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Somebody who uses gateways; routes may match on the group."""
-
-    id: UUID
-    fleet_id: UUID
-    name: str
-    group: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """An HTTP proxy that an exit sends all traffic on to, at an IP literal or a host name. Credentials are both or neither."""
-
-    address: str
-    port: int
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A VPN tunnel with a way in.
-
-    `endpoint` is the IP literal that gateways dial (None while a host name is unresolved), `bind_address` what its Envoy
-    listens on, `egress_address` the source address it must use towards targets (None: the kernel's choice). `weight` is its
-    share beside the other exits of its pool; one on `standby` serves only when no other exit of the pool does. With a `parent`
-    its Envoy dials that one alone, and no target.
-    """
-
-    id: UUID
-    pool_id: UUID
-    name: str
-    endpoint: str | None
-    port: int
-    state: ExitState
-    bind_address: str = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate
-    egress_address: str | None = None
-    locality: Locality | None = None
-    weight: int = 1
-    standby: bool = False
-    parent: Parent | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """An Envoy under control. The Envoy of a managed exit is a proxy with the exit's own id."""
-
-    id: UUID
-    fleet_id: UUID
-    name: str
-    role: Role
-    locality: Locality | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceKey:
-    """One resource of one group of proxies, across its versions."""
-
-    group: str
-    type_url: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The version of a resource that a group is settled at, with its bytes (an Any's value)."""
-
-    key: ResourceKey
-    version: str
-    body: bytes
-
-    @property
-    def group(self) -> str:
-        return self.key.group
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A version that a proxy refused, with Envoy's own words. It is sent to nobody else (docs/architecture.md#guard-rails).
-
-    `proxy_id` is None when it was refused by the control plane's own check.
-    """
-
-    key: ResourceKey
-    version: str
-    proxy_id: UUID | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """An operator's word that a fleet may lose more than half of what it has."""
-
-    fleet_id: UUID
-
-
-Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str]
-Entity: TypeAlias = (
-    Fleet | Listener | Pool | Exit | Proxy | Route | User | ServerCertificate | Accepted | Rejection | Approval
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change did to one thing: its new value, or None when it is gone."""
+    """The new value of one thing, or None when it is gone."""
 
     kind: Kind
     key: Key
@@ -389,7 +66,7 @@ class Change:
 
 
 def key_of(entity: Entity) -> Key:
-    """The key under which a World holds `entity`."""
+    """Return the key under which a World holds `entity`."""
     match entity:
         case Accepted():
             return entity.key
@@ -417,13 +94,13 @@ _KINDS: Mapping[type, Kind] = {
 
 
 def put(entity: Entity) -> Change:
-    """The change that adds or replaces `entity`."""
+    """Return the change that adds or replaces `entity`."""
     return Change(_KINDS[type(entity)], key_of(entity), entity)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that is declared, at one revision, with the indexes that translation walks."""
+    """Everything that is declared at one revision, with the indexes that translation uses."""
 
     revision: int = 0
     fleets: Mapping[UUID, Fleet] = field(default_factory=_empty)
@@ -439,7 +116,7 @@ class World:
     approvals: Mapping[UUID, Approval] = field(default_factory=_empty)
     """By fleet id."""
     accepted_of: Mapping[str, frozenset[ResourceKey]] = field(default_factory=_empty)
-    """What was accepted, by group."""
+    """Keys of accepted resources by group."""
     listeners_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Listener ids by fleet id."""
     pools_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
@@ -451,10 +128,10 @@ class World:
     users_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """User ids by fleet id."""
     gateways_at: Mapping[UUID, Mapping[Locality | None, int]] = field(default_factory=_empty)
-    """How many gateways stand where, by fleet id. Counts, for there may be thousands at one locality."""
+    """Numbers of gateways by locality, by fleet id. Counts suffice, and there may be thousands at one locality."""
 
     def changed(self, revision: int, changes: Iterable[Change]) -> World:
-        """The World after `changes`, at `revision`; what did not change is shared with this one."""
+        """Return the World after `changes`, at `revision`. It shares everything unchanged with this one."""
         draft = _Draft(self)
         for change in changes:
             draft.apply(change)
@@ -478,13 +155,13 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
 
 
 class _Draft:
-    """Copies each table of a World at most once while changes are applied to it."""
+    """A World under change. It copies each table at most once, however many changes are applied."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.tables: dict[str, Any] = {}
-        self._open: dict[tuple[str, Any], set[Any]] = {}
-        """Members of indexes that are being changed, by index and owner: each is copied once, however many changes."""
+        self._members_by_owner: dict[tuple[str, Any], set[Any]] = {}
+        """Sets of index members that were copied for change, by index and owner."""
 
     def _table(self, name: str) -> dict[Any, Any]:
         if name not in self.tables:
@@ -499,7 +176,7 @@ class _Draft:
         if change.value is not None:
             table[change.key] = change.value
         if change.kind is Kind.PROXY:
-            self._count(_place(old), _place(change.value))
+            self._count(_gateway_locality(old), _gateway_locality(change.value))
         if index_name is None:
             return
         if old is not None:
@@ -508,14 +185,14 @@ class _Draft:
             self._members(index_name, getattr(change.value, owner_field)).add(change.key)
 
     def _members(self, index_name: str, owner: Any) -> set[Any]:
-        members = self._open.get((index_name, owner))
+        members = self._members_by_owner.get((index_name, owner))
         if members is None:
-            members = self._open[index_name, owner] = set(getattr(self._world, index_name).get(owner, ()))
+            members = self._members_by_owner[index_name, owner] = set(getattr(self._world, index_name).get(owner, ()))
         return members
 
     def finish(self) -> dict[str, Any]:
-        """The tables that changed."""
-        for (index_name, owner), members in self._open.items():
+        """Return the tables and indexes that changed, by field name."""
+        for (index_name, owner), members in self._members_by_owner.items():
             index = self._table(index_name)
             if members:
                 index[owner] = frozenset(members)
@@ -523,25 +200,25 @@ class _Draft:
                 index.pop(owner, None)
         return self.tables
 
-    def _count(self, before: _Place | None, after: _Place | None) -> None:
+    def _count(self, before: _GatewayLocality | None, after: _GatewayLocality | None) -> None:
         if before == after:
             return
         counts = self._table("gateways_at")
-        for place, by in ((before, -1), (after, 1)):
-            if place is None:
+        for gateway, by in ((before, -1), (after, 1)):
+            if gateway is None:
                 continue
-            fleet_id, locality = place
-            there = {**counts.pop(fleet_id, {})}
-            there[locality] = there.get(locality, 0) + by
-            if not there[locality]:
-                del there[locality]
-            if there:
-                counts[fleet_id] = there
+            fleet_id, locality = gateway
+            by_locality = {**counts.pop(fleet_id, {})}
+            by_locality[locality] = by_locality.get(locality, 0) + by
+            if not by_locality[locality]:
+                del by_locality[locality]
+            if by_locality:
+                counts[fleet_id] = by_locality
 
 
-_Place: TypeAlias = tuple[UUID, Locality | None]
+_GatewayLocality: TypeAlias = tuple[UUID, Locality | None]
 
 
-def _place(entity: Entity | None) -> _Place | None:
-    """The fleet and the locality of a gateway; None for all else."""
+def _gateway_locality(entity: Entity | None) -> _GatewayLocality | None:
+    """Return the fleet and the locality of a gateway; None for any other entity."""
     return (entity.fleet_id, entity.locality) if isinstance(entity, Proxy) and entity.role is Role.GATEWAY else None

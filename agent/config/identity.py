@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 
 
 @dataclass(frozen=True, slots=True)

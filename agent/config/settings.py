@@ -12,8 +12,8 @@ from yarl import URL
 from agent.config.credentials import Credentials, read_credentials
 from agent.config.option_parsing import BadSetting
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.locality import Locality
-from model.world import Role
 
 OBSERVE_EVERY_S: Final = 60.0
 

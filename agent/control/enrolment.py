@@ -20,10 +20,10 @@ from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control.api_client import ApiClient, ApiUnavailable
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.request_signature import public_key_of
 from model.version import exitplane_version
-from model.world import Role
 
 log = structlog.get_logger()
 

@@ -21,9 +21,9 @@ from agent.control.orders import Orders
 from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
 from model import request_signature
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.version import exitplane_version
-from model.world import Role
 
 log = structlog.get_logger()
 

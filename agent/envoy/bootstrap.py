@@ -14,10 +14,10 @@ import yaml
 from agent.config import state_dir as files
 from agent.envoy import secrets
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.identity import XDS_SERVER_NAME
 from model.version import exitplane_version
-from model.world import Role
 
 FORMAT_VERSION: Final = 2
 """The version of the template. A proxy states it in its metadata, so that the control plane knows which features it has."""

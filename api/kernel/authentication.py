@@ -50,7 +50,7 @@ async def _identify_by_token(context: ApiContext, token: str) -> Caller:
     except TokenExpired as error:
         hint = "get a new one with the refresh token: POST /api/v1/auth/refresh"
         raise _refused("token_expired", "the access token has expired", hint) from error
-    rights = await operators.standing_in_session(context.database, access.session_id, access.operator_id, now)
+    rights = await operators.rights_in_session(context.database, access.session_id, access.operator_id, now)
     if rights is None:
         raise _refused("session_ended", "the session of this access token has ended", "log in again")
     role, fleets = _check_rights(rights)
@@ -59,7 +59,7 @@ async def _identify_by_token(context: ApiContext, token: str) -> Caller:
 
 async def _identify_by_key(context: ApiContext, key: str) -> Caller:
     now = context.clock()
-    rights = await operators.standing_of_key(context.database, digest_of(key), now)
+    rights = await operators.rights_of_key(context.database, digest_of(key), now)
     if rights is None:
         raise _refused("bad_api_key", "there is no such API key", "make one: POST /api/v1/api-keys")
     if rights.expires_at is not None and rights.expires_at <= now:

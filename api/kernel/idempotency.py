@@ -37,7 +37,7 @@ class IdempotentRequest:
 
         Raises Problem (422) when the key was used for another request.
         """
-        stored = await idempotency.recall(session, caller.operator_id, self.key)
+        stored = await idempotency.find_reply(session, caller.operator_id, self.key)
         if stored is None:
             return None
         if stored.digest != self.digest:
@@ -52,7 +52,7 @@ class IdempotentRequest:
     ) -> None:
         """Store the response."""
         reply = idempotency.StoredReply(self.digest, status, headers, body.decode())
-        await idempotency.keep(session, caller.operator_id, self.key, reply)
+        await idempotency.save_reply(session, caller.operator_id, self.key, reply)
 
 
 async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest | None:

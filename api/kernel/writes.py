@@ -129,7 +129,7 @@ class Write:
         deadline = loop.time() + wait_s
         while True:
             async with self.context.database.session() as session:
-                count = await sync.tally(session, revision)
+                count = await sync.count_acks(session, revision)
             if count.done or loop.time() >= deadline:
                 return count
             await asyncio.sleep(min(_POLL_S, max(0.0, deadline - loop.time())))

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import structlog
 
+from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import enrolment, worlds
 from model.repositories.enrolment import Credential
-from model.unit_of_work import ChangeFeed
 from model.world import Kind
 
 log = structlog.get_logger()

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import structlog
 
 from api.http.problems import Problem
+from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import events
 from model.repositories.events import Event, EventBatch, EventFilter, EventsGone
-from model.unit_of_work import ChangeFeed
 
 log = structlog.get_logger()
 _PAGE = 500
@@ -88,7 +88,7 @@ class EventHub:
             async with self._database.session() as session:
                 return await events.read(session, position, _PAGE, wanted)
         begin = bisect_right(self._tail, position, key=lambda event: event.id)
-        found = [event for event in self._tail[begin:] if wanted.has(event)]
+        found = [event for event in self._tail[begin:] if wanted.matches(event)]
         return EventBatch(found, self._position, more=False)
 
     async def _follow(self) -> None:

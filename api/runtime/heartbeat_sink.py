@@ -110,7 +110,7 @@ class HeartbeatSink:
         heard_until = self._clock()
         async with self._database.session() as session:
             await heartbeats.store(session, [*batch.values()])
-            await heartbeats.record_hearing(session, self._replica, heard_until)
+            await heartbeats.record_ingest_watermark(session, self._replica, heard_until)
             if wakes_keeper:
                 await heartbeats.wake_keeper(session)
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
+from model.change_feed import ORDER_CHANNEL, ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import orders
-from model.repositories.orders import ORDER_CHANNEL, ExitOrder
-from model.unit_of_work import ChangeFeed
+from model.repositories.orders import ExitOrder
 
 
 class PendingOrders:

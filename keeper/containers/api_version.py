@@ -1,4 +1,4 @@
-"""The version of the Docker Engine API to speak: the newest that the engine and this client both know."""
+"""The version of the Docker Engine API: the newest that both the engine and this client know."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ApiVersion:
 
 
 OLDEST: Final = ApiVersion(1, 40)
-"""Docker 19.03, podman 3. Everything that is asked here is in it."""
+"""Docker 19.03, podman 3. It has every request that this client sends."""
 NEWEST: Final = ApiVersion(1, 56)
-"""The newest whose changes were read: none up to it touches what is asked here, or what is read of the answers."""
+"""The newest version that was reviewed: no change up to it touches the requests or the fields that are used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineVersion:
-    """An engine's own version, and the versions of the API that it answers."""
+    """An engine's own version, and the range of API versions that it speaks."""
 
     engine: str
     oldest: ApiVersion
@@ -36,7 +36,7 @@ class EngineVersion:
 
 
 def read_api_version(text: str) -> ApiVersion:
-    """Read `1.44`, or `1.44.0` as podman may write it. Raises BadAnswer."""
+    """Read `1.44`, or `1.44.0` as podman may write it. Raises BadEngineResponse."""
     found = _PATTERN.fullmatch(text)
     if found is None:
         raise BadEngineResponse(
@@ -47,7 +47,7 @@ def read_api_version(text: str) -> ApiVersion:
 
 
 def choose_api_version(engine: EngineVersion) -> ApiVersion:
-    """The newest version that both sides know. Raises NoCommonVersion."""
+    """Return the newest version that both sides know. Raises NoCommonVersion."""
     if max(OLDEST, engine.oldest) <= (chosen := min(NEWEST, engine.newest)):
         return chosen
     raise NoCommonVersion(

@@ -1,4 +1,4 @@
-"""What operators wish of containers, carried out."""
+"""Execution of the commands that operators give to containers: start, stop, restart, logs."""
 
 from __future__ import annotations
 
@@ -18,58 +18,63 @@ from model.tables import ContainerCommandRow, ContainerRow
 
 log = structlog.get_logger()
 STOP_S: Final = 15
-"""How long a container may take to end: the agent in it lets open tunnels end for 5 s, unless it is told otherwise."""
+"""The time that a container may take to end. By default its agent lets open tunnels end for 5 s."""
 
 
-async def carry_out(
-    wish: ContainerCommandRow, sight: Inventory, engine: Engine, database: Database, now: datetime
+async def execute_command(
+    command: ContainerCommandRow, inventory: Inventory, engine: Engine, database: Database, now: datetime
 ) -> None:
-    """Do what is wished, and say what became of it. Raises DatabaseUnreachable."""
+    """Execute a command and store its outcome. Raises DatabaseUnreachable."""
     answer, error = "", ""
-    row = sight.known.get(wish.container)
+    row = inventory.known.get(command.container)
     try:
         if row is None:
             raise NoSuchContainer("there is no such container any more")
-        answer = await _do(wish, row, sight, engine, database, now)
+        answer = await _execute(command, row, inventory, engine, database, now)
     except EngineError as refused:
         error = str(refused)
-    log.info("container.wish", container=wish.container, verb=wish.verb, error=error)
+    log.info("container.command", container=command.container, verb=command.verb, error=error)
     async with database.session() as session:
-        await container_commands.done(session, wish.id, now, answer=answer, error=error)
+        await container_commands.complete(session, command.id, now, answer=answer, error=error)
 
 
-async def _do(
-    wish: ContainerCommandRow, row: ContainerRow, sight: Inventory, engine: Engine, database: Database, now: datetime
+async def _execute(
+    command: ContainerCommandRow,
+    row: ContainerRow,
+    inventory: Inventory,
+    engine: Engine,
+    database: Database,
+    now: datetime,
 ) -> str:
-    found = sight.seen.get(row.name)
-    if wish.verb == "logs":
+    found = inventory.seen.get(row.name)
+    if command.verb == "logs":
         if found is None:
             raise NoSuchContainer("the engine has no such container right now")
-        return await engine.logs(found.id, wish.lines)
-    row.held = wish.verb == "stop"
-    if wish.verb != "stop":
+        return await engine.logs(found.id, command.lines)
+    row.held = command.verb == "stop"
+    if command.verb != "stop":
         row.started_at = now
-    async with database.session() as session:  # before it is done: what is stopped must not be taken for lost
-        await containers.keep(session, row)
+    async with database.session() as session:  # before the engine acts: a stopped container must not be taken for lost
+        await containers.save(session, row)
     if found is None:
-        return ""  # what is not held is made by itself
-    if wish.verb == "start":
+        return ""  # the next plan creates a container that is not held
+    if command.verb == "start":
         await engine.start(found.id)
-    elif wish.verb == "stop":
+    elif command.verb == "stop":
         await engine.stop(found.id, STOP_S)
     else:
         await engine.restart(found.id, STOP_S)
     return ""
 
 
-def must_wait(wish: ContainerCommandRow, sight: Inventory, ground: SpecContext, now: datetime) -> bool:
-    """Whether another container of the pool is coming up, so that this one's turn has not come."""
-    row = sight.known.get(wish.container)
-    if row is None or not wish.in_turn:
+def must_wait(command: ContainerCommandRow, inventory: Inventory, context: SpecContext, now: datetime) -> bool:
+    """Tell whether a command that goes in turn waits, because another container of the pool is starting."""
+    row = inventory.known.get(command.container)
+    if row is None or not command.in_turn:
         return False
-    others = [other for other in sight.of_pool(row.pool_id) if other.name != row.name and not other.held]
+    others = [other for other in inventory.of_pool(row.pool_id) if other.name != row.name and not other.held]
     return any(
-        not sight.slot(other, None, ground).serves and now - other.started_at < ENROL_WITHIN
+        not inventory.slot(other, None, context).serves and now - other.started_at < ENROL_WITHIN
         for other in others
         if other.leaving_since is None
     )

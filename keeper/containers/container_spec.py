@@ -1,4 +1,4 @@
-"""What an exit's container is made of: the body of the engine's POST /containers/create."""
+"""The specification of an exit's container: its name, labels and the body of the engine's POST /containers/create."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from model.entities import Role
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
-from model.world import Role
 
-INSTANCE: Final = "exitplane.instance"
-POOL: Final = "exitplane.pool"
-SLOT: Final = "exitplane.slot"
-TEMPLATE: Final = "exitplane.template"
-"""The digest of what it was made of."""
+INSTANCE_LABEL: Final = "exitplane.instance"
+POOL_LABEL: Final = "exitplane.pool"
+SLOT_LABEL: Final = "exitplane.slot"
+TEMPLATE_LABEL: Final = "exitplane.template"
+"""The digest of the settings that the container was created with."""
 TOKEN_PATH: Final = "/run/exitplane/join-token"  # noqa: S105 - where the token is, not the token
 STATE_PATH: Final = "/var/lib/exitplane-agent"
-_NAME_PART: Final = 40
-_TEMPLATE_FIELDS: Final = frozenset({"minimum", "maximum", "requests_per_exit", "drain_s"})
-"""What says how many there are, not what they are made of."""
+_POOL_NAME_MAX: Final = 40
+_SCALING_FIELDS: Final = frozenset({"minimum", "maximum", "requests_per_exit", "drain_s"})
+"""Fields that say how many containers there are, not what they consist of."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecContext:
-    """What all containers of an installation have in common.
+    """Settings that all containers of an installation share.
 
-    `instance` tells its containers from those of others at the same engine. `api` is the URL that they reach the API under,
-    `secrets` the folder on the engine's host that has the files which pools name.
+    `instance` tells its containers from those of others at the same engine. `api` is the URL at which they reach the API,
+    `secrets` the folder on the engine's host with the files that pools name.
     """
 
     instance: str
@@ -41,89 +41,92 @@ class SpecContext:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlot:
-    """A place that a container takes: which pool's, which of its slots, and what it is called."""
+    """A numbered slot of a pool, and the name of the container in it."""
 
     pool_id: UUID
     slot: int
     name: str
 
 
-def name_of(pool: ContainerPool, slot: int) -> str:
-    """The name of a new container: readable, and never that of another pool's or installation's."""
-    return f"{pool.name[:_NAME_PART]}-{pool.id.hex[:8]}-{slot}"
+def container_name(pool: ContainerPool, slot: int) -> str:
+    """Return the name of a new container: readable, and unique among all pools and installations."""
+    return f"{pool.name[:_POOL_NAME_MAX]}-{pool.id.hex[:8]}-{slot}"
 
 
-def digest_of(wish: ContainerSettings, ground: SpecContext) -> str:
-    """What changes whenever what containers are made of does."""
-    fields = {name: value for name, value in asdict(wish).items() if name not in _TEMPLATE_FIELDS}
-    written = json.dumps([fields, ground.api, str(ground.secrets)], sort_keys=True)
+def template_digest(settings: ContainerSettings, context: SpecContext) -> str:
+    """Return a digest that changes when a container would be created differently."""
+    fields = {name: value for name, value in asdict(settings).items() if name not in _SCALING_FIELDS}
+    written = json.dumps([fields, context.api, str(context.secrets)], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
-def body_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, Any]:
-    """All but the join token, which is put into the container as a file: what is here can be read by `inspect`."""
-    address, port = address_of(wish, place)
+def creation_body(settings: ContainerSettings, slot: PoolSlot, context: SpecContext) -> dict[str, Any]:
+    """Return the body of POST /containers/create.
+
+    The join token is not in it, because `inspect` shows this body; it is put into the container as a file.
+    """
+    address, port = exit_address(settings, slot)
     published = f"{port}/tcp"
     host: dict[str, Any] = {
-        "CapAdd": [*wish.capabilities],
+        "CapAdd": [*settings.capabilities],
         "Devices": [
-            {"PathOnHost": device, "PathInContainer": device, "CgroupPermissions": "rwm"} for device in wish.devices
+            {"PathOnHost": device, "PathInContainer": device, "CgroupPermissions": "rwm"} for device in settings.devices
         ],
         "SecurityOpt": ["no-new-privileges"],
-        "RestartPolicy": {"Name": "no"},  # whether it is to run is for the keeper to say
-        "Binds": [f"{ground.secrets}/{name}:/run/secrets/{name}:ro" for name in wish.secrets if ground.secrets],
-        "PortBindings": {published: [{"HostPort": str(port)}]} if wish.address else {},
+        "RestartPolicy": {"Name": "no"},  # the keeper alone decides whether a container runs
+        "Binds": [f"{context.secrets}/{name}:/run/secrets/{name}:ro" for name in settings.secrets if context.secrets],
+        "PortBindings": {published: [{"HostPort": str(port)}]} if settings.address else {},
     }
-    if wish.network is not None:
-        host["NetworkMode"] = wish.network
+    if settings.network is not None:
+        host["NetworkMode"] = settings.network
     body: dict[str, Any] = {
-        "Image": wish.image,
-        "Hostname": place.name,
-        "Env": [f"{name}={value}" for name, value in _environment(wish, place, ground, address, port).items()],
-        "Labels": labels_of(wish, place, ground),
-        "ExposedPorts": {published: {}} if wish.address else {},
+        "Image": settings.image,
+        "Hostname": slot.name,
+        "Env": [f"{name}={value}" for name, value in _environment(settings, slot, context, address, port).items()],
+        "Labels": labels_of(settings, slot, context),
+        "ExposedPorts": {published: {}} if settings.address else {},
         "HostConfig": host,
     }
-    if wish.command:
-        body["Cmd"] = [*wish.command]
+    if settings.command:
+        body["Cmd"] = [*settings.command]
     return body
 
 
-def labels_of(wish: ContainerSettings, place: PoolSlot, ground: SpecContext) -> dict[str, str]:
-    """How a container is found again."""
+def labels_of(settings: ContainerSettings, slot: PoolSlot, context: SpecContext) -> dict[str, str]:
+    """Return the labels by which a container is found again."""
     return {
-        INSTANCE: ground.instance,
-        POOL: str(place.pool_id),
-        SLOT: str(place.slot),
-        TEMPLATE: digest_of(wish, ground),
+        INSTANCE_LABEL: context.instance,
+        POOL_LABEL: str(slot.pool_id),
+        SLOT_LABEL: str(slot.slot),
+        TEMPLATE_LABEL: template_digest(settings, context),
     }
 
 
-def place_of(name: str, labels: Mapping[str, str]) -> PoolSlot | None:
-    """The place that a container has by its labels; None when they say none."""
+def slot_from_labels(name: str, labels: Mapping[str, str]) -> PoolSlot | None:
+    """Read the slot of a container from its labels; None when they name none."""
     try:
-        return PoolSlot(UUID(labels[POOL]), int(labels[SLOT]), name)
+        return PoolSlot(UUID(labels[POOL_LABEL]), int(labels[SLOT_LABEL]), name)
     except (KeyError, ValueError):
         return None
 
 
-def address_of(wish: ContainerSettings, place: PoolSlot) -> tuple[str, int]:
-    """Where gateways reach the exit."""
-    if wish.address is None:
-        return place.name, wish.port
-    return wish.address, wish.port + place.slot - 1
+def exit_address(settings: ContainerSettings, slot: PoolSlot) -> tuple[str, int]:
+    """Return the host and the port at which gateways reach the exit."""
+    if settings.address is None:
+        return slot.name, settings.port
+    return settings.address, settings.port + slot.slot - 1
 
 
 def _environment(
-    wish: ContainerSettings, place: PoolSlot, ground: SpecContext, address: str, port: int
+    settings: ContainerSettings, slot: PoolSlot, context: SpecContext, address: str, port: int
 ) -> dict[str, str]:
     return {
         "EXITPLANE_AGENT_STATE": STATE_PATH,
-        **wish.environment,
+        **settings.environment,
         "EXITPLANE_AGENT_ROLE": Role.EXIT,
-        "EXITPLANE_AGENT_API": ground.api,
-        "EXITPLANE_AGENT_NAME": place.name,
-        "EXITPLANE_AGENT_POOL": str(place.pool_id),
+        "EXITPLANE_AGENT_API": context.api,
+        "EXITPLANE_AGENT_NAME": slot.name,
+        "EXITPLANE_AGENT_POOL": str(slot.pool_id),
         "EXITPLANE_AGENT_TOKEN_FILE": TOKEN_PATH,
         "EXITPLANE_AGENT_ADDRESS": address,
         "EXITPLANE_AGENT_PORT": str(port),

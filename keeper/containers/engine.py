@@ -1,7 +1,7 @@
-"""A client of the Docker Engine API: the part of it that exits need. podman answers it too.
+"""A client of the Docker Engine API, for the calls that containers of exits need. podman speaks it too.
 
-The version of the API is agreed with the engine before the first request, and again when the engine refuses it, as one that was
-replaced meanwhile may. Every call is bounded in time and in what it reads, and raises EngineError, whose kinds are in `keeper.containers.errors`.
+The client agrees with the engine on an API version before the first request, and again when the engine refuses that version (it may
+have been replaced). Every call has a time limit and a size limit, and raises an EngineError of `keeper.containers.errors`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CHUNK: Final = 65_536
 
 
 class Engine:
-    """One engine, at unix:///path or tcp://host:port. Used as a context."""
+    """One engine, at unix:///path or tcp://host:port. Use it as an async context manager."""
 
     def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(address)
@@ -71,59 +71,59 @@ class Engine:
             await self._session.close()
 
     async def version(self) -> EngineVersion:
-        """What answers, and which versions of the API it speaks. Asked outside of any version."""
+        """Return the versions of the engine and of its API. The request itself needs no API version."""
         return read_version(await self._request("GET", "version"))
 
     async def list(self, labels: Mapping[str, str]) -> list[ListedContainer]:
-        """The containers that have all these labels, whether they run or not."""
+        """Return the containers that have all these labels, running or not."""
         filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
         return read_list(await self._call("GET", "containers/json", query={"all": "true", "filters": filters}))
 
     async def inspect(self, ref: str) -> InspectedContainer:
-        """One, by its id or name."""
+        """Return one container, by its id or name."""
         return read_inspected(await self._call("GET", f"containers/{quote(ref, safe='')}/json"))
 
     async def create(self, name: str, body: Mapping[str, Any]) -> str:
-        """Make one and give its id; it does not run yet. Raises NoSuchImage, NameTaken."""
+        """Create a container and return its id; it does not run yet. Raises NoSuchImage, NameTaken."""
         return read_id(await self._call("POST", "containers/create", query={"name": name}, body=body, creating=True))
 
     async def put_file(self, ref: str, path: str, content: bytes) -> None:
-        """Put a file into a container, readable by whoever is in it. Folders on its way are made."""
+        """Write a file into a container, readable by every user in it. Missing folders are created."""
         archive = _archive(path, content)
         await self._call("PUT", f"containers/{quote(ref, safe='')}/archive", query={"path": "/"}, content=archive)
 
     async def start(self, ref: str) -> None:
-        """Start one; nothing to do if it runs."""
+        """Start a container. A running one stays as it is."""
         await self._call("POST", f"containers/{quote(ref, safe='')}/start")
 
     async def stop(self, ref: str, within_s: int) -> None:
-        """Ask one to end, and end it after `within_s`; nothing to do if it does not run."""
-        await self._command(ref, "stop", within_s)
+        """Stop a container, and kill it after `within_s`. A stopped one stays as it is."""
+        await self._post(ref, "stop", within_s)
 
     async def restart(self, ref: str, within_s: int) -> None:
-        """The same, and start it again."""
-        await self._command(ref, "restart", within_s)
+        """Stop a container as `stop` does, and start it again."""
+        await self._post(ref, "restart", within_s)
 
     async def remove(self, ref: str) -> None:
-        """Remove one with its volumes, even if it runs; nothing to do if it is gone."""
+        """Remove a container with its volumes, even if it runs. A missing one is no error."""
         with suppress(NoSuchContainer):
             await self._call("DELETE", f"containers/{quote(ref, safe='')}", query={"force": "true", "v": "true"})
 
     async def logs(self, ref: str, lines: int) -> str:
-        """The last lines that one wrote; of very long ones the end."""
+        """Return the last lines that a container wrote, as plain text."""
         query = {"stdout": "true", "stderr": "true", "tail": str(lines)}
         body = await self._call("GET", f"containers/{quote(ref, safe='')}/logs", query=query, limit=LOG_MAX_BYTES)
         return read_logs(body)
 
-    async def _command(self, ref: str, word: str, within_s: int) -> None:
-        path = f"containers/{quote(ref, safe='')}/{word}"
+    async def _post(self, ref: str, verb: str, within_s: int) -> None:
+        path = f"containers/{quote(ref, safe='')}/{verb}"
         await self._call("POST", path, query={"t": str(within_s)}, timeout_s=self._timeout_s + within_s)
 
     async def _call(self, method: str, path: str, **more: Any) -> bytes:
-        """The body of the answer, in the version that both sides know. Raises EngineError."""
+        """Send a request in the agreed API version and return the body of the response. Raises EngineError."""
         try:
             return await self._request(method, await self._versioned(path), **more)
-        except VersionRefused:  # nothing was done, so it may be asked again
+        except VersionRefused:  # the engine did nothing, so the request may be repeated
             self._api = None
         return await self._request(method, await self._versioned(path), **more)
 
@@ -144,13 +144,13 @@ class Engine:
         limit: int = BODY_MAX_BYTES,
         timeout_s: float | None = None,
     ) -> bytes:
-        assert self._session is not None, "used as a context"
+        assert self._session is not None, "use the engine as an async context manager"
         url = URL(f"{self._base}/{path}", encoded=True).with_query(query or {})
         more: dict[str, Any] = {"json": body} if content is None else {"data": content}
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:
             async with self._session.request(method, url, timeout=timeout, allow_redirects=False, **more) as reply:
-                said = await _read(reply, limit)
+                body_read = await _read(reply, limit)
         except PermissionError as error:
             raise self._forbidden() from error
         except aiohttp.ClientConnectorError as error:
@@ -158,10 +158,10 @@ class Engine:
                 raise self._forbidden() from error
             raise self._unreachable(error.os_error.strerror or str(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(str(error) or f"no answer within {timeout.total:g} s") from error
+            raise self._unreachable(str(error) or f"no response within {timeout.total:g} s") from error
         if reply.status >= _REFUSED:
-            raise refusal(reply.status, read_message(said), creating=creating)
-        return said
+            raise refusal(reply.status, read_message(body_read), creating=creating)
+        return body_read
 
     def _unreachable(self, reason: str) -> EngineUnreachable:
         return EngineUnreachable(
@@ -177,18 +177,18 @@ class Engine:
 
 
 async def _read(reply: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body. Raises BadAnswer when it is longer than `limit` bytes."""
+    """Read the body. Raises BadEngineResponse when it is longer than `limit` bytes."""
     pieces, size = [], 0
     async for piece in reply.content.iter_chunked(_CHUNK):
         size += len(piece)
         if size > limit:
-            raise BadEngineResponse(f"the container engine answers more than {limit} bytes", hint="ask for less")
+            raise BadEngineResponse(f"the container engine sent more than {limit} bytes", hint="request less")
         pieces.append(piece)
     return b"".join(pieces)
 
 
 def _archive(path: str, content: bytes) -> bytes:
-    """A tar archive of one file, to be unpacked at the root."""
+    """Return a tar archive of one file, to be unpacked at the root."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
         folders = path.strip("/").split("/")[:-1]

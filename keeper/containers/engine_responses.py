@@ -1,4 +1,4 @@
-"""What a container engine answers, read strictly: Docker's or podman's, in any version of the API that is spoken."""
+"""Strict readers of the responses of a container engine (Docker or podman), in every supported API version."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _STREAMS: Final = 3
 
 
 class ContainerStatus(StrEnum):
-    """How a container stands, as far as it matters here."""
+    """The status of a container, as far as the keeper distinguishes it."""
 
     CREATED = "created"
-    """Made, and never started."""
+    """Created, and never started."""
     RUNNING = "running"
     ENDED = "ended"
-    """Its process ended, or was never able to begin."""
+    """Its process ended, or never began."""
     MISSING = "missing"
-    """The engine has none; no answer says so."""
+    """The engine has no such container; no response contains this value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedContainer:
-    """A container as an engine lists it. `status` is the engine's own sentence."""
+    """An entry of the engine's list. `status` is the engine's own sentence."""
 
     id: str
     name: str
@@ -41,7 +41,7 @@ class ListedContainer:
 
 @dataclass(frozen=True, slots=True)
 class InspectedContainer:
-    """A container as an engine shows it. `addresses` are those in its networks, by network."""
+    """The details of one container. `addresses` are its addresses by network."""
 
     id: str
     name: str
@@ -51,9 +51,9 @@ class InspectedContainer:
     addresses: Mapping[str, str]
 
 
-_LIVES: Final[Mapping[str, ContainerStatus]] = {
+_STATUSES: Final[Mapping[str, ContainerStatus]] = {
     "created": ContainerStatus.CREATED,
-    "configured": ContainerStatus.CREATED,  # podman's own word
+    "configured": ContainerStatus.CREATED,  # podman's own name
     "initialized": ContainerStatus.CREATED,
     "running": ContainerStatus.RUNNING,
     "paused": ContainerStatus.RUNNING,
@@ -63,78 +63,78 @@ _LIVES: Final[Mapping[str, ContainerStatus]] = {
 
 
 def read_json(body: bytes) -> Any:
-    """Raises BadAnswer."""
+    """Parse a JSON body. Raises BadEngineResponse."""
     try:
         return json.loads(body)
     except ValueError as error:
-        raise _strange(f"no JSON ({body[:60]!r})") from error
+        raise _bad_response(f"no JSON ({body[:60]!r})") from error
 
 
 def read_version(body: bytes) -> EngineVersion:
-    """The answer to GET /version. Raises BadAnswer."""
-    said = read_json(body)
-    if not isinstance(said, dict) or not isinstance(said.get("ApiVersion"), str):
-        raise _strange("no version of its API")
-    newest = read_api_version(said["ApiVersion"])
-    oldest = read_api_version(str(said.get("MinAPIVersion") or newest))
-    return EngineVersion(str(said.get("Version", "")), oldest, newest)
+    """Read the response to GET /version. Raises BadEngineResponse."""
+    content = read_json(body)
+    if not isinstance(content, dict) or not isinstance(content.get("ApiVersion"), str):
+        raise _bad_response("no version of its API")
+    newest = read_api_version(content["ApiVersion"])
+    oldest = read_api_version(str(content.get("MinAPIVersion") or newest))
+    return EngineVersion(str(content.get("Version", "")), oldest, newest)
 
 
 def read_list(body: bytes) -> list[ListedContainer]:
-    """The answer to GET /containers/json. Raises BadAnswer."""
+    """Read the response to GET /containers/json. Raises BadEngineResponse."""
     try:
         return [
             ListedContainer(
                 id=str(each["Id"]),
                 name=str(each["Names"][0]).removeprefix("/"),
-                life=_LIVES.get(str(each["State"]).lower(), ContainerStatus.ENDED),
+                life=_STATUSES.get(str(each["State"]).lower(), ContainerStatus.ENDED),
                 labels={str(name): str(value) for name, value in (each.get("Labels") or {}).items()},
                 status=str(each.get("Status") or each["State"]),
             )
             for each in read_json(body)
         ]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _strange(f"a list that is none ({error!r})") from error
+        raise _bad_response(f"a list that is none ({error!r})") from error
 
 
 def read_inspected(body: bytes) -> InspectedContainer:
-    """The answer to GET /containers/{id}/json. Raises BadAnswer."""
+    """Read the response to GET /containers/{id}/json. Raises BadEngineResponse."""
     try:
-        said = read_json(body)
-        state = said["State"]
-        networks = (said.get("NetworkSettings") or {}).get("Networks") or {}
+        content = read_json(body)
+        state = content["State"]
+        networks = (content.get("NetworkSettings") or {}).get("Networks") or {}
         return InspectedContainer(
-            id=str(said["Id"]),
-            name=str(said["Name"]).removeprefix("/"),
-            life=_LIVES.get(str(state["Status"]).lower(), ContainerStatus.ENDED),
+            id=str(content["Id"]),
+            name=str(content["Name"]).removeprefix("/"),
+            life=_STATUSES.get(str(state["Status"]).lower(), ContainerStatus.ENDED),
             exit_code=int(state.get("ExitCode") or 0),
             error=str(state.get("Error") or ""),
             addresses={str(name): str(each.get("IPAddress") or "") for name, each in networks.items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _strange(f"a container that is none ({error!r})") from error
+        raise _bad_response(f"a container that is none ({error!r})") from error
 
 
 def read_id(body: bytes) -> str:
-    """The answer to POST /containers/create. Raises BadAnswer."""
-    said = read_json(body)
-    if not isinstance(said, dict) or not isinstance(said.get("Id"), str):
-        raise _strange("no id of what it made")
-    return str(said["Id"])
+    """Read the response to POST /containers/create. Raises BadEngineResponse."""
+    content = read_json(body)
+    if not isinstance(content, dict) or not isinstance(content.get("Id"), str):
+        raise _bad_response("no id of what it made")
+    return str(content["Id"])
 
 
 def read_message(body: bytes) -> str:
-    """The engine's words for a refusal, on one line."""
+    """Return the engine's message for a refusal, on one line of at most 500 characters."""
     try:
-        said = json.loads(body)
-        message = said["message"] if isinstance(said, dict) else said
+        content = json.loads(body)
+        message = content["message"] if isinstance(content, dict) else content
     except (ValueError, KeyError):
         message = body.decode(errors="replace")
     return " ".join(str(message).split())[:500]
 
 
 def read_logs(body: bytes) -> str:
-    """A log without its frames; as it is when it has none (a container with a terminal)."""
+    """Return a log without its stream frames. The log of a container with a terminal has none."""
     if len(body) < _FRAME or body[0] >= _STREAMS or body[1:4] != b"\0\0\0":
         return body.decode(errors="replace")
     pieces = []
@@ -145,5 +145,5 @@ def read_logs(body: bytes) -> str:
     return b"".join(pieces).decode(errors="replace")
 
 
-def _strange(what: str) -> BadEngineResponse:
+def _bad_response(what: str) -> BadEngineResponse:
     return BadEngineResponse(f"the container engine answers {what}", hint="check EXITPLANE_CONTAINER_ENGINE")

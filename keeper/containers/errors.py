@@ -1,4 +1,4 @@
-"""What a container engine refuses, each with its hint."""
+"""Errors of a container engine, each with its hint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _VERSION_WORDS: Final = re.compile(r"client version \S+ is too (old|new)")
 
 
 class EngineError(ExitplaneError):
-    """What went wrong at a container engine."""
+    """The root of the errors of a container engine."""
 
     code = "container_engine"
 
 
 class EngineUnreachable(EngineError):
-    """There is nobody at its address, or nobody who answers in time."""
+    """Nothing listens at its address, or it does not respond in time."""
 
     code = "container_engine_unreachable"
 
@@ -37,7 +37,7 @@ class NoSuchContainer(EngineError):
 
 
 class NameTaken(EngineError):
-    """Something else has the name, or is in a state in which this cannot be done."""
+    """Another container has the name, or the container's state does not allow the call."""
 
     code = "container_conflict"
 
@@ -47,36 +47,36 @@ class OutOfDisk(EngineError):
 
 
 class BadEngineResponse(EngineError):
-    """What answers is no container engine, or says more than it should."""
+    """The response is not that of a container engine, or is too long."""
 
     code = "container_engine_bad_answer"
 
 
 class NoCommonVersion(EngineError):
-    """The engine knows no version of its API that this client knows."""
+    """Engine and client have no API version in common."""
 
     code = "container_engine_version"
 
 
 class VersionRefused(NoCommonVersion):
-    """The engine refused a request for the version in its path, and did nothing of it."""
+    """The engine refused the API version in a request's path, and did nothing."""
 
 
 def refusal(status: int, message: str, *, creating: bool) -> EngineError:
-    """The error that a status and a message of the engine stand for. `creating`: a container was to be made."""
-    said, words = f"the container engine says {status}: {message}", message.lower()
+    """Return the error for a status and a message of the engine. `creating`: the call was to create a container."""
+    text, words = f"the container engine says {status}: {message}", message.lower()
     if any(word in words for word in _DISK_WORDS):
-        return OutOfDisk(said, hint="make room on the engine's host, for example by removing images that nobody uses")
+        return OutOfDisk(text, hint="make room on the engine's host, for example by removing images that nobody uses")
     if status == _BAD_REQUEST and _VERSION_WORDS.search(words):
-        return VersionRefused(said, hint="update the engine, or Exitplane, so that both know one version of the API")
+        return VersionRefused(text, hint="update the engine, or Exitplane, so that both know one version of the API")
     # podman says 500 where Docker says 409 or 404
     if creating and "network" in words and "not found" in words:
-        return EngineError(said, hint="create the network at the engine, or name one that it has")
+        return EngineError(text, hint="create the network at the engine, or name one that it has")
     if status == _CONFLICT or (creating and "already in use" in words):
-        return NameTaken(said, hint="remove or rename what has this name at the engine")
+        return NameTaken(text, hint="remove or rename what has this name at the engine")
     if status == _NOT_FOUND:
         hint = "pull or build the image on the engine's host, or correct the pool's image"
-        return NoSuchImage(said, hint=hint) if creating else NoSuchContainer(said)
+        return NoSuchImage(text, hint=hint) if creating else NoSuchContainer(text)
     if status in (_FORBIDDEN, _UNAUTHORISED):
-        return EngineForbidden(said, hint="let the control plane do this: see docs/containers.md on socket proxies")
-    return EngineError(said, hint="see the engine's log")
+        return EngineForbidden(text, hint="let the control plane do this: see docs/containers.md on socket proxies")
+    return EngineError(text, hint="see the engine's log")

@@ -1,4 +1,4 @@
-"""What was planned for a pool, done at the engine and kept in the database."""
+"""Execution of a pool's planned actions at the engine and in the database."""
 
 from __future__ import annotations
 
@@ -11,79 +11,80 @@ from typing import Final
 import structlog
 
 from keeper.containers.commands import STOP_S
-from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, body_of, name_of
+from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, container_name, creation_body
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError, NoSuchContainer
 from keeper.containers.inventory import Inventory
 from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
 from model.database import Database
-from model.repositories import containers, enrolment, retention
+from model.entities import Role
+from model.exit_states import SERVING, ExitState
+from model.repositories import containers, enrolment, exits
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
 from model.tables import ContainerRow
 from model.unit_of_work import write
-from model.world import SERVING, ExitState, Role
 
 log = structlog.get_logger()
-TOKEN_FOR: Final = timedelta(minutes=5)
-"""How long a container's join token is good."""
+TOKEN_LIFETIME: Final = timedelta(minutes=5)
+"""The lifetime of a container's join token."""
 _NO_SECRETS: Final = "set EXITPLANE_CONTAINER_SECRETS where `exitplane serve` runs"
 
 
 @dataclass(frozen=True, slots=True)
 class ActionExecutor:
-    """Does one action after the other, for one pool at one look. All of it may be done again."""
+    """Executes actions for one pool, one after the other. Every action may be repeated."""
 
     database: Database
     engine: Engine
-    ground: SpecContext
+    context: SpecContext
     clock: Callable[[], datetime]
-    sight: Inventory
+    inventory: Inventory
     pool: ContainerPool | None
-    """None: it is gone, or wants no containers any more."""
-    wish: ContainerSettings | None
+    """None: the pool is gone, or has no containers any more."""
+    settings: ContainerSettings | None
 
-    async def do(self, action: Action) -> None:
-        """Raises EngineError, DatabaseUnreachable."""
+    async def execute(self, action: Action) -> None:
+        """Execute one action. Raises EngineError, DatabaseUnreachable."""
         name = action.slot if isinstance(action, CreateContainer) else action.name
         log.info("container.action", action=type(action).__name__, container=name, reason=action.reason)
+        known = self.inventory.known
         match action:
             case CreateContainer(slot=slot):
-                await self._make(slot)
+                await self._create(slot)
             case StartContainer(name=name):
-                await self._start(self.sight.known[name], self.sight.seen[name].id)
+                await self._start(known[name], self.inventory.seen[name].id)
             case DrainExit(name=name, reason=reason):
                 async with write(self.database) as unit:
-                    row, inside = self.sight.known[name], self.sight.exits.get(name)
-                    await containers.leave(unit, row, inside, reason, self.clock())
+                    in_container = self.inventory.exits.get(name)
+                    await containers.start_removal(unit, known[name], in_container, reason, self.clock())
             case RemoveContainer(name=name, reason=reason, for_good=for_good):
-                await self._remove(self.sight.known[name], reason, for_good=for_good)
+                await self._remove(known[name], reason, for_good=for_good)
 
-    async def _make(self, slot: int) -> None:
+    async def _create(self, slot: int) -> None:
         assert self.pool is not None
-        assert self.wish is not None
-        if self.wish.secrets and self.ground.secrets is None:
+        assert self.settings is not None
+        if self.settings.secrets and self.context.secrets is None:
             raise EngineError("the pool names secrets, and there is no folder for them", hint=_NO_SECRETS)
-        known = [row for row in self.sight.of_pool(self.pool.id) if row.slot == slot]
-        name = known[0].name if known else name_of(self.pool, slot)
+        known = [row for row in self.inventory.of_pool(self.pool.id) if row.slot == slot]
+        name = known[0].name if known else container_name(self.pool, slot)
         row = known[0] if known else ContainerRow(name=name, pool_id=self.pool.id, slot=slot, started_at=self.clock())
-        async with (
-            self.database.session() as session
-        ):  # first: what is made and not known would be found by its labels only
-            await containers.keep(session, row)
-        made = await self.engine.create(name, body_of(self.wish, PoolSlot(self.pool.id, slot, name), self.ground))
-        await self._start(row, made)
+        # the row first: a container without one would be found by its labels only
+        async with self.database.session() as session:
+            await containers.save(session, row)
+        body = creation_body(self.settings, PoolSlot(self.pool.id, slot, name), self.context)
+        await self._start(row, await self.engine.create(name, body))
 
     async def _start(self, row: ContainerRow, container_id: str) -> None:
-        """With a token of its own, for this name and one key, which nobody but it is shown."""
+        """Start a container with a join token of its own, which holds for its name and one key."""
         assert self.pool is not None
         async with self.database.session() as session:
             token = await enrolment.create_token(
                 session,
                 fleet_id=self.pool.fleet_id,
                 role=Role.EXIT,
-                ttl=TOKEN_FOR,
+                ttl=TOKEN_LIFETIME,
                 now=self.clock(),
                 name=row.name,
             )
@@ -92,16 +93,17 @@ class ActionExecutor:
         await self.engine.start(container_id)
         row.life, row.status = ContainerStatus.RUNNING, ""
         async with self.database.session() as session:
-            await containers.keep(session, row)
+            await containers.save(session, row)
 
     async def _remove(self, row: ContainerRow, reason: str, *, for_good: bool) -> None:
-        """Only what has the installation's label: somebody else may have taken the name meanwhile."""
-        found, inside = self.sight.seen.get(row.name), self.sight.exits.get(row.name)
-        if inside is not None and inside.state in SERVING and not for_good:  # nobody need wait for its silence
+        """Remove a container, but only one with the installation's label: the name may be another container's by now."""
+        found, in_container = self.inventory.seen.get(row.name), self.inventory.exits.get(row.name)
+        # not for good: take the exit out at once, instead of after its heartbeat timeout
+        if in_container is not None and in_container.state in SERVING and not for_good:
             async with write(self.database) as unit:
-                old, new = inside.state, ExitState.UNREACHABLE
-                await retention.change_state(
-                    unit, inside.id, old, new, f"its container is replaced: {reason}", self.clock()
+                old, new = in_container.state, ExitState.UNREACHABLE
+                await exits.change_state(
+                    unit, in_container.id, old, new, f"its container is replaced: {reason}", self.clock()
                 )
         if found is not None:
             if found.life is ContainerStatus.RUNNING:
@@ -110,8 +112,8 @@ class ActionExecutor:
             await self.engine.remove(found.id)
         if for_good:
             async with write(self.database) as unit:
-                await containers.forget(unit, row)
+                await containers.delete_container(unit, row)
             return
         row.life, row.status = ContainerStatus.MISSING, ""
         async with self.database.session() as session:
-            await containers.keep(session, row)
+            await containers.save(session, row)

@@ -1,4 +1,4 @@
-"""What the keeper sees of its containers at one look: the engine's list beside what is known, by pool."""
+"""The inventory of containers at one time: the engine's list beside the rows in the database, by pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from keeper.containers.container_spec import TEMPLATE, SpecContext, digest_of, place_of
+from keeper.containers.container_spec import TEMPLATE_LABEL, SpecContext, slot_from_labels, template_digest
 from keeper.containers.engine_responses import ContainerStatus, ListedContainer
 from keeper.containers.planning import ObservedExit, Slot
 from model.repositories.containers import ContainerExit, ContainerPool
@@ -17,7 +17,7 @@ from model.tables import ContainerRow
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """One look. `known` are the containers by name, as they are to be kept; `seen` those that the engine has."""
+    """`known` are the rows of the database, `seen` the containers that the engine has; both by container name."""
 
     pools: Mapping[UUID, ContainerPool]
     known: Mapping[str, ContainerRow]
@@ -25,14 +25,14 @@ class Inventory:
     seen: Mapping[str, ListedContainer] = field(default_factory=dict)
 
     def of_pool(self, pool_id: UUID) -> Sequence[ContainerRow]:
-        """The containers of a pool, by slot."""
+        """Return the containers of a pool, by slot."""
         rows = (row for row in self.known.values() if row.pool_id == pool_id)
         return sorted(rows, key=lambda row: row.slot)
 
-    def slot(self, row: ContainerRow, wish: ContainerSettings | None, ground: SpecContext) -> Slot:
-        """A container as planning takes it."""
-        found, inside = self.seen.get(row.name), self.exits.get(row.name)
-        made_of = found.labels.get(TEMPLATE) if found else None
+    def slot(self, row: ContainerRow, settings: ContainerSettings | None, context: SpecContext) -> Slot:
+        """Return a container as the input of planning."""
+        found, in_container = self.seen.get(row.name), self.exits.get(row.name)
+        template = found.labels.get(TEMPLATE_LABEL) if found else None
         return Slot(
             number=row.slot,
             name=row.name,
@@ -40,27 +40,29 @@ class Inventory:
             started_at=row.started_at,
             leaving_since=row.leaving_since,
             held=row.held,
-            outdated=wish is not None and made_of is not None and made_of != digest_of(wish, ground),
+            outdated=settings is not None and template is not None and template != template_digest(settings, context),
             status=found.status if found else "",
-            exit=None if inside is None else _as_seen(inside),
+            exit=None if in_container is None else _observed(in_container),
         )
 
 
-def _as_seen(inside: ContainerExit) -> ObservedExit:
-    return ObservedExit(inside.state, inside.state_since, inside.heard_at, inside.open_requests)
+def _observed(exit_: ContainerExit) -> ObservedExit:
+    return ObservedExit(exit_.state, exit_.state_since, exit_.heard_at, exit_.open_requests)
 
 
-def strangers(seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow], now: datetime) -> list[ContainerRow]:
-    """The rows of containers that are this installation's by their labels, and that nobody knows of any more.
+def find_orphans(
+    seen: Iterable[ListedContainer], known: Mapping[str, ContainerRow], now: datetime
+) -> list[ContainerRow]:
+    """Return rows for containers of this installation that the database does not know, as after a restored backup.
 
-    That is so after a backup was restored. One whose slot another has by now has leave to go.
+    An orphan whose slot is taken by another container is left out.
     """
     taken = {(row.pool_id, row.slot) for row in known.values()}
     found = []
     for each in seen:
-        place = place_of(each.name, each.labels)
-        if place is None or each.name in known or (place.pool_id, place.slot) in taken:
+        slot = slot_from_labels(each.name, each.labels)
+        if slot is None or each.name in known or (slot.pool_id, slot.slot) in taken:
             continue
-        taken.add((place.pool_id, place.slot))
-        found.append(ContainerRow(name=each.name, pool_id=place.pool_id, slot=place.slot, started_at=now))
+        taken.add((slot.pool_id, slot.slot))
+        found.append(ContainerRow(name=each.name, pool_id=slot.pool_id, slot=slot.slot, started_at=now))
     return found

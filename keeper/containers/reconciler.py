@@ -1,6 +1,6 @@
-"""The leased worker that looks after containers. The clock is injected.
+"""The leased worker that reconciles pools with a container engine. The clock is injected.
 
-Whatever it does can be done again: it may end between any two steps, and whoever holds the lease next sees what there is.
+Every step may be repeated: the worker may end between any two steps, and the next holder of the lease goes on from what it finds.
 """
 
 from __future__ import annotations
@@ -13,55 +13,55 @@ from uuid import UUID
 
 import structlog
 
-from keeper.containers.commands import carry_out, must_wait
-from keeper.containers.container_spec import INSTANCE, SpecContext
+from keeper.containers.commands import execute_command, must_wait
+from keeper.containers.container_spec import INSTANCE_LABEL, SpecContext
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerStatus
 from keeper.containers.errors import EngineError
 from keeper.containers.executor import ActionExecutor
-from keeper.containers.inventory import Inventory, strangers
+from keeper.containers.inventory import Inventory, find_orphans
 from keeper.containers.planning import CreateContainer, RemoveContainer, StartContainer, plan
-from keeper.containers.scaling import PoolScale, failed
+from keeper.containers.scaling import PoolScale, back_off
 from keeper.ingest_window import IngestWindow
-from keeper.lease import CONTAINER_LEASE_ID, Alive, hold_lease
+from keeper.lease import CONTAINER_LEASE_ID, LeaseCheck, hold_lease
+from model.change_feed import CONTAINER_CHANNEL, ChangeFeed
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
 from model.stored_containers import read_containers
 from model.tables import ContainerCommandRow, ContainerPoolRow
-from model.unit_of_work import CONTAINER_CHANNEL, ChangeFeed
 
 Clock = Callable[[], datetime]
-LOOK_EVERY_S: Final = 2.0
-_ALIVE_EVERY_S: Final = 1.0
-_KEEP_WISHES_FOR: Final = timedelta(hours=1)
+INTERVAL_S: Final = 2.0
+_CHECK_LEASE_EVERY_S: Final = 1.0
+_KEEP_COMMANDS_FOR: Final = timedelta(hours=1)
 log = structlog.get_logger()
 
 
 async def run_containers(
-    database: Database, address: str, ground: SpecContext, clock: Clock, *, look_every_s: float = LOOK_EVERY_S
+    database: Database, address: str, context: SpecContext, clock: Clock, *, interval_s: float = INTERVAL_S
 ) -> None:
-    """Look after containers whenever this replica holds the lease of those that have an engine, until cancelled."""
-    feed = ChangeFeed(database, CONTAINER_CHANNEL, poll_s=look_every_s)
+    """Run the reconciler whenever this replica holds the container lease, until cancelled."""
+    feed = ChangeFeed(database, CONTAINER_CHANNEL, poll_s=interval_s)
 
-    async def look_on() -> None:
+    async def reconcile_forever() -> None:
         async with Engine(address) as engine:
-            keeper = ContainerReconciler(database, engine, ground, clock)
+            reconciler = ContainerReconciler(database, engine, context, clock)
             while True:
-                if not await keeper.look():
+                if not await reconciler.reconcile():
                     await feed.wait()
 
-    async def work(alive: Alive) -> None:
-        await while_alive(alive, look_on())
+    async def work(check_lease: LeaseCheck) -> None:
+        await run_while_leased(check_lease, reconcile_forever())
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run(), name="containers.feed")
         tasks.create_task(hold_lease(database, work, CONTAINER_LEASE_ID), name="containers.lease")
 
 
-async def while_alive(alive: Alive, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` until the lease is lost, and not a step longer: what it waits for is given up. Raises what either raises."""
+async def run_while_leased(check_lease: LeaseCheck, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until the lease is lost, then cancel it at once. Raises what either raises."""
     working = asyncio.create_task(work, name="containers.work")
-    watching = asyncio.create_task(_watch(alive), name="containers.watch")
+    watching = asyncio.create_task(_watch(check_lease), name="containers.watch")
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
         for task in (watching, working):
@@ -73,122 +73,132 @@ async def while_alive(alive: Alive, work: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _watch(alive: Alive) -> None:
+async def _watch(check_lease: LeaseCheck) -> None:
     while True:
-        await alive()
-        await asyncio.sleep(_ALIVE_EVERY_S)
+        await check_lease()
+        await asyncio.sleep(_CHECK_LEASE_EVERY_S)
 
 
 class ContainerReconciler:
-    """What one holder of the lease remembers between two looks."""
+    """The work of one holder of the container lease, and its memory between two runs."""
 
-    def __init__(self, database: Database, engine: Engine, ground: SpecContext, clock: Clock) -> None:
+    def __init__(self, database: Database, engine: Engine, context: SpecContext, clock: Clock) -> None:
         self._database = database
         self._engine = engine
-        self._ground = ground
+        self._context = context
         self._clock = clock
-        self._hearing = IngestWindow()
+        self._ingest = IngestWindow()
         self._scales: dict[UUID, PoolScale] = {}
 
-    async def look(self) -> bool:
-        """Look once, and do what is due; says whether to look again at once. Raises DatabaseUnreachable."""
+    async def reconcile(self) -> bool:
+        """Execute pending commands, or else the plans of all pools. Return True to be run again at once.
+
+        Raises DatabaseUnreachable.
+        """
         now = self._clock()
         try:
-            seen = {each.name: each for each in await self._engine.list({INSTANCE: self._ground.instance})}
+            seen = {each.name: each for each in await self._engine.list({INSTANCE_LABEL: self._context.instance})}
         except EngineError as error:
             log.warning("containers.engine", error=str(error))
             async with self._database.session() as session:
-                await containers.note_engine(session, self._engine.address, now, str(error))
+                await containers.record_engine(session, self._engine.address, now, str(error))
             return False
         async with self._database.session() as session:
-            await containers.note_engine(session, self._engine.address, now, "")
-            self._hearing.look(now, await heartbeats.heard_until(session))
+            await containers.record_engine(session, self._engine.address, now, "")
+            self._ingest.observe(now, await heartbeats.ingest_watermark(session))
             known = {row.name: row for row in await containers.all_rows(session)}
-            for row in strangers(seen.values(), known, now):
+            for row in find_orphans(seen.values(), known, now):
                 log.info("container.found", container=row.name)
-                await containers.keep(session, row)
+                await containers.save(session, row)
                 known[row.name] = row
             pools = {pool.id: pool for pool in await containers.pools(session)}
-            sight = Inventory(pools, known, await containers.exits_in(session), seen)
-            await self._keep_lives(session, sight)
-            await container_commands.prune(session, before=now - _KEEP_WISHES_FOR)
-            wishes = await container_commands.undone(session)
-            standings = await containers.standings(session, pools)
-        if await self._grant(wishes, sight, now):
+            inventory = Inventory(pools, known, await containers.exits_in(session), seen)
+            await self._save_changed(session, inventory)
+            await container_commands.prune(session, before=now - _KEEP_COMMANDS_FOR)
+            commands = await container_commands.pending(session)
+            statuses = await containers.pool_statuses(session, pools)
+        if await self._execute_commands(commands, inventory, now):
             return True
-        await self._tend_all(sight, standings, now)
+        await self._reconcile_pools(inventory, statuses, now)
         return False
 
-    async def _keep_lives(self, session: Any, sight: Inventory) -> None:
-        for row in sight.known.values():
-            found = sight.seen.get(row.name)
+    async def _save_changed(self, session: Any, inventory: Inventory) -> None:
+        for row in inventory.known.values():
+            found = inventory.seen.get(row.name)
             life = found.life if found else ContainerStatus.MISSING
-            # how long it has been up is no news
+            # the engine's sentence about a running container changes all the time: it says how long it has been up
             status = found.status if found and life is not ContainerStatus.RUNNING else ""
             if (row.life, row.status) != (life, status):
                 row.life, row.status = life, status
-                await containers.keep(session, row)
+                await containers.save(session, row)
 
-    async def _grant(self, wishes: Sequence[ContainerCommandRow], sight: Inventory, now: datetime) -> bool:
-        """Carry out what is wished, of what goes in turn one of a pool; says whether anything was."""
-        granted, busy = False, set[UUID]()
-        for wish in wishes:
-            row = sight.known.get(wish.container)
-            if wish.in_turn and row is not None:
-                if row.pool_id in busy or must_wait(wish, sight, self._ground, now):
+    async def _execute_commands(
+        self, commands: Sequence[ContainerCommandRow], inventory: Inventory, now: datetime
+    ) -> bool:
+        """Execute commands; of those that go in turn, one for each pool. Return whether any was executed."""
+        executed, busy = False, set[UUID]()
+        for command in commands:
+            row = inventory.known.get(command.container)
+            if command.in_turn and row is not None:
+                if row.pool_id in busy or must_wait(command, inventory, self._context, now):
                     continue
                 busy.add(row.pool_id)
-            await carry_out(wish, sight, self._engine, self._database, self._clock())
-            granted = True
-        return granted
+            await execute_command(command, inventory, self._engine, self._database, self._clock())
+            executed = True
+        return executed
 
-    async def _tend_all(self, sight: Inventory, standings: dict[UUID, ContainerPoolRow], now: datetime) -> None:
-        pool_ids = {*sight.pools, *(row.pool_id for row in sight.known.values())}
+    async def _reconcile_pools(
+        self, inventory: Inventory, statuses: dict[UUID, ContainerPoolRow], now: datetime
+    ) -> None:
+        pool_ids = {*inventory.pools, *(row.pool_id for row in inventory.known.values())}
         self._scales = {pool_id: scale for pool_id, scale in self._scales.items() if pool_id in pool_ids}
-        # beside each other, for one that takes long to end must not hold up the others' replacements
+        # concurrently: a container that ends slowly must not hold up the replacements of other pools
         outcomes = await asyncio.gather(
-            *(self._tend(pool_id, sight, standings.get(pool_id), now) for pool_id in pool_ids), return_exceptions=True
+            *(self._reconcile_pool(pool_id, inventory, statuses.get(pool_id), now) for pool_id in pool_ids),
+            return_exceptions=True,
         )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _tend(self, pool_id: UUID, sight: Inventory, standing: ContainerPoolRow | None, now: datetime) -> None:
-        pool = sight.pools.get(pool_id)
-        wish = read_containers(pool.containers) if pool else None
-        slots = [sight.slot(row, wish, self._ground) for row in sight.of_pool(pool_id)]
-        planned = plan(wish, slots, self._scale(pool_id, standing), now, self._hearing.since or now)
+    async def _reconcile_pool(
+        self, pool_id: UUID, inventory: Inventory, status: ContainerPoolRow | None, now: datetime
+    ) -> None:
+        pool = inventory.pools.get(pool_id)
+        settings = read_containers(pool.containers) if pool else None
+        slots = [inventory.slot(row, settings, self._context) for row in inventory.of_pool(pool_id)]
+        planned = plan(settings, slots, self._scale(pool_id, status), now, self._ingest.since or now)
         scale, error = planned.scale, ""
-        hand = ActionExecutor(self._database, self._engine, self._ground, self._clock, sight, pool, wish)
-        stuck = False
+        executor = ActionExecutor(self._database, self._engine, self._context, self._clock, inventory, pool, settings)
+        cannot_start = False
         for action in planned.actions:
-            making = isinstance(action, CreateContainer | StartContainer)
-            if making and stuck:
+            starts = isinstance(action, CreateContainer | StartContainer)
+            if starts and cannot_start:
                 continue
             if isinstance(action, RemoveContainer) and not action.for_good:
                 error = f"{action.name}: {action.reason}"
             try:
-                await hand.do(action)
+                await executor.execute(action)
             except EngineError as refused:
-                error, stuck = str(refused), stuck or making
+                error, cannot_start = str(refused), cannot_start or starts
                 log.warning("container.failed", pool=str(pool_id), action=type(action).__name__, error=error)
-        if stuck:
-            scale = failed(scale, self._clock())
+        if cannot_start:
+            scale = back_off(scale, self._clock())
         self._scales[pool_id] = scale
         if pool is not None:
-            await self._record(pool_id, scale, standing, error, now)
+            await self._save_status(pool_id, scale, status, error, now)
 
-    def _scale(self, pool_id: UUID, standing: ContainerPoolRow | None) -> PoolScale:
-        """What is remembered of a pool: by this holder of the lease, or by the one before it."""
-        if pool_id in self._scales or standing is None:
+    def _scale(self, pool_id: UUID, status: ContainerPoolRow | None) -> PoolScale:
+        """Return the scale of a pool as this holder of the lease remembers it, or else as the one before it stored it."""
+        if pool_id in self._scales or status is None:
             return self._scales.get(pool_id, PoolScale())
-        return PoolScale(wanted=standing.wanted, failures=standing.failures, retry_at=standing.retry_at)
+        return PoolScale(wanted=status.wanted, failures=status.failures, retry_at=status.retry_at)
 
-    async def _record(
-        self, pool_id: UUID, scale: PoolScale, standing: ContainerPoolRow | None, error: str, now: datetime
+    async def _save_status(
+        self, pool_id: UUID, scale: PoolScale, status: ContainerPoolRow | None, error: str, now: datetime
     ) -> None:
-        """Keep how it stands; an error stays until the pool has settled."""
-        before = standing or ContainerPoolRow(pool_id=pool_id)
+        """Store the status of a pool. An error stays until the pool is stable."""
+        before = status or ContainerPoolRow(pool_id=pool_id)
         error = error or (before.error if scale.failures else "")
         since = (before.error_since if before.error else now) if error else None
         row = ContainerPoolRow(
@@ -199,6 +209,6 @@ class ContainerReconciler:
             error=error,
             error_since=since,
         )
-        if standing is None or row.model_dump() != standing.model_dump():
+        if status is None or row.model_dump() != status.model_dump():
             async with self._database.session() as session:
-                await containers.record(session, row)
+                await containers.save_pool_status(session, row)

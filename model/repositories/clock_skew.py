@@ -1,4 +1,4 @@
-"""Times that have not come yet: a clock that was ahead wrote them, and whatever came after would count as older than they."""
+"""Correction of timestamps in the future, which a clock that was ahead wrote. Newer events would count as older than them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sqlmodel import col
 
 from model.tables import ExitHistoryRow, ExitRow, HeartbeatRow, IngestWatermarkRow
 
-ALIKE: Final = timedelta(seconds=30)
-"""Clocks of replicas may differ by this much."""
+MAX_SKEW: Final = timedelta(seconds=30)
+"""The tolerated difference between the clocks of replicas."""
 
 
-async def pull_back(session: AsyncSession, now: datetime) -> int:
-    """Make it now, wherever something was heard or came to a state later than that; says how many exits came to theirs so.
+async def clamp_future_times(session: AsyncSession, now: datetime) -> int:
+    """Clamp timestamps that lie in the future to `now`. Return the number of exits whose state began in the future.
 
-    States keep their order, for which the history has numbers beside its times.
+    The history keeps its order, because its rows have numbers besides their times.
     """
-    limit = now + ALIKE
+    limit = now + MAX_SKEW
     ahead = select(col(ExitRow.id)).where(col(ExitRow.state_since) > limit)
     exits = (await session.execute(ahead)).scalars().all()
     if exits:

@@ -1,4 +1,4 @@
-"""Which constraint a write violated."""
+"""The name of the constraint that a write violated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from sqlalchemy.exc import IntegrityError
 
 
 def violated(error: IntegrityError) -> str | None:
-    """The constraint's name; None when the driver does not say."""
+    """Return the constraint's name; None when the driver does not report it."""
     cause = error.orig and error.orig.__cause__
     return getattr(cause, "constraint_name", None)

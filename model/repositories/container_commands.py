@@ -1,4 +1,4 @@
-"""What is wished of containers: operators ask the API, and the keeper, which alone has an engine, carries it out."""
+"""Commands for containers. The API stores them for operators, and the keeper with an engine executes them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.change_feed import CONTAINER_CHANNEL, notify
 from model.tables import ContainerCommandRow
-from model.unit_of_work import CONTAINER_CHANNEL, notify
 
 
-async def ask(session: AsyncSession, wish: ContainerCommandRow) -> None:
-    """Wish for something; whoever has an engine is told."""
-    session.add(wish)
+async def add(session: AsyncSession, command: ContainerCommandRow) -> None:
+    """Store a command, and wake the keeper that has an engine."""
+    session.add(command)
     await session.flush()
     await notify(session, CONTAINER_CHANNEL)
 
 
-async def undone(session: AsyncSession) -> Sequence[ContainerCommandRow]:
-    """Those that nobody carried out yet, the oldest first."""
+async def pending(session: AsyncSession) -> Sequence[ContainerCommandRow]:
+    """Return the commands that are not executed yet, the oldest first."""
     query = select(ContainerCommandRow).where(col(ContainerCommandRow.done_at).is_(None))
     order = (col(ContainerCommandRow.asked_at), col(ContainerCommandRow.container))
     return (await session.execute(query.order_by(*order))).scalars().all()
 
 
-async def last_of(session: AsyncSession, names: Collection[str]) -> dict[str, ContainerCommandRow]:
-    """What was wished of containers last, but for logs, by name."""
+async def newest_of(session: AsyncSession, names: Collection[str]) -> dict[str, ContainerCommandRow]:
+    """Return the newest command of each container, by name, except for logs."""
     query = select(ContainerCommandRow).where(
         col(ContainerCommandRow.container).in_(names), col(ContainerCommandRow.verb) != "logs"
     )
@@ -37,23 +37,25 @@ async def last_of(session: AsyncSession, names: Collection[str]) -> dict[str, Co
     return {row.container: row for row in rows}
 
 
-async def done(session: AsyncSession, wish_id: UUID, now: datetime, *, answer: str = "", error: str = "") -> None:
-    """It was carried out, or cannot be."""
+async def complete(
+    session: AsyncSession, command_id: UUID, now: datetime, *, answer: str = "", error: str = ""
+) -> None:
+    """Store the outcome of a command."""
     values = {"done_at": now, "answer": answer, "error": error}
-    await session.execute(update(ContainerCommandRow).where(col(ContainerCommandRow.id) == wish_id).values(values))
+    await session.execute(update(ContainerCommandRow).where(col(ContainerCommandRow.id) == command_id).values(values))
 
 
-async def find(session: AsyncSession, wish_id: UUID) -> ContainerCommandRow | None:
-    """One, as it stands."""
-    query = select(ContainerCommandRow).where(col(ContainerCommandRow.id) == wish_id)
+async def find(session: AsyncSession, command_id: UUID) -> ContainerCommandRow | None:
+    """Return a command with its outcome so far."""
+    query = select(ContainerCommandRow).where(col(ContainerCommandRow.id) == command_id)
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def forget(session: AsyncSession, wish_id: UUID) -> None:
-    """Whoever asked waits no more."""
-    await session.execute(delete(ContainerCommandRow).where(col(ContainerCommandRow.id) == wish_id))
+async def delete_command(session: AsyncSession, command_id: UUID) -> None:
+    """Delete a command when nobody waits for its outcome any more."""
+    await session.execute(delete(ContainerCommandRow).where(col(ContainerCommandRow.id) == command_id))
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:
-    """Forget those that were asked before a time."""
+    """Delete commands that were given before a time."""
     await session.execute(delete(ContainerCommandRow).where(col(ContainerCommandRow.asked_at) < before))

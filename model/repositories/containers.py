@@ -1,4 +1,4 @@
-"""What the keeper knows of the containers that exits run in."""
+"""Containers of exits, the status of each pool's containers, and the engine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from model.repositories import exits, retention
+from model.exit_states import TAKEN_OUT, ExitState
+from model.repositories import exits
 from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, HeartbeatRow, PoolRow
 from model.unit_of_work import UnitOfWork
-from model.world import TAKEN_OUT, ExitState
 
-RETIRED = "its pool has no containers any more"
+REMOVED_WITH_POOL = "its pool has no containers any more"
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerPool:
-    """A pool that wants containers."""
+    """A pool whose exits run in containers."""
 
     id: UUID
     name: str
@@ -33,7 +33,7 @@ class ContainerPool:
 
 @dataclass(frozen=True, slots=True)
 class ContainerExit:
-    """The exit in a container, and what was heard of it last."""
+    """The exit in a container, with its last heartbeat."""
 
     id: UUID
     state: ExitState
@@ -41,22 +41,22 @@ class ContainerExit:
     heard_at: datetime | None
     open_requests: int
     endpoint: str | None
-    """What gateways dial; None: nothing yet."""
+    """The address that gateways dial; None: not known yet."""
 
 
 async def pools(session: AsyncSession) -> Sequence[ContainerPool]:
-    """The pools that want containers."""
+    """Return the pools whose exits run in containers."""
     query = select(col(PoolRow.id), col(PoolRow.name), col(PoolRow.fleet_id), col(PoolRow.containers))
     return [ContainerPool(*row) for row in (await session.execute(query.where(col(PoolRow.containers).is_not(None))))]
 
 
 async def all_rows(session: AsyncSession) -> Sequence[ContainerRow]:
-    """All containers."""
+    """Return all containers, by slot."""
     return (await session.execute(select(ContainerRow).order_by(col(ContainerRow.slot)))).scalars().all()
 
 
 async def of_pools(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, list[ContainerRow]]:
-    """The containers of pools, by pool, in the order of their slots."""
+    """Return the containers of some pools, by pool and in the order of their slots."""
     query = select(ContainerRow).where(col(ContainerRow.pool_id).in_([*pool_ids])).order_by(col(ContainerRow.slot))
     found: dict[UUID, list[ContainerRow]] = {}
     for row in (await session.execute(query)).scalars():
@@ -65,13 +65,13 @@ async def of_pools(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID
 
 
 async def find(session: AsyncSession, pool_id: UUID, name: str) -> ContainerRow | None:
-    """The container of a pool that has a name."""
+    """Find a container of a pool by its name."""
     row = await session.get(ContainerRow, name)
     return row if row is not None and row.pool_id == pool_id else None
 
 
 async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) -> dict[str, ContainerExit]:
-    """The exits in containers (None: in all), by the name that both have."""
+    """Return the exits in some containers (None: in all), by the name that both have."""
     query = (
         select(
             col(ExitRow.name),
@@ -96,31 +96,33 @@ async def exits_in(session: AsyncSession, names: Sequence[str] | None = None) ->
     }
 
 
-async def keep(session: AsyncSession, row: ContainerRow) -> None:
-    """Keep a container, as it is now."""
+async def save(session: AsyncSession, row: ContainerRow) -> None:
+    """Insert or update a container."""
     values = row.model_dump()
     statement = insert(ContainerRow).values(values)
     await session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
-async def leave(unit: UnitOfWork, row: ContainerRow, seen: ContainerExit | None, reason: str, now: datetime) -> None:
-    """A container is to go for good: its exit is drained, unless an operator took it out, and it is told."""
-    if seen is not None and seen.state not in TAKEN_OUT:
-        await retention.change_state(unit, seen.id, seen.state, ExitState.DRAINING, reason, now)
+async def start_removal(
+    unit: UnitOfWork, row: ContainerRow, exit_: ContainerExit | None, reason: str, now: datetime
+) -> None:
+    """Begin to remove a container for good: drain its exit, unless that is taken out already, and record the time."""
+    if exit_ is not None and exit_.state not in TAKEN_OUT:
+        await exits.change_state(unit, exit_.id, exit_.state, ExitState.DRAINING, reason, now)
     row.leaving_since = row.leaving_since or now
-    await keep(unit.session, row)
+    await save(unit.session, row)
 
 
-async def retire(unit: UnitOfWork, pool_id: UUID, now: datetime) -> None:
-    """The same for all containers of a pool that wants none any more."""
-    seen = await exits_in(unit.session)
+async def start_removal_of_pool(unit: UnitOfWork, pool_id: UUID, now: datetime) -> None:
+    """Begin to remove all containers of a pool for good."""
+    exit_of = await exits_in(unit.session)
     for row in (await of_pools(unit.session, [pool_id])).get(pool_id, ()):
         if row.leaving_since is None:
-            await leave(unit, row, seen.get(row.name), RETIRED, now)
+            await start_removal(unit, row, exit_of.get(row.name), REMOVED_WITH_POOL, now)
 
 
-async def forget(unit: UnitOfWork, row: ContainerRow) -> None:
-    """A container is gone for good, and so is its exit."""
+async def delete_container(unit: UnitOfWork, row: ContainerRow) -> None:
+    """Delete a container that was removed for good, and deregister its exit."""
     query = select(ExitRow, col(PoolRow.fleet_id)).join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
     query = query.where(col(ExitRow.pool_id) == row.pool_id, col(ExitRow.name) == row.name)
     for exit_row, fleet_id in (await unit.session.execute(query)).all():
@@ -128,14 +130,14 @@ async def forget(unit: UnitOfWork, row: ContainerRow) -> None:
     await unit.session.execute(delete(ContainerRow).where(col(ContainerRow.name) == row.name))
 
 
-async def standings(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, ContainerPoolRow]:
-    """How it stands with the containers of pools."""
+async def pool_statuses(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, ContainerPoolRow]:
+    """Return the status of some pools' containers, by pool."""
     query = select(ContainerPoolRow).where(col(ContainerPoolRow.pool_id).in_([*pool_ids]))
     return {row.pool_id: row for row in (await session.execute(query)).scalars()}
 
 
-async def record(session: AsyncSession, row: ContainerPoolRow) -> None:
-    """Keep how it stands with a pool; nothing if the pool is gone."""
+async def save_pool_status(session: AsyncSession, row: ContainerPoolRow) -> None:
+    """Store the status of a pool's containers. It does nothing when the pool is gone."""
     if await session.get(PoolRow, row.pool_id, with_for_update={"key_share": True, "read": True}) is None:
         return
     values = row.model_dump()
@@ -144,8 +146,8 @@ async def record(session: AsyncSession, row: ContainerPoolRow) -> None:
     )
 
 
-async def note_engine(session: AsyncSession, address: str, now: datetime, error: str) -> None:
-    """Somebody with an engine looks after containers, and this is what the engine says."""
+async def record_engine(session: AsyncSession, address: str, now: datetime, error: str) -> None:
+    """Record that the container engine was queried, with its error (empty: none)."""
     known = await session.get(ContainerEngineRow, 1)
     if known is None:
         known = ContainerEngineRow(address=address, looked_at=now)
@@ -156,5 +158,5 @@ async def note_engine(session: AsyncSession, address: str, now: datetime, error:
 
 
 async def engine(session: AsyncSession) -> ContainerEngineRow | None:
-    """The engine, as it was seen last; None: nobody ever had one."""
+    """Return the engine as it was recorded last; None: no replica has had one."""
     return await session.get(ContainerEngineRow, 1)

@@ -1,6 +1,6 @@
-"""The declared state: fleets, and all that is in them.
+"""The declared state: fleets and everything in them.
 
-Reads take a session, writes a unit (which becomes a revision). A thing is found by its id or by its name.
+Reads take a session, writes a unit of work (which becomes a revision). References are ids or names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from sqlalchemy.orm.util import identity_key
 from sqlmodel import SQLModel, col
 
 from model.database import fetch_in
+from model.entities import FIRST_LISTENER, Role
+from model.exit_states import SERVING
 from model.tables import (
     ExitRow,
     FleetRow,
@@ -29,7 +31,7 @@ from model.tables import (
     UserRow,
 )
 from model.unit_of_work import UnitOfWork
-from model.world import FIRST_LISTENER, SERVING, Kind, Role
+from model.world import Kind
 
 Row = TypeVar(
     "Row", FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow, RouteRow, PlanRow, UserRow, ServerCertificateRow
@@ -49,12 +51,12 @@ KINDS: Mapping[type[SQLModel], Kind] = {
     UserRow: Kind.USER,
     ServerCertificateRow: Kind.SERVER_CERTIFICATE,
 }
-_UNSAID: Mapping[Kind, frozenset[str]] = {
+_REDACTED: Mapping[Kind, frozenset[str]] = {
     Kind.EXIT: frozenset({"parent_password"}),
     Kind.SERVER_CERTIFICATE: frozenset({"key", "chain"}),
-    Kind.USER: frozenset({"name", "group"}),  # who uses gateways is nobody's business in an audit
+    Kind.USER: frozenset({"name", "group"}),  # personal data
 }
-"""Fields whose values neither events nor the audit repeat."""
+"""Fields whose values are left out of events and the audit."""
 
 
 _REFS_AT_ONCE: Final = 10_000
@@ -62,20 +64,20 @@ _REFS_AT_ONCE: Final = 10_000
 
 
 async def save(unit: UnitOfWork, row: Row, fleet_id: UUID | None = None) -> Row:
-    """Add a row, or one that changed. `fleet_id` is that of a row that does not say it itself.
+    """Add a row, or save a changed one. `fleet_id` is the fleet of a row without a column for it.
 
     Raises sqlalchemy.exc.IntegrityError, with the constraint's name, when it clashes with another.
     """
     is_new = not inspect(row).persistent
     unit.session.add(row)
     await unit.flush()
-    detail = _said(row, row.model_dump(mode="json")) if is_new else {}
+    detail = _redacted(row, row.model_dump(mode="json")) if is_new else {}
     _touch(unit, row, "created" if is_new else "changed", fleet_id, detail)
     return row
 
 
 async def save_changes(unit: UnitOfWork, row: Row, fields: Mapping[str, Any], fleet_id: UUID | None = None) -> None:
-    """Give a row new values. One that has them already is not touched, so that nothing new is no revision."""
+    """Give a row new values. A row that has them already is not touched, so it makes no revision."""
     changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
     if not changed:
         return
@@ -84,7 +86,7 @@ async def save_changes(unit: UnitOfWork, row: Row, fields: Mapping[str, Any], fl
         setattr(row, name, value)
     await unit.flush()
     after = row.model_dump(mode="json", include=set(changed))
-    pairs = _said(row, {name: [before[name], after[name]] for name in changed})
+    pairs = _redacted(row, {name: [before[name], after[name]] for name in changed})
     _touch(unit, row, "changed", fleet_id, {"name": _name_of(row), "changes": pairs})
 
 
@@ -104,13 +106,13 @@ def _name_of(row: AnyRow) -> str | None:
     return None if isinstance(row, UserRow) else row.name
 
 
-def _said(row: AnyRow, fields: Mapping[str, Any]) -> dict[str, Any]:
-    unsaid = _UNSAID.get(KINDS[type(row)], frozenset())
-    return {name: None if name in unsaid else value for name, value in fields.items()}
+def _redacted(row: AnyRow, fields: Mapping[str, Any]) -> dict[str, Any]:
+    hidden = _REDACTED.get(KINDS[type(row)], frozenset())
+    return {name: None if name in hidden else value for name, value in fields.items()}
 
 
 async def lock(session: AsyncSession, table: type[Row], row_id: UUID) -> Row | None:
-    """The row as it is now, held against other writers until the transaction ends; None when it is gone."""
+    """Lock a row until the transaction ends, and return it as it is now; None when it is gone."""
     return await session.get(table, row_id, with_for_update=True, populate_existing=True)
 
 
@@ -128,25 +130,25 @@ async def get_fleet(session: AsyncSession, fleet_id: UUID) -> FleetRow:
 
 
 async def fleet_names(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """The names of fleets by id. For a session whose transaction has begun."""
+    """Return the names of fleets by id. The session's transaction must have begun."""
     rows = await fetch_in(session, "SELECT id, name FROM fleet WHERE id = ANY($1)", [*fleet_ids])
     return {row["id"]: row["name"] for row in rows}
 
 
 async def listeners_of(session: AsyncSession, fleet_id: UUID) -> Sequence[ListenerRow]:
-    """The listeners of a fleet, by name."""
+    """Return the listeners of a fleet, by name."""
     query = select(ListenerRow).where(col(ListenerRow.fleet_id) == fleet_id).order_by(col(ListenerRow.name))
     return (await session.execute(query)).scalars().all()
 
 
 async def first_listeners(session: AsyncSession, fleet_ids: Iterable[UUID]) -> dict[UUID, ListenerRow]:
-    """The first listeners of fleets, by fleet id."""
+    """Return the first listeners of fleets, by fleet id."""
     query = select(ListenerRow).where(col(ListenerRow.fleet_id).in_(fleet_ids), col(ListenerRow.name) == FIRST_LISTENER)
     return {row.fleet_id: row for row in (await session.execute(query)).scalars()}
 
 
 async def lock_first_listener(session: AsyncSession, fleet_id: UUID) -> ListenerRow | None:
-    """The first listener of a fleet as it is now, held against other writers."""
+    """Lock the first listener of a fleet, and return it as it is now."""
     row = (await first_listeners(session, [fleet_id])).get(fleet_id)
     return row and await lock(session, ListenerRow, row.id)
 
@@ -188,7 +190,7 @@ async def pools_by_id(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[U
 
 
 async def owners_of_exits(session: AsyncSession, pool_ids: Iterable[UUID]) -> dict[UUID, dict[str, Any]]:
-    """By the pool's id what an exit shows of its pool and fleet. For a session whose transaction has begun."""
+    """Return the names, ids and country of pools and their fleets, by pool id. The session's transaction must have begun."""
     statement = """
         SELECT pool.id AS pool_id, pool.name AS pool, pool.country, fleet.name AS fleet, fleet.id AS fleet_id
         FROM pool JOIN fleet ON fleet.id = pool.fleet_id WHERE pool.id = ANY($1)
@@ -197,12 +199,12 @@ async def owners_of_exits(session: AsyncSession, pool_ids: Iterable[UUID]) -> di
 
 
 def pool_ids_in(country: str) -> Select[UUID]:
-    """The ids of the pools of a country, for other queries."""
+    """Return a subquery for the ids of a country's pools."""
     return select(col(PoolRow.id)).where(col(PoolRow.country) == country)
 
 
 def serving_in(country: str) -> ColumnElement[bool]:
-    """Which exits of a query serve that come out in a country."""
+    """Return a condition for exits that serve in pools of a country."""
     return and_(
         col(ExitRow.state).in_(SERVING),
         col(ExitRow.endpoint).is_not(None),
@@ -211,7 +213,7 @@ def serving_in(country: str) -> ColumnElement[bool]:
 
 
 def fleet_of_exit() -> ScalarSelect[UUID]:
-    """The fleet that an exit of the query around it is of."""
+    """Return a subquery for the fleet id of the enclosing query's exit."""
     return select(col(PoolRow.fleet_id)).where(col(PoolRow.id) == col(ExitRow.pool_id)).scalar_subquery()
 
 
@@ -250,13 +252,13 @@ async def load_named(
 
 
 def ids_of(table: type[Row], ref: str) -> Select[UUID]:
-    """The ids of the rows that `ref` may mean, for other queries."""
+    """Return a subquery for the ids of the rows that `ref` matches."""
     named: Any = table
     return select(col(named.id)).where(_matches(named, ref))
 
 
 async def names_of(session: AsyncSession, table: type[Row], ids: Collection[UUID]) -> dict[UUID, str]:
-    """The names of rows by id."""
+    """Return the names of rows by id."""
     if not ids:
         return {}
     named: Any = table
@@ -265,25 +267,25 @@ async def names_of(session: AsyncSession, table: type[Row], ids: Collection[UUID
 
 
 async def set_pools_of_route(session: AsyncSession, route_id: UUID, wanted: Iterable[UUID]) -> None:
-    """Say which pools a route leads to, so that none of them can be removed."""
+    """Store the pools that a route leads to, so that none of them can be removed."""
     await session.execute(delete(RoutePoolRow).where(col(RoutePoolRow.route_id) == route_id))
     session.add_all(RoutePoolRow(route_id=route_id, pool_id=pool_id) for pool_id in wanted)
     await session.flush()
 
 
 async def find_exit_named(session: AsyncSession, pool_id: UUID, name: str) -> ExitRow | None:
-    """An exit of a pool by its name."""
+    """Find an exit of a pool by its name."""
     query = select(ExitRow).where(col(ExitRow.pool_id) == pool_id, col(ExitRow.name) == name)
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def find_proxy(session: AsyncSession, proxy_id: UUID) -> ProxyRow | None:
-    """A proxy by its id."""
+    """Find a proxy by its id."""
     return await session.get(ProxyRow, proxy_id)
 
 
 async def find_proxy_named(session: AsyncSession, fleet_id: UUID, role: Role, name: str) -> ProxyRow | None:
-    """A proxy of a fleet by its role and name."""
+    """Find a proxy of a fleet by its role and name."""
     query = select(ProxyRow).where(
         col(ProxyRow.fleet_id) == fleet_id, col(ProxyRow.role) == role, col(ProxyRow.name) == name
     )
@@ -312,15 +314,15 @@ def _matches(table: Any, ref: str) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class PoolOffer:
-    """How much of a fleet clients can be sent to."""
+    """The numbers of pools and serving exits of a fleet."""
 
     pools: int
     exits: int
-    """Those that serve."""
+    """Serving exits with a resolved endpoint."""
 
 
 async def offer_of(session: AsyncSession, fleet_id: UUID) -> PoolOffer:
-    """What a fleet offers now."""
+    """Count the pools and the serving exits of a fleet."""
     pools = select(func.count()).select_from(PoolRow).where(col(PoolRow.fleet_id) == fleet_id)
     exits = (
         select(func.count())

@@ -1,4 +1,4 @@
-"""The authority, join tokens and the certificates that were signed."""
+"""The certificate authority, join tokens, and the certificates that were signed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from sqlmodel import col
 
 from model.authority import LEAF_LIFETIME, CertificateAuthority
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.request_signature import public_key_of, thumbprint_of
 from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
 from model.unit_of_work import UnitOfWork
-from model.world import ExitState, Kind, Role
+from model.world import Kind
 
 _CREDENTIALS: Final = """
 SELECT certificate.thumbprint, certificate.public_key, certificate.expires_at, proxy.id, proxy.role, exit.state
@@ -31,7 +33,7 @@ WHERE certificate.thumbprint = ANY($1)
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Whom a certificate speaks for, and how that stands. `public_key` is PEM; `state` is None for a gateway."""
+    """The proxy that a certificate identifies. `public_key` is PEM; `state` is the exit's, None for a gateway."""
 
     proxy_id: UUID
     role: Role
@@ -41,11 +43,11 @@ class Credential:
 
 
 async def ensure_authority(session: AsyncSession, create: Callable[[], CertificateAuthority]) -> CertificateAuthority:
-    """The one authority; the first caller's is kept."""
+    """Return the one authority; the first caller creates it."""
     row = await session.get(AuthorityRow, 1)
     if row is None:
-        made = create()
-        statement = insert(AuthorityRow).values(id=1, certificate=made.certificate_pem, key=made.key_pem)
+        created = create()
+        statement = insert(AuthorityRow).values(id=1, certificate=created.certificate_pem, key=created.key_pem)
         await session.execute(statement.on_conflict_do_nothing())
         row = (await session.execute(select(AuthorityRow))).scalar_one()
     return CertificateAuthority(row.certificate, row.key)
@@ -54,9 +56,9 @@ async def ensure_authority(session: AsyncSession, create: Callable[[], Certifica
 async def create_token(
     session: AsyncSession, *, fleet_id: UUID, role: Role, ttl: timedelta, now: datetime, name: str | None = None
 ) -> str:
-    """A new join token; only its digest is stored, so this is the only time it can be read.
+    """Create a join token. Only its digest is stored, so nobody can read it later.
 
-    With a `name` it is for a proxy of this name alone, and, once used, for the key alone that was enrolled with it.
+    A token with a `name` is valid only for a proxy of this name, and after its first use only for the same key.
     """
     token = f"ep-{role}-{secrets.token_urlsafe(32)}"
     session.add(JoinTokenRow(digest=_digest(token), fleet_id=fleet_id, role=role, expires_at=now + ttl, name=name))
@@ -65,13 +67,13 @@ async def create_token(
 
 
 async def find_token(session: AsyncSession, token: str, now: datetime) -> JoinTokenRow | None:
-    """What a join token allows; None when it is unknown or expired."""
+    """Find a join token; None when it is unknown or expired."""
     row = await session.get(JoinTokenRow, _digest(token))
     return row if row and row.expires_at > now else None
 
 
 async def use_token(session: AsyncSession, token: JoinTokenRow, public_key_pem: str) -> bool:
-    """Note that a key enrols with a token; False when the token is for one key alone, and that is another."""
+    """Record that a key enrols with a token. Return False when the token belongs to another key."""
     if token.name is None:
         return True
     used_by = _digest(public_key_pem)
@@ -83,7 +85,7 @@ async def use_token(session: AsyncSession, token: JoinTokenRow, public_key_pem: 
 
 
 async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
-    """Keep a certificate's public key, so that proofs by it can be checked."""
+    """Store a certificate's public key, with which request signatures are verified."""
     unit.session.add(
         CertificateRow(
             thumbprint=thumbprint_of(certificate_pem),
@@ -97,13 +99,13 @@ async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: 
 
 
 async def find_certificate(session: AsyncSession, thumbprint: str) -> CertificateRow | None:
-    """A certificate by its thumbprint."""
+    """Find a certificate by its thumbprint."""
     query = select(CertificateRow).where(col(CertificateRow.thumbprint) == thumbprint)
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def find_credentials(database: Database, thumbprints: Collection[str]) -> dict[str, Credential]:
-    """What certificates are worth, by thumbprint; without those that are unknown, or whose proxy was removed."""
+    """Return the credentials of certificates, by thumbprint. Unknown ones and those of removed proxies are left out."""
     return {
         row["thumbprint"]: Credential(
             row["id"],
@@ -117,7 +119,7 @@ async def find_credentials(database: Database, thumbprints: Collection[str]) -> 
 
 
 async def was_known(session: AsyncSession, proxy_id: UUID) -> bool:
-    """Whether the change log remembers a proxy or an exit of this id, which may be gone by now."""
+    """Tell whether the change log has a proxy or an exit with this id, which may be removed by now."""
     query = select(
         exists().where(col(ChangeRow.kind).in_((Kind.EXIT, Kind.PROXY)), col(ChangeRow.key) == str(proxy_id))
     )

@@ -1,7 +1,7 @@
-"""Events: what the change log says of things that changed, in the order in which it was committed.
+"""Events: the rows of the change log with an action, in the order of their commits.
 
-The ids of the change log are taken under the revision's lock (`model.unit_of_work`), so whoever has read up to an id has read all that
-is before it: nothing is committed there later. Rolled back writes leave holes, which mean nothing.
+Ids of the change log are taken under the revision's lock (`model.unit_of_work`), so nothing is committed later below an id that was
+read. Rolled back writes leave gaps in the ids, which mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.tables import ChangeRow
 
 
 class EventsGone(ExitplaneError):
-    """What followed an event is not in the log any more, or the log never had this event."""
+    """The events after this one are not complete in the log any more, or the log never had this event."""
 
     code = "events_gone"
 
@@ -42,19 +42,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events; None: all. Those of no fleet are for whoever takes those of all."""
+    """A filter by kind and fleet; None: all. Events without a fleet pass only a filter for all fleets."""
 
     kinds: frozenset[str] | None = None
     fleets: frozenset[UUID] | None = None
 
-    def has(self, event: Event) -> bool:
-        """Whether an event is one of these."""
+    def matches(self, event: Event) -> bool:
+        """Tell whether an event passes the filter."""
         return (self.kinds is None or event.kind in self.kinds) and (
             self.fleets is None or event.fleet_id in self.fleets
         )
 
     def restrict(self, query: Select[Any]) -> Select[Any]:
-        """The same, for PostgreSQL."""
+        """Add the filter to a query."""
         if self.kinds is not None:
             query = query.where(col(ChangeRow.kind).in_(self.kinds))
         if self.fleets is not None:
@@ -67,25 +67,24 @@ EVERYTHING = EventFilter()
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Events in order, and the id up to which there are no others that are wanted."""
+    """Events in order. `position` is the id up to which the batch is complete."""
 
     events: Sequence[Event]
     position: int
     more: bool
-    """Whether there may be further ones already."""
+    """There may be further events already."""
 
 
 async def read(session: AsyncSession, after: int | None, limit: int, wanted: EventFilter = EVERYTHING) -> EventBatch:
-    """What follows an id that was read before; None: all that the log still has.
+    """Read the events after an id that was read before; None: all that the log still has.
 
-    Raises EventsGone when the log has that id no more, or never had it: what followed may be gone too. The session must not have
-    done anything before.
+    Raises EventsGone when the log does not have that id: later events may be gone too. The session must be unused.
     """
     await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     if after is not None and not await _has(session, after):
         raise EventsGone(
-            "the log of changes has not all that followed this event",
-            hint="open the stream without an event's id, and then read anew what you keep",
+            "the change log does not have all events after this one any more",
+            hint="open the stream without an event id, then read everything that you keep again",
         )
     newest = await newest_id(session)
     query = select(ChangeRow).where(col(ChangeRow.id) > (after or 0), col(ChangeRow.action).is_not(None))
@@ -96,13 +95,13 @@ async def read(session: AsyncSession, after: int | None, limit: int, wanted: Eve
 
 
 async def newest_id(session: AsyncSession) -> int:
-    """The id of the newest change."""
+    """Return the id of the newest change; 0 when there is none."""
     newest: int | None = (await session.execute(select(func.max(col(ChangeRow.id))))).scalar_one()
     return newest or 0
 
 
 async def _has(session: AsyncSession, position: int) -> bool:
-    """Whether the log has this id; or, before the first one, whether it has all since then."""
+    """Tell whether the log has this id; for position 0, whether it is complete from the first revision on."""
     if position:
         return await session.get(ChangeRow, position) is not None
     oldest: int | None = (await session.execute(select(func.min(col(ChangeRow.revision))))).scalar_one()

@@ -1,4 +1,4 @@
-"""What exits went through: the states that a trigger notes down."""
+"""The history of exits' states, which a trigger writes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from model.database import fetch_in
-from model.state_history import stays_of, summarize
+from model.exit_states import SERVING, TAKEN_OUT, ExitState
+from model.state_history import intervals_of, summarize
 from model.tables import ExitHistoryRow
-from model.world import SERVING, TAKEN_OUT, ExitState
 
 
 async def states_since(session: AsyncSession, exit_id: UUID, since: datetime) -> Sequence[ExitHistoryRow]:
-    """The states of an exit from a time on, in order, and before them the one that it was in then."""
+    """Return the states of an exit since a time, in order, preceded by the state that it was in at that time."""
     at, number = col(ExitHistoryRow.at), col(ExitHistoryRow.id)
     of_exit = select(ExitHistoryRow).where(col(ExitHistoryRow.exit_id) == exit_id)
     later = (await session.execute(of_exit.where(at > since).order_by(at, number))).scalars().all()
@@ -28,7 +28,7 @@ async def states_since(session: AsyncSession, exit_id: UUID, since: datetime) ->
 
 
 async def falls_since(session: AsyncSession, exits: Mapping[UUID, datetime]) -> dict[UUID, int]:
-    """How often exits ceased to serve since a time of each one's own, other than on purpose. Those that never did are left out."""
+    """Count how often each exit stopped serving since its own time, except on purpose. Exits without a fall are left out."""
     since = values(column("exit_id", Uuid), column("since", DateTime(timezone=True)), name="since").data(
         [*exits.items()]
     )
@@ -57,20 +57,22 @@ _STATES_AFTER: Final = """
 async def uptimes(
     session: AsyncSession, exit_ids: Sequence[UUID], since: datetime, until: datetime
 ) -> dict[UUID, float]:
-    """The part of a time in which exits served, of that in which they should have; those that should not have are left out.
+    """Return the uptime of exits from `since` to `until`, from 0 to 1, by id. Exits that were taken out all the time are left out.
 
-    For a session whose transaction has begun.
+    The session's transaction must have begun.
     """
-    noted: dict[UUID, list[tuple[datetime, ExitState, str]]] = {}
+    changes_of: dict[UUID, list[tuple[datetime, ExitState, str]]] = {}
     for statement in (_STATE_AT, _STATES_AFTER):
         for row in await fetch_in(session, statement, [*exit_ids], since):
-            noted.setdefault(row["exit_id"], []).append((row["at"], ExitState(row["state"]), row["reason"]))
-    found = {exit_id: summarize([*stays_of(changes)], since, until).uptime for exit_id, changes in noted.items()}
+            changes_of.setdefault(row["exit_id"], []).append((row["at"], ExitState(row["state"]), row["reason"]))
+    found = {
+        exit_id: summarize([*intervals_of(changes)], since, until).uptime for exit_id, changes in changes_of.items()
+    }
     return {exit_id: uptime for exit_id, uptime in found.items() if uptime is not None}
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:
-    """Forget states that ended before a time."""
+    """Delete states that ended before a time."""
     later = aliased(ExitHistoryRow)
     ended = exists().where(
         later.exit_id == ExitHistoryRow.exit_id,  # type: ignore[arg-type]

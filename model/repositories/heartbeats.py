@@ -1,27 +1,20 @@
-"""Heartbeats, and how long the control plane was able to hear them."""
+"""The last heartbeat of each proxy, and the ingest watermark of each replica of the API."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    Float,
     Uuid,
-    and_,
     bindparam,
-    case,
-    cast,
-    false,
     func,
-    not_,
-    or_,
     select,
     text,
 )
@@ -29,19 +22,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from model.change_feed import HEARTBEAT_CHANNEL, notify
 from model.database import fetch_in
-from model.stored_balancing import read_resilience
-from model.tables import ExitRow, HeartbeatRow, IngestWatermarkRow, PoolRow
-from model.unit_of_work import HEARTBEAT_CHANNEL, notify
-from model.world import RESILIENCE, SERVING, ExitState, Resilience
-
-BETTER: Final = 0.8
-"""How much better than its limit a slow or full exit has to become to be healthy again."""
+from model.tables import HeartbeatRow, IngestWatermarkRow
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a proxy said of itself. `heard_at` is the clock of the replica that heard it."""
+    """A proxy's report on itself. `heard_at` is the time at the replica that received it."""
 
     proxy_id: UUID
     heard_at: datetime
@@ -51,10 +39,10 @@ class Heartbeat:
     reason: str
     version: str
     observation: Mapping[str, Any] | None = None
-    """As `agent.config.status.Observation` has it; None: nobody looks where its traffic comes out."""
+    """The fields of `agent.config.status.Observation`; None: its agent has no observer."""
     open_requests: int = 0
     carried_bytes: int = 0
-    """Since its Envoy was started, in both directions."""
+    """Traffic since the start of its Envoy, both directions together."""
 
 
 _STORE = text(
@@ -63,17 +51,17 @@ _STORE = text(
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
         month_bytes
     )
-    SELECT said.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
+    SELECT reported.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
         open_requests, carried_bytes, carried_bytes
     FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
         CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
         CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[])
-    ) AS said (
+    ) AS reported (
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes
     )
-    JOIN proxy ON proxy.id = said.proxy_id
-    ORDER BY said.proxy_id
+    JOIN proxy ON proxy.id = reported.proxy_id
+    ORDER BY reported.proxy_id
     ON CONFLICT (proxy_id) DO UPDATE SET
         heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
         leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
@@ -83,7 +71,7 @@ _STORE = text(
             WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
             THEN known.month_bytes ELSE 0
         END + CASE
-            -- fewer than before: its Envoy is another one
+            -- fewer than before: its Envoy was started anew
             WHEN excluded.carried_bytes >= known.carried_bytes THEN excluded.carried_bytes - known.carried_bytes
             ELSE excluded.carried_bytes
         END
@@ -93,9 +81,9 @@ _STORE = text(
 
 
 async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
-    """Keep the newest heartbeat of each proxy, in one statement. Those of proxies that are gone are dropped.
+    """Store the newest heartbeat of each proxy, in one statement. Heartbeats of removed proxies are dropped.
 
-    In one order on all replicas: each row is locked until the end, and they must not wait for each other.
+    All replicas lock the rows in one order, so that they cannot deadlock.
     """
     newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
     if newest:
@@ -105,19 +93,19 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:
-    """Drop what was heard of a proxy that is removed."""
+    """Delete the heartbeat of a proxy that is removed."""
     row = await session.get(HeartbeatRow, proxy_id)
     if row is not None:
         await session.delete(row)
 
 
 async def find(session: AsyncSession, proxy_id: UUID) -> HeartbeatRow | None:
-    """The last that was heard of a proxy; None when it never was."""
+    """Return the last heartbeat of a proxy; None when there is none."""
     return await session.get(HeartbeatRow, proxy_id)
 
 
-async def record_hearing(session: AsyncSession, replica: str, until: datetime) -> None:
-    """Say that `replica` could hear and store heartbeats until then."""
+async def record_ingest_watermark(session: AsyncSession, replica: str, until: datetime) -> None:
+    """Record that `replica` received and stored heartbeats until then."""
     statement = insert(IngestWatermarkRow).values(replica=replica, heard_until=until)
     await session.execute(
         statement.on_conflict_do_update(
@@ -126,116 +114,24 @@ async def record_hearing(session: AsyncSession, replica: str, until: datetime) -
     )
 
 
-async def heard_until(session: AsyncSession) -> datetime | None:
-    """Until when some replica was able to hear; None when none ever was."""
+async def ingest_watermark(session: AsyncSession) -> datetime | None:
+    """Return the newest watermark of all replicas; None before the first."""
     return (await session.execute(select(func.max(col(IngestWatermarkRow.heard_until))))).scalar_one()
 
 
 async def wake_keeper(session: AsyncSession) -> None:
-    """Hint to the keeper that a stored heartbeat should change a state."""
+    """Wake the keeper: a stored heartbeat should change a state."""
     await notify(session, HEARTBEAT_CHANNEL)
 
 
-@dataclass(frozen=True, slots=True)
-class ExitReport:
-    """An exit's state beside the last that was heard of it; `heard` is None for one never heard of."""
-
-    exit_id: UUID
-    state: ExitState
-    state_since: datetime
-    heard: Heartbeat | None
-    country: str
-    """Where its traffic should come out: that of its pool."""
-    resilience: Resilience = RESILIENCE
-    """What its pool bears."""
-    capacity: int | None = None
-    """How many requests it should carry at once; None: as many as come."""
-    reason: str = ""
-    """Why it is in its state, as was said when it came to be, or since."""
-
-
-async def in_question(
-    session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
-) -> Sequence[ExitReport]:
-    """The exits that what was heard of them may move to another state; the others need not be looked at.
-
-    Whoever was heard of last before the two times has been silent for too long; None: nobody has.
-    """
-    return await _standings(session, _may_change(unreachable_before, lost_before))
-
-
-async def in_trouble(session: AsyncSession) -> Sequence[ExitReport]:
-    """The exits that are not well and were heard of since: why may be another matter by now."""
-    not_well = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
-    new = col(HeartbeatRow.heard_at) > col(ExitRow.state_since)
-    return await _standings(session, and_(col(ExitRow.state).in_(not_well), new))
-
-
-async def _standings(session: AsyncSession, which: ColumnElement[bool]) -> Sequence[ExitReport]:
-    exit_columns = (
-        col(ExitRow.id),
-        col(ExitRow.state),
-        col(ExitRow.state_since),
-        col(ExitRow.state_reason),
-        col(PoolRow.country),
-        col(PoolRow.resilience),
-        col(ExitRow.capacity),
-    )
-    beat_columns = [HeartbeatRow.__table__.c[name.name] for name in fields(Heartbeat)]  # type: ignore[attr-defined]
-    query = (
-        select(*exit_columns, *beat_columns)
-        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
-        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
-        .where(which)
-    )
-    rows: Iterable[Any] = (await session.execute(query)).all()
-    return [
-        ExitReport(
-            exit_id, ExitState(state), since, Heartbeat(*beat), country, read_resilience(resilience), capacity, reason
-        )
-        for exit_id, state, since, reason, country, resilience, capacity, *beat in rows
-    ]
-
-
-def _may_change(unreachable_before: datetime | None, lost_before: datetime | None) -> ColumnElement[bool]:
-    """As `keeper.exit_health.judge` has it, which has the last word."""
-    heard_at, state = col(HeartbeatRow.heard_at), col(ExitRow.state)
-    silent = false() if unreachable_before is None else heard_at < unreachable_before
-    given_up = false() if lost_before is None else heard_at < lost_before
-    new = heard_at > col(ExitRow.state_since)
-    seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
-    leaks = func.coalesce(seen["leak"].astext, "") != ""
-    alive = or_(col(HeartbeatRow.envoy_up), leaks)
-    good = and_(col(HeartbeatRow.tunnel_up), alive, not_(col(HeartbeatRow.leaving)))
-    astray = and_(seen.is_not(None), seen["country"].astext.is_distinct_from(col(PoolRow.country)))
-    limit = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
-    slow = cast(seen["rtt_ms"].astext, Float) > limit * case((state == ExitState.DEGRADED, BETTER), else_=1.0)
-    full = col(HeartbeatRow.open_requests) >= col(ExitRow.capacity) * case(
-        (state == ExitState.DEGRADED, BETTER), else_=1.0
-    )
-    disputed = func.coalesce(seen["disagreement"].astext, "") != ""
-    worse = or_(disputed, func.coalesce(slow, false()), func.coalesce(full, false()))
-    up = (*SERVING, ExitState.REGISTERING, ExitState.VERIFYING, ExitState.LEAKING)
-    return or_(
-        and_(state.in_(up), or_(not_(good), silent, given_up)),
-        and_(state == ExitState.REGISTERING, new),
-        and_(state == ExitState.HEALTHY, or_(leaks, astray, worse)),
-        and_(state == ExitState.DEGRADED, or_(leaks, astray, not_(worse))),
-        and_(state == ExitState.VERIFYING, new, or_(leaks, not_(astray))),
-        and_(state == ExitState.LEAKING, new, not_(leaks)),
-        and_(state == ExitState.UNREACHABLE, or_(given_up, and_(good, new, not_(silent)))),
-        and_(state == ExitState.LOST, new, not_(given_up)),
-    )
-
-
 async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, HeartbeatRow]:
-    """The last that was heard of some proxies, by id."""
+    """Return the last heartbeats of some proxies, by id."""
     query = select(HeartbeatRow).where(_of(proxy_ids))
     return {row.proxy_id: row for row in (await session.execute(query)).scalars()}
 
 
 class LastReport(NamedTuple):
-    """What was heard of an exit last."""
+    """The part of an exit's last heartbeat that lists of exits show."""
 
     heard_at: datetime
     observation: dict[str, Any] | None
@@ -243,13 +139,13 @@ class LastReport(NamedTuple):
     month_bytes: int
 
 
-async def heard_of(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
-    """What was heard of some exits last, by id. For a session whose transaction has begun."""
+async def last_reports(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, LastReport]:
+    """Return the last reports of some exits, by id. The session's transaction must have begun."""
     statement = f"SELECT proxy_id, {', '.join(LastReport._fields)} FROM heartbeat WHERE proxy_id = ANY($1)"  # noqa: S608 - names
     found = await fetch_in(session, statement, [*proxy_ids])
     return {row["proxy_id"]: LastReport(*(row[name] for name in LastReport._fields)) for row in found}
 
 
 def _of(proxy_ids: Sequence[UUID]) -> ColumnElement[bool]:
-    """One parameter, however many there are."""
+    """Match ids with one parameter, however many they are."""
     return col(HeartbeatRow.proxy_id) == func.any(bindparam(None, [*proxy_ids], type_=ARRAY(Uuid)))

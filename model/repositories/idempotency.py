@@ -1,4 +1,4 @@
-"""What was answered to requests that may be repeated."""
+"""Stored replies to requests with an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0x6964656d))")
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
-    """A request's digest, and what was answered to it."""
+    """A request's digest and the reply to it."""
 
     digest: str
     status: int
@@ -26,22 +26,22 @@ class StoredReply:
     body: str
 
 
-async def recall(session: AsyncSession, actor_id: UUID, key: str) -> StoredReply | None:
-    """What was answered to somebody under a key; whoever asks for the same meanwhile waits until the session ends."""
+async def find_reply(session: AsyncSession, actor_id: UUID, key: str) -> StoredReply | None:
+    """Find the reply to a caller under a key. A concurrent request with the same key waits until the transaction ends."""
     await session.execute(_LOCK, {"key": f"{actor_id} {key}"})
     row = await session.get(IdempotencyRow, (actor_id, key))
     return None if row is None else StoredReply(row.digest, row.status, row.headers, row.body)
 
 
-async def keep(session: AsyncSession, actor_id: UUID, key: str, answer: StoredReply) -> None:
-    """Keep what is answered to somebody under a key."""
+async def save_reply(session: AsyncSession, actor_id: UUID, key: str, reply: StoredReply) -> None:
+    """Store the reply to a caller under a key."""
     row = IdempotencyRow(
         actor_id=actor_id,
         key=key,
-        digest=answer.digest,
-        status=answer.status,
-        headers=dict(answer.headers),
-        body=answer.body,
+        digest=reply.digest,
+        status=reply.status,
+        headers=dict(reply.headers),
+        body=reply.body,
         at=datetime.now(UTC),
     )
     session.add(row)
@@ -49,5 +49,5 @@ async def keep(session: AsyncSession, actor_id: UUID, key: str, answer: StoredRe
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:
-    """Forget what was answered before a time."""
+    """Delete replies from before a time."""
     await session.execute(delete(IdempotencyRow).where(col(IdempotencyRow.at) < before))

@@ -13,32 +13,32 @@ from sqlmodel import col
 
 from model.tables import KeepaliveRow
 
-CLIENTS_MAX: Final = 10_000
+MAX_CLIENTS: Final = 10_000
 
 
 async def store(
-    session: AsyncSession, client_id: str, body: Mapping[str, str], now: datetime, *, keep: int = CLIENTS_MAX
+    session: AsyncSession, client_id: str, body: Mapping[str, str], now: datetime, *, keep: int = MAX_CLIENTS
 ) -> None:
-    """Keep what a client said last. Of more than `keep` clients, those are forgotten that were silent the longest."""
-    said = {"at": now, "body": dict(body)}
-    made = insert(KeepaliveRow).values(client_id=client_id, **said)
-    stored = made.on_conflict_do_update(index_elements=[col(KeepaliveRow.client_id)], set_=said)
+    """Store the last keepalive of a client. Of more than `keep` clients, those silent for the longest are deleted."""
+    values = {"at": now, "body": dict(body)}
+    statement = insert(KeepaliveRow).values(client_id=client_id, **values)
+    stored = statement.on_conflict_do_update(index_elements=[col(KeepaliveRow.client_id)], set_=values)
     # xmax is 0 in a row that replaced none
     is_new: bool = (await session.execute(stored.returning(literal_column("xmax = 0")))).scalar_one()
     if is_new:
-        await _forget_oldest(session, keep)
+        await _delete_oldest(session, keep)
 
 
-async def _forget_oldest(session: AsyncSession, keep: int) -> None:
+async def _delete_oldest(session: AsyncSession, keep: int) -> None:
     client_id = col(KeepaliveRow.client_id)
     over = select(client_id).order_by(col(KeepaliveRow.at).desc(), client_id).offset(keep)
-    # who forgets the same ones at the same time does it for both: waiting for each other could be a deadlock
+    # skip rows that another writer deletes: waiting for each other could be a deadlock
     free = select(client_id).where(client_id.in_(over)).with_for_update(skip_locked=True)
     await session.execute(delete(KeepaliveRow).where(client_id.in_(free)))
 
 
 async def newest(session: AsyncSession) -> Sequence[tuple[str, datetime, dict[str, Any]]]:
-    """All clients, by id: when they were heard last, and what they said."""
+    """Return the time and the body of each client's last keepalive, by client id."""
     query = select(col(KeepaliveRow.client_id), col(KeepaliveRow.at), col(KeepaliveRow.body)).order_by(
         col(KeepaliveRow.client_id)
     )
@@ -46,5 +46,5 @@ async def newest(session: AsyncSession) -> Sequence[tuple[str, datetime, dict[st
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:
-    """Forget clients that are silent since before a time."""
+    """Delete clients that have been silent since before a time."""
     await session.execute(delete(KeepaliveRow).where(col(KeepaliveRow.at) < before))

@@ -16,15 +16,15 @@ from sqlmodel import col
 from model.tables import SessionRow, SigningKeyRow, ThrottleRow
 
 KEEP_THROTTLES_FOR: Final = timedelta(days=30)
-TELL_REFUSED_EVERY: Final = timedelta(seconds=1)
+REPORT_REFUSED_EVERY: Final = timedelta(seconds=1)
 
 
-async def ensure_signing_key(session: AsyncSession, made: bytes) -> bytes:
-    """The one key of all replicas; the first caller's is kept, for the row's own uniqueness is the lock."""
+async def ensure_signing_key(session: AsyncSession, new_key: bytes) -> bytes:
+    """Return the one key of all replicas. The first caller's is stored; the primary key resolves the race."""
     query = select(col(SigningKeyRow.secret)).where(col(SigningKeyRow.id) == 1)
     kept = (await session.execute(query)).scalar_one_or_none()
     if kept is None:
-        await session.execute(insert(SigningKeyRow).values(id=1, secret=made).on_conflict_do_nothing())
+        await session.execute(insert(SigningKeyRow).values(id=1, secret=new_key).on_conflict_do_nothing())
         kept = (await session.execute(query)).scalar_one()
     return kept
 
@@ -32,25 +32,25 @@ async def ensure_signing_key(session: AsyncSession, made: bytes) -> bytes:
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-async def start(session: AsyncSession, row: SessionRow) -> None:
-    """Begin a session."""
+async def start_session(session: AsyncSession, row: SessionRow) -> None:
+    """Store a new session."""
     session.add(row)
     await session.flush()
 
 
 async def lock_session(session: AsyncSession, session_id: UUID) -> SessionRow | None:
-    """A session, held against whoever else would refresh it."""
+    """Lock a session against concurrent refreshes, and return it."""
     return await session.get(SessionRow, session_id, with_for_update=True, populate_existing=True)
 
 
 async def end_session(session: AsyncSession, session_id: UUID) -> bool:
-    """End a session; False when it had ended."""
+    """End a session. Return False when it had ended already."""
     statement = delete(SessionRow).where(col(SessionRow.id) == session_id).returning(col(SessionRow.id))
     return (await session.execute(statement)).scalar_one_or_none() is not None
 
 
 async def end_sessions(session: AsyncSession, operator_id: UUID, *, but: UUID | None = None) -> None:
-    """End all sessions of an operator, or all but one."""
+    """End all sessions of an operator, or all except one."""
     statement = delete(SessionRow).where(col(SessionRow.operator_id) == operator_id)
     await session.execute(statement if but is None else statement.where(col(SessionRow.id) != but))
 
@@ -60,19 +60,21 @@ async def end_sessions(session: AsyncSession, operator_id: UUID, *, but: UUID | 
 
 @dataclass(frozen=True, slots=True)
 class LoginAllowance:
-    """How many failures are free. The last of these blocks for a second, each further one twice as long as the one before."""
+    """The allowance of failed logins. Failure number `free` blocks for 1 s, and each further one twice as long, up to `longest`."""
 
     free: int
     longest: timedelta
     forgotten_after: timedelta
 
 
-async def attempt(session: AsyncSession, allowances: Mapping[str, LoginAllowance], now: datetime) -> datetime | None:
-    """Count an attempt as failed for each of these keys; or, while one of them is blocked, say until when.
+async def count_attempt(
+    session: AsyncSession, allowances: Mapping[str, LoginAllowance], now: datetime
+) -> datetime | None:
+    """Count an attempt as failed for each of these keys. While one of them is blocked, return the end of the block instead.
 
-    It is counted before anybody knows whether it fails, so that many at once do not all pass; `forgive` takes it back.
+    The attempt counts before its outcome is known, so that concurrent attempts cannot all pass. `reset_failures` takes it back.
     """
-    rows = await _hold(session, allowances, now)
+    rows = await _lock_rows(session, allowances, now)
     until = max(row.blocked_until for row in rows)
     if until > now:
         return until
@@ -87,35 +89,35 @@ async def attempt(session: AsyncSession, allowances: Mapping[str, LoginAllowance
     return None
 
 
-async def forgive(session: AsyncSession, keys: Collection[str]) -> None:
-    """Forget the failures of these keys."""
+async def reset_failures(session: AsyncSession, keys: Collection[str]) -> None:
+    """Delete the failures of these keys."""
     await session.execute(delete(ThrottleRow).where(col(ThrottleRow.key).in_(keys)))
 
 
 async def count_refused(session: AsyncSession, key: str, now: datetime) -> int | None:
-    """Count an attempt that was refused unseen. Once a second: how many these were since it was told last; else None."""
-    (row,) = await _hold(session, [key], now)
+    """Count an attempt that was refused unchecked. Once a second, return the number since the last report; otherwise None."""
+    (row,) = await _lock_rows(session, [key], now)
     row.failures += 1
     row.at = now
     if row.blocked_until > now:
         return None
-    count, row.failures, row.blocked_until = row.failures, 0, now + TELL_REFUSED_EVERY
+    count, row.failures, row.blocked_until = row.failures, 0, now + REPORT_REFUSED_EVERY
     return count
 
 
-async def remember(session: AsyncSession, key: str, now: datetime) -> None:
-    """Note a key as good, for KEEP_THROTTLES_FOR."""
-    (row,) = await _hold(session, [key], now)
+async def remember_known(session: AsyncSession, key: str, now: datetime) -> None:
+    """Remember a key as known for KEEP_THROTTLES_FOR."""
+    (row,) = await _lock_rows(session, [key], now)
     row.at = now
 
 
-async def is_remembered(session: AsyncSession, key: str) -> bool:
-    """Whether a key was noted as good lately."""
+async def is_known(session: AsyncSession, key: str) -> bool:
+    """Tell whether a key is remembered as known."""
     return await session.get(ThrottleRow, key) is not None
 
 
-async def _hold(session: AsyncSession, keys: Collection[str], now: datetime) -> list[ThrottleRow]:
-    """The rows of these keys, locked; in one order, so that two at once do not wait for each other."""
+async def _lock_rows(session: AsyncSession, keys: Collection[str], now: datetime) -> list[ThrottleRow]:
+    """Lock the rows of these keys, and create missing ones. The fixed order prevents deadlocks."""
     ordered = sorted(keys)
     new = [{"key": key, "failures": 0, "blocked_until": now, "at": now} for key in ordered]
     await session.execute(insert(ThrottleRow).values(new).on_conflict_do_nothing())

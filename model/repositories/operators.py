@@ -1,4 +1,4 @@
-"""Operators and their API keys. Neither is configuration: what is written here becomes no revision."""
+"""Operators and their API keys. They are not configuration, so writes make no revision."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sqlmodel import col
 from model.database import Database
 from model.tables import ApiKeyRow, IdempotencyRow, OperatorRow
 
-USED_EVERY: Final = timedelta(minutes=1)
-"""How far behind the last use of an API key may be."""
+LAST_USED_PRECISION: Final = timedelta(minutes=1)
+"""The precision of the stored time of an API key's last use."""
 _LOCK: Final = 0x65706F70
-"""PostgreSQL's number of the lock that those hold who may take the last admin away, or make the first."""
+"""The advisory lock of writers that may remove the last admin, or create the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorRights:
-    """What an operator may, as stored."""
+    """The rights of an operator, as stored."""
 
     operator_id: UUID
     role: str
@@ -33,7 +33,7 @@ class OperatorRights:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRights:
-    """The same of the owner of an API key, and what the key itself may."""
+    """The rights of an API key and of its owner, as stored."""
 
     owner: OperatorRights
     key_id: UUID
@@ -60,23 +60,23 @@ WHERE k.digest = $1
 """
 
 
-async def standing_in_session(
+async def rights_in_session(
     database: Database, session_id: UUID, operator_id: UUID, now: datetime
 ) -> OperatorRights | None:
-    """What an operator may who is logged in; None when the login has ended. One statement."""
+    """Return the rights of a logged-in operator; None when the session has ended. One statement."""
     rows = await database.fetch(_IN_SESSION, session_id, operator_id, now)
-    return _standing(rows[0]) if rows else None
+    return _rights(rows[0]) if rows else None
 
 
-async def standing_of_key(database: Database, digest: str, now: datetime) -> ApiKeyRights | None:
-    """What an API key may, by its SHA-256; None when there is none. One statement, which also notes the use."""
-    rows = await database.fetch(_OF_KEY, digest, now, now - USED_EVERY)
+async def rights_of_key(database: Database, digest: str, now: datetime) -> ApiKeyRights | None:
+    """Return the rights of an API key by its SHA-256; None when it is unknown. One statement, which also records the use."""
+    rows = await database.fetch(_OF_KEY, digest, now, now - LAST_USED_PRECISION)
     if not rows:
         return None
     row = rows[0]
-    scopes, fleets = row["scopes"], as_fleets(row["key_fleet_ids"])
+    scopes, fleets = row["scopes"], read_fleet_ids(row["key_fleet_ids"])
     return ApiKeyRights(
-        _standing(row),
+        _rights(row),
         row["key_id"],
         row["key_role"],
         fleets,
@@ -85,62 +85,62 @@ async def standing_of_key(database: Database, digest: str, now: datetime) -> Api
     )
 
 
-def _standing(row: Mapping[str, Any]) -> OperatorRights:
-    return OperatorRights(row["id"], row["role"], as_fleets(row["fleet_ids"]), row["disabled"])
+def _rights(row: Mapping[str, Any]) -> OperatorRights:
+    return OperatorRights(row["id"], row["role"], read_fleet_ids(row["fleet_ids"]), row["disabled"])
 
 
-def as_fleets(stored: list[str] | None) -> frozenset[UUID] | None:
-    """The fleets that a stored list names; None: all."""
+def read_fleet_ids(stored: list[str] | None) -> frozenset[UUID] | None:
+    """Read a stored list of fleet ids; None: all fleets."""
     return None if stored is None else frozenset(map(UUID, stored))
 
 
 async def any_operator(session: AsyncSession) -> bool:
-    """Whether there is an operator at all."""
+    """Tell whether any operator exists."""
     return bool((await session.execute(select(select(col(OperatorRow.id)).exists()))).scalar_one())
 
 
 async def count_admins(session: AsyncSession) -> int:
-    """How many operators may do everything: enabled admins of all fleets."""
+    """Count the enabled admins of all fleets."""
     admins = select(func.count()).where(
         col(OperatorRow.role) == "admin", ~col(OperatorRow.disabled), col(OperatorRow.fleet_ids).is_(None)
     )
     return int((await session.execute(admins)).scalar_one())
 
 
-async def hold_admins(session: AsyncSession) -> None:
-    """Wait for whoever else may change which admins there are; until the transaction ends it is nobody."""
+async def lock_admins(session: AsyncSession) -> None:
+    """Lock the set of admins until the transaction ends."""
     await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
 
 
 async def find_named(session: AsyncSession, name: str) -> OperatorRow | None:
-    """An operator by name."""
+    """Find an operator by name."""
     return (await session.execute(select(OperatorRow).where(col(OperatorRow.name) == name))).scalar_one_or_none()
 
 
 async def find_by_subject(session: AsyncSession, subject: str) -> OperatorRow | None:
-    """An operator by `issuer#subject` of the account that is bound to them."""
+    """Find an operator by the `issuer#subject` of the bound OIDC account."""
     query = select(OperatorRow).where(col(OperatorRow.oidc_subject) == subject)
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def find(session: AsyncSession, operator_id: UUID) -> OperatorRow | None:
-    """An operator by id."""
+    """Find an operator by id."""
     return await session.get(OperatorRow, operator_id)
 
 
 async def lock(session: AsyncSession, operator_id: UUID) -> OperatorRow | None:
-    """The same, held against other writers until the transaction ends."""
+    """Lock an operator until the transaction ends, and return the row as it is now."""
     return await session.get(OperatorRow, operator_id, with_for_update=True, populate_existing=True)
 
 
 async def save(session: AsyncSession, row: OperatorRow | ApiKeyRow) -> None:
-    """Add a row, or one that changed. Raises sqlalchemy.exc.IntegrityError when its name is taken."""
+    """Add a row, or save a changed one. Raises sqlalchemy.exc.IntegrityError when its name is taken."""
     session.add(row)
     await session.flush()
 
 
 async def save_changes(session: AsyncSession, row: OperatorRow | ApiKeyRow, fields: Mapping[str, Any]) -> list[str]:
-    """Give a row new values; the names of those that it did not have."""
+    """Give a row new values. Return the names of the fields that changed."""
     changed = sorted(name for name, value in fields.items() if getattr(row, name) != value)
     for name in changed:
         setattr(row, name, fields[name])
@@ -149,7 +149,7 @@ async def save_changes(session: AsyncSession, row: OperatorRow | ApiKeyRow, fiel
 
 
 async def remove(session: AsyncSession, row: OperatorRow) -> None:
-    """Remove an operator with sessions, API keys, and the answers that are kept of requests about or by them."""
+    """Remove an operator with all sessions, API keys, and stored replies to requests about or by the operator."""
     about = or_(col(IdempotencyRow.body).contains(str(row.id)), col(IdempotencyRow.actor_id) == row.id)
     await session.execute(delete(IdempotencyRow).where(about))
     await session.delete(row)
@@ -163,12 +163,12 @@ async def remove_key(session: AsyncSession, row: ApiKeyRow) -> None:
 
 
 async def find_key(session: AsyncSession, key_id: UUID) -> ApiKeyRow | None:
-    """An API key by id."""
+    """Find an API key by id."""
     return await session.get(ApiKeyRow, key_id)
 
 
-async def take_step(session: AsyncSession, operator_id: UUID, step: int) -> bool:
-    """Use up a time step of an operator's second factor; False when it, or a later one, was used before."""
+async def use_totp_step(session: AsyncSession, operator_id: UUID, step: int) -> bool:
+    """Use up a TOTP time step of an operator. Return False when it, or a later one, was used before."""
     used = col(OperatorRow.totp_step)
     statement = (
         update(OperatorRow)

@@ -1,4 +1,4 @@
-"""What operators want the agents of exits to do, and what came of it. No revisions: it is not configuration."""
+"""Orders for the agents of exits, and their outcomes. Not configuration: no revisions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from model.change_feed import ORDER_CHANNEL, notify
 from model.database import Database
+from model.exit_states import SERVING, ExitState
 from model.tables import ExitOrderRow, ExitRow, PoolRow
-from model.unit_of_work import notify
-from model.world import SERVING, ExitState
 
-ORDER_CHANNEL: Final = "exitplane_orders"
 _CUT: Final = frozenset({ExitState.LEAKING})
 
 
 @dataclass(frozen=True, slots=True)
 class ExitOrder:
-    """One that an agent should carry out until `expires_at`."""
+    """An order that an agent should execute before `expires_at`."""
 
     id: UUID
     exit_id: UUID
@@ -33,15 +32,15 @@ class ExitOrder:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def ask(session: AsyncSession, row: ExitOrderRow) -> None:
-    """Keep a new order, and tell the replicas of the API."""
+async def add(session: AsyncSession, row: ExitOrderRow) -> None:
+    """Store a new order, and wake the replicas of the API."""
     session.add(row)
     await session.flush()
     await notify(session, ORDER_CHANNEL)
 
 
 async def pending(database: Database, now: datetime) -> Sequence[ExitOrder]:
-    """All that are neither done nor expired, the oldest first. Raises DatabaseUnreachable."""
+    """Return the orders that are neither done nor expired, the oldest first. Raises DatabaseUnreachable."""
     statement = """
         SELECT id, exit_id, kind, expires_at, detail FROM exit_order WHERE done_at IS NULL AND expires_at > $1
         ORDER BY asked_at, id
@@ -50,12 +49,12 @@ async def pending(database: Database, now: datetime) -> Sequence[ExitOrder]:
 
 
 async def find(session: AsyncSession, exit_id: UUID, order_id: UUID) -> ExitOrderRow | None:
-    """An order of an exit."""
+    """Find an order of an exit."""
     query = select(ExitOrderRow).where(col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id)
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def settle(
+async def complete(
     session: AsyncSession,
     exit_id: UUID,
     order_id: UUID,
@@ -64,7 +63,7 @@ async def settle(
     outcome: Mapping[str, Any] | None,
     trouble: str,
 ) -> None:
-    """Keep what came of an order. One that is settled, or another exit's, is left as it is."""
+    """Store the outcome of an order. An order that is done, or that belongs to another exit, stays as it is."""
     statement = update(ExitOrderRow).where(
         col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id, col(ExitOrderRow.done_at).is_(None)
     )
@@ -73,12 +72,12 @@ async def settle(
 
 
 async def prune(session: AsyncSession, *, before: datetime) -> None:
-    """Forget orders that were asked before a time."""
+    """Delete orders that were given before a time."""
     await session.execute(delete(ExitOrderRow).where(col(ExitOrderRow.asked_at) < before))
 
 
-async def another_serves(session: AsyncSession, exit_id: UUID) -> bool:
-    """Whether the pool of an exit has another one that serves."""
+async def has_another_serving(session: AsyncSession, exit_id: UUID) -> bool:
+    """Tell whether another exit of the same pool serves."""
     other = aliased(ExitRow)
     query = select(
         exists().where(
@@ -90,17 +89,19 @@ async def another_serves(session: AsyncSession, exit_id: UUID) -> bool:
     return bool((await session.execute(query)).scalar_one())
 
 
-async def to_cut(session: AsyncSession, fleet_id: UUID, endpoints: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Those of the endpoints, which left EDS, whose open tunnels must not go on: of exits that leak, or are no more."""
-    place = func.concat(col(ExitRow.endpoint), " ", col(ExitRow.port))
+async def endpoints_to_cut(
+    session: AsyncSession, fleet_id: UUID, endpoints: Sequence[tuple[str, int]]
+) -> set[tuple[str, int]]:
+    """Return those of `endpoints`, which left EDS, whose open tunnels must be cut: their exits leak or were removed."""
+    endpoint = func.concat(col(ExitRow.endpoint), " ", col(ExitRow.port))
     query = (
         select(col(ExitRow.endpoint), col(ExitRow.port))
         .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
         .where(
             col(PoolRow.fleet_id) == fleet_id,
-            or_(*(place == f"{address} {port}" for address, port in endpoints)),
+            or_(*(endpoint == f"{address} {port}" for address, port in endpoints)),
             col(ExitRow.state).not_in(_CUT),
         )
     )
-    spared = {(row.endpoint, row.port) for row in (await session.execute(query)).all()}
-    return {*endpoints} - spared
+    keep_open = {(row.endpoint, row.port) for row in (await session.execute(query)).all()}
+    return {*endpoints} - keep_open

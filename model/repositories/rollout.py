@@ -1,4 +1,4 @@
-"""What proxies answered: the released and the rejected versions (rollout state), and each proxy's sync status."""
+"""Rollout state: released and rejected versions, canaries, approvals, open rollouts, and living replicas of the xDS server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from model.database import fetch_in
+from model.entities import Rejection, ResourceKey
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
@@ -23,19 +24,19 @@ from model.tables import (
     RolloutRow,
 )
 from model.unit_of_work import UnitOfWork
-from model.world import Kind, Rejection, ResourceKey
+from model.world import Kind
 
 _ROLLOUT_LOCK = 0x726F_6C6C  # "roll"
 REPLICA_DEAD_AFTER_S = 10
-"""A replica of the xDS server that did not say for this long that it lives has no canaries and no streams."""
+"""A replica of the xDS server that did not refresh its row for this long is dead: it has no canaries and no streams."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedChangeSet:
-    """A change-set of a group that was accepted by its canaries, or by anybody where there are none.
+    """A change-set that a group's canaries accepted, or any of its proxies when it has no canaries.
 
-    `wanted` is version and bytes by resource, None for what is gone; `revision` is of the World by which that was judged.
-    `approved_fleet` is the fleet whose approval to shrink it uses up.
+    `wanted` maps a resource to its version and bytes; None: the resource is removed. `revision` is that of the World on which the
+    decision is based. `approved_fleet` is the fleet whose approval to shrink the change-set uses up.
     """
 
     group: str
@@ -48,19 +49,19 @@ class AcceptedChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class TriedChangeSet:
-    """A change-set that is not with everybody: who is given it (`canaries`, `nobody`), and why."""
+    """A change-set that is not released: who gets it (`canaries` or `nobody`), and why."""
 
     change_set: str
     given_to: str
     reason: str
     canaries: tuple[UUID, ...]
     resources: tuple[tuple[str, str, str | None], ...]
-    """Type URL, name and version; None for what is to go."""
+    """Type URL, name and version; None: the resource is to be removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRollout:
-    """What of a group is not settled."""
+    """The open rollouts of a group."""
 
     group: str
     fleet_id: UUID
@@ -68,23 +69,23 @@ class GroupRollout:
 
 
 async def lock(session: AsyncSession) -> None:
-    """Let one replica at a time change the rollout state, so that each sees what the others wrote before it."""
+    """Lock the rollout state until the transaction ends, so that each replica sees the writes of the others."""
     await session.execute(text(f"SELECT pg_advisory_xact_lock({_ROLLOUT_LOCK})"))
 
 
 async def claim_canaries(
     session: AsyncSession, group: str, replica: UUID, candidates: Sequence[UUID], *, shared_out: bool
 ) -> frozenset[UUID]:
-    """Make these proxies of a replica the canaries of a group; gives those that it has then.
+    """Make proxies of a replica the canaries of a group, and return the replica's canaries of that group.
 
-    Unless they are `shared_out`, so that each replica has some, a group has canaries at one replica only: the first that
-    asks while no other that lives has any.
+    With `shared_out` each replica has canaries. Otherwise a group has canaries at one replica only: the first that claims some
+    while no other living replica has any.
     """
     await lock(session)
-    await _live(session, replica)
-    living = select(col(ReplicaRow.id)).where(lives())
-    of_the_dead = col(CanaryRow.replica).not_in(living) & (col(CanaryRow.replica) != replica)
-    await session.execute(delete(CanaryRow).where(col(CanaryRow.group) == group, of_the_dead))
+    await _register_replica(session, replica)
+    alive = select(col(ReplicaRow.id)).where(is_alive())
+    of_dead_replica = col(CanaryRow.replica).not_in(alive) & (col(CanaryRow.replica) != replica)
+    await session.execute(delete(CanaryRow).where(col(CanaryRow.group) == group, of_dead_replica))
     taken = (await session.execute(select(CanaryRow).where(col(CanaryRow.group) == group))).scalars().all()
     own = {row.proxy_id for row in taken if row.replica == replica}
     if not shared_out and len(own) < len(taken):
@@ -96,31 +97,31 @@ async def claim_canaries(
     return frozenset(own)
 
 
-async def give_up_canaries(session: AsyncSession, group: str, replica: UUID, proxies: Iterable[UUID]) -> None:
-    """These are canaries of a group at this replica no more."""
+async def remove_canaries(session: AsyncSession, group: str, replica: UUID, proxies: Iterable[UUID]) -> None:
+    """Remove canaries of a group at one replica."""
     of_replica = delete(CanaryRow).where(col(CanaryRow.group) == group, col(CanaryRow.replica) == replica)
     await session.execute(of_replica.where(col(CanaryRow.proxy_id).in_(list(proxies))))
 
 
 async def release(unit: UnitOfWork, due: Sequence[AcceptedChangeSet], now: datetime) -> Sequence[AcceptedChangeSet]:
-    """Make change-sets what their groups accepted last; gives those that were released.
+    """Make change-sets the stable versions of their groups, and return those that were released.
 
-    Not released is what somebody rejected meanwhile, what was judged by a World that does not know yet what its group is
-    settled at now, and what canaries at another replica have not accepted yet: they are asked for again, until they have.
+    A change-set is not released when a proxy rejected it meanwhile, when its group's state has changed since the World on which
+    it is based, or while canaries at another replica have not accepted it. The caller tries again.
     """
     await lock(unit.session)
-    settled_at = await _settled_at(unit.session, min((each.revision for each in due), default=0))
+    changed_at = await _changed_at(unit.session, min((each.revision for each in due), default=0))
     released = [
         each
         for each in due
-        if settled_at.get(each.group, 0) <= each.revision and await _may_be_released(unit.session, each)
+        if changed_at.get(each.group, 0) <= each.revision and await _may_be_released(unit.session, each)
     ]
     rows, gone = [], []
     for each in released:
         for key, content in each.wanted.items():
             unit.touch(Kind.ACCEPTED, key)
             if content is None:
-                gone.append(_where_is(key))
+                gone.append(_is_resource(key))
             else:
                 version, body = content
                 rows.append(
@@ -140,8 +141,8 @@ async def release(unit: UnitOfWork, due: Sequence[AcceptedChangeSet], now: datet
     return released
 
 
-async def _settled_at(session: AsyncSession, after: int) -> Mapping[str, int]:
-    """The newest revisions later than `after` in which something of a group was accepted or rejected, by group."""
+async def _changed_at(session: AsyncSession, after: int) -> Mapping[str, int]:
+    """Return the newest revision after `after` with an accepted or rejected resource, by group."""
     found = text(
         'SELECT key::jsonb ->> 0 AS "group", max(revision) AS revision FROM change'
         " WHERE revision > :after AND kind IN (:accepted, :rejection) GROUP BY 1"
@@ -161,9 +162,9 @@ async def _may_be_released(session: AsyncSession, release: AcceptedChangeSet) ->
         return True
     mine = [{"group": release.group, "proxy_id": proxy} for proxy in release.canaries]
     for row in mine:
-        held = await session.get(CanaryRow, (row["group"], row["proxy_id"]))
-        if held is not None:
-            held.accepted = release.change_set
+        canary = await session.get(CanaryRow, (row["group"], row["proxy_id"]))
+        if canary is not None:
+            canary.accepted = release.change_set
     await session.flush()
     others = (
         select(func.count())
@@ -172,14 +173,14 @@ async def _may_be_released(session: AsyncSession, release: AcceptedChangeSet) ->
         .where(
             col(CanaryRow.group) == release.group,
             col(CanaryRow.accepted).is_distinct_from(release.change_set),
-            lives(),
+            is_alive(),
         )
     )
     return int((await session.execute(others)).scalar_one()) == 0
 
 
 async def approve(unit: UnitOfWork, fleet_id: UUID) -> None:
-    """Let the next change-set of a fleet take more than half of what there is."""
+    """Approve that the next change-set of a fleet removes more than half of its pools or exits."""
     statement = insert(ApprovalRow).values(fleet_id=fleet_id, at=func.clock_timestamp())
     made = statement.on_conflict_do_nothing().returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(made)).first() is not None:
@@ -187,29 +188,31 @@ async def approve(unit: UnitOfWork, fleet_id: UUID) -> None:
 
 
 async def withdraw_approval(unit: UnitOfWork, fleet_id: UUID) -> None:
-    """Use an approval up, or take it back."""
+    """Remove an approval, because it was used up or withdrawn."""
     gone = delete(ApprovalRow).where(col(ApprovalRow.fleet_id) == fleet_id).returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(gone)).first() is not None:
         unit.touch(Kind.APPROVAL, fleet_id, "deleted", fleet_id=fleet_id)
 
 
 async def is_approved(session: AsyncSession, fleet_id: UUID) -> bool:
-    """Whether the next change-set of a fleet may take more than half of what there is."""
+    """Tell whether a fleet has an approval to shrink."""
     return await session.get(ApprovalRow, fleet_id) is not None
 
 
-async def show(session: AsyncSession, standings: Sequence[GroupRollout], gone: Collection[str], now: datetime) -> None:
-    """Write down what is not settled, for the API; `gone` are groups that are. What did not change keeps its time.
+async def store_rollouts(
+    session: AsyncSession, rollouts: Sequence[GroupRollout], settled: Collection[str], now: datetime
+) -> None:
+    """Store the open rollouts of groups for the API, and delete those of `settled` groups. An unchanged row keeps its time.
 
-    The canaries are those of all replicas.
+    The canaries that are stored are those of all replicas.
     """
-    groups = list(gone)
+    groups = list(settled)
     for start in range(0, len(groups), 1000):
         await session.execute(delete(RolloutRow).where(col(RolloutRow.group).in_(groups[start : start + 1000])))
-    if not standings:
+    if not rollouts:
         return
     canaries: dict[str, list[str]] = {}
-    of_groups = select(CanaryRow).where(col(CanaryRow.group).in_([each.group for each in standings]))
+    of_groups = select(CanaryRow).where(col(CanaryRow.group).in_([each.group for each in rollouts]))
     for row in (await session.execute(of_groups)).scalars():
         canaries.setdefault(row.group, []).append(str(row.proxy_id))
     rows = [
@@ -219,7 +222,7 @@ async def show(session: AsyncSession, standings: Sequence[GroupRollout], gone: C
             "change_sets": _as_json(each.change_sets, sorted(canaries.get(each.group, ()))),
             "at": now,
         }
-        for each in sorted(standings, key=lambda standing: standing.group)
+        for each in sorted(rollouts, key=lambda rollout: rollout.group)
     ]
     statement = insert(RolloutRow)
     fields = {name: statement.excluded[name] for name in ("fleet_id", "change_sets", "at")}
@@ -242,52 +245,52 @@ def _as_json(change_sets: Sequence[TriedChangeSet], canaries: Sequence[str]) -> 
 
 
 async def rollouts_of(session: AsyncSession, fleet_id: UUID) -> Sequence[RolloutRow]:
-    """What of a fleet is not settled, by group."""
+    """Return the open rollouts of a fleet, by group."""
     query = select(RolloutRow).where(col(RolloutRow.fleet_id) == fleet_id).order_by(col(RolloutRow.group))
     return (await session.execute(query)).scalars().all()
 
 
 async def all_rollouts(session: AsyncSession) -> Sequence[RolloutRow]:
-    """What of any group is not settled."""
+    """Return the open rollouts of all groups."""
     return (await session.execute(select(RolloutRow))).scalars().all()
 
 
 async def any_held_back(session: AsyncSession) -> bool:
-    """Whether something may be held back by a refusal. For a session whose transaction has begun."""
+    """Tell whether a rejection may hold back a rollout. The session's transaction must have begun."""
     (row,) = await fetch_in(session, "SELECT EXISTS (SELECT FROM rollout) AND EXISTS (SELECT FROM rejection) AS held")
     return bool(row["held"])
 
 
-async def beat(session: AsyncSession, replica: UUID, revision: int) -> bool:
-    """Say that a replica of the xDS server lives, and up to which revision its streams were told of all changes.
+async def refresh_replica(session: AsyncSession, replica: UUID, revision: int) -> bool:
+    """Record that a replica of the xDS server lives, and the revision up to which it has published to its streams.
 
-    False when it was not known to: what it wrote down of its streams and canaries may have been taken from it.
+    Return False when the replica had no row: others may have removed its streams and canaries.
     """
     statement = insert(ReplicaRow).values(id=replica, revision=revision, seen_at=func.clock_timestamp())
     fields = {name: statement.excluded[name] for name in ("revision", "seen_at")}
-    beaten = statement.on_conflict_do_update(index_elements=["id"], set_=fields).returning(text("xmax <> 0"))
-    return bool((await session.execute(beaten)).scalar_one())
+    refreshed = statement.on_conflict_do_update(index_elements=["id"], set_=fields).returning(text("xmax <> 0"))
+    return bool((await session.execute(refreshed)).scalar_one())
 
 
-async def _live(session: AsyncSession, replica: UUID) -> None:
-    """Say that a replica lives, also before its first beat: else another one would take its canaries for a dead one's."""
+async def _register_replica(session: AsyncSession, replica: UUID) -> None:
+    """Record that a replica lives before its first refresh. Otherwise another one would remove its canaries."""
     statement = insert(ReplicaRow).values(id=replica, revision=0, seen_at=func.clock_timestamp())
     seen = {"seen_at": statement.excluded["seen_at"]}
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 
-async def retire(session: AsyncSession, replica: UUID) -> None:
-    """A replica ends in order: it has no canaries and no streams any more."""
+async def remove_replica(session: AsyncSession, replica: UUID) -> None:
+    """Remove a replica that shuts down, with its canaries."""
     await session.execute(delete(CanaryRow).where(col(CanaryRow.replica) == replica))
     await session.execute(delete(ReplicaRow).where(col(ReplicaRow.id) == replica))
 
 
-def lives() -> Any:
-    """Whether a replica said lately that it lives, as a condition."""
+def is_alive() -> Any:
+    """Return the condition for a living replica."""
     return col(ReplicaRow.seen_at) > func.clock_timestamp() - text(f"interval '{REPLICA_DEAD_AFTER_S} seconds'")
 
 
-def _where_is(key: ResourceKey) -> Any:
+def _is_resource(key: ResourceKey) -> Any:
     return and_(
         col(AcceptedRow.group) == key.group,
         col(AcceptedRow.type_url) == key.type_url,
@@ -296,7 +299,7 @@ def _where_is(key: ResourceKey) -> Any:
 
 
 async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime) -> None:
-    """Keep that a version was refused first by this proxy; a revision, for the snapshots that hold it change."""
+    """Record the first rejection of a version. It makes a revision, because snapshots with that version change."""
     key = rejection.key
     statement = insert(RejectionRow).values(
         group=key.group,
@@ -311,12 +314,12 @@ async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime
     if (await unit.session.execute(kept)).first() is None:
         return
     unit.touch(Kind.REJECTION, (key, rejection.version))
-    # the accepted version is what the snapshots fall back to: replicas read it together with the rejection
+    # snapshots fall back to the accepted version, so replicas read it together with the rejection
     unit.touch(Kind.ACCEPTED, key)
 
 
 async def rejections_by(session: AsyncSession, proxy_id: UUID | None = None) -> Sequence[RejectionRow]:
-    """The versions that a proxy (None: any) was the first of its group to refuse, newest first."""
+    """Return the versions that a proxy (None: any) was the first of its group to reject, newest first."""
     query = select(RejectionRow).order_by(col(RejectionRow.at).desc())
     if proxy_id is not None:
         query = query.where(col(RejectionRow.proxy_id) == proxy_id)

@@ -1,4 +1,4 @@
-"""Where proxies stand: for each type of resource what they should have, were sent, accepted and rejected, and since when."""
+"""The sync status of proxies: wanted, sent, accepted and rejected revisions of each resource type, with their times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.tables import SyncRow
 
 @dataclass(slots=True)
 class TypeSync:
-    """One proxy and one type of resource; revisions are those of the World that a response was made of."""
+    """The sync status of one proxy and one resource type. Revisions are those of the Worlds that responses were made of."""
 
     proxy_id: UUID
     type_url: str
@@ -34,7 +34,7 @@ class TypeSync:
     detail: str = ""
 
 
-# One statement with a few arrays: a thousand rows cost PostgreSQL and the event loop some milliseconds.
+# one statement with a few arrays: a thousand rows take PostgreSQL and the event loop some milliseconds
 _RECORD: Final = text(
     """
     INSERT INTO sync AS known (proxy_id, type_url, replica, wanted_revision, wanted_at, sent_revision, sent_at,
@@ -65,40 +65,40 @@ _RECORD: Final = text(
 )
 
 
-async def record(session: AsyncSession, replica: UUID, standings: Sequence[TypeSync]) -> None:
-    """Keep where these stand.
+async def record(session: AsyncSession, replica: UUID, statuses: Sequence[TypeSync]) -> None:
+    """Store sync statuses.
 
-    That a stream ended counts unless the proxy has one with another replica since, which knows better.
+    The end of a stream is ignored when the proxy has a stream with another replica by now.
     """
-    if not standings:
+    if not statuses:
         return
-    # in one order on all replicas: each row is locked until the end, and they must not wait for each other
-    standings = sorted(standings, key=lambda each: (each.proxy_id, each.type_url))
+    # all replicas lock the rows in one order, so that they cannot deadlock
+    statuses = sorted(statuses, key=lambda each: (each.proxy_id, each.type_url))
     columns = {
-        "proxy_ids": [each.proxy_id for each in standings],
-        "type_urls": [each.type_url for each in standings],
-        "connected": [each.connected for each in standings],
-        "wanted_revisions": [each.wanted_revision for each in standings],
-        "wanted_ats": [each.wanted_at for each in standings],
-        "sent_revisions": [each.sent_revision for each in standings],
-        "sent_ats": [each.sent_at for each in standings],
-        "accepted_revisions": [each.accepted_revision for each in standings],
-        "accepted_ats": [each.accepted_at for each in standings],
-        "rejected_revisions": [each.rejected_revision for each in standings],
-        "rejected_ats": [each.rejected_at for each in standings],
-        "details": [each.detail for each in standings],
+        "proxy_ids": [each.proxy_id for each in statuses],
+        "type_urls": [each.type_url for each in statuses],
+        "connected": [each.connected for each in statuses],
+        "wanted_revisions": [each.wanted_revision for each in statuses],
+        "wanted_ats": [each.wanted_at for each in statuses],
+        "sent_revisions": [each.sent_revision for each in statuses],
+        "sent_ats": [each.sent_at for each in statuses],
+        "accepted_revisions": [each.accepted_revision for each in statuses],
+        "accepted_ats": [each.accepted_at for each in statuses],
+        "rejected_revisions": [each.rejected_revision for each in statuses],
+        "rejected_ats": [each.rejected_at for each in statuses],
+        "details": [each.detail for each in statuses],
     }
     await session.execute(_RECORD, {"replica": replica, **columns})
 
 
 async def of_proxy(session: AsyncSession, proxy_id: UUID) -> Sequence[SyncRow]:
-    """Where a proxy stands, by type."""
+    """Return the sync status of a proxy, by type."""
     query = select(SyncRow).where(col(SyncRow.proxy_id) == proxy_id).order_by(col(SyncRow.type_url))
     return (await session.execute(query)).scalars().all()
 
 
 async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[UUID, list[SyncRow]]:
-    """Where some proxies stand, by type."""
+    """Return the sync status of some proxies, by proxy and type."""
     which = col(SyncRow.proxy_id) == func.any(bindparam(None, [*proxy_ids], type_=ARRAY(Uuid)))
     query = select(SyncRow).where(which).order_by(col(SyncRow.proxy_id), col(SyncRow.type_url))
     found: dict[UUID, list[SyncRow]] = {}
@@ -108,46 +108,46 @@ async def of_proxies(session: AsyncSession, proxy_ids: Sequence[UUID]) -> dict[U
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:
-    """Drop where a proxy stood, when it is removed."""
+    """Delete the sync status of a removed proxy."""
     await session.execute(delete(SyncRow).where(col(SyncRow.proxy_id) == proxy_id))
 
 
 @dataclass(frozen=True, slots=True)
 class AckCount:
-    """How far a revision has come, in proxies with a stream. `told` says whether all replicas know of it."""
+    """Numbers of connected proxies that a revision concerns. `published`: all living replicas have published it."""
 
-    told: bool
+    published: bool
     acknowledged: int
     rejected: int
     pending: int
 
     @property
     def done(self) -> bool:
-        return self.told and not self.pending
+        return self.published and not self.pending
 
 
-_TALLY: Final = text(
+_COUNT_ACKS: Final = text(
     f"""
-    WITH living AS (
+    WITH alive AS (
         SELECT id, revision FROM replica
         WHERE seen_at > clock_timestamp() - interval '{REPLICA_DEAD_AFTER_S} seconds'
     ), concerned AS (
         SELECT bool_or(coalesce(rejected_revision, -1) >= :revision
                        AND coalesce(rejected_revision, -1) > coalesce(accepted_revision, -1)) AS rejected,
                bool_or(coalesce(accepted_revision, -1) < wanted_revision) AS pending
-        FROM sync WHERE wanted_revision >= :revision AND replica IN (SELECT id FROM living)
+        FROM sync WHERE wanted_revision >= :revision AND replica IN (SELECT id FROM alive)
         GROUP BY proxy_id
     )
-    SELECT (SELECT coalesce(bool_and(revision >= :revision), true) FROM living) AS told,
+    SELECT (SELECT coalesce(bool_and(revision >= :revision), true) FROM alive) AS published,
            count(*) FILTER (WHERE NOT rejected AND NOT pending) AS acknowledged,
            count(*) FILTER (WHERE rejected) AS rejected,
            count(*) FILTER (WHERE pending AND NOT rejected) AS pending
     FROM concerned
-    """  # noqa: S608 - a number of ours
+    """  # noqa: S608 - a constant
 )
 
 
-async def tally(session: AsyncSession, revision: int) -> AckCount:
-    """How many of the proxies that `revision` concerns have acknowledged it, rejected it, or not answered yet."""
-    row = (await session.execute(_TALLY, {"revision": revision})).one()
-    return AckCount(row.told, row.acknowledged, row.rejected, row.pending)
+async def count_acks(session: AsyncSession, revision: int) -> AckCount:
+    """Count the proxies that `revision` concerns: acknowledged, rejected, or without a response so far."""
+    row = (await session.execute(_COUNT_ACKS, {"revision": revision})).one()
+    return AckCount(row.published, row.acknowledged, row.rejected, row.pending)

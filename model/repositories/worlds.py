@@ -1,4 +1,4 @@
-"""Reading the World: whole, or what changed since a revision."""
+"""Reading of the World from tables: the whole, or the changes since a revision."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from model.database import Database
+from model.entities import (
+    Accepted,
+    Approval,
+    Entity,
+    Exit,
+    Fleet,
+    Listener,
+    Parent,
+    Pool,
+    Proxy,
+    Rejection,
+    ResourceKey,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+)
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_balancing import read_balancing, read_resilience
 from model.stored_routes import read_action, read_match
@@ -31,34 +49,12 @@ from model.tables import (
     UserRow,
 )
 from model.unit_of_work import decode_key
-from model.world import (
-    Accepted,
-    Approval,
-    Change,
-    Entity,
-    Exit,
-    ExitState,
-    Fleet,
-    Key,
-    Kind,
-    Listener,
-    Parent,
-    Pool,
-    Proxy,
-    Rejection,
-    ResourceKey,
-    Role,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-    put,
-)
+from model.world import Change, Key, Kind, World, put
 
 Row: TypeAlias = Any
 """A row of one of the tables below; each has its own reader."""
 _CHUNK = 2_000
-"""Keys a statement: PostgreSQL takes 32,767 parameters, and a key has up to four."""
+"""Keys in one statement: PostgreSQL takes 32,767 parameters, and a key has up to four."""
 
 
 def _fleet(row: Row) -> Fleet:
@@ -160,7 +156,7 @@ _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
 
 
 async def load(database: Database) -> World:
-    """The whole World, read at one point in time."""
+    """Read the whole World at one point in time."""
     async with database.session() as session:
         revision = await _begin_read(session)
         changes = [put(entity) for kind in _TABLES for entity in await _read(session, kind)]
@@ -168,7 +164,7 @@ async def load(database: Database) -> World:
 
 
 async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Change]] | None:
-    """The World now and what changed since `world`; None when the change log has a gap and a full load is due."""
+    """Return the present World and the changes since `world`; None when the change log has a gap and a full load is due."""
     async with database.session() as session:
         revision = await _begin_read(session)
         if revision == world.revision:
@@ -178,17 +174,17 @@ async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Ch
             await session.execute(log.where(col(ChangeRow.revision) > world.revision).order_by(col(ChangeRow.id)))
         ).all()
         if revision - world.revision != len({row.revision for row in rows}):
-            return None  # a lower revision, or one of those in between has left the log
+            return None  # the revision went back, or the log has lost a revision in between
         changes = await read_touched(session, [(row.kind, row.key) for row in rows])
         return world.changed(revision, changes), changes
 
 
-async def read_touched(session: AsyncSession, what: Iterable[tuple[str, str]]) -> list[Change]:
-    """The changes of a World that change-log entries (kinds and keys) stand for, as the session sees the rows now."""
+async def read_touched(session: AsyncSession, entries: Iterable[tuple[str, str]]) -> list[Change]:
+    """Read the present values of change-log entries (kinds and keys), as changes of a World."""
     touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
-    for name, key in what:
+    for name, key in entries:
         if name not in _TABLES:
-            continue  # no part of a World, or a newer version beside this one writes of things that this one does not know
+            continue  # not part of a World, or a kind that only a newer version beside this one knows
         kind = Kind(name)
         touched[kind][decode_key(kind, key)] = None
     changes: list[Change] = []
@@ -201,9 +197,9 @@ async def read_touched(session: AsyncSession, what: Iterable[tuple[str, str]]) -
 async def touched_since(
     database: Database, revision: int | None, kinds: Sequence[Kind]
 ) -> tuple[int, frozenset[UUID] | None]:
-    """The newest revision, and the ids of what of these kinds changed since `revision`.
+    """Return the newest revision, and the ids of things of these kinds that changed since `revision`.
 
-    None instead of ids when that cannot be told: the change log has a gap, or `revision` is None.
+    None instead of ids when they are unknown: the change log has a gap, or `revision` is None.
     """
     async with database.session() as session:
         newest = await _begin_read(session)
@@ -219,13 +215,13 @@ async def touched_since(
 
 
 async def current_revision(database: Database) -> int:
-    """The newest committed revision."""
+    """Return the newest committed revision."""
     async with database.session() as session:
         return int((await session.execute(select(col(RevisionRow.value)))).scalar_one())
 
 
 async def traceparent_of(session: AsyncSession, revision: int) -> str | None:
-    """The trace context that the write of `revision` came with."""
+    """Return the trace context of the write of `revision`; None without one."""
     query = select(func.max(col(ChangeRow.traceparent))).where(col(ChangeRow.revision) == revision)
     return (await session.execute(query)).scalar_one_or_none()
 

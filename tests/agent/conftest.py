@@ -25,8 +25,8 @@ from agent.envoy.admin import Admin
 from agent.service import StopRequest, run_agent
 from model import request_signature
 from model.authority import CertificateAuthority, KeyPair, create_authority, issue_server, sign_request
+from model.entities import Role
 from model.identity import Identity
-from model.world import Role
 from tests.held_port import held_port
 from xds.wire import discovery_pb2 as wire
 

@@ -27,8 +27,8 @@ from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
 from model.authority import CertificateAuthority, KeyPair, sign_request
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.identity import Identity
-from model.world import Role
 from xds.translate import names
 
 NODE, FLEET = UUID(int=7), UUID(int=8)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from agent.config.state_dir import StateDir
 from cli.main import main
-from model.world import Role
+from model.entities import Role
 
 pytestmark = pytest.mark.envoy
 

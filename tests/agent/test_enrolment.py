@@ -18,9 +18,9 @@ from agent.control.api_client import ApiClient, RefusedByApi
 from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.net.backoff import Backoff
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.locality import Locality
 from model.request_signature import public_key_of
-from model.world import Role
 
 TOKEN = "ep-exit-never-to-be-seen"
 

@@ -14,7 +14,7 @@ from agent.config.status import HealthState, Observation, StatusBoard
 from agent.control.api_client import ApiClient
 from agent.control.enrolment import ensure_enrolled
 from agent.control.heartbeat import Deregistered, HeartbeatSender
-from model.world import Role
+from model.entities import Role
 
 LONG_S = 300.0
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from agent.ads.config_record import AcceptedResource
 from agent.ads.offline_ads import OfflineAds
+from model.entities import Role
 from model.identity import Identity
-from model.world import Role
 from xds.protocol.stream import Close, Send
 from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SECRET
 from xds.wire import discovery_pb2 as wire

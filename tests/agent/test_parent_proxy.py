@@ -19,7 +19,7 @@ from agent.egress.parent_proxy import probe_parent
 from agent.options import ExitOptions, read_exit
 from agent.vpn.tunnel_health import TunnelMonitor, probes_of
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 from tests.gluetun import GluetunStandIn as StandIn
 from tests.gluetun import basic
 

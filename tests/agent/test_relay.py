@@ -22,8 +22,8 @@ from agent.config.identity import Enrolment
 from agent.config.state_dir import StateDir
 from model.authority import KeyPair, issue_server, sign_request
 from model.endpoint import Endpoint
+from model.entities import Role
 from model.identity import Identity
-from model.world import Role
 from tests.held_port import held_port
 from xds.translate.names import CLUSTER, EXTENSION, LISTENER, SECRET
 from xds.wire import discovery_pb2 as wire

@@ -17,7 +17,7 @@ from agent.config.state_dir import StateDirUnusable
 from agent.control.heartbeat import Deregistered
 from agent.envoy.supervisor import EnvoyMissing
 from agent.vpn.tunnel_health import HealthProbe
-from model.world import Role
+from model.entities import Role
 from tests.held_port import held_port
 from xds.translate import names
 

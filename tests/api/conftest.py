@@ -33,11 +33,11 @@ from api.runtime.tokens import digest_of, new_key
 from model import request_signature
 from model.authority import CertificateAuthority, create_authority
 from model.database import Database
+from model.entities import Role
 from model.repositories import operators
 from model.repositories.enrolment import create_token
 from model.request_signature import thumbprint_of
 from model.tables import ApiKeyRow, OperatorRow
-from model.world import Role
 from tests.conftest import TEMPLATE, Clock, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

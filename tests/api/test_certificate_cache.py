@@ -7,9 +7,10 @@ from uuid import UUID
 
 from api.runtime.certificate_cache import CertificateCache
 from model.database import DatabaseUnreachable
+from model.entities import Role
+from model.exit_states import ExitState
 from model.repositories import enrolment
 from model.request_signature import thumbprint_of
-from model.world import ExitState, Role
 
 
 async def test_find_returns_credential_of_certificate(exit_proxy, gateway, database):

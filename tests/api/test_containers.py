@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from api.features.containers import service
+from model.entities import Role
 from model.repositories import container_commands, containers, enrolment
 from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow, FleetRow
-from model.world import Role
 
 pytestmark = pytest.mark.postgres
 POOLS, EXITS = "/api/v1/pools", "/api/v1/exits"
@@ -44,14 +44,14 @@ async def contained_exit(contained, database, clock):
     created = await contained.declare_exit(name="us-1")
     async with database.session() as session:
         row = ContainerRow(name="us-1", pool_id=UUID(created["pool_id"]), slot=1, started_at=clock(), life="running")
-        await containers.keep(session, row)
-        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
+        await containers.save(session, row)
+        await containers.record_engine(session, "unix:///run/engine.sock", clock(), "")
     return created
 
 
 async def read_commands(database):
     async with database.session() as session:
-        return [(row.container, row.verb, row.in_turn) for row in await container_commands.undone(session)]
+        return [(row.container, row.verb, row.in_turn) for row in await container_commands.pending(session)]
 
 
 # -- declared ----------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ async def test_pool_shows_missing_engine(contained, clock, database):
     assert (state["wanted"], state["running"], state["error_since"]) == (1, 0, None)
     assert "EXITPLANE_CONTAINER_ENGINE" in state["error"]
     async with database.session() as session:
-        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "")
+        await containers.record_engine(session, "unix:///run/engine.sock", clock(), "")
     assert (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"] == ""
     clock.advance(minutes=5)
     assert "EXITPLANE_CONTAINER_ENGINE" in (await contained("GET", f"{POOLS}/us")).json["containers_state"]["error"]
@@ -133,7 +133,7 @@ async def test_pool_shows_missing_engine(contained, clock, database):
 
 async def test_pool_shows_error_and_its_time(contained, contained_exit, clock, database):
     async with database.session() as session:
-        await containers.record(
+        await containers.save_pool_status(
             session,
             ContainerPoolRow(pool_id=UUID(contained_exit["pool_id"]), wanted=2, error="no image", error_since=clock()),
         )
@@ -142,7 +142,7 @@ async def test_pool_shows_error_and_its_time(contained, contained_exit, clock, d
     assert (state["wanted"], state["running"], state["error"]) == (2, 1, "no image")
     assert state["error_since"]
     async with database.session() as session:
-        await containers.note_engine(session, "unix:///run/engine.sock", clock(), "the engine is away")
+        await containers.record_engine(session, "unix:///run/engine.sock", clock(), "the engine is away")
     shown = await contained("GET", f"{POOLS}/us")
     assert (shown.json["containers_state"]["error"], shown.headers["etag"]) == ("the engine is away", etag)
 
@@ -224,12 +224,12 @@ async def test_logs_come_from_replica_with_engine(contained, contained_exit, dat
 
     async def asked():
         async with database.session() as session:
-            return await container_commands.undone(session)
+            return await container_commands.pending(session)
 
     (command,) = await until(asked)
     assert (command.verb, command.lines) == ("logs", 7)
     async with database.session() as session:
-        await container_commands.done(session, command.id, clock(), answer="a line\n")
+        await container_commands.complete(session, command.id, clock(), answer="a line\n")
     reply = await asking
     assert (reply.status, reply.json) == (200, {"container": "us-1", "text": "a line\n"})
     async with database.session() as session:

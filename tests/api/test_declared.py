@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event
 
-from model.world import ExitState
+from model.exit_states import ExitState
 
 pytestmark = pytest.mark.postgres
 PATH = "/api/v1/declared"

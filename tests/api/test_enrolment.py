@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from model.entities import Role
 from model.identity import Identity, parse_uri
-from model.world import Role
 
 
 def identity_in(certificate_pem: str) -> Identity:

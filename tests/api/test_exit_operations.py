@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from model.state_history import StateInterval, stays_of, summarize
-from model.world import ExitState
+from model.exit_states import ExitState
+from model.state_history import StateInterval, intervals_of, summarize
 
 EXITS = "/api/v1/exits"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -123,11 +123,11 @@ def at(minutes: float) -> datetime:
 
 
 def summary(*changes: tuple[float, ExitState], start: float = 0, end: float = 100):
-    return summarize(list(stays_of([(at(minutes), state, "") for minutes, state in changes])), at(start), at(end))
+    return summarize(list(intervals_of([(at(minutes), state, "") for minutes, state in changes])), at(start), at(end))
 
 
 def test_state_intervals_are_contiguous_and_last_is_open():
-    assert list(stays_of([(at(0), HEALTHY, ""), (at(5), UNREACHABLE, "why")])) == [
+    assert list(intervals_of([(at(0), HEALTHY, ""), (at(5), UNREACHABLE, "why")])) == [
         StateInterval(HEALTHY, "", at(0), at(5)),
         StateInterval(UNREACHABLE, "why", at(5), None),
     ]

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.runtime.heartbeat_sink import HeartbeatSink
+from model.change_feed import HEARTBEAT_CHANNEL
 from model.database import Database, DatabaseUnreachable
 from model.repositories.heartbeats import Heartbeat
-from model.unit_of_work import HEARTBEAT_CHANNEL
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import event
 
 from model.authority import LEAF_LIFETIME, sign_request
+from model.entities import Role
 from model.identity import Identity
 from model.request_signature import thumbprint_of
-from model.world import Role
 
 GOOD = {"tunnel": "up", "envoy": "up"}
 

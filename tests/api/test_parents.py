@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from model.entities import Parent, Role
 from model.repositories import worlds
-from model.world import Parent, Role
 
 SECRET = "correct horse battery"
 PLACE = {"address": "127.0.0.1", "port": 8888}

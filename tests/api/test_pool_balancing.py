@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from api.features.pools.schemas import BalancingIn, ResilienceIn
+from model.entities import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 from model.repositories import worlds
-from model.world import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 pytestmark = pytest.mark.postgres
 DEFAULT_BALANCING = {"policy": "least_request", "weigh_by": None, "session_ttl_s": None}

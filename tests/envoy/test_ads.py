@@ -15,22 +15,8 @@ from uuid import UUID
 import pytest
 
 from model.authority import create_authority, issue_server
-from model.world import (
-    Change,
-    Deny,
-    Fleet,
-    Kind,
-    Listener,
-    Match,
-    Pool,
-    Proxy,
-    Role,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-    put,
-)
+from model.entities import Deny, Fleet, Listener, Match, Pool, Proxy, Role, Route, ServerCertificate, User
+from model.world import Change, Kind, World, put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.static_gateway import fetch
 from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of

@@ -10,20 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from model.world import (
-    Balancing,
-    Exit,
-    ExitState,
-    Fleet,
-    Listener,
-    Match,
-    Policy,
-    Pool,
-    Route,
-    ToPools,
-    World,
-    put,
-)
+from model.entities import Balancing, Exit, Fleet, Listener, Match, Policy, Pool, Route, ToPools
+from model.exit_states import ExitState
+from model.world import World, put
 from tests.envoy.static_gateway import (
     CLOCK_HEADER,
     exits,

@@ -13,7 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from model.world import Fleet, Listener, Match, Pool, Route, ToPools, World, put
+from model.entities import Fleet, Listener, Match, Pool, Route, ToPools
+from model.world import World, put
 from tests.envoy.envoy_process import BOUND_S
 from tests.envoy.static_gateway import exits, fetch, running, static_fleet, unused_port
 

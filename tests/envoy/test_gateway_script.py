@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from betterproto2 import OutputFormat
 
-from model.world import Listener
+from model.entities import Listener
 from tests.envoy.envoy_process import BOUND_S
 from tests.envoy.static_gateway import StaticGateway, running
 from xds.translate import names

@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from model.world import Parent, put
+from model.entities import Parent
+from model.world import put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, make_exit, two_hops

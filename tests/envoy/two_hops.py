@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import CertificateAuthority, create_authority, sign_request
+from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role
+from model.exit_states import ExitState
 from model.identity import Identity
-from model.world import Change, Exit, ExitState, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, World, put
+from model.world import Change, World, put
 from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from tests.ports import reserved_port
 from xds.translate import names

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import grpc
 
+from model.entities import Proxy
 from model.identity import Identity
-from model.world import Change, Proxy, World
+from model.world import Change, World
 from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream

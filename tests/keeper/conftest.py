@@ -1,4 +1,4 @@
-"""Exits that the keeper looks after, and what is heard of them."""
+"""A keeper with a database and a clock, and exits that send heartbeats."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import pytest
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.repositories import declared, heartbeats
 from model.repositories.heartbeats import Heartbeat
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import write
-from model.world import ExitState, Role
 
-PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+THRESHOLDS = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 
 
 @dataclass
-class House:
-    """A pool of exits, an API that hears, and a keeper; all by one clock."""
+class KeeperHarness:
+    """A pool of exits, the API's writes, and a keeper; all share one clock."""
 
     database: Database
     clock: Any
@@ -32,7 +33,7 @@ class House:
     keeper: Keeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keeper = Keeper(self.database, self.clock, PATIENCE)
+        self.keeper = Keeper(self.database, self.clock, THRESHOLDS)
 
     async def open(self) -> None:
         now = self.clock()
@@ -42,7 +43,7 @@ class House:
             self.pool = await declared.save(unit, PoolRow(fleet_id=fleet.id, name="us", country="us", created_at=now))
 
     async def declare(self, name: str = "one", state: ExitState = ExitState.REGISTERING, **fields: Any) -> UUID:
-        """An exit that is in `state` since now."""
+        """Declare an exit whose `state` begins now."""
         now = self.clock()
         given = {"address": "198.51.100.1", "endpoint": "198.51.100.1", "port": 8443, "bind_address": "0.0.0.0"}
         async with write(self.database) as unit:
@@ -55,27 +56,27 @@ class House:
             await declared.save(unit, row)
         return row.id
 
-    async def hear(self, exit_id: UUID, *, at: datetime | None = None, **said: Any) -> None:
-        """A heartbeat of an exit arrives and is stored."""
+    async def send_heartbeat(self, exit_id: UUID, *, at: datetime | None = None, **said: Any) -> None:
+        """Store a heartbeat of an exit."""
         good = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
         async with self.database.session() as session:
             await heartbeats.store(session, [Heartbeat(exit_id, at or self.clock(), **(good | said))])
 
-    async def listen(self) -> None:
-        """The API flushes, with or without heartbeats."""
+    async def flush_watermark(self) -> None:
+        """Record a flush of the API, with or without heartbeats."""
         async with self.database.session() as session:
-            await heartbeats.record_hearing(session, "a", self.clock())
+            await heartbeats.record_ingest_watermark(session, "a", self.clock())
 
-    async def look(self) -> None:
-        await self.listen()
-        await self.keeper.look()
+    async def run_keeper(self) -> None:
+        await self.flush_watermark()
+        await self.keeper.run_due()
 
-    async def pass_time(self, seconds: float, *, listening: bool = True) -> None:
-        """Time goes by in steps of four seconds, with the API listening and the keeper looking at each."""
+    async def pass_time(self, seconds: float, *, api_up: bool = True) -> None:
+        """Advance the clock in steps of four seconds, and run the keeper at each (with `api_up`, after a flush of the API)."""
         while seconds > 0:
             self.clock.advance(seconds=min(seconds, 4))
             seconds -= 4
-            await (self.look() if listening else self.keeper.look())
+            await (self.run_keeper() if api_up else self.keeper.run_due())
 
     async def row(self, exit_id: UUID) -> ExitRow:
         async with self.database.session() as session:
@@ -88,7 +89,7 @@ class House:
 
 
 @pytest.fixture
-async def house(database: Database, clock: Callable[[], datetime]) -> House:
-    opened = House(database, clock)
+async def harness(database: Database, clock: Callable[[], datetime]) -> KeeperHarness:
+    opened = KeeperHarness(database, clock)
     await opened.open()
     return opened

@@ -17,10 +17,15 @@ from typing import Any
 import pytest
 
 IMAGE = "localhost/exitplane-test"
+MAIN = b"""
+import runpy, sys
+sys.path.insert(0, "/site")
+runpy.run_path("/script.py", run_name="__main__")
+"""
 
 
 def require_podman() -> str:
-    """The program; the test is skipped, with the reason, where it cannot run."""
+    """Return the podman program, or skip the test with the reason."""
     program = shutil.which("podman")
     if program is None:
         pytest.skip("podman is not installed: apt-get install podman")
@@ -31,7 +36,7 @@ def require_podman() -> str:
 
 @asynccontextmanager
 async def podman(folder: Path, until: Callable[..., Any]) -> AsyncIterator[str]:
-    """The address of an engine, while the block lasts."""
+    """Run podman's service during the block, and yield its address."""
     program, socket = require_podman(), folder / "podman.sock"
     with (folder / "podman.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -57,7 +62,7 @@ def run_podman(*arguments: str, stdin: bytes | None = None) -> str:
 
 @contextmanager
 def imported(name: str, content: dict[str, bytes | Path]) -> Iterator[str]:
-    """An image of these files and no others, while the block lasts: bytes, or files and folders of this machine."""
+    """Build an image of only these files during the block. Contents are bytes, or files and folders of this machine."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", dereference=True) as archive:
         for folder in ("tmp", "run", "var/lib", "proc", "sys", "dev", "etc"):
@@ -93,7 +98,7 @@ def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def with_libraries(programs: Iterable[Path]) -> dict[str, bytes | Path]:
-    """Programs and shared libraries at their own places, with all that they are linked with."""
+    """Return programs and shared libraries at their own paths, with the libraries that they are linked with."""
     found: dict[str, bytes | Path] = {}
     for program in programs:
         found[str(program)] = program
@@ -104,13 +109,18 @@ def with_libraries(programs: Iterable[Path]) -> dict[str, bytes | Path]:
     return found
 
 
-def python_content(*, packages: Iterable[str], rooms: Iterable[Path], script: bytes) -> dict[str, bytes | Path]:
-    """What is in an image whose /main.py runs with this Python, with these packages and folders at hand below /site."""
+def python_content(*, packages: Iterable[str], rooms: Iterable[Path], script: Path) -> dict[str, bytes | Path]:
+    """Return the files of an image whose /main.py runs a script with this Python, with these packages and folders below /site."""
     library, site = Path(os.__file__).parent, Path(pytest.__file__).parent.parent
     extensions = [path for package in packages for path in (site / package).rglob("*.so")]
     content = with_libraries([Path(sys.executable).resolve(), *library.glob("lib-dynload/*.so"), *extensions])
     content = {path: each for path, each in content.items() if not path.startswith((str(library), str(site)))}
-    content |= {str(library): library, "/main.py": script, "/etc/passwd": b"root:x:0:0::/:/bin/sh\n"}
+    content |= {
+        str(library): library,
+        "/main.py": MAIN,
+        "/script.py": script,
+        "/etc/passwd": b"root:x:0:0::/:/bin/sh\n",
+    }
     content |= {f"/site/{package}": site / package for package in packages}
     content |= {f"/site/{path.name}": path for path in site.glob("_cffi_backend*.so")}
     content |= {f"/site/{room.name}": room for room in rooms}

@@ -1,4 +1,4 @@
-"""The client of container engines: against what answers as the documentation says, and against a real one."""
+"""The client of container engines, against the fake engine and against podman."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from keeper.containers.errors import (
     OutOfDisk,
     VersionRefused,
 )
-from tests.keeper.engine_stand_in import StandIn
+from tests.keeper.fake_engine import FakeEngine
 from tests.keeper.podman import IMAGE, imported, podman, with_libraries
 
 LABEL = "exitplane.instance"
@@ -35,14 +35,14 @@ VERSION = b'{"Version": "29.0.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"}
 
 
 @pytest.fixture
-async def stand_in(tmp_path) -> AsyncIterator[StandIn]:
-    async with StandIn(tmp_path / "engine.sock").serving() as serving:
+async def fake_engine(tmp_path) -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(tmp_path / "engine.sock").serving() as serving:
         yield serving
 
 
 @pytest.fixture(scope="session")
 def image() -> Iterator[str]:
-    """A shell and nothing else."""
+    """An image with a shell only."""
     shell = Path("/bin/sh").resolve()
     tools = [Path("/bin/sleep").resolve(), Path("/bin/cat").resolve()]
     content = with_libraries([shell, *tools]) | {"/bin/sh": shell, "/bin/sleep": tools[0], "/bin/cat": tools[1]}
@@ -51,7 +51,7 @@ def image() -> Iterator[str]:
 
 
 async def live_through(engine: Engine, image: str, command: list[str], until) -> str:
-    """All that befalls a container, and what it wrote."""
+    """Run a container through its life cycle, and return its logs."""
     name, labels = f"h4-{uuid4().hex[:12]}", {LABEL: uuid4().hex, "other": "x"}
     body = {"Image": image, "Cmd": command, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
     wanted = {LABEL: labels[LABEL]}
@@ -87,14 +87,14 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
     return written
 
 
-async def test_a_container_lives_through_all_that_may_befall_it(stand_in, until):
-    async with Engine(stand_in.address) as engine:
+async def test_container_life_cycle_with_the_fake_engine(fake_engine, until):
+    async with Engine(fake_engine.address) as engine:
         assert await live_through(engine, "exit:1", [], until) == "two\nthree\n"
 
 
 @pytest.mark.containers
 @pytest.mark.slow
-async def test_a_container_of_a_real_engine_does_too(tmp_path, request, until):
+async def test_container_life_cycle_with_podman(tmp_path, request, until):
     async with podman(tmp_path, until) as address, Engine(address) as engine:
         script = "cat /run/exitplane/token; echo next >&2; sleep 100"
         written = await live_through(engine, request.getfixturevalue("image"), ["/bin/sh", "-c", script], until)
@@ -104,8 +104,8 @@ async def test_a_container_of_a_real_engine_does_too(tmp_path, request, until):
             await engine.create(f"h4-{uuid4().hex[:12]}", body)
 
 
-async def test_over_tcp_it_is_the_same(tmp_path):
-    async with StandIn(tmp_path / "engine.sock").serving() as stand_in:
+async def test_engine_over_tcp(tmp_path):
+    async with FakeEngine(tmp_path / "engine.sock").serving() as fake_engine:
 
         async def pipe(reader, writer):
             while chunk := await reader.read(65_536):
@@ -113,7 +113,7 @@ async def test_over_tcp_it_is_the_same(tmp_path):
             writer.close()
 
         async def forward(reader, writer):
-            to_reader, to_writer = await asyncio.open_unix_connection(str(stand_in.path))
+            to_reader, to_writer = await asyncio.open_unix_connection(str(fake_engine.path))
             await asyncio.gather(pipe(reader, to_writer), pipe(to_reader, writer))
 
         server = await asyncio.start_server(forward, "127.0.0.1", 0)
@@ -135,13 +135,13 @@ async def test_over_tcp_it_is_the_same(tmp_path):
         ((1, 56), (2, 0), str(NEWEST)),
     ],
 )
-async def test_newest_version_that_both_sides_know_is_spoken(stand_in, oldest, newest, spoken):
-    stand_in.oldest, stand_in.newest = oldest, newest
-    async with Engine(stand_in.address) as engine:
+async def test_newest_common_api_version_is_used(fake_engine, oldest, newest, spoken):
+    fake_engine.oldest, fake_engine.newest = oldest, newest
+    async with Engine(fake_engine.address) as engine:
         for _ in range(3):
             await engine.list({})
-    assert stand_in.spoken == [spoken] * 3
-    assert stand_in.asked == ["GET /version", *["GET /containers/json"] * 3]
+    assert fake_engine.spoken == [spoken] * 3
+    assert fake_engine.asked == ["GET /version", *["GET /containers/json"] * 3]
 
 
 @pytest.mark.parametrize(
@@ -152,45 +152,45 @@ async def test_newest_version_that_both_sides_know_is_spoken(stand_in, oldest, n
         ((2, 0), (2, 1), "update Exitplane"),
     ],
 )
-async def test_engine_without_a_common_version_is_refused(stand_in, oldest, newest, hint):
-    stand_in.oldest, stand_in.newest = oldest, newest
-    async with Engine(stand_in.address) as engine:
+async def test_engine_without_a_common_version_is_refused(fake_engine, oldest, newest, hint):
+    fake_engine.oldest, fake_engine.newest = oldest, newest
+    async with Engine(fake_engine.address) as engine:
         with pytest.raises(NoCommonVersion, match=f"{oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}") as refused:
             await engine.list({})
     assert hint in refused.value.hint
-    assert stand_in.spoken == []
+    assert fake_engine.spoken == []
 
 
-async def test_version_is_agreed_anew_when_the_engine_is_replaced(stand_in):
-    stand_in.oldest, stand_in.newest = (1, 40), (1, 43)
-    async with Engine(stand_in.address) as engine:
+async def test_api_version_is_agreed_again_after_the_engine_was_replaced(fake_engine):
+    fake_engine.oldest, fake_engine.newest = (1, 40), (1, 43)
+    async with Engine(fake_engine.address) as engine:
         await engine.list({})
-        stand_in.oldest, stand_in.newest = (1, 44), (1, 52)
+        fake_engine.oldest, fake_engine.newest = (1, 44), (1, 52)
         await engine.create("us-1", {"Image": "exit:1"})
-        stand_in.oldest, stand_in.newest = (1, 40), (1, 45)
+        fake_engine.oldest, fake_engine.newest = (1, 40), (1, 45)
         assert [each.name for each in await engine.list({})] == ["us-1"]
-    assert stand_in.spoken == ["1.43", "1.43", "1.52", "1.52", "1.45"]
+    assert fake_engine.spoken == ["1.43", "1.43", "1.52", "1.52", "1.45"]
 
 
 @pytest.mark.parametrize(
     "words", ["old. Minimum supported API version is 1.53", "new. Maximum supported API version is 1.44"]
 )
-async def test_engine_that_refuses_what_it_announces_is_asked_twice(stand_in, words):
-    stand_in.fails["GET /containers"] = (400, f"client version 1.52 is too {words}")
-    async with Engine(stand_in.address) as engine:
+async def test_request_is_repeated_once_after_a_refused_version(fake_engine, words):
+    fake_engine.fails["GET /containers"] = (400, f"client version 1.52 is too {words}")
+    async with Engine(fake_engine.address) as engine:
         with pytest.raises(VersionRefused, match=words) as refused:
             await engine.list({})
     assert refused.value.hint
-    assert stand_in.asked == ["GET /version", "GET /containers/json"] * 2
+    assert fake_engine.asked == ["GET /version", "GET /containers/json"] * 2
 
 
-async def test_other_bad_requests_are_not_repeated(stand_in):
-    stand_in.fails["POST /containers/create"] = (400, "invalid reference format")
-    async with Engine(stand_in.address) as engine:
+async def test_other_bad_requests_are_not_repeated(fake_engine):
+    fake_engine.fails["POST /containers/create"] = (400, "invalid reference format")
+    async with Engine(fake_engine.address) as engine:
         with pytest.raises(EngineError, match="invalid reference format") as refused:
             await engine.create("us-1", {"Image": "exit:1"})
     assert not isinstance(refused.value, NoCommonVersion)
-    assert stand_in.asked == ["GET /version", "POST /containers/create"]
+    assert fake_engine.asked == ["GET /version", "POST /containers/create"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ async def test_other_bad_requests_are_not_repeated(stand_in):
         (b'{"ApiVersion": "1.52"}', ApiVersion(1, 52)),
     ],
 )
-def test_versions_are_read_in_two_parts_or_three(body, oldest):
+def test_api_versions_have_two_or_three_parts(body, oldest):
     read = read_version(body)
     assert (read.oldest, read.newest) == (oldest, ApiVersion(1, 52))
 
@@ -217,13 +217,13 @@ def test_versions_are_read_in_two_parts_or_three(body, oldest):
         ),
     ],
 )
-def test_version_that_is_none_is_said_to_be_none(body):
+def test_malformed_api_version_is_a_bad_response(body):
     with pytest.raises(BadEngineResponse) as refused:
         read_version(body)
     assert "EXITPLANE_CONTAINER_ENGINE" in refused.value.hint
 
 
-def test_addresses_are_read_from_the_networks_alone():
+def test_addresses_are_read_from_the_networks_only():
     networks = '{"exits": {"IPAddress": "10.89.0.2"}, "none": {"IPAddress": ""}, "odd": {}}'
     settings = f'{{"IPAddress": "172.17.0.2", "Networks": {networks}}}'
     body = f'{{"Id": "a", "Name": "/us-1", "State": {{"Status": "running"}}, "NetworkSettings": {settings}}}'
@@ -233,7 +233,7 @@ def test_addresses_are_read_from_the_networks_alone():
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_engine_that_is_not_there_is_said_to_be_away(tmp_path):
+async def test_missing_engine_is_unreachable(tmp_path):
     async with Engine(f"unix://{tmp_path}/none.sock") as engine:
         with pytest.raises(EngineUnreachable, match=r"none\.sock") as refused:
             await engine.list({})
@@ -241,12 +241,12 @@ async def test_an_engine_that_is_not_there_is_said_to_be_away(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-async def test_a_socket_that_is_not_for_us_is_said_to_be_forbidden(stand_in, monkeypatch):
+async def test_socket_without_permission_is_forbidden(fake_engine, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
-    async with Engine(stand_in.address) as engine:
+    async with Engine(fake_engine.address) as engine:
         with pytest.raises(EngineForbidden):
             await engine.version()
 
@@ -262,9 +262,9 @@ async def test_a_socket_that_is_not_for_us_is_said_to_be_forbidden(stand_in, mon
         (500, "the daemon has other worries", EngineError),
     ],
 )
-async def test_what_an_engine_refuses_is_told_apart_with_its_own_words(stand_in, status, message, kind):
-    stand_in.fails["POST /containers/create"] = (status, message)
-    async with Engine(stand_in.address) as engine:
+async def test_refusals_map_to_errors_with_the_engines_message(fake_engine, status, message, kind):
+    fake_engine.fails["POST /containers/create"] = (status, message)
+    async with Engine(fake_engine.address) as engine:
         with pytest.raises(EngineError) as refused:
             await engine.create("us-1", {"Image": "exit:1"})
     assert type(refused.value) is kind
@@ -273,7 +273,7 @@ async def test_what_an_engine_refuses_is_told_apart_with_its_own_words(stand_in,
 
 @asynccontextmanager
 async def answering(path: Path, reply: bytes, version: bytes | None = None):
-    """Something that answers this to whatever is asked, and nothing if it is empty; `version` to what asks for that."""
+    """Serve `reply` for every request (empty: no response), and `version` for GET /version."""
     writers = []
 
     async def answer(reader, writer):
@@ -305,7 +305,7 @@ async def answering(path: Path, reply: bytes, version: bytes | None = None):
         (b" " * (5 * 2**20), BadEngineResponse),
     ],
 )
-async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
+async def test_response_of_something_else_is_a_bad_response(tmp_path, body, kind):
     def whole(content):
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
 
@@ -321,7 +321,7 @@ async def test_what_is_no_engine_is_said_to_be_none(tmp_path, body, kind):
             await engine.list({})
 
 
-async def test_an_engine_that_hangs_holds_nobody_up(tmp_path):
+async def test_hanging_engine_times_out(tmp_path):
     async with (
         answering(tmp_path / "mute.sock", b""),
         Engine(f"unix://{tmp_path}/mute.sock", timeout_s=0.2) as engine,
@@ -330,7 +330,7 @@ async def test_an_engine_that_hangs_holds_nobody_up(tmp_path):
             await engine.version()
 
 
-async def test_something_that_speaks_no_http_is_said_to_be_away(tmp_path):
+async def test_server_without_http_is_unreachable(tmp_path):
     async with (
         answering(tmp_path / "odd.sock", b"SSH-2.0-OpenSSH\r\n"),
         Engine(f"unix://{tmp_path}/odd.sock") as engine,
@@ -359,7 +359,7 @@ async def test_something_that_speaks_no_http_is_said_to_be_away(tmp_path):
         ),
     ],
 )
-def test_every_state_of_an_engine_is_one_of_three(said, life):
+def test_engine_states_map_to_three_statuses(said, life):
     listed = read_list(f'[{{"Id": "a", "Names": ["/us-1"], "State": "{said}", "Labels": null}}]'.encode())
     assert [(each.name, each.life) for each in listed] == [("us-1", life)]
     shown = read_inspected(f'{{"Id": "a", "Name": "/us-1", "State": {{"Status": "{said}"}}}}'.encode())
@@ -381,7 +381,7 @@ def test_logs_are_read_with_frames_and_without(body, text):
     assert read_logs(body) == text
 
 
-def test_nobody_listens_on_a_port_of_an_engine_that_is_gone():
+def test_removed_engine_leaves_no_listening_port():
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
 

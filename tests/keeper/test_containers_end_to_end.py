@@ -1,4 +1,4 @@
-"""Exits in real containers: they come, enrol and serve, are replaced, and go with their pool."""
+"""Exits in real containers: created, enrolled, serving, replaced, and removed with their pool."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from api.features.pools.schemas import PoolIn, PoolPatch
 from api.runtime.tokens import digest_of, new_key
 from cli.control_plane import open_control_plane
 from client import ApiRefused, Client, collect
+from model.exit_states import ExitState
 from model.repositories import operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow
-from model.world import ExitState
 from tests.keeper.podman import IMAGE, imported, podman, python_content, require_podman, run_podman
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]
@@ -36,55 +36,22 @@ PACKAGES = [
 ]
 IP_FREEBIND = 15
 FIRST_PORT = 28_443
-AGENT = b"""
-import asyncio, os, signal, sys
-sys.path.insert(0, "/site")
-from pathlib import Path
-import aiohttp
-from yarl import URL
-from agent.config.settings import AgentSettings, ExitSettings
-from agent.config.state_dir import StateDir
-from agent.config.status import HealthState, StatusBoard
-from agent.control import enrolment, heartbeat
-from agent.control.api_client import ApiClient
-
-said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in os.environ.items()}
-enrolment.exitplane_version = heartbeat.exitplane_version = lambda: "0"
-
-async def main():
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
-    place = ExitSettings(pool=said["POOL"], address=said["ADDRESS"], port=int(said["PORT"]))
-    settings = AgentSettings(
-        api=URL(said["API"]), state=Path(said["STATE"]), name=said["NAME"], token_file=Path(said["TOKEN_FILE"]), exit=place
-    )
-    settings.state.mkdir(parents=True, exist_ok=True)
-    folder = StateDir(settings.state)
-    with folder.held():
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            plane = ApiClient(session, settings.api)
-            enrolled = await enrolment.ensure_enrolled(settings, folder, plane)
-            print("enrolled as", enrolled.name, "with a tun device:", Path("/dev/net/tun").exists(), flush=True)
-            board = StatusBoard()
-            board.update(tunnel=HealthState.UP, envoy=HealthState.UP, reason="")
-            await heartbeat.HeartbeatSender(plane, enrolled, board).run()
-
-asyncio.run(main())
-"""
+AGENT = Path(__file__).with_name("container_agent.py")
 
 
 @dataclass
-class Site:
-    """A control plane with an engine, and what is asked of both."""
+class PodmanTestbed:
+    """A control plane with podman."""
 
     api: Client
     network: str
     gateway: str
-    """The host's address in the network, where the ports of containers are published."""
+    """The host's address in the network, at which the ports of containers are published."""
     image: str
     most: int = 0
 
     async def serving(self, number: int) -> list[ExitOut] | None:
-        """The exits, if as many serve as should, and no more containers run than may."""
+        """Return the exits when exactly `number` of them serve; None otherwise. Record the highest number of containers."""
         exits = await collect(self.api.exits.list())
         ids = await asyncio.to_thread(self.ids)
         self.most = max(self.most, len(ids))
@@ -92,11 +59,11 @@ class Site:
         return exits if len(served) == len(exits) == len(ids) == number else None
 
     def ids(self) -> dict[str, str]:
-        """The containers that run in the network, by name."""
+        """Return the ids of running containers in the network, by name."""
         listed = run_podman("ps", "--filter", f"network={self.network}", "--format", "{{.Names}} {{.ID}}")
         return dict(line.split() for line in listed.splitlines())
 
-    def wish(self, **more) -> ContainersIn:
+    def container_settings(self, **more) -> ContainersIn:
         given = {"minimum": 2, "maximum": 3, "image": self.image, "network": self.network, "drain_s": 20}
         given |= {"address": self.gateway, "port": FIRST_PORT}
         return ContainersIn(command=[str(Path(sys.executable).resolve()), "/main.py"], **(given | more))
@@ -104,18 +71,18 @@ class Site:
 
 @contextmanager
 def bridge() -> Iterator[tuple[str, str]]:
-    """A network for containers of this test alone: its name, and the host's address in it."""
+    """Create a network during the block; yield its name, and the host's address in it."""
     name = f"h4-{uuid4().hex[:8]}"
     run_podman("network", "create", name)
     try:
         (shown,) = json.loads(run_podman("network", "inspect", name))
         yield name, shown["subnets"][0]["gateway"]
     finally:
-        run_podman("network", "rm", "--force", name)  # with what is in it
+        run_podman("network", "rm", "--force", name)  # with the containers in it
 
 
 def listen(address: str, port: int = 0) -> socket.socket:
-    """A listening socket, though the address comes with the first container."""
+    """Listen on an address that exists only once the first container runs."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     listening.bind((address, port))
@@ -132,7 +99,7 @@ def image() -> Iterator[str]:
 
 
 @pytest.fixture
-async def site(tmp_path, database, image, until) -> AsyncIterator[Site]:
+async def testbed(tmp_path, database, image, until) -> AsyncIterator[PodmanTestbed]:
     key, at = new_key(), datetime.now(UTC)
     async with database.session() as session:
         row = OperatorRow(name="admin", role="admin", created_at=at)
@@ -155,34 +122,36 @@ async def site(tmp_path, database, image, until) -> AsyncIterator[Site]:
                 Client(url, f"Bearer {key}") as api,
             ):
                 await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
-                yield Site(api, network, gateway, image)
+                yield PodmanTestbed(api, network, gateway, image)
 
 
-async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_pool(site, until):
-    api = site.api
-    pool = await api.pools.create(PoolIn(name="us", fleet="demo", country="us", containers=site.wish()))
-    first = await until(lambda: site.serving(2), timeout_s=60)
+async def test_containers_are_created_replaced_scaled_and_removed(testbed, until):
+    api = testbed.api
+    pool = await api.pools.create(
+        PoolIn(name="us", fleet="demo", country="us", containers=testbed.container_settings())
+    )
+    first = await until(lambda: testbed.serving(2), timeout_s=60)
 
     killed = first[0]
-    before = site.ids()
+    before = testbed.ids()
     run_podman("kill", killed.name)
-    await until(lambda: site.ids().get(killed.name) not in (None, before[killed.name]))
-    again = await until(lambda: site.serving(2), timeout_s=60)
+    await until(lambda: testbed.ids().get(killed.name) not in (None, before[killed.name]))
+    again = await until(lambda: testbed.serving(2), timeout_s=60)
     assert {each.id for each in again} == {each.id for each in first}
-    assert site.ids()[first[1].name] == before[first[1].name], "the other one was left alone"
+    assert testbed.ids()[first[1].name] == before[first[1].name], "the other one was left alone"
 
     written = await api.containers.logs(killed.id, lines=1)
     assert written.text == f"enrolled as {killed.name} with a tun device: True\n"
 
     await api.containers.command_exit("stop", killed.id)
-    await until(lambda: killed.name not in site.ids())
+    await until(lambda: killed.name not in testbed.ids())
     shown = {each.name: each for each in (await api.containers.list("us")).containers}
     assert (shown[killed.name].stopped, shown[killed.name].last_command.error) == (True, "")
     await api.containers.command_exit("start", killed.id)
-    await until(lambda: site.serving(2), timeout_s=60)
+    await until(lambda: testbed.serving(2), timeout_s=60)
 
-    await api.pools.change("us", PoolPatch(containers=site.wish(minimum=3)))
-    await until(lambda: site.serving(3), timeout_s=60)
+    await api.pools.change("us", PoolPatch(containers=testbed.container_settings(minimum=3)))
+    await until(lambda: testbed.serving(3), timeout_s=60)
     state = (await api.pools.read("us")).containers_state
     assert (state.wanted, state.running) == (3, 3)
 
@@ -190,10 +159,10 @@ async def test_exits_in_containers_come_are_replaced_scale_and_go_with_their_poo
         await api.pools.change("us", PoolPatch(containers=None))
     assert refused.value.code == "would_shrink"
     await api.pools.change("us", PoolPatch(containers=None), approve="shrink")
-    await until(lambda: _gone(site), timeout_s=90)
+    await until(lambda: _gone(testbed), timeout_s=90)
     await api.pools.delete(pool.id, approve="shrink")
-    assert site.most <= 3
+    assert testbed.most <= 3
 
 
-async def _gone(site: Site) -> bool:
-    return await collect(site.api.exits.list()) == [] and site.ids() == {}
+async def _gone(testbed: PodmanTestbed) -> bool:
+    return await collect(testbed.api.exits.list()) == [] and testbed.ids() == {}

@@ -1,4 +1,4 @@
-"""The keeper's looks at a real database, with the clock in the test's hand."""
+"""The keeper with a real database and a fake clock."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sqlalchemy import text, update
 
 from keeper import keeper as module
 from model.database import DatabaseUnreachable
-from model.repositories import declared, exit_history, retention, worlds
+from model.exit_states import ExitState
+from model.repositories import declared, exit_history, exits, worlds
 from model.tables import ExitRow, PoolRow
 from model.unit_of_work import write
-from model.world import ExitState
 
 pytestmark = pytest.mark.postgres
 
@@ -21,113 +21,111 @@ pytestmark = pytest.mark.postgres
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_exit_is_healthy_on_its_first_good_heartbeat(house, clock):
-    one = await house.declare()
-    await house.look()
-    assert await house.state(one) is ExitState.REGISTERING
+async def test_an_exit_is_healthy_on_its_first_good_heartbeat(harness, clock):
+    one = await harness.declare()
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.REGISTERING
     clock.advance(seconds=1)
-    await house.hear(one)
-    await house.look()
-    row = await house.row(one)
+    await harness.send_heartbeat(one)
+    await harness.run_keeper()
+    row = await harness.row(one)
     assert (row.state, row.state_reason, row.state_since) == (ExitState.HEALTHY, "", clock())
 
 
-async def test_an_exit_whose_first_heartbeat_is_a_complaint_is_not_offered(house, clock):
-    one = await house.declare()
+async def test_exit_with_a_bad_first_heartbeat_is_not_offered(harness, clock):
+    one = await harness.declare()
     clock.advance(seconds=1)
-    await house.hear(one, tunnel_up=False, reason="no handshake yet")
-    await house.look()
-    row = await house.row(one)
+    await harness.send_heartbeat(one, tunnel_up=False, reason="no handshake yet")
+    await harness.run_keeper()
+    row = await harness.row(one)
     assert (row.state, row.state_reason) == (ExitState.UNREACHABLE, "its tunnel is down: no handshake yet")
 
 
-async def test_an_exit_that_stays_out_for_another_reason_says_so_and_since_when_it_is_out(house, clock):
-    one = await house.declare(state=ExitState.HEALTHY)
+async def test_new_reason_keeps_the_start_of_the_state(harness, clock):
+    one = await harness.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
-    await house.hear(one, tunnel_up=False, reason="no handshake for 43 s")
-    await house.look()
-    out = await house.row(one)
+    await harness.send_heartbeat(one, tunnel_up=False, reason="no handshake for 43 s")
+    await harness.run_keeper()
+    out = await harness.row(one)
 
     clock.advance(seconds=15)
-    await house.hear(one, tunnel_up=False, reason="no handshake for 58 s")
-    await house.look()
-    assert (await house.row(one)).state_reason == out.state_reason, "only a number in it is another"
+    await harness.send_heartbeat(one, tunnel_up=False, reason="no handshake for 58 s")
+    await harness.run_keeper()
+    assert (await harness.row(one)).state_reason == out.state_reason, "only a number in it is another"
 
     clock.advance(seconds=15)
-    await house.hear(one, tunnel_up=False, reason="the provider refuses the name and password")
-    await house.look()
-    row = await house.row(one)
+    await harness.send_heartbeat(one, tunnel_up=False, reason="the provider refuses the name and password")
+    await harness.run_keeper()
+    row = await harness.row(one)
     assert row.state_reason == "its tunnel is down: the provider refuses the name and password"
     assert (row.state, row.state_since) == (ExitState.UNREACHABLE, out.state_since)
 
 
 @pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"leaving": True}])
-async def test_a_complaint_takes_an_exit_out_at_the_next_look_and_only_a_newer_heartbeat_brings_it_back(
-    house, clock, said
-):
-    one = await house.declare(state=ExitState.HEALTHY)
+async def test_bad_heartbeat_takes_an_exit_out_until_a_newer_good_one(harness, clock, said):
+    one = await harness.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
-    await house.hear(one, **said)
-    await house.look()
-    assert await house.state(one) is ExitState.UNREACHABLE
-    await house.pass_time(20)
-    assert await house.state(one) is ExitState.UNREACHABLE
-    await house.hear(one)
-    await house.look()
-    assert await house.state(one) is ExitState.HEALTHY
+    await harness.send_heartbeat(one, **said)
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.UNREACHABLE
+    await harness.pass_time(20)
+    assert await harness.state(one) is ExitState.UNREACHABLE
+    await harness.send_heartbeat(one)
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.HEALTHY
 
 
-async def test_a_good_heartbeat_from_before_the_complaint_was_seen_does_not_bring_an_exit_back(house, clock):
-    one = await house.declare(state=ExitState.HEALTHY)
+async def test_good_heartbeat_from_before_the_state_does_not_recover_an_exit(harness, clock):
+    one = await harness.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
     before = clock()
-    await house.hear(one, at=before - timedelta(milliseconds=100), tunnel_up=False)
-    await house.look()
-    await house.hear(one, at=before)
-    await house.look()
-    assert await house.state(one) is ExitState.UNREACHABLE
+    await harness.send_heartbeat(one, at=before - timedelta(milliseconds=100), tunnel_up=False)
+    await harness.run_keeper()
+    await harness.send_heartbeat(one, at=before)
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.UNREACHABLE
 
 
-async def test_a_silent_exit_is_unreachable_then_lost_and_back_with_a_heartbeat(house, clock):
-    one, other = await house.declare(state=ExitState.HEALTHY), await house.declare("two", state=ExitState.HEALTHY)
-    await house.look()
-    await house.hear(one)
+async def test_silent_exit_is_unreachable_then_lost_then_recovers(harness, clock):
+    one, other = await harness.declare(state=ExitState.HEALTHY), await harness.declare("two", state=ExitState.HEALTHY)
+    await harness.run_keeper()
+    await harness.send_heartbeat(one)
     heard_at, seen = clock(), {}
     while (silent_for := (clock() - heard_at).total_seconds()) <= 304:
-        seen[silent_for] = await house.state(one)
-        await house.hear(other)
-        await house.pass_time(4)
+        seen[silent_for] = await harness.state(one)
+        await harness.send_heartbeat(other)
+        await harness.pass_time(4)
     assert {state for silent_for, state in seen.items() if silent_for <= 30} == {ExitState.HEALTHY}
     assert {state for silent_for, state in seen.items() if 30 < silent_for <= 300} == {ExitState.UNREACHABLE}
     assert seen[304] is ExitState.LOST
-    assert (await house.row(one)).state_reason == "silent for 304 s"
-    assert await house.state(other) is ExitState.HEALTHY
-    await house.hear(one)
-    await house.look()
-    assert await house.state(one) is ExitState.HEALTHY
+    assert (await harness.row(one)).state_reason == "silent for 304 s"
+    assert await harness.state(other) is ExitState.HEALTHY
+    await harness.send_heartbeat(one)
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.HEALTHY
 
 
-async def test_an_exit_that_said_goodbye_is_lost_in_the_end(house):
-    one = await house.declare(state=ExitState.HEALTHY)
-    await house.look()
-    await house.hear(one, leaving=True)
-    await house.pass_time(310)
-    assert await house.state(one) is ExitState.LOST
+async def test_leaving_exit_is_lost_in_the_end(harness):
+    one = await harness.declare(state=ExitState.HEALTHY)
+    await harness.run_keeper()
+    await harness.send_heartbeat(one, leaving=True)
+    await harness.pass_time(310)
+    assert await harness.state(one) is ExitState.LOST
 
 
-async def test_a_lost_exit_stays_lost_for_a_keeper_that_has_just_begun(house):
-    """A new keeper counts silence from its own beginning, so by its count the exit is silent for less."""
-    one = await house.declare(state=ExitState.HEALTHY)
-    await house.look()
-    await house.hear(one)
-    await house.pass_time(310)
-    house.keeper = module.Keeper(house.database, house.clock, house.keeper._patience)
-    await house.pass_time(60)
-    assert await house.state(one) is ExitState.LOST
+async def test_lost_exit_stays_lost_for_a_new_keeper(harness):
+    """The ingest window of a new keeper begins with it, so the exit counts as silent for less time."""
+    one = await harness.declare(state=ExitState.HEALTHY)
+    await harness.run_keeper()
+    await harness.send_heartbeat(one)
+    await harness.pass_time(310)
+    harness.keeper = module.Keeper(harness.database, harness.clock, harness.keeper._thresholds)
+    await harness.pass_time(60)
+    assert await harness.state(one) is ExitState.LOST
 
 
-async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(house, clock):
-    one = await house.declare()
+async def test_exit_is_healthy_only_in_the_country_of_its_pool(harness, clock):
+    one = await harness.declare()
     seen = {"address": "198.51.100.9", "country": "us", "trouble": "", "leak": "", "disagreement": ""}
     told = []
     for observation in (
@@ -139,9 +137,9 @@ async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(ho
         None,
     ):
         clock.advance(seconds=5)
-        await house.hear(one, observation=observation)
-        await house.look()
-        row = await house.row(one)
+        await harness.send_heartbeat(one, observation=observation)
+        await harness.run_keeper()
+        row = await harness.row(one)
         told.append((row.state, row.state_reason))
     assert told == [
         ("verifying", "geo: it cannot be reached"),
@@ -154,27 +152,27 @@ async def test_an_exit_is_healthy_only_while_it_comes_out_where_its_pool_says(ho
 
 
 @pytest.mark.parametrize("state", [ExitState.DISABLED, ExitState.DRAINING])
-async def test_what_an_operator_took_out_stays_out_whatever_it_says(state, house, clock):
-    one = await house.declare(state=state)
+async def test_taken_out_exit_stays_out_whatever_it_reports(state, harness, clock):
+    one = await harness.declare(state=state)
     for said in ({}, {"tunnel_up": False}, {"leaving": True}):
         clock.advance(seconds=1)
-        await house.hear(one, **said)
-        await house.look()
-        assert await house.state(one) is state
-    await house.pass_time(310)
-    assert await house.state(one) is state
+        await harness.send_heartbeat(one, **said)
+        await harness.run_keeper()
+        assert await harness.state(one) is state
+    await harness.pass_time(310)
+    assert await harness.state(one) is state
 
 
-async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(house, clock):
-    one = await house.declare()
-    await house.hear(one)
+async def test_every_state_change_is_recorded_in_the_history(harness, clock):
+    one = await harness.declare()
+    await harness.send_heartbeat(one)
     clock.advance(seconds=1)
-    await house.hear(one)
-    await house.look()
+    await harness.send_heartbeat(one)
+    await harness.run_keeper()
     clock.advance(seconds=5)
-    await house.hear(one, tunnel_up=False, reason="no route")
-    await house.look()
-    async with house.database.session() as session:
+    await harness.send_heartbeat(one, tunnel_up=False, reason="no route")
+    await harness.run_keeper()
+    async with harness.database.session() as session:
         noted = await exit_history.states_since(session, one, clock() - timedelta(hours=1))
     assert [(each.state, each.reason) for each in noted] == [
         ("registering", ""),
@@ -184,29 +182,29 @@ async def test_every_state_of_an_exit_is_noted_with_its_reason_whoever_wrote_it(
     assert [each.at for each in noted] == sorted(each.at for each in noted)
 
 
-async def test_states_that_ended_long_ago_are_forgotten_but_not_the_one_that_lasts(house, clock):
-    one = await house.declare()
+async def test_old_history_is_pruned_except_the_present_state(harness, clock):
+    one = await harness.declare()
     clock.advance(seconds=1)
-    await house.hear(one)
-    await house.look()
-    async with house.database.session() as session:
+    await harness.send_heartbeat(one)
+    await harness.run_keeper()
+    async with harness.database.session() as session:
         await exit_history.prune(session, before=clock() + timedelta(days=1))
         assert [each.state for each in await exit_history.states_since(session, one, clock() - timedelta(hours=1))] == [
             "healthy"
         ]
 
 
-async def test_an_exit_that_was_never_heard_of_waits_for_its_first_word(house):
-    one = await house.declare()
-    await house.pass_time(310)
-    assert await house.state(one) is ExitState.REGISTERING
+async def test_exit_without_a_heartbeat_stays_registering(harness):
+    one = await harness.declare()
+    await harness.pass_time(310)
+    assert await harness.state(one) is ExitState.REGISTERING
 
 
-async def test_what_an_operator_did_between_look_and_write_stands(house, database, clock, monkeypatch):
-    one = await house.declare(state=ExitState.HEALTHY)
+async def test_operators_change_between_read_and_write_is_kept(harness, database, clock, monkeypatch):
+    one = await harness.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
-    await house.hear(one, tunnel_up=False)
-    change_state = retention.change_state
+    await harness.send_heartbeat(one, tunnel_up=False)
+    change_state = exits.change_state
 
     async def after_the_operator(unit, exit_id, *given):
         async with write(database) as other:
@@ -214,131 +212,131 @@ async def test_what_an_operator_did_between_look_and_write_stands(house, databas
             await declared.save_changes(other, row, {"state": ExitState.DISABLED})
         return await change_state(unit, exit_id, *given)
 
-    monkeypatch.setattr(retention, "change_state", after_the_operator)
-    await house.look()
-    assert await house.state(one) is ExitState.DISABLED
+    monkeypatch.setattr(exits, "change_state", after_the_operator)
+    await harness.run_keeper()
+    assert await harness.state(one) is ExitState.DISABLED
 
 
 # -- what is no revision -----------------------------------------------------------------------------------------------
 
 
-async def test_looking_at_what_is_as_it_should_be_is_no_revision(house, database):
-    one = await house.declare(state=ExitState.HEALTHY)
-    await house.look()
+async def test_run_without_a_change_makes_no_revision(harness, database):
+    one = await harness.declare(state=ExitState.HEALTHY)
+    await harness.run_keeper()
     before = await worlds.current_revision(database)
     for _ in range(5):
-        await house.hear(one)
-        await house.pass_time(4)
+        await harness.send_heartbeat(one)
+        await harness.pass_time(4)
     assert await worlds.current_revision(database) == before
 
 
-async def test_exits_that_change_together_are_one_revision_that_names_them(house, database, clock):
-    exits = [await house.declare(f"exit-{number}") for number in range(3)]
+async def test_exits_that_change_together_are_one_revision(harness, database, clock):
+    exit_ids = [await harness.declare(f"exit-{number}") for number in range(3)]
     before = await worlds.load(database)
     clock.advance(seconds=1)
-    for one in exits:
-        await house.hear(one)
-    await house.look()
+    for one in exit_ids:
+        await harness.send_heartbeat(one)
+    await harness.run_keeper()
     after, changes = await worlds.catch_up(database, before)
     assert after.revision == before.revision + 1
-    assert {change.key for change in changes} == set(exits)
-    assert {after.exits[one].state for one in exits} == {ExitState.HEALTHY}
+    assert {change.key for change in changes} == set(exit_ids)
+    assert {after.exits[one].state for one in exit_ids} == {ExitState.HEALTHY}
 
 
 # -- what is not the exits' silence ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def healthy(house):
-    """An exit that was heard of a moment ago, by a keeper that has looked for a while."""
-    one = await house.declare(state=ExitState.HEALTHY)
-    await house.pass_time(60)
-    await house.hear(one)
+async def healthy(harness):
+    """Return a healthy exit with a fresh heartbeat, after the keeper has run for a while."""
+    one = await harness.declare(state=ExitState.HEALTHY)
+    await harness.pass_time(60)
+    await harness.send_heartbeat(one)
     return one
 
 
-async def test_an_outage_of_the_api_is_no_silence_of_the_exits(house, healthy):
-    await house.pass_time(320, listening=False)
-    assert await house.state(healthy) is ExitState.HEALTHY
-    await house.pass_time(28)  # from here on it could have been heard
-    assert await house.state(healthy) is ExitState.HEALTHY
-    await house.pass_time(8)
-    assert await house.state(healthy) is ExitState.UNREACHABLE
+async def test_outage_of_the_api_is_no_silence_of_exits(harness, healthy):
+    await harness.pass_time(320, api_up=False)
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    await harness.pass_time(28)  # the window begins here
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    await harness.pass_time(8)
+    assert await harness.state(healthy) is ExitState.UNREACHABLE
 
 
-async def test_a_paused_keeper_takes_its_pause_for_nobodys_silence(house, healthy, clock):
+async def test_pause_of_the_keeper_is_no_silence_of_exits(harness, healthy, clock):
     clock.advance(seconds=600)
-    await house.look()
-    assert await house.state(healthy) is ExitState.HEALTHY
-    await house.pass_time(28)
-    assert await house.state(healthy) is ExitState.HEALTHY
-    await house.pass_time(8)
-    assert await house.state(healthy) is ExitState.UNREACHABLE
+    await harness.run_keeper()
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    await harness.pass_time(28)
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    await harness.pass_time(8)
+    assert await harness.state(healthy) is ExitState.UNREACHABLE
 
 
-async def test_a_clock_that_jumps_is_nobodys_silence(house, healthy, clock):
+async def test_clock_jump_is_no_silence_of_exits(harness, healthy, clock):
     for jump_s in (3600, -1800):
         clock.advance(seconds=jump_s)
-        await house.look()
-        await house.pass_time(20)
-        assert await house.state(healthy) is ExitState.HEALTHY
+        await harness.run_keeper()
+        await harness.pass_time(20)
+        assert await harness.state(healthy) is ExitState.HEALTHY
 
 
-async def test_what_a_clock_wrote_that_was_ahead_does_not_hide_what_comes_after(house, healthy, clock):
-    """Neither that an exit is back, nor that another one complains; and no state begins after it ended."""
+async def test_future_timestamps_do_not_hide_later_heartbeats(harness, healthy, clock):
+    """An exit recovers, another one fails, and no state begins after its end."""
     clock.advance(seconds=3600)
-    await house.hear(healthy, tunnel_up=False, reason="gone")
-    await house.look()
-    assert await house.state(healthy) is ExitState.UNREACHABLE
+    await harness.send_heartbeat(healthy, tunnel_up=False, reason="gone")
+    await harness.run_keeper()
+    assert await harness.state(healthy) is ExitState.UNREACHABLE
     clock.advance(seconds=-7200)
-    await house.look()
+    await harness.run_keeper()
     clock.advance(seconds=1)
-    await house.hear(healthy)
-    await house.look()
-    assert await house.state(healthy) is ExitState.HEALTHY
-    assert (await house.row(healthy)).state_since == clock()
-    async with house.database.session() as session:
+    await harness.send_heartbeat(healthy)
+    await harness.run_keeper()
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    assert (await harness.row(healthy)).state_since == clock()
+    async with harness.database.session() as session:
         stays = await exit_history.states_since(session, healthy, clock() - timedelta(days=1))
     times = [each.at for each in stays]
     assert times == sorted(times)
     assert [each.state for each in stays][-2:] == ["unreachable", "healthy"]
 
 
-async def test_an_outage_of_postgresql_is_nobodys_silence(wired, clock, house, healthy):
+async def test_outage_of_postgresql_is_no_silence_of_exits(wired, clock, harness, healthy):
     database, wire = wired
-    house.keeper._database = database
+    harness.keeper._database = database
     await wire.cut()
     for _ in range(10):
         clock.advance(seconds=4)
         with pytest.raises(DatabaseUnreachable):
-            await house.keeper.look()
+            await harness.keeper.run_due()
     clock.advance(seconds=600)
     await wire.mend()
-    await house.look()
-    await house.pass_time(20)
-    assert await house.state(healthy) is ExitState.HEALTHY
-    await house.pass_time(16)
-    assert await house.state(healthy) is ExitState.UNREACHABLE
+    await harness.run_keeper()
+    await harness.pass_time(20)
+    assert await harness.state(healthy) is ExitState.HEALTHY
+    await harness.pass_time(16)
+    assert await harness.state(healthy) is ExitState.UNREACHABLE
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-async def endpoint(house, exit_id):
-    return (await house.row(exit_id)).endpoint
+async def endpoint(harness, exit_id):
+    return (await harness.row(exit_id)).endpoint
 
 
-async def test_a_host_name_becomes_an_endpoint_and_a_revision(house, database):
-    one = await house.declare(address="localhost", endpoint=None)
+async def test_host_name_is_resolved_to_an_endpoint_in_a_revision(harness, database):
+    one = await harness.declare(address="localhost", endpoint=None)
     before = await worlds.load(database)
-    await house.look()
-    assert await endpoint(house, one) in ("127.0.0.1", "::1")
+    await harness.run_keeper()
+    assert await endpoint(harness, one) in ("127.0.0.1", "::1")
     _, changes = await worlds.catch_up(database, before)
     assert {change.key for change in changes} == {one}
 
 
 class Names:
-    """A resolver that answers what the test says, and counts how often it was asked."""
+    """A fake resolver with the addresses of the test; it counts its queries."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, list[str]] = {}
@@ -358,85 +356,85 @@ def names(monkeypatch) -> Names:
     return resolver
 
 
-async def test_a_name_that_moves_is_followed(house, names):
-    one = await house.declare(address="exit.example", endpoint=None)
+async def test_host_name_with_a_new_address_is_followed(harness, names):
+    one = await harness.declare(address="exit.example", endpoint=None)
     names.addresses["exit.example"] = ["198.51.100.7"]
-    await house.look()
+    await harness.run_keeper()
     names.addresses["exit.example"] = ["198.51.100.8"]
-    await house.pass_time(8)
-    assert await endpoint(house, one) == "198.51.100.8"
+    await harness.pass_time(8)
+    assert await endpoint(harness, one) == "198.51.100.8"
 
 
-async def test_a_name_with_several_addresses_does_not_flap(house, names, database):
-    one = await house.declare(address="exit.example", endpoint=None)
+async def test_host_name_with_several_addresses_does_not_flap(harness, names, database):
+    one = await harness.declare(address="exit.example", endpoint=None)
     names.addresses["exit.example"] = ["198.51.100.8", "198.51.100.7"]
-    await house.look()
+    await harness.run_keeper()
     before = await worlds.current_revision(database)
     names.addresses["exit.example"] = ["198.51.100.7", "198.51.100.8"]
-    await house.pass_time(8)
-    assert await endpoint(house, one) == "198.51.100.7"
+    await harness.pass_time(8)
+    assert await endpoint(harness, one) == "198.51.100.7"
     assert await worlds.current_revision(database) == before
 
 
-async def test_a_name_that_fails_keeps_what_it_resolved_to(house, names):
-    one = await house.declare(address="exit.example", endpoint="198.51.100.7")
-    await house.look()
+async def test_host_name_that_fails_keeps_its_last_endpoint(harness, names):
+    one = await harness.declare(address="exit.example", endpoint="198.51.100.7")
+    await harness.run_keeper()
     assert names.asked == ["exit.example"]
-    assert await endpoint(house, one) == "198.51.100.7"
+    assert await endpoint(harness, one) == "198.51.100.7"
 
 
 @pytest.mark.parametrize("address", ["a..example", f"{'a' * 64}.example"])
-async def test_a_name_that_no_resolver_takes_harms_no_other_exit(house, address):
-    bad = await house.declare("bad", address=address, endpoint=None)
-    good = await house.declare("good", address="localhost", endpoint=None)
-    await house.look()
-    assert await endpoint(house, bad) is None
-    assert await endpoint(house, good) is not None
+async def test_malformed_host_name_does_not_affect_other_exits(harness, address):
+    bad = await harness.declare("bad", address=address, endpoint=None)
+    good = await harness.declare("good", address="localhost", endpoint=None)
+    await harness.run_keeper()
+    assert await endpoint(harness, bad) is None
+    assert await endpoint(harness, good) is not None
 
 
-async def test_addresses_are_not_asked_for(house, names):
-    await house.declare()
-    await house.look()
+async def test_addresses_are_not_resolved(harness, names):
+    await harness.declare()
+    await harness.run_keeper()
     assert names.asked == []
 
 
-async def test_names_are_asked_for_every_few_seconds_and_not_at_every_look(house, names, clock):
-    await house.declare(address="exit.example", endpoint=None)
+async def test_host_names_are_resolved_at_their_interval(harness, names, clock):
+    await harness.declare(address="exit.example", endpoint=None)
     for _ in range(11):
-        await house.look()
+        await harness.run_keeper()
         clock.advance(seconds=1)
     assert len(names.asked) == 3
 
 
-async def test_an_address_that_was_changed_meanwhile_is_not_overwritten(house, database):
-    one = await house.declare(address="new.example", endpoint=None)
+async def test_address_that_changed_meanwhile_is_not_overwritten(harness, database):
+    one = await harness.declare(address="new.example", endpoint=None)
     async with write(database) as unit:
-        await retention.set_endpoint(unit, one, "old.example", "198.51.100.7")
+        await exits.set_endpoint(unit, one, "old.example", "198.51.100.7")
     assert unit.revision is None
-    assert await endpoint(house, one) is None
+    assert await endpoint(harness, one) is None
 
 
 # -- old rows ----------------------------------------------------------------------------------------------------------
 
 
-async def test_old_changes_are_forgotten_now_and_then_but_for_the_newest(house, database, clock, monkeypatch):
+async def test_old_changes_are_pruned_except_the_newest(harness, database, clock, monkeypatch):
     monkeypatch.setattr(module, "KEEP_CHANGES", 1)
     for number in range(4):
-        await house.declare(f"exit-{number}")
+        await harness.declare(f"exit-{number}")
     world = await worlds.load(database)
 
     async def is_remembered(revision):
         return (await worlds.touched_since(database, revision, []))[1] is not None
 
     await database_changes_are_from(database, clock() - timedelta(hours=2))
-    await house.look()
+    await harness.run_keeper()
     assert not await is_remembered(world.revision - 2)
     assert await is_remembered(world.revision - 1)
-    await house.declare("exit-4")
+    await harness.declare("exit-4")
     await database_changes_are_from(database, clock() - timedelta(hours=2))
-    await house.pass_time(290)
+    await harness.pass_time(290)
     assert await is_remembered(world.revision - 1)
-    await house.pass_time(16)
+    await harness.pass_time(16)
     assert not await is_remembered(world.revision - 1)
 
 
@@ -451,168 +449,168 @@ async def database_changes_are_from(database, at):
 GOOD = {"address": "198.51.100.1", "country": "us", "trouble": "", "disagreement": "", "leak": "", "rtt_ms": 20}
 
 
-async def bear(house, **resilience):
-    async with house.database.session() as session:
+async def bear(harness, **resilience):
+    async with harness.database.session() as session:
         await session.execute(update(PoolRow).values(resilience=resilience))
 
 
-async def balance(house, **balancing):
-    async with house.database.session() as session:
+async def balance(harness, **balancing):
+    async with harness.database.session() as session:
         await session.execute(update(PoolRow).values(balancing=balancing))
 
 
-async def hear_and_look(house, exit_id, **said):
-    house.clock.advance(seconds=1)
-    await house.hear(exit_id, **said)
-    await house.look()
-    return await house.row(exit_id)
+async def send_heartbeat_and_run(harness, exit_id, **said):
+    harness.clock.advance(seconds=1)
+    await harness.send_heartbeat(exit_id, **said)
+    await harness.run_keeper()
+    return await harness.row(exit_id)
 
 
-async def test_sources_that_disagree_degrade_an_exit(house):
-    one = await house.declare()
-    row = await hear_and_look(house, one, observation={**GOOD, "disagreement": "a sees fr"})
+async def test_disagreeing_sources_degrade_an_exit(harness):
+    one = await harness.declare()
+    row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "disagreement": "a sees fr"})
     assert (row.state, row.state_reason) == (ExitState.DEGRADED, "sources disagree: a sees fr")
-    assert (await hear_and_look(house, one, observation=GOOD)).state == ExitState.HEALTHY
+    assert (await send_heartbeat_and_run(harness, one, observation=GOOD)).state == ExitState.HEALTHY
 
 
-async def test_a_slow_exit_is_degraded_until_it_is_clearly_faster(house):
-    await bear(house, degraded_above_ms=100)
-    one = await house.declare()
-    row = await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 101})
+async def test_slow_exit_is_degraded_until_clearly_faster(harness):
+    await bear(harness, degraded_above_ms=100)
+    one = await harness.declare()
+    row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "rtt_ms": 101})
     assert (row.state, row.state_reason) == (
         ExitState.DEGRADED,
         "its round trips take 101 ms, and its pool calls more than 100 ms slow",
     )
-    assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 81})).state == ExitState.DEGRADED
-    assert (await hear_and_look(house, one, observation={**GOOD, "rtt_ms": 80})).state == ExitState.HEALTHY
+    assert (await send_heartbeat_and_run(harness, one, observation={**GOOD, "rtt_ms": 81})).state == ExitState.DEGRADED
+    assert (await send_heartbeat_and_run(harness, one, observation={**GOOD, "rtt_ms": 80})).state == ExitState.HEALTHY
 
 
-async def test_a_full_exit_is_degraded_until_it_is_clearly_less_so(house):
-    one = await house.declare(capacity=10)
-    row = await hear_and_look(house, one, open_requests=10)
+async def test_full_exit_is_degraded_until_clearly_below_capacity(harness):
+    one = await harness.declare(capacity=10)
+    row = await send_heartbeat_and_run(harness, one, open_requests=10)
     assert (row.state, row.state_reason) == (ExitState.DEGRADED, "it carries 10 requests, and its capacity is 10")
-    assert (await hear_and_look(house, one, open_requests=8)).state == ExitState.DEGRADED
-    assert (await hear_and_look(house, one, open_requests=7)).state == ExitState.HEALTHY
+    assert (await send_heartbeat_and_run(harness, one, open_requests=8)).state == ExitState.DEGRADED
+    assert (await send_heartbeat_and_run(harness, one, open_requests=7)).state == ExitState.HEALTHY
 
 
-async def test_a_degraded_exit_that_leaks_goes_without_a_further_heartbeat(house):
-    one = await house.declare(state=ExitState.DEGRADED)
-    await house.hear(one, observation={**GOOD, "leak": "it leaks"})
-    await house.look()
-    assert await house.state(one) == ExitState.LEAKING
+async def test_degraded_exit_that_leaks_is_taken_out_at_once(harness):
+    one = await harness.declare(state=ExitState.DEGRADED)
+    await harness.send_heartbeat(one, observation={**GOOD, "leak": "it leaks"})
+    await harness.run_keeper()
+    assert await harness.state(one) == ExitState.LEAKING
 
 
-async def fall(house, exit_id):
-    """It goes down, and is up a second later."""
-    await hear_and_look(house, exit_id, tunnel_up=False)
-    return await hear_and_look(house, exit_id)
+async def fall(harness, exit_id):
+    """Report the tunnel down, and up again a second later."""
+    await send_heartbeat_and_run(harness, exit_id, tunnel_up=False)
+    return await send_heartbeat_and_run(harness, exit_id)
 
 
-async def test_an_exit_that_fell_out_too_often_has_to_be_up_for_a_while(house):
-    await bear(house, falls_borne=2, hold_down_s=30)
-    one = await house.declare()
-    await hear_and_look(house, one)
+async def test_flapping_exit_is_held_down(harness):
+    await bear(harness, falls_borne=2, hold_down_s=30)
+    one = await harness.declare()
+    await send_heartbeat_and_run(harness, one)
     for _ in range(2):
-        assert (await fall(house, one)).state == ExitState.HEALTHY
-    row = await fall(house, one)
+        assert (await fall(harness, one)).state == ExitState.HEALTHY
+    row = await fall(harness, one)
     assert (row.state, row.state_reason) == (
         ExitState.VERIFYING,
         "it fell out 3 times within 600 s: it has to be up for 30 s",
     )
-    await house.pass_time(28)
-    assert (await hear_and_look(house, one)).state == ExitState.VERIFYING
-    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+    await harness.pass_time(28)
+    assert (await send_heartbeat_and_run(harness, one)).state == ExitState.VERIFYING
+    assert (await send_heartbeat_and_run(harness, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_falls_while_it_is_held_back_waits_anew(house):
-    await bear(house, falls_borne=0, hold_down_s=30)
-    one = await house.declare()
-    await hear_and_look(house, one)
-    await fall(house, one)
-    await house.pass_time(20)
-    assert (await fall(house, one)).state == ExitState.VERIFYING
-    await house.pass_time(20)
-    assert (await hear_and_look(house, one)).state == ExitState.VERIFYING
+async def test_fall_during_hold_down_restarts_it(harness):
+    await bear(harness, falls_borne=0, hold_down_s=30)
+    one = await harness.declare()
+    await send_heartbeat_and_run(harness, one)
+    await fall(harness, one)
+    await harness.pass_time(20)
+    assert (await fall(harness, one)).state == ExitState.VERIFYING
+    await harness.pass_time(20)
+    assert (await send_heartbeat_and_run(harness, one)).state == ExitState.VERIFYING
 
 
-async def test_falls_of_long_ago_are_forgotten(house):
-    await bear(house, falls_borne=0, falls_window_s=60)
-    one = await house.declare()
-    await hear_and_look(house, one)
-    await hear_and_look(house, one, tunnel_up=False)
-    house.clock.advance(seconds=61)
-    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+async def test_old_falls_do_not_count(harness):
+    await bear(harness, falls_borne=0, falls_window_s=60)
+    one = await harness.declare()
+    await send_heartbeat_and_run(harness, one)
+    await send_heartbeat_and_run(harness, one, tunnel_up=False)
+    harness.clock.advance(seconds=61)
+    assert (await send_heartbeat_and_run(harness, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_an_operator_took_out_did_not_fall(house):
-    await bear(house, falls_borne=0)
-    one = await house.declare()
-    await hear_and_look(house, one)
-    async with write(house.database) as unit:
+async def test_taking_an_exit_out_is_no_fall(harness):
+    await bear(harness, falls_borne=0)
+    one = await harness.declare()
+    await send_heartbeat_and_run(harness, one)
+    async with write(harness.database) as unit:
         for old, new in ((ExitState.HEALTHY, ExitState.DRAINING), (ExitState.DRAINING, ExitState.REGISTERING)):
-            await retention.change_state(unit, one, old, new, "", house.clock())
-    assert (await hear_and_look(house, one)).state == ExitState.HEALTHY
+            await exits.change_state(unit, one, old, new, "", harness.clock())
+    assert (await send_heartbeat_and_run(harness, one)).state == ExitState.HEALTHY
 
 
-async def test_an_exit_that_carried_its_monthly_cap_is_drained_until_the_month_is_over(house):
-    one = await house.declare(monthly_cap_gb=2)
-    await hear_and_look(house, one, carried_bytes=1_500_000_000)
-    assert await house.state(one) == ExitState.HEALTHY
-    await hear_and_look(house, one, carried_bytes=300_000_000)  # another Envoy
-    await house.pass_time(8)
-    assert await house.state(one) == ExitState.HEALTHY
-    await hear_and_look(house, one, carried_bytes=600_000_000)
-    await house.pass_time(8)
-    row = await house.row(one)
-    assert (row.state, row.state_reason) == (ExitState.DRAINING, f"it has carried its 2 GB of {house.clock():%Y-%m}")
-    house.clock.advance(seconds=32 * 86_400)
-    await house.look()
-    await hear_and_look(house, one, carried_bytes=600_000_000)
-    await house.pass_time(8)
-    await hear_and_look(house, one, carried_bytes=600_000_000)
-    assert await house.state(one) == ExitState.HEALTHY
+async def test_exit_at_its_monthly_cap_is_drained_until_the_next_month(harness):
+    one = await harness.declare(monthly_cap_gb=2)
+    await send_heartbeat_and_run(harness, one, carried_bytes=1_500_000_000)
+    assert await harness.state(one) == ExitState.HEALTHY
+    await send_heartbeat_and_run(harness, one, carried_bytes=300_000_000)  # a new Envoy counts from zero
+    await harness.pass_time(8)
+    assert await harness.state(one) == ExitState.HEALTHY
+    await send_heartbeat_and_run(harness, one, carried_bytes=600_000_000)
+    await harness.pass_time(8)
+    row = await harness.row(one)
+    assert (row.state, row.state_reason) == (ExitState.DRAINING, f"it has carried its 2 GB of {harness.clock():%Y-%m}")
+    harness.clock.advance(seconds=32 * 86_400)
+    await harness.run_keeper()
+    await send_heartbeat_and_run(harness, one, carried_bytes=600_000_000)
+    await harness.pass_time(8)
+    await send_heartbeat_and_run(harness, one, carried_bytes=600_000_000)
+    assert await harness.state(one) == ExitState.HEALTHY
 
 
-async def test_a_cap_that_is_raised_lets_an_exit_serve_again(house):
-    one = await house.declare(monthly_cap_gb=1)
-    await hear_and_look(house, one, carried_bytes=1_000_000_000)
-    await house.pass_time(8)
-    assert await house.state(one) == ExitState.DRAINING
-    async with house.database.session() as session:
+async def test_raised_cap_lets_an_exit_serve_again(harness):
+    one = await harness.declare(monthly_cap_gb=1)
+    await send_heartbeat_and_run(harness, one, carried_bytes=1_000_000_000)
+    await harness.pass_time(8)
+    assert await harness.state(one) == ExitState.DRAINING
+    async with harness.database.session() as session:
         await session.execute(update(ExitRow).values(monthly_cap_gb=3))
-    await house.pass_time(8)
-    assert (await hear_and_look(house, one, carried_bytes=1_000_000_000)).state == ExitState.HEALTHY
+    await harness.pass_time(8)
+    assert (await send_heartbeat_and_run(harness, one, carried_bytes=1_000_000_000)).state == ExitState.HEALTHY
 
 
-async def revision(house):
-    async with house.database.session() as session:
+async def revision(harness):
+    async with harness.database.session() as session:
         return (await session.execute(text("SELECT value FROM revision"))).scalar_one()
 
 
 @pytest.mark.slow
-async def test_a_fleet_is_weighed_once_a_minute_in_one_revision(house):
-    await balance(house, weigh_by="latency")
-    exits = [await house.declare(str(number)) for number in range(4)]
+async def test_fleet_is_weighed_once_a_minute_in_one_revision(harness):
+    await balance(harness, weigh_by="latency")
+    exit_ids = [await harness.declare(str(number)) for number in range(4)]
 
     async def spend(seconds, *rtts):
         for _ in range(seconds // 20):
-            for exit_id, rtt in zip(exits, rtts, strict=True):
-                await house.hear(exit_id, observation={**GOOD, "rtt_ms": rtt})
-            await house.pass_time(20)
-        return [(await house.row(each)).share for each in exits]
+            for exit_id, rtt in zip(exit_ids, rtts, strict=True):
+                await harness.send_heartbeat(exit_id, observation={**GOOD, "rtt_ms": rtt})
+            await harness.pass_time(20)
+        return [(await harness.row(each)).share for each in exit_ids]
 
     assert await spend(80, 20, 20, 20, 20) == [16, 16, 16, 16]
-    before = await revision(house)
+    before = await revision(harness)
     assert await spend(600, 20, 160, 160, 160) == [16, 2, 2, 2]
-    assert 1 <= await revision(house) - before <= 10
+    assert 1 <= await revision(harness) - before <= 10
 
 
-async def test_a_pool_that_weighs_no_more_leaves_no_shares_behind(house):
-    await balance(house, weigh_by="cost")
-    one = await house.declare(cost=3.0)
-    await hear_and_look(house, one)
-    await house.pass_time(64)
-    assert (await house.row(one)).share == 16
-    await balance(house)
-    await house.pass_time(64)
-    assert (await house.row(one)).share == 1
+async def test_pool_without_weigh_by_resets_its_shares(harness):
+    await balance(harness, weigh_by="cost")
+    one = await harness.declare(cost=3.0)
+    await send_heartbeat_and_run(harness, one)
+    await harness.pass_time(64)
+    assert (await harness.row(one)).share == 16
+    await balance(harness)
+    await harness.pass_time(64)
+    assert (await harness.row(one)).share == 1

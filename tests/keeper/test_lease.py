@@ -1,4 +1,4 @@
-"""One keeper works at a time, and another follows when it is gone."""
+"""One holder of the lease works at a time, and another replica follows it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from keeper import lease
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import Keeper, run_keeper
 from keeper.lease import LEASE_ID, hold_lease
+from model.exit_states import ExitState
 from model.repositories import heartbeats
-from model.world import ExitState
 from tests.tasks import running
 
 pytestmark = pytest.mark.postgres
 
-PATIENCE = HealthThresholds(timedelta(seconds=30), timedelta(seconds=300))
+THRESHOLDS = HealthThresholds(timedelta(seconds=30), timedelta(seconds=300))
 
 
 class Workers:
-    """Which keepers work now, and all that ever did."""
+    """The workers that run now, and all that have run."""
 
     def __init__(self) -> None:
         self.now: list[str] = []
@@ -42,7 +42,7 @@ class Workers:
 
 
 async def holder(database) -> int | None:
-    """The server process of the connection that holds the lease."""
+    """Return the server process of the connection that holds the lease."""
     connection = await database.connect()
     try:
         found = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = $1 AND database = ("
@@ -61,7 +61,7 @@ async def end_connection(database, pid: int) -> None:
         await connection.close()
 
 
-async def test_while_one_keeper_works_another_does_not(database, until):
+async def test_only_one_holder_of_the_lease_works(database, until):
     workers = Workers()
     async with running(hold_lease(database, workers.work("a"))):
         await until(lambda: workers.now)
@@ -70,7 +70,7 @@ async def test_while_one_keeper_works_another_does_not(database, until):
     assert workers.ever == ["a"]
 
 
-async def test_another_keeper_follows_when_the_first_ones_connection_is_gone(database, until):
+async def test_another_replica_takes_the_lease_of_a_lost_connection(database, until):
     workers = Workers()
     async with running(*(hold_lease(database, workers.work(name)) for name in "ab")):
         await until(lambda: workers.now)
@@ -79,7 +79,7 @@ async def test_another_keeper_follows_when_the_first_ones_connection_is_gone(dat
     assert workers.now == []
 
 
-async def test_a_keeper_that_ends_hands_over(database, until):
+async def test_ended_keeper_frees_the_lease(database, until):
     workers = Workers()
     async with running(*(hold_lease(database, workers.work(name)) for name in "ab")) as tasks:
         await until(lambda: workers.now)
@@ -88,7 +88,7 @@ async def test_a_keeper_that_ends_hands_over(database, until):
         await until(lambda: workers.now and workers.now != [first])
 
 
-async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
+async def test_lease_is_retried_after_the_work_lost_the_database(wired, until):
     database, wire = wired
     workers = Workers()
     async with running(hold_lease(database, workers.work("a"))):
@@ -100,8 +100,8 @@ async def test_a_keeper_whose_work_loses_the_database_tries_again(wired, until):
     assert workers.ever == ["a", "a"]
 
 
-async def test_a_keeper_whose_connection_the_server_has_ended_tries_again_before_the_end_arrives(wired, until):
-    """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
+async def test_lease_is_retried_on_a_connection_that_the_server_ended(wired, until):
+    """asyncpg raises InternalClientError then, which is no error of PostgreSQL or of the network."""
     database, wire = wired
     workers = Workers()
     async with running(hold_lease(database, workers.work("a", every_s=0.2))):
@@ -113,20 +113,20 @@ async def test_a_keeper_whose_connection_the_server_has_ended_tries_again_before
 
 
 def last_words() -> bytes:
-    """What PostgreSQL says to a connection that it ends."""
+    """Return PostgreSQL's message to a connection that it ends."""
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
     return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
 
-async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, monkeypatch):
-    """Another works by then, so at most the look that it has begun is left to it."""
+async def test_keeper_stops_when_its_lease_is_gone(database, clock, until, monkeypatch):
+    """Another replica works by then, so the old one may at most finish the run that it has begun."""
     looks: list[Keeper] = []
 
     async def look(keeper):
         looks.append(keeper)
 
-    monkeypatch.setattr(Keeper, "look", look)
-    async with running(*(run_keeper(database, clock, PATIENCE, look_every_s=0.02) for _ in range(2))):
+    monkeypatch.setattr(Keeper, "run_due", look)
+    async with running(*(run_keeper(database, clock, THRESHOLDS, interval_s=0.02) for _ in range(2))):
         await until(lambda: looks)
         first = looks[0]
         await end_connection(database, await holder(database))
@@ -136,71 +136,71 @@ async def test_a_keeper_stops_when_its_lease_is_gone(database, clock, until, mon
         assert first not in looks[seen + 5 :]
 
 
-async def test_a_fault_in_the_work_is_not_swallowed(database, until):
+async def test_exception_in_the_work_propagates(database, until):
     async def broken(_):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await hold_lease(database, broken)
 
-    async def is_free():  # PostgreSQL hears of the end of the connection that held it
+    async def is_free():  # PostgreSQL notices the end of the holder's connection with a delay
         return await holder(database) is None
 
     await until(is_free)
 
 
-async def test_a_heartbeat_with_news_wakes_the_keeper_at_once(house, database, clock, until, monkeypatch):
-    one = await house.declare()
+async def test_heartbeat_hint_wakes_the_keeper_at_once(harness, database, clock, until, monkeypatch):
+    one = await harness.declare()
     clock.advance(seconds=1)
-    look, looks = Keeper.look, []
+    look, looks = Keeper.run_due, []
 
     async def counted(keeper):
         await look(keeper)
         looks.append(clock())
 
-    monkeypatch.setattr(Keeper, "look", counted)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=60)):
-        await until(lambda: len(looks) == 2)  # at its start, and when it began to listen
-        await house.listen()
-        await house.hear(one)
+    monkeypatch.setattr(Keeper, "run_due", counted)
+    async with running(run_keeper(database, clock, THRESHOLDS, interval_s=60)):
+        await until(lambda: len(looks) == 2)  # at its start, and when LISTEN is set up
+        await harness.flush_watermark()
+        await harness.send_heartbeat(one)
         async with database.session() as session:
             await heartbeats.wake_keeper(session)
         await until(lambda: len(looks) == 3)
-    assert await house.state(one) is ExitState.HEALTHY
+    assert await harness.state(one) is ExitState.HEALTHY
 
 
-async def test_without_any_news_the_keeper_looks_at_its_pace(house, database, clock, until):
-    one = await house.declare()
+async def test_keeper_runs_at_its_interval_without_hints(harness, database, clock, until):
+    one = await harness.declare()
     clock.advance(seconds=1)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)):
+    async with running(run_keeper(database, clock, THRESHOLDS, interval_s=0.05)):
         await until(lambda: holder(database))
-        await house.listen()
-        await house.hear(one)
+        await harness.flush_watermark()
+        await harness.send_heartbeat(one)
 
         async def is_healthy():
-            return await house.state(one) is ExitState.HEALTHY
+            return await harness.state(one) is ExitState.HEALTHY
 
         await until(is_healthy)
 
 
-async def test_a_keeper_outlives_an_outage_of_postgresql(house, wired, clock, until):
+async def test_keeper_survives_an_outage_of_postgresql(harness, wired, clock, until):
     database, wire = wired
-    one = await house.declare()
+    one = await harness.declare()
     clock.advance(seconds=1)
-    async with running(run_keeper(database, clock, PATIENCE, look_every_s=0.05)) as (task,):
-        await until(lambda: holder(house.database))
+    async with running(run_keeper(database, clock, THRESHOLDS, interval_s=0.05)) as (task,):
+        await until(lambda: holder(harness.database))
         await wire.cut()
 
         async def nobody_holds_it():
-            return await holder(house.database) is None
+            return await holder(harness.database) is None
 
         await until(nobody_holds_it)
-        await house.listen()
-        await house.hear(one)
+        await harness.flush_watermark()
+        await harness.send_heartbeat(one)
         await wire.mend()
 
         async def is_healthy():
-            return await house.state(one) is ExitState.HEALTHY
+            return await harness.state(one) is ExitState.HEALTHY
 
         await until(is_healthy)
         assert not task.done()

@@ -1,4 +1,4 @@
-"""Declared things to write about."""
+"""Fixtures that declare fleets, pools and exits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 from sqlalchemy import text
 
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.repositories import declared
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork
-from model.world import ExitState, Role
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Declare:
-    """Saves rows through a unit; fields that a test does not care for are made up."""
+    """Saves rows through a unit of work, with defaults for fields that a test does not care about."""
 
     async def fleet(self, unit: UnitOfWork, name: str = "demo") -> FleetRow:
         fleet = await declared.save(unit, FleetRow(name=name, created_at=AT))
@@ -61,7 +62,7 @@ def declare() -> Declare:
 
 @pytest.fixture
 def query(database: Database) -> Callable[..., Any]:
-    """`await query(sql, **values)`: what the statement gives, as a list of tuples."""
+    """`await query(sql, **values)` returns the rows of a statement as a list of tuples."""
 
     async def run(sql: str, **values: Any) -> list[tuple[Any, ...]]:
         async with database.session() as session:

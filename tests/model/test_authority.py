@@ -1,4 +1,4 @@
-"""The control plane's own authority: what it signs is bound to an identity, and what it does not sign."""
+"""The certificate authority: it binds certificates to identities, and refuses bad signing requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
+from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
 from model.repositories import enrolment
 from model.unit_of_work import write
-from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
@@ -42,13 +42,13 @@ def request(key, *, names: list[x509.GeneralName] | None = None) -> x509.Certifi
 
 
 def verify(authority, certificate_pem: str, at: datetime) -> list[x509.GeneralName]:
-    """What a TLS peer that trusts only this authority makes of a client's certificate."""
+    """Verify a client's certificate as a TLS peer that trusts only this authority does."""
     store = Store([x509.load_pem_x509_certificate(authority.certificate_pem.encode())])
     verifier = PolicyBuilder().store(store).time(at).build_client_verifier()
     return list(verifier.verify(x509.load_pem_x509_certificate(certificate_pem.encode()), []).subjects)
 
 
-def test_a_certificate_carries_the_identity_and_the_key_of_the_request_and_none_of_its_names(authority):
+def test_certificate_has_identity_and_key_but_no_names_of_the_request(authority):
     key = ec.generate_private_key(ec.SECP256R1())
     forged = [x509.UniformResourceIdentifier("spiffe://exitplane/control-plane"), x509.DNSName(XDS_SERVER_NAME)]
     signed = sign_request(authority, pem(request(key, names=forged)), IDENTITY, NOW)
@@ -61,7 +61,7 @@ def test_a_certificate_carries_the_identity_and_the_key_of_the_request_and_none_
     assert "somebody else" not in certificate.subject.rfc4514_string()
 
 
-def test_a_certificate_holds_for_its_lifetime_and_a_little_before(authority):
+def test_certificate_is_backdated_and_valid_for_its_lifetime(authority):
     signed = sign_request(authority, pem(request(ec.generate_private_key(ec.SECP256R1()))), IDENTITY, NOW)
     for good in (NOW - timedelta(minutes=4), NOW + LEAF_LIFETIME - timedelta(seconds=1)):
         assert verify(authority, signed, good)
@@ -76,7 +76,7 @@ def test_a_certificate_of_another_authority_is_not_trusted(authority):
         verify(authority, signed, NOW)
 
 
-def test_a_leaf_cannot_sign_another(authority):
+def test_leaf_cannot_sign_certificates(authority):
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = x509.load_pem_x509_certificate(sign_request(authority, pem(request(key)), IDENTITY, NOW).encode())
     assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
@@ -85,7 +85,7 @@ def test_a_leaf_cannot_sign_another(authority):
     assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
 
 
-def test_the_servers_certificate_names_the_server_and_no_proxy(authority):
+def test_server_certificate_names_the_server_and_no_proxy(authority):
     names = verify(authority, issue_server(authority, NOW).certificate_pem, NOW)
     assert XDS_SERVER_NAME in [name.value for name in names]
     for name in names:
@@ -100,7 +100,7 @@ def test_two_servers_have_keys_of_their_own(authority):
 @pytest.mark.parametrize(
     "text", ["", "hello", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----"]
 )
-def test_what_is_no_signing_request_is_refused(authority, text):
+def test_text_that_is_no_signing_request_is_refused(authority, text):
     with pytest.raises(BadSigningRequest, match="not a PEM"):
         sign_request(authority, text, IDENTITY, NOW)
 
@@ -125,7 +125,7 @@ def test_a_key_of_another_kind_is_refused(authority, key):
 
 
 def test_a_request_that_its_key_did_not_sign_is_refused(authority):
-    """Somebody else's public key under a signature of one's own."""
+    """The public key of one key pair, signed with another."""
     mine, theirs = (request(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
     forged = mine.public_bytes(serialization.Encoding.DER).replace(spki(mine), spki(theirs))
     text = (
@@ -144,7 +144,7 @@ def spki(csr: x509.CertificateSigningRequest) -> bytes:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_an_identity_survives_its_uri(role):
+def test_identity_round_trips_through_its_uri(role):
     identity = Identity(UUID(int=1), role, UUID(int=2))
     assert parse_uri(identity.uri) == identity
 
@@ -163,7 +163,7 @@ def test_an_identity_survives_its_uri(role):
         IDENTITY.uri.rpartition("/")[0],
     ],
 )
-def test_what_is_not_an_identity_of_this_control_plane_is_refused(uri):
+def test_foreign_uri_is_refused_as_identity(uri):
     with pytest.raises(ValueError):
         parse_uri(uri)
 
@@ -172,7 +172,7 @@ def test_what_is_not_an_identity_of_this_control_plane_is_refused(uri):
 
 
 @pytest.mark.postgres
-async def test_all_replicas_share_the_authority_that_was_first(database):
+async def test_all_replicas_share_the_first_authority(database):
     async def ensure():
         async with database.session() as session:
             return await enrolment.ensure_authority(session, lambda: create_authority(NOW))
@@ -183,7 +183,7 @@ async def test_all_replicas_share_the_authority_that_was_first(database):
 
 @pytest.mark.postgres
 async def test_replicas_that_start_at_once_share_one_authority(database):
-    """Both find none and make one; the one that commits first is everybody's."""
+    """Both replicas find none and create one; all use the one that commits first."""
     async with database.session() as slow:
         made = []
 
@@ -197,7 +197,7 @@ async def test_replicas_that_start_at_once_share_one_authority(database):
 
 
 @pytest.mark.postgres
-async def test_a_join_token_is_good_until_it_expires_and_only_its_digest_is_stored(database, declare, query):
+async def test_join_token_is_valid_until_expiry_and_stored_as_digest(database, declare, query):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
         token = await enrolment.create_token(

@@ -1,4 +1,4 @@
-"""Backups: what was, is again; and nobody takes what is new after a restore for what was before."""
+"""Backups: a restore brings everything back, and no reader confuses later revisions with earlier ones."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ def text_of(url):
 
 @pytest.fixture
 async def other_url(postgres) -> AsyncIterator[str]:
-    """Another database, without any table."""
+    """An empty second database."""
     async with new_database(postgres) as url:
         yield url
 
 
 async def fill(database: Database, declare) -> None:
-    """Something of all that must come back."""
+    """Write a row of everything that a restore must bring back."""
     async with database.session() as session:
         await enrolment.ensure_authority(session, lambda: create_authority(AT))
         await logins.ensure_signing_key(session, secrets.token_bytes(32))
         operator = OperatorRow(name="ada", role="admin", created_at=AT)
         await operators.save(session, operator)
-        await logins.start(
+        await logins.start_session(
             session, SessionRow(operator_id=operator.id, refresh_digest="x", created_at=AT, expires_at=AT)
         )
         await append(session, Actor(operator.id), [AuditEntry("login", "operator", str(operator.id))])
@@ -91,7 +91,7 @@ async def fill(database: Database, declare) -> None:
 
 
 async def change_much(database: Database, declare) -> None:
-    """What is done after the backup, and is to be undone."""
+    """Write after the backup; the restore must undo it."""
     async with write(database, actor=Actor()) as unit:
         await declare.fleet(unit, "later")
         found = await declared.find_fleet(unit.session, "one")
@@ -102,7 +102,7 @@ async def change_much(database: Database, declare) -> None:
 
 
 async def everything(database: Database) -> dict[str, list[str]]:
-    """All rows of all tables as text, but for what a restore changes on purpose."""
+    """Return all rows of all tables as text, except for what a restore changes on purpose."""
     connection = await database.connect()
     try:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -116,7 +116,7 @@ async def everything(database: Database) -> dict[str, list[str]]:
 
 
 async def shape(database: Database) -> list[str]:
-    """Columns, constraints, indexes, triggers and functions."""
+    """Return columns, constraints, indexes, triggers and functions."""
     connection = await database.connect()
     try:
         rows = await connection.fetch(
@@ -134,7 +134,7 @@ async def shape(database: Database) -> list[str]:
 
 
 async def chain(database: Database) -> int:
-    """How many entries the audit has, every one of which is bound to the one before."""
+    """Verify the audit's hash chain, and return its length."""
     async with database.session() as session:
         rows = (await session.execute(select(AuditRow).order_by(col(AuditRow.sequence)))).scalars().all()
         head = (await session.execute(select(AuditHeadRow))).scalar_one()
@@ -148,7 +148,7 @@ async def chain(database: Database) -> int:
 
 @pytest.fixture
 async def backed_up(database, database_url, declare, tmp_path):
-    """A database with something in it, its backup, and what it held then."""
+    """A database with rows, its backup, and its content at that time."""
     await fill(database, declare)
     file = tmp_path / "exitplane.backup"
     before = await everything(database)
@@ -157,10 +157,10 @@ async def backed_up(database, database_url, declare, tmp_path):
     return file, before
 
 
-# -- there and back ----------------------------------------------------------------------------------------------------
+# -- round trip --------------------------------------------------------------------------------------------------------
 
 
-async def test_all_is_as_it_was_after_a_restore_over_what_came_later(database, database_url, backed_up, declare):
+async def test_restore_over_later_writes_brings_the_backup_back(database, database_url, backed_up, declare):
     file, before = backed_up
     tables = await shape(database)
     entries = await chain(database)
@@ -175,7 +175,7 @@ async def test_all_is_as_it_was_after_a_restore_over_what_came_later(database, d
     await check_migration(database)
 
 
-async def test_all_is_as_it_was_in_a_database_that_was_empty(backed_up, other_url):
+async def test_restore_into_an_empty_database_brings_the_backup_back(backed_up, other_url):
     file, before = backed_up
     done = await db("restore", file, url=other_url)
     assert done.returncode == 0, done
@@ -186,11 +186,11 @@ async def test_all_is_as_it_was_in_a_database_that_was_empty(backed_up, other_ur
     await other.close()
 
 
-async def test_an_embedded_database_is_backed_up_and_restored_while_no_control_plane_runs(tmp_path, backed_up):
+async def test_embedded_database_is_backed_up_and_restored_while_stopped(tmp_path, backed_up):
     file, before = backed_up
     state = tmp_path.parent / f"{tmp_path.name}-state"
     for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)  # as root the server runs as somebody else
+        parent.chmod(0o755)  # as root, the server runs as another user
     done = await db("restore", file, state=str(state))
     assert done.returncode == 0, done
     again = tmp_path / "again.backup"
@@ -201,7 +201,7 @@ async def test_an_embedded_database_is_backed_up_and_restored_while_no_control_p
 
 
 @pytest.mark.timeout(300)
-async def test_a_replica_that_starts_afterwards_serves(database, database_url, backed_up, declare, until):
+async def test_replica_that_starts_after_a_restore_serves(database, database_url, backed_up, declare, until):
     file, _ = backed_up
     await change_much(database, declare)
     await database.close()
@@ -245,11 +245,13 @@ def ready(port: int) -> bool:
         return False
 
 
-# -- what is new is not taken for what is old --------------------------------------------------------------------------
+# -- later revisions are not confused with earlier ones ---------------------------------------------------------------
 
 
-async def test_a_replica_that_knew_a_later_revision_reads_all_anew(database, database_url, backed_up, declare):
-    """One that was cut off from the database meanwhile; a lower revision it would not publish."""
+async def test_replica_with_a_later_revision_loads_everything_after_a_restore(
+    database, database_url, backed_up, declare
+):
+    """The replica was cut off from the database meanwhile; it never publishes a lower revision."""
     file, _ = backed_up
     await change_much(database, declare)
     known = await worlds.load(database)
@@ -266,7 +268,7 @@ async def test_a_replica_that_knew_a_later_revision_reads_all_anew(database, dat
     assert caught_up[0] == await worlds.load(database)
 
 
-async def test_a_database_that_was_lost_is_assumed_to_have_told_of_more_than_its_backup(backed_up, other_url):
+async def test_restore_skips_revisions_that_a_lost_database_may_have_used(backed_up, other_url):
     file, _ = backed_up
     assert (await db("restore", file, url=other_url)).returncode == 0
     other = Database(other_url)
@@ -274,9 +276,7 @@ async def test_a_database_that_was_lost_is_assumed_to_have_told_of_more_than_its
     await other.close()
 
 
-async def test_who_had_an_event_from_after_the_backup_is_told_to_read_all_anew(
-    database, database_url, backed_up, declare
-):
+async def test_event_reader_from_after_the_backup_gets_events_gone(database, database_url, backed_up, declare):
     file, _ = backed_up
     async with database.session() as session:
         at_backup = await events.newest_id(session)
@@ -296,7 +296,7 @@ async def test_who_had_an_event_from_after_the_backup_is_told_to_read_all_anew(
             await events.read(session, later, 10)
 
 
-async def test_logins_end(database, database_url, backed_up):
+async def test_restore_ends_all_logins(database, database_url, backed_up):
     file, _ = backed_up
     await database.close()
     assert (await db("restore", file, "--force", url=database_url)).returncode == 0
@@ -308,7 +308,7 @@ async def test_logins_end(database, database_url, backed_up):
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_backup_is_for_its_owner_alone(backed_up):
+async def test_backup_file_is_readable_by_its_owner_only(backed_up):
     file, _ = backed_up
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -330,7 +330,7 @@ async def test_a_backup_that_fails_leaves_no_file(database_url, tmp_path, other_
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_dump_that_breaks_off_leaves_no_file(database, database_url, tmp_path, declare):
+async def test_interrupted_dump_leaves_no_file(database, database_url, tmp_path, declare):
     await fill(database, declare)
     file = tmp_path / "none.backup"
     connection = await database.connect()
@@ -346,7 +346,7 @@ async def test_a_dump_that_breaks_off_leaves_no_file(database, database_url, tmp
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_restore_over_what_is_there_takes_a_word(database, database_url, backed_up, declare):
+async def test_restore_over_existing_data_needs_confirmation(database, database_url, backed_up, declare):
     file, _ = backed_up
     await change_much(database, declare)
     later = await everything(database)
@@ -355,14 +355,14 @@ async def test_a_restore_over_what_is_there_takes_a_word(database, database_url,
     assert await everything(database) == later
 
 
-async def test_a_restore_under_a_control_plane_is_refused(database, database_url, backed_up, declare):
+async def test_restore_under_a_running_control_plane_is_refused(database, database_url, backed_up, declare):
     file, _ = backed_up
     await worlds.load(database)
     for force in ((), ("--force",)):
         assert_refused(await db("restore", file, *force, url=database_url), "connected", "stop every control plane")
 
 
-async def test_what_is_no_backup_is_refused_before_anything_is_touched(database, database_url, backed_up, tmp_path):
+async def test_file_that_is_no_backup_is_refused_without_any_change(database, database_url, backed_up, tmp_path):
     _, before = backed_up
     await database.close()
     foreign = tmp_path / "foreign.backup"
@@ -375,7 +375,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(database,
     assert await everything(database) == before
 
 
-async def test_a_backup_that_is_not_whole_changes_nothing(database, database_url, backed_up, declare, tmp_path):
+async def test_truncated_backup_changes_nothing(database, database_url, backed_up, declare, tmp_path):
     file, _ = backed_up
     whole = file.read_bytes()
     await change_much(database, declare)
@@ -389,12 +389,12 @@ async def test_a_backup_that_is_not_whole_changes_nothing(database, database_url
     assert await everything(database) == later
 
 
-async def test_a_restore_that_breaks_off_changes_nothing(database, database_url, backed_up, declare, tmp_path):
+async def test_interrupted_restore_changes_nothing(database, database_url, backed_up, declare, tmp_path):
     file, _ = backed_up
     await change_much(database, declare)
     later = await everything(database)
     await database.close()
-    # a seal that fits what was torn, so that pg_restore fails in the middle of a table
+    # a checksum that matches the truncated dump, so that pg_restore fails in the middle of a table
     archive = file.read_bytes().partition(_DIGEST_MARKER)[0]
     torn = tmp_path / "torn.backup"
     torn.write_bytes(archive[: len(archive) // 2])
@@ -402,7 +402,7 @@ async def test_a_restore_that_breaks_off_changes_nothing(database, database_url,
     done = await db("restore", torn, "--force", url=database_url)
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
-    # and one that fails between two statements, all of which are good
+    # and one that fails between two statements that are all valid
     real = _tools(0)
     (tmp_path / "psql").symlink_to(real / "psql")
     program = tmp_path / "pg_restore"
@@ -427,7 +427,7 @@ async def test_a_backup_of_a_newer_version_is_refused(database, database_url, ba
     )
 
 
-async def test_a_backup_of_an_older_version_is_restored_and_says_to_upgrade(postgres, database, database_url, tmp_path):
+async def test_older_backup_is_restored_and_hints_at_the_upgrade(postgres, database, database_url, tmp_path):
     file = tmp_path / "older.backup"
     async with new_database(postgres) as url:
         older = Database(url)
@@ -461,13 +461,13 @@ async def upgrade_to(database: Database, revision: str) -> None:
 # -- PostgreSQL's own programs -----------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_newer_than_all_programs_is_named_with_the_hint():
+def test_server_newer_than_all_client_programs_is_an_error_with_a_hint():
     with pytest.raises(Exception, match="postgresql-client-99") as caught:
         _tools(99)
     assert caught.value.code == "tool_missing"
 
 
-def test_programs_on_the_path_serve_where_those_beside_are_too_old(tmp_path, monkeypatch):
+def test_programs_on_the_path_are_used_when_bundled_ones_are_too_old(tmp_path, monkeypatch):
     program = tmp_path / "pg_dump"
     program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 98.1'\n")
     program.chmod(0o755)
@@ -476,7 +476,7 @@ def test_programs_on_the_path_serve_where_those_beside_are_too_old(tmp_path, mon
     assert _tools(16) != tmp_path
 
 
-def test_a_password_is_no_argument():
+def test_password_is_not_passed_as_an_argument():
     arguments, environment = _connection_arguments(parse_url("postgresql://me:hunter2@host:5433/name?sslmode=require"))
     assert arguments == ["--dbname=postgresql://me@host:5433/name?sslmode=require"]
     assert environment["PGPASSWORD"] == "hunter2"

@@ -1,4 +1,4 @@
-"""What is kept of heartbeats: the newest of each proxy that is known, whatever the order in which they come."""
+"""Stored heartbeats: the newest of each known proxy, whatever the order of arrival."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from model.repositories import declared, heartbeats, sync
+from model.repositories import declared, exit_reports, heartbeats, sync
 from model.repositories.heartbeats import Heartbeat
 from model.repositories.sync import TypeSync
 from model.tables import ExitRow, ProxyRow
@@ -44,9 +44,9 @@ async def heard(database, proxy_id) -> Heartbeat | None:
     return row and Heartbeat(**row.model_dump(exclude={"month_bytes"}))
 
 
-async def test_of_an_exit_never_heard_of_nothing_is_known_and_nothing_to_judge(database, exits):
+async def test_exit_without_a_heartbeat_has_no_report_to_judge(database, exits):
     async with database.session() as session:
-        assert await heartbeats.in_question(session, NOW, NOW) == []
+        assert await exit_reports.find_moving(session, NOW, NOW) == []
     assert await heard(database, exits[0].id) is None
 
 
@@ -56,30 +56,30 @@ async def test_the_newest_heartbeat_is_kept(database, exits):
     await store(database, first)
     assert await heard(database, one) == first
     await store(database, second)
-    await store(database, first)  # a replica that was slower
+    await store(database, first)  # from a slower replica
     assert await heard(database, one) == second
 
 
-async def test_of_several_in_a_batch_the_newest_is_kept(database, exits):
+async def test_newest_heartbeat_of_a_batch_is_kept(database, exits):
     one, two = exits[0].id, exits[1].id
     await store(database, beat(one, after_s=2, version="2"), beat(two), beat(one, after_s=1, version="1"))
     assert (await heard(database, one)).version == "2"
     assert await heard(database, two) == beat(two)
 
 
-async def test_heartbeats_of_proxies_that_are_gone_are_dropped(database, exits, query):
+async def test_heartbeats_of_removed_proxies_are_dropped(database, exits, query):
     await store(database, beat(uuid4()), beat(exits[0].id))
     assert await query("SELECT proxy_id FROM heartbeat") == [(exits[0].id,)]
     await store(database, beat(uuid4()))
     await store(database)
 
 
-async def test_a_heartbeat_is_no_revision(database, exits, query):
+async def test_heartbeat_makes_no_revision(database, exits, query):
     await store(database, beat(exits[0].id))
     assert await query("SELECT value FROM revision") == [(1,)]
 
 
-async def test_what_was_heard_of_a_removed_proxy_is_forgotten(database, exits, query):
+async def test_removal_of_a_proxy_deletes_its_heartbeat(database, exits, query):
     await store(database, beat(exits[0].id))
     async with write(database) as unit:
         await heartbeats.forget(unit.session, exits[0].id)
@@ -107,13 +107,11 @@ async def meet(database, until, query, held, *statements):
         await until(all_wait)
 
 
-async def test_replicas_that_store_the_same_heartbeats_in_another_order_do_not_block_each_other(
-    database, exits, until, query
-):
+async def test_replicas_store_heartbeats_in_any_order_without_deadlock(database, exits, until, query):
     def beats(round_):
         return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits)]
 
-    def turned(round_):  # the last of the others was heard first here
+    def turned(round_):  # this replica received them in the reverse order
         return [beat(row.id, after_s=round_ * 100 + number) for number, row in enumerate(exits[::-1])]
 
     await store(database, *beats(0))
@@ -121,9 +119,7 @@ async def test_replicas_that_store_the_same_heartbeats_in_another_order_do_not_b
     await meet(database, until, query, held, store(database, *beats(1)), store(database, *turned(1)))
 
 
-async def test_replicas_that_store_the_same_answers_in_another_order_do_not_block_each_other(
-    database, exits, until, query
-):
+async def test_replicas_store_sync_statuses_in_any_order_without_deadlock(database, exits, until, query):
     async def record(statuses):
         async with database.session() as session:
             await sync.record(session, uuid4(), statuses)
@@ -134,14 +130,14 @@ async def test_replicas_that_store_the_same_answers_in_another_order_do_not_bloc
     await meet(database, until, query, held, record(statuses), record(statuses[::-1]))
 
 
-async def test_the_control_plane_hears_as_long_as_any_replica_of_the_api_does(database):
+async def test_ingest_watermark_is_the_newest_of_all_replicas(database):
     async def heard_until():
         async with database.session() as session:
-            return await heartbeats.heard_until(session)
+            return await heartbeats.ingest_watermark(session)
 
     async def hear(replica, until):
         async with database.session() as session:
-            await heartbeats.record_hearing(session, replica, until)
+            await heartbeats.record_ingest_watermark(session, replica, until)
 
     assert await heard_until() is None
     await hear("a", NOW)

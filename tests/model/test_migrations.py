@@ -1,4 +1,4 @@
-"""Migrations: from nothing to the tables that the code has, again and again, and from two replicas at once."""
+"""Migrations: from an empty database to the tables of the code, repeated, and from two replicas at once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.conftest import new_database
 pytestmark = pytest.mark.postgres
 
 ADVISORY_LOCK = 0x6578_6974
-"""What migrations/env.py takes before it looks at the schema."""
+"""The advisory lock that migrations/env.py takes first."""
 
 
 @pytest.fixture
 async def empty(postgres) -> AsyncIterator[Database]:
-    """A database without any table."""
+    """An empty database."""
     async with new_database(postgres) as url:
         database = Database(url)
         yield database
@@ -54,15 +54,15 @@ async def differences(database: Database) -> list:
         return await connection.run_sync(compare)
 
 
-async def test_the_migrations_make_the_tables_that_the_code_has(empty):
+async def test_migrations_create_the_tables_of_the_code(empty):
     assert await differences(empty)
     await upgrade(empty)
     assert await differences(empty) == []
     assert await worlds.current_revision(empty) == 0
 
 
-async def test_constraints_have_the_names_that_the_code_asks_for(database):
-    """The API tells a taken name from an unknown pool by them, and autogenerate does not compare them all."""
+async def test_constraints_have_the_names_that_the_code_uses(database):
+    """The API distinguishes a taken name from an unknown pool by them, and autogenerate does not compare all of them."""
     wanted = {
         str(constraint.name)
         for table in SQLModel.metadata.tables.values()
@@ -86,7 +86,7 @@ async def test_upgrading_again_changes_nothing(empty):
     assert await differences(empty) == []
 
 
-async def test_what_was_declared_before_there_were_localities_stands_nowhere_known(empty):
+async def test_rows_from_before_localities_have_an_unknown_locality(empty):
     async with empty.engine.begin() as connection:
         await connection.run_sync(lambda given: upgrade_to("0001", given))
         for statement in BEFORE_LOCALITIES:
@@ -141,7 +141,7 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, un
 
 IDS = {name: f"00000000-0000-4000-8000-0000000000{number:02}" for number, name in enumerate(("f", "l", "p", "x", "g"))}
 OF_0003 = [
-    # as the code of migration 0003 wrote and read, column by column; it knows nothing of what came later
+    # as the code of migration 0003 wrote and read, column by column, without later columns
     f"INSERT INTO fleet (id, name, created_at) VALUES ('{IDS['f']}', 'demo', now())",
     f"INSERT INTO listener (id, fleet_id, address, port) VALUES ('{IDS['l']}', '{IDS['f']}', '127.0.0.1', 8080)",
     f"INSERT INTO pool (id, fleet_id, name, country, created_at) VALUES ('{IDS['p']}', '{IDS['f']}', 'us', 'us', now())",
@@ -175,7 +175,7 @@ OF_0003 = [
 ]
 
 
-async def test_what_the_previous_version_says_to_the_database_works_after_the_migration(empty):
+async def test_statements_of_the_previous_version_work_after_the_migration(empty):
     connection = await empty.connect()
     try:
         for schema in ("0003", "head"):
@@ -190,7 +190,7 @@ async def test_what_the_previous_version_says_to_the_database_works_after_the_mi
         await connection.close()
 
 
-async def test_what_the_previous_version_wrote_is_whole_for_this_one(empty):
+async def test_rows_of_the_previous_version_are_complete_for_this_one(empty):
     await upgrade(empty)
     connection = await empty.connect()
     for statement in OF_0003[:10]:
@@ -211,10 +211,10 @@ MIGRATIONS = [
     script.revision for script in reversed([*ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()])
 ]
 REMADE = {("0003", "sync")}
-"""Tables that were thrown away with what they held, before there was a version to run beside."""
+"""Tables that were dropped with their rows before the first release."""
 
 
-async def test_each_migration_leaves_the_previous_version_its_columns_and_asks_it_for_no_others(empty):
+async def test_each_migration_keeps_the_columns_of_the_previous_version(empty):
     connection = await empty.connect()
     before: dict = {}
     for revision in MIGRATIONS:
@@ -237,7 +237,7 @@ async def test_each_migration_leaves_the_previous_version_its_columns_and_asks_i
     await connection.close()
 
 
-# -- how long a migration may hold anything up -------------------------------------------------------------------------
+# -- locks of migrations ----------------------------------------------------------------------------------------------
 
 DECLARED_BY_HAND = {
     "fleet",
@@ -250,9 +250,9 @@ DECLARED_BY_HAND = {
     "operator",
     "api_key",
 }
-"""Thousands of rows at most: an index over one of these is built, and its rows are checked, in milliseconds."""
+"""Tables of at most thousands of rows: building an index or checking the rows takes milliseconds."""
 OF_KNOWN_SIZE = {"exit", "proxy"}
-"""Tens of thousands of rows, written by the keeper and by enrolment, which wait: an index is built in a tenth of a second."""
+"""Tables of tens of thousands of rows. Their writers (keeper, enrolment) may wait the 0.1 s of building an index."""
 ADDS = re.compile(r'ALTER TABLE "?(?P<table>\w+)"? ADD COLUMN (?P<column>.*)')
 CHECKS = re.compile(
     r'(?:CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)\S+ ON "?(?P<indexed>\w+)"?'
@@ -264,7 +264,7 @@ CONSTANT = re.compile(r"DEFAULT ('[^']*'(::\w+)?|-?\d+|true|false)( |$)")
 
 
 def statements_of(revision: str) -> list[str]:
-    """What a migration says to PostgreSQL, without one."""
+    """Return the statements of a migration without executing them."""
     buffer = io.StringIO()
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": buffer})
     script = ScriptDirectory(str(Path(migrations.__file__).parent)).get_revision(revision)
@@ -275,7 +275,7 @@ def statements_of(revision: str) -> list[str]:
 
 
 def faults(revision: str, statements: list[str]) -> list[str]:
-    """What would hold up the versions that run beside a migration, or break them."""
+    """Return the statements that would block or break the previous version beside a migration."""
     created = {found[1] for each in statements if (found := re.match(r'CREATE TABLE "?(\w+)', each))}
     found = []
     for each in statements:
@@ -300,7 +300,7 @@ def faults(revision: str, statements: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("revision", MIGRATIONS)
-def test_a_migration_rewrites_no_table_and_holds_up_nobody(revision):
+def test_migration_rewrites_no_table_and_blocks_no_writer(revision):
     statements = statements_of(revision)
     assert statements
     assert faults(revision, statements) == []
@@ -323,7 +323,7 @@ def test_a_migration_rewrites_no_table_and_holds_up_nobody(revision):
         "DROP TABLE sync",
     ],
 )
-def test_what_would_hold_others_up_or_break_them_is_found(statement):
+def test_linter_finds_blocking_or_breaking_statements(statement):
     assert faults("9999", [statement])
 
 
@@ -339,11 +339,11 @@ def test_what_would_hold_others_up_or_break_them_is_found(statement):
         "ALTER TABLE exit ALTER COLUMN name DROP NOT NULL",
     ],
 )
-def test_what_holds_nobody_up_is_fine(statement):
+def test_linter_accepts_harmless_statements(statement):
     assert faults("9999", [statement]) == []
 
 
-async def test_every_statement_of_every_migration_has_its_timeouts(empty):
+async def test_every_migration_statement_has_timeouts(empty):
     seen = set()
 
     def watch(connection, cursor, statement, *_):
@@ -358,7 +358,7 @@ async def test_every_statement_of_every_migration_has_its_timeouts(empty):
 
     async with empty.engine.begin() as connection:
         await connection.run_sync(migrate)
-    # what is before the first migration: the table in which alembic notes where it is
+    # before the first migration: Alembic's own version table
     assert seen == {("lock_timeout", "4s"), ("statement_timeout", "5s")}
 
 
@@ -369,7 +369,7 @@ def db_upgrade(url: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_was(empty, until):
+async def test_migration_that_waits_for_a_lock_gives_up_and_rolls_back(empty, until):
     async with empty.engine.begin() as connection:
         await connection.run_sync(lambda given: upgrade_to("0003", given))
     url = empty.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -377,7 +377,9 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     before = await holder.fetch(COLUMNS)
     transaction = holder.transaction()
     await transaction.start()
-    await holder.execute("LOCK TABLE pool IN ACCESS SHARE MODE")  # as any SELECT does, until its transaction ends
+    await holder.execute(
+        "LOCK TABLE pool IN ACCESS SHARE MODE"
+    )  # any SELECT takes this lock until its transaction ends
     migrating = asyncio.create_task(asyncio.to_thread(db_upgrade, url))
     waits = "SELECT now() - query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     watcher = await empty.connect()
@@ -396,14 +398,14 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_leaves_all_as_it_w
     assert await differences(empty) == []
 
 
-async def test_a_database_that_is_behind_is_refused_with_the_hint(empty):
+async def test_database_at_an_older_migration_is_refused_with_a_hint(empty):
     with pytest.raises(MigrationBehind, match=r"the database is at migration none.*exitplane db upgrade"):
         await check_migration(empty)
     await upgrade(empty)
     await check_migration(empty)
 
 
-async def test_a_database_that_cannot_be_reached_is_named_as_such(tmp_path):
+async def test_unreachable_database_raises_database_unreachable(tmp_path):
     database = Database(f"postgresql://nobody@/nothing?host={tmp_path}")
     for attempt in (check_migration, upgrade, worlds.load, Database.connect):
         with pytest.raises(DatabaseUnreachable, match="PostgreSQL cannot be reached"):
@@ -411,7 +413,7 @@ async def test_a_database_that_cannot_be_reached_is_named_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "not a url", "", "sqlite:///file"])
-def test_a_url_that_is_not_postgresqls_is_refused(url):
+def test_url_of_another_database_is_refused(url):
     with pytest.raises(BadDatabaseUrl, match="EXITPLANE_DATABASE_URL"):
         parse_url(url)
 
@@ -422,7 +424,7 @@ def test_a_refused_url_does_not_show_its_password():
     assert "hunter2" not in str(caught.value)
 
 
-async def test_an_outage_within_a_session_is_named_as_such(wired):
+async def test_outage_within_a_session_raises_database_unreachable(wired):
     database, wire = wired
     await worlds.load(database)
     await wire.cut()
@@ -432,7 +434,7 @@ async def test_an_outage_within_a_session_is_named_as_such(wired):
     assert (await worlds.load(database)).revision == 0
 
 
-async def test_an_outage_in_the_middle_of_a_write_leaves_nothing(wired, declare):
+async def test_outage_during_a_write_leaves_nothing(wired, declare):
     database, wire = wired
 
     async def interrupted():
@@ -447,7 +449,7 @@ async def test_an_outage_in_the_middle_of_a_write_leaves_nothing(wired, declare)
     assert (world.revision, world.fleets) == (0, {})
 
 
-async def test_a_session_whose_connection_the_server_ended_is_named_as_such(database, query):
+async def test_session_that_the_server_ended_raises_database_unreachable(database, query):
     async def interrupted():
         async with database.session() as session:
             connection = await session.connection()

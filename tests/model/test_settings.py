@@ -1,4 +1,4 @@
-"""Settings: a bad one is one line that names the variable, the value and the hint."""
+"""Settings from the environment, and their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bare_environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_without_any_variable_everything_listens_on_loopback_only():
+def test_defaults_listen_on_loopback_only():
     settings = read_settings()
     assert settings.database_url is None
     assert {address.host for address in [*settings.api_addresses, *settings.xds_addresses]} == {"127.0.0.1"}
@@ -58,7 +58,7 @@ def test_variables_are_read(monkeypatch):
         ("REMOVAL_GRACE_S", "-0.1"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypatch, name, value):
+def test_bad_value_is_an_error_with_the_variable_and_the_value(monkeypatch, name, value):
     monkeypatch.setenv(f"EXITPLANE_{name}", value)
     with pytest.raises(BadSettings) as caught:
         read_settings()
@@ -72,12 +72,12 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypat
     ("text", "host", "port"),
     [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:8000", "::1", 8000), (" localhost:65535 ", "localhost", 65535)],
 )
-def test_an_address_is_read_and_written(text, host, port):
+def test_address_round_trips(text, host, port):
     assert parse_endpoint(text, lowest_port=0) == Endpoint(host, port)
     assert str(parse_endpoint(text, lowest_port=0)) == text.strip()
 
 
-def test_the_state_folder_is_the_systems_for_root_and_ones_own_otherwise(monkeypatch):
+def test_state_folder_depends_on_root(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_state_dir() == Path("/var/lib/exitplane")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

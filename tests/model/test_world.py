@@ -1,4 +1,4 @@
-"""A World changes by sharing: what a change does not concern stays the same object, and the indexes follow."""
+"""A changed World shares unchanged tables with the previous one, and keeps its indexes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from uuid import UUID
 
 import pytest
 
+from model.entities import Accepted, Exit, Fleet, Listener, Pool, Proxy, Rejection, ResourceKey, Role
+from model.exit_states import ExitState
 from model.locality import Locality
-from model.world import (
-    Accepted,
-    Change,
-    Exit,
-    ExitState,
-    Fleet,
-    Kind,
-    Listener,
-    Pool,
-    Proxy,
-    Rejection,
-    ResourceKey,
-    Role,
-    World,
-    key_of,
-    put,
-)
+from model.world import Change, Kind, World, key_of, put
 
 FLEET, OTHER_FLEET = Fleet(UUID(int=1), "a"), Fleet(UUID(int=2), "b")
 LISTENER = Listener(UUID(int=3), FLEET.id, "127.0.0.1", 8080)
@@ -64,21 +50,21 @@ def world() -> World:
     return World().changed(1, [put(entity) for entity in EVERYTHING])
 
 
-def test_what_is_put_is_found_under_its_key(world):
+def test_put_entity_is_found_under_its_key(world):
     tables = [getattr(world, name) for name in TABLES]
     for entity in EVERYTHING:
         assert [table[key_of(entity)] for table in tables if key_of(entity) in table].count(entity) == 1
     assert sum(map(len, tables)) == len(EVERYTHING)
 
 
-def test_the_indexes_say_what_belongs_to_what(world):
+def test_indexes_hold_the_members_of_each_owner(world):
     assert world.listeners_of == {FLEET.id: {LISTENER.id}}
     assert world.pools_of == {FLEET.id: {POOL.id, OTHER_POOL.id}}
     assert world.exits_of == {POOL.id: {EXIT.id}}
     assert world.gateways_at == {FLEET.id: {EU: 1}}
 
 
-def test_gateways_are_counted_where_they_stand_and_exits_are_not(world):
+def test_gateways_but_not_exits_are_counted_by_locality(world):
     second, third = replace(GATEWAY, id=UUID(int=8)), replace(GATEWAY, id=UUID(int=9), locality=None)
     more = world.changed(2, [put(second), put(third), put(replace(PROXY, locality=US))])
     assert more.gateways_at == {FLEET.id: {EU: 2, None: 1}}
@@ -88,27 +74,27 @@ def test_gateways_are_counted_where_they_stand_and_exits_are_not(world):
     assert fewer.gateways_at == world.gateways_at
 
 
-def test_a_gateway_that_stays_where_it_stands_leaves_the_count_as_it_is(world):
+def test_gateway_that_keeps_its_locality_leaves_the_count(world):
     renamed = world.changed(2, [put(replace(GATEWAY, name="other"))])
     assert renamed.gateways_at is world.gateways_at
 
 
-def test_what_moves_leaves_its_old_index(world):
+def test_moved_entity_leaves_its_old_index(world):
     moved = world.changed(2, [put(replace(EXIT, pool_id=OTHER_POOL.id)), put(replace(POOL, fleet_id=OTHER_FLEET.id))])
     assert moved.exits_of == {OTHER_POOL.id: {EXIT.id}}
     assert moved.pools_of == {FLEET.id: {OTHER_POOL.id}, OTHER_FLEET.id: {POOL.id}}
 
 
-def test_what_goes_leaves_no_trace(world):
+def test_removed_entity_leaves_no_trace(world):
     gone = world.changed(2, [Change(put(entity).kind, key_of(entity), None) for entity in EVERYTHING])
     assert gone == World(revision=2)
 
 
-def test_removing_what_is_not_there_changes_nothing(world):
+def test_removal_of_a_missing_entity_changes_nothing(world):
     assert world.changed(1, [Change(Kind.EXIT, UUID(int=99), None)]) == world
 
 
-def test_the_last_of_several_changes_to_one_thing_counts(world):
+def test_last_of_several_changes_to_an_entity_counts(world):
     there, gone = put(replace(EXIT, port=1)), Change(Kind.EXIT, EXIT.id, None)
     assert world.changed(2, [there, gone]).exits == {}
     assert world.changed(2, [gone, there]).exits[EXIT.id].port == 1
@@ -116,13 +102,13 @@ def test_the_last_of_several_changes_to_one_thing_counts(world):
 
 
 @pytest.mark.parametrize("entity", EVERYTHING, ids=lambda entity: type(entity).__name__)
-def test_tables_that_a_change_does_not_concern_are_shared(world, entity):
+def test_unchanged_tables_are_shared(world, entity):
     changed = world.changed(2, [put(entity)])
     copied = {name for name in (*TABLES, *INDEXES) if getattr(changed, name) is not getattr(world, name)}
     assert copied == TABLE_OF[type(entity)]
 
 
-def test_the_world_before_stays_as_it_was(world):
+def test_previous_world_stays_unchanged(world):
     before = {name: dict(getattr(world, name)) for name in (*TABLES, *INDEXES)}
     there = {**world.gateways_at[FLEET.id]}
     world.changed(2, [put(replace(EXIT, pool_id=OTHER_POOL.id)), Change(Kind.POOL, POOL.id, None)])
@@ -132,6 +118,6 @@ def test_the_world_before_stays_as_it_was(world):
     assert world.revision == 1
 
 
-def test_a_new_world_cannot_be_written_to():
+def test_empty_world_is_read_only():
     with pytest.raises(TypeError):
         World().fleets[FLEET.id] = FLEET

@@ -1,4 +1,4 @@
-"""Reading the World: caught up with by what changed, it equals the one that is loaded whole."""
+"""Reading of the World: catching up by changes equals a full load."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import insert
 
+from model.entities import Accepted, Rejection, ResourceKey
+from model.exit_states import ExitState
 from model.locality import Locality
 from model.repositories import declared, retention, rollout, worlds
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
 from model.unit_of_work import write
-from model.world import Accepted, Change, ExitState, Kind, Rejection, ResourceKey, World
+from model.world import Change, Kind, World
 
 pytestmark = pytest.mark.postgres
 
@@ -26,7 +28,7 @@ async def test_an_empty_database_is_an_empty_world(database):
     assert await worlds.load(database) == World()
 
 
-async def test_everything_that_is_declared_is_in_the_world(database, declare):
+async def test_world_has_everything_that_is_declared(database, declare):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
         pool = await declare.pool(unit, fleet)
@@ -51,7 +53,7 @@ async def test_everything_that_is_declared_is_in_the_world(database, declare):
     assert world.gateways_at == {fleet.id: {Locality("us"): 1, None: 1}}
 
 
-async def test_a_world_that_is_up_to_date_stays_as_it_is(database, declare):
+async def test_up_to_date_world_stays_unchanged(database, declare):
     async with write(database) as unit:
         await declare.fleet(unit)
     world = await worlds.load(database)
@@ -112,7 +114,7 @@ async def change_something(random, declare, unit, fleets, pools, rows, gateways,
             await declared.save_changes(unit, listener, {"port": 9000 + step})
 
 
-async def test_what_came_and_went_between_two_readings_is_reported_as_gone(database, declare):
+async def test_entity_created_and_removed_between_reads_is_reported_as_gone(database, declare):
     world = await worlds.load(database)
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
@@ -127,7 +129,7 @@ async def test_what_came_and_went_between_two_readings_is_reported_as_gone(datab
 
 
 @pytest.mark.slow
-async def test_one_write_of_thousands_is_caught_up_with(database, declare):
+async def test_catch_up_reads_a_write_of_thousands(database, declare):
     world = await worlds.load(database)
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
@@ -141,7 +143,7 @@ async def test_one_write_of_thousands_is_caught_up_with(database, declare):
 
 
 @pytest.mark.slow
-async def test_thousands_of_rejections_are_caught_up_with(database):
+async def test_catch_up_reads_thousands_of_rejections(database):
     """Their keys have four parts each, and PostgreSQL takes 32,767 parameters."""
     world = await worlds.load(database)
     keys = [ResourceKey("gateway/1", "type.googleapis.com/x", f"name-{number}") for number in range(8_300)]
@@ -155,8 +157,8 @@ async def test_thousands_of_rejections_are_caught_up_with(database):
     assert caught_up == await worlds.load(database)
 
 
-async def test_what_a_newer_version_writes_of_is_passed_over(database, declare, query):
-    """While replicas are upgraded one by one, the old ones must outlive what the new ones write."""
+async def test_kinds_of_a_newer_version_are_skipped(database, declare, query):
+    """During a rolling upgrade, old replicas must tolerate what new ones write."""
     world = await worlds.load(database)
     async with write(database) as unit:
         unit.touch("of tomorrow", uuid4())
@@ -172,7 +174,7 @@ async def test_what_a_newer_version_writes_of_is_passed_over(database, declare, 
 
 @pytest.fixture
 async def six_revisions(database, declare) -> World:
-    """The World at revision 1, with five more revisions since."""
+    """The World at revision 1, followed by five more revisions."""
     async with write(database) as unit:
         await declare.fleet(unit, "fleet-1")
     world = await worlds.load(database)
@@ -183,19 +185,19 @@ async def six_revisions(database, declare) -> World:
 
 
 @pytest.mark.parametrize("missing", ["revision = 2", "revision <= 4", "revision IN (3, 4)", "revision = 6", "true"])
-async def test_a_gap_in_the_log_asks_for_a_full_load(database, query, six_revisions, missing):
+async def test_gap_in_the_log_needs_a_full_load(database, query, six_revisions, missing):
     await query(f"DELETE FROM change WHERE {missing}")
     assert await worlds.catch_up(database, six_revisions) is None
     assert await worlds.touched_since(database, 1, [Kind.FLEET]) == (6, None)
 
 
-async def test_what_is_missing_of_older_revisions_is_no_gap(database, query, six_revisions):
+async def test_missing_older_revisions_are_no_gap(database, query, six_revisions):
     await query("DELETE FROM change WHERE revision = 1")
     caught_up, _ = await worlds.catch_up(database, six_revisions)
     assert caught_up == await worlds.load(database)
 
 
-async def test_a_lower_revision_asks_for_a_full_load(database, query, six_revisions):
+async def test_lower_revision_needs_a_full_load(database, query, six_revisions):
     world = await worlds.load(database)
     await query("UPDATE revision SET value = 4")
     await query("DELETE FROM change WHERE revision > 4")
@@ -203,7 +205,7 @@ async def test_a_lower_revision_asks_for_a_full_load(database, query, six_revisi
     assert await worlds.touched_since(database, 6, [Kind.FLEET]) == (4, None)
 
 
-async def test_touched_since_names_what_changed_of_the_kinds_asked_for(database, declare, six_revisions):
+async def test_touched_since_returns_changes_of_the_given_kinds(database, declare, six_revisions):
     async with write(database) as unit:
         fleet = await declare.fleet(unit, "fleet-7")
         gateway = await declare.gateway(unit, fleet)
@@ -227,28 +229,28 @@ async def test_pruning_keeps_the_newest_changes_however_old(database, query, six
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(each,) for each in left]
 
 
-async def test_pruning_keeps_what_is_young_however_much(database, query, six_revisions):
+async def test_pruning_keeps_young_changes_however_many(database, query, six_revisions):
     await query("UPDATE change SET at = :at", at=NOW)
     await query("UPDATE change SET at = :at WHERE revision <= 3", at=NOW - timedelta(hours=2))
     await prune(database, before=NOW - timedelta(hours=1), keep=1)
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(4,), (5,), (6,)]
 
 
-async def test_pruning_keeps_as_many_as_it_should_when_fewer_are_young(database, query, six_revisions):
+async def test_pruning_keeps_the_minimum_when_fewer_are_young(database, query, six_revisions):
     await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
     await query("UPDATE change SET at = :at WHERE revision = 6", at=NOW)
     await prune(database, before=NOW - timedelta(hours=1), keep=4)
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(5,), (6,)]
 
 
-async def test_pruning_never_keeps_half_a_revision(database, query, six_revisions):
-    """A revision of which some rows are left would look whole to who catches up."""
+async def test_pruning_removes_whole_revisions(database, query, six_revisions):
+    """A partly deleted revision would look complete to a reader that catches up."""
     await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
     await prune(database, before=NOW, keep=3)  # each revision here has two rows
     assert await query("SELECT revision, count(*) FROM change GROUP BY 1 ORDER BY 1") == [(5, 2), (6, 2)]
 
 
-async def test_pruning_leaves_no_hole_where_a_writer_had_a_slow_clock(database, query, six_revisions):
+async def test_pruning_leaves_no_gap_after_a_slow_clock(database, query, six_revisions):
     await query("UPDATE change SET at = :at", at=NOW)
     await query("UPDATE change SET at = :at WHERE revision IN (1, 4)", at=NOW - timedelta(days=9))
     await prune(database, before=NOW - timedelta(hours=1), keep=1)
@@ -257,7 +259,7 @@ async def test_pruning_leaves_no_hole_where_a_writer_had_a_slow_clock(database, 
     assert await worlds.catch_up(database, six_revisions) is not None
 
 
-async def test_after_pruning_who_is_behind_loads_and_who_is_not_catches_up(database, query, six_revisions):
+async def test_after_pruning_only_an_outdated_world_needs_a_full_load(database, query, six_revisions):
     behind, current = six_revisions, await worlds.load(database)
     await query("UPDATE change SET at = :at", at=NOW - timedelta(days=9))
     await prune(database, before=NOW, keep=2)
@@ -269,7 +271,7 @@ async def test_after_pruning_who_is_behind_loads_and_who_is_not_catches_up(datab
 
 
 async def released(database, version: str, body: bytes, *, revision: int, **fields) -> bool:
-    """Whether a change-set of one resource, judged by the World at `revision`, is what its group accepted now."""
+    """Release a change-set of one resource, based on the World at `revision`; return whether it was released."""
     async with write(database) as unit:
         due = rollout.AcceptedChangeSet(KEY.group, version, {KEY: (version, body)}, frozenset(), revision, **fields)
         return bool(await rollout.release(unit, [due], NOW))
@@ -280,7 +282,7 @@ async def refuse(database, version: str) -> None:
         await rollout.record_rejection(unit, Rejection(KEY, version, uuid4(), "no"), NOW)
 
 
-async def test_what_is_released_reaches_every_replica(database):
+async def test_released_version_reaches_every_replica(database):
     before = await worlds.load(database)
     assert await released(database, "v1", b"one", revision=before.revision)
     world, changes = await worlds.catch_up(database, before)
@@ -289,8 +291,8 @@ async def test_what_is_released_reaches_every_replica(database):
     assert world == await worlds.load(database)
 
 
-async def test_a_replica_that_does_not_know_the_newest_release_releases_nothing(database):
-    """It judged by what its group has left behind."""
+async def test_replica_behind_the_newest_release_releases_nothing(database):
+    """Its decision is based on an outdated state of the group."""
     before = await worlds.load(database)
     assert await released(database, "v1", b"one", revision=before.revision)
     assert not await released(database, "v0", b"none", revision=before.revision)
@@ -299,8 +301,8 @@ async def test_a_replica_that_does_not_know_the_newest_release_releases_nothing(
     assert await released(database, "v2", b"two", revision=world.revision)
 
 
-async def test_what_one_falls_back_to_comes_along_with_the_rejection(database):
-    """A replica that caught up and one that loaded would fall back to different bytes otherwise."""
+async def test_rejection_is_read_with_the_version_to_fall_back_to(database):
+    """Otherwise a replica that caught up and one that loaded would fall back to different bytes."""
     await released(database, "v1", b"one", revision=0)
     before = await worlds.load(database)
     await refuse(database, "v2")
@@ -310,8 +312,8 @@ async def test_what_one_falls_back_to_comes_along_with_the_rejection(database):
     assert world == await worlds.load(database)
 
 
-async def test_a_version_that_was_refused_is_not_released(database):
-    """Of two gateways that were sent the same version one took it and one did not."""
+async def test_rejected_version_is_not_released(database):
+    """Two gateways got the same version, and one of them rejected it."""
     await released(database, "v1", b"one", revision=0)
     await refuse(database, "v2")
     world = await worlds.load(database)
@@ -329,7 +331,7 @@ async def test_an_approval_lasts_for_one_release(database, declare):
     assert fleet.id not in (await worlds.load(database)).approvals
 
 
-async def test_the_first_to_refuse_a_version_is_remembered(database):
+async def test_first_proxy_to_reject_a_version_is_recorded(database):
     first, second = uuid4(), uuid4()
     for proxy_id, detail in ((first, "no"), (second, "neither")):
         async with write(database) as unit:
@@ -338,6 +340,6 @@ async def test_the_first_to_refuse_a_version_is_remembered(database):
     assert world.rejections[KEY, "v2"] == Rejection(KEY, "v2", first, "no")
 
 
-def test_rows_of_every_kind_are_read():
+def test_every_kind_has_a_reader():
     assert set(worlds._TABLES) == set(Kind) - {Kind.PLAN}
     assert {FleetRow, ListenerRow, PoolRow, ExitRow, ProxyRow} <= {table for table, _ in worlds._TABLES.values()}

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from model.entities import Role
 from model.identity import Identity
-from model.world import Role
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Action, Answered, Close, Send, XdsStream
 from xds.snapshot.resource import Resource, make_resource

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from model.world import Pool
+from model.entities import Pool
 from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, StreamClient, StubScope, resource_of, version_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import XdsStream

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import CertificateAuthority, KeyPair, create_authority, sign_request
 from model.database import Database
+from model.entities import Role
+from model.exit_states import ExitState
 from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import declared, sync
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork, write
-from model.world import ExitState, Role
 from xds.server.admission import Limits
 from xds.server.discovery_service import DiscoveryService
 from xds.server.server import XdsServer, run_server

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from model.authority import create_authority, issue_server
+from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity
-from model.world import Role
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
+from model.entities import ResourceKey
 from model.repositories import rollout, worlds
 from model.tables import AcceptedRow, CanaryRow, ReplicaRow
 from model.unit_of_work import write
-from model.world import ResourceKey
 from xds.server import recorder as recorder_module
 from xds.server import rollout_controller as controller_module
 from xds.server.rollout_controller import CanaryPolicy, RolloutController

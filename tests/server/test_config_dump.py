@@ -137,7 +137,7 @@ async def test_unanswered_config_request_is_deleted(fleet_db, server, drive, unt
         found, _ = await asked(fleet_db.identity)
         assert not found.answered
         async with fleet_db.database.session() as session:
-            assert await config_requests.asked(session, {fleet_db.gateway.id}) == []
+            assert await config_requests.unanswered(session, {fleet_db.gateway.id}) == []
 
 
 async def test_private_key_is_in_no_answer(fleet_db, server, drive, until, has_all, known, database):
@@ -152,11 +152,11 @@ async def test_private_key_is_in_no_answer(fleet_db, server, drive, until, has_a
         await gateway.client.ask(names.SECRET, name)
         await until(lambda: gateway.client.held(names.SECRET) == {name})
         async with database.session() as session:
-            question = await config_requests.ask(session, fleet_db.gateway.id, name)
+            question = await config_requests.add(session, fleet_db.gateway.id, name)
 
         async def answered():
             async with database.session() as session:
-                return await config_requests.answer_to(session, question)
+                return await config_requests.find_answer(session, question)
 
         types = {each["type_url"]: each["resources"] for each in (await until(answered))["types"]}
         (secret,) = types[names.SECRET]

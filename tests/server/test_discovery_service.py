@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from model.world import ExitState
+from model.exit_states import ExitState
 from xds.translate import names
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from xds.wire.endpoint_pb2 import ClusterLoadAssignment

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from model.entities import Parent
 from model.repositories import rollout
-from model.world import Parent
 from xds.server.envoy_validator import EnvoyValidator, _can_validate
 from xds.snapshot.resource import make_resource
 from xds.translate import names

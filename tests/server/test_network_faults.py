@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 import xds.server.server
+from model.change_feed import REVISION_CHANNEL
 from model.database import Database, parse_url
 from model.repositories import sync
-from model.unit_of_work import CHANNEL
 from tests.server.fault_proxy import ProxiedConnection, before_port, before_unix_socket
 from xds.server.world_watcher import Debounce
 from xds.translate import names
@@ -188,7 +188,7 @@ def served(fleet_db, path, serve, drive, until, has_all):
 
 def listening(proxy) -> list[ProxiedConnection]:
     """Return the living connections with a LISTEN."""
-    return [each for each in proxy.living if each.has_sent(f'LISTEN "{CHANNEL}"'.encode())]
+    return [each for each in proxy.living if each.has_sent(f'LISTEN "{REVISION_CHANNEL}"'.encode())]
 
 
 @pytest.mark.parametrize("fault", [ProxiedConnection.stall, ProxiedConnection.drop], ids=["stalled", "black hole"])

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select, update
 
+from model.entities import ResourceKey
 from model.repositories import retention, rollout, sync, worlds
 from model.tables import AcceptedRow, ReplicaRow
-from model.world import ResourceKey
 from xds.server import recorder as recorder_module
 from xds.translate import names
 
@@ -279,6 +279,6 @@ async def test_replica_counted_as_dead_records_its_streams_again(
         await until(connected_again)
         async with fleet_db.database.session() as session:
             await session.execute(update(ReplicaRow).values(seen_at=datetime(2026, 1, 1, tzinfo=UTC)))
-            await retention.bury_replicas(session)
+            await retention.reap_replicas(session)
             assert not any(row.replica for row in await sync.of_proxy(session, fleet_db.gateway.id))
         await until(connected_again)

@@ -112,7 +112,7 @@ async def test_resources_of_removed_listener_do_not_block_rollout(
 
         async def nobody_is_waited_for():
             async with database.session() as session:
-                tally = await sync.tally(session, revision)
+                tally = await sync.count_acks(session, revision)
             return tally.done and tally.acknowledged
 
         await until(nobody_is_waited_for)

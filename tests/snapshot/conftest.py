@@ -7,7 +7,9 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import pytest
 
-from model.world import Entity, Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
+from model.entities import Entity, Exit, Fleet, Listener, Pool, Proxy, Role
+from model.exit_states import ExitState
+from model.world import World, put
 from xds.snapshot.snapshot import Snapshot
 
 Content = dict[tuple[str, str], tuple[str, bytes]]

@@ -10,9 +10,11 @@ from uuid import UUID
 
 import pytest
 
+from model.entities import Fleet, Proxy, Role
+from model.exit_states import ExitState
 from model.identity import Identity
 from model.locality import Locality
-from model.world import Change, ExitState, Fleet, Kind, Proxy, Role, World, put
+from model.world import Change, Kind, World, put
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Send, XdsStream
 from xds.server import publisher as publisher_module
@@ -264,7 +266,9 @@ def test_updates_for_a_busy_stream_are_merged(world, publisher):
 
 PRINT_VERSIONS = """
 from uuid import UUID
-from model.world import Exit, ExitState, Fleet, Listener, Pool, Proxy, Role, World, put
+from model.entities import Exit, Fleet, Listener, Pool, Proxy, Role
+from model.exit_states import ExitState
+from model.world import World, put
 from xds.snapshot.snapshot import build
 from model.locality import Locality
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup

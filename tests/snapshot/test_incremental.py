@@ -10,9 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.identity import Identity
-from model.locality import Locality
-from model.world import (
+from model.entities import (
     BALANCING,
     FIRST_LISTENER,
     RESILIENCE,
@@ -20,12 +18,9 @@ from model.world import (
     Allow,
     Approval,
     Balancing,
-    Change,
     Deny,
     Exit,
-    ExitState,
     Fleet,
-    Kind,
     Listener,
     Match,
     Parent,
@@ -40,10 +35,11 @@ from model.world import (
     ServerCertificate,
     ToPools,
     User,
-    World,
-    key_of,
-    put,
 )
+from model.exit_states import ExitState
+from model.identity import Identity
+from model.locality import Locality
+from model.world import Change, Kind, World, key_of, put
 from tests.scale import scaled
 from xds.server.publisher import PendingUpdate, Publisher
 from xds.snapshot import rollout

@@ -10,21 +10,10 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from model.entities import Accepted, Approval, Pool, Proxy, Rejection, ResourceKey, Role
+from model.exit_states import ExitState
 from model.identity import Identity
-from model.world import (
-    Accepted,
-    Approval,
-    Change,
-    ExitState,
-    Kind,
-    Pool,
-    Proxy,
-    Rejection,
-    ResourceKey,
-    Role,
-    World,
-    put,
-)
+from model.world import Change, Kind, World, put
 from xds.server.publisher import Publisher
 from xds.snapshot import rollout as rollout_module
 from xds.snapshot import snapshot as snapshot_module

@@ -6,20 +6,8 @@ from dataclasses import dataclass
 from random import Random
 from uuid import UUID
 
-from model.world import (
-    Allow,
-    Deny,
-    Fleet,
-    Listener,
-    Match,
-    Pool,
-    Route,
-    ToPools,
-    User,
-    Window,
-    World,
-    put,
-)
+from model.entities import Allow, Deny, Fleet, Listener, Match, Pool, Route, ToPools, User, Window
+from model.world import World, put
 from xds.translate import names
 from xds.translate.client_intent import RequestedLocation
 from xds.translate.explain import ExplainRequest, Explanation

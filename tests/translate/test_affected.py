@@ -7,15 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from model.locality import Locality
-from model.world import (
+from model.entities import (
     Accepted,
     Approval,
-    Change,
     Exit,
-    ExitState,
     Fleet,
-    Kind,
     Listener,
     Match,
     Pool,
@@ -26,9 +22,10 @@ from model.world import (
     ServerCertificate,
     ToPools,
     User,
-    World,
-    put,
 )
+from model.exit_states import ExitState
+from model.locality import Locality
+from model.world import Change, Kind, World, put
 from xds.translate import names, resource_ids
 from xds.translate.affected import affected
 from xds.translate.resource_ids import ResourceId

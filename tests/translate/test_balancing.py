@@ -17,14 +17,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-from model.locality import Locality
-from model.stored_balancing import read_balancing, read_resilience
-from model.world import (
+from model.entities import (
     BALANCING,
     RESILIENCE,
     Balancing,
     Exit,
-    ExitState,
     Fleet,
     Listener,
     Policy,
@@ -32,9 +29,11 @@ from model.world import (
     Proxy,
     Resilience,
     Role,
-    World,
-    put,
 )
+from model.exit_states import ExitState
+from model.locality import Locality
+from model.stored_balancing import read_balancing, read_resilience
+from model.world import World, put
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names
 from xds.translate.affected import affected

@@ -10,8 +10,9 @@ from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress
 from envoy_data_plane.envoy.config.core.v3 import Locality as CoreLocality
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
 
+from model.entities import Exit, Pool
+from model.exit_states import ExitState
 from model.locality import Locality
-from model.world import Exit, ExitState, Pool
 from xds.translate import names
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.encoding import encode

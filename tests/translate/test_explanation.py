@@ -6,12 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from model.locality import Locality
-from model.world import (
+from model.entities import (
     Allow,
     Deny,
     Exit,
-    ExitState,
     Fleet,
     Listener,
     Match,
@@ -21,9 +19,10 @@ from model.world import (
     ToPools,
     User,
     Window,
-    World,
-    put,
 )
+from model.exit_states import ExitState
+from model.locality import Locality
+from model.world import World, put
 from xds.translate.client_intent import IntentSource, RequestedLocation
 from xds.translate.explain import ExplainRequest, explain
 from xds.translate.match_failures import MatchFailure

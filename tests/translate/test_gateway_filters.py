@@ -6,7 +6,8 @@ from uuid import UUID
 
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 
-from model.world import Fleet, Listener, World, put
+from model.entities import Fleet, Listener
+from model.world import World, put
 from xds.translate import names
 from xds.translate.encoding import encode
 from xds.translate.gateway_filters import DISCOVERED_FILTERS, GATEWAY_FILTERS

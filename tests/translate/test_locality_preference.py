@@ -23,8 +23,9 @@ from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
 from envoy_data_plane.envoy.config.listener.v3 import Listener as EnvoysListener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
+from model.entities import Exit, Listener, Pool
+from model.exit_states import ExitState
 from model.locality import Locality
-from model.world import Exit, ExitState, Listener, Pool
 from xds.translate.clusters import translate_pool_cluster
 from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from model.world import Window
+from model.entities import Window
 from xds.translate.number_patterns import port_patterns, window_patterns
 
 DAY = 24 * 60

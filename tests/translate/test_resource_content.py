@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-from model.world import Balancing, Exit, ExitState, Parent, Policy, Pool, Resilience
+from model.entities import Balancing, Exit, Parent, Policy, Pool, Resilience
+from model.exit_states import ExitState
 from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.clusters import HTTP_OPTIONS, translate_pool_cluster

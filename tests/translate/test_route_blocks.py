@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from model.world import Deny, Match, Pool, Route, ToPools
+from model.entities import Deny, Match, Pool, Route, ToPools
 from tests.translate.matcher_interpreter import decide
 from xds.translate import names
 from xds.translate.aggregate_clusters import translate_aggregate_cluster

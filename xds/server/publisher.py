@@ -14,8 +14,9 @@ from uuid import UUID
 
 import structlog
 
+from model.entities import Rejection, ResourceKey
 from model.identity import Identity
-from model.world import Change, Kind, Rejection, ResourceKey, World
+from model.world import Change, Kind, World
 from xds.protocol.stream import XdsStream
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare

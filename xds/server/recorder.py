@@ -12,11 +12,11 @@ from uuid import UUID
 import structlog
 
 from model.database import Database, DatabaseUnreachable
+from model.entities import Rejection, ResourceKey
 from model.identity import Identity
 from model.repositories import rollout, sync
 from model.repositories.sync import TypeSync
 from model.unit_of_work import write
-from model.world import Rejection, ResourceKey
 from xds.protocol.stream import Answered
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
@@ -169,7 +169,7 @@ class AckRecorder:
         rejections = tuple(rejections)
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
-            known = await rollout.beat(session, self._replica, revision or 0)
+            known = await rollout.refresh_replica(session, self._replica, revision or 0)
         if not known:  # the replica was silent for too long: others counted its streams as gone
             for state in [each for of_proxy in self._states.values() for each in of_proxy.values()]:
                 self._mark_changed(state)
@@ -183,7 +183,7 @@ class AckRecorder:
         """Remove this replica from the database."""
         try:
             async with self._database.session() as session:
-                await rollout.retire(session, self._replica)
+                await rollout.remove_replica(session, self._replica)
         except DatabaseUnreachable:
             return  # other replicas find out when the heartbeats end
 

@@ -18,9 +18,9 @@ from uuid import UUID
 import structlog
 
 from model.database import Database, DatabaseUnreachable
+from model.entities import ResourceKey
 from model.repositories import rollout as stored
 from model.unit_of_work import write
-from model.world import ResourceKey
 from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout
@@ -144,7 +144,7 @@ class RolloutController:
 
     async def _release_canaries(self, group: str, proxies: set[UUID]) -> None:
         async with self._database.session() as session:
-            await stored.give_up_canaries(session, group, self._replica, proxies)
+            await stored.remove_canaries(session, group, self._replica, proxies)
         self._claimed[group] -= proxies
         if not self._claimed[group]:
             del self._claimed[group]
@@ -246,7 +246,7 @@ class RolloutController:
         gone = [key for key in known if key not in current and self._publisher.has_streams(key)]
         if changed or gone:
             async with self._database.session() as session:
-                await stored.show(session, changed, gone, self._clock())
+                await stored.store_rollouts(session, changed, gone, self._clock())
         self._stored = dict(current)
         self._unverified.clear()
 

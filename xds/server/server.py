@@ -14,9 +14,9 @@ from uuid import uuid4
 import grpc
 
 from model.authority import CertificateAuthority, issue_server
+from model.change_feed import ChangeFeed
 from model.database import Database
 from model.errors import ExitplaneError
-from model.unit_of_work import ChangeFeed
 from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
 from xds.server.config_dump import ConfigDumpResponder
 from xds.server.discovery_service import DiscoveryService

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import worlds
-from model.unit_of_work import ChangeFeed
 from xds.server.publisher import Publisher
 
 log = structlog.get_logger()

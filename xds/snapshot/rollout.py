@@ -20,7 +20,8 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Final
 
-from model.world import ResourceKey, World
+from model.entities import ResourceKey
+from model.world import World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource

@@ -12,20 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from model.world import (
-    Change,
-    Entity,
-    Exit,
-    Key,
-    Kind,
-    Listener,
-    Pool,
-    ResourceKey,
-    Route,
-    ServerCertificate,
-    User,
-    World,
-)
+from model.entities import Entity, Exit, Listener, Pool, ResourceKey, Route, ServerCertificate, User
+from model.world import Change, Key, Kind, World
 from xds.translate import resource_ids
 from xds.translate.fleet_index import aggregates_of
 from xds.translate.gateway_filters import DISCOVERED_FILTERS

@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig
 from envoy_data_plane.envoy.type.v3 import Percent
 
-from model.world import Pool
+from model.entities import Pool
 from xds.translate import names
 from xds.translate.clusters import CONNECT_TIMEOUT, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack

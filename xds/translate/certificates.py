@@ -5,7 +5,7 @@ from __future__ import annotations
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, TlsCertificate
 
-from model.world import ServerCertificate
+from model.entities import ServerCertificate
 from xds.translate import names
 
 

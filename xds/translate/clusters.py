@@ -32,7 +32,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import CodecClientType, Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 
-from model.world import Policy, Pool, Resilience
+from model.entities import Policy, Pool, Resilience
 from xds.translate import names
 from xds.translate.encoding import encode, pack
 from xds.translate.http import KEEPALIVE, ads_source, http2_options

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from model.world import Pool
+from model.entities import Pool
 from xds.translate import names
 from xds.translate.destinations import Destination, share_evenly
 from xds.translate.direct_responses import (

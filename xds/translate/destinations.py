@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from model.world import Pool, ToPools
+from model.entities import Pool, ToPools
 from xds.translate import names
 
 

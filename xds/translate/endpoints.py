@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from model.entities import Exit, Pool
+from model.exit_states import SERVING, ExitState
 from model.locality import Locality
-from model.world import SERVING, Exit, ExitState, Pool
 from xds.translate import names
 from xds.wire.endpoint_pb2 import (
     DEGRADED,

@@ -18,7 +18,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from model.world import Exit
+from model.entities import Exit
 from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache

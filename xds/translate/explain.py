@@ -10,21 +10,10 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from uuid import UUID
 
+from model.entities import FIRST_LISTENER, Allow, Deny, Exit, Listener, Match, Pool, Route, ToPools, Window
+from model.exit_states import SERVING
 from model.locality import Locality
-from model.world import (
-    FIRST_LISTENER,
-    SERVING,
-    Allow,
-    Deny,
-    Exit,
-    Listener,
-    Match,
-    Pool,
-    Route,
-    ToPools,
-    Window,
-    World,
-)
+from model.world import World
 from xds.translate import direct_responses
 from xds.translate.client_intent import (
     NO_LOCATION,

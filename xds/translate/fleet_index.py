@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
-from model.world import Pool, Route, ToPools, World
+from model.entities import Pool, Route, ToPools
+from model.world import World
 from xds.translate.client_intent import normalise_name
 from xds.translate.default_routes import find_served_locations
 from xds.translate.destinations import destinations

@@ -24,7 +24,8 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 
-from model.world import Entity, Listener, Pool, World
+from model.entities import Entity, Listener, Pool
+from model.world import World
 from xds.translate import names
 from xds.translate.http import ads_source, http_filter
 from xds.translate.lua import quote, read_script

@@ -14,7 +14,7 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener as ListenerResour
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManagerCodecType
 
-from model.world import Listener, Pool
+from model.entities import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
 from xds.translate.gateway_filters import GATEWAY_FILTERS

@@ -25,7 +25,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
-from model.world import Allow, Deny, Pool, Route, ToPools
+from model.entities import Allow, Deny, Pool, Route, ToPools
 from xds.translate import names
 from xds.translate.default_routes import compile_default_routes, find_served_locations, reject_city_without_country
 from xds.translate.destinations import destinations

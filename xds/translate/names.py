@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-from model.world import FIRST_LISTENER, Listener, Pool, Role
+from model.entities import FIRST_LISTENER, Listener, Pool, Role
 
 _TYPE: Final = "type.googleapis.com/envoy.config."
 CLUSTER: Final = f"{_TYPE}cluster.v3.Cluster"

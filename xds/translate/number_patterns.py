@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.world import Window
+from model.entities import Window
 
 _DAY: int = 24 * 60
 

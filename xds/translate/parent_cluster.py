@@ -35,7 +35,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
 )
 
-from model.world import Parent
+from model.entities import Parent
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack

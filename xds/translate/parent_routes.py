@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 
-from model.world import Pool
+from model.entities import Pool
 from xds.translate import names
 from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS

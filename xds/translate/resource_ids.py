@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from model.world import Listener, Pool
+from model.entities import Listener, Pool
 from xds.translate import names
 
 

@@ -21,7 +21,7 @@ from envoy_data_plane.google.protobuf import Struct, Value
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-from model.world import Pool
+from model.entities import Pool
 from xds.translate import names
 from xds.translate.destinations import Destination
 from xds.translate.direct_responses import NOT_MATCHED_AGAIN, DirectResponse

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from model.world import Match
+from model.entities import Match
 from xds.translate.matchers import (
     OnMatch,
     Predicate,

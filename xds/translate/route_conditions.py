@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Final
 
-from model.world import Match
+from model.entities import Match
 from xds.translate import names
 from xds.translate.client_intent import reversed_domain
 from xds.translate.matchers import Predicate, all_of, any_of, equals, in_networks, matches_regex, starts_with

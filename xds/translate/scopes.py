@@ -14,8 +14,9 @@ from operator import attrgetter
 from typing import ClassVar, Protocol
 from uuid import UUID
 
+from model.entities import Listener, Pool, Proxy, Role, ServerCertificate
 from model.locality import Locality
-from model.world import Listener, Pool, Proxy, Role, ServerCertificate, World
+from model.world import World
 from xds.translate import names, resource_ids
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.certificates import translate_certificate

@@ -16,7 +16,8 @@ from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from model.world import Exit, ExitState, Parent, Pool
+from model.entities import Exit, Parent, Pool
+from model.exit_states import ExitState
 from xds.translate import names
 from xds.wire import template_pb2 as wire
 

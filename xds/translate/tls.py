@@ -27,8 +27,8 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
+from model.entities import Role
 from model.identity import role_prefix
-from model.world import Role
 from xds.translate import names
 from xds.translate.encoding import pack
 from xds.translate.http import ads_source

@@ -9,7 +9,8 @@ from uuid import UUID
 from envoy_data_plane.envoy.config.core.v3 import DataSource, TypedExtensionConfig
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 
-from model.world import Entity, Route, User, World
+from model.entities import Entity, Route, User
+from model.world import World
 from xds.translate import names
 from xds.translate.client_intent import normalise_name
 from xds.translate.encoding import pack

@@ -21,7 +21,7 @@ from api.kernel.writes import WriteContext
 from api.runtime.tokens import digest_of
 from model.audit_log import AuditEntry
 from model.repositories import operators
-from model.repositories.operators import as_fleets
+from model.repositories.operators import read_fleet_ids
 from model.tables import ApiKeyRow
 
 
@@ -118,7 +118,7 @@ def _audit_entry(action: str, row: ApiKeyRow, fields: Sequence[str]) -> AuditEnt
 
 
 def _show(row: ApiKeyRow) -> ApiKeyOut:
-    fleets = as_fleets(row.fleet_ids)
+    fleets = read_fleet_ids(row.fleet_ids)
     return ApiKeyOut(
         id=row.id,
         name=row.name,

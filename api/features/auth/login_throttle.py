@@ -45,9 +45,9 @@ class LoginThrottle:
         """Count an attempt as failed until `succeed` is called. Return the Problem (429) to raise after the commit, if refused."""
         allowances = {self.address: OF_AN_ADDRESS}
         if self.name is not None and self.pair is not None:
-            known = await logins.is_remembered(session, self._known_key)
+            known = await logins.is_known(session, self._known_key)
             allowances[self.pair if known else self.name] = OF_A_NAME
-        until = await logins.attempt(session, allowances, now)
+        until = await logins.count_attempt(session, allowances, now)
         if until is None:
             return None
         refused = await logins.count_refused(session, f"refused {self.address}", now)
@@ -65,9 +65,9 @@ class LoginThrottle:
 
     async def succeed(self, session: AsyncSession, now: datetime) -> None:
         """Clear the failures, and remember the address as known for this name."""
-        await logins.forgive(session, [key for key in (self.address, self.name, self.pair) if key])
+        await logins.reset_failures(session, [key for key in (self.address, self.name, self.pair) if key])
         if self.pair is not None:
-            await logins.remember(session, self._known_key, now)
+            await logins.remember_known(session, self._known_key, now)
 
     @property
     def _known_key(self) -> str:

@@ -74,7 +74,7 @@ async def _refusal_reason(
     if body.totp is None:
         return "totp_missing"
     step = second_factor.step_of(row.totp_secret, body.totp, now)
-    if step is None or not await operators.take_step(session, row.id, step):
+    if step is None or not await operators.use_totp_step(session, row.id, step):
         return "totp"
     return None
 
@@ -86,7 +86,7 @@ async def begin_session(
     session_id = uuid4()
     refresh_token = signer.new_refresh(session_id)
     row.last_login_at = now
-    await logins.start(
+    await logins.start_session(
         session,
         SessionRow(
             id=session_id,
@@ -253,7 +253,7 @@ async def _check_code(context: ApiContext, caller: Caller, code: str, address: s
     row, throttle = await _count_attempt(context, caller, address)
     step = second_factor.step_of(row.totp_secret or "", code, context.clock())
     async with context.database.session() as session:
-        good = step is not None and await operators.take_step(session, row.id, step)
+        good = step is not None and await operators.use_totp_step(session, row.id, step)
     if not good:
         raise _bad_code()
     await _succeed(context, throttle)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from api.features.pools.container_schemas import ContainersStateOut
 from api.http.field_types import ResponseModel
-from model.world import ExitState
+from model.exit_states import ExitState
 
 Verb = Literal["start", "stop", "restart"]
 

@@ -26,9 +26,9 @@ from api.kernel.context import ApiContext
 from api.kernel.shrink_guard import no_silent_loss
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
+from model.exit_states import SERVING
 from model.repositories import container_commands, containers
 from model.tables import ContainerCommandRow, ContainerRow
-from model.world import SERVING
 
 _LOGS_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
@@ -38,7 +38,7 @@ async def show_containers(session: AsyncSession, pool: Any) -> list[ContainerOut
     """Show the containers of a pool."""
     rows = (await containers.of_pools(session, [pool.id])).get(pool.id, [])
     exits = await containers.exits_in(session, [row.name for row in rows])
-    commands = await container_commands.last_of(session, [row.name for row in rows])
+    commands = await container_commands.newest_of(session, [row.name for row in rows])
     return [_show(row, pool.name, exits.get(row.name), commands.get(row.name)) for row in rows]
 
 
@@ -78,7 +78,7 @@ async def request_commands(
     commands = []
     for row in chosen:
         command = ContainerCommandRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)
-        await container_commands.ask(work.session, command)
+        await container_commands.add(work.session, command)
         work.unit.audit(AuditEntry(verb, "container", row.name, fleet_id))
         commands.append(ContainerCommandOut.of(command))
     return WriteReply(202, ContainerCommandsOut(commands=commands))
@@ -93,7 +93,7 @@ async def read_logs(context: ApiContext, container: str, lines: int) -> str:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _LOGS_TIMEOUT_S
     async with context.database.session() as session:
-        await container_commands.ask(session, command)
+        await container_commands.add(session, command)
     try:
         while loop.time() < deadline:
             async with context.database.session() as session:
@@ -105,6 +105,6 @@ async def read_logs(context: ApiContext, container: str, lines: int) -> str:
             await asyncio.sleep(_POLL_S)
     finally:
         async with context.database.session() as session:
-            await container_commands.forget(session, command.id)
+            await container_commands.delete_command(session, command.id)
     message = f"no keeper with a container engine answered within {_LOGS_TIMEOUT_S:g} s"
     raise Problem(503, "no_container_engine", message, hint=NO_ENGINE)

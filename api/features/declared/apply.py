@@ -27,9 +27,9 @@ from api.http.field_types import as_id
 from api.http.problems import Problem, locate_errors, unknown
 from api.kernel.shrink_guard import no_silent_shrink
 from api.kernel.writes import WriteContext
+from model.entities import FIRST_LISTENER
 from model.repositories import declared
 from model.tables import FleetRow, ListenerRow, PlanRow, PoolRow, ProxyRow, ServerCertificateRow
-from model.world import FIRST_LISTENER
 
 _ONE_BY_ONE: Final = (FLEETS, ROUTES)
 """Collections whose items are several rows that refer to each other."""

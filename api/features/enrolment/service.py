@@ -21,12 +21,13 @@ from api.features.pools import service as pools
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
 from model.authority import BadSigningRequest, CertificateAuthority, sign_request
+from model.entities import Role
+from model.exit_states import TAKEN_OUT, ExitState
 from model.identity import Identity
 from model.repositories import declared, enrolment
 from model.request_signature import public_key_of
 from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork
-from model.world import TAKEN_OUT, ExitState, Role
 
 ENROLLED = "enrolled, no heartbeat yet"
 MOVED = "enrolled again with another address or parent, no heartbeat since"

@@ -18,9 +18,9 @@ from api.kernel.collections.router import OfFleet, router_of
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
 from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
+from model.exit_states import ExitState
 from model.repositories import exit_history
-from model.state_history import HistorySummary, stays_of, summarize
-from model.world import ExitState
+from model.state_history import HistorySummary, intervals_of, summarize
 
 router = router_of(EXITS)
 Writing = Annotated[OperatorWrite, require_write("exits")]
@@ -71,7 +71,7 @@ async def read_exit_history(
     async with context.database.snapshot() as session:
         row = await EXITS.find(session, caller, exit_id, of_fleet)
         changes = await exit_history.states_since(session, row.id, now - 2 * window)
-    periods = list(stays_of([(each.at, ExitState(each.state), each.reason) for each in changes]))
+    periods = list(intervals_of([(each.at, ExitState(each.state), each.reason) for each in changes]))
     within = [each for each in periods if each.until is None or each.until > now - window]
     return HistoryOut(
         since=now - window,

@@ -24,7 +24,7 @@ from api.http.field_types import (
 )
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
-from model.world import ExitState
+from model.exit_states import ExitState
 
 STATE_PERIODS_MAX: Final = 1_000
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the exit's listener demands a gateway's certificate

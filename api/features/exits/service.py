@@ -23,11 +23,12 @@ from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
 from api.kernel.shrink_guard import no_silent_shrink
 from api.kernel.writes import WriteContext
+from model.entities import Role
+from model.exit_states import TAKEN_OUT, ExitState
 from model.repositories import declared, exits, heartbeats
-from model.repositories.retention import GB
+from model.repositories.exits import GB
 from model.tables import ExitRow, FleetRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork
-from model.world import TAKEN_OUT, ExitState, Role
 from xds.translate.scopes import ExitGroup, ExitOverlay, ParentProxyGroup
 
 DISABLED = "disabled by an operator"
@@ -131,7 +132,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
 
     async def show(self, look: ReadContext, rows: Sequence[ExitRow]) -> list[ExitOut]:
         owners = await declared.owners_of_exits(look.session, {row.pool_id for row in rows})
-        reports = await heartbeats.heard_of(look.session, [row.id for row in rows])
+        reports = await heartbeats.last_reports(look.session, [row.id for row in rows])
         rejections = await load_rejections(look.session)
         return [
             ExitOut.of(

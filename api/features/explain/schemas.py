@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.http.field_types import Locality, Reference, ResponseModel
 from api.http.validators import bad_value
-from model.world import ExitState
+from model.exit_states import ExitState
 from xds.translate.client_intent import IntentSource
 from xds.translate.match_failures import MatchFailure
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
 from api.features.orders.schemas import AgentOrderOut, OrderResultIn
 from api.http.field_types import IpAddress, Port, RequestModel, ResponseModel, Text
 from api.http.validators import bad_value
-from model.world import ExitState
+from model.exit_states import ExitState
 
 UpOrDown = Literal["up", "down"]
 

@@ -19,11 +19,11 @@ from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, invalid, not_found
 from api.kernel.context import ApiContext
 from model import request_signature
+from model.entities import Role
 from model.repositories import declared, enrolment, orders
 from model.repositories.enrolment import Credential
 from model.repositories.heartbeats import Heartbeat
 from model.request_signature import BadSignature
-from model.world import Role
 
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -111,7 +111,7 @@ async def _endpoints_to_cut(
         proxy = await declared.find_proxy(session, credential.proxy_id)
         if proxy is None:
             return []
-        cut = await orders.to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in removed])
+        cut = await orders.endpoints_to_cut(session, proxy.fleet_id, [(each.address, each.port) for each in removed])
     return [DialAddress(address=address, port=port) for address, port in sorted(cut)]
 
 

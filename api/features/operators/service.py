@@ -18,7 +18,7 @@ from api.kernel.writes import WriteContext
 from api.runtime.passwords import Argon2Hasher, refuse_weak
 from model.audit_log import AuditEntry
 from model.repositories import declared, logins, operators
-from model.repositories.operators import as_fleets
+from model.repositories.operators import read_fleet_ids
 from model.tables import OperatorRow
 
 _PASSWORDS = Argon2Hasher()
@@ -70,7 +70,7 @@ class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
 
     async def lock(self, work: WriteContext, ref: str, fleet: str | None = None) -> OperatorRow:
         """Lock an operator. Writers take turns, so that two admins cannot remove each other at once."""
-        await operators.hold_admins(work.session)
+        await operators.lock_admins(work.session)
         return await super().lock(work, ref, fleet)
 
     async def show(self, look: ReadContext, rows: Sequence[OperatorRow]) -> list[OperatorOut]:  # noqa: ARG002 - the base class's
@@ -129,7 +129,7 @@ def _audit(work: WriteContext, action: str, row: OperatorRow, fields: Iterable[s
 
 
 def _show(row: OperatorRow) -> OperatorOut:
-    fleets = as_fleets(row.fleet_ids)
+    fleets = read_fleet_ids(row.fleet_ids)
     return OperatorOut(
         id=row.id,
         name=row.name,

@@ -17,9 +17,10 @@ from api.kernel.caller import Caller
 from api.kernel.context import ApiContext
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
+from model.exit_states import ExitState
 from model.repositories import declared, orders
 from model.tables import ExitOrderRow, ExitRow
-from model.world import ExitState, Kind
+from model.world import Kind
 
 EXPIRES_AFTER: Final = timedelta(minutes=5)
 _POLL_INTERVAL_S: Final = 0.2
@@ -36,14 +37,18 @@ async def order(work: WriteContext, ref: str, fleet: str | None, kind: OrderKind
     created = ExitOrderRow(
         id=uuid4(), exit_id=row.id, kind=kind, detail=detail, asked_at=work.now, expires_at=work.now + EXPIRES_AFTER
     )
-    await orders.ask(work.session, created)
+    await orders.add(work.session, created)
     work.unit.audit(AuditEntry(f"{kind}_ordered", Kind.EXIT, str(row.id), owner.id, {"name": row.name}))
     shown = _show(created, row.name, work.now)
     return WriteReply(202, shown, {"Location": f"/api/v1/exits/{row.id}/orders/{created.id}"})
 
 
 async def _demand_another_serving_exit(work: WriteContext, row: ExitRow) -> None:
-    if work.approve is not None or row.state == ExitState.DISABLED or await orders.another_serves(work.session, row.id):
+    if (
+        work.approve is not None
+        or row.state == ExitState.DISABLED
+        or await orders.has_another_serving(work.session, row.id)
+    ):
         return
     message = f"no other exit of the pool would serve while {row.name} rotates"
     error = FieldError("?approve", message, "repeat it with ?approve=shrink to do it anyway, or add an exit first")
@@ -92,7 +97,7 @@ async def record_results(context: ApiContext, exit_id: UUID, results: list[Order
             outcome, error = each.outcome, each.error
             if outcome is not None and len(json.dumps(outcome)) > OUTCOME_BYTES_MAX:
                 outcome, error = None, f"the result is longer than {OUTCOME_BYTES_MAX} bytes, so it was dropped"
-            await orders.settle(
+            await orders.complete(
                 session, exit_id, each.id, now=context.clock(), outcome=None if error else outcome, trouble=error
             )
     for each in results:

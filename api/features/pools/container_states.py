@@ -27,7 +27,7 @@ async def read_container_states(read: ReadContext, pools: Sequence[Any]) -> dict
     if not chosen:
         return {}
     engine = await containers.engine(read.session)
-    stored = await containers.standings(read.session, [pool.id for pool in chosen])
+    stored = await containers.pool_statuses(read.session, [pool.id for pool in chosen])
     states = {}
     for pool in chosen:
         known = stored.get(pool.id)

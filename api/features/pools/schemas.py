@@ -13,7 +13,7 @@ from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import City, Country, Name, Reference, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
-from model.world import BALANCING, RESILIENCE
+from model.entities import BALANCING, RESILIENCE
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=100)]

@@ -66,7 +66,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
             await declared.save_changes(work.unit, row, stored)
         if retired:
             async with no_silent_shrink(work, [row.fleet_id]):
-                await containers.retire(work.unit, row.id, work.now)
+                await containers.start_removal_of_pool(work.unit, row.id, work.now)
 
     async def remove(self, work: WriteContext, row: PoolRow) -> None:
         """Delete a pool.

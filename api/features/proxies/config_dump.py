@@ -83,7 +83,7 @@ async def _ask(database: Database, proxy_id: UUID, resource: str | None) -> Mapp
     async with _posted_request(database, proxy_id, resource) as request_id:
         while loop.time() < deadline:
             async with database.session() as session:
-                answer = await config_requests.answer_to(session, request_id)
+                answer = await config_requests.find_answer(session, request_id)
             if answer is not None:
                 return answer
             await asyncio.sleep(_POLL_INTERVAL_S)
@@ -93,9 +93,9 @@ async def _ask(database: Database, proxy_id: UUID, resource: str | None) -> Mapp
 @asynccontextmanager
 async def _posted_request(database: Database, proxy_id: UUID, resource: str | None) -> AsyncIterator[UUID]:
     async with database.session() as session:
-        request_id = await config_requests.ask(session, proxy_id, resource)
+        request_id = await config_requests.add(session, proxy_id, resource)
     try:
         yield request_id
     finally:
         async with database.session() as session:
-            await config_requests.forget(session, request_id)
+            await config_requests.delete_request(session, request_id)

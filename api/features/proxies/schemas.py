@@ -12,7 +12,7 @@ from api.features.heartbeats.schemas import UpOrDown
 from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import Locality, RequestModel, ResponseModel, absent
 from api.kernel.collections.schemas import FleetListQuery
-from model.world import Role
+from model.entities import Role
 
 
 class ProxyPatch(RequestModel):

@@ -23,9 +23,9 @@ from api.http.problems import Problem, in_use
 from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
 from api.kernel.writes import WriteContext
+from model.entities import Role
 from model.repositories import declared, heartbeats, sync
 from model.tables import HeartbeatRow, ProxyRow, SyncRow
-from model.world import Role
 
 
 class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):

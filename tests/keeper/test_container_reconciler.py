@@ -1,4 +1,4 @@
-"""The keeper of containers, with a real PostgreSQL, and an engine that answers as its documentation says."""
+"""The container reconciler with a real PostgreSQL and the fake engine."""
 
 from __future__ import annotations
 
@@ -16,81 +16,82 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from keeper.containers.container_spec import INSTANCE, POOL, SLOT, TOKEN_PATH, SpecContext
+from keeper.containers.container_spec import INSTANCE_LABEL, POOL_LABEL, SLOT_LABEL, TOKEN_PATH, SpecContext
 from keeper.containers.engine import Engine
-from keeper.containers.reconciler import ContainerReconciler, run_containers, while_alive
+from keeper.containers.reconciler import ContainerReconciler, run_containers, run_while_leased
 from model.database import Database
-from model.repositories import container_commands, containers, declared, enrolment, heartbeats, retention
+from model.entities import Role
+from model.exit_states import ExitState
+from model.repositories import container_commands, containers, declared, enrolment, exits, heartbeats
 from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import write
-from model.world import ExitState, Role
-from tests.keeper.conftest import House
-from tests.keeper.engine_stand_in import StandIn
+from tests.keeper.conftest import KeeperHarness
+from tests.keeper.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.postgres
 WANTED = {"minimum": 2, "maximum": 3, "image": "exit:1"}
-GROUND = SpecContext("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"))
+CONTEXT = SpecContext("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"))
 
 
-class Yard(House):
-    """A house whose pool wants containers, an engine, and the keeper of both."""
+class ContainerTestbed(KeeperHarness):
+    """A pool with containers, a fake engine, and the reconciler."""
 
-    engine: StandIn
-    keeper_of_containers: ContainerReconciler
+    engine: FakeEngine
+    reconciler: ContainerReconciler
 
     async def declare_containers(self, wanted: dict[str, Any] | None) -> None:
         async with write(self.database) as unit:
             pool = await declared.lock(unit.session, PoolRow, self.pool.id)
             await declared.save_changes(unit, pool, {"containers": wanted})
 
-    async def tend(self, times: int = 1, seconds: float = 2) -> None:
-        """The keeper looks, several times."""
+    async def reconcile(self, times: int = 1, seconds: float = 2) -> None:
+        """Run the reconciler `times` times, with the clock advanced before each."""
         for _ in range(times):
             self.clock.advance(seconds=seconds)
-            await self.listen()
-            while await self.keeper_of_containers.look():
+            await self.flush_watermark()
+            while await self.reconciler.reconcile():
                 pass
 
     async def rows(self) -> list[ContainerRow]:
         async with self.database.session() as session:
             return [*await containers.all_rows(session)]
 
-    async def standing(self):
+    async def pool_status(self):
         async with self.database.session() as session:
-            return (await containers.standings(session, [self.pool.id])).get(self.pool.id)
+            return (await containers.pool_statuses(session, [self.pool.id])).get(self.pool.id)
 
     def name(self, slot: int) -> str:
         return f"us-{self.pool.id.hex[:8]}-{slot}"
 
     async def enrol(self, slot: int, **said: Any) -> Any:
-        """The agent in a container enrols, and is heard of."""
+        """Enrol the agent in a container, and store its heartbeat."""
         name = self.name(slot)
         async with self.database.session() as session:
             known = (await containers.exits_in(session)).get(name)
         exit_id = known.id if known else await self.declare(name, ExitState.HEALTHY)
-        await self.hear(exit_id, **said)
+        await self.send_heartbeat(exit_id, **said)
         async with write(self.database) as unit:
             row = await declared.lock(unit.session, ExitRow, exit_id)
             if row.state not in (ExitState.DRAINING, ExitState.HEALTHY):
-                await retention.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
+                await exits.change_state(unit, exit_id, ExitState(row.state), ExitState.HEALTHY, "", self.clock())
         async with self.database.session() as session:
             load = {"load": said.get("open_requests", 0), "id": exit_id}
             await session.execute(text("UPDATE heartbeat SET open_requests = :load WHERE proxy_id = :id"), load)
         return exit_id
 
-    async def hear(self, exit_id, **said):
+    async def send_heartbeat(self, exit_id, **said):
         said.pop("open_requests", None)
-        await super().hear(exit_id, **said)
+        await super().send_heartbeat(exit_id, **said)
 
-    async def wish(self, slot: int, verb: str, **more: Any) -> Any:
-        wish = ContainerCommandRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
+    async def command(self, slot: int, verb: str, **more: Any) -> Any:
+        command = ContainerCommandRow(container=self.name(slot), verb=verb, asked_at=self.clock(), **more)
         async with self.database.session() as session:
-            await container_commands.ask(session, wish)
-        return wish.id
+            await container_commands.add(session, command)
+        return command.id
 
-    async def answer(self, wish_id):
+    async def answer(self, command_id):
         async with self.database.session() as session:
-            return await container_commands.find(session, wish_id)
+            return await container_commands.find(session, command_id)
 
     async def exits(self) -> dict[str, str]:
         async with self.database.session() as session:
@@ -98,41 +99,44 @@ class Yard(House):
 
 
 @pytest.fixture
-async def yard(database: Database, clock, tmp_path) -> AsyncIterator[Yard]:
-    opened = Yard(database, clock)
+async def testbed(database: Database, clock, tmp_path) -> AsyncIterator[ContainerTestbed]:
+    opened = ContainerTestbed(database, clock)
     await opened.open()
     await opened.declare_containers(WANTED)
-    async with StandIn(tmp_path / "engine.sock").serving() as stand_in, Engine(stand_in.address) as engine:
-        opened.engine = stand_in
-        opened.keeper_of_containers = ContainerReconciler(database, engine, GROUND, clock)
+    async with FakeEngine(tmp_path / "engine.sock").serving() as fake_engine, Engine(fake_engine.address) as engine:
+        opened.engine = fake_engine
+        opened.reconciler = ContainerReconciler(database, engine, CONTEXT, clock)
         yield opened
 
 
 @pytest.fixture
-async def serving(yard) -> Yard:
-    """Two that serve."""
-    await yard.tend()
+async def serving(testbed) -> ContainerTestbed:
+    """A testbed with two serving containers."""
+    await testbed.reconcile()
     for slot in (1, 2):
-        await yard.enrol(slot)
-    await yard.tend()
-    return yard
+        await testbed.enrol(slot)
+    await testbed.reconcile()
+    return testbed
 
 
 # -- making ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
-    await yard.tend()
-    assert yard.engine.running() == [yard.name(1), yard.name(2)]
-    made = yard.engine.named(yard.name(1))
-    assert made.labels.items() >= {INSTANCE: "installation-1", POOL: str(yard.pool.id), SLOT: "1"}.items()
+async def test_pool_gets_its_minimum_with_labels_and_environment(testbed):
+    await testbed.reconcile()
+    assert testbed.engine.running() == [testbed.name(1), testbed.name(2)]
+    made = testbed.engine.named(testbed.name(1))
+    assert (
+        made.labels.items()
+        >= {INSTANCE_LABEL: "installation-1", POOL_LABEL: str(testbed.pool.id), SLOT_LABEL: "1"}.items()
+    )
     said = {name.removeprefix("EXITPLANE_AGENT_"): value for name, value in made.environment.items()}
     assert said == {
         "STATE": "/var/lib/exitplane-agent",
         "ROLE": "exit",
         "API": "http://plane:8000",
         "NAME": made.name,
-        "POOL": str(yard.pool.id),
+        "POOL": str(testbed.pool.id),
         "TOKEN_FILE": TOKEN_PATH,
         "ADDRESS": made.name,
         "PORT": "8443",
@@ -144,12 +148,12 @@ async def test_a_pool_gets_its_minimum_with_labels_and_an_environment(yard):
     assert (host["Binds"], host["PortBindings"], "NetworkMode" in host) == ([], {}, False)
 
 
-async def test_what_a_pool_says_of_its_containers_is_what_they_are_made_of(yard):
+async def test_containers_are_created_with_the_settings_of_their_pool(testbed):
     said = {"command": ["run", "it"], "environment": {"PROVIDER": "x"}, "secrets": ["wg.conf"], "network": "exits"}
     more = {"capabilities": [], "devices": [], "address": "203.0.113.5", "port": 20_000}
-    await yard.declare_containers(WANTED | said | more)
-    await yard.tend()
-    made = yard.engine.named(yard.name(2))
+    await testbed.declare_containers(WANTED | said | more)
+    await testbed.reconcile()
+    made = testbed.engine.named(testbed.name(2))
     host = made.body["HostConfig"]
     assert (made.body["Cmd"], made.environment["PROVIDER"], host["NetworkMode"]) == (["run", "it"], "x", "exits")
     assert host["Binds"] == ["/etc/exitplane-secrets/wg.conf:/run/secrets/wg.conf:ro"]
@@ -160,28 +164,28 @@ async def test_what_a_pool_says_of_its_containers_is_what_they_are_made_of(yard)
     )
 
 
-async def test_each_has_a_token_of_its_own_that_nobody_else_sees(yard, database):
+async def test_each_container_has_its_own_secret_join_token(testbed, database):
     with capture_logs() as logs:
-        await yard.tend()
-    tokens = [yard.engine.named(yard.name(slot)).files[TOKEN_PATH].decode().strip() for slot in (1, 2)]
+        await testbed.reconcile()
+    tokens = [testbed.engine.named(testbed.name(slot)).files[TOKEN_PATH].decode().strip() for slot in (1, 2)]
     assert tokens[0] != tokens[1]
-    written = json.dumps([each.body for each in yard.engine.containers.values()], default=str) + str(logs)
+    written = json.dumps([each.body for each in testbed.engine.containers.values()], default=str) + str(logs)
     assert not any(token in written for token in tokens)
     async with database.session() as session:
         for slot, token in zip((1, 2), tokens, strict=True):
-            row = await enrolment.find_token(session, token, yard.clock())
-            assert (row.name, row.role) == (yard.name(slot), Role.EXIT)
-            assert await enrolment.find_token(session, token, yard.clock() + timedelta(minutes=6)) is None
+            row = await enrolment.find_token(session, token, testbed.clock())
+            assert (row.name, row.role) == (testbed.name(slot), Role.EXIT)
+            assert await enrolment.find_token(session, token, testbed.clock() + timedelta(minutes=6)) is None
 
 
-async def test_an_idle_fleet_is_left_alone(serving, database):
+async def test_idle_fleet_gets_no_action(serving, database):
     before = len(serving.engine.asked)
     async with database.session() as session:
         revision = (await session.execute(text("SELECT value FROM revision"))).scalar_one()
     for _ in range(5):
         for slot in (1, 2):
             await serving.enrol(slot)
-        await serving.tend()
+        await serving.reconcile()
     assert set(serving.engine.asked[before:]) == {"GET /containers/json"}
     async with database.session() as session:
         assert (await session.execute(text("SELECT value FROM revision"))).scalar_one() == revision
@@ -190,96 +194,96 @@ async def test_an_idle_fleet_is_left_alone(serving, database):
 # -- replacing ---------------------------------------------------------------------------------------------------------
 
 
-async def test_one_that_ended_is_replaced_and_its_exit_kept(serving):
+async def test_ended_container_is_replaced_and_keeps_its_exit(serving):
     exit_id = await serving.enrol(1)
     serving.engine.named(serving.name(1)).end()
     before = serving.engine.named(serving.name(1)).id
-    await serving.tend()
+    await serving.reconcile()
     row = await serving.row(exit_id)
     assert (row.state, row.state_reason) == (
         "unreachable",
         "its container is replaced: it ended: Exited (137) a second ago",
     )
-    await serving.tend(times=2)
+    await serving.reconcile(times=2)
     assert serving.engine.named(serving.name(1)).id != before
     assert await serving.enrol(1) == exit_id
-    assert "it ended: Exited (137)" in (await serving.standing()).error
+    assert "it ended: Exited (137)" in (await serving.pool_status()).error
 
 
-async def test_an_error_is_forgotten_when_the_pool_has_settled(serving):
+async def test_error_is_cleared_when_the_pool_is_stable(serving):
     serving.engine.named(serving.name(1)).end()
-    await serving.tend(times=3)
+    await serving.reconcile(times=3)
     for _ in range(20):
         for slot in (1, 2):
             await serving.enrol(slot)
-        await serving.tend(seconds=4)
-    standing = await serving.standing()
+        await serving.reconcile(seconds=4)
+    standing = await serving.pool_status()
     assert (standing.error, standing.error_since, standing.failures) == ("", None, 0)
 
 
-async def test_one_that_somebody_removed_is_made_again(serving):
+async def test_removed_container_is_created_again(serving):
     gone = serving.engine.named(serving.name(2))
     del serving.engine.containers[gone.id]
-    await serving.tend()
+    await serving.reconcile()
     assert serving.engine.running() == [serving.name(1), serving.name(2)]
 
 
-async def test_one_whose_exit_is_lost_is_replaced(serving):
+async def test_container_with_a_lost_exit_is_replaced(serving):
     exit_id = await serving.enrol(1)
     async with write(serving.database) as unit:
-        await retention.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
+        await exits.change_state(unit, exit_id, ExitState.HEALTHY, ExitState.LOST, "silent", serving.clock())
     before = serving.engine.named(serving.name(1)).id
-    await serving.tend(times=3)
+    await serving.reconcile(times=3)
     assert serving.engine.named(serving.name(1)).id != before
     assert f"POST /containers/{before}/stop" in serving.engine.asked
 
 
-async def test_a_pool_whose_containers_die_at_once_is_not_hammered(yard):
-    yard.engine.dies_at_once = True
-    await yard.tend(times=60)
-    made = sum(each == "POST /containers/create" for each in yard.engine.asked)
+async def test_pool_with_dying_containers_backs_off(testbed):
+    testbed.engine.dies_at_once = True
+    await testbed.reconcile(times=60)
+    made = sum(each == "POST /containers/create" for each in testbed.engine.asked)
     assert 4 <= made <= 16
-    assert "it ended: Exited (1)" in (await yard.standing()).error
+    assert "it ended: Exited (1)" in (await testbed.pool_status()).error
 
 
-async def test_a_crash_between_making_and_starting_is_mended(yard):
-    yard.engine.fails["POST /containers/000"] = (500, "the lights went out")
-    await yard.tend()
-    assert (yard.engine.running(), len(yard.engine.containers)) == ([], 1)
-    yard.engine.fails.clear()
-    await yard.tend(times=3)
-    assert yard.engine.running() == [yard.name(1), yard.name(2)]
-    assert all(TOKEN_PATH in each.files for each in yard.engine.containers.values())
+async def test_container_is_started_after_a_crash_before_its_start(testbed):
+    testbed.engine.fails["POST /containers/000"] = (500, "the lights went out")
+    await testbed.reconcile()
+    assert (testbed.engine.running(), len(testbed.engine.containers)) == ([], 1)
+    testbed.engine.fails.clear()
+    await testbed.reconcile(times=3)
+    assert testbed.engine.running() == [testbed.name(1), testbed.name(2)]
+    assert all(TOKEN_PATH in each.files for each in testbed.engine.containers.values())
 
 
-async def test_an_image_that_is_not_there_is_told_with_its_hint_and_since_when(yard):
-    yard.engine.images.clear()
-    await yard.tend(times=4)
-    standing = await yard.standing()
+async def test_missing_image_is_shown_with_hint_and_time(testbed):
+    testbed.engine.images.clear()
+    await testbed.reconcile(times=4)
+    standing = await testbed.pool_status()
     assert ("No such image: exit:1" in standing.error, "pull or build" in standing.error) == (True, True)
     since = standing.error_since
-    await yard.tend(times=4)
-    assert (await yard.standing()).error_since == since
-    yard.engine.images.add("exit:1")
-    await yard.tend(times=40)
-    assert yard.engine.running() == [yard.name(1), yard.name(2)]
+    await testbed.reconcile(times=4)
+    assert (await testbed.pool_status()).error_since == since
+    testbed.engine.images.add("exit:1")
+    await testbed.reconcile(times=40)
+    assert testbed.engine.running() == [testbed.name(1), testbed.name(2)]
 
 
-async def test_secrets_without_a_folder_are_told(yard):
-    yard.keeper_of_containers._ground = replace(GROUND, secrets=None)
-    await yard.declare_containers(WANTED | {"secrets": ["wg.conf"]})
-    await yard.tend()
-    assert "EXITPLANE_CONTAINER_SECRETS" in (await yard.standing()).error
-    assert yard.engine.containers == {}
+async def test_secrets_without_a_folder_are_an_error(testbed):
+    testbed.reconciler._context = replace(CONTEXT, secrets=None)
+    await testbed.declare_containers(WANTED | {"secrets": ["wg.conf"]})
+    await testbed.reconcile()
+    assert "EXITPLANE_CONTAINER_SECRETS" in (await testbed.pool_status()).error
+    assert testbed.engine.containers == {}
 
 
-async def test_an_engine_that_is_away_is_told_and_nothing_is_thought_to_be_lost(serving):
+async def test_unreachable_engine_is_shown_and_loses_no_container(serving):
     serving.engine.fails["GET /containers/json"] = (500, "out of order")
-    await serving.tend(times=3)
+    await serving.reconcile(times=3)
     async with serving.database.session() as session:
         assert "out of order" in (await containers.engine(session)).error
     serving.engine.fails.clear()
-    await serving.tend()
+    await serving.reconcile()
     async with serving.database.session() as session:
         assert (await containers.engine(session)).error == ""
     assert [each.starts for each in serving.engine.containers.values()] == [1, 1]
@@ -288,31 +292,34 @@ async def test_an_engine_that_is_away_is_told_and_nothing_is_thought_to_be_lost(
 # -- what is not its own -----------------------------------------------------------------------------------------------
 
 
-async def test_containers_of_others_are_never_touched(yard):
-    other = {"Image": "exit:1", "Labels": {INSTANCE: "installation-2", POOL: str(yard.pool.id), SLOT: "1"}}
-    async with Engine(yard.engine.address) as engine:
+async def test_containers_of_others_are_never_touched(testbed):
+    other = {
+        "Image": "exit:1",
+        "Labels": {INSTANCE_LABEL: "installation-2", POOL_LABEL: str(testbed.pool.id), SLOT_LABEL: "1"},
+    }
+    async with Engine(testbed.engine.address) as engine:
         theirs = await engine.create("theirs", other)
         await engine.start(theirs)
         plain = await engine.create("plain", {"Image": "exit:1"})
-    await yard.tend()
-    await yard.declare_containers(None)
-    await yard.tend(times=5)
-    assert set(yard.engine.containers) == {theirs, plain}
-    assert [call for call in yard.engine.asked if theirs in call][1:] == []
+    await testbed.reconcile()
+    await testbed.declare_containers(None)
+    await testbed.reconcile(times=5)
+    assert set(testbed.engine.containers) == {theirs, plain}
+    assert [call for call in testbed.engine.asked if theirs in call][1:] == []
 
 
-async def test_a_name_that_somebody_else_has_is_told_and_left_to_them(yard):
-    async with Engine(yard.engine.address) as engine:
-        theirs = await engine.create(yard.name(1), {"Image": "exit:1"})
-    await yard.tend(times=5)
-    assert theirs in yard.engine.containers
-    assert "in use" in (await yard.standing()).error
+async def test_name_of_a_foreign_container_is_shown_and_not_touched(testbed):
+    async with Engine(testbed.engine.address) as engine:
+        theirs = await engine.create(testbed.name(1), {"Image": "exit:1"})
+    await testbed.reconcile(times=5)
+    assert theirs in testbed.engine.containers
+    assert "in use" in (await testbed.pool_status()).error
 
 
-async def test_one_that_the_database_forgot_is_found_again_by_its_labels(serving):
+async def test_container_without_a_row_is_found_by_its_labels(serving):
     async with serving.database.session() as session:
         await session.execute(text("DELETE FROM container"))
-    await serving.tend()
+    await serving.reconcile()
     assert [each.starts for each in serving.engine.containers.values()] == [1, 1]
     assert [row.slot for row in await serving.rows()] == [1, 2]
 
@@ -321,67 +328,67 @@ async def test_one_that_the_database_forgot_is_found_again_by_its_labels(serving
 
 
 @pytest.mark.slow
-async def test_load_brings_one_more_up_to_the_maximum_and_idleness_takes_it_away_again(serving):
+async def test_load_scales_up_to_the_maximum_and_idleness_scales_down(serving):
     await serving.declare_containers(WANTED | {"requests_per_exit": 10, "drain_s": 20})
     for _ in range(20):
         for slot in range(1, len(await serving.rows()) + 1):
             await serving.enrol(slot, open_requests=30)
-        await serving.tend(seconds=4)
+        await serving.reconcile(seconds=4)
     assert serving.engine.running() == [serving.name(slot) for slot in (1, 2, 3)]
     for _ in range(80):
         for slot in range(1, 4):
             if any(row.slot == slot for row in await serving.rows()):
                 await serving.enrol(slot, open_requests=2)
-        await serving.tend(seconds=4)
+        await serving.reconcile(seconds=4)
     draining = [name for name, state in (await serving.exits()).items() if state == ExitState.DRAINING]
     assert (len(draining), len(serving.engine.running())) in ((1, 3), (0, 2))
     for _ in range(10):
         for row in await serving.rows():
             await serving.enrol(row.slot, open_requests=2)
-        await serving.tend(seconds=4)
+        await serving.reconcile(seconds=4)
     assert (len(serving.engine.running()), len(await serving.exits())) == (2, 2)
 
 
-async def test_an_exit_that_is_to_go_is_drained_until_nothing_of_it_is_open(serving):
+async def test_leaving_exit_is_drained_until_it_has_no_open_requests(serving):
     for slot in (1, 2):
         await serving.enrol(slot, open_requests=3)
     await serving.declare_containers(WANTED | {"minimum": 1, "maximum": 1, "drain_s": 600})
-    await serving.tend()
+    await serving.reconcile()
     (going,) = [name for name, state in (await serving.exits()).items() if state == ExitState.DRAINING]
     slot = int(going[-1])
     serving.clock.advance(seconds=2)
     await serving.enrol(slot, open_requests=3)
-    await serving.tend(times=3)
+    await serving.reconcile(times=3)
     assert going in serving.engine.running()
     serving.clock.advance(seconds=2)
     await serving.enrol(slot, open_requests=0)
-    await serving.tend()
+    await serving.reconcile()
     assert going not in serving.engine.running()
     assert list(await serving.exits()) == [name for name in map(serving.name, (1, 2)) if name != going]
 
 
-async def test_a_pool_that_wants_none_any_more_has_none_and_their_exits_are_deregistered(serving, database):
+async def test_pool_without_containers_deregisters_their_exits(serving, database):
     await serving.declare_containers(None)
-    await serving.tend(times=40)
+    await serving.reconcile(times=40)
     assert (serving.engine.containers, await serving.rows(), await serving.exits()) == ({}, [], {})
     async with database.session() as session:
         assert (await session.execute(select(ProxyRow))).all() == []
 
 
-async def test_the_containers_of_a_pool_that_was_deleted_are_removed(yard):
-    await yard.tend()
-    async with write(yard.database) as unit:
-        await declared.remove(unit, await declared.lock(unit.session, PoolRow, yard.pool.id))
-    await yard.tend()
-    assert (yard.engine.containers, await yard.rows()) == ({}, [])
+async def test_containers_of_a_deleted_pool_are_removed(testbed):
+    await testbed.reconcile()
+    async with write(testbed.database) as unit:
+        await declared.remove(unit, await declared.lock(unit.session, PoolRow, testbed.pool.id))
+    await testbed.reconcile()
+    assert (testbed.engine.containers, await testbed.rows()) == ({}, [])
 
 
-async def test_another_image_is_rolled_out_one_after_the_other(serving):
+async def test_new_image_is_rolled_out_one_container_at_a_time(serving):
     serving.engine.images.add("exit:2")
     await serving.declare_containers(WANTED | {"image": "exit:2", "drain_s": 0})
     least = 2
     for _ in range(30):
-        await serving.tend()
+        await serving.reconcile()
         up = [each for each in serving.engine.containers.values() if each.state == "running"]
         least = min(least, len(up))
         for row in await serving.rows():
@@ -390,41 +397,41 @@ async def test_another_image_is_rolled_out_one_after_the_other(serving):
     assert (least, len(serving.engine.running())) == (2, 2)
 
 
-# -- wishes ------------------------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
-async def test_one_that_an_operator_stopped_stays_so_until_it_is_started(serving):
-    await serving.wish(1, "stop")
-    await serving.tend(times=100)
+async def test_stopped_container_stays_stopped_until_it_is_started(serving):
+    await serving.command(1, "stop")
+    await serving.reconcile(times=100)
     assert serving.engine.running() == [serving.name(2)]
     assert len(serving.engine.containers) == 2
-    await serving.wish(1, "start")
-    await serving.tend()
+    await serving.command(1, "start")
+    await serving.reconcile()
     assert serving.engine.running() == [serving.name(1), serving.name(2)]
 
 
-async def test_a_restart_of_a_pool_goes_from_one_to_the_next_when_that_serves(serving):
+async def test_pool_restart_waits_for_each_container_to_serve(serving):
     for slot in (1, 2):
-        await serving.wish(slot, "restart", in_turn=True)
-    await serving.tend()
+        await serving.command(slot, "restart", in_turn=True)
+    await serving.reconcile()
     assert [serving.engine.named(serving.name(slot)).starts for slot in (1, 2)] == [2, 1]
-    await serving.tend(times=3)
+    await serving.reconcile(times=3)
     assert serving.engine.named(serving.name(2)).starts == 1
     await serving.enrol(1)
-    await serving.tend()
+    await serving.reconcile()
     assert [serving.engine.named(serving.name(slot)).starts for slot in (1, 2)] == [2, 2]
 
 
-async def test_logs_are_the_last_lines(serving):
-    wish = await serving.wish(1, "logs", lines=2)
-    await serving.tend()
-    assert (await serving.answer(wish)).answer == "two\nthree\n"
+async def test_logs_command_returns_the_last_lines(serving):
+    command_id = await serving.command(1, "logs", lines=2)
+    await serving.reconcile()
+    assert (await serving.answer(command_id)).answer == "two\nthree\n"
 
 
-async def test_what_cannot_be_done_is_said(serving):
+async def test_failed_command_has_an_error(serving):
     serving.engine.fails[f"POST /containers/{serving.engine.named(serving.name(1)).id}/restart"] = (500, "stuck")
-    first, second = await serving.wish(1, "restart"), await serving.wish(9, "restart")
-    await serving.tend()
+    first, second = await serving.command(1, "restart"), await serving.command(9, "restart")
+    await serving.reconcile()
     assert "stuck" in (await serving.answer(first)).error
     assert "no such container" in (await serving.answer(second)).error
 
@@ -432,7 +439,7 @@ async def test_what_cannot_be_done_is_said(serving):
 # -- the lease ---------------------------------------------------------------------------------------------------------
 
 
-async def test_work_ends_at_once_when_the_lease_is_lost():
+async def test_work_is_cancelled_when_the_lease_is_lost():
     lost, ended = asyncio.Event(), asyncio.Event()
 
     async def alive():
@@ -448,39 +455,39 @@ async def test_work_ends_at_once_when_the_lease_is_lost():
 
     async with asyncio.timeout(60):
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
-            await while_alive(alive, work())
+            await run_while_leased(alive, work())
     assert ended.is_set()
 
 
 @pytest.mark.slow
-async def test_of_two_replicas_one_works_and_the_other_follows(yard, until, database_url):
+async def test_one_of_two_replicas_works_and_the_other_follows(testbed, until, database_url):
     async def replica():
         database = Database(database_url)
         try:
-            await run_containers(database, yard.engine.address, GROUND, yard.clock, look_every_s=0.05)
+            await run_containers(database, testbed.engine.address, CONTEXT, testbed.clock, interval_s=0.05)
         finally:
             await database.close()
 
     first, second = asyncio.create_task(replica()), asyncio.create_task(replica())
     try:
-        await until(lambda: len(yard.engine.running()) == 2)
-        assert sum(each == "POST /containers/create" for each in yard.engine.asked) == 2
-        async with yard.database.session() as session:
+        await until(lambda: len(testbed.engine.running()) == 2)
+        assert sum(each == "POST /containers/create" for each in testbed.engine.asked) == 2
+        async with testbed.database.session() as session:
             ended = (
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
                 " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
             await session.execute(text(ended))
-        yard.engine.named(yard.name(1)).end()
-        yard.clock.advance(seconds=1)
-        await until(lambda: yard.clock.advance(seconds=0.1) and len(yard.engine.running()) == 2)
+        testbed.engine.named(testbed.name(1)).end()
+        testbed.clock.advance(seconds=1)
+        await until(lambda: testbed.clock.advance(seconds=0.1) and len(testbed.engine.running()) == 2)
     finally:
         for task in (first, second):
             task.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
 
 
-async def test_a_token_is_for_one_name_and_one_key(database, clock, house):
+async def test_named_join_token_is_for_one_key(database, clock, harness):
     async with database.session() as session:
         fleet = (await session.execute(select(FleetRow))).scalar_one()
         token = await enrolment.create_token(
@@ -491,15 +498,15 @@ async def test_a_token_is_for_one_name_and_one_key(database, clock, house):
         assert [await enrolment.use_token(session, row, key) for key in ("one", "one", "two")] == [True, True, False]
 
 
-async def test_wishes_are_forgotten_in_time(yard, database):
-    wish = await yard.wish(7, "stop")
-    await yard.tend()
-    yard.clock.advance(hours=2)
-    await yard.tend()
-    assert await yard.answer(wish) is None
+async def test_old_commands_are_pruned(testbed, database):
+    wish = await testbed.command(7, "stop")
+    await testbed.reconcile()
+    testbed.clock.advance(hours=2)
+    await testbed.reconcile()
+    assert await testbed.answer(wish) is None
 
 
-async def test_a_heartbeat_of_nobody_is_no_container(yard):
-    async with yard.database.session() as session:
+async def test_heartbeat_of_an_unknown_exit_makes_no_container(testbed):
+    async with testbed.database.session() as session:
         assert await heartbeats.find(session, uuid4()) is None
-        assert await containers.find(session, uuid4(), yard.name(1)) is None
+        assert await containers.find(session, uuid4(), testbed.name(1)) is None

@@ -1,4 +1,4 @@
-"""Computed weights: half the worth, half the share; smoothed, in steps, and still while measurements are only noisy."""
+"""Computed shares: proportional to the score, smoothed, in steps, and stable under noise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.weights import TOP, WeightSmoother, step
-from model.repositories.retention import WeighedExit
-from model.world import ExitState, WeighBy
+from keeper.weights import MAX_SHARE, WeightSmoother, step
+from model.entities import WeighBy
+from model.exit_states import ExitState
+from model.repositories.exits import WeighedExit
 
 POOL = UUID(int=1)
 
@@ -22,27 +23,27 @@ def candidate(number: int, by: WeighBy, **more) -> WeighedExit:
 
 
 def weigh(candidates, uptimes=None, scales=None) -> list[int]:
-    """The share of each after one look."""
+    """Return the share of each exit after one computation."""
     changed = (scales or WeightSmoother()).weigh(candidates, uptimes or {})
     return [changed.get(each.exit_id, each.share) for each in candidates]
 
 
-def test_half_the_round_trip_is_twice_the_share():
+def test_half_the_round_trip_doubles_the_share():
     found = weigh([candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40, 80))])
     assert found == [16, 8, 4, 2]
 
 
-def test_an_exit_that_is_not_measured_weighs_as_the_slowest():
+def test_unmeasured_exit_weighs_as_the_slowest():
     found = weigh([candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 80, None))])
     assert found == [16, 2, 2]
 
 
-def test_half_the_price_is_twice_the_share_and_one_without_a_price_is_as_dear_as_the_dearest():
+def test_half_the_cost_doubles_the_share_and_no_cost_is_the_highest():
     found = weigh([candidate(number, WeighBy.COST, cost=cost) for number, cost in enumerate((1, 2, 4, None))])
     assert found == [16, 8, 4, 4]
 
 
-def test_by_health_counts_the_part_of_the_day_and_a_quarter_of_it_while_degraded():
+def test_health_weighs_by_uptime_and_a_quarter_while_degraded():
     exits = [
         candidate(1, WeighBy.HEALTH),
         candidate(2, WeighBy.HEALTH),
@@ -56,17 +57,17 @@ def test_exits_of_other_pools_do_not_count():
     assert weigh([candidate(1, WeighBy.COST, cost=100), other]) == [16, 16]
 
 
-def test_the_best_is_one_that_serves():
+def test_best_exit_is_one_that_serves():
     exits = [candidate(1, WeighBy.COST, cost=1, state=ExitState.LOST), candidate(2, WeighBy.COST, cost=4)]
     assert weigh(exits)[1] == 16
 
 
-def test_nothing_changes_while_none_serves():
+def test_no_share_changes_while_no_exit_serves():
     assert weigh([candidate(1, WeighBy.COST, cost=1, state=ExitState.LOST, share=4)]) == [4]
 
 
-def test_an_hour_of_noise_moves_no_share():
-    """Each measurement is off by up to a third, either way."""
+def test_noise_moves_no_share():
+    """Each measurement differs by up to a third from the real value."""
     noise, scales = random.Random(1), WeightSmoother()
     exits = [candidate(number, WeighBy.LATENCY, rtt_ms=ms) for number, ms in enumerate((10, 20, 40))]
     exits = [each._replace(share=share) for each, share in zip(exits, weigh(exits, scales=scales), strict=True)]
@@ -75,7 +76,7 @@ def test_an_hour_of_noise_moves_no_share():
         assert scales.weigh(noisy, {}) == {}
 
 
-def test_an_exit_that_stays_slower_loses_its_share():
+def test_exit_that_stays_slower_loses_share():
     scales = WeightSmoother()
     fast, slow = candidate(1, WeighBy.LATENCY, rtt_ms=10), candidate(2, WeighBy.LATENCY, rtt_ms=10)
     exits = [fast._replace(share=16), slow._replace(share=16)]
@@ -91,11 +92,11 @@ def test_an_exit_that_stays_slower_loses_its_share():
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1e-9, 1.0])
-def test_a_share_is_never_nothing_and_never_above_the_top(ratio):
-    assert 1 <= step(1, ratio) <= TOP
+def test_share_is_between_one_and_the_maximum(ratio):
+    assert 1 <= step(1, ratio) <= MAX_SHARE
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0, 1))
-def test_a_share_that_was_found_is_found_again(share, ratio):
+def test_share_is_stable_for_the_same_ratio(share, ratio):
     found = step(share, ratio)
     assert step(found, ratio) == found

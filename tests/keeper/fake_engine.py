@@ -1,4 +1,4 @@
-"""What answers like a container engine does, over a unix socket: the Docker Engine API as its documentation has it."""
+"""A fake container engine on a unix socket, which follows the documentation of the Docker Engine API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def written(version: tuple[int, int]) -> str:
 
 
 @dataclass
-class Made:
+class FakeContainer:
     """A container."""
 
     id: str
@@ -46,15 +46,15 @@ class Made:
 
 
 @dataclass
-class StandIn:
-    """An engine. `fails` is what it says, with its status, to whatever begins with a method and a path.
+class FakeEngine:
+    """A fake engine. `fails` maps the start of a method and path to the status and message of a refusal.
 
-    `oldest` and `newest` bound the versions of the API that it takes, as Docker 29.0 does; `spoken` is what it was asked in.
+    `oldest` and `newest` bound the API versions that it accepts, as Docker 29.0 does; `spoken` lists the versions of requests.
     """
 
     path: Path
     images: set[str] = field(default_factory=lambda: {"exit:1"})
-    containers: dict[str, Made] = field(default_factory=dict)
+    containers: dict[str, FakeContainer] = field(default_factory=dict)
     fails: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     spoken: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class StandIn:
     def address(self) -> str:
         return f"unix://{self.path}"
 
-    def named(self, name: str) -> Made:
+    def named(self, name: str) -> FakeContainer:
         return next(each for each in self.containers.values() if each.name == name)
 
     def running(self) -> list[str]:
@@ -102,7 +102,7 @@ class StandIn:
             return f"{too_new} Maximum supported API version is {written(self.newest)}"
         return None
 
-    def _find(self, request: web.Request) -> Made:
+    def _find(self, request: web.Request) -> FakeContainer:
         ref = request.match_info["ref"]
         for each in self.containers.values():
             if ref in (each.id, each.name):
@@ -146,7 +146,7 @@ class StandIn:
         if body["Image"] not in self.images:
             return web.json_response({"message": f"No such image: {body['Image']}"}, status=404)
         self._count += 1
-        made = Made(f"{self._count:064x}", name, body)
+        made = FakeContainer(f"{self._count:064x}", name, body)
         self.containers[made.id] = made
         return web.json_response({"Id": made.id, "Warnings": []}, status=201)
 
@@ -194,7 +194,7 @@ class StandIn:
         return web.Response(body=body, content_type="application/vnd.docker.raw-stream")
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[StandIn]:
+    async def serving(self) -> AsyncIterator[FakeEngine]:
         app = web.Application(middlewares=[self._serve], client_max_size=2**24)
         api = r"/v{version:\d+\.\d+}"
         one = f"{api}/containers/{{ref}}"

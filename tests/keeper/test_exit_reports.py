@@ -1,4 +1,4 @@
-"""The keeper reads no more exits than it changes: what PostgreSQL leaves out is nothing that it would have judged."""
+"""The SQL and the Python form of the rules agree, so the keeper reads exactly the exits that move."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from sqlalchemy import delete, insert, update
 from keeper import keeper as module
 from keeper.exit_health import HealthThresholds, judge
 from keeper.ingest_window import IngestWindow
-from model.repositories import heartbeats
-from model.repositories.heartbeats import ExitReport, Heartbeat
+from model.entities import Resilience, Role
+from model.exit_states import ExitState
+from model.repositories import exit_reports, heartbeats
+from model.repositories.exit_reports import ExitReport
+from model.repositories.heartbeats import Heartbeat
 from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
-from model.world import ExitState, Resilience, Role
 from tests.scale import scaled
 
 pytestmark = pytest.mark.postgres
 
-BEARS = Resilience(degraded_above_ms=100)
+RESILIENCE = Resilience(degraded_above_ms=100)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
-LIMITS = (timedelta(0), PATIENCE.unreachable_after, PATIENCE.lost_after)
+THRESHOLDS = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+LIMITS = (timedelta(0), THRESHOLDS.unreachable_after, THRESHOLDS.lost_after)
 TICK = timedelta(microseconds=1)
 
 
@@ -57,33 +59,33 @@ BEATS = st.builds(
 
 
 @st.composite
-def standings(draw):
-    """Of any exit. One's state is often as old as its last word, to the tick."""
+def reports(draw):
+    """Draw a report of any exit. Its state is often as old as its heartbeat, to the microsecond."""
     heard = draw(st.none() | BEATS)
     since = draw(
         TIMES if heard is None else TIMES | st.sampled_from([-TICK, 0 * TICK, TICK]).map(heard.heard_at.__add__)
     )
     return ExitReport(
-        UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", BEARS, draw(st.none() | st.just(10))
+        UUID(int=0), draw(st.sampled_from(ExitState)), since, heard, "us", RESILIENCE, draw(st.none() | st.just(10))
     )
 
 
 def numbered(drawn: list[ExitReport]) -> list[ExitReport]:
-    """The same, of exits with ids of their own."""
+    """Give the reports distinct exit ids."""
     return [
-        replace(each, exit_id=id_, heard=each.heard and replace(each.heard, proxy_id=id_))
+        replace(each, exit_id=id_, heartbeat=each.heartbeat and replace(each.heartbeat, proxy_id=id_))
         for id_, each in ((UUID(int=number), each) for number, each in enumerate(drawn, 1))
     ]
 
 
-async def keep(session, house, standings):
-    """Let these be all exits that there are."""
+async def keep(session, harness, reports):
+    """Replace all exits in the database by these."""
     for table in (HeartbeatRow, ExitRow, ProxyRow):
         await session.execute(delete(table))
-    pool = house.pool
-    await session.execute(update(PoolRow).values(resilience={"degraded_above_ms": BEARS.degraded_above_ms}))
+    pool = harness.pool
+    await session.execute(update(PoolRow).values(resilience={"degraded_above_ms": RESILIENCE.degraded_above_ms}))
     times = {"created_at": NOW}
-    for each in standings:
+    for each in reports:
         name = str(each.exit_id)
         proxy = {"id": each.exit_id, "fleet_id": pool.fleet_id, "name": name, "role": Role.EXIT, **times}
         exit_ = {"id": each.exit_id, "pool_id": pool.id, "name": name, "address": "192.0.2.1", "port": 1, **times}
@@ -96,36 +98,36 @@ async def keep(session, house, standings):
         }
         await session.execute(insert(ProxyRow), proxy)
         await session.execute(insert(ExitRow), exit_ | state)
-    await heartbeats.store(session, [each.heard for each in standings if each.heard])
+    await heartbeats.store(session, [each.heartbeat for each in reports if each.heartbeat])
 
 
 @settings(
     max_examples=scaled(25), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(standings(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
-async def test_an_exit_is_read_if_and_only_if_it_is_to_move(house, drawn, hearing_since):
-    """If: or one would stay what it is not. Only if: or each look would cost what the others have said."""
-    hearing = IngestWindow()
-    hearing.since = hearing_since
-    async with house.database.session() as session:
-        await keep(session, house, drawn)
-        read = await heartbeats.in_question(
+@given(st.lists(reports(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
+async def test_exit_is_read_if_and_only_if_it_moves(harness, drawn, window_since):
+    """If: otherwise an exit would keep a wrong state. Only if: otherwise each run would read all exits."""
+    window = IngestWindow()
+    window.since = window_since
+    async with harness.database.session() as session:
+        await keep(session, harness, drawn)
+        read = await exit_reports.find_moving(
             session,
-            hearing.silent_before(NOW, PATIENCE.unreachable_after),
-            hearing.silent_before(NOW, PATIENCE.lost_after),
+            window.silence_cutoff(NOW, THRESHOLDS.unreachable_after),
+            window.silence_cutoff(NOW, THRESHOLDS.lost_after),
         )
     assert {each.exit_id: each for each in read} == {
-        each.exit_id: each for each in drawn if judge(each, NOW, hearing, PATIENCE)
+        each.exit_id: each for each in drawn if judge(each, NOW, window, THRESHOLDS)
     }
 
 
 @given(AGOS, AGOS, st.none() | TIMES)
-def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(ago, limit, since):
-    hearing = IngestWindow()
-    hearing.since = since
-    before = hearing.silent_before(NOW, abs(limit))
+def test_silence_cutoff_equals_silence_beyond_the_limit(ago, limit, since):
+    window = IngestWindow()
+    window.since = since
+    before = window.silence_cutoff(NOW, abs(limit))
     heard_at = NOW - ago
-    assert (before is not None and heard_at < before) is (hearing.silence(NOW, heard_at) > abs(limit))
+    assert (before is not None and heard_at < before) is (window.silence(NOW, heard_at) > abs(limit))
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def test_what_was_last_heard_before_a_time_is_what_has_been_silent_for_too_long(
 
 @pytest.fixture
 def judged(monkeypatch) -> list[UUID]:
-    """The exits that the keeper judges from now on."""
+    """Record the ids of the exits that the keeper judges."""
     seen: list[UUID] = []
 
     def count(standing, *given):
@@ -148,19 +150,21 @@ STATES = (ExitState.HEALTHY, ExitState.UNREACHABLE, ExitState.LOST, ExitState.DI
 
 
 @pytest.mark.parametrize("of_each", [1, 8])
-async def test_exits_that_need_nothing_are_not_even_judged(house, clock, judged, of_each):
-    """The healthy say that all is well, the unreachable that it is not, the disabled anything, the lost no more."""
-    exits = {state: [await house.declare(f"{state}-{number}", state) for number in range(of_each)] for state in STATES}
+async def test_exits_that_do_not_move_are_not_judged(harness, clock, judged, of_each):
+    """Healthy exits report good, unreachable ones bad, disabled ones anything; lost ones are silent."""
+    exits = {
+        state: [await harness.declare(f"{state}-{number}", state) for number in range(of_each)] for state in STATES
+    }
     heard = {state: exits[state] for state in STATES if state is not ExitState.REGISTERING}
     for _ in range(12):
-        async with house.database.session() as session:
+        async with harness.database.session() as session:
             beats = [beat(one, clock(), state is not ExitState.UNREACHABLE) for state in heard for one in heard[state]]
             await heartbeats.store(session, beats)
         heard.pop(ExitState.LOST, None)
-        await house.pass_time(4)
+        await harness.pass_time(4)
     assert judged == []
-    await house.hear(exits[ExitState.HEALTHY][0], leaving=True)
-    await house.look()
+    await harness.send_heartbeat(exits[ExitState.HEALTHY][0], leaving=True)
+    await harness.run_keeper()
     assert judged == [exits[ExitState.HEALTHY][0]]
 
 
@@ -169,13 +173,13 @@ def beat(exit_id, at, tunnel_up) -> Heartbeat:
 
 
 @pytest.mark.parametrize("others", [1, 8])
-async def test_a_silent_exit_is_judged_twice_until_it_is_lost_and_then_no_more(house, clock, judged, others):
-    silent = await house.declare("silent", ExitState.HEALTHY)
-    talking = [await house.declare(f"exit-{number}", ExitState.HEALTHY) for number in range(others)]
-    await house.hear(silent)
+async def test_silent_exit_is_judged_only_for_unreachable_and_lost(harness, clock, judged, others):
+    silent = await harness.declare("silent", ExitState.HEALTHY)
+    talking = [await harness.declare(f"exit-{number}", ExitState.HEALTHY) for number in range(others)]
+    await harness.send_heartbeat(silent)
     for _ in range(14):
-        async with house.database.session() as session:
+        async with harness.database.session() as session:
             await heartbeats.store(session, [beat(exit_id, clock(), True) for exit_id in talking])
-        await house.pass_time(24)
+        await harness.pass_time(24)
     assert judged == [silent, silent]
-    assert await house.state(silent) is ExitState.LOST
+    assert await harness.state(silent) is ExitState.LOST

@@ -1,4 +1,4 @@
-"""What is done about the containers of a pool: by table, and over time against an engine that is a dictionary."""
+"""The plan for a pool's containers: by table, and over time against an engine that is a dictionary."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from keeper.containers.planning import (
     StartContainer,
     plan,
 )
-from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, failed
+from keeper.containers.scaling import BACKOFF_MAX, BUSY_FOR, IDLE_FOR, PoolScale, back_off
+from model.exit_states import ExitState
 from model.stored_containers import ContainerSettings
-from model.world import ExitState
 from tests.scale import scaled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
-WISH = ContainerSettings(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
+SETTINGS = ContainerSettings(minimum=2, maximum=4, image="exit:1", requests_per_exit=10)
 SERVES = ObservedExit(ExitState.HEALTHY, NOW - timedelta(minutes=50), NOW - timedelta(seconds=3), 0)
 
 
 def slot(number: int, **fields) -> Slot:
-    """One that runs and serves, and has nothing to do, unless something else is said."""
+    """Return a running container that serves without load; `fields` override its fields."""
     given = {"life": ContainerStatus.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
     return Slot(number, f"us-{number}", **(given | fields))
 
 
-def decide(*slots: Slot, wish: ContainerSettings | None = WISH, scale: PoolScale | None = None, now: datetime = NOW):
-    return plan(wish, slots, PoolScale(wanted=2) if scale is None else scale, now, LONG_AGO)
+def decide(
+    *slots: Slot, settings: ContainerSettings | None = SETTINGS, scale: PoolScale | None = None, now: datetime = NOW
+):
+    return plan(settings, slots, PoolScale(wanted=2) if scale is None else scale, now, LONG_AGO)
 
 
 def actions(*slots: Slot, **given):
@@ -52,36 +54,36 @@ def brief(found):
 # -- by table ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_pool_gets_its_minimum():
+def test_new_pool_gets_its_minimum():
     assert brief(actions(scale=PoolScale())) == [("CreateContainer", 1), ("CreateContainer", 2)]
 
 
-def test_when_all_is_well_nothing_is_done():
+def test_healthy_pool_needs_no_action():
     assert actions(slot(1), slot(2)) == ()
 
 
-def test_a_container_that_ended_makes_room_for_another_with_the_reason():
+def test_ended_container_is_replaced_with_the_reason():
     assert actions(slot(1), slot(2, life=ContainerStatus.ENDED, status="Exited (137)")) == (
         RemoveContainer("us-2", "it ended: Exited (137)", for_good=False),
     )
 
 
-def test_what_the_engine_has_not_is_made_again_in_its_own_slot():
+def test_missing_container_is_created_again_in_its_slot():
     assert actions(slot(1), slot(2, life=ContainerStatus.MISSING)) == (CreateContainer(2, "its container is gone"),)
 
 
-def test_what_was_made_and_not_started_is_started():
+def test_created_container_is_started():
     assert actions(slot(1), slot(2, life=ContainerStatus.CREATED, exit=None)) == (
         StartContainer("us-2", "it was not started yet"),
     )
 
 
-def test_one_whose_exit_was_lost_since_it_started_is_replaced():
+def test_container_whose_exit_was_lost_since_its_start_is_replaced():
     lost = replace(SERVES, state=ExitState.LOST, state_since=NOW)
     assert actions(slot(1), slot(2, exit=lost)) == (RemoveContainer("us-2", "its exit is lost", for_good=False),)
 
 
-def test_one_whose_exit_was_lost_before_has_its_time_to_come_up():
+def test_container_whose_exit_was_lost_before_its_start_may_enrol():
     lost = ObservedExit(ExitState.LOST, NOW - timedelta(seconds=30), NOW - timedelta(minutes=6), 0)
     assert actions(slot(1), slot(2, exit=lost, started_at=NOW - timedelta(seconds=10))) == ()
 
@@ -91,30 +93,30 @@ def test_an_exit_that_does_not_serve_is_not_lost_yet(state):
     assert actions(slot(1), slot(2, exit=replace(SERVES, state=state))) == ()
 
 
-def test_one_that_was_never_heard_of_is_replaced_when_its_time_is_over():
+def test_container_that_never_enrols_is_replaced_after_its_time():
     late, early = NOW - ENROL_WITHIN - timedelta(seconds=1), NOW - ENROL_WITHIN + timedelta(seconds=1)
     (found,) = actions(slot(1), slot(2, exit=None, started_at=late))
     assert found == RemoveContainer("us-2", "its exit was not heard of within 120 s", for_good=False)
     assert actions(slot(1), slot(2, exit=None, started_at=early)) == ()
 
 
-def test_silence_in_which_nobody_could_be_heard_says_nothing():
+def test_silence_outside_the_ingest_window_does_not_count():
     silent = slot(2, exit=None, started_at=LONG_AGO)
-    assert plan(WISH, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
+    assert plan(SETTINGS, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
 
 
 @pytest.mark.parametrize("life", [ContainerStatus.ENDED, ContainerStatus.MISSING, ContainerStatus.RUNNING])
-def test_what_an_operator_stopped_stays_as_it_is_and_is_not_replaced(life):
+def test_stopped_container_is_not_replaced(life):
     assert actions(slot(1), slot(2, life=life, held=True, exit=None)) == ()
 
 
 @pytest.mark.parametrize("state", [ExitState.DRAINING, ExitState.DISABLED])
-def test_what_an_operator_took_out_is_not_replaced(state):
+def test_container_of_a_taken_out_exit_is_not_replaced(state):
     assert actions(slot(1), slot(2, exit=replace(SERVES, state=state))) == ()
 
 
-def test_a_pool_that_is_gone_drains_what_serves_and_removes_the_rest():
-    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), wish=None)
+def test_removed_pool_drains_running_containers_and_removes_others():
+    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), settings=None)
     assert brief(found) == [("DrainExit", "us-1"), ("RemoveContainer", "us-2"), ("RemoveContainer", "us-3")]
     assert all(action.for_good for action in found if isinstance(action, RemoveContainer))
 
@@ -131,28 +133,28 @@ def leaving(seconds_ago: float, **fields):
         (leaving(30, open_requests=0), True),
         (leaving(30, open_requests=5), False),
         (leaving(60, open_requests=5), True),
-        (leaving(2, open_requests=0), False),  # what it said last was said before it was drained
+        (leaving(2, open_requests=0), False),  # its last heartbeat is from before the drain
         (slot(3, leaving_since=NOW, life=ContainerStatus.ENDED), True),
         (slot(3, leaving_since=NOW, exit=None), True),
     ],
 )
-def test_one_that_drains_goes_when_nothing_is_open_or_its_time_is_over(one, goes):
+def test_draining_container_is_removed_when_unused_or_out_of_time(one, goes):
     found = actions(slot(1), slot(2), one)
     assert brief(found) == ([("RemoveContainer", "us-3")] if goes else [])
     assert all(action.for_good for action in found)
 
 
-def test_one_that_is_to_go_and_serves_again_is_drained_again():
+def test_leaving_container_that_serves_again_is_drained_again():
     assert brief(actions(slot(1), slot(2), slot(3, leaving_since=NOW))) == [("DrainExit", "us-3")]
 
 
-def test_one_that_drains_counts_towards_the_maximum():
-    wish = replace(WISH, minimum=3, maximum=3)
-    found = actions(slot(1), slot(2), leaving(1, open_requests=9), wish=wish, scale=PoolScale(wanted=3))
+def test_draining_container_counts_towards_the_maximum():
+    settings = replace(SETTINGS, minimum=3, maximum=3)
+    found = actions(slot(1), slot(2), leaving(1, open_requests=9), settings=settings, scale=PoolScale(wanted=3))
     assert found == ()
 
 
-def test_what_is_made_of_something_else_is_renewed_one_at_a_time():
+def test_outdated_containers_are_replaced_one_at_a_time():
     old = [slot(number, outdated=True) for number in (1, 2)]
     assert brief(actions(*old)) == [("DrainExit", "us-1")]
     assert actions(slot(1, leaving_since=NOW, exit=replace(SERVES, state=ExitState.DRAINING, open_requests=1)), old[1])[
@@ -162,18 +164,18 @@ def test_what_is_made_of_something_else_is_renewed_one_at_a_time():
     assert actions(old[1], coming) == ()
 
 
-def test_what_is_made_of_something_else_and_does_not_serve_is_renewed_at_once():
+def test_outdated_container_that_does_not_serve_is_replaced_at_once():
     down = replace(SERVES, state=ExitState.UNREACHABLE)
     found = decide(slot(1), slot(2, outdated=True, exit=down))
     assert (brief(found.actions), found.scale.failures) == ([("RemoveContainer", "us-2")], 0)
 
 
-def test_of_too_many_those_go_first_that_serve_nobody_then_those_with_least_to_do():
-    wish, busy = replace(WISH, minimum=1), replace(SERVES, open_requests=7)
+def test_surplus_removes_idle_containers_first():
+    settings, busy = replace(SETTINGS, minimum=1), replace(SERVES, open_requests=7)
     three = slot(1, exit=replace(SERVES, state=ExitState.UNREACHABLE)), slot(2), slot(3, exit=busy)
-    assert brief(actions(*three, wish=wish, scale=PoolScale(wanted=2))) == [("DrainExit", "us-1")]
-    assert brief(actions(*three[1:], wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
-    assert brief(actions(slot(1), slot(2), wish=wish, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
+    assert brief(actions(*three, settings=settings, scale=PoolScale(wanted=2))) == [("DrainExit", "us-1")]
+    assert brief(actions(*three[1:], settings=settings, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
+    assert brief(actions(slot(1), slot(2), settings=settings, scale=PoolScale(wanted=1))) == [("DrainExit", "us-2")]
 
 
 # -- load --------------------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def with_load(*loads: int):
 
 
 def over(seconds: int, *loads: int, scale: PoolScale, step: int = 2):
-    """The scale after a time of the same load."""
+    """Return the scale after a time of constant load."""
     for second in range(0, seconds + 1, step):
         now = NOW + timedelta(seconds=second)
         fresh = [replace(each, exit=replace(each.exit, heard_at=now)) for each in with_load(*loads)]
@@ -192,55 +194,55 @@ def over(seconds: int, *loads: int, scale: PoolScale, step: int = 2):
     return scale
 
 
-def test_load_that_lasts_brings_one_more_and_no_sooner():
+def test_lasting_load_adds_one_container():
     assert over(int(BUSY_FOR.total_seconds()) - 2, 15, 12, scale=PoolScale(wanted=2)).wanted == 2
     assert over(int(BUSY_FOR.total_seconds()), 15, 12, scale=PoolScale(wanted=2)).wanted == 3
 
 
-def test_load_that_ends_meanwhile_brings_none():
+def test_short_load_adds_no_container():
     scale = over(20, 15, 12, scale=PoolScale(wanted=2))
     scale = over(2, 3, 3, scale=scale)
     assert over(20, 15, 12, scale=scale).wanted == 2
 
 
-def test_no_load_brings_more_than_the_maximum():
+def test_load_never_exceeds_the_maximum():
     assert all(over(seconds, 99, 99, 99, 99, scale=PoolScale(wanted=4)).wanted == 4 for seconds in range(0, 80, 2))
 
 
-def test_idle_time_that_lasts_takes_one_away_and_never_below_the_minimum():
+def test_lasting_idleness_removes_one_but_keeps_the_minimum():
     assert over(int(IDLE_FOR.total_seconds()) - 2, 1, 1, 1, scale=PoolScale(wanted=3)).wanted == 3
     assert over(int(IDLE_FOR.total_seconds()), 1, 1, 1, scale=PoolScale(wanted=3)).wanted == 2
     assert all(over(seconds, 0, 0, scale=PoolScale(wanted=2)).wanted == 2 for seconds in range(290, 320, 2))
 
 
-def test_one_fewer_must_be_enough_with_room_to_spare():
-    # 3 exits with 10 between them: 2 would have 5 each, which is half of what they may
+def test_scaling_down_needs_spare_capacity():
+    # 3 exits share 10 requests: 2 exits would have 5 each, half of their limit
     assert over(600, 4, 3, 3, scale=PoolScale(wanted=3)).wanted == 3
 
 
-def test_nothing_is_judged_while_one_is_coming():
+def test_load_is_not_judged_while_a_container_starts():
     coming = slot(3, exit=None, started_at=NOW)
     scale = PoolScale(wanted=3, busy_since=NOW - BUSY_FOR)
     assert decide(*with_load(20, 20), coming, scale=scale).scale.wanted == 3
 
 
-def test_without_a_bound_on_requests_there_are_as_many_as_the_minimum():
-    found = decide(*with_load(99, 99), wish=replace(WISH, requests_per_exit=None), scale=PoolScale(wanted=3))
+def test_pool_without_a_request_limit_has_its_minimum():
+    found = decide(*with_load(99, 99), settings=replace(SETTINGS, requests_per_exit=None), scale=PoolScale(wanted=3))
     assert found.scale.wanted == 2
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_whose_containers_keep_dying_waits_twice_as_long_each_time():
+def test_pool_with_dying_containers_doubles_its_backoff():
     scale, pauses = PoolScale(), []
     for _ in range(9):
-        scale = failed(scale, NOW)
+        scale = back_off(scale, NOW)
         pauses.append((scale.retry_at - NOW).total_seconds())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_none_is_made_before_the_wait_is_over():
+def test_no_container_is_created_during_the_backoff():
     scale = PoolScale(wanted=2, failures=3, retry_at=NOW + timedelta(seconds=4))
     assert actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=scale) == ()
     assert brief(actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=replace(scale, retry_at=NOW))) == [
@@ -248,7 +250,7 @@ def test_none_is_made_before_the_wait_is_over():
     ]
 
 
-def test_failures_are_forgotten_when_all_have_served_for_a_while():
+def test_failures_are_reset_when_all_have_served_for_a_while():
     scale = PoolScale(wanted=2, failures=3, retry_at=NOW)
     young = slot(2, started_at=NOW - timedelta(seconds=10))
     assert decide(slot(1), young, scale=scale).scale.failures == 3
@@ -259,10 +261,10 @@ def test_failures_are_forgotten_when_all_have_served_for_a_while():
 
 
 @dataclass
-class House:
-    """An engine and exits, as simple as can be; containers come up 10 s after they are started, unless they are broken."""
+class SimulatedPool:
+    """A simulated engine with exits. Containers serve 10 s after their start, unless they are `broken`."""
 
-    wish: ContainerSettings
+    settings: ContainerSettings
     now: datetime = NOW
     scale: PoolScale = field(default_factory=PoolScale)
     slots: dict[int, Slot] = field(default_factory=dict)
@@ -273,8 +275,8 @@ class House:
     def step(self, seconds: float = 2):
         self.now += timedelta(seconds=seconds)
         for number, each in self.slots.items():
-            self.slots[number] = self._lived(each)
-        found = plan(self.wish, [*self.slots.values()], self.scale, self.now, LONG_AGO)
+            self.slots[number] = self._after_step(each)
+        found = plan(self.settings, [*self.slots.values()], self.scale, self.now, LONG_AGO)
         self.scale = found.scale
         for action in found.actions:
             self._do(action)
@@ -282,7 +284,7 @@ class House:
         self.most = max(self.most, len(running))
         return found.actions
 
-    def _lived(self, each: Slot) -> Slot:
+    def _after_step(self, each: Slot) -> Slot:
         if each.life is not ContainerStatus.RUNNING:
             return each
         if self.broken and each.exit is None:
@@ -328,23 +330,23 @@ EVENTS = st.one_of(
 )
 
 
-def befall(house: House, event: str, value: int):
-    each = house.slots.get(value)
+def apply_event(pool: SimulatedPool, event: str, value: int):
+    each = pool.slots.get(value)
     match event:
         case "load":
-            house.load = value
+            pool.load = value
         case "broken":
-            house.broken = bool(value)
+            pool.broken = bool(value)
         case "wait":
-            house.step(value)
+            pool.step(value)
         case "kill" if each:
-            house.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
+            pool.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
         case "delete" if each:
-            house.slots[value] = replace(each, life=ContainerStatus.MISSING)
+            pool.slots[value] = replace(each, life=ContainerStatus.MISSING)
         case "lose" if each and each.exit:
-            house.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=house.now))
+            pool.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=pool.now))
         case "crash between making and starting" if each and each.life is ContainerStatus.MISSING:
-            house.slots[value] = replace(each, life=ContainerStatus.CREATED)
+            pool.slots[value] = replace(each, life=ContainerStatus.CREATED)
 
 
 @settings(max_examples=scaled(50), deadline=None)
@@ -354,26 +356,26 @@ def befall(house: House, event: str, value: int):
     st.integers(0, 3),
     st.one_of(st.none(), st.integers(1, 50)),
 )
-def test_whatever_befalls_there_are_never_too_many_and_soon_enough_again(events, minimum, more, requests):
-    wish = ContainerSettings(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
-    house = House(wish)
+def test_random_events_never_exceed_the_maximum_and_recover(events, minimum, more, requests):
+    settings = ContainerSettings(minimum=minimum, maximum=minimum + more, image="x", requests_per_exit=requests)
+    pool = SimulatedPool(settings)
     for event, value in events:
-        befall(house, event, value)
-        house.step()
-        assert wish.minimum <= house.scale.wanted <= wish.maximum
-    assert house.most <= wish.maximum
-    house.broken, house.load = False, 0
-    for _ in range(int((BACKOFF_MAX.total_seconds() + wish.drain_s + 60) / 2)):
-        house.step()
-    assert house.serving() >= wish.minimum
+        apply_event(pool, event, value)
+        pool.step()
+        assert settings.minimum <= pool.scale.wanted <= settings.maximum
+    assert pool.most <= settings.maximum
+    pool.broken, pool.load = False, 0
+    for _ in range(int((BACKOFF_MAX.total_seconds() + settings.drain_s + 60) / 2)):
+        pool.step()
+    assert pool.serving() >= settings.minimum
     for _ in range(more * int(IDLE_FOR.total_seconds()) + 60):
-        house.step()
-    assert house.most <= wish.maximum
-    assert house.serving() == house.scale.wanted
-    assert all(house.step() == () for _ in range(30)), "an idle fleet is left alone"
+        pool.step()
+    assert pool.most <= settings.maximum
+    assert pool.serving() == pool.scale.wanted
+    assert all(pool.step() == () for _ in range(30)), "an idle fleet is left alone"
 
 
-def test_a_pool_whose_containers_die_at_once_makes_few_of_them():
-    house = House(replace(WISH, minimum=1), broken=True)
-    made = sum(isinstance(action, CreateContainer) for _ in range(900) for action in house.step(1))
+def test_pool_with_dying_containers_creates_few_of_them():
+    pool = SimulatedPool(replace(SETTINGS, minimum=1), broken=True)
+    made = sum(isinstance(action, CreateContainer) for _ in range(900) for action in pool.step(1))
     assert made <= 6 + 900 / 60 + 1

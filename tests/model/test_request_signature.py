@@ -1,4 +1,4 @@
-"""The proof that a heartbeat comes from the holder of a certificate, for this path and this body, about now."""
+"""Request signatures: they bind a heartbeat to a certificate, a path, a body and a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model import request_signature
 from model.authority import create_authority, sign_request
+from model.entities import Role
 from model.identity import Identity
 from model.request_signature import BadSignature, public_key_of, thumbprint_of
-from model.world import Role
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PATH, BODY = "/api/v1/exits/1/heartbeat", b'{"tunnel": "up"}'
@@ -46,7 +46,7 @@ def holder() -> Holder:
     return Holder()
 
 
-def test_a_proof_names_the_certificate_and_holds_for_its_request(holder):
+def test_signature_names_the_certificate_and_verifies_its_request(holder):
     authorization = holder.sign()
     assert request_signature.read(authorization).thumbprint == holder.thumbprint
     holder.verify(authorization)
@@ -57,8 +57,8 @@ def test_the_scheme_may_be_written_in_any_case(holder):
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi"])
-def test_a_request_without_a_proof_is_refused(authorization):
-    with pytest.raises(BadSignature, match="carries no proof"):
+def test_request_without_a_signature_is_refused(authorization):
+    with pytest.raises(BadSignature, match="carries no signature"):
         request_signature.read(authorization)
 
 
@@ -73,24 +73,24 @@ def test_a_token_that_names_no_certificate_is_refused(token):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/exits/2/heartbeat", PATH + "/", ""])
-def test_a_proof_for_another_path_is_refused(holder, path):
+def test_signature_for_another_path_is_refused(holder, path):
     with pytest.raises(BadSignature, match="not valid"):
         holder.verify(holder.sign(path=path))
 
 
 @pytest.mark.parametrize("body", [b"", BODY + b" ", b'{"tunnel": "down"}'])
-def test_a_proof_for_another_body_is_refused(holder, body):
+def test_signature_for_another_body_is_refused(holder, body):
     with pytest.raises(BadSignature, match="another body"):
         holder.verify(holder.sign(), body=body)
 
 
-def test_a_proof_by_another_key_is_refused(holder):
+def test_signature_of_another_key_is_refused(holder):
     with pytest.raises(BadSignature, match="not valid"):
         holder.verify(Holder().sign())
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_tampered_proof_is_refused(holder, part):
+def test_tampered_signature_is_refused(holder, part):
     parts = holder.sign().split(".")
     middle = len(parts[part]) // 2
     swapped = "A" if parts[part][middle] != "A" else "B"
@@ -100,7 +100,7 @@ def test_a_tampered_proof_is_refused(holder, part):
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none"])
-def test_a_proof_by_a_weaker_algorithm_is_refused(holder, algorithm):
+def test_signature_with_a_weaker_algorithm_is_refused(holder, algorithm):
     claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": "x"}
     key = "k" * 32 if algorithm == "HS256" else None
     token = jwt.encode(claims, key, algorithm=algorithm, headers={"x5t#S256": holder.thumbprint})
@@ -109,7 +109,7 @@ def test_a_proof_by_a_weaker_algorithm_is_refused(holder, algorithm):
 
 
 @pytest.mark.parametrize("missing", ["aud", "iat", "exp", "sha256"])
-def test_a_proof_that_leaves_something_out_is_refused(holder, missing):
+def test_signature_without_a_required_claim_is_refused(holder, missing):
     claims = {"aud": PATH, "iat": NOW, "exp": NOW + timedelta(minutes=1), "sha256": request_signature._digest(BODY)}
     del claims[missing]
     token = jwt.encode(claims, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint})
@@ -118,18 +118,18 @@ def test_a_proof_that_leaves_something_out_is_refused(holder, missing):
 
 
 @pytest.mark.parametrize("off", [timedelta(minutes=-6), timedelta(minutes=-1), timedelta(), timedelta(minutes=6)])
-def test_a_clock_may_be_off_by_some_minutes(holder, off):
+def test_clock_skew_of_some_minutes_is_accepted(holder, off):
     holder.verify(holder.sign(now=NOW + off))
 
 
 @pytest.mark.parametrize("off", [timedelta(minutes=-7), timedelta(minutes=7), timedelta(days=-365)])
-def test_an_old_proof_is_refused(holder, off):
+def test_signature_from_another_time_is_refused(holder, off):
     with pytest.raises(BadSignature, match="another time"):
         holder.verify(holder.sign(now=NOW + off))
 
 
 @pytest.mark.parametrize("made_at", [float("nan"), float("inf")])
-def test_a_proof_made_at_no_time_is_refused(holder, made_at):
+def test_signature_with_no_finite_time_is_refused(holder, made_at):
     claims = jwt.decode(holder.sign().removeprefix("Bearer "), options={"verify_signature": False})
     token = jwt.encode(
         claims | {"iat": made_at}, holder.key, algorithm="ES256", headers={"x5t#S256": holder.thumbprint}

@@ -1,4 +1,4 @@
-"""What an exit's state should be, as a table of the state it is in and what was heard of it."""
+"""The next state of an exit, as a table by present state and last heartbeat."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from keeper.exit_health import HealthThresholds, judge, reword
+from keeper.exit_health import HealthThresholds, judge, updated_reason
 from keeper.ingest_window import IngestWindow
-from model.repositories.heartbeats import ExitReport, Heartbeat
-from model.world import ExitState
+from model.exit_states import ExitState
+from model.repositories.exit_reports import ExitReport
+from model.repositories.heartbeats import Heartbeat
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PATIENCE = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
+THRESHOLDS = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 REGISTERING, HEALTHY, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
@@ -28,8 +29,8 @@ LEAKY = GOOD | {"observation": AT_HOME["observation"] | {"leak": "its traffic le
 
 DISPUTED = GOOD | {"observation": AT_HOME["observation"] | {"disagreement": "a sees fr"}}
 
-HEARD = {
-    # what was said, seconds ago, and whether that is since the exit is in its state
+HEARTBEATS = {
+    # the heartbeat, its age in seconds, and whether it came before or since the start of the state
     "nothing yet": None,
     "all is well": (GOOD, 5, "since"),
     "all was well before": (GOOD, 5, "before"),
@@ -54,7 +55,7 @@ HEARD = {
     "it leaks and its tunnel is down": (LEAKY | {"tunnel_up": False, "reason": "why"}, 5, "since"),
 }
 STAYS = None
-TABLE = {
+NEXT_STATES = {
     "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
     "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
     "all was well before": (STAYS, STAYS, HEALTHY, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
@@ -140,37 +141,37 @@ TABLE = {
 }
 
 
-def standing(state: ExitState, heard: str) -> ExitReport:
-    if HEARD[heard] is None:
+def report(state: ExitState, heard: str) -> ExitReport:
+    if HEARTBEATS[heard] is None:
         return ExitReport(UUID(int=1), state, NOW, None, "us")
-    said, ago_s, order = HEARD[heard]
+    said, ago_s, order = HEARTBEATS[heard]
     heard_at = NOW - timedelta(seconds=ago_s)
     since = heard_at + timedelta(seconds=1 if order == "before" else -1)
     return ExitReport(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said), "us")
 
 
-def hearing_for(seconds: float) -> IngestWindow:
-    """One that has been hearing without a break for so long."""
-    hearing = IngestWindow()
+def window_of(seconds: float) -> IngestWindow:
+    """Return an ingest window of this length."""
+    window = IngestWindow()
     for ago_s in [*range(int(seconds), 0, -4), 0]:
         at = NOW - timedelta(seconds=ago_s)
-        hearing.look(at, at)
-    return hearing
+        window.observe(at, at)
+    return window
 
 
-@pytest.mark.parametrize("heard", TABLE)
+@pytest.mark.parametrize("heard", NEXT_STATES)
 @pytest.mark.parametrize("state", ExitState)
-def test_the_next_state_follows_from_the_present_one_and_what_was_heard(state, heard):
-    verdict = judge(standing(state, heard), NOW, hearing_for(3600), PATIENCE)
-    assert (verdict and verdict.state) == TABLE[heard][list(ExitState).index(state)]
+def test_next_state_follows_from_state_and_heartbeat(state, heard):
+    verdict = judge(report(state, heard), NOW, window_of(3600), THRESHOLDS)
+    assert (verdict and verdict.state) == NEXT_STATES[heard][list(ExitState).index(state)]
 
 
-@pytest.mark.parametrize("heard", TABLE)
+@pytest.mark.parametrize("heard", NEXT_STATES)
 @pytest.mark.parametrize("state", ExitState)
-def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
-    deaf = IngestWindow()
-    deaf.look(NOW, None)
-    verdict = judge(standing(state, heard), NOW, deaf, PATIENCE)
+def test_silence_without_ingest_moves_no_exit(state, heard):
+    closed = IngestWindow()
+    closed.observe(NOW, None)
+    verdict = judge(report(state, heard), NOW, closed, THRESHOLDS)
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:
         assert verdict is None or verdict.state is HEALTHY
@@ -188,8 +189,8 @@ def test_while_nothing_could_be_heard_silence_moves_nobody(state, heard):
         ("long silence", "silent for 301 s"),
     ],
 )
-def test_a_verdict_says_why(heard, reason):
-    verdict = judge(standing(REGISTERING, heard), NOW, hearing_for(3600), PATIENCE)
+def test_verdict_has_a_reason(heard, reason):
+    verdict = judge(report(REGISTERING, heard), NOW, window_of(3600), THRESHOLDS)
     assert verdict.reason == reason
 
 
@@ -199,28 +200,28 @@ def test_a_verdict_says_why(heard, reason):
         (UNREACHABLE, "its Envoy is down", "the tunnel is down", "its tunnel is down: no handshake for 180 s"),
         (UNREACHABLE, "its tunnel is down: no handshake for 75.5 s", "the tunnel is down", None),
         (VERIFYING, "its address is not known yet", "nobody knows where it comes out", "geo: it cannot be reached"),
-        (VERIFYING, "it fell out 6 times: it has to be up for 60 s", "it comes out at home", None),  # it is held back
+        (VERIFYING, "it fell out 6 times: it has to be up for 60 s", "it comes out at home", None),  # it is held down
         (DEGRADED, "it carries 9 requests", "its sources disagree", "sources disagree: a sees fr"),
         (HEALTHY, "", "all is well", None),
         (DISABLED, "by ada", "the tunnel is down", None),
         (REGISTERING, "", "nothing yet", None),
     ],
 )
-def test_why_an_exit_is_in_its_state_is_said_anew_when_it_is_another_matter(state, said, heard, by_now):
-    known = replace(standing(state, heard), reason=said)
-    assert reword(known, NOW, hearing_for(3600), PATIENCE) == by_now
+def test_reason_is_updated_when_more_than_its_numbers_changed(state, said, heard, by_now):
+    known = replace(report(state, heard), reason=said)
+    assert updated_reason(known, NOW, window_of(3600), THRESHOLDS) == by_now
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
-def test_patience_ends_after_its_time_and_not_at_it(ago_s, state):
+def test_thresholds_are_exclusive(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
-    verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, hearing_for(3600), PATIENCE)
+    verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state
 
 
 @pytest.mark.parametrize(("after_s", "state"), [(-0.001, None), (0, None), (0.001, HEALTHY)])
-def test_heartbeat_counts_as_new_only_after_the_state_began(after_s, state):
+def test_heartbeat_is_new_only_after_the_state_began(after_s, state):
     beat = Heartbeat(UUID(int=1), NOW, **GOOD)
     known = ExitReport(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
-    verdict = judge(known, NOW, hearing_for(3600), PATIENCE)
+    verdict = judge(known, NOW, window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL belongs to one control plane, and to the next one when that is killed."""
+"""The embedded PostgreSQL has one owner, and the next owner takes it over after a kill."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ with embedded_server(Path(sys.argv[1])) as url:
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    # not pytest's own temporary folder: only its owner may enter that, and as root the server runs as somebody else
+    # not pytest's temporary folder: only its owner may enter that, and as root the server runs as another user
     with tempfile.TemporaryDirectory(prefix="exitplane-tests-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder) / "state"
         if running_server(Path(folder) / "state"):
             with embedded_server(Path(folder) / "state"):
-                pass  # ends it
+                pass  # stops the server
 
 
 async def ask(url: str, statement: str):
@@ -48,7 +48,7 @@ async def ask(url: str, statement: str):
 
 @contextmanager
 def owned_by_another(state: Path) -> Iterator[str]:
-    """A server that another process runs, and the end of that process without any warning."""
+    """Run a server in another process, and kill that process."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(state)], stdout=subprocess.PIPE, text=True) as owner:
         try:
             yield owner.stdout.readline().strip()
@@ -56,7 +56,7 @@ def owned_by_another(state: Path) -> Iterator[str]:
             owner.kill()
 
 
-async def test_a_server_has_one_owner_and_outlives_a_killed_one(state):
+async def test_server_has_one_owner_and_is_taken_over_after_a_kill(state):
     with owned_by_another(state) as url:
         await ask(url, "CREATE TABLE kept AS SELECT 42 AS answer")
         with pytest.raises(StateInUse, match=r"another control plane runs in .*EXITPLANE_STATE_DIR"):
@@ -71,11 +71,11 @@ async def test_a_server_has_one_owner_and_outlives_a_killed_one(state):
         assert await ask(url, "SELECT answer FROM kept") == 42
 
 
-def test_nothing_runs_in_a_folder_that_nobody_used(state):
+def test_no_server_runs_in_an_unused_folder(state):
     assert running_server(state) is None
 
 
-def test_a_folder_that_holds_something_else_is_an_error_with_a_hint(state):
+def test_folder_with_other_content_is_an_error_with_a_hint(state):
     (state / "postgres").mkdir(parents=True)
     (state / "postgres" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(DatabaseUnreachable, match="the embedded PostgreSQL does not start"):

@@ -1,4 +1,4 @@
-"""A write becomes one revision, with a row of the change log for each thing that it touched, or leaves nothing."""
+"""A unit of work becomes one revision with its change-log rows, or leaves nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from model.change_feed import REVISION_CHANNEL
+from model.entities import ResourceKey
 from model.repositories import declared, worlds
 from model.tables import FleetRow
-from model.unit_of_work import CHANNEL, decode_key, encode_key, write
-from model.world import Kind, ResourceKey
+from model.unit_of_work import decode_key, encode_key, write
+from model.world import Kind
 
 pytestmark = pytest.mark.postgres
 
 
-async def test_a_write_is_one_revision_however_much_it_touches(database, declare, query):
+async def test_write_of_several_rows_is_one_revision(database, declare, query):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
         pool = await declare.pool(unit, fleet)
@@ -26,7 +28,7 @@ async def test_a_write_is_one_revision_however_much_it_touches(database, declare
     assert {rows[0][2], rows[2][2]} == {str(fleet.id), str(pool.id)}
 
 
-async def test_a_thing_that_is_touched_twice_is_logged_once(database, declare, query):
+async def test_row_that_is_touched_twice_is_logged_once(database, declare, query):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
         fleet.name = "renamed"
@@ -34,14 +36,14 @@ async def test_a_thing_that_is_touched_twice_is_logged_once(database, declare, q
     assert await query("SELECT count(*) FROM change WHERE kind = 'fleet'") == [(1,)]
 
 
-async def test_a_write_that_touches_nothing_is_no_revision(database):
+async def test_write_that_touches_nothing_makes_no_revision(database):
     async with write(database) as unit:
         pass
     assert unit.revision is None
     assert await worlds.current_revision(database) == 0
 
 
-async def test_saving_what_a_row_holds_already_touches_nothing(database, declare):
+async def test_saving_unchanged_values_touches_nothing(database, declare):
     async with write(database) as unit:
         fleet = await declare.fleet(unit)
     async with write(database) as unit:
@@ -50,7 +52,7 @@ async def test_saving_what_a_row_holds_already_touches_nothing(database, declare
     assert unit.revision is None
 
 
-async def test_a_write_whose_block_fails_leaves_nothing(database, declare, query):
+async def test_failed_write_leaves_nothing(database, declare, query):
     async def fail():
         async with write(database) as unit:
             await declare.fleet(unit)
@@ -62,7 +64,7 @@ async def test_a_write_whose_block_fails_leaves_nothing(database, declare, query
     assert await query("SELECT count(*) FROM change") == [(0,)]
 
 
-async def test_a_write_that_the_database_refuses_leaves_nothing(database, declare, query):
+async def test_write_that_the_database_refuses_leaves_nothing(database, declare, query):
     async with write(database) as unit:
         await declare.fleet(unit)
 
@@ -77,7 +79,7 @@ async def test_a_write_that_the_database_refuses_leaves_nothing(database, declar
     assert await query("SELECT max(revision) FROM change") == [(1,)]
 
 
-async def test_concurrent_writers_take_revisions_one_after_the_other_without_gaps(database, declare, query):
+async def test_concurrent_writers_take_revisions_in_order_without_gaps(database, declare, query):
     async def declare_one(number):
         async with write(database) as unit:
             await declare.fleet(unit, f"fleet-{number}")
@@ -86,13 +88,13 @@ async def test_concurrent_writers_take_revisions_one_after_the_other_without_gap
     taken = await asyncio.gather(*(declare_one(number) for number in range(40)))
     assert sorted(taken) == list(range(1, 41))
     assert await query("SELECT DISTINCT revision FROM change ORDER BY revision") == [(each,) for each in range(1, 41)]
-    # in the order of their ids too, so that a reader of the log meets them in the order in which they were committed
+    # in the order of their ids too, so that readers of the log see them in commit order
     logged = [revision for (revision,) in await query("SELECT revision FROM change ORDER BY id")]
     assert logged == sorted(logged)
 
 
-async def test_who_sees_a_revision_sees_everything_up_to_it(database, declare):
-    """A revision that committed before a lower one would show here as a World that lacks fleets."""
+async def test_reader_of_a_revision_sees_everything_up_to_it(database, declare):
+    """A revision that committed before a lower one would show as a World without some fleets."""
     written = asyncio.Event()
 
     async def declare_all(writer):
@@ -112,7 +114,7 @@ async def test_who_sees_a_revision_sees_everything_up_to_it(database, declare):
         await asyncio.gather(*reading)
 
 
-async def test_a_committed_write_notifies_with_its_revision_and_a_failed_one_does_not(database, declare):
+async def test_only_a_committed_write_notifies_with_its_revision(database, declare):
     heard: asyncio.Queue[str] = asyncio.Queue()
 
     async def fail():
@@ -123,7 +125,7 @@ async def test_a_committed_write_notifies_with_its_revision_and_a_failed_one_doe
 
     connection = await database.connect()
     try:
-        await connection.add_listener(CHANNEL, lambda *event: heard.put_nowait(event[3]))
+        await connection.add_listener(REVISION_CHANNEL, lambda *event: heard.put_nowait(event[3]))
         with pytest.raises(ZeroDivisionError):
             await fail()
         async with write(database) as unit:
@@ -135,7 +137,7 @@ async def test_a_committed_write_notifies_with_its_revision_and_a_failed_one_doe
         await connection.close()
 
 
-async def test_the_trace_context_of_a_write_is_found_by_its_revision(database, declare):
+async def test_trace_context_of_a_write_is_found_by_its_revision(database, declare):
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     async with write(database, traceparent=trace) as unit:
         await declare.fleet(unit)
@@ -158,5 +160,5 @@ RESOURCE = ResourceKey("gateway/1", "type.googleapis.com/x", 'na"me,[')
         (Kind.REJECTION, (RESOURCE, "")),
     ],
 )
-def test_the_key_of_anything_survives_the_change_log(kind, key):
+def test_key_round_trips_through_the_change_log(kind, key):
     assert decode_key(kind, encode_key(key)) == key

@@ -1,4 +1,4 @@
-"""The feed wakes its follower on NOTIFY, whenever it (re)connects, and at least every poll."""
+"""The change feed wakes its listener on NOTIFY, on every (re)connection, and at every poll."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from model.change_feed import HEARTBEAT_CHANNEL, ChangeFeed
 from model.repositories import heartbeats
-from model.unit_of_work import HEARTBEAT_CHANNEL, ChangeFeed, write
+from model.unit_of_work import write
 from tests import tasks
 
 pytestmark = pytest.mark.postgres
 
 NEVER_S = 3600.0
-"""A poll that no test waits for: what wakes within SOON_S was not the poll."""
+"""A poll interval that no test reaches: a wake-up within SOON_S was not the poll."""
 SOON_S = 60.0
 
 
@@ -34,14 +35,14 @@ async def listeners(query) -> list[int]:
     return [pid for (pid,) in rows]
 
 
-async def test_a_follower_is_woken_once_it_is_connected(database):
-    """What was written before anybody listened would be missed otherwise."""
+async def test_connection_wakes_the_listener(database):
+    """Otherwise writes from before the connection would be missed."""
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         assert feed.connected
 
 
-async def test_a_write_wakes_the_follower(database, declare):
+async def test_write_wakes_the_listener(database, declare):
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         waiting = asyncio.ensure_future(wakes(feed))
@@ -50,7 +51,7 @@ async def test_a_write_wakes_the_follower(database, declare):
         await waiting
 
 
-async def test_a_write_while_the_follower_is_busy_wakes_it_when_it_waits_again(database, declare, until):
+async def test_write_while_the_listener_is_busy_wakes_its_next_wait(database, declare, until):
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         async with write(database) as unit:
@@ -60,7 +61,7 @@ async def test_a_write_while_the_follower_is_busy_wakes_it_when_it_waits_again(d
 
 
 class Counted(asyncio.Event):
-    """Counts how often it was set."""
+    """An event that counts how often it was set."""
 
     times = 0
 
@@ -69,7 +70,7 @@ class Counted(asyncio.Event):
         super().set()
 
 
-async def test_only_the_channels_asked_for_wake_the_follower(database, declare):
+async def test_only_subscribed_channels_wake_the_listener(database, declare):
     async with running(ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         feed._hint = Counted()
@@ -81,8 +82,8 @@ async def test_only_the_channels_asked_for_wake_the_follower(database, declare):
         assert feed._hint.times == 1  # notifications arrive in the order of the commits
 
 
-async def test_a_follower_is_woken_when_its_connection_was_made_anew(database, declare, query):
-    """Notifications of the time between are lost; nothing else would tell."""
+async def test_reconnection_wakes_the_listener(database, declare, query):
+    """Notifications during the reconnection are lost."""
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         (pid,) = await listeners(query)
@@ -96,7 +97,7 @@ async def test_a_follower_is_woken_when_its_connection_was_made_anew(database, d
         await waiting
 
 
-async def test_a_feed_whose_connection_is_lost_again_and_again_does_not_slow_down(database, query, until):
+async def test_repeated_connection_loss_does_not_grow_the_backoff(database, query, until):
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
         for _ in range(6):
@@ -106,7 +107,7 @@ async def test_a_feed_whose_connection_is_lost_again_and_again_does_not_slow_dow
                 await feed.wait()
 
 
-async def test_an_outage_of_postgresql_is_outlived(wired, declare, until):
+async def test_feed_survives_an_outage_of_postgresql(wired, declare, until):
     database, wire = wired
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
@@ -118,8 +119,8 @@ async def test_an_outage_of_postgresql_is_outlived(wired, declare, until):
         assert feed.connected
 
 
-async def test_a_connection_that_fell_silent_is_given_up(wired, until):
-    """Behind a network that swallows everything no end ever arrives: only the question every poll tells."""
+async def test_silent_connection_is_replaced(wired, until):
+    """A network that drops everything delivers no end of the connection; only the query at every poll fails."""
     database, wire = wired
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
@@ -129,8 +130,8 @@ async def test_a_connection_that_fell_silent_is_given_up(wired, until):
         await until(lambda: feed.connected)
 
 
-async def test_a_connection_that_the_server_has_ended_is_made_anew_before_the_end_arrives(wired, until):
-    """In that moment asyncpg raises what is no error of PostgreSQL's, nor one of the network."""
+async def test_connection_that_the_server_ended_is_replaced_before_its_end(wired, until):
+    """asyncpg raises InternalClientError then, which is no error of PostgreSQL or of the network."""
     database, wire = wired
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
@@ -143,12 +144,12 @@ async def test_a_connection_that_the_server_has_ended_is_made_anew_before_the_en
 
 
 def last_words() -> bytes:
-    """What PostgreSQL says to a connection that it ends."""
+    """Return PostgreSQL's message to a connection that it ends."""
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
     return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
 
-async def test_without_any_notification_the_follower_is_woken_by_the_poll(database):
-    feed = ChangeFeed(database, poll_s=0.05)  # it is not run, so it never listens
+async def test_poll_wakes_the_listener_without_a_notification(database):
+    feed = ChangeFeed(database, poll_s=0.05)  # the feed is not run, so it never listens
     await wakes(feed)
     assert not feed.connected

@@ -1,0 +1,142 @@
+"""Exits beside their last heartbeats: those that the keeper has to look at, found by PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Float, and_, case, cast, false, func, literal, not_, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from model.entities import RESILIENCE, Resilience
+from model.exit_states import (
+    NEEDS_NEW_HEARTBEAT,
+    RECOVERY_FACTOR,
+    STATE_BY_CONDITION,
+    TAKEN_OUT,
+    ExitCondition,
+    ExitState,
+)
+from model.repositories.heartbeats import Heartbeat
+from model.stored_balancing import read_resilience
+from model.tables import ExitRow, HeartbeatRow, PoolRow
+
+
+@dataclass(frozen=True, slots=True)
+class ExitReport:
+    """An exit's state beside its last heartbeat; `heartbeat` is None for an exit that never sent one."""
+
+    exit_id: UUID
+    state: ExitState
+    state_since: datetime
+    heartbeat: Heartbeat | None
+    country: str
+    """The country of its pool, where its traffic should come out."""
+    resilience: Resilience = RESILIENCE
+    """Its pool's."""
+    capacity: int | None = None
+    """The number of requests that it should carry at once; None: no limit."""
+    reason: str = ""
+    """The stored reason for its state."""
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether the heartbeat is newer than the present state."""
+        return self.heartbeat is not None and self.heartbeat.heard_at > self.state_since
+
+
+async def find_moving(
+    session: AsyncSession, unreachable_before: datetime | None, lost_before: datetime | None
+) -> Sequence[ExitReport]:
+    """Return the exits that move to another state by the rules of `model.exit_states`.
+
+    An exit whose last heartbeat is from before `unreachable_before` or `lost_before` has been silent for too long. None:
+    silence counts against no exit.
+    """
+    conditions = _conditions(unreachable_before, lost_before)
+    wanted_state = case(
+        *((conditions[condition], literal(state)) for condition, state in STATE_BY_CONDITION.items()),
+        else_=literal(ExitState.HEALTHY),
+    )
+    wanted = select(wanted_state.label("state")).correlate(ExitRow, HeartbeatRow, PoolRow).lateral("wanted")
+    return await _read(session, _may_move(wanted.c.state), wanted)
+
+
+async def find_unwell(session: AsyncSession) -> Sequence[ExitReport]:
+    """Return the exits that are not healthy and sent a heartbeat in their present state: their reason may have changed."""
+    unwell = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
+    return await _read(session, and_(col(ExitRow.state).in_(unwell), _is_new()))
+
+
+async def _read(session: AsyncSession, which: ColumnElement[bool], wanted: Any = None) -> Sequence[ExitReport]:
+    exit_columns = (
+        col(ExitRow.id),
+        col(ExitRow.state),
+        col(ExitRow.state_since),
+        col(ExitRow.state_reason),
+        col(PoolRow.country),
+        col(PoolRow.resilience),
+        col(ExitRow.capacity),
+    )
+    heartbeat_columns = [HeartbeatRow.__table__.c[each.name] for each in fields(Heartbeat)]  # type: ignore[attr-defined]
+    query = (
+        select(*exit_columns, *heartbeat_columns)
+        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .where(which)
+    )
+    if wanted is not None:
+        query = query.join(wanted, true())
+    rows: Iterable[Any] = (await session.execute(query)).all()
+    return [
+        ExitReport(
+            exit_id,
+            ExitState(state),
+            since,
+            Heartbeat(*heartbeat),
+            country,
+            read_resilience(resilience),
+            capacity,
+            reason,
+        )
+        for exit_id, state, since, reason, country, resilience, capacity, *heartbeat in rows
+    ]
+
+
+def _conditions(
+    unreachable_before: datetime | None, lost_before: datetime | None
+) -> Mapping[ExitCondition, ColumnElement[bool]]:
+    """Each condition in SQL. NULL counts as not met."""
+    heard_at = col(HeartbeatRow.heard_at)
+    seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
+    leak, country = func.coalesce(seen["leak"].astext, ""), seen["country"].astext
+    max_rtt_ms = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
+    factor = case((col(ExitRow.state) == ExitState.DEGRADED, RECOVERY_FACTOR), else_=1.0)
+    return {
+        ExitCondition.LONG_SILENT: false() if lost_before is None else heard_at < lost_before,
+        ExitCondition.LEAVING: col(HeartbeatRow.leaving),
+        ExitCondition.ENVOY_DOWN: and_(not_(col(HeartbeatRow.envoy_up)), leak == ""),
+        ExitCondition.TUNNEL_DOWN: not_(col(HeartbeatRow.tunnel_up)),
+        ExitCondition.SILENT: false() if unreachable_before is None else heard_at < unreachable_before,
+        ExitCondition.LEAKS: leak != "",
+        ExitCondition.COUNTRY_UNKNOWN: and_(seen.is_not(None), country.is_(None)),
+        ExitCondition.WRONG_COUNTRY: country != col(PoolRow.country),
+        ExitCondition.SOURCES_DISAGREE: seen["disagreement"].astext != "",
+        ExitCondition.SLOW: cast(seen["rtt_ms"].astext, Float) > max_rtt_ms * factor,
+        ExitCondition.FULL: col(HeartbeatRow.open_requests) >= col(ExitRow.capacity) * factor,
+    }
+
+
+def _may_move(wanted: ColumnElement[str]) -> ColumnElement[bool]:
+    """`model.exit_states.may_move` in SQL."""
+    present = col(ExitRow.state)
+    too_early = or_(*(and_(present == state, wanted.in_(states)) for state, states in NEEDS_NEW_HEARTBEAT.items()))
+    return and_(present.not_in(TAKEN_OUT), wanted != present, or_(_is_new(), not_(too_early)))
+
+
+def _is_new() -> ColumnElement[bool]:
+    return col(HeartbeatRow.heard_at) > col(ExitRow.state_since)
