@@ -19,7 +19,7 @@ SLOW_PROCESSES ?= 2
 SCALE ?= 5
 # more processes than processors, for half of a test's time is waiting; who is done early takes over from the others
 SPREAD = -n $(PROCESSES) --dist worksteal
-# modules that share a scene still depend on the order in which they use it
+# modules that share a lab still depend on the order in which they use it
 IN_ORDER = --dist loadscope -p no:randomly
 NIGHT = -o asyncio_debug=true -o timeout=1800
 CONTAINERS = $(shell command -v podman >/dev/null || echo ' and not containers')

@@ -82,7 +82,7 @@ def check_content(uv: str, wheel: Path, sdist: Path, place: Path) -> None:
 
 
 def expected_files() -> set[str]:
-    """What the wheel must hold besides its metadata: the packages' files, what Envoy reads, and the compiled classes."""
+    """List the files that the wheel must hold besides its metadata: packages, Envoy's files, and the compiled classes."""
     tracked = run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines()
     packages = {name.partition("/")[0] for name in tracked if name.endswith("/__init__.py") and name.count("/") == 1}
     files = {name for name in tracked if name.partition("/")[0] in packages - NOT_SHIPPED and name != "xds/envoy"}

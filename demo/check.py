@@ -24,7 +24,7 @@ class RequestCheck:
     way: str
     """`plain` or `CONNECT`."""
     by: str
-    """Where the country was stated: `user name` or `header`."""
+    """The place of the country in the request: `user name` or `header`."""
     target: str
     status: int
     source: str | None = None

@@ -1,6 +1,6 @@
 """The ingest window: the time since which the control plane has received heartbeats without a break.
 
-Only silence within it counts. See docs/decisions/0006-silence-and-hearing.md.
+Only silence within it counts. See docs/decisions/0006-silence-counts-within-the-ingest-window.md.
 """
 
 from __future__ import annotations

@@ -58,11 +58,11 @@ class AgentStatus:
     orders_settled: int = 0
     """The number of orders that were carried out or failed."""
     exits_removed: int = 0
-    """How often an exit was removed from a gateway's configuration."""
+    """The number of times that an exit was removed from a gateway's configuration."""
     network_changes: int = 0
-    """How often links, addresses or routes changed."""
+    """The number of times that links, addresses or routes changed."""
     paused: str = ""
-    """Why the exit accepts no requests although it could; empty if it accepts them."""
+    """The reason why the exit accepts no requests although it could; empty if it accepts them."""
 
     @property
     def is_serving(self) -> bool:

@@ -29,7 +29,7 @@ NS: Final = RdataType.NS
 TXT: Final = RdataType.TXT
 PORT: Final = 53
 WAITS_S: Final = (1.0, 2.0)
-"""How long each attempt waits for an answer by UDP, unless the caller says otherwise."""
+"""Waits for an answer by UDP, one for each attempt, unless the caller says otherwise."""
 _TCP_S: Final = 3.0
 _BYTES_MAX: Final = 65_535
 _PARSE_ERRORS: Final = (dns.exception.DNSException, ValueError, LookupError, struct.error, RecursionError)

@@ -25,7 +25,7 @@ REMOVE_TABLE: Final = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 """Removes the table, whether it exists or not."""
 _FIRST_MARK: Final = 0x45510000
 _FILTERS_PER_COMMAND: Final = 100
-"""How many connections one call of ss(8) closes."""
+"""The number of connections that one call of ss(8) closes."""
 
 
 def render(marks: Mapping[InterfaceSlot, int], pinned: InterfaceSlot | None = None) -> str:

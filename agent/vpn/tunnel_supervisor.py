@@ -53,9 +53,9 @@ class RetryPace:
     """After the provider refused the credentials: frequent attempts get an account locked."""
     slow_limit_s: float = 600.0
     useless_after_s: float = 10.0
-    """How long the exit's probes may fail before the tunnel is restarted."""
+    """The time that the exit's probes may fail before the tunnel is restarted."""
     resolver_s: float = 3.0
-    """How often the tunnel's resolvers are asked while they answer."""
+    """The interval of queries to the tunnel's resolvers while they answer."""
 
 
 DEFAULT_PACE: Final = RetryPace()

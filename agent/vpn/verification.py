@@ -14,7 +14,7 @@ from agent.vpn.resolver_probe import resolver_answers, unanswered
 from agent.vpn.tunnel_health import check_target
 
 VERIFIED_WITHIN_S: Final = 30.0
-"""How long the resolvers, the probe and the sources have to answer through it."""
+"""The time that resolvers, probe and sources have to answer through the tunnel."""
 _RETRY_S: Final = 0.5
 _OLD_STAYS: Final = "the old server stays"
 _CHECK_FILES: Final = f"{_OLD_STAYS}; see that the files of --tunnel are of servers in the pool's country"

@@ -226,7 +226,7 @@ async def make_relay(enrolment, folder):
         await relay.stop()
 
 
-class Envoy:
+class StreamingEnvoy:
     """A client that opens ADS streams through the socket in a folder, one after the other.
 
     Each stream has its own connection, because one to a stopped relay may be dead without notice.
@@ -280,7 +280,7 @@ class Envoy:
 
 @pytest.fixture
 async def envoy(folder):
-    standing_in = Envoy(folder)
+    standing_in = StreamingEnvoy(folder)
     yield standing_in
     await standing_in.close()
 

@@ -16,7 +16,7 @@ from model.errors import ExitplaneError
 SEEN = Observation(address="198.51.100.7", country="us")
 
 
-class Envoy:
+class RotatedEnvoy:
     """A stand-in for a supervisor and for its Envoy's admin interface."""
 
     def __init__(self, open_requests: int = 0) -> None:
@@ -37,7 +37,7 @@ def board() -> StatusBoard:
 
 
 async def test_rotation_waits_for_open_requests_and_takes_no_new_ones(board):
-    envoy, changed = Envoy(2), asyncio.Event()
+    envoy, changed = RotatedEnvoy(2), asyncio.Event()
 
     async def change_server():
         changed.set()
@@ -57,7 +57,7 @@ async def test_rotation_waits_for_open_requests_up_to_limit(board):
     async def change_server():
         return "us-9"
 
-    outcome = await Rotation(board, lambda: Envoy(1), change_server, drain_s=0.01)({})
+    outcome = await Rotation(board, lambda: RotatedEnvoy(1), change_server, drain_s=0.01)({})
     assert outcome["server"] == "us-9"
 
 
@@ -111,7 +111,7 @@ class Tunnel:
 
 
 async def test_tunnel_rotation_keeps_exit_serving(board):
-    envoy, tunnel = Envoy(1), Tunnel()
+    envoy, tunnel = RotatedEnvoy(1), Tunnel()
     task = asyncio.create_task(TunnelRotation(tunnel, None, RequestDrain(lambda: envoy))({"country": "us"}))
     await asyncio.wait_for(envoy.queried.wait(), 60)
     assert board.report.is_serving

@@ -30,7 +30,7 @@ IN_AN_ANY = (Router, HttpConnectionManager)
 TOKEN = "ep-exit-never-to-be-seen"
 
 
-class Tunnel:
+class ScriptedProbe:
     """A probe with a result that the test sets."""
 
     def __init__(self, trouble: str | None = None) -> None:
@@ -50,7 +50,7 @@ def _short_period(monkeypatch):
 
 async def test_exit_health_follows_tunnel(plane, source, make_settings, start, until, admin_of, envoy_state):
     plane.interval_s = 300.0
-    tunnel = Tunnel()
+    tunnel = ScriptedProbe()
     running = start(make_settings(Role.EXIT), [HealthProbe(tunnel)])
     await until(lambda: plane.said(tunnel="up", envoy="up"), timeout_s=PATIENCE_S)
     admin = await admin_of(running)
@@ -78,7 +78,7 @@ async def test_exit_health_follows_tunnel(plane, source, make_settings, start, u
 async def test_restarted_envoy_fails_health_check_while_tunnel_is_down(
     plane, source, make_settings, start, until, admin_of, envoy_state
 ):
-    running = start(make_settings(Role.EXIT), [HealthProbe(Tunnel("gone"))])
+    running = start(make_settings(Role.EXIT), [HealthProbe(ScriptedProbe("gone"))])
     first = await admin_of(running)
     pid = running.record["pid"]
 

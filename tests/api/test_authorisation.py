@@ -37,7 +37,7 @@ class RequiredRight(IntEnum):
 class Rule:
     takes: RequiredRight
     of_fleets: bool = True
-    """Whether operators of some fleets only may use it too."""
+    """True if operators of some fleets may use it too."""
 
 
 NOBODY, ANYBODY, VIEWER, OPERATOR, ADMIN, LOGIN = map(Rule, RequiredRight)

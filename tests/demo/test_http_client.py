@@ -15,7 +15,7 @@ def server(*answers):
     """Run a server that sends the answers in turn on each connection, one for each request head."""
     heads = []
 
-    class Handler(socketserver.StreamRequestHandler):
+    class EchoHandler(socketserver.StreamRequestHandler):
         def handle(self):
             for answer in answers:
                 head = b""
@@ -27,7 +27,7 @@ def server(*answers):
                 heads.append(head.decode())
                 self.wfile.write(answer)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), EchoHandler) as listening:
         listening.daemon_threads = True
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()

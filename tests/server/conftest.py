@@ -321,7 +321,14 @@ def dial(authority: CertificateAuthority) -> Dial:
             private_key=pair.key_pem.encode() if pair else None,
             certificate_chain=pair.certificate_pem.encode() if pair else None,
         )
-        options = [("grpc.ssl_target_name_override", XDS_SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.ssl_target_name_override", XDS_SERVER_NAME),
+            ("grpc.use_local_subchannel_pool", 1),
+            (
+                "grpc.http2.bdp_probe",
+                0,
+            ),  # otherwise a busy machine's round trips widen the window of a client that does not read
+        ]
         async with grpc.aio.secure_channel(f"127.0.0.1:{server.ports[0]}", credentials, options=options) as channel:
             yield channel
 

@@ -71,7 +71,7 @@ class Exits:
     holes: list[socket.socket]
 
     def alive(self, locality: str | None) -> Exit:
-        class Answer(BaseHTTPRequestHandler):
+        class ExitAnswer(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
@@ -84,7 +84,7 @@ class Exits:
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), ExitAnswer)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         self.servers.append(server)

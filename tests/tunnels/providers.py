@@ -43,7 +43,7 @@ class WireGuardProvider:
     client: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     process: subprocess.Popen[bytes] | None = None
     seen_as: str | None = None
-    """What its client is seen with, where that is not its address: another server has given out the same one."""
+    """The address with which its client is seen, if another server has given out the same inner address."""
 
     @property
     def server(self) -> str:
@@ -165,7 +165,7 @@ class OpenVpnProvider:
     interface: str = "eptun-ov"
     port: int = OVPN_PORT
     keepalive: str = "2 8"
-    """How often each side speaks, and after how long a silence it takes the other for dead, in seconds."""
+    """The interval at which each side sends, and the silence after which it takes the other for dead, in seconds."""
     pushes: tuple[str, ...] = (f"dhcp-option DNS {OVPN_SERVER}", "redirect-gateway def1")
     process: subprocess.Popen[bytes] | None = None
     authority: str = ""

@@ -24,7 +24,7 @@ from xds.translate.json_view import as_json
 
 PORT = 8444
 COLLECTOR = "/collector"
-"""What begins so goes to the collector of traces instead of to a target."""
+"""The prefix of requests that go to the trace collector instead of to a target."""
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 

@@ -82,7 +82,7 @@ async def test_resolve_never_asks_resolver_outside(files, monkeypatch):
 
 
 async def test_resolve_asks_resolver_on_loopback_again(files, monkeypatch):
-    class Resolver(asyncio.DatagramProtocol):
+    class LearningResolver(asyncio.DatagramProtocol):
         knows = False
 
         def connection_made(self, transport):
@@ -96,7 +96,7 @@ async def test_resolve_asks_resolver_on_loopback_again(files, monkeypatch):
             self.transport.sendto(reply, addr)
 
     loop = asyncio.get_running_loop()
-    transport, resolver = await loop.create_datagram_endpoint(Resolver, local_addr=("127.0.0.1", 0))
+    transport, resolver = await loop.create_datagram_endpoint(LearningResolver, local_addr=("127.0.0.1", 0))
     monkeypatch.setattr(dns_client, "PORT", transport.get_extra_info("sockname")[1])
     files(resolvers="nameserver 192.0.2.53\nnameserver 127.0.0.1\n")
     with pytest.raises(UnknownHost) as raised:

@@ -26,7 +26,7 @@ SECOND_PORT = 51821
 TIMES = 12
 THROUGH_TUNNEL = ("page0", "page1", "page2", "page3", "page by IPv6")
 _DROPPED_S = 0.5
-"""How long one waits who is not expected to get an answer."""
+"""The wait of a client that expects no answer."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class ClientLoad:
     tried: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)
-    """Whose requests came to nothing, and why."""
+    """Clients whose requests failed, with the reason."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def begin(self, resolver: str, *, to_provider: bool = True, page_within_s: float = 1.0) -> None:

@@ -58,7 +58,7 @@ class ChangeSet:
     reason: str = ""
     """The reason why nobody is given it."""
     shrinks: bool = False
-    """Whether it needs, or has, an approval to shrink."""
+    """True if it needs, or has, an approval to shrink."""
 
     @cached_property
     def key(self) -> str:

@@ -58,7 +58,7 @@ class DiscoveredFilter:
     type_url: str
     """The type of its configuration."""
     is_input: Callable[[Entity, World, World], bool]
-    """Whether its configuration may differ between two Worlds because of an entity that changed."""
+    """Tells if its configuration may differ between two Worlds because of an entity that changed."""
     translate: Callable[[World, UUID], TypedExtensionConfig]
     """The resource for the gateways of a fleet."""
 

@@ -11,8 +11,9 @@ _PLAIN: Final = re.compile(rb"[^A-Za-z0-9 ._/-]")
 
 
 def read_script(name: str) -> str:
-    """Read the text of a script."""
-    return (_FOLDER / f"{name}.lua").read_text()
+    """Read a script without its comment lines, so that a changed comment neither travels nor drains a listener."""
+    lines = (_FOLDER / f"{name}.lua").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line.strip() and not line.lstrip().startswith("--"))
 
 
 def quote(text: str) -> str:

@@ -57,7 +57,7 @@ class Scope(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether several proxies are given it, so that a canary can try its changes."""
+        """True if several proxies are given it, so that a canary can try its changes."""
 
     def fleet(self, world: World) -> UUID | None:
         """Return the id of its fleet; None when the World does not have it."""

@@ -22,7 +22,7 @@ from model.errors import ExitplaneError
 log = structlog.get_logger()
 
 CHECK_EVERY_S: Final = 10.0
-"""How often the kernel's table is checked and names are resolved again."""
+"""The interval at which the kernel's table is checked and names are resolved again."""
 _RETRY_MISSING_S: Final = 1.0
 
 

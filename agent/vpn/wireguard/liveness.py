@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SILENCE_S: Final = 15.0
-"""How long data may stay unanswered: WireGuard itself tries a new handshake then."""
+"""The time that data may stay unanswered: WireGuard itself tries a new handshake then."""
 HANDSHAKE_MAX_S: Final = 180.0
 """After this, WireGuard sends nothing with a session's keys (REJECT_AFTER_TIME)."""
 _KEEPALIVE_BYTES: Final = 32

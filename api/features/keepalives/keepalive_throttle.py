@@ -25,7 +25,7 @@ class KeepaliveThrottle:
         self._per_s = per_s
         self._burst = burst
         self._full_at: dict[UUID, datetime] = {}
-        """When each bucket that is not full now will be full again."""
+        """The time at which each bucket that is not full now will be full again."""
 
     def admit(self, caller: Caller) -> None:
         """Count a call. Raises Problem (429)."""

@@ -39,7 +39,7 @@ def an_exit(*sources: URL, **more) -> ExitSettings:
     return ExitSettings("us", "192.0.2.1", 8443, sources=sources, **more)
 
 
-class Source:
+class HttpSource:
     """An HTTP server that gives the answer that the test set, for any path."""
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ async def make_source():
     """A function `await make_source(host)` that starts one more source on a loopback address."""
     runners = []
 
-    async def make(host: str = "127.0.0.1", answer: object = IPINFO) -> Source:
-        made = Source()
+    async def make(host: str = "127.0.0.1", answer: object = IPINFO) -> HttpSource:
+        made = HttpSource()
         app = web.Application()
         app.router.add_get("/{path:.*}", made.answer)
         runner = web.AppRunner(app)
