@@ -19,7 +19,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Run a complete Exitplane on this machine: control plane, gateway, exits with tunnels, and a small internet.",
     ),
     "agent": ("cli.agent:agent", "Enrol a proxy, run its Envoy, and report the state of both to the control plane."),
-    "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap that an Envoy of this role starts from."),
+    "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap configuration of an Envoy that no agent runs."),
     "token": (
         "cli.token:token",
         "Print a join token, with which agents of one role enrol in one fleet, as often as needed, until it expires.",

@@ -168,7 +168,7 @@ def test_folder_without_enrolment_is_refused(tmp_path):
 
 
 def test_help_says_where_to_start_envoy():
-    assert "Start Envoy from the state folder" in command("--help").output
+    assert "Start Envoy in the state folder" in command("--help").output
 
 
 # -- the real Envoy ----------------------------------------------------------------------------------------------------

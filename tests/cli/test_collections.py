@@ -71,7 +71,7 @@ async def test_table_columns_are_fields_of_each_collection(name, api, exitplane)
         (("get", "pools", "none"), "there is no such pool"),
         (("get", "pools", "--filter", "country"), "--filter country: this is not FIELD=VALUE"),
         (("get", "pools", "--filter", "colour=red"), "?colour: there is no such field"),
-        (("get", "pools", "--sort", "colour"), "?sort: this is no field to sort by"),
+        (("get", "pools", "--sort", "colour"), "?sort: the list cannot be sorted by this field"),
         (("delete", "colours", "red", "--yes"), "there is no collection 'colours'; name one of fleets"),
         (("delete", "audit-events", "1", "--yes"), "audit-events cannot be deleted"),
         (("delete", "api-keys", "a", "b", "--yes"), "api-keys are deleted one at a time; name only one"),

@@ -158,7 +158,7 @@ def test_field_errors_name_file_line_value_and_hint(refused):
         """,
         "exits:\n  - {name: a, fleet: demo, pool: us, address: 192.0.2.1, port: 70000}",
     )
-    hint = "use one of ISO 3166-1 alpha-2, for example us, gb or jp"
+    hint = "use an ISO 3166-1 alpha-2 code, for example us, gb or jp"
     assert lines == [
         f'a.yaml:4: country: this is not a country code of ISO 3166-1 (it is "zz"); {hint}',
         'a.yaml:5: colour: there is no such field (it is "red"); remove it; /docs lists the fields',
