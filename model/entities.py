@@ -37,7 +37,7 @@ class Fleet:
 class Listener:
     """The address and port at which the gateways of a fleet take clients in. `address` is an IP literal.
 
-    `country` or `pool_id` is the wish of clients that state none. The TLS server name that a client dialled takes precedence, if
+    `country` or `pool_id` is the location for clients that name none. The TLS server name that a client dialled takes precedence, if
     `countries_by_server_name` has it. A listener without a certificate speaks no TLS.
     """
 
@@ -74,6 +74,10 @@ class Policy(StrEnum):
     """Weights are ignored."""
     SESSION = "session"
     """A session keeps its exit as long as that serves (consistent hashing); requests without a session go to any exit."""
+
+
+HASHING_POLICIES: Final = frozenset({Policy.SESSION})
+"""Policies that choose the exit by a hash of the session, so that a time to live of sessions makes sense."""
 
 
 class WeighBy(StrEnum):

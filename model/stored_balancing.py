@@ -9,16 +9,19 @@ from typing import Any, Final
 from model.entities import BALANCING, RESILIENCE, Balancing, Policy, Resilience, WeighBy
 
 _FIELDS: Final = frozenset(each.name for each in fields(Resilience))
+_POLICIES: Final = frozenset(Policy)
+_WEIGH_BY: Final = frozenset(WeighBy)
 
 
 def read_balancing(stored: Mapping[str, Any]) -> Balancing:
     """Read for example `{"policy": "session"}`."""
     if not stored:
         return BALANCING
-    weigh_by = stored.get("weigh_by")
+    # a newer version beside this one may have stored values that this one does not know: they read as the default
+    policy, weigh_by = stored.get("policy"), stored.get("weigh_by")
     return Balancing(
-        policy=Policy(stored.get("policy", BALANCING.policy)),
-        weigh_by=None if weigh_by is None else WeighBy(weigh_by),
+        policy=Policy(policy) if policy in _POLICIES else BALANCING.policy,
+        weigh_by=WeighBy(weigh_by) if weigh_by in _WEIGH_BY else None,
         session_ttl_s=stored.get("session_ttl_s"),
     )
 

@@ -64,13 +64,13 @@ class ListenerRow(SQLModel, table=True):
     address: str
     port: int
     country: str | None = None
-    """The country for clients of this listener that state no wish."""
+    """The country for clients of this listener that name no location."""
     pool_id: UUID | None = Field(default=None, foreign_key="pool.id", index=True)
-    """The pool for clients of this listener that state no wish."""
+    """The pool for clients of this listener that name no location."""
     certificate_id: UUID | None = Field(default=None, foreign_key="server_certificate.id", index=True)
     """None: the listener speaks no TLS to its clients."""
     countries_by_server_name: dict[str, str] = Field(default_factory=dict, sa_column=_object())
-    """The country by TLS server name, for clients that dialled that name and state no wish."""
+    """The country by TLS server name, for clients that dialled that name and name no location."""
     created_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
 
@@ -160,7 +160,7 @@ class UserRow(SQLModel, table=True):
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
-    """Contains no `-`, which separates it from the wishes in a client's proxy user name."""
+    """Contains no `-`, which separates it from the client intent in a proxy user name."""
     group: str | None = None
     plan_id: UUID | None = Field(default=None, foreign_key="plan.id", index=True)
     created_at: datetime = Field(sa_column=_timestamp())

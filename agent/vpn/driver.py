@@ -63,7 +63,7 @@ class DriverSpec:
 
     `file_format` is the program that its files are written for. A file belongs to the driver if its name ends in `extension`, else
     if `pattern` is found in its text. `programs` maps each program that must be installed to the Debian package that holds it.
-    `resolver_setting` is how a file names a resolver if it must name one; None where a server may name its own when it is connected to.
+    `resolver_setting` is the line of a file that names a resolver, shown in an error when it is missing; None if a server may push its resolver.
     """
 
     name: str
@@ -75,5 +75,7 @@ class DriverSpec:
     make: Callable[[TunnelServer, Path, Resolve], TunnelDriver]
     """Takes a server that `parse` gave, and the folder for sockets and logs."""
     extension: str | None = None
+    link_kinds: frozenset[str] = frozenset({"tun"})
+    """Kinds of the interfaces that it makes (ip-link(8)). An interface of any other kind is never removed."""
     resolver_setting: str | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.NET_ADMIN})

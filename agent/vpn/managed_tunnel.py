@@ -20,7 +20,7 @@ from agent.vpn.driver import ActiveTunnel
 from agent.vpn.errors import TunnelFailed
 from agent.vpn.firewall import nftables
 from agent.vpn.firewall.kill_switch import KillSwitch
-from agent.vpn.registry import driver_of
+from agent.vpn.registry import LINK_KINDS, driver_of
 from agent.vpn.requirements import NFT, require, require_for
 from agent.vpn.resolver_probe import RESOLVER_PATIENCE, ResolverProbe
 from agent.vpn.slots import InterfaceSlot, slots_of
@@ -83,7 +83,7 @@ class ManagedTunnel:
         require_for(self._exit)
         if self.supervisor is not None:
             for slot in self._slots:
-                await policy_routing.remove_interface(slot.interface)  # what a killed agent left
+                await policy_routing.remove_interface(slot.interface, LINK_KINDS)  # what a killed agent left
         self._started = True
         await self.kill_switch.allow_control()
         if self.supervisor is not None:

@@ -35,7 +35,6 @@ TABLE: Final = 5253
 EVERYTHING: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 _FROM_OLD, _FIRST_SLOT, _TO_PROVIDER, _TO_CONTROL, _FROM_OWN, _ALL = 5248, 5249, 5251, 5252, 5253, 5254
 _LAST_METRIC: Final = 4_278_198_272
-_KINDS: Final = frozenset({"wireguard", "tun", "ovpn", "ovpn-dco"})
 _SYSCTL: Final = Path("/proc/sys/net/ipv6/conf")
 _SYSCTL_4: Final = Path("/proc/sys/net/ipv4/conf")
 _STRICT, _LOOSE = "1", "2"
@@ -134,12 +133,12 @@ async def _routes(version: int, table: int) -> list[dict[str, Any]]:
     return [route for route in routes if str(route.get("table")) == str(table)]
 
 
-async def remove_interface(name: str) -> None:
-    """Remove a tunnel's interface if it exists. Raises NotEquipped if the interface is no tunnel's."""
+async def remove_interface(name: str, link_kinds: Collection[str]) -> None:
+    """Remove a tunnel's interface if it exists. Raises NotEquipped if it is of another kind (ip-link(8)) than these."""
     links = json.loads(await run("ip", "-json", "-details", "link", "show") or "[]")
     for link in links:
         if link.get("ifname") == name:
-            if link.get("linkinfo", {}).get("info_kind") not in _KINDS:
+            if link.get("linkinfo", {}).get("info_kind") not in link_kinds:
                 raise NotEquipped(
                     f"the interface {name} exists and is no tunnel", hint="name another with --tunnel-interface"
                 )

@@ -12,6 +12,8 @@ from agent.vpn.wireguard.wireguard import WIREGUARD
 
 DRIVERS: Final[tuple[DriverSpec, ...]] = (WIREGUARD, OPENVPN)
 """In the order in which their patterns are tried."""
+LINK_KINDS: Final = frozenset(kind for each in DRIVERS for kind in each.link_kinds)
+"""Kinds of interfaces that any driver makes."""
 
 
 def driver_of(server: TunnelServer) -> DriverSpec:

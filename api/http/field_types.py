@@ -43,7 +43,7 @@ class ResponseModel(BaseModel):
 
 
 def absent() -> Any:
-    """The default of an optional field in a PATCH that may not be null. `model_fields_set` tells whether it was sent."""
+    """Make the default of a field that a PATCH may leave out. `model_fields_set` tells if it was sent, also as null."""
     return None
 
 

@@ -77,7 +77,16 @@ def _listener(row: Row) -> Listener:
 
 def _pool(row: Row) -> Pool:
     balancing, resilience = read_balancing(row.balancing), read_resilience(row.resilience)
-    return Pool(row.id, row.fleet_id, row.name, row.country, row.city, row.only_by_name, balancing, resilience)
+    return Pool(
+        id=row.id,
+        fleet_id=row.fleet_id,
+        name=row.name,
+        country=row.country,
+        city=row.city,
+        only_by_name=row.only_by_name,
+        balancing=balancing,
+        resilience=resilience,
+    )
 
 
 def _route(row: Row) -> Route:

@@ -182,7 +182,7 @@ WRONG_POOLS = {
     "no object to share by": ({"balancing": "session"}, "/balancing"),
     "nothing to share by": ({"balancing": None}, "/balancing"),
     "nothing to bear": ({"resilience": None}, "/resilience"),
-    "a policy that there is not": ({"balancing": {"policy": "maglev"}}, "/balancing/policy"),
+    "an unknown policy": ({"balancing": {"policy": "fastest"}}, "/balancing/policy"),
     "a policy of another case": ({"balancing": {"policy": "SESSION"}}, "/balancing/policy"),
     "no policy at all": ({"balancing": {"policy": None}}, "/balancing/policy"),
     "a time to live of sessions": ({"balancing": {"session_ttl_s": 5}}, "/balancing/session_ttl_s"),

@@ -27,9 +27,9 @@ def now() -> Now:
 
 def ask(port: int, request: ExplainRequest, *, tunnel: bool) -> tuple[int, str]:
     said = {
-        names.COUNTRY_HEADER: request.wish.country,
-        names.CITY_HEADER: request.wish.city,
-        names.POOL_HEADER: request.wish.pool,
+        names.COUNTRY_HEADER: request.location.country,
+        names.CITY_HEADER: request.location.city,
+        names.POOL_HEADER: request.location.pool,
         names.SESSION_HEADER: request.session,
     }
     headers = [(name, value) for name, value in said.items() if value]
@@ -45,7 +45,7 @@ def ask(port: int, request: ExplainRequest, *, tunnel: bool) -> tuple[int, str]:
 def expected(explained: Explanation) -> set[tuple[int, str]]:
     if explained.refusal:
         return {(explained.refusal.status, explained.refusal.text)}
-    return {(200, str(way.pools[0].pool.id)) for way in explained.ways}
+    return {(200, str(way.pools[0].pool.id)) for way in explained.paths}
 
 
 def prefixed(static: dict, prefix: str) -> dict:
@@ -80,7 +80,7 @@ def test_gateway_decision_equals_explanation(tmp_path, fleets):
                     answered = ask(gateway.ports[f"{number}-{listener}"], request, tunnel=tunnel)
                     if tunnel and explained.refusal and answered[0] == explained.refusal.status:
                         assert answered[1] == explained.refusal.text
-                    assert answered in expected(explained), (request, explained.wish, explained.tried[-1:])
+                    assert answered in expected(explained), (request, explained.intent, explained.tried[-1:])
                     seen[answered[0]] += 1
     assert seen[200] > 8 * fleets
     assert seen[403] + seen[451] > 2 * fleets

@@ -80,9 +80,12 @@ def read_world(case: str) -> tuple[World, Proxy]:
     gateway = Proxy(identifier("proxy", "gw-1"), fleet.id, "gw-1", Role.GATEWAY, place(given.get("locality")))
     proxies = {"gateway": gateway}
     for each in given["pools"]:
-        where = (each["country"], each.get("city", ""), each.get("only_by_name", False))
-        how = (read_balancing(each.get("balancing", {})), read_resilience(each.get("resilience", {})))
-        pool = Pool(identifier("pool", each["name"]), fleet.id, each["name"], *where, *how)
+        fields = {name: value for name, value in each.items() if name != "exits"}
+        fields |= {
+            "balancing": read_balancing(each.get("balancing", {})),
+            "resilience": read_resilience(each.get("resilience", {})),
+        }
+        pool = Pool(identifier("pool", each["name"]), fleet.id, **fields)
         entities.append(pool)
         for settings in each.get("exits", []):
             state = ExitState(settings.pop("state", "healthy"))

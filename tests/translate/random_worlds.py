@@ -139,13 +139,13 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
         pairs = [f"-{key}-{value}" for key, value in options.items() if value]
         random.shuffle(pairs)
         user_name += "".join(pairs)
-    wish = RequestedLocation(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
+    location = RequestedLocation(perhaps(countries), perhaps(cities, 0.15), perhaps(pools, 0.1))
     return ExplainRequest(
         random.choice(HOSTS),
         random.choice(ASKED_PORTS),
         listener_id=random.choice((None, *LISTENERS)),
         user_name=user_name,
-        wish=wish,
+        location=location,
         session=perhaps(SESSIONS),
         day=now.day,
         minute=now.minute,
@@ -154,13 +154,13 @@ def make_request(random: Random, now: Now) -> ExplainRequest:
 
 def intent_headers(explained: Explanation, request: ExplainRequest) -> dict[str, str]:
     """Return the intent headers that a gateway would add to the request."""
-    wish, target = explained.wish, explained.target
+    intent, target = explained.intent, explained.target
     headers = {
-        names.REQUESTED_COUNTRY: wish.place.country,
-        names.REQUESTED_CITY: wish.place.city,
-        names.REQUESTED_POOL: wish.place.pool,
-        names.SESSION: wish.session,
-        names.USER: wish.user,
+        names.REQUESTED_COUNTRY: intent.location.country,
+        names.REQUESTED_CITY: intent.location.city,
+        names.REQUESTED_POOL: intent.location.pool,
+        names.SESSION: intent.session,
+        names.USER: intent.user,
         names.GROUP: explained.group,
         names.TARGET_HOST: target.host,
         names.TARGET_DOMAIN: target.domain,

@@ -29,6 +29,7 @@ from model.entities import (
     Proxy,
     Resilience,
     Role,
+    WeighBy,
 )
 from model.exit_states import ExitState
 from model.locality import Locality
@@ -190,8 +191,8 @@ def test_explanation_lists_standby_exits_last_of_serving_ones():
         make_exit(4, HERE),
     ]
     world = make_world(POOL, *exits)
-    found = explain(world, FLEET, ExplainRequest("example.com", 443, wish=RequestedLocation(country="de")), HERE)
-    assert [each.exit.name for each in found.ways[0].pools[0].exits] == ["x4", "x2", "x1", "x3"]
+    found = explain(world, FLEET, ExplainRequest("example.com", 443, location=RequestedLocation(country="de")), HERE)
+    assert [each.exit.name for each in found.paths[0].pools[0].exits] == ["x4", "x2", "x1", "x3"]
 
 
 # -- resilience --------------------------------------------------------------------------------------------------------
@@ -239,6 +240,11 @@ def test_empty_stored_settings_are_defaults():
     assert read_resilience({}) is RESILIENCE
     assert read_balancing({"policy": "session"}) == Balancing(Policy.SESSION)
     assert read_resilience({"failures_to_eject": 9}) == Resilience(failures_to_eject=9)
+
+
+def test_unknown_stored_values_read_as_defaults():
+    assert read_balancing({"policy": "of_tomorrow", "weigh_by": "luck"}) == BALANCING
+    assert read_balancing({"policy": "of_tomorrow", "weigh_by": "cost"}) == Balancing(weigh_by=WeighBy.COST)
 
 
 def test_unknown_stored_settings_are_ignored():

@@ -25,7 +25,7 @@ def outcome(explained: Explanation) -> Outcome:
     if explained.refusal:
         return Outcome(status=explained.refusal.status, text=explained.refusal.text)
     found = []
-    for way in explained.ways:
+    for way in explained.paths:
         pools = [each.pool for each in way.pools]
         aggregate = names.aggregate_cluster(pool.id for pool in pools)
         found.append((names.pool_cluster(pools[0]) if len(pools) == 1 else aggregate, way.weight))
@@ -62,7 +62,7 @@ def test_random_requests_cover_all_cases():
         world = make_world(random, now)
         for _ in range(20):
             explained = explain(world, FLEET, make_request(random, now))
-            seen[explained.wish.source] += 1
+            seen[explained.intent.source] += 1
             seen[explained.refusal.text.split(";")[0][:40] if explained.refusal else "goes"] += 1
             if explained.tried and explained.tried[-1].failed is None:
                 seen[type(explained.tried[-1].route.action).__name__] += 1

@@ -71,7 +71,7 @@ def explain_request(world: World, **given):
             RequestedLocation(pool="us"),
         ),
         (
-            {"user_name": "alice-country-de", "wish": RequestedLocation("UK")},
+            {"user_name": "alice-country-de", "location": RequestedLocation("UK")},
             IntentSource.HEADERS,
             RequestedLocation("gb"),
         ),
@@ -79,7 +79,7 @@ def explain_request(world: World, **given):
 )
 def test_first_source_with_a_location_decides(given, source, place):
     explained = explain_request(make(), **given)
-    assert (explained.wish.source, explained.wish.place) == (source, place)
+    assert (explained.intent.source, explained.intent.location) == (source, place)
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ def test_first_source_with_a_location_decides(given, source, place):
 )
 def test_tried_route_reports_its_first_failed_condition(match, failed):
     (tried,) = explain_request(
-        make(route(1, match)), user_name="alice", wish=RequestedLocation("us"), day=0, minute=0
+        make(route(1, match)), user_name="alice", location=RequestedLocation("us"), day=0, minute=0
     ).tried
     assert tried.failed == failed
 
 
 def test_routes_after_the_deciding_one_are_not_tried():
     world = make(route(1, Match(countries=frozenset({"de"}))), route(2, Match()), route(3, Match()))
-    explained = explain_request(world, wish=RequestedLocation("us"))
+    explained = explain_request(world, location=RequestedLocation("us"))
     assert [(each.route.name, each.failed) for each in explained.tried] == [("r1", MatchFailure.COUNTRY), ("r2", None)]
     assert explained.refusal.status == 403
-    assert explained.ways == ()
+    assert explained.paths == ()
 
 
 def test_allowed_request_takes_its_default_route():
     world = make(route(1, Match(groups=frozenset({"staff"})), Allow()), route(2, Match()))
-    (way,) = explain_request(world, user_name="alice-country-us").ways
+    (way,) = explain_request(world, user_name="alice-country-us").paths
     assert [each.pool for each in way.pools] == [US]
     assert explain_request(world, user_name="bob-country-us").refusal.status == 403
     assert explain_request(world, user_name="alice-country-fr").refusal.status == 404
@@ -125,20 +125,20 @@ def test_allowed_request_takes_its_default_route():
 
 def test_pools_are_listed_in_order_of_use():
     world = make(route(1, Match(), ToPools(((US.id, 3), (BERLIN.id, 1)), (MUNICH.id, US.id))))
-    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in explain_request(world).ways]
+    ways = [(way.weight, [each.pool.name for each in way.pools]) for way in explain_request(world).paths]
     assert ways == [(3, ["us", "berlin", "munich"]), (1, ["berlin", "us", "munich"])]
 
 
 def test_country_uses_all_its_cities_and_city_never_its_country():
     ways = [
         (way.weight, [each.pool.name for each in way.pools])
-        for way in explain_request(make(), wish=RequestedLocation("de")).ways
+        for way in explain_request(make(), location=RequestedLocation("de")).paths
     ]
     assert ways == [(1, ["berlin", "munich"]), (1, ["munich", "berlin"])]
-    refusal = explain_request(make(), wish=RequestedLocation("de", "hamburg")).refusal
+    refusal = explain_request(make(), location=RequestedLocation("de", "hamburg")).refusal
     assert (refusal.status, "served in de are: berlin, munich" in refusal.text) == (404, True)
-    assert explain_request(make(), wish=RequestedLocation("us", "austin")).refusal.status == 404
-    assert explain_request(make(), wish=RequestedLocation(city="berlin")).refusal.status == 400
+    assert explain_request(make(), location=RequestedLocation("us", "austin")).refusal.status == 404
+    assert explain_request(make(), location=RequestedLocation(city="berlin")).refusal.status == 400
 
 
 def test_exits_are_listed_near_first_with_reasons():
@@ -147,8 +147,8 @@ def test_exits_are_listed_near_first_with_reasons():
 
     near, far = Locality("eu", "a"), Locality("us")
     exits = [exit_(1, ExitState.LOST), exit_(2, endpoint=None), exit_(3, place=far), exit_(4, place=near)]
-    explained = explain(make(exits=exits), FLEET, ExplainRequest("x", 1, wish=RequestedLocation("us")), near)
-    ((pool,),) = (way.pools for way in explained.ways)
+    explained = explain(make(exits=exits), FLEET, ExplainRequest("x", 1, location=RequestedLocation("us")), near)
+    ((pool,),) = (way.pools for way in explained.paths)
     assert [(each.exit.name, each.distance, each.why_not) for each in pool.exits] == [
         ("e4", 0, ""),
         ("e3", 2, ""),

@@ -10,7 +10,7 @@ from model.entities import Fleet, Listener
 from model.world import World, put
 from xds.translate import names
 from xds.translate.encoding import encode
-from xds.translate.gateway_filters import DISCOVERED_FILTERS, GATEWAY_FILTERS
+from xds.translate.gateway_filters import ECDS_FILTERS, GATEWAY_FILTERS
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.references import references
 from xds.translate.resource_ids import GATEWAY_ROUTES, USER_GROUPS
@@ -37,6 +37,6 @@ def test_listener_refers_to_the_references_of_its_filters():
 def test_resources_of_discovered_filters_belong_to_gateways():
     world = World().changed(1, map(put, [Fleet(LISTENER.fleet_id, "demo"), LISTENER]))
     scope = GatewayGroup(LISTENER.fleet_id)
-    for resource_id in DISCOVERED_FILTERS:
+    for resource_id in ECDS_FILTERS:
         assert resource_id in scope.resources(world)
         assert scope.translate(world, resource_id).name == resource_id.name

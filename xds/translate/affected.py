@@ -16,7 +16,7 @@ from model.entities import Entity, Exit, Listener, Pool, ResourceKey, Route, Ser
 from model.world import Change, Key, Kind, World
 from xds.translate import resource_ids
 from xds.translate.fleet_index import aggregates_of
-from xds.translate.gateway_filters import DISCOVERED_FILTERS
+from xds.translate.gateway_filters import ECDS_FILTERS
 from xds.translate.resource_ids import ResourceId
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
 
@@ -93,7 +93,7 @@ def _of_entity(entity: Entity, old: World, new: World) -> _Found:
             pass
         case _:
             return
-    for each in DISCOVERED_FILTERS.values():
+    for each in ECDS_FILTERS.values():
         if each.is_input(entity, old, new):
             yield GatewayGroup(entity.fleet_id).key, each.resource
 

@@ -50,7 +50,7 @@ class ClientIntent:
     """The requested location and the user of a client, as routes match on them."""
 
     source: IntentSource = IntentSource.NOTHING
-    place: RequestedLocation = NO_LOCATION
+    location: RequestedLocation = NO_LOCATION
     session: str | None = None
     user: str | None = None
 
@@ -72,9 +72,9 @@ def read_intent(
     }
     session = normalise_name(session) or normalise_name(options.get("session"))
     for source, written in sources.items():
-        place = _normalise_location(written)
-        if place.is_set:
-            return ClientIntent(source, place, session, normalise_name(user))
+        location = _normalise_location(written)
+        if location.is_set:
+            return ClientIntent(source, location, session, normalise_name(user))
     return ClientIntent(IntentSource.NOTHING, NO_LOCATION, session, normalise_name(user))
 
 

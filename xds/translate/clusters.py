@@ -52,7 +52,7 @@ _POLICIES: Final[Mapping[Policy, ClusterLbPolicy]] = {
 UNBOUNDED: Final = 1_000_000
 """The overload manager bounds tunnels. Envoy's default here would refuse tunnel 1,025."""
 
-STREAMS_MAX: Final = 500
+MAX_REQUESTS_PER_CONNECTION: Final = 500
 """Requests that a connection to an exit carries before a new one replaces it; its open tunnels continue.
 
 A client ends its tunnel by a reset of the stream. An exit's HTTP/2 (nghttp2) accepts 1,000 resets on a connection and 33 more a
@@ -99,7 +99,7 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
-                common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=STREAMS_MAX),
+                common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=MAX_REQUESTS_PER_CONNECTION),
                 auto_config=either,
             )
         ),

@@ -37,7 +37,7 @@ from xds.translate.match_failures import MatchFailure
 class ExplainRequest:
     """A client's request to a gateway of a fleet, and its time.
 
-    `listener_id` None is the fleet's first listener. `wish` and `session` come from the client's headers, `user_name` is its
+    `listener_id` None is the fleet's first listener. `location` and `session` come from the client's headers, `user_name` is its
     whole proxy user name (`alice-country-de`), `server_name` its TLS server name. `day` (0: Monday) and `minute` of the day are
     UTC.
     """
@@ -47,7 +47,7 @@ class ExplainRequest:
     listener_id: UUID | None = None
     server_name: str = ""
     user_name: str = ""
-    wish: RequestedLocation = NO_LOCATION
+    location: RequestedLocation = NO_LOCATION
     session: str | None = None
     day: int = 0
     minute: int = 0
@@ -95,12 +95,12 @@ class Explanation:
     """The decision of a gateway on a request: its paths, or its direct response."""
 
     listener: Listener
-    wish: ClientIntent
+    intent: ClientIntent
     group: str | None
     target: RequestTarget
     tried: tuple[TriedRoute, ...]
     """The routes that were tried, in order; the last one decided if nothing failed."""
-    ways: tuple[RequestPath, ...]
+    paths: tuple[RequestPath, ...]
     refusal: DirectResponse | None
     """The answer to a request without a path. With paths, a client gets 503 if none of their exits serves."""
 
@@ -112,19 +112,19 @@ def explain(
     listener = _listener(world, fleet_id, request.listener_id)
     if listener is None:
         return None
-    wish = _wish(world, listener, request)
-    group = _group(world, fleet_id, wish.user)
+    intent = _read_intent(world, listener, request)
+    group = _group(world, fleet_id, intent.user)
     target = parse_target(request.target_host, request.target_port)
     tried: list[TriedRoute] = []
-    decided = _decide(world, fleet_id, wish, group, target, request, tried)
-    ways: tuple[RequestPath, ...] = ()
+    decided = _decide(world, fleet_id, intent, group, target, request, tried)
+    paths: tuple[RequestPath, ...] = ()
     if not isinstance(decided, DirectResponse):
-        ways = tuple(
+        paths = tuple(
             RequestPath(each.weight, tuple(_explain_pool(world, pool, seen_from) for pool in each.pools))
             for each in decided
         )
     refusal = decided if isinstance(decided, DirectResponse) else None
-    return Explanation(listener, wish, group, target, tuple(tried), ways, refusal)
+    return Explanation(listener, intent, group, target, tuple(tried), paths, refusal)
 
 
 def _listener(world: World, fleet_id: UUID, listener_id: UUID | None) -> Listener | None:
@@ -134,7 +134,7 @@ def _listener(world: World, fleet_id: UUID, listener_id: UUID | None) -> Listene
     return next((each for each in listeners if each.id == listener_id), None)
 
 
-def _wish(world: World, listener: Listener, request: ExplainRequest) -> ClientIntent:
+def _read_intent(world: World, listener: Listener, request: ExplainRequest) -> ClientIntent:
     pool = world.pools.get(listener.pool_id) if listener.pool_id else None
     default = (
         RequestedLocation(pool=pool.name)
@@ -144,7 +144,7 @@ def _wish(world: World, listener: Listener, request: ExplainRequest) -> ClientIn
     dialled = request.server_name.lower() if listener.certificate_id else ""
     by_name = {name.lower(): country for name, country in listener.countries_by_server_name}
     return read_intent(
-        request.wish, request.session, request.user_name, RequestedLocation(by_name.get(dialled)), default
+        request.location, request.session, request.user_name, RequestedLocation(by_name.get(dialled)), default
     )
 
 
@@ -157,23 +157,23 @@ def _group(world: World, fleet_id: UUID, user: str | None) -> str | None:
 def _decide(
     world: World,
     fleet_id: UUID,
-    wish: ClientIntent,
+    intent: ClientIntent,
     group: str | None,
     target: RequestTarget,
     request: ExplainRequest,
     tried: list[TriedRoute],
 ) -> tuple[Destination, ...] | DirectResponse:
-    if wish.place.city and not wish.place.country:
+    if intent.location.city and not intent.location.country:
         return direct_responses.CITY_WITHOUT_COUNTRY
     pools = {pool.id: pool for pool in pools_of(world, fleet_id)}
     for route in sort_routes(routes_of(world, fleet_id)):
-        failed = _first_failure(route.match, wish, group, target, request)
+        failed = _first_failure(route.match, intent, group, target, request)
         tried.append(TriedRoute(route, failed))
         if failed is None:
             if isinstance(route.action, Allow):
                 break
             return _apply(route, pools.get)
-    return _default_route(wish.place, find_served_locations(pools.values()))
+    return _default_route(intent.location, find_served_locations(pools.values()))
 
 
 def _apply(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destination, ...] | DirectResponse:
@@ -183,32 +183,32 @@ def _apply(route: Route, find: Callable[[UUID], Pool | None]) -> tuple[Destinati
     return destinations(route.action, find) or direct_responses.missing_pools(route.name)
 
 
-def _default_route(place: RequestedLocation, served: ServedLocations) -> tuple[Destination, ...] | DirectResponse:
+def _default_route(location: RequestedLocation, served: ServedLocations) -> tuple[Destination, ...] | DirectResponse:
     """Apply the default routes."""
-    if place.pool:
-        pool = served.by_name.get(place.pool)
+    if location.pool:
+        pool = served.by_name.get(location.pool)
         return (Destination(1, (pool,)),) if pool else direct_responses.no_such_pool(served.by_name)
-    if not place.country:
+    if not location.country:
         return direct_responses.no_location_requested(served.all_countries)
-    if place.city:
-        cities = served.cities.get(place.country)
+    if location.city:
+        cities = served.cities.get(location.country)
         if cities is None:
             return direct_responses.no_city_of_country(served.cities)
-        pool = cities.get(place.city)
-        return (Destination(1, (pool,)),) if pool else direct_responses.no_city_served(cities, place.country)
-    return served.of_country(place.country) or direct_responses.no_country_served(served.all_countries)
+        pool = cities.get(location.city)
+        return (Destination(1, (pool,)),) if pool else direct_responses.no_city_served(cities, location.country)
+    return served.of_country(location.country) or direct_responses.no_country_served(served.all_countries)
 
 
 def _first_failure(
-    match: Match, wish: ClientIntent, group: str | None, target: RequestTarget, request: ExplainRequest
+    match: Match, intent: ClientIntent, group: str | None, target: RequestTarget, request: ExplainRequest
 ) -> MatchFailure | None:
     address = target.address
     conditions: Sequence[tuple[MatchFailure, bool]] = (
-        (MatchFailure.COUNTRY, not match.countries or wish.place.country in match.countries),
-        (MatchFailure.CITY, not match.cities or wish.place.city in match.cities),
-        (MatchFailure.POOL, not match.pools or wish.place.pool in match.pools),
-        (MatchFailure.SESSION, not match.sessions or any(_is_session(each, wish.session) for each in match.sessions)),
-        (MatchFailure.USER, not match.users or wish.user in match.users),
+        (MatchFailure.COUNTRY, not match.countries or intent.location.country in match.countries),
+        (MatchFailure.CITY, not match.cities or intent.location.city in match.cities),
+        (MatchFailure.POOL, not match.pools or intent.location.pool in match.pools),
+        (MatchFailure.SESSION, not match.sessions or any(_is_session(each, intent.session) for each in match.sessions)),
+        (MatchFailure.USER, not match.users or intent.user in match.users),
         (MatchFailure.GROUP, not match.groups or group in match.groups),
         (
             MatchFailure.DOMAIN,

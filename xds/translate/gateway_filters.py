@@ -51,14 +51,14 @@ class InlineFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class DiscoveredFilter:
+class EcdsFilter:
     """A filter that is configured by a resource of its own (ECDS)."""
 
     resource: ResourceId
     type_url: str
     """The type of its configuration."""
     is_input: Callable[[Entity, World, World], bool]
-    """Tells if its configuration may differ between two Worlds because of an entity that changed."""
+    """Tells if an entity is an input, so that its change may change the configuration; called for its old and its new value."""
     translate: Callable[[World, UUID], TypedExtensionConfig]
     """The resource for the gateways of a fleet."""
 
@@ -75,7 +75,7 @@ class DiscoveredFilter:
         return HttpFilter(name=self.name, config_discovery=source)
 
 
-GatewayFilter: TypeAlias = InlineFilter | DiscoveredFilter
+GatewayFilter: TypeAlias = InlineFilter | EcdsFilter
 
 
 def _wish(listener: Listener, default_pool: Pool | None) -> Lua:
@@ -124,10 +124,10 @@ def _listener_defaults(listener: Listener, default_pool: Pool | None) -> str:
 
 GATEWAY_FILTERS: Final[tuple[GatewayFilter, ...]] = (
     InlineFilter("envoy.filters.http.lua", _wish),
-    DiscoveredFilter(USER_GROUPS, _LUA, affects_user_groups, translate_user_groups),
+    EcdsFilter(USER_GROUPS, _LUA, affects_user_groups, translate_user_groups),
     InlineFilter(names.ALLOW_FILTER, _allow),
     InlineFilter("envoy.filters.http.set_filter_state", _session),
 )
 """In the order in which a request passes them; the router comes after them."""
 
-DISCOVERED_FILTERS: Final = {each.resource: each for each in GATEWAY_FILTERS if isinstance(each, DiscoveredFilter)}
+ECDS_FILTERS: Final = {each.resource: each for each in GATEWAY_FILTERS if isinstance(each, EcdsFilter)}

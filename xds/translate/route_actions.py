@@ -71,7 +71,7 @@ def _forward_template(session_ttl_s: int | None) -> bytes:
 def define_forward(cluster: str, pool_name: str, session_ttl_s: int | None) -> MatcherOnMatch:
     """Build the action that forwards to one cluster. Error texts quote the pool's name.
 
-    The hash policy is the session, for pools with session balancing. Other pools never compute it, and a request without a
+    The hash policy is the session, for pools with a hashing policy. Other pools never compute it, and a request without a
     session goes to any exit.
     """
     state = names.session_state(session_ttl_s)

@@ -89,7 +89,7 @@ class OpenVpnDriver:
             self._management_server = None
         if self._slot is not None:
             (self._folder / socket_of(self._slot)).unlink(missing_ok=True)
-            await policy_routing.remove_interface(self._slot.interface)
+            await policy_routing.remove_interface(self._slot.interface, OPENVPN.link_kinds)
             self._slot = None
 
     # -- start
@@ -228,6 +228,7 @@ OPENVPN: Final = DriverSpec(
     extension=".ovpn",
     pattern=re.compile(r"^\s*(--)?(remote|client|proto|dev)\s", re.MULTILINE),
     programs={"openvpn": "openvpn"},
+    link_kinds=frozenset({"tun", "ovpn", "ovpn-dco"}),
     parse=_parse,
     make=_make,
 )

@@ -87,7 +87,7 @@ class WireGuardDriver:
             await self._process.end(_STOP_S)
             self._process = None
         if self._slot is not None:
-            await policy_routing.remove_interface(self._interface)
+            await policy_routing.remove_interface(self._interface, WIREGUARD.link_kinds)
             self._slot = None
 
     # -- start
@@ -219,6 +219,7 @@ WIREGUARD: Final = DriverSpec(
     file_format="wg-quick",
     pattern=re.compile(r"^\s*\[\s*interface\s*\]", re.IGNORECASE | re.MULTILINE),
     programs={"wg": "wireguard-tools"},
+    link_kinds=frozenset({"wireguard", "tun"}),  # of the kernel, or of wireguard-go
     parse=_parse,
     make=_make,
     resolver_setting="DNS = …",

@@ -50,7 +50,7 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
         listener_id=None if listener is None else listener.id,
         server_name=query.server_name,
         user_name=query.user,
-        wish=RequestedLocation(query.country, query.city, query.pool),
+        location=RequestedLocation(query.country, query.city, query.pool),
         session=query.session,
         day=at.weekday(),
         minute=at.hour * 60 + at.minute,
@@ -72,7 +72,8 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
             for each in found.tried
         ],
         paths=[
-            ExplainedPathOut(weight=path.weight, pools=[_show_pool(each) for each in path.pools]) for path in found.ways
+            ExplainedPathOut(weight=path.weight, pools=[_show_pool(each) for each in path.pools])
+            for path in found.paths
         ],
         refusal=None if found.refusal is None else RefusalOut(status=found.refusal.status, text=found.refusal.text),
         summary=_summary(found),
@@ -80,7 +81,7 @@ async def show(context: ApiContext, caller: Caller, query: ExplainQuery) -> Expl
 
 
 def _show_intent(found: Explanation) -> ClientIntentOut:
-    intent, location = found.wish, found.wish.place
+    intent, location = found.intent, found.intent.location
     return ClientIntentOut(
         source=intent.source,
         country=location.country,
@@ -110,11 +111,11 @@ def _show_pool(explained: ExplainedPool) -> ExplainedPoolOut:
 
 def _summary(found: Explanation) -> str:
     decided = next((each.route.name for each in found.tried if each.failed is None), None)
-    why = f"by the route {decided}" if decided else f"by the client's intent ({found.wish.source})"
+    why = f"by the route {decided}" if decided else f"by the client's intent ({found.intent.source})"
     if found.refusal is not None:
         return f"refused with {found.refusal.status}, {why}: {found.refusal.text.strip()}"
-    paths = [" then ".join(pool.pool.name for pool in path.pools) for path in found.ways]
-    serving = any(not each.why_not for path in found.ways for pool in path.pools for each in pool.exits)
+    paths = [" then ".join(pool.pool.name for pool in path.pools) for path in found.paths]
+    serving = any(not each.why_not for path in found.paths for pool in path.pools for each in pool.exits)
     end = "" if serving else "; none of their exits can serve now, so the client gets 503"
     return f"to the pool {' or '.join(paths)}, {why}{end}"
 

@@ -13,7 +13,7 @@ from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import City, Country, Name, Reference, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
-from model.entities import BALANCING, RESILIENCE
+from model.entities import BALANCING, HASHING_POLICIES, RESILIENCE
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=100)]
@@ -39,7 +39,7 @@ class BalancingIn(RequestModel):
 
     @model_validator(mode="after")
     def _fits(self) -> BalancingIn:
-        if self.session_ttl_s is not None and self.policy != "session":
+        if self.session_ttl_s is not None and self.policy not in HASHING_POLICIES:
             message = "session_ttl_s needs the policy session"
             raise bad_value("bad_balancing", message, "set policy to session, or leave session_ttl_s out")
         return self
