@@ -166,7 +166,7 @@ def test_changed_address_serves_only_after_its_country_is_known(lab, cleanup, ev
     cleanup.callback(ip_batch, moving.namespace, f"address delete {other}/32 dev {moving.site.tunnel}")
     cleanup.callback(ip_batch, moving.namespace, f"route replace default dev {moving.site.tunnel}")
     shown = wait_until_removed(lab, moving, "verifying", eventually)
-    assert f"nobody says where {other} is" in shown["state_reason"]
+    assert f"the country of {other} is unknown" in shown["state_reason"]
     assert "pool gb" in request_refused(lab, "gb")
 
     lab.set_geolocation(f"/ipinfo/{other}", "gb")
@@ -194,7 +194,7 @@ def test_first_source_decides_when_geolocations_disagree(lab, cleanup, eventuall
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"), [(SILENT, "it does not answer in time"), (HTML, "it answers what is no JSON")]
+    ("override", "expected"), [(SILENT, "it does not answer in time"), (HTML, "its answer is not JSON")]
 )
 def test_failed_geolocation_neither_verifies_nor_removes_exits(lab, cleanup, eventually, override, expected):
     exit_ = lab.exits[2]
