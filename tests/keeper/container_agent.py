@@ -29,7 +29,7 @@ async def main() -> None:
     )
     settings.state.mkdir(parents=True, exist_ok=True)
     folder = StateDir(settings.state)
-    with folder.held():
+    with folder.locked():
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             client = ApiClient(session, settings.api)
             enrolled = await enrolment.ensure_enrolled(settings, folder, client)
