@@ -22,12 +22,12 @@ ING_NOUNS: Final = {
         "encoding",
         "listing",
         "logging",
+        "parsing",
         "pinning",
         "planning",
         "rendering",
-        "routing",
     ),
-    *("parsing", "scaling", "scheduling", "string", "testing", "tuning", "finding"),
+    *("routing", "scaling", "scheduling", "string", "testing", "tuning"),
 }
 """Words in -ing that the field uses as nouns."""
 FEATURE_MODULES: Final = {"endpoints", "schemas", "service"}

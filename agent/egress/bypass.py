@@ -10,9 +10,9 @@ from typing import Final
 
 from agent.config.settings import ExitSettings
 from agent.egress.dns_leak import RouteLookup
-from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.geolocation import Geolocator
 from agent.egress.http_sources import Answers, build_client_path, build_tunnel_path, query_sources
+from agent.egress.leak_check import LeakFinding, join_messages
 from agent.egress.types import SeenAddress
 
 _IPV4_DESTINATIONS: Final = ("8.8.8.8", "77.88.8.8", "149.112.112.112", "208.67.222.222")

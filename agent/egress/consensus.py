@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.config.status import Observation
-from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.http_sources import Answers
+from agent.egress.leak_check import LeakFinding, join_messages
 from agent.egress.types import Location, SeenAddress
 
 Locations = Mapping[str, Location]

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from agent.config.settings import ExitSettings
-from agent.egress.finding import LeakFinding, join_messages
 from agent.egress.geolocation import Geolocator
+from agent.egress.leak_check import LeakFinding, join_messages
 from agent.egress.types import SeenAddress, UnusableAnswer
 from agent.egress.whoami_dns import ResolverSeen, identify_resolver
 from model.endpoint import Endpoint

@@ -15,11 +15,11 @@ from agent.config.status import HealthState, Observation, StatusBoard, wait
 from agent.egress.bypass import check_bypass, evaluate_ipv6, query_over_ipv6, query_over_ipv6_through
 from agent.egress.consensus import Consensus, combine, compose_observation
 from agent.egress.dns_leak import ResolverAnswers, RouteLookup, evaluate_resolvers, locate_resolvers, query_zone
-from agent.egress.finding import LeakFinding
 from agent.egress.geo_file import GeoFile
 from agent.egress.geolocation import Geolocator
 from agent.egress.http_sources import Answers, build_tunnel_path, query_sources
 from agent.egress.latency import apply_hysteresis, measure_rtt_ms
+from agent.egress.leak_check import LeakFinding
 from agent.egress.resolvers import read_resolvers
 from agent.egress.types import Location, SeenAddress
 from agent.net.active_interface import ActiveInterface

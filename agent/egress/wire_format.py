@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agent.config.status import Observation
-from agent.egress.finding import MESSAGE_MAX_CHARS
+from agent.egress.leak_check import MESSAGE_MAX_CHARS
 
 RTT_MAX_MS: Final = 60_000.0
 SPEED_MAX_MBPS: Final = 1_000_000.0

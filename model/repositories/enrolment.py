@@ -98,12 +98,6 @@ async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: 
     await unit.session.flush()
 
 
-async def find_certificate(session: AsyncSession, thumbprint: str) -> CertificateRow | None:
-    """Find a certificate by its thumbprint."""
-    query = select(CertificateRow).where(col(CertificateRow.thumbprint) == thumbprint)
-    return (await session.execute(query)).scalar_one_or_none()
-
-
 async def find_credentials(database: Database, thumbprints: Collection[str]) -> dict[str, Credential]:
     """Return the credentials of certificates, by thumbprint. Unknown ones and those of removed proxies are left out."""
     return {

@@ -22,7 +22,7 @@ from model.exit_states import (
     ExitState,
 )
 from model.repositories.heartbeats import Heartbeat
-from model.stored_balancing import read_resilience
+from model.stored_pools import read_resilience
 from model.tables import ExitRow, HeartbeatRow, PoolRow
 
 

@@ -31,7 +31,7 @@ from model.entities import (
 )
 from model.exit_states import ExitState
 from model.locality import Locality
-from model.stored_balancing import read_balancing, read_resilience
+from model.stored_pools import read_balancing, read_resilience
 from model.stored_routes import read_action, read_match
 from model.tables import (
     AcceptedRow,

@@ -19,7 +19,7 @@ from model.authority import create_authority
 from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Role, Route, ServerCertificate, User
 from model.exit_states import ExitState
 from model.locality import Locality
-from model.stored_balancing import read_balancing, read_resilience
+from model.stored_pools import read_balancing, read_resilience
 from model.stored_routes import read_action, read_match
 from model.world import World, put
 from xds.server.envoy_validator import write_secrets

@@ -33,7 +33,7 @@ from model.entities import (
 )
 from model.exit_states import ExitState
 from model.locality import Locality
-from model.stored_balancing import read_balancing, read_resilience
+from model.stored_pools import read_balancing, read_resilience
 from model.world import World, put
 from xds.snapshot.snapshot import advance, build
 from xds.translate import names

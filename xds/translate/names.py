@@ -22,12 +22,9 @@ COUNTRY_HEADER: Final = "exit-country"
 CITY_HEADER: Final = "exit-city"
 POOL_HEADER: Final = "exit-pool"
 SESSION_HEADER: Final = "exit-session"
-"""The headers in which a client states its wish."""
-INTERNAL_PREFIX: Final = "x-ep-"
-"""The prefix of internal headers. Gateways remove them from client requests, and before a request goes to its target.
-
-See docs/architecture.md#header-names.
-"""
+"""The headers in which a client states its intent."""
+# Internal headers begin with x-ep-. Gateways remove them from client requests, and before a request goes to its target
+# (docs/architecture.md#header-names).
 REQUESTED_COUNTRY: Final = "x-ep-country"
 REQUESTED_CITY: Final = "x-ep-city"
 REQUESTED_POOL: Final = "x-ep-pool"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.egress.consensus import combine, compose_observation
-from agent.egress.finding import LeakFinding
+from agent.egress.leak_check import LeakFinding
 from agent.egress.types import Location, SeenAddress
 from tests.agent.egress.conftest import SEEN
 
