@@ -22,6 +22,7 @@ from api.kernel.context import ApiContext, Context, ReadContext
 from api.kernel.dry_run import DryRunOut
 from api.kernel.dry_run_diff import compare
 from api.kernel.idempotency import IdempotentRequest, read_key
+from api.runtime.passwords import Argon2Hasher
 from model.audit_log import Actor
 from model.repositories import sync, worlds
 from model.repositories.sync import AckCount
@@ -59,12 +60,13 @@ class WriteReply:
 
 @dataclass(slots=True)
 class WriteContext:
-    """The context of one write by an operator: the unit of work, the caller and the time."""
+    """The context of one write by an operator: the unit of work, the caller, the time, and the replica's password hasher."""
 
     unit: UnitOfWork
     caller: Caller
     read: ReadContext
     now: datetime
+    password_hasher: Argon2Hasher
     approve: str | None = None
     """`shrink`: the write may leave less than half of a fleet."""
     is_guarded: bool = False
@@ -164,7 +166,14 @@ class OperatorWrite:
                     stored = await self.idempotent_request.recall(unit.session, self.caller)
                     if stored is not None:
                         return stored
-                work = WriteContext(unit, self.caller, context.begin_read(unit.session), context.clock(), self.approve)
+                work = WriteContext(
+                    unit,
+                    self.caller,
+                    context.begin_read(unit.session),
+                    context.clock(),
+                    context.auth_state.password_hasher,
+                    self.approve,
+                )
                 reply = await do(work)
                 if self.dry_run:
                     result = await self._describe(unit, reply)

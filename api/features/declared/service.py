@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -69,7 +70,7 @@ async def _apply(
     """Apply the document in a savepoint. Only when that succeeds, `work` takes over what was touched."""
     async with work.session.begin_nested():
         unit = UnitOfWork(work.session, work.unit.traceparent, work.unit.actor)
-        attempt = WriteContext(unit, work.caller, work.read, work.now, work.approve)
+        attempt = replace(work, unit=unit, is_guarded=False, removed_proxies=[])
         applied = await ApplyPlan(attempt, document, prune, fleet, batched).run()
     work.unit.touched.update(unit.touched)
     work.removed_proxies.extend(attempt.removed_proxies)

@@ -15,13 +15,11 @@ from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
 from api.kernel.roles import OperatorRole
 from api.kernel.writes import WriteContext
-from api.runtime.passwords import Argon2Hasher, refuse_weak
+from api.runtime.passwords import refuse_weak
 from model.audit_log import AuditEntry
 from model.repositories import declared, logins, operators
 from model.repositories.operators import read_fleet_ids
 from model.tables import OperatorRow
-
-_PASSWORDS = Argon2Hasher()
 
 
 class OperatorCollection(Collection[OperatorRow, OperatorIn, OperatorOut]):
@@ -89,7 +87,7 @@ async def _to_columns(work: WriteContext, fields: Mapping[str, Any], name: str) 
         stored["password_hash"] = None
     elif password != UNCHANGED:
         refuse_weak(password, name)
-        stored["password_hash"] = await _PASSWORDS.hash(password)
+        stored["password_hash"] = await work.password_hasher.hash(password)
     return stored
 
 
