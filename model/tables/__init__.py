@@ -1,0 +1,83 @@
+"""The tables: declared state, rollout state, heartbeats, operators, audit. All queries are in `model.repositories`."""
+
+from __future__ import annotations
+
+from sqlmodel import SQLModel
+
+from model.tables.change_rows import AuditHeadRow, AuditRow, ChangeRow, RevisionRow
+from model.tables.container_rows import ContainerCommandRow, ContainerEngineRow, ContainerPoolRow, ContainerRow
+from model.tables.enrolment_rows import AuthorityRow, CertificateRow, JoinTokenRow
+from model.tables.fleet_rows import (
+    FleetRow,
+    ListenerRow,
+    PlanRow,
+    PoolRow,
+    RoutePoolRow,
+    RouteRow,
+    ServerCertificateRow,
+    UserRow,
+)
+from model.tables.operator_rows import ApiKeyRow, IdempotencyRow, OperatorRow, SessionRow, SigningKeyRow, ThrottleRow
+from model.tables.proxy_rows import (
+    ExitHistoryRow,
+    ExitOrderRow,
+    ExitRow,
+    HeartbeatRow,
+    IngestWatermarkRow,
+    KeepaliveRow,
+    ProxyRow,
+)
+from model.tables.rollout_rows import (
+    AcceptedRow,
+    ApprovalRow,
+    CanaryRow,
+    ConfigRequestRow,
+    RejectionRow,
+    ReplicaRow,
+    RolloutRow,
+    SyncRow,
+)
+
+__all__ = [
+    "AcceptedRow",
+    "ApiKeyRow",
+    "ApprovalRow",
+    "AuditHeadRow",
+    "AuditRow",
+    "AuthorityRow",
+    "CanaryRow",
+    "CertificateRow",
+    "ChangeRow",
+    "ConfigRequestRow",
+    "ContainerCommandRow",
+    "ContainerEngineRow",
+    "ContainerPoolRow",
+    "ContainerRow",
+    "ExitHistoryRow",
+    "ExitOrderRow",
+    "ExitRow",
+    "FleetRow",
+    "HeartbeatRow",
+    "IdempotencyRow",
+    "IngestWatermarkRow",
+    "JoinTokenRow",
+    "KeepaliveRow",
+    "ListenerRow",
+    "OperatorRow",
+    "PlanRow",
+    "PoolRow",
+    "ProxyRow",
+    "RejectionRow",
+    "ReplicaRow",
+    "RevisionRow",
+    "RolloutRow",
+    "RoutePoolRow",
+    "RouteRow",
+    "SQLModel",
+    "ServerCertificateRow",
+    "SessionRow",
+    "SigningKeyRow",
+    "SyncRow",
+    "ThrottleRow",
+    "UserRow",
+]
