@@ -65,12 +65,13 @@ def explain(
 
 
 def _print(found: Item, console: Console) -> None:
-    wish, target = found["intent"], found["target"]
-    wishes = ", ".join(f"{name} {wish[name]}" for name in ("country", "city", "pool", "session") if wish[name])
-    group = f" of the group {wish['group']}" if wish["group"] else ""
-    who = (wish["user"] or "an unnamed user") + group
+    intent, target = found["intent"], found["target"]
+    named = ("country", "city", "pool", "session")
+    exits = ", ".join(f"{name} {intent[name]}" for name in named if intent[name])
+    group = f" of the group {intent['group']}" if intent["group"] else ""
+    who = (intent["user"] or "an unnamed user") + group
     where = f"at the listener {found['listener']} of {found['fleet']}"
-    console.print(f"{who}, {where}, asks for {wishes or 'no particular exit'} (by {wish['source']})")
+    console.print(f"{who}, {where}, asks for {exits or 'no particular exit'} (by {intent['source']})")
     console.print(f"to reach {target['host']} port {target['port']}")
     for route in found["routes"]:
         why = "decides" if route["failed"] is None else f"skipped, because the {route['failed']} differs"

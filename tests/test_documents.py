@@ -57,7 +57,7 @@ def name(path: Path) -> str:
 
 def test_documents_and_code_are_found():
     assert {"README.md", "docs/architecture.md", "docs/decisions/0001-the-house.md"} <= set(map(name, MARKDOWN))
-    assert {"model/world.py", "envoy/wish.lua", "envoy/bootstrap.yaml"} <= set(map(name, CODE))
+    assert {"model/world.py", "envoy/client_intent.lua", "envoy/bootstrap.yaml"} <= set(map(name, CODE))
 
 
 @pytest.mark.parametrize("document", MARKDOWN, ids=name)

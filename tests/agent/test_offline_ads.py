@@ -18,7 +18,7 @@ TYPES = {
     CLUSTER: {"a": V1, "b": V1},
     ENDPOINT: {"a": V1, "b": V1},
     LISTENER: {"clients": V1},
-    ROUTE: {"wishes": V1},
+    ROUTE: {"gateway_routes": V1},
     EXTENSION: {"groups": V1},
     SECRET: {"certificate": V1},
 }
@@ -52,7 +52,7 @@ def test_new_envoy_gets_all_resources_in_order():
     assert envoy.ask(LISTENER) == []
     assert envoy.ask(ENDPOINT, ["a", "b"]) == [ENDPOINT]
     assert envoy.ask(CLUSTER, nonce=envoy.responses[0].nonce) == [LISTENER]
-    assert envoy.ask(ROUTE, ["wishes"]) == [ROUTE]
+    assert envoy.ask(ROUTE, ["gateway_routes"]) == [ROUTE]
     assert envoy.ask(EXTENSION, ["groups"]) == [EXTENSION]
     assert envoy.ask(SECRET, ["certificate"]) == [SECRET]
     assert envoy.got() == {"certificate": "v1"}

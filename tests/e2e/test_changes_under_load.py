@@ -248,8 +248,8 @@ class RandomChanger:
 
     def _add_exit(self) -> None:
         pool = self._random.choice([*self._pools])
-        wish = {"name": self._name(), "pool": pool, "address": "192.0.2.250", "port": 8443}
-        self._exits[self._api("POST", "/exits", wish)["id"]] = pool
+        body = {"name": self._name(), "pool": pool, "address": "192.0.2.250", "port": 8443}
+        self._exits[self._api("POST", "/exits", body)["id"]] = pool
 
     def _rename_exit(self) -> None:
         self._api("PATCH", f"/exits/{self._random.choice([*self._exits])}", {"name": self._name()})

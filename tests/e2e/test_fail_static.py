@@ -38,7 +38,11 @@ def names_country(lab, country: str) -> bool:
 
 def updates(lab, stat) -> dict[str, int]:
     """Read how often the gateway's Envoy applied an update, by counter."""
-    names = ["cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success"]
+    names = [
+        "cluster_manager.cds.update_success",
+        "listener_manager.lds.update_success",
+        "rds.gateway_routes.update_success",
+    ]
     names += [f"cluster.pool/{pool}.update_success" for pool in pools(lab)]
     return {name: stat(lab.gateway, name) for name in names}
 
@@ -81,7 +85,7 @@ def test_restarted_gateway_serves_without_the_control_plane(lab, run_clients, ev
         # only the change: what Envoy had is not sent again
         assert after.pop(added) == 1
         changed = {name for name, value in after.items() if value != before[name]}
-        assert changed == {"cluster_manager.cds.update_success", "rds.wishes.update_success"}
+        assert changed == {"cluster_manager.cds.update_success", "rds.gateway_routes.update_success"}
         assert all(after[name] == before[name] + 1 for name in changed)
     assert clients.failures(since=0) == []
     assert clients.sources(since=0) <= lab.egress_addresses("us")

@@ -65,7 +65,7 @@ def test_open_tunnel_survives_a_hundred_changes(lab, eventually, stat):
     proxies = (lab.gateway, *lab.exits)
     modified = [stat(each, "listener_manager.listener_modified") for each in proxies]
     countries = ["fr", "de", "it", "es", "pt", "nl", "be", "at", "ch", "se", "no", "fi", "dk", "pl", "cz", "hu", "ro"]
-    applied = stat(lab.gateway, "rds.wishes.update_success")
+    applied = stat(lab.gateway, "rds.gateway_routes.update_success")
     with downloading(lab, "gb") as download:
         for number in range(25):
             country = countries[number % len(countries)]
@@ -80,7 +80,7 @@ def test_open_tunnel_survives_a_hundred_changes(lab, eventually, stat):
             lab.api("DELETE", f"/pools/{pool['id']}")
         lab.api("PATCH", f"/pools/{_pool(lab, 'gb')}", {"name": "gb"})
         # the last change has arrived, and the drain time of 2 s has passed for any listener that was drained
-        eventually(lambda: stat(lab.gateway, "rds.wishes.update_success") > applied + 5)
+        eventually(lambda: stat(lab.gateway, "rds.gateway_routes.update_success") > applied + 5)
         moved_until = time.monotonic() + 3
         eventually(lambda: download.error or time.monotonic() > moved_until)
         assert is_still_moving(download, eventually), download.error
@@ -124,7 +124,11 @@ def _pool(lab, country: str) -> str:
     return next(pool["id"] for pool in lab.api("GET", "/pools")["items"] if pool["country"] == country)
 
 
-UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success", "rds.wishes.update_success")
+UPDATES = (
+    "cluster_manager.cds.update_success",
+    "listener_manager.lds.update_success",
+    "rds.gateway_routes.update_success",
+)
 
 
 def test_restart_of_the_control_plane_updates_no_envoy(lab, eventually, stat, run_clients):

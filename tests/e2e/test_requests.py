@@ -76,12 +76,12 @@ def test_http2_client_is_served(lab):
 
 
 async def test_websocket_upgrade_passes(lab):
-    wish = {"exit-country": "gb"}
+    intent = {"exit-country": "gb"}
     async with (
         asyncio.timeout(20),
         aiohttp.ClientSession() as session,
         # a ws:// request through an HTTP proxy is an absolute-form GET with Upgrade
-        session.ws_connect(f"{lab.page_url}/echo", proxy=lab.gateway_url, headers=wish) as socket,
+        session.ws_connect(f"{lab.page_url}/echo", proxy=lab.gateway_url, headers=intent) as socket,
     ):
         await socket.send_str("hello")
         assert await socket.receive_str() == "hello"

@@ -51,8 +51,8 @@ def test_restarts_fail_no_request_and_update_no_envoy(lab, run_load, eventually,
     agents = [lab.gateway, *lab.exits]
     before = [updates(agent) for agent in agents]
     envoys = [agent.envoy_pid for agent in agents]
-    wishes = cycle(COUNTRIES)
-    with run_load(lambda: next(wishes), clients=2, every_s=0.1) as load:
+    countries = cycle(COUNTRIES)
+    with run_load(lambda: next(countries), clients=2, every_s=0.1) as load:
         for number in range(RESTARTS):
             met, answered = streams_of_gateways(lab), len(load.answers)
             restart(lab, number)

@@ -110,8 +110,8 @@ def ask(tmp_path_factory) -> Iterator[Callable[..., str]]:
         gateway = stack.enter_context(running(static, folder))
 
         def one(pool: str, session: str | None = None, method: str = "GET", now: int | None = None) -> str:
-            wish = ("exit-country", pool) if pool in FALLBACKS else ("exit-pool", pool)
-            said = [wish, *([("exit-session", session)] if session else [])]
+            intent = ("exit-country", pool) if pool in FALLBACKS else ("exit-pool", pool)
+            said = [intent, *([("exit-session", session)] if session else [])]
             said += [(CLOCK_HEADER, str(now))] if now else []
             target = "example.com:443" if method == "CONNECT" else "http://example.com/"
             status, body = fetch(gateway.ports["clients"], target, said, method)
@@ -158,7 +158,7 @@ NOW = 1_700_000_000
 
 
 def ends_in_s(session: str, ttl: int) -> int:
-    """Return the seconds from NOW until a session with this time to live gets another exit (envoy/wish.lua)."""
+    """Return the seconds from NOW until a session with this time to live gets another exit (envoy/client_intent.lua)."""
     offset = 0
     for character in session.encode():
         offset = (offset * 31 + character) % 86_400

@@ -26,7 +26,7 @@ from xds.server.envoy_validator import write_secrets
 from xds.translate import names
 from xds.translate.clusters import HTTP_OPTIONS
 from xds.translate.encoding import encode
-from xds.translate.gateway_filters import ALLOW_SCRIPT, WISH_SCRIPT
+from xds.translate.gateway_filters import ALLOW_SCRIPT, CLIENT_INTENT_SCRIPT
 from xds.translate.json_view import as_json
 from xds.translate.parent_failures import PARENT_SCRIPT
 from xds.translate.scopes import scopes_of
@@ -43,7 +43,12 @@ FILES = {
 }
 ADS = {"name": "ads"}
 """A cluster for ADS without endpoints: nothing is dialled."""
-SCRIPTS = {"wish": WISH_SCRIPT, "allow": ALLOW_SCRIPT, "groups": GROUPS_SCRIPT, "parent": PARENT_SCRIPT}
+SCRIPTS = {
+    "client_intent": CLIENT_INTENT_SCRIPT,
+    "allow": ALLOW_SCRIPT,
+    "groups": GROUPS_SCRIPT,
+    "parent": PARENT_SCRIPT,
+}
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
 
 

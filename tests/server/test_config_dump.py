@@ -98,7 +98,7 @@ async def test_rejected_resource_is_shown_with_envoys_error(fleet_db, server, dr
     async with drive(server, fleet_db.identity) as gateway:
         await until(lambda: has_all(2)(gateway.client))
         await known(fleet_db.identity)
-        gateway.refuses[names.ROUTE] = "wishes: no such thing"
+        gateway.refuses[names.ROUTE] = "gateway_routes: no such thing"
         await fleet_db.add_pool("jp")
         await until(lambda: gateway.refused)
 

@@ -104,19 +104,19 @@ async def test_rejected_version_is_withheld_from_second_proxy(
     good = settled.versions[names.ROUTE][names.GATEWAY_ROUTES]
     revision = await fleet_db.change(fleet_db.pools["us"], name="bad")
     refused = await next_of(settled, names.ROUTE)
-    await settled.reject(refused, "route configuration wishes: no thanks")
+    await settled.reject(refused, "route configuration gateway_routes: no thanks")
     await until(rejections)
     (row,) = await rejections()
     assert (row.proxy_id, row.name, row.detail) == (
         fleet_db.gateway.id,
         names.GATEWAY_ROUTES,
-        "route configuration wishes: no thanks",
+        "route configuration gateway_routes: no thanks",
     )
     assert row.version == refused.resources[0].version != good
     assert (await synced(fleet_db.gateway.id))[names.ROUTE] == (
         revision,
         False,
-        "route configuration wishes: no thanks",
+        "route configuration gateway_routes: no thanks",
     )
     await until(lambda: (routes_key(fleet_db), row.version) in server.publisher.world.rejections)
     async with connect(server, second) as newcomer:
@@ -124,8 +124,8 @@ async def test_rejected_version_is_withheld_from_second_proxy(
         await newcomer.until(has_all(2))
         assert newcomer.versions[names.ROUTE] == {names.GATEWAY_ROUTES: good}
         assert newcomer.bodies[names.ROUTE, names.GATEWAY_ROUTES] == settled.bodies[names.ROUTE, names.GATEWAY_ROUTES]
-    await fleet_db.change(fleet_db.pools["us"], name="mended")
-    await settled.until(lambda it: b"mended" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
+    await fleet_db.change(fleet_db.pools["us"], name="fixed")
+    await settled.until(lambda it: b"fixed" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
 
 
 async def test_rejected_version_is_withheld_by_every_replica(
@@ -154,7 +154,7 @@ async def test_rejected_first_version_withholds_its_whole_change_set(
         await newcomer.start()
         await newcomer.until(lambda it: it.count(names.LISTENER))
         assert not newcomer.held(names.LISTENER) | newcomer.held(names.CLUSTER)
-        await fleet_db.change(fleet_db.pools["us"], name="mended")
+        await fleet_db.change(fleet_db.pools["us"], name="fixed")
         await newcomer.until(has_all(2))
 
 
@@ -187,8 +187,8 @@ async def test_any_error_message_is_stored(fleet_db, server, settled, rejections
     await until(rejections)
     (row,) = await rejections()
     assert row.detail[:3] == words.replace("\0", "\ufffd")[:3]
-    await fleet_db.change(fleet_db.pools["us"], name="mended")
-    await settled.until(lambda it: b"mended" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
+    await fleet_db.change(fleet_db.pools["us"], name="fixed")
+    await settled.until(lambda it: b"fixed" in it.bodies[names.ROUTE, names.GATEWAY_ROUTES])
 
 
 async def test_resources_of_one_exit_are_stored_in_its_overlay(fleet_db, server, connect, database, until):

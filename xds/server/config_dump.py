@@ -1,4 +1,4 @@
-"""The configuration dump of proxies: what each proxy accepted beside what it should have, read from its streams."""
+"""The configuration dump of proxies: what each proxy accepted, next to what it should have, read from its streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intent of a client as the gateway's script reads it (envoy/wish.lua); the rules are in docs/routes.md.
+"""The intent of a client as the gateway's script reads it (envoy/client_intent.lua); the rules are in docs/routes.md.
 
 Script and module implement the same rules on purpose: tests compare them on a real Envoy.
 """

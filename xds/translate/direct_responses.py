@@ -69,7 +69,7 @@ def denied_by_route(status: int, text: str) -> DirectResponse:
     return DirectResponse(status, text.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
 
 
-NOT_MATCHED_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not look the wish up again\n")
+NOT_MATCHED_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not match the request again\n")
 """For a request that a route allows, if the filter that matches it again fails."""
 
 

@@ -32,7 +32,7 @@ from xds.translate.lua import quote, read_script
 from xds.translate.resource_ids import USER_GROUPS, ResourceId
 from xds.translate.user_groups_filter import affects_user_groups, translate_user_groups
 
-WISH_SCRIPT: Final = read_script("wish")
+CLIENT_INTENT_SCRIPT: Final = read_script("client_intent")
 ALLOW_SCRIPT: Final = read_script("allow")
 _LUA: Final = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
 
@@ -78,8 +78,8 @@ class EcdsFilter:
 GatewayFilter: TypeAlias = InlineFilter | EcdsFilter
 
 
-def _wish(listener: Listener, default_pool: Pool | None) -> Lua:
-    return _lua(_listener_defaults(listener, default_pool) + WISH_SCRIPT)
+def _client_intent(listener: Listener, default_pool: Pool | None) -> Lua:
+    return _lua(_listener_defaults(listener, default_pool) + CLIENT_INTENT_SCRIPT)
 
 
 def _allow(_listener: Listener, _default_pool: Pool | None) -> Lua:
@@ -123,7 +123,7 @@ def _listener_defaults(listener: Listener, default_pool: Pool | None) -> str:
 
 
 GATEWAY_FILTERS: Final[tuple[GatewayFilter, ...]] = (
-    InlineFilter("envoy.filters.http.lua", _wish),
+    InlineFilter("envoy.filters.http.lua", _client_intent),
     EcdsFilter(USER_GROUPS, _LUA, affects_user_groups, translate_user_groups),
     InlineFilter(names.ALLOW_FILTER, _allow),
     InlineFilter("envoy.filters.http.set_filter_state", _session),

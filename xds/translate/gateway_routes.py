@@ -39,7 +39,7 @@ from xds.wire import template_pb2 as wire
 
 RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 """Failures after which no target has seen the request, so that any method may be retried on another exit. For tunnels and safe
-methods the gateway's script adds the failure of an exit while it handles the request (envoy/wish.lua)."""
+methods the gateway's script adds the failure of an exit while it handles the request (envoy/client_intent.lua)."""
 _TUNNEL_IS_DOWN: Final = ".*(unreachable|Cannot_assign|No_such_device|timeout|Permission_denied|Operation_not).*"
 """Failure details of an exit (`names.FAILURE_HEADER`) whose tunnel is down. A refused connection is not among them: then the
 target is down, and another exit would fail too."""

@@ -33,7 +33,7 @@ SESSION: Final = "x-ep-session"
 SESSION_STATE: Final = "exitplane.session"
 """The filter state with the session: Envoy removes the headers before it chooses an exit."""
 SESSION_TTLS: Final = (60, 300, 600, 1800, 3600, 86400)
-"""Seconds after which a pool may give a session another exit. The script wish.lua counts the same periods."""
+"""Seconds after which a pool may give a session another exit. The script client_intent.lua counts the same periods."""
 
 
 def session_state(ttl_s: int | None) -> str:
@@ -86,7 +86,7 @@ POOL_METADATA: Final = "pool"
 GATEWAY_LISTENER: Final = "clients"
 """The first listener of a fleet; the names of the others end in their id."""
 EXIT_LISTENER: Final = "gateways"
-GATEWAY_ROUTES: Final = "wishes"
+GATEWAY_ROUTES: Final = "gateway_routes"
 EXIT_ROUTES: Final = "targets"
 GROUPS_FILTER: Final = "exitplane.groups"
 """The filter that maps users to groups, and the ECDS resource that configures it."""
